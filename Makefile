@@ -1,0 +1,59 @@
+# make demo      train a small GPT with the real Megatron on this machine, without a GPU
+# make test      everything that is checked: style, types, layers, tests
+# Both install what they need first, into .venv.
+#
+# TORCH_INDEX    a package index that serves torch 2.13.0 without CUDA, such as the CPU index named on pytorch.org. The
+#                wheel of the default index brings 2.6 GB of CUDA libraries. From there torch alone is installed, in the
+#                same version, without a hash to compare.
+# PYTHON         a Python 3.12; found by itself on the PATH and among pyenv's.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types layers unit golden requirements schema bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+install: $(STAMP)
+
+$(STAMP): requirements/cpu.txt requirements/torch.txt pyproject.toml tools/install.sh
+	@tools/install.sh $(VENV)
+	@touch $(STAMP)
+
+demo: install
+	$(BIN)/launcher run recipes/vanilla_gpt_pretrain.py --cluster local --gpus-per-node 2
+
+test: install lint types layers unit
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+layers: install
+	$(BIN)/lint-imports
+
+unit: install
+	@tools/slurm_packages.sh
+	$(BIN)/pytest
+
+golden: install ## accept the scripts as they are rendered now
+	UPDATE_GOLDEN=1 $(BIN)/pytest tests/script -q
+
+schema: install ## regenerate the schema of Bridge's configuration
+	$(BIN)/python tools/bridge_schema.py
+
+requirements: install ## resolve the requirement files anew
+	UV=$$PWD/$(BIN)/uv requirements/compile.sh
+
+bench: install
+	$(BIN)/python benchmarks/startup.py
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache

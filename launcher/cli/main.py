@@ -1,0 +1,122 @@
+"""`launcher`: finds the verb, and loads that verb's module alone (start-up time is part of the interface)."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from launcher import __version__
+
+VERBS = {
+    "run": "run a recipe here: in this Slurm allocation, or as processes of this machine",
+    "submit": "submit a recipe as a batch job",
+    "plan": "show what run or submit would do; writes nothing",
+    "status": "show runs and how they are doing",
+    "logs": "print or follow the log of a rank",
+    "cancel": "end runs, or have them save and stop",
+    "recipes": "list the recipes that ship with the launcher",
+    "clusters": "list and show cluster profiles",
+}
+
+_EPILOG = """\
+exit status: 0 done; 1 the run failed or stopped early; 2 the request was wrong, nothing was started;
+3 the outside world failed (Slurm, disk, network)
+
+`launcher VERB --help` says more. Completion for bash: eval "$(register-python-argcomplete launcher)"
+"""
+
+
+def console() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit status."""
+    if "_ARGCOMPLETE" in os.environ:
+        _complete()
+    verb = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if verb not in VERBS or arguments[0] != verb:
+        return _without_verb(arguments)
+    return _guarded(verb, arguments[1:])
+
+
+def _without_verb(arguments: Sequence[str]) -> int:
+    """Help, or what is wrong with a command line that does not begin with a verb."""
+    parser = _parser()
+    if not arguments:
+        parser.print_help()
+        return 2
+    if arguments[0] in ("-h", "--help", "--version"):
+        parser.parse_args(arguments[:1])
+    word = arguments[0]
+    if word.startswith("-"):
+        parser.error(f"unknown option {word}; options follow the verb, as in: launcher run --nodes 2 RECIPE")
+    import difflib
+
+    near = difflib.get_close_matches(word, VERBS, n=1)
+    if word.endswith(".py"):
+        parser.error(f"{word!r} is no verb; did you mean: launcher run {word}")
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    parser.error(f"{word!r} is no verb{guess} (known: {', '.join(VERBS)})")
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:{width}}  {text}" for verb, text in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="launcher",
+        usage="launcher VERB ...",
+        description=f"Run Megatron training on Slurm clusters in containers.\n\nverbs:\n{verbs}",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"megatron-launcher {__version__}")
+    return parser
+
+
+def verb_parser(verb: str, into: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
+    """The parser of one verb, as its module's `add_arguments` fills it."""
+    module = import_module(f"launcher.cli.{verb}")
+    parser = into or argparse.ArgumentParser(
+        prog=f"launcher {verb}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def _guarded(verb: str, arguments: Sequence[str]) -> int:
+    """Run a verb; turn what the launcher raises into one paragraph and an exit status."""
+    from launcher.errors import LauncherError
+
+    parser = verb_parser(verb)
+    parsed = parser.parse_intermixed_args(list(arguments))
+    try:
+        return int(import_module(f"launcher.cli.{verb}").main(parsed))
+    except LauncherError as error:
+        from launcher.cli.printing import print_error
+
+        print_error(error, as_json=getattr(parsed, "json", False))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe has gone (launcher logs RUN | head): nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complete() -> None:
+    import argcomplete
+
+    parser = argparse.ArgumentParser(prog="launcher", allow_abbrev=False)
+    verbs = parser.add_subparsers()
+    for verb, text in VERBS.items():
+        verb_parser(verb, verbs.add_parser(verb, help=text))
+    argcomplete.autocomplete(parser)

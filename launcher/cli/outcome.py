@@ -1,0 +1,47 @@
+"""Telling what came of a run."""
+
+from typing import Any
+
+from launcher.cli.printing import coloured, say
+from launcher.record import RunDirectory
+
+_TAIL_LINES = 20
+
+
+def tell(run: RunDirectory, outcome: dict[str, Any]) -> None:
+    """The outcome in a few lines; for a failure the first failing rank and the end of its log."""
+    word = outcome["outcome"]
+    colour = {"finished": "green", "stopped": "yellow"}.get(word, "red")
+    reason = f" ({outcome['reason']})" if outcome.get("reason") else ""
+    say(f"{coloured(word, colour)}{reason}{_numbers(outcome)}")
+    first = outcome.get("first_failing_rank")
+    if first:
+        say(f"first failing rank: {first['rank']} on {first.get('host') or 'an unknown host'}: {first['what']}")
+        if first.get("cause") != "user":
+            _tail(run, int(first["rank"]))
+    elif word == "unknown":
+        _tail(run, None)
+    say(f"run directory: {run.path}")
+
+
+def _numbers(outcome: dict[str, Any]) -> str:
+    parts = []
+    if outcome.get("iteration") is not None:
+        of = f" of {outcome['train_iters']}" if outcome.get("train_iters") else ""
+        parts.append(f"iteration {outcome['iteration']}{of}")
+    if outcome.get("loss") is not None:
+        parts.append(f"loss {outcome['loss']:.6g}")
+    if outcome.get("seconds_per_iteration") is not None:
+        parts.append(f"{outcome['seconds_per_iteration']:.3f} s per iteration")
+    return f": {', '.join(parts)}" if parts else ""
+
+
+def _tail(run: RunDirectory, rank: int | None) -> None:
+    attempt = run.latest_attempt()
+    log = run.path / "sbatch.log" if rank is None or attempt is None else attempt.log(rank)
+    if not log.is_file():
+        return
+    lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+    say(f"the last {len(lines)} lines of {log}:")
+    for line in lines:
+        say(f"  {coloured(line, 'dim')}")

@@ -1,0 +1,107 @@
+"""Show what `run` or `submit` would do, exactly, with the origin of every value. Writes nothing, starts nothing."""
+
+import argparse
+
+from launcher.cli import options
+from launcher.cli.printing import coloured, print_json, warn
+from launcher.plan.model import Plan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `launcher plan`."""
+    options.add_common(parser)
+    options.add_check(parser)
+    add = parser.add_argument
+    add(
+        "--for",
+        dest="purpose",
+        choices=("run", "submit"),
+        help="whose plan (default: run where it can run, else submit)",
+    )
+    add("--script", action="store_true", help="print the scripts as well")
+    add("--json", action="store_true", help="print plan and scripts as one JSON object")
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Plan and print."""
+    from launcher.cli.planning import planned
+
+    made = planned(parsed.purpose or _purpose(parsed), parsed)
+    show(made.plan, as_json=parsed.json, with_scripts=parsed.script)
+    if parsed.check_config:
+        from launcher.cli.checking import check_config
+
+        check_config(made)
+    return 0
+
+
+def _purpose(parsed: argparse.Namespace) -> str:
+    """`submit` on a login node, where `run` could not; else `run`."""
+    import os
+    import shutil
+
+    on_login_node = shutil.which("sbatch") is not None and "SLURM_JOB_ID" not in os.environ
+    return "submit" if on_login_node and parsed.cluster != "local" else "run"
+
+
+def show(plan: Plan, *, as_json: bool, with_scripts: bool) -> None:
+    """Print a plan: an object on standard output, or text for people, also on standard output."""
+    if as_json or with_scripts:
+        from launcher.script import scripts
+
+        texts = scripts(plan)
+    if as_json:
+        print_json({"plan": plan.to_dict(), "scripts": texts})
+        return
+    for warning in plan.warnings:
+        warn(warning)
+    print("\n".join(_lines(plan)))
+    if with_scripts:
+        for name, text in texts.items():
+            print(f"\n--- {name}\n{text}", end="")
+
+
+def _lines(plan: Plan) -> list[str]:
+    shape = plan.geometry
+    nodes = "node" if shape.nodes == 1 else "nodes"
+    parallel = " ".join(f"{name.upper()}={value}" for name, value in shape.parallel) or "as the recipe says"
+    lines = [
+        _row("run", f"{plan.name}/{plan.run_id}"),
+        _row(
+            "mode",
+            {"local": "processes on this machine", "srun": "in this allocation", "sbatch": "batch job"}[plan.mode],
+        ),
+        _row("cluster", f"{plan.cluster} (device {plan.device}, runtime {plan.runtime})"),
+        _row("recipe", plan.recipe),
+        *(_row("  argument", f"{name}={value}") for name, value in plan.argv["arguments"].items()),
+        *(_row("  override", text) for text in plan.overrides),
+        _row("ranks", f"{shape.nodes} {nodes} x {shape.ranks_per_node} = {shape.world_size}"),
+        _row("parallel", parallel),
+        _row("image", plan.image or "none: the bare machine"),
+        _row("python", plan.python),
+        *(_row("  mount", f"{m.source} -> {m.target}{' (read-only)' if m.read_only else ''}") for m in plan.mounts),
+        _row("directory", plan.run_dir),
+    ]
+    if plan.profiler:
+        ranks = ", ".join(map(str, plan.profiler.ranks)) or "all"
+        lines.append(_row("profiler", f"nsys, steps {plan.profiler.start} to {plan.profiler.stop}, ranks {ranks}"))
+    lines.append(_row("environment", "name = value (origin)"))
+    for variable in plan.environment:
+        value = "(passed on)" if variable.value is None else variable.value
+        beaten = "".join(f"; beats {value!r} of {origin}" for origin, value in variable.beaten)
+        lines.append(f"    {variable.name} = {value} ({variable.origin}{beaten})")
+    if plan.mode != "local":
+        if plan.mode == "sbatch":
+            lines.append(_row("sbatch", ""))
+            lines += [f"    --{key}{'' if value is None else f'={value}'}" for key, value in plan.directives]
+        lines.append(_row("srun", ""))
+        lines += [f"    {argument}" for argument in (*plan.step.srun_args, *plan.step.container_args)]
+    lines.append(_row("unchecked", "known only where the recipe runs (--check-config)"))
+    lines += [f"    {text}" for text in plan.unchecked]
+    return lines
+
+
+def _row(label: str, text: str) -> str:
+    import sys
+
+    return f"{coloured(f'{label:12}', 'bold', sys.stdout)} {text}".rstrip()

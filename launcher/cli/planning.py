@@ -1,0 +1,112 @@
+"""From the command line to a plan: look at the world once, layer the request, decide."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.cli.options import request_options
+from launcher.errors import RecipeError, RequestError
+from launcher.facts.code import code_files
+from launcher.facts.files import require_image, require_sources
+from launcher.facts.recipe import read_recipe
+from launcher.facts.world import World, look
+from launcher.plan import make, place, settings
+from launcher.plan.model import Plan
+from launcher.record import RunDirectory
+from launcher.spec.load import load_cluster, load_request
+from launcher.spec.request import Request
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan with what it was made from, for those who carry it out."""
+
+    plan: Plan
+    world: World
+    request: Request
+    resumed: RunDirectory | None
+
+
+def planned(verb: str, parsed: argparse.Namespace) -> Planned:
+    """Make the plan of `run` or `submit`. Raises a RequestError of the kind that fits."""
+    world = look()
+    options = request_options(parsed)
+    resumed = _resumed(options, world)
+    request = _request(options, world, resumed)
+    if request.recipe is None:
+        raise RecipeError("no recipe was given", hint=f"Such as: launcher {verb} recipes/vanilla_gpt_pretrain.py")
+    cluster = load_cluster(request.cluster or place.default_cluster(world), world.environ)
+    mode = place.choose_mode(verb, cluster, world)
+    recipe = read_recipe(request.recipe, world.directory)
+    arguments, texts = settings.split(request.settings, recipe)
+    given = make.Given(
+        request=request,
+        cluster=cluster,
+        world=world,
+        mode=mode,
+        recipe=recipe,
+        arguments=arguments,
+        overrides=_checked_overrides(texts, request),
+        code=code_files(recipe, request.entrypoint, world.directory),
+        submission=len(resumed.attempts()) if resumed else 0,
+        run_dir=str(resumed.path) if resumed else None,
+    )
+    plan = make.make_plan(given)
+    if plan.image:
+        require_image(plan.image)
+    require_sources(mount.source for mount in plan.mounts)
+    return Planned(plan, world, request, resumed)
+
+
+def _request(options: dict[str, Any], world: World, resumed: RunDirectory | None) -> Request:
+    job_file = None
+    if str(options.get("recipe", "")).endswith(".toml"):
+        job_file = world.directory / Path(options.pop("recipe")).expanduser()
+        if not job_file.is_file():
+            raise RecipeError(f"there is no job file {str(job_file)!r}")
+    if resumed:
+        before = dict(resumed.plan["request"])
+        new_settings = options.pop("settings", ())
+        options = {**before, **options, "settings": settings.again(before.get("settings", ()), new_settings)}
+        _require_code(resumed, options)
+    return load_request(options, environ=world.environ, directory=world.directory, job_file=job_file)
+
+
+def _resumed(options: dict[str, Any], world: World) -> RunDirectory | None:
+    name = options.get("resume")
+    if name is None:
+        return None
+    from launcher.watch.runs import find_run
+
+    root = options.get("run_root") or world.environ.get("LAUNCHER_RUN_ROOT") or "runs"
+    run = find_run(name, world.directory / Path(root).expanduser())
+    if "=" in str(options.get("recipe", "")):
+        # With --resume the recipe is known: what stands in its place is the first setting.
+        options["settings"] = (options.pop("recipe"), *options.get("settings", ()))
+    elif "recipe" in options:
+        raise RequestError(
+            "--resume continues a run with its own recipe, from its own code/",
+            where=options["recipe"],
+            hint="Leave the recipe out; overrides may follow. For another recipe start a new run with --load.",
+        )
+    return run
+
+
+def _require_code(run: RunDirectory, options: dict[str, Any]) -> None:
+    """A resumed run executes the snapshot of its first attempt."""
+    recipe = run.plan["argv"]["recipe"]
+    if "path" in recipe:
+        options["recipe"] = f"{run.code / recipe['path']}:{recipe['function']}"
+    if options.get("entrypoint"):
+        options["entrypoint"] = str(run.code / "entrypoint.py")
+
+
+def _checked_overrides(texts: tuple[str, ...], request: Request) -> tuple[Any, ...]:
+    from launcher.plan import overrides
+
+    if not texts:
+        return ()
+    if request.entrypoint is not None:
+        return overrides.check(texts, None)
+    return overrides.check(texts, overrides.load_schema())

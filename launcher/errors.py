@@ -1,0 +1,85 @@
+"""Everything that the launcher raises for its user.
+
+LauncherError                 what is wrong, where, what to do; carries the exit status
+|-- RequestError         (2)  the request was wrong, nothing was started
+|   |-- SpecError             an option, a profile, a job file or a configuration file
+|   |-- RecipeError           the recipe's name or file
+|   |-- OverrideError         a key=value
+|   |-- GeometryError         nodes, ranks and parallel sizes do not fit together
+|   `-- PlaceError            the command cannot run here (no allocation, a login node)
+|-- OutsideError         (3)  the outside world failed: a program, Slurm, the disk, the network
+|   |-- CommandError          a program is missing or ended with an error
+|   |-- SlurmError            Slurm refused or did not answer
+|   `-- DiskError             a file could not be written or read
+`-- RunFailed            (1)  the run failed or stopped early, or a check said no
+"""
+
+
+class LauncherError(Exception):
+    """An error with a remedy.
+
+    `message` says what is wrong, `where` names the place (file and line, option, key), `hint` says what to do.
+    """
+
+    exit_status = 3
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        hint = f"\n{self.hint}" if self.hint else ""
+        return f"{place}{self.message}{hint}"
+
+
+class RequestError(LauncherError):
+    """The request was wrong; nothing was started."""
+
+    exit_status = 2
+
+
+class SpecError(RequestError):
+    """An option, a cluster profile, a job file or a configuration file is wrong."""
+
+
+class RecipeError(RequestError):
+    """The recipe cannot be found, or its name cannot be understood."""
+
+
+class OverrideError(RequestError):
+    """A `key=value` cannot be parsed, names nothing, or has a value of the wrong type."""
+
+
+class GeometryError(RequestError):
+    """Nodes, ranks and parallel sizes do not fit together."""
+
+
+class PlaceError(RequestError):
+    """The command cannot run in this place."""
+
+
+class OutsideError(LauncherError):
+    """The outside world failed."""
+
+    exit_status = 3
+
+
+class CommandError(OutsideError):
+    """An external program is missing or ended with an error."""
+
+
+class SlurmError(OutsideError):
+    """Slurm refused a request or did not answer."""
+
+
+class DiskError(OutsideError):
+    """A file could not be written or read."""
+
+
+class RunFailed(LauncherError):  # noqa: N818 - it reports a run's end, not a defect of the launcher
+    """The run failed or stopped early, or a check said no."""
+
+    exit_status = 1

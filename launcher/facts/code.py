@@ -1,0 +1,37 @@
+"""Which files a run needs at its `code/`, and where they come from now."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from launcher.errors import RecipeError
+from launcher.facts.recipe import Recipe, RecipeFile
+from launcher.resources import resource
+
+
+def code_files(recipe: Recipe, entrypoint: str | None, directory: Path) -> tuple[tuple[str, str], ...]:
+    """Pairs of the path below code/ and the source's absolute path, sorted.
+
+    code/ holds the entrypoint, the launcher's runtime, the architectures of configs/models, and the recipe with the
+    *.py beside it. Raises RecipeError for a missing entrypoint.
+    """
+    return tuple(sorted({**dict(_program(entrypoint, directory)), **dict(_recipe(recipe))}.items()))
+
+
+def _program(entrypoint: str | None, directory: Path) -> Iterator[tuple[str, str]]:
+    main = (directory / Path(entrypoint).expanduser()).resolve() if entrypoint else resource("entrypoint.py")
+    if not main.is_file():
+        raise RecipeError(f"there is no program {entrypoint!r}", where="--entrypoint")
+    yield "entrypoint.py", str(main)
+    package = Path(__file__).resolve().parent.parent
+    yield "launcher/__init__.py", str(package / "__init__.py")
+    runtime = package / "runtime"
+    for path in sorted(runtime.rglob("*.py")):
+        yield f"launcher/runtime/{path.relative_to(runtime).as_posix()}", str(path)
+    for path in sorted(resource("configs/models").glob("*.json")):
+        yield f"models/{path.name}", str(path)
+
+
+def _recipe(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    if isinstance(recipe, RecipeFile):
+        for path in (recipe.path, *recipe.beside):
+            yield f"recipe/{path.name}", str(path)

@@ -1,0 +1,106 @@
+"""The run directory: made under a temporary name and renamed, so that it is there whole or not at all."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from launcher.errors import DiskError, RequestError
+from launcher.plan.model import Plan
+from launcher.record import RunDirectory
+from launcher.record.rundir import write_atomically
+
+_RECORDS = ("plan.json", "argv.json", "sbatch.sh", "step.sh")
+
+
+def create(plan: Plan, scripts: Mapping[str, str]) -> RunDirectory:
+    """Write a new run's directory. Raises DiskError, and then leaves nothing behind."""
+    final = Path(plan.run_dir)
+    partial = final.with_name(f".{final.name}.partial")
+    made: list[Path] = []
+    with _umask(shared=plan.shared):
+        try:
+            made = _make_parents(final.parent)
+            partial.mkdir()
+            _write_records(partial, plan, scripts)
+            _copy_code(partial / "code", plan)
+            (partial / "claims").mkdir()
+            partial.rename(final)
+        except (OSError, DiskError) as error:
+            _remove(partial, made)
+            raise _disk_error(error, final) from error
+    return RunDirectory(final)
+
+
+def remove(run: RunDirectory) -> None:
+    """Take back a run directory whose run was never started."""
+    shutil.rmtree(run.path, ignore_errors=True)
+    # The directory of the run's name goes too, if this was its only run.
+    if run.path.parent.is_dir() and not any(run.path.parent.iterdir()):
+        run.path.parent.rmdir()
+
+
+def renew(run: RunDirectory, plan: Plan, scripts: Mapping[str, str]) -> None:
+    """Give a resumed run its new plan and scripts; those of the attempt before are kept beside its logs."""
+    attempt = run.latest_attempt()
+    if attempt is None:
+        raise RequestError("this run has no attempt to continue", where=str(run.path))
+    with _umask(shared=plan.shared):
+        for name in _RECORDS:
+            source = run.path / name
+            if source.exists():
+                write_atomically(attempt.path / name, source.read_text())
+        _write_records(run.path, plan, scripts)
+
+
+def _write_records(directory: Path, plan: Plan, scripts: Mapping[str, str]) -> None:
+    write_atomically(directory / "plan.json", plan.to_json())
+    write_atomically(directory / "argv.json", plan.argv_json())
+    for name, text in scripts.items():
+        write_atomically(directory / name, text, mode=0o777)
+
+
+def _copy_code(directory: Path, plan: Plan) -> None:
+    for target, source in plan.code:
+        path = directory / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
+
+
+def _make_parents(directory: Path) -> list[Path]:
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove(partial: Path, made: list[Path]) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    for path in made:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _disk_error(error: OSError | DiskError, final: Path) -> DiskError:
+    reason = error.__cause__ if isinstance(error, DiskError) else error
+    code = reason.errno if isinstance(reason, OSError) else None
+    said = (reason.strerror if isinstance(reason, OSError) else None) or str(error)
+    hints = {
+        errno.ENOSPC: "Free some space there, or choose another place: --run-root DIR.",
+        errno.EDQUOT: "Your quota there is used up: free some space, or choose another place: --run-root DIR.",
+        errno.EACCES: "Choose a directory that you can write to: --run-root DIR.",
+        errno.EROFS: "Choose a directory that you can write to: --run-root DIR.",
+    }
+    hint = hints.get(code or 0, "Choose another place: --run-root DIR.")
+    return DiskError(f"the run directory cannot be written: {said}", where=str(final), hint=hint)
+
+
+@contextmanager
+def _umask(*, shared: bool) -> Iterator[None]:
+    """Run directories hold configurations and logs: they are the user's alone unless shared on request."""
+    before = os.umask(0o022 if shared else 0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)

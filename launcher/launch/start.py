@@ -1,0 +1,47 @@
+"""Starting a plan here, and judging its end."""
+
+from launcher.errors import OutsideError
+from launcher.facts.world import World
+from launcher.launch import prepare
+from launcher.launch.allocation import AllocatedStep
+from launcher.launch.local import LocalRanks
+from launcher.plan.model import Plan
+from launcher.record import RunDirectory
+from launcher.script import scripts
+
+Here = LocalRanks | AllocatedStep
+
+
+def here(plan: Plan, world: World, resumed: RunDirectory | None) -> tuple[Here, RunDirectory]:
+    """Write the run directory and start its ranks, on this machine or in this allocation.
+
+    Raises DiskError or CommandError; a new run that could not be started leaves nothing behind.
+    """
+    run = _directory(plan, resumed)
+    step: Here
+    try:
+        if plan.mode == "local":
+            step = LocalRanks(run, run.begin_attempt(), plan, world.python, world.environ)
+        else:
+            step = AllocatedStep(run, plan, world.environ)
+        step.start()
+    except OutsideError:
+        if resumed is None:
+            prepare.remove(run)
+        raise
+    return step, run
+
+
+def finish(step: Here, status: int) -> int:
+    """The command's exit status: 0 finished, 1 failed or stopped, 3 could not tell."""
+    if isinstance(step, LocalRanks):
+        return 0 if step.judge(status) == "finished" else 1
+    return status if status in (0, 1) else 3
+
+
+def _directory(plan: Plan, resumed: RunDirectory | None) -> RunDirectory:
+    texts = scripts(plan)
+    if resumed is None:
+        return prepare.create(plan, texts)
+    prepare.renew(resumed, plan, texts)
+    return resumed

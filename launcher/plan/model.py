@@ -1,0 +1,119 @@
+"""The plan: everything that is decided about a run, as a frozen value that serialises to JSON."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Mode = Literal["local", "srun", "sbatch"]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable of a rank, with where it comes from.
+
+    `value` is None where only the name is known (a value passed on by name is in no file). `place` is `task` for what
+    step.sh sets inside the container, `host` for what srun's side needs, `inherited` for what the submitting shell
+    passes on. `beaten` lists weaker origins with their values.
+    """
+
+    name: str
+    value: str | None
+    origin: str
+    place: Literal["task", "host", "inherited"]
+    beaten: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A directory of the host inside the container."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How many ranks, and how they divide; `parallel` holds the sizes that the request states."""
+
+    nodes: int
+    ranks_per_node: int
+    world_size: int
+    parallel: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Profiler:
+    """Which ranks and iterations Nsight Systems captures: from `start` until before `stop`; no ranks means all."""
+
+    name: str
+    start: int
+    stop: int
+    ranks: tuple[int, ...]
+    finish_timeout_s: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """The srun of the ranks: what it is given besides the paths of the attempt."""
+
+    srun_args: tuple[str, ...]
+    container_args: tuple[str, ...]
+    wait_s: int
+    export: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run, decided. Written to plan.json; the same plan gives the same scripts, byte for byte."""
+
+    version: int
+    launcher: str
+    mode: Mode
+    name: str
+    run_id: str
+    run_dir: str
+    shared: bool
+    submission: int
+    """Which start of this run it is: 0 for a new one, one more for each --resume."""
+    recipe: str
+    cluster: str
+    device: str
+    runtime: str
+    image: str | None
+    python: str
+    geometry: Geometry
+    overrides: tuple[str, ...]
+    environment: tuple[Variable, ...]
+    mounts: tuple[Mount, ...]
+    profiler: Profiler | None
+    directives: tuple[tuple[str, str | None], ...]
+    """sbatch's options in the order of the script; None is a flag without a value."""
+    step: Step
+    argv: dict[str, Any]
+    """The content of argv.json."""
+    code: tuple[tuple[str, str], ...]
+    """What is copied below code/: the file's path there, and its source."""
+    request: dict[str, Any]
+    """What was asked for, so that --resume can ask for it again."""
+    unchecked: tuple[str, ...]
+    """What only running the recipe can tell."""
+    warnings: tuple[str, ...]
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.geometry.world_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values, with the world size where readers look for it."""
+        return {**dataclasses.asdict(self), "world_size": self.world_size}
+
+    def to_json(self) -> str:
+        """The text of plan.json."""
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
+
+    def argv_json(self) -> str:
+        """The text of argv.json."""
+        return json.dumps(self.argv, indent=1, sort_keys=True) + "\n"

@@ -1,0 +1,99 @@
+"""A cluster's profile: what is true of a site, whoever uses it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+RANK_VARIABLES = frozenset(
+    ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+)
+"""What step.sh derives from Slurm's variables; nobody may override them."""
+
+SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "API_KEY", "APIKEY", "ACCESS_KEY", "PRIVATE_KEY", "CREDENTIAL")
+"""A variable whose name holds one of these is passed on by name only."""
+
+
+def is_secret(name: str) -> bool:
+    """Whether the value of the environment variable `name` has to be kept out of files and command lines."""
+    return any(word in name.upper() for word in SECRET_WORDS)
+
+
+class Cluster(BaseModel):
+    """One profile. Values that a site does not state are left to Slurm's own defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """The profile's name: its file's name without `.toml`."""
+
+    description: str = ""
+    """One line for `launcher clusters list`."""
+
+    extends: str | None = None
+    """The profile that this one changes."""
+
+    scheduler: Literal["slurm", "local"] = "slurm"
+    """Who starts the ranks: Slurm, or the launcher itself on this machine."""
+
+    device: Literal["auto", "gpu", "cpu"] = "gpu"
+    """What ranks compute on. `gpu` ends a run that sees none, `cpu` selects the gloo back end, `auto` looks."""
+
+    gpus_per_node: Annotated[int, Field(gt=0, le=1024)] | None = None
+    """GPUs of a node: as many ranks are started on each."""
+
+    cpus_per_task: Annotated[int, Field(gt=0)] | None = None
+    """CPUs of one rank."""
+
+    runtime: Literal["pyxis", "none"] = "none"
+    """How a task enters its image: through pyxis' options of srun, or not at all (bare metal)."""
+
+    image: str | None = None
+    """The image of a run that names none: an absolute path of a squashfs file."""
+
+    container_writable: bool = True
+    """Whether a container's root can be written: Megatron compiles helpers and caches below its own directories."""
+
+    python: str | None = None
+    """The interpreter that runs the entrypoint: default `python3` in a container, the launcher's own without one."""
+
+    run_root: str | None = None
+    """The directory of all runs, on a file system that every node sees; `~` and `$NAME` are expanded."""
+
+    mpi: str | None = None
+    """srun's --mpi: `none`, `pmix`, `pmi2`; see `srun --mpi=list`."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time_limit: str | None = None
+    """Slurm's notation, such as `30:00` (minutes and seconds) or `1-12:00:00`."""
+
+    directives: dict[str, bool | int | str] = Field(default_factory=dict)
+    """sbatch's options by their long names: a value sets one, true adds a flag, false removes a rendered one."""
+
+    srun_args: tuple[str, ...] = ()
+    """Further arguments of the step's srun, each whole: `--network=...`."""
+
+    mounts: tuple[str, ...] = ()
+    """`SRC[:DST[:ro]]` of every container."""
+
+    env: dict[EnvironmentName, str] = Field(default_factory=dict)
+    """Variables of each rank, set inside the container."""
+
+    host_env: dict[EnvironmentName, str] = Field(default_factory=dict)
+    """Variables on srun's side, for enroot's hooks: NVIDIA_VISIBLE_DEVICES, MELLANOX_VISIBLE_DEVICES, ..."""
+
+    inherit: tuple[EnvironmentName, ...] = ()
+    """Names that the submitting shell passes on, besides the few that every task gets."""
+
+    @field_validator("env", "host_env")
+    @classmethod
+    def _no_rank_variables_and_no_secrets(cls, values: dict[str, str]) -> dict[str, str]:
+        for name in values:
+            if name in RANK_VARIABLES:
+                raise ValueError(f"{name} is set for each rank by step.sh and cannot be given")
+            if is_secret(name):
+                raise ValueError(f"{name} looks like a secret: name it in `inherit` and set it in your shell")
+        return values

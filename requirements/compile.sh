@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Resolve cpu.in and gpu.in into files with exact versions and hashes. Usage: requirements/compile.sh [extra uv options]
+#   cpu.txt    the launcher, its development tools and the CPU training stack, without torch
+#   torch.txt  torch and the CUDA libraries that its wheel on PyPI asks for, with the same versions as cpu.txt was resolved with
+#   gpu.txt    the training stack of a GPU image
+# torch is apart so that another index can serve it (TORCH_INDEX, see the Makefile).
+set -euo pipefail
+cd "$(dirname "$0")"
+uv=${UV:-uv}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+common=(--quiet --generate-hashes --no-header --no-annotate --override overrides.txt "$@")
+
+compile() { "$uv" pip compile "${common[@]}" "$@"; }
+
+cpu=(--python-version 3.12 --python-platform x86_64-manylinux_2_28 ../pyproject.toml --extra dev cpu.in)
+compile "${cpu[@]}" --output-file "$work/all.txt"
+# Names of torch and of everything that only its CUDA build needs: one requirement a line, hashes on the lines after it.
+cuda='^(torch|triton|nvidia-(cublas|cuda|cudnn|cufft|cufile|curand|cusolver|cusparse|cusparselt|nccl|nvjitlink|nvshmem|nvtx)[a-z0-9-]*|cuda-(bindings|pathfinder|toolkit))=='
+awk -v cuda="$cuda" -v torch="$work/torch.txt" -v rest="$work/cpu.txt" \
+    '/^[A-Za-z0-9]/ { out = ($0 ~ cuda) ? torch : rest } { print > out }' "$work/all.txt"
+compile --python-version 3.12 --python-platform x86_64-manylinux_2_39 gpu.in --output-file "$work/gpu.txt"
+
+for name in cpu torch gpu; do
+    { echo "# Written by requirements/compile.sh; do not edit."; cat "$work/$name.txt"; } >"$name.txt"
+done

@@ -1,0 +1,32 @@
+"""Slurm's variables of an allocation."""
+
+import pytest
+
+from launcher.errors import PlaceError
+from launcher.facts.world import Allocation, look, read_allocation
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}, Allocation("7", 2, None, None)),
+        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_GPUS_PER_NODE": "4"}, Allocation("7", 2, 4, None)),
+        (
+            {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_GPUS_PER_NODE": "h100:8", "SLURM_CPUS_ON_NODE": "96"},
+            Allocation("7", 1, 8, 96),
+        ),
+        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2"}, Allocation("7", 1, 2, None)),
+    ],
+)
+def test_an_allocation_is_read(environ: dict[str, str], expected: Allocation | None) -> None:
+    assert read_allocation(environ) == expected
+
+
+def test_half_an_allocation_is_refused() -> None:
+    with pytest.raises(PlaceError, match="half in an allocation"):
+        read_allocation({"SLURM_JOB_ID": "7"})
+
+
+def test_looking_gives_every_run_an_id_of_its_own() -> None:
+    assert look().run_id != look().run_id
