@@ -40,7 +40,7 @@ layers: install
 	$(BIN)/lint-imports
 
 unit: install
-	@tools/slurm_packages.sh
+	@tools/test_packages.sh
 	$(BIN)/pytest
 
 golden: install ## accept the scripts as they are rendered now

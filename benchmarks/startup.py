@@ -78,7 +78,7 @@ def submission(launcher: str, environ: Mapping[str, str], directory: str, runs: 
         print(f"launcher submit: not measured, {reason}")
         return
     with virtual_cluster() as cluster:
-        environ = {**environ, **cluster.environ, "LAUNCHER_CLUSTERS": directory}
+        environ = {**environ, **cluster.environment, "LAUNCHER_CLUSTERS": directory}
         profile = 'extends = "slurm"\ndevice = "cpu"\n'
         Path(directory, "virtual.toml").write_text(profile)
         submit = [launcher, "submit", "--cluster", "virtual", "--gpus-per-node", "1", "--no-check-config"]

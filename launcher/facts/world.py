@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -21,7 +22,10 @@ class Allocation:
     job_id: str
     nodes: int
     gpus_per_node: int | None
-    cpus_on_node: int | None
+    tasks_per_node: int | None
+    """As salloc was asked for with --ntasks-per-node."""
+    cpus_per_node: int | None
+    """Of the node that has the fewest."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,19 @@ def read_allocation(environ: Mapping[str, str]) -> Allocation | None:
             hint="Unset SLURM_JOB_ID, or run the command in the shell that salloc started.",
         )
     gpus = environ.get("SLURM_GPUS_PER_NODE") or environ.get("SLURM_GPUS_ON_NODE")
-    return Allocation(job, int(nodes), _last_number(gpus), _last_number(environ.get("SLURM_CPUS_ON_NODE")))
+    return Allocation(
+        job_id=job,
+        nodes=int(nodes),
+        gpus_per_node=_last_number(gpus),
+        tasks_per_node=_last_number(environ.get("SLURM_NTASKS_PER_NODE")),
+        cpus_per_node=_fewest(environ.get("SLURM_JOB_CPUS_PER_NODE")),
+    )
+
+
+def _fewest(text: str | None) -> int | None:
+    """The smallest of a list such as `72(x2),36`."""
+    counts = re.findall(r"(?:^|,)(\d+)", text or "")
+    return min(map(int, counts), default=None)
 
 
 def _last_number(text: str | None) -> int | None:

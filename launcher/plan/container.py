@@ -26,7 +26,7 @@ def read_mounts(texts: Iterable[str]) -> tuple[Mount, ...]:
 
 
 def pyxis_args(
-    *, image: str, mounts: Iterable[Mount], run_dir: str, writable: bool, passed_on: Iterable[str]
+    *, image: str, mounts: Iterable[Mount], run_dir: str, writable: bool, named: Iterable[str]
 ) -> tuple[str, ...]:
     """srun's options of the pyxis plugin (https://github.com/NVIDIA/pyxis).
 
@@ -46,5 +46,5 @@ def pyxis_args(
         "--no-container-mount-home",
         "--container-writable" if writable else "--container-readonly",
         # The image's variables win over the job's unless named here.
-        f"--container-env={','.join(passed_on)}",
+        f"--container-env={','.join(named)}",
     )

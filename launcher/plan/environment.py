@@ -57,6 +57,12 @@ def _add(variables: dict[tuple[str, str], Variable], new: Variable) -> None:
     variables["task", new.name] = Variable(new.name, new.value, new.origin, new.place, beaten)
 
 
+def beats_image(variables: Iterable[Variable]) -> tuple[str, ...]:
+    """Names for pyxis' --container-env: what was asked for by name. PATH, HOME and the like are the image's own."""
+    names = {variable.name for variable in variables if variable.place == "inherited"} - {*INHERITED}
+    return tuple(sorted({*names, *HANDED_OVER}))
+
+
 def passed_on(variables: Iterable[Variable]) -> tuple[str, ...]:
     """Names for srun's --export: inherited ones, those of srun's side, and what the scripts hand over."""
     names = {variable.name for variable in variables if variable.place in ("inherited", "host")}

@@ -43,7 +43,7 @@ def decide(
         nodes, ranks = 1, gpus_per_node or profile_gpus_per_node or machine_gpus or 1
     else:
         nodes = nodes or (allocation.nodes if allocation else 1)
-        allocated = allocation.gpus_per_node if allocation else None
+        allocated = (allocation.gpus_per_node or allocation.tasks_per_node) if allocation else None
         ranks = gpus_per_node or allocated or profile_gpus_per_node or _CONVENTIONAL_GPUS_PER_NODE
         if allocation is not None:
             _check_allocation(allocation, nodes, ranks)

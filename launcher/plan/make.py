@@ -85,7 +85,7 @@ def make_plan(given: Given) -> Plan:
         code=given.code,
         request=request.model_dump(mode="json", exclude_defaults=True, exclude={"resume"}),
         unchecked=_unchecked(values),
-        warnings=_warnings(given, variables),
+        warnings=_warnings(given, shape, variables),
     )
 
 
@@ -173,15 +173,26 @@ def _step(
         f"--wait={wait_s}",
         "--open-mode=append",
         "--input=none",
+        *(["--overcommit"] if _too_few_cpus(given, shape) else []),
         *cluster.srun_args,
         *given.request.srun_args,
     ]
     enter: tuple[str, ...] = ()
     if image:
         enter = container.pyxis_args(
-            image=image, mounts=mounts, run_dir=run_dir, writable=cluster.container_writable, passed_on=names
+            image=image,
+            mounts=mounts,
+            run_dir=run_dir,
+            writable=cluster.container_writable,
+            named=environment.beats_image(variables),
         )
     return Step(tuple(args), enter, wait_s, names)
+
+
+def _too_few_cpus(given: Given, shape: Geometry) -> bool:
+    """Whether the allocation has fewer CPUs than ranks on a node: srun would refuse to start them."""
+    allocation = given.world.allocation if given.mode == "srun" else None
+    return allocation is not None and (allocation.cpus_per_node or shape.ranks_per_node) < shape.ranks_per_node
 
 
 def _directives(
@@ -207,7 +218,7 @@ def _directives(
     }
     own |= {key: value for key, value in optional.items() if value is not None}
     # Only names: the values travel in Slurm's own record of the job's environment.
-    own["export"] = ",".join(sorted({*environment.passed_on(variables)} - {*environment.HANDED_OVER}))
+    own["export"] = ",".join(variable.name for variable in variables if variable.place == "inherited")
     profile = dict(cluster.directives)
     if cluster.device == "cpu":
         # A profile of CPU nodes extends one that asks for GPUs: there are none to ask for.
@@ -248,7 +259,7 @@ def _unchecked(values: dict[str, Any]) -> tuple[str, ...]:
     return (*(f"{key}: the recipe decides" for key in stated), *found)
 
 
-def _warnings(given: Given, variables: tuple[Variable, ...]) -> tuple[str, ...]:
+def _warnings(given: Given, shape: Geometry, variables: tuple[Variable, ...]) -> tuple[str, ...]:
     found = [
         f"{variable.name}: {variable.origin} beats {', '.join(origin for origin, _ in variable.beaten)}"
         for variable in variables
@@ -259,4 +270,9 @@ def _warnings(given: Given, variables: tuple[Variable, ...]) -> tuple[str, ...]:
         for name in sorted(given.world.environ)
         if name.startswith(("SBATCH_", "SRUN_"))
     ]
+    if _too_few_cpus(given, shape):
+        found.append(
+            f"the allocation has fewer CPUs than the {shape.ranks_per_node} ranks of a node, so they share them: "
+            f"salloc --exclusive or --ntasks-per-node={shape.ranks_per_node} gives each its own"
+        )
     return tuple(found)

@@ -51,10 +51,11 @@ def _refuse_unquoted(value: object) -> object:
 
 
 @cache
-def _environment() -> "jinja2.Environment":
+def environment() -> "jinja2.Environment":
+    """The one Jinja environment: every template is rendered under its guards."""
     import jinja2
 
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(resource("templates")),
         undefined=jinja2.StrictUndefined,
         finalize=_refuse_unquoted,
@@ -63,8 +64,8 @@ def _environment() -> "jinja2.Environment":
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - bash, not HTML: `finalize` is the guard
     )
-    environment.filters |= {"q": q, "directive": directive, "comment": comment}
-    return environment
+    made.filters |= {"q": q, "directive": directive, "comment": comment}
+    return made
 
 
 def render(template: str, **values: Any) -> str:
@@ -72,7 +73,7 @@ def render(template: str, **values: Any) -> str:
     import jinja2
 
     try:
-        return _environment().get_template(template).render(**values)
+        return environment().get_template(template).render(**values)
     except jinja2.UndefinedError as error:
         raise SpecError(f"the template uses a value that the plan lacks: {error}", where=template) from None
 

@@ -10,13 +10,14 @@ from launcher.facts.world import Allocation, look, read_allocation
     ("environ", "expected"),
     [
         ({}, None),
-        ({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}, Allocation("7", 2, None, None)),
-        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_GPUS_PER_NODE": "4"}, Allocation("7", 2, 4, None)),
+        ({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}, Allocation("7", 2, None, None, None)),
+        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_GPUS_PER_NODE": "4"}, Allocation("7", 2, 4, None, None)),
         (
-            {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_GPUS_PER_NODE": "h100:8", "SLURM_CPUS_ON_NODE": "96"},
-            Allocation("7", 1, 8, 96),
+            {"SLURM_JOB_ID": "7", "SLURM_NNODES": "3", "SLURM_GPUS_PER_NODE": "h100:8"}
+            | {"SLURM_JOB_CPUS_PER_NODE": "96(x2),12", "SLURM_NTASKS_PER_NODE": "2"},
+            Allocation("7", 3, 8, 2, 12),
         ),
-        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2"}, Allocation("7", 1, 2, None)),
+        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2"}, Allocation("7", 1, 2, None, None)),
     ],
 )
 def test_an_allocation_is_read(environ: dict[str, str], expected: Allocation | None) -> None:

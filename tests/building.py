@@ -1,0 +1,72 @@
+"""Plans for tests, made from values alone: no machine, no clock, no Slurm."""
+
+from pathlib import Path
+from typing import Any
+
+from launcher.facts.recipe import Recipe, RecipeFile
+from launcher.facts.world import Allocation, World
+from launcher.plan import make
+from launcher.plan.model import Mode, Plan
+from launcher.plan.overrides import Override, check
+from launcher.spec.cluster import Cluster
+from launcher.spec.request import Request
+
+RECIPE = RecipeFile(Path("/work/recipes/small.py"), "configure", ("layers",), (), ())
+SHELL = {"HOME": "/home/ada", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "USER": "ada", "EDITOR": "vi"}
+
+
+def world(**changes: Any) -> World:
+    """A login node at a fixed time."""
+    values: dict[str, Any] = {
+        "directory": Path("/work"),
+        "environ": SHELL,
+        "python": "/opt/python/bin/python3",
+        "user": "ada",
+        "host": "login",
+        "now": 1_790_000_000.0,
+        "run_id": "20260921-120000-abcd",
+        "has_slurm": True,
+        "gpus": 0,
+        "allocation": None,
+    }
+    return World(**{**values, **changes})
+
+
+def allocation(nodes: int = 2, gpus: int | None = None, cpus: int | None = None) -> Allocation:
+    """An allocation of salloc's."""
+    return Allocation("77", nodes, gpus, None, cpus)
+
+
+def overrides(*texts: str) -> tuple[Override, ...]:
+    """Overrides, with their grammar checked but not their keys."""
+    return check(texts, None)
+
+
+def cluster(**values: Any) -> Cluster:
+    """A profile."""
+    return Cluster.model_validate({"name": "test", **values})
+
+
+def plan(
+    mode: Mode = "sbatch",
+    *,
+    profile: Cluster | None = None,
+    request: dict[str, Any] | None = None,
+    changes: tuple[str, ...] = (),
+    arguments: dict[str, str] | None = None,
+    recipe: Recipe = RECIPE,
+    where: World | None = None,
+) -> Plan:
+    """A plan in `mode`; `changes` are overrides."""
+    return make.make_plan(
+        make.Given(
+            request=Request.model_validate({"recipe": "recipes/small.py", **(request or {})}),
+            cluster=profile or cluster(scheduler="local" if mode == "local" else "slurm", gpus_per_node=4),
+            world=where or world(),
+            mode=mode,
+            recipe=recipe,
+            arguments=arguments or {},
+            overrides=overrides(*changes),
+            code=(("entrypoint.py", "/opt/launcher/entrypoint.py"),),
+        )
+    )

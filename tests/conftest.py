@@ -1,0 +1,51 @@
+"""Fixtures for all tests: a real Slurm where its programs are installed."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.cluster.config import ClusterOptions
+from tests.cluster.virtual_cluster import VirtualCluster, missing_programs, virtual_cluster
+
+CLUSTER = pytest.StashKey[VirtualCluster]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that use a cluster carry the marker `slurm` by themselves, so that `-m "not slurm"` leaves them out."""
+    for item in items:
+        if {"slurm_cluster", "new_cluster"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slurm)
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(request: pytest.FixtureRequest) -> Iterator[VirtualCluster]:
+    """Four nodes x eight task slots x eight stand-in GPUs, shared by all tests: for jobs, not for breaking nodes."""
+    if (reason := missing_programs()) is not None:
+        pytest.skip(reason)
+    with virtual_cluster() as cluster:
+        request.config.stash[CLUSTER] = cluster
+        yield cluster
+        del request.config.stash[CLUSTER]
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_jobs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A job that a test leaves on the shared cluster must not take nodes from the next."""
+    yield
+    cluster = request.config.stash.get(CLUSTER, None)
+    if cluster is not None and "slurm_cluster" in request.fixturenames:
+        cluster.cancel_all()
+
+
+@pytest.fixture
+def new_cluster() -> Iterator[Callable[..., VirtualCluster]]:
+    """Makes clusters of a test's own, for stopping controllers and failing nodes: `new_cluster(nodes=2, ...)`."""
+    if (reason := missing_programs()) is not None:
+        pytest.skip(reason)
+    with contextlib.ExitStack() as clusters:
+
+        def make(**options: object) -> VirtualCluster:
+            return clusters.enter_context(virtual_cluster(ClusterOptions(**options)))  # type: ignore[arg-type]
+
+        yield make

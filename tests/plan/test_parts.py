@@ -1,0 +1,141 @@
+"""The smaller decisions: environment, directives, mounts, settings, place, profiling."""
+
+from typing import Any
+
+import pytest
+
+from launcher.errors import OverrideError, PlaceError, SpecError
+from launcher.plan import container, directives, environment, place, profiling, settings
+from tests.building import RECIPE, SHELL, allocation, cluster, world
+
+
+def variables(**changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {"cluster": "c", "profile": {}, "host": {}, "inherit": (), "user": (), "shell": SHELL}
+    return {variable.name: variable for variable in environment.decide(**{**values, **changes})}
+
+
+def test_only_the_listed_names_of_the_shell_are_inherited() -> None:
+    assert set(variables()) == {"HOME", "LANG", "PATH", "USER"}
+    assert "EDITOR" in variables(inherit=("EDITOR",))
+
+
+def test_the_user_beats_the_profile_and_the_plan_says_so() -> None:
+    found = variables(profile={"NCCL_DEBUG": "WARN"}, user=("NCCL_DEBUG=INFO",))["NCCL_DEBUG"]
+    assert (found.value, found.origin, found.beaten) == ("INFO", "--env", (("cluster profile c", "WARN"),))
+
+
+def test_a_value_passed_on_by_name_is_nowhere_in_the_plan() -> None:
+    found = variables(user=("HF_TOKEN",), shell={**SHELL, "HF_TOKEN": "hf_canary"})
+    assert found["HF_TOKEN"].value is None
+    assert "hf_canary" not in repr(found)
+    assert "HF_TOKEN" in environment.passed_on(found.values())
+
+
+def test_passing_on_what_is_not_set_is_refused() -> None:
+    with pytest.raises(SpecError, match="this shell, which has none"):
+        variables(user=("HF_TOKEN",))
+
+
+@pytest.mark.parametrize(
+    ("profile", "user", "expected"),
+    [
+        ({"gpus-per-node": True}, {}, [("time", "5"), ("gpus-per-node", "4")]),
+        ({"gpus-per-node": True}, {"gpus-per-node": False, "gres": True}, [("time", "5"), ("gres", "gpu:4")]),
+        ({"exclusive": True}, {"mem": "0"}, [("time", "5"), ("exclusive", None), ("mem", "0")]),
+        ({}, {"time": False}, []),
+        ({}, {"time": "7"}, [("time", "7")]),
+    ],
+)
+def test_directives_are_added_and_removed(
+    profile: dict[str, Any], user: dict[str, Any], expected: list[tuple[str, str | None]]
+) -> None:
+    assert list(directives.decide(own={"time": "5"}, ranks_per_node=4, profile=profile, user=user)) == expected
+
+
+@pytest.mark.parametrize("key", ["nodes", "output", "export", "N", "--mem", "", "Mem", "job name", "array"])
+def test_directives_that_the_launcher_manages_or_sbatch_lacks_are_refused(key: str) -> None:
+    with pytest.raises(SpecError):
+        directives.decide(own={}, ranks_per_node=4, profile={}, user={key: True})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/a", ("/a", "/a", False)),
+        ("/a:/b", ("/a", "/b", False)),
+        ("/a:/b:ro", ("/a", "/b", True)),
+        ("/a:/b:rw", ("/a", "/b", False)),
+        ("/a:ro", ("/a", "/a", True)),
+    ],
+)
+def test_mounts(text: str, expected: tuple[str, str, bool]) -> None:
+    (mount,) = container.read_mounts([text])
+    assert (mount.source, mount.target, mount.read_only) == expected
+
+
+@pytest.mark.parametrize("text", ["a:/b", "/a:b", "/a,b", "/a:/b:/c", "/a:/b:ro:rw", "", ":"])
+def test_mounts_that_pyxis_would_misread_are_refused(text: str) -> None:
+    with pytest.raises(SpecError):
+        container.read_mounts([text])
+
+
+def test_settings_are_arguments_where_configure_has_the_parameter() -> None:
+    arguments, rest = settings.split(("layers=2", "model.num_layers=3", "layers.x=1"), RECIPE)
+    assert arguments == {"layers": "2"}
+    assert rest == ("model.num_layers=3", "layers.x=1")
+
+
+def test_a_word_that_is_no_setting_is_refused() -> None:
+    with pytest.raises(OverrideError, match="no KEY=VALUE"):
+        settings.split(("train",), RECIPE)
+
+
+def test_settings_of_a_resumed_run_replace_earlier_ones_with_the_same_key() -> None:
+    assert settings.again(("a=1", "b.c=2"), ("+a=3",)) == ("b.c=2", "+a=3")
+
+
+def test_places() -> None:
+    local, slurm = cluster(scheduler="local"), cluster()
+    assert place.choose_mode("run", local, world(has_slurm=False)) == "local"
+    assert place.choose_mode("run", slurm, world(allocation=allocation())) == "srun"
+    assert place.choose_mode("submit", slurm, world()) == "sbatch"
+    for verb, profile, here, words in (
+        ("run", slurm, world(), "salloc"),
+        ("run", slurm, world(has_slurm=False), "--cluster local"),
+        ("submit", local, world(), "launcher run"),
+    ):
+        with pytest.raises(PlaceError) as caught:
+            place.choose_mode(verb, profile, here)
+        assert words in (caught.value.hint or "")
+
+
+def test_nsys_completes_the_four_values() -> None:
+    found = profiling.decide({}, world_size=4)
+    assert profiling.overrides(found, ()) == (
+        "profiling.use_nsys_profiler=true",
+        "profiling.profile_step_start=10",
+        "profiling.profile_step_end=12",
+        "profiling.profile_ranks=[0]",
+    )
+    mine = {"profiling.profile_step_start": 3, "profiling.profile_ranks": [0, 2]}
+    found = profiling.decide(mine, world_size=4)
+    assert (found.start, found.stop, found.ranks) == (3, 5, (0, 2))
+    assert profiling.overrides(found, tuple(mine)) == (
+        "profiling.use_nsys_profiler=true",
+        "profiling.profile_step_end=5",
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"profiling.use_nsys_profiler": False},
+        {"profiling.use_pytorch_profiler": True},
+        {"profiling.profile_step_end": 10},
+        {"train.train_iters": 11},
+        {"profiling.profile_ranks": [4]},
+    ],
+)
+def test_a_profile_that_would_be_empty_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(OverrideError):
+        profiling.decide(values, world_size=4)

@@ -1,0 +1,73 @@
+"""Scripts byte for byte. `make golden` accepts what is rendered now."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launcher.plan.model import Plan
+from launcher.script import scripts
+from tests.building import allocation, cluster, plan, world
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+PLANS: dict[str, Plan] = {
+    "local": plan("local", request={"gpus_per_node": 2}),
+    "srun": plan("srun", where=world(allocation=allocation(2, 4))),
+    "sbatch": plan(request={"nodes": 2, "time_limit": "30:00"}, changes=("train.train_iters=20",)),
+    "pyxis": plan(
+        profile=cluster(
+            gpus_per_node=8,
+            cpus_per_task=12,
+            runtime="pyxis",
+            image="/images/megatron lm.sqsh",
+            mpi="pmix",
+            mounts=("/fsx", "/data:/mnt/data:ro"),
+            env={"NCCL_DEBUG": "WARN"},
+            host_env={"MELLANOX_VISIBLE_DEVICES": "all"},
+            directives={"gpus-per-node": True, "exclusive": True, "mem": "0"},
+            srun_args=("--network=test network",),
+        ),
+        request={
+            "nodes": 4,
+            "env": ("QUOTED=it's a $HOME `x`", "WANDB_MODE=offline"),
+            "shared": True,
+            "account": "a b",
+        },
+    ),
+    "nsys": plan(request={"nodes": 2, "nsys": True}, changes=("profiling.profile_ranks=[0,4]",)),
+    "nsys-all": plan(request={"nodes": 1, "nsys": True}, changes=("profiling.profile_ranks=[]",)),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_scripts_are_as_accepted(name: str) -> None:
+    for file, text in scripts(PLANS[name]).items():
+        path = GOLDEN / f"{name}.{file}"
+        if os.environ.get("UPDATE_GOLDEN"):
+            path.write_text(text)
+        assert path.read_text() == text, f"{path.name} is rendered differently now; `make golden` accepts it"
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_scripts_are_valid_bash(name: str) -> None:
+    for text in scripts(PLANS[name]).values():
+        assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).stderr == ""
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.parametrize("name", PLANS)
+def test_scripts_pass_shellcheck(name: str) -> None:
+    for text in scripts(PLANS[name]).values():
+        command = ["shellcheck", "-S", "warning", "-e", "SC2054", "-"]  # commas are parts of words here
+        done = subprocess.run(command, input=text, text=True, capture_output=True)
+        assert done.stdout == ""
+
+
+def test_the_same_plan_gives_the_same_bytes_and_every_golden_file_is_used() -> None:
+    for name, made in PLANS.items():
+        assert scripts(made) == scripts(made), name
+    used = {f"{name}.{file}" for name, made in PLANS.items() for file in scripts(made)}
+    assert {path.name for path in GOLDEN.iterdir()} == used
