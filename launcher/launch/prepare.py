@@ -3,46 +3,63 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.errors import DiskError, RequestError
 from launcher.plan.model import Plan
 from launcher.record import RunDirectory
 from launcher.record.rundir import write_atomically
+from launcher.script import scripts
 
 _RECORDS = ("plan.json", "argv.json", "sbatch.sh", "step.sh")
 
 
-def create(plan: Plan, scripts: Mapping[str, str]) -> RunDirectory:
+@dataclass(frozen=True)
+class Prepared:
+    """A run's directory, ready to be started; `made` are the directories above it that were not there before."""
+
+    run: RunDirectory
+    made: tuple[Path, ...] = ()
+    new: bool = True
+
+    def take_back(self) -> None:
+        """Remove a new run that was never started, so that nothing half done stays. A resumed run stays as it is."""
+        if self.new:
+            _remove(self.run.path, self.made)
+
+
+def prepare(plan: Plan, resumed: RunDirectory | None) -> Prepared:
+    """The directory of a plan: a new one, or a resumed run's with its new plan. Raises DiskError."""
+    texts = scripts(plan)
+    if resumed is None:
+        return create(plan, texts)
+    renew(resumed, plan, texts)
+    return Prepared(resumed, new=False)
+
+
+def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
     """Write a new run's directory. Raises DiskError, and then leaves nothing behind."""
     final = Path(plan.run_dir)
     partial = final.with_name(f".{final.name}.partial")
-    made: list[Path] = []
+    made: tuple[Path, ...] = ()
     with _umask(shared=plan.shared):
         try:
             made = _make_parents(final.parent)
             partial.mkdir()
-            _write_records(partial, plan, scripts)
+            _write_records(partial, plan, texts)
             _copy_code(partial / "code", plan)
             (partial / "claims").mkdir()
             partial.rename(final)
         except (OSError, DiskError) as error:
             _remove(partial, made)
             raise _disk_error(error, final) from error
-    return RunDirectory(final)
+    return Prepared(RunDirectory(final), made)
 
 
-def remove(run: RunDirectory) -> None:
-    """Take back a run directory whose run was never started."""
-    shutil.rmtree(run.path, ignore_errors=True)
-    # The directory of the run's name goes too, if this was its only run.
-    if run.path.parent.is_dir() and not any(run.path.parent.iterdir()):
-        run.path.parent.rmdir()
-
-
-def renew(run: RunDirectory, plan: Plan, scripts: Mapping[str, str]) -> None:
+def renew(run: RunDirectory, plan: Plan, texts: Mapping[str, str]) -> None:
     """Give a resumed run its new plan and scripts; those of the attempt before are kept beside its logs."""
     attempt = run.latest_attempt()
     if attempt is None:
@@ -52,13 +69,13 @@ def renew(run: RunDirectory, plan: Plan, scripts: Mapping[str, str]) -> None:
             source = run.path / name
             if source.exists():
                 write_atomically(attempt.path / name, source.read_text())
-        _write_records(run.path, plan, scripts)
+        _write_records(run.path, plan, texts)
 
 
-def _write_records(directory: Path, plan: Plan, scripts: Mapping[str, str]) -> None:
+def _write_records(directory: Path, plan: Plan, texts: Mapping[str, str]) -> None:
     write_atomically(directory / "plan.json", plan.to_json())
     write_atomically(directory / "argv.json", plan.argv_json())
-    for name, text in scripts.items():
+    for name, text in texts.items():
         write_atomically(directory / name, text, mode=0o777)
 
 
@@ -69,14 +86,14 @@ def _copy_code(directory: Path, plan: Plan) -> None:
         shutil.copyfile(source, path)
 
 
-def _make_parents(directory: Path) -> list[Path]:
-    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+def _make_parents(directory: Path) -> tuple[Path, ...]:
+    missing = tuple(path for path in (directory, *directory.parents) if not path.exists())
     directory.mkdir(parents=True, exist_ok=True)
     return missing
 
 
-def _remove(partial: Path, made: list[Path]) -> None:
-    shutil.rmtree(partial, ignore_errors=True)
+def _remove(directory: Path, made: Sequence[Path]) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
     for path in made:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()

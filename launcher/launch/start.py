@@ -2,12 +2,11 @@
 
 from launcher.errors import OutsideError
 from launcher.facts.world import World
-from launcher.launch import prepare
 from launcher.launch.allocation import AllocatedStep
 from launcher.launch.local import LocalRanks
+from launcher.launch.prepare import prepare
 from launcher.plan.model import Plan
 from launcher.record import RunDirectory
-from launcher.script import scripts
 
 Here = LocalRanks | AllocatedStep
 
@@ -17,7 +16,8 @@ def here(plan: Plan, world: World, resumed: RunDirectory | None) -> tuple[Here, 
 
     Raises DiskError or CommandError; a new run that could not be started leaves nothing behind.
     """
-    run = _directory(plan, resumed)
+    prepared = prepare(plan, resumed)
+    run = prepared.run
     step: Here
     try:
         if plan.mode == "local":
@@ -26,8 +26,7 @@ def here(plan: Plan, world: World, resumed: RunDirectory | None) -> tuple[Here, 
             step = AllocatedStep(run, plan, world.environ)
         step.start()
     except OutsideError:
-        if resumed is None:
-            prepare.remove(run)
+        prepared.take_back()
         raise
     return step, run
 
@@ -37,11 +36,3 @@ def finish(step: Here, status: int) -> int:
     if isinstance(step, LocalRanks):
         return 0 if step.judge(status) == "finished" else 1
     return status if status in (0, 1) else 3
-
-
-def _directory(plan: Plan, resumed: RunDirectory | None) -> RunDirectory:
-    texts = scripts(plan)
-    if resumed is None:
-        return prepare.create(plan, texts)
-    prepare.renew(resumed, plan, texts)
-    return resumed

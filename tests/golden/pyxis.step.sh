@@ -19,7 +19,7 @@ if [[ $WORLD_SIZE != 32 ]]; then
     exit 2
 fi
 
-# ---- environment: cluster profile test and --env
+# ---- environment: the cluster profile's, and --env
 export NCCL_DEBUG=WARN
 export QUOTED='it'"'"'s a $HOME `x`'
 export WANDB_MODE=offline

@@ -19,7 +19,7 @@ if [[ $WORLD_SIZE != 8 ]]; then
     exit 2
 fi
 
-# ---- environment: cluster profile test and --env
+# ---- environment: the cluster profile's, and --env
 export PYTHONUNBUFFERED=1
 export LAUNCHER_RUN_DIR=$run_dir LAUNCHER_ATTEMPT
 

@@ -1,0 +1,72 @@
+"""Submit a recipe as a batch job.
+
+  launcher submit recipes/vanilla_gpt_pretrain.py --nodes 2 --time 0:30:00 train.train_iters=20
+  launcher submit --resume RUN
+
+With --follow the run is watched; Ctrl-C then leaves the job alone.
+"""
+
+import argparse
+from typing import Any
+
+from launcher.cli import options
+from launcher.cli.printing import coloured, print_json, say, warn
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `launcher submit`."""
+    options.add_common(parser)
+    options.add_check(parser)
+    add = parser.add_argument
+    add("--dry-run", action="store_true", help="show the plan and do nothing: `launcher plan --for submit`")
+    add("--follow", action="store_true", help="watch the run until it has ended")
+    add("--json", action="store_true", help="print job and run directory as one JSON object")
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Plan, check, submit, tell; with --follow also wait."""
+    from launcher.cli.planning import planned
+
+    made = planned("submit", parsed)
+    if parsed.dry_run:
+        from launcher.cli.plan import show
+
+        show(made.plan, as_json=parsed.json, with_scripts=False)
+        return 0
+    for warning in made.plan.warnings:
+        warn(warning)
+    _check(parsed, made)
+    from launcher.launch.batch import submit_run
+    from launcher.shell import LocalShell
+
+    run, submission = submit_run(made.plan, made.world, made.resumed, LocalShell())
+    say(f"job {coloured(submission.job, 'bold')} of run {made.plan.name}/{made.plan.run_id}: {run.path}")
+    answer: dict[str, Any] = {
+        "job": submission.job,
+        "cluster": submission.cluster,
+        "name": made.plan.name,
+        "run_id": made.plan.run_id,
+        "run_dir": str(run.path),
+    }
+    status = 0
+    if parsed.follow:
+        from launcher.cli.following import follow
+
+        status, outcome = follow(run, submission.job)
+        answer |= outcome
+    else:
+        say(f"launcher status {made.plan.run_id}, launcher logs -f {made.plan.run_id}")
+    if parsed.json:
+        print_json(answer)
+    return status
+
+
+def _check(parsed: argparse.Namespace, made: Any) -> None:
+    """By default where the training stack is at hand and the program is the project's own."""
+    from launcher.cli import checking
+
+    wanted = parsed.check_config
+    if wanted is None:
+        wanted = made.request.entrypoint is None and checking.stack_is_here()
+    if wanted:
+        checking.check_config(made)

@@ -1,0 +1,120 @@
+"""What a cluster looks like to its users."""
+
+import re
+from dataclasses import dataclass
+
+from launcher.errors import CommandError, SlurmError
+from launcher.shell import Shell
+from launcher.slurm.ask import TIMEOUT_S, answer, environment
+
+_SINFO = ("%P", "%a", "%l", "%D", "%c", "%m", "%T", "%G")
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """Nodes of one partition that are alike and in the same state (`idle`, `allocated`, `down*`, ...)."""
+
+    partition: str
+    default: bool
+    up: bool
+    time_limit_min: int | None
+    """None: no limit."""
+    nodes: int
+    cpus: int
+    memory_mb: int
+    gpus: int
+    gpu_type: str | None
+    state: str
+
+
+def node_groups(shell: Shell) -> tuple[NodeGroup, ...]:
+    """Every partition's nodes. Raises SlurmError, NoAnswer."""
+    return parse_sinfo(answer(["sinfo", "--noheader", f"--format={'|'.join(_SINFO)}"], shell))
+
+
+def parse_sinfo(text: str) -> tuple[NodeGroup, ...]:
+    """Node groups from sinfo's lines; `12+` (at least 12) is read as 12."""
+    groups = []
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split("|", len(_SINFO) - 1)]
+        if len(fields) < len(_SINFO):
+            continue
+        partition, available, limit, nodes, cpus, memory, state, gres = fields
+        gpus, kind = parse_gpus(gres)
+        groups.append(
+            NodeGroup(
+                partition.rstrip("*"),
+                partition.endswith("*"),
+                available == "up",
+                parse_limit(limit),
+                int(nodes),
+                int(cpus.rstrip("+")),
+                int(memory.rstrip("+")),
+                gpus,
+                kind,
+                state,
+            )
+        )
+    return tuple(groups)
+
+
+def parse_gpus(gres: str) -> tuple[int, str | None]:
+    """GPUs and their type from `gpu:8`, `gpu:h100:8(S:0-1)`, `gpu:a100:4,mps:400`, `(null)`; several types add up."""
+    count, kinds = 0, []
+    for each in re.sub(r"\([^)]*\)", "", gres).split(","):
+        parts = each.strip().split(":")
+        if parts[0] != "gpu":
+            continue
+        number = parts[-1] if len(parts) > 1 and parts[-1].isdigit() else "1"
+        count += int(number)
+        kinds += [part for part in parts[1:2] if not part.isdigit()]
+    return count, "+".join(kinds) or None
+
+
+def parse_limit(text: str) -> int | None:
+    """Minutes of `infinite`, `10:00`, `4:00:00`, `7-00:00:00`; None without a limit. Seconds are rounded up."""
+    match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return (days * 24 + hours) * 60 + minutes + (seconds > 0)
+
+
+def settings(shell: Shell) -> dict[str, str]:
+    """Slurm's configuration as `scontrol show config` prints it, with units. Raises SlurmError, NoAnswer."""
+    found = {}
+    for line in answer(["scontrol", "show", "config"], shell).splitlines():
+        name, separator, value = line.partition("=")
+        if separator:
+            found[name.strip()] = value.strip()
+    return found
+
+
+def version(shell: Shell) -> tuple[int, ...]:
+    """Slurm's release, such as (22, 5, 8). Raises SlurmError, NoAnswer."""
+    match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", answer(["sinfo", "--version"], shell))
+    return tuple(int(part) for part in match.groups() if part) if match else ()
+
+
+def mpi_types(shell: Shell) -> tuple[str, ...]:
+    """Values that `srun --mpi` takes here. Raises SlurmError, NoAnswer."""
+    # Older releases print the list on standard error, and "srun: " before each line.
+    text = _both(["srun", "--mpi=list"], shell)
+    words = [line.removeprefix("srun:").strip() for line in text.splitlines()]
+    versions = [
+        each.strip() for line in words if "versions available" in line for each in line.partition(":")[2].split(",")
+    ]
+    return tuple(dict.fromkeys([word for word in words if re.fullmatch(r"[a-z][\w/]*", word)] + versions))
+
+
+def has_pyxis(shell: Shell) -> bool:
+    """Whether srun knows --container-image: pyxis is loaded on this machine. Raises SlurmError, NoAnswer."""
+    return "--container-image" in _both(["srun", "--help"], shell)
+
+
+def _both(argv: list[str], shell: Shell) -> str:
+    try:
+        result = shell.run(argv, env=environment(), check=False, timeout_s=TIMEOUT_S)
+    except CommandError as error:
+        raise SlurmError(error.message, hint=error.hint) from error
+    return f"{result.stdout}\n{result.stderr}"

@@ -1,0 +1,268 @@
+"""States of jobs: one squeue for all of them, then one sacct for those that the queue has forgotten."""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from launcher.shell import Shell
+from launcher.slurm.ask import NoAnswer, ask, first_error
+
+# Free text last: a name may hold the separator. Fields: https://slurm.schedmd.com/squeue.html#OPT_format
+_SQUEUE = ("%i", "%A", "%T", "%S", "%e", "%V", "%N", "%r")
+_SACCT = ("JobID", "JobIDRaw", "State", "ExitCode", "Start", "End", "Submit", "NodeList")
+_IDS_PER_COMMAND = 2000
+_SETTLED_S = 60.0
+"""A job that was preempted, or lost its node, may yet go back to the queue; a minute later it has not."""
+
+
+class State(StrEnum):
+    """State of a job in Slurm's words (https://slurm.schedmd.com/job_state_codes.html), and two of ours."""
+
+    PENDING = "PENDING"
+    CONFIGURING = "CONFIGURING"
+    RUNNING = "RUNNING"
+    COMPLETING = "COMPLETING"
+    STAGE_OUT = "STAGE_OUT"
+    SIGNALING = "SIGNALING"
+    RESIZING = "RESIZING"
+    SUSPENDED = "SUSPENDED"
+    STOPPED = "STOPPED"
+    REQUEUED = "REQUEUED"
+    REQUEUE_FED = "REQUEUE_FED"
+    REQUEUE_HOLD = "REQUEUE_HOLD"
+    SPECIAL_EXIT = "SPECIAL_EXIT"
+    RESV_DEL_HOLD = "RESV_DEL_HOLD"
+    POWER_UP_NODE = "POWER_UP_NODE"
+    UPDATE_DB = "UPDATE_DB"
+    PREEMPTED = "PREEMPTED"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+    TIMEOUT = "TIMEOUT"
+    NODE_FAIL = "NODE_FAIL"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    BOOT_FAIL = "BOOT_FAIL"
+    DEADLINE = "DEADLINE"
+    LAUNCH_FAILED = "LAUNCH_FAILED"
+    RECONFIG_FAIL = "RECONFIG_FAIL"
+    REVOKED = "REVOKED"
+    UNKNOWN = "UNKNOWN"
+    """Slurm did not answer, or says something that we do not know."""
+    FORGOTTEN = "FORGOTTEN"
+    """Slurm answers, and neither its queue nor its accounting knows the job: how it ended is in its run directory."""
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a job in this state will not run again."""
+        return self in _TERMINAL
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the job is in the queue, before its (next) start."""
+        return self in _WAITING
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether Slurm calls the job's end a good one."""
+        return self is State.COMPLETED
+
+
+_TERMINAL = frozenset(
+    {
+        State.COMPLETED,
+        State.CANCELLED,
+        State.FAILED,
+        State.TIMEOUT,
+        State.NODE_FAIL,
+        State.OUT_OF_MEMORY,
+        State.BOOT_FAIL,
+    }
+    | {
+        State.BOOT_FAIL,
+        State.DEADLINE,
+        State.LAUNCH_FAILED,
+        State.RECONFIG_FAIL,
+        State.REVOKED,
+        State.PREEMPTED,
+        State.FORGOTTEN,
+    }
+)
+_WAITING = frozenset(
+    {State.PENDING, State.REQUEUED, State.REQUEUE_FED, State.REQUEUE_HOLD, State.SPECIAL_EXIT, State.RESV_DEL_HOLD}
+)
+_MAY_RETURN = frozenset({State.PREEMPTED, State.NODE_FAIL, State.BOOT_FAIL})
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Slurm says of a job. Times are seconds since the epoch."""
+
+    id: str
+    state: State
+    terminal: bool = False
+    """It has ended and does not come back; PREEMPTED and NODE_FAIL count a minute after the end."""
+    reason: str | None = None
+    """Why it waits or failed, in Slurm's words."""
+    submitted: float | None = None
+    start: float | None = None
+    """When it started; while it waits, when Slurm expects it to."""
+    end: float | None = None
+    nodes: str | None = None
+    exit_status: int | None = None
+    """Of the batch script, from accounting; 128+N for signal N."""
+    source: str = "squeue"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What Slurm says of some jobs at one time."""
+
+    jobs: Mapping[str, Job]
+    asked_at: float
+    unreachable: str | None = None
+    """Slurm's words where it did not answer; every job is UNKNOWN then."""
+    accounting: str | None = None
+    """Why accounting said nothing, where it was needed and did not."""
+
+
+def ask_jobs(ids: Iterable[str], shell: Shell, *, clock: Callable[[], float] = time.time) -> Answer:
+    """What Slurm says of all these jobs: one squeue and at most one sacct (per 2000). Never raises for Slurm."""
+    wanted = sorted(set(ids))
+    now = clock()
+    jobs: dict[str, Job] = {}
+    try:
+        for some in _chunks(wanted):
+            jobs |= _from_squeue(some, shell, now)
+    except NoAnswer as error:
+        return Answer({each: Job(each, State.UNKNOWN) for each in wanted}, now, unreachable=error.message)
+    left = [each for each in wanted if each not in jobs]
+    silent = None
+    try:
+        for some in _chunks(left):
+            found, silent = _from_sacct(some, shell, now)
+            jobs |= found
+    except NoAnswer as error:
+        silent = error.message
+    for each in left:
+        jobs.setdefault(each, Job(each, State.FORGOTTEN, terminal=True, source="none"))
+    return Answer(jobs, now, accounting=silent)
+
+
+def parse_state(text: str) -> State:
+    """A state as squeue or sacct writes it: `CANCELLED by 1000` and `CANCELLED+` are CANCELLED."""
+    match = re.match(r"[A-Z_]+", text.strip())
+    try:
+        return State(match[0] if match else "")
+    except ValueError:
+        return State.UNKNOWN
+
+
+def parse_time(text: str) -> float | None:
+    """Seconds since the epoch; None for `N/A`, `Unknown`, `None`, `NONE`."""
+    return float(text) if text.isdigit() and text != "0" else None
+
+
+def parse_squeue(text: str, now: float) -> dict[str, Job]:
+    """Jobs from squeue's lines, under the id that people see (`12_3`) and under the plain one."""
+    jobs: dict[str, Job] = {}
+    for line in text.splitlines():
+        fields = line.split("|", len(_SQUEUE) - 1)
+        if len(fields) < len(_SQUEUE):
+            continue  # a header of several clusters, or a message
+        shown, plain, state_text, start, end, submitted, nodes, reason = (each.strip() for each in fields)
+        state = parse_state(state_text)
+        ended = parse_time(end) if state.terminal else None
+        job = Job(
+            shown,
+            state,
+            terminal=_is_final(state, ended, now),
+            reason=_words(reason),
+            submitted=parse_time(submitted),
+            start=parse_time(start),
+            end=ended,
+            nodes=_words(nodes),
+        )
+        jobs[shown] = job
+        jobs.setdefault(plain, job)
+    return jobs
+
+
+def parse_sacct(text: str, now: float) -> dict[str, Job]:
+    """Jobs from sacct's lines (-X: without steps)."""
+    jobs: dict[str, Job] = {}
+    for line in text.splitlines():
+        fields = line.split("|", len(_SACCT) - 1)
+        if len(fields) < len(_SACCT):
+            continue
+        shown, plain, state_text, status, start, end, submitted, nodes = (each.strip() for each in fields)
+        state = parse_state(state_text)
+        ended = parse_time(end)
+        job = Job(
+            shown,
+            state,
+            terminal=_is_final(state, ended, now),
+            submitted=parse_time(submitted),
+            start=parse_time(start),
+            end=ended,
+            nodes=_words(nodes),
+            exit_status=parse_exit(status) if state.terminal else None,
+            source="sacct",
+        )
+        jobs[shown] = job
+        jobs.setdefault(plain, job)
+    return jobs
+
+
+def parse_exit(text: str) -> int | None:
+    """sacct's ExitCode `3:0` (status 3), `0:9` (signal 9) as a shell gives it: 3, 137."""
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None:
+        return None
+    return 128 + int(match[2]) if int(match[2]) else int(match[1])
+
+
+def _from_squeue(ids: list[str], shell: Shell, now: float) -> dict[str, Job]:
+    argv = [
+        "squeue",
+        "--noheader",
+        "--array",
+        "--states=all",
+        f"--format={'|'.join(_SQUEUE)}",
+        f"--jobs={','.join(ids)}",
+    ]
+    result = ask(argv, shell)
+    if result.status != 0 and "Invalid job id" not in result.stderr:
+        # Asked for one job, squeue ends with an error where the queue has forgotten it; of several it leaves it out.
+        raise NoAnswer(f"squeue: {first_error(result)}")
+    return {name: job for name, job in parse_squeue(result.stdout, now).items() if name in ids}
+
+
+def _from_sacct(ids: list[str], shell: Shell, now: float) -> tuple[dict[str, Job], str | None]:
+    argv = [
+        "sacct",
+        "--allocations",
+        "--parsable2",
+        "--noheader",
+        f"--format={','.join(_SACCT)}",
+        f"--jobs={','.join(ids)}",
+    ]
+    result = ask([*argv, f"--jobs={','.join(ids)}"], shell)
+    if result.status != 0:
+        return {}, first_error(result)
+    return {name: job for name, job in parse_sacct(result.stdout, now).items() if name in ids}, None
+
+
+def _is_final(state: State, ended: float | None, now: float) -> bool:
+    if not state.terminal:
+        return False
+    return state not in _MAY_RETURN or (ended is not None and now - ended > _SETTLED_S)
+
+
+def _words(text: str) -> str | None:
+    return None if text in ("", "None", "(null)", "None assigned", "N/A") else text
+
+
+def _chunks(ids: list[str]) -> Iterable[list[str]]:
+    return (ids[start : start + _IDS_PER_COMMAND] for start in range(0, len(ids), _IDS_PER_COMMAND))

@@ -1,0 +1,209 @@
+"""sbatch, once: a submission without an answer may have succeeded; it is looked for before anybody repeats it."""
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.errors import CommandError, RequestError, SlurmError
+from launcher.shell import Result, Shell
+from launcher.slurm.ask import NoAnswer, answer, first_error, no_answer
+
+_TIMEOUT_S = 150.0
+"""sbatch itself tries again for up to two minutes while the controller's queue is full."""
+
+_NEVER_ARRIVED = ("connect failure", "Connection refused", "Could not establish a configuration source", "Munge encode")
+
+_REFUSALS: tuple[tuple[str, str], ...] = (
+    ("nvalid partition", "Name an existing one with --partition; `sinfo -s` lists them."),
+    ("nvalid account", "Name one with --account; `sacctmgr -nP show assoc where user=$USER` lists yours."),
+    ("nvalid qos", "Name one with --qos; `sacctmgr -nP show qos format=name` lists them."),
+    ("time limit is invalid", "Ask for less with --time; `sinfo -o '%P %l'` shows each partition's limit."),
+    ("nvalid --time", "Write --time as minutes, H:MM:SS or D-HH:MM:SS."),
+    (
+        "node configuration is not available",
+        "No node has that many GPUs, CPUs or that much memory; `sinfo -o '%P %D %c %m %G'` shows what there is.",
+    ),
+    ("Node count specification invalid", "Ask for fewer nodes with --nodes; `sinfo -o '%P %D %s'` shows the limits."),
+    ("More processors requested than permitted", "The partition has not that many; see `sinfo -o '%P %D %c %G'`."),
+    ("partition configuration not available", "The partition cannot run this now; `sinfo` shows its state and limits."),
+    ("nvalid node name", "--nodelist and --exclude take names that `sinfo -N` lists."),
+    ("nodes not in this partition", "Choose nodes of the partition: `sinfo -N -p PARTITION`."),
+    (
+        "nvalid generic resource",
+        "This cluster has no such resource; `sinfo -o '%G'` lists them. --no-sbatch gres leaves it out.",
+    ),
+    ("nvalid feature", "`sinfo -o '%f'` lists the features."),
+    ("eservation", "`scontrol show reservation` lists reservations and who may use them."),
+    (
+        "violates accounting/QOS policy",
+        "Too large, too long or too many jobs for your account or QOS; see `sacctmgr show qos`.",
+    ),
+    ("nvalid license", "`scontrol show licenses` lists them."),
+    ("ependency", "A job of --dependency is wrong or has ended already."),
+    ("emory specification", "Ask for less memory, or leave it to the site with --no-sbatch mem."),
+    (
+        "unrecognized option",
+        "This Slurm does not know the option; --no-sbatch KEY leaves one out that the profile gives.",
+    ),
+    ("nvalid wckey", "Give a key of yours: --sbatch wckey=KEY."),
+    (
+        "Access/permission denied",
+        "You may not submit there: ask for access, or choose another --partition or --account.",
+    ),
+    ("nvalid --", "See `man sbatch` for the values that this option takes."),
+    ("nvalid specification", "See `man sbatch` for the values that this option takes."),
+    ("CPU count per node", "No node has that many CPUs; see `sinfo -o '%P %c'`."),
+    ("oo many", "Ask for less."),
+)
+"""Words in sbatch's refusals (src/common/slurm_errno.c, src/sbatch/opt.c), and what to do about them."""
+
+
+class SubmissionUnknown(SlurmError):  # noqa: N818 - a state of knowledge, not a defect
+    """sbatch got no answer, and neither did the search for the job: it may exist. Nobody may submit it again yet."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that Slurm has accepted. `cluster` is set where Slurm names one (several clusters)."""
+
+    job: str
+    cluster: str | None = None
+    recovered: bool = False
+    """sbatch reported no success, but the job was found in the queue."""
+
+
+def submit(
+    script: Path,
+    shell: Shell,
+    *,
+    token: str,
+    options: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    patience_s: float = 30.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Submission:
+    """Submit a batch script and return the job.
+
+    `token` must be in the job's comment or name (by the script's own directives, or `options`) and in no other
+    job's: by it the job is found again where sbatch got no answer. Raises RequestError with sbatch's own words where
+    Slurm refused the request, SubmissionUnknown where the job may or may not exist, SlurmError where it does not.
+    """
+    result = None
+    try:
+        argv = ["sbatch", "--parsable", *options, str(script)]
+        result = shell.run(argv, env=env, cwd=cwd, check=False, timeout_s=_TIMEOUT_S)
+        words = first_error(result) if result.status else "it printed no job id"
+    except CommandError as error:
+        if "was not found" in error.message:
+            raise SlurmError(error.message, hint="Submit where Slurm's commands are: a login node.") from error
+        words = error.message
+    if result is not None and result.status == 0 and (submission := parse_submission(result.stdout)):
+        return submission
+    if result is not None and result.status != 0 and not _may_exist(result):
+        raise refusal(result)
+    found = search(token, shell, patience_s=patience_s, clock=clock, sleep=sleep)
+    if found is None:
+        raise SlurmError(f"sbatch: {words}", hint="Slurm answers again and has no such job: submit it again.")
+    return Submission(found, recovered=True)
+
+
+def parse_submission(text: str) -> Submission | None:
+    """Job (and cluster) from `sbatch --parsable`, whatever a site's plugins print around it."""
+    for line in reversed(text.splitlines()):
+        if match := re.fullmatch(r"\s*(\d+)(?:;(\S+))?\s*", line):
+            return Submission(match[1], match[2])
+    return None
+
+
+def refusal(result: Result) -> RequestError | SlurmError:
+    """sbatch's error as ours, with its own words and a hint where we have one."""
+    words = first_error(result)
+    if no_answer(result.stderr):
+        return SlurmError(f"sbatch: {words}", hint="Slurm's controller is not reachable; nothing was submitted.")
+    hint = next((hint for part, hint in _REFUSALS if part in words), None)
+    if hint is None:
+        return SlurmError(f"sbatch refused the job: {words}")
+    return RequestError(f"sbatch refused the job: {words}", hint=hint)
+
+
+def find_submission(token: str, shell: Shell) -> str | None:
+    """The job which carries `token` in its comment or name, ended or not; None if Slurm knows none.
+
+    Raises NoAnswer.
+    """
+    whole = re.compile(rf"(?<![\w-]){re.escape(token)}(?![\w-])")  # run-1 is not in run-10
+    for argv in (
+        ["squeue", "--me", "--noheader", "--states=all", "--format=%i|%k|%j"],
+        [
+            "sacct",
+            "--allocations",
+            "--parsable2",
+            "--noheader",
+            "--starttime=now-1day",
+            "--format=JobIDRaw,Comment,JobName",
+        ],
+    ):
+        try:
+            text = answer(argv, shell)
+        except NoAnswer:
+            if argv[0] == "squeue":
+                raise
+            return None
+        except SlurmError:
+            continue  # without accounting the queue alone has to know
+        for line in text.splitlines():
+            job, _, rest = line.partition("|")
+            if whole.search(rest):
+                return job.strip()
+    return None
+
+
+def search(
+    token: str,
+    shell: Shell,
+    *,
+    patience_s: float = 30.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str | None:
+    """Look for a submission that was not answered until it is found, or has been absent for as long as a message lives.
+
+    None: Slurm has answered for more than its MessageTimeout and knows no such job, so it may be submitted again.
+    Raises SubmissionUnknown where Slurm stays silent for `patience_s`.
+    """
+    begin = clock()
+    absent_since: float | None = None
+    message_timeout_s: float | None = None
+    while True:
+        try:
+            job = find_submission(token, shell)
+            if job is not None:
+                return job
+            if message_timeout_s is None:
+                message_timeout_s = _message_timeout_s(shell)
+            absent_since = clock() if absent_since is None else absent_since
+            if clock() - absent_since > message_timeout_s:
+                return None
+        except NoAnswer as error:
+            absent_since = None
+            if clock() - begin > patience_s:
+                raise SubmissionUnknown(
+                    f"sbatch got no answer, and the job cannot be looked for either ({error.message}): it may exist",
+                    hint=f"When Slurm answers again, `squeue --me -o '%i %k %j' | grep {token}` shows whether it does.",
+                ) from error
+        sleep(1.0)
+
+
+def _may_exist(result: Result) -> bool:
+    """Whether a job may exist although sbatch failed: its message was sent, and no answer came."""
+    words = no_answer(result.stderr)
+    return words is not None and not any(part in words for part in _NEVER_ARRIVED)
+
+
+def _message_timeout_s(shell: Shell) -> float:
+    match = re.search(r"^MessageTimeout\s*=\s*(\d+)", answer(["scontrol", "show", "config"], shell), re.MULTILINE)
+    return float(match[1]) if match else 10.0

@@ -1,0 +1,122 @@
+"""One recipe, three ways to run it: what a task executes and sees is the same."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.virtual_cluster import VirtualCluster
+from tests.launch.running import MIRROR, User, user_of
+
+# All that may differ between modes: what Slurm tells a task, and what follows from where it runs.
+DIFFERING = re.compile(
+    r"SLURM.*|MASTER_ADDR|MASTER_PORT|LAUNCHER_RUN_DIR|PWD|TMPDIR|CUDA_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ROCR_VISIBLE_DEVICES"
+    r"|ZE_AFFINITY_MASK|HOSTNAME|_"
+)
+SETTINGS = ("text=a b", "train.train_iters=20", "model.x={A:1,B:2}", "model.y=[[a, b],[0.5,0.5]]", "z=${oc.env:HOME}")
+
+
+@pytest.fixture
+def user(tmp_path: Path, slurm_cluster: VirtualCluster) -> User:
+    return user_of(tmp_path, slurm_cluster)
+
+
+def everywhere(user: User, cluster: VirtualCluster, nodes: int, ranks: int, *, local: bool) -> dict[str, Path]:
+    """The run directories of the same request in each mode."""
+    shape = ("--gpus-per-node", str(ranks))
+    common = ("small.py", "--entrypoint", MIRROR, *SETTINGS, *shape, "--env", "QUOTED=it's $HOME")
+    runs = {}
+    if local:
+        user.run("run", *common, "--cluster", "local", "--run-root", "local")
+        runs["local"] = next((user.directory / "local").glob("small/*"))
+    slurm = ("--nodes", str(nodes))
+    options = ("-N", str(nodes), f"--ntasks-per-node={ranks}", f"--gpus-per-node={ranks}")
+    user.salloc("run", *common, *slurm, "--run-root", "srun", options=options)
+    runs["srun"] = next((user.directory / "srun").glob("small/*"))
+    answer = json.loads(user.run("submit", *common, *slurm, "--run-root", "sbatch", "--json").stdout)
+    assert cluster.wait(answer["job"], "COMPLETED", "FAILED") == "COMPLETED"
+    runs["sbatch"] = Path(answer["run_dir"])
+    return runs
+
+
+def without_paths(run: Path) -> Any:
+    """A plan with what may differ between modes taken out."""
+    text = (run / "plan.json").read_text()
+    plan = json.loads(text.replace(str(run), "RUN").replace(run.name, "ID"))
+    for key in ("mode", "cluster", "device", "request"):
+        del plan[key]
+    return plan
+
+
+@pytest.mark.parametrize(("nodes", "ranks", "local"), [(1, 4, True), (2, 2, False)])
+def test_what_a_task_executes_is_the_same_in_every_mode(
+    user: User, slurm_cluster: VirtualCluster, nodes: int, ranks: int, local: bool
+) -> None:
+    if local:  # so that the two profiles say the same
+        profile = (
+            'scheduler = "local"\ndevice = "cpu"\n[env]\nOMP_NUM_THREADS = "1"\n[directives]\ngpus-per-node = true\n'
+        )
+        (user.directory / "clusters/local.toml").write_text(profile)
+    runs = everywhere(user, slurm_cluster, nodes, ranks, local=local)
+    for name in ("argv.json", "step.sh"):
+        assert len({(run / name).read_bytes() for run in runs.values()}) == 1, name
+    plans = {mode: without_paths(run) for mode, run in runs.items()}
+    assert plans["srun"] == plans["sbatch"]
+    environments = {mode: [rank["environ"] for rank in user.seen(run)] for mode, run in runs.items()}
+    assert {len(found) for found in environments.values()} == {nodes * ranks}
+    for mode in environments:
+        for rank, found in enumerate(environments[mode]):
+            twin = environments["sbatch"][rank]
+            differing = {name for name in {*found, *twin} if found.get(name) != twin.get(name)}
+            assert {name for name in differing if not DIFFERING.fullmatch(name)} == set(), mode
+    for mode, run in runs.items():
+        for rank, seen in enumerate(user.seen(run)):
+            assert seen["environ"]["RANK"] == str(rank), mode
+            assert seen["environ"]["LOCAL_RANK"] == str(rank % ranks)
+            assert seen["environ"]["WORLD_SIZE"] == str(nodes * ranks)
+            assert seen["environ"]["LOCAL_WORLD_SIZE"] == str(ranks)
+            assert seen["environ"]["QUOTED"] == "it's $HOME"
+            assert seen["argv"]["arguments"] == {"text": "a b"}
+            assert tuple(seen["argv"]["overrides"]) == SETTINGS[1:]
+
+
+def test_ranks_meet_at_the_first_node_of_the_step(user: User, slurm_cluster: VirtualCluster) -> None:
+    # The step takes two nodes of an allocation of three.
+    user.salloc("run", "small.py", "--entrypoint", MIRROR, "--nodes", "2", options=("-N3", "--ntasks-per-node=2"))
+    seen = [rank["environ"] for rank in user.seen(user.runs()[0])]
+    assert {rank["MASTER_ADDR"] for rank in seen} == {slurm_cluster.address("n1")}
+    ports = {int(rank["MASTER_PORT"]) for rank in seen}
+    assert len(ports) == 1
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert 20000 <= ports.pop() < min(low, 29000)
+
+
+def test_nothing_else_of_the_shell_reaches_a_rank(user: User, slurm_cluster: VirtualCluster) -> None:
+    function = {"BASH_FUNC_hello%%": "() {  echo hello\n}"}
+    noise = {"PYTHONPATH": "/nowhere", "LD_PRELOAD_X": "x", "EDITOR": "vi", "SLURM_NTASKS": "99", **function}
+    user.run("run", "small.py", "--entrypoint", MIRROR, "--cluster", "local", "--gpus-per-node", "1", **noise)
+    answer = json.loads(user.run("submit", "small.py", "--entrypoint", MIRROR, "--json", **noise).stdout)
+    slurm_cluster.wait(answer["job"], "COMPLETED")
+    for run in user.runs():
+        for rank in user.seen(run):
+            assert not {"PYTHONPATH", "LD_PRELOAD_X", "EDITOR", *function} & set(rank["environ"])
+            assert rank["environ"]["WORLD_SIZE"] in ("1", "2")
+
+
+def test_a_second_job_of_one_submission_leaves_it_alone(user: User, slurm_cluster: VirtualCluster) -> None:
+    answer = json.loads(user.run("submit", "small.py", "--entrypoint", MIRROR, "--json").stdout)
+    slurm_cluster.wait(answer["job"], "COMPLETED")
+    run = Path(answer["run_dir"])
+    twin = subprocess.run(
+        ["sbatch", "--parsable", str(run / "sbatch.sh")],
+        env=slurm_cluster.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    assert slurm_cluster.wait(twin, "COMPLETED") == "COMPLETED"
+    assert [path.name for path in (run / "attempts").iterdir()] == ["000"]
+    assert f"job {answer['job']} has this submission" in (run / "sbatch.log").read_text()
