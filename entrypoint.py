@@ -1,0 +1,38 @@
+"""What each rank of a job runs: `python3 RUN/code/entrypoint.py`, without arguments.
+
+All that it does is in launcher/runtime; `--check-config` resolves a configuration without training
+(launcher/runtime/check.py).
+"""
+
+import os
+import sys
+
+
+def main() -> int:
+    """Exit status: 0 finished or stopped, 2 the request was wrong, 1 anything else."""
+    if sys.argv[1:] == ["--check-config"]:
+        from launcher.runtime import check
+
+        return check.main()
+    from launcher.runtime import rank, record
+    from launcher.runtime.errors import UserError
+
+    try:
+        if sys.argv[1:]:
+            raise UserError(
+                f"the entrypoint takes no arguments, and was given {sys.argv[1:]}", hint="argv.json holds them"
+            )
+        # Before torch is imported: these mistakes should cost no time, on any number of ranks.
+        this = rank.read_rank(os.environ)
+        record.refuse_second_start(this)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from launcher.runtime import train
+
+    return train.run(this)
+
+
+# Saving a checkpoint starts a process that imports this module again: without the guard it would train, too.
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Which checkpoints of a directory are complete: a pure function over files, with the standard library alone.
+
+Bridge 0.6.2 takes the iteration from its tracker file and has no second choice: a save that was cut short after the
+tracker (or a shard lost later) makes every resume fail, and a missing tracker makes it start from nothing without a
+word. So the directories are looked at themselves.
+
+Layout of a `torch_dist` checkpoint, as written by Bridge 0.6.2 with megatron-core 0.19.2: `iter_NNNNNNN/` with shards
+`__R_W.distcp`, `.metadata` (written after all shards), `metadata.json`, then `train_state.pt` and `run_config.yaml`;
+beside the directories `latest_train_state.pt` and `latest_checkpointed_iteration.txt`.
+"""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any, Optional
+
+TRACKERS = ("latest_train_state.pt", "latest_checkpointed_iteration.txt")
+MARKERS = ("run_config.yaml", "train_state.pt", "metadata.json", ".metadata")
+REQUIRED = ("train_state.pt", "metadata.json", ".metadata")
+
+
+def newest_complete(directory: Path) -> Optional[int]:
+    """The newest iteration of which `directory` holds all that loading needs; None where there is none."""
+    return next((step for step, path in reversed(iterations(directory)) if is_complete(path)), None)
+
+
+def iterations(directory: Path) -> list[tuple[int, Path]]:
+    """Iterations that have a directory, complete or not, in ascending order."""
+    if not directory.is_dir():
+        return []
+    found = [(re.fullmatch(r"iter_(\d+)", path.name), path) for path in directory.iterdir()]
+    return sorted((int(match[1]), path) for match, path in found if match and path.is_dir())
+
+
+def is_complete(path: Path) -> bool:
+    """Whether an iteration's directory holds every file that loading needs, none shorter than it was written."""
+    if not all(_size(path / name) > 0 for name in REQUIRED):
+        return False
+    try:
+        shards = shard_sizes((path / ".metadata").read_bytes())
+    except (OSError, pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError, TypeError):
+        return False
+    return bool(shards) and all(_size(path / name) >= size for name, size in shards.items())
+
+
+def holds_checkpoint(directory: Path) -> bool:
+    """Whether Bridge would load something from `directory`: checkpoints, one of them, or a Hugging Face model."""
+    if any((directory / name).is_file() for name in (*TRACKERS, *MARKERS)):
+        return True
+    # Bridge takes a Hugging Face model's directory (config and weights) for a checkpoint too.
+    return (directory / "config.json").is_file() and any(directory.glob("*.safetensors"))
+
+
+def has_tracker(directory: Path) -> bool:
+    """Whether Bridge sees a checkpoint in `directory` at all: without a tracker it looks at no iteration."""
+    return any((directory / name).is_file() for name in TRACKERS)
+
+
+def shard_sizes(metadata: bytes) -> dict[str, int]:
+    """Bytes that each shard file holds at least, from the pickled `.metadata` of torch.distributed.checkpoint.
+
+    The pickle is read without torch and without running anything from it: every class becomes a bare record.
+    """
+    sizes: dict[str, int] = {}
+    content = _Records(metadata).load()
+    for info in vars(content)["storage_data"].values():
+        fields = vars(info)
+        name = str(fields["relative_path"])
+        sizes[name] = max(sizes.get(name, 0), int(fields["offset"]) + int(fields["length"]))
+    return sizes
+
+
+class _Record:
+    """Stands for an object of any class in a pickle: its constructor's arguments are dropped, its attributes kept."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self.arguments = (*arguments, *keywords.values())
+
+    def __setstate__(self, state: Any) -> None:
+        # Dataclasses with slots have (None, attributes).
+        attributes = state[1] if isinstance(state, tuple) and len(state) == 2 else state
+        if isinstance(attributes, dict):
+            self.__dict__.update(attributes)
+
+
+class _Records(pickle.Unpickler):
+    def __init__(self, data: bytes) -> None:
+        import io
+
+        super().__init__(io.BytesIO(data))
+
+    def find_class(self, module: str, name: str) -> Any:
+        return type(name, (_Record,), {"__module__": module})
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else -1
+    except OSError:
+        return -1

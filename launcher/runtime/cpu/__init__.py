@@ -1,0 +1,12 @@
+"""The CPU back end: Megatron Bridge's own training loop over gloo, on machines without a GPU.
+
+Imported only where a rank computes on CPU. `enable()` makes "cuda" mean "cpu" in this process and fills the gaps that
+Megatron has without Transformer Engine; `prepare(config)` turns off in one configuration what exists on GPUs alone. A
+recipe knows of neither.
+"""
+
+from .configuration import prepare
+from .enabling import PATCHES, enable
+from .patch import Patch
+
+__all__ = ["PATCHES", "Patch", "enable", "prepare"]

@@ -1,0 +1,156 @@
+"""megatron-bridge 0.6.2: imports that only a GPU image can serve, and its demand for CUDA."""
+
+import functools
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import sys
+import types
+from collections.abc import Sequence
+from typing import Any
+
+from .patch import Patch
+
+OF = "megatron-bridge 0.6.2"
+LORA = "megatron.bridge.peft.lora_layers"
+TE_IMPORT = b"import transformer_engine.pytorch as te\n"
+
+
+class Absent(type):
+    """Stands for a module of Transformer Engine: every name in it is a class of which nothing is an instance."""
+
+    def __getattr__(cls, name: str) -> "Absent":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Absent(name, (), {})
+
+
+class _LoraLoader(importlib.machinery.SourceFileLoader):
+    def get_code(self, fullname: str) -> types.CodeType:  # noqa: ARG002 the name is the loader's own
+        # Not through the byte code cache: what is compiled here must never be found by a process that has a GPU.
+        stand_in = f"from {__name__} import Absent; te = Absent('te', (), {{}})\n".encode()
+        source = self.get_data(self.path).replace(TE_IMPORT, stand_in)
+        code: types.CodeType = compile(source, self.path, "exec", dont_inherit=True)
+        return code
+
+
+class _LoraFinder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None) -> Any:
+        if fullname != LORA:
+            return None
+        spec = super().find_spec(fullname, path, target)
+        if spec is not None and spec.origin is not None:
+            spec.loader = _LoraLoader(fullname, spec.origin)
+        return spec
+
+
+def _lora_without_te() -> None:
+    sys.meta_path.insert(0, _LoraFinder)
+
+
+def _lora_source() -> bytes:
+    # Of all parents only the namespace and the packages' own directories are needed, not their code.
+    import megatron
+
+    root = next(iter(megatron.__path__))
+    with open(f"{root}/bridge/peft/lora_layers.py", "rb") as file:  # noqa: PTH123 one read, no path arithmetic
+        return file.read()
+
+
+class CallWrapper:
+    """Stands for nvidia_resiliency_ext.inprocess.CallWrapper, which pretrain() names in an annotation."""
+
+
+def _no_resiliency() -> None:
+    package = types.ModuleType("nvidia_resiliency_ext")
+    inprocess = types.ModuleType("nvidia_resiliency_ext.inprocess")
+    # Below any version that megatron-core would use, so that it takes its own checkpoint writers.
+    package.__version__ = "0"  # type: ignore[attr-defined]
+    package.inprocess = inprocess  # type: ignore[attr-defined]
+    inprocess.CallWrapper = CallWrapper  # type: ignore[attr-defined]
+    sys.modules.update({package.__name__: package, inprocess.__name__: inprocess})
+
+
+def _resiliency_unusable() -> bool:
+    try:
+        version = importlib.import_module("importlib.metadata").version("nvidia-resiliency-ext")
+    except ImportError:
+        return True
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (0, 6)
+
+
+def _no_cuda_needed() -> None:
+    from megatron.bridge.training import initialize, setup
+
+    setup.initialize_megatron = functools.partial(initialize.initialize_megatron, allow_no_cuda=True)
+
+
+def _initialize_fits() -> bool:
+    from megatron.bridge.training import initialize, setup
+
+    takes = "allow_no_cuda" in inspect.signature(initialize.initialize_megatron).parameters
+    return takes and callable(setup.initialize_megatron)
+
+
+def _helpers_are_built() -> None:
+    from megatron.bridge.training import initialize
+
+    initialize.compile_helpers = lambda: None
+
+
+def _helpers_fit() -> bool:
+    from megatron.bridge.training import initialize
+    from megatron.core.datasets import helpers_cpp
+
+    return helpers_cpp is not None and callable(initialize.compile_helpers)
+
+
+def _makefile_missing() -> bool:
+    import megatron.core.datasets
+
+    directory = next(iter(megatron.core.datasets.__path__))
+    return not importlib.import_module("pathlib").Path(directory, "Makefile").exists()
+
+
+BEFORE_IMPORT = (
+    Patch(
+        "LoRA without Transformer Engine",
+        OF,
+        "peft/lora_layers.py imports transformer_engine whether it is there or not, and everything imports peft",
+        _lora_without_te,
+        fits=lambda: TE_IMPORT in _lora_source(),
+        needed=lambda: importlib.util.find_spec("transformer_engine") is None,
+    ),
+    Patch(
+        "no nvidia-resiliency-ext",
+        "megatron-bridge 0.6.2, megatron-core 0.19.2",
+        "pretrain.py needs its CallWrapper for an annotation, megatron-core 0.19 its version 0.6, whose wheel needs a "
+        "newer glibc than many machines without a GPU have; with 0.4.1 megatron-core fails on import",
+        _no_resiliency,
+        fits=lambda: True,
+        needed=_resiliency_unusable,
+    ),
+)
+
+PATCHES = (
+    Patch(
+        "no CUDA needed",
+        OF,
+        "setup() calls initialize_megatron() without its allow_no_cuda",
+        _no_cuda_needed,
+        fits=_initialize_fits,
+        needed=lambda: (
+            "allow_no_cuda" not in inspect.getsource(importlib.import_module("megatron.bridge.training.setup").setup)
+        ),
+    ),
+    Patch(
+        "dataset helpers are built already",
+        "megatron-core 0.19.2",
+        "Bridge runs `make` in megatron/core/datasets; the wheel has the compiled helper there, and no Makefile",
+        _helpers_are_built,
+        fits=_helpers_fit,
+        needed=_makefile_missing,
+    ),
+)

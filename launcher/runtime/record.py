@@ -1,0 +1,146 @@
+"""The record that a rank leaves of its own end, `ranks/NNNN.json`, and atomic writes for it."""
+
+import contextlib
+import json
+import os
+import socket
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Optional
+
+from .errors import UserError
+from .rank import Rank
+
+VERSION = 1
+
+# What gloo and NCCL say when it is the other side that is gone. Neither gives these errors a type of its own:
+# gloo raises a plain RuntimeError.
+PEER_LOST = (
+    "gloo/transport",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "NCCL error",
+    "NCCL communicator was aborted",
+    "Timed out waiting",
+    "watchdog",
+    "DistStoreError",
+)
+COMMUNICATION_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError")
+
+
+@dataclass(frozen=True)
+class End:
+    """How a rank ended. `outcome` is finished, stopped or failed; `iteration` the last one that was completed."""
+
+    outcome: str
+    reason: Optional[str] = None
+    iteration: Optional[int] = None
+    exception: Optional[dict[str, Any]] = None
+    cause: Optional[str] = None
+
+    @property
+    def exit_status(self) -> int:
+        """0 finished or stopped, 2 the request was wrong, 1 anything else."""
+        if self.outcome != "failed":
+            return 0
+        return 2 if self.cause == "user" else 1
+
+
+def failure(error: BaseException, code_dir: Path, iteration: Optional[int] = None) -> End:
+    """The end of a rank whose exception is `error`; `code_dir` tells the user's own files from the rest."""
+    user = isinstance(error, UserError)
+    where = error.where if isinstance(error, UserError) and error.where else place(error.__traceback__, code_dir)
+    message = error.message if isinstance(error, UserError) else str(error)
+    if isinstance(error, UserError) and error.hint:
+        message = f"{message} ({error.hint})"
+    exception = {
+        "type": type(error).__name__,
+        "message": message,
+        "where": where,
+        "traceback": "".join(traceback.format_exception(type(error), error, error.__traceback__)),
+    }
+    cause = "user" if user else "communication" if is_communication(error) else "program"
+    return End("failed", iteration=iteration, exception=exception, cause=cause)
+
+
+def is_communication(error: BaseException) -> bool:
+    """Whether `error` says that a peer or the network is gone: mostly a consequence of another rank's end."""
+    if type(error).__name__ in COMMUNICATION_TYPES or isinstance(error, ConnectionError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in PEER_LOST)
+
+
+def place(trace: Optional[TracebackType], code_dir: Path) -> Optional[str]:
+    """`file:line in function`: the innermost frame in the recipe's own files, else the innermost of all."""
+    frames = traceback.extract_tb(trace)
+    if not frames:
+        return None
+    recipe_dir = str(code_dir / "recipe") + os.sep
+    own = [frame for frame in frames if frame.filename.startswith(recipe_dir)]
+    frame = (own or list(frames))[-1]
+    name = os.path.relpath(frame.filename, code_dir) if own else frame.filename
+    return f"{name}:{frame.lineno} in {frame.name}"
+
+
+def rank_file(rank: Rank) -> Path:
+    """Where a rank's own record goes."""
+    return rank.attempt_dir / "ranks" / f"{rank.rank:04d}.json"
+
+
+def refuse_second_start(rank: Rank) -> None:
+    """Raise UserError where this rank has ended before in this attempt: records are written once."""
+    record = rank_file(rank)
+    used = next((path for path in (record, record.with_suffix(".exit")) if path.exists()), None)
+    if used is not None:
+        raise UserError(
+            f"attempt {rank.attempt} of {rank.run_dir.name} was used already: {used.name} exists for rank {rank.rank}",
+            where=str(used),
+            hint="start the next attempt with `launcher run --resume`, or a new run",
+        )
+
+
+def write_end(rank: Rank, end: End) -> Path:
+    """Write the rank's record once, atomically; returns its path."""
+    record = {
+        "version": VERSION,
+        "rank": rank.rank,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "time": time.time(),
+        **asdict(end),
+    }
+    path = rank_file(rank)
+    write_json(path, record)
+    return path
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` so that a reader sees all of it or nothing, even after a crash of the machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, default=str)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    # The rename itself is durable only when the directory is; some network file systems refuse that, which is no loss.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

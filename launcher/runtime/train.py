@@ -1,0 +1,183 @@
+"""The sequence that one rank goes through, from argv.json to the record of its end."""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Optional
+
+from . import backend, environment, paths, record
+from .errors import UserError
+from .events import Events, Timeline
+from .rank import Rank
+
+
+class Interrupted(BaseException):
+    """A signal to end came before training; BaseException, so that no library takes it for an error of its own."""
+
+
+@dataclass
+class Job:
+    """What is known about the rank's work so far; `end` can be told at any point of it."""
+
+    rank: Rank
+    started: float = field(default_factory=time.time)
+    events: Optional[Events] = None
+    config: Optional[Any] = None
+
+    @property
+    def iteration(self) -> Optional[int]:
+        """The last completed iteration; None before the training loop."""
+        return None if self.events is None else self.events.progress.iteration
+
+
+def run(rank: Rank) -> int:
+    """Train, write the rank's end whatever happens, and return its exit status."""
+    job = Job(rank)
+    timeline = Timeline(rank)
+    try:
+        with signals_raise():
+            request = read_request(rank)
+            job.config, device = configure(rank, request, timeline, job.started)
+        train(job, device, timeline)
+        end = record.End("finished", iteration=job.iteration)
+    except BaseException as error:  # whatever it is, the process ends here
+        end = _judge(job, error)
+    if job.events is not None:
+        with contextlib.suppress(Exception):
+            job.events.flush(wait=end.outcome != "failed")
+    record.write_end(rank, end)
+    timeline.event("end", time.time() - job.started, outcome=end.outcome, reason=end.reason, iteration=end.iteration)
+    _tell(rank, end)
+    _leave_group(end)
+    return end.exit_status
+
+
+def read_request(rank: Rank) -> dict[str, Any]:
+    """argv.json of the run: recipe, arguments, overrides and settings."""
+    path = rank.run_dir / "argv.json"
+    try:
+        request: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in ("recipe", "arguments", "overrides", "settings") if key not in request]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"argv.json cannot be read: {error}", where=str(path)) from error
+    if missing or request.get("version") != 1:
+        raise UserError(f"argv.json is not of version 1 or lacks {', '.join(missing) or 'nothing'}", where=str(path))
+    return request
+
+
+def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: float) -> tuple[Any, str]:
+    """The configuration to train with, and the device; may start this process anew, once (see environment.py)."""
+    from . import check, overrides, recipe
+
+    settings, keys = request["settings"], paths.overridden(request["overrides"])
+    device = backend.select(settings.get("device", "auto"))
+    if device == "cpu":
+        from . import cpu
+
+        cpu.enable()
+    config = recipe.load(request["recipe"], request["arguments"], rank.code_dir)
+    config = overrides.apply(config, request["overrides"])
+    environment.apply(environment.wanted(config.env_vars, settings.get("user_env", ()), os.environ), device)
+    timeline.event("imports", time.time() - started, device=device)
+    if rank.rank == 0:
+        environment.write_environment(rank.attempt_dir / "environment.json", os.environ)
+    if device == "cpu":
+        config = cpu.prepare(config)
+    paths.place_files(config, rank, keys)
+    paths.stop_on_signal(config, keys)
+    paths.choose_checkpoint(config, rank, keys, bool(settings.get("load", False)))
+    checked = check.validate(config, rank.world_size, request["overrides"])
+    if rank.rank == 0:
+        for warning in checked.warnings:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return config, device
+
+
+def train(job: Job, device: str, timeline: Timeline) -> None:
+    """Bridge's own pretrain(), with this launcher's callback."""
+    from megatron.bridge.training import pretrain as bridge
+    from megatron.bridge.training.gpt_step import forward_step
+
+    job.events = Events(job.rank, device, timeline)
+    bridge.logger.addFilter(_not_a_clean_stop)
+    bridge.pretrain(job.config, forward_step, callbacks=job.events.manager(job.config))
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[None]:
+    """Inside the block SIGTERM raises Interrupted, so that a rank which is stopped before training says so.
+
+    Only there: later Bridge has a handler of its own, and while process groups are made the default (to die at once) is
+    better than an exception that waits for a collective to end.
+    """
+
+    def interrupt(number: int, _frame: Optional[FrameType]) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _judge(job: Job, error: BaseException) -> record.End:
+    if isinstance(error, (Interrupted, KeyboardInterrupt)):
+        name = "SIGINT" if isinstance(error, KeyboardInterrupt) else str(error)
+        return record.End("stopped", f"signal {name}", job.iteration)
+    in_loop = job.events is not None and job.events.progress.state is not None
+    if isinstance(error, SystemExit) and error.code in (0, None) and in_loop:
+        return record.End("stopped", _stop_reason(job), job.iteration)
+    return record.failure(error, job.rank.code_dir, job.iteration)
+
+
+def _stop_reason(job: Job) -> str:
+    """Why Bridge's loop left early, in the order in which it asks: signal, duration, interval, stragglers."""
+    assert job.events is not None and job.config is not None  # noqa: S101 only called from inside the loop
+    progress, options = job.events.progress, job.config.train
+    if progress.signalled:
+        requested = (job.rank.attempt_dir / "stop").exists()
+        return "requested" if requested else f"signal {signal.Signals(options.exit_signal).name}"
+    minutes = (progress.last_step_time - progress.state.start_time) / 60 if progress.state is not None else 0.0
+    if options.exit_duration_in_mins and minutes > options.exit_duration_in_mins:
+        return "exit_duration"
+    if options.exit_interval and (progress.iteration or 0) % options.exit_interval == 0:
+        return "exit_interval"
+    # The duration is looked at a moment after the time that was noted here.
+    return "exit_duration" if options.exit_duration_in_mins else "straggler detection"
+
+
+def _not_a_clean_stop(entry: logging.LogRecord) -> bool:
+    """False for "Pretrain failed ... SystemExit: 0", Bridge 0.6.2's ERROR about a stop that was asked for."""
+    error = entry.exc_info[1] if entry.exc_info else None
+    return not (isinstance(error, SystemExit) and error.code in (0, None))
+
+
+def _tell(rank: Rank, end: record.End) -> None:
+    if end.exception is not None:
+        kind = "" if end.cause == "user" else f"{end.exception['type']}: "
+        place = f" ({end.exception['where']})" if end.exception["where"] else ""
+        if end.cause != "user":
+            print(end.exception["traceback"], file=sys.stderr)
+        print(f"error: rank {rank.rank}: {kind}{end.exception['message']}{place}", file=sys.stderr, flush=True)
+    elif rank.rank == 0:
+        reason = f" ({end.reason})" if end.reason else ""
+        print(f"run {end.outcome}{reason} at iteration {end.iteration}", flush=True)
+
+
+def _leave_group(end: record.End) -> None:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return
+    if end.outcome == "failed":
+        # Peers may wait in a collective that this rank never joins: an orderly end would wait with them.
+        torch.distributed.distributed_c10d._abort_process_group()
+    else:
+        torch.distributed.destroy_process_group()

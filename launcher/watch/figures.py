@@ -1,0 +1,148 @@
+"""How far an attempt is, from its own events. Pure: lines in, a frozen value out, and words for it."""
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+_RECENT = 20
+"""Iterations that the time of one is taken from."""
+
+_NEXT = {
+    "imports": "setting up process groups",
+    "process_groups": "building the model",
+    "model": "preparing data",
+    "checkpoint_loaded": "preparing data",
+    "train_start": "in the first iteration",
+}
+"""After an event of the timeline: what is going on until the next one."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an attempt has said of itself. Durations in seconds, times since the epoch."""
+
+    iteration: int | None = None
+    first_iteration: int | None = None
+    train_iters: int | None = None
+    loss: float | None = None
+    grad_norm: float | None = None
+    tflops_per_gpu: float | None = None
+    tokens_per_second: float | None = None
+    recent: tuple[float, ...] = ()
+    """Durations of the last iterations."""
+    phase: str = "starting the program"
+    """What is going on before the first iteration."""
+    loaded: int | None = None
+    """Iteration of the checkpoint that it began with."""
+    saved: int | None = None
+    """Iteration of its newest checkpoint."""
+    ended: str | None = None
+    """How rank 0 says that it has ended."""
+    time: float | None = None
+    """Of the newest line: the last sign of life."""
+
+    @property
+    def seconds_per_iteration(self) -> float | None:
+        """Median of the last iterations, without the first one (which compiles and allocates) if there are others."""
+        return statistics.median(self.recent) if self.recent else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to the last iteration, if it goes on as it does now."""
+        per_iteration = self.seconds_per_iteration
+        if per_iteration is None or self.iteration is None or self.train_iters is None:
+            return None
+        return max(0, self.train_iters - self.iteration) * per_iteration
+
+
+def advance(state: Progress, lines: Iterable[str]) -> Progress:
+    """The state after some lines of metrics.jsonl or timeline.jsonl. Lines that are neither change nothing."""
+    for text in lines:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            state = _event(state, line) if "event" in line else _iteration(state, line)
+    return state
+
+
+def _iteration(state: Progress, line: dict[str, Any]) -> Progress:
+    iteration = _number(line, "iteration")
+    if iteration is None:
+        return state
+    seconds = _number(line, "seconds")
+    recent = state.recent if seconds is None else (*state.recent, seconds)[-_RECENT:]
+    if len(recent) == 2 and state.first_iteration == state.iteration:
+        recent = recent[1:]
+    return replace(
+        state,
+        iteration=int(iteration),
+        first_iteration=int(iteration) if state.first_iteration is None else state.first_iteration,
+        train_iters=_int(_number(line, "train_iters"), state.train_iters),
+        loss=_number(line, "loss"),
+        grad_norm=_number(line, "grad_norm"),
+        tflops_per_gpu=_number(line, "tflops_per_gpu"),
+        tokens_per_second=_number(line, "tokens_per_second"),
+        recent=recent,
+        time=_number(line, "time") or state.time,
+    )
+
+
+def _event(state: Progress, line: dict[str, Any]) -> Progress:
+    name = str(line["event"])
+    iteration = _number(line, "iteration")
+    state = replace(state, time=_number(line, "time") or state.time, phase=_NEXT.get(name, state.phase))
+    if name == "save":
+        return replace(state, saved=_int(iteration, state.saved))
+    if name == "checkpoint_loaded":
+        return replace(state, loaded=_int(iteration, state.loaded))
+    if name == "end":
+        return replace(state, ended=str(line.get("outcome") or "ended"))
+    return state
+
+
+def _number(line: dict[str, Any], name: str) -> float | None:
+    value = line.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _int(value: float | None, other: int | None) -> int | None:
+    return other if value is None else int(value)
+
+
+def numbers(state: Progress) -> str:
+    """Loss, time per iteration, TFLOP/s where known, time left: `loss 3.21 | 0.123 s/iteration | 0:01:10 left`."""
+    parts = []
+    if state.loss is not None:
+        parts.append(f"loss {state.loss:.5g}")
+    if state.seconds_per_iteration is not None:
+        parts.append(f"{_short(state.seconds_per_iteration)} s/iteration")
+    if state.tflops_per_gpu is not None and state.tflops_per_gpu >= 0.05:
+        parts.append(f"{state.tflops_per_gpu:.1f} TFLOP/s/GPU")
+    if state.seconds_left is not None and state.iteration != state.train_iters:
+        parts.append(f"{clock(state.seconds_left)} left")
+    return " | ".join(parts)
+
+
+def describe(state: Progress) -> str:
+    """One line: `iteration 12/20 | loss ...`, or what is waited for before the first iteration."""
+    if state.iteration is None:
+        loaded = f" (continuing after iteration {state.loaded})" if state.loaded is not None else ""
+        return f"{state.phase}{loaded}"
+    of = f"/{state.train_iters}" if state.train_iters else ""
+    return " | ".join(part for part in (f"iteration {state.iteration}{of}", numbers(state)) if part)
+
+
+def clock(seconds: float) -> str:
+    """`0:01:10`, `2d 03:00:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days}d {hours:02d}:{minutes:02d}:{rest:02d}" if days else f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.3f}"

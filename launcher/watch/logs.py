@@ -1,0 +1,153 @@
+"""The log of a rank, printed or followed."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from launcher.errors import RequestError
+from launcher.record import Attempt, RunDirectory
+from launcher.shell import Shell
+from launcher.watch.status import status_of
+from launcher.watch.tail import Tail
+
+_LOOK_S = 0.25
+_ASK_S = 5.0
+"""Between questions whether an attempt without a verdict still goes on."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log and what its lines begin with where several are shown."""
+
+    path: Path
+    prefix: str = ""
+
+
+def find_attempt(run: RunDirectory, number: str | None) -> Attempt | None:
+    """The attempt of this number, or the newest; None before the first. Raises RequestError if there is none such."""
+    attempts = run.attempts()
+    if number is None:
+        return attempts[-1] if attempts else None
+    wanted = number.zfill(3)
+    found = next((each for each in attempts if each.name == wanted), None)
+    if found is None:
+        there = f"It has {', '.join(each.name for each in attempts)}." if attempts else "It has none yet."
+        raise RequestError(f"the run has no attempt {number!r}", where=str(run.path), hint=there)
+    return found
+
+
+def choose(run: RunDirectory, attempt: Attempt, rank: str | None) -> list[Log]:
+    """The logs to show: the named rank's, all of them, or the one to look at (first failing rank, else rank 0).
+
+    Where no rank has begun, srun's own messages say why. Raises RequestError for a rank that the run has not.
+    """
+    world_size = int(run.plan.get("world_size", 0))
+    if rank == "all":
+        return [Log(attempt.log(each), f"[{each}] ") for each in range(world_size)]
+    if rank is not None:
+        if not re.fullmatch(r"\d+", rank) or int(rank) >= world_size:
+            there = f"Its ranks are 0 to {world_size - 1}; `--rank all` shows all."
+            raise RequestError(f"the run has no rank {rank!r}", where=str(run.path), hint=there)
+        return [Log(attempt.log(int(rank)))]
+    result = attempt.result or {}
+    first = result.get("first_failing_rank") or {}
+    chosen = attempt.log(int(first.get("rank", 0)))
+    if result and not chosen.is_file():
+        outside = (attempt.logs / "srun.log", run.path / "sbatch.log")
+        return [Log(next((path for path in outside if path.is_file() and path.stat().st_size), chosen))]
+    return [Log(chosen)]
+
+
+def print_logs(run: RunDirectory, stream: TextIO, *, rank: str | None = None, attempt: str | None = None) -> int:
+    """Print what there is; returns the number of lines. Raises RequestError where there is no attempt or no log yet."""
+    found = find_attempt(run, attempt)
+    if found is None:
+        raise RequestError(
+            "nothing was logged yet: the run has not begun",
+            where=str(run.path),
+            hint="`launcher status` says what it waits for; `launcher logs -f` waits as well.",
+        )
+    logs = choose(run, found, rank)
+    if not any(log.path.exists() for log in logs):
+        raise RequestError("there is no such log yet", where=str(logs[0].path if logs else found.logs))
+    return sum(_copy(Tail(log.path), log.prefix, stream) for log in logs)
+
+
+def follow_logs(
+    run: RunDirectory,
+    stream: TextIO,
+    shell: Shell,
+    *,
+    rank: str | None = None,
+    attempt: str | None = None,
+    say: Callable[[str], None] = lambda _words: None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Print what there is and what comes, until the attempt has ended; waits for a first attempt that has not begun.
+
+    `say` hears what is waited for. Raises RequestError as `print_logs` does.
+    """
+    watch = _Watch(run, shell, clock)
+    found = find_attempt(run, attempt)
+    if found is None:
+        found = _first_attempt(run, watch, say, sleep)
+        if found is None:
+            return
+    logs = choose(run, found, rank)
+    tails = [(Tail(log.path), log.prefix) for log in logs]
+    while True:
+        # Asked before reading: what was written before the end is read after it.
+        over = found.result is not None or run.latest_attempt() != found or watch.over()
+        for tail, prefix in tails:
+            while _copy(tail, prefix, stream, whole=over):
+                continue
+        if over:
+            return
+        sleep(_LOOK_S)
+
+
+def _first_attempt(
+    run: RunDirectory, watch: "_Watch", say: Callable[[str], None], sleep: Callable[[float], None]
+) -> Attempt | None:
+    said = ""
+    while (found := run.latest_attempt()) is None:
+        over = watch.over()
+        if watch.words and watch.words != said:
+            said = watch.words
+            say(said)
+        if over:
+            return run.latest_attempt()
+        sleep(_LOOK_S)
+    return found
+
+
+@dataclass
+class _Watch:
+    """Whether a run is over, asked now and then."""
+
+    run: RunDirectory
+    shell: Shell
+    clock: Callable[[], float]
+    words: str = ""
+    _next: float = float("-inf")
+
+    def over(self) -> bool:
+        now = self.clock()
+        if now < self._next:
+            return False
+        self._next = now + _ASK_S
+        statuses, _ = status_of([self.run], self.shell)
+        self.words = " ".join(each for each in (statuses[0].phase.value, statuses[0].detail) if each)
+        return statuses[0].phase.over
+
+
+def _copy(tail: Tail, prefix: str, stream: TextIO, *, whole: bool = True) -> int:
+    lines = tail.read(unfinished=whole)
+    for line in lines:
+        stream.write(f"{prefix}{line}\n")
+    stream.flush()
+    return len(lines)

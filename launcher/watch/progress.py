@@ -1,0 +1,159 @@
+"""The progress of a run that somebody watches: a bar on a terminal, else now and then a line."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from launcher.record import Attempt, RunDirectory
+from launcher.slurm.poller import Poller
+from launcher.slurm.queue import Job
+from launcher.watch.facts import Start, current_attempt, newest_start
+from launcher.watch.figures import Progress, advance, describe, numbers
+from launcher.watch.tail import Tail
+
+_LOOK_S = 0.5
+"""Between looks at the files: a shared file system should not be asked ten times a second."""
+_FAR_S = 300 * 24 * 3600.0
+
+
+@dataclass
+class Follower:
+    """Follows the newest attempt of a run, from one to the next.
+
+    Call `tick` as often as you like, `say` for lines in between. With a `poller` of the run's job, the time before the
+    first attempt is explained too.
+    """
+
+    run: RunDirectory
+    poller: Poller | None = None
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+    every_s: float = 10.0
+    """At most one plain line in this time; the first and the last iteration are always told."""
+    clock: Callable[[], float] = time.time
+    progress: Progress = field(default_factory=Progress)
+    _attempt: Attempt | None = None
+    _start: Start | None = None
+    _tails: tuple[Tail, ...] = ()
+    _looked: float = 0.0
+    _told: float = 0.0
+    _last: str = ""
+    _bar: Any = None
+    _task: Any = None
+
+    def __enter__(self) -> Self:
+        self._start = newest_start(self.run)
+        if self.stream.isatty():
+            self._bar = _bar(self.stream)
+            self._task = self._bar.add_task("starting", total=None, numbers="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._looked = 0.0
+        self.tick()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line without disturbing the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            self.stream.write(f"{text}\n")
+            self.stream.flush()
+
+    def tick(self) -> None:
+        """Look for news and show them."""
+        now = self.clock()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        self._find_attempt()
+        before = self.progress
+        for tail in self._tails:
+            self.progress = advance(self.progress, tail.read())
+        if self._bar is not None:
+            self._draw()
+        else:
+            self._tell(before, now)
+
+    def waiting_for(self) -> str:
+        """What is waited for before the first iteration."""
+        if self._attempt is not None:
+            return describe(self.progress)
+        answer = self.poller.poll() if self.poller else None
+        job = next(iter(answer.jobs.values()), None) if answer else None
+        if self.poller is not None and self.poller.unknown_since is not None:
+            since = time.strftime("%H:%M:%S", time.localtime(self.poller.unknown_since))
+            return f"Slurm does not answer since {since}"
+        return "starting" if job is None else queued(job, self.clock())
+
+    def _find_attempt(self) -> None:
+        newest = current_attempt(self.run, self._start)
+        if newest is None or newest == self._attempt:
+            return
+        if self._attempt is not None:
+            self.say(f"attempt {newest.name} begins")
+        self._attempt = newest
+        self.progress = Progress()
+        self._tails = (Tail(newest.timeline), Tail(newest.metrics))
+
+    def _draw(self) -> None:
+        state = self.progress
+        if state.iteration is None:
+            self._bar.update(self._task, description=self.waiting_for(), total=None)
+            return
+        total = state.train_iters
+        self._bar.update(
+            self._task, description="iteration", completed=state.iteration, total=total, numbers=numbers(state)
+        )
+
+    def _tell(self, before: Progress, now: float) -> None:
+        state = self.progress
+        if state.iteration is None:
+            words = self.waiting_for()
+            if words != self._last and (now - self._told >= 1.0 or not self._last):
+                self._print(words, now)
+            return
+        news = state.iteration != before.iteration
+        first = before.iteration is None
+        last = state.iteration == state.train_iters or (state.ended is not None and before.ended is None)
+        if (news and (first or now - self._told >= self.every_s)) or last:
+            self._print(describe(state), now)
+
+    def _print(self, words: str, now: float) -> None:
+        if words == self._last:
+            return
+        self._last, self._told = words, now
+        self.say(words)
+
+
+def queued(job: Job, now: float) -> str:
+    """A job before its first attempt, in words."""
+    if not job.state.waiting:
+        return f"job {job.id} is {job.state.value.lower()}{f' on {job.nodes}' if job.nodes else ''}"
+    words = f"queued{f' ({job.reason})' if job.reason else ''}"
+    if job.start is not None and 0 <= job.start - now < _FAR_S:
+        words += f", expected to start at {time.strftime('%H:%M on %Y-%m-%d', time.localtime(job.start))}"
+    return words
+
+
+def _bar(stream: TextIO) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[numbers]}", markup=False),
+    )
+    # Not transient: the last numbers stay on the screen.
+    return Bar(*columns, console=Console(file=stream), refresh_per_second=4)

@@ -1,0 +1,92 @@
+"""Statuses for people and for programs."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from launcher.slurm.queue import Answer
+from launcher.watch.figures import clock
+from launcher.watch.status import Phase, RunStatus
+
+_COLUMNS = ("RUN", "JOB", "STATE", "ITERATION", "LOSS", "S/ITERATION", "LEFT", "DETAIL")
+_COLOURS = {
+    Phase.FINISHED: "green",
+    Phase.RUNNING: "cyan",
+    Phase.STARTING: "cyan",
+    Phase.FAILED: "red",
+    Phase.LOST: "red",
+    Phase.REFUSED: "red",
+    Phase.UNKNOWN: "yellow",
+    Phase.STOPPED: "yellow",
+    Phase.STOPPING: "yellow",
+}
+
+
+def to_json(statuses: Sequence[RunStatus], answer: Answer) -> dict[str, Any]:
+    """The object of `launcher status --json`."""
+    return {
+        "version": 1,
+        "asked_at": answer.asked_at,
+        "unreachable": answer.unreachable,
+        "runs": [status.to_dict() for status in statuses],
+    }
+
+
+def row(status: RunStatus, now: float) -> tuple[str, ...]:
+    """One line of the table."""
+    values = status.to_dict()
+    iteration = "" if values["iteration"] is None else str(values["iteration"])
+    if iteration and values["train_iters"]:
+        iteration += f"/{values['train_iters']}"
+    return (
+        f"{status.facts.name}/{status.facts.run_id}",
+        status.job or "",
+        status.phase.value,
+        iteration,
+        _number(values["loss"], ".5g"),
+        _number(values["seconds_per_iteration"], ".3f"),
+        "" if values["seconds_left"] is None else clock(values["seconds_left"]),
+        detail(status, now),
+    )
+
+
+def detail(status: RunStatus, now: float) -> str:
+    """What it waits for or what came of it; a waiting job's expected start is part of it."""
+    words = status.detail
+    if status.phase is Phase.RUNNING:
+        return "" if status.facts.attempts < 2 else f"attempt {status.facts.attempt}"
+    if status.expected_start is not None:
+        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.expected_start))
+        words += f", expected to start in {clock(status.expected_start - now)} ({at})"
+    first = (status.facts.result or {}).get("first_failing_rank") if status.phase is Phase.FAILED else None
+    if isinstance(first, dict) and first.get("host"):
+        words += f" | on {first['host']}"
+    return " ".join(words.split())
+
+
+def write_table(statuses: Sequence[RunStatus], stream: TextIO, now: float) -> None:
+    """A table on a terminal; elsewhere lines with two spaces between columns, nothing cut off."""
+    rows = [row(status, now) for status in statuses]
+    if not stream.isatty():
+        lines = [_COLUMNS, *rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
+        for line in lines:
+            padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            stream.write("  ".join(padded).rstrip() + "\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name in _COLUMNS:
+        table.add_column(name, overflow="fold", no_wrap=name in ("JOB", "STATE", "LEFT"))
+    for status, cells in zip(statuses, rows, strict=True):
+        style = _COLOURS.get(status.phase, "")
+        # Text, not markup: a reason may hold brackets.
+        table.add_row(*(Text(cell, style=style if index == 2 else "") for index, cell in enumerate(cells)))
+    Console(file=stream).print(table)
+
+
+def _number(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else ""

@@ -1,0 +1,140 @@
+"""What a virtual cluster is made of, and the files that tell Slurm so. Pure: options in, texts out."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PORTS_PER_CLUSTER = 64
+MAX_NODES = PORTS_PER_CLUSTER - 3
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """The shape of a virtual cluster."""
+
+    nodes: int = 4
+    slots: int = 8
+    """Task slots (Slurm's CPUs) of a node, however few cores the machine has."""
+    gpus: int = 8
+    """Stand-in GPUs of a node: links to /dev/null that Slurm counts and hands out."""
+    memory_mb: int = 4096
+    namespaces: bool | None = None
+    """Own host name, /etc/hosts, /run and process tree for each node; None: where the machine allows it."""
+    pyxis: Path | None = None
+    """spank_pyxis.so, compiled against this very Slurm."""
+    message_timeout_s: int = 10
+    """How long a client waits for a controller that does not answer (Slurm's default: 10)."""
+    min_job_age_s: int = 3600
+    """How long `squeue` remembers an ended job (Slurm's default: 300)."""
+    node_timeout_s: int = 10
+    """SlurmdTimeout: how long until a dead node is declared down (Slurm's default: 300)."""
+    start_timeout_s: float = 30
+    extra: tuple[str, ...] = field(default=())
+    """More lines of slurm.conf; a later line wins over an earlier one."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.nodes <= MAX_NODES:
+            raise ValueError(f"a virtual cluster has 1 to {MAX_NODES} nodes, not {self.nodes}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"n{number}" for number in range(1, self.nodes + 1))
+
+
+def address(number: int, namespaces: bool) -> str:
+    """Address of node `number` (from 1): nodes with their own /etc/hosts each have one, others share the machine's."""
+    return f"127.0.0.{10 + number}" if namespaces else "127.0.0.1"
+
+
+def hosts(options: ClusterOptions) -> str:
+    """/etc/hosts as the nodes see it: every node's name, each with its own address."""
+    lines = [f"{address(number, True)} {name}" for number, name in enumerate(options.names, start=1)]
+    return "\n".join(["127.0.0.1 localhost", *lines, ""])
+
+
+def slurm_conf(directory: Path, options: ClusterOptions, *, user: str, port: int, namespaces: bool) -> str:
+    """slurm.conf. Ports: `port` is the guard of the range, then the controller's, then one per node."""
+    d = directory
+    lines = [
+        "ClusterName=virtual",
+        "SlurmctldHost=localhost(127.0.0.1)",
+        f"SlurmctldPort={port + 1}",
+        f"SlurmUser={user}",
+        f"SlurmdUser={user}",
+        "AuthType=auth/munge",
+        # A requeued job may start again only after cred_expire, by default 120 s.
+        f"AuthInfo=socket={d}/run/munge.sock,cred_expire=5",
+        "CredType=cred/munge",
+        f"StateSaveLocation={d}/state",
+        f"SlurmdSpoolDir={d}/spool/%n",
+        f"SlurmctldPidFile={d}/run/slurmctld.pid",
+        f"SlurmdPidFile={d}/run/%n.pid",
+        f"SlurmctldLogFile={d}/log/slurmctld.log",
+        f"SlurmdLogFile={d}/log/%n.log",
+        f"PlugStackConfig={d}/etc/plugstack.conf",
+        "ProctrackType=proctrack/linuxproc",
+        "TaskPlugin=task/none",
+        "SwitchType=switch/none",
+        "MpiDefault=none",
+        "ReturnToService=2",
+        # A job that no partition can ever start is refused at once, as on most large clusters.
+        "EnforcePartLimits=ALL",
+        "SelectType=select/cons_tres",
+        "SelectTypeParameters=CR_Core",
+        # The nodes have as many CPUs as we say, not as many as the machine.
+        "SlurmdParameters=config_overrides",
+        "JobAcctGatherType=jobacct_gather/none",
+        f"JobCompType=jobcomp/filetxt\nJobCompLoc={d}/log/jobcomp.txt",
+        "KillWait=2",
+        f"MinJobAge={options.min_job_age_s}",
+        f"MessageTimeout={options.message_timeout_s}",
+        "SlurmctldTimeout=30",
+        f"SlurmdTimeout={options.node_timeout_s}",
+        "SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1",
+    ]
+    gres = f" Gres=gpu:{options.gpus}" if options.gpus else ""
+    if options.gpus:
+        lines.append("GresTypes=gpu")
+    for number, name in enumerate(options.names, start=1):
+        where = f"NodeHostname={name} NodeAddr={address(number, namespaces)} Port={port + 1 + number}"
+        cpus = f"CPUs={options.slots} Sockets=1 CoresPerSocket={options.slots} ThreadsPerCore=1"
+        what = f"{cpus} RealMemory={options.memory_mb}{gres}"
+        lines.append(f"NodeName={name} {where} {what}")
+    lines += [
+        "PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
+        "PartitionName=short Nodes=ALL MaxTime=10 MaxNodes=1 State=UP",
+        *options.extra,
+    ]
+    return "\n".join([*lines, ""])
+
+
+def gres_conf(directory: Path, options: ClusterOptions) -> str:
+    """gres.conf: Slurm insists on character devices, and links to /dev/null are."""
+    if not options.gpus:
+        return ""
+    last = options.gpus - 1
+    files = f"{directory}/dev/nvidia[0-{last}]" if last else f"{directory}/dev/nvidia0"
+    return f"AutoDetect=off\nNodeName={','.join(options.names)} Name=gpu File={files}\n"
+
+
+def write_files(directory: Path, options: ClusterOptions, *, user: str, port: int, namespaces: bool) -> None:
+    """Make the directory of a cluster: etc/ with all configuration, and the folders that the daemons write to."""
+    for folder in ("etc", "log", "run", "state", "spool", "dev"):
+        (directory / folder).mkdir(mode=0o755, parents=True)
+    for name in options.names:
+        (directory / "spool" / name).mkdir(mode=0o755)
+        (directory / "run" / name).mkdir(mode=0o755)
+    for number in range(options.gpus):
+        (directory / "dev" / f"nvidia{number}").symlink_to("/dev/null")
+    etc = directory / "etc"
+    (etc / "hosts").write_text(hosts(options))
+    (etc / "slurm.conf").write_text(slurm_conf(directory, options, user=user, port=port, namespaces=namespaces))
+    (etc / "gres.conf").write_text(gres_conf(directory, options))
+    (etc / "plugstack.conf").write_text(f"required {options.pyxis}\n" if options.pyxis else "")
+    # Never used with these plugins, but slurmd of some releases wants to read it.
+    (etc / "cgroup.conf").write_text("")
+    key = os.open(etc / "munge.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(key, os.urandom(1024))
+    finally:
+        os.close(key)

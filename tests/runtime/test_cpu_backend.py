@@ -1,0 +1,184 @@
+"""The CPU back end: each patch is needed and fits, it is absent on GPUs, and it refuses what it cannot do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.runtime import backend
+from launcher.runtime.errors import UserError
+from tests.runtime.ranks import ROOT
+
+# One process for all questions that need Megatron: importing it is what takes the time.
+PROBE = """
+import json, sys
+sys.path.insert(0, {root!r})
+import torch
+from launcher.runtime import cpu
+from launcher.runtime.errors import UserError
+
+found = {{"patches": [], "refusals": {{}}}}
+for patch in cpu.PATCHES:
+    # Both are asked right before the patch is applied, with all earlier ones in place.
+    found["patches"].append([patch.name, patch.fits(), patch.needed()])
+    patch.apply()
+
+from pathlib import Path
+from launcher.runtime import overrides, recipe
+
+def make(file, *changes):
+    config = recipe.load({{"path": f"recipes/{{file}}", "function": "configure"}}, {{}}, Path({root!r}))
+    return overrides.apply(config, list(changes))
+
+def refusal(config):
+    try:
+        cpu.prepare(config)
+    except UserError as error:
+        return error.message
+    return None
+
+found["refusals"]["deepseek"] = refusal(make("deepseek_v2_lite_pretrain.py"))
+found["refusals"]["context"] = refusal(make("vanilla_gpt_pretrain.py", "model.context_parallel_size=2"))
+found["refusals"]["fsdp"] = refusal(make("vanilla_gpt_pretrain.py", "ddp.use_megatron_fsdp=true"))
+found["refusals"]["none"] = refusal(make("vanilla_gpt_pretrain.py"))
+fp8 = "mixed_precision=bf16_with_fp8_current_scaling_mixed"
+ready = cpu.prepare(make("qwen3_moe_pretrain.py", fp8, "dataset.num_workers=4"))
+found["ready"] = {{
+    "precision": ready.mixed_precision,
+    "backend": ready.dist.distributed_backend,
+    "spec": ready.model.transformer_layer_spec.__name__,
+    "grouped": ready.model.moe_grouped_gemm,
+    "workers": ready.dataset.num_workers,
+}}
+deepseek = make("deepseek_v2_lite_pretrain.py").model
+names = ("num_layers", "hidden_size", "num_moe_experts", "kv_lora_rank",
+         "expert_model_parallel_size", "moe_router_topk")
+found["deepseek"] = {{name: getattr(deepseek, name) for name in names}}
+print("PROBE " + json.dumps(found))
+"""
+
+WITH_A_GPU = """
+import json, sys, types
+sys.path.insert(0, {root!r})
+import torch
+torch.cuda.is_available = lambda: True
+compile_before, zeros = torch.compile, torch.zeros(1)
+from launcher.runtime import environment, paths, train
+from launcher.runtime.rank import read_rank
+
+# What is loaded after the device was chosen is not the question here, and needs Transformer Engine.
+class Config(types.SimpleNamespace):
+    env_vars = {{}}
+    train = types.SimpleNamespace()
+for name, functions in {{
+    "recipe": {{"load": lambda *a: Config()}},
+    "overrides": {{"apply": lambda config, texts: config}},
+    "check": {{"validate": lambda *a: types.SimpleNamespace(warnings=())}},
+}}.items():
+    module = types.ModuleType(f"launcher.runtime.{{name}}")
+    vars(module).update(functions)
+    sys.modules[module.__name__] = module
+    setattr(sys.modules["launcher.runtime"], name, module)
+paths.place_files = paths.stop_on_signal = paths.choose_checkpoint = lambda *a: None
+
+rank = read_rank(json.loads({environment!r}))
+request = {{"recipe": {{}}, "arguments": {{}}, "overrides": [], "settings": {{"device": {device!r}}}}}
+_, device = train.configure(rank, request, train.Timeline(rank), 0.0)
+found = [name for name in sys.modules if name.startswith("launcher.runtime.cpu")]
+print(device, torch.compile is compile_before, found)
+"""
+
+
+def run(code: str, tmp_path: Path) -> str:
+    program = tmp_path / "probe.py"
+    program.write_text(code)
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    output = run(PROBE.format(root=str(ROOT)), tmp_path_factory.mktemp("probe"))
+    line = next(line for line in output.splitlines() if line.startswith("PROBE "))
+    found: dict[str, Any] = json.loads(line.removeprefix("PROBE "))
+    return found
+
+
+@pytest.mark.megatron
+def test_each_patch_still_fits_what_it_changes(probe: dict[str, Any]) -> None:
+    assert [name for name, fits, _ in probe["patches"] if not fits] == []
+    assert len(probe["patches"]) >= 11
+
+
+@pytest.mark.megatron
+def test_each_patch_is_still_needed(probe: dict[str, Any]) -> None:
+    assert [name for name, _, needed in probe["patches"] if not needed] == []
+
+
+@pytest.mark.megatron
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("deepseek", "megatron-core 0.19.2's DotProductAttention takes no k_channels"),
+        ("context", "model.context_parallel_size=2 does not run on CPU"),
+        ("fsdp", "FSDP does not run on CPU"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_the_reason(probe: dict[str, Any], case: str, words: str) -> None:
+    assert words in probe["refusals"][case]
+
+
+@pytest.mark.megatron
+def test_the_rest_is_prepared(probe: dict[str, Any]) -> None:
+    assert probe["refusals"]["none"] is None
+    expected = {
+        "precision": "bf16_mixed",
+        "backend": "gloo",
+        "spec": "local_layer_spec",
+        "grouped": False,
+        "workers": 0,
+    }
+    assert probe["ready"] == expected
+
+
+@pytest.mark.megatron
+def test_the_architecture_of_deepseek_v2_lite_is_built_without_network(probe: dict[str, Any]) -> None:
+    assert probe["deepseek"] == {
+        "num_layers": 27,
+        "hidden_size": 2048,
+        "num_moe_experts": 64,
+        "kv_lora_rank": 512,
+        "expert_model_parallel_size": 8,
+        "moe_router_topk": 6,
+    }
+
+
+@pytest.mark.megatron
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+def test_where_a_gpu_is_used_the_back_end_is_not_even_imported(tmp_path: Path, device: str) -> None:
+    from tests.runtime.ranks import rank_environment
+
+    environment = json.dumps(rank_environment(tmp_path, 0, 1))
+    output = run(WITH_A_GPU.format(root=str(ROOT), environment=environment, device=device), tmp_path)
+    assert output.splitlines()[-1] == "gpu True []"
+
+
+def test_the_wish_for_a_device_is_checked() -> None:
+    assert backend.select("cpu") == "cpu"
+    with pytest.raises(UserError, match="device 'tpu' is not one of auto, cpu, gpu"):
+        backend.select("tpu")
+
+
+@pytest.mark.megatron
+def test_a_gpu_that_is_not_there_is_an_error_not_a_slow_run() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match=r"asks for GPUs and torch .* sees none"):
+        backend.select("gpu")
+    assert backend.select("auto") == "cpu"

@@ -1,0 +1,137 @@
+"""Cancelling, names of nodes, and what a cluster looks like."""
+
+from pathlib import Path
+
+import pytest
+
+from launcher.errors import SlurmError
+from launcher.shell import LocalShell, Recorder, Result
+from launcher.slurm import control, info
+from launcher.slurm.ask import NoAnswer
+from tests.cluster.virtual_cluster import VirtualCluster, wait_until
+
+
+@pytest.fixture
+def here(slurm_cluster: VirtualCluster, monkeypatch: pytest.MonkeyPatch) -> VirtualCluster:
+    monkeypatch.setenv("SLURM_CONF", str(slurm_cluster.conf))
+    return slurm_cluster
+
+
+def test_jobs_are_cancelled_and_ended_ones_left_alone(here: VirtualCluster) -> None:
+    running, waiting, ended = here.submit("sleep 600"), here.submit("true", "--hold"), here.submit("true")
+    here.wait(running, "RUNNING")
+    here.wait(ended, "COMPLETED")
+    control.cancel([running, waiting, ended, "4000000"], LocalShell())
+    assert here.wait(running, "CANCELLED") == here.wait(waiting, "CANCELLED") == "CANCELLED"
+    assert here.state(ended) == "COMPLETED"
+    control.cancel([], Recorder())
+
+
+@pytest.mark.parametrize("to_batch_script", [True, False])
+def test_signals_reach_the_tasks_or_the_script(here: VirtualCluster, tmp_path: Path, to_batch_script: bool) -> None:
+    task = tmp_path / "task.sh"
+    task.write_text(
+        f"trap 'echo task >>{tmp_path}/got; exit 0' USR1\n"
+        f"touch {tmp_path}/up.$SLURM_PROCID\nwhile :; do sleep 0.05; done\n"
+    )
+    script = f"trap 'echo script >>{tmp_path}/got' USR1\nsrun -n2 bash {task} &\nwait\nsleep 600 &\nwait\n"
+    job = here.submit(script, "-n2")
+    wait_until(lambda: len(list(tmp_path.glob("up.*"))) == 2, "tasks", here)
+    control.send_signal(job, "USR1", LocalShell(), to_batch_script=to_batch_script)
+    expected = ["script"] if to_batch_script else ["task", "task"]
+    wait_until(
+        lambda: (tmp_path / "got").exists() and len((tmp_path / "got").read_text().split()) == len(expected), "it", here
+    )
+    assert (tmp_path / "got").read_text().split() == expected
+
+
+def test_requeue(here: VirtualCluster) -> None:
+    job = here.submit("sleep 600", "--requeue")
+    here.wait(job, "RUNNING")
+    control.requeue(job, LocalShell())
+    assert here.wait(job, "PENDING", "RUNNING")
+    with pytest.raises(SlurmError, match="Invalid job id"):
+        control.requeue("4000000", LocalShell())
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("n[1-2,4]", ("n1", "n2", "n4")),
+        ("n1,gb[08-10]", ("n1", "gb08", "gb09", "gb10")),
+        ("rack[1-2]n[3-4]", ("rack1n3", "rack1n4", "rack2n3", "rack2n4")),
+    ],
+)
+def test_lists_of_nodes(here: VirtualCluster, text: str, names: tuple[str, ...]) -> None:
+    assert control.hostnames(text, LocalShell()) == names
+
+
+def test_a_list_that_slurm_cannot_read_is_an_error(here: VirtualCluster) -> None:
+    # scontrol itself ends with status 0 then.
+    with pytest.raises(SlurmError, match=r"Invalid hostlist: gb\[01-04\]-ib"):
+        control.hostnames("gb[01-04]-ib", LocalShell())
+
+
+def test_addresses_of_nodes(here: VirtualCluster) -> None:
+    assert control.node_address("n2", LocalShell()) == here.address("n2")
+    with pytest.raises(SlurmError, match="no node 'n9'"):
+        control.node_address("n9", LocalShell())
+
+
+def test_what_the_cluster_looks_like(here: VirtualCluster) -> None:
+    here.wait_idle()
+    batch, short = info.node_groups(LocalShell())
+    assert batch == info.NodeGroup("batch", True, True, None, 4, 8, 4096, 8, None, "idle")
+    assert (short.partition, short.default, short.time_limit_min) == ("short", False, 10)
+    settings = info.settings(LocalShell())
+    assert (settings["ClusterName"], settings["MessageTimeout"], settings["KillWait"]) == ("virtual", "10 sec", "2 sec")
+    assert info.version(LocalShell()) >= (20, 2)
+    assert {"none", "pmi2"} <= set(info.mpi_types(LocalShell()))
+    assert info.has_pyxis(LocalShell()) is (here.options.pyxis is not None)
+
+
+@pytest.mark.parametrize(
+    ("gres", "expected"),
+    [
+        ("(null)", (0, None)),
+        ("gpu:8", (8, None)),
+        ("gpu:h100:8(S:0-1)", (8, "h100")),
+        ("gpu:a100:4(S:0,2),mps:400", (4, "a100")),
+        ("gpu:a100:2,gpu:v100:2", (4, "a100+v100")),
+        ("tpu:4", (0, None)),
+        ("gpu", (1, None)),
+    ],
+)
+def test_gpus_of_a_node(gres: str, expected: tuple[int, str | None]) -> None:
+    assert info.parse_gpus(gres) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("infinite", None), ("10:00", 10), ("4:00:00", 240), ("7-00:00:00", 10080), ("1-12:30:30", 2191), ("n/a", None)],
+)
+def test_time_limits(text: str, minutes: int | None) -> None:
+    assert info.parse_limit(text) == minutes
+
+
+def test_a_large_site() -> None:
+    mixed = "gpu*|up|2-00:00:00|120|128+|1000000+|mixed|gpu:h100:8(S:0-1)"
+    text = f"{mixed}\ngpu*|up|2-00:00:00|1|128|1000000|down*|gpu:h100:8\nnoise\n"
+    groups = info.parse_sinfo(text)
+    assert [(each.nodes, each.cpus, each.gpus, each.state) for each in groups] == [
+        (120, 128, 8, "mixed"),
+        (1, 128, 8, "down*"),
+    ]
+    assert {each.time_limit_min for each in groups} == {2880}
+
+
+def test_mpi_types_as_older_releases_print_them() -> None:
+    text = "srun: MPI types are...\nsrun: none\nsrun: pmi2\nsrun: pmix\n"
+    assert info.mpi_types(Recorder({"srun": Result(("srun",), 0, "", text)})) == ("none", "pmi2", "pmix")
+
+
+def test_no_slurm_here() -> None:
+    with pytest.raises(NoAnswer, match="not found"):
+        info.node_groups(Recorder())
+    with pytest.raises(SlurmError):
+        info.mpi_types(Recorder())

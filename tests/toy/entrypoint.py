@@ -1,0 +1,139 @@
+"""A stand-in for entrypoint.py: the same files, the same end, no Megatron; the standard library alone.
+
+It is told what to do by overrides: toy.iters, toy.seconds (of an iteration), toy.save_every, toy.seed,
+toy.start_seconds, toy.fail_rank with toy.fail_step and toy.fail_how (raise, user, exit, kill, hang). What it was given
+lies afterwards in ranks/NNNN.seen.json. Its loss depends on step, seed and world size alone: a resumed run must
+repeat it exactly.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+START = time.time()
+RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+RUN, ATTEMPT = Path(os.environ["LAUNCHER_RUN_DIR"]), os.environ["LAUNCHER_ATTEMPT"]
+HERE = RUN / "attempts" / ATTEMPT
+signalled: list[int] = []
+
+
+def write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def append(name: str, **line: Any) -> None:
+    """One line of a file that rank 0 alone writes."""
+    if RANK == 0:
+        with (HERE / name).open("a") as file:
+            file.write(json.dumps({"time": time.time(), **line}) + "\n")
+
+
+def event(name: str, seconds: Any = None, **more: Any) -> None:
+    append("timeline.jsonl", rank=RANK, event=name, seconds=seconds, **more)
+
+
+def end(outcome: str, iteration: int, reason: Any = None, exception: Any = None, cause: Any = None) -> int:
+    """Leave the rank's record; returns the exit status."""
+    record = {"version": 1, "rank": RANK, "host": socket.gethostname(), "pid": os.getpid(), "outcome": outcome}
+    record |= {"reason": reason, "iteration": iteration, "time": time.time(), "exception": exception, "cause": cause}
+    write(HERE / "ranks" / f"{RANK:04d}.json", json.dumps(record))
+    event("end", time.time() - START, outcome=outcome, reason=reason, iteration=iteration)
+    print(f"rank {RANK} {outcome} at iteration {iteration}", flush=True)
+    return 0 if outcome != "failed" else 2 if cause == "user" else 1
+
+
+def loss(step: int, seed: str) -> float:
+    """Falls with the step; the digits behind come from step, seed and world size."""
+    digits = int.from_bytes(hashlib.sha256(f"{step} {seed} {WORLD}".encode()).digest()[:4], "big")
+    return float(10.0 / step**0.5 + digits / 2**36)
+
+
+def fail(how: str, step: int) -> int:
+    if how == "exit":
+        os._exit(7)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    while how == "hang":
+        time.sleep(1)
+    trace = {
+        "type": "ValueError",
+        "message": "told to fail",
+        "where": f"toy.py:1 in step {step}",
+        "traceback": "Traceback",
+    }
+    print("ValueError: told to fail", file=sys.stderr, flush=True)
+    return end("failed", step - 1, exception=trace, cause="user" if how == "user" else "program")
+
+
+def save(step: int) -> None:
+    if RANK == 0:
+        folder = RUN / "checkpoints" / f"iter_{step:07d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / "state.json", json.dumps({"iteration": step}))
+        write(RUN / "checkpoints" / "latest_checkpointed_iteration.txt", f"{step}\n")
+        event("save", 0.0, iteration=step)
+
+
+def resume() -> int:
+    tracker = RUN / "checkpoints" / "latest_checkpointed_iteration.txt"
+    if ATTEMPT == "000" or not tracker.exists():
+        return 0
+    step = json.loads((tracker.parent / f"iter_{int(tracker.read_text()):07d}" / "state.json").read_text())["iteration"]
+    event("checkpoint_loaded", 0.0, iteration=step)
+    return int(step)
+
+
+def main() -> int:
+    argv = (RUN / "argv.json").read_text()
+    told = dict(each.lstrip("+").partition("=")[::2] for each in json.loads(argv)["overrides"])
+    iters, seconds, every = (
+        int(told.get("toy.iters", 5)),
+        float(told.get("toy.seconds", 0.02)),
+        int(told.get("toy.save_every", 5)),
+    )
+    seen = {"argv": sys.argv, "argv_json": argv, "environment": dict(os.environ), "cwd": str(Path.cwd())}
+    write(HERE / "ranks" / f"{RANK:04d}.seen.json", json.dumps(seen))
+    signal.signal(signal.SIGTERM, lambda number, _frame: signalled.append(number))
+    event("imports", time.time() - START)
+    time.sleep(float(told.get("toy.start_seconds", 0)))
+    event("model", time.time() - START)
+    step = resume()
+    event("train_start", None)
+    while step < iters:
+        step += 1
+        begin = time.time()
+        if told.get("toy.fail_rank") == str(RANK) and step == int(told.get("toy.fail_step", 3)):
+            return fail(told.get("toy.fail_how", "raise"), step)
+        time.sleep(seconds)
+        took = time.time() - begin
+        line = {
+            "iteration": step,
+            "train_iters": iters,
+            "loss": loss(step, told.get("toy.seed", "1")),
+            "grad_norm": 1.0 / step,
+        }
+        line |= {"learning_rate": 1e-3, "seconds": took, "tokens": 64 * WORLD, "tokens_per_second": 64 * WORLD / took}
+        append("metrics.jsonl", **line, tflops_per_gpu=None, memory_bytes=None)
+        print(f"iteration {step}/{iters}", flush=True)
+        if (HERE / "stop").exists() or signalled:
+            save(step)
+            return end("stopped", step, "requested" if (HERE / "stop").exists() else "signal SIGTERM")
+        if step % every == 0 or step == iters:
+            save(step)
+    return end("finished", step)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
