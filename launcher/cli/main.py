@@ -50,17 +50,20 @@ def _without_verb(arguments: Sequence[str]) -> int:
         return 2
     if arguments[0] in ("-h", "--help", "--version"):
         parser.parse_args(arguments[:1])
-    word = arguments[0]
-    if word.startswith("-"):
-        parser.error(f"unknown option {word}; options follow the verb, as in: launcher run --nodes 2 RECIPE")
+    print(f"launcher: error: {_what_is_wrong(arguments[0])}", file=sys.stderr)
+    return 2
+
+
+def _what_is_wrong(word: str) -> str:
     import difflib
 
-    near = difflib.get_close_matches(word, VERBS, n=1)
+    if word.startswith("-"):
+        return f"unknown option {word}; options follow the verb, as in: launcher run --nodes 2 RECIPE"
     if word.endswith(".py"):
-        parser.error(f"{word!r} is no verb; did you mean: launcher run {word}")
+        return f"{word!r} is no verb; did you mean: launcher run {word}"
+    near = difflib.get_close_matches(word, VERBS, n=1)
     guess = f"; did you mean {near[0]!r}?" if near else ""
-    parser.error(f"{word!r} is no verb{guess} (known: {', '.join(VERBS)})")
-    return 2
+    return f"{word!r} is no verb{guess} (known: {', '.join(VERBS)})"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -135,7 +135,9 @@ def fits(value: object, spec: Any) -> bool:
     if kind == "literal":
         return any(type(value) is type(one) and value == one for one in inner)
     if kind == "enum":
-        return value in inner or any(type(value) is type(one) and value == one for one in inner.values())
+        return (isinstance(value, str) and value in inner) or any(
+            type(value) is type(one) and value == one for one in inner.values()
+        )
     if kind == "dict":
         return isinstance(value, dict) and all(isinstance(k, str) and fits(v, inner) for k, v in value.items())
     if not isinstance(value, list):

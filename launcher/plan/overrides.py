@@ -59,9 +59,9 @@ def check(overrides: Sequence[str], schema: Schema | None) -> tuple[Override, ..
     for number, text in enumerate(overrides, 1):
         try:
             parsed = parse(text)
-            _refuse_contradiction(parsed, checked)
             if schema is not None:
                 _check_key(parsed.key, parsed.value, schema, added=text.startswith("+"))
+            _refuse_contradiction(parsed, checked)
         except Refused as error:
             shown = text if len(text) <= 200 else f"{text[:200]}..."
             raise OverrideError(error.message, where=f"override {number}: {shown}", hint=error.hint) from None

@@ -61,6 +61,8 @@ def import_file(path: Path) -> ModuleType:
         loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
+        if not isinstance(error, (Exception, SystemExit)):
+            raise  # a signal, not the recipe's doing
         _raise(error, "the recipe cannot be imported", str(path), path.parent)
     return module
 
@@ -130,7 +132,7 @@ def _bridge_modules(recipes: ModuleType) -> Iterator[ModuleType]:
 def _call(function: Callable[..., Any], name: str, keywords: Mapping[str, Any], where: str, home: "Path | None") -> Any:
     try:
         return function(**keywords)
-    except BaseException as error:
+    except (Exception, SystemExit) as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
         _raise(error, f"{name}({shown}) failed", where, home)
 
@@ -150,7 +152,7 @@ def _require_config(config: Any, name: str, where: str) -> None:
 
 def _raise(error: BaseException, what: str, where: str, home: "Path | None") -> Any:
     """Raise UserError for what the user's code raised, at the innermost line that is the user's own."""
-    if isinstance(error, (KeyboardInterrupt, UserError)):
+    if isinstance(error, UserError):
         raise error
     if isinstance(error, SyntaxError) and error.filename and (home is None or _is_below(error.filename, home)):
         text = f"the recipe is not valid Python: {error.msg}"

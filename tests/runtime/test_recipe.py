@@ -29,7 +29,7 @@ def annotated(
     rate: float = 0.5,
     flag: bool = False,
     text: str = "",
-    maybe: Optional[int] = None,
+    maybe: Optional[int] = None,  # noqa: UP045 - both spellings are in use
     either: int | str = 0,
     kind: Literal["a", 2, None] = "a",
     color: Color = Color.RED,
@@ -38,9 +38,9 @@ def annotated(
     pairs: tuple[int, str] = (0, ""),
     grid: list[list[str]] = [],  # noqa: B006
     table: dict[str, float] = {},  # noqa: B006
-    strange: Union[Color, int, None] = None,
+    strange: Union[Color, int, None] = None,  # noqa: UP007
     noted: Annotated[int, "a note"] = 0,
-    implicit: int = None,  # type: ignore[assignment]
+    implicit: int = None,  # type: ignore[assignment]  # noqa: RUF013
 ) -> None:
     """Parameters of every kind that is converted."""
 
@@ -176,6 +176,14 @@ def test_module_is_there_while_it_runs_and_gone_if_it_fails(home: Path) -> None:
     assert caught.value.message == "the recipe cannot be imported: ValueError: first"
     assert caught.value.where == f"{file}:3"
     assert "fails_of_mine" not in sys.modules
+
+
+def test_a_signal_while_the_recipe_runs_is_not_its_fault(home: Path) -> None:
+    file = home / "stopped_of_mine.py"
+    file.write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        recipe.import_file(file)
+    assert "stopped_of_mine" not in sys.modules
 
 
 def test_a_name_with_dots_and_dashes_is_a_file_like_others(home: Path) -> None:

@@ -1,0 +1,251 @@
+"""What a run's directory and Slurm's answer mean together."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.record import RunDirectory
+from launcher.shell import Recorder, Result
+from launcher.slurm.queue import Answer, Job, State
+from launcher.watch.facts import read
+from launcher.watch.show import to_json, write_table
+from launcher.watch.status import Phase, RunStatus, judge, status_of
+from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
+
+NOW = BEGIN + 100
+METRICS = (iteration(1), iteration(2))
+FINISHED = {"outcome": "finished", "iteration": 20, "train_iters": 20, "loss": 1.5, "ended": BEGIN + 40}
+FAILED = {
+    "outcome": "failed",
+    "reason": "rank 1: ValueError: bad",
+    "iteration": 2,
+    "first_failing_rank": {"rank": 1, "host": "n2", "what": "ValueError: bad", "cause": "program"},
+}
+STOPPED = {"outcome": "stopped", "reason": "requested", "iteration": 7, "train_iters": 20}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return make_run(tmp_path / "runs" / "small" / "0001", *submitted())
+
+
+def judged(run: RunDirectory, state: State | None, *, silent: str | None = None, **job: Any) -> RunStatus:
+    ended = state is not None and state.terminal
+    known = Job("12", state, **{"terminal": ended, **job}) if state else None
+    return judge(read(run), known, Answer({"12": known} if known else {}, NOW, unreachable=silent))
+
+
+def test_waiting_in_the_queue(run: RunDirectory) -> None:
+    status = judged(run, State.PENDING, reason="Priority", start=NOW + 600)
+    assert (status.phase, status.detail, status.expected_start) == (Phase.QUEUED, "Priority", NOW + 600)
+    assert judged(run, State.PENDING, start=NOW + 365 * 86400).expected_start is None
+    assert judged(run, State.PENDING, start=NOW - 10).expected_start is None
+
+
+def test_back_in_the_queue(run: RunDirectory) -> None:
+    make_attempt(run, metrics=METRICS, result=FAILED)
+    status = judged(run, State.REQUEUED, reason="BeginTime")
+    assert (status.phase, status.detail) == (Phase.QUEUED, "again, BeginTime")
+
+
+def test_started_again_after_a_requeue_the_old_verdict_does_not_count(run: RunDirectory) -> None:
+    make_attempt(run, metrics=METRICS, result=FAILED, touched=BEGIN + 50)
+    assert judged(run, State.RUNNING, start=BEGIN + 60).phase is Phase.STARTING
+    assert judged(run, State.RUNNING, start=BEGIN + 20).phase is Phase.FAILED
+
+
+def test_starting_running_stopping(run: RunDirectory) -> None:
+    assert judged(run, State.CONFIGURING, nodes="n[1-2]").phase is Phase.STARTING
+    attempt = make_attempt(run, timeline=({"event": "imports", "time": BEGIN + 9},))
+    assert (judged(run, State.RUNNING).phase, judged(run, State.RUNNING).detail) == (
+        Phase.STARTING,
+        "setting up process groups",
+    )
+    attempt.metrics.write_text("".join(json.dumps(line) + "\n" for line in METRICS))
+    assert judged(run, State.RUNNING).phase is Phase.RUNNING
+    assert judged(run, State.RUNNING).detail.startswith("iteration 2/20 | loss 8")
+    assert judged(run, State.SUSPENDED).phase is Phase.SUSPENDED
+    attempt.stop.touch()
+    assert judged(run, State.RUNNING).phase is Phase.STOPPING
+
+
+@pytest.mark.parametrize(
+    ("state", "result", "phase", "words"),
+    [
+        (State.COMPLETED, FINISHED, Phase.FINISHED, "iteration 20/20, loss 1.5"),
+        (State.COMPLETING, FINISHED, Phase.FINISHED, "iteration 20/20"),
+        (State.FAILED, FAILED, Phase.FAILED, "rank 1: ValueError: bad"),
+        (State.FAILED, STOPPED, Phase.STOPPED, "requested"),
+        (State.TIMEOUT, STOPPED, Phase.STOPPED, "the job's time limit | requested"),
+        (State.FORGOTTEN, FINISHED, Phase.FINISHED, "iteration 20/20"),
+        (State.FORGOTTEN, FAILED, Phase.FAILED, "rank 1"),
+        (State.UNKNOWN, FINISHED, Phase.FINISHED, "iteration 20/20"),
+        (State.CANCELLED, FAILED, Phase.CANCELLED, "cancelled"),
+        (State.CANCELLED, None, Phase.CANCELLED, "the job was cancelled; iteration 2/20, loss 8"),
+        (State.TIMEOUT, None, Phase.FAILED, "the job's time limit; iteration 2/20"),
+        (State.NODE_FAIL, None, Phase.FAILED, "a node failed"),
+        (State.OUT_OF_MEMORY, None, Phase.FAILED, "out of memory"),
+        (State.COMPLETED, None, Phase.FAILED, "without a verdict"),
+        (State.BOOT_FAIL, None, Phase.FAILED, "BOOT_FAIL"),
+        (State.FORGOTTEN, None, Phase.LOST, "no longer knows the job"),
+    ],
+)
+def test_the_end(run: RunDirectory, state: State, result: dict[str, Any] | None, phase: Phase, words: str) -> None:
+    make_attempt(run, metrics=METRICS, result=result)
+    status = judged(run, state)
+    assert status.phase is phase
+    assert words in status.detail
+    assert status.phase.over
+
+
+@pytest.mark.parametrize("state", [State.PREEMPTED, State.NODE_FAIL])
+def test_a_job_that_may_come_back_is_not_over(run: RunDirectory, state: State) -> None:
+    make_attempt(run, metrics=METRICS)
+    assert not judged(run, state, terminal=False).phase.over
+
+
+def test_silence_is_unknown_since_then_and_never_failed(run: RunDirectory) -> None:
+    make_attempt(run, metrics=METRICS)
+    status = judged(run, State.UNKNOWN, silent="squeue: Unable to contact slurm controller")
+    assert (status.phase, status.unknown_since, status.phase.over) == (Phase.UNKNOWN, NOW, False)
+    assert "unknown since" in status.detail
+    assert "last sign of life" in status.detail
+    assert "iteration 2/20" in status.detail
+
+
+@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("result", [None, FINISHED, FAILED, STOPPED], ids=["none", "finished", "failed", "stopped"])
+@pytest.mark.parametrize("attempts", [0, 1, 2])
+def test_every_state_has_a_meaning(
+    run: RunDirectory, state: State, result: dict[str, Any] | None, attempts: int
+) -> None:
+    for number in range(attempts):
+        make_attempt(run, number, metrics=METRICS, result=result if number == attempts - 1 else FAILED)
+    status = judged(run, state)
+    json.dumps(status.to_dict())
+    if state is State.UNKNOWN and not (attempts and result):
+        assert status.phase is Phase.UNKNOWN
+    if state.terminal:
+        assert status.phase.over
+    if status.phase is Phase.FINISHED:
+        assert result is FINISHED
+
+
+def test_runs_that_were_not_submitted(tmp_path: Path) -> None:
+    def phase(name: str, *events: dict[str, Any], found: Job | None = None, silent: str | None = None) -> Phase:
+        run = make_run(tmp_path / name / "1", *events)
+        return judge(read(run), found, Answer({}, NOW, unreachable=silent)).phase
+
+    intent = {"event": "submit_intent", "token": "t"}
+    assert phase("a") is Phase.PREPARED
+    assert phase("b", intent, {"event": "submit_refused", "error": "invalid partition"}) is Phase.REFUSED
+    assert phase("c", intent) is Phase.UNSUBMITTED
+    assert phase("d", intent, silent="no answer") is Phase.UNKNOWN
+    assert phase("e", intent, {"event": "submit_unknown"}, found=Job("3", State.PENDING)) is Phase.QUEUED
+
+
+def test_a_submission_that_was_cut_off_is_found_by_its_token(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "small" / "1", {"event": "submit_intent", "token": "token-1"})
+
+    def squeue(argv: Sequence[str]) -> Result:
+        text = "77|token-1|small\n" if "--me" in argv else f"77|77|RUNNING|{int(NOW)}|N/A|{int(NOW)}|n1|None\n"
+        return Result(tuple(argv), 0, text, "")
+
+    (status,), _ = status_of([run], Recorder({"squeue": squeue}), clock=lambda: NOW)
+    assert (status.job, status.phase) == ("77", Phase.STARTING)
+    silent = Result(("squeue",), 1, "", "Unable to contact slurm controller (connect failure)")
+    (status,), _ = status_of([run], Recorder({"squeue": silent}), clock=lambda: NOW)
+    assert status.phase is Phase.UNKNOWN
+
+
+def test_after_a_resume_the_old_attempt_does_not_count(run: RunDirectory) -> None:
+    make_attempt(run, metrics=METRICS, result=FINISHED, touched=BEGIN + 50)
+    assert read(run).attempt == "000"
+    with (run.path / "journal.jsonl").open("a") as journal:
+        for event in submitted("13"):
+            journal.write(json.dumps({"time": BEGIN + 60, **event}) + "\n")
+    facts = read(run)
+    assert (facts.attempt, facts.attempts, facts.result, facts.start and facts.start.job) == (None, 1, None, "13")
+
+
+def test_many_runs_cost_one_question(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "small" / f"{number}", *submitted(str(number))) for number in range(30)]
+    text = "".join(f"{number}|{number}|RUNNING|{int(NOW)}|N/A|{int(NOW)}|n1|None\n" for number in range(20))
+    shell = Recorder({"squeue": Result(("squeue",), 0, text, ""), "sacct": Result(("sacct",), 1, "", "disabled")})
+    statuses, answer = status_of(runs, shell, clock=lambda: NOW)
+    assert [argv[0] for argv in shell.asked] == ["squeue", "sacct"]
+    assert [status.phase for status in statuses] == [Phase.STARTING] * 20 + [Phase.LOST] * 10
+    assert len(to_json(statuses, answer)["runs"]) == 30
+
+
+# ---- runs of this machine
+
+
+def launched(pid: int, ticks: int | None, **more: Any) -> dict[str, Any]:
+    base = {"event": "launched", "mode": "local", "attempt": "000", "pid": pid, "start_ticks": ticks}
+    return {**base, "host": socket.gethostname(), **more}
+
+
+def ticks_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def test_local_runs(tmp_path: Path) -> None:
+    def phase(name: str, event: dict[str, Any], result: dict[str, Any] | None = None) -> Phase:
+        run = make_run(tmp_path / name / "1", event, mode="local")
+        make_attempt(run, metrics=METRICS, result=result, touched=0)
+        (status,), _ = status_of([run], Recorder())
+        return status.phase
+
+    me = os.getpid()
+    assert phase("a", launched(me, ticks_of(me))) is Phase.RUNNING
+    assert phase("b", launched(me, ticks_of(me) - 1)) is Phase.LOST, "the pid belongs to another process now"
+    done = subprocess.Popen(["true"])
+    done.wait()
+    assert phase("c", launched(done.pid, 5)) is Phase.LOST
+    assert phase("d", launched(done.pid, 5), FINISHED) is Phase.FINISHED
+    assert phase("e", launched(me, ticks_of(me), host="elsewhere")) is Phase.UNKNOWN
+    cancelled = make_run(tmp_path / "f" / "1", launched(done.pid, 5), {"event": "cancelled"}, mode="local")
+    make_attempt(cancelled, metrics=METRICS)
+    assert status_of([cancelled], Recorder())[0][0].phase is Phase.CANCELLED
+
+
+# ---- for people and programs
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_table(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_attempt(run, metrics=METRICS)
+    running = judged(run, State.RUNNING)
+    queued = replace(judged(run, State.PENDING, reason="[Priority]"), expected_start=NOW + 600)
+    plain = io.StringIO()
+    write_table([running, queued], plain, NOW)
+    head, first, second = plain.getvalue().splitlines()
+    assert head.split() == ["RUN", "JOB", "STATE", "ITERATION", "LOSS", "S/ITERATION", "LEFT", "DETAIL"]
+    assert first.split() == ["small/0001", "12", "running", "2/20", "8", "0.500", "0:00:09"]
+    assert "[Priority], expected to start in 0:10:00" in second
+    monkeypatch.setenv("COLUMNS", "200")
+    terminal = Terminal()
+    write_table([running, queued], terminal, NOW)
+    assert "small/0001" in terminal.getvalue()
+    assert "[Priority]" in terminal.getvalue()
+
+
+def test_the_object_for_programs(run: RunDirectory) -> None:
+    make_attempt(run, metrics=METRICS, result=FAILED)
+    status = judged(run, State.FAILED, reason="NonZeroExitCode")
+    (value,) = to_json([status], Answer({}, NOW))["runs"]
+    assert (value["phase"], value["over"], value["iteration"], value["loss"]) == ("failed", True, 2, 8.0)
+    assert (value["first_failing_rank"]["host"], value["job"], value["seconds_left"]) == ("n2", "12", None)
