@@ -9,7 +9,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types layers unit golden requirements schema bench clean
+.PHONY: help install demo test lint types layers unit soak golden requirements schema bench clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,10 @@ layers: install
 unit: install
 	@tools/test_packages.sh
 	$(BIN)/pytest
+
+soak: install ## what needs longer than a test run may take
+	@tools/test_packages.sh
+	$(BIN)/pytest -m soak
 
 golden: install ## accept the scripts as they are rendered now
 	UPDATE_GOLDEN=1 $(BIN)/pytest tests/script -q

@@ -1,10 +1,11 @@
-"""How long a rank takes to the first line of the recipe's `configure()`, against the imports that nobody can do without.
+"""How long a rank takes to the first line of a recipe's `configure()`, against the imports that it cannot do without.
 
     python benchmarks/rank_startup.py [--runs 5] [--device auto|cpu|gpu]
 
-The baseline imports torch and what the recipe and pretrain() import of Megatron Bridge, in a plain `python -c`; where there is no GPU it
-applies the CPU back end, without which Bridge cannot be imported there. Runs alternate, after one of each that does not count. CPU
-seconds are the steadier measure on a machine that others use too. Target: at most 0.1 s more than the baseline.
+The baseline imports torch and what the recipe imports of Megatron Bridge, in a plain `python -c`; where there is no GPU
+it applies the CPU back end, without which Bridge cannot be imported there. Runs alternate, after one of each that does
+not count. The smallest of each column is compared: whatever else the machine does only adds to it.
+Target: at most 0.1 s more than the baseline.
 """
 
 import argparse
@@ -109,16 +110,15 @@ def main() -> int:
 
 
 def report(measured: dict[str, list[tuple[float, float]]]) -> int:
-    """The table of medians, and whether the target is met by CPU seconds."""
-    medians = {
-        name: [statistics.median(column) for column in zip(*times, strict=True)] for name, times in measured.items()
-    }
-    print(f"{'':16}{'clock s':>10}{'CPU s':>10}   (medians of {len(next(iter(measured.values())))} alternating runs)")
-    for name, (clock, cpu) in medians.items():
-        print(f"{name:16}{clock:10.2f}{cpu:10.2f}")
-    base, ours = medians["imports alone"], medians["entrypoint.py"]
-    print(f"{'difference':16}{ours[0] - base[0]:10.2f}{ours[1] - base[1]:10.2f}   (target: at most {TARGET_S} s)")
-    print(f"{'ratio':16}{ours[0] / base[0]:10.3f}{ours[1] / base[1]:10.3f}")
+    """The table, and 1 where the target is missed (by CPU seconds, the steadier measure)."""
+    least = {name: [min(column) for column in zip(*times, strict=True)] for name, times in measured.items()}
+    print(f"{'':16}{'clock s':>22}{'CPU s':>22}   least (and median) of alternating runs")
+    for name, times in measured.items():
+        cells = [f"{min(column):.2f} ({statistics.median(column):.2f})" for column in zip(*times, strict=True)]
+        print(f"{name:16}{cells[0]:>22}{cells[1]:>22}")
+    base, ours = least["imports alone"], least["entrypoint.py"]
+    print(f"{'difference':16}{ours[0] - base[0]:22.2f}{ours[1] - base[1]:22.2f}   target: at most {TARGET_S} s")
+    print(f"{'ratio':16}{ours[0] / base[0]:22.3f}{ours[1] / base[1]:22.3f}")
     return 0 if ours[1] - base[1] <= TARGET_S else 1
 
 

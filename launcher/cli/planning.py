@@ -1,6 +1,7 @@
 """From the command line to a plan: look at the world once, layer the request, decide."""
 
 import argparse
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
         run_dir=str(resumed.path) if resumed else None,
     )
     plan = make.make_plan(given)
+    if resumed:
+        # What the user once wrote, not where its snapshot lies.
+        plan = dataclasses.replace(plan, recipe=resumed.plan["recipe"])
     if plan.image:
         require_image(plan.image)
     require_sources(mount.source for mount in plan.mounts)

@@ -34,12 +34,12 @@ def main() -> int:
     """Answer one request (the --check-config contract); returns the exit status, 0 or 2."""
     with _only_answers_on_stdout() as out:
         try:
-            answer = _answer(_read_request(sys.stdin.read()))
+            reply = answer(_read_request(sys.stdin.read()))
         except UserError as error:
-            answer = {"ok": False, "error": error.message, "where": error.where, "hint": error.hint}
-        json.dump(answer, out)
+            reply = {"ok": False, "error": error.message, "where": error.where, "hint": error.hint}
+        json.dump(reply, out)
         out.write("\n")
-    return 0 if answer["ok"] else 2
+    return 0 if reply["ok"] else 2
 
 
 def validate(config: Any, world_size: int, overrides: Sequence[str] = ()) -> Checked:
@@ -62,7 +62,8 @@ def validate(config: Any, world_size: int, overrides: Sequence[str] = ()) -> Che
     return Checked(final, tuple(dict.fromkeys([*_changed(config, final, overrides), *said])))
 
 
-def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The reply to a good request; makes this process the job's rank 0 and raises UserError for a wrong one."""
     world_size = int(request["world_size"])
     os.environ.update(_ONE_PROCESS, WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(request["ranks_per_node"]))
     from . import overrides as _overrides

@@ -16,12 +16,15 @@ from typing import Any, Optional
 
 TRACKERS = ("latest_train_state.pt", "latest_checkpointed_iteration.txt")
 MARKERS = ("run_config.yaml", "train_state.pt", "metadata.json", ".metadata")
-REQUIRED = ("train_state.pt", "metadata.json", ".metadata")
+REQUIRED = ("train_state.pt", ".metadata")
 
 
-def newest_complete(directory: Path) -> Optional[int]:
-    """The newest iteration of which `directory` holds all that loading needs; None where there is none."""
-    return next((step for step, path in reversed(iterations(directory)) if is_complete(path)), None)
+def newest_complete(directory: Path, ckpt_format: str = "torch_dist") -> Optional[int]:
+    """The newest iteration of which `directory` holds all that loading needs; None where there is none.
+
+    `ckpt_format` is Bridge's `checkpoint.ckpt_format`.
+    """
+    return next((step for step, path in reversed(iterations(directory)) if is_complete(path, ckpt_format)), None)
 
 
 def iterations(directory: Path) -> list[tuple[int, Path]]:
@@ -32,9 +35,10 @@ def iterations(directory: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match and path.is_dir())
 
 
-def is_complete(path: Path) -> bool:
+def is_complete(path: Path, ckpt_format: str = "torch_dist") -> bool:
     """Whether an iteration's directory holds every file that loading needs, none shorter than it was written."""
-    if not all(_size(path / name) > 0 for name in REQUIRED):
+    required = (*REQUIRED, "metadata.json") if ckpt_format == "torch_dist" else REQUIRED
+    if not all(_size(path / name) > 0 for name in required):
         return False
     try:
         shards = shard_sizes((path / ".metadata").read_bytes())

@@ -56,56 +56,71 @@ def stop_on_signal(config: Any, keys: frozenset[str]) -> None:
             setattr(config.train, name, True)
 
 
-def choose_checkpoint(config: Any, rank: Rank, keys: frozenset[str], load: bool) -> Optional[int]:
-    """Set what this attempt loads in `config.checkpoint`; returns the iteration that it resumes, None for none.
+def choose_checkpoint(config: Any, rank: Rank, keys: frozenset[str], load: bool) -> None:
+    """Set in `config.checkpoint` what this attempt loads.
 
     Attempt 000 loads nothing, or what the user named in `checkpoint.load` and allowed (`load`). A later attempt
     continues from the newest complete checkpoint of the run, wherever the tracker points; where nothing was saved yet
     it starts as attempt 000 did.
-    Raises UserError where a new run would load a checkpoint that nobody allowed, or an
-    allowed one is not there.
+    Raises UserError where a new run would load a checkpoint that nobody allowed, or an allowed one is not there.
     """
-    if int(rank.attempt) > 0 and config.checkpoint.save:
-        step = _resume(config.checkpoint, keys)
-        if step is not None:
-            return step
-    config.checkpoint.load = _first_load(config.checkpoint.load, load)
-    return None
+    section = config.checkpoint
+    later = int(rank.attempt) > 0 and section.save
+    if not (later and _resume(section, keys)):
+        section.load = _first_load(section.load, load)
 
 
 def _first_load(wish: Optional[str], load: bool) -> Optional[str]:
-    directory = None if wish is None or _is_default(wish) else Path(wish)
-    if directory is None:
+    if wish is None or _is_default(wish):
         return None
-    if checkpoints.holds_checkpoint(directory):
+    if _is_remote(wish) or checkpoints.holds_checkpoint(Path(wish)):
         if load:
-            return str(directory)
+            return wish
+        what = "may hold a checkpoint (only files can be looked at)" if _is_remote(wish) else "holds a checkpoint"
         raise UserError(
-            f"checkpoint.load={directory} holds a checkpoint, and a new run loads none by accident",
+            f"checkpoint.load={wish} {what}, and a new run loads none by accident",
             where="checkpoint.load",
             hint="allow it with --load, or continue the run that wrote it with --resume",
         )
     if load:
-        raise UserError(
-            f"--load was given and checkpoint.load={directory} holds no checkpoint", where="checkpoint.load"
-        )
+        raise UserError(f"--load was given and checkpoint.load={wish} holds no checkpoint", where="checkpoint.load")
     return None
 
 
-def _resume(section: Any, keys: frozenset[str]) -> Optional[int]:
-    directory = Path(section.save)
-    chosen = section.ckpt_step if is_overridden("checkpoint.ckpt_step", keys) else None
-    step: Optional[int] = chosen if chosen is not None else checkpoints.newest_complete(directory)
-    if step is None:
-        return None
-    # Without a tracker Bridge starts from nothing and does not say so; an iteration's own directory needs none.
-    tracked = checkpoints.has_tracker(directory)
-    section.load = str(directory if tracked else directory / f"iter_{step:07d}")
-    section.ckpt_step = step if tracked else None
-    # Fine-tuning resets iteration and optimizer on load: right for the first attempt's weights, wrong for the run's
-    # own.
+def _resume(section: Any, keys: frozenset[str]) -> bool:
+    """Set what continues the run; False where it has saved nothing yet."""
+    step: Optional[int] = section.ckpt_step if is_overridden("checkpoint.ckpt_step", keys) else None
+    if _is_remote(section.save):
+        # Only Bridge can look there; without a step it takes what its tracker names.
+        section.load, section.ckpt_step = section.save, step
+    else:
+        directory = Path(section.save)
+        step = _complete_step(directory, section.ckpt_format) if step is None else step
+        if step is None:
+            return False
+        # Without a tracker Bridge starts from nothing and does not say so; an iteration's own directory needs none.
+        tracked = checkpoints.has_tracker(directory)
+        section.load = str(directory if tracked else directory / f"iter_{step:07d}")
+        section.ckpt_step = step if tracked else None
+    # Fine-tuning resets iteration and optimizer on load: right for a first attempt's weights, wrong for the run's own.
     section.finetune = False
+    return True
+
+
+def _complete_step(directory: Path, ckpt_format: str) -> Optional[int]:
+    step = checkpoints.newest_complete(directory, ckpt_format)
+    if step is None and checkpoints.has_tracker(directory):
+        found = ", ".join(str(number) for number, _ in checkpoints.iterations(directory)) or "none"
+        raise UserError(
+            f"this run has saved checkpoints in {directory}, and none of them is complete (iterations: {found})",
+            where=str(directory),
+            hint="name one with checkpoint.ckpt_step=N, or start a new run: this one would begin from nothing",
+        )
     return step
+
+
+def _is_remote(place: str) -> bool:
+    return "://" in place
 
 
 def _is_default(value: Optional[str]) -> bool:

@@ -84,7 +84,9 @@ def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: 
         cpu.enable()
     config = recipe.load(request["recipe"], request["arguments"], rank.code_dir)
     config = overrides.apply(config, request["overrides"])
-    environment.apply(environment.wanted(config.env_vars, settings.get("user_env", ()), os.environ), device)
+    # The override env_vars.NAME= is the user's as well, and stronger than --env.
+    user_env = [name for name in settings.get("user_env", ()) if not paths.is_overridden(f"env_vars.{name}", keys)]
+    environment.apply(environment.wanted(config.env_vars, user_env, os.environ), device)
     timeline.event("imports", time.time() - started, device=device)
     if rank.rank == 0:
         environment.write_environment(rank.attempt_dir / "environment.json", os.environ)

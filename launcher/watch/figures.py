@@ -1,6 +1,7 @@
 """How far an attempt is, from its own events. Pure: lines in, a frozen value out, and words for it."""
 
 import json
+import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -106,7 +107,8 @@ def _event(state: Progress, line: dict[str, Any]) -> Progress:
 
 def _number(line: dict[str, Any], name: str) -> float | None:
     value = line.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    # Python's json reads NaN and Infinity, which no number here can be.
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
 def _int(value: float | None, other: int | None) -> int | None:

@@ -79,6 +79,7 @@ class Follower:
             self.progress = advance(self.progress, tail.read())
         if self._bar is not None:
             self._draw()
+            self._bar.refresh()
         else:
             self._tell(before, now)
 

@@ -194,7 +194,7 @@ def test_a_controller_that_stops_and_comes_back_knows_its_jobs(new_cluster: NewC
     assert time.monotonic() - begin < 8
     cluster.resume_controller()
     assert cluster.state(job) == "RUNNING"
-    cluster.kill_controller()
+    cluster.stop_controller()
     assert cluster.run("squeue", "-h", check=False).returncode != 0
     cluster.start_controller()
     wait_until(

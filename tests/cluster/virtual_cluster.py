@@ -160,8 +160,13 @@ class VirtualCluster:
         """Start slurmctld (again); it recovers the jobs that it knew."""
         self.ask("start", name="slurmctld", argv=["slurmctld", "-D"])
 
+    def stop_controller(self) -> None:
+        """End slurmctld as an administrator would: it saves its state, clients are refused at once, jobs go on."""
+        self.ask("signal", name="slurmctld", signal=int(signal.SIGTERM))
+        wait_until(lambda: "slurmctld" not in self.ask("running")["running"], "slurmctld to end", self)
+
     def kill_controller(self) -> None:
-        """Kill slurmctld: clients are refused at once; running jobs go on."""
+        """Kill slurmctld: what happened in the last 5 s it will not know; a job started then ends up held."""
         self.ask("signal", name="slurmctld", signal=int(signal.SIGKILL))
 
     def pause_controller(self) -> None:

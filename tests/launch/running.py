@@ -12,7 +12,6 @@ from tests.cluster.virtual_cluster import VirtualCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = Path(sys.executable).with_name("launcher")
-MIRROR = str(ROOT / "tests/launch/mirror.py")
 TOY = str(ROOT / "tests/toy/entrypoint.py")
 
 PROFILE = 'extends = "slurm"\ndescription = "virtual nodes"\ndevice = "cpu"\ngpus_per_node = 2\n'
@@ -26,9 +25,11 @@ class User:
     directory: Path
     environ: dict[str, str]
 
-    def run(self, *arguments: str, status: int | None = 0, **environ: str) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, *arguments: str, status: int | None = 0, timeout_s: float = 120, **environ: str
+    ) -> "subprocess.CompletedProcess[str]":
         """`launcher ARGUMENTS`; `status` is what it has to end with."""
-        return self.call([str(LAUNCHER), *arguments], status=status, **environ)
+        return self.call([str(LAUNCHER), *arguments], status=status, timeout_s=timeout_s, **environ)
 
     def call(
         self, argv: list[str], *, status: int | None = 0, timeout_s: float = 120, **environ: str
@@ -46,17 +47,31 @@ class User:
         assert status is None or done.returncode == status, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def salloc(self, *arguments: str, options: tuple[str, ...] = (), status: int | None = 0, **environ: str) -> Any:
+    def salloc(
+        self,
+        *arguments: str,
+        options: tuple[str, ...] = (),
+        status: int | None = 0,
+        timeout_s: float = 120,
+        **environ: str,
+    ) -> "subprocess.CompletedProcess[str]":
         """`launcher ARGUMENTS` in the shell of an allocation."""
-        return self.call(["salloc", *options, str(LAUNCHER), *arguments], status=status, **environ)
+        argv = ["salloc", *options, str(LAUNCHER), *arguments]
+        return self.call(argv, status=status, timeout_s=timeout_s, **environ)
 
     def runs(self) -> list[Path]:
         """All run directories, oldest first."""
         return sorted(path.parent for path in self.directory.glob("runs/*/*/plan.json"))
 
     def seen(self, run: Path) -> list[dict[str, Any]]:
-        """What each rank of the first attempt wrote down."""
-        return [json.loads(path.read_text()) for path in sorted(run.glob("attempts/000/ranks/*.seen.json"))]
+        """What each rank of the first attempt was given."""
+        return [seen(path) for path in sorted(run.glob("attempts/000/ranks/*.seen.json"))]
+
+
+def seen(path: Path) -> dict[str, Any]:
+    """A toy's note of what it was given, argv.json understood."""
+    note: dict[str, Any] = json.loads(path.read_text())
+    return {**note, "request": json.loads(note["argv_json"])}
 
 
 def user_of(directory: Path, cluster: VirtualCluster | None = None) -> User:

@@ -5,7 +5,6 @@ script and a real bash, and a sample of them through a real srun.
 """
 
 import dataclasses
-import json
 import os
 import tempfile
 import time
@@ -31,7 +30,8 @@ from launcher.spec.cluster import Cluster
 from launcher.spec.load import parse
 from launcher.spec.request import Request
 from tests.cluster.virtual_cluster import VirtualCluster
-from tests.launch.running import MIRROR, RECIPE
+from tests.launch.running import RECIPE, TOY
+from tests.launch.running import seen as note
 
 TRAPS = (
     *("$(touch trap)", "`touch trap`", "a; touch trap", "a b  c", "*", "?", "[a]", "{a,b}", "'", '"', "\\", "\\\\n"),
@@ -77,7 +77,7 @@ def carried_out(said: Said, directory: Path, world: World, mode: Mode, cluster: 
                 "name": said.name,
                 "run_root": said.root,
                 "gpus_per_node": 1,
-                "entrypoint": MIRROR,
+                "entrypoint": TOY,
             },
             where="test",
         )
@@ -93,7 +93,7 @@ def carried_out(said: Said, directory: Path, world: World, mode: Mode, cluster: 
                 recipe,
                 arguments,
                 check(texts, None),
-                code_files(recipe, MIRROR, directory),
+                code_files(recipe, TOY, directory),
             )
         )
     except RequestError as error:
@@ -103,9 +103,9 @@ def carried_out(said: Said, directory: Path, world: World, mode: Mode, cluster: 
     step, run = start.here(plan, world, None)
     status = waited(step)
     assert status == 0, (run.path / "sbatch.log").read_text() if mode == "srun" else status
-    seen: dict[str, Any] = json.loads(next(run.path.glob("attempts/000/ranks/*.seen.json")).read_text())
+    seen: dict[str, Any] = note(next(run.path.glob("attempts/000/ranks/*.seen.json")))
     assert not list(directory.rglob("trap"))
-    assert Path(seen["directory"]) == run.path
+    assert Path(seen["cwd"]) == run.path
     assert_logged(run)
     return seen
 
@@ -129,10 +129,10 @@ def assert_logged(run: RunDirectory) -> None:
 
 
 def assert_whole(said: Said, seen: dict[str, Any]) -> None:
-    assert seen["argv"]["arguments"] == {"text": said.argument}
-    assert seen["argv"]["overrides"][0].startswith("a.b='")
-    assert tuple(seen["argv"]["overrides"][1:]) == bare(said)
-    assert seen["environ"]["HOSTILE"] == said.variable
+    assert seen["request"]["arguments"] == {"text": said.argument}
+    assert seen["request"]["overrides"][0].startswith("a.b='")
+    assert tuple(seen["request"]["overrides"][1:]) == bare(said)
+    assert seen["environment"]["HOSTILE"] == said.variable
 
 
 def world_in(directory: Path, environ: dict[str, str], job: str | None = None) -> World:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.virtual_cluster import VirtualCluster
-from tests.launch.running import MIRROR, User, user_of
+from tests.launch.running import TOY, User, user_of
 
 # All that may differ between modes: what Slurm tells a task, and what follows from where it runs.
 DIFFERING = re.compile(
@@ -27,7 +27,7 @@ def user(tmp_path: Path, slurm_cluster: VirtualCluster) -> User:
 def everywhere(user: User, cluster: VirtualCluster, nodes: int, ranks: int, *, local: bool) -> dict[str, Path]:
     """The run directories of the same request in each mode."""
     shape = ("--gpus-per-node", str(ranks))
-    common = ("small.py", "--entrypoint", MIRROR, *SETTINGS, *shape, "--env", "QUOTED=it's $HOME")
+    common = ("small.py", "--entrypoint", TOY, *SETTINGS, *shape, "--env", "QUOTED=it's $HOME")
     runs = {}
     if local:
         user.run("run", *common, "--cluster", "local", "--run-root", "local")
@@ -65,7 +65,7 @@ def test_what_a_task_executes_is_the_same_in_every_mode(
         assert len({(run / name).read_bytes() for run in runs.values()}) == 1, name
     plans = {mode: without_paths(run) for mode, run in runs.items()}
     assert plans["srun"] == plans["sbatch"]
-    environments = {mode: [rank["environ"] for rank in user.seen(run)] for mode, run in runs.items()}
+    environments = {mode: [rank["environment"] for rank in user.seen(run)] for mode, run in runs.items()}
     assert {len(found) for found in environments.values()} == {nodes * ranks}
     for mode in environments:
         for rank, found in enumerate(environments[mode]):
@@ -74,19 +74,19 @@ def test_what_a_task_executes_is_the_same_in_every_mode(
             assert {name for name in differing if not DIFFERING.fullmatch(name)} == set(), mode
     for mode, run in runs.items():
         for rank, seen in enumerate(user.seen(run)):
-            assert seen["environ"]["RANK"] == str(rank), mode
-            assert seen["environ"]["LOCAL_RANK"] == str(rank % ranks)
-            assert seen["environ"]["WORLD_SIZE"] == str(nodes * ranks)
-            assert seen["environ"]["LOCAL_WORLD_SIZE"] == str(ranks)
-            assert seen["environ"]["QUOTED"] == "it's $HOME"
-            assert seen["argv"]["arguments"] == {"text": "a b"}
-            assert tuple(seen["argv"]["overrides"]) == SETTINGS[1:]
+            assert seen["environment"]["RANK"] == str(rank), mode
+            assert seen["environment"]["LOCAL_RANK"] == str(rank % ranks)
+            assert seen["environment"]["WORLD_SIZE"] == str(nodes * ranks)
+            assert seen["environment"]["LOCAL_WORLD_SIZE"] == str(ranks)
+            assert seen["environment"]["QUOTED"] == "it's $HOME"
+            assert seen["request"]["arguments"] == {"text": "a b"}
+            assert tuple(seen["request"]["overrides"]) == SETTINGS[1:]
 
 
 def test_ranks_meet_at_the_first_node_of_the_step(user: User, slurm_cluster: VirtualCluster) -> None:
     # The step takes two nodes of an allocation of three.
-    user.salloc("run", "small.py", "--entrypoint", MIRROR, "--nodes", "2", options=("-N3", "--ntasks-per-node=2"))
-    seen = [rank["environ"] for rank in user.seen(user.runs()[0])]
+    user.salloc("run", "small.py", "--entrypoint", TOY, "--nodes", "2", options=("-N3", "--ntasks-per-node=2"))
+    seen = [rank["environment"] for rank in user.seen(user.runs()[0])]
     assert {rank["MASTER_ADDR"] for rank in seen} == {slurm_cluster.address("n1")}
     ports = {int(rank["MASTER_PORT"]) for rank in seen}
     assert len(ports) == 1
@@ -97,17 +97,17 @@ def test_ranks_meet_at_the_first_node_of_the_step(user: User, slurm_cluster: Vir
 def test_nothing_else_of_the_shell_reaches_a_rank(user: User, slurm_cluster: VirtualCluster) -> None:
     function = {"BASH_FUNC_hello%%": "() {  echo hello\n}"}
     noise = {"PYTHONPATH": "/nowhere", "LD_PRELOAD_X": "x", "EDITOR": "vi", "SLURM_NTASKS": "99", **function}
-    user.run("run", "small.py", "--entrypoint", MIRROR, "--cluster", "local", "--gpus-per-node", "1", **noise)
-    answer = json.loads(user.run("submit", "small.py", "--entrypoint", MIRROR, "--json", **noise).stdout)
+    user.run("run", "small.py", "--entrypoint", TOY, "--cluster", "local", "--gpus-per-node", "1", **noise)
+    answer = json.loads(user.run("submit", "small.py", "--entrypoint", TOY, "--json", **noise).stdout)
     slurm_cluster.wait(answer["job"], "COMPLETED")
     for run in user.runs():
         for rank in user.seen(run):
-            assert not {"PYTHONPATH", "LD_PRELOAD_X", "EDITOR", *function} & set(rank["environ"])
-            assert rank["environ"]["WORLD_SIZE"] in ("1", "2")
+            assert not {"PYTHONPATH", "LD_PRELOAD_X", "EDITOR", *function} & set(rank["environment"])
+            assert rank["environment"]["WORLD_SIZE"] in ("1", "2")
 
 
 def test_a_second_job_of_one_submission_leaves_it_alone(user: User, slurm_cluster: VirtualCluster) -> None:
-    answer = json.loads(user.run("submit", "small.py", "--entrypoint", MIRROR, "--json").stdout)
+    answer = json.loads(user.run("submit", "small.py", "--entrypoint", TOY, "--json").stdout)
     slurm_cluster.wait(answer["job"], "COMPLETED")
     run = Path(answer["run_dir"])
     twin = subprocess.run(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.virtual_cluster import VirtualCluster
-from tests.launch.running import MIRROR, ROOT, User, user_of
+from tests.launch.running import ROOT, TOY, User, user_of
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def refused(user: User, *arguments: str, status: int = 2, words: tuple[str, ...]
     return done.stderr
 
 
-COMMON = ("small.py", "--entrypoint", MIRROR)
+COMMON = ("small.py", "--entrypoint", TOY)
 
 
 def test_srun_sh_outside_an_allocation(alone: User) -> None:

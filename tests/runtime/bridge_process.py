@@ -6,14 +6,20 @@ report), writes a JSON list of answers. What raises anything but UserError is to
 
 import json
 import logging
+import os
+import shutil
 import subprocess
 import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+_ANSWERS: dict[str, dict[str, Any]] = {}
 
 
 def ask(requests: list[dict[str, Any]], timeout_s: float = 280) -> list[dict[str, Any]]:
@@ -32,11 +38,33 @@ def ask(requests: list[dict[str, Any]], timeout_s: float = 280) -> list[dict[str
     return answers
 
 
+def answers_to_all(factory: "pytest.TempPathFactory") -> dict[str, dict[str, Any]]:
+    """The answers to the tables of right and wrong requests, by name or message, asked once in a test session."""
+    if not _ANSWERS:
+        from tests.runtime.right_requests import EFFECTS
+        from tests.runtime.wrong_requests import BROKEN, GOOD, ON_CPU, TABLE
+
+        base = factory.mktemp("recipes")
+        shutil.copy(ROOT / "recipes" / "vanilla_gpt_pretrain.py", base)
+        for name, text in {"table_recipe.py": GOOD, **BROKEN}.items():
+            (base / name).write_text(text)
+        requests = {row.says: row.request(str(base)) for row in TABLE} | {"on cpu": {**ON_CPU, "base": str(base)}}
+        for name, (given, effects) in EFFECTS.items():
+            read = ["scheduler.lr_decay_style", "ddp.param_name_patterns_for_fp32_local_accumulation", *effects]
+            recipe = {"path": "vanilla_gpt_pretrain.py", "function": "configure"}
+            requests[name] = {"recipe": recipe, "base": str(base), "overrides": given, "read": read}
+        _ANSWERS.update(zip(requests, ask(list(requests.values())), strict=True))
+    return _ANSWERS
+
+
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     from launcher.runtime import check, overrides, recipe
     from launcher.runtime.errors import UserError
 
     try:
+        if "settings" in request:
+            os.chdir(request["base"])
+            return check.answer(request)
         config = recipe.load(request["recipe"], request.get("arguments", {}), Path(request["base"]))
         overrides.apply(config, request.get("overrides", ()))
         applied = {key: repr(_read(config, key)) for key in request.get("read", ())}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,31 +9,16 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.bridge_process import ROOT, ask
-from tests.runtime.wrong_requests import BROKEN, GOOD, TABLE, Wrong
+from tests.runtime.bridge_process import ROOT, answers_to_all
+from tests.runtime.wrong_requests import TABLE, Wrong
 
 pytestmark = pytest.mark.megatron
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What each row of the table is answered, by what it must say; all from one process."""
-    base = tmp_path_factory.mktemp("recipes")
-    shutil.copy(ROOT / "recipes" / "vanilla_gpt_pretrain.py", base)
-    for name, text in {"table_recipe.py": GOOD, **BROKEN}.items():
-        (base / name).write_text(text)
-    return dict(zip([row.says for row in TABLE], ask([_request(row, base) for row in TABLE]), strict=True))
-
-
-def _request(row: Wrong, base: Path) -> dict[str, Any]:
-    recipe = {"bridge": row.bridge} if row.bridge else {"path": row.path, "function": row.function}
-    return {
-        "recipe": recipe,
-        "base": str(base),
-        "arguments": dict(row.arguments),
-        "overrides": row.overrides,
-        "world_size": row.world_size,
-    }
+    """What each row of the table is answered, by what it must say."""
+    return answers_to_all(tmp_path_factory)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.says[:60])
@@ -51,7 +35,7 @@ def test_wrong_request_is_refused_with_its_own_sentence(row: Wrong, answers: dic
 def test_no_two_rows_are_told_the_same(answers: dict[str, dict[str, Any]]) -> None:
     assert len(TABLE) >= 30
     for row in TABLE:
-        told = [says for says, answer in answers.items() if row.says in answer["error"]]
+        told = [other.says for other in TABLE if row.says in answers[other.says]["error"]]
         assert told == [row.says], f"{row.says!r} is also said to {told}"
 
 
@@ -119,19 +103,9 @@ def test_check_config_answers_on_stdout_alone(tmp_path: Path) -> None:
     assert "model.bf16=false has no effect: Megatron Bridge makes it true" in answer["warnings"]
 
 
-def test_check_config_on_cpu_refuses_what_only_gpus_can_train() -> None:
-    status, answer, _ = check_config(
-        {
-            "recipe": {"path": str(ROOT / "recipes" / "vanilla_gpt_pretrain.py"), "function": "configure"},
-            "overrides": ["model.context_parallel_size=2"],
-            "settings": {"device": "cpu"},
-            "world_size": 2,
-            "ranks_per_node": 2,
-        }
-    )
-    assert status == 2
-    assert not answer["ok"]
-    assert "model.context_parallel_size=2 does not run on CPU" in answer["error"]
+def test_check_for_a_job_on_cpu_refuses_what_only_gpus_can_train(answers: dict[str, dict[str, Any]]) -> None:
+    assert not answers["on cpu"]["ok"]
+    assert "model.context_parallel_size=2 does not run on CPU" in answers["on cpu"]["error"]
 
 
 @pytest.mark.parametrize(("text", "says"), [("{", "reads one JSON object"), ('{"recipe": {}}', "without world_size")])

@@ -1,6 +1,7 @@
 """The CPU back end: each patch is needed and fits, it is absent on GPUs, and it refuses what it cannot do."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +30,8 @@ for patch in cpu.PATCHES:
 from pathlib import Path
 from launcher.runtime import overrides, recipe
 
-def make(file, *changes):
-    config = recipe.load({{"path": f"recipes/{{file}}", "function": "configure"}}, {{}}, Path({root!r}))
+def make(file, *changes, **arguments):
+    config = recipe.load({{"path": f"recipes/{{file}}", "function": "configure"}}, arguments, Path({root!r}))
     return overrides.apply(config, list(changes))
 
 def refusal(config):
@@ -57,6 +58,18 @@ deepseek = make("deepseek_v2_lite_pretrain.py").model
 names = ("num_layers", "hidden_size", "num_moe_experts", "kv_lora_rank",
          "expert_model_parallel_size", "moe_router_topk")
 found["deepseek"] = {{name: getattr(deepseek, name) for name in names}}
+
+from launcher.runtime import models
+other = Path("other-model")
+other.mkdir()
+(other / "config.json").write_text(json.dumps({{**models.model_config("deepseek_v2_lite"), "num_hidden_layers": 4}}))
+given = make("deepseek_v2_lite_pretrain.py", hf_path=str(other), moe_token_dispatcher_type="deepep").model
+names = ("num_layers", "expert_model_parallel_size", "moe_token_dispatcher_type", "moe_flex_dispatcher_backend",
+         "moe_shared_expert_overlap", "recompute_granularity")
+found["given"] = {{name: getattr(given, name) for name in names}}
+
+from huggingface_hub import constants
+found["hub"] = [constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE]
 print("PROBE " + json.dumps(found))
 """
 
@@ -95,7 +108,10 @@ print(device, torch.compile is compile_before, found)
 def run(code: str, tmp_path: Path) -> str:
     program = tmp_path / "probe.py"
     program.write_text(code)
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
+    # An empty cache, and the hub out of reach: whatever is found comes from the project itself.
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    command = [sys.executable, str(program)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -155,6 +171,26 @@ def test_the_architecture_of_deepseek_v2_lite_is_built_without_network(probe: di
         "expert_model_parallel_size": 8,
         "moe_router_topk": 6,
     }
+
+
+@pytest.mark.megatron
+def test_another_architecture_of_the_family_keeps_the_recipes_parallel_settings(probe: dict[str, Any]) -> None:
+    assert probe["given"] == {
+        "num_layers": 4,
+        "expert_model_parallel_size": 8,
+        "moe_token_dispatcher_type": "flex",
+        "moe_flex_dispatcher_backend": "deepep",
+        "moe_shared_expert_overlap": False,
+        "recompute_granularity": "full",
+    }
+
+
+@pytest.mark.megatron
+def test_the_users_own_hub_is_back_after_a_recipe_was_built(probe: dict[str, Any]) -> None:
+    cache, offline = probe["hub"]
+    assert cache.endswith("/hub")
+    assert "launcher-hub-" not in cache
+    assert offline is False
 
 
 @pytest.mark.megatron

@@ -4,88 +4,16 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.bridge_process import ROOT, ask
+from tests.runtime.bridge_process import answers_to_all
+from tests.runtime.right_requests import EFFECTS
 
 pytestmark = pytest.mark.megatron
 
-EFFECTS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
-    "plain values": (
-        ("train.train_iters=20", "optimizer.lr=1e-3", "optimizer.min_lr=0", "logger.tensorboard_dir=/a/b"),
-        {"train.train_iters": "20", "optimizer.lr": "0.001", "logger.tensorboard_dir": "'/a/b'"},
-    ),
-    "a plus on a key that exists changes it": (
-        ("+train.train_iters=21", "++train.global_batch_size=16"),
-        {"train.train_iters": "21", "train.global_batch_size": "16"},
-    ),
-    "the last of two counts": (("train.train_iters=1", "train.train_iters=2"), {"train.train_iters": "2"}),
-    "a signal by name or number": (("train.exit_signal=SIGUSR1",), {"train.exit_signal": "<Signals.SIGUSR1: 10>"}),
-    "a signal's number": (("train.exit_signal=12",), {"train.exit_signal": "<Signals.SIGUSR2: 12>"}),
-    "an enum": (("model.attention_backend=flash",), {"model.attention_backend": "<AttnBackend.flash: 1>"}),
-    "a data type that Bridge itself would keep as text": (
-        ("model.autocast_dtype=bf16", "model.params_dtype=torch.float16"),
-        {"model.autocast_dtype": "torch.bfloat16", "model.params_dtype": "torch.float16"},
-    ),
-    "a tuple": (("model.window_size=[8,0]",), {"model.window_size": "(8, 0)"}),
-    "lists and nested tuples": (
-        ("profiling.profile_ranks=[0, 3]", "dataset.blend=[[a,'b c'],[0.5,0.5]]"),
-        {"profiling.profile_ranks": "[0, 3]", "dataset.blend": "(['a', 'b c'], [0.5, 0.5])"},
-    ),
-    "quoted text arrives whole": (
-        ("checkpoint.save='a,b=c {d}'", 'logger.wandb_project="it\'s $HOME; `x`"'),
-        {"checkpoint.save": "'a,b=c {d}'", "logger.wandb_project": '"it\'s $HOME; `x`"'},
-    ),
-    "interpolations are resolved at the end, as Bridge does": (
-        ("scheduler.lr_decay_iters=${train.train_iters}", "train.train_iters=7", "checkpoint.save=${oc.env:PATH}"),
-        {"scheduler.lr_decay_iters": "7"},
-    ),
-    "an activation by its name": (("model.activation_func=relu",), {"model.activation_func": "<function relu"}),
-    "a section that is null is made": (
-        ("ft.enable_ft_package=true",),
-        {"ft": "FaultToleranceConfig(enable_ft_package=True"},
-    ),
-    "a mapping for a section that is null": (
-        ("straggler={log_straggler:true}", "inprocess_restart.enabled=false"),
-        {"straggler.log_straggler": "True", "inprocess_restart.enabled": "False"},
-    ),
-    "a mapping for a section that is there changes its keys only": (
-        ("train={train_iters:5}",),
-        {"train.train_iters": "5", "train.global_batch_size": "8"},
-    ),
-    "a section whose class needs a value": (
-        ("comm_overlap.tp_comm_overlap=false", "comm_overlap.bucket_size=1000"),
-        {"comm_overlap.tp_comm_overlap": "False", "comm_overlap.bucket_size": "1000"},
-    ),
-    "keys below a named precision": (
-        ("mixed_precision=bf16_mixed", "mixed_precision.grad_reduce_in_fp32=false"),
-        {"mixed_precision.grad_reduce_in_fp32": "False", "mixed_precision.bf16": "True"},
-    ),
-    "a class by _target_": (
-        ("peft={_target_:megatron.bridge.peft.lora.LoRA,dim:4}", "checkpoint.pretrained_checkpoint=/"),
-        {"peft.dim": "4"},
-    ),
-    "an environment variable": (
-        ("env_vars.MINE=1", "env_vars={YOURS: x}"),
-        {"env_vars.MINE": "1", "env_vars.YOURS": "'x'"},
-    ),
-    "null unsets": (
-        ("mixed_precision=null", "checkpoint.save=null"),
-        {"mixed_precision": "None", "checkpoint.save": "None"},
-    ),
-}
-
 
 @pytest.fixture(scope="module")
-def answers() -> dict[str, dict[str, Any]]:
-    requests = [
-        {
-            "recipe": {"path": "vanilla_gpt_pretrain.py", "function": "configure"},
-            "base": str(ROOT / "recipes"),
-            "overrides": overrides,
-            "read": ["scheduler.lr_decay_style", "ddp.param_name_patterns_for_fp32_local_accumulation", *effects],
-        }
-        for overrides, effects in EFFECTS.values()
-    ]
-    return dict(zip(EFFECTS, ask(requests), strict=True))
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What each row of EFFECTS is answered, by its name."""
+    return answers_to_all(tmp_path_factory)
 
 
 @pytest.mark.parametrize("name", EFFECTS)
@@ -104,8 +32,8 @@ def test_what_nobody_named_stays_as_the_recipe_has_it(answers: dict[str, dict[st
 
 
 def test_validation_leaves_the_configuration_as_it_is(answers: dict[str, dict[str, Any]]) -> None:
-    for name, answer in answers.items():
-        assert answer["after"] == answer["read"], name
+    for name in EFFECTS:
+        assert answers[name]["after"] == answers[name]["read"], name
 
 
 def test_environment_of_the_recipe_is_in_the_answer(answers: dict[str, dict[str, Any]]) -> None:

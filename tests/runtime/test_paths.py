@@ -59,6 +59,7 @@ def save(torch_metadata: types.ModuleType) -> Any:
 def config(rank: Rank, **checkpoint: Any) -> Any:
     default = str(Path.cwd() / "nemo_experiments" / "default")
     section = {"save": f"{default}/checkpoints", "load": f"{default}/checkpoints", "ckpt_step": None, "finetune": True}
+    section["ckpt_format"] = "torch_dist"
     return SimpleNamespace(
         checkpoint=SimpleNamespace(**{**section, **checkpoint}),
         logger=SimpleNamespace(tensorboard_dir=f"{default}/tb_logs", save_config_filepath=None),
@@ -113,7 +114,7 @@ def test_signals_stop_a_run_unless_the_user_says_otherwise(rank: Rank) -> None:
 def test_a_new_run_loads_nothing_from_bridges_default_directory(rank: Rank, save: Any) -> None:
     made = config(rank)
     save(Path(made.checkpoint.load), 10)
-    assert paths.choose_checkpoint(made, rank, frozenset(), load=False) is None
+    paths.choose_checkpoint(made, rank, frozenset(), load=False)
     assert made.checkpoint.load is None
 
 
@@ -144,7 +145,7 @@ def test_a_later_attempt_takes_the_newest_complete_iteration(rank: Rank, save: A
     for step in (10, 20, 30):
         newest = save(rank.run_dir / "checkpoints", step)
     (newest / "__0_0.distcp").unlink()
-    assert paths.choose_checkpoint(made, later(rank), frozenset(), load=False) == 20
+    paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
     assert (made.checkpoint.load, made.checkpoint.ckpt_step) == (str(rank.run_dir / "checkpoints"), 20)
     assert made.checkpoint.finetune is False
 
@@ -153,21 +154,48 @@ def test_without_a_tracker_the_iterations_own_directory_is_loaded(rank: Rank, sa
     made = config(rank, save=str(rank.run_dir / "checkpoints"))
     path = save(rank.run_dir / "checkpoints", 10)
     (path.parent / "latest_checkpointed_iteration.txt").unlink()
-    assert paths.choose_checkpoint(made, later(rank), frozenset(), load=False) == 10
+    paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
     assert (made.checkpoint.load, made.checkpoint.ckpt_step) == (str(path), None)
 
 
 def test_a_later_attempt_without_any_checkpoint_starts_as_the_first_did(rank: Rank) -> None:
     made = config(rank, save=str(rank.run_dir / "checkpoints"))
-    assert paths.choose_checkpoint(made, later(rank), frozenset(), load=False) is None
+    paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
     assert made.checkpoint.load is None
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_from_nothing(rank: Rank, save: Any) -> None:
+    made = config(rank, save=str(rank.run_dir / "checkpoints"))
+    for step in (10, 20):
+        (save(rank.run_dir / "checkpoints", step) / "train_state.pt").unlink()
+    with pytest.raises(UserError, match=r"none of them is complete \(iterations: 10, 20\)"):
+        paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
+
+
+def test_a_first_save_that_was_cut_short_is_no_checkpoint(rank: Rank, save: Any) -> None:
+    made = config(rank, save=str(rank.run_dir / "checkpoints"))
+    path = save(rank.run_dir / "checkpoints", 10)
+    (path / ".metadata").unlink()
+    (path.parent / "latest_checkpointed_iteration.txt").unlink()
+    paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
+    assert made.checkpoint.load is None
+    assert made.checkpoint.finetune is True
+
+
+def test_what_is_not_on_a_file_system_is_left_to_bridge_but_not_to_chance(rank: Rank) -> None:
+    made = config(rank, save="msc://store/run", load="msc://store/run")
+    with pytest.raises(UserError, match="may hold a checkpoint"):
+        paths.choose_checkpoint(made, rank, frozenset(), load=False)
+    paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
+    assert (made.checkpoint.load, made.checkpoint.ckpt_step) == ("msc://store/run", None)
 
 
 def test_an_iteration_that_the_user_named_is_taken(rank: Rank, save: Any) -> None:
     made = config(rank, save=str(rank.run_dir / "checkpoints"), ckpt_step=10)
     for step in (10, 20):
         save(rank.run_dir / "checkpoints", step)
-    assert paths.choose_checkpoint(made, later(rank), frozenset({"checkpoint.ckpt_step"}), load=False) == 10
+    paths.choose_checkpoint(made, later(rank), frozenset({"checkpoint.ckpt_step"}), load=False)
+    assert (made.checkpoint.load, made.checkpoint.ckpt_step) == (str(rank.run_dir / "checkpoints"), 10)
 
 
 @pytest.mark.parametrize("damage", ["train_state.pt", "metadata.json", ".metadata", "__1_0.distcp"])

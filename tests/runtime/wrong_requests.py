@@ -1,6 +1,7 @@
 """Wrong recipes, arguments, overrides and configurations, each with its own sentence: the table of test_check.py."""
 
 from dataclasses import dataclass
+from typing import Any
 
 GOOD = """
 from typing import Literal, Optional
@@ -68,6 +69,27 @@ class Wrong:
     where: str = ""
     hint: str = ""
 
+    def request(self, base: str) -> dict[str, Any]:
+        """The row as bridge_process.py is asked, its recipe in the directory `base`."""
+        recipe = {"bridge": self.bridge} if self.bridge else {"path": self.path, "function": self.function}
+        return {
+            "recipe": recipe,
+            "base": base,
+            "arguments": dict(self.arguments),
+            "overrides": self.overrides,
+            "world_size": self.world_size,
+        }
+
+
+ON_CPU = {
+    "recipe": {"path": "vanilla_gpt_pretrain.py", "function": "configure"},
+    "arguments": {},
+    "overrides": ["model.context_parallel_size=2"],
+    "settings": {"device": "cpu"},
+    "world_size": 2,
+    "ranks_per_node": 2,
+}
+"""What can be trained on GPUs alone, asked for a job on CPU."""
 
 RECIPES = (
     Wrong("absent.py does not exist", path="absent.py"),

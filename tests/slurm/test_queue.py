@@ -91,12 +91,29 @@ def test_noise_between_the_lines_is_passed_over() -> None:
     assert parse_squeue("CLUSTER: alpha\n\nslurm_load_jobs: warning\n" + QUEUE, NOW) == parse_squeue(QUEUE, NOW)
 
 
+# As sacct 22.05.8 printed it (SLURM_TIME_FORMAT=%s, slurmdbd), and one that never started.
+ACCOUNTING = """\
+1|1|FAILED|3:0|1795230011|1795230011|1795230010|n1
+2|2|COMPLETED|0:0|1795230011|1795230011|1795230010|n1
+3|3|CANCELLED by 0|0:0|1795230011|1795230014|1795230010|n1
+4|4|FAILED|0:9|1795230011|1795230011|1795230010|n1
+5_0|6|COMPLETED|0:0|1795230011|1795230011|1795230010|n1
+5_1|5|FAILED|1:0|1795230011|1795230011|1795230010|n1
+7|7|CANCELLED by 0|0:0|Unknown|1795230014|1795230010|None assigned
+"""
+
+
 def test_sacct_is_read() -> None:
-    first = "5|5|CANCELLED by 0|0:15|1795227306|1795227310|1795227300|n1"
-    second = "6|6|FAILED|3:0|Unknown|1795227310|1795227300|None assigned"
-    jobs = parse_sacct(f"{first}\n{second}\n", NOW)
-    assert (jobs["5"].state, jobs["5"].exit_status, jobs["5"].terminal) == (State.CANCELLED, 143, True)
-    assert (jobs["6"].exit_status, jobs["6"].start, jobs["6"].nodes) == (3, None, None)
+    jobs = parse_sacct(ACCOUNTING, NOW)
+    ends = {name: (job.state.value, job.exit_status) for name, job in jobs.items()}
+    assert ends["1"] == ("FAILED", 3)
+    assert ends["2"] == ("COMPLETED", 0)
+    assert ends["3"] == ("CANCELLED", 0)
+    assert ends["4"] == ("FAILED", 137)
+    assert (ends["5_0"], ends["5_1"], ends["6"]) == (("COMPLETED", 0), ("FAILED", 1), ("COMPLETED", 0))
+    assert all(job.terminal and job.source == "sacct" for job in jobs.values())
+    assert (jobs["3"].start, jobs["3"].end, jobs["3"].nodes) == (1795230011.0, 1795230014.0, "n1")
+    assert (jobs["7"].start, jobs["7"].nodes) == (None, None)
 
 
 @pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL"])

@@ -76,10 +76,6 @@ def test_no_line_makes_it_fail(lines: list[str]) -> None:
     )
 )
 def test_no_values_make_it_fail(line: dict[str, Any]) -> None:
-    if "iteration" in line and isinstance(line["iteration"], float) and line["iteration"] - line["iteration"] != 0:
-        line["iteration"] = 1.0  # json has no infinity; Python's reads it all the same
-    if isinstance(line.get("train_iters"), float) and line["train_iters"] - line["train_iters"] != 0:
-        line["train_iters"] = 1.0
     describe(advance(Progress(), [json.dumps(line)]))
 
 

@@ -1,0 +1,124 @@
+"""Ending runs of this machine; batch jobs are cancelled in test_on_slurm.py."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.errors import RequestError, SlurmError
+from launcher.record import RunDirectory
+from launcher.shell import Recorder, Result
+from launcher.watch.cancel import cancel_run, members
+from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
+
+TRAPS = "import signal, sys, time; signal.signal(15, {}); open(sys.argv[1], 'w').close(); time.sleep(600)"
+
+
+class Ranks:
+    """A process group that carries a run's path on its command lines, as step.sh does."""
+
+    def __init__(self, path: Path, handler: str) -> None:
+        ready = path.parent / "ready"
+        argv = [sys.executable, "-I", "-S", "-c", TRAPS.format(handler), str(ready), str(path / "step.sh")]
+        self.process = subprocess.Popen(argv, start_new_session=True)
+        deadline = time.monotonic() + 20
+        while not ready.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def event(self, **more: Any) -> dict[str, Any]:
+        ticks = int(Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[19])
+        base = {"event": "launched", "mode": "local", "attempt": "000", "pid": self.process.pid, "start_ticks": ticks}
+        return {**base, "group": self.process.pid, "host": socket.gethostname(), **more}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "small" / "1"
+
+
+@pytest.fixture
+def ranks(path: Path, request: pytest.FixtureRequest) -> Iterator[Ranks]:
+    path.parent.mkdir()
+    started = Ranks(path, getattr(request, "param", "lambda *_: sys.exit(0)"))
+    yield started
+    started.process.kill()
+    started.process.wait()
+
+
+def local_run(path: Path, event: dict[str, Any]) -> RunDirectory:
+    run = make_run(path, event, mode="local")
+    make_attempt(run, metrics=(iteration(1),))
+    return run
+
+
+def reap(ranks: Ranks) -> Callable[[float], None]:
+    """What a launcher does while it waits: without it the ended process would stay a zombie."""
+
+    def sleep(seconds: float) -> None:
+        time.sleep(seconds)
+        ranks.process.poll()
+
+    return sleep
+
+
+def test_a_run_of_this_machine_is_ended(path: Path, ranks: Ranks) -> None:
+    run = local_run(path, ranks.event())
+    assert members(ranks.process.pid, path) == [ranks.process.pid]
+    assert cancel_run(run, Recorder(), sleep=reap(ranks)) == "its processes have ended"
+    assert ranks.process.wait(5) == 0
+    assert [event["event"] for event in run.journal.read()] == ["launched", "cancelled"]
+    assert cancel_run(run, Recorder()) == "it is over already: cancelled"
+
+
+@pytest.mark.parametrize("ranks", ["signal.SIG_IGN"], indirect=True)
+def test_ranks_that_do_not_listen_are_killed(path: Path, ranks: Ranks) -> None:
+    words = cancel_run(local_run(path, ranks.event()), Recorder(), grace_s=0.5, sleep=reap(ranks))
+    assert "killed" in words
+    assert ranks.process.wait(5) == -9
+
+
+def test_a_group_of_somebody_else_is_left_alone(path: Path, ranks: Ranks) -> None:
+    # The number of the group is used again: its processes are not this run's.
+    assert members(ranks.process.pid, path.parent / "other" / "1") == []
+    run = local_run(path.parent / "other" / "1", ranks.event())
+    assert cancel_run(run, Recorder()) == "none of its processes is left"
+    assert ranks.process.poll() is None
+
+
+def test_with_save_the_ranks_are_asked(path: Path, ranks: Ranks) -> None:
+    run = local_run(path, ranks.event())
+    assert cancel_run(run, Recorder(), save=True) == "its ranks save and stop after this iteration"
+    assert run.attempt(0).stop.exists()
+    assert ranks.process.poll() is None
+    assert run.journal.read()[-1]["event"] == "stop_requested"
+
+
+def test_not_from_here(path: Path) -> None:
+    run = local_run(path, {"event": "launched", "attempt": "000", "pid": os.getpid(), "host": "elsewhere", "group": 1})
+    with pytest.raises(RequestError, match="started on elsewhere") as caught:
+        cancel_run(run, Recorder())
+    assert "launcher cancel" in (caught.value.hint or "")
+
+
+def test_a_waiting_job_has_nothing_to_save(path: Path) -> None:
+    run = make_run(path, *submitted())
+    waiting = Result(("squeue",), 0, f"12|12|PENDING|{int(BEGIN)}|N/A|1||Priority\n", "")
+    shell = Recorder({"squeue": waiting, "scancel": Result(("scancel",), 0, "", "")})
+    with pytest.raises(RequestError, match="nothing to save"):
+        cancel_run(run, shell, save=True)
+    assert cancel_run(run, shell) == "job 12 is cancelled"
+    assert shell.asked[-1] == ("scancel", "12")
+
+
+def test_silence_is_an_error_not_a_success(path: Path) -> None:
+    run = make_run(path, *submitted())
+    words = "Unable to contact slurm controller (connect failure)"
+    shell = Recorder({"squeue": Result(("squeue",), 1, "", words), "scancel": Result(("scancel",), 1, "", words)})
+    with pytest.raises(SlurmError, match="Unable to contact"):
+        cancel_run(run, shell)

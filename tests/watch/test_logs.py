@@ -1,0 +1,130 @@
+"""The log that a user wants to see."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from launcher.errors import RequestError
+from launcher.record import RunDirectory
+from launcher.shell import Recorder, Result
+from launcher.watch.logs import follow_logs, print_logs
+from tests.watch.making import BEGIN, make_attempt, make_run, submitted
+
+FAILED: dict[str, object] = {"outcome": "failed", "first_failing_rank": {"rank": 1, "host": "n2", "what": "x"}}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return make_run(tmp_path / "small" / "1", *submitted())
+
+
+def with_logs(run: RunDirectory, number: int = 0, result: dict[str, object] | None = None) -> None:
+    attempt = make_attempt(run, number, result=result)
+    for rank in range(2):
+        attempt.log(rank).write_text(f"attempt {number} rank {rank}\n\u00fc without an end")
+
+
+def printed(run: RunDirectory, **options: str | None) -> list[str]:
+    stream = io.StringIO()
+    assert print_logs(run, stream, **options) == len(stream.getvalue().splitlines())
+    return stream.getvalue().splitlines()
+
+
+def test_rank_0_or_the_one_that_failed_first(run: RunDirectory) -> None:
+    with_logs(run, 0, FAILED)
+    assert printed(run) == ["attempt 0 rank 1", "\u00fc without an end"]
+    with_logs(run, 1)
+    assert printed(run)[0] == "attempt 1 rank 0"
+    assert printed(run, attempt="0")[0] == "attempt 0 rank 1"
+    assert printed(run, attempt="000", rank="0")[0] == "attempt 0 rank 0"
+    assert printed(run, rank="all") == [
+        "[0] attempt 1 rank 0",
+        "[0] \u00fc without an end",
+        "[1] attempt 1 rank 1",
+        "[1] \u00fc without an end",
+    ]
+
+
+def test_where_no_rank_began_srun_says_why(run: RunDirectory) -> None:
+    attempt = make_attempt(run, result=FAILED)
+    (attempt.logs / "srun.log").write_text("srun: error: pyxis: image not found\n")
+    assert printed(run) == ["srun: error: pyxis: image not found"]
+    (attempt.logs / "srun.log").write_text("")
+    (run.path / "sbatch.log").write_text("launcher: scontrol cannot list the nodes\n")
+    assert printed(run) == ["launcher: scontrol cannot list the nodes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"rank": "2"}, "no rank '2'"), ({"rank": "first"}, "no rank 'first'"), ({"attempt": "3"}, "no attempt '3'")],
+)
+def test_what_is_not_there(run: RunDirectory, options: dict[str, str], words: str) -> None:
+    with pytest.raises(RequestError, match="not begun"):
+        printed(run)
+    with_logs(run)
+    with pytest.raises(RequestError, match=words) as caught:
+        printed(run, **options)
+    assert caught.value.hint
+
+
+def squeue(state: str) -> Recorder:
+    return Recorder({"squeue": Result(("squeue",), 0, f"12|12|{state}|{int(BEGIN)}|N/A|1|n1|Priority\n", "")})
+
+
+def test_following_ends_with_the_attempt_and_misses_nothing(run: RunDirectory) -> None:
+    stream, said, steps = io.StringIO(), list[str](), iter(range(100))
+
+    def sleep(_seconds: float) -> None:
+        step = next(steps)
+        if step == 2:
+            with_logs(run)
+        log = run.attempt(0).log(0)
+        if step in (4, 5):
+            with log.open("a") as file:
+                file.write(f" now\nline {step}")
+        if step == 6:
+            with log.open("a") as file:
+                file.write("\nthe very last")
+            (run.attempt(0).path / "result.json").write_text(json.dumps({"outcome": "finished"}))
+
+    follow_logs(run, stream, squeue("PENDING"), say=said.append, sleep=sleep)
+    assert said == ["queued Priority"]
+    assert stream.getvalue().splitlines() == [
+        "attempt 0 rank 0",
+        "\u00fc without an end now",
+        "line 4 now",
+        "line 5",
+        "the very last",
+    ]
+
+
+def test_following_ends_with_the_job_where_there_is_no_verdict(run: RunDirectory) -> None:
+    with_logs(run)
+    stream = io.StringIO()
+    clock = iter(range(1000))
+    follow_logs(run, stream, squeue("CANCELLED"), clock=lambda: next(clock), sleep=lambda _seconds: None)
+    assert stream.getvalue().splitlines()[0] == "attempt 0 rank 0"
+
+
+def test_following_a_run_that_never_begins(run: RunDirectory) -> None:
+    said: list[str] = []
+    follow_logs(run, io.StringIO(), squeue("CANCELLED"), say=said.append, sleep=lambda _seconds: None)
+    assert said == ["cancelled the job was cancelled"]
+
+
+def test_following_goes_on_while_slurm_is_silent(run: RunDirectory) -> None:
+    with_logs(run)
+    looks = 0
+
+    def sleep(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 30:
+            (run.attempt(0).path / "result.json").write_text(json.dumps({"outcome": "finished"}))
+
+    silent = Recorder({"squeue": Result(("squeue",), 1, "", "Unable to contact slurm controller (connect failure)")})
+    clock = iter(range(0, 10_000, 10))
+    follow_logs(run, io.StringIO(), silent, clock=lambda: next(clock), sleep=sleep)
+    assert looks == 30
