@@ -102,9 +102,8 @@ def main() -> None:
                 seconds = seconds_per_iteration(start(overrides, asked.gpus, Path(directory)))
                 found[name].append(batch * SEQUENCE / seconds)
                 whole = time.monotonic() - begun
-                print(
-                    f"{name:13} {asked.gpus} GPUs: {seconds:.4f} s/iteration, {found[name][-1]:9.0f} tokens/s, {whole:.0f} s in all"
-                )
+                rate = f"{seconds:.4f} s/iteration, {found[name][-1]:9.0f} tokens/s"
+                print(f"{name:13} {asked.gpus} GPUs: {rate}, {whole:.0f} s in all", flush=True)
     medians = {name: statistics.median(values) for name, values in found.items()}
     print(f"tokens per second, launcher run : plain python = {medians['launcher run'] / medians['plain python']:.4f}")
 

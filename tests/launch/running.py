@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,24 @@ class User:
     environ: dict[str, str]
 
     def run(
-        self, *arguments: str, status: int | None = 0, timeout_s: float = 120, **environ: str
+        self, *arguments: str, status: int | None = 0, timeout_s: float = 120, environ: Mapping[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
         """`launcher ARGUMENTS`; `status` is what it has to end with."""
-        return self.call([str(LAUNCHER), *arguments], status=status, timeout_s=timeout_s, **environ)
+        return self.call([str(LAUNCHER), *arguments], status=status, timeout_s=timeout_s, environ=environ)
 
     def call(
-        self, argv: list[str], *, status: int | None = 0, timeout_s: float = 120, **environ: str
+        self,
+        argv: list[str],
+        *,
+        status: int | None = 0,
+        timeout_s: float = 120,
+        environ: Mapping[str, str] | None = None,
     ) -> "subprocess.CompletedProcess[str]":
         """Any program with this user's environment."""
         done = subprocess.run(
             argv,
             cwd=self.directory,
-            env={**self.environ, **environ},
+            env={**self.environ, **(environ or {})},
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -53,11 +59,11 @@ class User:
         options: tuple[str, ...] = (),
         status: int | None = 0,
         timeout_s: float = 120,
-        **environ: str,
+        environ: Mapping[str, str] | None = None,
     ) -> "subprocess.CompletedProcess[str]":
         """`launcher ARGUMENTS` in the shell of an allocation."""
         argv = ["salloc", *options, str(LAUNCHER), *arguments]
-        return self.call(argv, status=status, timeout_s=timeout_s, **environ)
+        return self.call(argv, status=status, timeout_s=timeout_s, environ=environ)
 
     def runs(self) -> list[Path]:
         """All run directories, oldest first."""

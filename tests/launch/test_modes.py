@@ -97,8 +97,8 @@ def test_ranks_meet_at_the_first_node_of_the_step(user: User, slurm_cluster: Vir
 def test_nothing_else_of_the_shell_reaches_a_rank(user: User, slurm_cluster: VirtualCluster) -> None:
     function = {"BASH_FUNC_hello%%": "() {  echo hello\n}"}
     noise = {"PYTHONPATH": "/nowhere", "LD_PRELOAD_X": "x", "EDITOR": "vi", "SLURM_NTASKS": "99", **function}
-    user.run("run", "small.py", "--entrypoint", TOY, "--cluster", "local", "--gpus-per-node", "1", **noise)
-    answer = json.loads(user.run("submit", "small.py", "--entrypoint", TOY, "--json", **noise).stdout)
+    user.run("run", "small.py", "--entrypoint", TOY, "--cluster", "local", "--gpus-per-node", "1", environ=noise)
+    answer = json.loads(user.run("submit", "small.py", "--entrypoint", TOY, "--json", environ=noise).stdout)
     slurm_cluster.wait(answer["job"], "COMPLETED")
     for run in user.runs():
         for rank in user.seen(run):

@@ -31,9 +31,11 @@ def alone(tmp_path: Path) -> User:
     return made
 
 
-def refused(user: User, *arguments: str, status: int = 2, words: tuple[str, ...], **environ: str) -> str:
+def refused(
+    user: User, *arguments: str, status: int = 2, words: tuple[str, ...], environ: dict[str, str] | None = None
+) -> str:
     before = sorted(user.directory.rglob("*"))
-    done = user.run(*arguments, status=status, **environ)
+    done = user.run(*arguments, status=status, environ=environ)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     for word in words:
@@ -100,7 +102,7 @@ def test_sbatch_that_answers_with_an_error_of_its_own(user: User, tmp_path: Path
     (fake / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: a plugin of this site fell over' >&2\nexit 1\n")
     (fake / "sbatch").chmod(0o755)
     path = f"{fake}:{user.environ['PATH']}"
-    refused(user, "submit", *COMMON, status=3, words=("a plugin of this site fell over",), PATH=path)
+    refused(user, "submit", *COMMON, status=3, words=("a plugin of this site fell over",), environ={"PATH": path})
 
 
 @pytest.fixture

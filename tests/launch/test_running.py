@@ -157,7 +157,7 @@ def test_status_logs_and_cancel(user: User, slurm_cluster: VirtualCluster) -> No
 def test_on_a_terminal_progress_is_a_bar(alone: User) -> None:
     program = f"import pty, sys; sys.exit(pty.spawn([{str(LAUNCHER)!r}, *sys.argv[1:]]) >> 8)"
     arguments = ["run", "small.py", *LOCAL, "toy.iters=8", "toy.seconds=0.2"]
-    done = alone.call([sys.executable, "-c", program, *arguments], TERM="xterm")
+    done = alone.call([sys.executable, "-c", program, *arguments], environ={"TERM": "xterm"})
     assert "8/8" in done.stdout
     assert "\033[" in done.stdout
     assert "finished" in done.stdout
@@ -188,8 +188,8 @@ def test_a_plan_writes_nothing_and_a_dry_run_is_one(user: User) -> None:
 def test_srun_sh_runs_a_recipe_in_an_allocation(user: User) -> None:
     script = str(ROOT / "srun.sh")
     argv = ["salloc", "-N2", "--ntasks-per-node=2", script, "small.py", "--entrypoint", TOY, "toy.iters=3"]
-    user.call(argv, GPUS_PER_NODE="2")
+    user.call(argv, environ={"GPUS_PER_NODE": "2"})
     (run,) = user.runs()
     assert len(user.seen(run)) == 4
     argv = ["salloc", "-N1", script, "small.py", "--entrypoint", TOY, "--runtime", "pyxis"]
-    assert "no image" in user.call(argv, status=2, SQSH="nowhere.sqsh").stderr
+    assert "no image" in user.call(argv, status=2, environ={"SQSH": "nowhere.sqsh"}).stderr

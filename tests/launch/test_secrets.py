@@ -47,7 +47,7 @@ def test_a_canary_is_found_in_no_file_no_command_line_and_no_answer_of_slurm(
     user: User, slurm_cluster: VirtualCluster
 ) -> None:
     arguments = ("submit", "small.py", "--entrypoint", "program.py", "--env", "HF_TOKEN", "--json")
-    said = user.run(*arguments, HF_TOKEN=CANARY)
+    said = user.run(*arguments, environ={"HF_TOKEN": CANARY})
     answer = json.loads(said.stdout)
     run = Path(answer["run_dir"])
     slurm_cluster.wait(answer["job"], "RUNNING")
@@ -67,8 +67,8 @@ def test_a_canary_is_found_in_no_file_no_command_line_and_no_answer_of_slurm(
 
 def test_in_an_allocation_and_locally_too(user: User) -> None:
     arguments = ("run", "small.py", "--entrypoint", "program.py", "--env", "HF_TOKEN")
-    user.salloc(*arguments, options=("-N1", "--ntasks-per-node=2"), status=None, HF_TOKEN=CANARY)
-    user.run(*arguments, "--cluster", "local", "--gpus-per-node", "1", status=None, HF_TOKEN=CANARY)
+    user.salloc(*arguments, options=("-N1", "--ntasks-per-node=2"), status=None, environ={"HF_TOKEN": CANARY})
+    user.run(*arguments, "--cluster", "local", "--gpus-per-node", "1", status=None, environ={"HF_TOKEN": CANARY})
     runs = user.runs()
     assert len(runs) == 2
     for run in runs:

@@ -1,5 +1,7 @@
 """Nodes, ranks and parallel sizes: what fits, and what the refusal says."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,7 +77,7 @@ def test_shape_comes_from_the_first_that_says_it(found: Geometry, nodes: int, ra
         ),
     ],
 )
-def test_refusals_name_the_numbers_and_the_fix(arguments: dict[str, int], sentence: str, hint: str | None) -> None:
+def test_refusals_name_the_numbers_and_the_fix(arguments: dict[str, Any], sentence: str, hint: str | None) -> None:
     with pytest.raises(GeometryError) as caught:
         shape(**arguments)
     assert sentence in caught.value.message
