@@ -22,8 +22,7 @@ def check_config(made: Planned, shell: Shell | None = None) -> dict[str, Any]:
         "recipe": _absolute_recipe(made),
         "arguments": plan.argv["arguments"],
         "overrides": plan.argv["overrides"],
-        # One process on this machine, whatever the job computes on.
-        "settings": {**plan.argv["settings"], "device": "cpu"},
+        "settings": plan.argv["settings"],
         "world_size": plan.world_size,
         "ranks_per_node": plan.geometry.ranks_per_node,
     }

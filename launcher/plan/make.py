@@ -11,7 +11,7 @@ from launcher.facts.recipe import BridgeRecipe, Recipe
 from launcher.facts.world import World
 from launcher.plan import container, directives, environment, geometry, profiling
 from launcher.plan.model import Geometry, Mode, Mount, Plan, Profiler, Step, Variable
-from launcher.plan.overrides import Override
+from launcher.plan.overrides import Override, known_values
 from launcher.spec.cluster import Cluster
 from launcher.spec.request import Request
 
@@ -39,7 +39,8 @@ class Given:
 def make_plan(given: Given) -> Plan:
     """Decide the run. Raises a RequestError of the kind that fits for whatever cannot work."""
     request, cluster, world = given.request, given.cluster, given.world
-    values = {override.key: override.value for override in given.overrides}
+    values = known_values(given.overrides)
+    keys = tuple(override.key for override in given.overrides)
     shape = _geometry(given, values)
     profiler = profiling.decide(values, world_size=shape.world_size) if request.nsys else None
     variables = environment.decide(
@@ -58,7 +59,7 @@ def make_plan(given: Given) -> Plan:
     if runtime == "none" and request.mounts:
         raise SpecError("--mount needs a container, but the runtime is none", hint="Give --runtime pyxis and --image.")
     texts = tuple(override.text for override in given.overrides)
-    texts = (*(profiling.overrides(profiler, tuple(values)) if profiler else ()), *texts)
+    texts = (*(profiling.overrides(profiler, keys) if profiler else ()), *texts)
     return Plan(
         version=1,
         launcher=__version__,

@@ -78,6 +78,13 @@ def value(overrides: Iterable[Override], key: str) -> Any:
     return None if isinstance(found, str) and INTERPOLATION in found else found
 
 
+def known_values(overrides: Iterable[Override]) -> dict[str, Any]:
+    """The values of all overrides by key, without those that only the job knows (an interpolation)."""
+    overrides = tuple(overrides)
+    found = {override.key: override.value for override in overrides}
+    return {key: one for key, one in found.items() if not (isinstance(one, str) and INTERPOLATION in one)}
+
+
 def _refuse_contradiction(parsed: Parsed, before: Iterable[Override]) -> None:
     """Hydra lets the last one win; of two values on one command line one is a mistake."""
     for override in before:

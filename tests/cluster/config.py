@@ -52,6 +52,17 @@ def hosts(options: ClusterOptions) -> str:
     return "\n".join(["127.0.0.1 localhost", *lines, ""])
 
 
+def node_lines(options: ClusterOptions, *, port: int, namespaces: bool) -> list[str]:
+    """slurm.conf's lines of the nodes."""
+    gres = f" Gres=gpu:{options.gpus}" if options.gpus else ""
+    cpus = f"CPUs={options.slots} Sockets=1 CoresPerSocket={options.slots} ThreadsPerCore=1"
+    lines = []
+    for number, name in enumerate(options.names, start=1):
+        where = f"NodeHostname={name} NodeAddr={address(number, namespaces)} Port={port + 1 + number}"
+        lines.append(f"NodeName={name} {where} {cpus} RealMemory={options.memory_mb}{gres}")
+    return lines
+
+
 def slurm_conf(directory: Path, options: ClusterOptions, *, user: str, port: int, namespaces: bool) -> str:
     """slurm.conf. Ports: `port` is the guard of the range, then the controller's, then one per node."""
     d = directory
@@ -92,14 +103,9 @@ def slurm_conf(directory: Path, options: ClusterOptions, *, user: str, port: int
         f"SlurmdTimeout={options.node_timeout_s}",
         "SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1",
     ]
-    gres = f" Gres=gpu:{options.gpus}" if options.gpus else ""
     if options.gpus:
         lines.append("GresTypes=gpu")
-    for number, name in enumerate(options.names, start=1):
-        where = f"NodeHostname={name} NodeAddr={address(number, namespaces)} Port={port + 1 + number}"
-        cpus = f"CPUs={options.slots} Sockets=1 CoresPerSocket={options.slots} ThreadsPerCore=1"
-        what = f"{cpus} RealMemory={options.memory_mb}{gres}"
-        lines.append(f"NodeName={name} {where} {what}")
+    lines += node_lines(options, port=port, namespaces=namespaces)
     lines += [
         "PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
         "PartitionName=short Nodes=ALL MaxTime=10 MaxNodes=1 State=UP",

@@ -6,7 +6,7 @@ import pytest
 
 from launcher.errors import OverrideError, PlaceError, SpecError
 from launcher.plan import container, directives, environment, place, profiling, settings
-from tests.building import RECIPE, SHELL, allocation, cluster, world
+from tests.building import RECIPE, SHELL, allocation, cluster, plan, world
 
 
 def variables(**changes: Any) -> dict[str, Any]:
@@ -139,3 +139,11 @@ def test_nsys_completes_the_four_values() -> None:
 def test_a_profile_that_would_be_empty_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(OverrideError):
         profiling.decide(values, world_size=4)
+
+
+def test_a_value_that_only_the_job_knows_is_not_taken_for_one() -> None:
+    made = plan(request={"nsys": True}, changes=("profiling.profile_step_start=${oc.env:START}",))
+    assert made.profiler is not None
+    assert made.profiler.start == 10
+    starts = [text for text in made.overrides if "profile_step_start" in text]
+    assert starts == ["profiling.profile_step_start=${oc.env:START}"]
