@@ -8,7 +8,8 @@ LauncherError                 what is wrong, where, what to do; carries the exit
 |   |-- GeometryError         nodes, ranks and parallel sizes do not fit together
 |   `-- PlaceError            the command cannot run here (no allocation, a login node)
 |-- OutsideError         (3)  the outside world failed: a program, Slurm, the disk, the network
-|   |-- CommandError          a program is missing or ended with an error
+|   |-- CommandError          a program ended with an error, or did not end
+|   |   `-- MissingProgram      it is not installed
 |   |-- SlurmError            Slurm refused or did not answer
 |   `-- DiskError             a file could not be written or read
 `-- RunFailed            (1)  the run failed or stopped early, or a check said no
@@ -68,7 +69,11 @@ class OutsideError(LauncherError):
 
 
 class CommandError(OutsideError):
-    """An external program is missing or ended with an error."""
+    """An external program ended with an error, or did not end in time."""
+
+
+class MissingProgram(CommandError):  # noqa: N818 - a state of the machine
+    """An external program is not installed, or not on the PATH."""
 
 
 class SlurmError(OutsideError):

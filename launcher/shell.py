@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from launcher.errors import CommandError, DiskError
+from launcher.errors import CommandError, DiskError, MissingProgram
 
 if TYPE_CHECKING:
     import subprocess
@@ -80,7 +80,7 @@ class LocalShell:
             )
             status, out, err = done.exit_code, done.stdout, done.stderr
         except sh.CommandNotFound:
-            raise CommandError(f"the program {program!r} was not found", hint="Put it on the PATH.") from None
+            raise MissingProgram(f"the program {program!r} was not found", hint="Put it on the PATH.") from None
         except sh.TimeoutException:
             raise CommandError(f"{_shown(argv)} did not answer within {timeout_s:g} s") from None
         except sh.SignalException as error:
@@ -114,7 +114,7 @@ class Recorder:
         self.asked.append(tuple(argv))
         answer = self.answers.get(argv[0])
         if answer is None:
-            raise CommandError(f"the program {argv[0]!r} was not found")
+            raise MissingProgram(f"the program {argv[0]!r} was not found")
         result = answer if isinstance(answer, Result) else answer(argv)
         return checked(result) if check else result
 
@@ -148,7 +148,7 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, group: int 
     except FileNotFoundError as error:
         if error.filename == str(log):
             raise DiskError(f"cannot write the log: {error.strerror}", where=str(log)) from error
-        raise CommandError(f"the program {argv[0]!r} was not found", hint="Put it on the PATH.") from None
+        raise MissingProgram(f"the program {argv[0]!r} was not found", hint="Put it on the PATH.") from None
     except OSError as error:
         raise DiskError(f"cannot start {argv[0]}: {error.strerror}", where=str(log)) from error
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.errors import CommandError, RequestError, SlurmError
+from launcher.errors import CommandError, MissingProgram, RequestError, SlurmError
 from launcher.shell import Result, Shell
 from launcher.slurm.ask import NoAnswer, answer, first_error, no_answer
 
@@ -98,7 +98,7 @@ def submit(
         result = shell.run(argv, env=env, cwd=cwd, check=False, timeout_s=_TIMEOUT_S)
         words = first_error(result) if result.status else "it printed no job id"
     except CommandError as error:
-        if "was not found" in error.message:
+        if isinstance(error, MissingProgram):
             raise SlurmError(error.message, hint="Submit where Slurm's commands are: a login node.") from error
         words = error.message
     if result is not None and result.status == 0 and (submission := parse_submission(result.stdout)):
