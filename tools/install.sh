@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${1:?usage: tools/install.sh VENV}
 torch=2.13.0
+# The certificates that this machine trusts, as pip does: sites with a proxy of their own need it.
+export UV_SYSTEM_CERTS=true
 
 is_312() { [[ $("$1" -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null) == 3.12 ]]; }
 
