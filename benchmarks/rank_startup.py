@@ -19,6 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from launcher.facts.code import code_files
+from launcher.facts.recipe import BridgeRecipe
+
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_S = 0.1
 
@@ -50,9 +53,9 @@ def make_run(path: Path, device: str) -> Path:
     """A run directory whose recipe ends the process in its first line."""
     code = path / "code"
     (code / "recipe").mkdir(parents=True)
-    shutil.copytree(ROOT / "launcher" / "runtime", code / "launcher" / "runtime")
-    (code / "launcher" / "__init__.py").touch()
-    shutil.copy(ROOT / "entrypoint.py", code)
+    for target, source in code_files(BridgeRecipe("unused"), None, ROOT):
+        (code / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, code / target)
     (code / "recipe" / "first_line.py").write_text(RECIPE)
     recipe = {"path": "recipe/first_line.py", "function": "configure"}
     settings = {"device": device, "load": False, "profiler": None, "user_env": []}

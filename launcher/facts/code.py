@@ -11,8 +11,8 @@ from launcher.resources import resource
 def code_files(recipe: Recipe, entrypoint: str | None, directory: Path) -> tuple[tuple[str, str], ...]:
     """Pairs of the path below code/ and the source's absolute path, sorted.
 
-    code/ holds the entrypoint, the launcher's runtime, the architectures of configs/models, and the recipe with the
-    *.py beside it. Raises RecipeError for a missing entrypoint.
+    code/ holds the entrypoint, the half of the launcher that runs in the job, the architectures of configs/models, and the
+    recipe with the *.py beside it. Raises RecipeError for a missing entrypoint.
     """
     return tuple(sorted({**dict(_program(entrypoint, directory)), **dict(_recipe(recipe))}.items()))
 
@@ -24,9 +24,9 @@ def _program(entrypoint: str | None, directory: Path) -> Iterator[tuple[str, str
     yield "entrypoint.py", str(main)
     package = Path(__file__).resolve().parent.parent
     yield "launcher/__init__.py", str(package / "__init__.py")
-    runtime = package / "runtime"
-    for path in sorted(runtime.rglob("*.py")):
-        yield f"launcher/runtime/{path.relative_to(runtime).as_posix()}", str(path)
+    for room in ("runtime", "shared"):
+        for path in sorted((package / room).rglob("*.py")):
+            yield f"launcher/{path.relative_to(package).as_posix()}", str(path)
     for path in sorted(resource("configs/models").glob("*.json")):
         yield f"models/{path.name}", str(path)
 

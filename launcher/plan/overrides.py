@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.errors import OverrideError
-from launcher.plan.override_types import INTERPOLATION, Parsed, Refused, nearest, parse
-from launcher.plan.override_types import check as check_value
 from launcher.resources import resource
+from launcher.shared.values import INTERPOLATION, Parsed, Refused, nearest, parse
+from launcher.shared.values import check as check_value
 
 BRIDGE_VERSION = "0.6.2"
 """The release whose schema counts where nothing else is said."""
@@ -32,7 +32,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Schema:
-    """The keys of one release of Megatron Bridge with their types (see override_types.py).
+    """The keys of one release of Megatron Bridge with their types (see launcher/shared/values.py).
 
     `renamed` maps keys that Bridge overwrites to those that count; below a section of `open_sections` a recipe may have
     classes, and so keys, of its own.

@@ -14,7 +14,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from .values import fits
+from ..shared.values import fits
 
 _PLAIN = {int: "int", float: "float", bool: "bool", str: "str", type(None): "none", Any: "any", Path: "path"}
 _LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import refusal, sizes, values
+from ..shared import values
+from . import refusal, sizes
 from .errors import UserError
 
 _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}

@@ -7,23 +7,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .rank import NAMES
+from ..shared.names import RANK_VARIABLES, RUN_VARIABLES, is_secret
 from .record import write_json
 
 MARKER = "LAUNCHER_REEXEC_PID"
 """Set for the re-executed program alone: execve keeps the process id. Inherited by a child, it says nothing."""
 
-RANK_VARIABLES = frozenset({*NAMES, MARKER})
+KEPT = frozenset({*RANK_VARIABLES, *RUN_VARIABLES, MARKER})
 
 # Read by getenv() when communicators are created, long after the recipe: assigning them in this process is enough.
 READ_LATE = re.compile(r"(NCCL|TORCH_NCCL|GLOO|FI|NVSHMEM)_")
 # Read only by code that runs on GPUs.
 GPU_ONLY = re.compile(r"(CUDA|CUBLAS|CUDNN|PYTORCH_CUDA|PYTORCH_ALLOC|NVTE|NCCL|TORCH_NCCL|NVSHMEM|DEEP_EP|TRITON)_")
-
-SECRET = re.compile(
-    r"(^|_)(TOKENS?|SECRETS?|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|AUTH|COOKIE|KEY|PAT)(_|$)",
-    re.IGNORECASE,
-)
 
 
 def wanted(env_vars: Mapping[str, Any], user_env: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
@@ -32,7 +27,7 @@ def wanted(env_vars: Mapping[str, Any], user_env: Iterable[str], environment: Ma
     The recipe is stronger than the cluster profile, weaker than the user (`user_env`: names set by --env), and it never
     touches the variables that make a process a rank.
     """
-    kept = set(user_env) | RANK_VARIABLES
+    kept = set(user_env) | KEPT
     values = {name: _text(value) for name, value in env_vars.items() if name not in kept}
     return {name: value for name, value in values.items() if environment.get(name) != value}
 
@@ -63,7 +58,7 @@ def restart() -> NoReturn:
 
 def split_secrets(environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """`environment` without the values of secret-like names, and those names."""
-    hidden = sorted(name for name in environment if SECRET.search(name))
+    hidden = sorted(name for name in environment if is_secret(name))
     return {name: environment[name] for name in sorted(environment) if name not in hidden}, hidden
 
 

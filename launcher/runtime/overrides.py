@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import annotations, sections, values
+from ..shared import values
+from . import annotations, sections
 from .errors import UserError
 
 

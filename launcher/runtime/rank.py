@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..shared.names import RANK_VARIABLES, RUN_VARIABLES
 from .errors import UserError
 
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK")
-NAMES = (*NUMBERS, "MASTER_ADDR", "MASTER_PORT", "LAUNCHER_RUN_DIR", "LAUNCHER_ATTEMPT")
+NAMES = (*RANK_VARIABLES, *RUN_VARIABLES)
 """Variables that make a process a rank. They are set by step.sh; no recipe and no user overrides them."""
 
 HINT = "ranks are started by the launcher (step.sh sets these variables); to try a recipe here, use `launcher run`"

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..shared import values
 from . import arguments as _arguments
-from . import values
 from .errors import UserError
 
 

@@ -6,7 +6,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import annotations, values
+from ..shared import values
+from . import annotations
 
 
 def is_section(held: Any) -> bool:

@@ -4,20 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from launcher.shared.names import RANK_VARIABLES, is_secret
+
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-RANK_VARIABLES = frozenset(
-    ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-)
-"""What step.sh derives from Slurm's variables; nobody may override them."""
-
-SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "API_KEY", "APIKEY", "ACCESS_KEY", "PRIVATE_KEY", "CREDENTIAL")
-"""A variable whose name holds one of these is passed on by name only."""
-
-
-def is_secret(name: str) -> bool:
-    """Whether the value of the environment variable `name` has to be kept out of files and command lines."""
-    return any(word in name.upper() for word in SECRET_WORDS)
 
 
 class Cluster(BaseModel):

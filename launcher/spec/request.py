@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from launcher.spec.cluster import RANK_VARIABLES, is_secret
+from launcher.shared.names import RANK_VARIABLES, is_secret
 
 Text = Annotated[str, Field(min_length=1)]
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launcher.facts.code import code_files
+from launcher.facts.recipe import read_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"device": "auto", "load": False, "profiler": None, "user_env": []}
 
@@ -59,13 +62,10 @@ def make_run(
 ) -> Run:
     """Write a run directory with the shipped recipes and `files` (name: text) beside them."""
     code = path / "code"
-    shutil.copytree(
-        ROOT / "launcher" / "runtime", code / "launcher" / "runtime", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    (code / "launcher" / "__init__.py").touch()
-    shutil.copy(ROOT / "entrypoint.py", code)
-    shutil.copytree(ROOT / "recipes", code / "recipe", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "configs" / "models", code / "models")
+    shipped = read_recipe("vanilla_gpt_pretrain.py", ROOT / "recipes")
+    for target, source in code_files(shipped, None, ROOT):
+        (code / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, code / target)
     for name, text in (files or {}).items():
         (code / "recipe" / name).write_text(text)
     request = {

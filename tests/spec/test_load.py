@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from launcher.errors import SpecError
-from launcher.spec.cluster import is_secret
+from launcher.shared.names import is_secret
 from launcher.spec.load import cluster_names, load_cluster, load_request
 
 
@@ -118,4 +118,4 @@ def test_what_belongs_to_one_run_is_refused_as_a_default(home: dict[str, str], t
 
 def test_secret_names() -> None:
     assert all(map(is_secret, ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "db_password")))
-    assert not any(map(is_secret, ("PATH", "NCCL_DEBUG", "OMP_NUM_THREADS")))
+    assert not any(map(is_secret, ("PATH", "NCCL_DEBUG", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "MONKEY")))

@@ -1,7 +1,6 @@
 """Override texts in Hydra's grammar, and whether a value fits a type.
 
-This one text lies in two places, `launcher/plan/override_types.py` and `launcher/runtime/values.py`: the plan and the
-job ask the same questions, and neither half may import the other. A test holds the two equal.
+The plan asks these questions of a committed schema, the job of the fields themselves.
 
 A type is a small JSON value (a spec), so that it can be committed: "int", "float", "bool", "str", "path", "dtype",
 "none", "any", "section" (has keys of its own), "fixed" (no text can stand for it), {"literal": [...]},
