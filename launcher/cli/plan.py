@@ -1,10 +1,14 @@
 """Show what `run` or `submit` would do, exactly, with the origin of every value. Writes nothing, starts nothing."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from launcher.cli import options
 from launcher.cli.printing import coloured, print_json, warn
 from launcher.plan.model import Plan
+
+if TYPE_CHECKING:
+    from launcher.cli.planning import Planned
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Plan and print."""
-    from launcher.cli.planning import planned
-
-    made = planned(parsed.purpose or _purpose(parsed), parsed)
+    made = _planned(parsed)
     show(made.plan, as_json=parsed.json, with_scripts=parsed.script)
     if parsed.check_config:
         from launcher.cli.checking import check_config
@@ -35,13 +37,17 @@ def main(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _purpose(parsed: argparse.Namespace) -> str:
-    """`submit` on a login node, where `run` could not; else `run`."""
-    import os
-    import shutil
+def _planned(parsed: argparse.Namespace) -> "Planned":
+    """The plan that was asked for; else that of `run`, or of `submit` where `run` could not be."""
+    from launcher.cli.planning import planned
+    from launcher.errors import PlaceError
 
-    on_login_node = shutil.which("sbatch") is not None and "SLURM_JOB_ID" not in os.environ
-    return "submit" if on_login_node and parsed.cluster != "local" else "run"
+    try:
+        return planned(parsed.purpose or "run", parsed)
+    except PlaceError:
+        if parsed.purpose:
+            raise
+        return planned("submit", parsed)
 
 
 def show(plan: Plan, *, as_json: bool, with_scripts: bool) -> None:

@@ -11,8 +11,8 @@ from launcher.resources import resource
 def code_files(recipe: Recipe, entrypoint: str | None, directory: Path) -> tuple[tuple[str, str], ...]:
     """Pairs of the path below code/ and the source's absolute path, sorted.
 
-    code/ holds the entrypoint, the half of the launcher that runs in the job, the architectures of configs/models, and the
-    recipe with the *.py beside it. Raises RecipeError for a missing entrypoint.
+    code/ holds the entrypoint, the half of the launcher that runs in the job, the architectures of configs/models, and
+    the recipe with the *.py beside it. Raises RecipeError for a missing entrypoint.
     """
     return tuple(sorted({**dict(_program(entrypoint, directory)), **dict(_recipe(recipe))}.items()))
 
