@@ -2,6 +2,7 @@
 
 import argparse
 
+from launcher.cli.completion import complete
 from launcher.cli.finding import add_run_root, find
 from launcher.cli.printing import print_json, say
 
@@ -9,7 +10,7 @@ from launcher.cli.printing import print_json, say
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `launcher cancel`."""
     add = parser.add_argument
-    add("runs", metavar="RUN", nargs="+", help="a directory, a run id, or a name's newest run")
+    complete(add("runs", metavar="RUN", nargs="+", help="a directory, a run id, or a name's newest run"), "runs")
     add("--save", action="store_true", help="ask the ranks to save a checkpoint and stop after this iteration")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from launcher.cli.completion import complete
 from launcher.cli.finding import add_run_root, find
 from launcher.cli.printing import say
 
@@ -10,7 +11,7 @@ from launcher.cli.printing import say
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `launcher logs`."""
     add = parser.add_argument
-    add("run", metavar="RUN", help="a directory, a run id, or a name's newest run")
+    complete(add("run", metavar="RUN", help="a directory, a run id, or a name's newest run"), "runs")
     add("-f", "--follow", action="store_true", help="wait for more until the attempt has ended")
     add("--rank", metavar="N", help="this rank, or `all` with its number before each line")
     add("--attempt", metavar="N", help="this attempt (default: the newest)")

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from launcher.cli.completion import complete
+
 # Where an option's name and the request's differ.
 _NAMES = {"time": "time_limit", "mount": "mounts", "srun_arg": "srun_args"}
 
@@ -12,11 +14,15 @@ _LISTS = ("mount", "env", "srun_arg", "default_mount")
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add RECIPE, KEY=VALUE and every option of a run."""
     add = parser.add_argument
-    add("recipe", metavar="RECIPE", nargs="?", help="path.py[:function], bridge:NAME, or job.toml").completer = None  # type: ignore[attr-defined]
-    add("settings", metavar="KEY=VALUE", nargs="*", help="arguments of configure(), and Hydra overrides")
+    add("recipe", metavar="RECIPE", nargs="?", help="path.py[:function], bridge:NAME, or job.toml")
+    complete(
+        add("settings", metavar="KEY=VALUE", nargs="*", help="arguments of configure(), and Hydra overrides"), "keys"
+    )
     where = parser.add_argument_group("where")
     add = where.add_argument
-    add("--cluster", metavar="NAME", help="cluster profile (default: slurm where Slurm is, else local)")
+    complete(
+        add("--cluster", metavar="NAME", help="cluster profile (default: slurm where Slurm is, else local)"), "clusters"
+    )
     add("--nodes", "-N", metavar="N", type=int, help="nodes (default: the allocation's, else 1)")
     add(
         "--gpus-per-node",
@@ -38,7 +44,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--name", metavar="NAME", help="the run's name (default: the recipe's)")
     add("--run-root", metavar="DIR", help="directory of all runs (default: the profile's, else ./runs)")
     add("--shared", action="store_true", default=None, help="let others read the run directory")
-    add("--resume", metavar="RUN", help="continue a run from its checkpoint: a directory, a run id, or a name's newest")
+    complete(
+        add("--resume", metavar="RUN", help="continue a run from its checkpoint: directory, run id, or name"),
+        "runs",
+    )
     add("--load", action="store_true", default=None, help="allow checkpoint.load to name a directory with a checkpoint")
     add("--nsys", action="store_true", default=None, help="profile with Nsight Systems (see profiling.*)")
     add("--entrypoint", metavar="FILE", help="a program of the same contract in place of entrypoint.py")

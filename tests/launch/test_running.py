@@ -193,3 +193,21 @@ def test_srun_sh_runs_a_recipe_in_an_allocation(user: User) -> None:
     assert len(user.seen(run)) == 4
     argv = ["salloc", "-N1", script, "small.py", "--entrypoint", TOY, "--runtime", "pyxis"]
     assert "no image" in user.call(argv, status=2, environ={"SQSH": "nowhere.sqsh"}).stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("launcher su", ["submit"]),
+        ("launcher run --clus", ["--cluster"]),
+        ("launcher run --cluster lo", ["local"]),
+        ("launcher run small.py train.train_it", ["train.train_iters="]),
+        ("launcher run small.py profil", ["profiling."]),
+    ],
+)
+def test_completion(alone: User, line: str, offered: list[str]) -> None:
+    asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9", "_ARGCOMPLETE": "1"}
+    done = alone.call(
+        ["bash", "-c", f"{LAUNCHER} 8>&1 9>/dev/null 1>/dev/null"], environ={**asked, "_ARGCOMPLETE_IFS": "\n"}
+    )
+    assert [word.strip() for word in done.stdout.split("\n") if word.strip()] == offered

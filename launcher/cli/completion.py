@@ -1,0 +1,35 @@
+"""What the shell's Tab offers besides verbs, options and files: profiles, runs, keys of the configuration."""
+
+import argparse
+import os
+from typing import Any
+
+
+def complete(action: argparse.Action, what: str) -> None:
+    """Let argcomplete offer `clusters`, `runs`, or `keys` for an argument."""
+    action.completer = {"clusters": _clusters, "runs": _runs, "keys": _keys}[what]  # type: ignore[attr-defined]
+
+
+def _clusters(**_: Any) -> list[str]:
+    from launcher.spec.load import cluster_names
+
+    return sorted(cluster_names(os.environ))
+
+
+def _runs(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    from launcher.cli.finding import run_root
+    from launcher.watch.runs import list_runs
+
+    runs = list_runs(run_root(getattr(parsed_args, "run_root", None)))
+    return [run.path.name for run in runs] + sorted({run.path.parent.name for run in runs})
+
+
+def _keys(prefix: str, **_: Any) -> list[str]:
+    from launcher.plan.overrides import load_schema
+
+    # Up to the next dot: two thousand keys at once help nobody.
+    depth = prefix.count(".") + 1
+    keys = {key for key, spec in load_schema().keys.items() if key.startswith(prefix) and spec != "fixed"}
+    short = {".".join(key.split(".")[:depth]) for key in keys}
+    sections = {key for key in short if any(each.startswith(f"{key}.") for each in keys)}
+    return sorted(f"{key}." if key in sections else f"{key}=" for key in short)
