@@ -11,12 +11,10 @@ from launcher.cli.printing import print_json, say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `launcher status`."""
-    complete(
-        parser.add_argument("runs", metavar="RUN", nargs="*", help="a directory, a run id, or a name's newest run"),
-        "runs",
-    )
-    parser.add_argument("--last", metavar="N", type=int, default=20, help="without RUN: how many (default: 20)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add = parser.add_argument
+    complete(add("runs", metavar="RUN", nargs="*", help="a directory, a run id, or a name's newest run"), "runs")
+    add("--last", metavar="N", type=int, default=20, help="without RUN: how many (default: 20)")
+    add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)
 
 

@@ -207,7 +207,6 @@ def test_srun_sh_runs_a_recipe_in_an_allocation(user: User) -> None:
 )
 def test_completion(alone: User, line: str, offered: list[str]) -> None:
     asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9", "_ARGCOMPLETE": "1"}
-    done = alone.call(
-        ["bash", "-c", f"{LAUNCHER} 8>&1 9>/dev/null 1>/dev/null"], environ={**asked, "_ARGCOMPLETE_IFS": "\n"}
-    )
+    asked["_ARGCOMPLETE_IFS"] = "\n"
+    done = alone.call(["bash", "-c", f"{LAUNCHER} 8>&1 9>/dev/null 1>/dev/null"], environ=asked)
     assert [word.strip() for word in done.stdout.split("\n") if word.strip()] == offered
