@@ -20,8 +20,8 @@ def user(tmp_path: Path, slurm_cluster: VirtualCluster) -> User:
     return user_of(tmp_path, slurm_cluster)
 
 
-def losses(run: Path) -> dict[int, float]:
-    lines = (run / "attempts/000/metrics.jsonl").read_text().splitlines()
+def losses(run: Path, attempt: str = "000") -> dict[int, float]:
+    lines = (run / "attempts" / attempt / "metrics.jsonl").read_text().splitlines()
     return {entry["iteration"]: entry["loss"] for entry in map(json.loads, lines)}
 
 
@@ -73,3 +73,22 @@ def test_two_nodes_of_two_tasks(user: User, slurm_cluster: VirtualCluster, asked
     ]
     assert len(found[0]) == 6
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.soak
+def test_a_batch_job_is_stopped_and_resumed_with_the_losses_of_an_uninterrupted_run(
+    user: User, slurm_cluster: VirtualCluster
+) -> None:
+    asked = (VANILLA, "train.train_iters=20")
+    whole = local(user, 2, *asked)
+    submit = ("submit", *asked, "train.exit_interval=10", "--gpus-per-node", "2", "--json", "--no-check-config")
+    first = json.loads(user.run(*submit).stdout)
+    slurm_cluster.wait(first["job"], "FAILED", "COMPLETED", timeout_s=400)
+    run = Path(first["run_dir"])
+    result = json.loads((run / "attempts/000/result.json").read_text())
+    assert (result["outcome"], result["reason"], result["iteration"]) == ("stopped", "exit_interval", 10)
+    again = json.loads(user.run("submit", "--resume", first["run_id"], "--json", "--no-check-config").stdout)
+    assert slurm_cluster.wait(again["job"], "COMPLETED", "FAILED", timeout_s=400) in ("COMPLETED", "FAILED")
+    after = losses(run, "001")
+    assert list(after) == list(range(11, 21))
+    assert {**losses(run), **after} == whole
