@@ -7,8 +7,8 @@ it applies the CPU back end, without which Bridge cannot be imported there. Runs
 not count.
 
 The imports take ten seconds and more, and vary by more than what is looked for. So Python itself says how long each
-module took (-X importtime), and what both programs import is left out: what remains is the entrypoint's own work and its
-own modules. Target: at most 0.1 s more than the baseline.
+module took (-X importtime), and what both programs import is left out: what remains is the entrypoint's own work and
+its own modules. Target: at most 0.1 s more than the baseline.
 """
 
 import argparse
