@@ -55,9 +55,7 @@ def make_plan(given: Given) -> Plan:
     run_dir = given.run_dir or _run_dir(given, name)
     runtime = request.runtime or cluster.runtime
     image = _image(given, runtime)
-    mounts = container.read_mounts((*cluster.mounts, *(request.mounts or request.default_mounts)))
-    if runtime == "none" and request.mounts:
-        raise SpecError("--mount needs a container, but the runtime is none", hint="Give --runtime pyxis and --image.")
+    mounts = _mounts(given, runtime)
     texts = tuple(override.text for override in given.overrides)
     texts = (*(profiling.overrides(profiler, keys) if profiler else ()), *texts)
     return Plan(
@@ -149,6 +147,13 @@ def _image(given: Given, runtime: str) -> str | None:
     path = Path(image).expanduser()
     # pyxis takes a name without a slash for one of a registry, so only an absolute path may reach it.
     return str(path if path.is_absolute() else given.world.directory / path)
+
+
+def _mounts(given: Given, runtime: str) -> tuple[Mount, ...]:
+    request = given.request
+    if runtime == "none" and request.mounts:
+        raise SpecError("--mount needs a container, but the runtime is none", hint="Give --runtime pyxis and --image.")
+    return container.read_mounts((*given.cluster.mounts, *(request.mounts or request.default_mounts)))
 
 
 def _step(
