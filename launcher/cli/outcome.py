@@ -11,13 +11,19 @@ _TAIL_LINES = 20
 def tell(run: RunDirectory, outcome: dict[str, Any]) -> None:
     """The outcome in a few lines; for a failure the first failing rank and the end of its log."""
     word = outcome["outcome"]
+    first = outcome.get("first_failing_rank") or {}
     colour = {"finished": "green", "stopped": "yellow"}.get(word, "red")
-    reason = f" ({outcome['reason']})" if outcome.get("reason") else ""
+    # A failure's reason is its first failing rank, which is told below.
+    reason = f" ({outcome['reason']})" if outcome.get("reason") and not first else ""
     say(f"{coloured(word, colour)}{reason}{_numbers(outcome)}")
-    first = outcome.get("first_failing_rank")
     if first:
-        say(f"first failing rank: {first['rank']} on {first.get('host') or 'an unknown host'}: {first['what']}")
-        if first.get("cause") != "user":
+        where = f"{first['where']}: " if first.get("where") else ""
+        if first.get("cause") == "user":
+            say(f"{coloured('error:', 'red')} {where}{first['what']}")
+        else:
+            say(
+                f"first failing rank: {first['rank']} on {first.get('host') or 'an unknown host'}: {where}{first['what']}"
+            )
             _tail(run, int(first["rank"]))
     elif word == "unknown":
         _tail(run, None)

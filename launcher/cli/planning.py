@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from launcher.cli.options import request_options
-from launcher.errors import RecipeError, RequestError
+from launcher.errors import OverrideError, RecipeError, RequestError
 from launcher.facts.code import code_files
 from launcher.facts.files import require_image, require_sources
-from launcher.facts.recipe import read_recipe
+from launcher.facts.recipe import Recipe, RecipeFile, read_recipe
 from launcher.facts.world import World, look
 from launcher.plan import make, place, settings
 from launcher.plan.model import Plan
@@ -48,7 +48,7 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
         mode=mode,
         recipe=recipe,
         arguments=arguments,
-        overrides=_checked_overrides(texts, request),
+        overrides=_checked_overrides(texts, request, recipe),
         code=code_files(recipe, request.entrypoint, world.directory),
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
@@ -106,11 +106,17 @@ def _require_code(run: RunDirectory, options: dict[str, Any]) -> None:
         options["entrypoint"] = str(run.code / "entrypoint.py")
 
 
-def _checked_overrides(texts: tuple[str, ...], request: Request) -> tuple[Any, ...]:
+def _checked_overrides(texts: tuple[str, ...], request: Request, recipe: Recipe) -> tuple[Any, ...]:
     from launcher.plan import overrides
 
     if not texts:
         return ()
-    if request.entrypoint is not None:
-        return overrides.check(texts, None)
-    return overrides.check(texts, overrides.load_schema())
+    # A program of another kind has keys of its own.
+    schema = None if request.entrypoint is not None else overrides.load_schema()
+    try:
+        return overrides.check(texts, schema)
+    except OverrideError as error:
+        parameters = recipe.parameters if isinstance(recipe, RecipeFile) else ()
+        if parameters and not error.hint:
+            error.hint = f"The recipe itself takes: {', '.join(parameters)}."
+        raise

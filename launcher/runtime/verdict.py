@@ -165,13 +165,21 @@ def what(rank: Rank) -> str:
     """How a failing rank ended, in a few words."""
     exception = rank.record.get("exception") if rank.record else None
     if rank.outcome == "failed" and isinstance(exception, dict):
-        return f"{exception.get('type')}: {exception.get('message')}"
+        # A wrong request is said in a sentence of its own; anything else is known by its exception.
+        kind = "" if rank.record and rank.record.get("cause") == "user" else f"{exception.get('type')}: "
+        return f"{kind}{exception.get('message')}"
     if rank.exit is None:
         return "left no record"
     after = f" after it had {rank.outcome}" if rank.record else ""
     if rank.exit.status > 128:
         return f"killed by {signal_name(rank.exit.status - 128)}{after}"
     return f"ended with status {rank.exit.status}{after or ' without a record'}"
+
+
+def where(rank: Rank) -> Optional[str]:
+    """File and line of a failing rank's exception, if it told them."""
+    exception = rank.record.get("exception") if rank.record else None
+    return exception.get("where") if isinstance(exception, dict) else None
 
 
 def signal_name(number: int) -> str:
@@ -236,6 +244,7 @@ def compose(attempt: Path, world_size: int, step_status: int, now: float) -> dic
             "rank": first.rank,
             "host": first.host,
             "what": what(first),
+            "where": where(first),
             "cause": first.record.get("cause") if first.record else None,
         },
         "failed_ranks": [rank.rank for rank in ranks if rank.failed],

@@ -83,6 +83,13 @@ def test_the_first_failing_rank_is_named(
     assert (answer["first_failing_rank"]["rank"], answer["first_failing_rank"]["what"]) == (1, what)
 
 
+def test_a_wrong_request_that_only_the_job_finds_is_one_sentence(alone: User) -> None:
+    wrong = ("toy.fail_rank=1", "toy.fail_how=user")
+    done = alone.run("run", "small.py", *LOCAL, *wrong, status=1)
+    assert "error: toy.py:1 in step 3: told to fail" in done.stderr
+    assert done.stderr.count("told to fail") == 1
+
+
 def test_ctrl_c_saves_and_stops_and_resume_goes_on_with_the_same_losses(alone: User) -> None:
     whole = Path(json.loads(alone.run("run", "small.py", *LOCAL, "toy.iters=60", "--json").stdout)["run_dir"])
     run = started(alone, "run", "small.py", *LOCAL, "toy.iters=60", "toy.seconds=0.1", "--json")
