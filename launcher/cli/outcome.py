@@ -21,9 +21,8 @@ def tell(run: RunDirectory, outcome: dict[str, Any]) -> None:
         if first.get("cause") == "user":
             say(f"{coloured('error:', 'red')} {where}{first['what']}")
         else:
-            say(
-                f"first failing rank: {first['rank']} on {first.get('host') or 'an unknown host'}: {where}{first['what']}"
-            )
+            host = first.get("host") or "an unknown host"
+            say(f"first failing rank: {first['rank']} on {host}: {where}{first['what']}")
             _tail(run, int(first["rank"]))
     elif word == "unknown":
         _tail(run, None)
