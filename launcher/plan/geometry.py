@@ -66,7 +66,8 @@ def _check_allocation(allocation: Allocation, nodes: int, ranks: int) -> None:
 
 
 def _check_division(geometry: Geometry, sizes: Mapping[str, int]) -> None:
-    shape = f"{geometry.nodes} nodes x {geometry.ranks_per_node} GPUs per node = {geometry.world_size} ranks"
+    nodes = "1 node" if geometry.nodes == 1 else f"{geometry.nodes} nodes"
+    shape = f"{nodes} x {geometry.ranks_per_node} GPUs per node = {geometry.world_size} ranks"
     for key, value in sizes.items():
         if value < 1:
             raise GeometryError(f"{PARALLEL_KEYS[key]}={value} must be at least 1")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.virtual_cluster import VirtualCluster
-from tests.launch.running import TOY, User, user_of
+from tests.launch.running import PROFILE, TOY, User, user_of
 
 # All that may differ between modes: what Slurm tells a task, and what follows from where it runs.
 DIFFERING = re.compile(
@@ -30,7 +30,12 @@ def everywhere(user: User, cluster: VirtualCluster, nodes: int, ranks: int, *, l
     common = ("small.py", "--entrypoint", TOY, *SETTINGS, *shape, "--env", "QUOTED=it's $HOME")
     runs = {}
     if local:
-        user.run("run", *common, "--cluster", "local", "--run-root", "local")
+        # The profile of the same name that starts ranks on this machine: all else that it says is the same.
+        here = user.directory / "here"
+        here.mkdir()
+        (here / "virtual.toml").write_text(PROFILE.replace("device", 'scheduler = "local"\ndevice'))
+        environ = {"LAUNCHER_CLUSTERS": str(here)}
+        user.run("run", *common, *("--nodes", "1", "--run-root", "local"), environ=environ)
         runs["local"] = next((user.directory / "local").glob("small/*"))
     slurm = ("--nodes", str(nodes))
     options = ("-N", str(nodes), f"--ntasks-per-node={ranks}", f"--gpus-per-node={ranks}")
@@ -42,12 +47,11 @@ def everywhere(user: User, cluster: VirtualCluster, nodes: int, ranks: int, *, l
     return runs
 
 
-def without_paths(run: Path) -> Any:
-    """A plan with what may differ between modes taken out."""
-    text = (run / "plan.json").read_text()
-    plan = json.loads(text.replace(str(run), "RUN").replace(run.name, "ID"))
-    for key in ("mode", "cluster", "device", "request"):
-        del plan[key]
+def without_paths(mode: str, run: Path) -> Any:
+    """A plan with what may differ between modes taken out: mode, run id, paths."""
+    plan = json.loads((run / "plan.json").read_text().replace(str(run), "RUN").replace(run.name, "ID"))
+    assert plan.pop("mode") == mode
+    assert plan["request"].pop("run_root") == mode
     return plan
 
 
@@ -55,16 +59,11 @@ def without_paths(run: Path) -> Any:
 def test_what_a_task_executes_is_the_same_in_every_mode(
     user: User, slurm_cluster: VirtualCluster, nodes: int, ranks: int, local: bool
 ) -> None:
-    if local:  # so that the two profiles say the same
-        profile = (
-            'scheduler = "local"\ndevice = "cpu"\n[env]\nOMP_NUM_THREADS = "1"\n[directives]\ngpus-per-node = true\n'
-        )
-        (user.directory / "clusters/local.toml").write_text(profile)
     runs = everywhere(user, slurm_cluster, nodes, ranks, local=local)
     for name in ("argv.json", "step.sh"):
         assert len({(run / name).read_bytes() for run in runs.values()}) == 1, name
-    plans = {mode: without_paths(run) for mode, run in runs.items()}
-    assert plans["srun"] == plans["sbatch"]
+    plans = [without_paths(mode, run) for mode, run in runs.items()]
+    assert all(plan == plans[0] for plan in plans)
     environments = {mode: [rank["environment"] for rank in user.seen(run)] for mode, run in runs.items()}
     assert {len(found) for found in environments.values()} == {nodes * ranks}
     for mode in environments:
