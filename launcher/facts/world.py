@@ -53,7 +53,7 @@ class World:
     """Whether srun and sbatch are on the PATH."""
 
     gpus: int
-    """NVIDIA devices of this machine."""
+    """NVIDIA devices of this machine, as far as CUDA_VISIBLE_DEVICES lets a program see them."""
 
     allocation: Allocation | None
 
@@ -71,9 +71,18 @@ def look(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
         now=now,
         run_id=f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(2)}",
         has_slurm=bool(shutil.which("srun", path=path) and shutil.which("sbatch", path=path)),
-        gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))),
+        gpus=count_gpus(environ),
         allocation=read_allocation(environ),
     )
+
+
+def count_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int:
+    """NVIDIA devices that a program started from this shell would see."""
+    there = len(list(devices.glob("nvidia[0-9]*")))
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return there
+    return min(there, len([each for each in visible.split(",") if each.strip() and not each.strip().startswith("-")]))
 
 
 def read_allocation(environ: Mapping[str, str]) -> Allocation | None:

@@ -41,6 +41,12 @@ def decide(
         if nodes not in (None, 1):
             raise GeometryError(f"{nodes} nodes were asked for, but a local run has one: this machine", where="--nodes")
         nodes, ranks = 1, gpus_per_node or profile_gpus_per_node or machine_gpus or 1
+        if 0 < machine_gpus < ranks:
+            raise GeometryError(
+                f"{ranks} ranks were asked for, but this machine has {machine_gpus} GPUs, one for each rank",
+                where="--gpus-per-node",
+                hint=f"Use --gpus-per-node {machine_gpus}; CUDA_VISIBLE_DEVICES= (empty) trains on the CPU.",
+            )
     else:
         nodes = nodes or (allocation.nodes if allocation else 1)
         allocated = (allocation.gpus_per_node or allocation.tasks_per_node) if allocation else None

@@ -97,7 +97,7 @@ def _geometry(given: Given, values: dict[str, Any]) -> Geometry:
         profile_gpus_per_node=given.cluster.gpus_per_node,
         # A batch job gets an allocation of its own, whatever this shell is in.
         allocation=given.world.allocation if given.mode == "srun" else None,
-        machine_gpus=given.world.gpus if local else None,
+        machine_gpus=None if not local else 0 if given.cluster.device == "cpu" else given.world.gpus,
         sizes=sizes,
     )
 

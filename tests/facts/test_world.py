@@ -1,9 +1,11 @@
 """Slurm's variables of an allocation."""
 
+from pathlib import Path
+
 import pytest
 
 from launcher.errors import PlaceError
-from launcher.facts.world import Allocation, look, read_allocation
+from launcher.facts.world import Allocation, count_gpus, look, read_allocation
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,11 @@ def test_half_an_allocation_is_refused() -> None:
 
 def test_looking_gives_every_run_an_id_of_its_own() -> None:
     assert look().run_id != look().run_id
+
+
+@pytest.mark.parametrize(("visible", "count"), [(None, 3), ("1", 1), ("0,2", 2), ("", 0), ("-1", 0), ("0,1,2,3", 3)])
+def test_gpus_are_those_that_a_program_sees(tmp_path: Path, visible: str | None, count: int) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert count_gpus(environ, tmp_path) == count

@@ -65,6 +65,7 @@ def test_shape_comes_from_the_first_that_says_it(found: Geometry, nodes: int, ra
         ),
         ({"tp": 0}, "model.tensor_model_parallel_size=0 must be at least 1", None),
         ({"nodes": 2, "machine": 1}, "2 nodes were asked for", None),
+        ({"gpus": 4, "machine": 2}, "4 ranks were asked for, but this machine has 2 GPUs", "--gpus-per-node 2"),
         (
             {"nodes": 3, "allocation": Allocation("7", 2, 8, None, None)},
             "--nodes 3, but the allocation 7 has 2",
