@@ -4,7 +4,7 @@ import json
 from importlib.util import find_spec
 from typing import Any
 
-from launcher.cli.planning import Planned
+from launcher.cli.planning import Planned, with_recipe_env
 from launcher.cli.printing import say, warn
 from launcher.errors import CommandError, RequestError
 from launcher.facts.recipe import RecipeFile, read_recipe
@@ -14,8 +14,11 @@ from launcher.shell import LocalShell, Shell
 _TIMEOUT_S = 600
 
 
-def check_config(made: Planned, shell: Shell | None = None) -> dict[str, Any]:
-    """Build and validate the run's configuration; returns what it resolved to. Raises RequestError with the reason."""
+def checked(made: Planned, shell: Shell | None = None) -> Planned:
+    """Build and validate the run's configuration; returns the plan with what became known by that.
+
+    Raises RequestError with the reason why the configuration cannot be trained.
+    """
     plan = made.plan
     say("checking the configuration with the recipe itself (--no-check-config leaves this out)")
     request = {
@@ -45,7 +48,7 @@ def check_config(made: Planned, shell: Shell | None = None) -> dict[str, Any]:
     resolved: dict[str, Any] = answer["resolved"]
     shown = ", ".join(f"{key}={value}" for key, value in resolved.items() if not isinstance(value, dict))
     say(f"the configuration is valid: {shown}")
-    return resolved
+    return with_recipe_env(made, resolved.get("env_vars") or {})
 
 
 def stack_is_here() -> bool:

@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Plan and print."""
     made = _planned(parsed)
-    show(made.plan, as_json=parsed.json, with_scripts=parsed.script)
     if parsed.check_config:
-        from launcher.cli.checking import check_config
+        from launcher.cli.checking import checked
 
-        check_config(made)
+        made = checked(made)
+    show(made.plan, as_json=parsed.json, with_scripts=parsed.script)
     return 0
 
 

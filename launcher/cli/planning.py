@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class Planned:
     """A plan with what it was made from, for those who carry it out."""
 
     plan: Plan
+    given: make.Given
     world: World
     request: Request
     resumed: RunDirectory | None
@@ -53,14 +55,23 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
     )
-    plan = make.make_plan(given)
-    if resumed:
-        # What the user once wrote, not where its snapshot lies.
-        plan = dataclasses.replace(plan, recipe=resumed.plan["recipe"])
+    plan = _plan(given, resumed)
     if plan.image:
         require_image(plan.image)
     require_sources(mount.source for mount in plan.mounts)
-    return Planned(plan, world, request, resumed)
+    return Planned(plan, given, world, request, resumed)
+
+
+def with_recipe_env(made: Planned, env_vars: Mapping[str, str]) -> Planned:
+    """The same plan, made again with what the recipe was seen to set."""
+    given = dataclasses.replace(made.given, recipe_env=env_vars)
+    return dataclasses.replace(made, plan=_plan(given, made.resumed), given=given)
+
+
+def _plan(given: make.Given, resumed: RunDirectory | None) -> Plan:
+    plan = make.make_plan(given)
+    # Of a resumed run: what the user once wrote, not where its snapshot lies.
+    return dataclasses.replace(plan, recipe=resumed.plan["recipe"]) if resumed else plan
 
 
 def _request(options: dict[str, Any], world: World, resumed: RunDirectory | None) -> Request:

@@ -32,9 +32,9 @@ def main(parsed: argparse.Namespace) -> int:
         show(made.plan, as_json=parsed.json, with_scripts=False)
         return 0
     if parsed.check_config:
-        from launcher.cli.checking import check_config
+        from launcher.cli.checking import checked
 
-        check_config(made)
+        made = checked(made)
     from launcher.cli.outcome import tell
     from launcher.launch import start
     from launcher.launch.wait import interrupts, summary, wait

@@ -7,10 +7,13 @@ With --follow the run is watched; Ctrl-C then leaves the job alone.
 """
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher.cli import options
 from launcher.cli.printing import coloured, print_json, say, warn
+
+if TYPE_CHECKING:
+    from launcher.cli.planning import Planned
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +38,7 @@ def main(parsed: argparse.Namespace) -> int:
         return 0
     for warning in made.plan.warnings:
         warn(warning)
-    _check(parsed, made)
+    made = _checked(parsed, made)
     from launcher.launch.batch import submit_run
     from launcher.shell import LocalShell
 
@@ -61,12 +64,11 @@ def main(parsed: argparse.Namespace) -> int:
     return status
 
 
-def _check(parsed: argparse.Namespace, made: Any) -> None:
+def _checked(parsed: argparse.Namespace, made: "Planned") -> "Planned":
     """By default where the training stack is at hand and the program is the project's own."""
     from launcher.cli import checking
 
     wanted = parsed.check_config
     if wanted is None:
         wanted = made.request.entrypoint is None and checking.stack_is_here()
-    if wanted:
-        checking.check_config(made)
+    return checking.checked(made) if wanted else made

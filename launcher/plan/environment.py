@@ -1,13 +1,15 @@
 """The environment of a rank: what is set, by whom, and what loses.
 
 Weakest first: image, the submitting shell (a short list, and what is passed on by name), cluster profile, recipe, user.
-The image's and the recipe's values are known only in the job; the rest is decided here.
+The image's values are known only in the job, the recipe's where it was run to check the configuration; the rest is
+decided here.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from launcher.errors import SpecError
 from launcher.plan.model import Variable
+from launcher.shared.names import RANK_VARIABLES, is_secret
 
 # What any program needs to find its commands, its user and its language. Everything else that a login shell holds
 # (PYTHONPATH, LD_LIBRARY_PATH, proxies, functions) makes runs differ between users, and is passed on only by name.
@@ -23,6 +25,7 @@ def decide(
     profile: Mapping[str, str],
     host: Mapping[str, str],
     inherit: Iterable[str],
+    recipe: Mapping[str, str],
     user: Sequence[str],
     shell: Mapping[str, str],
 ) -> tuple[Variable, ...]:
@@ -35,6 +38,9 @@ def decide(
         _add(variables, Variable(name, value, f"cluster profile {cluster}", "task"))
     for name, value in host.items():
         variables["host", name] = Variable(name, value, f"cluster profile {cluster}", "host")
+    for name, value in recipe.items():
+        if name not in RANK_VARIABLES and not is_secret(name):
+            _add(variables, Variable(name, value, "the recipe's env_vars", "task"))
     for entry in user:
         name, given, value = entry.partition("=")
         if given:

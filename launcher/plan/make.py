@@ -1,6 +1,7 @@
 """`make_plan`: everything is decided here and nowhere else, from values alone."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ class Given:
     submission: int = 0
     run_dir: str | None = None
     """Of a resumed run; a new one gets its own."""
+    recipe_env: Mapping[str, str] | None = None
+    """The recipe's env_vars, where it was run to check the configuration. Set by step.sh, they spare each rank the
+    second start that it would need to make them count."""
 
 
 def make_plan(given: Given) -> Plan:
@@ -48,6 +52,7 @@ def make_plan(given: Given) -> Plan:
         profile=cluster.env,
         host=cluster.host_env,
         inherit=cluster.inherit,
+        recipe=given.recipe_env or {},
         user=request.env,
         shell=world.environ,
     )
@@ -83,7 +88,7 @@ def make_plan(given: Given) -> Plan:
         argv=_argv(given, texts, profiler),
         code=given.code,
         request=request.model_dump(mode="json", exclude_defaults=True, exclude={"resume"}),
-        unchecked=_unchecked(values),
+        unchecked=_unchecked(given, values),
         warnings=_warnings(given, shape, variables),
     )
 
@@ -259,10 +264,11 @@ def _argv(given: Given, overrides: tuple[str, ...], profiler: Profiler | None) -
     }
 
 
-def _unchecked(values: dict[str, Any]) -> tuple[str, ...]:
+def _unchecked(given: Given, values: dict[str, Any]) -> tuple[str, ...]:
+    if given.recipe_env is not None:
+        return ()
     stated = [key for key in geometry.PARALLEL_KEYS.values() if key not in values]
-    found = ["the recipe's env_vars", "the recipe's own values"]
-    return (*(f"{key}: the recipe decides" for key in stated), *found)
+    return (*(f"{key}: the recipe decides" for key in stated), "the recipe's env_vars", "the recipe's own values")
 
 
 def _warnings(given: Given, shape: Geometry, variables: tuple[Variable, ...]) -> tuple[str, ...]:

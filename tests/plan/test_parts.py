@@ -10,7 +10,15 @@ from tests.building import RECIPE, SHELL, allocation, cluster, plan, world
 
 
 def variables(**changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {"cluster": "c", "profile": {}, "host": {}, "inherit": (), "user": (), "shell": SHELL}
+    values: dict[str, Any] = {
+        "cluster": "c",
+        "profile": {},
+        "host": {},
+        "inherit": (),
+        "recipe": {},
+        "user": (),
+        "shell": SHELL,
+    }
     return {variable.name: variable for variable in environment.decide(**{**values, **changes})}
 
 
@@ -22,6 +30,16 @@ def test_only_the_listed_names_of_the_shell_are_inherited() -> None:
 def test_the_user_beats_the_profile_and_the_plan_says_so() -> None:
     found = variables(profile={"NCCL_DEBUG": "WARN"}, user=("NCCL_DEBUG=INFO",))["NCCL_DEBUG"]
     assert (found.value, found.origin, found.beaten) == ("INFO", "--env", (("cluster profile c", "WARN"),))
+
+
+def test_the_recipe_beats_the_profile_and_the_user_beats_the_recipe() -> None:
+    profile = {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "NCCL_DEBUG": "WARN"}
+    recipe = {"CUDA_DEVICE_MAX_CONNECTIONS": "32", "NCCL_DEBUG": "INFO", "RANK": "7", "HF_TOKEN": "hf_x"}
+    found = variables(profile=profile, recipe=recipe, user=("NCCL_DEBUG=TRACE",))
+    assert found["CUDA_DEVICE_MAX_CONNECTIONS"].value == "32"
+    assert found["NCCL_DEBUG"].value == "TRACE"
+    assert [origin for origin, _ in found["NCCL_DEBUG"].beaten] == ["the recipe's env_vars", "cluster profile c"]
+    assert not {"RANK", "HF_TOKEN"} & set(found)
 
 
 def test_a_value_passed_on_by_name_is_nowhere_in_the_plan() -> None:
