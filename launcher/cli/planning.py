@@ -96,6 +96,7 @@ def _resumed(options: dict[str, Any], world: World) -> RunDirectory | None:
 
     root = options.get("run_root") or world.environ.get("LAUNCHER_RUN_ROOT") or "runs"
     run = find_run(name, world.directory / Path(root).expanduser())
+    _require_resumable(run)
     if "=" in str(options.get("recipe", "")):
         # With --resume the recipe is known: what stands in its place is the first setting.
         options["settings"] = (options.pop("recipe"), *options.get("settings", ()))
@@ -106,6 +107,29 @@ def _resumed(options: dict[str, Any], world: World) -> RunDirectory | None:
             hint="Leave the recipe out; overrides may follow. For another recipe start a new run with --load.",
         )
     return run
+
+
+def _require_resumable(run: RunDirectory) -> None:
+    """A run can go on once it is over and has saved something; whether that is whole the job judges, shard by shard."""
+    from launcher.shell import LocalShell
+    from launcher.watch.status import status_of
+
+    status = status_of([run], LocalShell())[0][0]
+    if not status.phase.over:
+        raise RequestError(
+            f"the run is {status.phase.value}: {status.detail}",
+            where=str(run.path),
+            hint="Wait for its end, or end it: launcher cancel --save.",
+        )
+    elsewhere = any(
+        text.lstrip("+").startswith(("checkpoint.save=", "checkpoint.load=")) for text in run.plan["overrides"]
+    )
+    if not elsewhere and not any(run.checkpoints.glob("iter_*")):
+        raise RequestError(
+            "the run has saved no checkpoint, so there is nothing to continue from",
+            where=str(run.checkpoints),
+            hint="Start it anew, without --resume.",
+        )
 
 
 def _require_code(run: RunDirectory, options: dict[str, Any]) -> None:

@@ -110,6 +110,19 @@ def test_ctrl_c_saves_and_stops_and_resume_goes_on_with_the_same_losses(alone: U
     assert "toy.seconds=0.01" in (interrupted / "argv.json").read_text()
 
 
+def test_a_run_that_goes_on_or_has_saved_nothing_cannot_be_resumed(user: User, slurm_cluster: VirtualCluster) -> None:
+    answer = json.loads(user.run("submit", "small.py", *BATCH, "toy.iters=600", "toy.seconds=0.1").stdout)
+    until(lambda: (Path(answer["run_dir"]) / "attempts/000/metrics.jsonl").exists())
+    refused = user.run("submit", "--resume", "small", status=2).stderr
+    assert "the run is running" in refused
+    assert "launcher cancel --save" in refused
+    user.run("cancel", "small")
+    slurm_cluster.wait(answer["job"], "CANCELLED")
+    user.run("run", "small.py", *LOCAL, "toy.fail_rank=0", "toy.fail_step=1", "--name", "short", status=1)
+    refused = user.run("run", "--resume", "short", "--cluster", "local", status=2).stderr
+    assert "has saved no checkpoint" in refused
+
+
 def test_a_second_ctrl_c_ends_the_step(alone: User) -> None:
     hanging = ("toy.iters=400", "toy.fail_rank=0", "toy.fail_step=1", "toy.fail_how=hang")
     run = started(alone, "run", "small.py", *LOCAL, *hanging)
