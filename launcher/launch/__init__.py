@@ -1,7 +1,10 @@
 """From a plan to running ranks: three modes over one step script.
 
-prepare   the run directory, whole or not at all
-local     processes on this machine
-slurm     sbatch.sh, run in this allocation or submitted as a job
-wait      watching a run from the terminal: progress, Ctrl-C, the outcome
+prepare     the run directory, whole or not at all
+environ     what is passed on to the programs that are started
+local       ranks as processes of this machine
+allocation  sbatch.sh in the allocation that this shell is in
+batch       sbatch.sh as a job of its own, submitted exactly once
+start       local or allocation, as the plan says
+wait        watching a started step: Ctrl-C, the outcome
 """

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import shell
+from launcher.errors import OutsideError
 from launcher.launch.environ import inherited
 from launcher.plan.model import Plan
 from launcher.record import Attempt, RunDirectory
@@ -35,15 +36,12 @@ class LocalRanks:
     def start(self) -> None:
         """Start every rank, in one process group of their own."""
         port = free_port()
-        for rank in range(self.plan.world_size):
-            group = self.processes[0].pid if self.processes else 0
-            process = shell.start(
-                ["bash", str(self.run.path / "step.sh")],
-                env={**inherited(self.plan, self.environ), **self._rank_variables(rank, port)},
-                log=self.attempt.log(rank),
-                group=group,
-            )
-            self.processes.append(process)
+        try:
+            for rank in range(self.plan.world_size):
+                self.processes.append(self._start_rank(rank, port))
+        except OutsideError:
+            self.signal(signal.SIGKILL)
+            raise
         self.run.journal.write(
             "launched",
             mode="local",
@@ -52,6 +50,14 @@ class LocalRanks:
             start_ticks=start_ticks(os.getpid()),
             group=self.processes[0].pid,
             host=socket.gethostname(),
+        )
+
+    def _start_rank(self, rank: int, port: int) -> "subprocess.Popen[bytes]":
+        return shell.start(
+            ["bash", str(self.run.path / "step.sh")],
+            env={**inherited(self.plan, self.environ), **self._rank_variables(rank, port)},
+            log=self.attempt.log(rank),
+            group=self.processes[0].pid if self.processes else 0,
         )
 
     def _rank_variables(self, rank: int, port: int) -> dict[str, str]:
@@ -126,7 +132,10 @@ def abs_status(status: int) -> int:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, in the range that step.sh derives ports from under Slurm."""
+    """A port that nobody listens on now, in the range that step.sh derives ports from under Slurm.
+
+    Raises OutsideError.
+    """
     numbers = random.Random()  # noqa: S311 - to keep two runs apart, not for secrecy
     for _ in range(100):
         port = numbers.randrange(20000, 29000)
@@ -136,7 +145,7 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise OSError("no free port between 20000 and 29000")
+    raise OutsideError("none of a hundred ports between 20000 and 29000 is free", hint="End what listens there.")
 
 
 def start_ticks(pid: int) -> int | None:
