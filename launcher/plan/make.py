@@ -177,7 +177,6 @@ def _step(
         f"--nodes={shape.nodes}",
         f"--ntasks={shape.world_size}",
         f"--ntasks-per-node={shape.ranks_per_node}",
-        *([f"--cpus-per-task={cluster.cpus_per_task}"] if cluster.cpus_per_task else []),
         *([f"--mpi={cluster.mpi}"] if cluster.mpi else []),
         # One dead rank ends the step: without it the others wait for it in a collective until a time-out.
         "--kill-on-bad-exit=1",
@@ -197,7 +196,7 @@ def _step(
             writable=cluster.container_writable,
             named=environment.beats_image(variables),
         )
-    return Step(tuple(args), enter, wait_s, names)
+    return Step(tuple(args), enter, cluster.cpus_per_task, wait_s, names)
 
 
 def _too_few_cpus(given: Given, shape: Geometry) -> bool:

@@ -60,6 +60,8 @@ class Step:
 
     srun_args: tuple[str, ...]
     container_args: tuple[str, ...]
+    cpus_per_task: int | None
+    """The profile's; what the allocation was made with counts more."""
     wait_s: int
     export: tuple[str, ...]
 

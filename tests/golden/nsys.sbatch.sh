@@ -43,7 +43,8 @@ nodelist=$(IFS=,; echo "${nodes[*]}")
 [[ $(scontrol show node "${nodes[0]}") =~ NodeAddr=([^[:space:]]+) ]] || fail "scontrol knows no address of ${nodes[0]}"
 export LAUNCHER_MASTER_ADDR=${BASH_REMATCH[1]}
 
-# ---- step: one task for each rank
+# ---- step: one task for each rank; since Slurm 22.05 srun does not take over what the job was given for each task
+[[ -z ${SLURM_CPUS_PER_TASK-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 container=(
 )
 exported=(HOME LANG LAUNCHER_ATTEMPT LAUNCHER_MASTER_ADDR PATH USER)

@@ -49,7 +49,8 @@ nodelist=$(IFS=,; echo "${nodes[*]}")
 export LAUNCHER_MASTER_ADDR=${BASH_REMATCH[1]}
 export MELLANOX_VISIBLE_DEVICES=all
 
-# ---- step: one task for each rank
+# ---- step: one task for each rank; since Slurm 22.05 srun does not take over what the job was given for each task
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-12}
 container=(
     '--container-image=/images/megatron lm.sqsh'
     --container-mounts=/work/runs/small/20260921-120000-abcd:/work/runs/small/20260921-120000-abcd,/fsx:/fsx,/data:/mnt/data:ro
@@ -65,7 +66,6 @@ step=(
     --nodes=4
     --ntasks=32
     --ntasks-per-node=8
-    --cpus-per-task=12
     --mpi=pmix
     --kill-on-bad-exit=1
     --wait=60

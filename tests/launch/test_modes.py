@@ -93,6 +93,19 @@ def test_ranks_meet_at_the_first_node_of_the_step(user: User, slurm_cluster: Vir
     assert 20000 <= ports.pop() < min(low, 29000)
 
 
+def test_a_rank_has_the_cpus_that_the_job_or_the_profile_gives_it(user: User, slurm_cluster: VirtualCluster) -> None:
+    profile = user.directory / "clusters/virtual.toml"
+    profile.write_text(profile.read_text() + "cpus_per_task = 2\n")
+    user.salloc("run", "small.py", "--entrypoint", TOY, options=("-N1", "--exclusive"))
+    user.salloc("run", "small.py", "--entrypoint", TOY, options=("-N1", "-n2", "-c3"))
+    asked = ("submit", "small.py", "--entrypoint", TOY, "--json")
+    jobs = [json.loads(user.run(*asked, *more).stdout)["job"] for more in ((), ("--sbatch", "cpus-per-task=4"))]
+    for job in jobs:
+        assert slurm_cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED"
+    found = [{rank["environment"]["SLURM_CPUS_PER_TASK"] for rank in user.seen(run)} for run in user.runs()]
+    assert found == [{"2"}, {"3"}, {"2"}, {"4"}]
+
+
 def test_nothing_else_of_the_shell_reaches_a_rank(user: User, slurm_cluster: VirtualCluster) -> None:
     function = {"BASH_FUNC_hello%%": "() {  echo hello\n}"}
     noise = {"PYTHONPATH": "/nowhere", "LD_PRELOAD_X": "x", "EDITOR": "vi", "SLURM_NTASKS": "99", **function}
