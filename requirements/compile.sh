@@ -15,8 +15,8 @@ compile() { "$uv" pip compile "${common[@]}" "$@"; }
 
 cpu=(--python-version 3.12 --python-platform x86_64-manylinux_2_31 ../pyproject.toml --extra dev cpu.in)
 compile "${cpu[@]}" --output-file "$work/all.txt"
-# Names of torch and of everything that only its CUDA build needs: one requirement a line, hashes on the lines after it.
-cuda='^(torch|triton|nvidia-(cublas|cuda|cudnn|cufft|cufile|curand|cusolver|cusparse|cusparselt|nccl|nvjitlink|nvshmem|nvtx)[a-z0-9-]*|cuda-(bindings|pathfinder|toolkit))=='
+# Names of torch and of everything that only its CUDA build needs (not triton: megatron-core imports it everywhere): one requirement a line, hashes on the lines after it.
+cuda='^(torch|nvidia-(cublas|cuda|cudnn|cufft|cufile|curand|cusolver|cusparse|cusparselt|nccl|nvjitlink|nvshmem|nvtx)[a-z0-9-]*|cuda-(bindings|pathfinder|toolkit))=='
 awk -v cuda="$cuda" -v torch="$work/torch.txt" -v rest="$work/cpu.txt" \
     '/^[A-Za-z0-9]/ { out = ($0 ~ cuda) ? torch : rest } { print > out }' "$work/all.txt"
 compile --python-version 3.12 --python-platform x86_64-manylinux_2_39 gpu.in --output-file "$work/gpu.txt"
