@@ -5,7 +5,7 @@ from typing import Any
 
 from launcher.cli.outcome import tell
 from launcher.cli.printing import say
-from launcher.launch.wait import interrupts, summary
+from launcher.launch.wait import Interrupts, summary
 from launcher.record import RunDirectory
 from launcher.shell import LocalShell
 from launcher.slurm.poller import Poller
@@ -17,10 +17,13 @@ _ASK_S = 3.0
 """Between questions whether the job is over."""
 
 
-def follow(run: RunDirectory, job: str) -> tuple[int, dict[str, Any]]:
-    """Watch until the run is over; the command's exit status, and the outcome as for `launcher run`."""
+def follow(run: RunDirectory, job: str, counted: Interrupts) -> tuple[int, dict[str, Any]]:
+    """Watch until the run is over; the command's exit status, and the outcome as for `launcher run`.
+
+    An interrupt, one that came before included, ends the watching and leaves the job alone.
+    """
     asked = 0.0
-    with interrupts() as counted, Follower(run, Poller((job,), LocalShell())) as follower:
+    with Follower(run, Poller((job,), LocalShell())) as follower:
         while not counted.count:
             follower.tick()
             if time.monotonic() - asked > _ASK_S:

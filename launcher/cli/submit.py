@@ -14,6 +14,7 @@ from launcher.cli.printing import coloured, print_json, say, warn
 
 if TYPE_CHECKING:
     from launcher.cli.planning import Planned
+    from launcher.record import RunDirectory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,29 +40,38 @@ def main(parsed: argparse.Namespace) -> int:
     for warning in made.plan.warnings:
         warn(warning)
     made = _checked(parsed, made)
+    from launcher.launch.wait import interrupts
+
+    if not parsed.follow:
+        run, answer = _submit(made)
+        say(f"launcher status {run.path.name}, launcher logs -f {run.path.name}")
+        status = 0
+    else:
+        from launcher.cli.following import follow
+
+        # From here on Ctrl-C means: leave the job alone, once it is submitted.
+        with interrupts() as counted:
+            run, answer = _submit(made)
+            status, outcome = follow(run, answer["job"], counted)
+        answer |= outcome
+    if parsed.json:
+        print_json(answer)
+    return status
+
+
+def _submit(made: "Planned") -> "tuple[RunDirectory, dict[str, Any]]":
     from launcher.launch.batch import submit_run
     from launcher.shell import LocalShell
 
     run, submission = submit_run(made.plan, made.world, made.resumed, LocalShell())
     say(f"job {coloured(submission.job, 'bold')} of run {made.plan.name}/{made.plan.run_id}: {run.path}")
-    answer: dict[str, Any] = {
+    return run, {
         "job": submission.job,
         "cluster": submission.cluster,
         "name": made.plan.name,
         "run_id": made.plan.run_id,
         "run_dir": str(run.path),
     }
-    status = 0
-    if parsed.follow:
-        from launcher.cli.following import follow
-
-        status, outcome = follow(run, submission.job)
-        answer |= outcome
-    else:
-        say(f"launcher status {made.plan.run_id}, launcher logs -f {made.plan.run_id}")
-    if parsed.json:
-        print_json(answer)
-    return status
 
 
 def _checked(parsed: argparse.Namespace, made: "Planned") -> "Planned":
