@@ -11,14 +11,14 @@ from launcher.plan.overrides import Override, check
 from launcher.spec.cluster import Cluster
 from launcher.spec.request import Request
 
-RECIPE = RecipeFile(Path("/work/recipes/small.py"), "configure", ("layers",), (), ())
+RECIPE = RecipeFile(Path("/home/ada/gpt/recipes/small.py"), "configure", ("layers",), (), ())
 SHELL = {"HOME": "/home/ada", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "USER": "ada", "EDITOR": "vi"}
 
 
 def world(**changes: Any) -> World:
     """A login node at a fixed time."""
     values: dict[str, Any] = {
-        "directory": Path("/work"),
+        "directory": Path("/home/ada/gpt"),
         "environ": SHELL,
         "python": "/opt/python/bin/python3",
         "user": "ada",

@@ -2,7 +2,7 @@
 # Run small/20260921-120000-abcd on 4 x 8 ranks, written by Megatron Launcher 0.1.0.
 # sbatch runs this file in a job of its own; `launcher run` runs it in the allocation that it is called in.
 #SBATCH --job-name=small
-#SBATCH --output=/work/runs/small/20260921-120000-abcd/sbatch.log
+#SBATCH --output=/home/ada/gpt/runs/small/20260921-120000-abcd/sbatch.log
 #SBATCH --open-mode=append
 #SBATCH --comment=launcher:20260921-120000-abcd:0
 #SBATCH --nodes=4
@@ -15,7 +15,7 @@
 #SBATCH --mem=0
 set -uo pipefail
 umask 022
-run_dir=/work/runs/small/20260921-120000-abcd
+run_dir=/home/ada/gpt/runs/small/20260921-120000-abcd
 fail() {
     echo "launcher: $*" >&2
     exit 3
@@ -53,8 +53,8 @@ export MELLANOX_VISIBLE_DEVICES=all
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-12}
 container=(
     '--container-image=/images/megatron lm.sqsh'
-    --container-mounts=/work/runs/small/20260921-120000-abcd:/work/runs/small/20260921-120000-abcd,/fsx:/fsx,/data:/mnt/data:ro
-    --container-workdir=/work/runs/small/20260921-120000-abcd
+    --container-mounts=/home/ada/gpt/runs/small/20260921-120000-abcd:/home/ada/gpt/runs/small/20260921-120000-abcd,/fsx:/fsx,/data:/mnt/data:ro
+    --container-workdir=/home/ada/gpt/runs/small/20260921-120000-abcd
     --no-container-mount-home
     --container-writable
     --container-env=LAUNCHER_ATTEMPT,LAUNCHER_MASTER_ADDR

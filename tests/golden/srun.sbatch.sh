@@ -2,7 +2,7 @@
 # Run small/20260921-120000-abcd on 2 x 4 ranks, written by Megatron Launcher 0.1.0.
 # sbatch runs this file in a job of its own; `launcher run` runs it in the allocation that it is called in.
 #SBATCH --job-name=small
-#SBATCH --output=/work/runs/small/20260921-120000-abcd/sbatch.log
+#SBATCH --output=/home/ada/gpt/runs/small/20260921-120000-abcd/sbatch.log
 #SBATCH --open-mode=append
 #SBATCH --comment=launcher:20260921-120000-abcd:0
 #SBATCH --nodes=2
@@ -10,7 +10,7 @@
 #SBATCH --export=HOME,LANG,PATH,USER
 set -uo pipefail
 umask 077
-run_dir=/work/runs/small/20260921-120000-abcd
+run_dir=/home/ada/gpt/runs/small/20260921-120000-abcd
 fail() {
     echo "launcher: $*" >&2
     exit 3
