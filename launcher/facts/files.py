@@ -12,7 +12,7 @@ def require_image(image: str) -> None:
     path = Path(image)
     if not path.is_file():
         name = path.name
-        hint = "Build one (docs/containers.md), or name the file: --image /path/to/image.sqsh."
+        hint = "Make one (enroot import -o FILE docker://REFERENCE), or name the file: --image /path/to/image.sqsh."
         if re.search(r"[#:]", image) or not name.endswith(".sqsh"):
             hint = (
                 "A reference into a registry has to be imported to a file once, or every node does it at every start:\n"
