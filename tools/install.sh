@@ -43,5 +43,5 @@ else
 fi
 "${pip[@]}" --editable .
 # Byte code now, not in the first run: importing Megatron Bridge without it takes many times as long.
-"$venv/bin/python" -m compileall -q -j 0 "$venv"/lib/python3.12/site-packages/megatron >/dev/null || true
+"$venv/bin/python" -m compileall -q -j 0 "$venv"/lib/python3.12/site-packages/megatron >/dev/null 2>&1 || true
 echo "installed: $venv/bin/launcher"
