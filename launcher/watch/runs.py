@@ -9,7 +9,8 @@ from launcher.record import RunDirectory
 
 def list_runs(root: Path) -> list[RunDirectory]:
     """All runs below a run root, `<root>/<name>/<run id>`, newest first."""
-    found = [(path.stat().st_mtime_ns, str(path), path.parent) for path in root.glob("*/*/plan.json")]
+    # [!.]: a directory that is still being written has a hidden name.
+    found = [(path.stat().st_mtime_ns, str(path), path.parent) for path in root.glob("*/[!.]*/plan.json")]
     return [RunDirectory(path.resolve()) for _, _, path in sorted(found, reverse=True)]
 
 

@@ -67,7 +67,7 @@ class User:
 
     def runs(self) -> list[Path]:
         """All run directories, oldest first."""
-        return sorted(path.parent for path in self.directory.glob("runs/*/*/plan.json"))
+        return sorted(path.parent for path in self.directory.glob("runs/*/[!.]*/plan.json"))
 
     def seen(self, run: Path) -> list[dict[str, Any]]:
         """What each rank of the first attempt was given."""
