@@ -7,12 +7,11 @@ LauncherError                 what is wrong, where, what to do; carries the exit
 |   |-- OverrideError         a key=value
 |   |-- GeometryError         nodes, ranks and parallel sizes do not fit together
 |   `-- PlaceError            the command cannot run here (no allocation, a login node)
-|-- OutsideError         (3)  the outside world failed: a program, Slurm, the disk, the network
-|   |-- CommandError          a program ended with an error, or did not end
-|   |   `-- MissingProgram      it is not installed
-|   |-- SlurmError            Slurm refused or did not answer
-|   `-- DiskError             a file could not be written or read
-`-- RunFailed            (1)  the run failed or stopped early, or a check said no
+`-- OutsideError         (3)  the outside world failed: a program, Slurm, the disk, the network
+    |-- CommandError          a program ended with an error, or did not end
+    |   `-- MissingProgram      it is not installed
+    |-- SlurmError            Slurm refused or did not answer
+    `-- DiskError             a file could not be written or read
 """
 
 
@@ -82,9 +81,3 @@ class SlurmError(OutsideError):
 
 class DiskError(OutsideError):
     """A file could not be written or read."""
-
-
-class RunFailed(LauncherError):  # noqa: N818 - it reports a run's end, not a defect of the launcher
-    """The run failed or stopped early, or a check said no."""
-
-    exit_status = 1

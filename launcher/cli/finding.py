@@ -1,7 +1,6 @@
 """Where commands about runs look for them."""
 
 import argparse
-import os
 from pathlib import Path
 
 from launcher.record import RunDirectory
@@ -9,18 +8,20 @@ from launcher.record import RunDirectory
 
 def add_run_root(parser: argparse.ArgumentParser) -> None:
     """Add --run-root."""
-    parser.add_argument(
-        "--run-root", metavar="DIR", help="directory of all runs (default: $LAUNCHER_RUN_ROOT, launcher.toml, ./runs)"
-    )
+    parser.add_argument("--run-root", metavar="DIR", help="directory of all runs (default: as for run and submit)")
 
 
 def run_root(option: str | None) -> Path:
-    """The run root of commands that have no cluster: option, LAUNCHER_RUN_ROOT, launcher.toml, config.toml, ./runs."""
-    from launcher.spec.load import load_request
+    """Where `run` and `submit` put runs that were asked for from here with the same --run-root."""
+    from launcher.facts.world import look
+    from launcher.plan import make, place
+    from launcher.spec.load import load_cluster, load_request
 
+    world = look()
     options = {"run_root": option} if option else {}
-    request = load_request(options, environ=os.environ, directory=Path.cwd())
-    return Path(os.path.expandvars(request.run_root or "runs")).expanduser()
+    request = load_request(options, environ=world.environ, directory=world.directory)
+    cluster = load_cluster(request.cluster or place.default_cluster(world), world.environ)
+    return make.run_root(request, cluster, world)
 
 
 def find(name: str, option: str | None) -> RunDirectory:

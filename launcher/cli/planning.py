@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launcher.cli.finding import find
 from launcher.cli.options import request_options
 from launcher.errors import OverrideError, RecipeError, RequestError
 from launcher.facts.code import code_files
@@ -35,7 +36,7 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
     """Make the plan of `run` or `submit`. Raises a RequestError of the kind that fits."""
     world = look()
     options = request_options(parsed)
-    resumed = _resumed(options, world)
+    resumed = _resumed(options)
     request = _request(options, world, resumed)
     if request.recipe is None:
         raise RecipeError("no recipe was given", hint=f"Such as: launcher {verb} recipes/vanilla_gpt_pretrain.py")
@@ -88,14 +89,11 @@ def _request(options: dict[str, Any], world: World, resumed: RunDirectory | None
     return load_request(options, environ=world.environ, directory=world.directory, job_file=job_file)
 
 
-def _resumed(options: dict[str, Any], world: World) -> RunDirectory | None:
+def _resumed(options: dict[str, Any]) -> RunDirectory | None:
     name = options.get("resume")
     if name is None:
         return None
-    from launcher.watch.runs import find_run
-
-    root = options.get("run_root") or world.environ.get("LAUNCHER_RUN_ROOT") or "runs"
-    run = find_run(name, world.directory / Path(root).expanduser())
+    run = find(name, options.get("run_root"))
     _require_resumable(run)
     if "=" in str(options.get("recipe", "")):
         # With --resume the recipe is known: what stands in its place is the first setting.

@@ -37,17 +37,16 @@ def main(parsed: argparse.Namespace) -> int:
 
         show(made.plan, as_json=parsed.json, with_scripts=False)
         return 0
+    made = _checked(parsed, made)
     for warning in made.plan.warnings:
         warn(warning)
-    made = _checked(parsed, made)
-    from launcher.launch.wait import interrupts
-
     if not parsed.follow:
         run, answer = _submit(made)
         say(f"launcher status {run.path.name}, launcher logs -f {run.path.name}")
         status = 0
     else:
         from launcher.cli.following import follow
+        from launcher.launch.wait import interrupts
 
         # From here on Ctrl-C means: leave the job alone, once it is submitted.
         with interrupts() as counted:

@@ -2,14 +2,14 @@
 
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from launcher import shell
 from launcher.launch.environ import for_allocation
-from launcher.launch.local import abs_status, start_ticks
+from launcher.launch.local import abs_status
+from launcher.launch.processes import this_launcher
 from launcher.plan.model import Plan
 from launcher.record import RunDirectory
 
@@ -28,15 +28,8 @@ class AllocatedStep:
         log = self.run.path / "sbatch.log"
         environment = for_allocation(self.plan, self.environ)
         self.process = shell.start(["bash", str(self.run.path / "sbatch.sh")], env=environment, log=log)
-        self.run.journal.write(
-            "launched",
-            mode="srun",
-            job=self.environ["SLURM_JOB_ID"],
-            pid=os.getpid(),
-            start_ticks=start_ticks(os.getpid()),
-            group=self.process.pid,
-            host=socket.gethostname(),
-        )
+        mine = this_launcher(self.process.pid)
+        self.run.journal.write("launched", mode="srun", job=self.environ["SLURM_JOB_ID"], **mine)
 
     def poll(self) -> int | None:
         """sbatch.sh's exit status once it has ended: 0 finished, 1 failed or stopped, 3 could not tell."""

@@ -8,11 +8,11 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from launcher import shell
 from launcher.errors import OutsideError
 from launcher.launch.environ import inherited
+from launcher.launch.processes import this_launcher
 from launcher.plan.model import Plan
 from launcher.record import Attempt, RunDirectory
 
@@ -42,15 +42,8 @@ class LocalRanks:
         except OutsideError:
             self.signal(signal.SIGKILL)
             raise
-        self.run.journal.write(
-            "launched",
-            mode="local",
-            attempt=self.attempt.name,
-            pid=os.getpid(),
-            start_ticks=start_ticks(os.getpid()),
-            group=self.processes[0].pid,
-            host=socket.gethostname(),
-        )
+        mine = this_launcher(self.processes[0].pid)
+        self.run.journal.write("launched", mode="local", attempt=self.attempt.name, **mine)
 
     def _start_rank(self, rank: int, port: int) -> "subprocess.Popen[bytes]":
         return shell.start(
@@ -146,12 +139,3 @@ def free_port() -> int:
                 continue
             return port
     raise OutsideError("none of a hundred ports between 20000 and 29000 is free", hint="End what listens there.")
-
-
-def start_ticks(pid: int) -> int | None:
-    """When a process was started, in clock ticks since boot (field 22 of /proc/PID/stat): with the pid it names one."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return int(text.rpartition(")")[2].split()[19])

@@ -44,7 +44,6 @@ def make_plan(given: Given) -> Plan:
     """Decide the run. Raises a RequestError of the kind that fits for whatever cannot work."""
     request, cluster, world = given.request, given.cluster, given.world
     values = known_values(given.overrides)
-    keys = tuple(override.key for override in given.overrides)
     shape = _geometry(given, values)
     profiler = profiling.decide(values, world_size=shape.world_size) if request.nsys else None
     variables = environment.decide(
@@ -61,8 +60,7 @@ def make_plan(given: Given) -> Plan:
     runtime = request.runtime or cluster.runtime
     image = _image(given, runtime)
     mounts = _mounts(given, runtime)
-    texts = tuple(override.text for override in given.overrides)
-    texts = (*(profiling.overrides(profiler, keys) if profiler else ()), *texts)
+    texts = _override_texts(given, profiler)
     return Plan(
         version=1,
         launcher=__version__,
@@ -93,6 +91,12 @@ def make_plan(given: Given) -> Plan:
     )
 
 
+def _override_texts(given: Given, profiler: Profiler | None) -> tuple[str, ...]:
+    """The user's, after those that --nsys adds."""
+    added = profiling.overrides(profiler, [override.key for override in given.overrides]) if profiler else ()
+    return (*added, *(override.text for override in given.overrides))
+
+
 def _geometry(given: Given, values: dict[str, Any]) -> Geometry:
     sizes = {short: values[key] for short, key in geometry.PARALLEL_KEYS.items() if isinstance(values.get(key), int)}
     local = given.mode == "local"
@@ -113,14 +117,18 @@ def _name_of(recipe: Recipe) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("-._")[:64] or "run"
 
 
-def _run_dir(given: Given, name: str) -> str:
-    root = given.request.run_root or given.cluster.run_root or "runs"
-    environ = given.world.environ
-    # `~` and `$NAME` by the submitting shell's values, so that the plan says what it means.
+def run_root(request: Request, cluster: Cluster, world: World) -> Path:
+    """The directory of all runs; `~` and `$NAME` by the submitting shell's values: the plan says what it means."""
+    root = request.run_root or cluster.run_root or "runs"
+    environ = world.environ
     expanded = re.sub(r"\$(\w+)|\$\{(\w+)\}", lambda match: environ.get(match[1] or match[2], match[0]), root)
     if expanded.startswith("~"):
         expanded = environ.get("HOME", "~") + expanded[1:]
-    path = str(given.world.directory / expanded / name / given.world.run_id)
+    return world.directory / expanded
+
+
+def _run_dir(given: Given, name: str) -> str:
+    path = str(run_root(given.request, given.cluster, given.world) / name / given.world.run_id)
     wrong = sorted({sign for sign in path if ord(sign) < 32 or ord(sign) == 127 or sign in "%\\"})
     if wrong:
         raise SpecError(

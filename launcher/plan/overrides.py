@@ -69,15 +69,6 @@ def check(overrides: Sequence[str], schema: Schema | None) -> tuple[Override, ..
     return tuple(checked)
 
 
-def value(overrides: Iterable[Override], key: str) -> Any:
-    """What the overrides set `key` to; None where they do not, or where only the job knows (an interpolation)."""
-    found = None
-    for override in overrides:
-        if override.key == key:
-            found = override.value
-    return None if isinstance(found, str) and INTERPOLATION in found else found
-
-
 def known_values(overrides: Iterable[Override]) -> dict[str, Any]:
     """The values of all overrides by key, without those that only the job knows (an interpolation)."""
     overrides = tuple(overrides)

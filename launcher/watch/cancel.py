@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launcher.errors import OutsideError, RequestError
+from launcher.launch.processes import stat
 from launcher.launch.wait import request_stop
 from launcher.record import RunDirectory
 from launcher.shell import Shell
@@ -92,10 +93,10 @@ def members(group: int, run_dir: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
+        fields = stat(int(entry.name))
+        if fields is None or int(fields[2]) != group or fields[0] == "Z":
+            continue
         try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[2]) != group or fields[0] == "Z":
-                continue
             ours = ours or os.fsencode(run_dir) in (entry / "cmdline").read_bytes()
         except OSError:
             continue

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import DiskError
+from launcher.launch import processes
 from launcher.record import Attempt, RunDirectory
 from launcher.watch.figures import Progress, advance
 from launcher.watch.tail import last_lines
@@ -112,11 +113,10 @@ def figures_of(attempt: Attempt) -> Progress:
 
 def process_alive(pid: int, start_ticks: int | None) -> bool:
     """Whether this very process runs on this machine: a pid is used again, one with the same start is not."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    fields = processes.stat(pid)
+    if fields is None or fields[0] == "Z":
         return False
-    return fields[0] != "Z" and (start_ticks is None or int(fields[19]) == start_ticks)
+    return start_ticks is None or processes.start_ticks(fields) == start_ticks
 
 
 def _start(events: list[dict[str, Any]]) -> Start | None:

@@ -123,6 +123,18 @@ def test_a_run_that_goes_on_or_has_saved_nothing_cannot_be_resumed(user: User, s
     assert "has saved no checkpoint" in refused
 
 
+def test_runs_are_looked_for_where_the_profile_puts_them(alone: User) -> None:
+    profile = 'scheduler = "local"\ndevice = "cpu"\nrun_root = "$HERE/elsewhere"\n'
+    (alone.directory / "clusters/mine.toml").write_text(profile)
+    mine = {"LAUNCHER_CLUSTER": "mine", "HERE": str(alone.directory)}
+    failing = ("toy.fail_rank=0", "toy.fail_step=8", "toy.iters=9")
+    alone.run("run", "small.py", "--gpus-per-node", "1", "--entrypoint", TOY, *failing, environ=mine, status=1)
+    assert [path.name for path in (alone.directory / "elsewhere").iterdir()] == ["small"]
+    assert json.loads(alone.run("status", "--json", environ=mine).stdout)["runs"][0]["name"] == "small"
+    alone.run("run", "--resume", "small", "toy.fail_rank=9", environ=mine)
+    assert "iteration 9/9" in alone.run("logs", "small", environ=mine).stdout
+
+
 def test_a_second_ctrl_c_ends_the_step(alone: User) -> None:
     hanging = ("toy.iters=400", "toy.fail_rank=0", "toy.fail_step=1", "toy.fail_how=hang")
     run = started(alone, "run", "small.py", *LOCAL, *hanging)

@@ -170,9 +170,9 @@ def test_one_key_with_two_values_is_refused_and_the_same_twice_is_not() -> None:
 
 def test_value_is_known_unless_it_is_interpolated() -> None:
     read = overrides.check(["train.train_iters=3", "train.global_batch_size=${x}"], SCHEMA)
-    assert overrides.value(read, "train.train_iters") == 3
-    assert overrides.value(read, "train.global_batch_size") is None
-    assert overrides.value(read, "train.micro_batch_size") is None
+    assert overrides.known_values(read).get("train.train_iters") == 3
+    assert overrides.known_values(read).get("train.global_batch_size") is None
+    assert overrides.known_values(read).get("train.micro_batch_size") is None
 
 
 def test_program_that_is_not_bridge_has_keys_of_its_own() -> None:

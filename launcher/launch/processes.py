@@ -1,0 +1,28 @@
+"""Which process is which on this machine: a pid is used again, a pid with its start is not."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+
+def stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the third (state) on, see proc(5); None if there is no such process."""
+    try:
+        # The second field is the program's name in parentheses, which may hold anything.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def start_ticks(fields: list[str]) -> int:
+    """When a process was started, in clock ticks since boot (field 22)."""
+    return int(fields[19])
+
+
+def this_launcher(group: int) -> dict[str, Any]:
+    """For the journal: who started the process group `group`, so that others can see whether that launcher lives."""
+    pid = os.getpid()
+    fields = stat(pid)
+    ticks = start_ticks(fields) if fields else None
+    return {"pid": pid, "start_ticks": ticks, "group": group, "host": socket.gethostname()}
