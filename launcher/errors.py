@@ -5,6 +5,7 @@ LauncherError                 what is wrong, where, what to do; carries the exit
 |   |-- SpecError             an option, a profile, a job file or a configuration file
 |   |-- RecipeError           the recipe's name or file
 |   |-- OverrideError         a key=value
+|   |-- ImageError            an image is unknown, broken, or not one that this cluster can run
 |   |-- GeometryError         nodes, ranks and parallel sizes do not fit together
 |   `-- PlaceError            the command cannot run here (no allocation, a login node)
 `-- OutsideError         (3)  the outside world failed: a program, Slurm, the disk, the network
@@ -55,6 +56,10 @@ class OverrideError(RequestError):
 
 class GeometryError(RequestError):
     """Nodes, ranks and parallel sizes do not fit together."""
+
+
+class ImageError(RequestError):
+    """An image is unknown, broken, or not one that this cluster can run; or its name cannot be understood."""
 
 
 class PlaceError(RequestError):

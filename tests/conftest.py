@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.cluster.config import ClusterOptions
 from tests.cluster.virtual_cluster import VirtualCluster, missing_programs, virtual_cluster
+from tests.image import images
 
 CLUSTER = pytest.StashKey[VirtualCluster]()
 
@@ -49,3 +51,19 @@ def new_cluster() -> Iterator[Callable[..., VirtualCluster]]:
             return clusters.enter_context(virtual_cluster(ClusterOptions(**options)))  # type: ignore[arg-type]
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def debian() -> Path:
+    """A Debian root file system with python3 and bash, to be read and copied, not changed."""
+    if (reason := images.missing_programs()) is not None:
+        pytest.skip(reason)
+    return images.debian_root()
+
+
+@pytest.fixture(scope="session")
+def image_file(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A squashfs image of that root: /etc/environment sets GREETING and NCCL_DEBUG, /etc/made-for holds `tests`."""
+    directory = tmp_path_factory.mktemp("image")
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "GREETING": "hello from the image", "NCCL_DEBUG": "VERSION"}
+    return images.small_image(directory / "small.sqsh", environment=environment, files={"/etc/made-for": "tests\n"})

@@ -1,18 +1,26 @@
 #!/usr/bin/env bash
 # Install what the tests use besides Python, from Debian's packages, where that is possible without asking: Slurm, for the
-# tests that start a real one, and shellcheck. Where it is not, those tests are skipped with the reason.
+# tests that start a real one; what makes and enters images; shellcheck. Where it is not, those tests are skipped with
+# the reason.
 set -euo pipefail
 PATH=$PATH:/usr/sbin
-if command -v slurmctld >/dev/null && command -v shellcheck >/dev/null; then exit 0; fi
+declare -A package=(
+    [slurmctld]=slurmctld [slurmd]=slurmd [sbatch]=slurm-client [munged]=munge [shellcheck]=shellcheck
+    [mksquashfs]=squashfs-tools [bwrap]=bubblewrap [buildah]=buildah [podman]=podman [mmdebstrap]=mmdebstrap
+    [docker-registry]=docker-registry [zstd]=zstd
+)
+missing=()
+for program in "${!package[@]}"; do command -v "$program" >/dev/null || missing+=("${package[$program]}"); done
+if ((${#missing[@]} == 0)); then exit 0; fi
 if ! command -v apt-get >/dev/null || [[ $(id -u) != 0 ]]; then
-    echo "Slurm or shellcheck is missing and cannot be installed here (needs apt-get and root): tests will be skipped" >&2
+    echo "missing, and not to be installed here (needs apt-get and root): ${missing[*]}; tests will be skipped" >&2
     exit 0
 fi
-packages=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge shellcheck)
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { apt-get update && apt-get install -y --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
-    echo "Slurm or shellcheck could not be installed, so tests will be skipped:" >&2
+missing+=(slurm-wlm-basic-plugins)
+if ! { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    echo "${missing[*]} could not be installed, so tests will be skipped:" >&2
     tail -n 5 "$log" >&2
 fi
