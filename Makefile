@@ -1,6 +1,7 @@
 # make demo      train a small GPT with the real Megatron on this machine, without a GPU
+# make build     the training image from the Dockerfile, with docker, podman or buildah, into megatron-lm+latest.sqsh
 # make test      everything that is checked: style, types, layers, tests
-# Both install what they need first, into .venv.
+# They install what they need first, into .venv.
 #
 # TORCH_INDEX    a package index that serves torch 2.13.0 without CUDA, such as the CPU index named on pytorch.org. The
 #                wheel of the default index brings 2.6 GB of CUDA libraries. From there torch alone is installed, in the
@@ -9,7 +10,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types layers unit soak golden requirements schema bench clean
+.PHONY: help install demo build test lint types layers unit soak golden requirements schema bench clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,6 +27,9 @@ $(STAMP): requirements/cpu.txt requirements/torch.txt pyproject.toml tools/insta
 
 demo: install
 	$(BIN)/launcher run recipes/vanilla_gpt_pretrain.py --cluster local --gpus-per-node 2
+
+build: install
+	$(BIN)/launcher image build --link megatron-lm+latest.sqsh $(BUILD_ARGS)
 
 test: install lint types layers unit
 

@@ -1,0 +1,130 @@
+# The training image: torch, Transformer Engine, Megatron Core and Bridge, for EFA and for InfiniBand, on linux/amd64
+# and linux/arm64 (GB200). BuildKit (docker 23 and newer) and buildah 1.28 and newer build it:
+#
+#   docker build -t megatron-lm .                                      on NVIDIA's PyTorch image (the default)
+#   docker build -t megatron-lm --build-arg BASE_IMAGE=... .           on another base, see below
+#
+# What a base lacks is added, what it has is kept: containers/*.sh look first. docs/images.md tells which steps were
+# executed and where, and how to change a version.
+
+# --- Pinned versions; the source of each stands above it. ------------------------------------------------------------
+
+# NVIDIA's PyTorch 26.06: PyTorch 2.13.0a0+8145d630e8, CUDA 13.3, Ubuntu 24.04 (PyTorch release notes, rel-26-06), on
+# which Megatron-Bridge builds its own image (docker/Dockerfile.ci at 067f987df03b, 2026-08-22). The digest is that of the
+# list for both architectures, as resolved by others on 2026-07-11 (its arm64 manifest is sha256:dcae8df08ef6...).
+#
+# The other base that is provided for, with PyTorch from requirements/gpu.txt (configs/images/megatron-cuda.toml):
+#   nvcr.io/nvidia/cuda:13.0.2-devel-ubuntu24.04@sha256:5dc1bca23d05bd37b011be68ec470c03b403a5da07ec3a86e41af9470e9d0cc6
+# torch 2.13.0 on PyPI is built for CUDA 13.0. devel, not runtime: kernels are compiled at run time, too.
+ARG BASE_IMAGE=nvcr.io/nvidia/pytorch:26.06-py3@sha256:43c018d6a12963f1a1bad85ef8574b5c2a978eec2be0ebcacfb87f69e0d210e1
+
+# EFA installer 1.50.0: libfabric 2.6.0amzn1.0, rdma-core 64.0, aws-ofi-nccl 1.21.1 (AWS, EFA release notes, 2026-08-21).
+# AWS' page of checksums was not to be had; the sum is the one on which several public build recipes agree.
+ARG EFA_VERSION=1.50.0
+ARG EFA_SHA256=fa6dff8593d866866c13cb4640d9059835cd4efa427971f100ab40c97bef2841
+
+# aws-ofi-nccl 1.21.1: tested with libfabric 2.6.0amzn1.0 and NCCL 2.31.2, for NCCL 2.17.1 and newer; the sum is on the
+# page of the release (github.com/aws/aws-ofi-nccl/releases/tag/v1.21.1).
+ARG OFI_NCCL_VERSION=1.21.1
+ARG OFI_NCCL_SHA512=ab7aa6b6f2f5117252e7603cf39458ec9b2d03a4bc2d8b36ac61f0b41287bcea3de619ed2d1638b4258694f48380971a2c60a4eac8e230097e80de2bb8e04e75
+
+# Nsight Systems of CUDA 13.0.2, in the repository that NVIDIA's CUDA images have configured; it brings 2025.3.2.
+# NVIDIA's PyTorch images have their own.
+ARG NSYS_PACKAGE=cuda-nsight-systems-13-0
+ARG NSYS_VERSION=13.0.2-1
+
+# A site's own package index, or none (PIP_NO_INDEX=1, with wheels in containers/python/wheels). No credentials: a build
+# argument stays in the history of the image.
+ARG PIP_INDEX_URL=
+ARG PIP_NO_INDEX=
+
+ARG REVISION=unknown
+
+# --- What the base lacks of the distribution -------------------------------------------------------------------------
+FROM ${BASE_IMAGE} AS base
+ARG TARGETARCH
+RUN --mount=type=cache,id=apt-${TARGETARCH},target=/var/cache/apt,sharing=locked \
+    --mount=type=cache,id=lists-${TARGETARCH},target=/var/lib/apt,sharing=locked \
+    --mount=type=bind,source=containers/system.sh,target=/mnt/system.sh \
+    case "${TARGETARCH}" in amd64 | arm64) ;; *) echo "neither amd64 nor arm64: '${TARGETARCH}'" >&2; exit 1 ;; esac \
+    && bash /mnt/system.sh
+
+# --- Tools that do not depend on torch, in /opt/venv -----------------------------------------------------------------
+FROM base AS tools
+ARG TARGETARCH
+ARG PIP_INDEX_URL
+ARG PIP_NO_INDEX
+RUN --mount=type=cache,id=pip-${TARGETARCH},target=/root/.cache/pip \
+    --mount=type=bind,source=containers/python,target=/mnt/python \
+    bash /mnt/python/packages.sh /mnt/python/tools.txt
+ENV PATH=/opt/venv/bin:${PATH} \
+    VIRTUAL_ENV=/opt/venv
+
+# --- The training stack, in /opt/venv too ----------------------------------------------------------------------------
+FROM tools AS packages
+ARG TARGETARCH
+ARG PIP_INDEX_URL
+ARG PIP_NO_INDEX
+RUN --mount=type=cache,id=pip-${TARGETARCH},target=/root/.cache/pip \
+    --mount=type=bind,source=containers/python,target=/mnt/python \
+    --mount=type=bind,source=requirements/gpu.txt,target=/mnt/gpu.txt \
+    bash /mnt/python/packages.sh /mnt/gpu.txt
+
+# --- EFA's user space ------------------------------------------------------------------------------------------------
+FROM base AS fabric
+ARG TARGETARCH
+ARG EFA_VERSION
+ARG EFA_SHA256
+RUN --mount=type=cache,id=apt-${TARGETARCH},target=/var/cache/apt,sharing=locked \
+    --mount=type=cache,id=lists-${TARGETARCH},target=/var/lib/apt,sharing=locked \
+    --mount=type=bind,source=containers/fabric.sh,target=/mnt/fabric.sh \
+    bash /mnt/fabric.sh
+
+# --- NCCL's plugin for it: built here, copied from here --------------------------------------------------------------
+FROM fabric AS plugin
+ARG TARGETARCH
+ARG OFI_NCCL_VERSION
+ARG OFI_NCCL_SHA512
+RUN --mount=type=cache,id=apt-${TARGETARCH},target=/var/cache/apt,sharing=locked \
+    --mount=type=cache,id=lists-${TARGETARCH},target=/var/lib/apt,sharing=locked \
+    --mount=type=bind,source=containers/system.sh,target=/mnt/system.sh \
+    --mount=type=bind,source=containers/plugin.sh,target=/mnt/plugin.sh \
+    bash /mnt/system.sh g++ libhwloc-dev make && bash /mnt/plugin.sh
+
+# --- The image -------------------------------------------------------------------------------------------------------
+FROM fabric AS megatron
+ARG TARGETARCH
+ARG NSYS_PACKAGE
+ARG NSYS_VERSION
+RUN --mount=type=cache,id=apt-${TARGETARCH},target=/var/cache/apt,sharing=locked \
+    --mount=type=cache,id=lists-${TARGETARCH},target=/var/lib/apt,sharing=locked \
+    --mount=type=bind,source=containers/profiler.sh,target=/mnt/profiler.sh \
+    bash /mnt/profiler.sh
+COPY --from=plugin /opt/amazon/ofi-nccl /opt/amazon/ofi-nccl
+COPY --from=packages /opt/venv /opt/venv
+COPY --chmod=0644 containers/venv.sh /etc/profile.d/launcher-venv.sh
+RUN printf '%s\n' /opt/amazon/efa/lib /opt/amazon/ofi-nccl/lib >/etc/ld.so.conf.d/fabric.conf && ldconfig
+
+# No NCCL_*, FI_* or UCX_* variable is set: an image does not know its fabric, and a variable of the image would have to
+# be beaten on every other cluster. Cluster profiles set them. (NVIDIA's base sets NCCL_NET_PLUGIN=spcx; a profile for EFA
+# says NCCL_NET_PLUGIN=ofi.) No entrypoint either: neither enroot nor pyxis nor bwrap needs one.
+ENV PATH=/opt/venv/bin:${PATH} \
+    VIRTUAL_ENV=/opt/venv \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    LANG=C.UTF-8
+WORKDIR /workspace
+
+# Everything is imported; what is missing, broken or not the base's own torch any more ends the build.
+RUN --mount=type=bind,source=containers/check.sh,target=/mnt/check.sh \
+    --mount=type=bind,source=containers/versions.py,target=/mnt/versions.py \
+    bash /mnt/check.sh --require torch cuda nccl triton transformer-engine megatron-core megatron-bridge transformers \
+        nvidia-resiliency-ext viztracer submitit py-spy nsys rdma-core libfabric aws-ofi-nccl
+
+# Last: labels that change with every commit invalidate nothing.
+ARG BASE_IMAGE
+ARG REVISION
+LABEL org.opencontainers.image.title="megatron-lm" \
+      org.opencontainers.image.description="Megatron Core and Megatron Bridge for EFA and InfiniBand clusters" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}" \
+      org.opencontainers.image.revision="${REVISION}"
