@@ -23,7 +23,7 @@ def missing_programs() -> str | None:
 
 
 def debian_root() -> Path:
-    """A Debian root with python3 and bash: made once in about 20 s, then found in the cache. To be read, not changed."""
+    """A Debian root with python3 and bash: made once in about 20 s, then found in the cache. Not to be changed."""
     root = _CACHE / f"{_SUITE}-{_PACKAGES}"
     if root.is_dir():
         return root

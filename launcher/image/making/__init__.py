@@ -1,0 +1,1 @@
+"""How an image comes to be: engines, enroot, registries, the layout that enroot expects, mksquashfs."""

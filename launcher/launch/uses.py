@@ -1,0 +1,55 @@
+"""The use of an image, noted in its store, so that `launcher image gc` leaves alone what a run needs."""
+
+import contextlib
+import os
+
+from launcher.errors import DiskError, ImageError
+from launcher.facts.world import World
+from launcher.plan.model import Plan
+from launcher.processes import start_ticks, stat
+
+
+def record_image_use(plan: Plan, world: World) -> str | None:
+    """Note that a run is about to need its image: right before it is started or submitted.
+
+    Nothing is noted for an image that lies in no store. Returns a warning where the note cannot be written, as in a
+    store that is somebody else's: that keeps nobody from running. Raises ImageError if the image was removed meanwhile.
+    """
+    if plan.image is None or plan.image.store is None or plan.image.digest is None:
+        return None
+    from pathlib import Path
+
+    from launcher.image.storage.store import Store
+    from launcher.image.storage.uses import Use, record_use
+
+    fields = stat(os.getpid())
+    use = Use(
+        run_id=plan.run_id,
+        run_dir=plan.run_dir,
+        mode=plan.mode,
+        user=world.user,
+        host=world.host,
+        at=world.now,
+        # An allocation's number is known already; a batch job's only after it was submitted.
+        job=world.allocation.job_id if plan.mode == "srun" and world.allocation else None,
+        pid=os.getpid(),
+        start_ticks=start_ticks(fields) if fields else 0,
+    )
+    try:
+        record_use(Store(Path(plan.image.store)), plan.image.digest, use)
+    except DiskError as error:
+        return f"that this run needs {plan.image.name} cannot be noted in the store: {error.message}; gc may remove it"
+    return None
+
+
+def record_job(plan: Plan, job: str) -> None:
+    """Complete the note with the job's number, once a batch job has one. The job runs, whether that works or not."""
+    if plan.image is None or plan.image.store is None or plan.image.digest is None:
+        return
+    from pathlib import Path
+
+    from launcher.image.storage.store import Store
+    from launcher.image.storage.uses import update_use
+
+    with contextlib.suppress(DiskError, ImageError):
+        update_use(Store(Path(plan.image.store)), plan.image.digest, plan.run_id, job=job)
