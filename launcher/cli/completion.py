@@ -1,4 +1,4 @@
-"""What the shell's Tab offers besides verbs, options and files: profiles, runs, keys of the configuration."""
+"""What the shell's Tab offers besides verbs, options and files: profiles, runs, images, keys of the configuration."""
 
 import argparse
 import os
@@ -6,8 +6,8 @@ from typing import Any
 
 
 def complete(action: argparse.Action, what: str) -> None:
-    """Let argcomplete offer `clusters`, `runs`, or `keys` for an argument."""
-    action.completer = {"clusters": _clusters, "runs": _runs, "keys": _keys}[what]  # type: ignore[attr-defined]
+    """Let argcomplete offer `clusters`, `runs`, `images`, or `keys` for an argument."""
+    action.completer = {"clusters": _clusters, "runs": _runs, "images": _images, "keys": _keys}[what]  # type: ignore[attr-defined]
 
 
 def _clusters(**_: Any) -> list[str]:
@@ -22,6 +22,13 @@ def _runs(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
 
     runs = list_runs(run_root(getattr(parsed_args, "run_root", None)))
     return [run.path.name for run in runs] + sorted({run.path.parent.name for run in runs})
+
+
+def _images(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    from launcher.cli.image.place import store_of
+
+    parsed_args.cluster = getattr(parsed_args, "cluster", None)
+    return sorted(store_of(parsed_args).names())
 
 
 def _keys(prefix: str, **_: Any) -> list[str]:

@@ -15,6 +15,8 @@ VERBS = {
     "status": "show runs and how they are doing",
     "logs": "print or follow the log of a rank",
     "cancel": "end runs, or have them save and stop",
+    "image": "build, import, list, verify and clean up container images",
+    "profiles": "show what a profiler has captured of a run, and where the time went",
     "recipes": "list the recipes that ship with the launcher",
     "clusters": "list and show cluster profiles",
 }
@@ -94,12 +96,21 @@ def verb_parser(verb: str, into: argparse.ArgumentParser | None = None) -> argpa
     return parser
 
 
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Understand a verb's arguments; options may stand between RECIPE and KEY=VALUE.
+
+    argparse cannot intermix where a verb has actions with parsers of their own, and there nothing needs it.
+    """
+    nested = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
+    return parser.parse_args(list(arguments)) if nested else parser.parse_intermixed_args(list(arguments))
+
+
 def _guarded(verb: str, arguments: Sequence[str]) -> int:
     """Run a verb; turn what the launcher raises into one paragraph and an exit status."""
     from launcher.errors import LauncherError
 
     parser = verb_parser(verb)
-    parsed = parser.parse_intermixed_args(list(arguments))
+    parsed = parse(parser, arguments)
     try:
         return int(import_module(f"launcher.cli.{verb}").main(parsed))
     except LauncherError as error:
