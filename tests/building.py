@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from launcher.facts.image import Image
 from launcher.facts.recipe import Recipe, RecipeFile
 from launcher.facts.world import Allocation, World
 from launcher.plan import make
@@ -47,6 +48,24 @@ def cluster(**values: Any) -> Cluster:
     return Cluster.model_validate({"name": "test", **values})
 
 
+def image(**changes: Any) -> Image:
+    """An image of a store."""
+    digest = "0123456789ab" + "cd" * 26
+    values: dict[str, Any] = {
+        "name": "nemo",
+        "path": Path(f"/images/sha256/{digest}.sqsh"),
+        "digest": f"sha256:{digest}",
+        "architecture": "x86_64",
+        "size_bytes": 20_000_000_000,
+        "environment": {"PATH": "/opt/venv/bin:/usr/bin:/bin", "NCCL_DEBUG": "VERSION", "NGC_API_KEY": None},
+        "needed": ("/opt/venv/bin", "/opt/venv/lib"),
+        "store": Path("/images"),
+        "packages": {"torch": "2.11.0"},
+        "key": digest[:12],
+    }
+    return Image(**{**values, **changes})
+
+
 def plan(
     mode: Mode = "sbatch",
     *,
@@ -56,8 +75,9 @@ def plan(
     arguments: dict[str, str] | None = None,
     recipe: Recipe = RECIPE,
     where: World | None = None,
+    inside: Image | None = None,
 ) -> Plan:
-    """A plan in `mode`; `changes` are overrides."""
+    """A plan in `mode`; `changes` are overrides, `inside` is the image that was found."""
     return make.make_plan(
         make.Given(
             request=Request.model_validate({"recipe": "recipes/small.py", **(request or {})}),
@@ -68,5 +88,6 @@ def plan(
             arguments=arguments or {},
             overrides=overrides(*changes),
             code=(("entrypoint.py", "/opt/launcher/entrypoint.py"),),
+            image=inside,
         )
     )

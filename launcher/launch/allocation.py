@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from launcher import shell
 from launcher.launch.environ import for_allocation
 from launcher.launch.local import abs_status
-from launcher.launch.processes import this_launcher
 from launcher.plan.model import Plan
+from launcher.processes import this_launcher
 from launcher.record import RunDirectory
 
 

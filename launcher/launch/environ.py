@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from launcher.plan.model import Plan
 
 # What Slurm's own commands read: where the cluster is, and how to prove who asks.
-_SLURM_CLIENT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", "MUNGE_SOCKET")
+SLURM_CLIENT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", "MUNGE_SOCKET")
 
 
 def inherited(plan: Plan, shell: Mapping[str, str]) -> dict[str, str]:
@@ -19,7 +19,7 @@ def for_job(plan: Plan, shell: Mapping[str, str]) -> dict[str, str]:
 
     Variables of an allocation that this shell happens to be in, and SBATCH_* and SRUN_* options, do not reach the job.
     """
-    return {**inherited(plan, shell), **{name: shell[name] for name in _SLURM_CLIENT if name in shell}}
+    return {**inherited(plan, shell), **{name: shell[name] for name in SLURM_CLIENT if name in shell}}
 
 
 def for_allocation(plan: Plan, shell: Mapping[str, str]) -> dict[str, str]:

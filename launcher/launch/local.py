@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from launcher import shell
 from launcher.errors import OutsideError
 from launcher.launch.environ import inherited
-from launcher.launch.processes import this_launcher
 from launcher.plan.model import Plan
+from launcher.processes import this_launcher
 from launcher.record import Attempt, RunDirectory
 
 _KILL_AFTER_S = 10
@@ -47,11 +47,19 @@ class LocalRanks:
 
     def _start_rank(self, rank: int, port: int) -> "subprocess.Popen[bytes]":
         return shell.start(
-            ["bash", str(self.run.path / "step.sh")],
+            [*self._enter("rank"), "bash", str(self.run.path / "step.sh")],
             env={**inherited(self.plan, self.environ), **self._rank_variables(rank, port)},
             log=self.attempt.log(rank),
             group=self.processes[0].pid if self.processes else 0,
         )
+
+    def _enter(self, verb: str) -> list[str]:
+        """What leads a command into the run's container; nothing on the bare machine."""
+        container = self.plan.container
+        if container is None:
+            return []
+        name = f"{container.label}-local-{self.attempt.name}"
+        return ["bash", str(self.run.path / "enter.sh"), verb, name]
 
     def _rank_variables(self, rank: int, port: int) -> dict[str, str]:
         world = str(self.plan.world_size)
@@ -116,7 +124,11 @@ class LocalRanks:
             str(self.plan.world_size),
             str(status),
         ]
-        return shell.run(argv).stdout.strip()
+        word = shell.run(argv).stdout.strip()
+        if self.plan.container is not None:
+            # What stays behind (the launcher itself may be killed) the next run on this machine takes away.
+            shell.run(self._enter("remove"), env=inherited(self.plan, self.environ), check=False)
+        return word
 
 
 def abs_status(status: int) -> int:

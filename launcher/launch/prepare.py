@@ -14,7 +14,7 @@ from launcher.record import RunDirectory
 from launcher.record.rundir import write_atomically
 from launcher.script import scripts
 
-_RECORDS = ("plan.json", "argv.json", "sbatch.sh", "step.sh")
+_RECORDS = ("plan.json", "argv.json", "sbatch.sh", "step.sh", "enter.sh")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from launcher.plan.capture import Capture
+
 Mode = Literal["local", "srun", "sbatch"]
 
 
@@ -14,13 +16,14 @@ class Variable:
 
     `value` is None where only the name is known (a value passed on by name is in no file). `place` is `task` for what
     step.sh sets inside the container, `host` for what srun's side needs, `inherited` for what the submitting shell
-    passes on. `beaten` lists weaker origins with their values.
+    passes on, `image` for what the image itself sets and nothing in the plan overrides. `beaten` lists weaker origins
+    with their values.
     """
 
     name: str
     value: str | None
     origin: str
-    place: Literal["task", "host", "inherited"]
+    place: Literal["task", "host", "inherited", "image"]
     beaten: tuple[tuple[str, str], ...] = ()
 
 
@@ -34,6 +37,54 @@ class Mount:
 
 
 @dataclass(frozen=True)
+class PlannedImage:
+    """The image of a run: one file, whatever is built or imported under its name later."""
+
+    name: str
+    """As it was asked for."""
+
+    path: str
+    """Absolute; of an image in the store the file that is named by its content."""
+
+    digest: str | None
+    """`sha256:...` of the file; None where nobody computed it."""
+
+    architecture: str | None
+    size_bytes: int
+    store: str | None
+    """The store that holds it; None for a file elsewhere."""
+
+    key: str
+    """Twelve hexadecimal digits that tell this content from another: of the digest, or of path, size and time."""
+
+    def __str__(self) -> str:
+        found = "" if self.name == self.path else f" ({self.path})"
+        return f"{self.name}{found}, {self.digest or 'without a digest'}"
+
+
+@dataclass(frozen=True)
+class Container:
+    """How tasks get into the image, and what enter.sh and sbatch.sh need for it."""
+
+    runtime: Literal["pyxis", "enroot", "bwrap"]
+    label: str
+    """The start of the container's name; the scripts add job and attempt, so that no two runs ever share one."""
+
+    writable: bool
+    srun_args: tuple[str, ...]
+    """pyxis' options of srun; empty elsewhere."""
+
+    mounts: tuple[str, ...]
+    """The mounts as words for enroot or bwrap, the run directory among them; empty with pyxis."""
+
+    named: tuple[str, ...]
+    """Variables of the job that beat the image's."""
+
+    scratch: str | None
+    """Where the profile wants images unpacked, not yet expanded."""
+
+
+@dataclass(frozen=True)
 class Geometry:
     """How many ranks, and how they divide; `parallel` holds the sizes that the request states."""
 
@@ -44,22 +95,10 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class Profiler:
-    """Which ranks and iterations Nsight Systems captures: from `start` until before `stop`; no ranks means all."""
-
-    name: str
-    start: int
-    stop: int
-    ranks: tuple[int, ...]
-    finish_timeout_s: int
-
-
-@dataclass(frozen=True)
 class Step:
     """The srun of the ranks: what it is given besides the paths of the attempt."""
 
     srun_args: tuple[str, ...]
-    container_args: tuple[str, ...]
     cpus_per_task: int | None
     """The profile's; what the allocation was made with counts more."""
     wait_s: int
@@ -83,13 +122,17 @@ class Plan:
     cluster: str
     device: str
     runtime: str
-    image: str | None
+    image: PlannedImage | None
+    container: Container | None
+    """None on the bare machine."""
     python: str
+    launcher_python: str
+    """The interpreter of the launcher's own functions on the nodes, outside any container."""
     geometry: Geometry
     overrides: tuple[str, ...]
     environment: tuple[Variable, ...]
     mounts: tuple[Mount, ...]
-    profiler: Profiler | None
+    profiler: Capture | None
     directives: tuple[tuple[str, str | None], ...]
     """sbatch's options in the order of the script; None is a flag without a value."""
     step: Step

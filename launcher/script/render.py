@@ -79,9 +79,14 @@ def render(template: str, **values: Any) -> str:
 
 
 def scripts(plan: Plan) -> dict[str, str]:
-    """The scripts of a run by their names in the run directory: `step.sh`, and with Slurm `sbatch.sh`."""
+    """The scripts of a run by their names in the run directory.
+
+    `step.sh` always, `sbatch.sh` with Slurm, `enter.sh` where the launcher itself leads tasks into the image.
+    """
     task = [variable for variable in plan.environment if variable.place == "task"]
     host = [variable for variable in plan.environment if variable.place == "host"]
     values = {"plan": plan, "task_environment": task, "host_environment": host, "run_dir": Path(plan.run_dir)}
     names = ["step.sh"] if plan.mode == "local" else ["step.sh", "sbatch.sh"]
+    if plan.container and plan.container.runtime != "pyxis":
+        names.append("enter.sh")
     return {name: render(f"{name}.j2", **values) for name in names}

@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from launcher.shared.names import RANK_VARIABLES, is_secret
 
+Text = Annotated[str, Field(min_length=1)]
+Fabric = Literal["efa", "infiniband", "roce", "ethernet"]
+Runtime = Literal["pyxis", "enroot", "bwrap", "none"]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -26,6 +29,9 @@ class Cluster(BaseModel):
     scheduler: Literal["slurm", "local"] = "slurm"
     """Who starts the ranks: Slurm, or the launcher itself on this machine."""
 
+    fabric: Fabric | None = None
+    """The network between nodes. None: the profile does not say."""
+
     device: Literal["auto", "gpu", "cpu"] = "gpu"
     """What ranks compute on. `gpu` ends a run that sees none, `cpu` selects the gloo back end, `auto` looks."""
 
@@ -35,17 +41,36 @@ class Cluster(BaseModel):
     cpus_per_task: Annotated[int, Field(gt=0)] | None = None
     """CPUs of one rank."""
 
-    runtime: Literal["pyxis", "none"] = "none"
-    """How a task enters its image: through pyxis' options of srun, or not at all (bare metal)."""
+    runtime: Runtime = "none"
+    """How a task enters its image: through pyxis' options of srun, through enroot or bubblewrap (`bwrap`), which the
+    launcher's own enter.sh calls on each node, or not at all (bare metal)."""
 
-    image: str | None = None
-    """The image of a run that names none: an absolute path of a squashfs file."""
+    image: Text | None = None
+    """The image of a run that names none, said as in --image: a name in the store, a reference, an absolute path."""
+
+    image_store: Text | None = None
+    """The directory of the launcher's images, on a file system that every node sees; `~` and `$NAME` are expanded.
+    Default: `launcher/images/NAME OF THE PROFILE` below XDG_DATA_HOME (`~/.local/share`)."""
+
+    image_directories: tuple[Text, ...] = ()
+    """Further directories where a reference's image file is looked for, such as CloudAI's cache; never written to."""
+
+    architecture: Literal["x86_64", "aarch64"] | None = None
+    """What the nodes are, as `uname -m` prints it: an image of another kind is refused. None: not checked."""
 
     container_writable: bool = True
     """Whether a container's root can be written: Megatron compiles helpers and caches below its own directories."""
 
+    scratch: Text | None = None
+    """A directory of each node's own disk, where enroot and bwrap unpack images (and keep a container's /tmp); it is
+    expanded on the node: `/raid/$USER`. Default: `${TMPDIR:-/tmp}` (bwrap), enroot's own ENROOT_DATA_PATH (enroot)."""
+
     python: str | None = None
     """The interpreter that runs the entrypoint: default `python3` in a container, the launcher's own without one."""
+
+    launcher_python: Text | None = None
+    """The interpreter that runs the launcher's own functions on the nodes (image builds, a verdict where no container
+    starts): default the one that the launcher itself runs with."""
 
     run_root: str | None = None
     """The directory of all runs, on a file system that every node sees; `~` and `$NAME` are expanded."""
@@ -66,7 +91,7 @@ class Cluster(BaseModel):
     """Further arguments of the step's srun, each whole: `--network=...`."""
 
     mounts: tuple[str, ...] = ()
-    """`SRC[:DST[:ro]]` of every container."""
+    """`SRC[:DST[:ro]]` of every container; where the runtime is none, there are none."""
 
     env: dict[EnvironmentName, str] = Field(default_factory=dict)
     """Variables of each rank, set inside the container."""

@@ -24,7 +24,7 @@ _DEFAULTS = ("cluster", "account", "partition", "qos", "time_limit", "image", "r
 def cluster_directories(environ: Mapping[str, str]) -> list[Path]:
     """Directories of profiles, the first that holds a name wins."""
     own = [Path(environ["LAUNCHER_CLUSTERS"])] if environ.get("LAUNCHER_CLUSTERS") else []
-    return [*own, _config_home(environ) / "clusters", resource("configs/clusters")]
+    return [*own, config_home(environ) / "clusters", resource("configs/clusters")]
 
 
 def cluster_names(environ: Mapping[str, str]) -> dict[str, Path]:
@@ -69,7 +69,7 @@ def load_request(
     layers = [
         ({name: environ[variable] for name in _DEFAULTS if environ.get(variable := f"LAUNCHER_{name.upper()}")}, None),
         (_defaults(directory / "launcher.toml"), directory / "launcher.toml"),
-        (_defaults(_config_home(environ) / "config.toml"), _config_home(environ) / "config.toml"),
+        (_defaults(config_home(environ) / "config.toml"), config_home(environ) / "config.toml"),
         (job, job_file),
     ]
     merged = dict(options)
@@ -134,7 +134,8 @@ def _job(path: Path) -> dict[str, Any]:
     return values
 
 
-def _config_home(environ: Mapping[str, str]) -> Path:
+def config_home(environ: Mapping[str, str]) -> Path:
+    """The user's directory of profiles and defaults: ~/.config/launcher, or as XDG_CONFIG_HOME says."""
     base = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME", "~"), ".config")  # noqa: PTH118
     return Path(base).expanduser() / "launcher"
 

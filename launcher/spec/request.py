@@ -1,13 +1,12 @@
 """What one run is: everything that a user can say of it."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from launcher.shared.names import RANK_VARIABLES, is_secret
-
-Text = Annotated[str, Field(min_length=1)]
+from launcher.spec.cluster import Runtime, Text
 
 _TIME = re.compile(r"\d+(-\d+(:\d+){0,2})?|\d+(:\d+){1,2}|UNLIMITED|infinite")
 
@@ -35,7 +34,9 @@ class Request(BaseModel):
     nodelist: Text | None = None
     exclude: Text | None = None
     image: Text | None = None
-    runtime: Literal["pyxis", "none"] | None = None
+    """A name in the store, a digest, a reference, or the path of a squashfs file."""
+
+    runtime: Runtime | None = None
     mounts: tuple[Text, ...] = ()
     default_image: Text | None = None
     default_mounts: tuple[Text, ...] = ()
@@ -54,6 +55,21 @@ class Request(BaseModel):
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
 
     nsys: bool = False
+    profiler: Text | None = None
+    """torch, viztracer, memory, or a user's own `path.py:Class`; nsys has a switch of its own."""
+
+    profile_steps: Text | None = None
+    """`10:15`: the steps 10 to 14."""
+
+    profile_ranks: Text | None = None
+    """`0,8`, `nodes` for the first rank of each node, `all`."""
+
+    nsys_trace: Text | None = None
+    nsys_args: tuple[Text, ...] = ()
+    gpu_metrics: bool = False
+    nsys_from: Text | None = None
+    """A directory of the host with an nsys, to be mounted into the image."""
+
     entrypoint: Text | None = None
     """A program of the same contract in place of the project's entrypoint.py."""
 

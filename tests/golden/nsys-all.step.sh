@@ -29,11 +29,7 @@ attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
 command=(/opt/python/bin/python3 "$run_dir/code/entrypoint.py")
 case $RANK in
     *)
-        mkdir -p "$attempt_dir/profiles"
-        report=$attempt_dir/profiles/nsys_job${SLURM_JOB_ID:-local}_node${NODE_RANK}_rank${RANK}
-        command=(nsys profile --trace=cuda,nvtx --sample=none --cpuctxsw=none
-            --capture-range=cudaProfilerApi --capture-range-end=stop
-            --output="$report" "${command[@]}")
+        command=(/opt/python/bin/python3 "$run_dir/code/launcher/runtime/profiling/nsys.py" "${command[@]}")
         ;;
 esac
 # This shell stays: it records the end of a program that can no longer do so itself (killed, os._exit).

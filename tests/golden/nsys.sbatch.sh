@@ -45,8 +45,9 @@ export LAUNCHER_MASTER_ADDR=${BASH_REMATCH[1]}
 
 # ---- step: one task for each rank; since Slurm 22.05 srun does not take over what the job was given for each task
 [[ -z ${SLURM_CPUS_PER_TASK-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
-container=(
-)
+container=()
+enter_rank=()
+enter_run=()
 exported=(HOME LANG LAUNCHER_ATTEMPT LAUNCHER_MASTER_ADDR PATH USER)
 export=$(IFS=,; echo "${exported[*]}")
 step=(
@@ -62,16 +63,13 @@ step=(
     "${container[@]}"
 )
 trap : INT TERM # a signal ends the step, not this script, which has to say what came of it
-"${step[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log"
+"${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log"
 status=$?
 
 # ---- verdict: composed in the image by launcher/runtime; this script reads one word
-judge=(
-    srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10
-    "${container[@]}"
-)
-word=$("${judge[@]}" /opt/python/bin/python3 "$run_dir/code/launcher/runtime/verdict.py" \
-    "$run_dir" "$LAUNCHER_ATTEMPT" 8 "$status" 2>>"$attempt_dir/logs/srun.log")
+one=(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10)
+verdict=("$run_dir/code/launcher/runtime/verdict.py" "$run_dir" "$LAUNCHER_ATTEMPT" 8 "$status")
+word=$("${one[@]}" "${container[@]}" "${enter_run[@]}" /opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/srun.log")
 case ${word##*$'\n'} in
     finished) exit 0 ;;
     stopped | failed) exit 1 ;;

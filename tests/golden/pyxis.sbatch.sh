@@ -51,14 +51,20 @@ export MELLANOX_VISIBLE_DEVICES=all
 
 # ---- step: one task for each rank; since Slurm 22.05 srun does not take over what the job was given for each task
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-12}
+# One name for all steps of this script, so that only the first unpacks; `no_exec`: each with mounts of its own.
+container_name=launcher-0123456789ab-7df0ea-$SLURM_JOB_ID-$LAUNCHER_ATTEMPT
 container=(
+    --container-name="$container_name:no_exec"
     '--container-image=/images/megatron lm.sqsh'
     --container-mounts=/home/ada/gpt/runs/small/20260921-120000-abcd:/home/ada/gpt/runs/small/20260921-120000-abcd,/fsx:/fsx,/data:/mnt/data:ro
     --container-workdir=/home/ada/gpt/runs/small/20260921-120000-abcd
     --no-container-mount-home
+    --no-container-entrypoint
     --container-writable
     --container-env=LAUNCHER_ATTEMPT,LAUNCHER_MASTER_ADDR
 )
+enter_rank=()
+enter_run=()
 exported=(HOME LANG LAUNCHER_ATTEMPT LAUNCHER_MASTER_ADDR MELLANOX_VISIBLE_DEVICES PATH USER)
 export=$(IFS=,; echo "${exported[*]}")
 step=(
@@ -76,16 +82,33 @@ step=(
     "${container[@]}"
 )
 trap : INT TERM # a signal ends the step, not this script, which has to say what came of it
-"${step[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log"
+"${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log"
 status=$?
 
 # ---- verdict: composed in the image by launcher/runtime; this script reads one word
-judge=(
-    srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10
-    "${container[@]}"
+one=(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10)
+verdict=("$run_dir/code/launcher/runtime/verdict.py" "$run_dir" "$LAUNCHER_ATTEMPT" 32 "$status")
+word=$("${one[@]}" "${container[@]}" "${enter_run[@]}" python3 "${verdict[@]}" 2>>"$attempt_dir/logs/srun.log")
+# Where no container starts, the launcher's own interpreter says so.
+[[ -n $word ]] || word=$("${one[@]}" /opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/srun.log")
+
+# ---- clean up: take away what was unpacked on each node; what a cancelled job leaves, the next one takes
+each=(
+    srun --nodes=4 --ntasks=4 --ntasks-per-node=1 --nodelist="$nodelist"
+    --export="$export" --input=none --time=10 --overcommit
 )
-word=$("${judge[@]}" python3 "$run_dir/code/launcher/runtime/verdict.py" \
-    "$run_dir" "$LAUNCHER_ATTEMPT" 32 "$status" 2>>"$attempt_dir/logs/srun.log")
+# shellcheck disable=SC2016 # this is for the nodes' shells
+"${each[@]}" bash -c 'for name in $(enroot list); do
+    # pyxis puts its own name in front, and the job where it keeps containers for one job only
+    [[ $name =~ ^pyxis_([0-9]+_)?(launcher-[0-9a-f]+-[0-9a-f]+-([0-9]+)-[0-9]+)$ ]] || continue
+    job=${BASH_REMATCH[3]}
+    if [[ ${BASH_REMATCH[2]} != "$1" ]]; then
+        [[ $job != "$SLURM_JOB_ID" ]] || continue
+        answer=$(squeue --noheader --jobs="$job" --format=%i 2>&1) || [[ $answer == *"Invalid job id"* ]] || continue
+        [[ -z $answer || $answer == *"Invalid job id"* ]] || continue
+    fi
+    enroot remove --force "$name"
+done' tidy "$container_name" >/dev/null 2>>"$attempt_dir/logs/srun.log"
 case ${word##*$'\n'} in
     finished) exit 0 ;;
     stopped | failed) exit 1 ;;

@@ -75,8 +75,14 @@ def test_a_slurm_profile_without_slurm(alone: User) -> None:
         (("small.py", "train.train_iters=1e3"), ("train.train_iters=1000",)),
         (("small.py", "dataset.sequence_length=8"), ("dataset.seq_length",)),
         (("small.py", "-N3", "--gpus-per-node=8", "model.tensor_model_parallel_size=16"), ("24 ranks", "TP 16")),
-        (("small.py", "--image", "missing.sqsh", "--runtime", "pyxis"), ("no image", "missing.sqsh")),
-        (("small.py", "--image", "nvcr.io#nvidia/nemo:26.08", "--runtime", "pyxis"), ("no image", "enroot import")),
+        (("small.py", "--image", "./missing.sqsh", "--runtime", "pyxis"), ("no image", "missing.sqsh")),
+        (("small.py", "--image", "missing.sqsh", "--runtime", "bwrap"), ("no image", "store", "launcher image list")),
+        (
+            ("small.py", "--image", "nvcr.io#nvidia/nemo:26.08", "--runtime", "pyxis"),
+            ("no image", "launcher image import nvcr.io/nvidia/nemo:26.08 --cluster virtual"),
+        ),
+        (("small.py", "--image", "./small.py", "--runtime", "enroot"), ("small.py",)),
+        (("small.py", "--runtime", "bwrap"), ("needs an image", "launcher image list")),
         (("small.py", "--image", "x.sqsh"), ("needs a container", "--runtime pyxis")),
         (("small.py", "--mount", "/x"), ("needs a container",)),
         (("small.py", "--cluster", "nowhere"), ("no cluster profile 'nowhere'", "Known profiles")),
@@ -89,6 +95,11 @@ def test_a_slurm_profile_without_slurm(alone: User) -> None:
 )
 def test_wrong_requests(user: User, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     refused(user, "submit", *arguments, "--no-check-config", words=words)
+
+
+def test_pyxis_without_slurm(user: User) -> None:
+    asked = ("run", *COMMON, "--cluster", "local", "--image", "./x.sqsh", "--runtime", "pyxis")
+    refused(user, *asked, words=("plugin of Slurm's srun", "--runtime bwrap", "--runtime none"))
 
 
 def test_what_slurm_refuses(user: User) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from launcher.errors import OverrideError, PlaceError, SpecError
-from launcher.plan import container, directives, environment, place, profiling, settings
+from launcher.plan import directives, environment, place, profiling, settings
 from tests.building import RECIPE, SHELL, allocation, cluster, plan, world
 
 
@@ -74,27 +74,6 @@ def test_directives_are_added_and_removed(
 def test_directives_that_the_launcher_manages_or_sbatch_lacks_are_refused(key: str) -> None:
     with pytest.raises(SpecError):
         directives.decide(own={}, ranks_per_node=4, profile={}, user={key: True})
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("/a", ("/a", "/a", False)),
-        ("/a:/b", ("/a", "/b", False)),
-        ("/a:/b:ro", ("/a", "/b", True)),
-        ("/a:/b:rw", ("/a", "/b", False)),
-        ("/a:ro", ("/a", "/a", True)),
-    ],
-)
-def test_mounts(text: str, expected: tuple[str, str, bool]) -> None:
-    (mount,) = container.read_mounts([text])
-    assert (mount.source, mount.target, mount.read_only) == expected
-
-
-@pytest.mark.parametrize("text", ["a:/b", "/a:b", "/a,b", "/a:/b:/c", "/a:/b:ro:rw", "", ":"])
-def test_mounts_that_pyxis_would_misread_are_refused(text: str) -> None:
-    with pytest.raises(SpecError):
-        container.read_mounts([text])
 
 
 def test_settings_are_arguments_where_configure_has_the_parameter() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from launcher.plan.model import Plan
 from launcher.script import scripts
-from tests.building import allocation, cluster, plan, world
+from tests.building import SHELL, allocation, cluster, image, plan, world
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -22,7 +22,7 @@ PLANS: dict[str, Plan] = {
             gpus_per_node=8,
             cpus_per_task=12,
             runtime="pyxis",
-            image="/images/megatron lm.sqsh",
+            image="./megatron lm.sqsh",
             mpi="pmix",
             mounts=("/fsx", "/data:/mnt/data:ro"),
             env={"NCCL_DEBUG": "WARN"},
@@ -36,6 +36,31 @@ PLANS: dict[str, Plan] = {
             "shared": True,
             "account": "a b",
         },
+        inside=image(path=Path("/images/megatron lm.sqsh"), digest=None, store=None),
+    ),
+    "enroot": plan(
+        profile=cluster(
+            gpus_per_node=8,
+            runtime="enroot",
+            image="nemo",
+            scratch="/raid/$USER",
+            mounts=("/fsx", "/data/a b:/mnt/data:ro"),
+            inherit=("HF_HOME",),
+        ),
+        request={"nodes": 2},
+        where=world(environ={**SHELL, "HF_HOME": "/fsx/hf"}),
+        inside=image(),
+    ),
+    "bwrap": plan(
+        profile=cluster(gpus_per_node=8, runtime="bwrap", image="nemo", container_writable=False, mounts=("/fsx",)),
+        request={"nodes": 2, "mounts": ("/data/a b:/mnt/data:ro",), "env": ("NCCL_DEBUG=INFO",)},
+        inside=image(),
+    ),
+    "bwrap-local": plan(
+        "local",
+        profile=cluster(gpus_per_node=2, scheduler="local", runtime="bwrap", scratch="/scratch/it's mine"),
+        request={"image": "nemo", "shared": True},
+        inside=image(),
     ),
     "nsys": plan(request={"nodes": 2, "nsys": True}, changes=("profiling.profile_ranks=[0,4]",)),
     "nsys-all": plan(request={"nodes": 1, "nsys": True}, changes=("profiling.profile_ranks=[]",)),

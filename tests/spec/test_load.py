@@ -50,7 +50,9 @@ def test_the_users_own_profile_hides_a_shipped_one(home: dict[str, str]) -> None
     [
         ("gpus = 8\n", "gpus: unknown key; known are account"),
         ("gpus_per_node = 0\n", "gpus_per_node: Input should be greater than 0"),
-        ('runtime = "docker"\n', "runtime: Input should be 'pyxis' or 'none'"),
+        ('runtime = "docker"\n', "runtime: Input should be 'pyxis', 'enroot', 'bwrap' or 'none'"),
+        ('architecture = "sparc"\n', "architecture: Input should be 'x86_64' or 'aarch64'"),
+        ('scratch = ""\n', "scratch: String should have at least 1 character"),
         ('[env]\nRANK = "0"\n', "RANK is set for each rank"),
         ('[env]\nHF_TOKEN = "hf_x"\n', "looks like a secret"),
         ("= 8\n", "cannot be read"),

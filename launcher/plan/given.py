@@ -1,0 +1,39 @@
+"""What a plan is made from: values alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from launcher.facts.image import Image
+from launcher.facts.recipe import Recipe
+from launcher.facts.world import World
+from launcher.plan.capture import Place
+from launcher.plan.model import Mode
+from launcher.plan.overrides import Override
+from launcher.spec.cluster import Cluster
+from launcher.spec.request import Request
+
+
+@dataclass(frozen=True)
+class Given:
+    """Everything that a plan is made from."""
+
+    request: Request
+    cluster: Cluster
+    world: World
+    mode: Mode
+    recipe: Recipe
+    arguments: dict[str, str]
+    overrides: tuple[Override, ...]
+    code: tuple[tuple[str, str], ...]
+    submission: int = 0
+    run_dir: str | None = None
+    """Of a resumed run; a new one gets its own."""
+    recipe_env: Mapping[str, str] | None = None
+    """The recipe's env_vars, where it was run to check the configuration. Set by step.sh, they spare each rank the
+    second start that it would need to make them count."""
+    profiling: Place = field(default=Place())
+    """What is known of the place where a profiler is to work."""
+    use_viztracer: bool | None = None
+    """What `profiling.use_viztracer` says, a key that is not Bridge's."""
+    image: Image | None = None
+    """The image that container.wanted_image names, looked at; None on the bare machine."""
