@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli.main import VERBS, verb_parser
+from launcher.cli.main import VERBS, parse, verb_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -37,7 +37,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_commands_in_the_documents_are_understood(command: str) -> None:
     _, verb, *arguments = shlex.split(command, comments=True)
-    parsed = verb_parser(verb).parse_intermixed_args(arguments)
+    parsed = parse(verb_parser(verb), arguments)
     assert vars(parsed)
 
 

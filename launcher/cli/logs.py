@@ -5,7 +5,7 @@ import sys
 
 from launcher.cli.completion import complete
 from launcher.cli.finding import add_run_root, find
-from launcher.cli.printing import say
+from launcher.cli.printing import say, warn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,11 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Print on standard output, so that it can be searched."""
     from launcher.shell import LocalShell
-    from launcher.watch.logs import follow_logs, print_logs
+    from launcher.watch.logs import find_attempt, follow_logs, print_logs
+    from launcher.watch.profiles.listing import missing_lines
 
     run = find(parsed.run, parsed.run_root)
     if parsed.follow:
         follow_logs(run, sys.stdout, LocalShell(), rank=parsed.rank, attempt=parsed.attempt, say=say)
     else:
         print_logs(run, sys.stdout, rank=parsed.rank, attempt=parsed.attempt)
+    found = find_attempt(run, parsed.attempt)
+    for line in missing_lines(found.result if found else None):
+        warn(line)
     return 0

@@ -6,7 +6,7 @@ from typing import Any
 from launcher.cli.completion import complete
 
 # Where an option's name and the request's differ.
-_NAMES = {"time": "time_limit", "mount": "mounts", "srun_arg": "srun_args"}
+_NAMES = {"time": "time_limit", "mount": "mounts", "srun_arg": "srun_args", "nsys_arg": "nsys_args"}
 
 _LISTS = ("mount", "env", "srun_arg", "default_mount")
 
@@ -35,8 +35,16 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         add(f"--{name}", metavar="NAME", help=f"Slurm's --{name}")
     inside = parser.add_argument_group("in what")
     add = inside.add_argument
-    add("--image", metavar="FILE", help="squashfs image that tasks run in")
-    add("--runtime", choices=("pyxis", "none"), help="how tasks enter the image (default: the profile's)")
+    add(
+        "--image",
+        metavar="IMAGE",
+        help="image that tasks run in: a name in the store (`launcher image list`), a reference, or ./file.sqsh",
+    )
+    add(
+        "--runtime",
+        choices=("pyxis", "enroot", "bwrap", "none"),
+        help="how tasks enter the image (default: the profile's)",
+    )
     add("--mount", metavar="SRC[:DST[:ro]]", action="append", help="mount a directory into the container; repeatable")
     add("--env", metavar="NAME[=VALUE]", action="append", help="set a variable, or pass this shell's on; repeatable")
     run = parser.add_argument_group("the run")
@@ -49,15 +57,28 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "runs",
     )
     add("--load", action="store_true", default=None, help="allow checkpoint.load to name a directory with a checkpoint")
-    add("--nsys", action="store_true", default=None, help="profile with Nsight Systems (see profiling.*)")
     add("--entrypoint", metavar="FILE", help="a program of the same contract in place of entrypoint.py")
     add("--default-image", help=argparse.SUPPRESS)
     add("--default-mount", action="append", help=argparse.SUPPRESS)
+    _add_profiling(parser)
     slurm = parser.add_argument_group("Slurm")
     add = slurm.add_argument
     add("--sbatch", metavar="KEY[=VALUE]", action="append", default=[], help="add an option of sbatch; repeatable")
     add("--no-sbatch", metavar="KEY", action="append", default=[], help="remove one that would be given; repeatable")
     add("--srun-arg", metavar="ARG", action="append", help="add an argument of srun, as --srun-arg=--label; repeatable")
+
+
+def _add_profiling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("profiling (docs/profiling.md)")
+    add = group.add_argument
+    add("--nsys", action="store_true", default=None, help="profile with Nsight Systems")
+    add("--profiler", metavar="NAME", help="profile with torch, viztracer, memory, or path.py:Class")
+    add("--profile-steps", metavar="A:B", help="the steps A to B-1 (default: 10:12, or profiling.profile_step_*)")
+    add("--profile-ranks", metavar="LIST", help="0,8 or nodes (the first rank of each node) or all (default: 0)")
+    add("--nsys-trace", metavar="LIST", help="what nsys traces, as cuda,nvtx,osrt (default: cuda,nvtx)")
+    add("--nsys-arg", metavar="ARG", action="append", help="a further argument of nsys profile; repeatable")
+    add("--gpu-metrics", action="store_true", default=None, help="let nsys sample the GPU's metrics")
+    add("--nsys-from", metavar="DIR", help="mount this installation of Nsight Systems into the image")
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:

@@ -44,10 +44,13 @@ def _planned(parsed: argparse.Namespace) -> "Planned":
 
     try:
         return planned(parsed.purpose or "run", parsed)
-    except PlaceError:
+    except PlaceError as error:
         if parsed.purpose:
             raise
-        return planned("submit", parsed)
+        try:
+            return planned("submit", parsed)
+        except PlaceError:
+            raise error from None
 
 
 def show(plan: Plan, *, as_json: bool, with_scripts: bool) -> None:
@@ -83,17 +86,20 @@ def _lines(plan: Plan) -> list[str]:
         *(_row("  override", text) for text in plan.overrides),
         _row("ranks", f"{shape.nodes} {nodes} x {shape.ranks_per_node} = {shape.world_size}"),
         _row("parallel", parallel),
-        _row("image", plan.image or "none: the bare machine"),
+        _row("image", str(plan.image or "none: the bare machine")),
         _row("python", plan.python),
         *(_row("  mount", f"{m.source} -> {m.target}{' (read-only)' if m.read_only else ''}") for m in plan.mounts),
         _row("directory", plan.run_dir),
     ]
     if plan.profiler:
         ranks = ", ".join(map(str, plan.profiler.ranks)) or "all"
-        lines.append(_row("profiler", f"nsys, steps {plan.profiler.start} to {plan.profiler.stop}, ranks {ranks}"))
+        lines.append(
+            _row("profiler", f"{plan.profiler.name}, steps {plan.profiler.start}:{plan.profiler.stop}, ranks {ranks}")
+        )
     lines.append(_row("environment", "name = value (origin)"))
     for variable in plan.environment:
-        value = "(passed on)" if variable.value is None else variable.value
+        hidden = "(passed on)" if variable.place == "inherited" else "(value not shown)"
+        value = hidden if variable.value is None else variable.value
         beaten = "".join(f"; beats {value!r} of {origin}" for origin, value in variable.beaten)
         lines.append(f"    {variable.name} = {value} ({variable.origin}{beaten})")
     if plan.mode != "local":
@@ -101,7 +107,8 @@ def _lines(plan: Plan) -> list[str]:
             lines.append(_row("sbatch", ""))
             lines += [f"    --{key}{'' if value is None else f'={value}'}" for key, value in plan.directives]
         lines.append(_row("srun", ""))
-        lines += [f"    {argument}" for argument in (*plan.step.srun_args, *plan.step.container_args)]
+        container = plan.container.srun_args if plan.container else ()
+        lines += [f"    {argument}" for argument in (*plan.step.srun_args, *container)]
     lines.append(_row("unchecked", "known only where the recipe runs (--check-config)"))
     lines += [f"    {text}" for text in plan.unchecked]
     return lines

@@ -9,14 +9,18 @@ from typing import Any
 
 from launcher.cli.finding import find
 from launcher.cli.options import request_options
+from launcher.cli.profiling import own_code, place_of
 from launcher.errors import OverrideError, RecipeError, RequestError
 from launcher.facts.code import code_files
-from launcher.facts.files import require_image, require_sources
+from launcher.facts.files import require_sources
+from launcher.facts.image import Image, look_at_image
 from launcher.facts.recipe import Recipe, RecipeFile, read_recipe
 from launcher.facts.world import World, look
-from launcher.plan import make, place, settings
+from launcher.plan import container, make, place, profiling, settings
+from launcher.plan.capture import OPTIONS
 from launcher.plan.model import Plan
 from launcher.record import RunDirectory
+from launcher.spec.cluster import Cluster
 from launcher.spec.load import load_cluster, load_request
 from launcher.spec.request import Request
 
@@ -44,6 +48,19 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
     mode = place.choose_mode(verb, cluster, world)
     recipe = read_recipe(request.recipe, world.directory)
     arguments, texts = settings.split(request.settings, recipe)
+    texts, use_viztracer = profiling.take_own_keys(texts)
+    wanted = container.wanted_image(request, cluster, mode)
+    image = _looked_at(wanted, cluster, world) if wanted else None
+    place_of_profiler = place_of(
+        profiling.wish_of(request),
+        mode=mode,
+        cluster=cluster,
+        world=world,
+        image=image.name if image else None,
+        packages=image.packages if image else None,
+        fabric=cluster.fabric,
+        resumed=resumed,
+    )
     given = make.Given(
         request=request,
         cluster=cluster,
@@ -52,15 +69,22 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
         recipe=recipe,
         arguments=arguments,
         overrides=_checked_overrides(texts, request, recipe),
-        code=code_files(recipe, request.entrypoint, world.directory),
+        code=tuple(sorted((*code_files(recipe, request.entrypoint, world.directory), *own_code(place_of_profiler)))),
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
+        image=image,
+        profiling=place_of_profiler,
+        use_viztracer=use_viztracer,
     )
     plan = _plan(given, resumed)
-    if plan.image:
-        require_image(plan.image)
     require_sources(mount.source for mount in plan.mounts)
     return Planned(plan, given, world, request, resumed)
+
+
+def _looked_at(text: str, cluster: Cluster, world: World) -> Image:
+    from launcher.shell import LocalShell
+
+    return look_at_image(text, cluster=cluster, world=world, shell=LocalShell())
 
 
 def with_recipe_env(made: Planned, env_vars: Mapping[str, str]) -> Planned:
@@ -82,7 +106,8 @@ def _request(options: dict[str, Any], world: World, resumed: RunDirectory | None
         if not job_file.is_file():
             raise RecipeError(f"there is no job file {str(job_file)!r}")
     if resumed:
-        before = dict(resumed.plan["request"])
+        # What was profiled then need not be profiled again.
+        before = {key: value for key, value in resumed.plan["request"].items() if key not in OPTIONS}
         new_settings = options.pop("settings", ())
         options = {**before, **options, "settings": settings.again(before.get("settings", ()), new_settings)}
         _require_code(resumed, options)

@@ -77,6 +77,11 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         from . import cpu
 
         config = cpu.prepare(config)
+    profiler = request["settings"].get("profiler")
+    if profiler:
+        from .profiling.prepare import check_profiler
+
+        check_profiler(config, profiler, "cpu" if on_cpu else "gpu")
     checked = validate(config, world_size, request["overrides"])
     return {"ok": True, "resolved": resolved(checked.config), "warnings": list(checked.warnings)}
 

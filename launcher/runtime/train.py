@@ -30,6 +30,8 @@ class Job:
     started: float = field(default_factory=time.time)
     events: Optional[Events] = None
     config: Optional[Any] = None
+    window: Optional[Any] = None
+    """What this rank captures with a profiler (profiling.window.Window); None: nothing, and nothing of it is loaded."""
 
     @property
     def iteration(self) -> Optional[int]:
@@ -45,6 +47,7 @@ def run(rank: Rank) -> int:
         with signals_raise():
             request = read_request(rank)
             job.config, device = configure(rank, request, timeline, job.started)
+            job.window = profiled(job, request["settings"], device)
         train(job, device, timeline)
         end = record.End("finished", iteration=job.iteration)
     except BaseException as error:  # whatever it is, the process ends here
@@ -52,10 +55,16 @@ def run(rank: Rank) -> int:
     if job.events is not None:
         with contextlib.suppress(Exception):
             job.events.flush(wait=end.outcome != "failed")
+    if job.window is not None:
+        job.window.finish(end.outcome != "failed")
     record.write_end(rank, end)
     timeline.event("end", time.time() - job.started, outcome=end.outcome, reason=end.reason, iteration=end.iteration)
     _tell(rank, end)
     _leave_group(end)
+    if job.window is not None and job.window.ends_at_once:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.exit_status)
     return end.exit_status
 
 
@@ -102,14 +111,26 @@ def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: 
     return config, device
 
 
+def profiled(job: Job, settings: dict[str, Any], device: str) -> Optional[Any]:
+    """What this rank is to capture, if anything. Raises UserError where that cannot work."""
+    if not settings.get("profiler"):
+        return None
+    from .profiling.prepare import prepare  # a run without a profiler does not load it
+
+    return prepare(job.config, job.rank, settings["profiler"], device)
+
+
 def train(job: Job, device: str, timeline: Timeline) -> None:
-    """Bridge's own pretrain(), with this launcher's callback."""
+    """Bridge's own pretrain(), with this launcher's callbacks."""
     from megatron.bridge.training import pretrain as bridge
     from megatron.bridge.training.gpt_step import forward_step
 
     job.events = Events(job.rank, device, timeline)
     bridge.logger.addFilter(_not_a_clean_stop)
-    bridge.pretrain(job.config, forward_step, callbacks=job.events.manager(job.config))
+    callbacks = job.events.manager(job.config)
+    if job.window is not None:
+        job.window.attach(callbacks)
+    bridge.pretrain(job.config, forward_step, callbacks=callbacks)
 
 
 @contextlib.contextmanager

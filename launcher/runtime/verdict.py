@@ -176,6 +176,12 @@ def what(rank: Rank) -> str:
     return f"ended with status {rank.exit.status}{after or ' without a record'}"
 
 
+def ending(rank: Rank) -> str:
+    """How any rank ended, and where: `finished at iteration 20`."""
+    iteration = rank.record.get("iteration") if rank.record else None
+    return f"{what(rank) if rank.failed else rank.outcome}{'' if iteration is None else f' at iteration {iteration}'}"
+
+
 def where(rank: Rank) -> Optional[str]:
     """File and line of a failing rank's exception, if it told them."""
     exception = rank.record.get("exception") if rank.record else None
@@ -223,21 +229,25 @@ def reason_of(ranks: list[Rank], first: Optional[Rank], step_status: int) -> Opt
     return next((str(reason) for reason in reasons + crashed if reason), None)
 
 
+def profiles_of(attempt: Path, ranks: list[Rank]) -> Optional[dict[str, Any]]:
+    """What became of the profiles that were asked for; None if none were."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, this module is in no package
+    from launcher.shared import profiles
+
+    return profiles.result(attempt, len(ranks), lambda rank: ending(ranks[rank]))
+
+
 def compose(attempt: Path, world_size: int, step_status: int, now: float) -> dict[str, Any]:
     """result.json's content."""
     ranks = read_ranks(attempt, world_size)
-    metrics = read_lines(attempt / "metrics.jsonl")
-    timeline = read_lines(attempt / "timeline.jsonl")
     first = first_failing(ranks)
-    outcome = outcome_of(ranks)
-    times = [line["time"] for line in timeline if is_number(line.get("time"))]
-    ends = [rank.exit.time for rank in ranks if rank.exit]
+    times = [line["time"] for line in read_lines(attempt / "timeline.jsonl") if is_number(line.get("time"))]
     return {
         "version": 1,
         "attempt": attempt.name,
-        "outcome": outcome,
+        "outcome": outcome_of(ranks),
         "reason": reason_of(ranks, first, step_status),
-        **progress_of(metrics, ranks),
+        **progress_of(read_lines(attempt / "metrics.jsonl"), ranks),
         "first_failing_rank": None
         if first is None
         else {
@@ -249,9 +259,10 @@ def compose(attempt: Path, world_size: int, step_status: int, now: float) -> dic
         },
         "failed_ranks": [rank.rank for rank in ranks if rank.failed],
         "missing_ranks": [rank.rank for rank in ranks if rank.missing],
+        "profiles": profiles_of(attempt, ranks),
         "step_status": step_status,
         "started": min(times, default=None),
-        "ended": max(ends, default=now),
+        "ended": max((rank.exit.time for rank in ranks if rank.exit), default=now),
     }
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launcher.errors import OutsideError, RequestError
-from launcher.launch.processes import stat
 from launcher.launch.wait import request_stop
+from launcher.processes import stat
 from launcher.record import RunDirectory
 from launcher.shell import Shell
 from launcher.slurm import control

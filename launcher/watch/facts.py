@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from launcher import processes
 from launcher.errors import DiskError
-from launcher.launch import processes
 from launcher.record import Attempt, RunDirectory
 from launcher.watch.figures import Progress, advance
 from launcher.watch.tail import last_lines
