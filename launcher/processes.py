@@ -20,6 +20,14 @@ def start_ticks(fields: list[str]) -> int:
     return int(fields[19])
 
 
+def is_alive(pid: int, started: int | None) -> bool:
+    """Whether this very process runs on this machine; `started` is its `start_ticks`, None where nobody noted it."""
+    fields = stat(pid)
+    if fields is None or fields[0] in "ZX":
+        return False
+    return started is None or start_ticks(fields) == started
+
+
 def this_launcher(group: int) -> dict[str, Any]:
     """For the journal: who started the process group `group`, so that others can see whether that launcher lives."""
     pid = os.getpid()

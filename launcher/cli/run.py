@@ -43,7 +43,7 @@ def main(parsed: argparse.Namespace) -> int:
     for warning in made.plan.warnings:
         warn(warning)
     with interrupts() as counted:
-        step, run = start.here(made.plan, made.world, made.resumed)
+        step, run = start.here(made.plan, made.world, made.resumed, warn)
         say(f"run {coloured(f'{made.plan.name}/{made.plan.run_id}', 'bold')}: {run.path}")
         with Follower(run) as follower:
             status = wait(step, run, counted, tick=follower.tick, say=follower.say)

@@ -107,7 +107,6 @@ def find_image(text: str, store: "Store", cluster: Cluster, world: World) -> Pat
     from launcher.image.reference import looks_like_path, parse_reference
     from launcher.image.storage.store import find_file
 
-    store = image_store(cluster, world.environ)
     if "/" not in text or not looks_like_path(text):
         entry = store.find(text)
         if entry is not None:

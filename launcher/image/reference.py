@@ -10,10 +10,8 @@ Three schemes: `docker://` (a registry; the default), `dockerd://` and `podman:/
 import hashlib
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from launcher.errors import ImageError
 from launcher.image.grammar import (
     IDENTIFIER,
     Scheme,
@@ -181,32 +179,6 @@ def looks_like_path(text: str) -> bool:
         return False
     starts = text in (".", "..", "~") or text.startswith(("/", "./", "../", "~"))
     return starts or text.lower().endswith((*_SQUASHFS_SUFFIXES, *_ARCHIVE_SUFFIXES))
-
-
-def what_is(text: str, directory: Path | None = None) -> Reference | Path:
-    """Read what `--image TEXT` or `launcher image import TEXT` names: a file (as an absolute path), or an image.
-
-    A file's name without any `/` is looked up in `directory`, the store. It is refused where it is not there, because
-    pyxis takes every text without `/` or `.` at its start for a registry's image (pyxis `pyxis_slurmstepd.c`).
-    Without `directory` it is a file of the working directory. Whether the file exists is not checked otherwise.
-    Raises ImageError.
-    """
-    if not looks_like_path(text):
-        return parse_reference(text)
-    check_characters(text)
-    if directory is None or "/" in text or text in (".", "..", "~"):
-        try:
-            return Path(text).expanduser().absolute()
-        except RuntimeError:
-            raise ImageError(f"the home directory in {text!r} is not known", hint="Write the path in full.") from None
-    if (directory / text).exists():
-        return directory.absolute() / text
-    raise ImageError(
-        f"there is no image {text!r} in the image store, and a file name without a '/' is not taken for a path: "
-        "pyxis would look for it in a registry",
-        where=str(directory),
-        hint=f"For a file of this directory write ./{text}; `launcher image list` shows what the store holds.",
-    )
 
 
 def _checked(

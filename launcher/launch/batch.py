@@ -1,41 +1,62 @@
 """A run as a batch job: submitted once, recorded before and after."""
 
+from collections.abc import Callable
+
 from launcher.errors import LauncherError, SlurmError
 from launcher.facts.world import World
 from launcher.launch.environ import for_job
 from launcher.launch.prepare import prepare
+from launcher.launch.uses import forget_image_use, record_image_use, record_job
 from launcher.plan.model import Plan
 from launcher.record import RunDirectory
 from launcher.shell import Shell
 from launcher.slurm.submit import Submission, SubmissionUnknown, submit
 
 
-def submit_run(plan: Plan, world: World, resumed: RunDirectory | None, shell: Shell) -> tuple[RunDirectory, Submission]:
+def submit_run(
+    plan: Plan, world: World, resumed: RunDirectory | None, shell: Shell, warn: Callable[[str], None]
+) -> tuple[RunDirectory, Submission]:
     """Write the run directory and submit its sbatch.sh.
 
-    Where Slurm refuses, a new run leaves nothing behind. Where nobody knows whether the job exists (SubmissionUnknown),
-    the directory stays: the job would need it, and `launcher status` finds out.
+    Where Slurm refuses, or the image was removed meanwhile (ImageError), a new run leaves nothing behind. Where nobody
+    knows whether the job exists (SubmissionUnknown), the directory stays: the job would need it, and `launcher status`
+    finds out.
     """
     prepared = prepare(plan, resumed)
     run = prepared.run
+    try:
+        if warning := record_image_use(plan, world):
+            warn(warning)
+        submission = _submit(plan, world, run, shell)
+    except SubmissionUnknown as error:
+        raise SlurmError(
+            error.message,
+            hint=f"The run directory stays, because the job would need it: launcher status {run.path}\n{error.hint}",
+        ) from error
+    except LauncherError:
+        forget_image_use(plan)
+        prepared.take_back()
+        raise
+    record_job(plan, submission.job)
+    return run, submission
+
+
+def _submit(plan: Plan, world: World, run: RunDirectory, shell: Shell) -> Submission:
+    """`submit`, with what came of it in the journal."""
     token = token_of(plan)
     run.journal.write("submit_intent", token=token, submission=plan.submission)
     try:
         submission = submit(run.path / "sbatch.sh", shell, token=token, env=for_job(plan, world.environ), cwd=run.path)
     except SubmissionUnknown as error:
         run.journal.write("submit_unknown", token=token, error=error.message)
-        raise SlurmError(
-            error.message,
-            hint=f"The run directory stays, because the job would need it: launcher status {run.path}\n{error.hint}",
-        ) from error
+        raise
     except LauncherError as error:
         run.journal.write("submit_refused", token=token, error=error.message)
-        prepared.take_back()
         raise
     run.journal.write(
         "submitted", mode="sbatch", job=submission.job, cluster=submission.cluster, recovered=submission.recovered
     )
-    return run, submission
+    return submission
 
 
 def token_of(plan: Plan) -> str:

@@ -1,31 +1,40 @@
 """Starting a plan here, and judging its end."""
 
-from launcher.errors import OutsideError
+from collections.abc import Callable
+
+from launcher.errors import LauncherError
 from launcher.facts.world import World
 from launcher.launch.allocation import AllocatedStep
 from launcher.launch.local import LocalRanks
 from launcher.launch.prepare import prepare
+from launcher.launch.uses import forget_image_use, record_image_use
 from launcher.plan.model import Plan
 from launcher.record import RunDirectory
 
 Here = LocalRanks | AllocatedStep
 
 
-def here(plan: Plan, world: World, resumed: RunDirectory | None) -> tuple[Here, RunDirectory]:
+def here(
+    plan: Plan, world: World, resumed: RunDirectory | None, warn: Callable[[str], None]
+) -> tuple[Here, RunDirectory]:
     """Write the run directory and start its ranks, on this machine or in this allocation.
 
-    Raises DiskError or CommandError; a new run that could not be started leaves nothing behind.
+    Raises DiskError, CommandError, or ImageError for an image that was removed meanwhile; a new run that could not be
+    started leaves nothing behind.
     """
     prepared = prepare(plan, resumed)
     run = prepared.run
     step: Here
     try:
+        if warning := record_image_use(plan, world):
+            warn(warning)
         if plan.mode == "local":
             step = LocalRanks(run, run.begin_attempt(), plan, world.python, world.environ)
         else:
             step = AllocatedStep(run, plan, world.environ)
         step.start()
-    except OutsideError:
+    except LauncherError:
+        forget_image_use(plan)
         prepared.take_back()
         raise
     return step, run

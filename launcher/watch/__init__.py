@@ -7,5 +7,7 @@ show      statuses as a table, as plain text, as JSON
 progress  the progress line of a run that is watched
 logs      the log of a rank, printed or followed
 cancel    ending runs, or having them save and stop
+profiles  what was captured, and what it says
+uses      whether a run still needs its image
 runs      finding runs
 """

@@ -111,14 +111,6 @@ def figures_of(attempt: Attempt) -> Progress:
     return advance(advance(Progress(), last_lines(attempt.timeline)), last_lines(attempt.metrics))
 
 
-def process_alive(pid: int, start_ticks: int | None) -> bool:
-    """Whether this very process runs on this machine: a pid is used again, one with the same start is not."""
-    fields = processes.stat(pid)
-    if fields is None or fields[0] == "Z":
-        return False
-    return start_ticks is None or processes.start_ticks(fields) == start_ticks
-
-
 def _start(events: list[dict[str, Any]]) -> Start | None:
     """The newest start; what an intent knew is kept where only its outcome came after it."""
     newest = next((index for index in reversed(range(len(events))) if events[index].get("event") in _STARTS), None)
@@ -144,7 +136,7 @@ def _start(events: list[dict[str, Any]]) -> Start | None:
 def _alive(event: dict[str, Any]) -> bool | None:
     if event.get("event") != "launched" or event.get("host") != socket.gethostname() or "pid" not in event:
         return None
-    return process_alive(int(event["pid"]), event.get("start_ticks"))
+    return processes.is_alive(int(event["pid"]), event.get("start_ticks"))
 
 
 def _touched(attempt: Attempt) -> float:

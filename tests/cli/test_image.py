@@ -224,7 +224,7 @@ def test_what_is_known_of_an_image_is_shown(image_file: Path, tmp_path: Path) ->
     assert made["digest"] == again["digest"]
     assert len(list(store_of(user).glob("sha256/*.sqsh"))) == 1
     listed = user.run("image", "list").stdout
-    assert re.search(rf"other\+2, small\+latest +{made['digest'][7:19]} ", listed) or "small+latest, other+2" in listed
+    assert re.search(rf"other\+2, small +{made['digest'][7:19]} ", listed)
     shown = user.run("image", "inspect", "small").stdout
     assert "GREETING=hello from the image" in shown
     assert "x86_64" in shown
@@ -261,7 +261,7 @@ def test_broken_images_are_refused_with_status_2(image_file: Path, tmp_path: Pat
     refused = {
         ("./short.sqsh",): "truncated",
         ("./empty.sqsh",): "empty",
-        ("./page.sqsh",): "HTML",
+        ("./page.sqsh",): "web page",
         ("small.sqsh",): "./small.sqsh",
         ("./small.sqsh", "--cluster", "arm"): "aarch64",
         ("nvcr.io#nvidia/nemo:26.08",): "launcher image import nvcr.io/nvidia/nemo:26.08",

@@ -21,7 +21,7 @@ from tests.image.locks import node, script
 from tests.image.stores import a_store, add, digest_of, whole
 
 DAY = 86400.0
-USE = Use("run-1", "/runs/x/run-1", "sbatch", "ada", "login1", 0.0, "123", 4711, 99)
+USE = Use("run-1", "/runs/x/run-1", "sbatch", "h100", "ada", "login1", 0.0, "123", 4711, 99)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_images_go_by_age_name_and_use(store: Store) -> None:
         young: "it was added or used 2 days ago",
         named: "it has a name: latest, other",
         used: "it was added or used 3 days ago",
-        queued: "run queued of ada (job 123) needs it",
+        queued: "run queued of ada (job 123, h100) needs it",
         unknown: "nobody can tell whether run unknown of ada (process 4711 on login1) is over",
     }
 
@@ -207,7 +207,7 @@ print("ready", flush=True)
 for line in sys.stdin:
     content = line.strip()
     try:
-        record_use(store, digest_of(content), Use(content, "/runs/x", "srun", "ada", "login1", 0.0, None, 1, 1))
+        record_use(store, digest_of(content), Use(content, "/runs/x", "srun", "h100", "ada", "login1", 0.0, None, 1, 1))
         print("mine", flush=True)
     except ImageError:
         print("gone", flush=True)

@@ -1,14 +1,13 @@
 """Names of images."""
 
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from launcher.errors import ImageError
-from launcher.image.reference import Reference, looks_like_path, parse_reference, what_is
+from launcher.image.reference import Reference, looks_like_path, parse_reference
 
 HEX = "0123456789abcdef" * 4
 DIGEST = f"sha256:{HEX}"
@@ -252,19 +251,8 @@ def test_long_names_differ_by_their_hash() -> None:
 @pytest.mark.parametrize("text", ["/a/b", "./x", "../x", "~/x.sqsh", "x.sqsh", "dir/x.sqsh", "rootfs.tar.gz", ".", "~"])
 def test_a_path_is_told_by_its_start_or_suffix(text: str) -> None:
     assert looks_like_path(text)
-    assert isinstance(what_is(text), Path)
-    assert what_is(text).is_absolute()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("text", ["nvcr.io/nvidia/nemo:26.08", "debian", "docker://x.sqsh", "megatron-lm:v1"])
 def test_everything_else_is_a_name(text: str) -> None:
     assert not looks_like_path(text)
-
-
-def test_a_file_name_without_a_slash_is_one_of_the_store_or_refused(tmp_path: Path) -> None:
-    (tmp_path / "there.sqsh").touch()
-    assert what_is("there.sqsh", tmp_path) == tmp_path / "there.sqsh"
-    with pytest.raises(ImageError, match="registry") as caught:
-        what_is("missing.sqsh", tmp_path)
-    assert "./missing.sqsh" in str(caught.value)
-    assert what_is("./missing.sqsh", tmp_path) == Path("missing.sqsh").absolute()

@@ -16,7 +16,9 @@ from launcher.image.storage.uses import Use, files_of, forget_use, record_use, u
 from tests.image.locks import in_memory
 from tests.image.stores import a_store, add, digest_of
 
-USE = Use("20260102-030405-abcd", "/runs/x/20260102-030405-abcd", "sbatch", "ada", "login1", 1000.0, None, 4711, 99)
+USE = Use(
+    "20260102-030405-abcd", "/runs/x/20260102-030405-abcd", "sbatch", "h100", "ada", "login1", 1000.0, None, 4711, 99
+)
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def carried_out(said: Said, directory: Path, tiny: Path) -> bytes | None:
     except RequestError as error:
         assert error.message
         return None
-    step, run = start.here(plan, world, None)
+    step, run = start.here(plan, world, None, pytest.fail)
     assert waited(step) == 0, run.attempt(0).log(0).read_text(errors="replace")
     start.finish(step, 0)
     assert not list(directory.rglob("trap"))

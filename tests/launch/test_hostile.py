@@ -100,7 +100,7 @@ def carried_out(said: Said, directory: Path, world: World, mode: Mode, cluster: 
         assert error.message
         assert sorted(directory.rglob("*")) == before
         return None
-    step, run = start.here(plan, world, None)
+    step, run = start.here(plan, world, None, pytest.fail)
     status = waited(step)
     assert status == 0, (run.path / "sbatch.log").read_text() if mode == "srun" else status
     seen: dict[str, Any] = note(next(run.path.glob("attempts/000/ranks/*.seen.json")))

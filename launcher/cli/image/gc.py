@@ -2,18 +2,10 @@
 
 import argparse
 import re
-import socket
-from typing import TYPE_CHECKING
 
 from launcher.cli.image.place import add_cluster, cluster_of
 from launcher.cli.printing import print_json, say
 from launcher.cli.reporting import size
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from launcher.image.storage.uses import Use
-    from launcher.shell import Shell
 
 GC_HELP = """\
 Remove images that no queued or running job names and that nobody has used for a while, and what dead builds left.
@@ -36,6 +28,7 @@ def run_gc(parsed: argparse.Namespace) -> int:
     from launcher.image.storage.collect import collect
     from launcher.image.storage.uses import uses_of
     from launcher.shell import LocalShell
+    from launcher.watch.uses import liveness
 
     age_s = _seconds(parsed.older_than)
     cluster, world = cluster_of(parsed)
@@ -45,7 +38,7 @@ def run_gc(parsed: argparse.Namespace) -> int:
         store,
         older_than_s=age_s,
         keep_names=not parsed.named,
-        is_live=liveness(uses, LocalShell()),
+        is_live=liveness(uses, cluster.name, LocalShell()),
         dry_run=parsed.dry_run,
     )
     if parsed.json:
@@ -73,26 +66,6 @@ def run_gc(parsed: argparse.Namespace) -> int:
         print(f"kept      {label}  {size(kept.entry.size_bytes)}  {kept.reason}")
     say(f"{'would free' if parsed.dry_run else 'freed'} {size(done.freed_bytes)} in {store.root}")
     return 0
-
-
-def liveness(uses: "Sequence[Use]", shell: "Shell") -> "Callable[[Use], bool | None]":
-    """Whether the run behind a use still needs its image: asked of Slurm once for all jobs, and of /proc."""
-    from launcher.processes import start_ticks, stat
-    from launcher.slurm.queue import State, ask_jobs
-
-    jobs = sorted({use.job for use in uses if use.job})
-    answer = ask_jobs(jobs, shell) if jobs else None
-
-    def is_live(use: "Use") -> bool | None:
-        if use.job:
-            job = answer.jobs.get(use.job) if answer else None
-            return None if job is None or job.state is State.UNKNOWN else not job.terminal
-        if use.mode != "local" or use.host != socket.gethostname():
-            return None  # submitted without an answer, or a process of another machine: nobody here can tell
-        fields = stat(use.pid)
-        return fields is not None and start_ticks(fields) == use.start_ticks
-
-    return is_live
 
 
 def _seconds(text: str) -> float:

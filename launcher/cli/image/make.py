@@ -43,6 +43,7 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     add("--context", metavar="DIR", help="the directory that the build may read")
     add("--target", metavar="STAGE", help="the stage to build (default: the last)")
     add("--build-arg", metavar="NAME=VALUE", action="append", default=[], help="an ARG of the Dockerfile; repeatable")
+    add("--secret", metavar="NAME=FILE", action="append", default=[], help="a file for RUN --mount=type=secret,id=NAME")
     add("--engine", choices=("docker", "podman", "buildah"), help="build with this one (default: the first that works)")
     _add_shared(parser)
     add("--link", metavar="FILE", help="also leave a link to the image here, such as ./megatron-lm+latest.sqsh")
@@ -113,7 +114,23 @@ def _build_request(parsed: argparse.Namespace, cluster: "Cluster", directory: Pa
         architecture=parsed.architecture or cluster.architecture,
         engine=parsed.engine,
         compression=parsed.compression,
+        secrets=_secrets(parsed.secret, directory),
     )
+
+
+def _secrets(texts: list[str], directory: Path) -> tuple[tuple[str, Path], ...]:
+    """Build secrets by name and file: a value on a command line would be seen by everybody. Raises SpecError."""
+    from launcher.errors import SpecError
+
+    found = []
+    for text in texts:
+        name, _, file = text.partition("=")
+        path = directory / Path(file).expanduser()
+        if not name or not file or not path.is_file():
+            problem = f"there is no file {path}" if name and file else f"{text!r} is not NAME=FILE"
+            raise SpecError(problem, where="--secret", hint="The file holds the secret; the build sees it as NAME.")
+        found.append((name, path))
+    return tuple(found)
 
 
 def _spec(parsed: argparse.Namespace, directory: Path) -> "ImageSpec":

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from launcher.image.inside.tree import Tree
+from launcher.shared.profiles import NSYS_PLACES
 
 UNKNOWN = "unknown"
 """The version of what is there without saying one."""
@@ -71,7 +72,7 @@ _PKG_CONFIG = {
         "/usr/lib64/pkgconfig/ucx.pc",
     ),
 }
-_NSYS = ("/opt/nvidia/nsight-systems/20*", "/opt/nvidia/nsight-systems-cli/20*")
+_NSYS = tuple(f"/{place}" for place in (*NSYS_PLACES, "usr/local/bin/nsys", "usr/bin/nsys"))
 _DEBIAN = {"nccl": "libnccl2", "nsys": "nsight-systems-cli", "libfabric": "libfabric1", "aws-ofi-nccl": "libnccl-ofi"}
 """Debian's names, asked where the files told nothing."""
 
@@ -120,7 +121,7 @@ def versions(tree: Tree, places: Sequence[str], library_path: Sequence[str]) -> 
         "hpcx": lambda: _matched(r"HPC-X v?(\d\S*)", texts.get(_HPCX, "")),
         "libfabric": lambda: _configured(tree, "libfabric"),
         "ucx": lambda: _configured(tree, "ucx"),
-        "nsys": lambda: next((one.path.rpartition("/")[2] for one in reversed(tree.find(_NSYS))), None),
+        "nsys": lambda: nsys_version([one.path for one in tree.find(_NSYS)]),
     }
     for name, find in findings.items():
         if version := find():
@@ -166,6 +167,17 @@ def cuda_version(text: str) -> str | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return version if isinstance(version, str) else None
+
+
+def nsys_version(paths: Sequence[str]) -> str | None:
+    """Return the newest version that the directories of nsys are named after; None without nsys.
+
+    Where it is Nsight Compute's own nsys, the version is Nsight Compute's: that of the directory.
+    """
+    found = [match[1] for path in paths if (match := re.search(r"/(20\d\d(?:\.\d+)+)/", path))]
+    if not found:
+        return UNKNOWN if paths else None
+    return max(found, key=lambda version: [int(number) for number in version.split(".")])
 
 
 def debian_versions(tree: Tree) -> dict[str, str]:

@@ -121,7 +121,4 @@ def named(building: Building, entry: Entry, names: Sequence[str]) -> Entry:
     """Give an image of the store further names, if it lacks any of them."""
     if entry.manifest is None or {name.removesuffix(".sqsh") for name in names} <= set(entry.names):
         return entry
-    # A second link to the same bytes is added like a new file, which then turns out to be there already.
-    link = building.workspace / IMAGE
-    link.hardlink_to(entry.path)
-    return building.add(link, entry.manifest, names)
+    return building.add_names(entry, names)

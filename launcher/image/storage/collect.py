@@ -206,7 +206,7 @@ def _removed(store: Store, entry: Entry, rules: _Rules) -> Removed:
 
 
 def _shown(use: Use) -> str:
-    where = f"job {use.job}" if use.job else f"process {use.pid} on {use.host}"
+    where = f"job {use.job}, {use.cluster}" if use.job else f"process {use.pid} on {use.host}"
     return f"run {use.run_id} of {use.user} ({where})"
 
 

@@ -30,12 +30,14 @@ class Use:
     """A run that needs an image.
 
     `mode` is how it was started (local, srun, sbatch), `at` when, in seconds since the epoch. `job` is its number in
-    Slurm, None until it has one; `pid` and `start_ticks` are the launcher's process on `host`, for runs without job.
+    the Slurm of the profile `cluster`, None until it has one; `pid` and `start_ticks` are the launcher's process on
+    `host`, for runs without job.
     """
 
     run_id: str
     run_dir: str
     mode: str
+    cluster: str
     user: str
     host: str
     at: float
