@@ -265,7 +265,7 @@ def test_broken_images_are_refused_with_status_2(image_file: Path, tmp_path: Pat
         ("small.sqsh",): "./small.sqsh",
         ("./small.sqsh", "--cluster", "arm"): "aarch64",
         ("nvcr.io#nvidia/nemo:26.08",): "launcher image import nvcr.io/nvidia/nemo:26.08",
-        ("flipped", "--checksum"): "digest",
+        ("flipped", "--checksum"): "damaged",
     }
     for arguments, words in refused.items():
         done = user.run("image", "verify", *arguments, status=2)
