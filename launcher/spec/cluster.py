@@ -12,6 +12,21 @@ Runtime = Literal["pyxis", "enroot", "bwrap", "none"]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
+class Expectation(BaseModel):
+    """What a healthy node reaches; None where nobody has measured it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    matmul_tflops: Annotated[float, Field(gt=0)] | None = None
+    """A bf16 matrix product of 8192 x 8192 x 8192 on one GPU, dense, TFLOP/s."""
+
+    all_reduce_node_gbs: Annotated[float, Field(gt=0)] | None = None
+    """Bus bandwidth of a large all-reduce over the GPUs of a node, GB/s (10^9 bytes)."""
+
+    all_reduce_gbs: Annotated[float, Field(gt=0)] | None = None
+    """Bus bandwidth of a large all-reduce across nodes, GB/s."""
+
+
 class Cluster(BaseModel):
     """One profile. Values that a site does not state are left to Slurm's own defaults."""
 
@@ -31,6 +46,31 @@ class Cluster(BaseModel):
 
     fabric: Fabric | None = None
     """The network between nodes. None: the profile does not say."""
+
+    network: Literal["require", "warn", "off"] = "warn"
+    """What happens to a run whose NCCL does not select this fabric: it ends with the reason, goes on with a warning,
+    or nobody looks."""
+
+    nics_per_node: Annotated[int, Field(gt=0)] | None = None
+    """Devices of the fabric on a node: EFA devices, or InfiniBand HCAs for GPU traffic."""
+
+    sharp: bool = False
+    """Whether the switches reduce (SHARP) and NCCL is to use it: NCCL_COLLNET_ENABLE=1 and what belongs to it."""
+
+    nvlink_domain_nodes: Annotated[int, Field(gt=0)] = 1
+    """Nodes that NVLink joins: 1 where it ends at the node, 18 for a rack of GB200 NVL72."""
+
+    topology: Literal["block"] | None = None
+    """Slurm's topology plugin, where a job may ask for parts of it: `block` understands --segment."""
+
+    numa_binding: bool = True
+    """Whether each rank is bound to the CPUs and the memory next to its GPU, within what Slurm gave it."""
+
+    gpu: Text | None = None
+    """The GPU's type in NVIDIA's short form: A100, H100, H200, B200, B300, GB200, GB300."""
+
+    expect: Expectation = Field(default_factory=Expectation)
+    """Figures of a healthy node, for `launcher doctor`."""
 
     device: Literal["auto", "gpu", "cpu"] = "gpu"
     """What ranks compute on. `gpu` ends a run that sees none, `cpu` selects the gloo back end, `auto` looks."""
