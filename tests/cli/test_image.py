@@ -276,3 +276,28 @@ def test_broken_images_are_refused_with_status_2(image_file: Path, tmp_path: Pat
             planned = user.run("run", "small.py", "--image", *arguments, *cluster, "--runtime", "bwrap", status=2)
             assert words in planned.stderr
     assert user.runs() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("build", "-f", "Dockerfile", "--secret", "TOKEN"), "'TOKEN' is not NAME=FILE"),
+        (("build", "-f", "Dockerfile", "--secret", "TOKEN=absent"), "there is no file"),
+        (("build", "-f", "Dockerfile", "--build-arg", "NGC_API_KEY=abc"), "--secret NGC_API_KEY=PATH"),
+        (("build", "megatron", "-f", "Dockerfile"), "SPEC and --file"),
+        (("build", "nothing"), "nothing"),
+        (("import", "nvcr.io/NVIDIA/nemo:26.08"), "lower-case letters"),
+        (("import", "./nowhere"), "there is no such file"),
+        (("gc", "--older-than", "soon"), "is no age"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_is_made(
+    arguments: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    user = user_of(tmp_path)
+    user.environ["XDG_DATA_HOME"] = str(tmp_path / "data")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    done = user.run("image", *arguments, status=2)
+    assert words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data").exists()
