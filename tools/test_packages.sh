@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Install what the tests use besides Python, from Debian's packages, where that is possible without asking: Slurm, for the
-# tests that start a real one; what makes and enters images; shellcheck. Where it is not, those tests are skipped with
-# the reason.
+# tests that start a real one; what makes and enters images; shellcheck; a browser for the page of a run. Where it is not,
+# those tests are skipped with the reason.
 set -euo pipefail
 PATH=$PATH:/usr/sbin
 declare -A package=(
     [slurmctld]=slurmctld [slurmd]=slurmd [sbatch]=slurm-client [munged]=munge [shellcheck]=shellcheck
     [mksquashfs]=squashfs-tools [bwrap]=bubblewrap [buildah]=buildah [podman]=podman [mmdebstrap]=mmdebstrap
-    [docker-registry]=docker-registry [zstd]=zstd
+    [docker-registry]=docker-registry [zstd]=zstd [chromium]=chromium
 )
 missing=()
 for program in "${!package[@]}"; do command -v "$program" >/dev/null || missing+=("${package[$program]}"); done

@@ -17,6 +17,7 @@ VERBS = {
     "cancel": "end runs, or have them save and stop",
     "image": "build, import, list, verify and clean up container images",
     "profiles": "show what a profiler has captured of a run, and where the time went",
+    "page": "make one HTML page of a run: how it is doing, plots, what failed, profiles, plan",
     "recipes": "list the recipes that ship with the launcher",
     "clusters": "list and show cluster profiles",
 }

@@ -10,7 +10,7 @@ from launcher.errors import DiskError, RequestError
 from launcher.record.journal import Journal
 
 
-def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
+def write_atomically(path: Path, text: str, *, mode: int = 0o666, encoding: str | None = None) -> None:
     """Write a whole file or nothing: temporary name, fsync, rename. `mode` is subject to the umask.
 
     Raises DiskError.
@@ -18,7 +18,7 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding=encoding) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

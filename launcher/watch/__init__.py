@@ -8,6 +8,7 @@ progress  the progress line of a run that is watched
 logs      the log of a rank, printed or followed
 cancel    ending runs, or having them save and stop
 profiles  what was captured, and what it says
+page      all of it as one HTML file
 uses      whether a run still needs its image
 runs      finding runs
 """

@@ -1,8 +1,8 @@
 """How far an attempt is, from its own events. Pure: lines in, a frozen value out, and words for it."""
 
 import json
-import math
 import statistics
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,10 +71,10 @@ def advance(state: Progress, lines: Iterable[str]) -> Progress:
 
 
 def _iteration(state: Progress, line: dict[str, Any]) -> Progress:
-    iteration = _number(line, "iteration")
+    iteration = number(line, "iteration")
     if iteration is None:
         return state
-    seconds = _number(line, "seconds")
+    seconds = number(line, "seconds")
     recent = state.recent if seconds is None else (*state.recent, seconds)[-_RECENT:]
     if len(recent) == 2 and state.first_iteration == state.iteration:
         recent = recent[1:]
@@ -82,20 +82,20 @@ def _iteration(state: Progress, line: dict[str, Any]) -> Progress:
         state,
         iteration=int(iteration),
         first_iteration=int(iteration) if state.first_iteration is None else state.first_iteration,
-        train_iters=_int(_number(line, "train_iters"), state.train_iters),
-        loss=_number(line, "loss"),
-        grad_norm=_number(line, "grad_norm"),
-        tflops_per_gpu=_number(line, "tflops_per_gpu"),
-        tokens_per_second=_number(line, "tokens_per_second"),
+        train_iters=_int(number(line, "train_iters"), state.train_iters),
+        loss=number(line, "loss"),
+        grad_norm=number(line, "grad_norm"),
+        tflops_per_gpu=number(line, "tflops_per_gpu"),
+        tokens_per_second=number(line, "tokens_per_second"),
         recent=recent,
-        time=_number(line, "time") or state.time,
+        time=number(line, "time") or state.time,
     )
 
 
 def _event(state: Progress, line: dict[str, Any]) -> Progress:
     name = str(line["event"])
-    iteration = _number(line, "iteration")
-    state = replace(state, time=_number(line, "time") or state.time, phase=_NEXT.get(name, state.phase))
+    iteration = number(line, "iteration")
+    state = replace(state, time=number(line, "time") or state.time, phase=_NEXT.get(name, state.phase))
     if name == "save":
         return replace(state, saved=_int(iteration, state.saved))
     if name == "checkpoint_loaded":
@@ -105,10 +105,13 @@ def _event(state: Progress, line: dict[str, Any]) -> Progress:
     return state
 
 
-def _number(line: dict[str, Any], name: str) -> float | None:
+def number(line: dict[str, Any], name: str) -> float | None:
+    """A finite number of a line; None where it has none, or something else in its place."""
     value = line.get(name)
-    # Python's json reads NaN and Infinity, which no number here can be.
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    # Python's json reads NaN, Infinity and integers of any length; none of them is a number here.
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def _int(value: float | None, other: int | None) -> int | None:

@@ -35,7 +35,7 @@ def run_of(
 
 def leave(run: RunDirectory, rank: int, content: bytes | None, name: str = "torch", **more: Any) -> Path:
     """What a rank leaves of a capture; returns its report."""
-    extension = {"torch": "pt.trace.json.gz", "memory": "pickle", "nsys": "nsys-rep"}[name]
+    extension = {"torch": "pt.trace.json.gz", "memory": "pickle", "nsys": "nsys-rep", "viztracer": "json.gz"}[name]
     stem = f"{name}_job9_attempt000_node0_rank{rank}"
     path = run.path / f"attempts/000/profiles/{stem}.{extension}"
     if content is not None:

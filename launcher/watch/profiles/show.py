@@ -56,13 +56,14 @@ def _summary(one: Listed, shell: Shell, count: int) -> Summary:
 
 def write_list(listed: Sequence[Listed], stream: TextIO) -> None:
     """The captures, a line each, and below them what is wrong."""
-    _write(stream, _LISTED, [_row(one) for one in listed])
+    _write(stream, _LISTED, [row(one) for one in listed])
     for one in listed:
         if one.why:
             stream.write(f"attempt {one.attempt}, rank {one.rank}: {one.why}\n")
 
 
-def _row(one: Listed) -> tuple[str, ...]:
+def row(one: Listed) -> tuple[str, ...]:
+    """One line of the list: attempt, profiler, rank, node, steps, size, sound, file."""
     sound = {True: "yes", False: "NO", None: "?"}[one.sound]
     steps = f"{one.steps[0]}:{one.steps[-1] + 1}" if one.steps else f"none of {one.window[0]}:{one.window[1]}"
     node = "" if one.node is None else str(one.node)
@@ -72,7 +73,7 @@ def _row(one: Listed) -> tuple[str, ...]:
 
 def write_summary(summaries: Sequence[Summary], stream: TextIO) -> None:
     """How time was spent per rank, then the longest names of each."""
-    _write(stream, _SHARES, [_share_row(one) for one in summaries if one.shares])
+    _write(stream, _SHARES, [share_row(one) for one in summaries if one.shares])
     rows = [
         (str(one.listed.rank), f"{top.own_us / 1000:.3f}", f"{top.share:.1%}", str(top.calls), top.name[:_NAME_WIDTH])
         for one in summaries
@@ -86,7 +87,8 @@ def write_summary(summaries: Sequence[Summary], stream: TextIO) -> None:
             stream.write(f"attempt {one.listed.attempt}, rank {one.listed.rank}: {one.why}\n")
 
 
-def _share_row(one: Summary) -> tuple[str, ...]:
+def share_row(one: Summary) -> tuple[str, ...]:
+    """How a rank's steps were spent: attempt, rank, steps, ms per step, then the shares. Only of one that was read."""
     assert one.shares is not None  # noqa: S101 - filtered by the caller
     values = one.shares.to_dict()
     per_step = one.shares.window_us / 1000 / (one.shares.steps or 1)
