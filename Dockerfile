@@ -106,8 +106,8 @@ COPY --chmod=0644 containers/venv.sh /etc/profile.d/launcher-venv.sh
 RUN printf '%s\n' /opt/amazon/efa/lib /opt/amazon/ofi-nccl/lib >/etc/ld.so.conf.d/fabric.conf && ldconfig
 
 # No NCCL_*, FI_* or UCX_* variable is set: an image does not know its fabric, and a variable of the image would have to
-# be beaten on every other cluster. Cluster profiles set them. (NVIDIA's base sets NCCL_NET_PLUGIN=spcx; a profile for EFA
-# says NCCL_NET_PLUGIN=ofi.) No entrypoint either: neither enroot nor pyxis nor bwrap needs one.
+# be beaten on every other cluster. Cluster profiles set them. (NVIDIA's base sets NCCL_NET_PLUGIN=spcx; on EFA
+# the launcher names the plugin of this image instead.) No entrypoint either: neither enroot nor pyxis nor bwrap needs one.
 ENV PATH=/opt/venv/bin:${PATH} \
     VIRTUAL_ENV=/opt/venv \
     PYTHONUNBUFFERED=1 \

@@ -76,8 +76,9 @@ def plan(
     recipe: Recipe = RECIPE,
     where: World | None = None,
     inside: Image | None = None,
+    checked: dict[str, Any] | None = None,
 ) -> Plan:
-    """A plan in `mode`; `changes` are overrides, `inside` is the image that was found."""
+    """A plan in `mode`; `changes` are overrides, `inside` is the image, `checked` what the recipe holds."""
     return make.make_plan(
         make.Given(
             request=Request.model_validate({"recipe": "recipes/small.py", **(request or {})}),
@@ -89,5 +90,7 @@ def plan(
             overrides=overrides(*changes),
             code=(("entrypoint.py", "/opt/launcher/entrypoint.py"),),
             image=inside,
+            recipe_env=None if checked is None else {},
+            recipe_values=checked or {},
         )
     )

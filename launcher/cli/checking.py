@@ -4,7 +4,7 @@ import json
 from importlib.util import find_spec
 from typing import Any
 
-from launcher.cli.planning import Planned, with_recipe_env
+from launcher.cli.planning import Planned, with_recipe
 from launcher.cli.printing import say, warn
 from launcher.errors import CommandError, RequestError
 from launcher.facts.recipe import RecipeFile, read_recipe
@@ -48,7 +48,7 @@ def checked(made: Planned, shell: Shell | None = None) -> Planned:
     resolved: dict[str, Any] = answer["resolved"]
     shown = ", ".join(f"{key}={value}" for key, value in resolved.items() if not isinstance(value, dict))
     say(f"the configuration is valid: {shown}")
-    return with_recipe_env(made, resolved.get("env_vars") or {})
+    return with_recipe(made, resolved)
 
 
 def stack_is_here() -> bool:

@@ -19,7 +19,7 @@ VERBS = {
     "profiles": "show what a profiler has captured of a run, and where the time went",
     "page": "make one HTML page of a run: how it is doing, plots, what failed, profiles, plan",
     "recipes": "list the recipes that ship with the launcher",
-    "clusters": "list and show cluster profiles",
+    "clusters": "list cluster profiles, show one with its reasons, write a first one from this cluster",
 }
 
 _EPILOG = """\

@@ -86,6 +86,8 @@ def _lines(plan: Plan) -> list[str]:
         *(_row("  override", text) for text in plan.overrides),
         _row("ranks", f"{shape.nodes} {nodes} x {shape.ranks_per_node} = {shape.world_size}"),
         _row("parallel", parallel),
+        *(_row("  placement", text) for text in plan.placement),
+        *([_row("network", plan.network)] if plan.network else []),
         _row("image", str(plan.image or "none: the bare machine")),
         _row("python", plan.python),
         *(_row("  mount", f"{m.source} -> {m.target}{' (read-only)' if m.read_only else ''}") for m in plan.mounts),

@@ -87,9 +87,14 @@ def _looked_at(text: str, cluster: Cluster, world: World) -> Image:
     return look_at_image(text, cluster=cluster, world=world, shell=LocalShell())
 
 
-def with_recipe_env(made: Planned, env_vars: Mapping[str, str]) -> Planned:
-    """The same plan, made again with what the recipe was seen to set."""
-    given = dataclasses.replace(made.given, recipe_env=env_vars)
+def with_recipe(made: Planned, resolved: Mapping[str, Any]) -> Planned:
+    """The same plan, made again with what the checked configuration was seen to hold.
+
+    Raises a RequestError where that cannot work here.
+    """
+    values = {f"model.{name}": value for name, value in resolved.items() if not isinstance(value, dict)}
+    env_vars = resolved.get("env_vars") or {}
+    given = dataclasses.replace(made.given, recipe_env=env_vars, recipe_values=values)
     return dataclasses.replace(made, plan=_plan(given, made.resumed), given=given)
 
 

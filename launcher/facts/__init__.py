@@ -2,4 +2,6 @@
 
 world     the shell, the machine, the allocation, the clock
 recipe    the recipe's file, read without running it
+
+cluster_probe makes a first profile from what a cluster answers.
 """

@@ -19,6 +19,15 @@ if TYPE_CHECKING:  # a run without a container needs none of it
 
 
 @dataclass(frozen=True)
+class NetPlugin:
+    """A network plugin of NCCL in an image: its real path, and the names that NCCL_NET may have for it, the one in its
+    structure first (launcher/image/inside/plugins.py)."""
+
+    path: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Image:
     """One image file, as a run needs to know it."""
 
@@ -51,6 +60,12 @@ class Image:
     warnings: tuple[str, ...] = ()
     packages: Mapping[str, str] | None = None
     """Versions by name, what the image itself has verified first; None where nothing could be looked at."""
+
+    net_plugins: tuple[NetPlugin, ...] | None = None
+    """NCCL's network plugins, those that the loader finds first in front; None where nothing could be looked at."""
+
+    moe_backends: tuple[str, ...] = ()
+    """Back ends of expert parallelism, found or declared: deepep, hybridep, nccl-gin, nvshmem, uccl."""
 
 
 def image_store(cluster: Cluster, environ: Mapping[str, str]) -> "Store":
@@ -92,6 +107,8 @@ def look_at_image(text: str, *, cluster: Cluster, world: World, shell: Shell) ->
         environment=dict(manifest.environment),
         needed=_needed(manifest),
         packages={**manifest.contents.packages, **manifest.contents.verified} if manifest.architecture else None,
+        net_plugins=_net_plugins(manifest) if manifest.architecture else None,
+        moe_backends=manifest.contents.moe_backends,
         store=store.root if path.is_relative_to(store.root) else None,
         key=_key(path, manifest.digest),
         unchecked=tuple(unchecked),
@@ -157,6 +174,10 @@ def _not_imported(text: str, reference: "Reference", directories: list[Path], cl
         where=", ".join(str(directory) for directory in directories),
         hint=f"Import it once, so that no job has to: launcher image import {reference.canonical}{option}",
     )
+
+
+def _net_plugins(manifest: "Manifest") -> tuple[NetPlugin, ...]:
+    return tuple(NetPlugin(one.path, one.names) for one in manifest.contents.network_plugins if one.kind == "net")
 
 
 def _needed(manifest: "Manifest") -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The environment of a rank: what is set, by whom, and what loses.
 
-Weakest first: image, the submitting shell (a short list, and what is passed on by name), cluster profile, recipe, user.
+Weakest first: image, the submitting shell (a short list, and what is passed on by name), what the profile's network
+means (launcher/plan/network.py), the profile's [env], recipe, user.
 The recipe's values are known where it was run to check the configuration; the rest is decided here. Of the short list
 the image's own values win, as with pyxis: a PATH of the host leads nowhere in a container.
 """
@@ -36,19 +37,23 @@ def decide(
     user: Sequence[str],
     shell: Mapping[str, str],
     image: Mapping[str, str | None] | None = None,
+    network: Iterable[Variable] = (),
 ) -> tuple[Variable, ...]:
     """All variables of a rank, sorted by name. `user` holds `NAME=VALUE` and `NAME`. Raises SpecError.
 
+    `network` holds what follows from the profile's fabric and from the dispatcher of experts.
     `image` holds the image's own variables, None in place of a secret-like one's value; without a container it is None.
     """
     variables: dict[tuple[str, str], Variable] = {}
     for name in sorted({*INHERITED, *inherit}):
         if name in shell:
             variables["task", name] = Variable(name, None, _SHELL, "inherited")
+    for variable in network:
+        _add(variables, variable)
     for name, value in profile.items():
         _add(variables, Variable(name, value, f"cluster profile {cluster}", "task"))
     for name, value in host.items():
-        variables["host", name] = Variable(name, value, f"cluster profile {cluster}", "host")
+        _add(variables, Variable(name, value, f"cluster profile {cluster}", "host"))
     for name, value in recipe.items():
         if name not in RANK_VARIABLES and not is_secret(name):
             _add(variables, Variable(name, value, "the recipe's env_vars", "task"))
@@ -97,11 +102,12 @@ def _is_everyones(variable: Variable) -> bool:
 
 
 def _add(variables: dict[tuple[str, str], Variable], new: Variable) -> None:
-    old = variables.get(("task", new.name))
+    key = ("host" if new.place == "host" else "task", new.name)
+    old = variables.get(key)
     beaten: tuple[tuple[str, str], ...] = ()
     if old is not None and (old.value is None or old.value != new.value):
         beaten = ((old.origin, _HIDDEN if old.value is None else old.value), *old.beaten)
-    variables["task", new.name] = Variable(new.name, new.value, new.origin, new.place, beaten)
+    variables[key] = Variable(new.name, new.value, new.origin, new.place, beaten)
 
 
 def beats_image(variables: Iterable[Variable]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from launcher.facts.image import Image
 from launcher.facts.recipe import Recipe
@@ -31,6 +32,8 @@ class Given:
     recipe_env: Mapping[str, str] | None = None
     """The recipe's env_vars, where it was run to check the configuration. Set by step.sh, they spare each rank the
     second start that it would need to make them count."""
+    recipe_values: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the checked configuration by key (`model.tensor_model_parallel_size`); empty where it was not run."""
     profiling: Place = field(default=Place())
     """What is known of the place where a profiler is to work."""
     use_viztracer: bool | None = None

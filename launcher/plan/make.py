@@ -5,7 +5,7 @@ from typing import Any
 
 from launcher import __version__
 from launcher.facts.recipe import BridgeRecipe
-from launcher.plan import container, environment, geometry, paths, profiling, step
+from launcher.plan import container, environment, geometry, lint, network, paths, profiling, step, surroundings
 from launcher.plan.capture import Capture
 from launcher.plan.given import Given
 from launcher.plan.model import Geometry, Mount, Plan, Variable
@@ -21,16 +21,8 @@ def make_plan(given: Given) -> Plan:
     values = known_values(given.overrides)
     shape = _geometry(given, values)
     profiler = _profiler(given, values, shape)
-    variables = environment.decide(
-        cluster=cluster.name,
-        profile=cluster.env,
-        host=cluster.host_env,
-        inherit=cluster.inherit,
-        recipe=given.recipe_env or {},
-        user=request.env,
-        shell=world.environ,
-        image=given.image.environment if given.image else None,
-    )
+    around = surroundings.decide(given, shape, values)
+    variables = _environment(given, around.variables)
     name = request.name or paths.name_of(given.recipe)
     run_dir = given.run_dir or paths.run_dir(given, name)
     runtime = container.chosen_runtime(request, cluster)
@@ -54,17 +46,33 @@ def make_plan(given: Given) -> Plan:
         python=cluster.python or ("python3" if given.image else world.python),
         launcher_python=cluster.launcher_python or world.python,
         geometry=shape,
+        network=around.summary,
+        placement=around.placement,
         overrides=texts,
         environment=variables,
         mounts=mounts,
         profiler=profiler,
-        directives=step.sbatch_options(given, shape, variables, name, run_dir),
+        directives=step.sbatch_options(given, shape, variables, name, run_dir, around.segment),
         step=step.decide(given, shape, variables, profiler),
-        argv=_argv(given, texts, profiler),
+        argv=_argv(given, shape, texts, profiler),
         code=given.code,
         request=request.model_dump(mode="json", exclude_defaults=True, exclude={"resume"}),
-        unchecked=(*_unchecked(given, values), *(profiler.unchecked if profiler else ())),
-        warnings=_warnings(given, shape, variables, mounts),
+        unchecked=(*_unchecked(given, values), *around.unchecked, *(profiler.unchecked if profiler else ())),
+        warnings=(*_warnings(given, shape, variables, mounts), *around.warnings),
+    )
+
+
+def _environment(given: Given, network_variables: tuple[Variable, ...]) -> tuple[Variable, ...]:
+    return environment.decide(
+        cluster=given.cluster.name,
+        profile=given.cluster.env,
+        host=given.cluster.host_env,
+        inherit=given.cluster.inherit,
+        recipe=given.recipe_env or {},
+        user=given.request.env,
+        shell=given.world.environ,
+        image=given.image.environment if given.image else None,
+        network=network_variables,
     )
 
 
@@ -100,7 +108,7 @@ def _geometry(given: Given, values: dict[str, Any]) -> Geometry:
     )
 
 
-def _argv(given: Given, overrides: tuple[str, ...], profiler: Capture | None) -> dict[str, Any]:
+def _argv(given: Given, shape: Geometry, overrides: tuple[str, ...], profiler: Capture | None) -> dict[str, Any]:
     if isinstance(given.recipe, BridgeRecipe):
         recipe = {"bridge": given.recipe.name}
     else:
@@ -115,6 +123,8 @@ def _argv(given: Given, overrides: tuple[str, ...], profiler: Capture | None) ->
             "load": given.request.load,
             "profiler": profiler.settings() if profiler else None,
             "user_env": sorted(entry.partition("=")[0] for entry in given.request.env),
+            "network": network.settings(given.cluster, shape),
+            "numa_binding": given.cluster.numa_binding,
         },
     }
 
@@ -147,6 +157,7 @@ def _warnings(
             f"the allocation has fewer CPUs than the {shape.ranks_per_node} ranks of a node, so they share them: "
             f"salloc --exclusive or --ntasks-per-node={shape.ranks_per_node} gives each its own"
         )
+    found += lint.warnings(variables, lint.Place(given.cluster, shape.nodes))
     if given.image:
         found += [*given.image.warnings, *container.mount_warnings(mounts, given.image)]
     return tuple(found)

@@ -39,7 +39,7 @@ def too_few_cpus(given: Given, shape: Geometry) -> bool:
 
 
 def sbatch_options(
-    given: Given, shape: Geometry, variables: tuple[Variable, ...], name: str, run_dir: str
+    given: Given, shape: Geometry, variables: tuple[Variable, ...], name: str, run_dir: str, segment: int | None = None
 ) -> tuple[tuple[str, str | None], ...]:
     """sbatch's options in order; None is a flag without a value. Raises SpecError."""
     request, cluster = given.request, given.cluster
@@ -59,6 +59,7 @@ def sbatch_options(
         "qos": request.qos or cluster.qos,
         "nodelist": request.nodelist,
         "exclude": request.exclude,
+        "segment": segment,
     }
     own |= {key: value for key, value in optional.items() if value is not None}
     # Only names: the values travel in Slurm's own record of the job's environment.

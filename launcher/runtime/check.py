@@ -86,6 +86,9 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"ok": True, "resolved": resolved(checked.config), "warnings": list(checked.warnings)}
 
 
+_DISPATCHER = ("moe_token_dispatcher_type", "moe_flex_dispatcher_backend", "moe_enable_deepep")
+
+
 def resolved(config: Any) -> dict[str, Any]:
     """What a plan wants to know of a validated configuration."""
     model = sizes.transformer(config)
@@ -95,6 +98,7 @@ def resolved(config: Any) -> dict[str, Any]:
         "data_parallel_size": config.data_parallel_size,
         **{name: getattr(config.train, name) for name in ("global_batch_size", "micro_batch_size", "train_iters")},
         "seq_length": getattr(config.model, "seq_length", None),
+        **{name: getattr(model, name, None) for name in _DISPATCHER},
         "env_vars": {name: str(value) for name, value in getattr(config, "env_vars", {}).items()},
     }
 

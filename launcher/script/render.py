@@ -24,7 +24,8 @@ def q(value: object) -> Quoted:
     text = str(value)
     if "\0" in text:
         raise SpecError(f"{text!r} holds a NUL byte")
-    return Quoted(shlex.quote(text))
+    # `NAME==mlx5_0` is right, and reads as a comparison: what begins with = is quoted, too.
+    return Quoted(f"'{text}'" if text.startswith("=") and shlex.quote(text) == text else shlex.quote(text))
 
 
 def directive(value: object) -> Quoted:

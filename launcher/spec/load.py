@@ -6,7 +6,7 @@ job file, cluster profile.
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +38,53 @@ def cluster_names(environ: Mapping[str, str]) -> dict[str, Path]:
 
 def load_cluster(name: str, environ: Mapping[str, str]) -> Cluster:
     """The profile called `name`, with what it extends. Raises SpecError."""
+    chain = cluster_chain(name, environ)
+    merged: dict[str, Any] = {}
+    for _, path in reversed(chain):
+        values = read_toml(path)
+        unset = unset_keys(values, where=str(path))
+        merged = _merge(_without(merged, unset, where=str(path)), {k: v for k, v in values.items() if k != "unset"})
+    return parse(Cluster, {**merged, "name": name}, where=str(chain[0][1]))
+
+
+def cluster_chain(name: str, environ: Mapping[str, str]) -> list[tuple[str, Path]]:
+    """The profile called `name` and those that it extends, itself first, each with its file. Raises SpecError."""
     names = cluster_names(environ)
-    chain: list[dict[str, Any]] = []
-    seen: list[str] = []
+    chain: list[tuple[str, Path]] = []
     wanted: str | None = name
     while wanted is not None:
+        seen = [each for each, _ in chain]
         if wanted in seen:
             raise SpecError(f"profiles extend each other in a circle: {' -> '.join([*seen, wanted])}")
-        seen.append(wanted)
         if wanted not in names:
             raise SpecError(
                 f"there is no cluster profile {wanted!r}",
                 hint=f"Known profiles: {', '.join(sorted(names))}. Directories: "
                 f"{', '.join(str(path) for path in cluster_directories(environ))}.",
             )
-        values = read_toml(names[wanted])
-        chain.append(values)
-        wanted = values.get("extends")
-    merged: dict[str, Any] = {}
-    for values in reversed(chain):
-        merged = _merge(merged, values)
-    return parse(Cluster, {**merged, "name": name}, where=str(names[name]))
+        chain.append((wanted, names[wanted]))
+        wanted = read_toml(names[wanted]).get("extends")
+    return chain
+
+
+def unset_keys(values: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
+    """Keys, tables with a dot, that a profile does not take from what it extends. Raises SpecError."""
+    unset = values.get("unset", [])
+    if not isinstance(unset, list) or not all(isinstance(key, str) for key in unset):
+        raise SpecError("unset is a list of keys that the extended profile sets", where=where, hint='["env.NAME"]')
+    return tuple(unset)
+
+
+def _without(values: Mapping[str, Any], keys: Iterable[str], *, where: str) -> dict[str, Any]:
+    """The values without these keys. Raises SpecError for one that is not there: it would be a misspelt one."""
+    left = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for key in keys:
+        table, _, name = key.rpartition(".")
+        inner = left.get(table) if table else left
+        if not isinstance(inner, dict) or name not in inner:
+            raise SpecError(f"unset names {key!r}, which the extended profile does not set", where=where)
+        del inner[name]
+    return left
 
 
 def load_request(

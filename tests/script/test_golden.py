@@ -7,11 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from launcher.facts.image import NetPlugin
 from launcher.plan.model import Plan
 from launcher.script import scripts
+from launcher.spec.load import load_cluster
 from tests.building import SHELL, allocation, cluster, image, plan, world
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def shipped(name: str, nodes: int) -> Plan:
+    """A batch job with a profile that ships, in an image that has aws-ofi-nccl."""
+    profile = load_cluster(name, {"HOME": "/nowhere"})
+    plugin = NetPlugin("/opt/amazon/ofi-nccl/lib/libnccl-net.so", ("Libfabric",))
+    inside = image(architecture=profile.architecture, net_plugins=(plugin,))
+    changes = ("model.tensor_model_parallel_size=4", "model.expert_model_parallel_size=8")
+    return plan(profile=profile, request={"nodes": nodes, "image": "nemo"}, changes=changes, inside=inside)
+
 
 PLANS: dict[str, Plan] = {
     "local": plan("local", request={"gpus_per_node": 2}),
@@ -64,6 +76,12 @@ PLANS: dict[str, Plan] = {
     ),
     "nsys": plan(request={"nodes": 2, "nsys": True}, changes=("profiling.profile_ranks=[0,4]",)),
     "nsys-all": plan(request={"nodes": 1, "nsys": True}, changes=("profiling.profile_ranks=[]",)),
+    # One of each fabric, and NVLink over several nodes; 34 nodes are no whole number of racks of 18.
+    **{
+        f"{name}-{nodes}": shipped(name, nodes)
+        for name in ("aws-p5", "azure-nd-h100-v5", "aws-p6e-gb200", "oci-h100")
+        for nodes in (2, 34)
+    },
 }
 
 

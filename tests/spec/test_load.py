@@ -8,6 +8,7 @@ import pytest
 from launcher.errors import SpecError
 from launcher.shared.names import is_secret
 from launcher.spec.load import cluster_names, load_cluster, load_request
+from launcher.spec.origin import origins
 
 
 @pytest.fixture
@@ -36,6 +37,19 @@ def test_a_profile_changes_the_one_that_it_extends(home: dict[str, str]) -> None
     assert (found.name, found.gpus_per_node) == ("gb", 4)
     assert found.directives == {"gpus-per-node": True, "exclusive": True}
     assert found.env == {"OMP_NUM_THREADS": "1", "A": "1"}
+
+
+def test_a_profile_leaves_out_what_the_extended_one_sets(home: dict[str, str]) -> None:
+    profile(home, "base", 'extends = "slurm"\nnics_per_node = 8\n[env]\nA = "1"\nB = "2"\n')
+    profile(home, "less", 'extends = "base"\nunset = ["nics_per_node", "env.A"]\n[env]\nC = "3"\n')
+    less = load_cluster("less", home)
+    assert less.nics_per_node is None
+    assert {name: less.env.get(name) for name in "ABC"} == {"A": None, "B": "2", "C": "3"}
+    assert ("env", "A") not in {each.key for each in origins("less", home)}
+    for wrong in ('["nics_per_nod"]', '["env.Z"]', '"env"', "[1]"):
+        profile(home, "wrong", f'extends = "base"\nunset = {wrong}\n')
+        with pytest.raises(SpecError, match="unset"):
+            load_cluster("wrong", home)
 
 
 def test_the_users_own_profile_hides_a_shipped_one(home: dict[str, str]) -> None:

@@ -1,0 +1,270 @@
+"""A first profile of a cluster from what was found out about it: a pure function from answers to TOML.
+
+Every line says where it was read. What nobody could say is a comment, never a guess.
+"""
+
+import json
+import re
+
+from launcher.slurm.info import NodeGroup
+from launcher.slurm.probe import Found, Trial
+
+_KNOWN_GPUS = ("GB300", "GB200", "B300", "B200", "H200", "H100", "H20", "A100", "L40S", "V100")
+
+_UNKNOWN = (
+    "# What Slurm cannot tell, so that it is not set:",
+    "#   fabric          efa, infiniband, roce or ethernet: on a node, `fi_info -p efa` or `ibstat`",
+    "#   nics_per_node   devices of the fabric for GPUs: on a node, `ls /sys/class/infiniband`",
+    "#   run_root        a directory that every node sees; runs go to ./runs without it",
+    "#   image, mounts   what tasks run in, and what they see of the nodes' file systems",
+)
+
+
+def profile(found: Found, name: str | None = None) -> str:
+    """The profile's text; `name` is what its description calls the cluster (default: Slurm's own name)."""
+    called = name or found.settings.get("ClusterName") or "this cluster"
+    sections = [
+        _head(found, called),
+        _nodes(found),
+        _slurm(found),
+        list(_UNKNOWN),
+        _directives(found),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def gpu_model(kind: str | None) -> str | None:
+    """NVIDIA's short form of a GRES type: `h100` and `nvidia_h100_80gb_hbm3` are H100; None where it says nothing."""
+    words = re.split(r"[^A-Z0-9]+", (kind or "").upper())
+    return next((known for known in _KNOWN_GPUS if known in words), None)
+
+
+def _head(found: Found, called: str) -> list[str]:
+    # Slurm writes its month with two digits: 22.05.8.
+    release = ".".join(f"{part:02}" if place == 1 else str(part) for place, part in enumerate(found.release))
+    first = found.own[0]
+    gpus = f", {first.gpus} GPUs a node" if first.gpus else ""
+    others = [name for name in dict.fromkeys(group.partition for group in found.groups) if name != found.partition]
+    lines = [
+        f"# Written by `launcher clusters probe` from a login node, Slurm {release or '(release unknown)'}.",
+        "# What is not set here is left to Slurm's own defaults; `launcher clusters show` shows what counts.",
+        *([f"# Further partitions: {', '.join(others)} (probe --partition NAME describes one)."] if others else []),
+        'extends = "slurm"',
+        f"description = {_text(f'{called}, partition {found.partition}{gpus}')}",
+    ]
+    return [_comment(line) if line.startswith("#") else line for line in lines]
+
+
+def _nodes(found: Found) -> list[str]:
+    first, *others = found.own
+    lines = [_comment(f"# sinfo: {_described(first)}")]
+    lines += [_comment(f"# sinfo: the partition also has {_described(other)}") for other in others]
+    if first.gpus:
+        lines.append(f"gpus_per_node = {first.gpus}")
+        lines += _gpu(first)
+    else:
+        lines += [
+            "# sinfo: these nodes have no GPUs in GRES. One rank a node, until somebody says more.",
+            "gpus_per_node = 1",
+            "# sinfo: no GPUs in GRES; a run without GPUs uses gloo",
+            'device = "cpu"',
+        ]
+    lines += _cpus(found, first)
+    architecture = found.node.get("Arch")
+    if architecture in ("x86_64", "aarch64"):
+        lines += [
+            f"# scontrol show node {found.node.get('NodeName', '')}: Arch",
+            f"architecture = {_text(architecture)}",
+        ]
+    else:
+        lines.append(_comment(f"# architecture: not found out (scontrol show node: Arch={architecture or 'nothing'})"))
+    return lines
+
+
+def _described(group: NodeGroup) -> str:
+    kind = f" of type {group.gpu_type}" if group.gpu_type else ""
+    gpus = f"{group.gpus} GPUs{kind}" if group.gpus else "no GPUs"
+    nodes = "1 node" if group.nodes == 1 else f"{group.nodes} nodes"
+    return f"{nodes} with {gpus}, {group.cpus} CPUs, {group.memory_mb} MB of memory"
+
+
+def _gpu(group: NodeGroup) -> list[str]:
+    model = gpu_model(group.gpu_type)
+    if model:
+        return [_comment(f"# sinfo: the type in GRES is {group.gpu_type}"), f"gpu = {_text(model)}"]
+    said = f"the type in GRES is {group.gpu_type}" if group.gpu_type else "GRES names no type"
+    return [_comment(f"# gpu: not found out ({said}); nvidia-smi on a node knows it")]
+
+
+def _cpus(found: Found, group: NodeGroup) -> list[str]:
+    trial = found.trials.get("cpus-per-task")
+    if trial is None:
+        return []
+    count = group.cpus // group.gpus
+    if _usable(found, trial):
+        return [
+            f"# sinfo: {group.cpus} CPUs for {group.gpus} GPUs; sbatch --test-only accepts --cpus-per-task={count}",
+            f"cpus_per_task = {count}",
+        ]
+    return [_refused("cpus_per_task", f"--cpus-per-task={count}", found, trial)]
+
+
+def _slurm(found: Found) -> list[str]:
+    how = "the default partition" if any(_is_default(group, found) for group in found.own) else "the one asked for"
+    up = all(group.up for group in found.own)
+    lines = [
+        _comment(f"# sinfo: {how}{'' if up else '; it is not up now'}"),
+        f"partition = {_text(found.partition)}",
+        *_time(found),
+        *_runtime(found),
+        *_topology(found),
+    ]
+    types = ", ".join(found.mpi_types) if found.mpi_types else "could not be asked"
+    default = found.settings.get("MpiDefault", "unknown")
+    lines.append(_comment(f"# mpi: not set, ranks need none. srun --mpi=list: {types}; MpiDefault: {default}"))
+    lines.append(_comment(f"# accounting: {_accounting(found)}"))
+    return lines
+
+
+def _is_default(group: NodeGroup, found: Found) -> bool:
+    return group.default and group.partition == found.partition
+
+
+def _time(found: Found) -> list[str]:
+    limit = found.limits.get("MaxTime")
+    default = found.limits.get("DefaultTime", "NONE")
+    stated = "" if default == "NONE" else f"; a job that names none gets {default}"
+    if limit is None:
+        return ["# time_limit: not found out (scontrol show partition)"]
+    if limit == "UNLIMITED":
+        return [_comment(f"# time_limit: not set, the partition has none (scontrol show partition){stated}")]
+    said = f"# scontrol show partition: MaxTime{stated}. A shorter one starts sooner."
+    return [_comment(said), f"time_limit = {_text(limit)}"]
+
+
+def _runtime(found: Found) -> list[str]:
+    if found.pyxis is None:
+        return ["# runtime: not found out (srun --help did not answer); bare metal until somebody says more"]
+    if found.pyxis:
+        return ["# srun --help: it knows --container-image, so pyxis is loaded", 'runtime = "pyxis"']
+    return [
+        "# srun --help: no --container-image, so there is no pyxis. Only the nodes know whether they have enroot.",
+        'runtime = "none"',
+    ]
+
+
+def _topology(found: Found) -> list[str]:
+    plugin = found.settings.get("TopologyPlugin", "unknown")
+    trial = found.trials.get("segment")
+    said = f"scontrol show config: TopologyPlugin={plugin}"
+    if plugin != "topology/block" or trial is None:
+        return [_comment(f"# topology: not set, {said}")]
+    if not _accepted(found, trial):
+        return [_comment(f"# {said}"), _refused("topology", "--segment", found, trial)]
+    sizes = ", ".join(map(str, found.block_sizes)) or "unknown"
+    return [
+        _comment(f"# {said}; sbatch --test-only accepts --segment"),
+        'topology = "block"',
+        _comment(
+            f"# nvlink_domain_nodes: Slurm does not know it. Its blocks have {sizes} nodes (scontrol show topology);"
+        ),
+        "# where blocks are NVLink domains, such as racks of NVL72, set their number of nodes.",
+    ]
+
+
+def _accounting(found: Found) -> str:
+    kind = found.settings.get("AccountingStorageType", "")
+    if not kind or kind in ("(null)", "accounting_storage/none"):
+        return "off, so ended jobs are known for as long as Slurm remembers them"
+    return f"on ({kind}); without `account` Slurm takes each user's default"
+
+
+def _directives(found: Found) -> list[str]:
+    lines = ["[directives]"]
+    if found.plain is not None and found.plain.accepted is not True:
+        words = found.plain.words or "no answer"
+        lines.append(_comment(f"# Nothing could be tried: even a plain job is not accepted ({words})."))
+    lines += _gpu_request(found)
+    for key, value, why in (
+        ("exclusive", "true", "a run uses every GPU of its nodes"),
+        ("mem", '"0"', "all of a node's memory"),
+    ):
+        trial = found.trials.get(key)
+        option = "--exclusive" if key == "exclusive" else "--mem=0"
+        if trial is None:
+            continue
+        if not _usable(found, trial):
+            lines.append(_refused(key, option, found, trial))
+        elif found.own[0].gpus:
+            lines += [f"# {why}; sbatch --test-only accepts {option}", f"{key} = {value}"]
+        else:
+            lines.append(f"# {key}: sbatch --test-only accepts {option}; not set for nodes without GPUs")
+    lines += _segment(found)
+    return lines
+
+
+def _gpu_request(found: Found) -> list[str]:
+    forms = [key for key in ("gpus-per-node", "gres", "gres with type") if key in found.trials]
+    refused = [
+        _refused(key, found.trials[key].options[-1], found, found.trials[key])
+        for key in forms
+        if not _accepted(found, found.trials[key])
+    ]
+    if not forms:
+        return ["# sinfo: no GPUs to ask for", "gpus-per-node = false"]
+    if all(found.trials[key].accepted is None for key in forms) or not _plain_accepted(found):
+        return refused  # nothing is known: the form of the profile that this one extends stays
+    taken = next((key for key in forms if _accepted(found, found.trials[key])), None)
+    others = [key for key in forms if key != taken and _accepted(found, found.trials[key])]
+    also = f" (and {', '.join(found.trials[key].options[-1] for key in others)})" if others else ""
+    if taken is None:
+        return [*refused, "# sbatch --test-only refuses every form of asking for GPUs", "gpus-per-node = false"]
+    said = _comment(f"# sbatch --test-only accepts {found.trials[taken].options[-1]}{also}")
+    if taken == "gpus-per-node":
+        return [*refused, said, "gpus-per-node = true"]
+    value = "true" if taken == "gres" else _text(found.trials[taken].options[-1].removeprefix("--gres="))
+    return [*refused, "# refused, see above", "gpus-per-node = false", said, f"gres = {value}"]
+
+
+def _segment(found: Found) -> list[str]:
+    trial = found.trials.get("segment")
+    if trial is None or found.settings.get("TopologyPlugin") == "topology/block":
+        return []
+    if _accepted(found, trial):
+        return ["# segment: sbatch --test-only accepts --segment; without topology/block it means nothing"]
+    return [_refused("segment", "--segment=1", found, trial)]
+
+
+def _plain_accepted(found: Found) -> bool:
+    return found.plain is None or found.plain.accepted is True
+
+
+def _accepted(found: Found, trial: Trial) -> bool:
+    """A refusal of a plain job says nothing of an option."""
+    return _plain_accepted(found) and trial.accepted is True
+
+
+def _usable(found: Found, trial: Trial) -> bool:
+    """Accepted, and not only alone: sites have rules for options that meet."""
+    return _accepted(found, trial) and (found.together is None or found.together.accepted is True)
+
+
+def _refused(key: str, option: str, found: Found, trial: Trial) -> str:
+    if trial.accepted is None or not _plain_accepted(found):
+        return _comment(f"# {key}: not found out (sbatch --test-only {option}: {trial.words or 'no plain job either'})")
+    if trial.accepted and found.together is not None:
+        words = found.together.words or "no answer"
+        return _comment(f"# {key}: sbatch --test-only accepts {option} alone, not with the others: {words}")
+    return _comment(f"# {key}: sbatch --test-only refuses {option}: {trial.words}")
+
+
+def _comment(text: str) -> str:
+    """One line, whatever Slurm's words hold."""
+    readable = text.encode(errors="replace").decode()
+    return "".join(sign if ord(sign) >= 32 and ord(sign) != 127 else " " for sign in readable)
+
+
+def _text(value: str) -> str:
+    """A TOML string: what JSON writes is one, but for a character that TOML wants escaped, too."""
+    readable = value.encode(errors="replace").decode()
+    return json.dumps(readable, ensure_ascii=False).replace("\x7f", "\\u007f")

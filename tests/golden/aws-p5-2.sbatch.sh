@@ -1,0 +1,110 @@
+#!/bin/bash
+# Run small/20260921-120000-abcd on 2 x 8 ranks, written by Megatron Launcher 0.1.0.
+# sbatch runs this file in a job of its own; `launcher run` runs it in the allocation that it is called in.
+#SBATCH --job-name=small
+#SBATCH --output=/home/ada/gpt/runs/small/20260921-120000-abcd/sbatch.log
+#SBATCH --open-mode=append
+#SBATCH --comment=launcher:20260921-120000-abcd:0
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --export=HOME,LANG,PATH,USER
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+set -uo pipefail
+umask 077
+run_dir=/home/ada/gpt/runs/small/20260921-120000-abcd
+fail() {
+    echo "launcher: $*" >&2
+    exit 3
+}
+
+# ---- one job owns this submission: sbatch may report a time-out and yet have queued the job, which is then sent twice
+mkdir -p "$run_dir/claims" || fail "cannot write to $run_dir on ${HOSTNAME:-this node}: is it on a shared file system?"
+claim=$run_dir/claims/submission-0
+if ! (set -o noclobber; echo "$SLURM_JOB_ID" >"$claim") 2>/dev/null && [[ $(<"$claim") != "$SLURM_JOB_ID" ]]; then
+    echo "launcher: job $(<"$claim") has this submission; job $SLURM_JOB_ID leaves it alone" >&2
+    exit 0
+fi
+
+# ---- attempt: the first number that is free; a requeued job makes the next one
+for ((number = 0; ; number++)); do
+    printf -v LAUNCHER_ATTEMPT '%03d' "$number"
+    attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
+    [[ -e $attempt_dir ]] && continue
+    mkdir -p "$run_dir/attempts" && mkdir "$attempt_dir" "$attempt_dir/logs" "$attempt_dir/ranks" && break
+    [[ -e $attempt_dir/logs ]] || fail "cannot create $attempt_dir: is the disk full?"
+done
+ln -sfn "attempts/$LAUNCHER_ATTEMPT" "$run_dir/latest"
+export LAUNCHER_ATTEMPT
+
+# ---- nodes: the first of them is where rank 0 listens, at the address by which Slurm itself reaches it
+names=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || fail "scontrol cannot list the nodes $SLURM_JOB_NODELIST"
+mapfile -t nodes <<<"$names"
+nodes=("${nodes[@]:0:2}")
+nodelist=$(IFS=,; echo "${nodes[*]}")
+[[ $(scontrol show node "${nodes[0]}") =~ NodeAddr=([^[:space:]]+) ]] || fail "scontrol knows no address of ${nodes[0]}"
+export LAUNCHER_MASTER_ADDR=${BASH_REMATCH[1]}
+
+# ---- step: one task for each rank; since Slurm 22.05 srun does not take over what the job was given for each task
+[[ -z ${SLURM_CPUS_PER_TASK-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+# One name for all steps of this script, so that only the first unpacks; `no_exec`: each with mounts of its own.
+container_name=launcher-0123456789ab-7df0ea-$SLURM_JOB_ID-$LAUNCHER_ATTEMPT
+container=(
+    --container-name="$container_name:no_exec"
+    --container-image=/images/sha256/0123456789abcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd.sqsh
+    --container-mounts=/home/ada/gpt/runs/small/20260921-120000-abcd:/home/ada/gpt/runs/small/20260921-120000-abcd
+    --container-workdir=/home/ada/gpt/runs/small/20260921-120000-abcd
+    --no-container-mount-home
+    --no-container-entrypoint
+    --container-writable
+    --container-env=LAUNCHER_ATTEMPT,LAUNCHER_MASTER_ADDR
+)
+enter_rank=()
+enter_run=()
+exported=(HOME LANG LAUNCHER_ATTEMPT LAUNCHER_MASTER_ADDR PATH USER)
+export=$(IFS=,; echo "${exported[*]}")
+step=(
+    srun --nodelist="$nodelist" --export="$export"
+    --nodes=2
+    --ntasks=16
+    --ntasks-per-node=8
+    --kill-on-bad-exit=1
+    --wait=60
+    --open-mode=append
+    --input=none
+    --output="$attempt_dir/logs/rank-%4t.log"
+    "${container[@]}"
+)
+trap : INT TERM # a signal ends the step, not this script, which has to say what came of it
+"${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log"
+status=$?
+
+# ---- verdict: composed in the image by launcher/runtime; this script reads one word
+one=(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10)
+verdict=("$run_dir/code/launcher/runtime/verdict.py" "$run_dir" "$LAUNCHER_ATTEMPT" 16 "$status")
+word=$("${one[@]}" "${container[@]}" "${enter_run[@]}" python3 "${verdict[@]}" 2>>"$attempt_dir/logs/srun.log")
+# Where no container starts, the launcher's own interpreter says so.
+[[ -n $word ]] || word=$("${one[@]}" /opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/srun.log")
+
+# ---- clean up: take away what was unpacked on each node; what a cancelled job leaves, the next one takes
+each=(
+    srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --nodelist="$nodelist"
+    --export="$export" --input=none --time=10 --overcommit
+)
+# shellcheck disable=SC2016 # this is for the nodes' shells
+"${each[@]}" bash -c 'for name in $(enroot list); do
+    # pyxis puts its own name in front, and the job where it keeps containers for one job only
+    [[ $name =~ ^pyxis_([0-9]+_)?(launcher-[0-9a-f]+-[0-9a-f]+-([0-9]+)-[0-9]+)$ ]] || continue
+    job=${BASH_REMATCH[3]}
+    if [[ ${BASH_REMATCH[2]} != "$1" ]]; then
+        [[ $job != "$SLURM_JOB_ID" ]] || continue
+        answer=$(squeue --noheader --jobs="$job" --format=%i 2>&1) || [[ $answer == *"Invalid job id"* ]] || continue
+        [[ -z $answer || $answer == *"Invalid job id"* ]] || continue
+    fi
+    enroot remove --force "$name"
+done' tidy "$container_name" >/dev/null 2>>"$attempt_dir/logs/srun.log"
+case ${word##*$'\n'} in
+    finished) exit 0 ;;
+    stopped | failed) exit 1 ;;
+    *) fail "no verdict on attempt $LAUNCHER_ATTEMPT (srun ended with status $status); see $attempt_dir/logs/srun.log" ;;
+esac

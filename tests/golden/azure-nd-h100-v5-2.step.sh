@@ -1,0 +1,59 @@
+#!/bin/bash
+# What one task executes, the same file in every mode: its rank, its environment, the program, the program's end.
+# Its arguments are in argv.json beside this file; nothing of the user's passes through a shell.
+set -u
+umask 077
+run_dir=$(cd -- "${BASH_SOURCE[0]%/*}" && pwd) || exit 2
+
+# ---- rank: from Slurm where it started this task; a local launch has set the same names itself
+if [[ -n ${SLURM_PROCID-} ]]; then
+    export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID NODE_RANK=$SLURM_NODEID
+    export WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE=8
+    export MASTER_ADDR=$LAUNCHER_MASTER_ADDR
+    # Two steps of a job, and two jobs of a node, get different ports; Linux hands out 32768 and above by itself.
+    export MASTER_PORT=$((20000 + (SLURM_JOB_ID * 31 + SLURM_STEP_ID) % 9000))
+fi
+unset LAUNCHER_MASTER_ADDR
+if [[ $WORLD_SIZE != 16 ]]; then
+    echo "launcher: the plan has 16 ranks, this step was started with $WORLD_SIZE" >&2
+    exit 2
+fi
+
+# ---- environment: the cluster profile's, and --env
+export CUDA_DEVICE_ORDER=PCI_BUS_ID
+export NCCL_COLLNET_ENABLE=1
+export NCCL_IB_PCI_RELAXED_ORDERING=1
+export NCCL_IB_QPS_PER_CONNECTION=4
+export NCCL_IGNORE_CPU_AFFINITY=1
+export NCCL_MIN_NCHANNELS=32
+export NCCL_P2P_NET_CHUNKSIZE=2097152
+export NCCL_PXN_DISABLE=1
+export NCCL_SOCKET_IFNAME=eth0
+export NCCL_TOPO_FILE=/opt/microsoft/ndv5-topo.xml
+export OMPI_MCA_coll_hcoll_enable=0
+export OMP_NUM_THREADS=1
+export SHARP_COLL_ENABLE_PCI_RELAXED_ORDERING=1
+export SHARP_COLL_ENABLE_SAT=1
+export SHARP_SMX_UCX_INTERFACE=mlx5_ib0:1
+export UCX_NET_DEVICES=mlx5_ib0:1
+export UCX_TLS=rc
+export PYTHONUNBUFFERED=1
+export LAUNCHER_RUN_DIR=$run_dir LAUNCHER_ATTEMPT
+
+# ---- program
+cd -- "$run_dir" && unset OLDPWD || exit 2
+attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
+command=(python3 "$run_dir/code/entrypoint.py")
+# This shell stays: it records the end of a program that can no longer do so itself (killed, os._exit).
+trap : INT TERM HUP USR1 USR2
+"${command[@]}" &
+program=$!
+while :; do
+    wait "$program"
+    status=$?
+    kill -0 "$program" 2>/dev/null || break # a signal to this shell ends `wait`, not the program
+done
+printf -v record '%s/ranks/%04d.exit' "$attempt_dir" "$RANK"
+now=${EPOCHREALTIME:-$(date +%s)}
+echo "$status ${now/,/.} ${HOSTNAME:-unknown}" >"$record.tmp" && mv -f "$record.tmp" "$record"
+exit "$status"

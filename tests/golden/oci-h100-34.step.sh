@@ -1,0 +1,58 @@
+#!/bin/bash
+# What one task executes, the same file in every mode: its rank, its environment, the program, the program's end.
+# Its arguments are in argv.json beside this file; nothing of the user's passes through a shell.
+set -u
+umask 077
+run_dir=$(cd -- "${BASH_SOURCE[0]%/*}" && pwd) || exit 2
+
+# ---- rank: from Slurm where it started this task; a local launch has set the same names itself
+if [[ -n ${SLURM_PROCID-} ]]; then
+    export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID NODE_RANK=$SLURM_NODEID
+    export WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE=8
+    export MASTER_ADDR=$LAUNCHER_MASTER_ADDR
+    # Two steps of a job, and two jobs of a node, get different ports; Linux hands out 32768 and above by itself.
+    export MASTER_PORT=$((20000 + (SLURM_JOB_ID * 31 + SLURM_STEP_ID) % 9000))
+fi
+unset LAUNCHER_MASTER_ADDR
+if [[ $WORLD_SIZE != 272 ]]; then
+    echo "launcher: the plan has 272 ranks, this step was started with $WORLD_SIZE" >&2
+    exit 2
+fi
+
+# ---- environment: the cluster profile's, and --env
+export HCOLL_ENABLE_MCAST_ALL=0
+export IB_RX_QUEUE_LEN=8192
+export NCCL_IB_GID_INDEX=3
+export NCCL_IB_HCA='=mlx5_0,mlx5_1,mlx5_3,mlx5_4,mlx5_5,mlx5_6,mlx5_7,mlx5_8,mlx5_9,mlx5_10,mlx5_12,mlx5_13,mlx5_14,mlx5_15,mlx5_16,mlx5_17'
+export NCCL_IB_QPS_PER_CONNECTION=1
+export NCCL_IB_RETRY_CNT=14
+export NCCL_IB_SL=0
+export NCCL_IB_SPLIT_DATA_ON_QPS=0
+export NCCL_IB_TC=41
+export NCCL_IB_TIMEOUT=22
+export NCCL_IGNORE_CPU_AFFINITY=1
+export NCCL_SOCKET_IFNAME=eth0
+export OMP_NUM_THREADS=1
+export RX_QUEUE_LEN=8192
+export UCX_NET_DEVICES=eth0
+export UCX_TLS=tcp
+export PYTHONUNBUFFERED=1
+export LAUNCHER_RUN_DIR=$run_dir LAUNCHER_ATTEMPT
+
+# ---- program
+cd -- "$run_dir" && unset OLDPWD || exit 2
+attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
+command=(python3 "$run_dir/code/entrypoint.py")
+# This shell stays: it records the end of a program that can no longer do so itself (killed, os._exit).
+trap : INT TERM HUP USR1 USR2
+"${command[@]}" &
+program=$!
+while :; do
+    wait "$program"
+    status=$?
+    kill -0 "$program" 2>/dev/null || break # a signal to this shell ends `wait`, not the program
+done
+printf -v record '%s/ranks/%04d.exit' "$attempt_dir" "$RANK"
+now=${EPOCHREALTIME:-$(date +%s)}
+echo "$status ${now/,/.} ${HOSTNAME:-unknown}" >"$record.tmp" && mv -f "$record.tmp" "$record"
+exit "$status"
