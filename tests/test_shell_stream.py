@@ -23,11 +23,11 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 10) -> bool:
+def until(condition: Callable[[], bool], timeout_s: float = 30) -> bool:
     end = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > end:
-            return False
+            return condition()  # a machine that stood still meanwhile has had no time to come true
         time.sleep(0.02)
     return True
 

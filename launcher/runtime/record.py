@@ -103,13 +103,13 @@ def refuse_second_start(rank: Rank) -> None:
         )
 
 
-def write_end(rank: Rank, end: End) -> Path:
-    """Write the rank's record once, atomically; returns its path."""
+def write_end(rank: Rank, end: End, *, pid: Optional[int] = None) -> Path:
+    """Write the rank's record once, atomically; returns its path. `pid` is the rank's, where another process writes."""
     record = {
         "version": VERSION,
         "rank": rank.rank,
         "host": socket.gethostname(),
-        "pid": os.getpid(),
+        "pid": os.getpid() if pid is None else pid,
         "time": time.time(),
         **asdict(end),
     }

@@ -32,6 +32,8 @@ class Job:
     config: Optional[Any] = None
     window: Optional[Any] = None
     """What this rank captures with a profiler (profiling.window.Window); None: nothing, and nothing of it is loaded."""
+    network: Optional[Any] = None
+    """This rank's part in watching the network (network.watch.Watch); None: nothing, as above."""
 
     @property
     def iteration(self) -> Optional[int]:
@@ -46,12 +48,18 @@ def run(rank: Rank) -> int:
     try:
         with signals_raise():
             request = read_request(rank)
+            place(rank, request["settings"])
+            job.network = watched(rank, request["settings"])
             job.config, device = configure(rank, request, timeline, job.started)
             job.window = profiled(job, request["settings"], device)
+            if job.network is not None:
+                job.network.begin(device)
         train(job, device, timeline)
         end = record.End("finished", iteration=job.iteration)
     except BaseException as error:  # whatever it is, the process ends here
         end = _judge(job, error)
+    if job.network is not None:
+        end = job.network.explain(end)
     if job.events is not None:
         with contextlib.suppress(Exception):
             job.events.flush(wait=end.outcome != "failed")
@@ -109,6 +117,23 @@ def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: 
         for warning in checked.warnings:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
     return config, device
+
+
+def place(rank: Rank, settings: dict[str, Any]) -> None:
+    """Run next to the GPU: threads and memory of the libraries that are loaded later follow."""
+    if settings.get("numa_binding"):
+        from . import numa
+
+        numa.bind(rank, settings)
+
+
+def watched(rank: Rank, settings: dict[str, Any]) -> Optional[Any]:
+    """This rank's part in watching the network, with NCCL's variables set before it is loaded; None for no part."""
+    if not settings.get("network"):
+        return None
+    from .network.watch import prepare  # a run that expects nothing of its network does not load it
+
+    return prepare(rank, settings["network"])
 
 
 def profiled(job: Job, settings: dict[str, Any], device: str) -> Optional[Any]:
@@ -185,7 +210,7 @@ def _not_a_clean_stop(entry: logging.LogRecord) -> bool:
 
 def _tell(rank: Rank, end: record.End) -> None:
     if end.exception is not None:
-        kind = "" if end.cause == "user" else f"{end.exception['type']}: "
+        kind = "" if end.cause in ("user", "network") else f"{end.exception['type']}: "
         place = f" ({end.exception['where']})" if end.exception["where"] else ""
         if end.cause != "user":
             print(end.exception["traceback"], file=sys.stderr)

@@ -157,7 +157,7 @@ def by_time(rank: Rank) -> tuple[float, int]:
 
 
 def by_kind_and_time(rank: Rank) -> tuple[int, float, int]:
-    """Sorts failing ranks: errors and deaths of their own, then those that left nothing, then those that lost peers."""
+    """Sorts failing ranks: own errors (a wrong network is one) and deaths, those that left nothing, lost peers."""
     return 2 if rank.lost_peers else 1 if rank.missing else 0, rank.time, rank.rank
 
 
@@ -165,8 +165,8 @@ def what(rank: Rank) -> str:
     """How a failing rank ended, in a few words."""
     exception = rank.record.get("exception") if rank.record else None
     if rank.outcome == "failed" and isinstance(exception, dict):
-        # A wrong request is said in a sentence of its own; anything else is known by its exception.
-        kind = "" if rank.record and rank.record.get("cause") == "user" else f"{exception.get('type')}: "
+        # A wrong request or network is said in a sentence of its own; anything else is known by its exception.
+        kind = "" if rank.record and rank.record.get("cause") in ("user", "network") else f"{exception.get('type')}: "
         return f"{kind}{exception.get('message')}"
     if rank.exit is None:
         return "left no record"

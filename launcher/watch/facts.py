@@ -56,6 +56,8 @@ class RunFacts:
     """Whether its ranks were asked to save and stop."""
     cancelled: bool = False
     """Whether `launcher cancel` was called since the newest start."""
+    network: str | None = None
+    """What the ranks warn of in their network: the first node's sentence, and how many nodes have one."""
 
 
 def newest_start(run: RunDirectory) -> Start | None:
@@ -99,7 +101,20 @@ def read(run: RunDirectory) -> RunFacts:
         result=_result(current),
         progress=figures_of(current),
         stopping=current.stop.exists(),
+        network=_network(current),
     )
+
+
+def _network(attempt: Attempt) -> str | None:
+    """Names are enough to tell the nodes with a warning, of however many; one of them is read."""
+    warnings = sorted((attempt.path / "network").glob("*.warning"))
+    if not warnings:
+        return None
+    try:
+        words = warnings[0].read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        words = "a warning that cannot be read"
+    return words if len(warnings) == 1 else f"{words} (and {len(warnings) - 1} more nodes)"
 
 
 def _cancelled(events: list[dict[str, Any]], start: Start) -> bool:

@@ -1,6 +1,7 @@
 """How far an attempt is, from its own events. Pure: lines in, a frozen value out, and words for it."""
 
 import json
+import math
 import statistics
 import sys
 from collections.abc import Iterable
@@ -142,7 +143,9 @@ def describe(state: Progress) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`0:01:10`, `2d 03:00:00`."""
+    """`0:01:10`, `2d 03:00:00`; a question mark for what no clock shows."""
+    if not math.isfinite(seconds):
+        return "?"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

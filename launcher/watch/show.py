@@ -51,7 +51,15 @@ def row(status: RunStatus, now: float) -> tuple[str, ...]:
 
 
 def detail(status: RunStatus, now: float) -> str:
-    """What it waits for or what came of it; a waiting job's expected start is part of it."""
+    """What it waits for or what came of it, what its ranks warn of; a waiting job's expected start is part of it."""
+    words, network = _detail(status, now), status.facts.network
+    first = (status.facts.result or {}).get("first_failing_rank") or {}
+    if network is None or first.get("cause") == "network":  # a run that has ended for it says so already
+        return words
+    return " | ".join(each for each in (words, f"network: {' '.join(network.split())}") if each)
+
+
+def _detail(status: RunStatus, now: float) -> str:
     words = status.detail
     if status.phase is Phase.RUNNING:
         return "" if status.facts.attempts < 2 else f"attempt {status.facts.attempt}"

@@ -95,6 +95,7 @@ class RunStatus:
             "last_sign": progress.time,
             "outcome": result.get("outcome"),
             "first_failing_rank": result.get("first_failing_rank"),
+            "network": facts.network,
         }
 
 

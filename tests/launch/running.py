@@ -67,7 +67,9 @@ class User:
 
     def runs(self) -> list[Path]:
         """All run directories, oldest first."""
-        return sorted(path.parent for path in self.directory.glob("runs/*/[!.]*/plan.json"))
+        plans = self.directory.glob("runs/*/[!.]*/plan.json")
+        # A run id tells the second; of two within one the plan that was written first is the older.
+        return [path.parent for path in sorted(plans, key=lambda it: (it.parent.name[:15], it.stat().st_mtime_ns))]
 
     def seen(self, run: Path) -> list[dict[str, Any]]:
         """What each rank of the first attempt was given."""

@@ -1,0 +1,101 @@
+"""The rank's side: NCCL's variables before torch is loaded, the follower before training, its word at the end."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from ..rank import Rank
+from ..record import End
+from . import expect, follower, report, variables
+from .judge import BAD, UNKNOWN, Verdict, judge
+from .parse import Selected
+
+
+@dataclass
+class Watch:
+    """One rank's part in watching the network of its node."""
+
+    rank: Rank
+    settings: Mapping[str, Any]
+    expected: expect.Expectation
+    log: Optional[Path] = None
+    """The file that is followed; None before `begin`, and where nothing can be followed."""
+    process: "Optional[subprocess.Popen[bytes]]" = field(default=None, repr=False)
+
+    def begin(self, device: str, environ: Mapping[str, str] = os.environ) -> None:
+        """Start the follower. Once, after the one new start that a recipe's variables may need."""
+        own = own_log(self.rank)
+        pattern = environ.get("NCCL_DEBUG_FILE", "")
+        log = Path(variables.expand(pattern, socket.gethostname(), os.getpid())).absolute()
+        why = variables.blind(environ)
+        if device == "cpu" and log == own:
+            why = "the ranks compute on CPU, without NCCL"
+        if why is not None:
+            report.write(self.rank, Verdict(UNKNOWN, why), Selected(), self.expected, None)
+            return
+        self.log = log
+        request = {
+            "parent": os.getpid(),
+            "ticks": follower.start_ticks(os.getpid()),
+            "log": str(log),
+            "settings": dict(self.settings),
+        }
+        # Without site and PYTHON* variables: what it needs is the standard library.
+        command = [sys.executable, "-S", "-E", str(Path(follower.__file__).resolve()), json.dumps(request)]
+        try:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        except OSError as error:
+            words = Verdict(UNKNOWN, f"the follower of NCCL's log cannot be started: {error}")
+            report.write(self.rank, words, Selected(), self.expected, log)
+
+    def explain(self, end: End) -> End:
+        """The rank's end as its network explains it: another one where the run ends for its network."""
+        if self.process is None or self.log is None:
+            return end
+        # From here on this process alone writes about it.
+        self.process.kill()
+        self.process.wait()
+        try:
+            found = report.read(self.rank) or self._last_look(end)
+        except Exception as error:  # whatever it is, the rank's own end has to be written
+            print(f"warning: the network was not checked: {error}", file=sys.stderr, flush=True)
+            return end
+        if end.outcome == "finished" or not found.get("ends"):
+            return end
+        trace = (end.exception or {}).get("traceback") or ""
+        return report.failure(found, end.iteration, trace)
+
+    def _last_look(self, end: End) -> dict[str, Any]:
+        """The report of a rank that ends before there was a verdict: NCCL without a network fails by itself."""
+        assert self.log is not None  # noqa: S101 only called where a log is followed
+        following = follower.Following(self.log, self.expected, follower.place_of_this_process())
+        follower.follow(following, lambda: False)
+        verdict = judge(following.selected, self.expected, following.place, final=True)
+        if verdict.word == UNKNOWN and end.outcome != "finished":
+            return {}  # it ended before NCCL had anything to say
+        message = str((end.exception or {}).get("message"))
+        failed = end.outcome == "failed" and (end.cause == "communication" or "NCCL" in message)
+        ends = failed and verdict.word == BAD and (verdict.fatal or self.expected.policy == "require")
+        return report.write(self.rank, verdict, following.selected, self.expected, self.log, ends=ends)
+
+
+def own_log(rank: Rank) -> Path:
+    """NCCL's log of this rank where the user has named no other file."""
+    return rank.attempt_dir / "logs" / f"nccl-rank-{rank.rank:04d}.log"
+
+
+def prepare(rank: Rank, settings: Mapping[str, Any], environ: MutableMapping[str, str] = os.environ) -> Optional[Watch]:
+    """Set NCCL's variables on a node's first rank; None on the others. Raises UserError for a wrong expectation."""
+    expected = expect.read(settings)
+    if rank.local_rank != 0:
+        return None
+    path = own_log(rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    environ.update(variables.wanted(environ, path))
+    return Watch(rank, settings, expected)
