@@ -2,8 +2,8 @@
 
 The logs in nccl_logs/ are shortened and put together from logs in issues of NVIDIA/nccl, NVIDIA/nccl-tests and
 aws/aws-ofi-nccl and from the format strings of their sources (see launcher/runtime/network/parse.py). Those named
-h200_* are NCCL's own, of two ranks on two H200 of one host (NCCL 2.28.9; "two hosts" by two values of NCCL_HOSTID), with lines
-left out that say the same more than three times.
+h200_* are NCCL's own, of two ranks on two H200 of one host (NCCL 2.28.9; "two hosts" by two values of NCCL_HOSTID),
+with lines left out that say the same more than three times.
 """
 
 import random
