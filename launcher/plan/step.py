@@ -26,6 +26,7 @@ def decide(given: Given, shape: Geometry, variables: tuple[Variable, ...], profi
         "--open-mode=append",
         "--input=none",
         *(["--overcommit"] if too_few_cpus(given, shape) else []),
+        *(["--cpu-bind=none"] if _rank_binds_itself(given) else []),
         *cluster.srun_args,
         *given.request.srun_args,
     ]
@@ -36,6 +37,17 @@ def too_few_cpus(given: Given, shape: Geometry) -> bool:
     """Whether the allocation has fewer CPUs than ranks on a node: srun would refuse to start them."""
     allocation = given.world.allocation if given.mode == "srun" else None
     return allocation is not None and (allocation.cpus_per_node or shape.ranks_per_node) < shape.ranks_per_node
+
+
+def _rank_binds_itself(given: Given) -> bool:
+    """Whether Slurm is to leave the CPUs of a node to all its tasks, as long as nobody says --cpu-bind.
+
+    Slurm deals CPUs out without knowing which GPU a rank will have, and a rank cannot take back what was taken away
+    (launcher/runtime/numa.py).
+    """
+    cluster = given.cluster
+    said = any(word.startswith(("--cpu-bind", "--cpu_bind")) for word in (*cluster.srun_args, *given.request.srun_args))
+    return cluster.numa_binding and cluster.device != "cpu" and not said
 
 
 def sbatch_options(

@@ -72,6 +72,7 @@ step=(
     --wait=60
     --open-mode=append
     --input=none
+    --cpu-bind=none
     --output="$attempt_dir/logs/rank-%4t.log"
     "${container[@]}"
 )

@@ -77,6 +77,7 @@ step=(
     --wait=60
     --open-mode=append
     --input=none
+    --cpu-bind=none
     '--network=test network'
     --output="$attempt_dir/logs/rank-%4t.log"
     "${container[@]}"

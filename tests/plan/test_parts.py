@@ -144,3 +144,15 @@ def test_a_value_that_only_the_job_knows_is_not_taken_for_one() -> None:
     assert made.profiler.start == 10
     starts = [text for text in made.overrides if "profile_step_start" in text]
     assert starts == ["profiling.profile_step_start=${oc.env:START}"]
+
+
+def test_slurm_leaves_the_binding_to_ranks_that_bind_themselves() -> None:
+    def asked(*srun_args: str, **profile: Any) -> list[str]:
+        made = plan(profile=cluster(**profile), request={"srun_args": srun_args})
+        return [word for word in made.step.srun_args if "cpu-bind" in word]
+
+    assert asked() == ["--cpu-bind=none"]
+    assert asked("--cpu-bind=cores") == ["--cpu-bind=cores"]
+    assert asked(srun_args=("--cpu-bind=rank_ldom",)) == ["--cpu-bind=rank_ldom"]
+    assert asked(numa_binding=False) == []
+    assert asked(device="cpu") == []
