@@ -20,6 +20,7 @@ VERBS = {
     "page": "make one HTML page of a run: how it is doing, plots, what failed, profiles, plan",
     "recipes": "list the recipes that ship with the launcher",
     "clusters": "list cluster profiles, show one with its reasons, write a first one from this cluster",
+    "doctor": "check the login node, and compute nodes in a job",
 }
 
 _EPILOG = """\

@@ -1,0 +1,1 @@
+"""Checks of the login node, pure over what was asked (`launcher.doctor.site`)."""

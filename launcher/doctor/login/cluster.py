@@ -1,0 +1,150 @@
+"""Slurm itself: does it answer, and may this user submit what the profile asks for?"""
+
+import re
+from collections.abc import Sequence
+
+from launcher.doctor.site import Said, Site
+from launcher.shared.checks import Check, fail, ok, skip, warn
+from launcher.slurm.nodes import Node
+
+_TOO_FEW = "node configuration is not available"
+"""sbatch's words both for what no node has and for nodes that are down."""
+
+
+def slurm_check(site: Site) -> Check:
+    """Whether Slurm's controller answers."""
+    name = "slurm"
+    if not site.has_slurm:
+        return skip(name, str(site.unknown))
+    if site.silence is not None:
+        return fail(
+            name,
+            "silent",
+            site.silence,
+            "wait until the controller is back; elsewhere than on the login node see that SLURM_CONF leads to the "
+            "cluster's slurm.conf",
+        )
+    release = ".".join(f"{part:02d}" if index else str(part) for index, part in enumerate(site.release))
+    down = re.findall(r"(\S+ at \S+) is DOWN", site.controllers)
+    if down:
+        return warn(
+            name,
+            release,
+            f"{', '.join(down)} is down, another controller answers",
+            "tell the administrators: if that one fails as well, nothing can be submitted",
+        )
+    return ok(name, f"{release}, {site.config.get('ClusterName', 'without a name')}")
+
+
+def munge_check(site: Site) -> Check:
+    """Whether identities can be proved."""
+    name = "munge"
+    if unknown := site.unknown:
+        return skip(name, unknown)
+    if site.munge.text is None and site.config.get("AuthType") != "auth/munge":
+        return skip(name, site.munge.why)
+    if site.munge.text is None or "Success" not in site.munge.text:
+        return fail(
+            name,
+            "refused",
+            site.munge.why or "the credential could not be read again",
+            "munged has to run on this machine with the cluster's key, and the clocks have to agree",
+        )
+    return ok(name, "works")
+
+
+def partition_check(site: Site) -> Check:
+    """Whether the partition exists, is up, and has nodes that run jobs."""
+    name = "partition"
+    if unknown := site.unknown:
+        return skip(name, unknown)
+    wanted = site.partition
+    known = sorted({group.partition for group in site.groups})
+    if wanted is None:
+        return fail(
+            name,
+            "none",
+            "the profile names no partition, and Slurm has no default",
+            f"name one: partition = ... in the profile ({', '.join(known)})",
+        )
+    groups = [group for group in site.groups if group.partition == wanted]
+    if not groups:
+        return fail(name, wanted, f"there is no partition {wanted!r}", f"name one that is there: {', '.join(known)}")
+    if not all(group.up for group in groups):
+        return fail(name, wanted, "the partition is not up: no job starts", "choose another: `sinfo -s` lists them")
+    return ok(name, wanted)
+
+
+def nodes_check(site: Site) -> Check:
+    """Whether enough nodes run jobs, those that were asked for among them."""
+    name = "nodes"
+    if unknown := site.unknown:
+        return skip(name, unknown)
+    own = site.own_nodes
+    away = [node for node in own if not node.usable]
+    usable = len(own) - len(away)
+    wanted = site.request.nodes or 1
+    value = f"{usable} of {len(own)} usable"
+    remedy = "choose others, or have the administrators bring them back (scontrol update nodename=... state=resume)"
+    named = [node for node in away if node.name in site.nodelist]
+    if named:
+        return fail(name, value, f"of those that were asked for, {_words(named)}", remedy, usable)
+    if usable < wanted:
+        words = f": {_words(away)}" if away else ""
+        return fail(name, value, f"{wanted} are wanted, {usable} run jobs{words}", remedy, usable)
+    return ok(name, value, usable)
+
+
+def _words(nodes: Sequence[Node]) -> str:
+    listed = (f"{node.name} is {node.state}{f' ({node.reason})' if node.reason else ''}" for node in nodes[:8])
+    return "; ".join(listed)
+
+
+def accounts_check(site: Site) -> Check:
+    """Whether the user may use the profile's account and QOS."""
+    name = "account"
+    if unknown := site.unknown:
+        return skip(name, unknown)
+    account, qos = site.request.account or site.cluster.account, site.request.qos or site.cluster.qos
+    wanted = " ".join(f"{key} {value}" for key, value in (("account", account), ("qos", qos)) if value)
+    if site.associations.text is None:
+        return skip(name, site.associations.why, wanted)
+    rows = [line.split("|") for line in site.associations.text.splitlines() if line.count("|") >= 2]
+    accounts = sorted({row[0] for row in rows})
+    named = [row for row in rows if account is None or row[0] == account]
+    if not rows or not named:
+        what = f"account {account!r}" if account else "any account"
+        return fail(
+            name,
+            wanted or "none",
+            f"{site.world.user} has no association with {what}",
+            f"yours: {', '.join(accounts) or 'none'}; ask the administrators, or name another in the profile",
+        )
+    if qos is not None and not any(qos in row[2].split(",") for row in named):
+        there = sorted({each for row in named for each in row[2].split(",") if each})
+        return fail(name, wanted, f"qos {qos!r} is not yours there", f"yours: {', '.join(there) or 'none'}")
+    return ok(name, wanted or f"{len(accounts)} to choose from")
+
+
+def directives_check(site: Site, tested: Said) -> Check:
+    """Whether sbatch takes the script that a run would be submitted with."""
+    name = "directives"
+    if unknown := site.unknown:
+        return skip(name, unknown)
+    if tested.text is None and not tested.why.startswith("sbatch ended"):
+        return skip(name, tested.why)
+    if tested.text is None and _TOO_FEW in tested.why and nodes_check(site).verdict == "fail":
+        return skip(name, "sbatch cannot tell while too few nodes run jobs (see nodes)")
+    if tested.text is None:
+        return fail(
+            name,
+            "refused",
+            tested.why,
+            "`launcher plan RECIPE --script` shows the options; a directive of the profile is taken away with "
+            "KEY = false, for one run with --no-sbatch KEY",
+        )
+    return ok(name, "accepted (sbatch --test-only)")
+
+
+CHECKS = (slurm_check, munge_check, partition_check, nodes_check, accounts_check)
+"""Those that need nothing but the site's answers, in the order of the table."""

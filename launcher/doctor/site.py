@@ -1,0 +1,205 @@
+"""What Slurm and this machine say, asked once: everything that the login node's checks are made from."""
+
+import os
+import resource
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher.errors import CommandError, LauncherError, SlurmError
+from launcher.facts.world import World
+from launcher.plan.model import Plan
+from launcher.shell import Result, Shell
+from launcher.slurm import info
+from launcher.slurm.ask import ask
+from launcher.slurm.control import hostnames
+from launcher.slurm.nodes import Node, read_nodes
+from launcher.spec.cluster import Cluster
+from launcher.spec.request import Request
+
+_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a program printed, or why that is not known."""
+
+    text: str | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The answers. Where Slurm was silent, `silence` has its words and the rest is empty."""
+
+    cluster: Cluster
+    request: Request
+    world: World
+    silence: str | None = None
+    controllers: str = ""
+    release: tuple[int, ...] = ()
+    config: Mapping[str, str] = field(default_factory=dict)
+    groups: tuple[info.NodeGroup, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    mpi_types: tuple[str, ...] = ()
+    pyxis: bool | None = None
+    munge: Said = Said(None, "not asked")
+    associations: Said = Said(None, "not asked")
+    nodelist: tuple[str, ...] = ()
+    """The nodes that were asked for by name."""
+    memlock: int = -1
+    files: tuple[int, int] = (-1, -1)
+
+    @property
+    def has_slurm(self) -> bool:
+        """Whether the profile is of a cluster with Slurm."""
+        return self.cluster.scheduler == "slurm"
+
+    @property
+    def unknown(self) -> str | None:
+        """Why nothing can be said of Slurm; None where it answered."""
+        if not self.has_slurm:
+            return "the profile has no Slurm"
+        return None if self.silence is None else "Slurm did not answer"
+
+    @property
+    def partition(self) -> str | None:
+        """The partition that a run would go to: the request's, the profile's, Slurm's default."""
+        named = self.request.partition or self.cluster.partition or str(self.cluster.directives.get("partition") or "")
+        return named or next((group.partition for group in self.groups if group.default), None)
+
+    @property
+    def own_nodes(self) -> tuple[Node, ...]:
+        """Nodes of that partition; where some were asked for by name, those."""
+        own = (node for node in self.nodes if self.partition in node.partitions)
+        return tuple(node for node in own if not self.nodelist or node.name in self.nodelist)
+
+
+def look(cluster: Cluster, request: Request, world: World, shell: Shell) -> Site:
+    """Ask everything; never raises for what cannot be told."""
+    limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0], resource.getrlimit(resource.RLIMIT_NOFILE)
+    if cluster.scheduler != "slurm":
+        return Site(cluster, request, world, memlock=limits[0], files=limits[1])
+    try:
+        ping = ask(["scontrol", "ping"], shell)
+        config = info.settings(shell)
+        groups, nodes = info.node_groups(shell), read_nodes(shell)
+        release = info.version(shell)
+    except SlurmError as error:
+        return Site(cluster, request, world, silence=error.message, memlock=limits[0], files=limits[1])
+    return Site(
+        cluster,
+        request,
+        world,
+        controllers=f"{ping.stdout}{ping.stderr}",
+        release=release,
+        config=config,
+        groups=groups,
+        nodes=nodes,
+        mpi_types=_or(lambda: info.mpi_types(shell), ()),
+        pyxis=_or(lambda: info.has_pyxis(shell), None),
+        munge=_munge(config, shell),
+        associations=_associations(world.user, config, shell),
+        nodelist=_or(lambda: hostnames(str(request.nodelist), shell), ()) if request.nodelist else (),
+        memlock=limits[0],
+        files=limits[1],
+    )
+
+
+def _or[Thing](ask_for: Callable[[], Thing], otherwise: Thing) -> Thing:
+    try:
+        return ask_for()
+    except LauncherError:
+        return otherwise
+
+
+def _munge(config: Mapping[str, str], shell: Shell) -> Said:
+    """A credential made and read again, as each of Slurm's messages carries one."""
+    if config.get("AuthType") != "auth/munge":
+        return Said(None, f"Slurm proves identities by {config.get('AuthType', 'something else')}")
+    options = [
+        f"--socket={word.removeprefix('socket=')}"
+        for word in config.get("AuthInfo", "").split(",")
+        if word.startswith("socket=")
+    ]
+    made = said(["munge", "--no-input", *options], shell)
+    return made if made.text is None else said(["unmunge", *options], shell, text=made.text)
+
+
+def _associations(user: str, config: Mapping[str, str], shell: Shell) -> Said:
+    """Account, partition and QOS of each association of the user's, a line each."""
+    if config.get("AccountingStorageType", "").endswith("none"):
+        return Said(None, "this Slurm keeps no accounts")
+    argv = ["sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}"]
+    return said([*argv, "format=account,partition,qos"], shell)
+
+
+def said(
+    argv: list[str],
+    shell: Shell,
+    *,
+    text: str | None = None,
+    env: Mapping[str, str] | None = None,
+    good: tuple[int, ...] = (0,),
+) -> Said:
+    """What a program printed; None with its own words where it is missing or ended with an error."""
+    try:
+        result: Result = shell.run(argv, input=text, env=env, check=False, timeout_s=_TIMEOUT_S)
+    except CommandError as error:
+        return Said(None, error.message)
+    if result.status not in good:
+        words = (result.stderr.strip() or result.stdout.strip() or "it said nothing").splitlines()
+        return Said(None, f"{argv[0]} ended with status {result.status}: {words[-1]}")
+    return Said(result.stdout or result.stderr)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory, looked at and tried."""
+
+    path: Path
+    exists: bool
+    """Whether it is there; else `parent`, the nearest directory above it, was tried."""
+    parent: Path
+    kind: str
+    """Type of its file system (`nfs4`, `lustre`, `ext4`), empty where /proc does not tell."""
+    free: int | None = None
+    inodes: int | None = None
+    error: str | None = None
+    """Why nothing can be written there."""
+
+
+def look_at(path: Path, mounts: str) -> Place:
+    """Try a directory by making a file in it; `mounts` is /proc/self/mounts."""
+    parent = next((each for each in (path, *path.parents) if each.is_dir()), Path("/"))
+    kind = file_system(parent, mounts)
+    probe = parent / f".launcher-doctor.{os.getpid()}"
+    try:
+        there = os.statvfs(parent)
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        return Place(path, parent == path, parent, kind, error=error.strerror or str(error))
+    free = shutil.disk_usage(parent).free
+    return Place(path, parent == path, parent, kind, free, there.f_favail if there.f_files else None)
+
+
+def file_system(path: Path, mounts: str) -> str:
+    """Type of the file system that a directory lies on: the longest mount point above it, of several the last."""
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = fields[1].replace("\\040", " ")
+        if (path == Path(point) or Path(point) in path.resolve().parents or point == "/") and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind
+
+
+def test_submission(plan: Plan, script: str, env: Mapping[str, str], shell: Shell) -> Said:
+    """`sbatch --test-only` with the very script that a run would be submitted with."""
+    if plan.mode != "sbatch":
+        return Said(None, "nothing would be submitted here")
+    return said(["sbatch", "--test-only"], shell, text=script, env=env)
