@@ -133,8 +133,11 @@ def test_an_exception_of_the_caller_ends_the_programs() -> None:
 
 CALLER = textwrap.dedent(
     """
+    import signal
     import sys
     from launcher.shell import LocalShell
+
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests under nohup has it ignored
 
     def show(name, text):
         print(text, end="", flush=True)
