@@ -1,4 +1,4 @@
-"""A mixture of experts of the Qwen3-MoE shape, offline and small: two of eight experts for each token.
+"""Qwen3-MoE in miniature (8 experts), pretraining on 1 GPU, more, or none: two experts for each token, offline.
 
     launcher run recipes/qwen3_moe_pretrain.py model.expert_model_parallel_size=2
 

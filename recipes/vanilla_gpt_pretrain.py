@@ -1,4 +1,4 @@
-"""A GPT that trains anywhere, offline: mock data, no tokenizer files, small enough for a laptop's CPU.
+"""A GPT of any size, pretraining on 1 GPU, more, or none: mock data, no tokenizer files, fit for a laptop's CPU.
 
     launcher run recipes/vanilla_gpt_pretrain.py
     launcher run recipes/vanilla_gpt_pretrain.py model.num_layers=24 model.hidden_size=2048 \\

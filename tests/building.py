@@ -77,8 +77,10 @@ def plan(
     where: World | None = None,
     inside: Image | None = None,
     checked: dict[str, Any] | None = None,
+    answer: dict[str, Any] | None = None,
 ) -> Plan:
-    """A plan in `mode`; `changes` are overrides, `inside` is the image, `checked` what the recipe holds."""
+    """A plan in `mode`; `changes` are overrides, `inside` is the image, `checked` what the recipe holds by key and
+    `answer` all that a check tells of it."""
     return make.make_plan(
         make.Given(
             request=Request.model_validate({"recipe": "recipes/small.py", **(request or {})}),
@@ -92,5 +94,6 @@ def plan(
             image=inside,
             recipe_env=None if checked is None else {},
             recipe_values=checked or {},
+            resolved=answer,
         )
     )

@@ -32,7 +32,7 @@ def launcher(site: Path, directory: Path, *arguments: str) -> str:
 
 def test_what_ships_lies_under_the_package(site: Path) -> None:
     names = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
-    for path in ("templates", "recipes", "configs/clusters", "configs/schemas", "configs/models"):
+    for path in ("templates", "recipes", "configs/clusters", "configs/schemas", "configs/models", "configs/bridge"):
         for file in (ROOT / path).iterdir():
             if file.is_file():
                 assert f"launcher/share/{path}/{file.name}" in names

@@ -43,6 +43,8 @@ def checked(made: Planned, shell: Shell | None = None) -> Planned:
         raise CommandError(f"the configuration check ended with status {result.status}: {words[0]}")
     if not answer["ok"]:
         raise RequestError(answer["error"], where=answer.get("where"), hint=answer.get("hint"))
+    for text in answer.get("notes", ()):
+        say(f"note: {text}")
     for text in answer.get("warnings", ()):
         warn(text)
     resolved: dict[str, Any] = answer["resolved"]

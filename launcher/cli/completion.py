@@ -1,4 +1,4 @@
-"""What the shell's Tab offers besides verbs, options and files: profiles, runs, images, keys of the configuration."""
+"""What the shell's Tab offers besides verbs and options: profiles, runs, images, recipes, keys of the configuration."""
 
 import argparse
 import os
@@ -6,8 +6,9 @@ from typing import Any
 
 
 def complete(action: argparse.Action, what: str) -> None:
-    """Let argcomplete offer `clusters`, `runs`, `images`, or `keys` for an argument."""
-    action.completer = {"clusters": _clusters, "runs": _runs, "images": _images, "keys": _keys}[what]  # type: ignore[attr-defined]
+    """Let argcomplete offer `clusters`, `runs`, `images`, `recipes`, or `keys` for an argument."""
+    known = {"clusters": _clusters, "runs": _runs, "images": _images, "recipes": _recipes, "keys": _keys}
+    action.completer = known[what]  # type: ignore[attr-defined]
 
 
 def _clusters(**_: Any) -> list[str]:
@@ -29,6 +30,17 @@ def _images(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
 
     parsed_args.cluster = getattr(parsed_args, "cluster", None)
     return sorted(store_of(parsed_args).names())
+
+
+def _recipes(prefix: str, **_: Any) -> list[str]:
+    if prefix.startswith("bridge:"):
+        from launcher.facts.bridge_index import load_index
+
+        return [f"bridge:{name}" for name, one in load_index().recipes.items() if not one.elsewhere]
+    from argcomplete.completers import FilesCompleter
+
+    files: list[str] = FilesCompleter(("py", "toml"))(prefix)
+    return [*files, "bridge:"]
 
 
 def _keys(prefix: str, **_: Any) -> list[str]:

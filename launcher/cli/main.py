@@ -18,7 +18,7 @@ VERBS = {
     "image": "build, import, list, verify and clean up container images",
     "profiles": "show what a profiler has captured of a run, and where the time went",
     "page": "make one HTML page of a run: how it is doing, plots, what failed, profiles, plan",
-    "recipes": "list the recipes that ship with the launcher",
+    "recipes": "list the recipes that ship with the launcher, and Megatron Bridge's own",
     "clusters": "list cluster profiles, show one with its reasons, write a first one from this cluster",
     "doctor": "check the login node, and compute nodes in a job",
 }

@@ -14,7 +14,7 @@ _LISTS = ("mount", "env", "srun_arg", "default_mount")
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add RECIPE, KEY=VALUE and every option of a run."""
     add = parser.add_argument
-    add("recipe", metavar="RECIPE", nargs="?", help="path.py[:function], bridge:NAME, or job.toml")
+    complete(add("recipe", metavar="RECIPE", nargs="?", help="path.py[:function], bridge:NAME, or job.toml"), "recipes")
     complete(
         add("settings", metavar="KEY=VALUE", nargs="*", help="arguments of configure(), and Hydra overrides"), "keys"
     )

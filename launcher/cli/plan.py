@@ -88,6 +88,7 @@ def _lines(plan: Plan) -> list[str]:
         _row("parallel", parallel),
         *(_row("  placement", text) for text in plan.placement),
         *([_row("network", plan.network)] if plan.network else []),
+        *_memory_rows(plan),
         _row("image", str(plan.image or "none: the bare machine")),
         _row("python", plan.python),
         *(_row("  mount", f"{m.source} -> {m.target}{' (read-only)' if m.read_only else ''}") for m in plan.mounts),
@@ -114,6 +115,15 @@ def _lines(plan: Plan) -> list[str]:
     lines.append(_row("unchecked", "known only where the recipe runs (--check-config)"))
     lines += [f"    {text}" for text in plan.unchecked]
     return lines
+
+
+def _memory_rows(plan: Plan) -> list[str]:
+    if plan.memory is None:
+        return []
+    from launcher.plan.memory import lines
+
+    first, *rest = lines(plan.memory)
+    return [_row("memory", f"estimate: {first}"), *(_row("", text) for text in rest)]
 
 
 def _row(label: str, text: str) -> str:

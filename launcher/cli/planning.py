@@ -11,18 +11,23 @@ from launcher.cli.finding import find
 from launcher.cli.options import request_options
 from launcher.cli.profiling import own_code, place_of
 from launcher.errors import OverrideError, RecipeError, RequestError
+from launcher.facts.bridge_index import Indexed, installed_version, look_up
 from launcher.facts.code import code_files
 from launcher.facts.files import require_sources
 from launcher.facts.image import Image, look_at_image
-from launcher.facts.recipe import Recipe, RecipeFile, read_recipe
+from launcher.facts.recipe import BridgeRecipe, Recipe, RecipeFile, read_recipe
+from launcher.facts.training_files import TrainingFiles, look_at_files
 from launcher.facts.world import World, look
-from launcher.plan import container, make, place, profiling, settings
+from launcher.plan import container, indexed, make, overrides, place, preflight, profiling, settings
 from launcher.plan.capture import OPTIONS
 from launcher.plan.model import Plan
 from launcher.record import RunDirectory
 from launcher.spec.cluster import Cluster
 from launcher.spec.load import load_cluster, load_request
 from launcher.spec.request import Request
+
+_OF_TRAIN = ("global_batch_size", "micro_batch_size", "train_iters")
+"""Of what a check tells, the keys below `train`; the others are the model's."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
         fabric=cluster.fabric,
         resumed=resumed,
     )
+    checked = _checked_overrides(texts, request, recipe)
+    known = _indexed(recipe, request, cluster, image)
     given = make.Given(
         request=request,
         cluster=cluster,
@@ -68,10 +75,13 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
         mode=mode,
         recipe=recipe,
         arguments=arguments,
-        overrides=_checked_overrides(texts, request, recipe),
+        overrides=checked,
         code=tuple(sorted((*code_files(recipe, request.entrypoint, world.directory), *own_code(place_of_profiler)))),
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
+        recipe_env=indexed.env_of(known, checked),
+        recipe_values=indexed.values_of(known, checked),
+        indexed=known,
         image=image,
         profiling=place_of_profiler,
         use_viztracer=use_viztracer,
@@ -87,15 +97,44 @@ def _looked_at(text: str, cluster: Cluster, world: World) -> Image:
     return look_at_image(text, cluster=cluster, world=world, shell=LocalShell())
 
 
+def _indexed(recipe: Recipe, request: Request, cluster: Cluster, image: Image | None) -> Indexed | None:
+    """What is known of a Bridge recipe of the release that the job will find: the image's, or the one beside us."""
+    if not isinstance(recipe, BridgeRecipe) or request.entrypoint is not None:
+        return None
+    if image is not None:
+        return look_up(recipe.name, (image.packages or {}).get("megatron-bridge"))
+    return look_up(recipe.name, installed_version() if cluster.python is None else None)
+
+
 def with_recipe(made: Planned, resolved: Mapping[str, Any]) -> Planned:
     """The same plan, made again with what the checked configuration was seen to hold.
 
     Raises a RequestError where that cannot work here.
     """
-    values = {f"model.{name}": value for name, value in resolved.items() if not isinstance(value, dict)}
+    values = {
+        f"{'train' if name in _OF_TRAIN else 'model'}.{name}": value
+        for name, value in resolved.items()
+        if not isinstance(value, dict)
+    }
     env_vars = resolved.get("env_vars") or {}
-    given = dataclasses.replace(made.given, recipe_env=env_vars, recipe_values=values)
+    given = dataclasses.replace(
+        made.given,
+        recipe_env=env_vars,
+        recipe_values=values,
+        resolved=resolved,
+        indexed=None,
+        files=_files(made, resolved),
+    )
     return dataclasses.replace(made, plan=_plan(given, made.resumed), given=given)
+
+
+def _files(made: Planned, resolved: Mapping[str, Any]) -> TrainingFiles:
+    stated = overrides.known_values(made.given.overrides)
+    job = {variable.name: variable.value for variable in made.plan.environment if variable.value is not None}
+    # A checkpoint is loaded only where the user says so: the recipe's own default is a place of Bridge's.
+    load = stated.get("checkpoint.load") if made.request.load else None
+    environ = {**made.world.environ, **job}
+    return look_at_files(preflight.flattened(resolved), environ, load if isinstance(load, str) else None)
 
 
 def _plan(given: make.Given, resumed: RunDirectory | None) -> Plan:
@@ -170,8 +209,6 @@ def _require_code(run: RunDirectory, options: dict[str, Any]) -> None:
 
 
 def _checked_overrides(texts: tuple[str, ...], request: Request, recipe: Recipe) -> tuple[Any, ...]:
-    from launcher.plan import overrides
-
     if not texts:
         return ()
     # A program of another kind has keys of its own.

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from launcher.facts.bridge_index import Indexed
 from launcher.facts.image import Image
 from launcher.facts.recipe import Recipe
+from launcher.facts.training_files import TrainingFiles
 from launcher.facts.world import World
 from launcher.plan.capture import Place
 from launcher.plan.model import Mode
@@ -30,10 +32,17 @@ class Given:
     run_dir: str | None = None
     """Of a resumed run; a new one gets its own."""
     recipe_env: Mapping[str, str] | None = None
-    """The recipe's env_vars, where it was run to check the configuration. Set by step.sh, they spare each rank the
-    second start that it would need to make them count."""
+    """The recipe's env_vars, where it was run to check the configuration, or as the index has them. Set by step.sh,
+    they spare each rank the second start that it would need to make them count."""
     recipe_values: Mapping[str, Any] = field(default_factory=dict)
-    """Values of the checked configuration by key (`model.tensor_model_parallel_size`); empty where it was not run."""
+    """Values of the checked configuration by key (`model.tensor_model_parallel_size`), or those that the index has of a
+    Bridge recipe; else empty."""
+    indexed: Indexed | None = None
+    """What the index says of a Bridge recipe; None for other recipes, and where the configuration was checked."""
+    resolved: Mapping[str, Any] | None = None
+    """All that the check told of the configuration (launcher/runtime/check.py, resolved); None without one."""
+    files: TrainingFiles = field(default=TrainingFiles())
+    """What is there of the files that the configuration names; nothing where it was not checked."""
     profiling: Place = field(default=Place())
     """What is known of the place where a profiler is to work."""
     use_viztracer: bool | None = None

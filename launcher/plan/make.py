@@ -4,8 +4,21 @@ from pathlib import Path
 from typing import Any
 
 from launcher import __version__
+from launcher.errors import GeometryError
 from launcher.facts.recipe import BridgeRecipe
-from launcher.plan import container, environment, geometry, lint, network, paths, profiling, step, surroundings
+from launcher.plan import (
+    container,
+    environment,
+    foreseen,
+    geometry,
+    indexed,
+    lint,
+    network,
+    paths,
+    profiling,
+    step,
+    surroundings,
+)
 from launcher.plan.capture import Capture
 from launcher.plan.given import Given
 from launcher.plan.model import Geometry, Mount, Plan, Variable
@@ -22,6 +35,7 @@ def make_plan(given: Given) -> Plan:
     shape = _geometry(given, values)
     profiler = _profiler(given, values, shape)
     around = surroundings.decide(given, shape, values)
+    ahead = foreseen.look_ahead(given, shape)
     variables = _environment(given, around.variables)
     name = request.name or paths.name_of(given.recipe)
     run_dir = given.run_dir or paths.run_dir(given, name)
@@ -57,8 +71,9 @@ def make_plan(given: Given) -> Plan:
         argv=_argv(given, shape, texts, profiler),
         code=given.code,
         request=request.model_dump(mode="json", exclude_defaults=True, exclude={"resume"}),
-        unchecked=(*_unchecked(given, values), *around.unchecked, *(profiler.unchecked if profiler else ())),
-        warnings=(*_warnings(given, shape, variables, mounts), *around.warnings),
+        unchecked=(*_unchecked(given, values, ahead), *around.unchecked, *(profiler.unchecked if profiler else ())),
+        warnings=(*_warnings(given, shape, variables, mounts), *around.warnings, *ahead.warnings),
+        memory=ahead.memory,
     )
 
 
@@ -95,17 +110,22 @@ def _override_texts(given: Given, profiler: Capture | None) -> tuple[str, ...]:
 
 
 def _geometry(given: Given, values: dict[str, Any]) -> Geometry:
-    sizes = {short: values[key] for short, key in geometry.PARALLEL_KEYS.items() if isinstance(values.get(key), int)}
+    known = {**given.recipe_values, **values}
+    sizes = {short: known[key] for short, key in geometry.PARALLEL_KEYS.items() if isinstance(known.get(key), int)}
     local = given.mode == "local"
-    return geometry.decide(
-        nodes=given.request.nodes,
-        gpus_per_node=given.request.gpus_per_node,
-        profile_gpus_per_node=given.cluster.gpus_per_node,
-        # A batch job gets an allocation of its own, whatever this shell is in.
-        allocation=given.world.allocation if given.mode == "srun" else None,
-        machine_gpus=None if not local else 0 if given.cluster.device == "cpu" else given.world.gpus,
-        sizes=sizes,
-    )
+    try:
+        return geometry.decide(
+            nodes=given.request.nodes,
+            gpus_per_node=given.request.gpus_per_node,
+            profile_gpus_per_node=given.cluster.gpus_per_node,
+            # A batch job gets an allocation of its own, whatever this shell is in.
+            allocation=given.world.allocation if given.mode == "srun" else None,
+            machine_gpus=None if not local else 0 if given.cluster.device == "cpu" else given.world.gpus,
+            sizes=sizes,
+        )
+    except GeometryError as error:
+        error.hint = indexed.with_source(error.hint, given.indexed)
+        raise
 
 
 def _argv(given: Given, shape: Geometry, overrides: tuple[str, ...], profiler: Capture | None) -> dict[str, Any]:
@@ -129,13 +149,16 @@ def _argv(given: Given, shape: Geometry, overrides: tuple[str, ...], profiler: C
     }
 
 
-def _unchecked(given: Given, values: dict[str, Any]) -> tuple[str, ...]:
+def _unchecked(given: Given, values: dict[str, Any], ahead: foreseen.Foreseen) -> tuple[str, ...]:
     image = given.image.unchecked if given.image else ()
+    if given.indexed is not None and given.indexed.recipe is not None:
+        known = {**given.recipe_values, **values}
+        return (*image, *indexed.unchecked(given.indexed, known), *ahead.unchecked)
     if given.recipe_env is not None:
-        return image
+        return (*image, *ahead.unchecked)
     stated = [key for key in geometry.PARALLEL_KEYS.values() if key not in values]
     recipe = (*(f"{key}: the recipe decides" for key in stated), "the recipe's env_vars", "the recipe's own values")
-    return (*image, *recipe)
+    return (*image, *recipe, *ahead.unchecked)
 
 
 def _warnings(
@@ -157,6 +180,7 @@ def _warnings(
             f"the allocation has fewer CPUs than the {shape.ranks_per_node} ranks of a node, so they share them: "
             f"salloc --exclusive or --ntasks-per-node={shape.ranks_per_node} gives each its own"
         )
+    found += indexed.warnings(given.indexed)
     found += lint.warnings(variables, lint.Place(given.cluster, shape.nodes))
     if given.image:
         found += [*given.image.warnings, *container.mount_warnings(mounts, given.image)]

@@ -149,6 +149,8 @@ class Plan:
     unchecked: tuple[str, ...]
     """What only running the recipe can tell."""
     warnings: tuple[str, ...]
+    memory: dict[str, Any] | None = None
+    """The estimate of launcher/plan/memory in bytes; None where nothing was checked, or no formula fits."""
 
     @property
     def world_size(self) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..shared import values
-from . import refusal, sizes
+from . import facts_of_config, notes, refusal, sizes
 from .errors import UserError
 
 _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
@@ -83,7 +83,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
         check_profiler(config, profiler, "cpu" if on_cpu else "gpu")
     checked = validate(config, world_size, request["overrides"])
-    return {"ok": True, "resolved": resolved(checked.config), "warnings": list(checked.warnings)}
+    told = {"notes": list(notes.take()), "warnings": list(checked.warnings)}
+    return {"ok": True, "resolved": resolved(checked.config), **told}
 
 
 _DISPATCHER = ("moe_token_dispatcher_type", "moe_flex_dispatcher_backend", "moe_enable_deepep")
@@ -100,6 +101,7 @@ def resolved(config: Any) -> dict[str, Any]:
         "seq_length": getattr(config.model, "seq_length", None),
         **{name: getattr(model, name, None) for name in _DISPATCHER},
         "env_vars": {name: str(value) for name, value in getattr(config, "env_vars", {}).items()},
+        "config": facts_of_config.facts(config, model),
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..shared import values
 from . import arguments as _arguments
+from . import hub, versions
 from .errors import UserError
 
 
@@ -22,7 +23,13 @@ def load(recipe: Mapping[str, str], arguments: Mapping[str, str], base: Path) ->
 
     `recipe` is {"path", "function"}, the path relative to `base`, or {"bridge": NAME}; `arguments` are raw strings by
     name. Raises UserError, one sentence for each thing that can be wrong; `where` is the place in the user's own file.
+    Functions of Bridge find the architectures that ship (hub.py) and take the keywords of older releases (versions.py).
     """
+    with hub.architectures(), versions.old_keywords():
+        return _load(recipe, arguments, base)
+
+
+def _load(recipe: Mapping[str, str], arguments: Mapping[str, str], base: Path) -> Any:
     if "bridge" in recipe:
         name = recipe["bridge"]
         function, where, home = _bridge_function(name), f"bridge:{name}", None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Optional
 
-from . import backend, environment, paths, record
+from . import backend, environment, notes, paths, record
 from .errors import UserError
 from .events import Events, Timeline
 from .rank import Rank
@@ -91,7 +91,7 @@ def read_request(rank: Rank) -> dict[str, Any]:
 
 def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: float) -> tuple[Any, str]:
     """The configuration to train with, and the device; may start this process anew, once (see environment.py)."""
-    from . import check, overrides, recipe
+    from . import check, overrides, recipe, versions
 
     settings, keys = request["settings"], paths.overridden(request["overrides"])
     device = backend.select(settings.get("device", "auto"))
@@ -103,7 +103,7 @@ def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: 
     config = overrides.apply(config, request["overrides"])
     # The override env_vars.NAME= is the user's as well, and stronger than --env.
     user_env = [name for name in settings.get("user_env", ()) if not paths.is_overridden(f"env_vars.{name}", keys)]
-    environment.apply(environment.wanted(config.env_vars, user_env, os.environ), device)
+    environment.apply(environment.wanted(versions.env_vars(config), user_env, os.environ), device)
     timeline.event("imports", time.time() - started, device=device)
     if rank.rank == 0:
         environment.write_environment(rank.attempt_dir / "environment.json", os.environ)
@@ -113,9 +113,10 @@ def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: 
     paths.stop_on_signal(config, keys)
     paths.choose_checkpoint(config, rank, keys, bool(settings.get("load", False)))
     checked = check.validate(config, rank.world_size, request["overrides"])
+    told = notes.take()
     if rank.rank == 0:
-        for warning in checked.warnings:
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        for text in (*(f"note: {one}" for one in told), *(f"warning: {one}" for one in checked.warnings)):
+            print(text, file=sys.stderr, flush=True)
     return config, device
 
 
@@ -146,16 +147,26 @@ def profiled(job: Job, settings: dict[str, Any], device: str) -> Optional[Any]:
 
 
 def train(job: Job, device: str, timeline: Timeline) -> None:
-    """Bridge's own pretrain(), with this launcher's callbacks."""
+    """Bridge's own pretrain(), or finetune() where weights are given to start from, with this launcher's callbacks."""
     from megatron.bridge.training import pretrain as bridge
     from megatron.bridge.training.gpt_step import forward_step
 
+    from . import versions
+
+    versions.require_callbacks(bridge.pretrain)
     job.events = Events(job.rank, device, timeline)
     bridge.logger.addFilter(_not_a_clean_stop)
     callbacks = job.events.manager(job.config)
     if job.window is not None:
         job.window.attach(callbacks)
-    bridge.pretrain(job.config, forward_step, callbacks=callbacks)
+    config: Any = job.config
+    if config.checkpoint.pretrained_checkpoint is None:
+        bridge.pretrain(config, forward_step, callbacks=callbacks)
+    else:
+        # The same loop, which refuses to begin where the weights are not found.
+        from megatron.bridge.training.finetune import finetune
+
+        finetune(config, forward_step, callbacks=callbacks)
 
 
 @contextlib.contextmanager

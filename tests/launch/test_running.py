@@ -235,6 +235,7 @@ def test_srun_sh_runs_a_recipe_in_an_allocation(user: User) -> None:
         ("launcher run --cluster lo", ["local"]),
         ("launcher run small.py train.train_it", ["train.train_iters="]),
         ("launcher run small.py profil", ["profiling."]),
+        ("launcher run bridge:vanilla_gpt_pretrain_1", ["bridge:vanilla_gpt_pretrain_1gpu_h100_bf16_config"]),
     ],
 )
 def test_completion(alone: User, line: str, offered: list[str]) -> None:

@@ -248,7 +248,7 @@ def test_the_checked_recipe_decides_it_and_people_read_it(capsys: pytest.Capture
     recipe |= {"model.moe_token_dispatcher_type": "alltoall"}
     run = plan(profile=cluster(**RACK, fabric="infiniband"), request={"nodes": 16}, checked=recipe)
     assert dict(run.directives)["segment"] == "8"
-    assert run.unchecked == ()
+    assert run.unchecked == ("memory: the recipe decides",)
     show(run, as_json=False, with_scripts=False)
     shown = capsys.readouterr().out
     assert "placement  EP 32: 2 groups of 32 ranks, on nodes 0-7, nodes 8-15" in shown

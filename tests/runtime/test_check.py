@@ -88,7 +88,9 @@ def test_check_config_answers_on_stdout_alone(tmp_path: Path) -> None:
     assert "from python" in stderr and "from below" in stderr
     resolved = answer["resolved"]
     assert resolved.pop("env_vars")["SEEN"] == "80"
-    resolved.pop("config", None)  # the dimensions for the memory estimate have tests of their own
+    config = resolved.pop("config")
+    assert (config["model"]["num_layers"], config["model"]["hidden_size"]) == (4, 128)
+    assert config["scheduler"]["lr_decay_iters"] == 30
     assert resolved == {
         "tensor_model_parallel_size": 2,
         "pipeline_model_parallel_size": 2,

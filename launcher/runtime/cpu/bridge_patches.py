@@ -10,6 +10,7 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
+from . import assumed_te
 from .patch import Patch
 
 OF = "megatron-bridge 0.6.2"
@@ -114,6 +115,36 @@ def _makefile_missing() -> bool:
     return not importlib.import_module("pathlib").Path(directory, "Makefile").exists()
 
 
+def _adapters_on_local_layers() -> None:
+    from megatron.bridge.peft import utils
+
+    utils.HAVE_TE = False
+
+
+def _adapters_fit() -> bool:
+    from megatron.bridge.peft import utils
+
+    return isinstance(utils.HAVE_TE, bool)
+
+
+def _stand_ins_taken_for_te() -> bool:
+    from megatron.bridge.peft import utils
+
+    return utils.HAVE_TE and assumed_te.is_absent()
+
+
+def _validate_for_gpus() -> None:
+    from megatron.bridge.training import config
+
+    config.runtime_config_update = assumed_te.wrap(config.runtime_config_update)
+
+
+def _validation_fits() -> bool:
+    from megatron.bridge.training import config
+
+    return list(inspect.signature(config.runtime_config_update).parameters) == ["cfg"]
+
+
 BEFORE_IMPORT = (
     Patch(
         "LoRA without Transformer Engine",
@@ -152,5 +183,21 @@ PATCHES = (
         _helpers_are_built,
         fits=_helpers_fit,
         needed=_makefile_missing,
+    ),
+    Patch(
+        "a configuration for GPUs is validated as where they are",
+        "megatron-bridge 0.6.2, megatron-core 0.19.2",
+        "runtime_config_update() refuses fused kernels that are not installed where it is asked",
+        _validate_for_gpus,
+        fits=_validation_fits,
+        needed=assumed_te.is_absent,
+    ),
+    Patch(
+        "adapters on local layers",
+        "megatron-bridge 0.6.2, megatron-core 0.19.2",
+        "peft/utils.py takes megatron-core's stand-ins for Transformer Engine's layers to be types",
+        _adapters_on_local_layers,
+        fits=_adapters_fit,
+        needed=_stand_ins_taken_for_te,
     ),
 )

@@ -1,0 +1,116 @@
+"""Files that a training configuration names: what of them is there, seen from the submitting side."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_ITERATION = re.compile(r"iter_(\d+)")
+_NUMBER = re.compile(r"^  ([a-z_]+): (\d+)\s*$")
+_DATA_ENDINGS = (".bin", ".idx")
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """The newest checkpoint of a directory: its iteration, and the integers of its run_config.yaml below `model`."""
+
+    directory: str
+    iteration: int
+    model: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """What was found; every tuple holds a key of the configuration with the path or name that it gives."""
+
+    missing: tuple[tuple[str, str], ...] = ()
+    """Paths that are not there, as far as this machine can see."""
+    uncached: tuple[tuple[str, str], ...] = ()
+    """Names of the Hugging Face hub that its cache here does not hold."""
+    offline: bool = False
+    """Whether the job is told not to ask the hub."""
+    loads: SavedModel | None = None
+
+
+def look_at_files(values: Mapping[str, Any], environ: Mapping[str, str], load: str | None) -> TrainingFiles:
+    """Look at tokenizer, data and the checkpoint directory `load`; nothing is opened but a run_config.yaml."""
+    missing, uncached = [], []
+    for key, text in _paths(values):
+        if _is_hub_name(key, text, values):
+            if not _cached(text, environ):
+                uncached.append((key, text))
+        elif not _is_there(text):
+            missing.append((key, text))
+    offline = any(environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in _OFFLINE)
+    return TrainingFiles(tuple(missing), tuple(uncached), offline, saved_model(Path(load)) if load else None)
+
+
+def saved_model(directory: Path) -> SavedModel | None:
+    """The newest iteration of `directory`, which may be an iteration's own; None where there is none to be seen."""
+    try:
+        found = [directory, *directory.iterdir()] if directory.is_dir() else []
+    except OSError:
+        return None
+    steps = [(int(match[1]), path) for path in found if (match := _ITERATION.fullmatch(path.name)) and path.is_dir()]
+    if not steps:
+        return None
+    iteration, newest = max(steps)
+    return SavedModel(str(newest), iteration, _model_numbers(newest / "run_config.yaml"))
+
+
+def _model_numbers(path: Path) -> dict[str, int]:
+    """Integers directly below `model:`; an unreadable file has none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    found, inside = {}, False
+    for line in lines:
+        if line and not line[0].isspace():
+            inside = line.startswith("model:")
+        elif inside and (match := _NUMBER.match(line)):
+            found[match[1]] = int(match[2])
+    return found
+
+
+def _paths(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for key in ("tokenizer.tokenizer_model", "dataset.dataset_root", "dataset.path"):
+        if isinstance(values.get(key), str) and values[key]:
+            yield key, values[key]
+    for key in ("dataset.blend", "dataset.data_path"):
+        for text in _strings(values.get(key)):
+            yield key, text
+
+
+def _strings(value: Any) -> Iterable[str]:
+    """Paths of a blend: `[paths, weights]`, or a list or text in which weights stand between the paths."""
+    if isinstance(value, str):
+        value = value.split()
+    for one in value if isinstance(value, list) else []:
+        if isinstance(one, list):
+            yield from _strings(one)
+        elif isinstance(one, str) and not re.fullmatch(r"[0-9.eE+-]+", one):
+            yield one
+
+
+def _is_hub_name(key: str, text: str, values: Mapping[str, Any]) -> bool:
+    """`owner/name` of a tokenizer from the hub: no path, and nothing of that name here."""
+    hub = key == "tokenizer.tokenizer_model" and values.get("tokenizer.tokenizer_type") == "HuggingFaceTokenizer"
+    return hub and bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text)) and not Path(text).exists()
+
+
+def _cached(name: str, environ: Mapping[str, str]) -> bool:
+    cache = environ.get("XDG_CACHE_HOME") or f"{environ.get('HOME', '~')}/.cache"
+    home = environ.get("HF_HOME") or f"{cache}/huggingface"
+    hub = environ.get("HF_HUB_CACHE") or f"{home}/hub"
+    return (Path(hub) / f"models--{name.replace('/', '--')}" / "snapshots").is_dir()
+
+
+def _is_there(text: str) -> bool:
+    """A file or directory; for Megatron's data the prefix of two files. What has a scheme cannot be looked at."""
+    if "://" in text:
+        return True
+    path = Path(text)
+    return path.exists() or all(path.with_name(path.name + ending).exists() for ending in _DATA_ENDINGS)

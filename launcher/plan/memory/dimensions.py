@@ -1,0 +1,263 @@
+"""The sizes that an estimate is made from, read once from a checked configuration, and why some cannot be estimated."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_SPECS_OF_ONE_LAYER = (
+    *("default_layer_spec", "transformer_engine_layer_spec", "transformer_engine_full_layer_spec", "local_layer_spec"),
+    "modelopt_transformer_layer_spec",
+)
+"""Functions of Bridge's models/gpt_provider.py that give one layer for all."""
+
+
+class NotEstimatedError(Exception):
+    """The configuration is of a kind that the formulas do not know; the text says which."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Widths of the attention, in numbers of values for one token."""
+
+    heads: int
+    groups: int
+    """Key-value heads; equal to `heads` without grouped queries."""
+    channels: int
+    """Width of one head."""
+    qk_norm: bool
+    bias: bool
+    output_gate: bool
+    fused: bool
+    """Whether scores stay on the chip (flash or cuDNN attention), rather than in memory."""
+    dropout: bool
+    latent: "Latent | None"
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Multi-latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): low-rank queries, keys and values."""
+
+    q_rank: int | None
+    kv_rank: int
+    qk_dim: int
+    rope_dim: int
+    v_dim: int
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The mixture: `number` experts of width `ffn`, `topk` for each token, and shared ones of width `shared`."""
+
+    number: int
+    ffn: int
+    topk: int
+    shared: int
+    shared_gate: bool
+    layers: tuple[bool, ...]
+    """For each layer whether it is a mixture."""
+
+
+@dataclass(frozen=True)
+class Recompute:
+    """Which activations are computed again in the backward pass."""
+
+    granularity: str | None
+    method: str | None
+    layers: int
+    modules: frozenset[str]
+    distributed: bool
+    """Whether saved inputs are spread over tensor-parallel ranks."""
+
+    def of(self, module: str) -> bool:
+        """Whether selective recomputation drops what `module` leaves."""
+        return self.granularity == "selective" and module in self.modules
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Sizes of the groups."""
+
+    world: int
+    tp: int
+    pp: int
+    cp: int
+    ep: int
+    etp: int
+    vp: int
+    sequence: bool
+    """Whether what TP does not split is split along the sequence (Korthikanti et al. 2022)."""
+
+    @property
+    def dp(self) -> int:
+        """Ranks that hold the same part of the model, without context parallelism."""
+        return self.world // (self.tp * self.pp * self.cp)
+
+    @property
+    def expert_dp(self) -> int:
+        """Ranks that hold the same experts."""
+        return max(1, self.world // (self.etp * self.ep * self.pp))
+
+    @property
+    def spread(self) -> int:
+        """By how much the sequence is split between TP regions."""
+        return self.tp if self.sequence else 1
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Everything together; `width` is the bytes of an activation value."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    gated: bool
+    vocabulary: int
+    tied: bool
+    norm_vectors: int
+    """Vectors of a norm: 1 for RMSNorm, 2 for LayerNorm."""
+    linear_bias: bool
+    fused_activation: bool
+    positions: int
+    """Rows of a learned position embedding; 0 with rotary positions."""
+    dropout: bool
+    attention: Attention
+    experts: Experts | None
+    mtp: int
+    recompute: Recompute
+    parallel: Parallel
+    sequence: int
+    micro_batch: int
+    microbatches: int
+    width: int
+    fused_loss: str | None
+    accumulation_fusion: bool
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a micro-batch on one context-parallel rank."""
+        return self.sequence * self.micro_batch // self.parallel.cp
+
+
+def read(resolved: Mapping[str, Any], world: int) -> Dimensions:
+    """The sizes of a checked configuration. Raises NotEstimatedError with the reason."""
+    config = resolved.get("config")
+    if not isinstance(config, Mapping):
+        raise NotEstimatedError("the check did not tell the model's sizes")
+    model = config["model"]
+    _require_known_kind(model)
+    parallel = _parallel(model, world)
+    micro, batch = resolved.get("micro_batch_size") or 1, resolved.get("global_batch_size") or 1
+    recompute = Recompute(
+        granularity=model["recompute_granularity"],
+        method=model["recompute_method"],
+        layers=model["recompute_num_layers"] or 1,
+        modules=frozenset(model["recompute_modules"] or ()),
+        distributed=bool(model["distribute_saved_activations"]),
+    )
+    return Dimensions(
+        layers=model["num_layers"],
+        hidden=model["hidden_size"],
+        ffn=model["ffn_hidden_size"] or 4 * model["hidden_size"],
+        gated=bool(model["gated_linear_unit"]),
+        vocabulary=model["padded_vocab_size"],
+        tied=bool(model["share_embeddings_and_output_weights"]),
+        norm_vectors=1 if model["normalization"] == "RMSNorm" else 2,
+        linear_bias=bool(model["add_bias_linear"]),
+        fused_activation=model["bias_activation_fusion"] is not False,
+        positions=model["seq_length"] if model["position_embedding_type"] == "learned_absolute" else 0,
+        dropout=bool(model["hidden_dropout"]),
+        attention=_attention(model),
+        experts=_experts(model),
+        mtp=model["mtp_num_layers"] or 0,
+        recompute=recompute,
+        parallel=parallel,
+        sequence=model["seq_length"],
+        micro_batch=micro,
+        microbatches=max(1, batch // (micro * parallel.dp)),
+        width=2 if model["bf16"] or model["fp16"] else 4,
+        fused_loss=model["cross_entropy_fusion_impl"] if model["cross_entropy_loss_fusion"] else None,
+        accumulation_fusion=bool(model["gradient_accumulation_fusion"]),
+    )
+
+
+def _require_known_kind(model: Mapping[str, Any]) -> None:
+    classes = model["classes"]
+    if not {"GPTModelProvider", "GPTModelConfig"} & set(classes):
+        raise NotEstimatedError(f"{classes[0]} is no GPT of megatron-core, and its layers are not known here")
+    unknown = {
+        "experimental_attention_variant": "attention of a kind that is not counted",
+        "moe_latent_size": "latent experts are not counted",
+    }
+    for name, reason in unknown.items():
+        if model.get(name) is not None:
+            raise NotEstimatedError(f"model.{name}={model[name]}: {reason}")
+    if model["padded_vocab_size"] is None:
+        raise NotEstimatedError("the vocabulary is known only when the tokenizer is loaded")
+    missing = [name for name in ("num_layers", "hidden_size", "num_attention_heads", "seq_length") if not model[name]]
+    if missing:
+        raise NotEstimatedError(f"model.{missing[0]} is not set")
+
+
+def _parallel(model: Mapping[str, Any], world: int) -> Parallel:
+    tp = model["tensor_model_parallel_size"] or 1
+    return Parallel(
+        world=world,
+        tp=tp,
+        pp=model["pipeline_model_parallel_size"] or 1,
+        cp=model["context_parallel_size"] or 1,
+        ep=model["expert_model_parallel_size"] or 1,
+        etp=model["expert_tensor_parallel_size"] or tp,
+        vp=model["virtual_pipeline_model_parallel_size"] or 1,
+        sequence=bool(model["sequence_parallel"]) and tp > 1,
+    )
+
+
+def _attention(model: Mapping[str, Any]) -> Attention:
+    heads = model["num_attention_heads"]
+    latent = None
+    if model["multi_latent_attention"]:
+        latent = Latent(
+            q_rank=model["q_lora_rank"],
+            kv_rank=model["kv_lora_rank"],
+            qk_dim=model["qk_head_dim"],
+            rope_dim=model["qk_pos_emb_head_dim"],
+            v_dim=model["v_head_dim"],
+        )
+    return Attention(
+        heads=heads,
+        groups=model["num_query_groups"] or heads,
+        channels=model["kv_channels"] or model["hidden_size"] // heads,
+        qk_norm=bool(model["qk_layernorm"]),
+        bias=bool(model["add_bias_linear"] or model["add_qkv_bias"]),
+        output_gate=bool(model["attention_output_gate"]),
+        fused=model["transformer_impl"] != "local" and model["attention_backend"] not in ("unfused", "local"),
+        dropout=bool(model["attention_dropout"]),
+        latent=latent,
+    )
+
+
+def alike_layers(model: Mapping[str, Any]) -> bool:
+    """Whether the model is built of one kind of layer, as Bridge's gpt_provider.py does by itself: moe_layer_freq then
+    counts for nothing."""
+    return model.get("layer_spec") in _SPECS_OF_ONE_LAYER
+
+
+def _experts(model: Mapping[str, Any]) -> Experts | None:
+    number = model["num_moe_experts"]
+    if not number:
+        return None
+    frequency, count = model["moe_layer_freq"], model["num_layers"]
+    if alike_layers(model):
+        layers = (True,) * count
+    elif isinstance(frequency, list):
+        layers = tuple(bool(one) for one in frequency)
+    else:
+        layers = tuple(index % (frequency or 1) == 0 for index in range(count))
+    return Experts(
+        number=number,
+        ffn=model["moe_ffn_hidden_size"] or model["ffn_hidden_size"],
+        topk=model["moe_router_topk"],
+        shared=model["moe_shared_expert_intermediate_size"] or 0,
+        shared_gate=bool(model["moe_shared_expert_gate"]),
+        layers=layers,
+    )

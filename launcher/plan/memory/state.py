@@ -1,0 +1,84 @@
+"""Bytes for each parameter: weight, gradient, optimizer state.
+
+As Megatron-LM's theoretical_memory_usage.py counts them: 2 + 4 + 12 with bf16 weights, fp32 gradients and Adam, of
+which the distributed optimizer spreads the 12 over the ranks that hold the same parameters
+(core/optimizer/distrib_optimizer.py; ZeRO stage 1, Rajbhandari et al. 2019, arXiv 1910.02054). The precision-aware
+optimizer has types of its own (core/optimizer/optimizer_config.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2, "uint8": 1, "float8_e4m3fn": 1}
+_SGD_STATES = 1
+_ADAM_STATES = 2
+
+
+@dataclass(frozen=True)
+class PerParameter:
+    """Bytes of one parameter on one rank; `optimizer` before it is spread."""
+
+    weight: int
+    gradient: int
+    optimizer: float
+    spread_optimizer: bool
+    spread_gradient: bool
+    spread_weight: bool
+    instances: int
+
+    def optimizer_on(self, ranks: int) -> float:
+        """Optimizer bytes where `ranks` hold the same parameter."""
+        return self.optimizer / max(1, ranks // self.instances) if self.spread_optimizer else self.optimizer
+
+    def gradient_on(self, ranks: int) -> float:
+        """Gradient bytes there."""
+        return self.gradient / ranks if self.spread_gradient else self.gradient
+
+    def weight_on(self, ranks: int) -> float:
+        """Weight bytes there."""
+        return self.weight / ranks if self.spread_weight else self.weight
+
+
+def per_parameter(config: Mapping[str, Any]) -> PerParameter:
+    """What a checked configuration spends on each parameter that is trained."""
+    model, ddp, optimizer = config["model"], config["ddp"] or {}, config["optimizer"] or {}
+    mixed = bool(model["bf16"] or model["fp16"])
+    width = 2 if mixed else 4
+    gradient = 4 if ddp.get("grad_reduce_in_fp32") or not mixed else 2
+    fsdp = ddp.get("data_parallel_sharding_strategy") if ddp.get("use_megatron_fsdp") else None
+    kept = 1.0 - _offloaded(optimizer)
+    return PerParameter(
+        # Quantised linear layers keep a row-wise and a column-wise copy of one byte each beside their bf16 weight;
+        # where 8-bit weights are the parameters themselves, there are only those.
+        weight=width + (2 if model["fp8"] and not model["fp8_param"] else 0),
+        gradient=gradient,
+        optimizer=kept * _optimizer(optimizer, mixed=mixed, bf16=bool(model["bf16"])),
+        spread_optimizer=bool(
+            ddp.get("use_distributed_optimizer")
+            or optimizer.get("use_distributed_optimizer")
+            or fsdp not in (None, "no_shard")
+        ),
+        spread_gradient=fsdp in ("optim_grads", "optim_grads_params"),
+        spread_weight=fsdp == "optim_grads_params",
+        instances=ddp.get("num_distributed_optimizer_instances") or 1,
+    )
+
+
+def _optimizer(optimizer: Mapping[str, Any], *, mixed: bool, bf16: bool) -> int:
+    states = _SGD_STATES if str(optimizer.get("optimizer")) in ("sgd", "lion") else _ADAM_STATES
+    if not optimizer.get("use_precision_aware_optimizer"):
+        return 4 * states + (4 if mixed else 0)
+    main = _BYTES.get(str(optimizer.get("main_params_dtype")), 4)
+    if not mixed:
+        main = 0
+    elif main == 4 and bf16 and optimizer.get("store_param_remainders"):
+        # The other 16 bits of the fp32 value are the bf16 weight itself.
+        main = 2
+    return main + sum(
+        _BYTES.get(str(optimizer.get(name)), 4) for name in ("exp_avg_dtype", "exp_avg_sq_dtype")[:states]
+    )
+
+
+def _offloaded(optimizer: Mapping[str, Any]) -> float:
+    return float(optimizer.get("optimizer_offload_fraction") or 0.0) if optimizer.get("optimizer_cpu_offload") else 0.0

@@ -1,0 +1,128 @@
+"""What a plan's preflight and memory estimate read of a validated configuration: plain JSON values, by section.
+
+One table says which fields; one that a release or a class of Bridge lacks is null in the answer. Nothing is computed
+here except what only Megatron's own objects know: the spread of layers over pipeline stages, the vocabulary that the
+model will have, the names of classes.
+"""
+
+import enum
+import math
+from pathlib import PurePath
+from typing import Any, Optional
+
+FIELDS = {
+    "model": (
+        *("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels"),
+        *("gated_linear_unit", "share_embeddings_and_output_weights", "normalization", "qk_layernorm"),
+        *("add_bias_linear", "add_qkv_bias", "attention_output_gate", "position_embedding_type", "hidden_dropout"),
+        *("attention_dropout", "seq_length", "max_position_embeddings", "transformer_impl", "attention_backend"),
+        *("num_moe_experts", "moe_ffn_hidden_size", "moe_router_topk", "moe_layer_freq", "moe_grouped_gemm"),
+        *("moe_shared_expert_intermediate_size", "moe_shared_expert_gate", "moe_expert_capacity_factor"),
+        *("moe_token_dispatcher_type", "moe_router_enable_expert_bias", "moe_latent_size"),
+        *("multi_latent_attention", "q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim"),
+        *("mtp_num_layers", "experimental_attention_variant"),
+        *("recompute_granularity", "recompute_method", "recompute_num_layers", "recompute_modules"),
+        *("distribute_saved_activations", "cpu_offloading", "cpu_offloading_num_layers"),
+        *("fine_grained_activation_offloading", "cuda_graph_impl", "cuda_graph_scope", "cuda_graph_modules"),
+        *("bf16", "fp16", "fp8", "fp8_recipe", "fp8_param", "fp4", "fp4_recipe", "fp4_param", "params_dtype"),
+        *("tensor_model_parallel_size", "pipeline_model_parallel_size", "virtual_pipeline_model_parallel_size"),
+        *("context_parallel_size", "expert_model_parallel_size", "expert_tensor_parallel_size", "sequence_parallel"),
+        *("microbatch_group_size_per_vp_stage", "num_layers_in_first_pipeline_stage", "cp_comm_type"),
+        *("num_layers_in_last_pipeline_stage", "account_for_embedding_in_pipeline_split"),
+        *("account_for_loss_in_pipeline_split", "cross_entropy_loss_fusion", "cross_entropy_fusion_impl"),
+        *("gradient_accumulation_fusion", "bias_activation_fusion", "make_vocab_size_divisible_by"),
+    ),
+    "train": ("train_iters", "train_samples", "global_batch_size", "micro_batch_size", "rampup_batch_size"),
+    "validation": ("eval_iters", "eval_interval", "eval_global_batch_size"),
+    "scheduler": ("lr_warmup_iters", "lr_warmup_samples", "lr_warmup_fraction", "lr_decay_iters", "lr_decay_style"),
+    "optimizer": (
+        *("optimizer", "lr", "min_lr", "use_distributed_optimizer", "use_precision_aware_optimizer"),
+        *("store_param_remainders", "main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype"),
+        *("optimizer_cpu_offload", "optimizer_offload_fraction"),
+    ),
+    "ddp": (
+        *("use_distributed_optimizer", "grad_reduce_in_fp32", "overlap_grad_reduce", "overlap_param_gather"),
+        *("use_megatron_fsdp", "data_parallel_sharding_strategy", "fp8_param_gather"),
+        "num_distributed_optimizer_instances",
+    ),
+    "checkpoint": (
+        *("save", "load", "pretrained_checkpoint", "save_interval", "finetune", "async_save", "ckpt_format"),
+        "load_optim",
+    ),
+    "dataset": (
+        *("blend", "blend_per_split", "data_path", "dataset_root", "dataset_name", "path_to_cache", "path"),
+        *("seq_length", "split"),
+    ),
+    "tokenizer": ("tokenizer_type", "tokenizer_model", "vocab_size", "vocab_file", "merge_file"),
+    "peft": ("dim", "target_modules"),
+}
+"""Which fields are read, by section of the configuration."""
+
+
+def facts(config: Any, transformer: Any) -> dict[str, Any]:
+    """The values by section; `transformer` is the part of the model's configuration with its sizes."""
+    found: dict[str, Any] = {}
+    for section, names in FIELDS.items():
+        holder = getattr(config, section, None)
+        found[section] = None if holder is None else {name: _plain(_read(holder, transformer, name)) for name in names}
+        if holder is not None and section in ("model", "dataset", "peft"):
+            found[section]["classes"] = [cls.__name__ for cls in type(holder).__mro__ if cls is not object]
+    model = found["model"]
+    model["padded_vocab_size"] = _vocabulary(config, model)
+    model["pipeline_layout"] = _layout(transformer)
+    model["layer_spec"] = _name(getattr(config.model, "transformer_layer_spec", None))
+    return found
+
+
+def _read(section: Any, transformer: Any, name: str) -> Any:
+    """A field of `section`; of a model that keeps its sizes one level deeper, from there."""
+    own = getattr(section, name, None)
+    deeper = getattr(section, "transformer", None)
+    return getattr(transformer, name, None) if own is None and deeper is transformer else own
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON has it: data types and enumerations by name, anything else that is no scalar by its class."""
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum)):
+        return value
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    text = str(value)
+    return text[len("torch.") :] if text.startswith("torch.") else type(value).__name__
+
+
+def _vocabulary(config: Any, model: "dict[str, Any]") -> Optional[int]:
+    """Rows of the embedding over all tensor-parallel ranks, as Bridge's setup.py and gpt_provider.py decide it.
+
+    A size that the model states counts as it is, unless it asks for padding; else it is the tokenizer's, padded to a
+    multiple of `make_vocab_size_divisible_by` x TP. None where only loading a tokenizer would tell.
+    """
+    tokenizer = getattr(config, "tokenizer", None)
+    stated = getattr(config.model, "vocab_size", None)
+    padded = bool(getattr(config.model, "should_pad_vocab", False))
+    if stated is None or getattr(tokenizer, "use_tokenizer_vocab_size", False):
+        stated, padded = getattr(tokenizer, "vocab_size", None), True
+    if not isinstance(stated, int):
+        return None
+    multiple = (model["make_vocab_size_divisible_by"] or 1) * (model["tensor_model_parallel_size"] or 1)
+    return math.ceil(stated / multiple) * multiple if padded else stated
+
+
+def _name(function: Any) -> Optional[str]:
+    """The name of a function, also of one with some arguments given (functools.partial)."""
+    name = getattr(getattr(function, "func", function), "__name__", None)
+    return name if isinstance(name, str) else None
+
+
+def _layout(transformer: Any) -> "Optional[list[list[list[str]]]]":
+    """By pipeline rank and virtual stage the names of what is there, where the recipe lays it out itself."""
+    layout = getattr(getattr(transformer, "pipeline_model_parallel_layout", None), "layout", None)
+    if not isinstance(layout, list):
+        return None
+    return [[[kind.name for kind in chunk] for chunk in rank] for rank in layout]

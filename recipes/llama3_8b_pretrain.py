@@ -1,0 +1,27 @@
+"""Llama 3 8B, pretraining on 8 GPUs (1 node): Bridge's own recipe, random weights, mock data, offline.
+
+launcher submit recipes/llama3_8b_pretrain.py --nodes 1 --gpus-per-node 8
+launcher submit recipes/llama3_8b_pretrain.py --nodes 4 --gpus-per-node 8 train.global_batch_size=128
+"""
+
+from megatron.bridge.recipes.llama.llama3 import llama3_8b_pretrain_config
+from megatron.bridge.training.config import ConfigContainer
+
+
+def configure() -> ConfigContainer:
+    """Samples of 8192 tokens; each layer on two GPUs (TP=2), which leaves room for them without recomputing."""
+    cfg = llama3_8b_pretrain_config()
+    cfg.model.tensor_model_parallel_size = 2
+    cfg.model.sequence_parallel = True
+    cfg.model.context_parallel_size = 1
+    # Mock data with as many token ids as the model has, so that the output layer has its real size.
+    cfg.tokenizer.vocab_size = cfg.model.vocab_size
+    # Its kernel is part of APEX, which few images have.
+    cfg.model.gradient_accumulation_fusion = False
+    cfg.train.train_iters = 100
+    cfg.train.global_batch_size = 32
+    cfg.scheduler.lr_warmup_iters = 10
+    cfg.validation.eval_iters = 0
+    cfg.logger.log_interval = 1
+    cfg.logger.log_throughput = True
+    return cfg

@@ -1,0 +1,274 @@
+#!/usr/bin/env python3
+"""Write the index of Megatron Bridge's recipes to configs/bridge/recipes-<version>.json.
+
+Every recipe that `bridge:NAME` takes is run once, on CPU and without network (tools/hub_standins.py answers for the
+hub), and what it decided is noted: parallel sizes, batch sizes, precision, environment. What only the model's published
+architecture says is not in the index, unless the recipe gives it. With --check nothing is written: a difference is
+printed and the exit status is 1.
+"""
+
+import argparse
+import ast
+import difflib
+import importlib
+import importlib.metadata
+import inspect
+import json
+import logging
+import os
+import pkgutil
+import re
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(_ROOT))
+
+from tools import absent_modules, hub_standins  # noqa: E402 - from the checkout that this file lies in
+
+KEYS = {
+    "tp": "model.tensor_model_parallel_size",
+    "pp": "model.pipeline_model_parallel_size",
+    "vp": "model.virtual_pipeline_model_parallel_size",
+    "cp": "model.context_parallel_size",
+    "ep": "model.expert_model_parallel_size",
+    "etp": "model.expert_tensor_parallel_size",
+    "sp": "model.sequence_parallel",
+    "mbs": "train.micro_batch_size",
+    "gbs": "train.global_batch_size",
+    "iters": "train.train_iters",
+    "seq": "model.seq_length",
+    "dispatcher": "model.moe_token_dispatcher_type",
+    "backend": "model.moe_flex_dispatcher_backend",
+    "deepep": "model.moe_enable_deepep",
+    "layers": "model.num_layers",
+    "experts": "model.num_moe_experts",
+}
+"""Short names of the file, with the keys of the configuration that they stand for."""
+_DEFAULTS_COUNT = ("tp", "pp", "vp", "cp", "ep", "etp", "sp")
+"""No published architecture says these: where the recipe does not, Bridge's own defaults hold."""
+_OF_CPU = "0.6.2"
+"""The release that launcher/runtime/cpu is written for."""
+
+_RECIPE = re.compile(r"[a-z]\w*_config(_\w+)?")
+_NAME = re.compile(
+    r"(?P<model>\w+?)_(?P<task>pretrain|sft|peft|finetune)"
+    r"(?:_(?P<gpus>[0-9]+)gpu_(?P<hardware>[a-z]+[0-9]+)_(?P<precision>[a-z]+[0-9]+[a-z]*))?(?:_\w+)?_config(?:_\w+)?"
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Generate or compare; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare with the committed file instead of writing it")
+    parser.add_argument("--directory", type=Path, default=_ROOT / "configs" / "bridge", help="where the file lies")
+    options = parser.parse_args(arguments)
+    index = generate()
+    path = options.directory / f"recipes-{index['bridge']}.json"
+    text = render(index)
+    if not options.check:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        failed = sum("not_run" in entry for entry in index["recipes"].values())
+        print(f"{path}: {len(index['recipes'])} recipes, {failed} of them could not be run")
+        return 0
+    committed = path.read_text(encoding="utf-8") if path.exists() else ""
+    difference = list(
+        difflib.unified_diff(committed.splitlines(), text.splitlines(), str(path), "generated", lineterm="", n=0)
+    )
+    print("\n".join(difference) if difference else f"{path}: as generated")
+    return 1 if difference else 0
+
+
+def generate() -> dict[str, Any]:
+    """The index of the installed Megatron Bridge; imports it, on CPU where there is no GPU."""
+    os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    version = importlib.metadata.version("megatron-bridge")
+    _make_importable(version)
+    logging.disable(logging.WARNING)
+    found, shadowed = _functions()
+    entries = {name: _entry(name, function, found) for name, function in found.items()} | _elsewhere(found)
+    return {
+        "bridge": version,
+        "keys": KEYS,
+        "shadowed": shadowed,
+        "recipes": dict(sorted(entries.items())),
+    }
+
+
+def render(index: dict[str, Any]) -> str:
+    """JSON with one recipe on a line, so that a change of version reads well as a diff."""
+    lines = [
+        f"  {json.dumps(name)}: {json.dumps(entry, separators=(',', ':'))}" for name, entry in index["recipes"].items()
+    ]
+    head = [f" {json.dumps(name)}: {json.dumps(index[name])}," for name in ("bridge", "keys", "shadowed")]
+    return "\n".join(["{", *head, ' "recipes": {', ",\n".join(lines), " }", "}", ""])
+
+
+def _make_importable(version: str) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    if version == _OF_CPU:
+        from launcher.runtime import cpu
+
+        cpu.enable()
+    else:
+        absent_modules.install()
+        # Until 0.3 recipes of experts ask which GPU is there; they were written for this one.
+        torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(name="NVIDIA H100", major=9, minor=0)
+
+
+def _functions() -> tuple[dict[str, Callable[..., Any]], list[str]]:
+    """All recipes by the name that `bridge:` takes, and those of perf_recipes that a recipe of that name hides."""
+    found = _of_module(importlib.import_module("megatron.bridge.recipes"))
+    shadowed = []
+    for module in _perf_modules():
+        for name, function in _of_module(module).items():
+            if found.setdefault(name, function) is not function:
+                shadowed.append(name)
+    return found, sorted(shadowed)
+
+
+def _elsewhere(found: dict[str, Callable[..., Any]]) -> dict[str, Any]:
+    """Entries of recipes that the package has without naming them, so that only their own module gives them."""
+    package = importlib.import_module("megatron.bridge.recipes")
+    (root,) = package.__path__
+    entries: dict[str, Any] = {}
+    # By files: a directory without __init__.py is no package to pkgutil, and yet can be imported.
+    for path in sorted(Path(root).rglob("*.py")):
+        module = ".".join((package.__name__, *path.relative_to(root).with_suffix("").parts))
+        if path.name == "__init__.py" or ".utils." in module:
+            continue
+        names = [one.name for one in ast.parse(path.read_bytes()).body if isinstance(one, ast.FunctionDef)]
+        names = [name for name in names if name not in found and _RECIPE.fullmatch(name) and _NAME.fullmatch(name)]
+        entries |= {name: {**_entry_from(name, module), "elsewhere": True} for name in names}
+    return entries
+
+
+def _entry_from(name: str, module: str) -> dict[str, Any]:
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a module whose own dependencies are not installed
+        return {**described(name, module), "not_run": f"{module} cannot be imported: {_reason(error)}"}
+    return _entry(name, function, {})
+
+
+def _of_module(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    return {
+        name: value for name, value in vars(module).items() if inspect.isfunction(value) and _RECIPE.fullmatch(name)
+    }
+
+
+def _perf_modules() -> list[ModuleType]:
+    """The performance recipes are a package of packages since 0.6, absent before."""
+    try:
+        perf = importlib.import_module("megatron.bridge.perf_recipes")
+    except ImportError:
+        return []
+    packages = [one.name for one in pkgutil.iter_modules(perf.__path__, f"{perf.__name__}.") if one.ispkg]
+    return [importlib.import_module(name) for name in sorted(packages)]
+
+
+def _entry(name: str, function: Callable[..., Any], found: dict[str, Callable[..., Any]]) -> dict[str, Any]:
+    """What one recipe says of itself by name and place, and what it decides; of an alias, whose it is."""
+    own = function.__name__
+    if own != name and found.get(own) is function:
+        return {"alias_of": own}
+    parameters = list(inspect.signature(function).parameters)
+    return {**described(name, function.__module__), **_without_none({"parameters": parameters}), **_decided(function)}
+
+
+def described(name: str, module: str) -> dict[str, Any]:
+    """What name and place say."""
+    package, family = module.removeprefix("megatron.bridge.").split(".")[:2]
+    matched = _NAME.fullmatch(name)
+    said = matched.groupdict() if matched else {}
+    gpus = said.get("gpus")
+    return _without_none(
+        {
+            "module": module,
+            "package": package,
+            "family": family,
+            "model": said.get("model"),
+            "task": {"finetune": "sft"}.get(said.get("task") or "", said.get("task")),
+            "gpus": int(gpus) if gpus else None,
+            "hardware": said.get("hardware"),
+            "precision": said.get("precision"),
+        }
+    )
+
+
+def _decided(function: Callable[..., Any]) -> dict[str, Any]:
+    hub = hub_standins.Hub()
+    try:
+        with hub_standins.offline(hub):
+            config = function()
+    except Exception as error:
+        return _without_none({"not_run": _reason(error), "asks_hub": sorted(hub.asked)})
+    return _without_none(
+        {
+            **_values(config),
+            "mixed_precision": _precision(config.mixed_precision),
+            "env": {key: str(value) for key, value in sorted((getattr(config, "env_vars", None) or {}).items())},
+            "asks_hub": sorted(hub.asked),
+            "tokenizer": _tokenizer(config),
+        }
+    )
+
+
+def _reason(error: Exception) -> str:
+    """One line, without where Python's packages lie on this machine."""
+    text = re.sub(r"/\S*/site-packages/", "", str(error).strip().partition("\n")[0])
+    return f"{type(error).__name__}: {text}"[:200]
+
+
+def _values(config: Any) -> dict[str, Any]:
+    model = config.model
+    stated = vars(model)["stated"] if hub_standins.is_standin(model) else None
+    values = {}
+    for short, key in KEYS.items():
+        section, _, name = key.partition(".")
+        known = section != "model" or stated is None or name in stated or short in _DEFAULTS_COUNT
+        value = getattr(getattr(config, section), name, None) if known else None
+        values[short] = value if isinstance(value, (bool, int, str)) else None
+    if values["seq"] is None:
+        values["seq"] = getattr(config.dataset, "seq_length", None)
+    if values["dispatcher"] != "flex":
+        values["backend"] = None  # Bridge's default, or one that waits to be switched on: nothing uses it
+    values["layers"] = values["layers"] or None
+    return values
+
+
+def _precision(value: Any) -> str | None:
+    """The name that Bridge has for it, else what it computes in."""
+    if value is None or isinstance(value, str):
+        return value
+    from megatron.bridge.training.mixed_precision import MIXED_PRECISION_RECIPES
+
+    for name, make in MIXED_PRECISION_RECIPES.items():
+        if "-" not in name and make() == value:
+            return str(name)
+    base = "bf16" if value.bf16 else "fp16" if value.fp16 else "fp32"
+    low = f"fp8 {value.fp8_recipe}" if value.fp8 else "fp4" if getattr(value, "fp4", None) else None
+    return f"{base} with {low}" if low else base
+
+
+def _tokenizer(config: Any) -> str | None:
+    """The hub's name of a tokenizer that the run itself will load."""
+    tokenizer = config.tokenizer
+    wanted = getattr(tokenizer, "tokenizer_type", None) == "HuggingFaceTokenizer"
+    return str(tokenizer.tokenizer_model) if wanted and tokenizer.tokenizer_model else None
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None and value not in ([], {})}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
