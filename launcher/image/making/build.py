@@ -63,6 +63,8 @@ def build(request: BuildRequest, store: Store, shell: Shell, report: Report) -> 
         if building.finished is not None:
             return Made(building.finished, True, time.monotonic() - begin)
         entry = _build(request, recipe, engine, compression, name, building, shell, report)
+    # What a killed build started may have gone on for a few seconds, beside this one.
+    containers.remove_abandoned(engine, shell)
     return Made(entry, False, time.monotonic() - begin)
 
 

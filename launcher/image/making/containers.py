@@ -5,7 +5,8 @@ steps of a Dockerfile. An interrupted `podman build` leaves the latter behind un
 build adds a host name to the /etc/hosts of its steps, which is kept with the container (`buildah.json`) and not in
 the image.
 
-Both names hold who made them: what a launcher left that was killed, the next one on this machine removes.
+Both names hold who made them: what a launcher left that was killed, the next one on this machine removes. A container
+that was killed before its buildah.json was written says nothing of whose it is, and stays.
 """
 
 import contextlib
