@@ -2,22 +2,9 @@
 
 import os
 import socket
-from pathlib import Path
 from typing import Any
 
-
-def stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the third (state) on, see proc(5); None if there is no such process."""
-    try:
-        # The second field is the program's name in parentheses, which may hold anything.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-
-
-def start_ticks(fields: list[str]) -> int:
-    """When a process was started, in clock ticks since boot (field 22)."""
-    return int(fields[19])
+from launcher.shared.proc import start_ticks, stat
 
 
 def is_alive(pid: int, started: int | None) -> bool:

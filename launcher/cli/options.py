@@ -47,6 +47,16 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
     add("--mount", metavar="SRC[:DST[:ro]]", action="append", help="mount a directory into the container; repeatable")
     add("--env", metavar="NAME[=VALUE]", action="append", help="set a variable, or pass this shell's on; repeatable")
+    _add_run(parser)
+    _add_profiling(parser)
+    slurm = parser.add_argument_group("Slurm")
+    add = slurm.add_argument
+    add("--sbatch", metavar="KEY[=VALUE]", action="append", default=[], help="add an option of sbatch; repeatable")
+    add("--no-sbatch", metavar="KEY", action="append", default=[], help="remove one that would be given; repeatable")
+    add("--srun-arg", metavar="ARG", action="append", help="add an argument of srun, as --srun-arg=--label; repeatable")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("the run")
     add = run.add_argument
     add("--name", metavar="NAME", help="the run's name (default: the recipe's)")
@@ -60,12 +70,6 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--entrypoint", metavar="FILE", help="a program of the same contract in place of entrypoint.py")
     add("--default-image", help=argparse.SUPPRESS)
     add("--default-mount", action="append", help=argparse.SUPPRESS)
-    _add_profiling(parser)
-    slurm = parser.add_argument_group("Slurm")
-    add = slurm.add_argument
-    add("--sbatch", metavar="KEY[=VALUE]", action="append", default=[], help="add an option of sbatch; repeatable")
-    add("--no-sbatch", metavar="KEY", action="append", default=[], help="remove one that would be given; repeatable")
-    add("--srun-arg", metavar="ARG", action="append", help="add an argument of srun, as --srun-arg=--label; repeatable")
 
 
 def _add_profiling(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.cli.printing import coloured, print_json, say
+from launcher.columns import aligned
 from launcher.facts.bridge_index import Index, IndexedRecipe, load_index
 from launcher.resources import resource
 
@@ -73,14 +74,11 @@ def selected(
 
 def table(recipes: Iterable[IndexedRecipe], aliases: dict[str, list[str]]) -> list[str]:
     """Lines in columns; the last one has what a recipe is called besides, or why nothing is known of it."""
-    rows = [(_row(one), _remark(one, aliases)) for one in recipes]
-    widths = [max(len(cells[column]) for cells in (_HEAD, *(row for row, _ in rows))) for column in range(len(_HEAD))]
-    head = "  ".join(text.ljust(width) for text, width in zip(_HEAD, widths, strict=True)).rstrip()
-    lines = [coloured(head, "bold", sys.stdout)]
-    for cells, remark in rows:
-        text = "  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True))
-        lines.append(f"{text}  {coloured(remark, 'dim', sys.stdout)}" if remark else text.rstrip())
-    return lines
+    remarks = [(one, _remark(one, aliases)) for one in recipes]
+    # The last column: what colours add to its width is nobody's.
+    rows = [(*_row(one), coloured(remark, "dim", sys.stdout) if remark else "") for one, remark in remarks]
+    head, *lines = aligned([(*_HEAD, ""), *rows])
+    return [coloured(head, "bold", sys.stdout), *lines]
 
 
 def _row(one: IndexedRecipe) -> tuple[str, ...]:

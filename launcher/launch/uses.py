@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from launcher.errors import DiskError, ImageError
 from launcher.facts.world import World
 from launcher.plan.model import Plan
-from launcher.processes import start_ticks, stat
+from launcher.shared.proc import start_ticks, stat
 
 if TYPE_CHECKING:
     from launcher.image.storage.store import Store

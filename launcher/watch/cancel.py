@@ -9,8 +9,8 @@ from pathlib import Path
 
 from launcher.errors import OutsideError, RequestError
 from launcher.launch.wait import request_stop
-from launcher.processes import stat
 from launcher.record import RunDirectory
+from launcher.shared.proc import stat
 from launcher.shell import Shell
 from launcher.slurm import control
 from launcher.watch.facts import Start

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from launcher.columns import aligned
 from launcher.slurm.queue import Answer
 from launcher.watch.figures import clock
 from launcher.watch.status import Phase, RunStatus
@@ -76,11 +77,7 @@ def write_table(statuses: Sequence[RunStatus], stream: TextIO, now: float) -> No
     """A table on a terminal; elsewhere lines with two spaces between columns, nothing cut off."""
     rows = [row(status, now) for status in statuses]
     if not stream.isatty():
-        lines = [_COLUMNS, *rows]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
-        for line in lines:
-            padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-            stream.write("  ".join(padded).rstrip() + "\n")
+        stream.writelines(f"{line}\n" for line in aligned([_COLUMNS, *rows]))
         return
     from rich.console import Console
     from rich.table import Table

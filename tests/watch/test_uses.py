@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from launcher.image.storage.uses import Use
-from launcher.processes import start_ticks, stat
+from launcher.shared.proc import start_ticks, stat
 from launcher.shell import Recorder, Result
 from launcher.watch.uses import liveness
 from tests.watch.making import BEGIN, make_attempt, make_run, submitted

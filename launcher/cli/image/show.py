@@ -9,6 +9,7 @@ from launcher.cli.completion import complete
 from launcher.cli.image.place import add_cluster, cluster_of
 from launcher.cli.printing import coloured, print_json, say
 from launcher.cli.reporting import size
+from launcher.columns import aligned
 
 if TYPE_CHECKING:
     from launcher.image.manifest import Manifest
@@ -57,10 +58,8 @@ def run_list(parsed: argparse.Namespace) -> int:
         return 0
     rows = [_row(entry, len(_uses(store, entry))) for entry in entries]
     header = ("NAME", "DIGEST", "SIZE", "ARCHITECTURE", "CREATED", "RUNS", "FROM")
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        print(coloured(line, "bold", sys.stdout) if row is header else line)
+    head, *lines = aligned([header, *rows])
+    print("\n".join([coloured(head, "bold", sys.stdout), *lines]))
     say(coloured(str(store.root), "dim"))
     return 0
 

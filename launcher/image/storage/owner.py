@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher import processes
+from launcher.shared import proc
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ NOBODY = Owner("", "", "", 0, 0, "")
 
 def _start_ticks(pid: int) -> int | None:
     """When the process was started; -1 for a zombie, which has ended; None where it cannot be read."""
-    fields = processes.stat(pid)
+    fields = proc.stat(pid)
     if fields is None:
         return None
-    return -1 if fields[0] in "ZX" else processes.start_ticks(fields)
+    return -1 if fields[0] in "ZX" else proc.start_ticks(fields)
 
 
 def _user() -> str:

@@ -29,6 +29,7 @@ from launcher.runtime.network.parse import Selected, advance
 from launcher.runtime.network.tail import NoFileError, Tail
 from launcher.runtime.rank import Rank, read_rank
 from launcher.runtime.record import rank_file, write_end
+from launcher.shared import proc
 
 TIMEOUT_S = 15 * 60.0
 """How long to wait for the first communicators: models are built and checkpoints loaded before some of them."""
@@ -151,10 +152,8 @@ def place_of_this_process() -> Place:
 
 def start_ticks(pid: int) -> Optional[int]:
     """When a process was started, in the kernel's clock ticks; None if it cannot be told."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
+    fields = proc.stat(pid)
+    return proc.start_ticks(fields) if fields else None
 
 
 def main(arguments: list[str]) -> int:

@@ -6,19 +6,18 @@ program has ended, nsys gets a time limit. Then the report is exported to SQLite
 status of 0 and a file that exists prove nothing. What came of it is in `profiles/STEM.nsys.json`.
 """
 
-import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run as a file, in the run's code/
 
 from launcher.runtime.profiling import nsys_command, nsys_report
 from launcher.runtime.profiling.processes import Supervised, adopt_orphans
+from launcher.runtime.record import write_json
 from launcher.shared.profiles import find_nsys, read_object, stem
 
 _FINISH_TIMEOUT_S = 900
@@ -69,7 +68,7 @@ def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int
         **nsys_report.examine(found, report, limit_s=limit_s, ended=supervised.ended, after_s=limit_s),
         "seconds": time.monotonic() - started,
     }
-    write(record, content)
+    write_json(record, content)
     return rank_status(attempt_dir, rank, status)
 
 
@@ -94,17 +93,10 @@ def refuse(attempt_dir: Path, rank: int, record: Path, message: str) -> int:
         "cause": "user",
     }
     if not record.exists():
-        write(record, {"version": 1, "rank": rank, "file": None, "why": message})
-    write(attempt_dir / "ranks" / f"{rank:04d}.json", end)
+        write_json(record, {"version": 1, "rank": rank, "file": None, "why": message})
+    write_json(attempt_dir / "ranks" / f"{rank:04d}.json", end)
     print(f"error: rank {rank}: {message}", file=sys.stderr, flush=True)
     return _CANNOT_START
-
-
-def write(path: Path, content: Mapping[str, Any]) -> None:
-    """All of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from launcher.shared.proc import stat
+
 _LOOK_S = 0.2
 _KILL_AFTER_S = 10.0
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
@@ -134,9 +136,6 @@ def _runs(pid: int) -> bool:
 
 
 def _stat(pid: int) -> "Optional[tuple[str, int]]":
-    """State and parent of a process; None if it is gone. The name before them may hold spaces and brackets."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return fields[0], int(fields[1])
-    except (OSError, IndexError, ValueError):
-        return None
+    """State and parent of a process; None if it is gone."""
+    fields = stat(pid)
+    return (fields[0], int(fields[1])) if fields else None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
+from launcher.columns import aligned
 from launcher.errors import LauncherError, RequestError
 from launcher.shell import Shell
 from launcher.watch.profiles import tables
@@ -124,7 +125,4 @@ def _write(stream: TextIO, columns: tuple[str, ...], rows: Sequence[tuple[str, .
             table.add_row(*map(Text, cells))
         Console(file=stream).print(table)
         return
-    lines = [columns, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
-    for line in lines:
-        stream.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
+    stream.writelines(f"{line}\n" for line in aligned([columns, *rows]))
