@@ -111,10 +111,22 @@ def status_of(
     ]
     answer = ask_jobs(asked, shell, clock=clock) if asked else Answer({}, clock())
     statuses = []
-    for each, (job, silence) in zip(facts, found, strict=True):
+    for run, each, (job, silence) in zip(runs, facts, found, strict=True):
         said = answer if silence is None else replace(answer, unreachable=silence)
-        statuses.append(judge(each, answer.jobs.get(job or ""), said))
+        known = answer.jobs.get(job or "")
+        statuses.append(judge(_ended_meanwhile(run, each, known), known, said))
     return statuses, answer
+
+
+def _ended_meanwhile(run: RunDirectory, facts: RunFacts, job: Job | None) -> RunFacts:
+    """The facts, read again where Slurm says that the job is over and they hold no verdict yet.
+
+    They were read before Slurm was asked; a job writes its verdict before it ends, so by now it is there if there is one.
+    """
+    if facts.result or job is None or not job.terminal:
+        return facts
+    again = read(run)
+    return again if again.start == facts.start else facts
 
 
 def judge(facts: RunFacts, job: Job | None, answer: Answer) -> RunStatus:

@@ -186,6 +186,18 @@ def test_many_runs_cost_one_question(tmp_path: Path) -> None:
     assert len(to_json(statuses, answer)["runs"]) == 30
 
 
+def test_a_job_that_ends_while_slurm_is_asked_keeps_its_verdict(run: RunDirectory) -> None:
+    """Files are read first; what the job wrote between that and Slurm's answer counts."""
+
+    def squeue(argv: Sequence[str]) -> Result:
+        make_attempt(run, metrics=METRICS, result=FAILED)
+        return Result(tuple(argv), 0, f"12|12|FAILED|{int(NOW)}|N/A|{int(NOW)}|n1|NonZeroExitCode\n", "")
+
+    (status,), _ = status_of([run], Recorder({"squeue": squeue}), clock=lambda: NOW)
+    assert (status.phase, status.detail) == (Phase.FAILED, "rank 1: ValueError: bad | iteration 2/20, loss 8")
+    assert status.to_dict()["first_failing_rank"] == FAILED["first_failing_rank"]
+
+
 # ---- runs of this machine
 
 
