@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from launcher.cli.printing import coloured
+from launcher.shared.units import bytes_text
 
 if TYPE_CHECKING:
     from launcher.image.making.report import Unit
@@ -77,21 +78,11 @@ class TerminalReport:
         self.stream.flush()
 
 
-def size(count: int) -> str:
-    """Bytes for people, by powers of 1024."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
 def _numbers(done: int, total: int | None, unit: "Unit") -> str:
     if unit == "%":
         return f"{done} %"
     if unit == "B":
-        return size(done) if total is None else f"{size(done)} of {size(total)}"
+        return bytes_text(done) if total is None else f"{bytes_text(done)} of {bytes_text(total)}"
     return f"{done} files" if total is None else f"{done} of {total} files"
 
 

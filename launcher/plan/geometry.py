@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from launcher.errors import GeometryError
 from launcher.facts.world import Allocation
 from launcher.plan.model import Geometry
+from launcher.shared import batches
 
 PARALLEL_KEYS = {
     "tp": "model.tensor_model_parallel_size",
@@ -83,14 +84,10 @@ def _check_division(geometry: Geometry, sizes: Mapping[str, int]) -> None:
         # Bridge sets ETP to TP unless told otherwise, and to 1 in its MoE recipes: only a stated one is counted.
         _divides(geometry, shape, ("etp", "ep", "pp"), (sizes.get("etp", 1), sizes.get("ep", 1), pp))
     if {"tp", "pp", "cp", "mbs", "gbs"} <= set(sizes):
-        data_parallel = geometry.world_size // (tp * pp * cp)
-        step = sizes["mbs"] * data_parallel
-        if sizes["gbs"] % step:
-            raise GeometryError(
-                f"train.global_batch_size={sizes['gbs']} is no multiple of micro-batch size {sizes['mbs']} x "
-                f"data-parallel size {data_parallel} = {step} ({shape})",
-                hint=f"Use a global batch size of {max(1, sizes['gbs'] // step) * step}.",
-            )
+        wrong = batches.misfit(sizes["gbs"], sizes["mbs"], geometry.world_size // (tp * pp * cp))
+        if wrong is not None:
+            text, hint = wrong
+            raise GeometryError(f"{text} ({shape})", hint=f"{hint[0].upper()}{hint[1:]}.")
 
 
 def _divides(geometry: Geometry, shape: str, names: tuple[str, ...], values: tuple[int, ...]) -> None:

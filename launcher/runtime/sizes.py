@@ -6,6 +6,7 @@ itself knows only some of them; the others end a job after all its processes hav
 
 from typing import Any
 
+from ..shared import batches
 from .errors import UserError
 
 PARALLEL = (
@@ -45,9 +46,27 @@ def check(config: Any, world_size: int) -> None:
             f"{world_size} ranks cannot be divided by TP {tp} x PP {pp} x CP {cp} = {tp * pp * cp}",
             hint="change model.tensor_model_parallel_size and its siblings, or the number of nodes",
         )
-    _experts(model, world_size, tp, pp, ep)
+    _experts(model, world_size, pp, ep)
     _batches(config, world_size // (tp * pp * cp))
     _lengths(config, cp)
+
+
+def check_split_of_experts(config: Any, final: Any, world_size: int) -> None:
+    """The same of experts, once Bridge has settled how their weights are split (`final`) where `config` leaves it open.
+
+    Bridge 0.6 splits them by EP alone then; 0.3 leaves it to megatron-core, which splits them by TP as all other weights.
+    """
+    model, settled = transformer(config), transformer(final)
+    if getattr(settled, "num_moe_experts", None) is None or getattr(model, "expert_tensor_parallel_size", None):
+        return
+    pp, ep = (_size(settled, name) for name in PARALLEL[1::2])
+    etp = getattr(settled, "expert_tensor_parallel_size", None) or 1
+    if world_size % (etp * ep * pp):
+        raise UserError(
+            f"{world_size} ranks cannot be divided by ETP {etp} x EP {ep} x PP {pp} = {etp * ep * pp}; this Megatron "
+            f"Bridge splits experts by TP too (ETP {etp}) where model.expert_tensor_parallel_size is not set",
+            hint=f"set model.expert_tensor_parallel_size=1, or use a multiple of {etp * ep * pp} ranks",
+        )
 
 
 def _size(section: Any, name: str, prefix: str = "model", least: int = 1) -> int:
@@ -78,7 +97,7 @@ def _shape(model: Any) -> None:
         )
 
 
-def _experts(model: Any, world_size: int, tp: int, pp: int, ep: int) -> None:
+def _experts(model: Any, world_size: int, pp: int, ep: int) -> None:
     experts = getattr(model, "num_moe_experts", None)
     if experts is None:
         if ep > 1:
@@ -87,7 +106,7 @@ def _experts(model: Any, world_size: int, tp: int, pp: int, ep: int) -> None:
                 hint="set model.expert_model_parallel_size=1",
             )
         return
-    etp = getattr(model, "expert_tensor_parallel_size", None) or (1 if ep > 1 else tp)
+    etp = getattr(model, "expert_tensor_parallel_size", None) or 1  # left open: see check_split_of_experts
     if world_size % (etp * ep * pp):
         raise UserError(
             f"{world_size} ranks cannot be divided by ETP {etp} x EP {ep} x PP {pp} = {etp * ep * pp}",
@@ -105,13 +124,9 @@ def _batches(config: Any, data_parallel: int) -> None:
     if config.train.train_iters is not None:
         _size(config.train, "train_iters", "train", least=0)
     micro, batch = _size(config.train, "micro_batch_size", "train"), _size(config.train, "global_batch_size", "train")
-    step = micro * data_parallel
-    if batch % step:
-        raise UserError(
-            f"train.global_batch_size={batch} is no multiple of micro-batch size {micro} x data-parallel size "
-            f"{data_parallel} = {step}",
-            hint=f"use a global batch size of {max(1, batch // step) * step}",
-        )
+    wrong = batches.misfit(batch, micro, data_parallel)
+    if wrong is not None:
+        raise UserError(wrong[0], hint=wrong[1])
 
 
 def _lengths(config: Any, cp: int) -> None:

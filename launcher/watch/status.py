@@ -121,7 +121,7 @@ def status_of(
 def _ended_meanwhile(run: RunDirectory, facts: RunFacts, job: Job | None) -> RunFacts:
     """The facts, read again where Slurm says that the job is over and they hold no verdict yet.
 
-    They were read before Slurm was asked; a job writes its verdict before it ends, so by now it is there if there is one.
+    They were read before Slurm was asked; a job writes its verdict before it ends, so if there is one, it is there now.
     """
     if facts.result or job is None or not job.terminal:
         return facts

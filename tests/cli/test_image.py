@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,13 @@ ENTRYPOINT ["/bin/false"]
 
 
 @pytest.fixture(scope="module")
-def engines(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineHome:
+def engines(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineHome]:
     """podman and buildah with a storage of their own, in which BASE is a small root with a shell."""
     if (reason := missing_engine()) is not None:
         pytest.skip(reason)
-    return _home(slim_root(debian, tmp_path_factory.mktemp("slim")), tmp_path_factory.mktemp("engine"))
+    home = _home(slim_root(debian, tmp_path_factory.mktemp("slim")), tmp_path_factory.mktemp("engine"))
+    yield home
+    home.unmount()
 
 
 def _home(root: Path, directory: Path) -> EngineHome:

@@ -19,14 +19,15 @@ def slim(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_home(slim: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineHome:
+def shared_home(slim: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineHome]:
     if (reason := missing_engine()) is not None:
         pytest.skip(reason)
     home = make_home(tmp_path_factory.mktemp("engine"))
     archive = home.directory / "base.tar"
     subprocess.run(["tar", "-C", str(slim), "-c", "-f", str(archive), "."], check=True)
     home.podman("import", "--quiet", str(archive), BASE)
-    return home
+    yield home
+    home.unmount()
 
 
 @pytest.fixture

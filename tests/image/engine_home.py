@@ -103,6 +103,13 @@ class EngineHome:
             self.podman("ps", "--all", "--external", "--no-trunc", "--format", "{{.ID}} {{.Names}}").splitlines()
         )
 
+    def unmount(self) -> None:
+        """Unmount what builds that were killed left mounted: their containers cannot be asked for it."""
+        mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for path in reversed(mounted):
+            if Path(path).is_relative_to(self.directory):
+                subprocess.run(["umount", "--lazy", path], check=True, timeout=60)
+
     def volumes(self) -> set[str]:
         return set(self.podman("volume", "ls", "--quiet").splitlines())
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import DiskError
-from launcher.image.storage.space import disk_error, free_bytes, human, require, writing
+from launcher.image.storage.space import disk_error, free_bytes, require, writing
+from launcher.shared.units import bytes_text
 
 
 @pytest.fixture
@@ -24,28 +25,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (999_960, "1.0 MB"),
-        (15_500_000_000, "15.5 GB"),
-        (2 * 10**12, "2.0 TB"),
-        (3 * 10**18, "3000.0 PB"),
-    ],
-)
-def test_sizes_for_people(size: int, text: str) -> None:
-    assert human(size) == text
-
-
 def test_what_is_needed_free_and_missing_is_said(small_disk: Path) -> None:
     require(small_disk, 200 * 1024, "the image")
     with pytest.raises(DiskError) as error:
         require(small_disk / "not" / "yet", 10**9, "the image")
-    free = human(200 * 1024)
-    assert error.value.message == f"the image needs 1.0 GB, {free} are free: {human(10**9 - 200 * 1024)} are missing"
+    free = bytes_text(200 * 1024)
+    missing = bytes_text(10**9 - 200 * 1024)
+    assert error.value.message == f"the image needs 953.7 MiB, {free} are free: {missing} are missing"
     assert error.value.where == str(small_disk / "not" / "yet")
     assert "gc" in str(error.value.hint)
 
@@ -54,7 +40,9 @@ def test_a_write_on_a_full_disk(small_disk: Path) -> None:
     file = small_disk / "x"
     with pytest.raises(DiskError) as error, writing(file, "copy the image", needed=10**6):
         file.write_bytes(bytes(10**6))
-    assert error.value.message.startswith("cannot copy the image: No space left on device (1.0 MB are needed, 0 B are")
+    assert error.value.message.startswith(
+        "cannot copy the image: No space left on device (976.6 KiB are needed, 0 B are"
+    )
     assert "missing" in error.value.message
     assert free_bytes(small_disk) == 0
 

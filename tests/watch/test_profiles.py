@@ -16,7 +16,7 @@ from launcher.record import RunDirectory
 from launcher.runtime import verdict
 from launcher.shell import Recorder, Result
 from launcher.watch.profiles.listing import list_profiles, missing_lines
-from launcher.watch.profiles.show import size, summarise, write_list, write_summary
+from launcher.watch.profiles.show import summarise, write_list, write_summary
 
 STEPS = [event for step in (2, 3) for event in [{"ph": "X", "name": f"step {step}", "cat": "user_annotation"}]]
 
@@ -255,10 +255,3 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = json.loads(capsys.readouterr().out)
     assert answer["profiles"][0]["shares"]["steps"] == 2
     assert "does not unpack" in str(answer["profiles"][1]["why"])
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(None, ""), (17, "17 B"), (1_900_000, "1.9 MB"), (2_500_000_000_000, "2500.0 GB")]
-)
-def test_sizes(count: int | None, text: str) -> None:
-    assert size(count) == text

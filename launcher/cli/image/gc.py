@@ -5,7 +5,7 @@ import re
 
 from launcher.cli.image.place import add_cluster, cluster_of
 from launcher.cli.printing import print_json, say
-from launcher.cli.reporting import size
+from launcher.shared.units import bytes_text
 
 GC_HELP = """\
 Remove images that no queued or running job names and that nobody has used for a while, and what dead builds left.
@@ -60,11 +60,11 @@ def run_gc(parsed: argparse.Namespace) -> int:
     for gone in done.removed:
         verb = "would go" if parsed.dry_run else "removed "
         label = ", ".join(gone.names) or (gone.digest or str(gone.path)).removeprefix("sha256:")[:40]
-        print(f"{verb}  {label}  {size(gone.size_bytes)}  {gone.reason}")
+        print(f"{verb}  {label}  {bytes_text(gone.size_bytes)}  {gone.reason}")
     for kept in done.kept:
         label = ", ".join(kept.entry.names) or kept.entry.path.stem[:12]
-        print(f"kept      {label}  {size(kept.entry.size_bytes)}  {kept.reason}")
-    say(f"{'would free' if parsed.dry_run else 'freed'} {size(done.freed_bytes)} in {store.root}")
+        print(f"kept      {label}  {bytes_text(kept.entry.size_bytes)}  {kept.reason}")
+    say(f"{'would free' if parsed.dry_run else 'freed'} {bytes_text(done.freed_bytes)} in {store.root}")
     return 0
 
 

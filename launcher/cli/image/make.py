@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from launcher.cli.completion import complete
 from launcher.cli.image.place import add_cluster, cluster_of
 from launcher.cli.printing import print_json, say
-from launcher.cli.reporting import TerminalReport, size
+from launcher.cli.reporting import TerminalReport
+from launcher.shared.units import bytes_text
 
 if TYPE_CHECKING:
     from launcher.image.making.build import BuildRequest
@@ -211,5 +212,5 @@ def _tell(parsed: argparse.Namespace, made: "Made") -> int:
             }
         )
     how = "was there already" if made.reused else f"made in {made.seconds:.0f} s"
-    say(f"{names or entry.digest}: {how}, {size(entry.size_bytes)}\n{entry.path}")
+    say(f"{names or entry.digest}: {how}, {bytes_text(entry.size_bytes)}\n{entry.path}")
     return 0

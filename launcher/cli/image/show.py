@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from launcher.cli.completion import complete
 from launcher.cli.image.place import add_cluster, cluster_of
 from launcher.cli.printing import coloured, print_json, say
-from launcher.cli.reporting import size
 from launcher.columns import aligned
+from launcher.shared.units import bytes_text
 
 if TYPE_CHECKING:
     from launcher.image.manifest import Manifest
@@ -67,11 +67,11 @@ def run_list(parsed: argparse.Namespace) -> int:
 def _row(entry: "Entry", uses: int) -> tuple[str, ...]:
     names = ", ".join(entry.names) or "-"
     digest = (entry.digest or "-").removeprefix("sha256:")[:12]
-    it = entry.manifest
+    it, size = entry.manifest, bytes_text(entry.size_bytes)
     if it is None:
-        return (names, digest, size(entry.size_bytes), "?", "?", str(uses), entry.problem or "put there by others")
+        return (names, digest, size, "?", "?", str(uses), entry.problem or "put there by others")
     source = f"{it.source.kind} {it.source.text}" if it.source else "?"
-    return (names, digest, size(entry.size_bytes), it.architecture or "?", it.created[:16], str(uses), source)
+    return (names, digest, size, it.architecture or "?", it.created[:16], str(uses), source)
 
 
 def _uses(store: "Store", entry: "Entry") -> "tuple[Use, ...]":
@@ -124,7 +124,7 @@ def _lines(path: Path, names: tuple[str, ...], it: "Manifest") -> list[str]:
         ("file", str(path)),
         ("names", ", ".join(names)),
         ("digest", it.digest or "not computed"),
-        ("size", size(it.size_bytes)),
+        ("size", bytes_text(it.size_bytes)),
         ("architecture", it.architecture or "unknown"),
         ("created", it.created),
         ("made from", f"{source.kind} {source.text}" if source else "unknown: not by the launcher"),
@@ -173,5 +173,6 @@ def run_verify(parsed: argparse.Namespace) -> int:
     for text in verified.unchecked:
         say(f"not checked: {text}")
     checked = "every byte" if parsed.checksum else "format, size, architecture"
-    print(f"{verified.path}: good ({checked}; {size(it.size_bytes)}, {it.architecture or 'architecture unknown'})")
+    size, architecture = bytes_text(it.size_bytes), it.architecture or "architecture unknown"
+    print(f"{verified.path}: good ({checked}; {size}, {architecture})")
     return 0

@@ -7,20 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.errors import DiskError
+from launcher.shared.units import bytes_text
 
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def human(size: int) -> str:
-    """A number of bytes for people, in powers of 1000: `15.5 GB`."""
-    value = float(size)
-    for unit in _UNITS[:-1]:
-        # What rounding would turn into 1000 belongs to the next unit.
-        if abs(value) < 999.95:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} {_UNITS[-1]}"
 
 
 def free_bytes(path: Path) -> int:
@@ -43,7 +32,7 @@ def require(directory: Path, needed: int, what: str) -> None:
     if free >= needed:
         return
     raise DiskError(
-        f"{what} needs {human(needed)}, {human(free)} are free: {human(needed - free)} are missing",
+        f"{what} needs {bytes_text(needed)}, {bytes_text(free)} are free: {bytes_text(needed - free)} are missing",
         where=str(directory),
         hint="Free some space (`launcher image gc` removes images that nothing uses), or choose another directory.",
     )
@@ -60,10 +49,10 @@ def disk_error(error: OSError, path: Path, what: str, *, needed: int | None = No
         free = free_bytes(path)
     except DiskError:
         free = 0
-    room = f"{human(free)} are free"
+    room = f"{bytes_text(free)} are free"
     if needed is not None:
-        missing = f": {human(needed - free)} are missing" if needed > free else ""
-        room = f"{human(needed)} are needed, {room}{missing}"
+        missing = f": {bytes_text(needed - free)} are missing" if needed > free else ""
+        room = f"{bytes_text(needed)} are needed, {room}{missing}"
     if error.errno == errno.EDQUOT:
         hint = "Your quota there is used up (`quota -s`, `lfs quota`): remove what you do not need, or ask for more."
         return DiskError(f"cannot {what}: {error.strerror} ({room} on the disk as a whole)", where=str(path), hint=hint)

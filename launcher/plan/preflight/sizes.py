@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from launcher.plan.memory.dimensions import alike_layers
 from launcher.plan.preflight.finding import Finding, Seen, refused
+from launcher.shared import batches
 
 _UNEVEN = (
     "model.num_layers_in_first_pipeline_stage",
@@ -161,26 +162,22 @@ def ranks(seen: Seen) -> Iterator[Finding]:
         yield refused(f"{seen.world} ranks cannot be divided by ETP {etp} x EP {ep} x PP {pp} = {etp * ep * pp}")
 
 
-def batches(seen: Seen) -> Iterator[Finding]:
+def microbatches(seen: Seen) -> Iterator[Finding]:
     """The global batch by micro-batch size x DP; what that means for the pipeline and for more nodes."""
     tp, pp, cp = (seen.size(name) for name in (_TP, _PP, _CP))
     micro, batch = seen.number("train.micro_batch_size"), seen.number("train.global_batch_size")
     if not (tp and pp and cp and micro and batch) or seen.world % (tp * pp * cp):
         return
     data = seen.world // (tp * pp * cp)
-    step = micro * data
-    if batch % step:
-        lower = batch // step * step
-        yield refused(
-            f"train.global_batch_size={batch} is no multiple of micro-batch size {micro} x data-parallel size "
-            f"{data} = {step}",
-            f"the nearest are {f'{lower} and ' if lower else ''}{lower + step}",
-        )
+    wrong = batches.misfit(batch, micro, data)
+    if wrong is not None:
+        yield refused(*wrong)
         return
-    yield from _schedule(seen, batch // step, pp, seen.number(f"model.{_VP}") or 1)
-    if batch // step >= _MANY_MICROBATCHES:
+    number = batch // (micro * data)
+    yield from _schedule(seen, number, pp, seen.number(f"model.{_VP}") or 1)
+    if number >= _MANY_MICROBATCHES:
         yield Finding(
-            f"each rank works on {batch // step} micro-batches of a step: a global batch of {batch} is large for "
+            f"each rank works on {number} micro-batches of a step: a global batch of {batch} is large for "
             f"{data} data-parallel ranks",
             f"{batch // data} samples a rank stay the same (weak scaling) with train.global_batch_size={2 * batch} on "
             f"twice the nodes, and a batch of {batch} there takes half the time (strong scaling)",
@@ -211,5 +208,5 @@ def _divisors(value: int, most: int) -> str:
     return ", ".join(map(str, found[-4:])) or "1"
 
 
-RULES = (ranks, tensor, width, sequence_parallelism, pipeline, experts, mixed_layers, batches)
+RULES = (ranks, tensor, width, sequence_parallelism, pipeline, experts, mixed_layers, microbatches)
 """In the order in which they are told."""

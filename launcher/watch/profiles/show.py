@@ -6,6 +6,7 @@ from typing import Any, TextIO
 
 from launcher.columns import aligned
 from launcher.errors import LauncherError, RequestError
+from launcher.shared.units import bytes_text
 from launcher.shell import Shell
 from launcher.watch.profiles import tables
 from launcher.watch.profiles.listing import Listed
@@ -69,7 +70,8 @@ def row(one: Listed) -> tuple[str, ...]:
     steps = f"{one.steps[0]}:{one.steps[-1] + 1}" if one.steps else f"none of {one.window[0]}:{one.window[1]}"
     node = "" if one.node is None else str(one.node)
     file = one.path.name if one.path else ""
-    return (one.attempt, one.profiler, str(one.rank), node, steps, size(one.bytes), sound, file)
+    size = "" if one.bytes is None else bytes_text(one.bytes)
+    return (one.attempt, one.profiler, str(one.rank), node, steps, size, sound, file)
 
 
 def write_summary(summaries: Sequence[Summary], stream: TextIO) -> None:
@@ -96,18 +98,6 @@ def share_row(one: Summary) -> tuple[str, ...]:
     names = ("busy_share", "communication_share", "exposed_share", "idle_share")
     cells = ("-" if values[name] is None else f"{values[name]:.1%}" for name in names)
     return (one.listed.attempt, str(one.listed.rank), str(one.shares.steps), f"{per_step:.2f}", *cells)
-
-
-def size(count: int | None) -> str:
-    """Bytes as people read them: `1.9 MB`."""
-    if count is None:
-        return ""
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def _write(stream: TextIO, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
