@@ -7,6 +7,7 @@
 #                wheel of the default index brings 2.6 GB of CUDA libraries. From there torch alone is installed, in the
 #                same version, without a hash to compare.
 # PYTHON         a Python 3.12; found by itself on the PATH and among pyenv's.
+# PYTHON311      a Python 3.11, for the tests with Megatron Bridge 0.3.1; found likewise, or installed from Debian's packages.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -15,6 +16,7 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLD_BRIDGE := .venv-bridge-0.3.1
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -45,6 +47,7 @@ layers: install
 
 unit: install
 	@tools/test_packages.sh
+	@tools/old_bridge.sh $(OLD_BRIDGE)
 	$(BIN)/pytest
 
 soak: install ## what needs longer than a test run may take
@@ -54,8 +57,11 @@ soak: install ## what needs longer than a test run may take
 golden: install ## accept the scripts as they are rendered now
 	UPDATE_GOLDEN=1 $(BIN)/pytest tests/script -q
 
-schema: install ## regenerate the schema of Bridge's configuration
-	$(BIN)/python tools/bridge_schema.py
+schema: install ## regenerate the schemas of Bridge's configuration and the indexes of its recipes
+	@tools/old_bridge.sh $(OLD_BRIDGE)
+	for python in $(BIN)/python $(wildcard $(OLD_BRIDGE)/bin/python); do \
+		$$python tools/bridge_schema.py; $$python tools/bridge_recipes.py; \
+	done
 
 requirements: install ## resolve the requirement files anew
 	UV=$$PWD/$(BIN)/uv requirements/compile.sh
@@ -64,4 +70,4 @@ bench: install
 	$(BIN)/python benchmarks/startup.py
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLD_BRIDGE) dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,7 +1,8 @@
 """What each rank of a job runs: `python3 RUN/code/entrypoint.py`, without arguments.
 
 All that it does is in launcher/runtime; `--check-config` resolves a configuration without training
-(launcher/runtime/check.py).
+(launcher/runtime/check.py), `--convert` converts weights (launcher/runtime/convert), `--fetch` fetches
+what training will read of Hugging Face's hub (launcher/runtime/fetch).
 """
 
 import os
@@ -14,6 +15,14 @@ def main() -> int:
         from launcher.runtime import check
 
         return check.main()
+    if sys.argv[1:] == ["--fetch"]:
+        from launcher.runtime.fetch import request
+
+        return request.main()
+    if sys.argv[1:2] == ["--convert"] and len(sys.argv) == 3:
+        from launcher.runtime.convert import program
+
+        return program.main(sys.argv[2])
     from launcher.runtime import rank, record
     from launcher.runtime.errors import UserError
 

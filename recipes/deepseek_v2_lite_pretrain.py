@@ -3,7 +3,7 @@
     launcher submit recipes/deepseek_v2_lite_pretrain.py --nodes 1 --gpus-per-node 8
     launcher run recipes/deepseek_v2_lite_pretrain.py hf_path=/models/DeepSeek-V2-Lite moe_token_dispatcher_type=deepep
 
-Random weights, mock data, and the schedule of a trial run.
+Random weights unless `hf_path` names others, mock data, and the schedule of a trial run.
 """
 
 from megatron.bridge.recipes.deepseek.deepseek_v2 import deepseek_v2_lite_pretrain_config
@@ -15,8 +15,8 @@ from launcher.runtime.hub import instead
 def configure(hf_path: str | None = None, moe_token_dispatcher_type: str | None = None) -> ConfigContainer:
     """One node of 8 GPUs with EP=8.
 
-    `hf_path`: another model of this family, a directory with its config.json or its name on the hub, whose architecture
-    is used (no weights are read).
+    `hf_path`: a model of this family, its directory or its name on the hub: its architecture and its weights are used,
+    and with `--init random` the architecture alone.
     `moe_token_dispatcher_type`: "deepep" moves tokens between experts with DeepEP, which the image must have.
     """
     with instead(hf_path):

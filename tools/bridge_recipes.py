@@ -19,7 +19,6 @@ import os
 import pkgutil
 import re
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +27,7 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
 
-from tools import absent_modules, hub_standins  # noqa: E402 - from the checkout that this file lies in
+from tools import hub_standins  # noqa: E402 - from the checkout that this file lies in
 
 KEYS = {
     "tp": "model.tensor_model_parallel_size",
@@ -51,9 +50,6 @@ KEYS = {
 """Short names of the file, with the keys of the configuration that they stand for."""
 _DEFAULTS_COUNT = ("tp", "pp", "vp", "cp", "ep", "etp", "sp")
 """No published architecture says these: where the recipe does not, Bridge's own defaults hold."""
-_OF_CPU = "0.6.2"
-"""The release that launcher/runtime/cpu is written for."""
-
 _RECIPE = re.compile(r"[a-z]\w*_config(_\w+)?")
 _NAME = re.compile(
     r"(?P<model>\w+?)_(?P<task>pretrain|sft|peft|finetune)"
@@ -87,13 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
 def generate() -> dict[str, Any]:
     """The index of the installed Megatron Bridge; imports it, on CPU where there is no GPU."""
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
-    version = importlib.metadata.version("megatron-bridge")
-    _make_importable(version)
+    _make_importable()
     logging.disable(logging.WARNING)
     found, shadowed = _functions()
     entries = {name: _entry(name, function, found) for name, function in found.items()} | _elsewhere(found)
     return {
-        "bridge": version,
+        "bridge": importlib.metadata.version("megatron-bridge"),
         "keys": KEYS,
         "shadowed": shadowed,
         "recipes": dict(sorted(entries.items())),
@@ -109,19 +104,13 @@ def render(index: dict[str, Any]) -> str:
     return "\n".join(["{", *head, ' "recipes": {', ",\n".join(lines), " }", "}", ""])
 
 
-def _make_importable(version: str) -> None:
+def _make_importable() -> None:
     import torch
 
-    if torch.cuda.is_available():
-        return
-    if version == _OF_CPU:
+    if not torch.cuda.is_available():
         from launcher.runtime import cpu
 
         cpu.enable()
-    else:
-        absent_modules.install()
-        # Until 0.3 recipes of experts ask which GPU is there; they were written for this one.
-        torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(name="NVIDIA H100", major=9, minor=0)
 
 
 def _functions() -> tuple[dict[str, Callable[..., Any]], list[str]]:

@@ -7,7 +7,7 @@ PATH=$PATH:/usr/sbin
 declare -A package=(
     [slurmctld]=slurmctld [slurmd]=slurmd [sbatch]=slurm-client [munged]=munge [shellcheck]=shellcheck
     [mksquashfs]=squashfs-tools [bwrap]=bubblewrap [buildah]=buildah [podman]=podman [mmdebstrap]=mmdebstrap
-    [docker-registry]=docker-registry [zstd]=zstd [chromium]=chromium
+    [docker-registry]=docker-registry [zstd]=zstd [chromium]=chromium [squashfuse]=squashfuse [fusermount3]=fuse3
 )
 missing=()
 for program in "${!package[@]}"; do command -v "$program" >/dev/null || missing+=("${package[$program]}"); done

@@ -1,6 +1,8 @@
 """--check-config: the recipe run and validated in one CPU process, before anything is queued."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -8,6 +10,7 @@ from launcher.cli.planning import Planned, with_recipe
 from launcher.cli.printing import say, warn
 from launcher.errors import CommandError, RequestError
 from launcher.facts.recipe import RecipeFile, read_recipe
+from launcher.launch import questions
 from launcher.plan.model import Plan
 from launcher.shell import LocalShell, Shell
 
@@ -19,30 +22,22 @@ def checked(made: Planned, shell: Shell | None = None) -> Planned:
 
     Raises RequestError with the reason why the configuration cannot be trained.
     """
-    plan = made.plan
     say("checking the configuration with the recipe itself (--no-check-config leaves this out)")
-    request = {
-        "recipe": _absolute_recipe(made),
-        "arguments": plan.argv["arguments"],
-        "overrides": plan.argv["overrides"],
-        "settings": plan.argv["settings"],
-        "world_size": plan.world_size,
-        "ranks_per_node": plan.geometry.ranks_per_node,
-    }
-    entrypoint = dict(plan.code)["entrypoint.py"]
-    result = (shell or LocalShell()).run(
-        [made.world.python, entrypoint, "--check-config"],
-        input=json.dumps(request),
-        env=_environment(plan, made),
-        check=False,
-        timeout_s=_TIMEOUT_S,
-    )
+    request = request_of(made)
+    recipe = request["recipe"]
+    with _asked(made) as asked:
+        if "path" in recipe:
+            recipe["path"] = asked.seen_there(recipe["path"])
+        result = (shell or LocalShell()).run(
+            asked.argv, input=json.dumps(request), env=asked.env, check=False, timeout_s=_TIMEOUT_S
+        )
     answer = _answer(result.stdout)
     if answer is None:
         words = result.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         raise CommandError(f"the configuration check ended with status {result.status}: {words[0]}")
     if not answer["ok"]:
-        raise RequestError(answer["error"], where=answer.get("where"), hint=answer.get("hint"))
+        text, where = (asked.own_paths(answer.get(key)) for key in ("error", "where"))
+        raise RequestError(text or "", where=where, hint=answer.get("hint"))
     for text in answer.get("notes", ()):
         say(f"note: {text}")
     for text in answer.get("warnings", ()):
@@ -53,8 +48,40 @@ def checked(made: Planned, shell: Shell | None = None) -> Planned:
     return with_recipe(made, resolved)
 
 
-def stack_is_here() -> bool:
-    """Whether the training stack is installed beside the launcher, so that a check is possible."""
+@contextlib.contextmanager
+def _asked(made: Planned) -> Iterator[questions.Asked]:
+    """The check as the job will do it: in the run's image, or with this machine's Megatron where that cannot be."""
+    plan, image, verb = made.plan, made.given.image, "--check-config"
+    env = environment(plan, made)
+    hindrance = questions.hindrance(image) if image is not None else None
+    if image is not None and hindrance is None:
+        with questions.in_image(plan, image, env, verb) as asked:
+            yield asked
+        return
+    if hindrance is not None:
+        say(f"not in the image {plan.image.name if plan.image else ''}, but with this machine's Megatron: {hindrance}")
+    yield questions.here(plan, made.release.python or made.world.python, env, verb)
+
+
+def request_of(made: Planned) -> dict[str, Any]:
+    """What the entrypoint reads for --check-config and --fetch."""
+    plan = made.plan
+    return {
+        "recipe": _absolute_recipe(made),
+        "arguments": plan.argv["arguments"],
+        "overrides": plan.argv["overrides"],
+        "settings": plan.argv["settings"],
+        "world_size": plan.world_size,
+        "ranks_per_node": plan.geometry.ranks_per_node,
+    }
+
+
+def stack_is_here(made: Planned | None = None) -> bool:
+    """Whether the training stack is beside the launcher, or where the run has it, so that a check is possible."""
+    if made is not None and made.given.image is not None and questions.hindrance(made.given.image) is None:
+        return True
+    if made is not None and made.release.python not in (None, made.world.python):
+        return made.release.version is not None
     return find_spec("torch") is not None and find_spec("megatron") is not None
 
 
@@ -65,7 +92,8 @@ def _absolute_recipe(made: Planned) -> dict[str, str]:
     return {"bridge": recipe.name}
 
 
-def _environment(plan: Plan, made: Planned) -> dict[str, str]:
+def environment(plan: Plan, made: Planned) -> dict[str, str]:
+    """What the run's tasks will have of variables, as far as the plan sets them or this shell passes them on."""
     from launcher.launch.environ import inherited
 
     profile = {v.name: v.value for v in plan.environment if v.place == "task" and v.value is not None}

@@ -43,12 +43,26 @@ def _recipes(prefix: str, **_: Any) -> list[str]:
     return [*files, "bridge:"]
 
 
-def _keys(prefix: str, **_: Any) -> list[str]:
+def _keys(prefix: str, parsed_args: argparse.Namespace | None = None, **_: Any) -> list[str]:
     from launcher.plan.overrides import load_schema
 
+    recipe = getattr(parsed_args, "recipe", None) or ""
     # Up to the next dot: two thousand keys at once help nobody.
     depth = prefix.count(".") + 1
     keys = {key for key, spec in load_schema().keys.items() if key.startswith(prefix) and spec != "fixed"}
     short = {".".join(key.split(".")[:depth]) for key in keys}
     sections = {key for key in short if any(each.startswith(f"{key}.") for each in keys)}
-    return sorted(f"{key}." if key in sections else f"{key}=" for key in short)
+    offered = {f"{key}." if key in sections else f"{key}=" for key in short}
+    return sorted(offered | {f"{name}=" for name in _arguments(recipe) if name.startswith(prefix)})
+
+
+def _arguments(recipe: str) -> set[str]:
+    """What every recipe takes; of one of Bridge's also its own parameters and the keywords of older releases."""
+    from launcher.shared.recipe_arguments import EVERY, KEYWORDS
+
+    if not recipe.startswith("bridge:"):
+        return set(EVERY)
+    from launcher.facts.bridge_index import load_index
+
+    found = load_index().recipes.get(recipe.removeprefix("bridge:"))
+    return {*EVERY, *KEYWORDS, *(found.parameters if found else ())}

@@ -18,7 +18,9 @@ VERBS = {
     "image": "build, import, list, verify and clean up container images",
     "profiles": "show what a profiler has captured of a run, and where the time went",
     "page": "make one HTML page of a run: how it is doing, plots, what failed, profiles, plan",
+    "convert": "convert weights between Hugging Face's format and Megatron's, with a proof of parity",
     "recipes": "list the recipes that ship with the launcher, and Megatron Bridge's own",
+    "fetch": "fetch what a run will read of Hugging Face's hub, before it",
     "clusters": "list cluster profiles, show one with its reasons, write a first one from this cluster",
     "doctor": "check the login node, and compute nodes in a job",
 }

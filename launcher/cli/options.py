@@ -16,7 +16,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     complete(add("recipe", metavar="RECIPE", nargs="?", help="path.py[:function], bridge:NAME, or job.toml"), "recipes")
     complete(
-        add("settings", metavar="KEY=VALUE", nargs="*", help="arguments of configure(), and Hydra overrides"), "keys"
+        add(
+            "settings",
+            metavar="KEY=VALUE",
+            nargs="*",
+            help="arguments of the recipe (its own; data=, tokenizer=, peft=, ...), and Hydra overrides",
+        ),
+        "keys",
     )
     where = parser.add_argument_group("where")
     add = where.add_argument
@@ -45,6 +51,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         choices=("pyxis", "enroot", "bwrap", "none"),
         help="how tasks enter the image (default: the profile's)",
     )
+    add("--python", metavar="PATH", help="interpreter that tasks run with (default: the profile's, the launcher's own)")
     add("--mount", metavar="SRC[:DST[:ro]]", action="append", help="mount a directory into the container; repeatable")
     add("--env", metavar="NAME[=VALUE]", action="append", help="set a variable, or pass this shell's on; repeatable")
     _add_run(parser)
@@ -67,6 +74,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "runs",
     )
     add("--load", action="store_true", default=None, help="allow checkpoint.load to name a directory with a checkpoint")
+    add(
+        "--init",
+        choices=("pretrained", "random"),
+        help="start from the weights that hf_path or the recipe names, or from random ones with the same architecture",
+    )
     add("--entrypoint", metavar="FILE", help="a program of the same contract in place of entrypoint.py")
     add("--default-image", help=argparse.SUPPRESS)
     add("--default-mount", action="append", help=argparse.SUPPRESS)

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Plan and print."""
-    made = _planned(parsed)
+    made = planned_for(parsed, parsed.purpose)
     if parsed.check_config:
         from launcher.cli.checking import checked
 
@@ -37,15 +37,15 @@ def main(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _planned(parsed: argparse.Namespace) -> "Planned":
-    """The plan that was asked for; else that of `run`, or of `submit` where `run` could not be."""
+def planned_for(parsed: argparse.Namespace, purpose: str | None) -> "Planned":
+    """The plan of the verb `purpose`; for None that of `run`, or of `submit` where `run` could not be."""
     from launcher.cli.planning import planned
     from launcher.errors import PlaceError
 
     try:
-        return planned(parsed.purpose or "run", parsed)
+        return planned(purpose or "run", parsed)
     except PlaceError as error:
-        if parsed.purpose:
+        if purpose:
             raise
         try:
             return planned("submit", parsed)

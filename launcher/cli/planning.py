@@ -11,14 +11,15 @@ from launcher.cli.finding import find
 from launcher.cli.options import request_options
 from launcher.cli.profiling import own_code, place_of
 from launcher.errors import OverrideError, RecipeError, RequestError
-from launcher.facts.bridge_index import Indexed, installed_version, look_up
+from launcher.facts.bridge_index import Indexed, described, look_up
+from launcher.facts.bridge_release import Release, release_of
 from launcher.facts.code import code_files
 from launcher.facts.files import require_sources
 from launcher.facts.image import Image, look_at_image
-from launcher.facts.recipe import BridgeRecipe, Recipe, RecipeFile, read_recipe
-from launcher.facts.training_files import TrainingFiles, look_at_files
+from launcher.facts.recipe import BridgeRecipe, Recipe, read_recipe
+from launcher.facts.training_files import SavedModel, TrainingFiles, look_at_files, saved_model
 from launcher.facts.world import World, look
-from launcher.plan import container, indexed, make, overrides, place, preflight, profiling, settings
+from launcher.plan import arguments, container, indexed, make, overrides, place, preflight, profiling, settings
 from launcher.plan.capture import OPTIONS
 from launcher.plan.model import Plan
 from launcher.record import RunDirectory
@@ -39,6 +40,7 @@ class Planned:
     world: World
     request: Request
     resumed: RunDirectory | None
+    release: Release
 
 
 def planned(verb: str, parsed: argparse.Namespace) -> Planned:
@@ -46,16 +48,21 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
     world = look()
     options = request_options(parsed)
     resumed = _resumed(options)
-    request = _request(options, world, resumed)
+    request = _with_python(_request(options, world, resumed), world)
     if request.recipe is None:
         raise RecipeError("no recipe was given", hint=f"Such as: launcher {verb} recipes/vanilla_gpt_pretrain.py")
     cluster = load_cluster(request.cluster or place.default_cluster(world), world.environ)
+    cluster = cluster.model_copy(update={"python": request.python or cluster.python})
     mode = place.choose_mode(verb, cluster, world)
     recipe = read_recipe(request.recipe, world.directory)
-    arguments, texts = settings.split(request.settings, recipe)
-    texts, use_viztracer = profiling.take_own_keys(texts)
     wanted = container.wanted_image(request, cluster, mode)
     image = _looked_at(wanted, cluster, world) if wanted else None
+    release = release_of(image.packages if image else None, cluster.python, in_image=image is not None)
+    known = _indexed(recipe, request, release)
+    recipe = described(recipe, known) if isinstance(recipe, BridgeRecipe) else recipe
+    request = request.model_copy(update={"settings": settings.anchored(request.settings, recipe, world.directory)})
+    stated, texts = settings.split(request.settings, recipe, common=request.entrypoint is None)
+    texts, use_viztracer = profiling.take_own_keys(texts)
     place_of_profiler = place_of(
         profiling.wish_of(request),
         mode=mode,
@@ -66,29 +73,32 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
         fabric=cluster.fabric,
         resumed=resumed,
     )
-    checked = _checked_overrides(texts, request, recipe)
-    known = _indexed(recipe, request, cluster, image)
+    # A program of another kind has keys of its own.
+    schema = overrides.schema_of(release.version) if request.entrypoint is None else None
+    checked = _checked_overrides(texts, schema, recipe)
+    of_keywords = _checked_arguments(stated, request, recipe, known, schema)
     given = make.Given(
         request=request,
         cluster=cluster,
         world=world,
         mode=mode,
         recipe=recipe,
-        arguments=arguments,
+        arguments=stated,
         overrides=checked,
         code=tuple(sorted((*code_files(recipe, request.entrypoint, world.directory), *own_code(place_of_profiler)))),
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
         recipe_env=indexed.env_of(known, checked),
-        recipe_values=indexed.values_of(known, checked),
+        recipe_values={**indexed.values_of(known, checked), **arguments.sizes(of_keywords, checked)},
         indexed=known,
+        files=_named_files(stated, request, recipe, world, _to_load(request, checked, resumed)),
         image=image,
         profiling=place_of_profiler,
         use_viztracer=use_viztracer,
     )
     plan = _plan(given, resumed)
     require_sources(mount.source for mount in plan.mounts)
-    return Planned(plan, given, world, request, resumed)
+    return Planned(plan, given, world, request, resumed, release)
 
 
 def _looked_at(text: str, cluster: Cluster, world: World) -> Image:
@@ -97,13 +107,39 @@ def _looked_at(text: str, cluster: Cluster, world: World) -> Image:
     return look_at_image(text, cluster=cluster, world=world, shell=LocalShell())
 
 
-def _indexed(recipe: Recipe, request: Request, cluster: Cluster, image: Image | None) -> Indexed | None:
-    """What is known of a Bridge recipe of the release that the job will find: the image's, or the one beside us."""
+def _with_python(request: Request, world: World) -> Request:
+    """The request with the interpreter that it names: a path is meant from this directory."""
+    if request.python is None or "/" not in request.python:
+        return request
+    # Not resolved: a virtual environment's python is a link, and found by where it lies.
+    return request.model_copy(update={"python": str(world.directory / Path(request.python).expanduser())})
+
+
+def _indexed(recipe: Recipe, request: Request, release: Release) -> Indexed | None:
+    """What is known of a Bridge recipe of the release that the job will find."""
     if not isinstance(recipe, BridgeRecipe) or request.entrypoint is not None:
         return None
-    if image is not None:
-        return look_up(recipe.name, (image.packages or {}).get("megatron-bridge"))
-    return look_up(recipe.name, installed_version() if cluster.python is None else None)
+    return look_up(recipe.name, release.version)
+
+
+def _checked_arguments(
+    stated: Mapping[str, str],
+    request: Request,
+    recipe: Recipe,
+    known: Indexed | None,
+    schema: overrides.Schema | None,
+) -> dict[str, Any]:
+    if not stated or request.entrypoint is not None:
+        return {}
+    return arguments.check(stated, recipe, known, schema)
+
+
+def _named_files(
+    stated: Mapping[str, str], request: Request, recipe: Recipe, world: World, loads: SavedModel | None
+) -> TrainingFiles:
+    """What arguments name; a checked configuration names more."""
+    named = arguments.files(stated, recipe) if request.entrypoint is None else {}
+    return dataclasses.replace(look_at_files(named, world.environ), loads=loads)
 
 
 def with_recipe(made: Planned, resolved: Mapping[str, Any]) -> Planned:
@@ -129,12 +165,23 @@ def with_recipe(made: Planned, resolved: Mapping[str, Any]) -> Planned:
 
 
 def _files(made: Planned, resolved: Mapping[str, Any]) -> TrainingFiles:
-    stated = overrides.known_values(made.given.overrides)
     job = {variable.name: variable.value for variable in made.plan.environment if variable.value is not None}
-    # A checkpoint is loaded only where the user says so: the recipe's own default is a place of Bridge's.
-    load = stated.get("checkpoint.load") if made.request.load else None
-    environ = {**made.world.environ, **job}
-    return look_at_files(preflight.flattened(resolved), environ, load if isinstance(load, str) else None)
+    found = look_at_files(preflight.flattened(resolved), {**made.world.environ, **job})
+    return dataclasses.replace(found, loads=made.given.files.loads)
+
+
+def _to_load(
+    request: Request, stated: tuple[overrides.Override, ...], resumed: RunDirectory | None
+) -> SavedModel | None:
+    """The checkpoint that the run is to begin from: its own, or one that the user names.
+
+    The recipe's own checkpoint.load is a place of Bridge's, which the run never uses.
+    """
+    named = overrides.known_values(stated).get("checkpoint.load")
+    if isinstance(named, str):
+        return saved_model(Path(named)) if request.load or resumed else None
+    found = saved_model(resumed.checkpoints) if resumed else None
+    return dataclasses.replace(found, own=True) if found else None
 
 
 def _plan(given: make.Given, resumed: RunDirectory | None) -> Plan:
@@ -208,15 +255,15 @@ def _require_code(run: RunDirectory, options: dict[str, Any]) -> None:
         options["entrypoint"] = str(run.code / "entrypoint.py")
 
 
-def _checked_overrides(texts: tuple[str, ...], request: Request, recipe: Recipe) -> tuple[Any, ...]:
+def _checked_overrides(
+    texts: tuple[str, ...], schema: overrides.Schema | None, recipe: Recipe
+) -> tuple[overrides.Override, ...]:
     if not texts:
         return ()
-    # A program of another kind has keys of its own.
-    schema = None if request.entrypoint is not None else overrides.load_schema()
     try:
         return overrides.check(texts, schema)
     except OverrideError as error:
-        parameters = recipe.parameters if isinstance(recipe, RecipeFile) else ()
+        parameters = recipe.parameters
         if parameters and not error.hint:
             error.hint = f"The recipe itself takes: {', '.join(parameters)}."
         raise

@@ -83,7 +83,7 @@ def _numbers(done: int, total: int | None, unit: "Unit") -> str:
         return f"{done} %"
     if unit == "B":
         return bytes_text(done) if total is None else f"{bytes_text(done)} of {bytes_text(total)}"
-    return f"{done} files" if total is None else f"{done} of {total} files"
+    return f"{done} {unit}" if total is None else f"{done} of {total} {unit}"
 
 
 def _bar(stream: TextIO) -> Any:

@@ -79,5 +79,5 @@ def _checked(parsed: argparse.Namespace, made: "Planned") -> "Planned":
 
     wanted = parsed.check_config
     if wanted is None:
-        wanted = made.request.entrypoint is None and checking.stack_is_here()
+        wanted = made.request.entrypoint is None and checking.stack_is_here(made)
     return checking.checked(made) if wanted else made

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import RecipeError
+from launcher.facts.recipe import BridgeRecipe
 from launcher.resources import resource
+from launcher.shared.recipe_arguments import successors
 from launcher.shared.values import nearest
 
 _PLACE = "configs/bridge"
@@ -70,7 +72,15 @@ class Index:
             )
         if found is not None:
             return found
-        near = nearest(name, (each for each, one in self.recipes.items() if not one.elsewhere), count=5)
+        reachable = [each for each, one in self.recipes.items() if not one.elsewhere]
+        now = successors(name, reachable)
+        if now:
+            raise RecipeError(
+                f"Megatron Bridge {self.version} has no recipe {name!r}: since 0.3.1 it is {' or '.join(now)}",
+                where=f"bridge:{name}",
+                hint="The first trains all weights (sft), the other adapters (peft), as their names say: choose one.",
+            )
+        near = nearest(name, reachable, count=5)
         listing = f"launcher recipes {name.partition('_')[0]}"
         raise RecipeError(
             f"Megatron Bridge {self.version} has no recipe {name!r}",
@@ -102,6 +112,8 @@ class Indexed:
 
     recipe: IndexedRecipe | None
     warnings: tuple[str, ...] = ()
+    fine_tuning: tuple[str, ...] = ()
+    """Recipes that fine-tune the same model, plain names first."""
 
 
 def look_up(name: str, version: str | None) -> Indexed:
@@ -113,7 +125,8 @@ def look_up(name: str, version: str | None) -> Indexed:
     plain = None if version in (None, "unknown") else str(version).partition("+")[0]
     index = load_index(plain if plain in versions() else None)
     if plain in (None, index.version):
-        return Indexed(index.version, index.require(name))
+        found = index.require(name)
+        return Indexed(index.version, found, fine_tuning=_fine_tuning(index, found))
     if name in index.recipes:
         return Indexed(index.version, None)
     text = (
@@ -121,6 +134,22 @@ def look_up(name: str, version: str | None) -> Indexed:
         "known here, so it will tell"
     )
     return Indexed(index.version, None, (text,))
+
+
+def described(recipe: BridgeRecipe, indexed: Indexed | None) -> BridgeRecipe:
+    """The recipe with what the index has of its function; unchanged where that is nothing."""
+    if indexed is None or indexed.recipe is None:
+        return recipe
+    return BridgeRecipe(recipe.name, indexed.recipe.parameters, indexed.recipe.task)
+
+
+def _fine_tuning(index: Index, recipe: IndexedRecipe) -> tuple[str, ...]:
+    names = [
+        one.name
+        for one in index.recipes.values()
+        if one.task in ("sft", "peft") and one.model == recipe.model and not one.elsewhere
+    ]
+    return tuple(sorted(names, key=lambda name: (len(name), name)))
 
 
 def installed_version(directories: tuple[str, ...] | None = None) -> str | None:

@@ -20,9 +20,12 @@ class RecipeFile:
 
 @dataclass(frozen=True)
 class BridgeRecipe:
-    """A recipe of Megatron Bridge, by its function's name."""
+    """A recipe of Megatron Bridge, by its function's name; parameters and task as its index has them, if it does."""
 
     name: str
+    parameters: tuple[str, ...] = ()
+    task: str | None = None
+    """pretrain, sft or peft."""
 
 
 Recipe = RecipeFile | BridgeRecipe

@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any
 
 _ITERATION = re.compile(r"iter_(\d+)")
-_NUMBER = re.compile(r"^  ([a-z_]+): (\d+)\s*$")
+_SECTION = re.compile(r"^([a-z_]+):")
+_VALUE = re.compile(r"^  ([a-z_]+): (\d+|true|false)\s*$")
 _DATA_ENDINGS = (".bin", ".idx")
+_OF_HUB = ("hf_path", "tokenizer")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """The newest checkpoint of a directory: its iteration, and the integers of its run_config.yaml below `model`."""
+    """The newest checkpoint of a directory: its iteration, and the integers and flags of its run_config.yaml."""
 
     directory: str
     iteration: int
-    model: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, int | bool] = field(default_factory=dict)
+    """By key, as an override would name them (`model.num_layers`); of fields directly below a section."""
+    own: bool = False
+    """Whether it is of the run itself, which goes on from there (--resume)."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,12 @@ class TrainingFiles:
     loads: SavedModel | None = None
 
 
-def look_at_files(values: Mapping[str, Any], environ: Mapping[str, str], load: str | None) -> TrainingFiles:
-    """Look at tokenizer, data and the checkpoint directory `load`; nothing is opened but a run_config.yaml."""
+def look_at_files(values: Mapping[str, Any], environ: Mapping[str, str]) -> TrainingFiles:
+    """Look at tokenizer and data; nothing is opened.
+
+    `values` are the configuration's by key; `data` (a list of paths), `tokenizer` and `hf_path` are arguments of
+    the recipe.
+    """
     missing, uncached = [], []
     for key, text in _paths(values):
         if _is_hub_name(key, text, values):
@@ -44,11 +53,14 @@ def look_at_files(values: Mapping[str, Any], environ: Mapping[str, str], load: s
         elif not _is_there(text):
             missing.append((key, text))
     offline = any(environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in _OFFLINE)
-    return TrainingFiles(tuple(missing), tuple(uncached), offline, saved_model(Path(load)) if load else None)
+    return TrainingFiles(tuple(missing), tuple(uncached), offline)
 
 
 def saved_model(directory: Path) -> SavedModel | None:
-    """The newest iteration of `directory`, which may be an iteration's own; None where there is none to be seen."""
+    """The newest iteration of `directory`, which may be an iteration's own; None where there is none to be seen.
+
+    Only its run_config.yaml is opened.
+    """
     try:
         found = [directory, *directory.iterdir()] if directory.is_dir() else []
     except OSError:
@@ -57,29 +69,31 @@ def saved_model(directory: Path) -> SavedModel | None:
     if not steps:
         return None
     iteration, newest = max(steps)
-    return SavedModel(str(newest), iteration, _model_numbers(newest / "run_config.yaml"))
+    return SavedModel(str(newest), iteration, _values(newest / "run_config.yaml"))
 
 
-def _model_numbers(path: Path) -> dict[str, int]:
-    """Integers directly below `model:`; an unreadable file has none."""
+def _values(path: Path) -> dict[str, int | bool]:
+    """Integers, true and false directly below a section; an unreadable file has none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return {}
-    found, inside = {}, False
+    found: dict[str, int | bool] = {}
+    section = ""
     for line in lines:
-        if line and not line[0].isspace():
-            inside = line.startswith("model:")
-        elif inside and (match := _NUMBER.match(line)):
-            found[match[1]] = int(match[2])
+        if (head := _SECTION.match(line)) is not None:
+            section = head[1]
+        elif (match := _VALUE.match(line)) is not None:
+            name, text = match.groups()
+            found[f"{section}.{name}"] = int(text) if text.isdigit() else text == "true"
     return found
 
 
 def _paths(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    for key in ("tokenizer.tokenizer_model", "dataset.dataset_root", "dataset.path"):
+    for key in (*_OF_HUB, "tokenizer.tokenizer_model", "dataset.dataset_root", "dataset.path"):
         if isinstance(values.get(key), str) and values[key]:
             yield key, values[key]
-    for key in ("dataset.blend", "dataset.data_path"):
+    for key in ("data", "dataset.blend", "dataset.data_path"):
         for text in _strings(values.get(key)):
             yield key, text
 
@@ -97,7 +111,8 @@ def _strings(value: Any) -> Iterable[str]:
 
 def _is_hub_name(key: str, text: str, values: Mapping[str, Any]) -> bool:
     """`owner/name` of a tokenizer from the hub: no path, and nothing of that name here."""
-    hub = key == "tokenizer.tokenizer_model" and values.get("tokenizer.tokenizer_type") == "HuggingFaceTokenizer"
+    of_hub = values.get("tokenizer.tokenizer_type") == "HuggingFaceTokenizer"
+    hub = key in _OF_HUB or (key == "tokenizer.tokenizer_model" and of_hub)
     return hub and bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text)) and not Path(text).exists()
 
 

@@ -50,7 +50,7 @@ def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
             made = _make_parents(final.parent)
             partial.mkdir()
             _write_records(partial, plan, texts)
-            _copy_code(partial / "code", plan)
+            copy_code(partial / "code", plan)
             (partial / "claims").mkdir()
             partial.rename(final)
         except (OSError, DiskError) as error:
@@ -79,7 +79,8 @@ def _write_records(directory: Path, plan: Plan, texts: Mapping[str, str]) -> Non
         write_atomically(directory / name, text, mode=0o777)
 
 
-def _copy_code(directory: Path, plan: Plan) -> None:
+def copy_code(directory: Path, plan: Plan) -> None:
+    """Write the snapshot of code that the run executes. Raises OSError."""
     for target, source in plan.code:
         path = directory / target
         path.parent.mkdir(parents=True, exist_ok=True)

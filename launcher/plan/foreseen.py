@@ -40,6 +40,7 @@ def _seen(given: Given, shape: Geometry) -> preflight.Seen:
         gpus=given.cluster.device != "cpu",
         overridden=frozenset(override.key for override in given.overrides),
         files=given.files,
+        packages=given.image.packages if given.image else None,
     )
 
 

@@ -141,6 +141,7 @@ def _argv(given: Given, shape: Geometry, overrides: tuple[str, ...], profiler: C
         "settings": {
             "device": given.cluster.device,
             "load": given.request.load,
+            "init": given.request.init,
             "profiler": profiler.settings() if profiler else None,
             "user_env": sorted(entry.partition("=")[0] for entry in given.request.env),
             "network": network.settings(given.cluster, shape),

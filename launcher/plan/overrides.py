@@ -11,11 +11,11 @@ from typing import Any
 
 from launcher.errors import OverrideError
 from launcher.resources import resource
+from launcher.shared.older_keys import other_name
 from launcher.shared.values import INTERPOLATION, Parsed, Refused, nearest, parse
 from launcher.shared.values import check as check_value
 
-BRIDGE_VERSION = "0.6.2"
-"""The release whose schema counts where nothing else is said."""
+_PLACE = "configs/schemas"
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,31 @@ class Schema:
     open_sections: tuple[str, ...]
 
 
-def load_schema(version: str = BRIDGE_VERSION) -> Schema:
-    """The committed schema of a release; raises FileNotFoundError where the project has none."""
-    content = json.loads(resource(f"configs/schemas/bridge-{version}.json").read_text(encoding="utf-8"))
+def load_schema(version: str | None = None) -> Schema:
+    """The committed schema of a release, by default of the newest that has one. Raises FileNotFoundError."""
+    content = json.loads(resource(f"{_PLACE}/bridge-{version or _versions()[-1]}.json").read_text(encoding="utf-8"))
     return Schema(content["bridge"], content["keys"], content["renamed"], tuple(content["open"]))
 
 
+def schema_of(release: str | None) -> Schema | None:
+    """The schema that suits the release that a job will find; None where there is none, so that the job will tell.
+
+    Unknown is taken for the newest. Releases that differ in the last number alone have the same keys.
+    """
+    if release in (None, "unknown"):
+        return load_schema()
+    wanted = str(release).partition("+")[0].split(".")
+    found = [one for one in _versions() if one.split(".")[:2] == wanted[:2]]
+    return load_schema(found[-1]) if found else None
+
+
+def _versions() -> list[str]:
+    names = (path.stem.removeprefix("bridge-") for path in resource(_PLACE).glob("bridge-*.json"))
+    return sorted(names, key=lambda text: [int(part) for part in text.split(".") if part.isdigit()])
+
+
 def check(overrides: Sequence[str], schema: Schema | None) -> tuple[Override, ...]:
-    """Parse and check every override; without a schema (a program that is not Bridge) only the grammar counts.
+    """Parse and check every override; without a schema (another program, an unknown release) only the grammar counts.
 
     Raises OverrideError for the first one that cannot work, with the nearest names or the text that would.
     """
@@ -117,6 +134,8 @@ def _check_known(key: str, value: Any, schema: Schema, *, added: bool) -> None:
 
 
 def _unknown(key: str, schema: Schema) -> Refused:
+    if twin := other_name(key, schema.keys):
+        return Refused(f"{key} is no key of Megatron Bridge {schema.version}, which calls it {twin}", f"set {twin}")
     near = nearest(key, schema.keys)
     hints = [f"did you mean {', '.join(near)}?"] if near else []
     if key.partition(".")[0] in schema.open_sections:

@@ -8,13 +8,32 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..shared import values
+from ..shared import recipe_arguments, values
 from . import annotations
 from .errors import UserError
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _NULL = ("null", "none")
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def divide(
+    function: Callable[..., Any], given: Mapping[str, str], *, bridge: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The arguments for the function itself, and those that every recipe takes although the function does not.
+
+    `bridge` says that the function is one of Bridge's own.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    known = {one.name for one in parameters if one.kind in _NAMED}
+    rest = next((one for one in parameters if one.kind is inspect.Parameter.VAR_KEYWORD), None)
+    known |= set(_typed_rest(rest, getattr(inspect.unwrap(function), "__globals__", {})) or ())
+    common = {
+        name: text
+        for name, text in given.items()
+        if name not in known and recipe_arguments.is_argument(name, text, bridge=bridge)
+    }
+    return {name: text for name, text in given.items() if name not in common}, common
 
 
 def bind(function: Callable[..., Any], title: str, given: Mapping[str, str], where: str) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from ..shared import values
-from . import facts_of_config, notes, refusal, sizes
+from . import data_files, facts_of_config, notes, refusal, sizes, weights
 from .errors import UserError
 
 _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
@@ -33,9 +33,9 @@ class Checked:
 
 def main() -> int:
     """Answer one request (the --check-config contract); returns the exit status, 0 or 2."""
-    with _only_answers_on_stdout() as out:
+    with only_answers_on_stdout() as out:
         try:
-            reply = answer(_read_request(sys.stdin.read()))
+            reply = answer(read_request(sys.stdin.read()))
         except UserError as error:
             reply = {"ok": False, "error": error.message, "where": error.where, "hint": error.hint}
         json.dump(reply, out)
@@ -59,20 +59,16 @@ def validate(config: Any, world_size: int, overrides: Sequence[str] = ()) -> Che
             runtime_config_update(final)
         except Exception as error:  # assertions, ValueErrors, and what a wrong type makes Megatron raise
             raise refusal.explain(error) from error
+    sizes.check_split_of_experts(config, final, world_size)
+    data_files.check_token_ids(final)
     said = [str(one.message) for one in caught if not issubclass(one.category, (ImportWarning, ResourceWarning))]
     return Checked(final, tuple(dict.fromkeys([*_changed(config, final, overrides), *said])))
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """The reply to a good request; makes this process the job's rank 0 and raises UserError for a wrong one."""
-    world_size = int(request["world_size"])
-    os.environ.update(_ONE_PROCESS, WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(request["ranks_per_node"]))
-    from . import overrides as _overrides
-    from . import recipe
-
-    on_cpu = _enable_cpu_where_needed(request["settings"].get("device", "auto"))
-    config = recipe.load(request["recipe"], request["arguments"], Path.cwd())
-    config = _overrides.apply(config, request["overrides"])
+    config, on_cpu = configured(request, lambda load: load())
+    weights.choose(config, request["settings"].get("init"), job=False)
     if on_cpu:
         from . import cpu
 
@@ -82,9 +78,24 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         from .profiling.prepare import check_profiler
 
         check_profiler(config, profiler, "cpu" if on_cpu else "gpu")
-    checked = validate(config, world_size, request["overrides"])
+    checked = validate(config, int(request["world_size"]), request["overrides"])
     told = {"notes": list(notes.take()), "warnings": list(checked.warnings)}
     return {"ok": True, "resolved": resolved(checked.config), **told}
+
+
+def configured(request: Mapping[str, Any], loaded: Callable[[Callable[[], Any]], Any]) -> tuple[Any, bool]:
+    """The configuration with its overrides, and whether the job computes on CPU; this process becomes its rank 0.
+
+    `loaded` is given what runs the recipe, and returns what that returned. Raises UserError.
+    """
+    ranks = {"WORLD_SIZE": str(int(request["world_size"])), "LOCAL_WORLD_SIZE": str(request["ranks_per_node"])}
+    os.environ.update(_ONE_PROCESS, **ranks)
+    from . import overrides as _overrides
+    from . import recipe
+
+    on_cpu = _enable_cpu_where_needed(request["settings"].get("device", "auto"))
+    config = loaded(lambda: recipe.load(request["recipe"], request["arguments"], Path.cwd()))
+    return _overrides.apply(config, request["overrides"]), on_cpu
 
 
 _DISPATCHER = ("moe_token_dispatcher_type", "moe_flex_dispatcher_backend", "moe_enable_deepep")
@@ -120,7 +131,8 @@ def _enable_cpu_where_needed(device: str) -> bool:
     return device == "cpu"
 
 
-def _read_request(text: str) -> dict[str, Any]:
+def read_request(text: str) -> dict[str, Any]:
+    """The request on standard input, what it leaves out filled in. Raises UserError."""
     try:
         request = json.loads(text)
         missing = [key for key in ("recipe", "world_size", "ranks_per_node") if key not in request]
@@ -161,7 +173,7 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _only_answers_on_stdout() -> Iterator[TextIO]:
+def only_answers_on_stdout() -> Iterator[TextIO]:
     """Standard output for the answer alone: what libraries print, in Python or in C, goes to standard error."""
     sys.stdout.flush()
     kept = os.dup(1)

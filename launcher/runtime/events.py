@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from . import versions
 from .lines import Lines
 from .metrics import Metrics
 from .rank import Rank
+
+_SETUP = ("model-and-optimizer-setup", "load-checkpoint")
+"""Bridge's timers of what it makes before it opens data."""
 
 
 class Timeline:
@@ -41,7 +45,7 @@ class Progress:
 
 
 class Events:
-    """Bridge's callback (0.6.2): rank 0 writes the timeline, the last rank, which has the loss, the metrics.
+    """Bridge's callback: rank 0 writes the timeline, the last rank, which has the loss, the metrics.
 
     The last rank is in the last pipeline stage in every order of ranks that megatron-core 0.19 builds; Bridge itself
     logs on it.
@@ -74,29 +78,31 @@ class Events:
             "eval_end",
             "checkpoint_save",
         ):
-            manager.register(f"on_{name}", getattr(self, name))
-        if config.train.num_epochs is None:
+            versions.listen(manager, f"on_{name}", getattr(self, name))
+        if getattr(config.train, "num_epochs", None) is None:
             # With num_epochs Bridge 0.6.2 refuses a run that listens to this one.
-            manager.register("on_data_init_start", self.data_init_start)
+            versions.listen(manager, "on_data_init_start", self.data_init_start)
         return manager
 
     def data_init_start(self, context: Any) -> None:
         """Model, optimizer and checkpoint are there; no data file was opened yet."""
-        self.progress.state = context.state
-        timers = context.state.timers
-        model, load, tokenizer = (
-            _active(timers, name) for name in ("model-and-optimizer-setup", "load-checkpoint", "tokenizer-setup")
-        )
         total = time.monotonic() - self._created
         # Bridge times the parts but not this one: process groups, seeds, and the compilation of its helpers.
-        self._timeline.event("process_groups", total - sum(seconds or 0.0 for seconds in (model, load, tokenizer)))
+        parts = (_active(context.state.timers, name) for name in (*_SETUP, "tokenizer-setup"))
+        self._timeline.event("process_groups", total - sum(seconds or 0.0 for seconds in parts))
+        self._model_made(context)
+
+    def _model_made(self, context: Any) -> None:
+        self.progress.state = context.state
+        model, load = (_active(context.state.timers, name) for name in _SETUP)
         self._timeline.event("model", model)
         if load:
             self._timeline.event("checkpoint_loaded", load, iteration=int(context.state.train_state.step))
 
     def train_start(self, context: Any) -> None:
         """The loop is about to begin."""
-        self.progress.state = context.state
+        if self.progress.state is None:  # nothing was said of the data
+            self._model_made(context)
         self._watch_signals(context.state)
         self._timeline.event("train_start", _active(context.state.timers, "train/valid/test-data-iterators-setup"))
         self._loop_start = time.monotonic()
@@ -185,9 +191,9 @@ def _active(timers: Any, name: str) -> Optional[float]:
 
 
 def _running(timers: Any, name: str) -> Optional[float]:
-    """Seconds that a timer, which is running, shows now; it is left running."""
+    """Seconds that a timer shows now, and is left running; None where it does not run."""
     timer = timers._timers.get(name)
-    started = getattr(timer, "_start_time", None)
+    started = getattr(timer, "_start_time", None) if getattr(timer, "_started", False) else None
     return time.time() - float(started) if started else None
 
 

@@ -39,6 +39,7 @@ FIELDS = {
         *("optimizer", "lr", "min_lr", "use_distributed_optimizer", "use_precision_aware_optimizer"),
         *("store_param_remainders", "main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype"),
         *("optimizer_cpu_offload", "optimizer_offload_fraction"),
+        "use_precision_aware_optimizer_no_fp8_or_ds_fp8",
     ),
     "ddp": (
         *("use_distributed_optimizer", "grad_reduce_in_fp32", "overlap_grad_reduce", "overlap_param_gather"),

@@ -17,6 +17,7 @@ from typing import Any, Optional
 from . import models, notes
 
 _INSTEAD: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("architecture asked for", default=None)
+_REPLACED_BY: list[str] = []
 
 
 @contextlib.contextmanager
@@ -24,6 +25,7 @@ def architectures() -> Iterator[None]:
     """Inside the block Bridge's AutoBridge knows the architectures that ship; all others it finds as ever."""
     from megatron.bridge import AutoBridge
 
+    _REPLACED_BY.clear()
     load, convert = AutoBridge.__dict__["from_hf_pretrained"], AutoBridge.to_megatron_provider
     AutoBridge.from_hf_pretrained = classmethod(_load(load.__func__))
     AutoBridge.to_megatron_provider = _convert(convert)
@@ -46,6 +48,11 @@ def instead(hf_path: Optional[str]) -> Iterator[None]:
         _INSTEAD.reset(token)
 
 
+def replaced_by() -> Optional[str]:
+    """The `hf_path` whose architecture a recipe took in place of its own, since `architectures()` was last entered."""
+    return _REPLACED_BY[-1] if _REPLACED_BY else None
+
+
 def shipped() -> dict[str, Path]:
     """The hub's names of the models in configs/models, each with its file."""
     return {name: path for path in models.files() for name in models.hub_names(path)}
@@ -55,11 +62,13 @@ def _load(original: Any) -> Any:
     @functools.wraps(original)
     def from_hf_pretrained(cls: Any, path: Any, *arguments: Any, **keywords: Any) -> Any:
         other = _INSTEAD.get()
+        if other is not None:
+            _REPLACED_BY.append(other)
         if other is not None and other != str(path):
             notes.add(f"architecture: that of {other}, in place of {path}")
             keywords.pop("revision", None)  # of the model that is replaced
             path = other
-        with _found(str(path), keywords.get("revision")):
+        with found(str(path), keywords.get("revision")):
             return original(cls, path, *arguments, **keywords)
 
     return from_hf_pretrained
@@ -70,14 +79,14 @@ def _convert(original: Any) -> Any:
     def to_megatron_provider(self: Any, *arguments: Any, **keywords: Any) -> Any:
         # It asks for generation_config.json, which only the same hub can answer without network.
         name = str(getattr(self.hf_pretrained, "model_name_or_path", ""))
-        with _found(name, getattr(self, "hf_model_revision", None)):
+        with found(name, getattr(self, "hf_model_revision", None)):
             return original(self, *arguments, **keywords)
 
     return to_megatron_provider
 
 
 @contextlib.contextmanager
-def _found(name: str, revision: Optional[str]) -> Iterator[None]:
+def found(name: str, revision: Optional[str] = None) -> Iterator[None]:
     """Inside the block the model `name` is found, if it ships; only its own configuration may be loaded there."""
     file = shipped().get(name)
     if file is None or Path(name).is_dir():
@@ -95,6 +104,12 @@ def _found(name: str, revision: Optional[str]) -> Iterator[None]:
         models.write_cache(hub, name, models.model_config(file.stem), commit)
         with models.use(hub):
             yield
+
+
+def snapshot(name: str, revision: Optional[str] = None) -> Optional[Path]:
+    """Where the user's Hugging Face cache has files of the model `name`; None where it has not even a config.json."""
+    own = _in_cache(name, revision)
+    return Path(own).parent if own is not None else None
 
 
 def _in_cache(name: str, revision: Optional[str]) -> Optional[str]:

@@ -3,79 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..shared.older_keys import OLDER
+from ..shared.recipe_arguments import DATA_KEYWORDS as _DATA
+from ..shared.recipe_arguments import FIELDS, KEYWORDS
 from . import notes
 from .errors import UserError
-
-_MODEL = (
-    "tensor_model_parallel_size",
-    "pipeline_model_parallel_size",
-    "pipeline_dtype",
-    "virtual_pipeline_model_parallel_size",
-    "context_parallel_size",
-    "expert_model_parallel_size",
-    "expert_tensor_parallel_size",
-    "sequence_parallel",
-    "account_for_embedding_in_pipeline_split",
-    "account_for_loss_in_pipeline_split",
-    "recompute_granularity",
-    "recompute_method",
-    "recompute_num_layers",
-    "recompute_modules",
-    "apply_rope_fusion",
-    "cp_comm_type",
-    "moe_flex_dispatcher_backend",
-    "mtp_num_layers",
-    "mtp_loss_scaling_factor",
-    "num_layers",
-    "freeze_language_model",
-    "freeze_vision_model",
-    "freeze_vision_projection",
-)
-
-FIELDS: Mapping[str, tuple[str, ...]] = {
-    **{name: (f"model.{name}",) for name in _MODEL},
-    "layout": ("model.pipeline_model_parallel_layout",),
-    "seq_length": ("model.seq_length", "dataset.seq_length"),
-    "train_iters": ("train.train_iters",),
-    "global_batch_size": ("train.global_batch_size",),
-    "micro_batch_size": ("train.micro_batch_size",),
-    "eval_interval": ("validation.eval_interval",),
-    "eval_iters": ("validation.eval_iters",),
-    "lr": ("optimizer.lr",),
-    "finetune_lr": ("optimizer.lr",),
-    "min_lr": ("optimizer.min_lr",),
-    "adam_eps": ("optimizer.adam_eps",),
-    "lr_warmup_iters": ("scheduler.lr_warmup_iters",),
-    "lr_decay_iters": ("scheduler.lr_decay_iters",),
-    # 0 means that nothing is saved, in Bridge's loop as in its recipes.
-    "save_interval": ("checkpoint.save_interval",),
-    "pretrained_checkpoint": ("checkpoint.pretrained_checkpoint",),
-    "wandb_project": ("logger.wandb_project",),
-    "wandb_entity": ("logger.wandb_entity",),
-    "wandb_exp_name": ("logger.wandb_exp_name",),
-    "use_megatron_fsdp": ("ddp.use_megatron_fsdp",),
-    "check_for_nan_in_grad": ("ddp.check_for_nan_in_grad",),
-    "precision_config": ("mixed_precision",),
-    "comm_overlap_config": ("comm_overlap",),
-}
-"""Keyword to the fields that it sets."""
-
-OLDER: Mapping[str, str] = {
-    "validation.eval_interval": "train.eval_interval",
-    "validation.eval_iters": "train.eval_iters",
-    "dataset.seq_length": "dataset.sequence_length",
-}
-"""Fields as they were called before 0.4.0, for a configuration that lacks the newer one."""
-
-_DATA = (
-    "data_paths",
-    "data_args_path",
-    "train_data_path",
-    "valid_data_path",
-    "test_data_path",
-    "per_split_data_args_path",
-    "mock",
-)
 
 _UNSET = ("expert_model_parallel_size", "comm_overlap_config", "tokenizer_model", "dir")
 """Keywords whose None meant "as the recipe has it"."""
@@ -125,7 +57,8 @@ def _settle_pipeline(config: Any, given: Mapping[str, Any]) -> None:
 
 def _settle_packing(config: Any, given: Mapping[str, Any]) -> None:
     """Packed samples of fine-tuning are as long as the sequence."""
-    packing = getattr(config.dataset, "offline_packing_specs", None)
+    found = (getattr(config.dataset, name, None) for name in ("offline_packing_specs", "packed_sequence_specs"))
+    packing = next((one for one in found if one is not None), None)
     if "seq_length" in given and packing is not None:
         packing.packed_sequence_size = given["seq_length"]
 
@@ -182,5 +115,5 @@ _SPECIAL: Mapping[str, Callable[[Any, Any], None]] = {
     "name": _placed_by_the_run,
 }
 
-KNOWN = frozenset({*FIELDS, *_SPECIAL, *_DATA, "hf_path"})
-"""All keywords that are understood."""
+KNOWN = KEYWORDS
+"""All keywords that are understood: FIELDS, _DATA, those of _SPECIAL, and hf_path."""

@@ -38,13 +38,20 @@ def use(hub: Path) -> Iterator[None]:
     """Inside the block Hugging Face's loaders read this cache and no network."""
     # Constants, not the environment: huggingface_hub reads that once, when it is imported, which may be long ago.
     from huggingface_hub import constants
+    from transformers.utils import hub as copied
 
-    old = (constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE)
-    constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = str(hub), True
+    wanted = {(constants, "HF_HUB_CACHE"): str(hub), (constants, "HF_HUB_OFFLINE"): True}
+    # transformers keeps copies of its own until version 5.
+    copies = {(copied, "TRANSFORMERS_CACHE"): str(hub), (copied, "_is_offline_mode"): True}
+    wanted |= {(module, name): value for (module, name), value in copies.items() if hasattr(module, name)}
+    before = [(module, name, getattr(module, name)) for module, name in wanted]
+    for (module, name), value in wanted.items():
+        setattr(module, name, value)
     try:
         yield
     finally:
-        constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = old
+        for module, name, value in before:
+            setattr(module, name, value)
 
 
 def files() -> tuple[Path, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..shared import values
+from ..shared import older_keys, values
 from . import annotations, sections
 from .errors import UserError
 
@@ -120,6 +120,9 @@ class _Placement:
         if annotations.COPIES.get(name) in sections.fields(section):
             twin = ".".join((*path[:-1], annotations.COPIES[name]))
             raise values.Refused(f"{key} is overwritten by {twin} before training: it changes nothing", f"set {twin}")
+        if called := older_keys.other_name(key, list(sections.keys(self.config))):
+            text = f"{key} is no key of this release of Megatron Bridge, which calls it {called}"
+            raise values.Refused(text, f"set {called}")
         if hasattr(section, name):
             raise values.Refused(f"{key} is computed by {type(section).__name__} itself and is not the user's to set")
         near = values.nearest(key, sections.keys(self.config))

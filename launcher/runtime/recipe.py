@@ -12,9 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..shared import values
+from ..shared import recipe_arguments, values
 from . import arguments as _arguments
-from . import hub, versions
+from . import common_arguments, hub, versions
 from .errors import UserError
 
 
@@ -40,9 +40,11 @@ def _load(recipe: Mapping[str, str], arguments: Mapping[str, str], base: Path) -
         where = (
             f"{path}:{inspect.unwrap(function).__code__.co_firstlineno}" if inspect.isfunction(function) else str(path)
         )
-    keywords = _arguments.bind(function, name, arguments, where)
-    config = _call(function, name, keywords, where, home)
+    own, common = _arguments.divide(function, arguments, bridge="bridge" in recipe)
+    keywords = _arguments.bind(function, name, own, where)
+    config = _call(common_arguments.prepared(function, common), name, keywords, where, home)
     _require_config(config, name, where)
+    common_arguments.apply(config, common, recipe, where)
     return config
 
 
@@ -116,7 +118,8 @@ def _bridge_function(name: str) -> Callable[..., Any]:
         if inspect.isfunction(function) and not name.startswith("_"):
             return function
     known = {one for module in _bridge_modules(recipes) for one in vars(module) if one.endswith("_config")}
-    near = values.nearest(name, {one for one in known if not one.startswith("_")}, count=5)
+    now = recipe_arguments.successors(name, known)
+    near = now or values.nearest(name, {one for one in known if not one.startswith("_")}, count=5)
     raise UserError(
         f"Megatron Bridge has no recipe {name!r}",
         where=f"bridge:{name}",

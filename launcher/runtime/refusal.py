@@ -12,6 +12,13 @@ _LINES = 12
 """An assertion's statement is looked for in so many lines."""
 
 
+_HINTS = {
+    "PEFT requires a pretrained checkpoint path": "name the model that the adapters are for: hf_path=DIR (a recipe of "
+    "Bridge's), or checkpoint.pretrained_checkpoint=DIR",
+}
+"""What to do where Bridge's words do not say it."""
+
+
 def explain(error: Exception) -> UserError:
     """The UserError for an exception out of Bridge's validation; `where` is the check's own place in Megatron.
 
@@ -29,7 +36,8 @@ def explain(error: Exception) -> UserError:
         text = words
     else:
         text = f"{type(error).__name__}: {words}" if words else type(error).__name__
-    return UserError(f"Megatron Bridge refuses the configuration: {text}", where=place)
+    hint = next((hint for words, hint in _HINTS.items() if words in text), None)
+    return UserError(f"Megatron Bridge refuses the configuration: {text}", where=place, hint=hint)
 
 
 def _last(trace: "TracebackType | None") -> "FrameType | None":

@@ -54,7 +54,7 @@ def check(config: Any, world_size: int) -> None:
 def check_split_of_experts(config: Any, final: Any, world_size: int) -> None:
     """The same of experts, once Bridge has settled how their weights are split (`final`) where `config` leaves it open.
 
-    Bridge 0.6 splits them by EP alone then; 0.3 leaves it to megatron-core, which splits them by TP as all other weights.
+    Bridge 0.6 splits them by EP alone then; 0.3 leaves it to megatron-core, which splits them by TP as all weights.
     """
     model, settled = transformer(config), transformer(final)
     if getattr(settled, "num_moe_experts", None) is None or getattr(model, "expert_tensor_parallel_size", None):
@@ -135,8 +135,10 @@ def _lengths(config: Any, cp: int) -> None:
         return
     data = getattr(config.dataset, "seq_length", length)
     if data != length:
+        # Of some releases a computed name: the field is what a user can set.
+        computed = isinstance(getattr(type(config.dataset), "seq_length", None), property)
         raise UserError(
-            f"model.seq_length={length} and dataset.seq_length={data} differ",
+            f"model.seq_length={length} and dataset.{'sequence_length' if computed else 'seq_length'}={data} differ",
             hint="the model takes what the dataset gives: set both",
         )
     if cp > 1 and length % (2 * cp):

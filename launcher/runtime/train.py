@@ -91,15 +91,18 @@ def read_request(rank: Rank) -> dict[str, Any]:
 
 def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: float) -> tuple[Any, str]:
     """The configuration to train with, and the device; may start this process anew, once (see environment.py)."""
-    from . import check, overrides, recipe, versions
+    from . import check, extensions, fetch, overrides, recipe, versions, weights
 
+    fetch.begin()
     settings, keys = request["settings"], paths.overridden(request["overrides"])
     device = backend.select(settings.get("device", "auto"))
     if device == "cpu":
         from . import cpu
 
         cpu.enable()
-    config = recipe.load(request["recipe"], request["arguments"], rank.code_dir)
+    config = fetch.configuration(
+        lambda: recipe.load(request["recipe"], request["arguments"], rank.code_dir), request, rank
+    )
     config = overrides.apply(config, request["overrides"])
     # The override env_vars.NAME= is the user's as well, and stronger than --env.
     user_env = [name for name in settings.get("user_env", ()) if not paths.is_overridden(f"env_vars.{name}", keys)]
@@ -112,6 +115,10 @@ def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: 
     paths.place_files(config, rank, keys)
     paths.stop_on_signal(config, keys)
     paths.choose_checkpoint(config, rank, keys, bool(settings.get("load", False)))
+    fetch.everything(config, rank, settings.get("init"))
+    weights.choose(config, settings.get("init"), look=rank.rank == 0)
+    if device != "cpu":
+        extensions.require(config)
     checked = check.validate(config, rank.world_size, request["overrides"])
     told = notes.take()
     if rank.rank == 0:
@@ -149,24 +156,29 @@ def profiled(job: Job, settings: dict[str, Any], device: str) -> Optional[Any]:
 def train(job: Job, device: str, timeline: Timeline) -> None:
     """Bridge's own pretrain(), or finetune() where weights are given to start from, with this launcher's callbacks."""
     from megatron.bridge.training import pretrain as bridge
-    from megatron.bridge.training.gpt_step import forward_step
 
-    from . import versions
+    from . import forward, versions
+    from .weights import complete
 
     versions.require_callbacks(bridge.pretrain)
+    forward_step = forward.choose(job.config, read_request(job.rank))
+    if job.rank.rank == 0:
+        print(*(f"note: {text}" for text in notes.take()), sep="\n", file=sys.stderr, flush=True)
     job.events = Events(job.rank, device, timeline)
-    bridge.logger.addFilter(_not_a_clean_stop)
+    logging.getLogger(bridge.__name__).addFilter(_not_a_clean_stop)
     callbacks = job.events.manager(job.config)
     if job.window is not None:
         job.window.attach(callbacks)
     config: Any = job.config
-    if config.checkpoint.pretrained_checkpoint is None:
+    weights = config.checkpoint.pretrained_checkpoint
+    if weights is None:
         bridge.pretrain(config, forward_step, callbacks=callbacks)
     else:
         # The same loop, which refuses to begin where the weights are not found.
         from megatron.bridge.training.finetune import finetune
 
-        finetune(config, forward_step, callbacks=callbacks)
+        with complete(weights):
+            finetune(config, forward_step, callbacks=callbacks)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,12 @@
 | recipe functions take keywords | 0.3.0 (text models), 0.5.x (vision) | 0.3.1, 0.6.0: none | `old_keywords` |
 | names of recipes | `llama3_8b_pretrain_config` | 0.6.0: name GPUs and precision too, the old ones stay | nothing |
 | `config.env_vars` | absent | 0.6.0 | `env_vars` |
-| eval_interval, eval_iters | `config.train` | 0.4.0: `config.validation` | `keywords.OLDER` |
-| length of a sample | `dataset.sequence_length` | also `dataset.seq_length` | `keywords.OLDER` |
+| eval_interval, eval_iters | `config.train` | 0.4.0: `config.validation` | `shared/older_keys.py` |
+| length of a sample | `dataset.sequence_length` | also `dataset.seq_length` | `shared/older_keys.py` |
+| packing of samples | `packed_sequence_specs` | `offline_packing_specs` | `shared/older_keys.py` |
+| experts where ETP is not set | split by TP too | 0.6: by EP alone | `sizes.check_split_of_experts` |
 | callbacks of pretrain() | absent | 0.3.0 | `require_callbacks` |
+| events that data are opened, a checkpoint saved | absent | 0.6 | `listen` |
 
 Nothing here asks for a version: functions are asked for their signature and sections for their fields.
 Keywords and what they set are those of the recipe functions of 0.3.0 (`*CommonKwargs`, `*FinetuneKwargs`).
@@ -18,6 +21,7 @@ import functools
 import importlib
 import inspect
 import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -37,6 +41,32 @@ def require_callbacks(pretrain: Callable[..., Any]) -> None:
     """Raise UserError where pretrain() takes none: without them a run tells nothing and cannot be stopped."""
     if "callbacks" not in inspect.signature(pretrain).parameters:
         raise UserError("this Megatron Bridge has no callbacks: 0.3.0 is the first release that this launcher can run")
+
+
+def listen(manager: Any, name: str, listener: Callable[[Any], None]) -> None:
+    """Register `listener` for an event of Bridge's CallbackManager, as far as this release tells of it.
+
+    One that does not tell that a checkpoint was saved has it found out where it is saved.
+    """
+    from megatron.bridge.training import callbacks
+
+    if name in callbacks.VALID_EVENTS:
+        manager.register(name, listener)
+    elif name == "on_checkpoint_save":
+        from megatron.bridge.training import pretrain, train
+
+        for module in (train, pretrain):
+            module.save_checkpoint = _telling(module.save_checkpoint, listener)
+
+
+def _telling(save: Callable[..., Any], listener: Callable[[Any], None]) -> Callable[..., Any]:
+    @functools.wraps(save)
+    def save_checkpoint(state: Any, *arguments: Any, **keywords: Any) -> Any:
+        result = save(state, *arguments, **keywords)
+        listener(types.SimpleNamespace(state=state))
+        return result
+
+    return save_checkpoint
 
 
 @contextlib.contextmanager

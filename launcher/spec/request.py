@@ -1,7 +1,7 @@
 """What one run is: everything that a user can say of it."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -45,6 +45,9 @@ class Request(BaseModel):
     env: tuple[Text, ...] = ()
     """`NAME=VALUE`, or `NAME` to pass the submitting shell's value on."""
 
+    python: Text | None = None
+    """The interpreter that runs the entrypoint, in place of the profile's."""
+
     name: str | None = None
     run_root: Text | None = None
     shared: bool = False
@@ -53,6 +56,10 @@ class Request(BaseModel):
     resume: Text | None = None
     load: bool = False
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
+
+    init: Literal["pretrained", "random"] | None = None
+    """What a new run starts from: weights that `hf_path` or `checkpoint.pretrained_checkpoint` name, or random ones.
+    None: the former where something names them."""
 
     nsys: bool = False
     profiler: Text | None = None

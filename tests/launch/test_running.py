@@ -123,6 +123,21 @@ def test_a_run_that_goes_on_or_has_saved_nothing_cannot_be_resumed(user: User, s
     assert "has saved no checkpoint" in refused
 
 
+def test_a_run_is_not_resumed_with_sizes_that_its_checkpoint_cannot_be_loaded_with(alone: User) -> None:
+    alone.run("run", "small.py", *LOCAL, "toy.fail_rank=0", "toy.fail_step=8", "toy.iters=9", status=1)
+    newest = max(alone.runs()[-1].glob("checkpoints/iter_*"))
+    # As Bridge 0.6.2 writes it after a run with TP 2.
+    (newest / "run_config.yaml").write_text(
+        "checkpoint:\n  dist_ckpt_optim_fully_reshardable: false\n  save_optim: true\n"
+        "model:\n  tensor_model_parallel_size: 2\noptimizer:\n  use_distributed_optimizer: true\n"
+    )
+    other = "model.tensor_model_parallel_size=1"
+    refused = alone.run("run", "--resume", "small", other, status=2).stderr
+    assert "was saved with TP 2, and this run has TP 1" in refused
+    assert len(list(alone.runs()[-1].glob("attempts/*"))) == 1
+    alone.run("run", "--resume", "small", other, "checkpoint.load_optim=false", "toy.fail_rank=9")
+
+
 def test_runs_are_looked_for_where_the_profile_puts_them(alone: User) -> None:
     profile = 'scheduler = "local"\ndevice = "cpu"\nrun_root = "$HERE/elsewhere"\n'
     (alone.directory / "clusters/mine.toml").write_text(profile)

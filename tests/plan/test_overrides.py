@@ -197,3 +197,32 @@ def test_simple_overrides_are_checked_without_hydra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("release", "schema"),
+    [
+        (None, "0.6.2"),
+        ("unknown", "0.6.2"),
+        ("0.6.2+abc", "0.6.2"),
+        ("0.6.5", "0.6.2"),
+        ("0.3.1", "0.3.1"),
+        ("0.5.0", None),
+    ],
+)
+def test_the_schema_is_that_of_the_release_that_the_job_will_find(release: str | None, schema: str | None) -> None:
+    found = overrides.schema_of(release)
+    assert (found.version if found else None) == schema
+
+
+@pytest.mark.parametrize(
+    ("release", "text", "called"),
+    [
+        ("0.3.1", "validation.eval_iters=1", "train.eval_iters"),
+        ("0.3.1", "dataset.offline_packing_specs.packed_sequence_size=8", "dataset.packed_sequence_specs.packed_seq"),
+        ("0.6.2", "dataset.packed_sequence_specs.packed_sequence_size=8", "dataset.offline_packing_specs.packed_seq"),
+    ],
+)
+def test_a_key_of_another_release_is_refused_with_its_name_in_this_one(release: str, text: str, called: str) -> None:
+    with pytest.raises(OverrideError, match=rf"is no key of Megatron Bridge {release}, which calls it {called}"):
+        overrides.check([text], overrides.load_schema(release))

@@ -111,11 +111,12 @@ def test_newest_checkpoint_is_read(tmp_path: Path) -> None:
     assert saved_model(tmp_path / "nothing") is None
     for step in (5, 20):
         (tmp_path / f"iter_{step:07d}").mkdir()
-    text = "checkpoint:\n  num_layers: 9\nmodel:\n  num_layers: 2\n  nested:\n    hidden_size: 1\n"
+    text = "checkpoint:\n  save_optim: true\n  save: null\nmodel:\n  num_layers: 2\n  nested:\n    hidden_size: 1\n"
     text += "  hidden_size: 128\ntrain:\n  x: 3\n"
     (tmp_path / "iter_0000020" / "run_config.yaml").write_text(text)
     found = saved_model(tmp_path)
-    assert found == SavedModel(str(tmp_path / "iter_0000020"), 20, {"num_layers": 2, "hidden_size": 128})
+    values = {"checkpoint.save_optim": True, "model.num_layers": 2, "model.hidden_size": 128, "train.x": 3}
+    assert found == SavedModel(str(tmp_path / "iter_0000020"), 20, values)
     assert saved_model(tmp_path / "iter_0000005") == SavedModel(str(tmp_path / "iter_0000005"), 5)
 
 
@@ -132,12 +133,12 @@ def test_files_are_looked_for(tmp_path: Path) -> None:
         "tokenizer.tokenizer_type": "HuggingFaceTokenizer",
         "tokenizer.tokenizer_model": "me/unknown",
     }
-    found = look_at_files(values, environ, None)
+    found = look_at_files(values, environ)
     assert found == TrainingFiles(
         missing=(("dataset.blend", bad), ("dataset.data_path", f"{bad}2")),
         uncached=(("tokenizer.tokenizer_model", "me/unknown"),),
         offline=True,
     )
-    known = look_at_files({**values, "tokenizer.tokenizer_model": "me/known"}, environ, None)
+    known = look_at_files({**values, "tokenizer.tokenizer_model": "me/known"}, environ)
     assert known.uncached == ()
-    assert look_at_files({}, {"HOME": str(tmp_path)}, str(tmp_path)) == TrainingFiles()
+    assert look_at_files({}, {"HOME": str(tmp_path)}) == TrainingFiles()

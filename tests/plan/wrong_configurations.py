@@ -28,7 +28,23 @@ def refused(says: str, values: dict[str, Any], hint: str = "", **more: Any) -> R
     return Row(says, values, hint, more=more)
 
 
-SAVED = TrainingFiles(loads=SavedModel("/old/iter_0000500", 500, {"num_layers": 24, "hidden_size": 2048}))
+SAVED = TrainingFiles(loads=SavedModel("/old/iter_0000500", 500, {"model.num_layers": 24, "model.hidden_size": 2048}))
+SHARDED = {
+    TP: 4,
+    PP: 1,
+    EP: 1,
+    "checkpoint.save_optim": True,
+    "optimizer.use_distributed_optimizer": True,
+    "checkpoint.dist_ckpt_optim_fully_reshardable": False,
+}
+
+
+def of_tp4(**changes: Any) -> TrainingFiles:
+    """The run's own checkpoint, saved with TP 4."""
+    return TrainingFiles(loads=SavedModel("/old/iter_0000500", 500, {**SHARDED, **changes}, own=True))
+
+
+IMAGE = {"megatron-core": "0.19.2", "transformer-engine": "2.19.0"}
 BATCH = {"train.micro_batch_size": 2, TP: 1, PP: 1, CP: 1}
 
 TABLE = (
@@ -98,9 +114,11 @@ TABLE = (
     refused(
         "global_batch_size=30 is no multiple of micro-batch size 2 x data-parallel size 8 = 16",
         {**BATCH, "train.global_batch_size": 30},
-        "the nearest are 16 and 32",
+        "use a global batch size of 16 or 32",
     ),
-    refused("global_batch_size=6 is no multiple", {**BATCH, "train.global_batch_size": 6}, "the nearest are 16"),
+    refused(
+        "global_batch_size=6 is no multiple", {**BATCH, "train.global_batch_size": 6}, "use a global batch size of 16"
+    ),
     warned(
         "each rank works on 512 micro-batches", {**BATCH, "train.global_batch_size": 8192}, "global_batch_size=16384"
     ),
@@ -175,13 +193,49 @@ TABLE = (
         "checkpoint.finetune=true",
         files=SAVED,
     ),
+    refused(
+        "/old/iter_0000500 was saved with TP 4 x PP 1, and this run has TP 2 x PP 2: the distributed optimizer's state",
+        {TP: 2, PP: 2, EP: 1},
+        "checkpoint.load_optim=false",
+        files=of_tp4(),
+    ),
+    refused("was saved with EP 1, and this run has EP 8", {TP: 4, EP: 8}, "use EP 1 again", files=of_tp4()),
+    warned(
+        "was saved with TP 4, and this run has TP 8: random numbers",
+        {TP: 8},
+        files=of_tp4(**{"checkpoint.dist_ckpt_optim_fully_reshardable": True}),
+    ),
+    warned(
+        "checkpoint.load_optim=false leaves out the optimizer's state",
+        {TP: 4, "checkpoint.load_optim": False},
+        "checkpoint.load_optim=true",
+        files=of_tp4(),
+    ),
+    warned(
+        "was saved with TP 4, and this run has TP 2: random numbers",
+        {TP: 2, "checkpoint.load_optim": False},
+        files=of_tp4(),
+    ),
+    warned(
+        "model.gradient_accumulation_fusion=true needs APEX",
+        {"model.gradient_accumulation_fusion": True},
+        "model.gradient_accumulation_fusion=false",
+        packages=IMAGE,
+    ),
+    warned(
+        "the image has no Transformer Engine",
+        {"model.transformer_impl": "transformer_engine"},
+        packages={"megatron-core": "0.19.2", "apex": "0.1"},
+    ),
     warned("dataset.blend: /data/a is not there", {}, files=TrainingFiles(missing=(("dataset.blend", "/data/a"),))),
     warned(
         "tokenizer.tokenizer_model=a/b is not in the Hugging Face cache here, and HF_HUB_OFFLINE forbids",
         {},
         files=TrainingFiles(uncached=(("tokenizer.tokenizer_model", "a/b"),), offline=True),
     ),
-    warned("8 ranks will ask the hub", {}, files=TrainingFiles(uncached=(("tokenizer.tokenizer_model", "a/b"),))),
+    warned(
+        "one of the 8 ranks will fetch it", {}, files=TrainingFiles(uncached=(("tokenizer.tokenizer_model", "a/b"),))
+    ),
     refused(
         "tokenizer.vocab_size=300 is more than the 256 rows",
         {"tokenizer.vocab_size": 300, "tokenizer.tokenizer_type": "NullTokenizer", "model.padded_vocab_size": 256},

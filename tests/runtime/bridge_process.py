@@ -1,7 +1,8 @@
 """One process with the real Megatron Bridge on CPU that answers many requests: importing it takes longest.
 
 Reads a JSON list of requests from standard input (recipe, arguments, overrides, world_size, and `read`: keys to
-report), writes a JSON list of answers. What raises anything but UserError is told by its type.
+report), writes a JSON list of answers. What raises anything but UserError is told by its type. With --patches the first
+answer is, for each patch of the CPU back end, whether it fits and is needed right before it is applied.
 """
 
 import json
@@ -22,10 +23,12 @@ ROOT = Path(__file__).resolve().parents[2]
 _ANSWERS: dict[str, dict[str, Any]] = {}
 
 
-def ask(requests: list[dict[str, Any]], timeout_s: float = 280) -> list[dict[str, Any]]:
+def ask(
+    requests: list[dict[str, Any]], timeout_s: float = 280, python: str = sys.executable, *options: str
+) -> list[Any]:
     """The answers to `requests`, from a fresh process; AssertionError with its standard error where it failed."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.bridge_process"],
+        [python, "-m", "tests.runtime.bridge_process", *options],
         input=json.dumps(requests),
         capture_output=True,
         text=True,
@@ -34,7 +37,7 @@ def ask(requests: list[dict[str, Any]], timeout_s: float = 280) -> list[dict[str
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    answers: list[Any] = json.loads(done.stdout.splitlines()[-1])
     return answers
 
 
@@ -93,11 +96,24 @@ def main() -> None:
     """Answer the requests of standard input."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    answers: list[Any] = [_applied()] if "--patches" in sys.argv else []
     from launcher.runtime import cpu
 
     cpu.enable()
+    answers += [_answer(request) for request in json.load(sys.stdin)]
     print()
-    print(json.dumps([_answer(request) for request in json.load(sys.stdin)]))
+    print(json.dumps(answers))
+
+
+def _applied() -> list[tuple[str, bool, bool]]:
+    from launcher.runtime.cpu import enabling
+
+    found = []
+    for patch in enabling.patches():
+        found.append((patch.name, patch.fits(), patch.needed()))
+        patch.apply()
+    enabling._enabled = True
+    return found
 
 
 if __name__ == "__main__":

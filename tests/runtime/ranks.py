@@ -87,6 +87,7 @@ class Ranks:
     count: int
     attempt: str = "000"
     environment: Mapping[str, str] = field(default_factory=dict)
+    python: str = sys.executable
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __enter__(self) -> "Ranks":
@@ -96,7 +97,7 @@ class Ranks:
         for rank in range(self.count):
             environment = {**rank_environment(self.run.path, rank, self.count, self.attempt, port), **self.environment}
             with (logs / f"rank-{rank:04d}.log").open("wb") as log:
-                command = [sys.executable, str(self.run.path / "code" / "entrypoint.py")]
+                command = [self.python, str(self.run.path / "code" / "entrypoint.py")]
                 process = subprocess.Popen(command, cwd=self.run.path, env=environment, stdout=log, stderr=log)
             self.processes.append(process)
         return self
@@ -129,9 +130,11 @@ class Ranks:
         return "\n".join(f"--- rank {rank}\n" + "\n".join(text) for rank, text in texts)
 
 
-def train(run: Run, ranks: int = 2, attempt: str = "000", expect: int | None = 0) -> list[int]:
+def train(
+    run: Run, ranks: int = 2, attempt: str = "000", expect: int | None = 0, python: str = sys.executable
+) -> list[int]:
     """Run one attempt to its end; every rank must leave with `expect` (None: anything goes)."""
-    with Ranks(run, ranks, attempt) as running:
+    with Ranks(run, ranks, attempt, python=python) as running:
         statuses = running.wait()
         assert expect is None or statuses == [expect] * ranks, f"statuses {statuses}\n{running.tails()}"
         return statuses

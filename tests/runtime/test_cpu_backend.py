@@ -22,10 +22,11 @@ from launcher.runtime import cpu
 from launcher.runtime.errors import UserError
 
 found = {{"patches": [], "refusals": {{}}}}
-for patch in cpu.PATCHES:
+for patch in cpu.patches():
     # Both are asked right before the patch is applied, with all earlier ones in place.
     found["patches"].append([patch.name, patch.fits(), patch.needed()])
     patch.apply()
+found["others"] = [[patch.name, patch.fits() and patch.needed()] for patch in cpu.PATCHES if patch not in cpu.patches()]
 
 from pathlib import Path
 from launcher.runtime import overrides, recipe
@@ -86,10 +87,12 @@ from launcher.runtime.rank import read_rank
 class Config(types.SimpleNamespace):
     env_vars = {{}}
     train = types.SimpleNamespace()
+    model = types.SimpleNamespace()
 for name, functions in {{
     "recipe": {{"load": lambda *a: Config()}},
     "overrides": {{"apply": lambda config, texts: config}},
     "check": {{"validate": lambda *a: types.SimpleNamespace(warnings=())}},
+    "weights": {{"choose": lambda *a, **k: None}},
 }}.items():
     module = types.ModuleType(f"launcher.runtime.{{name}}")
     vars(module).update(functions)
@@ -133,6 +136,15 @@ def test_each_patch_still_fits_what_it_changes(probe: dict[str, Any]) -> None:
 @pytest.mark.megatron
 def test_each_patch_is_still_needed(probe: dict[str, Any]) -> None:
     assert [name for name, _, needed in probe["patches"] if not needed] == []
+    # Those of other releases alone would change nothing here that fails.
+    assert probe["others"] == [["router without Transformer Engine's matrix product", False]]
+
+
+def test_a_release_that_the_patches_were_not_written_for_gets_those_of_the_one_before() -> None:
+    from launcher.runtime.cpu import patch
+
+    releases = {"0.2.2": "0.3.1", "0.3.1": "0.3.1", "0.5.0": "0.3.1", "0.6.2": "0.6.2", "0.7.0+abc": "0.6.2"}
+    assert {release: patch.nearest_release(release) for release in releases} == releases
 
 
 @pytest.mark.megatron

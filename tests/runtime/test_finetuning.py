@@ -50,6 +50,41 @@ names = FileSystemReader(sys.argv[1]).read_metadata().state_dict_metadata
 print("NAMES", *(name for name in names if "layers" in name and "optimizer" not in name))
 """
 
+WATCHED = '''
+"""A shipped recipe whose model is compared, parameter by parameter, at its first step and at the process's end."""
+
+import atexit
+import json
+import os
+from pathlib import Path
+
+from llama32_1b_lora import configure as shipped
+
+BEFORE = {}
+
+
+def configure(hf_path: Path, data: Path):
+    cfg = shipped(hf_path, data)
+    cfg.model.register_pre_wrap_hook(watch)
+    return cfg
+
+
+def watch(model):
+    model[0].register_forward_pre_hook(remember)
+    atexit.register(compare, model[0])
+    return model
+
+
+def remember(model, _arguments):
+    if not BEFORE:
+        BEFORE.update({name: one.detach().clone() for name, one in model.named_parameters()})
+
+
+def compare(model):
+    changed = {name: not bool((one == BEFORE[name]).all()) for name, one in model.named_parameters()}
+    Path(os.environ["LAUNCHER_RUN_DIR"], "changed.json").write_text(json.dumps(changed))
+'''
+
 FP32 = ("mixed_precision=null", "model.bf16=false", "model.params_dtype=float32")
 # megatron-core 0.19.2's optimizer without mixed precision cannot be saved where some parameters are frozen.
 PRECISION = {"llama32_1b_sft": (FP32, 1e-4), "llama32_1b_lora": ((), 2e-2)}
@@ -76,10 +111,11 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, floa
 
 
 def run_recipe(name: str, directory: Path, model: Path, data: Path, expect: int | None = 0) -> Run:
-    """Five iterations of a shipped recipe, on one rank."""
+    """Five iterations of a shipped recipe, on one rank; that of LoRA notes which parameters have changed."""
     lengths = ("model.seq_length=16", "dataset.seq_length=16", "dataset.num_workers=0")
     schedule = ("train.train_iters=5", "scheduler.lr_warmup_iters=0", "optimizer.lr=1e-2", "checkpoint.save_interval=5")
-    run = make_run(directory / name, f"{name}.py", [*lengths, *schedule, *PRECISION[name][0]])
+    file = "watched.py" if name.endswith("lora") else f"{name}.py"
+    run = make_run(directory / name, file, [*lengths, *schedule, *PRECISION[name][0]], files={"watched.py": WATCHED})
     request = json.loads((run.path / "argv.json").read_text())
     request["arguments"] = {"hf_path": str(model), "data": str(data)}
     (run.path / "argv.json").write_text(json.dumps(request))
@@ -100,6 +136,11 @@ def test_training_starts_from_the_weights_that_were_given(
     names = said(KEYS, str(run.path / "checkpoints" / "iter_0000005"))
     adapters = [one for one in names if "adapter" in one]
     assert names and (adapters == names if name.endswith("lora") else not adapters)
+    if name.endswith("lora"):
+        changed = json.loads((run.path / "changed.json").read_text())
+        assert len(changed) > len(adapters) > 0
+        # Of the model itself not a bit is another one.
+        assert {one for one, whether in changed.items() if whether} == {one for one in changed if "adapter" in one}
 
 
 def test_without_weights_nothing_is_trained(tmp_path: Path, material: tuple[Path, Path, float]) -> None:

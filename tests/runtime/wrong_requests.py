@@ -133,7 +133,7 @@ ARGUMENTS = (
     Wrong(
         "vanilla_gpt_pretrain_config() takes no arguments",
         bridge="vanilla_gpt_pretrain_config",
-        arguments=(("hf_path", "x"),),
+        arguments=(("path", "x"),),
     ),
 )
 

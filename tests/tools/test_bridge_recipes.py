@@ -1,4 +1,4 @@
-"""The committed index of Megatron Bridge's recipes is what the tool makes from the installed package."""
+"""The committed indexes of Megatron Bridge's recipes are what the tool makes from the installed packages."""
 
 import json
 import subprocess
@@ -7,12 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime import old_bridge
+
 ROOT = Path(__file__).resolve().parents[2]
 INDEXES = sorted((ROOT / "configs" / "bridge").glob("recipes-*.json"))
 
 
 @pytest.mark.megatron
-def test_committed_index_is_as_generated_and_a_difference_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "python",
+    [
+        pytest.param(sys.executable, id="0.6.2"),
+        pytest.param(old_bridge.PYTHON, id="0.3.1", marks=old_bridge.needed),
+    ],
+)
+def test_committed_index_is_as_generated_and_a_difference_is_told(python: str, tmp_path: Path) -> None:
     """One process, as the imports take longest: the committed file first, then one with a changed line."""
     code = f"""
 import pathlib
@@ -26,7 +35,7 @@ pathlib.Path({str(tmp_path)!r}, name).write_text(text.replace('"task":"sft"', '"
 print("changed", bridge_recipes.main(["--check", "--directory", {str(tmp_path)!r}]))
 """
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=250, check=False
+        [python, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=250, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "committed 0" in done.stdout, done.stdout[-3000:]

@@ -1,13 +1,7 @@
-"""`--on CLUSTER`: the same work in a job, shown here as if it happened here. Ctrl-C cancels the job."""
+"""`launcher image build|import --on CLUSTER`: made on a compute node, into the store that all nodes see."""
 
 import argparse
-import json
-import secrets
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from launcher.cli.printing import say
 
 if TYPE_CHECKING:
     from launcher.image.making.build import BuildRequest
@@ -15,13 +9,7 @@ if TYPE_CHECKING:
     from launcher.image.making.report import Report
     from launcher.image.making.result import Made
     from launcher.image.storage.store import Store
-    from launcher.launch.task import TaskJob
-    from launcher.slurm.poller import Poller
     from launcher.spec.cluster import Cluster
-
-_TICK_S = 0.5
-_LATE_S = 20.0
-"""After the job's end, until its result has to be visible here: shared file systems cache directories."""
 
 
 def make_on(
@@ -32,70 +20,10 @@ def make_on(
     report: "Report",
 ) -> "Made":
     """Submit, watch, return what was made. Raises the LauncherError that was raised on the node, or SlurmError."""
-    from launcher.image.making.remote import Failed, perform
-    from launcher.launch.task import outcome, parameters, submit_task
-    from launcher.shell import LocalShell
-    from launcher.slurm.control import cancel
-    from launcher.slurm.poller import Poller
+    from launcher.cli.on_cluster import perform_on
+    from launcher.image.making.remote import perform
 
-    folder = store.root / "tasks" / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    events = folder / "events.jsonl"
-    task = submit_task(
-        perform,
-        (request, store.root, events),
-        folder=folder,
-        parameters=parameters(cluster, name="image", cpus=parsed.cpus, directives=_directives(parsed)),
-        python=cluster.launcher_python,
+    made: Made = perform_on(
+        parsed, cluster, perform, (request, store.root), name="image", tasks=store.root / "tasks", report=report
     )
-    say(f"job {task.job} on {cluster.name}: {task.log}")
-    try:
-        _watch(task, events, report, Poller((task.job,), LocalShell()))
-    except BaseException:
-        cancel([task.job], LocalShell())
-        say(f"cancelled job {task.job}")
-        raise
-    result = outcome(task)
-    if isinstance(result, Failed):
-        raise result.error()
-    made: Made = result
     return made
-
-
-def _watch(task: "TaskJob", events: Path, report: "Report", poller: "Poller") -> None:
-    """Show the events until the result is there. Raises SlurmError if the job ends without one."""
-    from launcher.errors import SlurmError
-    from launcher.image.making.remote import replay
-    from launcher.watch.progress import queued
-    from launcher.watch.tail import Tail, last_lines
-
-    tail = Tail(events)
-    ended_at: float | None = None
-    while True:
-        there = task.result.exists()
-        for line in tail.read():
-            replay(json.loads(line), report)
-        if there:
-            return
-        answer = poller.poll()
-        job = answer.jobs.get(task.job) if answer else None
-        if job is not None and job.state.waiting:
-            report.stage(queued(job, time.time()))
-        if job is not None and job.terminal:
-            ended_at = ended_at or time.monotonic()
-            if time.monotonic() - ended_at > _LATE_S:
-                last = " ".join(last_lines(task.log)[-1:]) or "its log is empty"
-                raise SlurmError(
-                    f"job {task.job} ended as {job.state.value} without a result: {last}", where=str(task.log)
-                )
-        time.sleep(_TICK_S)
-
-
-def _directives(parsed: argparse.Namespace) -> dict[str, bool | int | str]:
-    found: dict[str, bool | int | str] = {}
-    for key in ("time", "partition", "account"):
-        if getattr(parsed, key) is not None:
-            found[key] = getattr(parsed, key)
-    for text in parsed.sbatch:
-        key, given, value = text.lstrip("-").partition("=")
-        found[key] = value if given else True
-    return found

@@ -17,6 +17,7 @@ from launcher.image.making.result import Made
 from launcher.image.storage.store import Store
 from launcher.shell import LocalShell
 
+_UNITS: tuple[Unit, ...] = ("B", "%", "files", "tensors")
 _PROGRESS_S = 0.5
 """At most two lines of progress a second: the file lies on a shared file system."""
 
@@ -56,7 +57,7 @@ def replay(event: dict[str, object], report: Report) -> None:
         report.line(str(event["line"]))
     elif isinstance(done := event.get("done"), int):
         total = event.get("total")
-        unit: Unit = "B" if event.get("unit") == "B" else "%" if event.get("unit") == "%" else "files"
+        unit: Unit = next((one for one in _UNITS if event.get("unit") == one), "files")
         report.progress(done, total if isinstance(total, int) else None, unit)
 
 

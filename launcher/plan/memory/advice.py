@@ -1,5 +1,6 @@
 """The estimate for people: rows of the plan, and a warning where it does not fit, with the term to change."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ _TERMS = {
     "optimizer": "optimizer",
     "activations": "activations",
     "loss_or_backward": "logits and loss, or backward",
+    "step": "gradients in fp32 for the optimizer's step",
     "communication": "communication",
 }
 
@@ -33,7 +35,9 @@ def look(resolved: Mapping[str, Any], world_size: int) -> tuple[Memory | None, s
 def lines(memory: Mapping[str, Any]) -> list[str]:
     """Rows for the plan, from what plan.json holds: the fullest stage by kind, then the others in one word each."""
     stages, worst = memory["stages"], memory["stages"][memory["worst_stage"]]
-    parts = ", ".join(f"{text} {worst[name] / GIB:.1f}" for name, text in _TERMS.items() if worst[name] >= GIB / 20)
+    parts = ", ".join(
+        f"{text} {worst[name] / GIB:.1f}" for name, text in _counted(worst).items() if worst[name] >= GIB / 20
+    )
     where = f"stage {worst['stage']} of {len(stages)}, the fullest: " if len(stages) > 1 else ""
     rows = [
         f"{worst['total'] / GIB:.1f} GiB at the peak by torch's count, {memory['needed'] / GIB:.1f} with CUDA and NCCL",
@@ -57,15 +61,22 @@ def warnings(memory: Memory, resolved: Mapping[str, Any], gpu: str | None) -> tu
 
 
 def _largest(worst: StageMemory) -> str:
-    by_size = sorted(_TERMS, key=lambda name: getattr(worst, name), reverse=True)[:2]
+    by_size = sorted(_counted(dataclasses.asdict(worst)), key=lambda name: getattr(worst, name), reverse=True)[:2]
     return " and ".join(f"{_TERMS[name]} {getattr(worst, name) / GIB:.1f}" for name in by_size)
+
+
+def _counted(stage: Mapping[str, Any]) -> dict[str, str]:
+    """The terms of the fuller moment: the backward pass, or the optimizer's step."""
+    backward = ("activations", "loss_or_backward")
+    gone = backward if stage["step"] > sum(stage[name] for name in backward) else ("step",)
+    return {name: text for name, text in _TERMS.items() if name not in gone}
 
 
 def _remedy(worst: StageMemory, resolved: Mapping[str, Any]) -> str:
     """What to change about the largest term, by what is not used yet."""
     config = resolved["config"]
     model, ddp = config["model"], config["ddp"] or {}
-    states = worst.weights + worst.gradients + worst.optimizer
+    states = worst.weights + worst.gradients + worst.optimizer + worst.step
     ways: list[str] = []
     if states >= worst.activations + worst.loss_or_backward:
         if not ddp.get("use_distributed_optimizer"):

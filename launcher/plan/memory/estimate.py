@@ -38,12 +38,14 @@ class StageMemory:
     loss_or_backward: int
     """What comes on top at the fullest moment: logits and loss, or a layer's backward pass with what it recomputes."""
     communication: int
+    step: int = 0
+    """What the optimizer takes while it steps, when activations are gone."""
 
     @property
     def total(self) -> int:
-        """All of it."""
-        kinds = (self.weights, self.gradients, self.optimizer, self.activations, self.loss_or_backward)
-        return sum(kinds) + self.communication
+        """The larger of the two moments: backward pass, and optimizer step."""
+        kept = self.weights + self.gradients + self.optimizer + self.communication
+        return kept + max(self.activations + self.loss_or_backward, self.step)
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def _stage(
         activations=kept,
         loss_or_backward=working,
         communication=_communication(sizes),
+        step=round(count.dense * spent.step_on(ranks) + count.expert * spent.step_on(expert_ranks)) if trained else 0,
     )
 
 

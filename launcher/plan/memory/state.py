@@ -3,7 +3,10 @@
 As Megatron-LM's theoretical_memory_usage.py counts them: 2 + 4 + 12 with bf16 weights, fp32 gradients and Adam, of
 which the distributed optimizer spreads the 12 over the ranks that hold the same parameters
 (core/optimizer/distrib_optimizer.py; ZeRO stage 1, Rajbhandari et al. 2019, arXiv 1910.02054). The precision-aware
-optimizer has types of its own (core/optimizer/optimizer_config.py).
+optimizer has types of its own (core/optimizer/optimizer_config.py), but for the main weights only where
+`use_precision_aware_optimizer_no_fp8_or_ds_fp8` holds. Bridge's mixed precision names an fp8_recipe in bf16 too, so
+that it does not in many of its recipes: then megatron-core keeps fp32 main weights, and in a step copies the gradients
+to fp32 (distrib_optimizer.py, _copy_model_grads_to_main_grads).
 """
 
 from collections.abc import Mapping
@@ -22,6 +25,8 @@ class PerParameter:
     weight: int
     gradient: int
     optimizer: float
+    step: float
+    """While the optimizer steps: gradients in fp32, where they were reduced in another type. Spread like its state."""
     spread_optimizer: bool
     spread_gradient: bool
     spread_weight: bool
@@ -30,6 +35,10 @@ class PerParameter:
     def optimizer_on(self, ranks: int) -> float:
         """Optimizer bytes where `ranks` hold the same parameter."""
         return self.optimizer / max(1, ranks // self.instances) if self.spread_optimizer else self.optimizer
+
+    def step_on(self, ranks: int) -> float:
+        """Bytes of a step where `ranks` hold the same parameter."""
+        return self.step / max(1, ranks // self.instances) if self.spread_optimizer else self.step
 
     def gradient_on(self, ranks: int) -> float:
         """Gradient bytes there."""
@@ -54,6 +63,7 @@ def per_parameter(config: Mapping[str, Any]) -> PerParameter:
         weight=width + (2 if model["fp8"] and not model["fp8_param"] else 0),
         gradient=gradient,
         optimizer=kept * _optimizer(optimizer, mixed=mixed, bf16=bool(model["bf16"])),
+        step=kept * 4 if gradient < 4 and not _own_types(optimizer) else 0,
         spread_optimizer=bool(
             ddp.get("use_distributed_optimizer")
             or optimizer.get("use_distributed_optimizer")
@@ -72,12 +82,19 @@ def _optimizer(optimizer: Mapping[str, Any], *, mixed: bool, bf16: bool) -> int:
     main = _BYTES.get(str(optimizer.get("main_params_dtype")), 4)
     if not mixed:
         main = 0
-    elif main == 4 and bf16 and optimizer.get("store_param_remainders"):
+    elif main == 4 and bf16 and _own_types(optimizer) and optimizer.get("store_param_remainders"):
         # The other 16 bits of the fp32 value are the bf16 weight itself.
         main = 2
     return main + sum(
         _BYTES.get(str(optimizer.get(name)), 4) for name in ("exp_avg_dtype", "exp_avg_sq_dtype")[:states]
     )
+
+
+def _own_types(optimizer: Mapping[str, Any]) -> bool:
+    """Whether the optimizer's kernel keeps the main weights and reads gradients of any type."""
+    if not optimizer.get("use_precision_aware_optimizer"):
+        return False
+    return optimizer.get("use_precision_aware_optimizer_no_fp8_or_ds_fp8") is not False
 
 
 def _offloaded(optimizer: Mapping[str, Any]) -> float:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from launcher.errors import RequestError
-from launcher.plan.preflight import places, precision, schedule, sizes
+from launcher.plan.preflight import places, precision, schedule, sizes, stack
 from launcher.plan.preflight.finding import Finding, Seen
 
-RULES = (*sizes.RULES, *precision.RULES, *schedule.RULES, *places.RULES)
+RULES = (*sizes.RULES, *precision.RULES, *schedule.RULES, *places.RULES, *stack.RULES)
 
 
 def findings(seen: Seen) -> tuple[Finding, ...]:

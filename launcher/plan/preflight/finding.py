@@ -35,6 +35,8 @@ class Seen:
     """False where the run computes on CPU."""
     overridden: frozenset[str] = frozenset()
     files: TrainingFiles = field(default=TrainingFiles())
+    packages: Mapping[str, str] | None = None
+    """What the image has installed, version by name; None without an image, or where nobody could look into it."""
 
     def number(self, key: str) -> int | None:
         """A positive integer, or None where the value is unknown or of another kind."""

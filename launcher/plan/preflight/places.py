@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from launcher.facts.training_files import SavedModel
 from launcher.plan.preflight.finding import Finding, Seen, refused
 
 _OF_ONE_NODE = ("/tmp", "/var/tmp", "/dev/shm", "/scratch", "/local", "/raid", "/mnt/local")  # noqa: S108 (told, not used)
@@ -14,15 +15,22 @@ _SHAPE = (
 )
 """What a checkpoint and the model that loads it have in common; parallel sizes may differ."""
 
+_RESHARDED = {
+    "TP": "tensor_model_parallel_size",
+    "PP": "pipeline_model_parallel_size",
+    "EP": "expert_model_parallel_size",
+}
+"""Sizes that split the weights themselves: data and context parallelism do not."""
+
 
 def checkpoint(seen: Seen) -> Iterator[Finding]:
     """The checkpoint to load: of the same model, and not beyond the end of this run."""
     saved = seen.files.loads
     if saved is None:
         return
-    where = "checkpoint.load"
+    where = saved.directory
     for name in _SHAPE:
-        here, there = seen.number(f"model.{name}"), saved.model.get(name)
+        here, there = seen.number(f"model.{name}"), saved.values.get(f"model.{name}")
         if here is not None and there is not None and here != there:
             yield refused(
                 f"the checkpoint {saved.directory} has model.{name}={there}, and this run's model has {here}",
@@ -30,12 +38,67 @@ def checkpoint(seen: Seen) -> Iterator[Finding]:
                 where=where,
             )
     iterations = seen.number("train.train_iters")
-    if iterations and saved.iteration >= iterations and seen.values.get("checkpoint.finetune") is False:
+    if iterations and saved.iteration >= iterations and _continues(seen, saved):
         yield Finding(
             f"{saved.directory} is of iteration {saved.iteration}, and train.train_iters={iterations}: the run would "
             "end at once",
             f"set train.train_iters to more than {saved.iteration}, or checkpoint.finetune=true to begin at 0",
         )
+
+
+def resharded(seen: Seen) -> Iterator[Finding]:
+    """A checkpoint that was saved with other parallel sizes.
+
+    The model's weights can be loaded with any. The distributed optimizer's state, as it is saved by default
+    (`dp_reshardable`), only with the same TP and PP (checkpointing.py of Bridge 0.6.2), and the same EP (its buckets
+    are then others: megatron-core 0.19.2 ends with a KeyError of several pages). The number of ranks may differ.
+    """
+    saved = seen.files.loads
+    if saved is None or not _continues(seen, saved):
+        return
+    changed = {}
+    for short, name in _RESHARDED.items():
+        here, there = seen.size(name), saved.values.get(f"model.{name}")
+        if here is not None and there is not None and here != there:
+            changed[short] = (there, here)
+    if not changed:
+        if saved.own and seen.values.get("checkpoint.load_optim") is False:
+            # Given for one attempt in which the sizes changed, it would stay in the settings of all later ones.
+            yield Finding(
+                f"checkpoint.load_optim=false leaves out the optimizer's state of {saved.directory}",
+                "with the sizes that it was saved with, checkpoint.load_optim=true goes on exactly where it was",
+            )
+        return
+    was = " x ".join(f"{short} {there}" for short, (there, _) in changed.items())
+    now = " x ".join(f"{short} {here}" for short, (_, here) in changed.items())
+    if _keeps_optimizer(seen, saved) and saved.values.get("checkpoint.dist_ckpt_optim_fully_reshardable") is False:
+        yield refused(
+            f"the checkpoint {saved.directory} was saved with {was}, and this run has {now}: the distributed "
+            "optimizer's state was saved in a form that other sizes cannot load",
+            f"use {was} again, or leave that state out with checkpoint.load_optim=false; what is saved with "
+            "checkpoint.dist_ckpt_optim_fully_reshardable=true can be loaded with other sizes",
+            where=saved.directory,
+        )
+    else:
+        yield Finding(
+            f"the checkpoint {saved.directory} was saved with {was}, and this run has {now}: random numbers (dropout) "
+            "do not go on where they were"
+        )
+
+
+def _continues(seen: Seen, saved: SavedModel) -> bool:
+    """Whether iterations, optimizer and random numbers go on: `checkpoint.finetune` takes the weights alone.
+
+    False where a recipe that was not run may say either.
+    """
+    return saved.own or seen.values.get("checkpoint.finetune") is False
+
+
+def _keeps_optimizer(seen: Seen, saved: SavedModel) -> bool:
+    """Whether a state of the distributed optimizer was saved and would be loaded."""
+    distributed = saved.values.get("optimizer.use_distributed_optimizer")
+    wanted = seen.values.get("checkpoint.load_optim")
+    return distributed is True and saved.values.get("checkpoint.save_optim") is not False and wanted is not False
 
 
 def shared(seen: Seen) -> Iterator[Finding]:
@@ -61,12 +124,12 @@ def files(seen: Seen) -> Iterator[Finding]:
         if seen.files.offline:
             yield Finding(
                 f"{key}={name} is not in the Hugging Face cache here, and HF_HUB_OFFLINE forbids fetching it",
-                "fetch it first, or unset HF_HUB_OFFLINE",
+                "fetch it first: `launcher fetch` with the same arguments; or unset HF_HUB_OFFLINE",
             )
         else:
             yield Finding(
-                f"{key}={name} is not in the Hugging Face cache here: {seen.world} ranks will ask the hub for it",
-                "fetch it once first where the nodes have no network, or share a cache by HF_HOME",
+                f"{key}={name} is not in the Hugging Face cache here: one of the {seen.world} ranks will fetch it",
+                "fetch it first where the nodes have no network: `launcher fetch` with the same arguments",
             )
 
 
@@ -80,5 +143,5 @@ def tokens(seen: Seen) -> Iterator[Finding]:
         )
 
 
-RULES = (checkpoint, shared, files, tokens)
+RULES = (checkpoint, resharded, shared, files, tokens)
 """In the order in which they are told."""

@@ -5,8 +5,8 @@ Megatron has without Transformer Engine; `prepare(config)` turns off in one conf
 recipe knows of neither.
 """
 
-from .configuration import prepare
-from .enabling import PATCHES, enable
+from .configuration import prepare, prepare_model
+from .enabling import PATCHES, enable, patches
 from .patch import Patch
 
-__all__ = ["PATCHES", "Patch", "enable", "prepare"]
+__all__ = ["PATCHES", "Patch", "enable", "patches", "prepare", "prepare_model"]

@@ -2,8 +2,9 @@
 
 megatron-core and Bridge refuse a configuration whose fused kernels are not installed here. A login node has none of
 them, and the job's image does. So while Bridge validates a configuration whose layers are Transformer Engine's, this
-process answers as if a recent one was installed; the job itself validates again with the one that it really has. A
-configuration made ready for CPU (configuration.py) has local layers, and is judged by what this machine has.
+process answers as if a recent one was installed, and as if the GPU was a Hopper; the job itself validates again with
+those that it really has. A configuration made ready for CPU (configuration.py) has local layers, and is judged by what
+this machine has.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ _KERNELS = {
         "fused_unpermute",
     ),
 }
-"""Names of megatron-core 0.19.2 that are None where Transformer Engine is absent, and are only looked at."""
+"""Names that are None, in 0.16.1 absent, where Transformer Engine is, and are only looked at."""
 
 
 class FusedAdam:
@@ -73,7 +74,7 @@ def _assumed() -> Iterator[None]:
         for module_name, kernels in _KERNELS.items():
             names = vars(importlib.import_module(module_name))
             for kernel in kernels:
-                if names.get(kernel, ...) is None:
+                if names.get(kernel) is None:
                     stack.enter_context(_item(names, kernel, FusedAdam))
         for module in [one for name, one in list(sys.modules.items()) if name.startswith("megatron.")]:
             names = vars(module)
@@ -82,6 +83,10 @@ def _assumed() -> Iterator[None]:
         overlap = vars(importlib.import_module("megatron.bridge.training.comm_overlap"))
         if "HAVE_TE" in overlap:
             stack.enter_context(_item(overlap, "HAVE_TE", True))
+        # Which GPU the job gets is not known: one that all dispatchers of experts accept.
+        hopper = types.SimpleNamespace(name="NVIDIA H100", major=9, minor=0, total_memory=0)
+        cuda = vars(importlib.import_module("torch.cuda"))
+        stack.enter_context(_item(cuda, "get_device_properties", lambda *_arguments, **_keywords: hopper))
         yield
 
 

@@ -1,8 +1,9 @@
-"""megatron-bridge 0.6.2: imports that only a GPU image can serve, and its demand for CUDA."""
+"""megatron-bridge 0.3.1 and 0.6.2: imports that only a GPU image can serve, and its demand for CUDA."""
 
 import functools
 import importlib
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import inspect
 import sys
@@ -13,8 +14,8 @@ from typing import Any
 from . import assumed_te
 from .patch import Patch
 
-OF = "megatron-bridge 0.6.2"
-LORA = "megatron.bridge.peft.lora_layers"
+OF = "megatron-bridge"
+LORA = ("megatron.bridge.peft.lora_layers", "megatron.bridge.peft.lora")
 TE_IMPORT = b"import transformer_engine.pytorch as te\n"
 
 
@@ -39,11 +40,11 @@ class _LoraLoader(importlib.machinery.SourceFileLoader):
 class _LoraFinder(importlib.machinery.PathFinder):
     @classmethod
     def find_spec(cls, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None) -> Any:
-        if fullname != LORA:
+        if fullname not in LORA:
             return None
         spec = super().find_spec(fullname, path, target)
         if spec is not None and spec.origin is not None:
-            spec.loader = _LoraLoader(fullname, spec.origin)
+            spec.loader = _LoraLoader(fullname, spec.origin)  # which of the two import it depends on the release
         return spec
 
 
@@ -76,10 +77,11 @@ def _no_resiliency() -> None:
 
 def _resiliency_unusable() -> bool:
     try:
-        version = importlib.import_module("importlib.metadata").version("nvidia-resiliency-ext")
+        version = importlib.metadata.version("nvidia-resiliency-ext")
     except ImportError:
         return True
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (0, 6)
+    least = (0, 4) if importlib.metadata.version("megatron-core").startswith("0.16.") else (0, 6)
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < least
 
 
 def _no_cuda_needed() -> None:
@@ -133,6 +135,19 @@ def _stand_ins_taken_for_te() -> bool:
     return utils.HAVE_TE and assumed_te.is_absent()
 
 
+def _gradients_fused() -> None:
+    # Now, not before: megatron-core has looked for it already, and found none. On CPU no layer may use it.
+    name = "fused_weight_gradient_mlp_cuda"
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
+
+
+def _no_fused_gradients() -> bool:
+    from megatron.bridge.utils import fusions
+
+    return not fusions.can_enable_gradient_accumulation_fusion()
+
+
 def _validate_for_gpus() -> None:
     from megatron.bridge.training import config
 
@@ -156,7 +171,7 @@ BEFORE_IMPORT = (
     ),
     Patch(
         "no nvidia-resiliency-ext",
-        "megatron-bridge 0.6.2, megatron-core 0.19.2",
+        "megatron-bridge, megatron-core",
         "pretrain.py needs its CallWrapper for an annotation, megatron-core 0.19 its version 0.6, whose wheel needs a "
         "newer glibc than many machines without a GPU have; with 0.4.1 megatron-core fails on import",
         _no_resiliency,
@@ -178,15 +193,24 @@ PATCHES = (
     ),
     Patch(
         "dataset helpers are built already",
-        "megatron-core 0.19.2",
+        "megatron-core",
         "Bridge runs `make` in megatron/core/datasets; the wheel has the compiled helper there, and no Makefile",
         _helpers_are_built,
         fits=_helpers_fit,
         needed=_makefile_missing,
     ),
     Patch(
+        "gradients are added up by a kernel where there are GPUs",
+        OF,
+        "a model's default is what is installed where it is made; fields that need this one are refused then. "
+        "configuration.py turns it off where the job itself computes on CPU",
+        _gradients_fused,
+        fits=lambda: "fused_weight_gradient_mlp_cuda" not in sys.modules,
+        needed=_no_fused_gradients,
+    ),
+    Patch(
         "a configuration for GPUs is validated as where they are",
-        "megatron-bridge 0.6.2, megatron-core 0.19.2",
+        "megatron-bridge, megatron-core",
         "runtime_config_update() refuses fused kernels that are not installed where it is asked",
         _validate_for_gpus,
         fits=_validation_fits,
@@ -194,7 +218,7 @@ PATCHES = (
     ),
     Patch(
         "adapters on local layers",
-        "megatron-bridge 0.6.2, megatron-core 0.19.2",
+        "megatron-bridge, megatron-core",
         "peft/utils.py takes megatron-core's stand-ins for Transformer Engine's layers to be types",
         _adapters_on_local_layers,
         fits=_adapters_fit,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.metadata
 import logging
 from typing import Any
 
@@ -38,18 +39,29 @@ def prepare(config: Any) -> Any:
     """
     refuse(config)
     before = _flat(config)
-    _model(config.model)
+    _local(config.model)
     _rest(config)
     changes = [f"{key}={value!r}" for key, value in _flat(config).items() if before.get(key) != value]
     logger.info("for CPU: %s", ", ".join(changes) or "nothing to change")
     return config
 
 
+def prepare_model(model: Any) -> None:
+    """The same for a model's configuration alone, which something else than training builds. Raises UserError."""
+    _refuse_model(model)
+    _local(model)
+
+
 def refuse(config: Any) -> None:
     """Raise UserError, with the reason, for a configuration that this back end cannot train."""
+    _refuse_model(config.model)
+    if config.ddp.use_megatron_fsdp or config.dist.use_torch_fsdp2:
+        raise UserError("FSDP does not run on CPU: its sharding works on CUDA streams", hint="run it on GPUs")
+
+
+def _refuse_model(model: Any) -> None:
     from megatron.bridge.models.gpt_provider import GPTModelProvider
 
-    model = config.model
     if not isinstance(model, GPTModelProvider):
         raise UserError(
             f"the CPU back end trains GPT models, and this recipe's model is a {type(model).__name__}",
@@ -62,17 +74,22 @@ def refuse(config: Any) -> None:
             "Transformer Engine",
             hint="run it on GPUs, or try a mixture of experts without it here (recipes/qwen3_moe_pretrain.py)",
         )
+    chunks = getattr(model, "virtual_pipeline_model_parallel_size", None) or 1
+    if chunks > 1 and importlib.metadata.version("megatron-core").startswith("0.16."):
+        raise UserError(
+            f"model.virtual_pipeline_model_parallel_size={chunks} does not run on CPU with megatron-core 0.16: its "
+            "losses differ from run to run",
+            hint="leave it out to try the recipe here, or use Megatron Bridge 0.6",
+        )
     if model.context_parallel_size > 1:
         raise UserError(
             f"model.context_parallel_size={model.context_parallel_size} does not run on CPU: megatron-core 0.19.2 has "
             "context parallelism only in Transformer Engine's attention",
             hint="set model.context_parallel_size=1 to try it here",
         )
-    if config.ddp.use_megatron_fsdp or config.dist.use_torch_fsdp2:
-        raise UserError("FSDP does not run on CPU: its sharding works on CUDA streams", hint="run it on GPUs")
 
 
-def _model(model: Any) -> None:
+def _local(model: Any) -> None:
     model.transformer_layer_spec = _local_spec(model.transformer_layer_spec)
     model.transformer_impl = "local"
     model.use_cpu_initialization = True

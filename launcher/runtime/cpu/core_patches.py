@@ -1,4 +1,4 @@
-"""megatron-core 0.19.2: what its own code without Transformer Engine lacks, and where it insists on a GPU."""
+"""megatron-core 0.16.1 and 0.19.2: what they lack without Transformer Engine, and where they insist on a GPU."""
 
 import inspect
 import logging
@@ -8,7 +8,7 @@ import torch  # noqa: TID253 this module is imported only where torch is loaded 
 
 from .patch import Patch
 
-OF = "megatron-core 0.19.2"
+OF = "megatron-core"
 
 
 def _rng_state() -> None:
@@ -127,6 +127,24 @@ def _adam_needed() -> bool:
     return "assert len(steps) == 1" in saves and 's["step"] = step\n' in loads
 
 
+def _no_general_gemm() -> None:
+    from megatron.core.transformer.moe import moe_utils
+
+    moe_utils.te_general_gemm = None
+
+
+def _general_gemm_fits() -> bool:
+    from megatron.core.transformer.moe import moe_utils
+
+    return "if te_general_gemm is not None" in inspect.getsource(moe_utils)
+
+
+def _general_gemm_needed() -> bool:
+    from megatron.core.transformer.moe import moe_utils
+
+    return not hasattr(moe_utils, "te_general_gemm")
+
+
 PATCHES = (
     Patch(
         "random state of the GPU",
@@ -160,5 +178,14 @@ PATCHES = (
         _adam_steps,
         fits=_adam_fits,
         needed=_adam_needed,
+    ),
+    Patch(
+        "router without Transformer Engine's matrix product",
+        OF,
+        "moe_utils asks whether te_general_gemm is None, a name that it has only where Transformer Engine is",
+        _no_general_gemm,
+        fits=_general_gemm_fits,
+        needed=_general_gemm_needed,
+        releases=("0.3.1",),
     ),
 )

@@ -1,9 +1,10 @@
 """All patches of the CPU back end, in the order in which they are applied."""
 
+import importlib.metadata
 import logging
 
 from . import bridge_patches, core_patches, torch_patches
-from .patch import Patch
+from .patch import Patch, nearest_release
 
 PATCHES: tuple[Patch, ...] = (
     *torch_patches.PATCHES,
@@ -15,14 +16,20 @@ PATCHES: tuple[Patch, ...] = (
 _enabled = False
 
 
+def patches() -> tuple[Patch, ...]:
+    """Those of PATCHES that the installed release of Megatron Bridge needs."""
+    release = nearest_release(importlib.metadata.version("megatron-bridge"))
+    return tuple(patch for patch in PATCHES if release in patch.releases)
+
+
 def enable() -> None:
-    """Apply every patch, once in a process: after torch was imported, before any part of Megatron is."""
+    """Apply every patch of this release, once in a process: after torch was imported, before any of Megatron is."""
     global _enabled
     if _enabled:
         return
     # Bridge logs, with a traceback, each optional import that failed: here that is all of Transformer Engine's. It sets
     # that logger's level itself, to INFO, so a filter it is.
     logging.getLogger("megatron.bridge.utils.import_utils").addFilter(lambda entry: entry.levelno >= logging.WARNING)
-    for patch in PATCHES:
+    for patch in patches():
         patch.apply()
     _enabled = True

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode  # noqa: TID253
 
 from .patch import Patch, fails
 
-OF = "torch 2.13.0"
+OF = "torch"
 CPU = torch.device("cpu")
 
 
@@ -87,6 +87,23 @@ def _devices() -> None:
     torch.nn.Module.cuda = lambda self, *_arguments, **_keywords: self
 
 
+def _backward_too() -> None:
+    # A mode is off while it handles a call. This one asks whether to hand torch.autograd.backward() to a mode.
+    torch.autograd.has_torch_function = _always(False)
+
+
+class _OnGpu(torch.autograd.Function):  # type: ignore[misc]
+    """Its derivative is made on the GPU."""
+
+    @staticmethod
+    def forward(_context: Any, value: Any) -> Any:
+        return value * 1
+
+    @staticmethod
+    def backward(_context: Any, gradient: Any) -> Any:
+        return gradient + torch.zeros(1, device="cuda")
+
+
 def _cuda_module() -> None:
     nothing = (
         "set_device",
@@ -159,6 +176,18 @@ PATCHES = (
         _devices,
         fits=lambda: issubclass(TorchFunctionMode, object) and hasattr(TorchFunctionMode, "__torch_function__"),
         needed=lambda: fails(lambda: torch.zeros(1, device="cuda"), RuntimeError, AssertionError),
+    ),
+    Patch(
+        "the device cuda means cpu in derivatives of recomputed layers",
+        OF,
+        "recomputation calls torch.autograd.backward(), in which the patch before is off, and experts exchange tokens",
+        _backward_too,
+        fits=lambda: torch.autograd.has_torch_function((torch.ones(1),)) in (True, False),
+        needed=lambda: fails(
+            lambda: torch.autograd.backward(_OnGpu.apply(torch.ones(1, requires_grad=True))),
+            RuntimeError,
+            AssertionError,
+        ),
     ),
     Patch(
         "torch.cuda without a GPU",

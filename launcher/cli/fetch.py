@@ -1,0 +1,158 @@
+"""Fetch what a run will read of Hugging Face's hub, before it is queued: model configuration, tokenizer, weights, data.
+
+  launcher fetch recipes/llama32_1b_sft.py hf_path=meta-llama/Llama-3.2-1B
+  launcher fetch RECIPE --env HF_HOME=/shared/hf --env HF_TOKEN
+
+The files go into the cache that the run will use, so give what you give `run` or `submit`. What is there is not asked
+for again. A run fetches by itself what is missing; this is for compute nodes without network, and for not waiting.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from launcher.cli import options
+from launcher.cli.printing import print_json, say, warn
+from launcher.errors import CommandError, OutsideError, PlaceError, RequestError
+
+if TYPE_CHECKING:
+    from launcher.cli.planning import Planned
+
+_FORBIDDING = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+"""Meant for the job: here the hub is to be asked."""
+
+_CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
+
+_WAYS = ("HF_TOKEN", "HF_ENDPOINT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""How this machine reaches the hub, with all `*_proxy`; a job has its own."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `launcher fetch`."""
+    options.add_common(parser)
+    parser.add_argument("--json", action="store_true", help="print what was fetched as one JSON object")
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Plan, fetch, tell."""
+    from launcher.cli.plan import planned_for
+
+    made = planned_for(parsed, None)
+    answer = _fetch(made)
+    if parsed.json:
+        print_json({key: value for key, value in answer.items() if key != "ok"})
+    fetched = [one for one in answer["items"] if one["state"] == "fetched"]
+    for one in answer["items"]:
+        text = f"{_size(one['bytes'])} in {one['files']} files"
+        state = f"fetched {text} in {one['seconds']:.0f} s" if one in fetched else f"in the cache, {text}"
+        say(f"{one['kind']:14} {one['name']}: {state}")
+    if fetched:
+        say(f"{_size(sum(one['bytes'] for one in fetched))} from {answer['endpoint']} into {answer['cache']}")
+    else:
+        say(f"nothing to fetch: {answer['cache']} has all that the run will read of the hub")
+    return 0
+
+
+def _fetch(made: "Planned") -> dict[str, Any]:
+    """Have the run's own code do it in a child. Raises RequestError, OutsideError."""
+    from launcher.cli import checking
+    from launcher.shell import LocalShell
+
+    if made.request.entrypoint is not None:
+        raise RequestError("only the project's own entrypoint can fetch", where="--entrypoint", hint="Leave it out.")
+    if not checking.stack_is_here(made):
+        raise PlaceError(
+            "the training stack is not installed beside the launcher, and only running the recipe tells what it reads",
+            hint="Let the job fetch: one of its ranks does so for all; or run this where Megatron Bridge is installed.",
+        )
+    environ = environment(checking.environment(made.plan, made), made.world.environ)
+    entrypoint = dict(made.plan.code)["entrypoint.py"]
+    bar = _Bar()
+    with tempfile.TemporaryDirectory(prefix="launcher-fetch-") as directory:
+        request = Path(directory) / "request.json"
+        request.write_text(json.dumps(checking.request_of(made)), encoding="utf-8")
+        argv, source = (made.release.python or made.world.python, entrypoint, "--fetch"), ("cat", str(request))
+        result = LocalShell().stream(argv, bar.take, source=source, env=environ, check=False)
+    bar.end()
+    return understood(result.stdout, result.status, bar.said)
+
+
+def environment(job: Mapping[str, str], shell: Mapping[str, str]) -> dict[str, str]:
+    """The run's environment, with this shell's way to the hub, and allowed to ask it."""
+    for name in _CACHES:
+        if shell.get(name) and job.get(name) != shell[name]:
+            warn(f"{name} is set in this shell, and the run does not get it: add --env {name} here and there")
+    ways = {name: value for name, value in shell.items() if name in _WAYS or name.lower().endswith("_proxy")}
+    return {name: value for name, value in {**ways, **job}.items() if name not in _FORBIDDING}
+
+
+def understood(text: str, status: int, said: str) -> dict[str, Any]:
+    """The child's answer. Raises what it reports: RequestError, OutsideError, CommandError."""
+    answer: Any = None
+    with contextlib.suppress(ValueError):
+        answer = json.loads(text)
+    if not isinstance(answer, dict) or "ok" not in answer:
+        raise CommandError(f"fetching ended with status {status}: {said or 'it said nothing'}")
+    if not answer["ok"]:
+        kind = OutsideError if answer["outside"] else RequestError
+        raise kind(answer["error"], where=answer["where"], hint=answer["hint"])
+    return answer
+
+
+class _Bar:
+    """What the child says on standard error: notes as they are, progress as a bar on a terminal."""
+
+    def __init__(self) -> None:
+        self.said = ""
+        self._rest = ""
+        self._drawn = False
+
+    def take(self, stream: Literal["out", "err"], text: str) -> None:
+        """Text as it comes."""
+        if stream == "out":
+            return
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.startswith("progress "):
+                self._draw(line.removeprefix("progress "))
+            elif line.startswith("note: "):
+                self.end()
+                say(line)
+            elif line.strip():
+                self.said = line.strip()
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._drawn:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            self._drawn = False
+
+    def _draw(self, text: str) -> None:
+        if not sys.stderr.isatty():
+            return
+        try:
+            told = json.loads(text)
+        except ValueError:
+            return
+        print(f"\r\033[K{bar(told['name'], told['bytes'], told['of'])}", end="", file=sys.stderr, flush=True)
+        self._drawn = True
+
+
+def bar(name: str, done: int, total: int | None, width: int = 24) -> str:
+    """One line: `[######      ] 12.0 of 50.0 MB  the tokenizer of ...`; without a total only what has come."""
+    if not total:
+        return f"{_size(done)}  {name}"
+    filled = min(width, width * done // total)
+    return f"[{'#' * filled:{width}}] {_size(done)} of {_size(total)}  {name}"
+
+
+def _size(count: int) -> str:
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= one:
+            return f"{count / one:.1f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,149 @@
+"""The model between the two formats: Bridge's, built on the ranks of this conversion."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+from ..errors import UserError
+from .request import Request
+
+
+def begin(request: Request) -> str:
+    """Choose the device ("cpu" or "gpu"), meet the other ranks. Before anything of Megatron is imported."""
+    warnings.simplefilter("ignore")
+    import torch
+
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if request.device == "gpu" and seen < request.ranks:
+        raise UserError(
+            f"{request.ranks} ranks need as many GPUs, and torch sees {seen} here", hint="convert with --device cpu"
+        )
+    device = "gpu" if request.device != "cpu" and seen >= request.ranks else "cpu"
+    if device == "cpu":
+        from .. import cpu
+
+        cpu.enable()
+        torch.distributed.init_process_group("gloo")
+    else:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl")
+    return device
+
+
+def build(bridge: Any, request: Request, device: str, dtype: Optional[Any]) -> "list[Any]":
+    """Bridge's model of `bridge`'s architecture, its parameters not yet set, as this rank's list of pipeline chunks.
+
+    `dtype` (a torch.dtype) is that of its parameters; None: as the architecture says. Raises UserError.
+    """
+    import torch
+
+    provider = bridge.to_megatron_provider(load_weights=False)
+    if dtype is not None:
+        provider.params_dtype = dtype
+        provider.bf16, provider.fp16 = dtype is torch.bfloat16, dtype is torch.float16
+    provider.tensor_model_parallel_size = request.tp
+    provider.pipeline_model_parallel_size = request.pp
+    provider.pipeline_dtype = provider.params_dtype
+    provider.sequence_parallel = False
+    provider.gradient_accumulation_fusion = False  # nothing is trained, and its kernel is APEX's
+    if provider.num_moe_experts:
+        provider.expert_model_parallel_size = request.ep
+        provider.expert_tensor_parallel_size = request.etp
+    elif request.ep > 1:
+        raise UserError(f"--ep {request.ep}: this model has no experts")
+    _refuse_sizes(provider, request)
+    if device == "cpu":
+        from .. import cpu
+
+        cpu.prepare_model(provider)
+    provider.perform_initialization = False
+    provider.finalize()
+    provider.initialize_model_parallel(seed=0)
+    model: list[Any] = provider.provide_distributed_model(
+        wrap_with_ddp=False, use_cpu_initialization=device == "cpu", bf16=provider.bf16, fp16=provider.fp16
+    )
+    forget(model)
+    return model
+
+
+def forget(model: "list[Any]") -> None:
+    """Make every floating-point parameter NaN, so that one which is then not loaded cannot pass for loaded."""
+    import torch
+
+    with torch.no_grad():
+        for chunk in model:
+            for parameter in chunk.parameters():
+                if parameter.is_floating_point():
+                    parameter.fill_(float("nan"))
+
+
+def load_checkpoint(model: "list[Any]", iteration: Path) -> None:
+    """Load the weights of the checkpoint `iteration`. Raises UserError where they are not this model's."""
+    from megatron.bridge.training.checkpointing import _load_model_weights_from_checkpoint
+
+    try:
+        _load_model_weights_from_checkpoint(str(iteration), model)
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"the checkpoint's weights are not those of this architecture: {first}", where=str(iteration)
+        ) from error
+    refuse_gaps(model, str(iteration))
+
+
+def refuse_gaps(model: "list[Any]", where: str) -> None:
+    """Raise UserError where a parameter was not set since `forget`."""
+    import torch
+
+    for chunk in model:
+        for name, parameter in chunk.named_parameters():
+            if parameter.is_floating_point() and bool(torch.isnan(parameter).all()):
+                raise UserError(f"the weights of {name} are not there, or NaN", where=where)
+
+
+def stream(bridge: Any, model: "list[Any]", dtype: Optional[Any] = None) -> "Iterator[tuple[str, Any]]":
+    """Every tensor of the model by its Hugging Face name, whole, on every rank; cast to `dtype` where that is given.
+
+    Bridge 0.6.2 leaves in the embedding the tokens that tensor parallelism added to fill the last rank.
+    """
+    config = getattr(bridge.hf_pretrained, "config", bridge.hf_pretrained)
+    tokens = int(config.get_text_config().vocab_size)
+    for name, tensor in bridge.export_hf_weights(model, cpu=True, show_progress=False, weight_dtype=dtype):
+        padded = ("embed_tokens" in name or "lm_head" in name) and tensor.ndim > 0 and tensor.shape[0] > tokens
+        yield name, tensor[:tokens] if padded else tensor
+
+
+def dtype_of(name: Optional[str]) -> Optional[Any]:
+    """torch's dtype of that name."""
+    import torch
+
+    return getattr(torch, name) if name else None
+
+
+@contextlib.contextmanager
+def supported(where: str) -> Iterator[None]:
+    """Inside the block Bridge's pages about an unknown architecture become a UserError of one sentence."""
+    try:
+        yield
+    except ValueError as error:
+        lines = [line.strip(" ✗") for line in str(error).splitlines() if line.strip(" ✗")]
+        raise UserError(
+            f"Megatron Bridge cannot convert this model: {lines[0] if lines else type(error).__name__}",
+            where=where,
+            hint=next((line for line in lines if line.startswith("Architectures:")), None),
+        ) from error
+
+
+def _refuse_sizes(provider: Any, request: Request) -> None:
+    if provider.num_layers % request.pp:
+        raise UserError(f"--pp {request.pp} does not divide the model's {provider.num_layers} layers")
+    if provider.num_attention_heads % request.tp:
+        raise UserError(f"--tp {request.tp} does not divide the model's {provider.num_attention_heads} attention heads")
+    experts = provider.num_moe_experts
+    if experts and experts % request.ep:
+        raise UserError(f"--ep {request.ep} does not divide the model's {experts} experts")
+    if provider.vocab_size % request.tp:
+        provider.should_pad_vocab, provider.make_vocab_size_divisible_by = True, 1
