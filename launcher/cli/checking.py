@@ -73,6 +73,8 @@ def request_of(made: Planned) -> dict[str, Any]:
         "settings": plan.argv["settings"],
         "world_size": plan.world_size,
         "ranks_per_node": plan.geometry.ranks_per_node,
+        # Its own checkpoint has the weights: the place that they once came from may be gone.
+        "resumed": str(made.resumed.checkpoints) if made.resumed else None,
     }
 
 

@@ -68,7 +68,10 @@ def validate(config: Any, world_size: int, overrides: Sequence[str] = ()) -> Che
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """The reply to a good request; makes this process the job's rank 0 and raises UserError for a wrong one."""
     config, on_cpu = configured(request, lambda load: load())
-    weights.choose(config, request["settings"].get("init"), job=False)
+    resumed = request.get("resumed")
+    if resumed and config.peft is None:
+        config.checkpoint.load = resumed
+    weights.choose(config, request["settings"].get("init"), job=bool(resumed) and config.peft is None, look=not resumed)
     if on_cpu:
         from . import cpu
 

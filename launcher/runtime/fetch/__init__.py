@@ -60,7 +60,7 @@ def everything(config: Any, rank: Rank, init: Optional[str] = None) -> None:
             need.section.pretrained_checkpoint = str(needs.snapshot(need.name, need.revision))
     other = needs.unknown(config)
     if ours and other is not None:
-        notes.add(f"{other}: each rank asks the hub for it itself (see docs/training.md)")
+        notes.add(f"{other}: each rank asks the hub for it itself (see docs/recipes.md)")
         offline.switch(False)
 
 
