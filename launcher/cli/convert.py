@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli.completion import complete
+from launcher.cli.finding import find
 from launcher.cli.printing import coloured, print_json, say
 
 if TYPE_CHECKING:
@@ -29,9 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("target", metavar="MEGATRON_DIR", help="the checkpoint directory to make")
     _add_shared(one)
     one = actions.add_parser("export", help="a Megatron checkpoint into a Hugging Face directory", allow_abbrev=False)
-    one.add_argument(
-        "source", metavar="MEGATRON_DIR", help="a checkpoint directory, one iteration of it, or a run (its newest)"
-    )
+    of_run = "a checkpoint directory, one iteration of it, or a run (directory, id or name): its newest"
+    complete(one.add_argument("source", metavar="MEGATRON_DIR", help=of_run), "runs")
     one.add_argument("target", metavar="HF_DIR", help="the directory to make")
     one.add_argument(
         "--architecture",
@@ -96,6 +96,8 @@ def _conversion(parsed: argparse.Namespace, directory: Path) -> "Conversion":
     from launcher.launch.converting import Conversion
 
     source = _absolute(directory, parsed.source)
+    if parsed.action == "export" and not source.exists() and "/" not in parsed.source:
+        source = find(parsed.source, None).path
     target = _absolute(directory, parsed.target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RequestError(

@@ -138,3 +138,9 @@ def test_wrong_requests_are_refused_at_once(arguments: tuple[str, ...], says: st
     user = user_of(tmp_path)
     assert says in user.run("convert", *arguments, status=2).stderr
     assert names(tmp_path) == []
+
+
+def test_a_name_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    refused = user_of(tmp_path).run("convert", "export", "nobodys", "out", status=2).stderr
+    assert "nobodys" in refused
+    assert not (tmp_path / "out").exists()
