@@ -78,11 +78,15 @@ def request_of(made: Planned) -> dict[str, Any]:
     }
 
 
-def stack_is_here(made: Planned | None = None) -> bool:
-    """Whether the training stack is beside the launcher, or where the run has it, so that a check is possible."""
-    if made is not None and made.given.image is not None and questions.hindrance(made.given.image) is None:
-        return True
-    if made is not None and made.release.python not in (None, made.world.python):
+def stack_is_here(made: Planned) -> bool:
+    """Whether a check is possible: the training stack is in an image that can be entered, or on this machine."""
+    image = made.given.image
+    return (image is not None and questions.hindrance(image) is None) or own_stack_is_here(made)
+
+
+def own_stack_is_here(made: Planned) -> bool:
+    """Whether this machine has the training stack: where the run's --python is, or beside the launcher."""
+    if made.release.python not in (None, made.world.python):
         return made.release.version is not None
     return find_spec("torch") is not None and find_spec("megatron") is not None
 

@@ -10,7 +10,6 @@ for again. A run fetches by itself what is missing; this is for compute nodes wi
 import argparse
 import contextlib
 import json
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.cli import options
 from launcher.cli.printing import print_json, say, warn
+from launcher.cli.reporting import TerminalReport
 from launcher.errors import CommandError, OutsideError, PlaceError, RequestError
+from launcher.shared.units import bytes_text
 
 if TYPE_CHECKING:
     from launcher.cli.planning import Planned
@@ -48,11 +49,11 @@ def main(parsed: argparse.Namespace) -> int:
         print_json({key: value for key, value in answer.items() if key != "ok"})
     fetched = [one for one in answer["items"] if one["state"] == "fetched"]
     for one in answer["items"]:
-        text = f"{_size(one['bytes'])} in {one['files']} files"
+        text = f"{bytes_text(one['bytes'])} in {one['files']} files"
         state = f"fetched {text} in {one['seconds']:.0f} s" if one in fetched else f"in the cache, {text}"
         say(f"{one['kind']:14} {one['name']}: {state}")
     if fetched:
-        say(f"{_size(sum(one['bytes'] for one in fetched))} from {answer['endpoint']} into {answer['cache']}")
+        say(f"{bytes_text(sum(one['bytes'] for one in fetched))} from {answer['endpoint']} into {answer['cache']}")
     else:
         say(f"nothing to fetch: {answer['cache']} has all that the run will read of the hub")
     return 0
@@ -65,21 +66,20 @@ def _fetch(made: "Planned") -> dict[str, Any]:
 
     if made.request.entrypoint is not None:
         raise RequestError("only the project's own entrypoint can fetch", where="--entrypoint", hint="Leave it out.")
-    if not checking.stack_is_here(made):
+    if not checking.own_stack_is_here(made):
         raise PlaceError(
             "the training stack is not installed beside the launcher, and only running the recipe tells what it reads",
             hint="Let the job fetch: one of its ranks does so for all; or run this where Megatron Bridge is installed.",
         )
     environ = environment(checking.environment(made.plan, made), made.world.environ)
     entrypoint = dict(made.plan.code)["entrypoint.py"]
-    bar = _Bar()
-    with tempfile.TemporaryDirectory(prefix="launcher-fetch-") as directory:
+    with TerminalReport() as report, tempfile.TemporaryDirectory(prefix="launcher-fetch-") as directory:
+        told = _Told(report)
         request = Path(directory) / "request.json"
         request.write_text(json.dumps(checking.request_of(made)), encoding="utf-8")
         argv, source = (made.release.python or made.world.python, entrypoint, "--fetch"), ("cat", str(request))
-        result = LocalShell().stream(argv, bar.take, source=source, env=environ, check=False)
-    bar.end()
-    return understood(result.stdout, result.status, bar.said)
+        result = LocalShell().stream(argv, told.take, source=source, env=environ, check=False)
+    return understood(result.stdout, result.status, told.said)
 
 
 def environment(job: Mapping[str, str], shell: Mapping[str, str]) -> dict[str, str]:
@@ -104,13 +104,13 @@ def understood(text: str, status: int, said: str) -> dict[str, Any]:
     return answer
 
 
-class _Bar:
-    """What the child says on standard error: notes as they are, progress as a bar on a terminal."""
+class _Told:
+    """What the child says on standard error: notes and progress for the report; of the rest the last line is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: TerminalReport) -> None:
         self.said = ""
+        self._report = report
         self._rest = ""
-        self._drawn = False
 
     def take(self, stream: Literal["out", "err"], text: str) -> None:
         """Text as it comes."""
@@ -118,41 +118,16 @@ class _Bar:
             return
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            if line.startswith("progress "):
-                self._draw(line.removeprefix("progress "))
-            elif line.startswith("note: "):
-                self.end()
-                say(line)
+            kind, _, rest = line.partition(" ")
+            if kind == "progress":
+                self._progress(rest)
+            elif kind == "note:":
+                self._report.line(line)
             elif line.strip():
                 self.said = line.strip()
 
-    def end(self) -> None:
-        """Take the bar away."""
-        if self._drawn:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-            self._drawn = False
-
-    def _draw(self, text: str) -> None:
-        if not sys.stderr.isatty():
-            return
-        try:
+    def _progress(self, text: str) -> None:
+        with contextlib.suppress(ValueError, KeyError):
             told = json.loads(text)
-        except ValueError:
-            return
-        print(f"\r\033[K{bar(told['name'], told['bytes'], told['of'])}", end="", file=sys.stderr, flush=True)
-        self._drawn = True
-
-
-def bar(name: str, done: int, total: int | None, width: int = 24) -> str:
-    """One line: `[######      ] 12.0 of 50.0 MB  the tokenizer of ...`; without a total only what has come."""
-    if not total:
-        return f"{_size(done)}  {name}"
-    filled = min(width, width * done // total)
-    return f"[{'#' * filled:{width}}] {_size(done)} of {_size(total)}  {name}"
-
-
-def _size(count: int) -> str:
-    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= one:
-            return f"{count / one:.1f} {unit}"
-    return f"{count} bytes"
+            self._report.stage(told["name"])
+            self._report.progress(told["bytes"], told["of"], "B")

@@ -1,13 +1,15 @@
 """`launcher fetch`: what a run reads of the hub, fetched before it into the run's cache."""
 
+import io
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from launcher.cli.fetch import bar, environment, understood
+from launcher.cli.fetch import _Told, environment, understood
 from launcher.cli.main import main
+from launcher.cli.reporting import TerminalReport
 from launcher.errors import CommandError, OutsideError, RequestError
 from tests.launch.running import ROOT, User, user_of
 from tests.runtime.hub_models import RECIPE, tiny
@@ -101,10 +103,15 @@ def test_the_childs_environment(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--env HF_HOME" in capsys.readouterr().err
 
 
-def test_the_bar() -> None:
-    assert bar("the tokenizer of x", 25_000_000, 50_000_000, 4) == "[##  ] 25.0 MB of 50.0 MB  the tokenizer of x"
-    assert bar("data", 900, None) == "900 bytes  data"
-    assert bar("more than was said", 3, 2, 2).startswith("[##]")
+def test_what_the_child_says() -> None:
+    written = io.StringIO()
+    told = _Told(TerminalReport(stream=written))
+    progress = json.dumps({"name": "the tokenizer of x", "bytes": 1024, "of": 2048})
+    told.take("err", f"note: mind this\nprogress {progress}\nprogress {{nonsense\nlast wo")
+    told.take("out", "the answer")
+    told.take("err", "rds\n")
+    assert written.getvalue() == "  note: mind this\nthe tokenizer of x\n"
+    assert told.said == "last words"
 
 
 def test_another_entrypoint_cannot_fetch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, Optional
 
+from ...shared.units import bytes_text
 from .events import Events
 from .request import Request
 
@@ -74,7 +75,7 @@ def _reason(model: "list[Any]", request: Request) -> Optional[str]:
     parameters = sum(one.numel() for chunk in model for one in chunk.parameters()) * request.ranks
     need, free = 2 * _FP32 * parameters, available_bytes()
     if free is not None and need > free:
-        return f"both models in fp32 need {need / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} are available"
+        return f"both models in fp32 need {bytes_text(need)} of memory, and {bytes_text(free)} are available"
     return None
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Optional, TextIO
 
+from ...shared.units import bytes_text
 from .. import hf_files
 from ..errors import UserError
 from . import sources
@@ -82,7 +83,7 @@ def _ready(request: Request) -> Request:
         raise UserError(f"no directory can be made there: {error}", where=str(target)) from error
     # A training checkpoint holds the optimizer's state too, several times the size of what is exported.
     if request.action == "import" and size > free:
-        raise UserError(f"the result needs {size / 2**30:.1f} GiB, and {free / 2**30:.1f} are free", where=str(target))
+        raise UserError(f"the result needs {bytes_text(size)}, and {bytes_text(free)} are free", where=str(target))
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     return replace(request, source=source, partial=str(partial))
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
+from ...shared.units import bytes_text
 from ..errors import UserError
 from . import holder
 
@@ -110,9 +111,8 @@ class Turn:
                 continue
             if time.monotonic() - told >= self.timing.tell_s:
                 told = time.monotonic()
-                self.say(
-                    f"{_who(home, number)} fetches {self.thing.name} for all, {_size(self.thing.folders)} MB so far"
-                )
+                so_far = bytes_text(_size(self.thing.folders))
+                self.say(f"{_who(home, number)} fetches {self.thing.name} for all, {so_far} so far")
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - a thousand should not ask at once
             pause = min(pause * 1.5, self.timing.poll_s)
 
@@ -236,13 +236,13 @@ def _beating(path: Path, folders: tuple[Path, ...], timing: Timing) -> Iterator[
 
 
 def _size(folders: tuple[Path, ...]) -> int:
-    """Megabytes of the files below, symbolic links not followed."""
+    """Bytes of the files below, symbolic links not followed."""
     total = 0
     for folder in folders:
         with contextlib.suppress(OSError):  # files are renamed meanwhile
             for path in folder.rglob("*"):
                 total += path.lstat().st_size
-    return total // 1_000_000
+    return total
 
 
 def _who(home: Path, number: int) -> str:
