@@ -103,9 +103,10 @@ def main() -> int:
         float(told.get("toy.seconds", 0.02)),
         int(told.get("toy.save_every", 5)),
     )
+    signal.signal(signal.SIGTERM, lambda number, _frame: signalled.append(number))
+    # Whoever sees this file may send a signal.
     seen = {"argv": sys.argv, "argv_json": argv, "environment": dict(os.environ), "cwd": str(Path.cwd())}
     write(HERE / "ranks" / f"{RANK:04d}.seen.json", json.dumps(seen))
-    signal.signal(signal.SIGTERM, lambda number, _frame: signalled.append(number))
     event("imports", time.time() - START)
     time.sleep(float(told.get("toy.start_seconds", 0)))
     event("model", time.time() - START)

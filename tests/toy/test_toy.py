@@ -42,6 +42,10 @@ class Toy:
         path = self.path / "attempts" / attempt / name
         return verdict.read_lines(path)
 
+    def listening(self, world: int) -> bool:
+        """Whether every rank minds signals."""
+        return len(list(self.path.glob("attempts/000/ranks/*.seen.json"))) == world
+
     def rank(self, rank: int, attempt: str = "000") -> dict[str, Any]:
         return dict(json.loads((self.path / "attempts" / attempt / "ranks" / f"{rank:04d}.json").read_text()))
 
@@ -80,7 +84,7 @@ def test_it_resumes_with_the_very_same_losses(toy: Toy, tmp_path: Path) -> None:
 def test_it_saves_and_stops(toy: Toy, how: str) -> None:
     processes = toy.start("toy.iters=10000", "toy.seconds=0.01", "toy.save_every=100000")
     deadline = time.monotonic() + 20
-    while not toy.lines("metrics.jsonl") and time.monotonic() < deadline:
+    while not (toy.lines("metrics.jsonl") and toy.listening(2)) and time.monotonic() < deadline:
         time.sleep(0.02)
     if how == "file":
         (toy.path / "attempts" / "000" / "stop").touch()
