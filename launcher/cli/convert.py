@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.cli.completion import complete
 from launcher.cli.finding import find
+from launcher.cli.on_cluster import add_job
 from launcher.cli.printing import coloured, print_json, say
 
 if TYPE_CHECKING:
@@ -50,14 +51,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     add("--no-logits", action="store_true", help="do not run both models to compare what they answer")
     add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="default: GPUs where there are enough")
     add("--python", metavar="PATH", help="interpreter with the training stack (default: the profile's, this one)")
-    job = parser.add_argument_group("in a job")
-    add = job.add_argument
-    complete(add("--on", metavar="CLUSTER", help="do it in a job on a compute node of this cluster"), "clusters")
-    add("--cpus", metavar="N", type=int, default=8, help="CPUs of that job (default: 8)")
-    add("--time", metavar="T", help="its time limit in Slurm's notation (default: 4 hours)")
-    add("--partition", metavar="NAME", help="its partition (default: the profile's)")
-    add("--account", metavar="NAME", help="its account (default: the profile's)")
-    add("--sbatch", metavar="KEY[=VALUE]", action="append", default=[], help="a further option of sbatch; repeatable")
+    add_job(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

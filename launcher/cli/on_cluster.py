@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher.cli.completion import complete
 from launcher.cli.printing import say
 
 if TYPE_CHECKING:
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 _TICK_S = 0.5
 _LATE_S = 20.0
 """After the job's end, until its result has to be visible here: shared file systems cache directories."""
+
+
+def add_job(parser: argparse.ArgumentParser) -> None:
+    """Add --on and the options of its job."""
+    job = parser.add_argument_group("in a job")
+    add = job.add_argument
+    complete(add("--on", metavar="CLUSTER", help="do it in a job on a compute node of this cluster"), "clusters")
+    add("--cpus", metavar="N", type=int, default=8, help="CPUs of that job (default: 8)")
+    add("--time", metavar="T", help="its time limit in Slurm's notation (default: 4 hours)")
+    add("--partition", metavar="NAME", help="its partition (default: the profile's)")
+    add("--account", metavar="NAME", help="its account (default: the profile's)")
+    add("--sbatch", metavar="KEY[=VALUE]", action="append", default=[], help="a further option of sbatch; repeatable")
 
 
 def perform_on(

@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ..shared import values
-from . import data_files, facts_of_config, notes, refusal, sizes, weights
+from . import answers, data_files, facts_of_config, notes, refusal, sizes, weights
 from .errors import UserError
 
 _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
@@ -33,7 +33,7 @@ class Checked:
 
 def main() -> int:
     """Answer one request (the --check-config contract); returns the exit status, 0 or 2."""
-    with only_answers_on_stdout() as out:
+    with answers.on_stdout() as out:
         try:
             reply = answer(read_request(sys.stdin.read()))
         except UserError as error:
@@ -173,17 +173,3 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
-
-
-@contextlib.contextmanager
-def only_answers_on_stdout() -> Iterator[TextIO]:
-    """Standard output for the answer alone: what libraries print, in Python or in C, goes to standard error."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    before, sys.stdout = sys.stdout, sys.stderr
-    try:
-        with os.fdopen(kept, "w", encoding="utf-8") as out:
-            yield out
-    finally:
-        sys.stdout = before

@@ -193,12 +193,12 @@ def _judged(made: "Request", device: str) -> dict[str, Any]:
 
 def main() -> None:
     """Carry out the steps of argv[1]."""
+    from launcher.runtime.answers import on_stdout
     from launcher.runtime.convert import model
-    from launcher.runtime.convert.events import own_stdout
     from launcher.runtime.convert.request import Request
     from launcher.runtime.errors import UserError
 
-    with own_stdout() as out:
+    with on_stdout() as out:
         device = model.begin(Request(action="import", source="", target="", device="cpu"))
         answers = []
         for step in json.loads(sys.argv[1]):

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.cli.completion import complete
 from launcher.cli.image.place import add_cluster, cluster_of
+from launcher.cli.on_cluster import add_job
 from launcher.cli.printing import print_json, say
 from launcher.cli.reporting import TerminalReport
 from launcher.shared.units import bytes_text
@@ -64,14 +64,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     add("--architecture", choices=("x86_64", "aarch64"), help="default: the profile's, else this machine's")
     add("--compression", metavar="KIND[:LEVEL]", help="zstd:3, lz4, none, ...; see docs/images.md for what they cost")
     add_cluster(parser)
-    job = parser.add_argument_group("in a job")
-    add = job.add_argument
-    complete(add("--on", metavar="CLUSTER", help="do it in a job on a compute node of this cluster"), "clusters")
-    add("--cpus", metavar="N", type=int, default=8, help="CPUs of that job (default: 8)")
-    add("--time", metavar="T", help="its time limit in Slurm's notation (default: 4 hours)")
-    add("--partition", metavar="NAME", help="its partition (default: the profile's)")
-    add("--account", metavar="NAME", help="its account (default: the profile's)")
-    add("--sbatch", metavar="KEY[=VALUE]", action="append", default=[], help="a further option of sbatch; repeatable")
+    add_job(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="leave out what the programs themselves say")
 
 

@@ -1,11 +1,7 @@
 """How far a conversion is, one JSON object a line, for whoever started it."""
 
-import contextlib
 import json
-import os
-import sys
 import time
-from collections.abc import Iterator
 from typing import Any, Optional, TextIO
 
 from ..errors import UserError
@@ -58,20 +54,6 @@ def tell_error(error: BaseException, stream: TextIO) -> int:
     stream.write(json.dumps(event) + "\n")
     stream.flush()
     return 2 if user else 3
-
-
-@contextlib.contextmanager
-def own_stdout() -> Iterator[TextIO]:
-    """Standard output for events alone: what libraries print, in Python or in C, goes to standard error."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    before, sys.stdout = sys.stdout, sys.stderr
-    try:
-        with os.fdopen(kept, "w", encoding="utf-8") as out:
-            yield out
-    finally:
-        sys.stdout = before
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,10 +20,10 @@ from types import FrameType
 from typing import Any, Optional, TextIO
 
 from ...shared.units import bytes_text
-from .. import hf_files
+from .. import answers, hf_files
 from ..errors import UserError
 from . import sources
-from .events import Events, own_stdout, tell_error
+from .events import Events, tell_error
 from .request import Request, parse
 
 REPORT = "parity.json"
@@ -35,7 +35,7 @@ def main(text: str) -> int:
 
     Exit status: 0 converted and equal, 1 converted and not equal, 2 the request was wrong, 3 something else failed.
     """
-    with own_stdout() as out:
+    with answers.on_stdout() as out:
         try:
             request = parse(text)
             if "RANK" in os.environ:

@@ -12,13 +12,13 @@ import json
 import os
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Optional
 
-from .. import check
+from .. import answers, check, ticking
 from ..errors import UserError
 from ..rank import Rank
 from . import configuration, explain, needs, offline, one
@@ -29,7 +29,7 @@ _TICK_S = 0.5
 
 def main() -> int:
     """Answer one request; returns the exit status: 0, 2 for a wrong request, 3 where the outside world failed."""
-    with check.only_answers_on_stdout() as out:
+    with answers.on_stdout() as out:
         try:
             reply = answer(check.read_request(sys.stdin.read()))
         except UserError as error:
@@ -110,19 +110,10 @@ def _total(repositories: Mapping[str, tuple[int, int]]) -> int:
     return sum(size for size, _ in repositories.values())
 
 
-@contextlib.contextmanager
-def _told(name: str, grown: Callable[[], int], total: Optional[int]) -> Iterator[None]:
+def _told(name: str, grown: Callable[[], int], total: Optional[int]) -> AbstractContextManager[None]:
     """Inside the block a line of progress on standard error from time to time."""
-    over = threading.Event()
 
     def tell() -> None:
-        while not over.wait(_TICK_S):
-            print("progress", json.dumps({"name": name, "bytes": grown(), "of": total}), file=sys.stderr, flush=True)
+        print("progress", json.dumps({"name": name, "bytes": grown(), "of": total}), file=sys.stderr, flush=True)
 
-    thread = threading.Thread(target=tell, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return ticking.every(_TICK_S, tell, "progress")

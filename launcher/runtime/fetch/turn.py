@@ -18,14 +18,15 @@ import json
 import os
 import random
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 from ...shared.units import bytes_text
+from .. import ticking
 from ..errors import UserError
 from . import holder
 
@@ -211,28 +212,20 @@ def _begin(home: Path, number: int, card: str) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _beating(path: Path, folders: tuple[Path, ...], timing: Timing) -> Iterator[None]:
+def _beating(path: Path, folders: tuple[Path, ...], timing: Timing) -> AbstractContextManager[None]:
     """Inside the block the file's mtime changes every `beat_s`, as long as something arrives in `folders`."""
-    over = threading.Event()
+    size, since = -1, time.monotonic()
 
     def beat() -> None:
-        size, since = -1, time.monotonic()
-        while not over.wait(timing.beat_s):
-            now = _size(folders)
-            if now != size:
-                size, since = now, time.monotonic()
-            if time.monotonic() - since < timing.stall_s:
-                with contextlib.suppress(OSError):
-                    os.utime(path)
+        nonlocal size, since
+        now = _size(folders)
+        if now != size:
+            size, since = now, time.monotonic()
+        if time.monotonic() - since < timing.stall_s:
+            with contextlib.suppress(OSError):
+                os.utime(path)
 
-    thread = threading.Thread(target=beat, name="fetch", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return ticking.every(timing.beat_s, beat, "fetch")
 
 
 def _size(folders: tuple[Path, ...]) -> int:
