@@ -16,6 +16,7 @@ from launcher.cli.completion import complete
 from launcher.cli.finding import find
 from launcher.cli.on_cluster import add_job
 from launcher.cli.printing import coloured, print_json, say
+from launcher.errors import RequestError
 
 if TYPE_CHECKING:
     from launcher.image.making.report import Report
@@ -86,12 +87,11 @@ def _place(parsed: argparse.Namespace) -> "tuple[Cluster, Path]":
 
 
 def _conversion(parsed: argparse.Namespace, directory: Path) -> "Conversion":
-    from launcher.errors import RequestError
     from launcher.launch.converting import Conversion
 
     source = _absolute(directory, parsed.source)
     if parsed.action == "export" and not source.exists() and "/" not in parsed.source:
-        source = find(parsed.source, None).path
+        source = _run(parsed.source, source)
     target = _absolute(directory, parsed.target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RequestError(
@@ -112,6 +112,13 @@ def _conversion(parsed: argparse.Namespace, directory: Path) -> "Conversion":
         logits=not parsed.no_logits,
         device=parsed.device,
     )
+
+
+def _run(name: str, directory: Path) -> Path:
+    try:
+        return find(name, None).path
+    except RequestError as error:
+        raise RequestError(f"there is no directory {directory}, and no run {name!r}", hint=error.hint) from error
 
 
 def _absolute(directory: Path, text: str) -> Path:

@@ -75,8 +75,8 @@ def test_a_model_goes_there_here_and_back_in_a_job(
     assert (tmp_path / "made/model/tokenizer_config.json").read_text() == '{"from": "the source"}'
     assert names(tmp_path / "made") == [".launcher-tasks", "checkpoint", "model"]
 
-    failed = user.run("convert", "export", "nowhere", "made/other", *options, status=2)
-    assert json.loads(failed.stdout)["error"]["message"] == f"there is no directory {tmp_path}/nowhere"
+    failed = user.run("convert", "export", "made/nowhere", "made/other", *options, status=2)
+    assert json.loads(failed.stdout)["error"]["message"] == f"there is no directory {tmp_path}/made/nowhere"
 
 
 @pytest.mark.megatron
@@ -142,5 +142,5 @@ def test_wrong_requests_are_refused_at_once(arguments: tuple[str, ...], says: st
 
 def test_a_name_that_is_no_run_is_refused(tmp_path: Path) -> None:
     refused = user_of(tmp_path).run("convert", "export", "nobodys", "out", status=2).stderr
-    assert "nobodys" in refused
+    assert f"there is no directory {tmp_path}/nobodys, and no run 'nobodys'" in refused
     assert not (tmp_path / "out").exists()
