@@ -323,10 +323,12 @@ for number in range(rounds):
     with lock.held() as held:
         try:
             other = int(inside.read_text())
-            if Path(f"/proc/{other}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            # A dying process gives its locks back a moment before it is a zombie: PF_EXITING is 4 (proc(5), field 9).
+            state, *fields = Path(f"/proc/{other}/stat").read_text().rpartition(")")[2].split()
+            if state != "Z" and not int(fields[5]) & 4:
                 with open(directory / "violations", "a") as file:
                     file.write(f"{os.getpid()} met {other}\\n")
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             pass
         mine = directory / f"inside.{os.getpid()}"
         mine.write_text(str(os.getpid()))
