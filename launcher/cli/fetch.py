@@ -62,6 +62,7 @@ def main(parsed: argparse.Namespace) -> int:
 def _fetch(made: "Planned") -> dict[str, Any]:
     """Have the run's own code do it in a child. Raises RequestError, OutsideError."""
     from launcher.cli import checking
+    from launcher.launch import questions
     from launcher.shell import LocalShell
 
     if made.request.entrypoint is not None:
@@ -72,13 +73,14 @@ def _fetch(made: "Planned") -> dict[str, Any]:
             hint="Let the job fetch: one of its ranks does so for all; or run this where Megatron Bridge is installed.",
         )
     environ = environment(checking.environment(made.plan, made), made.world.environ)
-    entrypoint = dict(made.plan.code)["entrypoint.py"]
+    python = made.release.python or made.world.python
+    asked = questions.here(made.plan, python, environ, "--fetch")
     with TerminalReport() as report, tempfile.TemporaryDirectory(prefix="launcher-fetch-") as directory:
         told = _Told(report)
         request = Path(directory) / "request.json"
         request.write_text(json.dumps(checking.request_of(made)), encoding="utf-8")
-        argv, source = (made.release.python or made.world.python, entrypoint, "--fetch"), ("cat", str(request))
-        result = LocalShell().stream(argv, told.take, source=source, env=environ, check=False)
+        source = ("cat", str(request))
+        result = LocalShell().stream(asked.argv, told.take, source=source, env=asked.env, check=False)
     return understood(result.stdout, result.status, told.said)
 
 

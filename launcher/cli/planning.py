@@ -20,8 +20,8 @@ from launcher.facts.recipe import BridgeRecipe, Recipe, read_recipe
 from launcher.facts.training_files import SavedModel, TrainingFiles, look_at_files, saved_model
 from launcher.facts.world import World, look
 from launcher.plan import arguments, container, indexed, make, overrides, place, preflight, profiling, settings
-from launcher.plan.capture import OPTIONS
-from launcher.plan.model import Plan
+from launcher.plan.capture import OPTIONS, Place
+from launcher.plan.model import Mode, Plan
 from launcher.record import RunDirectory
 from launcher.spec.cluster import Cluster
 from launcher.spec.load import load_cluster, load_request
@@ -63,16 +63,7 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
     request = request.model_copy(update={"settings": settings.anchored(request.settings, recipe, world.directory)})
     stated, texts = settings.split(request.settings, recipe, common=request.entrypoint is None)
     texts, use_viztracer = profiling.take_own_keys(texts)
-    place_of_profiler = place_of(
-        profiling.wish_of(request),
-        mode=mode,
-        cluster=cluster,
-        world=world,
-        image=image.name if image else None,
-        packages=image.packages if image else None,
-        fabric=cluster.fabric,
-        resumed=resumed,
-    )
+    place_of_profiler = _place_of_profiler(request, mode, cluster, world, image, resumed)
     # A program of another kind has keys of its own.
     schema = overrides.schema_of(release.version) if request.entrypoint is None else None
     checked = _checked_overrides(texts, schema, recipe)
@@ -99,6 +90,21 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
     plan = _plan(given, resumed)
     require_sources(mount.source for mount in plan.mounts)
     return Planned(plan, given, world, request, resumed, release)
+
+
+def _place_of_profiler(
+    request: Request, mode: Mode, cluster: Cluster, world: World, image: Image | None, resumed: RunDirectory | None
+) -> Place:
+    return place_of(
+        profiling.wish_of(request),
+        mode=mode,
+        cluster=cluster,
+        world=world,
+        image=image.name if image else None,
+        packages=image.packages if image else None,
+        fabric=cluster.fabric,
+        resumed=resumed,
+    )
 
 
 def _looked_at(text: str, cluster: Cluster, world: World) -> Image:

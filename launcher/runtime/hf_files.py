@@ -79,6 +79,13 @@ def read_weights(directory: Path) -> Weights:
     return Weights(directory, tensors, sum((directory / name).stat().st_size for name in names))
 
 
+def read_text_config(directory: Path) -> dict[str, Any]:
+    """What config.json says of the language model: all of it, unless it has other parts too. Raises UserError."""
+    config = read_config(directory)
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
+
+
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json as it is. Raises UserError."""
     path = directory / "config.json"

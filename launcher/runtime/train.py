@@ -54,7 +54,7 @@ def run(rank: Rank) -> int:
             job.window = profiled(job, request["settings"], device)
             if job.network is not None:
                 job.network.begin(device)
-        train(job, device, timeline)
+        train(job, request, device, timeline)
         end = record.End("finished", iteration=job.iteration)
     except BaseException as error:  # whatever it is, the process ends here
         end = _judge(job, error)
@@ -153,7 +153,7 @@ def profiled(job: Job, settings: dict[str, Any], device: str) -> Optional[Any]:
     return prepare(job.config, job.rank, settings["profiler"], device)
 
 
-def train(job: Job, device: str, timeline: Timeline) -> None:
+def train(job: Job, request: dict[str, Any], device: str, timeline: Timeline) -> None:
     """Bridge's own pretrain(), or finetune() where weights are given to start from, with this launcher's callbacks."""
     from megatron.bridge.training import pretrain as bridge
 
@@ -161,7 +161,7 @@ def train(job: Job, device: str, timeline: Timeline) -> None:
     from .weights import complete
 
     versions.require_callbacks(bridge.pretrain)
-    forward_step = forward.choose(job.config, read_request(job.rank))
+    forward_step = forward.choose(job.config, request)
     if job.rank.rank == 0:
         print(*(f"note: {text}" for text in notes.take()), sep="\n", file=sys.stderr, flush=True)
     job.events = Events(job.rank, device, timeline)

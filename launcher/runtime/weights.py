@@ -191,9 +191,7 @@ def _require_reader() -> None:
 def _same_sizes(source: Source, config: Any) -> None:
     """Bridge would read of a deeper model as many layers as there are, and say nothing."""
     assert source.path is not None  # noqa: S101 the caller asked
-    theirs = hf_files.read_config(source.path)
-    text = theirs.get("text_config")
-    theirs = text if isinstance(text, dict) else theirs
+    theirs = hf_files.read_text_config(source.path)
     model = getattr(config.model, "transformer", config.model)
     apart = [
         f"{mine} is {getattr(model, mine)} here and {theirs[other]} there"
@@ -235,9 +233,7 @@ def _vocabulary(source: Source) -> Optional[int]:
     path = source.path or hub.snapshot(source.place)
     if source.kind != "huggingface" or path is None or not (path / "config.json").is_file():
         return None
-    found = hf_files.read_config(path)
-    text = found.get("text_config")
-    tokens = (text if isinstance(text, dict) else found).get("vocab_size")
+    tokens = hf_files.read_text_config(path).get("vocab_size")
     return tokens if isinstance(tokens, int) else None
 
 
