@@ -55,7 +55,7 @@ soak: install ## what needs longer than a test run may take
 	$(BIN)/pytest -m soak
 
 golden: install ## accept the scripts as they are rendered now
-	UPDATE_GOLDEN=1 $(BIN)/pytest tests/script -q
+	UPDATE_GOLDEN=1 $(BIN)/pytest tests/scripts -q
 
 schema: install ## regenerate the schemas of Bridge's configuration and the indexes of its recipes
 	@tools/old_bridge.sh $(OLD_BRIDGE)

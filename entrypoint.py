@@ -1,8 +1,8 @@
 """What each rank of a job runs: `python3 RUN/code/entrypoint.py`, without arguments.
 
-All that it does is in launcher/runtime; `--check-config` resolves a configuration without training
-(launcher/runtime/check.py), `--convert` converts weights (launcher/runtime/convert), `--fetch` fetches
-what training will read of Hugging Face's hub (launcher/runtime/fetch).
+All that it does is in launcher/job; `--check-config` resolves a configuration without training
+(launcher/job/config/check.py), `--convert` converts weights (launcher/job/convert), `--fetch` fetches
+what training will read of Hugging Face's hub (launcher/job/fetch).
 """
 
 import os
@@ -12,19 +12,19 @@ import sys
 def main() -> int:
     """Exit status: 0 finished or stopped, 2 the request was wrong, 1 anything else."""
     if sys.argv[1:] == ["--check-config"]:
-        from launcher.runtime import check
+        from launcher.job.config import check
 
         return check.main()
     if sys.argv[1:] == ["--fetch"]:
-        from launcher.runtime.fetch import request
+        from launcher.job.fetch import request
 
         return request.main()
     if sys.argv[1:2] == ["--convert"] and len(sys.argv) == 3:
-        from launcher.runtime.convert import program
+        from launcher.job.convert import program
 
         return program.main(sys.argv[2])
-    from launcher.runtime import rank, record
-    from launcher.runtime.errors import UserError
+    from launcher.job import rank, record
+    from launcher.job.errors import UserError
 
     try:
         if sys.argv[1:]:
@@ -37,7 +37,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from launcher.runtime import train
+    from launcher.job import train
 
     return train.run(this)
 

@@ -92,7 +92,7 @@ def warm(root: Path) -> None:
 def stand_in(scratch: Path, left_out: Sequence[str]) -> Path:
     """A tree like a training image: Debian with Python, and this Python's packages, as hard links where they can be."""
     sys.path.insert(0, str(HERE))
-    from tests.image.images import debian_root, missing_programs
+    from tests.images.images import debian_root, missing_programs
 
     if (reason := missing_programs()) is not None:
         sys.exit(f"no root file system can be made: {reason}")

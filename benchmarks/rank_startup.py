@@ -26,8 +26,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.facts.code import code_files
-from launcher.facts.recipe import BridgeRecipe
+from launcher.discovery.code import code_files
+from launcher.discovery.recipe import BridgeRecipe
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_S = 0.1
@@ -48,7 +48,7 @@ import sys
 sys.path.insert(0, {code!r})
 import torch
 if {cpu}:
-    from launcher.runtime import cpu
+    from launcher.job import cpu
     cpu.enable()
 from megatron.bridge.recipes.gpt.vanilla_gpt import vanilla_gpt_pretrain_config
 import os, time

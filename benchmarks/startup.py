@@ -72,7 +72,7 @@ def main() -> None:
 def submission(launcher: str, environ: Mapping[str, str], directory: str, runs: int) -> None:
     """`launcher submit` against a bare `sbatch` of the script that it rendered."""
     sys.path.insert(0, str(ROOT))
-    from tests.cluster.virtual_cluster import missing_programs, virtual_cluster
+    from tests.support.slurm.virtual_cluster import missing_programs, virtual_cluster
 
     if (reason := missing_programs()) is not None:
         print(f"launcher submit: not measured, {reason}")

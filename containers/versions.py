@@ -6,7 +6,7 @@ Each thing is looked at in a process of its own, so that one that dies of a sign
 cannot be imported ends the build; what is absent ends it only if it is required. Standard library alone, Python 3.10.
 
 The file maps a name to the version that the imported thing gave of itself, and `moe_backends` to the names of the
-expert-parallel back ends that were found. `launcher/image/inside/contents.py` reads it.
+expert-parallel back ends that were found. `launcher/images/inspect/contents.py` reads it.
 """
 
 import argparse

@@ -9,7 +9,7 @@ Random weights unless `hf_path` names others, mock data, and the schedule of a t
 from megatron.bridge.recipes.deepseek.deepseek_v2 import deepseek_v2_lite_pretrain_config
 from megatron.bridge.training.config import ConfigContainer
 
-from launcher.runtime.hub import instead
+from launcher.job.model.hub import instead
 
 
 def configure(hf_path: str | None = None, moe_token_dispatcher_type: str | None = None) -> ConfigContainer:

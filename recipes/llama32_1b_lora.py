@@ -14,7 +14,7 @@ from llama32_1b_sft import set_source, set_trial
 from megatron.bridge.recipes.llama.llama3 import llama32_1b_peft_config
 from megatron.bridge.training.config import ConfigContainer
 
-from launcher.runtime.hub import instead
+from launcher.job.model.hub import instead
 
 
 def configure(hf_path: Path, data: Path, adapter: Literal["lora", "dora"] = "lora") -> ConfigContainer:

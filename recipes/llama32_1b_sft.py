@@ -11,7 +11,7 @@ from megatron.bridge.data.builders import GPTSFTDatasetConfig, PromptCompletionS
 from megatron.bridge.recipes.llama.llama3 import llama32_1b_sft_config
 from megatron.bridge.training.config import ConfigContainer
 
-from launcher.runtime.hub import instead
+from launcher.job.model.hub import instead
 
 
 def configure(hf_path: Path, data: Path) -> ConfigContainer:

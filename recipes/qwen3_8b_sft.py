@@ -11,7 +11,7 @@ from llama32_1b_sft import set_source, set_trial
 from megatron.bridge.recipes.qwen.qwen3 import qwen3_8b_sft_config
 from megatron.bridge.training.config import ConfigContainer
 
-from launcher.runtime.hub import instead
+from launcher.job.model.hub import instead
 
 
 def configure(hf_path: Path, data: Path) -> ConfigContainer:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.config import ClusterOptions
-from tests.cluster.virtual_cluster import VirtualCluster, missing_programs, virtual_cluster
-from tests.image import images
+from tests.images import images
+from tests.support.slurm.config import ClusterOptions
+from tests.support.slurm.virtual_cluster import VirtualCluster, missing_programs, virtual_cluster
 
 CLUSTER = pytest.StashKey[VirtualCluster]()
 

@@ -49,7 +49,7 @@ def test_the_wheel_plans_and_runs(site: Path, tmp_path: Path) -> None:
     toy = str(ROOT / "tests/toy/entrypoint.py")
     answer = json.loads(launcher(site, tmp_path, "run", "small.py", "--entrypoint", toy, "--json", "toy.iters=2"))
     assert answer["outcome"] == "finished"
-    assert (Path(answer["run_dir"]) / "code/launcher/runtime/verdict.py").is_file()
+    assert (Path(answer["run_dir"]) / "code/launcher/job/result.py").is_file()
 
 
 def test_commands_do_not_load_what_they_do_not_need() -> None:

@@ -108,7 +108,7 @@ def _make_importable() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        from launcher.runtime import cpu
+        from launcher.job import cpu
 
         cpu.enable()
 

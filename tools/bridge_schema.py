@@ -28,7 +28,7 @@ _DEEPEST = 3
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
 
-from launcher.runtime import annotations  # noqa: E402 - from the checkout that this file lies in
+from launcher.job.config import annotations  # noqa: E402 - from the checkout that this file lies in
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,7 +82,7 @@ def _make_importable() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        from launcher.runtime import cpu
+        from launcher.job import cpu
 
         cpu.enable()
 

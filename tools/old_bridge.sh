@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Create a second virtual environment with an older Megatron Bridge, for the tests that compare releases. It has what that
-# Bridge needs on CPU and not the launcher: only launcher/runtime runs there. Where there is no Python 3.11 those tests are
+# Bridge needs on CPU and not the launcher: only launcher/job runs there. Where there is no Python 3.11 those tests are
 # skipped with the reason.
 # Usage: tools/old_bridge.sh [VENV]. Variables: PYTHON311, TORCH_INDEX (see the Makefile).
 set -euo pipefail

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
+from launcher._util.errors import CommandError, RequestError
+from launcher._util.shell import LocalShell, Shell
+from launcher.backends import entrypoint_call
+from launcher.cli.output import say, warn
 from launcher.cli.planning import Planned, with_recipe
-from launcher.cli.printing import say, warn
-from launcher.errors import CommandError, RequestError
-from launcher.facts.recipe import RecipeFile, read_recipe
-from launcher.launch import questions
-from launcher.plan.model import Plan
-from launcher.shell import LocalShell, Shell
+from launcher.discovery.recipe import RecipeFile, read_recipe
+from launcher.planning.model import Plan
 
 _TIMEOUT_S = 600
 
@@ -49,18 +49,18 @@ def checked(made: Planned, shell: Shell | None = None) -> Planned:
 
 
 @contextlib.contextmanager
-def _asked(made: Planned) -> Iterator[questions.Asked]:
+def _asked(made: Planned) -> Iterator[entrypoint_call.Asked]:
     """The check as the job will do it: in the run's image, or with this machine's Megatron where that cannot be."""
     plan, image, verb = made.plan, made.given.image, "--check-config"
     env = environment(plan, made)
-    hindrance = questions.hindrance(image) if image is not None else None
+    hindrance = entrypoint_call.hindrance(image) if image is not None else None
     if image is not None and hindrance is None:
-        with questions.in_image(plan, image, env, verb) as asked:
+        with entrypoint_call.in_image(plan, image, env, verb) as asked:
             yield asked
         return
     if hindrance is not None:
         say(f"not in the image {plan.image.name if plan.image else ''}, but with this machine's Megatron: {hindrance}")
-    yield questions.here(plan, made.release.python or made.world.python, env, verb)
+    yield entrypoint_call.here(plan, made.release.python or made.world.python, env, verb)
 
 
 def request_of(made: Planned) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def request_of(made: Planned) -> dict[str, Any]:
 def stack_is_here(made: Planned) -> bool:
     """Whether a check is possible: the training stack is in an image that can be entered, or on this machine."""
     image = made.given.image
-    return (image is not None and questions.hindrance(image) is None) or own_stack_is_here(made)
+    return (image is not None and entrypoint_call.hindrance(image) is None) or own_stack_is_here(made)
 
 
 def own_stack_is_here(made: Planned) -> bool:
@@ -100,7 +100,7 @@ def _absolute_recipe(made: Planned) -> dict[str, str]:
 
 def environment(plan: Plan, made: Planned) -> dict[str, str]:
     """What the run's tasks will have of variables, as far as the plan sets them or this shell passes them on."""
-    from launcher.launch.environ import inherited
+    from launcher.backends.process_environment import inherited
 
     profile = {v.name: v.value for v in plan.environment if v.place == "task" and v.value is not None}
     return {**inherited(plan, made.world.environ), **profile}

@@ -12,21 +12,21 @@ def complete(action: argparse.Action, what: str) -> None:
 
 
 def _clusters(**_: Any) -> list[str]:
-    from launcher.spec.load import cluster_names
+    from launcher.config.load import cluster_names
 
     return sorted(cluster_names(os.environ))
 
 
 def _runs(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     from launcher.cli.finding import run_root
-    from launcher.watch.runs import list_runs
+    from launcher.rundir.finding import list_runs
 
     runs = list_runs(run_root(getattr(parsed_args, "run_root", None)))
     return [run.path.name for run in runs] + sorted({run.path.parent.name for run in runs})
 
 
 def _images(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-    from launcher.cli.image.place import store_of
+    from launcher.cli.image_store import store_of
 
     parsed_args.cluster = getattr(parsed_args, "cluster", None)
     return sorted(store_of(parsed_args).names())
@@ -34,7 +34,7 @@ def _images(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
 
 def _recipes(prefix: str, **_: Any) -> list[str]:
     if prefix.startswith("bridge:"):
-        from launcher.facts.bridge_index import load_index
+        from launcher.discovery.recipe_index import load_index
 
         return [f"bridge:{name}" for name, one in load_index().recipes.items() if not one.elsewhere]
     from argcomplete.completers import FilesCompleter
@@ -44,7 +44,7 @@ def _recipes(prefix: str, **_: Any) -> list[str]:
 
 
 def _keys(prefix: str, parsed_args: argparse.Namespace | None = None, **_: Any) -> list[str]:
-    from launcher.plan.overrides import load_schema
+    from launcher.planning.overrides import load_schema
 
     recipe = getattr(parsed_args, "recipe", None) or ""
     # Up to the next dot: two thousand keys at once help nobody.
@@ -58,11 +58,11 @@ def _keys(prefix: str, parsed_args: argparse.Namespace | None = None, **_: Any) 
 
 def _arguments(recipe: str) -> set[str]:
     """What every recipe takes; of one of Bridge's also its own parameters and the keywords of older releases."""
-    from launcher.shared.recipe_arguments import EVERY, KEYWORDS
+    from launcher.contract.recipe_arguments import EVERY, KEYWORDS
 
     if not recipe.startswith("bridge:"):
         return set(EVERY)
-    from launcher.facts.bridge_index import load_index
+    from launcher.discovery.recipe_index import load_index
 
     found = load_index().recipes.get(recipe.removeprefix("bridge:"))
     return {*EVERY, *KEYWORDS, *(found.parameters if found else ())}

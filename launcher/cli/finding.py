@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from launcher.record import RunDirectory
+from launcher.rundir import RunDirectory
 
 
 def add_run_root(parser: argparse.ArgumentParser) -> None:
@@ -13,9 +13,9 @@ def add_run_root(parser: argparse.ArgumentParser) -> None:
 
 def run_root(option: str | None) -> Path:
     """Where `run` and `submit` put runs that were asked for from here with the same --run-root."""
-    from launcher.facts.world import look
-    from launcher.plan import make, place
-    from launcher.spec.load import load_cluster, load_request
+    from launcher.config.load import load_cluster, load_request
+    from launcher.discovery.host import look
+    from launcher.planning import make, place
 
     world = look()
     options = {"run_root": option} if option else {}
@@ -26,6 +26,6 @@ def run_root(option: str | None) -> Path:
 
 def find(name: str, option: str | None) -> RunDirectory:
     """The run that a user names. Raises RequestError."""
-    from launcher.watch.runs import find_run
+    from launcher.rundir.finding import find_run
 
     return find_run(name, run_root(option))

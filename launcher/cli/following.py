@@ -3,11 +3,11 @@
 import time
 from typing import Any
 
+from launcher._util.shell import LocalShell
+from launcher.backends.wait import Interrupts, summary
 from launcher.cli.outcome import tell
-from launcher.cli.printing import say
-from launcher.launch.wait import Interrupts, summary
-from launcher.record import RunDirectory
-from launcher.shell import LocalShell
+from launcher.cli.output import say
+from launcher.rundir import RunDirectory
 from launcher.slurm.poller import Poller
 from launcher.watch.progress import Follower
 from launcher.watch.status import status_of

@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def verb_parser(verb: str, into: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
     """The parser of one verb, as its module's `add_arguments` fills it."""
-    module = import_module(f"launcher.cli.{verb}")
+    module = import_module(f"launcher.cli.commands.{verb}")
     parser = into or argparse.ArgumentParser(
         prog=f"launcher {verb}",
         description=module.__doc__,
@@ -111,14 +111,14 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
 
 def _guarded(verb: str, arguments: Sequence[str]) -> int:
     """Run a verb; turn what the launcher raises into one paragraph and an exit status."""
-    from launcher.errors import LauncherError
+    from launcher._util.errors import LauncherError
 
     parser = verb_parser(verb)
     parsed = parse(parser, arguments)
     try:
-        return int(import_module(f"launcher.cli.{verb}").main(parsed))
+        return int(import_module(f"launcher.cli.commands.{verb}").main(parsed))
     except LauncherError as error:
-        from launcher.cli.printing import print_error
+        from launcher.cli.output import print_error
 
         print_error(error, as_json=getattr(parsed, "json", False))
         return error.exit_status

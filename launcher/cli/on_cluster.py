@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli.completion import complete
-from launcher.cli.printing import say
+from launcher.cli.output import say
 
 if TYPE_CHECKING:
-    from launcher.image.making.report import Report
-    from launcher.launch.task import TaskJob
+    from launcher.backends.task import TaskJob
+    from launcher.config.cluster import Cluster
+    from launcher.images.build.report import Report
     from launcher.slurm.poller import Poller
-    from launcher.spec.cluster import Cluster
 
 _TICK_S = 0.5
 _LATE_S = 20.0
@@ -49,9 +49,9 @@ def perform_on(
     The function writes what happens to the file `events` (remote.EventFile), and returns a Failed where it raises.
     Raises the LauncherError that was raised on the node, or SlurmError.
     """
-    from launcher.image.making.remote import Failed
-    from launcher.launch.task import outcome, parameters, submit_task
-    from launcher.shell import LocalShell
+    from launcher._util.shell import LocalShell
+    from launcher.backends.task import outcome, parameters, submit_task
+    from launcher.images.build.remote import Failed
     from launcher.slurm.control import cancel
     from launcher.slurm.poller import Poller
 
@@ -79,8 +79,8 @@ def perform_on(
 
 def _watch(task: "TaskJob", events: Path, report: "Report", poller: "Poller") -> None:
     """Show the events until the result is there. Raises SlurmError if the job ends without one."""
-    from launcher.errors import SlurmError
-    from launcher.image.making.remote import replay
+    from launcher._util.errors import SlurmError
+    from launcher.images.build.remote import replay
     from launcher.watch.progress import queued
     from launcher.watch.tail import Tail, last_lines
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from launcher.cli.printing import coloured, say
-from launcher.record import RunDirectory
+from launcher.cli.output import coloured, say
+from launcher.rundir import RunDirectory
 
 _TAIL_LINES = 20
 

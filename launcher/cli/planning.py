@@ -7,25 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launcher._util.errors import OverrideError, RecipeError, RequestError
+from launcher.cli.arguments import request_options
 from launcher.cli.finding import find
-from launcher.cli.options import request_options
 from launcher.cli.profiling import own_code, place_of
-from launcher.errors import OverrideError, RecipeError, RequestError
-from launcher.facts.bridge_index import Indexed, described, look_up
-from launcher.facts.bridge_release import Release, release_of
-from launcher.facts.code import code_files
-from launcher.facts.files import require_sources
-from launcher.facts.image import Image, look_at_image
-from launcher.facts.recipe import BridgeRecipe, Recipe, read_recipe
-from launcher.facts.training_files import SavedModel, TrainingFiles, look_at_files, saved_model
-from launcher.facts.world import World, look
-from launcher.plan import arguments, container, indexed, make, overrides, place, preflight, profiling, settings
-from launcher.plan.capture import OPTIONS, Place
-from launcher.plan.model import Mode, Plan
-from launcher.record import RunDirectory
-from launcher.spec.cluster import Cluster
-from launcher.spec.load import load_cluster, load_request
-from launcher.spec.request import Request
+from launcher.config.cluster import Cluster
+from launcher.config.load import load_cluster, load_request
+from launcher.config.request import Request
+from launcher.discovery.bridge_release import Release, release_of
+from launcher.discovery.code import code_files
+from launcher.discovery.files import require_sources
+from launcher.discovery.host import World, look
+from launcher.discovery.image import Image, look_at_image
+from launcher.discovery.recipe import BridgeRecipe, Recipe, read_recipe
+from launcher.discovery.recipe_index import Indexed, described, look_up
+from launcher.discovery.training_files import SavedModel, TrainingFiles, look_at_files, saved_model
+from launcher.planning import arguments, assignments, container, index_info, make, overrides, place, preflight
+from launcher.planning.model import Mode, Plan
+from launcher.planning.profiler import choice
+from launcher.planning.profiler.model import OPTIONS, Place
+from launcher.rundir import RunDirectory
 
 _OF_TRAIN = ("global_batch_size", "micro_batch_size", "train_iters")
 """Of what a check tells, the keys below `train`; the others are the model's."""
@@ -60,9 +61,9 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
     release = release_of(image.packages if image else None, cluster.python, in_image=image is not None)
     known = _indexed(recipe, request, release)
     recipe = described(recipe, known) if isinstance(recipe, BridgeRecipe) else recipe
-    request = request.model_copy(update={"settings": settings.anchored(request.settings, recipe, world.directory)})
-    stated, texts = settings.split(request.settings, recipe, common=request.entrypoint is None)
-    texts, use_viztracer = profiling.take_own_keys(texts)
+    request = request.model_copy(update={"settings": assignments.anchored(request.settings, recipe, world.directory)})
+    stated, texts = assignments.split(request.settings, recipe, common=request.entrypoint is None)
+    texts, use_viztracer = choice.take_own_keys(texts)
     place_of_profiler = _place_of_profiler(request, mode, cluster, world, image, resumed)
     # A program of another kind has keys of its own.
     schema = overrides.schema_of(release.version) if request.entrypoint is None else None
@@ -79,8 +80,8 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
         code=tuple(sorted((*code_files(recipe, request.entrypoint, world.directory), *own_code(place_of_profiler)))),
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
-        recipe_env=indexed.env_of(known, checked),
-        recipe_values={**indexed.values_of(known, checked), **arguments.sizes(of_keywords, checked)},
+        recipe_env=index_info.env_of(known, checked),
+        recipe_values={**index_info.values_of(known, checked), **arguments.sizes(of_keywords, checked)},
         indexed=known,
         files=_named_files(stated, request, recipe, world, _to_load(request, checked, resumed)),
         image=image,
@@ -96,7 +97,7 @@ def _place_of_profiler(
     request: Request, mode: Mode, cluster: Cluster, world: World, image: Image | None, resumed: RunDirectory | None
 ) -> Place:
     return place_of(
-        profiling.wish_of(request),
+        choice.wish_of(request),
         mode=mode,
         cluster=cluster,
         world=world,
@@ -108,7 +109,7 @@ def _place_of_profiler(
 
 
 def _looked_at(text: str, cluster: Cluster, world: World) -> Image:
-    from launcher.shell import LocalShell
+    from launcher._util.shell import LocalShell
 
     return look_at_image(text, cluster=cluster, world=world, shell=LocalShell())
 
@@ -206,7 +207,7 @@ def _request(options: dict[str, Any], world: World, resumed: RunDirectory | None
         # What was profiled then need not be profiled again.
         before = {key: value for key, value in resumed.plan["request"].items() if key not in OPTIONS}
         new_settings = options.pop("settings", ())
-        options = {**before, **options, "settings": settings.again(before.get("settings", ()), new_settings)}
+        options = {**before, **options, "settings": assignments.again(before.get("settings", ()), new_settings)}
         _require_code(resumed, options)
     return load_request(options, environ=world.environ, directory=world.directory, job_file=job_file)
 
@@ -231,7 +232,7 @@ def _resumed(options: dict[str, Any]) -> RunDirectory | None:
 
 def _require_resumable(run: RunDirectory) -> None:
     """A run can go on once it is over and has saved something; whether that is whole the job judges, shard by shard."""
-    from launcher.shell import LocalShell
+    from launcher._util.shell import LocalShell
     from launcher.watch.status import status_of
 
     status = status_of([run], LocalShell())[0][0]

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.errors import SpecError
-from launcher.plan.capture import Own, Place, Wish
-from launcher.plan.model import Mode
-from launcher.spec.cluster import Cluster, Fabric
+from launcher._util.errors import SpecError
+from launcher.config.cluster import Cluster, Fabric
+from launcher.planning.model import Mode
+from launcher.planning.profiler.model import Own, Place, Wish
 
 if TYPE_CHECKING:
-    from launcher.facts.world import World
-    from launcher.record import RunDirectory
+    from launcher.discovery.host import World
+    from launcher.rundir import RunDirectory
 
 
 def place_of(
@@ -29,7 +29,7 @@ def place_of(
 
     Raises SpecError for a user's own profiler, or an nsys of the host, that is not there.
     """
-    from launcher.facts import profiler
+    from launcher.discovery import profiler
 
     own = None
     if wish.profiler and ":" in wish.profiler:

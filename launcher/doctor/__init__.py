@@ -6,5 +6,5 @@ job        the node checks as a run of their own: in this allocation, as a batch
 reports    what each node's ranks have left, put together
 table      for people and for programs
 
-The checks of the nodes are in launcher/runtime/doctor, because they run there.
+The checks of the nodes are in launcher/job/doctor, because they run there.
 """

@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
-from launcher.spec.cluster import Cluster
-from launcher.spec.request import Request
+from launcher.config.cluster import Cluster
+from launcher.config.request import Request
 
 
 def text(cluster: Cluster, request: Request, *, torch: bool, patience_s: float) -> str:
-    """The argument `expected` of launcher/runtime/doctor/entry/doctor.py."""
+    """The argument `expected` of launcher/job/doctor/entry/doctor.py."""
     runtime = request.runtime or cluster.runtime
     places, read_only = directories((*cluster.mounts, *request.mounts), inside=runtime != "none")
     values: dict[str, Any] = {

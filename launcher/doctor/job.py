@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.errors import LauncherError, SlurmError
-from launcher.facts.world import World
-from launcher.launch import start
-from launcher.launch.batch import submit_run
-from launcher.launch.wait import Interrupts
-from launcher.plan.model import Plan
-from launcher.record import RunDirectory
-from launcher.shell import Shell
+from launcher._util.errors import LauncherError, SlurmError
+from launcher._util.shell import Shell
+from launcher.backends import foreground
+from launcher.backends.batch import submit_run
+from launcher.backends.wait import Interrupts
+from launcher.discovery.host import World
+from launcher.planning.model import Plan
+from launcher.rundir import RunDirectory
 from launcher.slurm.control import cancel, hostnames
 from launcher.slurm.nodes import Node, read_nodes
 from launcher.slurm.poller import Poller
@@ -40,7 +40,7 @@ class Ran:
 def here(plan: Plan, world: World, shell: Shell, counted: Interrupts, say: Say) -> Ran:
     """Run it in this allocation, or as processes of this machine. Raises as `start.here`."""
     before = () if plan.mode == "local" else _nodes(shell)
-    step, run = start.here(plan, world, None, say)
+    step, run = foreground.here(plan, world, None, say)
     watched = _Watched(run, plan, say)
     ended = False
     while (status := step.poll()) is None:
@@ -49,7 +49,7 @@ def here(plan: Plan, world: World, shell: Shell, counted: Interrupts, say: Say) 
             ended = True
             step.end()
         time.sleep(_TICK_S)
-    start.finish(step, status)
+    foreground.finish(step, status)
     names = (world.host,) if plan.mode == "local" else _allocated(world.environ, plan, shell)
     lost = () if plan.mode == "local" else newly_lost(before, _nodes(shell))
     why = "ended by Ctrl-C" if ended else None if status in (0, 1) else _last_words(run)

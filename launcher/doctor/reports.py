@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from launcher.contract.checks import VERDICTS, Check, fail, from_dict, ok, skip, warn
 from launcher.doctor.job import Ran, last_line
-from launcher.shared.checks import VERDICTS, Check, fail, from_dict, ok, skip, warn
 from launcher.slurm.nodes import Node
 
 

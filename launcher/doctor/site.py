@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher.errors import CommandError, LauncherError, SlurmError
-from launcher.facts.world import World
-from launcher.plan.model import Plan
-from launcher.shell import Result, Shell
+from launcher._util.errors import CommandError, LauncherError, SlurmError
+from launcher._util.shell import Result, Shell
+from launcher.config.cluster import Cluster
+from launcher.config.request import Request
+from launcher.discovery.host import World
+from launcher.planning.model import Plan
 from launcher.slurm import info
 from launcher.slurm.ask import ask
 from launcher.slurm.control import hostnames
 from launcher.slurm.nodes import Node, read_nodes
-from launcher.spec.cluster import Cluster
-from launcher.spec.request import Request
 
 _TIMEOUT_S = 30.0
 

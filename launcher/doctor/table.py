@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.contract.checks import VERDICTS, Check, worst
 from launcher.doctor.reports import Report
-from launcher.shared.checks import VERDICTS, Check, worst
 
 _MOST_COLUMNS = 6
 _WORDS = {"ok": "", "skip": "skip", "warn": "WARN", "fail": "FAIL"}

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Mapping, Sequence
 
-from launcher.errors import CommandError, SlurmError
-from launcher.shell import Result, Shell
+from launcher._util.errors import CommandError, SlurmError
+from launcher._util.shell import Result, Shell
 
 TIMEOUT_S = 30.0
 """Longer than Slurm's own MessageTimeout (10 s unless a site says otherwise), after which its commands give up."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from launcher.errors import SlurmError
-from launcher.shell import Shell
+from launcher._util.errors import SlurmError
+from launcher._util.shell import Shell
 from launcher.slurm.ask import answer, ask, first_error
 
 # Slurm's words for a job that has ended already: what was asked for is so.

@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from launcher.errors import CommandError, SlurmError
-from launcher.shell import Shell
+from launcher._util.errors import CommandError, SlurmError
+from launcher._util.shell import Shell
 from launcher.slurm.ask import TIMEOUT_S, answer, environment
 
 _SINFO = ("%P", "%a", "%l", "%D", "%c", "%m", "%T", "%G")

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from launcher.shell import Shell
+from launcher._util.shell import Shell
 from launcher.slurm.ask import answer
 from launcher.slurm.info import parse_gpus
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from launcher.shell import Shell
+from launcher._util.shell import Shell
 from launcher.slurm.queue import Answer, State, ask_jobs
 
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from launcher.errors import CommandError, RequestError, SlurmError
-from launcher.shell import Shell
+from launcher._util.errors import CommandError, RequestError, SlurmError
+from launcher._util.shell import Shell
 from launcher.slurm import info
 from launcher.slurm.ask import TIMEOUT_S, NoAnswer, answer, environment, first_error, no_answer
 

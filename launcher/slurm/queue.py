@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from launcher.shell import Shell
+from launcher._util.shell import Shell
 from launcher.slurm.ask import NoAnswer, ask, first_error
 
 # Free text last: a name may hold the separator. Fields: https://slurm.schedmd.com/squeue.html#OPT_format

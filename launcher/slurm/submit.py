@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.errors import CommandError, MissingProgram, RequestError, SlurmError
-from launcher.shell import Result, Shell
+from launcher._util.errors import CommandError, MissingProgram, RequestError, SlurmError
+from launcher._util.shell import Result, Shell
 from launcher.slurm.ask import NoAnswer, answer, first_error, no_answer
 
 _TIMEOUT_S = 150.0

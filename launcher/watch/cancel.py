@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher.errors import OutsideError, RequestError
-from launcher.launch.wait import request_stop
-from launcher.record import RunDirectory
-from launcher.shared.proc import stat
-from launcher.shell import Shell
+from launcher._util.errors import OutsideError, RequestError
+from launcher._util.shell import Shell
+from launcher.backends.wait import request_stop
+from launcher.contract.process import stat
+from launcher.rundir import RunDirectory
 from launcher.slurm import control
-from launcher.watch.facts import Start
+from launcher.watch.run_state import Start
 from launcher.watch.status import Phase, RunStatus, status_of
 
 GRACE_S = 30.0

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from launcher.errors import RequestError
-from launcher.record import Attempt, RunDirectory
-from launcher.shell import Shell
+from launcher._util.errors import RequestError
+from launcher._util.shell import Shell
+from launcher.rundir import Attempt, RunDirectory
 from launcher.watch.status import status_of
 from launcher.watch.tail import Tail
 

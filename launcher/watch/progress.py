@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from launcher.record import Attempt, RunDirectory
+from launcher.rundir import Attempt, RunDirectory
 from launcher.slurm.poller import Poller
 from launcher.slurm.queue import Job
-from launcher.watch.facts import Start, current_attempt, newest_start
-from launcher.watch.figures import Progress, advance, describe, numbers
+from launcher.watch.progress_state import Progress, advance, describe, numbers
+from launcher.watch.run_state import Start, current_attempt, newest_start
 from launcher.watch.tail import Tail
 
 _LOOK_S = 0.5

@@ -4,9 +4,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from launcher.columns import aligned
+from launcher._util.tables import aligned
 from launcher.slurm.queue import Answer
-from launcher.watch.figures import clock
+from launcher.watch.progress_state import clock
 from launcher.watch.status import Phase, RunStatus
 
 _COLUMNS = ("RUN", "JOB", "STATE", "ITERATION", "LOSS", "S/ITERATION", "LEFT", "DETAIL")

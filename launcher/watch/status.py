@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from launcher.errors import SlurmError
-from launcher.record import RunDirectory
-from launcher.shell import Shell
+from launcher._util.errors import SlurmError
+from launcher._util.shell import Shell
+from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer, Job, State, ask_jobs
 from launcher.slurm.submit import find_submission
-from launcher.watch.facts import RunFacts, Start, read
-from launcher.watch.figures import describe
+from launcher.watch.progress_state import describe
+from launcher.watch.run_state import RunFacts, Start, read
 
 _FAR_S = 300 * 24 * 3600.0
 """Slurm expects a job behind one without time limit in a year: no estimate at all."""

@@ -8,7 +8,7 @@ import pytest
 
 from launcher.cli.main import main
 from launcher.slurm import probe
-from tests.facts.test_cluster_probe import NVL72, site
+from tests.discovery.test_cluster_probe import NVL72, site
 
 MINE = """\
 extends = "aws-p5"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.virtual_cluster import VirtualCluster
-from tests.launch.running import LAUNCHER, ROOT, user_of
+from tests.backends.running import LAUNCHER, ROOT, user_of
+from tests.support.slurm.virtual_cluster import VirtualCluster
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-from tests.runtime.convert_process import make
+from tests.job.convert_process import make
 
 good, odd = map(Path, sys.argv[1:])
 make(good, "qwen3")

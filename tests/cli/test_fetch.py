@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli.fetch import _Told, environment, understood
+from launcher._util.errors import CommandError, OutsideError, RequestError
+from launcher.cli.commands.fetch import _Told, environment, understood
 from launcher.cli.main import main
-from launcher.cli.reporting import TerminalReport
-from launcher.errors import CommandError, OutsideError, RequestError
-from tests.launch.running import ROOT, User, user_of
-from tests.runtime.hub_models import RECIPE, tiny
-from tests.runtime.hub_server import Hub, hub
+from launcher.cli.progress import TerminalReport
+from tests.backends.running import ROOT, User, user_of
+from tests.job.hub_models import RECIPE, tiny
+from tests.job.hub_server import Hub, hub
 
 TOKEN = "hf_theValueThatNobodyMayWriteDown"
 DATA = """

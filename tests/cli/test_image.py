@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from launcher.image.storage.store import Store
-from tests.cluster.virtual_cluster import VirtualCluster
-from tests.image.engine_home import EngineHome, make_home, missing_engine, slim_root
-from tests.image.stores import whole
-from tests.launch.containers import Contained, contained, found, missing
-from tests.launch.running import LAUNCHER, User, user_of
+from launcher.images.store.store import Store
+from tests.backends.containers import Contained, contained, found, missing
+from tests.backends.running import LAUNCHER, User, user_of
+from tests.images.engine_home import EngineHome, make_home, missing_engine, slim_root
+from tests.images.stores import whole
+from tests.support.slurm.virtual_cluster import VirtualCluster
 
 pytestmark = pytest.mark.timeout(300)
 

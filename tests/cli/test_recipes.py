@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.cli.commands.recipes import selected
 from launcher.cli.main import main
-from launcher.cli.recipes import selected
-from launcher.facts.bridge_index import load_index
+from launcher.discovery.recipe_index import load_index
 
 INDEX = load_index("0.6.2")
 

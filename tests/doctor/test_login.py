@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from launcher.config.cluster import Cluster
+from launcher.config.request import Request
+from launcher.contract.checks import Check
+from launcher.discovery.host import World
 from launcher.doctor.login import cluster, machine, profile
 from launcher.doctor.site import Place, Said, Site, file_system, look_at
-from launcher.facts.world import World
-from launcher.shared.checks import Check
 from launcher.slurm.info import parse_sinfo
 from launcher.slurm.nodes import parse_nodes
-from launcher.spec.cluster import Cluster
-from launcher.spec.request import Request
 
 GIB = 1024**3
 GROUPS = "gpu*|up|4:00:00|3|192|2000000|idle|gpu:h100:8(S:0-1)\ncpu|down|infinite|2|64|500000|idle|(null)\n"

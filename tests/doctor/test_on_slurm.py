@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.virtual_cluster import VirtualCluster
-from tests.launch.containers import contained, missing
-from tests.launch.running import LAUNCHER, PROFILE, User, user_of
+from tests.backends.containers import contained, missing
+from tests.backends.running import LAUNCHER, PROFILE, User, user_of
+from tests.support.slurm.virtual_cluster import VirtualCluster
 
 Found = dict[str, dict[str, dict[str, Any]]]
 """Checks by node and name; the login node's under `login`."""

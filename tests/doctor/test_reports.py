@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from launcher.config.cluster import Cluster
+from launcher.config.request import Request
+from launcher.contract.checks import Check, fail, ok, skip, warn
 from launcher.doctor import expected
 from launcher.doctor.job import Ran, ending, newly_lost, will_not_start
 from launcher.doctor.reports import Report, alike_check, merged, reports
 from launcher.doctor.table import Examination, lines, summary
-from launcher.record import RunDirectory
-from launcher.shared.checks import Check, fail, ok, skip, warn
+from launcher.rundir import RunDirectory
 from launcher.slurm.nodes import parse_nodes
 from launcher.slurm.queue import Job, State
-from launcher.spec.cluster import Cluster
-from launcher.spec.request import Request
 
 
 def plain(text: str, colour: str) -> str:

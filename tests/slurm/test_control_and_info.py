@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from launcher.errors import SlurmError
-from launcher.shell import LocalShell, Recorder, Result
+from launcher._util.errors import SlurmError
+from launcher._util.shell import LocalShell, Recorder, Result
 from launcher.slurm import control, info
 from launcher.slurm.ask import NoAnswer
-from tests.cluster.virtual_cluster import VirtualCluster, wait_until
+from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher.errors import RequestError, SlurmError
-from launcher.shell import LocalShell, Recorder, Result
+from launcher._util.errors import RequestError, SlurmError
+from launcher._util.shell import LocalShell, Recorder, Result
 from launcher.slurm.submit import Submission, SubmissionUnknown, find_submission, parse_submission, submit
-from tests.cluster.virtual_cluster import VirtualCluster
+from tests.support.slurm.virtual_cluster import VirtualCluster
 
 TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
 REFUSED = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime import old_bridge
+from tests.job import old_bridge
 
 ROOT = Path(__file__).resolve().parents[2]
 INDEXES = sorted((ROOT / "configs" / "bridge").glob("recipes-*.json"))

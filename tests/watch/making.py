@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from launcher.record import Attempt, RunDirectory
+from launcher.rundir import Attempt, RunDirectory
 
 BEGIN = 1_790_000_000.0
 """When the runs of these tests were started."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from launcher.errors import RequestError, SlurmError
-from launcher.record import RunDirectory
-from launcher.shell import Recorder, Result
+from launcher._util.errors import RequestError, SlurmError
+from launcher._util.shell import Recorder, Result
+from launcher.rundir import RunDirectory
 from launcher.watch.cancel import cancel_run, members
 from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.errors import RequestError
-from launcher.record import RunDirectory
-from launcher.shell import Recorder, Result
+from launcher._util.errors import RequestError
+from launcher._util.shell import Recorder, Result
+from launcher.rundir import RunDirectory
 from launcher.watch.logs import follow_logs, print_logs
 from tests.watch.making import BEGIN, make_attempt, make_run, submitted
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from launcher.record import RunDirectory
-from launcher.shell import LocalShell
+from launcher._util.shell import LocalShell
+from launcher.rundir import RunDirectory
 from launcher.watch.cancel import cancel_run
 from launcher.watch.logs import follow_logs
 from launcher.watch.status import Phase, RunStatus, status_of
-from tests.cluster.virtual_cluster import VirtualCluster, wait_until
-from tests.launch.running import TOY, User, user_of
+from tests.backends.running import TOY, User, user_of
+from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from launcher.record import Attempt, RunDirectory
-from launcher.shell import Recorder, Result
+from launcher._util.shell import Recorder, Result
+from launcher.rundir import Attempt, RunDirectory
 from launcher.slurm.poller import Poller
 from launcher.watch.progress import Follower
 from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted

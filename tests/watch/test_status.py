@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from launcher.record import RunDirectory
-from launcher.shell import Recorder, Result
+from launcher._util.shell import Recorder, Result
+from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer, Job, State
-from launcher.watch.facts import read
+from launcher.watch.run_state import read
 from launcher.watch.show import to_json, write_table
 from launcher.watch.status import Phase, RunStatus, judge, status_of
 from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from launcher.record import RunDirectory
+from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer, Job, State
-from launcher.watch.facts import read
+from launcher.watch.run_state import read
 from launcher.watch.show import row
 from launcher.watch.status import judge
 from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted

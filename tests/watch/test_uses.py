@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from launcher.image.storage.uses import Use
-from launcher.shared.proc import start_ticks, stat
-from launcher.shell import Recorder, Result
-from launcher.watch.uses import liveness
+from launcher._util.shell import Recorder, Result
+from launcher.contract.process import start_ticks, stat
+from launcher.images.store.uses import Use
+from launcher.watch.image_uses import liveness
 from tests.watch.making import BEGIN, make_attempt, make_run, submitted
 
 NOW = BEGIN + 100

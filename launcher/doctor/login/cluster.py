@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from launcher.contract.checks import Check, fail, ok, skip, warn
 from launcher.doctor.site import Said, Site
-from launcher.shared.checks import Check, fail, ok, skip, warn
 from launcher.slurm.nodes import Node
 
 _TOO_FEW = "node configuration is not available"

@@ -2,8 +2,8 @@
 
 import re
 
+from launcher.contract.checks import Check, fail, ok, skip, warn
 from launcher.doctor.site import Place, Said, Site
-from launcher.shared.checks import Check, fail, ok, skip, warn
 
 _GIB = 1024**3
 _RUN_ROOT_GIB, _STORE_GIB = 5, 30

@@ -3,8 +3,8 @@
 import re
 from collections import Counter
 
+from launcher.contract.checks import Check, fail, ok, skip, warn
 from launcher.doctor.site import Site
-from launcher.shared.checks import Check, fail, ok, skip, warn
 from launcher.slurm.info import parse_limit
 
 

@@ -1,0 +1,1 @@
+"""Helpers without knowledge of runs: errors, external programs, package resources, processes, tables."""

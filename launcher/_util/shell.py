@@ -1,0 +1,241 @@
+"""The one seam through which external programs are run.
+
+Commands are argument lists; nothing is ever handed to a shell. Functions that need a program take a `Shell`, so that a
+test can put a `Recorder` in its place. `run` is for answers, `stream` for programs that take minutes.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from launcher._util import streaming
+from launcher._util.errors import CommandError, DiskError, MissingProgram
+from launcher._util.streaming import OnText as OnText
+
+if TYPE_CHECKING:
+    import subprocess
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a program answered; `status` is its exit status, 128+N where signal N ended it."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Shell(Protocol):
+    """Whatever can run a program to its end."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        input: str | None = None,  # noqa: A002 - the name that subprocess and sh use
+        check: bool = True,
+        timeout_s: float | None = None,
+    ) -> Result:
+        """Run `argv` and return its result.
+
+        `env` replaces the environment, `input` is its standard input. With `check`, a non-zero exit status raises
+        CommandError; so do, always, a missing program and a time-out.
+        """
+        ...
+
+    def stream(
+        self,
+        argv: Sequence[str],
+        on_text: OnText | None = None,
+        *,
+        source: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        check: bool = True,
+        timeout_s: float | None = None,
+        terminal: bool = False,
+    ) -> Result:
+        """Run `argv` and hand over what it writes while it runs, in pieces as they come, carriage returns included.
+
+        `source` is a second program, whose output is the standard input of `argv`; what it says goes to `on_text`,
+        too, and with `check` its failure is raised like that of `argv`. With `terminal` the standard output is a
+        terminal, for programs that show their progress nowhere else. The result holds the end of the output only
+        (64 KiB of each stream). Whatever leaves this call early (Ctrl-C, an exception of `on_text`, the time-out)
+        ends both programs and everything that they started: SIGTERM, a few seconds for them to clean up, SIGKILL. If
+        this process dies, they are ended as well. Raises as `run` does.
+        """
+        ...
+
+
+class LocalShell:
+    """Runs programs on this machine, over the `sh` package."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        input: str | None = None,  # noqa: A002
+        check: bool = True,
+        timeout_s: float | None = None,
+    ) -> Result:
+        """See `Shell.run`."""
+        import sh  # slow to load, and most commands run no program at all
+
+        program, *arguments = argv
+        try:
+            command: Any = sh.Command(program)
+            done = command(
+                *arguments,
+                _env=dict(os.environ if env is None else env),
+                _cwd=str(cwd) if cwd else None,
+                _in=input,
+                _timeout=timeout_s,
+                _return_cmd=True,
+                _ok_code=list(range(256)),
+                _tty_out=False,
+                _encoding="utf-8",
+                _decode_errors="replace",
+            )
+            status, out, err = done.exit_code, done.stdout, done.stderr
+        except sh.CommandNotFound:
+            raise MissingProgram(f"the program {program!r} was not found", hint="Put it on the PATH.") from None
+        except sh.TimeoutException:
+            raise CommandError(f"{shown(argv)} did not answer within {timeout_s:g} s") from None
+        except sh.SignalException as error:
+            status, out, err = 128 + abs(int(error.exit_code)), error.stdout, error.stderr
+        result = Result(tuple(argv), int(status), out.decode(errors="replace"), err.decode(errors="replace"))
+        return checked(result) if check else result
+
+    def stream(
+        self,
+        argv: Sequence[str],
+        on_text: OnText | None = None,
+        *,
+        source: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        check: bool = True,
+        timeout_s: float | None = None,
+        terminal: bool = False,
+    ) -> Result:
+        """See `Shell.stream`."""
+        programs = [tuple(each) for each in (source, argv) if each is not None]
+        ended = streaming.run(programs, on_text, env=env, cwd=cwd, timeout_s=timeout_s, terminal=terminal)
+        results = [Result(each.argv, each.status, each.stdout, each.stderr) for each in ended]
+        if check:
+            # A source that was cut off by its reader's end is not what went wrong.
+            for result in sorted(results, key=lambda each: each.status == _BROKEN_PIPE):
+                checked(result)
+        return results[-1]
+
+
+@dataclass
+class Recorder:
+    """A shell for tests: answers by program, remembers what was asked, and with which environment.
+
+    `answers` maps a program's name to a result, or to a function from the arguments to one; any other program is
+    not found.
+    """
+
+    answers: Mapping[str, Result | Callable[[Sequence[str]], Result]] = field(default_factory=dict)
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+    environments: list[Mapping[str, str] | None] = field(default_factory=list)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,  # noqa: ARG002
+        input: str | None = None,  # noqa: A002, ARG002
+        check: bool = True,
+        timeout_s: float | None = None,  # noqa: ARG002
+    ) -> Result:
+        """See `Shell.run`."""
+        self.asked.append(tuple(argv))
+        self.environments.append(env)
+        answer = self.answers.get(argv[0])
+        if answer is None:
+            raise MissingProgram(f"the program {argv[0]!r} was not found")
+        result = answer if isinstance(answer, Result) else answer(argv)
+        return checked(result) if check else result
+
+    def stream(
+        self,
+        argv: Sequence[str],
+        on_text: OnText | None = None,
+        *,
+        source: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        check: bool = True,
+        timeout_s: float | None = None,
+        terminal: bool = False,  # noqa: ARG002
+    ) -> Result:
+        """See `Shell.stream`; the source is asked first."""
+        if source is not None:
+            self.run(source, env=env, cwd=cwd, check=check, timeout_s=timeout_s)
+        result = self.run(argv, env=env, cwd=cwd, check=False, timeout_s=timeout_s)
+        if on_text:
+            on_text("out", result.stdout)
+            on_text("err", result.stderr)
+        return checked(result) if check else result
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    input: str | None = None,  # noqa: A002
+    check: bool = True,
+    timeout_s: float | None = None,
+) -> Result:
+    """Run a program on this machine; see `Shell.run`."""
+    return LocalShell().run(argv, env=env, cwd=cwd, input=input, check=check, timeout_s=timeout_s)
+
+
+def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, group: int = 0) -> "subprocess.Popen[bytes]":
+    """Start a program that outlives the call, its output appended to `log` by the kernel, not through this process.
+
+    It joins the process group `group`, by default a new one of its own: Ctrl-C in the terminal does not reach it.
+    Raises CommandError if the program is missing, DiskError if the log cannot be opened.
+    """
+    import subprocess
+
+    try:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                list(argv), env=dict(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=group
+            )
+    except FileNotFoundError as error:
+        if error.filename == str(log):
+            raise DiskError(f"cannot write the log: {error.strerror}", where=str(log)) from error
+        raise MissingProgram(f"the program {argv[0]!r} was not found", hint="Put it on the PATH.") from None
+    except OSError as error:
+        raise DiskError(f"cannot start {argv[0]}: {error.strerror}", where=str(log)) from error
+
+
+_BROKEN_PIPE = 128 + 13
+
+
+def checked(result: Result) -> Result:
+    """Return `result`, or raise CommandError with the program's own words if its exit status is not 0."""
+    if result.status == 0:
+        return result
+    words = result.stderr.strip() or result.stdout.strip() or "(it said nothing)"
+    raise CommandError(f"{shown(result.argv)} ended with status {result.status}: {words}")
+
+
+def shown(argv: Sequence[str]) -> str:
+    """Return a command as one would type it, for messages."""
+    import shlex
+
+    return shlex.join(argv)

@@ -1,0 +1,146 @@
+"""A Python function as a Slurm job, through submitit: for what a compute node does better, such as image builds.
+
+Never the training job: its scripts are the launcher's own. submitit's watcher needs accounting, so `launcher.slurm` is
+asked for the state, and submitit is left with what it does well: the pickle, the batch script, the result.
+"""
+
+import contextlib
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher._util.errors import OutsideError, PlaceError, SlurmError
+from launcher.backends.process_environment import SLURM_CLIENT
+from launcher.config.cluster import Cluster
+from launcher.scripts.render import directive
+
+_TIME_LIMIT_MIN = 240
+"""Unless the user says otherwise: a training image is 10 to 20 GB, and registries are slow."""
+
+# Directives of a profile that describe a training node's share, not a site's rules: a task asks for its own.
+_NOT_FOR_TASKS = frozenset(
+    {"gpus-per-node", "gpus", "gres", "gpus-per-task", "ntasks", "ntasks-per-node", "nodes", "cpus-per-task"}
+    | {"cpus-per-gpu", "mem-per-gpu", "segment", "output", "error", "open-mode", "job-name", "comment", "signal"}
+)
+
+
+@dataclass(frozen=True)
+class TaskJob:
+    """A task that has been submitted."""
+
+    job: str
+    folder: Path
+    log: Path
+    """What the function and the programs that it ran have printed."""
+    result: Path
+    """Is there once the function has returned or raised."""
+
+
+def parameters(
+    cluster: Cluster, *, name: str, cpus: int | None = None, directives: Mapping[str, bool | int | str] | None = None
+) -> dict[str, Any]:
+    """submitit's parameters of a one-task job on this cluster; `directives` are the user's, by sbatch's long names.
+
+    Raises PlaceError for a profile without Slurm.
+    """
+    if cluster.scheduler != "slurm":
+        raise PlaceError(
+            f"the cluster profile {cluster.name!r} has no Slurm to run a job on",
+            hint="Leave --on out to do it on this machine.",
+        )
+    site: dict[str, bool | int | str] = {
+        key: value for key, value in cluster.directives.items() if key not in _NOT_FOR_TASKS and value is not False
+    }
+    site |= {key: value for key in ("partition", "account", "qos") if (value := getattr(cluster, key)) is not None}
+    site |= {"time": _TIME_LIMIT_MIN, "nodes": 1, "ntasks-per-node": 1}
+    if cpus is not None:
+        site["cpus-per-task"] = cpus
+    for key, value in (directives or {}).items():
+        if value is False:
+            site.pop(key, None)
+        else:
+            site[key] = value
+    for value in site.values():
+        directive(value)  # refuses what sbatch cannot read
+    return {
+        "job_name": name,
+        # submitit's own default names a wckey, which clusters with wckeys refuse.
+        "wckey": None,
+        "stderr_to_stdout": True,
+        # The time for cleaning up between submitit's signal and the end of the time limit.
+        "signal_delay_s": 60,
+        "additional_parameters": site,
+    }
+
+
+def submit_task(
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    *,
+    folder: Path,
+    parameters: Mapping[str, Any],
+    python: str | None = None,
+) -> TaskJob:
+    """Submit `function(*arguments)`; both are pickled. `python` runs it on the node, by default this interpreter.
+
+    `folder` has to be on a file system that the node sees. Raises SlurmError with sbatch's words, OutsideError where
+    submitit is not installed.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise OutsideError(
+            "a task on a compute node needs submitit, which is not installed",
+            hint="Install it: pip install 'megatron-launcher[tasks]'; or leave --on out.",
+        ) from None
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        executor = submitit.SlurmExecutor(folder=folder, python=shlex.quote(python) if python else None)
+        executor.update_parameters(**parameters)
+        with _outside_of_allocations():
+            job = executor.submit(function, *arguments)
+    except (FailedJobError, FailedSubmissionError, RuntimeError) as error:
+        raise SlurmError(f"the task was not submitted: {_words(error)}") from error
+    return TaskJob(job.job_id, folder, Path(job.paths.stdout), Path(job.paths.result_pickle))
+
+
+def outcome(task: TaskJob) -> Any:
+    """What the function returned. Raises OutsideError with the traceback's last line if it raised."""
+    from submitit.core.utils import pickle_load
+
+    try:
+        kind, value = pickle_load(task.result)
+    except (OSError, EOFError) as error:
+        raise OutsideError(f"job {task.job} left no result: {error}", where=str(task.log)) from error
+    if kind != "success":
+        last = str(value).strip().splitlines()[-1]
+        raise OutsideError(f"the task of job {task.job} failed: {last}", where=str(task.log))
+    return value
+
+
+@contextlib.contextmanager
+def _outside_of_allocations() -> Iterator[None]:
+    """Hide the allocation that this shell happens to be in: its variables must not reach the job as its own.
+
+    submitit's `clean_env` does so too, but hides SLURM_CONF with them, by which sbatch finds the cluster.
+    """
+    allocation = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
+    hidden = {n: v for n, v in os.environ.items() if n.startswith(allocation) and n not in SLURM_CLIENT}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _words(error: Exception) -> str:
+    """sbatch's own words out of submitit's exception: its last line that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith(("sbatch:", "srun:"))]
+    return (said or lines or [type(error).__name__])[-1]

@@ -1,0 +1,92 @@
+"""Watching a started step from the terminal: progress, Ctrl-C, and what came of it."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol
+
+from launcher.rundir import Attempt, RunDirectory
+
+_TICK_S = 0.1
+
+
+class Step(Protocol):
+    """A started step, however it was started."""
+
+    def poll(self) -> int | None:
+        """Its exit status once it has ended, else None."""
+        ...
+
+    def end(self) -> None:
+        """End it at once."""
+        ...
+
+
+@dataclass
+class Interrupts:
+    """How often Ctrl-C (or SIGTERM) has asked this process to come to an end."""
+
+    count: int = 0
+
+    def note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's signature
+        """One more."""
+        self.count += 1
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupts]:
+    """Count SIGINT, SIGTERM and SIGHUP instead of dying of them."""
+    counted = Interrupts()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, counted.note) for number in numbers}
+    try:
+        yield counted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait(
+    step: Step, run: RunDirectory, counted: Interrupts, *, tick: Callable[[], None], say: Callable[[str], None]
+) -> int:
+    """Wait for the step's end and return its exit status.
+
+    The first interrupt asks the ranks to save and stop, the second ends the step, further ones repeat that.
+    `tick` is called ten times a second, `say` with a sentence for the user.
+    """
+    handled = 0
+    while (status := step.poll()) is None:
+        tick()
+        if counted.count > handled:
+            handled += 1
+            if handled == 1 and request_stop(run, "Ctrl-C"):
+                say("asked the ranks to save and stop after this iteration; Ctrl-C again ends them at once")
+            else:
+                say("ending the step")
+                step.end()
+        time.sleep(_TICK_S)
+    tick()
+    return status
+
+
+def request_stop(run: RunDirectory, reason: str) -> bool:
+    """Ask the ranks of the newest attempt to save and stop; False if there is no attempt to ask."""
+    attempt = run.latest_attempt()
+    if attempt is None:
+        return False
+    attempt.stop.write_text(f"{reason}\n")
+    run.journal.write("stop_requested", attempt=attempt.name, reason=reason)
+    return True
+
+
+def summary(run: RunDirectory, attempt: Attempt | None) -> dict[str, Any]:
+    """What came of a run, for people and for --json; `outcome` is `unknown` where no verdict was written."""
+    result = attempt.result if attempt else None
+    return {
+        "run_dir": str(run.path),
+        "attempt": attempt.name if attempt else None,
+        **(result or {"outcome": "unknown", "reason": "no verdict was written"}),
+    }

@@ -1,0 +1,182 @@
+"""Convert weights between Hugging Face's format and Megatron's, here or in a job, and prove that nothing was lost.
+
+  launcher convert import HF_DIR MEGATRON_DIR       a checkpoint that training starts from
+  launcher convert export RUN HF_DIR                what a run has trained, as transformers loads it
+  launcher convert export MEGATRON_DIR HF_DIR --architecture HF_DIR
+
+It ends with a parity report: names, shapes, values bit by bit, and the logits of both models (docs/convert.md).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher._util.errors import RequestError
+from launcher.cli.completion import complete
+from launcher.cli.finding import find
+from launcher.cli.on_cluster import add_job
+from launcher.cli.output import coloured, print_json, say
+
+if TYPE_CHECKING:
+    from launcher.backends.conversion import Conversion
+    from launcher.config.cluster import Cluster
+    from launcher.images.build.report import Report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One parser for each direction."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    one = actions.add_parser("import", help="a Hugging Face directory into a Megatron checkpoint", allow_abbrev=False)
+    one.add_argument("source", metavar="HF_DIR", help="config.json and *.safetensors")
+    one.add_argument("target", metavar="MEGATRON_DIR", help="the checkpoint directory to make")
+    _add_shared(one)
+    one = actions.add_parser("export", help="a Megatron checkpoint into a Hugging Face directory", allow_abbrev=False)
+    of_run = "a checkpoint directory, one iteration of it, or a run (directory, id or name): its newest"
+    complete(one.add_argument("source", metavar="MEGATRON_DIR", help=of_run), "runs")
+    one.add_argument("target", metavar="HF_DIR", help="the directory to make")
+    one.add_argument(
+        "--architecture",
+        metavar="HF_DIR",
+        help="where config.json and the tokenizer are (default: what the checkpoint remembers)",
+    )
+    _add_shared(one)
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--tp", metavar="N", type=_size, default=1, help="split tensors over N ranks (default: 1)")
+    add("--pp", metavar="N", type=_size, default=1, help="split layers over N ranks (default: 1)")
+    add("--ep", metavar="N", type=_size, default=1, help="split experts over N ranks (default: 1)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="of the result (default: the source's)")
+    add("--no-logits", action="store_true", help="do not run both models to compare what they answer")
+    add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="default: GPUs where there are enough")
+    add("--python", metavar="PATH", help="interpreter with the training stack (default: the profile's, this one)")
+    add_job(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _size(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of ranks")
+    return value
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Convert, print the report. Exit status 1 where the result is not equal to its source."""
+    from launcher.cli.progress import TerminalReport
+
+    cluster, directory = _place(parsed)
+    wanted = _conversion(parsed, directory)
+    with TerminalReport() as report:
+        found = _carry_out(parsed, wanted, cluster, report)
+    if parsed.json:
+        print_json(found)
+    for line in summary(found):
+        say(line)
+    return 0 if found["ok"] else 1
+
+
+def _place(parsed: argparse.Namespace) -> "tuple[Cluster, Path]":
+    from launcher.cli.image_store import cluster_of
+
+    parsed.cluster = None
+    cluster, world = cluster_of(parsed)
+    return cluster, world.directory
+
+
+def _conversion(parsed: argparse.Namespace, directory: Path) -> "Conversion":
+    from launcher.backends.conversion import Conversion
+
+    source = _absolute(directory, parsed.source)
+    if parsed.action == "export" and not source.exists() and "/" not in parsed.source:
+        source = _run(parsed.source, source)
+    target = _absolute(directory, parsed.target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise RequestError(
+            "exists already and is not empty", where=str(target), hint="Name another directory, or remove it."
+        )
+    architecture = getattr(parsed, "architecture", None)
+    if architecture and _absolute(directory, architecture).exists():
+        architecture = str(_absolute(directory, architecture))
+    return Conversion(
+        action=parsed.action,
+        source=str(source),
+        target=str(target),
+        architecture=architecture,
+        tp=parsed.tp,
+        pp=parsed.pp,
+        ep=parsed.ep,
+        dtype=parsed.dtype,
+        logits=not parsed.no_logits,
+        device=parsed.device,
+    )
+
+
+def _run(name: str, directory: Path) -> Path:
+    try:
+        return find(name, None).path
+    except RequestError as error:
+        raise RequestError(f"there is no directory {directory}, and no run {name!r}", hint=error.hint) from error
+
+
+def _absolute(directory: Path, text: str) -> Path:
+    return (directory / Path(text).expanduser()).absolute()
+
+
+def _carry_out(
+    parsed: argparse.Namespace, wanted: "Conversion", cluster: "Cluster", report: "Report"
+) -> dict[str, Any]:
+    from launcher._util.shell import LocalShell
+    from launcher.backends.conversion import convert, perform
+
+    python = parsed.python or cluster.python
+    if not parsed.on:
+        return convert(wanted, python or sys.executable, LocalShell(), report)
+    from launcher.cli.on_cluster import perform_on
+
+    found: dict[str, Any] = perform_on(
+        parsed,
+        cluster,
+        perform,
+        (wanted, python),
+        name="convert",
+        # Beside the result, which the node has to see anyway.
+        tasks=Path(wanted.target).parent / ".launcher-tasks",
+        report=report,
+    )
+    return found
+
+
+def summary(found: dict[str, Any]) -> list[str]:
+    """The parity report for people."""
+    verdict = coloured("equal", "green") if found["ok"] else coloured("NOT EQUAL", "red")
+    lines = [f"{found['action']} {verdict}: {found['target']} ({found['seconds']:g} s, {found['device']})"]
+    cast = f", {found['cast']} of them cast to another type" if found["cast"] else ""
+    rows = [("tensors", f"{found['tensors']}, {found['bit_exact']} bit-exact{cast}")]
+    largest = found["largest_difference"]
+    if largest:
+        rows.append(("differing", f"{found['differing']}, at most by {largest['value']:.3g} in {largest['name']}"))
+    for key, what in (("missing", "lost"), ("unexpected", "not in the source")):
+        if found[f"{key}_count"]:
+            rows.append((what, f"{found[f'{key}_count']}: {_some(found[key], found[f'{key}_count'])}"))
+    for one in found["shapes"][:3]:
+        rows.append(("shape", f"{one['name']} is {one['result']} and was {one['source']}"))
+    for kind, names in found.get("transformers", {}).items():
+        if names:
+            rows.append((f"transformers: {kind}", _some(names, len(names))))
+    rows.append(("logits", _logits(found["logits"])))
+    width = max(len(name) for name, _ in rows)
+    return [*lines, *(f"  {name:{width}}  {text}" for name, text in rows)]
+
+
+def _some(names: list[str], count: int) -> str:
+    return ", ".join(names[:3]) + (", ..." if count > 3 else "")
+
+
+def _logits(found: dict[str, Any]) -> str:
+    if not found["compared"]:
+        return f"not compared: {found['reason']}"
+    words = f"differ by at most {found['max_difference']:.2g}, the largest is {found['largest_logit']:.3g} (fp32)"
+    return words if found["ok"] else f"{words}; allowed were {found['tolerance']:.2g}"

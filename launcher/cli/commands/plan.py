@@ -1,0 +1,132 @@
+"""Show what `run` or `submit` would do, exactly, with the origin of every value. Writes nothing, starts nothing."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from launcher.cli import arguments
+from launcher.cli.output import coloured, print_json, warn
+from launcher.planning.model import Plan
+
+if TYPE_CHECKING:
+    from launcher.cli.planning import Planned
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `launcher plan`."""
+    arguments.add_common(parser)
+    arguments.add_check(parser)
+    add = parser.add_argument
+    add(
+        "--for",
+        dest="purpose",
+        choices=("run", "submit"),
+        help="whose plan (default: run where it can run, else submit)",
+    )
+    add("--script", action="store_true", help="print the scripts as well")
+    add("--json", action="store_true", help="print plan and scripts as one JSON object")
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Plan and print."""
+    made = planned_for(parsed, parsed.purpose)
+    if parsed.check_config:
+        from launcher.cli.checking import checked
+
+        made = checked(made)
+    show(made.plan, as_json=parsed.json, with_scripts=parsed.script)
+    return 0
+
+
+def planned_for(parsed: argparse.Namespace, purpose: str | None) -> "Planned":
+    """The plan of the verb `purpose`; for None that of `run`, or of `submit` where `run` could not be."""
+    from launcher._util.errors import PlaceError
+    from launcher.cli.planning import planned
+
+    try:
+        return planned(purpose or "run", parsed)
+    except PlaceError as error:
+        if purpose:
+            raise
+        try:
+            return planned("submit", parsed)
+        except PlaceError:
+            raise error from None
+
+
+def show(plan: Plan, *, as_json: bool, with_scripts: bool) -> None:
+    """Print a plan: an object on standard output, or text for people, also on standard output."""
+    if as_json or with_scripts:
+        from launcher.scripts import scripts
+
+        texts = scripts(plan)
+    if as_json:
+        print_json({"plan": plan.to_dict(), "scripts": texts})
+        return
+    for warning in plan.warnings:
+        warn(warning)
+    print("\n".join(_lines(plan)))
+    if with_scripts:
+        for name, text in texts.items():
+            print(f"\n--- {name}\n{text}", end="")
+
+
+def _lines(plan: Plan) -> list[str]:
+    shape = plan.geometry
+    nodes = "node" if shape.nodes == 1 else "nodes"
+    parallel = " ".join(f"{name.upper()}={value}" for name, value in shape.parallel) or "as the recipe says"
+    lines = [
+        _row("run", f"{plan.name}/{plan.run_id}"),
+        _row(
+            "mode",
+            {"local": "processes on this machine", "srun": "in this allocation", "sbatch": "batch job"}[plan.mode],
+        ),
+        _row("cluster", f"{plan.cluster} (device {plan.device}, runtime {plan.runtime})"),
+        _row("recipe", plan.recipe),
+        *(_row("  argument", f"{name}={value}") for name, value in plan.argv["arguments"].items()),
+        *(_row("  override", text) for text in plan.overrides),
+        _row("ranks", f"{shape.nodes} {nodes} x {shape.ranks_per_node} = {shape.world_size}"),
+        _row("parallel", parallel),
+        *(_row("  placement", text) for text in plan.placement),
+        *([_row("network", plan.network)] if plan.network else []),
+        *_memory_rows(plan),
+        _row("image", str(plan.image or "none: the bare machine")),
+        _row("python", plan.python),
+        *(_row("  mount", f"{m.source} -> {m.target}{' (read-only)' if m.read_only else ''}") for m in plan.mounts),
+        _row("directory", plan.run_dir),
+    ]
+    if plan.profiler:
+        ranks = ", ".join(map(str, plan.profiler.ranks)) or "all"
+        lines.append(
+            _row("profiler", f"{plan.profiler.name}, steps {plan.profiler.start}:{plan.profiler.stop}, ranks {ranks}")
+        )
+    lines.append(_row("environment", "name = value (origin)"))
+    for variable in plan.environment:
+        hidden = "(passed on)" if variable.place == "inherited" else "(value not shown)"
+        value = hidden if variable.value is None else variable.value
+        beaten = "".join(f"; beats {value!r} of {origin}" for origin, value in variable.beaten)
+        lines.append(f"    {variable.name} = {value} ({variable.origin}{beaten})")
+    if plan.mode != "local":
+        if plan.mode == "sbatch":
+            lines.append(_row("sbatch", ""))
+            lines += [f"    --{key}{'' if value is None else f'={value}'}" for key, value in plan.directives]
+        lines.append(_row("srun", ""))
+        container = plan.container.srun_args if plan.container else ()
+        lines += [f"    {argument}" for argument in (*plan.step.srun_args, *container)]
+    lines.append(_row("unchecked", "known only where the recipe runs (--check-config)"))
+    lines += [f"    {text}" for text in plan.unchecked]
+    return lines
+
+
+def _memory_rows(plan: Plan) -> list[str]:
+    if plan.memory is None:
+        return []
+    from launcher.planning.memory import lines
+
+    first, *rest = lines(plan.memory)
+    return [_row("memory", f"estimate: {first}"), *(_row("", text) for text in rest)]
+
+
+def _row(label: str, text: str) -> str:
+    import sys
+
+    return f"{coloured(f'{label:12}', 'bold', sys.stdout)} {text}".rstrip()

@@ -1,0 +1,40 @@
+"""Which store an image command means: that of a cluster's profile."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from launcher.cli.completion import complete
+
+if TYPE_CHECKING:
+    from launcher.config.cluster import Cluster
+    from launcher.discovery.host import World
+    from launcher.images.store.store import Store
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add --cluster."""
+    complete(
+        parser.add_argument("--cluster", metavar="NAME", help="profile whose store is meant (default: as for run)"),
+        "clusters",
+    )
+
+
+def cluster_of(parsed: argparse.Namespace) -> "tuple[Cluster, World]":
+    """The profile, layered as for run and submit. Raises SpecError."""
+    from launcher.config.load import load_cluster, load_request
+    from launcher.discovery.host import look
+    from launcher.planning import place
+
+    world = look()
+    chosen = getattr(parsed, "on", None) or parsed.cluster
+    options = {"cluster": chosen} if chosen else {}
+    request = load_request(options, environ=world.environ, directory=world.directory)
+    return load_cluster(request.cluster or place.default_cluster(world), world.environ), world
+
+
+def store_of(parsed: argparse.Namespace) -> "Store":
+    """The store of that profile."""
+    from launcher.discovery.image import image_store
+
+    cluster, world = cluster_of(parsed)
+    return image_store(cluster, world.environ)

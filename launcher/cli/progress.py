@@ -1,0 +1,100 @@
+"""Progress of long work for people: a bar and the program's own words on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from launcher.cli.output import coloured
+from launcher.contract.units import bytes_text
+
+if TYPE_CHECKING:
+    from launcher.images.build.report import Unit
+
+_PLAIN_S = 10.0
+"""Between two plain lines of progress: logs are read later, nobody watches them move."""
+
+
+@dataclass
+class TerminalReport:
+    """A Report that writes to standard error."""
+
+    quiet: bool = False
+    """Leave the programs' own words out."""
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+    _bar: Any = None
+    _task: Any = None
+    _stage: str = ""
+    _told: float = 0.0
+
+    def __enter__(self) -> Self:
+        if self.stream.isatty():
+            self._bar = _bar(self.stream)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def stage(self, text: str) -> None:
+        """A new part of the work begins."""
+        if text == self._stage:
+            return
+        self._stage, self._told = text, time.monotonic()
+        if self._bar is None:
+            self._print(text)
+            return
+        if self._task is not None:
+            self._bar.update(self._task, numbers="")
+            self._bar.stop_task(self._task)
+        self._task = self._bar.add_task(text, total=None, numbers="")
+
+    def line(self, text: str) -> None:
+        """A line that a program wrote."""
+        if self.quiet or not text.strip():
+            return
+        if self._bar is None:
+            self._print(f"  {text}")
+        else:
+            self._bar.console.print(f"  {text}", markup=False, highlight=False, style="dim", soft_wrap=True)
+
+    def progress(self, done: int, total: int | None, unit: "Unit") -> None:
+        """How far the stage is."""
+        numbers = _numbers(done, total, unit)
+        if self._bar is not None:
+            if self._task is None:
+                self.stage("working")
+            self._bar.update(self._task, completed=done, total=total, numbers=numbers)
+        elif time.monotonic() - self._told >= _PLAIN_S:
+            self._told = time.monotonic()
+            self._print(f"{self._stage}: {numbers}")
+
+    def _print(self, text: str) -> None:
+        self.stream.write(coloured(text, "dim", self.stream) + "\n")
+        self.stream.flush()
+
+
+def _numbers(done: int, total: int | None, unit: "Unit") -> str:
+    if unit == "%":
+        return f"{done} %"
+    if unit == "B":
+        return bytes_text(done) if total is None else f"{bytes_text(done)} of {bytes_text(total)}"
+    return f"{done} {unit}" if total is None else f"{done} of {total} {unit}"
+
+
+def _bar(stream: TextIO) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[numbers]}", markup=False),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=Console(file=stream), refresh_per_second=4)

@@ -1,0 +1,63 @@
+"""What `launcher image build` builds: a Dockerfile with its arguments, under a name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from launcher._util.errors import SpecError
+from launcher._util.resources import resource
+from launcher.config.load import config_home, parse, read_toml
+
+
+class ImageSpec(BaseModel):
+    """One image that can be built: `configs/images/NAME.toml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str = ""
+    """One line for `launcher image build --help` and errors."""
+
+    dockerfile: str = "Dockerfile"
+    """Relative to the project's top (a user's own file: to that file's directory)."""
+
+    context: str = "."
+    """The directory that the build may read, relative like `dockerfile`."""
+
+    target: str | None = None
+    """The stage to build; None is the last."""
+
+    name: str = Field(min_length=1)
+    """NAME[:TAG]: the image's name in the store, as in `--image NAME`."""
+
+    build_args: dict[str, str] = Field(default_factory=dict)
+    """ARGs of the Dockerfile."""
+
+    directory: Path = Path()
+    """Where relative paths begin; set when the file is read."""
+
+
+def image_specs(environ: Mapping[str, str]) -> dict[str, Path]:
+    """Every description's name with its file; the user's own (~/.config/launcher/images) win."""
+    found: dict[str, Path] = {}
+    for directory in (config_home(environ) / "images", resource("configs/images")):
+        for path in sorted(directory.glob("*.toml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def load_image_spec(name: str, environ: Mapping[str, str]) -> ImageSpec:
+    """The description called `name`. Raises SpecError."""
+    known = image_specs(environ)
+    if name not in known:
+        raise SpecError(
+            f"there is no image description {name!r}",
+            hint=f"Known: {', '.join(sorted(known)) or 'none'}. To build a Dockerfile: launcher image build -f FILE.",
+        )
+    path = known[name]
+    values = read_toml(path)
+    if "directory" in values:
+        raise SpecError("directory: unknown key", where=str(path))
+    shipped = resource("configs/images")
+    directory = shipped.parents[1] if path.parent == shipped else path.parent
+    return parse(ImageSpec, {**values, "directory": directory}, where=str(path))

@@ -1,0 +1,109 @@
+"""Why a profile says what it says: each value with the comment beside it, its file, and what it replaced.
+
+The reason of a value is the comment behind it, or the comment lines directly above it; an empty line ends those.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher._util.errors import SpecError
+from launcher.config.load import cluster_chain, unset_keys
+
+Key = tuple[str, ...]
+"""`("env", "NCCL_DEBUG")` is the key NCCL_DEBUG of the table [env]."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """One value of one file."""
+
+    value: Any
+    reason: str | None
+    file: Path
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One value of an effective profile."""
+
+    key: Key
+    stated: Stated
+    replaced: tuple[Stated, ...]
+    """What the profiles that it extends say otherwise of the same key, the nearest first."""
+
+    @property
+    def name(self) -> str:
+        """The key with dots."""
+        return ".".join(self.key)
+
+
+def origins(name: str, environ: Mapping[str, str]) -> tuple[Origin, ...]:
+    """Every value of a profile, in the order in which the files state them, the base first. Raises SpecError."""
+    found: dict[Key, tuple[Stated, ...]] = {}
+    for _, path in reversed(cluster_chain(name, environ)):
+        for key, (value, reason) in read_reasons(_text(path), where=str(path)).items():
+            if key == ("unset",):
+                for gone in unset_keys({"unset": value}, where=str(path)):
+                    found.pop(tuple(gone.split(".", 1)), None)
+            elif key != ("extends",):
+                found[key] = (Stated(value, reason, path), *found.get(key, ()))
+    return tuple(Origin(key, stated[0], _others(stated)) for key, stated in found.items())
+
+
+def _others(stated: tuple[Stated, ...]) -> tuple[Stated, ...]:
+    """Those that say something else than the first."""
+    return tuple(each for each in stated[1:] if each.value != stated[0].value)
+
+
+def read_reasons(text: str, *, where: str = "the text") -> dict[Key, tuple[Any, str | None]]:
+    """Every value of a TOML text with its reason, tables as keys of several parts. Raises SpecError."""
+    import tomlkit  # only here: few commands show where a value comes from
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document = tomlkit.parse(text)
+    except TOMLKitError as error:
+        raise SpecError(f"cannot be read: {error}", where=where) from error
+    return dict(_walk(document.body, ()))
+
+
+def _walk(
+    body: Iterable[tuple[Any, Any]], table: Key, above: tuple[str, ...] = ()
+) -> Iterable[tuple[Key, tuple[Any, str | None]]]:
+    """Values of a table; `above` are comment lines that stand before its first one."""
+    from tomlkit.items import Comment, Table, Whitespace
+
+    lines = list(above)
+    for key, item in body:
+        if isinstance(item, Comment):
+            lines.append(_words(item.trivia.comment))
+        elif isinstance(item, Whitespace) or key is None:
+            lines = []
+        elif isinstance(item, Table):
+            # `env.NAME = ...` is a table, too, and the comment above it belongs to NAME.
+            yield from _walk(item.value.body, (*table, key.key), tuple(lines) if key.is_dotted() else ())
+            lines = []
+        else:
+            yield from _value((*table, key.key), item, tuple(lines))
+            lines = []
+
+
+def _value(key: Key, item: Any, above: tuple[str, ...]) -> Iterable[tuple[Key, tuple[Any, str | None]]]:
+    behind = _words(item.trivia.comment)
+    reason = behind or "\n".join(above) or None
+    value = item.unwrap()
+    for inner, each in value.items() if isinstance(value, dict) else [(None, value)]:
+        yield (key if inner is None else (*key, inner)), (each, reason)
+
+
+def _words(comment: str) -> str:
+    return comment.removeprefix("#").removeprefix(" ").rstrip()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, ValueError) as error:
+        raise SpecError(f"cannot be read: {error}", where=str(path)) from error

@@ -1,0 +1,119 @@
+"""What one run is: everything that a user can say of it."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from launcher.config.cluster import Runtime, Text
+from launcher.contract.variables import RANK_VARIABLES, is_secret
+
+_TIME = re.compile(r"\d+(-\d+(:\d+){0,2})?|\d+(:\d+){1,2}|UNLIMITED|infinite")
+
+
+class Request(BaseModel):
+    """One run, as asked for. None means: not said, a weaker layer or a default decides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Text | None = None
+    """`path.py[:function]` or `bridge:NAME`."""
+
+    settings: tuple[str, ...] = ()
+    """`KEY=VALUE` in the user's order: arguments of `configure` and Hydra overrides."""
+
+    cluster: Text | None = None
+    nodes: Annotated[int, Field(gt=0, le=100_000)] | None = None
+    gpus_per_node: Annotated[int, Field(gt=0, le=1024)] | None = None
+    """Ranks on each node, one per GPU."""
+
+    time_limit: Text | None = None
+    partition: Text | None = None
+    account: Text | None = None
+    qos: Text | None = None
+    nodelist: Text | None = None
+    exclude: Text | None = None
+    image: Text | None = None
+    """A name in the store, a digest, a reference, or the path of a squashfs file."""
+
+    runtime: Runtime | None = None
+    mounts: tuple[Text, ...] = ()
+    default_image: Text | None = None
+    default_mounts: tuple[Text, ...] = ()
+    """What srun.sh offers: used where the runtime is a container and nothing else names an image or a mount."""
+
+    env: tuple[Text, ...] = ()
+    """`NAME=VALUE`, or `NAME` to pass the submitting shell's value on."""
+
+    python: Text | None = None
+    """The interpreter that runs the entrypoint, in place of the profile's."""
+
+    name: str | None = None
+    run_root: Text | None = None
+    shared: bool = False
+    """Whether the run directory can be read by others; else it is the user's alone (umask 077)."""
+
+    resume: Text | None = None
+    load: bool = False
+    """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
+
+    init: Literal["pretrained", "random"] | None = None
+    """What a new run starts from: weights that `hf_path` or `checkpoint.pretrained_checkpoint` name, or random ones.
+    None: the former where something names them."""
+
+    nsys: bool = False
+    profiler: Text | None = None
+    """torch, viztracer, memory, or a user's own `path.py:Class`; nsys has a switch of its own."""
+
+    profile_steps: Text | None = None
+    """`10:15`: the steps 10 to 14."""
+
+    profile_ranks: Text | None = None
+    """`0,8`, `nodes` for the first rank of each node, `all`."""
+
+    nsys_trace: Text | None = None
+    nsys_args: tuple[Text, ...] = ()
+    gpu_metrics: bool = False
+    nsys_from: Text | None = None
+    """A directory of the host with an nsys, to be mounted into the image."""
+
+    entrypoint: Text | None = None
+    """A program of the same contract in place of the project's entrypoint.py."""
+
+    check_config: bool | None = None
+    sbatch: dict[str, bool | int | str] = Field(default_factory=dict)
+    """sbatch's options: a value sets one, true adds a flag, false removes what would be rendered."""
+
+    srun_args: tuple[Text, ...] = ()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise ValueError("a run's name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit")
+        return name
+
+    @field_validator("time_limit")
+    @classmethod
+    def _slurm_time(cls, value: str | None) -> str | None:
+        if value is not None and not _TIME.fullmatch(value):
+            raise ValueError(f"{value!r} is no time limit of Slurm's: minutes, MM:SS, HH:MM:SS or D-HH:MM:SS")
+        return value
+
+    @field_validator("env")
+    @classmethod
+    def _environment(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            name, given, value = entry.partition("=")
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} is no name of an environment variable")
+            if name in RANK_VARIABLES or name.startswith(("SLURM_", "LAUNCHER_")):
+                raise ValueError(f"{name} is set for each rank and cannot be given")
+            if given and is_secret(name):
+                raise ValueError(
+                    f"{name} looks like a secret: its value would stand in a script. "
+                    f"Set it in your shell and pass it on by name: --env {name}"
+                )
+            if "\0" in value:
+                raise ValueError(f"the value of {name} holds a NUL byte, which no environment can")
+        return entries

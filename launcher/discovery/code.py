@@ -1,0 +1,37 @@
+"""Which files a run needs at its `code/`, and where they come from now."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from launcher._util.errors import RecipeError
+from launcher._util.resources import resource
+from launcher.discovery.recipe import Recipe, RecipeFile
+
+
+def code_files(recipe: Recipe, entrypoint: str | None, directory: Path) -> tuple[tuple[str, str], ...]:
+    """Pairs of the path below code/ and the source's absolute path, sorted.
+
+    code/ holds the entrypoint, the half of the launcher that runs in the job, the architectures of configs/models, and
+    the recipe with the *.py beside it. Raises RecipeError for a missing entrypoint.
+    """
+    return tuple(sorted({**dict(_program(entrypoint, directory)), **dict(_recipe(recipe))}.items()))
+
+
+def _program(entrypoint: str | None, directory: Path) -> Iterator[tuple[str, str]]:
+    main = (directory / Path(entrypoint).expanduser()).resolve() if entrypoint else resource("entrypoint.py")
+    if not main.is_file():
+        raise RecipeError(f"there is no program {entrypoint!r}", where="--entrypoint")
+    yield "entrypoint.py", str(main)
+    package = Path(__file__).resolve().parent.parent
+    yield "launcher/__init__.py", str(package / "__init__.py")
+    for part in ("contract", "job"):
+        for path in sorted((package / part).rglob("*.py")):
+            yield f"launcher/{path.relative_to(package).as_posix()}", str(path)
+    for path in sorted(resource("configs/models").glob("*.json")):
+        yield f"models/{path.name}", str(path)
+
+
+def _recipe(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    if isinstance(recipe, RecipeFile):
+        for path in (recipe.path, *recipe.beside):
+            yield f"recipe/{path.name}", str(path)

@@ -1,0 +1,94 @@
+"""What a recipe's file says without being run: whether the function is there, and what arguments it takes."""
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher._util.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe in a file: `path` (absolute), `function`, its parameters, and the *.py beside it that travel along."""
+
+    path: Path
+    function: str
+    parameters: tuple[str, ...]
+    required: tuple[str, ...]
+    beside: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class BridgeRecipe:
+    """A recipe of Megatron Bridge, by its function's name; parameters and task as its index has them, if it does."""
+
+    name: str
+    parameters: tuple[str, ...] = ()
+    task: str | None = None
+    """pretrain, sft or peft."""
+
+
+Recipe = RecipeFile | BridgeRecipe
+
+
+def read_recipe(text: str, directory: Path) -> Recipe:
+    """Understand `path.py[:function]` or `bridge:NAME`, relative to `directory`. Raises RecipeError."""
+    if text.startswith("bridge:"):
+        name = text.removeprefix("bridge:")
+        if not name.isidentifier():
+            raise RecipeError(f"{name!r} is no name of a Bridge recipe, such as llama32_1b_pretrain_config", where=text)
+        return BridgeRecipe(name)
+    head, colon, function = text.rpartition(":")
+    file, function = (head, function) if colon and head.endswith(".py") else (text, "configure")
+    path = (directory / Path(file).expanduser()).resolve()
+    if not file.endswith(".py"):
+        raise RecipeError(
+            f"{text!r} is no recipe",
+            hint="A recipe is a Python file (path.py or path.py:function) or a Bridge recipe (bridge:NAME).",
+        )
+    if not path.is_file():
+        raise RecipeError(f"there is no recipe {file!r}", where=str(directory), hint=_others(path))
+    parameters, required = _signature(path, function)
+    beside = tuple(sorted(other for other in path.parent.glob("*.py") if other != path))
+    return RecipeFile(path, function, parameters, required, beside)
+
+
+def _signature(path: Path, function: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise RecipeError(f"the recipe is no valid Python: {error.msg}", where=f"{path}:{error.lineno}") from None
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"the recipe cannot be read: {error}", where=str(path)) from None
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    node = functions.get(function)
+    if node is None:
+        if function in _assigned_names(tree):
+            return (), ()  # imported or made by an expression: its arguments are known only where the recipe runs
+        raise RecipeError(
+            f"the recipe has no function {function!r}",
+            where=str(path),
+            hint=f"It has: {', '.join(functions) or 'none'}. Name one as {path.name}:FUNCTION.",
+        )
+    positional = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+    named = [argument.arg for argument in node.args.kwonlyargs]
+    needed = positional[: len(positional) - len(node.args.defaults)]
+    needed += [name for name, default in zip(named, node.args.kw_defaults, strict=True) if default is None]
+    return (*positional, *named), tuple(needed)
+
+
+def _assigned_names(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        if isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _others(path: Path) -> str:
+    beside = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
+    if beside:
+        return f"In {path.parent} there are: {', '.join(beside)}."
+    return "Check the path; it is taken relative to the current directory."

@@ -1,0 +1,86 @@
+"""All checks of the login node in their order: what has to be asked besides Slurm is asked here."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from launcher._util.errors import LauncherError
+from launcher._util.shell import Shell
+from launcher.contract.checks import Check, fail, ok, skip
+from launcher.discovery.files import expanded
+from launcher.discovery.image import image_store, look_at_image
+from launcher.doctor.login import cluster, machine, profile
+from launcher.doctor.site import Place, Said, Site, look_at, said
+from launcher.planning import make
+
+
+def checks(site: Site, tested: Said, shell: Shell) -> tuple[Check, ...]:
+    """Look at everything; `tested` is what sbatch said of a run's script."""
+    mounts = _mounts()
+    run_root = look_at(make.run_root(site.request, site.cluster, site.world), mounts)
+    store = look_at(image_store(site.cluster, site.world.environ).root, mounts)
+    python = _python(site)
+    on_path = frozenset(each for each in ("enroot", "bwrap", "unsquashfs") if _which(each, site))
+    found = [_safe(each, site) for each in (*cluster.CHECKS, *profile.CHECKS)]
+    return (
+        *found,
+        cluster.directives_check(site, tested),
+        machine.run_root_check(site, run_root),
+        machine.store_check(site, store),
+        machine.quota_check(_quota(run_root, site, shell), str(run_root.parent)),
+        machine.image_check(site, _image(site, shell)),
+        machine.runtime_check(site, on_path),
+        machine.limits_check(site),
+        machine.python_check(said([python, "--version"], shell), python),
+    )
+
+
+def _safe(check: Callable[[Site], Check], site: Site) -> Check:
+    """A release of Slurm that answers in a form that nobody has seen must not hide the other checks."""
+    try:
+        return check(site)
+    except (ValueError, IndexError, KeyError) as error:
+        return skip(check.__name__.removesuffix("_check"), f"Slurm's answer was not understood: {error}")
+
+
+def _mounts() -> str:
+    try:
+        return Path("/proc/self/mounts").read_text()
+    except OSError:
+        return ""
+
+
+def _which(program: str, site: Site) -> bool:
+    return shutil.which(program, path=site.world.environ.get("PATH", os.defpath)) is not None
+
+
+def _python(site: Site) -> str:
+    bare = (site.request.runtime or site.cluster.runtime) == "none"
+    chosen = (site.cluster.python if bare else None) or site.cluster.launcher_python or site.world.python
+    return expanded(chosen, site.world.environ)
+
+
+def _quota(place: Place, site: Site, shell: Shell) -> Said:
+    """lfs of Lustre, quota of NFS and local file systems."""
+    if place.kind == "lustre":
+        return said(["lfs", "quota", "-q", "-u", site.world.user, str(place.parent)], shell)
+    if not _which("quota", site):
+        return Said(None, f"no program tells of quotas of {place.kind or 'this file system'}")
+    # quota's own exit status is 1 where something is exceeded.
+    return said(["quota", "--no-wrap", "--hide-device", "--show-mntpoint"], shell, good=(0, 1))
+
+
+def _image(site: Site, shell: Shell) -> Check | None:
+    text = site.request.image or site.cluster.image
+    if text is None or (site.request.runtime or site.cluster.runtime) == "none":
+        return None
+    try:
+        image = look_at_image(text, cluster=site.cluster, world=site.world, shell=shell)
+    except LauncherError as error:
+        return fail("image", text, error.message, error.hint or "see `launcher image list`")
+    size = f"{image.size_bytes / 1024**3:.1f} GiB, {image.architecture or 'unknown architecture'}"
+    if image.architecture is None or site.cluster.architecture is None:
+        why = next(iter(image.unchecked), "the profile names no architecture to compare it with")
+        return skip("image", why.removeprefix("the image: "), f"{text}, {size}")
+    return ok("image", f"{text}, {size}")

@@ -1,0 +1,131 @@
+"""Containers that the launcher makes in an engine, and that never stay there.
+
+Two kinds: those made to read an image's files, under a name of ours; and those in which podman and buildah run the
+steps of a Dockerfile. An interrupted `podman build` leaves the latter behind under a name that says nothing. So each
+build adds a host name to the /etc/hosts of its steps, which is kept with the container (`buildah.json`) and not in
+the image.
+
+Both names hold who made them: what a launcher left that was killed, the next one on this machine removes. A container
+that was killed before its buildah.json was written says nothing of whose it is, and stays.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from launcher._util.errors import LauncherError
+from launcher._util.shell import Shell
+from launcher.images.build import engines
+from launcher.images.build.engines import Engine, EngineImage
+from launcher.images.build.report import Lines, Report
+from launcher.images.store.owner import Owner
+
+_EXPORT = "launcher-export"
+_BUILD = "launcher-build"
+_MARK = re.compile(rf"{_BUILD}_[A-Za-z0-9._-]+")
+
+
+@contextlib.contextmanager
+def container_of(engine: Engine, image: EngineImage, shell: Shell) -> Iterator[str]:
+    """A container of the image, which never runs; its name. Raises CommandError."""
+    name = _name_for(_EXPORT, Owner.this_process())
+    identity = image.id.removeprefix("sha256:") if engine.name != "docker" else image.id
+    create = ["from", "--pull-never", "--name", name, identity]
+    if engine.name != "buildah":
+        # A command has to be there, also where the image has none.
+        create = ["create", "--name", name, identity, "/bin/sh"]
+    try:
+        shell.stream(engine.argv(*create))
+        yield name
+    finally:
+        _remove(engine, name, shell)
+
+
+@contextlib.contextmanager
+def marked_build(engine: Engine, shell: Shell) -> Iterator[list[str]]:
+    """Options for a build, whose containers are removed if the block is left by an exception."""
+    mark = _name_for(_BUILD, Owner.this_process())
+    try:
+        yield [] if engine.name == "docker" else ["--add-host", f"{mark}:127.0.0.1"]
+    except BaseException:
+        for container, found in _marks(engine).items():
+            if found == mark:
+                _remove(engine, container, shell)
+        raise
+
+
+def remove_abandoned(engine: Engine, shell: Shell) -> list[str]:
+    """Remove the containers that launchers of this machine left when they were killed; return their names or IDs."""
+    words = ["containers", "--all", "--format", "{{.ContainerName}}"]
+    if engine.name != "buildah":
+        words = ["ps", "--all", "--filter", f"name={_EXPORT}", "--format", "{{.Names}}"]
+    names = shell.run(engine.argv(*words), check=False).stdout.split()
+    owned = {name: name for name in names} | _marks(engine)
+    me = Owner.this_process()
+    gone = [container for container, name in owned.items() if _owner_is_gone(name, me)]
+    for container in gone:
+        _remove(engine, container, shell)
+    return gone
+
+
+def export(engine: Engine, image: EngineImage, root: Path, shell: Shell, report: Report) -> None:
+    """Unpack the files of an image into the new directory `root`. Raises CommandError."""
+    report.stage(f"unpacking the image of {engine.name}")
+    root.mkdir()
+    with container_of(engine, image, shell) as name, _files_of(engine, name, shell) as source:
+        lines = Lines(report.line)
+        shell.stream(engines.untar(root, "-"), lines, source=source)
+        lines.end()
+    engines.make_readable(root, shell)
+
+
+@contextlib.contextmanager
+def _files_of(engine: Engine, name: str, shell: Shell) -> Iterator[list[str]]:
+    """The command that writes the container's files as a tar archive to its standard output."""
+    if engine.name != "buildah":
+        yield engine.argv("export", name)
+    elif os.geteuid() == 0:
+        mounted = shell.run(engine.argv("mount", name)).stdout.strip()
+        try:
+            yield ["tar", "-C", mounted, "-c", "-f", "-", "."]
+        finally:
+            shell.stream(engine.argv("umount", name), check=False)
+    else:
+        # Only inside the user's own namespace is it mounted; unshare says where in a variable.
+        yield engine.argv("unshare", "--mount", f"ROOT={name}", "sh", "-c", 'exec tar -C "$ROOT" -c -f - .')
+
+
+def _marks(engine: Engine) -> dict[str, str]:
+    """The containers of builds that bear a mark of ours: mark by ID."""
+    found = {}
+    for state in engine.graph_root.glob("*-containers/*/userdata/buildah.json") if engine.graph_root else ():
+        with contextlib.suppress(OSError):
+            if match := _MARK.search(state.read_text(errors="replace")):
+                found[state.parent.parent.name] = match[0]
+    return found
+
+
+def _remove(engine: Engine, container: str, shell: Shell) -> None:
+    words = ["rm", container] if engine.name == "buildah" else ["rm", "--force", "--volumes", container]
+    with contextlib.suppress(LauncherError):
+        shell.stream(engine.argv(*words), check=False)
+
+
+def _name_for(prefix: str, me: Owner) -> str:
+    """The characters that engines allow in a name, and all that tells whether its owner is alive."""
+    host = re.sub(r"[^A-Za-z0-9.]", ".", me.host)
+    namespace = re.sub(r"[^0-9]", "", me.pid_namespace)
+    return f"{prefix}_{host}_{me.boot_id}_{namespace}_{me.pid}_{me.start_ticks}_{secrets.token_hex(3)}"
+
+
+def _owner_is_gone(name: str, me: Owner) -> bool:
+    parts, mine = name.split("_"), _name_for(_EXPORT, me).split("_")
+    if parts[0] not in (_EXPORT, _BUILD) or len(parts) != len(mine) or parts[1:4] != mine[1:4]:
+        return False
+    if not (parts[4].isdigit() and parts[5].isdigit()):
+        return False
+    return replace(me, pid=int(parts[4]), start_ticks=int(parts[5])).is_gone(me) is True

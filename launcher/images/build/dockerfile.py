@@ -1,0 +1,161 @@
+"""Building a Dockerfile with an engine: its arguments, its progress, its errors."""
+
+import os
+import platform
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher._util.errors import CommandError, ImageError
+from launcher._util.shell import Shell
+from launcher.contract.variables import is_secret
+from launcher.images.build import containers
+from launcher.images.build.engines import Engine
+from launcher.images.build.registry import engine_architecture
+from launcher.images.build.report import Lines, Report
+
+_BUILDAH_STEP = re.compile(r"^(?:\[(\d+)/(\d+)\] )?STEP (\d+)/(\d+): (.*)")
+_BUILDKIT_STEP = re.compile(r"^#\d+ \[(?:(\S+) )?(\d+)/(\d+)\] (.*)")
+_LEGACY_STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
+_BUILDKIT_LINE = re.compile(r"^#\d+ (?:\d+\.\d+ )?")
+_WRONG_FILE = re.compile(
+    r"target stage .* could not be found|The target .* was not found|failed to reach build target"
+    r"|dockerfile parse error|unknown instruction|failed to parse|Dockerfile.* empty|no FROM statement",
+    re.IGNORECASE,
+)
+_RUNTIME = re.compile(r"cgroup|OCI runtime|crun:|runc:|unshare|newuidmap", re.IGNORECASE)
+_KEPT_LINES = 25
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to build: paths are absolute."""
+
+    dockerfile: Path
+    context: Path
+    target: str | None = None
+    build_args: tuple[tuple[str, str], ...] = ()
+    architecture: str | None = None
+    """As `uname -m` prints it; None is this machine's."""
+    secrets: tuple[tuple[str, Path], ...] = ()
+    """Files that RUN --mount=type=secret,id=... may read: name and path. They leave no trace in the image."""
+
+    @property
+    def platform(self) -> str | None:
+        """As engines write it, where it is not this machine's own."""
+        if self.architecture is None or self.architecture == platform.machine():
+            return None
+        return f"linux/{engine_architecture(self.architecture)}"
+
+
+def check(recipe: Recipe) -> None:
+    """Raise ImageError for files that are not there, and for secrets among the build arguments."""
+    if not recipe.dockerfile.is_file():
+        kind = "a directory" if recipe.dockerfile.is_dir() else "missing"
+        raise ImageError(
+            f"the Dockerfile is {kind}", where=str(recipe.dockerfile), hint="Name the file itself (--file)."
+        )
+    if not recipe.context.is_dir():
+        problem = "is no directory" if recipe.context.exists() else "is missing"
+        raise ImageError(
+            f"the build's context {problem}", where=str(recipe.context), hint="Name a directory (--context)."
+        )
+    for name, _ in recipe.build_args:
+        if is_secret(name):
+            raise ImageError(
+                f"the build argument {name} looks like a secret, and build arguments stay in the image's history",
+                where=f"--build-arg {name}",
+                hint=f"Let the Dockerfile read it as a build secret: `RUN --mount=type=secret,id={name} ...`, and give "
+                f"the file: --secret {name}=PATH.",
+            )
+    for name, path in recipe.secrets:
+        if not path.is_file():
+            raise ImageError(f"the file of the build secret {name} is missing", where=str(path))
+
+
+def build(engine: Engine, recipe: Recipe, workspace: Path, shell: Shell, report: Report) -> str:
+    """Build and return the image's ID; it gets no name in the engine.
+
+    Raises ImageError where the Dockerfile or the target is wrong, CommandError for a build that failed, both with the
+    engine's own words.
+    """
+    report.stage(f"building {recipe.dockerfile.name} with {engine.name} {engine.version}")
+    identity = workspace / "image.id"
+    last: deque[str] = deque(maxlen=_KEPT_LINES)
+
+    def line(text: str) -> None:
+        last.append(text)
+        if (stage := stage_of(text)) is not None:
+            report.stage(stage)
+        else:
+            report.line(_BUILDKIT_LINE.sub("", text))
+
+    lines = Lines(line)
+    with containers.marked_build(engine, shell) as marks:
+        argv = engine.argv("build", *marks, *_words(engine, recipe, identity))
+        result = shell.stream(argv, lines, check=False, env=_environment())
+    lines.end()
+    if result.status != 0:
+        raise _failed(engine, recipe, result.status, last)
+    try:
+        return identity.read_text().strip()
+    except OSError:
+        raise CommandError(f"{engine.name} ended well and left no image ID", hint=_NO_ID_HINT) from None
+
+
+_NO_ID_HINT = "A builder of docker's that keeps its images elsewhere was seen to do so: `docker buildx use default`."
+
+
+def _environment() -> dict[str, str]:
+    # By variable, because old docker clients refuse the option --progress.
+    return {**os.environ, "BUILDKIT_PROGRESS": "plain"}
+
+
+def _words(engine: Engine, recipe: Recipe, identity: Path) -> list[str]:
+    words = ["--iidfile", str(identity), "--file", str(recipe.dockerfile)]
+    if engine.name == "buildah":
+        words.append("--layers")  # keep what can be used again, as the other two do
+    if recipe.target:
+        words += ["--target", recipe.target]
+    if recipe.platform:
+        words += ["--platform", recipe.platform]
+    for name, value in recipe.build_args:
+        words += ["--build-arg", f"{name}={value}"]
+    for name, path in recipe.secrets:
+        words += ["--secret", f"id={name},src={path}"]
+    return [*words, str(recipe.context)]
+
+
+def stage_of(line: str) -> str | None:
+    """What step a line of an engine's output begins, in words: `step 3/5 of stage base: RUN ...`; None for others."""
+    if found := _BUILDAH_STEP.match(line):
+        stage, stages, step, steps, what = found.groups()
+        place = f" of stage {stage}/{stages}" if stages not in (None, "1") else ""
+    elif found := _BUILDKIT_STEP.match(line):
+        name, step, steps, what = found.groups()
+        place = f" of stage {name}" if name else ""
+    elif found := _LEGACY_STEP.match(line):
+        (step, steps, what), place = found.groups(), ""
+    else:
+        return None
+    what = " ".join(what.split())
+    return f"step {step}/{steps}{place}: {what if len(what) <= 70 else what[:67] + '...'}"
+
+
+def _failed(engine: Engine, recipe: Recipe, status: int, last: Sequence[str]) -> ImageError | CommandError:
+    words = "\n".join(f"  {line}" for line in last) or "  (it said nothing)"
+    message = f"{engine.name} could not build it (status {status}); its last words:\n{words}"
+    place = str(recipe.dockerfile)
+    if _WRONG_FILE.search(words):
+        hint = (
+            f"The stages of a Dockerfile are its `FROM ... AS NAME`; asked for: {recipe.target}."
+            if recipe.target
+            else None
+        )
+        return ImageError(message, where=place, hint=hint)
+    hint = None
+    if engine.name != "docker" and _RUNTIME.search(words):
+        hint = "Where containers cannot be started, BUILDAH_ISOLATION=chroot in the environment often lets builds work."
+    return CommandError(message, where=place, hint=hint)

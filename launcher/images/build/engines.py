@@ -1,0 +1,162 @@
+"""docker, podman and buildah: which of them is there and works, building with it, and getting files out of it.
+
+Nothing that an engine holds is renamed or removed, except what is made here: an image is built without a name and
+known by its ID (`--iidfile`). Containers are in containers.py.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from launcher._util.errors import CommandError, ImageError, MissingProgram, OutsideError
+from launcher._util.shell import Shell
+from launcher.images.build.layout import ImageConfig, parse_config
+
+EngineName = Literal["docker", "podman", "buildah"]
+ORDER: tuple[EngineName, ...] = get_args(EngineName)
+
+_PROBE_S = 30.0
+_PREFIX = "launcher-export"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that works here."""
+
+    name: EngineName
+    version: str
+    options: tuple[str, ...] = ()
+    """Between its name and the verb: a storage of its own."""
+    graph_root: Path | None = None
+    """Where podman and buildah keep what they hold, see containers-storage.conf(5)."""
+
+    def argv(self, *words: str) -> list[str]:
+        """A command of this engine."""
+        return [self.name, *self.options, *words]
+
+    def private(self, directory: Path, run: Path) -> "Engine":
+        """This engine (podman or buildah) with a storage in `directory`, which holds nothing of the user's.
+
+        `run` is for what does not outlive a boot; podman refuses a path of more than 50 characters there.
+        """
+        storage = ("--root", str(directory / "root"), "--runroot", str(run))
+        # Without this the storage is mounted over itself, and the mount outlives the last command.
+        driver = ("--storage-driver", "overlay", "--storage-opt", "overlay.skip_mount_home=true")
+        return replace(self, options=(*storage, *driver), graph_root=directory / "root")
+
+
+@dataclass(frozen=True)
+class EngineImage:
+    """An image that an engine holds."""
+
+    id: str
+    """sha256:..."""
+    config: ImageConfig
+    size_bytes: int | None
+    digest: str | None
+    """sha256:... of the manifest in the registry that it came from, where the engine knows one."""
+
+
+def find_engine(shell: Shell, wanted: str | None = None, order: Sequence[EngineName] = ORDER) -> Engine:
+    """The wanted engine, else the first that works here.
+
+    Raises ImageError for an unknown name, OutsideError that says of each why it was not taken.
+    """
+    if wanted is not None and wanted not in order:
+        raise ImageError(f"{wanted!r} is no engine for this", where="--engine", hint=f"One of {', '.join(order)}.")
+    reasons = []
+    for name in order if wanted is None else [cast(EngineName, wanted)]:
+        found = probe(name, shell)
+        if isinstance(found, Engine):
+            return found
+        reasons.append(f"  {name}: {found}")
+    what = f"{wanted} does not work here" if wanted else "no engine works here"
+    hint = "\n".join([f"Install one of {', '.join(order)}, or do it on another machine (--on). Tried:", *reasons])
+    raise OutsideError(what, where="--engine" if wanted else None, hint=hint)
+
+
+def probe(name: EngineName, shell: Shell) -> Engine | str:
+    """The engine if it works on this machine, else why not."""
+    question = ["info", "--format", "{{json .}}"] if name == "docker" else ["info"]
+    if name == "podman":
+        question += ["--format", "json"]
+    try:
+        result = shell.run([name, *question], check=False, timeout_s=_PROBE_S)
+    except MissingProgram:
+        return "not installed"
+    except CommandError:
+        return f"did not answer within {_PROBE_S:g} s"
+    words = (result.stderr.strip() or result.stdout.strip()).splitlines()
+    if result.status != 0:
+        return words[-1] if words else f"ended with status {result.status}"
+    try:
+        info = json.loads(result.stdout)
+    except ValueError:
+        return "its answer cannot be understood"
+    return _judge(name, info)
+
+
+def _judge(name: EngineName, info: Mapping[str, Any]) -> Engine | str:
+    if name == "docker":
+        # Old clients end with status 0 where no daemon answers.
+        if not info.get("ServerVersion"):
+            return str((info.get("ServerErrors") or ["no daemon answers"])[0])
+        return Engine(name, str(info["ServerVersion"]))
+    host = info.get("host") or {}
+    store = {key.lower(): value for key, value in (info.get("store") or {}).items()}
+    graph_root = Path(store["graphroot"]) if "graphroot" in store else None
+    if name == "podman":
+        runtime = str((host.get("ociRuntime") or {}).get("path") or "")
+        if os.environ.get("BUILDAH_ISOLATION") != "chroot" and not shutil.which(runtime):
+            return f"its runtime {runtime or '(none)'} is not there: install crun or runc"
+        return Engine(name, str((info.get("version") or {}).get("Version", "unknown")), graph_root=graph_root)
+    version = str(host.get("BuildahVersion") or host.get("buildahVersion") or "unknown")
+    return Engine(name, version, graph_root=graph_root)
+
+
+def inspect(engine: Engine, image: str, shell: Shell) -> EngineImage | None:
+    """What the engine holds under a name or an ID; None if nothing. Raises CommandError."""
+    words = ["inspect", "--type", "image", image] if engine.name == "buildah" else ["image", "inspect", image]
+    result = shell.run(engine.argv(*words), check=False)
+    if result.status != 0:
+        if re.search(r"no such (image|object)|not known|not found|failed to find", result.stderr, re.IGNORECASE):
+            return None
+        raise CommandError(f"{engine.name} cannot look at {image}: {result.stderr.strip()}")
+    document = json.loads(result.stdout)
+    if engine.name == "buildah":
+        found, identity = document["OCIv1"], document["FromImageID"]
+        digest = document.get("FromImageDigest")
+    else:
+        found = document[0]
+        identity, names = found["Id"], found.get("RepoDigests") or [""]
+        digest = found.get("Digest") or names[0].partition("@")[2]
+    return EngineImage(
+        f"sha256:{identity.removeprefix('sha256:')}", parse_config(found), found.get("Size"), digest or None
+    )
+
+
+def untar(root: Path, archive: str, option: str | None = None) -> list[str]:
+    """The command that unpacks an archive (`-`: its input) into `root`, without device files."""
+    argv = ["tar", "-C", str(root), "-x", "-p", "-f", archive, "--numeric-owner", "--delay-directory-restore"]
+    argv += [option] if option else []
+    argv += ["--warning=no-timestamp", "--anchored", "--exclude=dev/*", "--exclude=./dev/*"]
+    return argv if os.geteuid() == 0 else [*argv, "--no-same-owner"]
+
+
+def make_readable(root: Path, shell: Shell) -> None:
+    """For a normal user: files that only root could read, and directories that nobody can enter."""
+    if os.geteuid() != 0:
+        shell.run(["chmod", "-R", "u+rwX", str(root)], check=False)
+
+
+def lost(engine: Engine, image: str) -> CommandError:
+    """For an image that was just made, and that the engine does not have."""
+    return CommandError(
+        f"{engine.name} does not have the image {image} that it has just made",
+        hint="A builder of docker's that keeps its images elsewhere does so: `docker buildx use default`.",
+    )

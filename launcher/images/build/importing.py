@@ -1,0 +1,192 @@
+"""From an image elsewhere to an image in the store: a registry, an engine, a directory, a tarball, a squashfs file."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher._util.errors import DiskError, ImageError
+from launcher._util.shell import Shell
+from launcher.images import verify
+from launcher.images.build import engines, pack
+from launcher.images.build import pipeline as making
+from launcher.images.build.files import from_directory, from_tarball
+from launcher.images.build.pulling import from_registry, tool_for
+from launcher.images.build.registry import engine_architecture
+from launcher.images.build.report import Report
+from launcher.images.build.result import Made
+from launcher.images.manifest import Source
+from launcher.images.reference import Reference, looks_like_path, parse_reference
+from launcher.images.store import space
+from launcher.images.store.store import Building, Entry, Store
+
+_MAGIC = b"hsqs"
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What to import; it can be pickled, and sent to another machine that sees the same files."""
+
+    source: str
+    """As the user names it: nvcr.io/nvidia/nemo:26.08, dockerd://x:latest, ./rootfs, ./rootfs.tar.zst, ./x.sqsh."""
+
+    directory: Path
+    """Where a relative path begins."""
+
+    name: str | None = None
+    """The name in the store; None is one made of the source."""
+
+    architecture: str | None = None
+    """As `uname -m` prints it; None is this machine's."""
+
+    compression: str | None = None
+    """None is the default; a squashfs file is taken as it is."""
+
+    engine: str | None = None
+    """enroot, docker, podman or buildah; None is the first of them that can do it."""
+
+
+def import_image(request: ImportRequest, store: Store, shell: Shell, report: Report) -> Made:
+    """Import and put the image into the store.
+
+    An image of a registry or an engine that the store has already (by its digest) is not fetched again. Raises
+    ImageError for what cannot be imported, CommandError, OutsideError and DiskError where it went wrong.
+    """
+    begin = time.monotonic()
+    pack.parse_compression(request.compression)
+    if looks_like_path(request.source):
+        entry, reused = _import_path(request, store, shell, report)
+    else:
+        reference = parse_reference(request.source)
+        import_this = _import_registry if reference.scheme == "docker" else _import_daemon
+        entry, reused = import_this(request, reference, store, shell, report)
+    return Made(entry, reused, time.monotonic() - begin)
+
+
+type _Make = Callable[[Building], Entry]
+
+
+def _once(request: ImportRequest, key: list[str], store: Store, report: Report, make: _Make) -> tuple[Entry, bool]:
+    """Make it, unless another process makes the same at this moment: then take that."""
+    text = json.dumps(["import", *key, making.machine(request.architecture), request.compression, request.name])
+    with store.building(text, on_wait=making.waiting(report, request.source)) as building:
+        if building.finished is not None:
+            return building.finished, True
+        return make(building), False
+
+
+def _import_path(request: ImportRequest, store: Store, shell: Shell, report: Report) -> tuple[Entry, bool]:
+    path = (request.directory / Path(request.source).expanduser()).absolute()
+    if not path.exists():
+        raise ImageError("there is no such file or directory", where=str(path), hint="What should be imported?")
+    name = _name(request, path.name)
+    if not path.is_dir() and _is_squashfs(path):
+        return _once(
+            request,
+            ["squashfs", str(path)],
+            store,
+            report,
+            lambda it: _squashfs(request, path, name, it, shell, report),
+        )
+    kind = "directory" if path.is_dir() else "tarball"
+
+    def make(building: Building) -> Entry:
+        compression = pack.parse_compression(request.compression)
+        take = from_directory if kind == "directory" else from_tarball
+        tools = take(path, building.workspace, compression, shell, report)
+        source = Source(kind="directory" if kind == "directory" else "tarball", text=str(path))
+        file = building.workspace / making.IMAGE
+        return making.add(building, file, source, tools, compression, request.architecture, [name], shell, report)
+
+    return _once(request, [kind, str(path)], store, report, make)
+
+
+def _squashfs(request: ImportRequest, path: Path, name: str, building: Building, shell: Shell, report: Report) -> Entry:
+    """A copy of a squashfs file, sharing its blocks where the file system can; what is known of it is kept."""
+    report.stage("checking the file")
+    checked = verify.check(path, architecture=request.architecture, shell=shell)
+    for warning in checked.warnings:
+        report.line(f"warning: {warning}")
+    copy = building.workspace / making.IMAGE
+    space.require(building.workspace, path.stat().st_size, "the copy")
+    report.stage("copying the file")
+    with pack.full_disk(building.workspace, path.stat().st_size):
+        shell.stream(["cp", "--reflink=auto", "--", str(path.resolve()), str(copy)])
+    source = checked.manifest.source or Source(kind="squashfs", text=str(path))
+    manifest = checked.manifest.model_copy(update={"source": source, "digest": None})
+    report.stage("adding it to the store")
+    return building.add(copy, manifest, [name])
+
+
+def _import_daemon(
+    request: ImportRequest, reference: Reference, store: Store, shell: Shell, report: Report
+) -> tuple[Entry, bool]:
+    own = "docker" if reference.scheme == "dockerd" else "podman"
+    if request.engine is not None and (own == "docker" or request.engine != "buildah") and request.engine != own:
+        raise ImageError(f"an image of {own} cannot be had from {request.engine}", where="--engine")
+    engine = engines.find_engine(shell, request.engine or own)
+    image = engines.inspect(engine, reference.engine_name, shell)
+    if image is None:
+        hint = f"`{engine.name} images` shows what it has."
+        raise ImageError(f"{engine.name} has no image {reference.engine_name}", where=request.source, hint=hint)
+    architecture = making.machine(request.architecture)
+    name = _name(request, reference.file_name)
+    same = making.reusable(store, "daemon", image.id, architecture, request.compression)
+    reused = same is not None
+
+    def make(building: Building) -> Entry:
+        if same is not None:
+            return making.named(building, same, [name])
+        compression = pack.parse_compression(request.compression)
+        file, tools = making.pack_engine_image(
+            engine, image, reference.canonical, building.workspace, compression, shell, report
+        )
+        source = Source(kind="daemon", text=reference.canonical, digest=image.id)
+        return making.add(building, file, source, tools, compression, architecture, [name], shell, report)
+
+    entry, waited = _once(request, ["daemon", image.id], store, report, make)
+    return entry, waited or reused
+
+
+def _import_registry(
+    request: ImportRequest, reference: Reference, store: Store, shell: Shell, report: Report
+) -> tuple[Entry, bool]:
+    tool = tool_for(reference, request.engine, shell)
+    architecture = making.machine(request.architecture)
+    report.stage(f"asking {reference.registry} with {tool.name}")
+    digest = tool.digest(architecture, report)
+    name = _name(request, reference.file_name)
+    same = making.reusable(store, "registry", digest, architecture, request.compression)
+    reused = same is not None
+
+    def make(building: Building) -> Entry:
+        if same is not None:
+            return making.named(building, same, [name])
+        compression = pack.parse_compression(request.compression)
+        pulled = from_registry(tool, digest, architecture, building.workspace, compression, report)
+        source = Source(
+            kind="registry",
+            text=reference.canonical,
+            digest=pulled.digest,
+            platform=f"linux/{engine_architecture(architecture)}",
+        )
+        return making.add(building, pulled.file, source, pulled.tools, compression, architecture, [name], shell, report)
+
+    entry, waited = _once(request, ["registry", reference.canonical, digest or ""], store, report, make)
+    return entry, waited or reused
+
+
+def _name(request: ImportRequest, default: str) -> str:
+    """The file name in the store."""
+    if request.name is None:
+        return default
+    return parse_reference(f"dockerd://{request.name}").file_name if ":" in request.name else request.name
+
+
+def _is_squashfs(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError as error:
+        raise DiskError(f"cannot read it: {error.strerror}", where=str(path)) from error

@@ -1,0 +1,124 @@
+"""What builds and imports share: from a root file system to an entry of the store."""
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher._util.errors import ImageError
+from launcher._util.shell import Shell
+from launcher.images.build import containers, pack
+from launcher.images.build.engines import Engine, EngineImage
+from launcher.images.build.layout import Layout, layout_of
+from launcher.images.build.pack import Compression
+from launcher.images.build.report import Report
+from launcher.images.manifest import Manifest, Source, describe, utc_now
+from launcher.images.store import space
+from launcher.images.store.lock import Holder, OnWait
+from launcher.images.store.store import Building, Entry, Store
+
+IMAGE = "image.sqsh"
+"""The file's name in a workspace."""
+
+
+def pack_engine_image(
+    engine: Engine,
+    image: EngineImage,
+    source: str,
+    workspace: Path,
+    compression: Compression,
+    shell: Shell,
+    report: Report,
+) -> tuple[Path, dict[str, str]]:
+    """Get an image's files out of the engine and pack them; return the file and the tools with their versions."""
+    root = workspace / "root"
+    if image.size_bytes is not None:
+        space.require(workspace, image.size_bytes, "the unpacked image")
+    with pack.full_disk(workspace, image.size_bytes):
+        containers.export(engine, image, root, shell, report)
+    tools = pack_tree(root, layout_of(image.config, source), workspace / IMAGE, compression, shell, report)
+    return workspace / IMAGE, {engine.name: engine.version, **tools}
+
+
+def pack_tree(
+    root: Path, layout: Layout, output: Path, compression: Compression, shell: Shell, report: Report
+) -> dict[str, str]:
+    """`pack.pack`, with the layout's warnings told."""
+    for warning in layout.warnings:
+        report.line(f"warning: {warning}")
+    return pack.pack(root, layout, output, compression, shell, report)
+
+
+def add(
+    building: Building,
+    file: Path,
+    source: Source,
+    tools: dict[str, str],
+    compression: Compression | None,
+    architecture: str | None,
+    names: Sequence[str],
+    shell: Shell,
+    report: Report,
+) -> Entry:
+    """Look into the finished file, check that it is for the right machines, and put it into the store.
+
+    Raises ImageError for another architecture than `architecture`.
+    """
+    report.stage("looking into the image")
+    found = describe(file, shell)
+    check_architecture(found, architecture, source.text)
+    manifest = found.model_copy(
+        update={
+            "source": source,
+            "tools": tools,
+            "created": utc_now(),
+            "compression": str(compression) if compression else found.compression,
+        }
+    )
+    report.stage("adding it to the store")
+    return building.add(file, manifest, names)
+
+
+def check_architecture(manifest: Manifest, wanted: str | None, text: str) -> None:
+    """Raise ImageError if the image is known to be for other machines than `wanted` (as `uname -m` prints it)."""
+    if wanted is None or manifest.architecture is None or manifest.architecture == wanted:
+        return
+    raise ImageError(
+        f"the image is for {manifest.architecture}, and {wanted} was asked for",
+        where=text,
+        hint="Registries hold one image for each architecture under one name, if its maker pushed them: ask for "
+        f"--architecture {manifest.architecture}, or for another image.",
+    )
+
+
+def machine(architecture: str | None) -> str:
+    """The architecture that is meant where none is given: this machine's."""
+    return architecture or platform.machine()
+
+
+def waiting(report: Report, what: str) -> OnWait:
+    """Tells that somebody else is at the same work."""
+
+    def tell(holder: Holder) -> None:
+        report.stage(f"waiting: {what} is being made by {holder.owner}")
+
+    return tell
+
+
+def reusable(store: Store, kind: str, digest: str | None, architecture: str, compression: str | None) -> Entry | None:
+    """An image of the store that was made from the same image: nothing has to be fetched or packed."""
+    for entry in store.entries() if digest else []:
+        manifest = entry.manifest
+        if manifest is None or manifest.source is None or entry.problem is not None:
+            continue
+        same = manifest.source.kind == kind and manifest.source.digest == digest
+        fits = manifest.architecture in (None, architecture) and compression in (None, manifest.compression)
+        if same and fits:
+            return entry
+    return None
+
+
+def named(building: Building, entry: Entry, names: Sequence[str]) -> Entry:
+    """Give an image of the store further names, if it lacks any of them."""
+    if entry.manifest is None or {name.removesuffix(".sqsh") for name in names} <= set(entry.names):
+        return entry
+    return building.add_names(entry, names)

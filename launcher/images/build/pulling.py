@@ -1,0 +1,251 @@
+"""Fetching an image from a registry: with enroot, else with podman or buildah in a storage of their own, else docker.
+
+The image is first asked for by its name, then fetched by its digest: a name that moves meanwhile does no harm, and no
+name in anybody's engine is moved.
+"""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from launcher._util.errors import CommandError, ImageError, MissingProgram, OutsideError
+from launcher._util.shell import Shell
+from launcher.images.build import engines, enroot, pack
+from launcher.images.build import pipeline as making
+from launcher.images.build.engines import Engine
+from launcher.images.build.pack import Compression
+from launcher.images.build.registry import digest_of, engine_architecture, is_loopback
+from launcher.images.build.report import Lines, Report
+from launcher.images.build.transfers import with_retries
+from launcher.images.reference import Reference
+from launcher.images.store.mounts import mount_of
+from launcher.images.store.workspace import remove_tree
+
+TOOLS = ("enroot", "docker", "podman", "buildah")
+_ENGINES: tuple[engines.EngineName, ...] = ("podman", "buildah", "docker")
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """An image file that came from a registry."""
+
+    file: Path
+    digest: str | None
+    """Of its manifest in the registry, where it is known."""
+    tools: dict[str, str]
+
+
+class Tool(Protocol):
+    """Whatever can fetch one image of a registry."""
+
+    @property
+    def name(self) -> str:
+        """The program."""
+        ...
+
+    def digest(self, architecture: str, report: Report) -> str | None:
+        """What the registry has under the name now; None if this tool cannot ask. Raises ImageError, OutsideError."""
+        ...
+
+    def pull(
+        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+    ) -> Pulled:
+        """Fetch it. Raises ImageError, OutsideError."""
+        ...
+
+
+def tool_for(reference: Reference, wanted: str | None, shell: Shell) -> Tool:
+    """The tool that was asked for, else the best one here. Raises ImageError, OutsideError."""
+    if wanted is not None and wanted not in TOOLS:
+        raise ImageError(f"{wanted!r} cannot import", where="--engine", hint=f"One of {', '.join(TOOLS)}.")
+    if wanted in (None, "enroot"):
+        try:
+            return ByEnroot(reference, enroot.version(shell), shell)
+        except MissingProgram:
+            if wanted == "enroot":
+                raise
+    engine = engines.find_engine(shell, wanted, _ENGINES)
+    return ByDocker(reference, engine, shell) if engine.name == "docker" else ByEngine(reference, engine, shell)
+
+
+def from_registry(
+    tool: Tool, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+) -> Pulled:
+    """Fetch and pack. Raises ImageError, OutsideError, DiskError."""
+    with pack.full_disk(workspace):
+        return tool.pull(digest, architecture, workspace, compression, report)
+
+
+@dataclass(frozen=True)
+class ByEnroot:
+    """`enroot import`."""
+
+    reference: Reference
+    version: enroot.Version
+    shell: Shell
+    name: str = "enroot"
+
+    def digest(self, architecture: str, report: Report) -> str | None:
+        """See `Tool.digest`."""
+        if self.version < enroot.DIGEST_SINCE:
+            return self.reference.digest or digest_of(self.reference, architecture)
+        settings = enroot.Settings(allow_http=is_loopback(self.reference.registry))
+
+        def ask() -> str:
+            return enroot.digest(self.reference.enroot_uri, self.shell, architecture=architecture, settings=settings)
+
+        return with_retries(ask, self.reference, self.name, report)
+
+    def pull(
+        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+    ) -> Pulled:
+        """See `Tool.pull`."""
+        report.stage(f"importing with enroot {'.'.join(map(str, self.version))}")
+        output = workspace / making.IMAGE
+        settings = enroot.settings_for(workspace, compression, allow_http=is_loopback(self.reference.registry))
+
+        def fetch() -> None:
+            output.unlink(missing_ok=True)  # of the attempt before
+            lines = Lines(lambda text: _tell(text, report))
+            enroot.import_image(
+                self.uri(digest), output, self.shell, architecture=architecture, settings=settings, on_text=lines
+            )
+            lines.end()
+
+        with_retries(fetch, self.reference, self.name, report)
+        tools = {"enroot": ".".join(map(str, self.version)), "mksquashfs": pack.tool_version(self.shell)}
+        return Pulled(output, digest, tools)
+
+    def uri(self, digest: str | None) -> str:
+        """What enroot is asked for."""
+        uri = replace(self.reference, digest=digest or self.reference.digest).enroot_uri
+        # Before 4.0 a digest could only be given in place of a tag, whose pattern allows for the colon.
+        return uri if self.version >= enroot.DIGEST_SINCE else uri.replace("@sha256:", ":sha256:")
+
+
+def _tell(text: str, report: Report) -> None:
+    stage = re.match(r"\[INFO\] (.*)", text)
+    if stage:
+        report.stage(f"enroot: {stage[1].rstrip('.')[:1].lower()}{stage[1].rstrip('.')[1:]}")
+    else:
+        report.line(text)
+
+
+@dataclass(frozen=True)
+class ByEngine:
+    """podman or buildah, with a storage that is removed afterwards: no name of the user's can move."""
+
+    reference: Reference
+    engine: Engine
+    shell: Shell
+
+    @property
+    def name(self) -> str:
+        """See `Tool.name`."""
+        return self.engine.name
+
+    def digest(self, architecture: str, report: Report) -> str | None:  # noqa: ARG002
+        """See `Tool.digest`."""
+        return digest_of(self.reference, architecture)
+
+    def pull(
+        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+    ) -> Pulled:
+        """See `Tool.pull`."""
+        report.stage(f"fetching with {self.engine.name} {self.engine.version}")
+        name = pinned(self.reference, digest)
+        with storage(self.engine, workspace, self.shell) as engine:
+            words = ["pull", "--platform", f"linux/{engine_architecture(architecture)}"]
+            words += ["--tls-verify=false"] if is_loopback(self.reference.registry) else []
+            lines = Lines(report.line)
+            with_retries(lambda: self.shell.stream(engine.argv(*words, name), lines), self.reference, self.name, report)
+            image = engines.inspect(engine, name, self.shell)
+            if image is None:
+                raise engines.lost(engine, name)
+            text = self.reference.canonical
+            file, tools = making.pack_engine_image(engine, image, text, workspace, compression, self.shell, report)
+        return Pulled(file, digest or image.digest, tools)
+
+
+@dataclass(frozen=True)
+class ByDocker:
+    """docker, which has one storage only: the image is pulled by digest, and removed unless it was there before."""
+
+    reference: Reference
+    engine: Engine
+    shell: Shell
+    name: str = "docker"
+
+    def digest(self, architecture: str, report: Report) -> str | None:
+        """See `Tool.digest`; docker can ask with the credentials that it has."""
+        if (found := digest_of(self.reference, architecture)) is not None:
+            return found
+        words = ["buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", self.reference.engine_name]
+
+        def ask() -> str:
+            return self.shell.run(self.engine.argv(*words), timeout_s=120).stdout
+
+        found_text = re.search(r"sha256:[0-9a-f]{64}", with_retries(ask, self.reference, self.name, report))
+        return found_text[0] if found_text else None
+
+    def pull(
+        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+    ) -> Pulled:
+        """See `Tool.pull`."""
+        if digest is None:
+            raise OutsideError(
+                "docker cannot tell the digest of the image, and pulling by name could move a name of yours",
+                where=self.reference.canonical,
+                hint="Give the digest (@sha256:...), or pull it yourself and import dockerd://NAME.",
+            )
+        name = pinned(self.reference, digest)
+        before = engines.inspect(self.engine, name, self.shell)
+        report.stage(f"fetching with docker {self.engine.version}")
+        lines = Lines(report.line)
+        words = ["pull", "--platform", f"linux/{engine_architecture(architecture)}", name]
+        try:
+            if before is None:
+                with_retries(
+                    lambda: self.shell.stream(self.engine.argv(*words), lines), self.reference, self.name, report
+                )
+            image = engines.inspect(self.engine, name, self.shell)
+            if image is None:
+                raise engines.lost(self.engine, name)
+            text = self.reference.canonical
+            file, tools = making.pack_engine_image(self.engine, image, text, workspace, compression, self.shell, report)
+        finally:
+            if before is None:
+                with contextlib.suppress(CommandError):
+                    self.shell.stream(self.engine.argv("image", "rm", name), check=False)
+        return Pulled(file, digest, tools)
+
+
+def pinned(reference: Reference, digest: str | None) -> str:
+    """What engines are asked for: by digest where one is known; they refuse a tag beside it."""
+    digest = digest or reference.digest
+    return replace(reference, digest=digest, tag=None if digest else reference.tag).engine_name
+
+
+@contextlib.contextmanager
+def storage(engine: Engine, workspace: Path, shell: Shell) -> Iterator[Engine]:
+    """The engine with an empty storage: in the workspace, or on a local disk where that is no place for overlayfs."""
+    mount = mount_of(workspace)
+    local = mount is not None and mount.is_local
+    directory = workspace / "storage" if local else Path(tempfile.mkdtemp(prefix="launcher-storage-"))
+    directory.mkdir(exist_ok=True)
+    # In /tmp whatever TMPDIR says: the path has to be short.
+    run = Path(tempfile.mkdtemp(prefix="launcher-", dir="/tmp"))
+    try:
+        yield engine.private(directory, run)
+    finally:
+        remove_tree(run)
+        if os.geteuid() != 0:
+            # The files belong to users of the engine's own namespace.
+            with contextlib.suppress(CommandError):
+                shell.stream([engine.name, "unshare", "rm", "-rf", "--", str(directory)], check=False)
+        remove_tree(directory)

@@ -1,0 +1,86 @@
+"""What a registry has under a name right now: the digest of a manifest, asked for without credentials.
+
+The protocol is the OCI distribution specification's: a manifest by tag, a token from the place that the answer 401
+names. Where credentials are needed there is no answer; those stay with enroot, docker and podman.
+"""
+
+import hashlib
+import ipaddress
+import json
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from launcher.images.reference import DOCKER_HUB, Reference
+
+_LISTS = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+_MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+_TIMEOUT_S = 30
+_LIMIT = 16 << 20
+_ENGINE_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def engine_architecture(architecture: str) -> str:
+    """`uname -m`'s name of an architecture as registries and engines write it: amd64, arm64."""
+    return _ENGINE_NAMES.get(architecture, architecture)
+
+
+def is_loopback(registry: str) -> bool:
+    """Whether a registry (host and port) is on this machine: only then is plain HTTP spoken."""
+    host = urllib.parse.urlsplit(f"//{registry}").hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def digest_of(reference: Reference, architecture: str) -> str | None:
+    """The digest of the manifest that is pulled for this architecture; None if it cannot be asked or is not there."""
+    host = "registry-1.docker.io" if reference.registry == DOCKER_HUB else reference.registry
+    scheme = "http" if is_loopback(reference.registry) else "https"
+    url = f"{scheme}://{host}/v2/{reference.path}/manifests/{reference.digest or reference.tag}"
+    try:
+        body, kind, digest = _fetch(url)
+        document: Any = json.loads(body)
+        if kind not in _LISTS:
+            return digest
+        wanted = engine_architecture(architecture)
+        for each in document["manifests"]:
+            if each["platform"]["architecture"] == wanted:
+                found = str(each["digest"])
+                return found if re.fullmatch(r"sha256:[0-9a-f]{64}", found) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _fetch(url: str, token: str | None = None) -> tuple[bytes, str, str]:
+    """A manifest: its bytes, media type, and digest."""
+    headers = {"Accept": ", ".join((*_LISTS, *_MANIFESTS))}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_S) as answer:  # noqa: S310
+            body = answer.read(_LIMIT)
+            kind = answer.headers.get_content_type()
+    except urllib.error.HTTPError as error:
+        challenge = error.headers.get("WWW-Authenticate", "")
+        if error.code != 401 or token is not None or not challenge.lower().startswith("bearer "):
+            raise
+        return _fetch(url, _token(challenge))
+    return body, kind, f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def _token(challenge: str) -> str:
+    """A token for everybody, from where the registry's challenge says."""
+    fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+    realm = fields.pop("realm", "")
+    if urllib.parse.urlsplit(realm).scheme != "https" and not is_loopback(urllib.parse.urlsplit(realm).netloc):
+        raise ValueError("the registry sends us to an unsafe place for a token")
+    with urllib.request.urlopen(f"{realm}?{urllib.parse.urlencode(fields)}", timeout=_TIMEOUT_S) as answer:  # noqa: S310
+        document = json.loads(answer.read(_LIMIT))
+    return str(document.get("token") or document["access_token"])

@@ -1,0 +1,144 @@
+"""What goes wrong between here and a registry: what is worth another try, what is not, and what to do about it.
+
+The words are those of curl (which enroot uses), of podman, buildah and docker, and of the registries themselves: the
+codes of the OCI distribution specification. curl counts as transient what its `--retry` does (curl(1)), plus
+connections that broke.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from launcher._util.errors import CommandError, ImageError, LauncherError, OutsideError
+from launcher.images.build.report import Report
+from launcher.images.reference import DOCKER_HUB, Reference
+
+WAITS_S = (3.0, 10.0, 30.0)
+"""Before the second, third and fourth attempt."""
+
+_CODE = re.compile(
+    r"(?:error code: ?|returned error: ?|HTTP status: ?|status code[^0-9\n]{0,40}|status: ?|StatusCode: ?)([45]\d\d)\b",
+    re.IGNORECASE,
+)
+_TRANSIENT_CODES = {408, 425, 429, 500, 502, 503, 504}
+_TRANSIENT = (
+    (re.compile(r"too ?many ?requests", re.IGNORECASE), "too many requests (429)"),
+    (
+        re.compile(r"connection reset|\(35\)|\(56\)|broken pipe|http2: .*closed", re.IGNORECASE),
+        "the connection was reset",
+    ),
+    (
+        re.compile(r"unexpected EOF|: EOF$|\(18\)|transfer closed|\(92\)|short read|Checksum mismatch", re.I | re.M),
+        "a transfer broke off",
+    ),
+    (re.compile(r"\(28\)|timed? ?out|deadline exceeded", re.IGNORECASE), "the registry does not answer in time"),
+    (
+        re.compile(r"\(7\)|connection refused|\(52\)|empty reply", re.IGNORECASE),
+        "the registry does not accept connections",
+    ),
+)
+_UNKNOWN = re.compile(
+    r"manifest[ _]unknown|name[ _]unknown|not known to registry|manifest for .* not found|: not found$", re.I
+)
+_DENIED = re.compile(
+    r"unauthori[sz]ed|authentication required|access (to the resource is )?denied|\bdenied:|no basic auth", re.I
+)
+_HOST = re.compile(r"\(6\)|could not resolve|no such host|name resolution", re.IGNORECASE)
+
+
+def transient(words: str) -> str | None:
+    """Why another attempt may help, in words; None if it would not."""
+    codes = [int(code) for code in _CODE.findall(words)]
+    if any(code in _TRANSIENT_CODES for code in codes):
+        last = next(code for code in reversed(codes) if code in _TRANSIENT_CODES)
+        return "too many requests (429)" if last == 429 else f"the registry answers with error {last}"
+    if codes or _DENIED.search(words) or _UNKNOWN.search(words):
+        return None
+    return next((reason for pattern, reason in _TRANSIENT if pattern.search(words)), None)
+
+
+def explained(words: str, reference: Reference, tool: str) -> LauncherError:
+    """The error for a user whose image could not be fetched; `words` are the tool's own, `tool` fetched it."""
+    place = reference.canonical
+    codes = {int(code) for code in _CODE.findall(words)}
+    said = f"{tool} says: {_last_lines(words)}"
+    if (reason := transient(words)) is not None:
+        hint = "Try again later."
+        if "429" in reason:
+            hint = f"Registries limit who does not log in.\n{credentials_hint(reference, tool)}"
+        return OutsideError(f"the image could not be fetched: {reason}. {said}", where=place, hint=hint)
+    if codes & {401, 403} or _DENIED.search(words):
+        message = f"the registry {reference.registry} refuses access to it, or has no image of this name. {said}"
+        return ImageError(message, where=place, hint=credentials_hint(reference, tool))
+    if codes & {404} or _UNKNOWN.search(words):
+        message = f"the registry {reference.registry} has no such image. {said}"
+        hint = "Look at path and tag, and whether it exists for this architecture."
+        if tool == "enroot":
+            # Seen with the distribution registry 2.8: a HEAD request that does not name the OCI media type.
+            hint += " Some registries hide images of the OCI format from enroot: `--engine podman` finds those."
+        return ImageError(message, where=place, hint=hint)
+    if _HOST.search(words):
+        hint = "Check the registry's name, and whether this machine reaches the network (or has a proxy set)."
+        return OutsideError(f"the registry {reference.registry} is not found. {said}", where=place, hint=hint)
+    return CommandError(f"the image could not be fetched. {said}", where=place)
+
+
+def credentials_hint(reference: Reference, tool: str) -> str:
+    """How this tool is given credentials. No secret is read for it."""
+    registry = reference.registry
+    if tool != "enroot":
+        return f"Log in: `{tool} login {registry}`."
+    file = credentials_file()
+    host = "registry-1.docker.io" if registry == DOCKER_HUB else registry.rpartition(":")[0] or registry
+    hosts = [host, "authn.nvidia.com"] if host == "nvcr.io" else [host]
+    login = "$oauthtoken" if host == "nvcr.io" else "USER"
+    lines = "\n".join(f"  machine {each} login {login} password PASSWORD" for each in hosts)
+    return f"enroot takes credentials from {_short(file)} (mode 0600), in lines like\n{lines}"
+
+
+def credentials_file() -> Path:
+    """Where enroot looks for credentials: it follows ENROOT_CONFIG_PATH, then XDG_CONFIG_HOME (enroot.in)."""
+    config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(os.environ.get("ENROOT_CONFIG_PATH") or f"{config}/enroot").expanduser() / ".credentials"
+
+
+def with_retries[T](
+    action: Callable[[], T],
+    reference: Reference,
+    tool: str,
+    report: Report,
+    *,
+    waits_s: Sequence[float] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Do `action`, again after a transient failure, at most `len(waits_s)` times, and say so.
+
+    Raises what `explained` makes of its CommandError.
+    """
+    waits = list(WAITS_S if waits_s is None else waits_s)
+    for number in range(1, len(waits) + 2):
+        try:
+            return action()
+        except CommandError as error:
+            reason = transient(error.message)
+            if reason is None or number > len(waits):
+                raise explained(error.message, reference, tool) from error
+            wait = waits[number - 1]
+            report.line(f"{reason}: attempt {number + 1} of {len(waits) + 1} in {wait:g} s")
+            sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def _last_lines(words: str) -> str:
+    """The end of what a program said, without the command that it answered."""
+    said = re.sub(r"^.* ended with status \d+: ", "", words, count=1, flags=re.DOTALL)
+    return "\n".join([line for line in said.strip().splitlines() if line.strip()][-3:])
+
+
+def _short(path: Path) -> str:
+    try:
+        return f"~/{path.relative_to(Path.home())}"
+    except (ValueError, RuntimeError):
+        return str(path)

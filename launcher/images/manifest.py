@@ -1,0 +1,209 @@
+"""The manifest of an image: the JSON file beside it, which says what it is, where it came from and what is in it.
+
+`x.sqsh` has `x.json`. It is written once, with the image, and is never needed to run one: of a file that has none,
+`describe` finds out the same by looking inside.
+"""
+
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from launcher._util.errors import DiskError, ImageError
+
+if TYPE_CHECKING:
+    from launcher._util.shell import Shell
+    from launcher.images.inspect.tree import Tree
+
+_READ_LIMIT = 16 << 20  # bytes of a manifest; a larger file is something else
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Frozen):
+    """What an image was made from."""
+
+    kind: Literal["dockerfile", "registry", "daemon", "directory", "tarball", "squashfs"]
+    text: str
+    """As the user named it."""
+
+    digest: str | None = None
+    """`sha256:...` of the image in the registry or in the engine."""
+
+    dockerfile: str | None = None
+    target: str | None = None
+    """The stage of the Dockerfile that was built; None for its last."""
+
+    build_args: dict[str, str | None] = Field(default_factory=dict)
+    """Build arguments; None in place of the value of a secret-like name."""
+
+    platform: str | None = None
+    """As engines write it: `linux/arm64`."""
+
+
+class NetworkPlugin(_Frozen):
+    """A plugin of NCCL in the image."""
+
+    path: str
+    """The real path of the file, symbolic links followed: what NCCL_NET_PLUGIN can be pinned to."""
+
+    kind: Literal["net", "tuner", "profiler"]
+
+    names: tuple[str, ...] = ()
+    """For `net`: the names found in the binary that NCCL_NET may be set to, in order; empty where none was found."""
+
+
+class Contents(_Frozen):
+    """What an image holds, as far as its files tell without running anything."""
+
+    packages: dict[str, str] = Field(default_factory=dict)
+    """Version by name: torch, megatron-core, transformer-engine, nccl, cuda, libfabric, aws-ofi-nccl, ...
+
+    `unknown` for what is there without saying its version.
+    """
+
+    python: str | None = None
+    """The path of python3 in the image."""
+
+    network_plugins: tuple[NetworkPlugin, ...] = ()
+
+    moe_backends: tuple[str, ...] = ()
+    """Of `deepep`, `hybridep`, `nccl-gin`, `nvshmem`, `uccl`: what was found, or what the image itself declares."""
+
+    verified: dict[str, str] = Field(default_factory=dict)
+    """What the last stage of the image's build wrote to /etc/launcher/versions.json: versions seen by importing."""
+
+
+class Manifest(_Frozen):
+    """Everything that is known of one image file."""
+
+    version: Literal[1] = 1
+    digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
+    """Of the file's bytes; None where nobody computed it."""
+
+    size_bytes: int = Field(ge=0)
+    architecture: str | None = None
+    """As `uname -m` prints it: `x86_64`, `aarch64`; None where no program tells."""
+
+    created: str
+    """UTC, ISO 8601: when the image was made; for a foreign file, when the file system in it was."""
+
+    source: Source | None = None
+    """None for a file that the launcher did not make."""
+
+    tools: dict[str, str] = Field(default_factory=dict)
+    """Version by program: what made it."""
+
+    compression: str | None = None
+    """Compressor and level: `zstd:3`; the level is not always known."""
+
+    environment: dict[str, str | None] = Field(default_factory=dict)
+    """/etc/environment; None in place of the value of a secret-like name."""
+
+    contents: Contents = Field(default_factory=Contents)
+
+
+def manifest_path(image: Path) -> Path:
+    """Return where the manifest of `image` is: beside it, `.json` in place of `.sqsh`."""
+    return image.with_suffix(".json")
+
+
+def read_manifest(image: Path) -> Manifest | None:
+    """Return the manifest of an image file, symbolic links followed; None if it has none.
+
+    Raises ImageError if it is there and is no manifest, DiskError if it cannot be read.
+    """
+    path = manifest_path(image.resolve())
+    try:
+        with path.open("rb") as file:
+            text = file.read(_READ_LIMIT + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DiskError(f"cannot read the image's manifest: {error.strerror}", where=str(path)) from error
+    if len(text) > _READ_LIMIT:
+        raise ImageError("the file is too large for a manifest of an image", where=str(path), hint=_REMEDY)
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise ImageError(f"broken manifest: {_first_problem(error)}", where=str(path), hint=_REMEDY) from None
+
+
+_REMEDY = "Remove it (the image is looked into then), or make the image again: `launcher image import` or `build`."
+
+
+def _first_problem(error: ValidationError) -> str:
+    first, *others = error.errors(include_url=False, include_input=False)
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write `manifest` to `path`: whole or not at all, on the disk when this returns. Raises DiskError."""
+    text = manifest.model_dump_json(indent=2) + "\n"
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise DiskError(f"cannot write the image's manifest: {error.strerror}", where=str(path)) from error
+
+
+def utc_now() -> str:
+    """Return this moment as manifests write it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def describe(image: Path, shell: "Shell") -> Manifest:
+    """Look into any squashfs file, without its digest: for files that have no manifest.
+
+    Raises ImageError if it is no readable image, MissingProgram without unsquashfs.
+    """
+    from launcher.images.inspect.squashfs import made_at, read_superblock
+    from launcher.images.inspect.tree import SquashTree
+
+    superblock = read_superblock(image)
+    found = describe_tree(SquashTree(image, shell), size_bytes=superblock.file_bytes, created=made_at(superblock))
+    return found.model_copy(update={"compression": superblock.compression})
+
+
+def describe_tree(
+    tree: "Tree",
+    *,
+    size_bytes: int = 0,
+    created: str | None = None,
+    source: Source | None = None,
+    tools: dict[str, str] | None = None,
+    compression: str | None = None,
+) -> Manifest:
+    """Describe a root file system: `DirectoryTree(root)` of one about to be packed, or one inside an image.
+
+    What is not known yet (digest, size) is filled in by the store with `model_copy`.
+    """
+    from launcher.images.inspect import contents
+
+    contents.prepare(tree)
+    environment = contents.environment(tree)
+    return Manifest(
+        size_bytes=size_bytes,
+        architecture=contents.architecture(tree),
+        created=created or utc_now(),
+        source=source,
+        tools=tools or {},
+        compression=compression,
+        environment=contents.without_secrets(environment),
+        contents=contents.look(tree, environment),
+    )

@@ -1,0 +1,217 @@
+"""gc: removes images that nothing needs any more, and what dead builders left.
+
+An image stays if a queued or running job names it, if nobody can tell whether one does, if it has a name (unless names
+are not to count), or if it was added or used lately. Files that the store did not make are never touched.
+
+Each image goes under the store's lock: its names, then the image moves to the trash, then its uses are read once more
+(see `uses.record_use` for the other side), then it is deleted, then its manifest. A gc that is killed in between leaves
+an image without name, one in the trash or a manifest alone: nothing that anybody sees as broken, and the next one goes
+on from there.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher.images.store import trash, workspace
+from launcher.images.store.lock import Held
+from launcher.images.store.names import SUFFIX
+from launcher.images.store.space import writing
+from launcher.images.store.store import Entry, Store
+from launcher.images.store.uses import Use, files_of, read_use
+
+IsLive = Callable[[Use], bool | None]
+"""Whether a run still needs its image; None if that cannot be found out."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Something that gc removed, or would remove: an image (`digest`), or what a dead builder left (None)."""
+
+    path: Path
+    digest: str | None
+    names: tuple[str, ...]
+    size_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An image that stays."""
+
+    entry: Entry
+    reason: str
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What gc did, or, as a dry run, would do."""
+
+    removed: tuple[Removed, ...]
+    kept: tuple[Kept, ...]
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes on the disk that are free again."""
+        return sum(each.size_bytes for each in self.removed)
+
+
+@dataclass
+class _Rules:
+    older_than_s: float
+    keep_names: bool
+    is_live: IsLive
+    now: float
+    answers: dict[Use, bool | None] = field(default_factory=dict)
+
+    def lives(self, use: Use) -> bool | None:
+        """What `is_live` says, asked once: it may ask Slurm, and it is asked again while the store's lock is held."""
+        if use not in self.answers:
+            self.answers[use] = self.is_live(use)
+        return self.answers[use]
+
+
+def collect(
+    store: Store,
+    *,
+    older_than_s: float,
+    is_live: IsLive,
+    keep_names: bool = True,
+    dry_run: bool = False,
+    now: float | None = None,
+) -> Collected:
+    """Remove the images that were neither added nor used for `older_than_s` seconds and that nothing needs.
+
+    `now` (seconds since the epoch) is the moment from which ages count. Raises DiskError, LeaseLost.
+    """
+    if not store.root.is_dir():
+        return Collected((), ())
+    rules = _Rules(older_than_s, keep_names, is_live, time.time() if now is None else now)
+    if not dry_run:
+        with store.lock("store").held(), writing(store.root, "tidy up the trash"):
+            trash.put_back(store)
+    removed: list[Removed] = []
+    kept: list[Kept] = []
+    for entry in store.entries():
+        outcome = _decide(store, entry, rules, dry_run=dry_run)
+        if isinstance(outcome, Kept):
+            kept.append(outcome)
+        elif outcome is not None:
+            removed.append(outcome)
+    if not dry_run:
+        _forget_old_uses(store, rules)
+        _remove_stray_manifests(store)
+    left = workspace.remove_dead(store.partial, store.me, store.lock, watch=True, dry_run=dry_run)
+    removed += [Removed(each.path, None, (), size, "its builder is gone") for each, size in left]
+    return Collected(tuple(removed), tuple(kept))
+
+
+def _decide(store: Store, entry: Entry, rules: _Rules, *, dry_run: bool) -> Kept | Removed | None:
+    """Keep an image or remove it; None if somebody else removed it meanwhile."""
+    if reason := _reason_to_keep(store, entry, rules):
+        return Kept(entry, reason)
+    if dry_run:
+        return _removed(store, entry, rules)
+    with store.lock("store").held() as lock:
+        fresh = store.by_digest(entry.path.stem)
+        if fresh is None:
+            return None
+        if reason := _reason_to_keep(store, fresh, rules):
+            return Kept(fresh, reason)
+        removed = _removed(store, fresh, rules)
+        lock.check()
+        try:
+            reason = _delete(store, fresh, rules, lock)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                trash.put_back(store)
+            reason = f"it cannot be removed: {error.strerror}"
+    return Kept(fresh, reason) if reason else removed
+
+
+def _reason_to_keep(store: Store, entry: Entry, rules: _Rules) -> str | None:
+    """Why an image has to stay; None if it may go."""
+    digest = entry.path.stem
+    if needed := _needed_by(store, digest, rules):
+        return needed
+    if rules.keep_names and entry.names:
+        return f"it has a name: {', '.join(entry.names)}"
+    unused_s = rules.now - _last_used(store, entry)
+    return f"it was added or used {_ago(unused_s)} ago" if unused_s < rules.older_than_s else None
+
+
+def _last_used(store: Store, entry: Entry) -> float:
+    """When the image was used or added last, in seconds since the epoch."""
+    used = [use.at for path in files_of(store, entry.path.stem) if (use := read_use(path))]
+    return max([entry.added, *used])
+
+
+def _needed_by(store: Store, digest: str, rules: _Rules) -> str | None:
+    for path in files_of(store, digest):
+        use = read_use(path)
+        if use is None:
+            # One that has just been removed is no reason; one that cannot be read may be anybody's.
+            if path.exists():
+                return f"a use of it cannot be read: {path}"
+            continue
+        lives = rules.lives(use)
+        if lives is None:
+            return f"nobody can tell whether {_shown(use)} is over"
+        if lives:
+            return f"{_shown(use)} needs it"
+    return None
+
+
+def _delete(store: Store, entry: Entry, rules: _Rules, lock: Held) -> str | None:
+    for name in entry.names:
+        (store.root / f"{name}{SUFFIX}").unlink(missing_ok=True)
+    moved = trash.put_in(store, entry.path)
+    if reason := _needed_by(store, entry.path.stem, rules):
+        moved.rename(entry.path)
+        return reason
+    lock.check()
+    # From here on the image is lost to whoever comes: they see that it is not in its place.
+    trash.delete(moved)
+    entry.path.with_suffix(".json").unlink(missing_ok=True)
+    workspace.remove_tree(store.root / "uses" / entry.path.stem)
+    return None
+
+
+def _forget_old_uses(store: Store, rules: _Rules) -> None:
+    """Remove the notes of runs that have been over for long enough."""
+    for directory in (store.root / "uses").glob("*"):
+        with contextlib.suppress(OSError):
+            for path in directory.glob("*.json"):
+                use = read_use(path)
+                old = use is not None and rules.now - max(use.at, path.stat().st_mtime) >= rules.older_than_s
+                if use is not None and old and rules.lives(use) is False:
+                    path.unlink()
+            directory.rmdir()
+
+
+def _remove_stray_manifests(store: Store) -> None:
+    """Remove manifests whose image is missing: a builder was killed right before it put the image there."""
+    with store.lock("store").held(), writing(store.images, "remove a manifest"):
+        for path in store.images.glob("*.json"):
+            if not path.with_suffix(SUFFIX).exists():
+                path.unlink(missing_ok=True)
+
+
+def _removed(store: Store, entry: Entry, rules: _Rules) -> Removed:
+    unnamed = "" if entry.names else "no name, "
+    reason = f"{unnamed}neither added nor used for {_ago(rules.now - _last_used(store, entry))}"
+    return Removed(entry.path, entry.digest, entry.names, entry.size_bytes, reason)
+
+
+def _shown(use: Use) -> str:
+    where = f"job {use.job}, {use.cluster}" if use.job else f"process {use.pid} on {use.host}"
+    return f"run {use.run_id} of {use.user} ({where})"
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(max(seconds, 0))} seconds"

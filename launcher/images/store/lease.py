@@ -1,0 +1,236 @@
+"""Leases: a lock that needs nothing of the file system but exclusive creation, and that outlives no dead holder.
+
+A lease is a directory with files `00000001`, `00000002`, ...: generations. The file with the highest number counts: its
+content says who holds the lease or that it is free, its mtime is the holder's heartbeat.
+
+Why there are never two holders. A generation N is begun by creating the file N with O_CREAT|O_EXCL, which one process
+on one machine wins (open(2); over NFS from version 3 on), and only by who saw N-1 free or abandoned. Then the winner
+lists the directory again, and is the holder only if N is the highest number; otherwise it removes its N and starts
+over. That second look is for a process that slept since its first: the numbers that it saw may be gone by now, so that
+creating N succeeds again. It cannot be fooled, because the highest number is never removed: only the holder of N
+removes files, those below N. No step moves or removes the file of a live holder, so there is nothing to put back.
+
+When a lease counts as abandoned: its holder's process has ended, where that can be seen (`Owner.is_gone`); or its
+heartbeat was not seen to change for `stale_s` seconds of the watcher's own watching. The clocks of two machines are
+never compared, and a watcher that was itself stopped counts no more than one heartbeat for that time.
+
+What is left is a holder that was stopped for longer than that and wakes up: two who think that they hold it. So before
+anything that counts, the holder calls `Lease.check`, which begins generation N+1 in the same way: it works only if
+nobody else did, and from then on others again have to watch for `stale_s` seconds.
+
+The heartbeat is a thread. A long call in C that gives up the interpreter's lock (hashing, reading, waiting for a
+program) does not stop it; SIGSTOP of the whole process does, and that is what `check` is for.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from launcher._util.errors import OutsideError
+from launcher.images.store.owner import NOBODY, Owner
+from launcher.images.store.space import disk_error
+
+_HELD, _FREE = '"state": "held"', '"state": "free"'
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How often and how long, in seconds."""
+
+    heartbeat_s: float = 5.0
+    # More than an NFS client keeps attributes by default (acregmax and acdirmax: 60 s, nfs(5)).
+    stale_s: float = 90.0
+    poll_s: float = 0.5
+    report_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, as its file says; `since` in seconds since the epoch by the holder's clock, 0 if unknown."""
+
+    owner: Owner
+    since: float
+    by_kernel: bool
+    """Whether it also holds the kernel's lock (see lock.py)."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One file of a lease as it was seen; `holder` is None if it is free."""
+
+    number: int
+    holder: Holder | None
+    heartbeat: int
+    """The mtime in ns: it tells that something changed, not when."""
+
+
+class LeaseLost(OutsideError):  # noqa: N818 - what happened to the holder
+    """Somebody else took the lease over because this process was stopped for too long."""
+
+
+class Lease:
+    """A lease that this process holds, with its heartbeat, until `release`."""
+
+    def __init__(self, directory: Path, number: int, text: str, timing: Timing, mode: int) -> None:
+        self._directory = directory
+        self._number = number
+        self._text = text
+        self._timing = timing
+        self._mode = mode
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Prove that the lease is still held, and renew it. Raises LeaseLost, DiskError."""
+        number = self._number + 1
+        if not _create(self._directory, number, self._text, self._mode):
+            raise LeaseLost(
+                "another process took over while this one was stopped for too long: nothing was written",
+                where=str(self._directory),
+                hint="Run the command again; it finds what the other one made.",
+            )
+        self._number = number
+        _remove_below(self._directory, number)
+
+    def release(self) -> None:
+        """Give the lease back: the next one gets it at once."""
+        self._over.set()
+        self._thread.join()
+        # In place, the same length, on blocks that exist: this also works on a full disk. A generation that was taken
+        # over is no longer there, or no longer counts.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(_file(self._directory, self._number), os.O_WRONLY)
+            try:
+                os.pwrite(descriptor, self._text.replace(_HELD, _FREE).encode(), 0)
+            finally:
+                os.close(descriptor)
+
+    def _beat(self) -> None:
+        while not self._over.wait(self._timing.heartbeat_s):
+            # Whoever took over removed the file; any other trouble may have passed by the next time.
+            with contextlib.suppress(OSError):
+                os.utime(_file(self._directory, self._number))
+
+
+def newest(directory: Path) -> Generation | None:
+    """The generation that counts; None if the lease was never held. Raises DiskError."""
+    while True:
+        number = max(_numbers(directory), default=0)
+        if number == 0:
+            return None
+        try:
+            # Opening, unlike stat, makes an NFS client ask the server for the attributes (close-to-open, nfs(5)).
+            with _file(directory, number).open("rb") as file:
+                heartbeat = os.fstat(file.fileno()).st_mtime_ns
+                text = file.read()
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                continue  # a higher one has come
+            raise disk_error(error, directory, "read the lease") from error
+        return Generation(number, _holder(text), heartbeat)
+
+
+def begin(
+    directory: Path, after: Generation | None, owner: Owner, timing: Timing, *, kernel: bool, mode: int
+) -> Lease | None:
+    """Become the next holder after a generation that is free or abandoned; None if somebody else was faster.
+
+    `mode` gives the permissions of the file. Raises DiskError.
+    """
+    values = {"token": secrets.token_hex(8), "since": round(time.time(), 3), "kernel": kernel, "owner": asdict(owner)}
+    text = "{" + _HELD + ", " + json.dumps(values)[1:] + "\n"
+    number = after.number + 1 if after else 1
+    if not _create(directory, number, text, mode):
+        return None
+    _remove_below(directory, number)
+    return Lease(directory, number, text, timing, mode)
+
+
+class Watcher:
+    """Watches the heartbeat of a lease by this process's own monotonic clock."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._seen: tuple[int, int] | None = None
+        self._looked_at = 0.0
+        self._quiet_s = 0.0
+        self.beats = 0
+
+    def is_silent(self, generation: Generation) -> bool:
+        """Take one more look; whether the heartbeat has not changed for too long."""
+        now = time.monotonic()
+        current = (generation.number, generation.heartbeat)
+        if current != self._seen:
+            self.beats += self._seen is not None
+            self._seen, self._quiet_s = current, 0.0
+        else:
+            # A watcher that was stopped saw nothing in that time.
+            self._quiet_s += min(now - self._looked_at, self._timing.heartbeat_s)
+        self._looked_at = now
+        return self._quiet_s >= self._timing.stale_s
+
+
+def _create(directory: Path, number: int, text: str, mode: int) -> bool:
+    """Begin a generation; False if it, or a higher one, is somebody else's."""
+    path = _file(directory, number)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise disk_error(error, directory, "create the lease") from error
+    try:
+        try:
+            os.fchmod(descriptor, mode)
+            # No fsync: a machine that loses this in a crash no longer runs the holder either.
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+        if max(_numbers(directory), default=0) == number:
+            return True
+    except OSError as error:
+        # The generation below is still there: it counts again.
+        path.unlink(missing_ok=True)
+        raise disk_error(error, directory, "write the lease") from error
+    path.unlink(missing_ok=True)
+    return False
+
+
+def _numbers(directory: Path) -> list[int]:
+    try:
+        return [int(path.name) for path in directory.iterdir() if re.fullmatch(r"[0-9]{8}", path.name)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise disk_error(error, directory, "read the leases") from error
+
+
+def _remove_below(directory: Path, number: int) -> None:
+    for each in _numbers(directory):
+        if each < number:
+            with contextlib.suppress(OSError):
+                _file(directory, each).unlink()
+
+
+def _file(directory: Path, number: int) -> Path:
+    return directory / f"{number:08d}"
+
+
+def _holder(text: bytes) -> Holder | None:
+    """Who holds it; an unknown holder for a file that is just being written, or was left half written by a crash."""
+    try:
+        value = json.loads(text)
+        if value["state"] == "free":
+            return None
+        owner = Owner.from_json(value["owner"]) or NOBODY
+        return Holder(owner, float(value["since"]), bool(value["kernel"]))
+    except (ValueError, KeyError, TypeError):
+        return Holder(NOBODY, 0.0, by_kernel=False)

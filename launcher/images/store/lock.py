@@ -1,0 +1,200 @@
+"""One builder at a time for one key of one store, across processes and machines.
+
+Every holder takes two things. A lease (lease.py) works everywhere, but of a holder on another machine that died one
+only learns by waiting. A lock of the kernel, where the file system has one that reaches all machines (mounts.py), is
+free in the moment in which its holder ends. So whoever gets the kernel's lock takes over at once a lease whose holder
+had the kernel's lock, too; all other leases are watched. Both always, because one directory may have kernel locks on
+one machine and none on another: a head node exports its disk, and the compute nodes mount it with `nolock`.
+
+The kernel's lock is flock(2), tried without waiting, so that Ctrl-C ends the waiting at once and a server that forgets
+to wake us up does not matter. On a local file system an open-file-description lock (fcntl(2), F_OFD_SETLK) is taken as
+well: NFS clients of this machine lock through the server's POSIX locks, which flock does not see.
+
+The file of the kernel's lock stays: removing it would let two processes lock two files of one name.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher.images.store.lease import Generation, Holder, Lease, LeaseLost, Timing, Watcher, begin, newest
+from launcher.images.store.mounts import mount_of
+from launcher.images.store.owner import NOBODY, Owner
+from launcher.images.store.space import writing
+
+__all__ = ["Held", "Holder", "Lease", "LeaseLost", "Lock", "OnWait", "Timing"]
+
+OnWait = Callable[[Holder], None]
+"""Called when waiting begins and every `Timing.report_s` seconds with who holds the lock at that moment."""
+
+_BUSY = (errno.EAGAIN, errno.EACCES)
+# flock(2), fcntl(2): none left or no lockd; not built in; not for this file system (Lustre's noflock: ENOSYS).
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@dataclass(frozen=True)
+class Held:
+    """The lock, held."""
+
+    lease: Lease
+    waited: bool
+    """Whether somebody else had it when it was first asked for."""
+
+    def check(self) -> None:
+        """Prove that it is still held; call it right before publishing. Raises LeaseLost, DiskError."""
+        self.lease.check()
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The lock that lives in `directory` (created when it is first taken).
+
+    `mode` is the permissions of new directories, files get its read and write bits; `kernel` says whether the kernel's
+    locks are to be used, None: where the file system has them. `owner` is who asks, by default this process.
+    """
+
+    directory: Path
+    owner: Owner | None = None
+    kernel: bool | None = None
+    timing: Timing = field(default=Timing())
+    mode: int = 0o777
+
+    @contextlib.contextmanager
+    def held(self, on_wait: OnWait | None = None) -> Iterator[Held]:
+        """Wait for the lock, hold it for the block. Raises DiskError."""
+        with contextlib.closing(_Attempt(self)) as attempt:
+            lease, waited = attempt.step(), False
+            report_at = time.monotonic()
+            while lease is None:
+                waited = True
+                if on_wait is not None and attempt.holder is not None and time.monotonic() >= report_at:
+                    on_wait(attempt.holder)
+                    report_at = time.monotonic() + self.timing.report_s
+                time.sleep(self.timing.poll_s)
+                lease = attempt.step()
+            try:
+                yield Held(lease, waited)
+            finally:
+                lease.release()
+
+    @contextlib.contextmanager
+    def if_abandoned(self, *, watch: bool = True) -> Iterator[Held | None]:
+        """Hold the lock for the block if nobody alive does, else give None.
+
+        With `watch`, a holder of whom only the heartbeat can tell is watched until it beats or is taken for dead.
+        """
+        with contextlib.closing(_Attempt(self)) as attempt:
+            lease = attempt.step()
+            while lease is None and watch and not attempt.is_alive:
+                time.sleep(self.timing.poll_s)
+                lease = attempt.step()
+            try:
+                yield Held(lease, waited=False) if lease else None
+            finally:
+                if lease:
+                    lease.release()
+
+
+class _Attempt:
+    """The way to the lock: holds the kernel's lock, once it got it, until `close`."""
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+        self._owner = lock.owner or Owner.this_process()
+        self._watcher = Watcher(lock.timing)
+        self._file: int | None = None
+        with writing(lock.directory, "make the directory of the lock"):
+            make_directory(lock.directory, lock.mode)
+        mount = mount_of(lock.directory)
+        self._kernel = bool(mount and mount.has_locks) if lock.kernel is None else lock.kernel
+        self._local = bool(mount and mount.is_local)
+        self._busy = False
+        self.holder: Holder | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the holder was seen to live."""
+        gone = self.holder.owner.is_gone(self._owner) if self.holder else None
+        return self._busy or self._watcher.beats > 0 or gone is False
+
+    def step(self) -> Lease | None:
+        """Try once, without waiting."""
+        self._busy = self._kernel and self._file is None and not self._take_kernel_lock()
+        current = newest(self._lock.directory)
+        self.holder = current.holder if current else None
+        if self._busy:
+            self.holder = self.holder or Holder(NOBODY, 0.0, by_kernel=True)
+            return None
+        if current and current.holder and not self._is_abandoned(current, current.holder):
+            return None
+        kernel = self._file is not None
+        mode = self._lock.mode & 0o666
+        return begin(self._lock.directory, current, self._owner, self._lock.timing, kernel=kernel, mode=mode)
+
+    def close(self) -> None:
+        """Give the kernel's lock back."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _is_abandoned(self, current: Generation, holder: Holder) -> bool:
+        if self._file is not None and holder.by_kernel:
+            return True
+        silent = self._watcher.is_silent(current)
+        return silent or holder.owner.is_gone(self._owner) is True
+
+    def _take_kernel_lock(self) -> bool:
+        """Try the kernel's lock; False if another process has it. Where there are none, do without from now on."""
+        path = self._lock.directory / "lock"
+        with writing(path, "open the lock"):
+            descriptor = _open(path, self._lock.mode & 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._local:
+                    # struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid (0 for these locks).
+                    whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+                    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, whole)
+                # Somebody may have removed the file between our opening and locking it.
+                if not os.path.samestat(os.fstat(descriptor), path.stat()):
+                    os.close(descriptor)
+                    return False
+            except OSError as error:
+                os.close(descriptor)
+                self._kernel = error.errno not in _NO_LOCKS
+                if not self._kernel:
+                    return True
+                if error.errno in _BUSY or isinstance(error, FileNotFoundError):
+                    return False
+                raise
+        self._file = descriptor
+        return True
+
+
+def make_directory(path: Path, mode: int) -> None:
+    """Make a directory with exactly these permissions, whatever the umask; one that is there stays as it is."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_directory(path.parent, mode)
+        make_directory(path, mode)
+        return
+    path.chmod(mode)
+
+
+def _open(path: Path, mode: int) -> int:
+    try:
+        # Over NFS an exclusive lock needs a file open for writing: flock(2), "NFS details".
+        return os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with contextlib.suppress(PermissionError):
+            os.fchmod(descriptor, mode)
+        return descriptor

@@ -1,0 +1,182 @@
+"""How a finished image gets its place in the store; the order of the steps is explained in store.py."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher._util.errors import DiskError, ImageError, LauncherError
+from launcher.images.manifest import Manifest, read_manifest, write_manifest
+from launcher.images.store import trash
+from launcher.images.store.names import check_free, link_to
+from launcher.images.store.space import disk_error, require, writing
+
+if TYPE_CHECKING:
+    from launcher.images.store.store import Building, Store
+
+_CHUNK = 8 << 20
+# link(2): another file system or another mount of it; none there (EPERM), or not to files of others (EPERM, EACCES).
+_OTHER_DISK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the last build of a key made; `token` tells two builds of the same content apart."""
+
+    digest: str
+    token: str
+
+
+def put(building: "Building", file: Path, manifest: Manifest, links: Sequence[Path]) -> Path:
+    """Publish `file` under its digest and these names; returns its final path. See `Building.add`."""
+    store = building.store
+    ready, digest, original = _into(building.workspace, file)
+    final = store.images / f"{digest}.sqsh"
+    text = manifest.model_copy(update={"digest": f"sha256:{digest}", "size_bytes": ready.stat().st_size})
+    beside = building.workspace / f".{digest}.json"
+    try:
+        write_manifest(beside, text)
+    except DiskError as error:
+        if isinstance(error.__cause__, OSError):  # with the free bytes in it
+            raise disk_error(error.__cause__, beside, "write the manifest") from error
+        raise
+    with writing(store.images, "publish the image"):
+        # Readable by whom the directories let in, changed by nobody.
+        ready.chmod(0o444)
+        beside.chmod(0o444)
+        _sync(ready)
+        with _publishing(building):
+            _place(ready, beside, final)
+            _finish(building, digest, links)
+        if original:
+            # The image has its place: this completes the move.
+            original.unlink(missing_ok=True)
+    return final
+
+
+def name(building: "Building", image: Path, links: Sequence[Path]) -> None:
+    """Let names point to an image that the store has. See `Building.add_names`."""
+    with writing(building.store.root, "make the names of the image"), _publishing(building):
+        if not image.exists():
+            raise ImageError("the image is no longer in the store", where=str(image), hint="Run the command again.")
+        with contextlib.suppress(PermissionError):
+            os.utime(image.with_suffix(".json"))
+        _finish(building, image.stem, links)
+
+
+def result_of(store: "Store", key: str) -> Result | None:
+    """What the last build of the key made, if any."""
+    try:
+        value = json.loads(_result_file(store, key).read_text())
+        return Result(str(value["digest"]), str(value["token"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _publishing(building: "Building") -> Iterator[None]:
+    """Nobody else publishes or removes anything during the block, and the build's own lock is still held."""
+    with building.store.lock("store").held(building.on_wait):
+        # Everything slow is done: what follows takes far less time than others wait before they take over.
+        building.lock.check()
+        trash.put_back(building.store)
+        yield
+
+
+def _finish(building: "Building", digest: str, links: Sequence[Path]) -> None:
+    """Names, and the result for those who wait."""
+    for link in links:
+        _point(link, digest, building.workspace)
+    _sync(building.store.root)
+    _note_result(building.store, building.key, Result(digest, secrets.token_hex(8)), building.workspace)
+
+
+def _into(workspace: Path, file: Path) -> tuple[Path, str, Path | None]:
+    """The file in the workspace, its SHA-256, and what has to go once it is published.
+
+    A file from elsewhere gets a second name in the workspace, so that it is not lost if the build fails.
+    """
+    inside, original = file, None
+    if not file.is_relative_to(workspace):
+        inside, original = workspace / f".{secrets.token_hex(8)}.sqsh", file.resolve()
+        try:
+            inside.hardlink_to(original)
+        except OSError as error:
+            if error.errno not in _OTHER_DISK:
+                raise disk_error(error, file, "take the image into the store") from error
+            return inside, _copy(file, inside), None
+    with writing(inside, "read the image"), inside.open("rb") as source:
+        return inside, hashlib.file_digest(source, "sha256").hexdigest(), original
+
+
+def _copy(file: Path, target: Path) -> str:
+    """Copy the file, return its SHA-256."""
+    digest = hashlib.sha256()
+    with writing(file, "read the image"):
+        size = file.stat().st_size
+    require(target.parent, size, "the image")
+    with writing(target, "copy the image", needed=size), file.open("rb") as source, target.open("xb") as copy:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            copy.write(chunk)
+    return digest.hexdigest()
+
+
+def _place(ready: Path, manifest: Path, final: Path) -> None:
+    """Rename both to their place; an image that is there stays, since jobs may have it open (ESTALE over NFS)."""
+    beside = final.with_suffix(".json")
+    with contextlib.suppress(FileNotFoundError):
+        if final.stat().st_size == ready.stat().st_size:
+            if not _is_good(final):
+                manifest.rename(beside)
+            with contextlib.suppress(PermissionError):
+                # Its age, as gc counts it, begins anew. The files may be another user's.
+                os.utime(beside)
+            ready.unlink()
+            return
+    manifest.rename(beside)
+    _sync(final.parent)
+    ready.rename(final)
+    _sync(final.parent)
+
+
+def _is_good(image: Path) -> bool:
+    """Whether there is a manifest that can be read."""
+    try:
+        return read_manifest(image) is not None
+    except LauncherError:
+        return False
+
+
+def _point(link: Path, digest: str, workspace: Path) -> None:
+    """Let a name point to the image: at every moment it is the old link or the new one."""
+    check_free(link)
+    temporary = workspace / f".{secrets.token_hex(8)}"
+    temporary.symlink_to(link_to(digest))
+    temporary.rename(link)
+
+
+def _note_result(store: "Store", key: str, result: Result, workspace: Path) -> None:
+    temporary = workspace / f".{secrets.token_hex(8)}"
+    temporary.write_text(json.dumps(asdict(result)))
+    temporary.chmod(store.mode & 0o666)
+    temporary.rename(_result_file(store, key))
+
+
+def _result_file(store: "Store", key: str) -> Path:
+    return store.root / ".locks" / f"{key}.result"
+
+
+def _sync(path: Path) -> None:
+    """What was written to a file, or the names in a directory, are on the disk when this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,279 @@
+"""The image store: a directory of images named by their content, with readable names that point to them.
+
+    <root>/sha256/<hex>.sqsh      an image, named by the SHA-256 of its bytes: read-only, never changed
+    <root>/sha256/<hex>.json      its manifest
+    <root>/<name>.sqsh            a symbolic link to sha256/<hex>.sqsh
+    <root>/uses/<hex>/            who uses it (uses.py)
+    <root>/.partial/              builds that are not finished (workspace.py)
+    <root>/.locks/                locks (lock.py), and what the last build of a key made
+    <root>/.trash/                what gc is about to delete (collect.py)
+
+A name that moves to another image leaves the older one where it is: a queued run names its image by content.
+
+Whatever is killed at whatever moment, the store stays whole, because of this order:
+
+1. The workspace's owner is noted, then the workspace is made. Everything half made lies in a workspace, where nobody
+   looks; the next builder and gc remove those of dead owners.
+2. The image's bytes are on the disk (fsync) before it leaves the workspace. So is the manifest.
+3. The lock is proved to be still held, then the store's own lock is taken: builders of different keys and gc publish
+   and remove one after the other.
+4. The manifest is renamed to its place, the directory is synced, then the image is renamed to its place and the
+   directory is synced again. An image is there from the second rename on, with its manifest. A manifest without image
+   is nothing: the next build replaces it, gc removes it.
+5. Only then names: each is a symbolic link, created in the workspace and renamed over the old one, so that it always
+   points to one of the two images. The root is synced.
+6. Last, the result of the key is noted for those who wait. Without it they build again, which gives the same content or
+   a newer one.
+
+A name is made or replaced only if it is a link into the store: files of others in the root are never touched.
+"""
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher._util.errors import ImageError, LauncherError
+from launcher.images.manifest import Manifest, read_manifest
+from launcher.images.reference import Reference
+from launcher.images.store import publish, workspace
+from launcher.images.store.lock import Held, Lock, OnWait, Timing, make_directory
+from launcher.images.store.names import DIGITS, SUFFIX, check_free, checked_name, listed, meant_by, target_of
+from launcher.images.store.owner import Owner
+from launcher.images.store.space import writing
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image of the store.
+
+    `digest` is `sha256:<hex>`; it is None for a plain file that somebody put into the root. `manifest` is None where
+    there is none, or a broken one: `problem` says so.
+    """
+
+    digest: str | None
+    path: Path
+    manifest: Manifest | None
+    names: tuple[str, ...]
+    size_bytes: int
+    added: float
+    """Seconds since the epoch: when it came into the store, last."""
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Store:
+    """The images in one directory, which may be shared by many users and machines.
+
+    New directories get the permissions of the root: `chmod 2775` on it makes a store for a group. `owner`,
+    `kernel_locks` and `timing` are those of its locks, see `Lock`.
+    """
+
+    root: Path
+    owner: Owner | None = None
+    kernel_locks: bool | None = None
+    timing: Timing = field(default=Timing())
+
+    @property
+    def images(self) -> Path:
+        """The directory of the content-named files."""
+        return self.root / "sha256"
+
+    @property
+    def partial(self) -> Path:
+        """The directory of the workspaces."""
+        return self.root / ".partial"
+
+    @property
+    def me(self) -> Owner:
+        """Who acts on this store."""
+        return self.owner or Owner.this_process()
+
+    @property
+    def mode(self) -> int:
+        """The permissions of new directories. Raises DiskError without a root."""
+        with writing(self.root, "look at the store"):
+            return self.root.stat().st_mode & 0o7777
+
+    def image_path(self, digest: str) -> Path:
+        """Where the image of this digest (with or without `sha256:`) is, or would be. Raises ImageError."""
+        text = digest.removeprefix("sha256:")
+        if not _HEX.fullmatch(text):
+            raise ImageError(f"{digest!r} is no SHA-256 digest", hint="It looks like sha256:<64 hexadecimal digits>.")
+        return self.images / f"{text}{SUFFIX}"
+
+    def names(self) -> dict[str, str]:
+        """The digest (hexadecimal) that each name in the store points to."""
+        found = {name: target_of(self.root / name) for name in listed(self.root)}
+        return {name.removesuffix(SUFFIX): target for name, target in found.items() if target}
+
+    def entries(self) -> list[Entry]:
+        """All images, by digest; what another process removes meanwhile is left out."""
+        names = self.names()
+        paths = [self.images / name for name in listed(self.images) if _HEX.fullmatch(name.removesuffix(SUFFIX))]
+        return [entry for path in paths if (entry := self._entry(path, names))]
+
+    def plain_files(self) -> list[Entry]:
+        """The images in the root that were put there by others (CloudAI's cache, a user): no digest, not for gc."""
+        paths = [self.root / name for name in listed(self.root) if target_of(self.root / name) is None]
+        return [entry for path in paths if path.is_file() and (entry := _plain(path))]
+
+    def find(self, text: str) -> Entry | None:
+        """The image that `text` names, None if there is none.
+
+        A name with or without `.sqsh`, a reference to a registry whose image was imported, a digest, or at least 8
+        digits with which only one digest begins. Raises ImageError for an ambiguous one and for a broken name.
+        """
+        for name in meant_by(text):
+            path = self.root / name
+            if (digest := target_of(path)) is not None:
+                entry = self._entry(self.image_path(digest), self.names())
+                if entry is None:
+                    raise _dangling(path, digest)
+                return entry
+            if path.is_file() and (entry := _plain(path)):
+                return entry
+        return self.by_digest(text.removeprefix("sha256:"))
+
+    @contextlib.contextmanager
+    def building(self, key: str, *, on_wait: OnWait | None = None) -> Iterator["Building"]:
+        """A workspace for making the image of `key` (what it is made from: any text), one builder at a time.
+
+        The workspace is removed at the end, whatever happens. Raises DiskError.
+        """
+        hashed = _hash(key)
+        with writing(self.root, "make the store"):
+            self.root.mkdir(parents=True, exist_ok=True)
+        before = publish.result_of(self, hashed)
+        with self.lock(hashed).held(on_wait) as lock:
+            after = publish.result_of(self, hashed)
+            made = self.by_digest(after.digest) if after and after != before else None
+            workspace.remove_dead(self.partial, self.me, self.lock, held=hashed)
+            space = workspace.make(self.partial, hashed, self.me, self.mode)
+            try:
+                yield Building(space, made if made and not made.problem else None, self, hashed, lock, on_wait)
+            finally:
+                workspace.remove(space)
+
+    def lock(self, name: str) -> Lock:
+        """The lock of this name: of a key's hash, or `store` for changes of what is published."""
+        return Lock(self.root / ".locks" / name, self.owner, self.kernel_locks, self.timing, self.mode)
+
+    def _entry(self, path: Path, names: dict[str, str]) -> Entry | None:
+        digest = path.stem
+        mine = tuple(sorted(name for name, target in names.items() if target == digest))
+        problem = None
+        try:
+            manifest = read_manifest(path)
+            problem = None if manifest else "it has no manifest"
+        except LauncherError as error:
+            manifest, problem = None, str(error)
+        try:
+            size = path.stat().st_size
+            added = path.with_suffix(".json").stat().st_mtime if manifest else path.stat().st_mtime
+        except OSError:
+            return None
+        if manifest and manifest.size_bytes != size:
+            problem = f"it has {size} bytes, and its manifest says {manifest.size_bytes}"
+        return Entry(f"sha256:{digest}", path, manifest, mine, size, added, problem)
+
+    def by_digest(self, text: str) -> Entry | None:
+        """The image with this digest in hexadecimal, or with at least 8 of its first digits.
+
+        Raises ImageError if several digests begin so.
+        """
+        if not DIGITS.fullmatch(text):
+            return None
+        matching = [self.images / name for name in listed(self.images) if name.startswith(text)]
+        if len(matching) > 1:
+            hint = "\n".join(["Give more digits:", *(f"  sha256:{path.stem}" for path in matching)])
+            raise ImageError(f"{text!r} is the beginning of {len(matching)} images", hint=hint)
+        return self._entry(matching[0], self.names()) if matching else None
+
+
+@dataclass(frozen=True)
+class Building:
+    """A build in progress: `workspace` is an empty directory on the store's file system.
+
+    `finished` is the image if another builder of the same key completed it while this one waited: then there is
+    nothing to do.
+    """
+
+    workspace: Path
+    finished: Entry | None
+    store: Store
+    key: str
+    lock: Held
+    on_wait: OnWait | None
+
+    def add(self, file: Path, manifest: Manifest, names: Sequence[str]) -> Entry:
+        """Put `file` into the store under its digest, with its manifest (digest and size are filled in) and names.
+
+        The file is moved; one on another file system is copied and left where it is. The same content a second time
+        stays one file with its first manifest. Raises ImageError for an impossible name or one that belongs to
+        somebody's own file, DiskError, LeaseLost.
+        """
+        links = self._links(names)
+        with writing(self.store.images, "make the store"):
+            make_directory(self.store.images, self.store.mode)
+        return self._there(publish.put(self, file, manifest, links))
+
+    def add_names(self, entry: Entry, names: Sequence[str]) -> Entry:
+        """Let further names point to an image of the store, as the result of this build; nothing is read or moved.
+
+        Raises ImageError for an impossible or taken name and for an image that is gone, DiskError, LeaseLost.
+        """
+        publish.name(self, entry.path, self._links(names))
+        return self._there(entry.path)
+
+    def _links(self, names: Sequence[str]) -> list[Path]:
+        links = [self.store.root / checked_name(name) for name in dict.fromkeys(names)]
+        for link in links:
+            check_free(link)
+        return links
+
+    def _there(self, path: Path) -> Entry:
+        entry = self.store.by_digest(path.stem)
+        if entry is None:
+            raise ImageError("the image was removed from the store while it was added", where=str(path))
+        return entry
+
+
+def find_file(directories: Sequence[Path], reference: Reference) -> Path | None:
+    """The first file in these directories that bears a name of this reference: the store's, CloudAI's or enroot's.
+
+    A name of the store gives the content-named file that it points to.
+    """
+    for directory in directories:
+        for name in (reference.file_name, reference.cloudai_name, reference.enroot_name):
+            path = directory / name
+            if path.is_file():
+                digest = target_of(path)
+                return directory / "sha256" / f"{digest}{SUFFIX}" if digest else path
+    return None
+
+
+def _plain(path: Path) -> Entry | None:
+    try:
+        size, added = path.stat().st_size, path.stat().st_mtime
+        manifest, problem = read_manifest(path), None
+    except OSError:
+        return None
+    except LauncherError as error:
+        manifest, problem = None, str(error)
+    return Entry(None, path, manifest, (path.name.removesuffix(SUFFIX),), size, added, problem)
+
+
+def _dangling(path: Path, digest: str) -> ImageError:
+    hint = f"Make the image again (that renews the name), or remove the name: rm {path}"
+    return ImageError(
+        f"the name points to an image that is no longer there (sha256:{digest})", where=str(path), hint=hint
+    )
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:24]

@@ -1,0 +1,119 @@
+"""Is this file an image that this cluster can run?"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from launcher._util.errors import DiskError, ImageError, MissingProgram
+from launcher._util.shell import Shell
+from launcher.images.inspect.squashfs import PADDING, REMEDY, Superblock, examine, made_at, read_superblock
+from launcher.images.manifest import Manifest, describe, manifest_path, read_manifest
+
+_NO_UNSQUASHFS = "unsquashfs (of squashfs-tools) is not installed"
+_SAME = {"amd64": "x86_64", "arm64": "aarch64"}
+"""What docker calls the architectures of `uname -m`."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """An image that nothing was found against."""
+
+    path: Path
+    """The file, symbolic links followed."""
+
+    manifest: Manifest
+    """The manifest beside the file, or what looking into it told."""
+
+    unchecked: tuple[str, ...] = ()
+    """What could not be checked, and why: nothing of it counts as good."""
+
+    warnings: tuple[str, ...] = ()
+    """What is odd but keeps no image from running."""
+
+
+def check(path: Path, *, architecture: str | None, shell: Shell, checksum: bool = False) -> Verified:
+    """Check an image file; with `checksum`, every byte of it, at the speed of the disk. Without, in less than a second.
+
+    `architecture`: of the nodes, as `uname -m` prints it; None where the cluster's profile does not say.
+    Raises ImageError, which names the file, what is wrong with it and what to do; DiskError if the disk fails.
+    """
+    superblock = read_superblock(path)
+    real = path.resolve()
+    size = superblock.file_bytes
+    recorded = read_manifest(real)
+    if recorded is not None:
+        _check_manifest(real, size, recorded)
+    unchecked: list[str] = []
+    try:
+        examine(real, shell)
+        manifest = recorded or describe(real, shell)
+    except MissingProgram:
+        unchecked.append(f"whether the file system can be read: {_NO_UNSQUASHFS}")
+        manifest = recorded or _of_superblock(superblock)
+    if reason := _check_architecture(real, manifest.architecture, architecture):
+        unchecked.append(reason)
+    if checksum and (reason := _check_digest(real, manifest)):
+        unchecked.append(reason)
+    beyond = size - superblock.bytes_used
+    warnings = (f"{beyond} bytes follow the file system",) if beyond > PADDING else ()
+    return Verified(real, manifest, tuple(unchecked), warnings)
+
+
+def _check_manifest(image: Path, size: int, manifest: Manifest) -> None:
+    """Refuse a manifest that belongs to another file, as far as size and name tell."""
+    if manifest.size_bytes != size:
+        _refuse(image, f"it has {size} bytes, but {manifest_path(image).name} beside it says {manifest.size_bytes}")
+    named = _digest_of_name(image)
+    if named and manifest.digest and named != manifest.digest:
+        _refuse(image, f"{manifest_path(image).name} beside it is the manifest of another image, {manifest.digest}")
+
+
+def _check_architecture(image: Path, found: str | None, wanted: str | None) -> str | None:
+    """Refuse an image for other machines; return why it could not be told, if so."""
+    if found is None:
+        return "its architecture: no program in it could be looked at"
+    if wanted is None:
+        return f"whether it fits the nodes: the cluster's profile names no architecture (the image is for {found})"
+    if _SAME.get(wanted, wanted) != found:
+        raise ImageError(
+            f"the image is for {found}, but the cluster's nodes are {wanted}",
+            where=str(image),
+            hint=f"Import or build it for {wanted}: `launcher image import ... --architecture {wanted}`.",
+        )
+    return None
+
+
+def _check_digest(image: Path, manifest: Manifest) -> str | None:
+    """Compare every byte; return why that was not possible, if so."""
+    expected = manifest.digest or _digest_of_name(image)
+    if expected is None:
+        return "its checksum: no manifest beside it and nothing in its name says what it should be"
+    found = file_digest(image)
+    if found != expected:
+        _refuse(image, f"its content is damaged or was changed: {found} instead of {expected}")
+    return None
+
+
+def file_digest(path: Path) -> str:
+    """Return `sha256:<hex>` of a file. Raises DiskError."""
+    try:
+        with path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise DiskError(f"cannot read the image: {error.strerror}", where=str(path)) from error
+
+
+def _digest_of_name(image: Path) -> str | None:
+    """The digest in the name of a file of the image store, `<64 hexadecimal digits>.sqsh`."""
+    return f"sha256:{image.stem}" if re.fullmatch(r"[0-9a-f]{64}", image.stem) else None
+
+
+def _of_superblock(superblock: Superblock) -> Manifest:
+    """What the superblock alone tells."""
+    return Manifest(size_bytes=superblock.file_bytes, created=made_at(superblock), compression=superblock.compression)
+
+
+def _refuse(image: Path, problem: str) -> NoReturn:
+    raise ImageError(f"the image cannot be used: {problem}", where=str(image), hint=REMEDY)

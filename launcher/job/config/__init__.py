@@ -1,0 +1,1 @@
+"""From a recipe to the configuration that is trained: recipe, arguments, overrides, validation."""

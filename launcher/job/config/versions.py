@@ -1,0 +1,155 @@
+"""What differs between releases of Megatron Bridge where this half of the launcher touches it: 0.2.2 to 0.6.x.
+
+| what | until | from | here |
+| --- | --- | --- | --- |
+| recipe functions take keywords | 0.3.0 (text models), 0.5.x (vision) | 0.3.1, 0.6.0: none | `old_keywords` |
+| names of recipes | `llama3_8b_pretrain_config` | 0.6.0: name GPUs and precision too, the old ones stay | nothing |
+| `config.env_vars` | absent | 0.6.0 | `env_vars` |
+| eval_interval, eval_iters | `config.train` | 0.4.0: `config.validation` | `contract/key_aliases.py` |
+| length of a sample | `dataset.sequence_length` | also `dataset.seq_length` | `contract/key_aliases.py` |
+| packing of samples | `packed_sequence_specs` | `offline_packing_specs` | `contract/key_aliases.py` |
+| experts where ETP is not set | split by TP too | 0.6: by EP alone | `sizes.check_split_of_experts` |
+| callbacks of pretrain() | absent | 0.3.0 | `require_callbacks` |
+| events that data are opened, a checkpoint saved | absent | 0.6 | `listen` |
+
+Nothing here asks for a version: functions are asked for their signature and sections for their fields.
+Keywords and what they set are those of the recipe functions of 0.3.0 (`*CommonKwargs`, `*FinetuneKwargs`).
+"""
+
+import contextlib
+import functools
+import importlib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ...contract import values
+from ..errors import UserError
+from ..model import hub
+from . import legacy_kwargs, notes
+
+_RECIPES = "megatron.bridge.recipes"
+
+
+def env_vars(config: Any) -> Mapping[str, Any]:
+    """The environment that a recipe asks for: none before Bridge 0.6.0."""
+    return getattr(config, "env_vars", None) or {}
+
+
+def require_callbacks(pretrain: Callable[..., Any]) -> None:
+    """Raise UserError where pretrain() takes none: without them a run tells nothing and cannot be stopped."""
+    if "callbacks" not in inspect.signature(pretrain).parameters:
+        raise UserError("this Megatron Bridge has no callbacks: 0.3.0 is the first release that this launcher can run")
+
+
+def listen(manager: Any, name: str, listener: Callable[[Any], None]) -> None:
+    """Register `listener` for an event of Bridge's CallbackManager, as far as this release tells of it.
+
+    One that does not tell that a checkpoint was saved has it found out where it is saved.
+    """
+    from megatron.bridge.training import callbacks
+
+    if name in callbacks.VALID_EVENTS:
+        manager.register(name, listener)
+    elif name == "on_checkpoint_save":
+        from megatron.bridge.training import pretrain, train
+
+        for module in (train, pretrain):
+            module.save_checkpoint = _telling(module.save_checkpoint, listener)
+
+
+def _telling(save: Callable[..., Any], listener: Callable[[Any], None]) -> Callable[..., Any]:
+    @functools.wraps(save)
+    def save_checkpoint(state: Any, *arguments: Any, **keywords: Any) -> Any:
+        result = save(state, *arguments, **keywords)
+        listener(types.SimpleNamespace(state=state))
+        return result
+
+    return save_checkpoint
+
+
+@contextlib.contextmanager
+def old_keywords() -> Iterator[None]:
+    """Inside the block recipe functions of Bridge take the keywords that they took before 0.3.1.
+
+    What a function still takes itself is passed on; the rest is applied to the configuration that it returns. A recipe
+    that imported a function inside the block keeps it so.
+    """
+    replaced = list(_replace(_recipe_modules()))
+    try:
+        yield
+    finally:
+        for module, name, function in replaced:
+            setattr(module, name, function)
+
+
+def tolerant(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, a recipe, with the keywords of before 0.3.1. Raises UserError for one that nobody ever took."""
+    parameters = inspect.signature(function).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return function  # it takes keywords still
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **given: Any) -> Any:
+        old = {name: value for name, value in given.items() if name not in parameters}
+        if not old:
+            return function(*arguments, **given)
+        _refuse_unknown(function.__name__, old, list(parameters), _caller())
+        own = {name: value for name, value in given.items() if name in parameters}
+        with hub.instead(old.pop("hf_path", None)):
+            config = function(*arguments, **own)
+        legacy_kwargs.apply(config, old)
+        names = ", ".join(name for name in given if name not in own)
+        notes.add(f"{function.__name__}() takes no {names} in this Megatron Bridge: set in what it returns")
+        return config
+
+    return call
+
+
+def _refuse_unknown(name: str, old: Mapping[str, Any], own: list[str], where: str) -> None:
+    known = [*own, *sorted(legacy_kwargs.KNOWN)]
+    for keyword in old:
+        if keyword not in legacy_kwargs.KNOWN:
+            near = values.nearest(keyword, known)
+            others = ", ".join([*near, *(one for one in known if one not in near)])
+            raise UserError(
+                f"{name}() has no keyword {keyword!r}; it has {others}",
+                where=where,
+                hint="fields of the configuration that it returns can be set instead: cfg.model.NAME = VALUE",
+            )
+
+
+def _caller() -> str:
+    """Where the recipe's own line stands: the one that called a function of Bridge."""
+    frame = sys._getframe(2)
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _recipe_modules() -> list[Any]:
+    try:
+        importlib.import_module(_RECIPES)
+    except ImportError:
+        return []
+    return [module for name, module in list(sys.modules.items()) if name.startswith(_RECIPES)]
+
+
+def _replace(modules: list[Any]) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
+    """Put a tolerant function in each recipe's place; yields what was where."""
+    made: dict[Callable[..., Any], Callable[..., Any]] = {}
+    for module in modules:
+        for name, value in list(vars(module).items()):
+            if not name.endswith("_config") or name.startswith("_") or not _is_recipe(value):
+                continue
+            made.setdefault(value, tolerant(value))
+            setattr(module, name, made[value])
+            yield module, name, value
+
+
+def _is_recipe(value: Any) -> bool:
+    """Functions that make a whole configuration: helpers such as default_squad_config() have another result."""
+    if not inspect.isfunction(value) or not (value.__module__ or "").startswith(_RECIPES):
+        return False
+    result = value.__annotations__.get("return")
+    return getattr(result, "__name__", result) == "ConfigContainer"

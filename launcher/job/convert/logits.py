@@ -1,0 +1,109 @@
+"""The same small batch through both models, in fp32: a mapping that moves weights to a wrong place shows at once."""
+
+import re
+from pathlib import Path
+from typing import Any, Optional
+
+from ...contract.units import bytes_text
+from .events import Events
+from .request import Request
+
+SEED = 0
+SHAPE = (2, 16)
+"""Samples, tokens."""
+
+TOLERANCE = {"cpu": 1e-3, "gpu": 1e-2}
+"""Of the largest logit. fp32 rounding of deep models stays well below; TF32 kernels of GPUs come near the second."""
+
+_FP32 = 4
+
+
+def compare(model: "list[Any]", directory: Path, request: Request, device: str, events: Events) -> "dict[str, Any]":
+    """Logits of the Megatron `model` and of the Hugging Face model in `directory`; the same answer on rank 0 only.
+
+    Turns `model` into fp32, so it comes last. Every rank has to call it. `compared` is False with a `reason` where the
+    models do not fit into memory together, or cannot be run here.
+    """
+    import torch
+
+    rank = torch.distributed.get_rank()
+    reason = [_reason(model, request) if rank == 0 else None]
+    torch.distributed.broadcast_object_list(reason, src=0)
+    if reason[0] is not None:
+        return {"compared": False, "reason": reason[0]}
+    events.stage("comparing logits")
+    config = [_vocabulary(directory) if rank == 0 else None]
+    torch.distributed.broadcast_object_list(config, src=0)
+    ids = torch.randint(int(config[0] or 1), SHAPE, generator=torch.Generator().manual_seed(SEED))
+    try:
+        mine = _megatron(model[0], ids, device)
+        theirs = _hugging_face(directory, ids) if rank == 0 else None
+    except Exception as error:  # a model that this machine or this transformers cannot run is converted all the same
+        words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        return {"compared": False, "reason": f"the model cannot be run here: {type(error).__name__}: {words}"}
+    if theirs is None:
+        return {}
+    size = min(mine.shape[-1], theirs.shape[-1])  # the vocabulary may be padded
+    apart = float((mine[..., :size] - theirs[..., :size]).abs().max())
+    scale = float(theirs.abs().max())
+    return {
+        "compared": True,
+        "ok": apart <= TOLERANCE[device] * scale,
+        "max_difference": apart,
+        "largest_logit": scale,
+        "tolerance": TOLERANCE[device] * scale,
+        "samples": SHAPE[0],
+        "tokens": SHAPE[1],
+    }
+
+
+def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> Optional[int]:
+    """Memory that processes of this machine can still have; None where the kernel does not say."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def _reason(model: "list[Any]", request: Request) -> Optional[str]:
+    if not request.logits:
+        return "left out with --no-logits"
+    if request.pp > 1:
+        return "the model is split into pipeline stages: convert with --pp 1 to compare them"
+    # Both models in fp32; the Megatron one is here already, at two bytes or more for each parameter.
+    parameters = sum(one.numel() for chunk in model for one in chunk.parameters()) * request.ranks
+    need, free = 2 * _FP32 * parameters, available_bytes()
+    if free is not None and need > free:
+        return f"both models in fp32 need {bytes_text(need)} of memory, and {bytes_text(free)} are available"
+    return None
+
+
+def _vocabulary(directory: Path) -> int:
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(str(directory)).get_text_config().vocab_size)
+
+
+def _megatron(chunk: Any, ids: Any, device: str) -> Any:
+    import torch
+    from megatron.core import tensor_parallel
+    from megatron.core.utils import unwrap_model
+
+    model = unwrap_model(chunk).float().eval()
+    place = "cpu" if device == "cpu" else "cuda"
+    length = ids.shape[1]
+    masked = torch.triu(torch.ones(length, length, dtype=torch.bool, device=place), 1)[None, None]
+    positions = torch.arange(length, device=place)[None].expand_as(ids)
+    with torch.no_grad():
+        found = model(ids.to(place), positions, masked)
+        return tensor_parallel.gather_from_tensor_model_parallel_region(found).float().cpu()
+
+
+def _hugging_face(directory: Path, ids: Any) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(input_ids=ids).logits.float()

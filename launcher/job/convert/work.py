@@ -1,0 +1,134 @@
+"""What each rank of a conversion does, in order."""
+
+import json
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Optional
+
+from ..config import notes
+from ..model import hf_files, weights
+from . import architecture, logits, model, parity, writing
+from .events import Events
+from .program import REPORT
+from .request import Request
+
+
+def run(request: Request, events: Events) -> bool:
+    """Convert into `request.partial` and write the report there; whether result and source are equal."""
+    import torch
+
+    began = time.monotonic()
+    events.stage("loading Megatron")
+    device = model.begin(request)
+    ok = convert(request, device, events, began)
+    torch.distributed.destroy_process_group()
+    return ok
+
+
+def convert(request: Request, device: str, events: Events, began: Optional[float] = None) -> bool:
+    """One conversion among ranks that have met already; the model's groups are gone afterwards."""
+    import torch
+    from megatron.core import parallel_state
+
+    began = time.monotonic() if began is None else began
+    report = import_model(request, device, events) if request.action == "import" else export(request, device, events)
+    answer = [bool(report.get("ok"))]
+    torch.distributed.broadcast_object_list(answer, src=0)
+    if torch.distributed.get_rank() == 0:
+        for text in notes.take():
+            events.note(text)
+        report |= {"seconds": round(time.monotonic() - began, 1), **_about(request, device)}
+        path = request.partial_dir / REPORT
+        path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    torch.distributed.barrier()
+    parallel_state.destroy_model_parallel()
+    return answer[0]
+
+
+def import_model(request: Request, device: str, events: Events) -> "dict[str, Any]":
+    """A Hugging Face directory into a checkpoint; the report is complete on rank 0 alone."""
+    from megatron.bridge import AutoBridge
+
+    source = Path(request.source)
+    with model.supported(str(source)):
+        bridge = AutoBridge.from_hf_pretrained(str(source))
+    built = model.build(bridge, request, device, model.dtype_of(request.dtype))
+    events.stage("reading weights")
+    with weights.complete(str(source)):
+        bridge.load_hf_weights(built)
+    model.refuse_gaps(built, str(source))
+    events.stage("writing the checkpoint")
+    bridge.save_megatron_model(built, request.partial)
+    return judge_import(bridge, built, request, device, events)
+
+
+def judge_import(bridge: Any, built: "list[Any]", request: Request, device: str, events: Events) -> "dict[str, Any]":
+    """Compare what the written checkpoint holds with the files that it was made of."""
+    files = hf_files.read_weights(Path(request.source))
+    events.stage("comparing")
+    model.forget(built)
+    model.load_checkpoint(built, next(request.partial_dir.glob("iter_*")))
+    tally = parity.with_files(model.stream(bridge, built), files, events.progress, _is_first())
+    seen = logits.compare(built, files.directory, request, device, events)
+    return {**tally.to_dict(), "ok": tally.ok and seen.get("ok", True), "logits": seen}
+
+
+def export(request: Request, device: str, events: Events) -> "dict[str, Any]":
+    """A checkpoint into a Hugging Face directory."""
+    found = architecture.of_checkpoint(Path(request.source), request.architecture)
+    built = model.build(found.bridge, request, device, found.dtype)
+    events.stage("reading the checkpoint")
+    model.load_checkpoint(built, Path(request.source))
+    events.stage("writing tensors")
+    dtype = model.dtype_of(request.dtype)
+    stream = model.stream(found.bridge, built, dtype)
+    writing.write_model(stream, found, request.partial_dir, dtype or found.dtype, events.progress, _is_first())
+    return judge_export(found.bridge, built, request, device, events)
+
+
+def judge_export(bridge: Any, built: "list[Any]", request: Request, device: str, events: Events) -> "dict[str, Any]":
+    """Compare what the written files give, once they are a Megatron model again, with the checkpoint's weights."""
+    import torch
+
+    events.stage("comparing")
+    before = {name: parameter.cpu().clone() for name, parameter in parity.parameters(built)}
+    if request.dtype is not None:
+        before = {name: one.to(model.dtype_of(request.dtype)).to(one.dtype) for name, one in before.items()}
+    model.forget(built)
+    with weights.complete(request.partial):
+        bridge.load_hf_weights(built, hf_path=request.partial)
+    tallies: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(tallies, parity.with_parameters(before, built))
+    tally = parity.together(tallies)
+    known = parity.names_for_transformers(request.partial_dir) if _is_first() else {}
+    seen = logits.compare(built, request.partial_dir, request, device, events)
+    ok = tally.ok and not any(known.values()) and seen.get("ok", True)
+    return {**tally.to_dict(), "ok": ok, "transformers": known, "logits": seen}
+
+
+def _is_first() -> bool:
+    import torch
+
+    return bool(torch.distributed.get_rank() == 0)
+
+
+def _about(request: Request, device: str) -> "dict[str, Any]":
+    return {
+        "action": request.action,
+        "source": request.source,
+        "target": request.partial,
+        "parallel": {"tp": request.tp, "pp": request.pp, "ep": request.ep, "ranks": request.ranks},
+        "device": device,
+        "dtype": request.dtype,
+        "versions": {name: _version(name) for name in ("megatron-bridge", "megatron-core", "torch", "transformers")},
+        "python": sys.version.split()[0],
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not a package"

@@ -1,0 +1,147 @@
+"""Data sets of samples for fine-tuning, as Megatron Bridge's configurations of them."""
+
+import contextlib
+import dataclasses
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from ...contract import data_request
+from ..config import notes
+from ..errors import UserError
+from . import data_files
+
+_SOURCE = (
+    *("dataset_root", "hf_dataset", "hf_validation_dataset", "hf_test_dataset", "hf_output_root"),
+    *("hf_validation_proportion", "preprocessing", "do_validation", "do_test"),
+)
+"""Fields of a recipe's data set that say what it reads; the others stay."""
+
+_LOADER = ("num_workers", "pin_memory", "persistent_workers")
+
+_OF_PAIRS = ("gsm8k", "openmathinstruct2", "squad")
+"""Names that Bridge has for data sets of the hub whose samples are a prompt and its answer, not a conversation."""
+
+
+def dataset(config: Any, kind: str, request: data_request.DataRequest, columns: Sequence[str], where: str) -> Any:
+    """A configuration for `kind` (lines, saved, hub), with what the recipe's own says beside its source.
+
+    It is a GPTSFTDatasetConfig, or a DirectHFSFTDatasetConfig where the recipe has one (models of images and sound).
+    """
+    from megatron.bridge.data.builders import DirectHFSFTDatasetConfig, GPTSFTDatasetConfig
+
+    held = config.dataset
+    direct = isinstance(held, DirectHFSFTDatasetConfig)
+    name = request.paths[0]
+    files = data_files.by_split(Path(name), kind, where) if kind != "hub" else {}
+    more = _validation(files)
+    if kind == "lines" and not direct:
+        more |= {"dataset_root": _root(Path(name), files, where)}
+    else:
+        source, evaluates = _source(kind, request, files)
+        more |= {"source" if direct else "hf_dataset": source, **({"do_validation": True} if evaluates else {})}
+        more |= {} if direct else {"hf_output_root": derived("samples", f"{where} {columns}")}
+    known = data_files.columns(files["training"][0], where) if files else None
+    more["preprocessing"] = _preprocessing(known, columns, name, where)
+    if not more["do_validation"]:
+        notes.add(f"{where}: it has no validation split that is known, so nothing is evaluated")
+    if direct:
+        return dataclasses.replace(held, **more, validation_source=None, test_source=None)
+    if isinstance(held, GPTSFTDatasetConfig):
+        own = kept(held, GPTSFTDatasetConfig, without=_SOURCE)
+    else:
+        own = {**kept(held, GPTSFTDatasetConfig, only=_LOADER), "seed": getattr(held, "random_seed", None) or 1234}
+    return GPTSFTDatasetConfig(**{**own, "seq_length": length(config), **more})
+
+
+def kept(held: Any, kind: type, only: Optional[Sequence[str]] = None, without: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a configuration that one of another kind has as well."""
+    known = {field.name for field in dataclasses.fields(kind) if field.init and not field.name.startswith("_")}
+    found = {field.name for field in dataclasses.fields(held)} & known if dataclasses.is_dataclass(held) else set()
+    wanted = found if only is None else found & set(only)
+    return {name: getattr(held, name) for name in sorted(wanted) if name not in without and hasattr(held, name)}
+
+
+def length(config: Any) -> int:
+    """The sequence length of the recipe."""
+    found = getattr(config.dataset, "seq_length", None) or getattr(config.model, "seq_length", None)
+    return int(found or 4096)
+
+
+def derived(name: str, source: str) -> Optional[str]:
+    """A directory of the run for what is made of `source`, another for another; None outside a run."""
+    run = os.environ.get("LAUNCHER_RUN_DIR")
+    return str(Path(run) / "data" / f"{name}-{zlib.crc32(source.encode()):08x}") if run else None
+
+
+def _validation(files: dict[str, list[Path]]) -> dict[str, Any]:
+    return {"do_validation": "validation" in files, "do_test": "test" in files}
+
+
+def _root(path: Path, files: dict[str, list[Path]], where: str) -> str:
+    """Bridge reads a directory that holds training.jsonl; files of other names are linked into such a one."""
+    own = all(paths == [path / f"{split}.jsonl"] for split, paths in files.items())
+    target = derived("samples", where)
+    if target is None or (own and os.access(path, os.W_OK)):
+        return str(path)
+    Path(target).mkdir(parents=True, exist_ok=True)
+    for split, (file, *_) in files.items():
+        with contextlib.suppress(FileExistsError):  # another rank made it, or the attempt before
+            (Path(target) / f"{split}.jsonl").symlink_to(file.absolute())
+    return target
+
+
+def _source(kind: str, request: data_request.DataRequest, files: dict[str, list[Path]]) -> tuple[Any, bool]:
+    """Bridge's description of what to load with Hugging Face's `datasets`, and whether it is known to evaluate with."""
+    from megatron.bridge.data.builders import HFDatasetSourceConfig
+    from megatron.bridge.data.sources.hf import hf_dataset_supports_split
+
+    name = request.paths[0]
+    if kind == "hub":
+        named = HFDatasetSourceConfig(dataset_name=name)
+        with contextlib.suppress(ValueError):  # it is none of the names that Bridge has itself
+            named.validate()
+            return named, hf_dataset_supports_split(named, "validation")
+        return HFDatasetSourceConfig(path_or_dataset=name, subset=request.subset), False
+    form = {".jsonl": "json", ".json": "json"}.get(files["training"][0].suffix, files["training"][0].suffix[1:])
+    names = {"training": "train"}
+    paths = {names.get(split, split): [str(one) for one in some] for split, some in files.items()}
+    return HFDatasetSourceConfig(path_or_dataset=form, split="train", load_kwargs={"data_files": paths}), False
+
+
+def _preprocessing(known: Optional[Sequence[str]], columns: Sequence[str], name: str, where: str) -> Any:
+    """How a sample becomes tokens: a prompt and its completion, or a conversation by the tokenizer's own template."""
+    from megatron.bridge.data.builders import ChatSFTPreprocessingConfig, PromptCompletionSFTPreprocessingConfig
+
+    if known is not None:
+        missing = [one for one in columns if one not in known]
+        if missing:
+            raise UserError(f"there is no column {missing[0]!r}; there are {', '.join(known)}", where=where)
+        columns = columns or _recognised(known, where)
+    elif name in _OF_PAIRS:
+        columns = columns or ("prompt", "completion")
+    if len(columns) == 2:
+        # A blank between both, as in Bridge's own recipes: they are tokenized apart.
+        return PromptCompletionSFTPreprocessingConfig(
+            prompt_column=columns[0], completion_column=columns[1], separator=" "
+        )
+    if columns and columns[0] not in data_request.CONVERSATIONS:
+        names = ", ".join(data_request.CONVERSATIONS)
+        raise UserError(f"a conversation's column is called one of {names}, not {columns[0]!r}", where=where)
+    return ChatSFTPreprocessingConfig()
+
+
+def _recognised(names: Sequence[str], where: str) -> Sequence[str]:
+    for pair in data_request.PAIRS:
+        if all(one in names for one in pair):
+            return pair
+    for one in data_request.CONVERSATIONS:
+        if one in names:
+            return (one,)
+    raise UserError(
+        f"samples have the columns {', '.join(names)}, and none of them is known to hold a prompt or a conversation",
+        where=where,
+        hint="name them: data_columns=PROMPT,COMPLETION",
+    )

@@ -1,0 +1,65 @@
+"""What each rank of `launcher doctor --nodes N` runs: entrypoint.py and recipe of that run in one file.
+
+It stands alone in its directory, because the *.py beside a recipe travel along with it.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from launcher.job import rank, record
+from launcher.job.doctor import expected as expectations
+from launcher.job.doctor import program
+from launcher.job.errors import UserError
+
+_WAIT_S = 0.1
+
+
+def configure(expected: str) -> expectations.Expected:
+    """What the nodes are compared with, as the launcher writes it into argv.json."""
+    return expectations.parse(expected)
+
+
+def main() -> int:
+    """Look, write what was found, end; the exit status says whether that was possible, not what was found."""
+    began = time.time()
+    try:
+        this = rank.read_rank(os.environ)
+        record.refuse_second_start(this)
+        arguments = json.loads((this.run_dir / "argv.json").read_text(encoding="utf-8"))["arguments"]
+        expected = configure(**arguments)
+    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    directory = this.attempt_dir / "doctor"
+    directory.mkdir(exist_ok=True)
+    found = program.Findings()
+    met = directory / f"met-{this.node_rank:04d}.json"
+    nodes = this.world_size // this.local_world_size
+    if this.local_rank == 0:
+        program.look_at_node(this, expected, found, began)
+        came = program.meet_others(this, expected, found)
+        record.write_json(met, {"came": came})
+    complete = _came(met, expected.patience_s * 4) == nodes
+    program.compute_checks(this, expected, found, complete)
+    record.write_json(directory / f"{this.rank:04d}.json", program.record(this, found, began))
+    record.write_end(this, record.End("finished"))
+    for check in found.checks:
+        print(f"{check.verdict:4} {check.name}: {check.value} {check.reason}".rstrip(), flush=True)
+    return 0
+
+
+def _came(path: Path, patience_s: float) -> int:
+    """How many nodes came together, as this node's first rank has found out."""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        if path.exists():
+            return int(json.loads(path.read_text(encoding="utf-8"))["came"])
+        time.sleep(_WAIT_S)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

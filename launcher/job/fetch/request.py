@@ -1,0 +1,120 @@
+"""`python3 entrypoint.py --fetch`: fetch what a request's run will read of the hub, before the run.
+
+Reads the request of --check-config from standard input and answers on standard output: `{"ok": true, "endpoint",
+"cache", "items": [{"kind", "name", "revision", "state": "here|fetched", "bytes", "files", "seconds"}]}`, or `{"ok":
+false, "error", "where", "hint", "outside"}`; `outside` where the hub, the network or the disk failed. Lines `progress
+{"name", "bytes", "of"}` on standard error tell how far it is. It takes its turn as ranks do: fetching while a job
+fetches costs nothing twice.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Optional
+
+from ..config import check
+from ..errors import UserError
+from ..rank import Rank
+from ..watch import periodic, stdout_channel
+from . import configuration, explain, needs, offline, one
+from .shared_download import HubError
+
+_TICK_S = 0.5
+
+
+def main() -> int:
+    """Answer one request; returns the exit status: 0, 2 for a wrong request, 3 where the outside world failed."""
+    with stdout_channel.on_stdout() as out:
+        try:
+            reply = answer(check.read_request(sys.stdin.read()))
+        except UserError as error:
+            outside = isinstance(error, HubError)
+            reply = {"ok": False, "error": error.message, "where": error.where, "hint": error.hint, "outside": outside}
+        json.dump(reply, out)
+        out.write("\n")
+    return 0 if reply["ok"] else 3 if reply["outside"] else 2
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Fetch, and say what. Raises UserError."""
+    offline.begin()
+    # A turn's `job`: this process is one of its own.
+    rank = Rank(0, 0, 1, 1, 0, "", Path(f"/launcher fetch/{socket.gethostname()}/{os.getpid()}"), "000")
+    items: list[dict[str, Any]] = []
+
+    def recipe(load: Callable[[], Any]) -> Any:
+        before = _repositories()
+        with _told("what the recipe reads", lambda: _total(_repositories()) - _total(before), None):
+            config, seconds = _timed(lambda: configuration(load, request, rank))
+        for name, now in _repositories().items():
+            if now != before.get(name):
+                items.append(_item("configuration", name, None, before.get(name, (0, 0)), now, seconds))
+        return config
+
+    config, _ = check.configured(request, recipe)
+    for need in needs.of_config(config, request["settings"].get("init")):
+        items.append(_fetched(need, rank))
+    return {"ok": True, "endpoint": explain.endpoint(), "cache": str(needs.hub_cache()), "items": items}
+
+
+def _fetched(need: needs.Need, rank: Rank) -> dict[str, Any]:
+    folders = needs.thing(need).folders
+    before = _size(folders)
+    if needs.look(need) is not None:
+        return {**_item(need.kind, need.name, need.revision, (0, 0), before, 0.0), "state": "here"}
+    with _told(need.title, lambda: _size(folders)[0] - before[0], needs.size(need)):
+        _, seconds = _timed(lambda: one(need, rank))
+    return _item(need.kind, need.name, need.revision, before, _size(folders), seconds)
+
+
+def _item(
+    kind: str, name: str, revision: Optional[str], before: tuple[int, int], now: tuple[int, int], seconds: float
+) -> dict[str, Any]:
+    grown = {"bytes": now[0] - before[0], "files": now[1] - before[1], "seconds": round(seconds, 1)}
+    return {"kind": kind, "name": name, "revision": revision, "state": "fetched", **grown}
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.monotonic()
+    return work(), time.monotonic() - started
+
+
+def _repositories() -> dict[str, tuple[int, int]]:
+    """Bytes and files of each model in the cache, by the hub's name."""
+    folders = needs.hub_cache().glob("models--*")
+    return {folder.name.removeprefix("models--").replace("--", "/"): _size((folder,)) for folder in folders}
+
+
+def _size(folders: tuple[Path, ...]) -> tuple[int, int]:
+    """Bytes and number of the files below, each once: the links of a snapshot are not counted."""
+    total = count = 0
+    for folder in folders:
+        with contextlib.suppress(OSError):  # files are renamed meanwhile
+            for path in folder.rglob("*"):
+                if (
+                    path.is_file()
+                    and not path.is_symlink()
+                    and "refs" not in path.parts
+                    and ".no_exist" not in path.parts
+                ):
+                    total, count = total + path.stat().st_size, count + 1
+    return total, count
+
+
+def _total(repositories: Mapping[str, tuple[int, int]]) -> int:
+    return sum(size for size, _ in repositories.values())
+
+
+def _told(name: str, grown: Callable[[], int], total: Optional[int]) -> AbstractContextManager[None]:
+    """Inside the block a line of progress on standard error from time to time."""
+
+    def tell() -> None:
+        print("progress", json.dumps({"name": name, "bytes": grown(), "of": total}), file=sys.stderr, flush=True)
+
+    return periodic.every(_TICK_S, tell, "progress")

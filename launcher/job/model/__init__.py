@@ -1,0 +1,1 @@
+"""The model: architectures, initial weights, checkpoints and the forward step."""

@@ -1,0 +1,103 @@
+"""The process around nsys: `python3 nsys.py COMMAND ...`, run by step.sh on the ranks that are captured.
+
+It needs the standard library alone. It asks this nsys what it knows, starts the command under it, and stays: nsys has
+been seen to wait for ever for processes that a program leaves behind, or to hang while it writes its report. When the
+program has ended, nsys gets a time limit. Then the report is exported to SQLite and its rows are counted, for an exit
+status of 0 and a file that exists prove nothing. What came of it is in `profiles/STEM.nsys.json`.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run as a file, in the run's code/
+
+from launcher.contract.profiles import find_nsys, read_object, stem
+from launcher.job.profiling import nsys_command, nsys_report
+from launcher.job.profiling.processes import Supervised, adopt_orphans
+from launcher.job.record import write_json
+
+_FINISH_TIMEOUT_S = 900
+_CANNOT_START = 2
+
+
+def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
+    """Run the command under nsys; its exit status, or that of the rank where nsys had to be ended."""
+    run_dir, attempt, rank = Path(environ["LAUNCHER_RUN_DIR"]), environ["LAUNCHER_ATTEMPT"], int(environ["RANK"])
+    attempt_dir = run_dir / "attempts" / attempt
+    directory = attempt_dir / "profiles"
+    directory.mkdir(parents=True, exist_ok=True)
+    request = read_object(run_dir / "argv.json") or {}
+    settings = (request.get("settings") or {}).get("profiler") or {}
+    options = settings.get("nsys") or {}
+    name = stem("nsys", environ.get("SLURM_JOB_ID") or "local", attempt, int(environ["NODE_RANK"]), rank)
+    record = directory / f"{name}.nsys.json"
+    program = str(options.get("program") or "nsys")
+    found = find_nsys(program)
+    if found is None or record.exists():
+        why = f"{program!r} is not in the image" if found is None else f"{record.name} exists, nothing is overwritten"
+        return refuse(attempt_dir, rank, record, f"nsys cannot profile this rank: {why}")
+    known = nsys_command.probe(found)
+    report = directory / f"{name}.nsys-rep"
+    argv, left_out = nsys_command.compose(found, known, report.with_suffix(""), options)
+    for text in left_out:
+        print(f"profiler: {text}", file=sys.stderr, flush=True)
+    limit_s = float(settings.get("finish_timeout_s") or _FINISH_TIMEOUT_S)
+    started = time.monotonic()
+    adopt_orphans()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        # The signal is the program's: this process has to stay, for what comes after.
+        signal.signal(number, lambda *_: None)
+    supervised = Supervised(argv, list(command), directory / f".{name}.pid")
+    status = supervised.wait(limit_s)
+    if not supervised.started:
+        what = f"it ended with status {status} and did not start the program: its own words are in the rank's log"
+        return refuse(attempt_dir, rank, record, f"nsys {known.version}: {what}")
+    content = {
+        "version": 1,
+        "rank": rank,
+        "nsys": known.version,
+        "argv": argv,
+        "status": status,
+        "ended_by_launcher": supervised.ended,
+        "left_out": left_out,
+        "seconds_after_program": supervised.seconds_after_program,
+        **nsys_report.examine(found, report, limit_s=limit_s, ended=supervised.ended, after_s=limit_s),
+        "seconds": time.monotonic() - started,
+    }
+    write_json(record, content)
+    return rank_status(attempt_dir, rank, status)
+
+
+def rank_status(attempt_dir: Path, rank: int, status: int) -> int:
+    """The exit status that counts: a rank that came to a good end did so, whatever became of nsys after it."""
+    outcome = (read_object(attempt_dir / "ranks" / f"{rank:04d}.json") or {}).get("outcome")
+    return 0 if outcome in ("finished", "stopped") else status or int(outcome == "failed")
+
+
+def refuse(attempt_dir: Path, rank: int, record: Path, message: str) -> int:
+    """Leave the rank's record of a program that was not started, so that the verdict can say why."""
+    end = {
+        "version": 1,
+        "rank": rank,
+        "host": os.uname().nodename,
+        "pid": os.getpid(),
+        "time": time.time(),
+        "outcome": "failed",
+        "reason": None,
+        "iteration": None,
+        "exception": {"type": "UserError", "message": message, "where": "--nsys", "traceback": ""},
+        "cause": "user",
+    }
+    if not record.exists():
+        write_json(record, {"version": 1, "rank": rank, "file": None, "why": message})
+    write_json(attempt_dir / "ranks" / f"{rank:04d}.json", end)
+    print(f"error: rank {rank}: {message}", file=sys.stderr, flush=True)
+    return _CANNOT_START
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

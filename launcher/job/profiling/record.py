@@ -1,0 +1,80 @@
+"""A rank's record of its capture, `profiles/STEM.record.json` (see launcher/contract/profiles.py)."""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from ...contract.profiles import EXTENSIONS, RECORD, stem
+from ..rank import Rank
+from ..record import write_json
+
+VERSION = 1
+
+
+@dataclass
+class Record:
+    """What becomes of one rank's capture; written at each change, so that even a rank that is killed leaves it.
+
+    `state` is one of launcher.contract.profiles.STATES, `began_at` the step at which this attempt entered the loop.
+    """
+
+    directory: Path
+    stem: str
+    extension: str
+    facts: dict[str, Any]
+    window: tuple[int, int]
+    state: str = "waiting"
+    began_at: Optional[int] = None
+    steps: list[int] = field(default_factory=list)
+    error: Optional[str] = None
+    bytes: Optional[int] = None
+    seconds: Optional[float] = None
+    """How long stopping and saving took."""
+
+    @property
+    def file(self) -> Path:
+        """Where the profiler's own file goes."""
+        return self.directory / f"{self.stem}.{self.extension}"
+
+    def write(self) -> None:
+        """Write it, all or nothing."""
+        content = {
+            "version": VERSION,
+            **self.facts,
+            "time": time.time(),
+            "window": list(self.window),
+            "state": self.state,
+            "began_at": self.began_at,
+            "steps": self.steps,
+            "error": self.error,
+            "file": self.file.name,
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+        }
+        write_json(self.directory / f"{self.stem}{RECORD}", content)
+
+
+def record_of(
+    rank: Rank, settings: Mapping[str, Any], window: tuple[int, int], environ: Mapping[str, str] = os.environ
+) -> Record:
+    """The record of a rank's capture that has not begun."""
+    name, job = str(settings["name"]), environ.get("SLURM_JOB_ID") or "local"
+    return Record(
+        directory=rank.attempt_dir / "profiles",
+        stem=stem(name, job, rank.attempt, rank.node_rank, rank.rank),
+        extension=str(settings.get("extension") or EXTENSIONS[name]),
+        facts={
+            "profiler": name,
+            "rank": rank.rank,
+            "node": rank.node_rank,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "job": job,
+            "attempt": rank.attempt,
+        },
+        window=window,
+    )

@@ -1,0 +1,299 @@
+"""What came of an attempt: composes result.json from what the ranks left, and prints one word.
+
+    python3 verdict.py RUN_DIR ATTEMPT WORLD_SIZE STEP_STATUS        -> finished | stopped | failed
+
+It is run as a file, in the image or on the host, after the step has ended; it needs the standard library alone. The
+first failing rank is the one to look at: one with an error of its own, or that died without a word, comes before those
+which only noticed that a peer was gone; those that were ended after the first failure come last.
+"""
+
+import json
+import math
+import os
+import signal
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+OUTCOMES = ("finished", "stopped", "failed")
+# Slurm (--kill-on-bad-exit, --wait, scancel, the time limit) and the local launcher end ranks with these.
+TERMINATED, KILLED = 128 + signal.SIGTERM, 128 + signal.SIGKILL
+
+
+class Exit(NamedTuple):
+    """What step.sh saw of a rank's end: bash's status, seconds since the epoch, host."""
+
+    status: int
+    time: float
+    host: str
+
+
+class Rank(NamedTuple):
+    """All that is known of a rank's end."""
+
+    rank: int
+    record: Optional[dict[str, Any]]
+    exit: Optional[Exit]
+
+    @property
+    def outcome(self) -> Optional[str]:
+        """finished, stopped, failed; None if the rank said nothing about it."""
+        return None if self.record is None else self.record["outcome"]
+
+    @property
+    def failed(self) -> bool:
+        """Whether it did not come to a good end. What follows a good end's record (a crash while leaving) is none."""
+        return self.outcome not in ("finished", "stopped")
+
+    @property
+    def missing(self) -> bool:
+        """Whether it left nothing at all: its node is lost, or its step.sh was killed with it."""
+        return self.record is None and self.exit is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was ended from outside, without a word of its own."""
+        return self.record is None and self.exit is not None and self.exit.status in (TERMINATED, KILLED)
+
+    @property
+    def lost_peers(self) -> bool:
+        """Whether it failed because communication did."""
+        return self.record is not None and self.outcome == "failed" and self.record.get("cause") == "communication"
+
+    @property
+    def time(self) -> float:
+        """When it failed; infinity where nothing tells."""
+        if self.record is not None and self.outcome == "failed" and is_number(self.record.get("time")):
+            return float(self.record["time"])
+        return self.exit.time if self.exit else float("inf")
+
+    @property
+    def host(self) -> Optional[str]:
+        """Where it ran, if anything tells."""
+        host = self.record.get("host") if self.record else None
+        return str(host) if host else self.exit.host if self.exit else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a finite number (true and false are none)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_record(path: Path) -> Optional[dict[str, Any]]:
+    """A rank's own record; None if there is none, or not one."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("outcome") in OUTCOMES else None
+
+
+def read_exit(path: Path) -> Optional[Exit]:
+    """The line `STATUS SECONDS HOST` of a rank's step.sh; None if there is none, or not one."""
+    try:
+        status, seconds, host = path.read_text(encoding="utf-8", errors="replace").split()[:3]
+        return Exit(int(status), float(seconds), host)
+    except (OSError, ValueError):
+        return None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; a line that was cut short is left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    found = []
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
+def read_ranks(attempt: Path, world_size: int) -> list[Rank]:
+    """Every rank's end."""
+    directory = attempt / "ranks"
+    return [
+        Rank(rank, read_record(directory / f"{rank:04d}.json"), read_exit(directory / f"{rank:04d}.exit"))
+        for rank in range(world_size)
+    ]
+
+
+def first_failing(ranks: list[Rank]) -> Optional[Rank]:
+    """The rank to look at, or None if none failed."""
+    failing = [rank for rank in ranks if rank.failed]
+    if not failing:
+        return None
+    # Where one rank fails in earnest, one that had finished and crashed while leaving may have pulled it down.
+    crashed = [rank for rank in ranks if not rank.failed and rank.exit is not None and rank.exit.status != 0]
+    causes = [rank for rank in failing + crashed if not rank.ended]
+    ended_first = [rank for rank in failing if rank.ended and not is_consequence(rank, causes)]
+    if ended_first:
+        return min(ended_first, key=by_time)
+    return min(causes or failing, key=by_kind_and_time)
+
+
+def is_consequence(ended: Rank, causes: list[Rank]) -> bool:
+    """Whether a rank that was ended from outside was so because another one had failed.
+
+    Not if it came first: the kernel's out-of-memory killer, or an operator. A peer may write down its lost connection
+    before step.sh sees why it was lost, but nobody is ended for it before that peer has exited: that time counts.
+    """
+    if ended.exit is not None and ended.exit.status == TERMINATED and any(rank.missing for rank in causes):
+        return True
+    exits = [rank.exit.time if rank.lost_peers and rank.exit else rank.time for rank in causes]
+    return any(ended.time > each for each in exits)
+
+
+def by_time(rank: Rank) -> tuple[float, int]:
+    """Sorts by time, then by rank."""
+    return rank.time, rank.rank
+
+
+def by_kind_and_time(rank: Rank) -> tuple[int, float, int]:
+    """Sorts failing ranks: own errors (a wrong network is one) and deaths, those that left nothing, lost peers."""
+    return 2 if rank.lost_peers else 1 if rank.missing else 0, rank.time, rank.rank
+
+
+def what(rank: Rank) -> str:
+    """How a failing rank ended, in a few words."""
+    exception = rank.record.get("exception") if rank.record else None
+    if rank.outcome == "failed" and isinstance(exception, dict):
+        # A wrong request or network is said in a sentence of its own; anything else is known by its exception.
+        kind = "" if rank.record and rank.record.get("cause") in ("user", "network") else f"{exception.get('type')}: "
+        return f"{kind}{exception.get('message')}"
+    if rank.exit is None:
+        return "left no record"
+    after = f" after it had {rank.outcome}" if rank.record else ""
+    if rank.exit.status > 128:
+        return f"killed by {signal_name(rank.exit.status - 128)}{after}"
+    return f"ended with status {rank.exit.status}{after or ' without a record'}"
+
+
+def ending(rank: Rank) -> str:
+    """How any rank ended, and where: `finished at iteration 20`."""
+    iteration = rank.record.get("iteration") if rank.record else None
+    return f"{what(rank) if rank.failed else rank.outcome}{'' if iteration is None else f' at iteration {iteration}'}"
+
+
+def where(rank: Rank) -> Optional[str]:
+    """File and line of a failing rank's exception, if it told them."""
+    exception = rank.record.get("exception") if rank.record else None
+    return exception.get("where") if isinstance(exception, dict) else None
+
+
+def signal_name(number: int) -> str:
+    """`signal 9 (SIGKILL)`."""
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def outcome_of(ranks: list[Rank]) -> str:
+    """The attempt's outcome: one failed rank makes it failed, one stopped rank makes it stopped."""
+    if any(rank.failed for rank in ranks):
+        return "failed"
+    return "stopped" if any(rank.outcome == "stopped" for rank in ranks) else "finished"
+
+
+def progress_of(metrics: list[dict[str, Any]], ranks: list[Rank]) -> dict[str, Any]:
+    """The last iteration, its loss, and the median time of one."""
+    said = [rank.record["iteration"] for rank in ranks if rank.record and is_number(rank.record.get("iteration"))]
+    logged = [line["iteration"] for line in metrics if is_number(line.get("iteration"))]
+    losses = [line["loss"] for line in metrics if is_number(line.get("loss"))]
+    totals = [line["train_iters"] for line in metrics if is_number(line.get("train_iters"))]
+    seconds = [line["seconds"] for line in metrics if is_number(line.get("seconds"))]
+    return {
+        "iteration": max(said + logged, default=None),
+        "train_iters": totals[-1] if totals else None,
+        "loss": losses[-1] if losses else None,
+        "seconds_per_iteration": statistics.median(seconds) if seconds else None,
+    }
+
+
+def reason_of(ranks: list[Rank], first: Optional[Rank], step_status: int) -> Optional[str]:
+    """Why it stopped, as the ranks say, or what the first failing rank died of."""
+    if all(rank.missing for rank in ranks):
+        return f"no rank left a record: the step ended with status {step_status} before the program began"
+    if first is not None:
+        return f"rank {first.rank}: {what(first)}"
+    reasons = [rank.record.get("reason") for rank in ranks if rank.record and rank.outcome == "stopped"]
+    crashed = [f"rank {rank.rank}: {what(rank)}" for rank in ranks if rank.exit is not None and rank.exit.status != 0]
+    return next((str(reason) for reason in reasons + crashed if reason), None)
+
+
+def profiles_of(attempt: Path, ranks: list[Rank]) -> Optional[dict[str, Any]]:
+    """What became of the profiles that were asked for; None if none were."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, this module is in no package
+    from launcher.contract import profiles
+
+    return profiles.result(attempt, len(ranks), lambda rank: ending(ranks[rank]))
+
+
+def compose(attempt: Path, world_size: int, step_status: int, now: float) -> dict[str, Any]:
+    """result.json's content."""
+    ranks = read_ranks(attempt, world_size)
+    first = first_failing(ranks)
+    times = [line["time"] for line in read_lines(attempt / "timeline.jsonl") if is_number(line.get("time"))]
+    return {
+        "version": 1,
+        "attempt": attempt.name,
+        "outcome": outcome_of(ranks),
+        "reason": reason_of(ranks, first, step_status),
+        **progress_of(read_lines(attempt / "metrics.jsonl"), ranks),
+        "first_failing_rank": None
+        if first is None
+        else {
+            "rank": first.rank,
+            "host": first.host,
+            "what": what(first),
+            "where": where(first),
+            "cause": first.record.get("cause") if first.record else None,
+        },
+        "failed_ranks": [rank.rank for rank in ranks if rank.failed],
+        "missing_ranks": [rank.rank for rank in ranks if rank.missing],
+        "profiles": profiles_of(attempt, ranks),
+        "step_status": step_status,
+        "started": min(times, default=None),
+        "ended": max((rank.exit.time for rank in ranks if rank.exit), default=now),
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """All of it or nothing: temporary name, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def main(arguments: list[str]) -> int:
+    """Compose, write, print the word. The exit status is 0 whatever the word; 2 for wrong arguments."""
+    try:
+        run_dir, attempt_name, world_size, step_status = arguments
+        attempt = Path(run_dir) / "attempts" / attempt_name
+        numbers = int(world_size), int(step_status)
+        if numbers[0] < 1:
+            raise ValueError(f"a world of {world_size} ranks")
+        if not attempt.is_dir():
+            raise ValueError(f"there is no directory {attempt}")
+    except ValueError as error:
+        print(f"verdict: {error}\nusage: verdict.py RUN_DIR ATTEMPT WORLD_SIZE STEP_STATUS", file=sys.stderr)
+        return 2
+    result = compose(attempt, *numbers, now=time.time())
+    write_atomically(attempt / "result.json", json.dumps(result, indent=1) + "\n")
+    print(result["outcome"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

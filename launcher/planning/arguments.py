@@ -1,0 +1,84 @@
+"""Arguments that every recipe takes: what of them is wrong before anything runs, and what they say of sizes."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from launcher._util.errors import OverrideError
+from launcher.contract import data_request, key_aliases
+from launcher.contract.recipe_arguments import EVERY, FIELDS
+from launcher.contract.recipe_arguments import check as check_value
+from launcher.contract.values import Refused
+from launcher.discovery.recipe import BridgeRecipe, Recipe
+from launcher.discovery.recipe_index import Indexed
+from launcher.planning.overrides import Override, Schema, known_values
+from launcher.planning.overrides import check as check_overrides
+
+
+def check(
+    arguments: Mapping[str, str], recipe: Recipe, indexed: Indexed | None, schema: Schema | None
+) -> dict[str, Any]:
+    """The values that keywords of older releases set, by key of the configuration. Raises OverrideError."""
+    for name in sorted(_common(arguments, recipe)):
+        try:
+            check_value(name, arguments[name])
+        except Refused as error:
+            raise OverrideError(error.message, where=f"{name}={arguments[name]}", hint=error.hint) from None
+    if "peft" in _common(arguments, recipe):
+        _check_scheme(arguments, recipe, indexed)
+    values: dict[str, Any] = {}
+    for name, field in _fields(arguments, recipe):
+        if schema is not None and field not in schema.keys:
+            field = key_aliases.OLDER.get(field, field)
+        try:
+            checked = check_overrides([f"{field}={arguments[name]}"], schema)
+        except OverrideError as error:
+            text = f"{name}={arguments[name]} sets {field}: {error.message}"
+            raise OverrideError(text, where=f"{name}={arguments[name]}", hint=error.hint) from None
+        values |= known_values(checked)
+    return values
+
+
+def files(arguments: Mapping[str, str], recipe: Recipe) -> dict[str, Any]:
+    """The files and directories that arguments name, for facts.training_files."""
+    given = _common(arguments, recipe)
+    found: dict[str, Any] = {}
+    if "data" in given:
+        request = data_request.parse(arguments["data"])
+        found["data"] = list(request.paths) if request.kind in ("paths", "jsonl") else []
+    names = {"tokenizer"} & given
+    names |= {"hf_path"} & set(arguments) if isinstance(recipe, BridgeRecipe) else set()
+    return {**found, **{name: arguments[name] for name in sorted(names)}}
+
+
+def sizes(values: Mapping[str, Any], overrides: tuple[Override, ...]) -> dict[str, Any]:
+    """Those values that no override replaces."""
+    replaced = {override.key for override in overrides}
+    return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & replaced}
+
+
+def _common(arguments: Mapping[str, str], recipe: Recipe) -> set[str]:
+    return {name for name in arguments if name in EVERY and name not in recipe.parameters}
+
+
+def _fields(arguments: Mapping[str, str], recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Keywords with each field that they set; `name=null` meant "as the recipe has it" for some and tells nothing."""
+    for name, text in arguments.items():
+        if isinstance(recipe, BridgeRecipe) and name not in recipe.parameters and text != "null":
+            yield from ((name, field) for field in FIELDS.get(name, ()))
+
+
+def _check_scheme(arguments: Mapping[str, str], recipe: Recipe, indexed: Indexed | None) -> None:
+    """`peft=` needs a recipe that fine-tunes."""
+    scheme = arguments["peft"]
+    if arguments.get("peft_scheme", scheme) != scheme:
+        text = f"peft={scheme} and peft_scheme={arguments['peft_scheme']} contradict each other"
+        raise OverrideError(text, hint="Leave one of the two out.")
+    if not isinstance(recipe, BridgeRecipe) or recipe.task != "pretrain" or scheme == "none":
+        return
+    others = indexed.fine_tuning[:3] if indexed else ()
+    hint = f"Fine-tune with {' or '.join(f'bridge:{one}' for one in others)}." if others else None
+    raise OverrideError(
+        f"peft={scheme}: {recipe.name} pretrains, and adapters are trained beside the weights of a finished model",
+        where=f"bridge:{recipe.name}",
+        hint=hint or "Bridge has no recipe that fine-tunes this model: write one in a file.",
+    )

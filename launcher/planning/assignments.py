@@ -1,0 +1,81 @@
+"""`KEY=VALUE` of the command line: which are arguments of `configure`, which are overrides."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from launcher._util.errors import OverrideError
+from launcher.contract import data_request
+from launcher.contract.recipe_arguments import is_argument
+from launcher.discovery.recipe import BridgeRecipe, Recipe, RecipeFile
+
+
+def split(settings: Sequence[str], recipe: Recipe, *, common: bool = True) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Arguments (raw strings by name) and overrides (in order).
+
+    A key without a dot that is a parameter of the recipe's function is an argument, and so are those that every recipe
+    takes (contract/recipe_arguments.py), unless `common` is False: a program that is not Bridge has keys of its own.
+    Raises OverrideError.
+    """
+    arguments: dict[str, str] = {}
+    overrides: list[str] = []
+    for number, text in enumerate(settings, start=1):
+        key, given, value = text.partition("=")
+        if "\0" in text:
+            raise OverrideError("a NUL byte cannot be given", where=f"setting {number}")
+        if not given and not text.startswith("~"):
+            raise OverrideError(
+                f"{text!r} is no KEY=VALUE",
+                where=f"setting {number}",
+                hint="Overrides look like train.train_iters=1000; options begin with --, see `launcher run --help`.",
+            )
+        own = key in recipe.parameters
+        if own or (common and is_argument(key, value, bridge=isinstance(recipe, BridgeRecipe))):
+            _refuse_twice(arguments, key, value)
+            arguments[key] = value
+        else:
+            overrides.append(text)
+    missing = [name for name in recipe.required if name not in arguments] if isinstance(recipe, RecipeFile) else []
+    if missing and isinstance(recipe, RecipeFile):
+        raise OverrideError(
+            f"{recipe.function}() of {recipe.path.name} needs {', '.join(missing)}", hint=f"Add {missing[0]}=VALUE."
+        )
+    return arguments, tuple(overrides)
+
+
+def anchored(settings: Sequence[str], recipe: Recipe, directory: Path) -> tuple[str, ...]:
+    """The settings with absolute paths for the files and directories that arguments of every recipe name.
+
+    A job starts elsewhere, and so does its resumption. What is not there stays as it was: the name of a model on the
+    hub looks like a path, too.
+    """
+    return tuple(_anchored(text, recipe, directory) for text in settings)
+
+
+def _anchored(text: str, recipe: Recipe, directory: Path) -> str:
+    key, _, value = text.partition("=")
+    paths = ("tokenizer", "hf_path") if isinstance(recipe, BridgeRecipe) else ("tokenizer",)
+    if key in recipe.parameters or not value or value.startswith("{"):
+        return text
+    if key == "data":
+        return f"data={data_request.anchored(value, directory)}"
+    path = data_request.absolute(value, directory)
+    return f"{key}={path}" if key in paths and path.exists() else text
+
+
+def _refuse_twice(arguments: Mapping[str, str], key: str, value: str) -> None:
+    """Of two values on one command line one is a mistake, as with overrides."""
+    if arguments.get(key, value) != value:
+        raise OverrideError(
+            f"{key} is given twice, as {arguments[key]!r} and {value!r}", hint="Leave one of the two out."
+        )
+
+
+def again(earlier: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
+    """The settings of a resumed run: the earlier ones, except where a new one has the same key."""
+    new = tuple(new)
+    keys = {_key(text) for text in new}
+    return (*(text for text in earlier if _key(text) not in keys), *new)
+
+
+def _key(text: str) -> str:
+    return text.partition("=")[0].lstrip("+~")

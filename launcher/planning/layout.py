@@ -1,0 +1,105 @@
+"""Nodes, ranks and parallel sizes: do they fit together?
+
+The rules are Megatron's (parallel_state.initialize_model_parallel of megatron-core 0.19.2, and Bridge's data-parallel
+size): the world divides by TP*PP*CP, and for experts by ETP*EP*PP; a global batch divides by micro-batch size times DP.
+"""
+
+from collections.abc import Mapping
+
+from launcher._util.errors import GeometryError
+from launcher.contract import batch_sizes
+from launcher.discovery.host import Allocation
+from launcher.planning.model import Geometry
+
+PARALLEL_KEYS = {
+    "tp": "model.tensor_model_parallel_size",
+    "pp": "model.pipeline_model_parallel_size",
+    "cp": "model.context_parallel_size",
+    "ep": "model.expert_model_parallel_size",
+    "etp": "model.expert_tensor_parallel_size",
+    "mbs": "train.micro_batch_size",
+    "gbs": "train.global_batch_size",
+}
+"""Short names with the overrides that set them."""
+
+_CONVENTIONAL_GPUS_PER_NODE = 8
+
+
+def decide(
+    *,
+    nodes: int | None,
+    gpus_per_node: int | None,
+    profile_gpus_per_node: int | None,
+    allocation: Allocation | None,
+    machine_gpus: int | None,
+    sizes: Mapping[str, int],
+) -> Geometry:
+    """The run's shape; `machine_gpus` is given for a local run only.
+
+    Raises GeometryError with the numbers and the fix.
+    """
+    if machine_gpus is not None:
+        if nodes not in (None, 1):
+            raise GeometryError(f"{nodes} nodes were asked for, but a local run has one: this machine", where="--nodes")
+        nodes, ranks = 1, gpus_per_node or profile_gpus_per_node or machine_gpus or 1
+        if 0 < machine_gpus < ranks:
+            raise GeometryError(
+                f"{ranks} ranks were asked for, but this machine has {machine_gpus} GPUs, one for each rank",
+                where="--gpus-per-node",
+                hint=f"Use --gpus-per-node {machine_gpus}; CUDA_VISIBLE_DEVICES= (empty) trains on the CPU.",
+            )
+    else:
+        nodes = nodes or (allocation.nodes if allocation else 1)
+        allocated = (allocation.gpus_per_node or allocation.tasks_per_node) if allocation else None
+        ranks = gpus_per_node or allocated or profile_gpus_per_node or _CONVENTIONAL_GPUS_PER_NODE
+        if allocation is not None:
+            _check_allocation(allocation, nodes, ranks)
+    geometry = Geometry(nodes, ranks, nodes * ranks, tuple(sorted(sizes.items())))
+    _check_division(geometry, sizes)
+    return geometry
+
+
+def _check_allocation(allocation: Allocation, nodes: int, ranks: int) -> None:
+    if nodes > allocation.nodes:
+        raise GeometryError(
+            f"--nodes {nodes}, but the allocation {allocation.job_id} has {allocation.nodes}",
+            hint=f"Use --nodes {allocation.nodes}, or make a larger allocation: salloc -N {nodes}.",
+        )
+    if allocation.gpus_per_node is not None and ranks > allocation.gpus_per_node:
+        raise GeometryError(
+            f"--gpus-per-node {ranks}, but allocation {allocation.job_id} has {allocation.gpus_per_node} a node",
+            hint=f"Use --gpus-per-node {allocation.gpus_per_node}, or salloc --gpus-per-node={ranks}.",
+        )
+
+
+def _check_division(geometry: Geometry, sizes: Mapping[str, int]) -> None:
+    nodes = "1 node" if geometry.nodes == 1 else f"{geometry.nodes} nodes"
+    shape = f"{nodes} x {geometry.ranks_per_node} GPUs per node = {geometry.world_size} ranks"
+    for key, value in sizes.items():
+        if value < 1:
+            raise GeometryError(f"{PARALLEL_KEYS[key]}={value} must be at least 1")
+    tp, pp, cp = (sizes.get(key, 1) for key in ("tp", "pp", "cp"))
+    _divides(geometry, shape, ("tp", "pp", "cp"), (tp, pp, cp))
+    if "ep" in sizes or "etp" in sizes:
+        # Bridge sets ETP to TP unless told otherwise, and to 1 in its MoE recipes: only a stated one is counted.
+        _divides(geometry, shape, ("etp", "ep", "pp"), (sizes.get("etp", 1), sizes.get("ep", 1), pp))
+    if {"tp", "pp", "cp", "mbs", "gbs"} <= set(sizes):
+        wrong = batch_sizes.misfit(sizes["gbs"], sizes["mbs"], geometry.world_size // (tp * pp * cp))
+        if wrong is not None:
+            text, hint = wrong
+            raise GeometryError(f"{text} ({shape})", hint=f"{hint[0].upper()}{hint[1:]}.")
+
+
+def _divides(geometry: Geometry, shape: str, names: tuple[str, ...], values: tuple[int, ...]) -> None:
+    product = values[0] * values[1] * values[2]
+    if geometry.world_size % product == 0:
+        return
+    stated = " x ".join(f"{name.upper()} {value}" for name, value in zip(names, values, strict=True) if value > 1)
+    fitting = [
+        nodes for nodes in range(1, geometry.nodes + product + 1) if nodes * geometry.ranks_per_node % product == 0
+    ]
+    nearby = sorted(fitting, key=lambda nodes: abs(nodes - geometry.nodes))[:2]
+    raise GeometryError(
+        f"{shape} cannot be divided by {stated} = {product}",
+        hint=f"Use --nodes {' or '.join(str(nodes) for nodes in sorted(nearby))}, or change the parallel sizes.",
+    )

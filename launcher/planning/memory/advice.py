@@ -1,0 +1,102 @@
+"""The estimate for people: rows of the plan, and a warning where it does not fit, with the term to change."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from launcher.planning.memory.dimensions import NotEstimatedError
+from launcher.planning.memory.estimate import GIB, Memory, StageMemory, estimate
+
+GPU_GIB = {"V100": 32, "A100": 80, "H100": 80, "H200": 141, "B200": 180, "GB200": 186, "B300": 288, "GB300": 288}
+"""Memory of a GPU as NVIDIA's data sheets state it, in GB of 10^9 bytes; of the smaller and larger kinds of V100 and
+A100 the larger counts. Part of it is the driver's, so it is less in practice."""
+
+_GB = 10**9
+
+_TERMS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "activations": "activations",
+    "loss_or_backward": "logits and loss, or backward",
+    "step": "gradients in fp32 for the optimizer's step",
+    "communication": "communication",
+}
+
+
+def look(resolved: Mapping[str, Any], world_size: int) -> tuple[Memory | None, str | None]:
+    """The estimate of a checked configuration, or why there is none."""
+    try:
+        return estimate(resolved, world_size), None
+    except NotEstimatedError as error:
+        return None, str(error)
+
+
+def lines(memory: Mapping[str, Any]) -> list[str]:
+    """Rows for the plan, from what plan.json holds: the fullest stage by kind, then the others in one word each."""
+    stages, worst = memory["stages"], memory["stages"][memory["worst_stage"]]
+    parts = ", ".join(
+        f"{text} {worst[name] / GIB:.1f}" for name, text in _counted(worst).items() if worst[name] >= GIB / 20
+    )
+    where = f"stage {worst['stage']} of {len(stages)}, the fullest: " if len(stages) > 1 else ""
+    rows = [
+        f"{worst['total'] / GIB:.1f} GiB at the peak by torch's count, {memory['needed'] / GIB:.1f} with CUDA and NCCL",
+        f"{where}{parts}",
+    ]
+    if len(stages) > 1:
+        rows.append("all stages: " + ", ".join(f"{stage['total'] / GIB:.1f}" for stage in stages))
+    return [*rows, *memory["notes"]]
+
+
+def warnings(memory: Memory, resolved: Mapping[str, Any], gpu: str | None) -> tuple[str, ...]:
+    """One sentence where the estimate is more than the GPU has; the plan refuses nothing for it."""
+    has = GPU_GIB.get((gpu or "").upper())
+    if has is None or memory.needed <= has * _GB:
+        return ()
+    worst = memory.worst
+    return (
+        f"memory: an estimate of {memory.needed / GIB:.1f} GiB (stage {worst.stage}) does not fit the "
+        f"{has * _GB / GIB:.1f} GiB of a GPU of type {gpu}; most of it: {_largest(worst)}. {_remedy(worst, resolved)}",
+    )
+
+
+def _largest(worst: StageMemory) -> str:
+    by_size = sorted(_counted(dataclasses.asdict(worst)), key=lambda name: getattr(worst, name), reverse=True)[:2]
+    return " and ".join(f"{_TERMS[name]} {getattr(worst, name) / GIB:.1f}" for name in by_size)
+
+
+def _counted(stage: Mapping[str, Any]) -> dict[str, str]:
+    """The terms of the fuller moment: the backward pass, or the optimizer's step."""
+    backward = ("activations", "loss_or_backward")
+    gone = backward if stage["step"] > sum(stage[name] for name in backward) else ("step",)
+    return {name: text for name, text in _TERMS.items() if name not in gone}
+
+
+def _remedy(worst: StageMemory, resolved: Mapping[str, Any]) -> str:
+    """What to change about the largest term, by what is not used yet."""
+    config = resolved["config"]
+    model, ddp = config["model"], config["ddp"] or {}
+    states = worst.weights + worst.gradients + worst.optimizer + worst.step
+    ways: list[str] = []
+    if states >= worst.activations + worst.loss_or_backward:
+        if not ddp.get("use_distributed_optimizer"):
+            ways.append("ddp.use_distributed_optimizer=true and optimizer.use_distributed_optimizer=true")
+        if model["num_moe_experts"]:
+            ways.append("a larger model.expert_model_parallel_size")
+        ways.append("a larger model.tensor_model_parallel_size or model.pipeline_model_parallel_size")
+    elif worst.loss_or_backward > worst.activations:
+        ways += _smaller_batch(resolved)
+        ways += ["a larger model.tensor_model_parallel_size", "a larger model.context_parallel_size"]
+    else:
+        ways += _smaller_batch(resolved)
+        if model["recompute_granularity"] != "full":
+            ways.append("model.recompute_granularity=full model.recompute_method=uniform model.recompute_num_layers=1")
+        if (model["tensor_model_parallel_size"] or 1) > 1 and not model["sequence_parallel"]:
+            ways.append("model.sequence_parallel=true")
+        ways.append("a larger model.context_parallel_size")
+    return f"What helps: {'; '.join(ways)}."
+
+
+def _smaller_batch(resolved: Mapping[str, Any]) -> list[str]:
+    size = resolved.get("micro_batch_size") or 1
+    return [f"train.micro_batch_size={size // 2}"] if size > 1 else []

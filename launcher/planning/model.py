@@ -1,0 +1,170 @@
+"""The plan: everything that is decided about a run, as a frozen value that serialises to JSON."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from launcher.planning.profiler.model import Capture
+
+Mode = Literal["local", "srun", "sbatch"]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable of a rank, with where it comes from.
+
+    `value` is None where only the name is known (a value passed on by name is in no file). `place` is `task` for what
+    step.sh sets inside the container, `host` for what srun's side needs, `inherited` for what the submitting shell
+    passes on, `image` for what the image itself sets and nothing in the plan overrides. `beaten` lists weaker origins
+    with their values.
+    """
+
+    name: str
+    value: str | None
+    origin: str
+    place: Literal["task", "host", "inherited", "image"]
+    beaten: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A directory of the host inside the container."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """The image of a run: one file, whatever is built or imported under its name later."""
+
+    name: str
+    """As it was asked for."""
+
+    path: str
+    """Absolute; of an image in the store the file that is named by its content."""
+
+    digest: str | None
+    """`sha256:...` of the file; None where nobody computed it."""
+
+    architecture: str | None
+    size_bytes: int
+    store: str | None
+    """The store that holds it; None for a file elsewhere."""
+
+    key: str
+    """Twelve hexadecimal digits that tell this content from another: of the digest, or of path, size and time."""
+
+    def __str__(self) -> str:
+        found = "" if self.name == self.path else f" ({self.path})"
+        return f"{self.name}{found}, {self.digest or 'without a digest'}"
+
+
+@dataclass(frozen=True)
+class Container:
+    """How tasks get into the image, and what enter.sh and sbatch.sh need for it."""
+
+    runtime: Literal["pyxis", "enroot", "bwrap"]
+    label: str
+    """The start of the container's name; the scripts add job and attempt, so that no two runs ever share one."""
+
+    writable: bool
+    srun_args: tuple[str, ...]
+    """pyxis' options of srun; empty elsewhere."""
+
+    mounts: tuple[str, ...]
+    """The mounts as words for enroot or bwrap, the run directory among them; empty with pyxis."""
+
+    named: tuple[str, ...]
+    """Variables of the job that beat the image's."""
+
+    scratch: str | None
+    """Where the profile wants images unpacked, not yet expanded."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How many ranks, and how they divide; `parallel` holds the sizes that the request states."""
+
+    nodes: int
+    ranks_per_node: int
+    world_size: int
+    parallel: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The srun of the ranks: what it is given besides the paths of the attempt."""
+
+    srun_args: tuple[str, ...]
+    cpus_per_task: int | None
+    """The profile's; what the allocation was made with counts more."""
+    wait_s: int
+    export: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run, decided. Written to plan.json; the same plan gives the same scripts, byte for byte."""
+
+    version: int
+    launcher: str
+    mode: Mode
+    name: str
+    run_id: str
+    run_dir: str
+    shared: bool
+    submission: int
+    """Which start of this run it is: 0 for a new one, one more for each --resume."""
+    recipe: str
+    cluster: str
+    device: str
+    runtime: str
+    image: PlannedImage | None
+    container: Container | None
+    """None on the bare machine."""
+    python: str
+    launcher_python: str
+    """The interpreter of the launcher's own functions on the nodes, outside any container."""
+    geometry: Geometry
+    network: str | None
+    """The profile's network and what a run on it is held to, for people; the job reads argv's settings."""
+    placement: tuple[str, ...]
+    """Which nodes hold the groups of each kind of parallelism, as far as their sizes are known."""
+    overrides: tuple[str, ...]
+    environment: tuple[Variable, ...]
+    mounts: tuple[Mount, ...]
+    profiler: Capture | None
+    directives: tuple[tuple[str, str | None], ...]
+    """sbatch's options in the order of the script; None is a flag without a value."""
+    step: Step
+    argv: dict[str, Any]
+    """The content of argv.json."""
+    code: tuple[tuple[str, str], ...]
+    """What is copied below code/: the file's path there, and its source."""
+    request: dict[str, Any]
+    """What was asked for, so that --resume can ask for it again."""
+    unchecked: tuple[str, ...]
+    """What only running the recipe can tell."""
+    warnings: tuple[str, ...]
+    memory: dict[str, Any] | None = None
+    """The estimate of launcher/planning/memory in bytes; None where nothing was checked, or no formula fits."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.geometry.world_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values, with the world size where readers look for it."""
+        return {**dataclasses.asdict(self), "world_size": self.world_size}
+
+    def to_json(self) -> str:
+        """The text of plan.json."""
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
+
+    def argv_json(self) -> str:
+        """The text of argv.json."""
+        return json.dumps(self.argv, indent=1, sort_keys=True) + "\n"

@@ -1,0 +1,147 @@
+"""The overrides of a request, checked against the keys and types of Megatron Bridge without importing it.
+
+The schema (configs/schemas, made by tools/bridge_schema.py) knows all sections and the union of all models and
+datasets. What only the recipe can tell, such as whether its model is one that has the key, the job checks again.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launcher._util.errors import OverrideError
+from launcher._util.resources import resource
+from launcher.contract.key_aliases import other_name
+from launcher.contract.values import INTERPOLATION, Parsed, Refused, nearest, parse
+from launcher.contract.values import check as check_value
+
+_PLACE = "configs/schemas"
+
+
+@dataclass(frozen=True)
+class Override:
+    """One override: its dotted key, its value as Hydra reads it, and its text as the user wrote it.
+
+    A value with an interpolation (`${oc.env:HOME}`) is the text of it: what it becomes is known in the job.
+    """
+
+    key: str
+    value: Any
+    text: str
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The keys of one release of Megatron Bridge with their types (see launcher/contract/values.py).
+
+    `renamed` maps keys that Bridge overwrites to those that count; below a section of `open_sections` a recipe may have
+    classes, and so keys, of its own.
+    """
+
+    version: str
+    keys: Mapping[str, Any]
+    renamed: Mapping[str, str]
+    open_sections: tuple[str, ...]
+
+
+def load_schema(version: str | None = None) -> Schema:
+    """The committed schema of a release, by default of the newest that has one. Raises FileNotFoundError."""
+    content = json.loads(resource(f"{_PLACE}/bridge-{version or _versions()[-1]}.json").read_text(encoding="utf-8"))
+    return Schema(content["bridge"], content["keys"], content["renamed"], tuple(content["open"]))
+
+
+def schema_of(release: str | None) -> Schema | None:
+    """The schema that suits the release that a job will find; None where there is none, so that the job will tell.
+
+    Unknown is taken for the newest. Releases that differ in the last number alone have the same keys.
+    """
+    if release in (None, "unknown"):
+        return load_schema()
+    wanted = str(release).partition("+")[0].split(".")
+    found = [one for one in _versions() if one.split(".")[:2] == wanted[:2]]
+    return load_schema(found[-1]) if found else None
+
+
+def _versions() -> list[str]:
+    names = (path.stem.removeprefix("bridge-") for path in resource(_PLACE).glob("bridge-*.json"))
+    return sorted(names, key=lambda text: [int(part) for part in text.split(".") if part.isdigit()])
+
+
+def check(overrides: Sequence[str], schema: Schema | None) -> tuple[Override, ...]:
+    """Parse and check every override; without a schema (another program, an unknown release) only the grammar counts.
+
+    Raises OverrideError for the first one that cannot work, with the nearest names or the text that would.
+    """
+    checked: list[Override] = []
+    for number, text in enumerate(overrides, 1):
+        try:
+            parsed = parse(text)
+            if schema is not None:
+                _check_key(parsed.key, parsed.value, schema, added=text.startswith("+"))
+            _refuse_contradiction(parsed, checked)
+        except Refused as error:
+            shown = text if len(text) <= 200 else f"{text[:200]}..."
+            raise OverrideError(error.message, where=f"override {number}: {shown}", hint=error.hint) from None
+        checked.append(Override(parsed.key, parsed.value, text))
+    return tuple(checked)
+
+
+def known_values(overrides: Iterable[Override]) -> dict[str, Any]:
+    """The values of all overrides by key, without those that only the job knows (an interpolation)."""
+    overrides = tuple(overrides)
+    found = {override.key: override.value for override in overrides}
+    return {key: one for key, one in found.items() if not (isinstance(one, str) and INTERPOLATION in one)}
+
+
+def _refuse_contradiction(parsed: Parsed, before: Iterable[Override]) -> None:
+    """Hydra lets the last one win; of two values on one command line one is a mistake."""
+    for override in before:
+        if override.key == parsed.key and repr(override.value) != repr(parsed.value):
+            raise Refused(f"{parsed.key} is given twice, as {override.text!r} and here", "leave one of the two out")
+
+
+def _check_key(key: str, value: Any, schema: Schema, *, added: bool) -> None:
+    if key in schema.renamed:
+        twin = schema.renamed[key]
+        raise Refused(
+            f"Megatron Bridge {schema.version} overwrites {key} with {twin}: it changes nothing", f"set {twin}"
+        )
+    if key in schema.keys:
+        _check_known(key, value, schema, added=added)
+        return
+    parent, _, name = key.rpartition(".")
+    while parent and parent not in schema.keys:
+        parent, _, above = parent.rpartition(".")
+        name = f"{above}.{name}"
+    options = _options(schema.keys.get(parent))
+    if any(isinstance(option, dict) and "dict" in option for option in options):
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        check_value(parent, value, schema.keys[parent])
+    elif any(isinstance(option, dict) and "list" in option for option in options):
+        raise Refused(f"{parent} is a list, whose items have no keys", f"give it whole: '{parent}=[...]'")
+    elif parent and "section" not in options:
+        raise Refused(f"{parent} has no keys below it")
+    elif not (added and parent.partition(".")[0] in schema.open_sections):
+        raise _unknown(key, schema)
+
+
+def _check_known(key: str, value: Any, schema: Schema, *, added: bool) -> None:
+    check_value(key, value, schema.keys[key])
+    if isinstance(value, dict) and "section" in _options(schema.keys[key]) and "_target_" not in value:
+        for child, one in value.items():
+            _check_key(f"{key}.{child}", one, schema, added=added)
+
+
+def _unknown(key: str, schema: Schema) -> Refused:
+    if twin := other_name(key, schema.keys):
+        return Refused(f"{key} is no key of Megatron Bridge {schema.version}, which calls it {twin}", f"set {twin}")
+    near = nearest(key, schema.keys)
+    hints = [f"did you mean {', '.join(near)}?"] if near else []
+    if key.partition(".")[0] in schema.open_sections:
+        hints.append(f"if a class of the recipe itself has it, write +{key}=...")
+    return Refused(f"{key} is no key of Megatron Bridge {schema.version}", "; ".join(hints) or None)
+
+
+def _options(spec: Any) -> list[Any]:
+    return spec if isinstance(spec, list) else [spec]

@@ -1,0 +1,36 @@
+"""Which of the three modes a command means in this place."""
+
+from launcher._util.errors import PlaceError
+from launcher.config.cluster import Cluster
+from launcher.discovery.host import World
+from launcher.planning.model import Mode
+
+
+def default_cluster(world: World) -> str:
+    """The profile of a request that names none."""
+    return "slurm" if world.has_slurm or world.allocation else "local"
+
+
+def choose_mode(verb: str, cluster: Cluster, world: World) -> Mode:
+    """The mode of `run` or `submit` on this cluster. Raises PlaceError that says where the command can run."""
+    if cluster.scheduler == "local":
+        if verb == "submit":
+            raise PlaceError(
+                f"the cluster profile {cluster.name!r} has no Slurm to submit to",
+                hint="Use `launcher run` on this machine, or name a cluster: --cluster slurm.",
+            )
+        return "local"
+    if not world.has_slurm:
+        raise PlaceError(
+            f"the cluster profile {cluster.name!r} needs Slurm, but srun and sbatch are not on the PATH",
+            hint="Run the command on the cluster's login node, or on this machine alone: --cluster local.",
+        )
+    if verb == "submit":
+        return "sbatch"
+    if world.allocation is None:
+        raise PlaceError(
+            "this shell is in no allocation of Slurm, so `run` has no nodes",
+            hint="Make one first (salloc -N 1 --gpus-per-node=8) and run the command in it, submit a batch job\n"
+            "(launcher submit), or run on this machine without Slurm: --cluster local.",
+        )
+    return "srun"

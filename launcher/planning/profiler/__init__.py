@@ -1,0 +1,1 @@
+"""Which profiler captures what: options, choice and checks."""

@@ -1,0 +1,69 @@
+"""sbatch's options: what the launcher renders, what a profile or a user adds, and what they take away."""
+
+from collections.abc import Mapping
+
+from launcher._util.errors import SpecError
+
+# What the scripts rely on, with what to use instead.
+_MANAGED = {
+    "array": "submit each run on its own",
+    "chdir": "a rank's working directory is its run directory",
+    "comment": "it identifies the submission",
+    "error": "it goes where the output goes",
+    "export": "--env",
+    "export-file": "--env",
+    "input": "a batch job reads nothing",
+    "job-name": "--name",
+    "nodes": "--nodes",
+    "ntasks": "--nodes and --gpus-per-node",
+    "ntasks-per-node": "--gpus-per-node",
+    "open-mode": "logs of attempts are kept apart",
+    "output": "logs lie in the run directory",
+    "parsable": "--json",
+    "test-only": "--dry-run",
+    "wait": "--follow",
+    "wrap": "a recipe",
+}
+
+Value = bool | int | str
+
+
+def decide(
+    *, own: Mapping[str, Value], ranks_per_node: int, profile: Mapping[str, Value], user: Mapping[str, Value]
+) -> tuple[tuple[str, str | None], ...]:
+    """The options in order, the launcher's `own` first. Raises SpecError for one that the launcher manages itself."""
+    for origin, values in (("the profile's directives", profile), ("--sbatch", user)):
+        for key in values:
+            _check_key(key, origin)
+    merged: dict[str, Value] = {**own}
+    for values in (profile, user):
+        for key, value in values.items():
+            merged[key] = _computed(key, value, ranks_per_node)
+    return tuple((key, _text(key, value)) for key, value in merged.items() if value is not False)
+
+
+def _check_key(key: str, origin: str) -> None:
+    if not key or key.strip("abcdefghijklmnopqrstuvwxyz-") or key.startswith("-") or len(key) == 1:
+        raise SpecError(
+            f"{key!r} is no long name of an option of sbatch", where=origin, hint="Such as: exclusive, mem=0."
+        )
+    if key in _MANAGED:
+        raise SpecError(f"{key} is managed by the launcher", where=origin, hint=f"Instead: {_MANAGED[key]}.")
+
+
+def _computed(key: str, value: Value, ranks_per_node: int) -> Value:
+    """`true` for the two ways to ask for GPUs means: as many as there are ranks on a node."""
+    if value is True and key == "gpus-per-node":
+        return ranks_per_node
+    if value is True and key == "gres":
+        return f"gpu:{ranks_per_node}"
+    return value
+
+
+def _text(key: str, value: Value) -> str | None:
+    if value is True:
+        return None
+    text = str(value)
+    if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
+        raise SpecError(f"the value of --{key} holds a control character, which sbatch cannot read", where=repr(text))
+    return text

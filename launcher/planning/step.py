@@ -1,0 +1,83 @@
+"""What Slurm is asked for: sbatch's options, and the srun of the ranks."""
+
+from pathlib import Path
+
+from launcher.planning import environment, slurm_options
+from launcher.planning.inputs import Given
+from launcher.planning.model import Geometry, Step, Variable
+from launcher.planning.profiler.model import Capture
+
+_WAIT_S = 60
+"""How long the other tasks may go on after the first has ended, before Slurm ends the step (srun --wait)."""
+
+
+def decide(given: Given, shape: Geometry, variables: tuple[Variable, ...], profiler: Capture | None) -> Step:
+    """The step of the ranks."""
+    cluster = given.cluster
+    wait_s = profiler.finish_timeout_s if profiler else _WAIT_S
+    args = [
+        f"--nodes={shape.nodes}",
+        f"--ntasks={shape.world_size}",
+        f"--ntasks-per-node={shape.ranks_per_node}",
+        *([f"--mpi={cluster.mpi}"] if cluster.mpi else []),
+        # One dead rank ends the step: without it the others wait for it in a collective until a time-out.
+        "--kill-on-bad-exit=1",
+        f"--wait={wait_s}",
+        "--open-mode=append",
+        "--input=none",
+        *(["--overcommit"] if too_few_cpus(given, shape) else []),
+        *(["--cpu-bind=none"] if _rank_binds_itself(given) else []),
+        *cluster.srun_args,
+        *given.request.srun_args,
+    ]
+    return Step(tuple(args), cluster.cpus_per_task, wait_s, environment.passed_on(variables))
+
+
+def too_few_cpus(given: Given, shape: Geometry) -> bool:
+    """Whether the allocation has fewer CPUs than ranks on a node: srun would refuse to start them."""
+    allocation = given.world.allocation if given.mode == "srun" else None
+    return allocation is not None and (allocation.cpus_per_node or shape.ranks_per_node) < shape.ranks_per_node
+
+
+def _rank_binds_itself(given: Given) -> bool:
+    """Whether Slurm is to leave the CPUs of a node to all its tasks, as long as nobody says --cpu-bind.
+
+    Slurm deals CPUs out without knowing which GPU a rank will have, and a rank cannot take back what was taken away
+    (launcher/job/numa.py).
+    """
+    cluster = given.cluster
+    said = any(word.startswith(("--cpu-bind", "--cpu_bind")) for word in (*cluster.srun_args, *given.request.srun_args))
+    return cluster.numa_binding and cluster.device != "cpu" and not said
+
+
+def sbatch_options(
+    given: Given, shape: Geometry, variables: tuple[Variable, ...], name: str, run_dir: str, segment: int | None = None
+) -> tuple[tuple[str, str | None], ...]:
+    """sbatch's options in order; None is a flag without a value. Raises SpecError."""
+    request, cluster = given.request, given.cluster
+    own: dict[str, slurm_options.Value] = {
+        "job-name": name,
+        "output": f"{run_dir}/sbatch.log",
+        "open-mode": "append",
+        "comment": f"launcher:{Path(run_dir).name}:{given.submission}",
+        "nodes": shape.nodes,
+        "ntasks-per-node": shape.ranks_per_node,
+    }
+    optional = {
+        "cpus-per-task": cluster.cpus_per_task,
+        "time": request.time_limit or cluster.time_limit,
+        "partition": request.partition or cluster.partition,
+        "account": request.account or cluster.account,
+        "qos": request.qos or cluster.qos,
+        "nodelist": request.nodelist,
+        "exclude": request.exclude,
+        "segment": segment,
+    }
+    own |= {key: value for key, value in optional.items() if value is not None}
+    # Only names: the values travel in Slurm's own record of the job's environment.
+    own["export"] = ",".join(variable.name for variable in variables if variable.place == "inherited")
+    profile = dict(cluster.directives)
+    if cluster.device == "cpu":
+        # A profile of CPU nodes extends one that asks for GPUs: there are none to ask for.
+        profile = {key: value for key, value in profile.items() if key not in ("gpus-per-node", "gres")}
+    return slurm_options.decide(own=own, ranks_per_node=shape.ranks_per_node, profile=profile, user=request.sbatch)

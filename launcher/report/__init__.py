@@ -1,0 +1,1 @@
+"""What is made of runs for people: the page of a run and the tables of its profiles."""

@@ -1,0 +1,80 @@
+"""The section about what a profiler has captured: the list, how the steps' time was spent, and the longest names."""
+
+from collections.abc import Sequence
+
+from launcher._util.errors import LauncherError
+from launcher.contract.profiles import asked_of
+from launcher.report.page import plots
+from launcher.report.page.content import Block, Plot, Subject, Table, Text
+from launcher.report.profiles.listing import Listed, list_profiles
+from launcher.report.profiles.show import Summary, row, share_row, summarise
+from launcher.report.profiles.tables import Shares
+
+READ = 32
+"""Captures that are opened for their tables: each takes seconds."""
+
+_LISTED = ("Attempt", "Profiler", "Rank", "Node", "Steps", "Size", "Sound", "File")
+_SHARES = ("Attempt", "Rank", "Steps", "ms per step", "Busy", "Communication", "Exposed", "Idle")
+_TOP = ("Own ms", "Share", "Calls", "Name")
+_PARTS = ("compute", "exposed communication", "idle")
+_PART_COLOURS = (plots.COLOURS[0], plots.COLOURS[1], plots.GREY)
+
+
+def captures(subject: Subject) -> Sequence[Block]:
+    """What `launcher profiles RUN` and its `--summary` show; nothing for a run that was not profiled."""
+    if not any(asked_of(attempt.path) for attempt in subject.run.attempts()):
+        return ()
+    listed = list_profiles(subject.run, subject.shell)
+    rows = tuple(row(one) for one in listed)
+    blocks: list[Block] = [Table("Captures", _LISTED, rows, frozenset({"Rank", "Node", "Size"}))]
+    blocks += [Text(f"{_whose(one)}: {one.why}", "warning") for one in listed if one.why]
+    there = [one for one in listed if one.path is not None]
+    if len(there) > READ:
+        blocks.append(Text(f"Tables follow of the first {READ} of {len(there)} captures that are there."))
+    try:
+        summaries = summarise(there[:READ], subject.shell)
+    except LauncherError as error:
+        # Without polars there are no tables; the list needs none.
+        return [*blocks, Text(" ".join(each for each in (f"{error.message}:", error.hint) if each), "warning")]
+    return [*blocks, *tables_of(summaries)]
+
+
+def tables_of(summaries: Sequence[Summary]) -> list[Block]:
+    """Shares of all ranks, as bars and as a table, then the longest names of each; or why there are none."""
+    blocks: list[Block] = []
+    bars = [(one, one.shares) for one in summaries if one.shares and one.shares.busy_us is not None]
+    if bars:
+        blocks.append(_bars(bars))
+    if shares := tuple(share_row(one) for one in summaries if one.shares):
+        blocks.append(Table("How the steps' time was spent", _SHARES, shares, frozenset(_SHARES[1:])))
+    for one in summaries:
+        if one.why:
+            blocks.append(Text(f"{_whose(one.listed)}: {one.why}", "warning"))
+        if one.top:
+            blocks.append(_top(one))
+    return blocks
+
+
+def _bars(bars: Sequence[tuple[Summary, Shares]]) -> Plot:
+    per_step = [_milliseconds(shares) for _, shares in bars]
+    parts = {part: [values[index] for values in per_step] for index, part in enumerate(_PARTS)}
+    says = "Compute is all that runs besides exposed communication, copies included."
+    names = [_whose(one.listed) for one, _ in bars]
+    return plots.stacked_bars("A step of each rank", "ms per step", names, parts, colours=_PART_COLOURS, says=says)
+
+
+def _milliseconds(shares: Shares) -> tuple[float, float, float]:
+    busy, exposed, idle = (value or 0.0 for value in (shares.busy_us, shares.exposed_us, shares.idle_us))
+    steps = 1000 * (shares.steps or 1)
+    return (busy - exposed) / steps, exposed / steps, idle / steps
+
+
+def _top(one: Summary) -> Table:
+    of_gpu = one.shares is not None and one.shares.device == "gpu"
+    title = f"The {'kernels' if of_gpu else 'calls'} with the most time: {_whose(one.listed)}"
+    rows = tuple((f"{top.own_us / 1000:.3f}", f"{top.share:.1%}", str(top.calls), top.name) for top in one.top)
+    return Table(title, _TOP, rows, frozenset(_TOP[:3]))
+
+
+def _whose(one: Listed) -> str:
+    return f"attempt {one.attempt}, rank {one.rank}"

@@ -1,0 +1,86 @@
+"""The section that says what came of the attempts, and of failed ones where to look."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from launcher.report.page.content import Block, Heading, Log, Subject, Table, Text, facts, mapping, text_of
+from launcher.report.page.overview import moment
+from launcher.rundir import Attempt
+from launcher.watch.logs import choose
+from launcher.watch.progress_state import number
+from launcher.watch.tail import Tail
+
+_FAILURES = 3
+"""Failed attempts that are shown with their logs: the newest."""
+_LINES = 60
+_BYTES = 64 << 10
+_RANKS = 16
+
+_COLUMNS = ("Attempt", "Outcome", "Iteration", "Loss", "Seconds per iteration", "Ended", "Reason")
+_NUMERIC = frozenset({"Iteration", "Loss", "Seconds per iteration"})
+
+
+def outcome(subject: Subject) -> Sequence[Block]:
+    """Every attempt with a verdict, then the first failing rank of the failed ones and the end of its log."""
+    judged = [(attempt, result) for attempt in subject.run.attempts() if (result := attempt.result) is not None]
+    if not judged:
+        return ()
+    rows = tuple(_row(attempt, result) for attempt, result in judged)
+    blocks: list[Block] = [Table("Attempts", _COLUMNS, rows, _NUMERIC)]
+    failed = [(attempt, result) for attempt, result in judged if result.get("outcome") == "failed"]
+    for attempt, result in reversed(failed[-_FAILURES:]):
+        blocks += _failure(subject, attempt, result)
+    if len(failed) > _FAILURES:
+        blocks.append(Text(f"{len(failed) - _FAILURES} earlier attempts failed; `launcher logs --attempt` has them."))
+    return blocks
+
+
+def _row(attempt: Attempt, result: dict[str, Any]) -> tuple[str, ...]:
+    ended = number(result, "ended")
+    return (
+        attempt.name,
+        text_of(result.get("outcome")),
+        text_of(result.get("iteration")),
+        text_of(result.get("loss"), ".6g"),
+        text_of(result.get("seconds_per_iteration"), ".4g"),
+        "" if ended is None else moment(ended),
+        text_of(result.get("reason")),
+    )
+
+
+def _failure(subject: Subject, attempt: Attempt, result: dict[str, Any]) -> list[Block]:
+    first = mapping(result.get("first_failing_rank"))
+    blocks: list[Block] = [
+        Heading(f"What failed in attempt {attempt.name}"),
+        facts(
+            ("First failing rank", text_of(first.get("rank"))),
+            ("Host", first.get("host")),
+            ("What", first.get("what") or result.get("reason")),
+            ("Where", first.get("where")),
+            ("Cause", first.get("cause")),
+            ("Failed ranks", _ranks(result.get("failed_ranks"))),
+            ("Ranks that left nothing", _ranks(result.get("missing_ranks"))),
+        ),
+    ]
+    for log in choose(subject.run, attempt, None):
+        if lines := tail(log.path):
+            blocks.append(Log(f"The end of {log.path.relative_to(subject.run.path)}", lines))
+    return blocks
+
+
+def _ranks(ranks: Any) -> str:
+    if not isinstance(ranks, list):
+        return ""
+    more = f" and {len(ranks) - _RANKS} more" if len(ranks) > _RANKS else ""
+    return ", ".join(map(str, ranks[:_RANKS])) + more
+
+
+def tail(path: Path) -> tuple[str, ...]:
+    """The last lines of a log, the unfinished one included; none if there is no log."""
+    if not path.is_file():
+        return ()
+    skipped = max(0, path.stat().st_size - _BYTES)
+    lines = Tail(path, skipped).read(unfinished=True)
+    # Where the beginning was skipped, the first line is a part of one.
+    return tuple((lines[1:] if skipped and len(lines) > 1 else lines)[-_LINES:])

@@ -1,0 +1,60 @@
+"""The section that says how the run is doing, as `launcher status` does."""
+
+import time
+from collections.abc import Sequence
+
+from launcher.report.page.content import Block, Subject, Text, facts, text_of
+from launcher.watch.progress_state import clock
+from launcher.watch.show import detail
+from launcher.watch.status import RunStatus, status_of
+
+
+def overview(subject: Subject) -> Sequence[Block]:
+    """Phase, job, size, and how far it is; asks Slurm."""
+    (status,), answer = status_of([subject.run], subject.shell)
+    values = status.to_dict()
+    last = values["last_sign"]
+    blocks: list[Block] = [
+        facts(
+            ("State", status.phase.value),
+            ("Detail", detail(status, subject.now)),
+            ("Job", " ".join(each for each in (status.job, status.job_state) if each)),
+            ("Recipe", values["recipe"]),
+            ("Cluster", values["cluster"]),
+            ("Ranks", values["world_size"] or None),
+            ("Attempts", _attempts(status)),
+            ("Iteration", _iteration(values["iteration"], values["train_iters"])),
+            ("Loss", text_of(values["loss"], ".6g")),
+            ("Seconds per iteration", text_of(values["seconds_per_iteration"], ".4g")),
+            ("TFLOP/s per GPU", _tflops(values["tflops_per_gpu"])),
+            ("Time left", None if values["seconds_left"] is None else clock(values["seconds_left"])),
+            ("Last sign of life", None if last is None or status.phase.over else moment(last)),
+            ("Run directory", values["run_dir"]),
+        )
+    ]
+    if answer.unreachable:
+        blocks.append(Text(f"Slurm did not answer: {answer.unreachable}", "warning"))
+    return blocks
+
+
+def _attempts(status: RunStatus) -> str | None:
+    count = status.facts.attempts
+    if count < 2 or status.facts.attempt is None:
+        return str(count) if count else None
+    return f"{count}, the newest is {status.facts.attempt}"
+
+
+def _iteration(iteration: int | None, total: int | None) -> str | None:
+    if iteration is None:
+        return None
+    return f"{iteration} of {total}" if total else str(iteration)
+
+
+def _tflops(value: float | None) -> str | None:
+    # On a CPU it is a number without a meaning; the progress line leaves it out as well.
+    return f"{value:.1f}" if value is not None and value >= 0.05 else None
+
+
+def moment(seconds: float) -> str:
+    """A point in time for people, in this machine's zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds))

@@ -1,0 +1,80 @@
+"""The section that says what was decided before the run began: the essentials of plan.json."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from launcher.report.page.content import Block, Facts, Log, Subject, Table, Text, facts, mapping, text_of
+
+_HIDDEN = {"inherited": "(passed on)"}
+_MODES = {"local": "processes on one machine", "srun": "in an allocation", "sbatch": "batch job"}
+
+
+def planned(subject: Subject) -> Sequence[Block]:
+    """Where and how it runs, what was overridden, and each variable of its environment with its origin."""
+    plan = subject.run.plan
+    blocks: list[Block] = [Text(f"Warning of the plan: {each}", "warning") for each in _texts(plan.get("warnings"))]
+    blocks.append(_facts(plan))
+    changed = [*mapping(mapping(plan.get("argv")).get("arguments")).items()]
+    rows = [("argument", f"{name}={value}") for name, value in changed]
+    rows += [("override", text) for text in _texts(plan.get("overrides"))]
+    if rows:
+        blocks.append(Table("What was asked of the recipe", ("Kind", "Setting"), tuple(rows)))
+    if environment := tuple(_variables(plan.get("environment"))):
+        blocks.append(Table("Environment", ("Name", "Value", "Origin", "Beats"), environment))
+    if plan.get("mode") == "sbatch" and (directives := tuple(_directives(plan.get("directives")))):
+        blocks.append(Log("sbatch", directives))
+    step = [*_texts(mapping(plan.get("step")).get("srun_args"))]
+    step += _texts(mapping(plan.get("container")).get("srun_args"))
+    if plan.get("mode") in ("srun", "sbatch") and step:
+        blocks.append(Log("srun", tuple(step)))
+    return blocks
+
+
+def _facts(plan: dict[str, Any]) -> Facts:
+    image, shape, profiler = (mapping(plan.get(name)) for name in ("image", "geometry", "profiler"))
+    mode = str(plan.get("mode", ""))
+    return facts(
+        ("Mode", _MODES.get(mode, mode)),
+        ("Device, runtime", ", ".join(str(plan[name]) for name in ("device", "runtime") if plan.get(name))),
+        ("Image", f"{image.get('name')} ({image.get('digest') or 'without a digest'})" if image else None),
+        ("Nodes x ranks", f"{shape.get('nodes')} x {shape.get('ranks_per_node')}" if shape else None),
+        ("Parallel", ", ".join(f"{pair[0]} {pair[1]}" for pair in _pairs(shape.get("parallel")))),
+        ("Profiler", _profiler(profiler) if profiler else None),
+        ("Python", plan.get("python")),
+        ("Mounts", ", ".join(_mounts(plan.get("mounts")))),
+        ("Launcher", plan.get("launcher")),
+        ("Submission", text_of(plan.get("submission"))),
+    )
+
+
+def _profiler(profiler: dict[str, Any]) -> str:
+    ranks = ", ".join(_texts(profiler.get("ranks"))) or "all"
+    return f"{profiler.get('name')}, steps {profiler.get('start')}:{profiler.get('stop')}, ranks {ranks}"
+
+
+def _mounts(mounts: Any) -> Iterable[str]:
+    for mount in mounts if isinstance(mounts, list) else ():
+        known = mapping(mount)
+        yield f"{known.get('source')} at {known.get('target')}{' (read-only)' if known.get('read_only') else ''}"
+
+
+def _variables(environment: Any) -> Iterable[tuple[str, ...]]:
+    for variable in environment if isinstance(environment, list) else ():
+        known = mapping(variable)
+        hidden = _HIDDEN.get(str(known.get("place")), "(value not shown)")
+        value = hidden if known.get("value") is None else str(known["value"])
+        beaten = "; ".join(f"{pair[1]} of {pair[0]}" for pair in _pairs(known.get("beaten")))
+        yield str(known.get("name")), value, str(known.get("origin")), beaten
+
+
+def _directives(directives: Any) -> Iterable[str]:
+    for key, value in _pairs(directives):
+        yield f"--{key}" if value is None else f"--{key}={value}"
+
+
+def _pairs(value: Any) -> list[Any]:
+    return [each for each in value if isinstance(each, list) and len(each) == 2] if isinstance(value, list) else []
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else []

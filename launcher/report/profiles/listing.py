@@ -1,0 +1,111 @@
+"""Every capture that a run was to make, with what there is of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher._util.errors import RequestError
+from launcher._util.shell import Shell
+from launcher.contract import profiles
+from launcher.report.profiles.opening import check
+from launcher.rundir import Attempt, RunDirectory
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One expected capture. `sound` is None where its window lay before the attempt, or nothing can be told."""
+
+    attempt: str
+    profiler: str
+    rank: int
+    node: int | None
+    job: str | None
+    path: Path | None
+    bytes: int | None
+    window: tuple[int, int]
+    steps: tuple[int, ...]
+    sound: bool | None
+    why: str | None
+    """What is wrong with it, or could not be checked."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for --json."""
+        return {
+            "attempt": self.attempt,
+            "profiler": self.profiler,
+            "rank": self.rank,
+            "node": self.node,
+            "job": self.job,
+            "file": str(self.path) if self.path else None,
+            "bytes": self.bytes,
+            "window": list(self.window),
+            "steps": list(self.steps),
+            "sound": self.sound,
+            "why": self.why,
+        }
+
+
+def list_profiles(run: RunDirectory, shell: Shell, *, attempt: str | None = None) -> tuple[Listed, ...]:
+    """What was to be captured in an attempt (default: in all), oldest first.
+
+    Raises RequestError for a run that was not profiled, or has no such attempt.
+    """
+    attempts = [each for each in run.attempts() if attempt is None or each.name == attempt.zfill(3)]
+    if attempt is not None and not attempts:
+        there = ", ".join(each.name for each in run.attempts()) or "none"
+        raise RequestError(f"the run has no attempt {attempt!r}", where=str(run.path), hint=f"It has {there}.")
+    asked = [(each, settings) for each in attempts if (settings := profiles.asked_of(each.path)) is not None]
+    if attempts and not asked:
+        raise RequestError(
+            "this run was not profiled",
+            where=str(run.path),
+            hint="Start one with --nsys or --profiler torch; --resume with it captures the run's later steps.",
+        )
+    world_size = int(run.plan.get("world_size", 0))
+    return tuple(found for each, settings in asked for found in _of_attempt(each, settings, world_size, shell))
+
+
+def _of_attempt(attempt: Attempt, settings: dict[str, Any], world_size: int, shell: Shell) -> Iterable[Listed]:
+    for rank in profiles.expected_ranks(settings, world_size):
+        found = profiles.judge(attempt.path / "profiles", settings, rank, _ended(attempt, rank))
+        record_path = profiles.record_path(attempt.path / "profiles", settings, rank)
+        record = (profiles.read_object(record_path) if record_path else None) or {}
+        path = attempt.path / "profiles" / found.file if found.file and found.bytes is not None else None
+        sound, why = found.sound, found.why
+        if sound and path is not None:
+            sound, why = check(path, str(settings["name"]), found.steps, shell)
+        window = record.get("window") or (settings["start"], settings["stop"])
+        yield Listed(
+            attempt=attempt.name,
+            profiler=str(settings["name"]),
+            rank=rank,
+            node=record.get("node"),
+            job=record.get("job"),
+            path=path,
+            bytes=found.bytes,
+            window=(int(window[0]), int(window[1])),
+            steps=found.steps,
+            sound=sound,
+            why=why,
+        )
+
+
+def _ended(attempt: Attempt, rank: int) -> str:
+    """How a rank ended, as the verdict says it of its own reports, or in general."""
+    result = attempt.result
+    if result is None:
+        return "the attempt still goes on"
+    record = profiles.read_object(attempt.ranks / f"{rank:04d}.json")
+    if record is None:
+        return str(result.get("reason") or f"the attempt {result.get('outcome')}")
+    return f"{record.get('outcome')} at iteration {record.get('iteration')}"
+
+
+def missing_lines(result: dict[str, Any] | None) -> list[str]:
+    """What an attempt's result.json says is missing of its profiles, a line each, for `launcher logs` and others."""
+    said = (result or {}).get("profiles")
+    if not isinstance(said, dict):
+        return []
+    lines = [f"no sound {said['profiler']} report of rank {one['rank']}: {one['why']}" for one in said["missing"]]
+    return [*lines, f"nothing was profiled: {said['passed']}"] if said.get("passed") else lines

@@ -1,0 +1,81 @@
+"""Whether a report opens, and holds what its rank says that it holds."""
+
+import gzip
+import re
+import tempfile
+import zlib
+from pathlib import Path
+
+from launcher._util.errors import CommandError, MissingProgram
+from launcher._util.shell import Shell
+from launcher.contract.profiles import read_object
+
+_CHUNK = 1 << 20
+_OVERLAP = 64
+_STEP = re.compile(rb'"name": ?"step (\d+)[ "]')
+_EXPORT_TIMEOUT_S = 600.0
+
+type Answer = tuple[bool | None, str | None]
+"""Sound, and what is wrong; None where it cannot be told here, with why."""
+
+
+def check(path: Path, profiler: str, steps: tuple[int, ...], shell: Shell) -> Answer:
+    """Open a report that is there, is not empty and has its recorded size."""
+    if profiler == "nsys":
+        return _check_nsys(path, shell)
+    if profiler in ("torch", "viztracer"):
+        return _check_trace(path, steps)
+    if profiler == "memory":
+        return _check_pickle(path)
+    return True, None
+
+
+def _check_trace(path: Path, steps: tuple[int, ...]) -> Answer:
+    """A trace is whole if it unpacks to its end, closes its outer object and names every step."""
+    seen: set[int] = set()
+    tail = b""
+    try:
+        with gzip.open(path) as file:
+            while chunk := file.read(_CHUNK):
+                seen.update(int(number) for number in _STEP.findall(tail + chunk))
+                tail = (tail + chunk)[-_OVERLAP:]
+    except (OSError, EOFError, zlib.error) as error:
+        return False, f"it does not unpack: {error}"
+    if not tail.rstrip().endswith(b"}"):
+        return False, "it is cut short: the trace does not end as JSON does"
+    missing = [step for step in steps if step not in seen]
+    return (False, f"step {missing[0]} is not in it") if missing else (True, None)
+
+
+def _check_pickle(path: Path) -> Answer:
+    # Not loaded: a pickle runs what it holds. It ends with STOP, a dot, and begins with PROTO.
+    with path.open("rb") as file:
+        first = file.read(1)
+        file.seek(-1, 2)
+        last = file.read(1)
+    return (True, None) if (first, last) == (b"\x80", b".") else (False, "it is no whole pickle")
+
+
+def _check_nsys(path: Path, shell: Shell) -> Answer:
+    around = read_object(path.with_name(f"{path.stem}.nsys.json")) or {}
+    if around.get("opens"):
+        return True, None
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            export(path, Path(directory) / "report.sqlite", shell)
+        except MissingProgram:
+            return None, f"not opened: {around.get('why') or 'nsys is not here'}, and nsys is not on this side"
+        except CommandError as error:
+            return False, f"nsys does not open it: {error.message}"
+    return True, None
+
+
+def export(report: Path, database: Path, shell: Shell) -> None:
+    """Let the nsys of this side write a report as SQLite. Raises CommandError, MissingProgram if there is none."""
+    copy = database.with_name(report.name)
+    # A copy: the importer has been seen to change what it reads.
+    copy.write_bytes(report.read_bytes())
+    argv = ["nsys", "export", "--type=sqlite", f"--output={database}", str(copy)]
+    shell.run(argv, timeout_s=_EXPORT_TIMEOUT_S)
+    if not database.is_file():
+        raise CommandError("nsys export ended well and wrote nothing", where=str(report))

@@ -1,0 +1,93 @@
+"""Rendering: StrictUndefined, a `q` filter for shell quoting, a `finalize` that refuses a string which skipped it."""
+
+import shlex
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher._util.errors import SpecError
+from launcher._util.resources import resource
+from launcher.planning.model import Plan
+
+if TYPE_CHECKING:
+    import jinja2
+
+
+class Quoted(str):
+    """Text that may stand in a script as it is."""
+
+    __slots__ = ()
+
+
+def q(value: object) -> Quoted:
+    """Quote one word for bash. Raises SpecError for a NUL byte, which no argument can hold."""
+    text = str(value)
+    if "\0" in text:
+        raise SpecError(f"{text!r} holds a NUL byte")
+    # `NAME==mlx5_0` is right, and reads as a comparison: what begins with = is quoted, too.
+    return Quoted(f"'{text}'" if text.startswith("=") and shlex.quote(text) == text else shlex.quote(text))
+
+
+def directive(value: object) -> Quoted:
+    """Quote a value for a `#SBATCH` line, which sbatch reads with rules of its own: one line, no expansion."""
+    text = str(value)
+    if any(ord(sign) < 32 for sign in text):
+        raise SpecError(f"{text!r} holds a control character, which sbatch cannot read")
+    if text and not set(text) & set(" \t\"'#\\"):
+        return Quoted(text)
+    if "'" not in text:
+        return Quoted(f"'{text}'")
+    raise SpecError(f"{text!r} holds a single quote, which sbatch cannot read in a script")
+
+
+def comment(value: object) -> Quoted:
+    """Text for a comment's line: control characters become spaces."""
+    return Quoted("".join(sign if ord(sign) >= 32 else " " for sign in str(value)))
+
+
+def _refuse_unquoted(value: object) -> object:
+    if isinstance(value, str) and not isinstance(value, Quoted):
+        raise SpecError(f"a template writes {value!r} unquoted", hint="Pipe it through |q.")
+    return value
+
+
+@cache
+def environment() -> "jinja2.Environment":
+    """The one Jinja environment: every template is rendered under its guards."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(resource("templates")),
+        undefined=jinja2.StrictUndefined,
+        finalize=_refuse_unquoted,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - bash, not HTML: `finalize` is the guard
+    )
+    made.filters |= {"q": q, "directive": directive, "comment": comment}
+    return made
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a template. Raises SpecError for an unquoted or unquotable value."""
+    import jinja2
+
+    try:
+        return environment().get_template(template).render(**values)
+    except jinja2.UndefinedError as error:
+        raise SpecError(f"the template uses a value that the plan lacks: {error}", where=template) from None
+
+
+def scripts(plan: Plan) -> dict[str, str]:
+    """The scripts of a run by their names in the run directory.
+
+    `step.sh` always, `sbatch.sh` with Slurm, `enter.sh` where the launcher itself leads tasks into the image.
+    """
+    task = [variable for variable in plan.environment if variable.place == "task"]
+    host = [variable for variable in plan.environment if variable.place == "host"]
+    values = {"plan": plan, "task_environment": task, "host_environment": host, "run_dir": Path(plan.run_dir)}
+    names = ["step.sh"] if plan.mode == "local" else ["step.sh", "sbatch.sh"]
+    if plan.container and plan.container.runtime != "pyxis":
+        names.append("enter.sh")
+    return {name: render(f"{name}.j2", **values) for name in names}

@@ -1,0 +1,56 @@
+"""Whether the run behind a use of an image still needs it: asked of Slurm, of /proc and of the run's own directory."""
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from launcher._util.errors import LauncherError
+from launcher._util.processes import is_alive
+from launcher._util.shell import Shell
+from launcher.images.store.uses import Use
+from launcher.rundir import RunDirectory
+from launcher.slurm.queue import State, ask_jobs
+from launcher.watch.status import status_of
+
+_SUBMITTING_S = 3600.0
+"""A launcher on another machine may be between its note and its job's number for some time, never for an hour."""
+
+
+def liveness(
+    uses: Sequence[Use], cluster: str, shell: Shell, *, clock: Callable[[], float] = time.time
+) -> Callable[[Use], bool | None]:
+    """Answers for each use whether it is alive; None where nobody can tell.
+
+    Slurm is asked once, for all jobs of the profile `cluster`: the numbers of another cluster mean nothing to it.
+    """
+    jobs = sorted({use.job for use in uses if use.job and use.cluster == cluster})
+    answer = ask_jobs(jobs, shell) if jobs else None
+
+    def is_live(use: Use) -> bool | None:
+        if use.job:
+            job = answer.jobs.get(use.job) if answer and use.cluster == cluster else None
+            return None if job is None or job.state is State.UNKNOWN else not job.terminal
+        if use.host == socket.gethostname():
+            if is_alive(use.pid, use.start_ticks):
+                return True
+        elif clock() - use.at < _SUBMITTING_S:
+            return None
+        return _goes_on(use, shell)
+
+    return is_live
+
+
+def _goes_on(use: Use, shell: Shell) -> bool | None:
+    """What the run's directory says, once the launcher that started the run is gone and left no job's number here."""
+    path = Path(use.run_dir)
+    try:
+        if not path.exists():
+            # Taken back, or deleted by its user. That is known only where its place can be seen from this machine.
+            return False if path.parent.parent.is_dir() else None
+        (status,), answer = status_of([RunDirectory.at(path)], shell)
+    except (LauncherError, OSError):
+        return None
+    if status.phase.over:
+        return None if answer.unreachable else False
+    return None if status.unknown_since is not None else True

@@ -1,0 +1,171 @@
+"""What a run directory says of its run; nobody is asked."""
+
+import contextlib
+import socket
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from launcher._util import processes
+from launcher._util.errors import DiskError
+from launcher.rundir import Attempt, RunDirectory
+from launcher.watch.progress_state import Progress, advance
+from launcher.watch.tail import last_lines
+
+_STARTS = ("submit_intent", "submit_unknown", "submit_refused", "submitted", "launched")
+
+
+@dataclass(frozen=True)
+class Start:
+    """The newest start of a run, from its journal. `how` is the event's name."""
+
+    how: str
+    time: float
+    job: str | None = None
+    token: str | None = None
+    attempt: str | None = None
+    """The attempt that it began, where it was known then."""
+    host: str | None = None
+    alive: bool | None = None
+    """Whether the process that started it still runs; None where that cannot be seen from this machine."""
+    group: int | None = None
+    """Process group of what it started, on `host`."""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """All that is known of a run without asking anybody."""
+
+    path: Path
+    name: str
+    run_id: str
+    mode: str
+    cluster: str
+    recipe: str
+    world_size: int
+    start: Start | None
+    attempts: int = 0
+    attempt: str | None = None
+    """The newest attempt, if it belongs to the newest start."""
+    touched: float = 0.0
+    """When anything was last written for that attempt."""
+    result: dict[str, Any] | None = None
+    progress: Progress = field(default_factory=Progress)
+    stopping: bool = False
+    """Whether its ranks were asked to save and stop."""
+    cancelled: bool = False
+    """Whether `launcher cancel` was called since the newest start."""
+    network: str | None = None
+    """What the ranks warn of in their network: the first node's sentence, and how many nodes have one."""
+
+
+def newest_start(run: RunDirectory) -> Start | None:
+    """How and when the run was last started."""
+    return _start(run.journal.read())
+
+
+def current_attempt(run: RunDirectory, start: Start | None) -> Attempt | None:
+    """The newest attempt, if it belongs to this start: after a resume it is an old one until the new one has begun."""
+    newest = run.latest_attempt()
+    if newest is None or start is None:
+        return None
+    return newest if start.attempt == newest.name or _touched(newest) >= start.time else None
+
+
+def read(run: RunDirectory) -> RunFacts:
+    """The facts of a run. Raises RequestError where `run` is no run directory, DiskError where it cannot be read."""
+    plan = run.plan
+    events = run.journal.read()
+    start = _start(events)
+    attempts = run.attempts()
+    current = current_attempt(run, start)
+    facts = RunFacts(
+        path=run.path,
+        name=str(plan.get("name", run.path.parent.name)),
+        run_id=str(plan.get("run_id", run.path.name)),
+        mode=str(plan.get("mode", "?")),
+        cluster=str(plan.get("cluster", "?")),
+        recipe=str(plan.get("recipe", "?")),
+        world_size=int(plan.get("world_size", 0)),
+        start=start,
+        attempts=len(attempts),
+        cancelled=start is not None and _cancelled(events, start),
+    )
+    if current is None:
+        return facts
+    return replace(
+        facts,
+        attempt=current.name,
+        touched=_touched(current),
+        result=_result(current),
+        progress=figures_of(current),
+        stopping=current.stop.exists(),
+        network=_network(current),
+    )
+
+
+def _network(attempt: Attempt) -> str | None:
+    """Names are enough to tell the nodes with a warning, of however many; one of them is read."""
+    warnings = sorted((attempt.path / "network").glob("*.warning"))
+    if not warnings:
+        return None
+    try:
+        words = warnings[0].read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        words = "a warning that cannot be read"
+    return words if len(warnings) == 1 else f"{words} (and {len(warnings) - 1} more nodes)"
+
+
+def _cancelled(events: list[dict[str, Any]], start: Start) -> bool:
+    return any(each.get("event") == "cancelled" and float(each.get("time", 0)) >= start.time for each in events)
+
+
+def figures_of(attempt: Attempt) -> Progress:
+    """An attempt's numbers, from the ends of its files: they may be long."""
+    return advance(advance(Progress(), last_lines(attempt.timeline)), last_lines(attempt.metrics))
+
+
+def _start(events: list[dict[str, Any]]) -> Start | None:
+    """The newest start; what an intent knew is kept where only its outcome came after it."""
+    newest = next((index for index in reversed(range(len(events))) if events[index].get("event") in _STARTS), None)
+    if newest is None:
+        return None
+    event = events[newest]
+    none: dict[str, Any] = {}
+    intent = next((each for each in reversed(events[: newest + 1]) if each.get("event") == "submit_intent"), none)
+    began = intent if str(event["event"]).startswith("submit") and intent else event
+    return Start(
+        how=str(event["event"]),
+        time=float(began.get("time", 0)),
+        job=event.get("job"),
+        token=intent.get("token"),
+        attempt=event.get("attempt"),
+        host=event.get("host"),
+        alive=_alive(event),
+        group=event.get("group"),
+        error=event.get("error"),
+    )
+
+
+def _alive(event: dict[str, Any]) -> bool | None:
+    if event.get("event") != "launched" or event.get("host") != socket.gethostname() or "pid" not in event:
+        return None
+    return processes.is_alive(int(event["pid"]), event.get("start_ticks"))
+
+
+def _touched(attempt: Attempt) -> float:
+    paths = [attempt.path, attempt.logs, attempt.ranks, attempt.metrics, attempt.timeline]
+    times = [0.0]
+    for path in paths:
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
+def _result(attempt: Attempt) -> dict[str, Any] | None:
+    # A result that cannot be read is as good as none: Slurm may still know, and status must not fail for one run.
+    try:
+        return attempt.result
+    except DiskError:
+        return None

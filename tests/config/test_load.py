@@ -1,0 +1,137 @@
+"""Profiles and requests: which value wins, and what an error says."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher._util.errors import SpecError
+from launcher.config.load import cluster_names, load_cluster, load_request
+from launcher.config.origins import origins
+from launcher.contract.variables import is_secret
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / ".config/launcher/clusters").mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    return {"HOME": str(tmp_path), "LAUNCHER_CLUSTERS": str(tmp_path / "mine")}
+
+
+def profile(home: dict[str, str], name: str, text: str, where: str = "mine") -> None:
+    (Path(home["HOME"]) / where / f"{name}.toml").write_text(text)
+
+
+def request(home: dict[str, str], job: Path | None = None, **options: Any) -> Any:
+    return load_request(options, environ=home, directory=Path(home["HOME"]), job_file=job)
+
+
+def test_every_shipped_profile_is_valid() -> None:
+    for name in cluster_names({"HOME": "/nowhere"}):
+        assert load_cluster(name, {"HOME": "/nowhere"}).description
+
+
+def test_a_profile_changes_the_one_that_it_extends(home: dict[str, str]) -> None:
+    profile(home, "gb", 'extends = "slurm"\ngpus_per_node = 4\n[directives]\nexclusive = true\n[env]\nA = "1"\n')
+    found = load_cluster("gb", home)
+    assert (found.name, found.gpus_per_node) == ("gb", 4)
+    assert found.directives == {"gpus-per-node": True, "exclusive": True}
+    assert found.env == {"OMP_NUM_THREADS": "1", "A": "1"}
+
+
+def test_a_profile_leaves_out_what_the_extended_one_sets(home: dict[str, str]) -> None:
+    profile(home, "base", 'extends = "slurm"\nnics_per_node = 8\n[env]\nA = "1"\nB = "2"\n')
+    profile(home, "less", 'extends = "base"\nunset = ["nics_per_node", "env.A"]\n[env]\nC = "3"\n')
+    less = load_cluster("less", home)
+    assert less.nics_per_node is None
+    assert {name: less.env.get(name) for name in "ABC"} == {"A": None, "B": "2", "C": "3"}
+    assert ("env", "A") not in {each.key for each in origins("less", home)}
+    for wrong in ('["nics_per_nod"]', '["env.Z"]', '"env"', "[1]"):
+        profile(home, "wrong", f'extends = "base"\nunset = {wrong}\n')
+        with pytest.raises(SpecError, match="unset"):
+            load_cluster("wrong", home)
+
+
+def test_the_users_own_profile_hides_a_shipped_one(home: dict[str, str]) -> None:
+    profile(home, "local", 'scheduler = "local"\ndescription = "second"\n', ".config/launcher/clusters")
+    assert load_cluster("local", home).description == "second"
+    profile(home, "local", 'scheduler = "local"\ndescription = "first"\n')
+    assert load_cluster("local", home).description == "first"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("gpus = 8\n", "gpus: unknown key; known are account"),
+        ("gpus_per_node = 0\n", "gpus_per_node: Input should be greater than 0"),
+        ('runtime = "docker"\n', "runtime: Input should be 'pyxis', 'enroot', 'bwrap' or 'none'"),
+        ('architecture = "sparc"\n', "architecture: Input should be 'x86_64' or 'aarch64'"),
+        ('scratch = ""\n', "scratch: String should have at least 1 character"),
+        ('[env]\nRANK = "0"\n', "RANK is set for each rank"),
+        ('[env]\nHF_TOKEN = "hf_x"\n', "looks like a secret"),
+        ("= 8\n", "cannot be read"),
+        ('extends = "broken"\n', "circle: broken -> broken"),
+        ('extends = "nowhere"\n', "there is no cluster profile 'nowhere'"),
+    ],
+)
+def test_a_wrong_profile_is_named_with_its_file(home: dict[str, str], text: str, sentence: str) -> None:
+    profile(home, "broken", text)
+    with pytest.raises(SpecError) as caught:
+        load_cluster("broken", home)
+    assert sentence in caught.value.message
+    assert "nowhere" in text or "extends" in text or "broken.toml" in (caught.value.where or "")
+
+
+def test_the_first_layer_that_says_it_wins(home: dict[str, str], tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text('recipe = "r/x.py"\nnodes = 4\naccount = "job"\nsettings = ["a=1"]\n')
+    config = tmp_path / ".config/launcher/config.toml"
+    config.write_text('account = "config"\n')
+    assert request(home, job).account == "config"
+    (tmp_path / "launcher.toml").write_text('account = "directory"\n')
+    assert request(home, job).account == "directory"
+    assert request({**home, "LAUNCHER_ACCOUNT": "variable"}, job).account == "variable"
+    found = request({**home, "LAUNCHER_ACCOUNT": "variable"}, job, account="option", settings=("a=2",))
+    assert (found.account, found.nodes, found.settings) == ("option", 4, ("a=1", "a=2"))
+    assert found.recipe == str(tmp_path / "r/x.py")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"env": ("HF_TOKEN=hf_x",)}, "pass it on by name: --env HF_TOKEN"),
+        ({"env": ("RANK=1",)}, "RANK is set for each rank"),
+        ({"env": ("LAUNCHER_RUN_DIR=/x",)}, "is set for each rank"),
+        ({"env": ("1A=1",)}, "no name of an environment variable"),
+        ({"name": "a b"}, "a run's name is"),
+        ({"name": "-a"}, "a run's name is"),
+        ({"time_limit": "two hours"}, "no time limit of Slurm's"),
+        ({"nodes": 0}, "greater than 0"),
+    ],
+)
+def test_a_wrong_request_is_refused(home: dict[str, str], options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        request(home, **options)
+    assert sentence in caught.value.message
+
+
+@pytest.mark.parametrize("value", ["30", "30:00", "1:00:00", "1-12", "1-12:30", "1-12:30:00", "UNLIMITED"])
+def test_slurms_time_limits_are_taken(home: dict[str, str], value: str) -> None:
+    assert request(home, time_limit=value).time_limit == value
+
+
+def test_the_value_of_a_refused_secret_is_not_repeated(home: dict[str, str]) -> None:
+    with pytest.raises(SpecError) as caught:
+        request(home, env=("HF_TOKEN=hf_canary",))
+    assert "hf_canary" not in str(caught.value)
+
+
+def test_what_belongs_to_one_run_is_refused_as_a_default(home: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "launcher.toml").write_text("nodes = 4\n")
+    with pytest.raises(SpecError, match="nodes: unknown key"):
+        request(home)
+
+
+def test_secret_names() -> None:
+    assert all(map(is_secret, ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "db_password")))
+    assert not any(map(is_secret, ("PATH", "NCCL_DEBUG", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "MONKEY")))

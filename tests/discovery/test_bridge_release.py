@@ -1,0 +1,43 @@
+"""Which release of Megatron Bridge a run will find: its image's, its Python's, or the one beside the launcher."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.discovery.bridge_release import Release, release_of
+from launcher.discovery.recipe_index import installed_version
+
+
+def python_with(directory: Path, release: str | None) -> str:
+    """An interpreter that finds the metadata of `release` and nothing of this one's packages."""
+    packages = directory / "packages"
+    if release is not None:
+        metadata = packages / f"megatron_bridge-{release}.dist-info" / "METADATA"
+        metadata.parent.mkdir(parents=True)
+        metadata.write_text(f"Metadata-Version: 2.1\nName: megatron-bridge\nVersion: {release}\n")
+    program = directory / "python"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={packages} exec {sys.executable} -S "$@"\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_an_image_says_it_itself() -> None:
+    assert release_of({"megatron-bridge": "0.5.0+abc"}, "/any/python", in_image=True) == Release("0.5.0+abc")
+    assert release_of({}, None, in_image=True) == Release(None)
+    assert release_of(None, None, in_image=True) == Release(None)
+
+
+@pytest.mark.parametrize("python", [None, sys.executable])
+def test_without_one_it_is_the_release_beside_the_launcher(python: str | None) -> None:
+    assert release_of(None, python, in_image=False) == Release(installed_version(), sys.executable)
+
+
+def test_another_python_is_asked(tmp_path: Path) -> None:
+    python = python_with(tmp_path, "0.3.1")
+    assert release_of(None, python, in_image=False) == Release("0.3.1", python)
+
+
+def test_of_a_python_without_it_or_elsewhere_nothing_is_known(tmp_path: Path) -> None:
+    assert release_of(None, python_with(tmp_path, None), in_image=False) == Release(None)
+    assert release_of(None, "/on/the/nodes/alone/python", in_image=False) == Release(None)

@@ -1,0 +1,165 @@
+"""Starts ranks as a step script does: plain processes with the environment of ranks, in a run directory."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launcher.discovery.code import code_files
+from launcher.discovery.recipe import read_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = {"device": "auto", "load": False, "profiler": None, "user_env": []}
+
+
+@dataclass
+class Run:
+    """A run directory, and what its attempts left there."""
+
+    path: Path
+
+    def attempt(self, name: str = "000") -> Path:
+        return self.path / "attempts" / name
+
+    def lines(self, file: str, attempt: str = "000") -> list[dict[str, Any]]:
+        path = self.attempt(attempt) / file
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def metrics(self, attempt: str = "000") -> dict[int, dict[str, Any]]:
+        return {line["iteration"]: line for line in self.lines("metrics.jsonl", attempt)}
+
+    def losses(self, attempt: str = "000") -> dict[int, float]:
+        return {iteration: line["loss"] for iteration, line in self.metrics(attempt).items()}
+
+    def events(self, attempt: str = "000") -> list[str]:
+        return [line["event"] for line in self.lines("timeline.jsonl", attempt)]
+
+    def end(self, rank: int, attempt: str = "000") -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.attempt(attempt) / "ranks" / f"{rank:04d}.json").read_text())
+        return content
+
+    def log(self, rank: int, attempt: str = "000") -> str:
+        return (self.attempt(attempt) / "logs" / f"rank-{rank:04d}.log").read_text()
+
+    def copy(self, path: Path) -> "Run":
+        shutil.copytree(self.path, path)
+        return Run(path)
+
+
+def make_run(
+    path: Path,
+    recipe: str | Mapping[str, str] = "vanilla_gpt_pretrain.py",
+    overrides: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Run:
+    """Write a run directory with the shipped recipes and `files` (name: text) beside them."""
+    code = path / "code"
+    shipped = read_recipe("vanilla_gpt_pretrain.py", ROOT / "recipes")
+    for target, source in code_files(shipped, None, ROOT):
+        (code / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, code / target)
+    for name, text in (files or {}).items():
+        (code / "recipe" / name).write_text(text)
+    request = {
+        "version": 1,
+        "recipe": {"path": f"recipe/{recipe}", "function": "configure"} if isinstance(recipe, str) else dict(recipe),
+        "arguments": {},
+        "overrides": list(overrides),
+        "settings": {**SETTINGS, **(settings or {})},
+    }
+    (path / "argv.json").write_text(json.dumps(request))
+    return Run(path)
+
+
+@dataclass
+class Ranks:
+    """The processes of one attempt; leaving the block ends those that are still there."""
+
+    run: Run
+    count: int
+    attempt: str = "000"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    python: str = sys.executable
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __enter__(self) -> "Ranks":
+        logs = self.run.attempt(self.attempt) / "logs"
+        logs.mkdir(parents=True)
+        port = str(free_port())
+        for rank in range(self.count):
+            environment = {**rank_environment(self.run.path, rank, self.count, self.attempt, port), **self.environment}
+            with (logs / f"rank-{rank:04d}.log").open("wb") as log:
+                command = [self.python, str(self.run.path / "code" / "entrypoint.py")]
+                process = subprocess.Popen(command, cwd=self.run.path, env=environment, stdout=log, stderr=log)
+            self.processes.append(process)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def wait(self, timeout_s: float = 180) -> list[int]:
+        """Exit statuses of all ranks; a rank that outlives the timeout fails the test with the tails of all logs."""
+        end = time.monotonic() + timeout_s
+        try:
+            return [process.wait(max(0.1, end - time.monotonic())) for process in self.processes]
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout_s} s\n{self.tails()}") from None
+
+    def wait_for(self, ready: Callable[[], bool], timeout_s: float = 150) -> None:
+        """Wait until `ready()`; fails when the ranks end before."""
+        end = time.monotonic() + timeout_s
+        while not ready():
+            assert time.monotonic() < end, f"not reached in {timeout_s} s\n{self.tails()}"
+            assert any(process.poll() is None for process in self.processes), f"ended too early\n{self.tails()}"
+            time.sleep(0.05)
+
+    def tails(self, lines: int = 25) -> str:
+        """The ends of all logs, for a failing test's message."""
+        texts = [(rank, self.run.log(rank, self.attempt).splitlines()[-lines:]) for rank in range(self.count)]
+        return "\n".join(f"--- rank {rank}\n" + "\n".join(text) for rank, text in texts)
+
+
+def train(
+    run: Run, ranks: int = 2, attempt: str = "000", expect: int | None = 0, python: str = sys.executable
+) -> list[int]:
+    """Run one attempt to its end; every rank must leave with `expect` (None: anything goes)."""
+    with Ranks(run, ranks, attempt, python=python) as running:
+        statuses = running.wait()
+        assert expect is None or statuses == [expect] * ranks, f"statuses {statuses}\n{running.tails()}"
+        return statuses
+
+
+def rank_environment(run_dir: Path, rank: int, count: int, attempt: str = "000", port: str = "29500") -> dict[str, str]:
+    """The whole environment of a rank: nothing is inherited but what finds the programs."""
+    names = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
+        "NODE_RANK": 0,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "LAUNCHER_RUN_DIR": run_dir,
+        "LAUNCHER_ATTEMPT": attempt,
+        "OMP_NUM_THREADS": 1,
+    }
+    found = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return {**found, **{name: str(value) for name, value in names.items()}}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

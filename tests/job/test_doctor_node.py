@@ -1,0 +1,259 @@
+"""Verdicts over a node's devices, memory, disks, clocks and what its ranks measured."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from launcher.contract.checks import Check, from_dict
+from launcher.job.doctor import clock, compute, disk, host, links, shared_directories, task_environment
+from launcher.job.doctor.expected import Expected, parse
+from launcher.job.doctor.probes import Read
+from launcher.job.doctor.rendezvous import Guest
+from launcher.job.errors import UserError
+
+EFA = Expected(device="gpu", fabric="efa", nics_per_node=4)
+IB = Expected(device="gpu", fabric="infiniband", nics_per_node=4)
+GIB = 1024**3
+
+
+def device(root: Path, name: str, **files: str) -> None:
+    port = root / name / "ports/1"
+    port.mkdir(parents=True)
+    (root / name / "device").mkdir()
+    (root / name / "device/vendor").write_text(files.pop("vendor", "0x15b3") + "\n")
+    given = {"state": "4: ACTIVE", "phys_state": "5: LinkUp", "link_layer": "InfiniBand", "rate": "400 Gb/sec (4X NDR)"}
+    for key, text in {**given, **files}.items():
+        (port / key).write_text(f"{text}\n")
+
+
+def test_infiniband(tmp_path: Path) -> None:
+    for number in range(4):
+        device(tmp_path, f"mlx5_{number}")
+    device(tmp_path, "mlx5_bond_0", link_layer="Ethernet", rate="100 Gb/sec (2X HDR)")
+    found = links.nics(tmp_path)
+    assert links.nic_check(found, IB).value == "4 infiniband"
+    assert links.nic_check(found, Expected(fabric="roce", nics_per_node=1)).verdict == "ok"
+    assert links.nic_check(found, Expected(fabric="infiniband")).verdict == "skip"
+    assert links.nic_check(found, Expected()).verdict == "skip"
+    assert links.nic_check(found, EFA).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "words"),
+    [
+        ({"state": "1: DOWN", "phys_state": "3: Disabled"}, "fail", "mlx5_3 (DOWN, Disabled)"),
+        ({"rate": "200 Gb/sec (4X HDR)"}, "warn", "mlx5_3 (200 Gb/s instead of 400)"),
+    ],
+)
+def test_a_link_that_is_not_as_the_others(tmp_path: Path, change: dict[str, str], verdict: str, words: str) -> None:
+    for number in range(3):
+        device(tmp_path, f"mlx5_{number}")
+    device(tmp_path, "mlx5_3", **change)
+    check = links.nic_check(links.nics(tmp_path), IB)
+    assert check.verdict == verdict
+    assert words in check.reason
+
+
+def test_a_missing_nic(tmp_path: Path) -> None:
+    for name in ("rdmap79s0", "rdmap80s0", "efa_2"):
+        device(tmp_path, name, vendor="0x1d0f", link_layer="Unspecified", rate="")
+    found = links.nics(tmp_path)
+    check = links.nic_check(found, EFA)
+    assert (check.verdict, check.value) == ("fail", "3 of 4")
+    assert "the profile says 4" in check.reason
+    device(tmp_path, "rdmap82s0", vendor="0x1d0f", link_layer="Unspecified", rate="")
+    assert links.nic_check(links.nics(tmp_path), EFA).value == "4 efa"
+    assert links.nic_check([], EFA).verdict == "fail"
+    devices = tmp_path / "infiniband"
+    devices.mkdir()
+    (devices / "uverbs0").touch()
+    assert links.verbs_check(found, devices, EFA).value == "1 of 3"
+    assert links.verbs_check(found[:1], devices, EFA).verdict == "ok"
+    assert links.verbs_check(found, devices, Expected()).verdict == "skip"
+
+
+def test_libfabric() -> None:
+    told = "provider: efa\n    fabric: efa\n    domain: rdmap79s0-rdm\n    type: FI_EP_RDM\n"
+    assert links.provider_check(Read(told), EFA).verdict == "ok"
+    missing = Read(None, "fi_info ended with status 61: fi_getinfo: -61 (No data available)")
+    assert links.provider_check(missing, EFA).verdict == "fail"
+    assert links.provider_check(Read(None, "fi_info is not there"), EFA).verdict == "skip"
+    assert links.provider_check(Read(told), IB).verdict == "skip"
+
+
+def test_imex(tmp_path: Path) -> None:
+    rack = Expected(nvlink_domain_nodes=18)
+    assert links.imex_check(tmp_path, Expected()).verdict == "skip"
+    assert links.imex_check(tmp_path / "none", rack).verdict == "fail"
+    (tmp_path / "channel0").touch()
+    assert links.imex_check(tmp_path, rack).value == "channel0"
+
+
+@pytest.mark.parametrize(
+    ("offset", "trip", "verdict"),
+    [(0.0002, 0.001, "ok"), (-0.4, 0.001, "ok"), (3.5, 0.002, "warn"), (-3600.0, 0.002, "fail"), (2.0, 8.0, "skip")],
+)
+def test_clocks(offset: float, trip: float, verdict: str) -> None:
+    recorded = [
+        clock.Sample(1000.0 + offset, 1000.0 + (trip + late) / 2, 1000.0 + offset + trip + late)
+        for late in (0.5, 0.0, 9.0)
+    ]
+    check = clock.clock_check(recorded, False)
+    assert check.verdict == verdict
+    assert check.number is not None
+    assert abs(check.number - offset) < 0.01
+    if verdict in ("warn", "fail"):
+        assert ("ahead of" if offset > 0 else "behind") in check.reason
+
+
+def test_a_clock_that_nobody_answered() -> None:
+    assert clock.clock_check([], False).verdict == "skip"
+    assert clock.clock_check([], True).verdict == "skip"
+
+
+MEMINFO = Read("MemTotal:       2113461852 kB\nMemFree: 7 kB\nMemAvailable:   2000000000 kB\n")
+
+
+def test_memory() -> None:
+    assert host.memory_check(MEMINFO, Read("max")).value == "2016 GiB"
+    assert host.memory_check(MEMINFO, Read(str(100 * GIB))).value == "2016 GiB, 100 of it for this job"
+    low = Read((MEMINFO.text or "").replace("2000000000", "20000"))
+    assert host.memory_check(low, Read(None)).verdict == "warn"
+    assert host.memory_check(Read(None, "gone"), Read(None)).verdict == "skip"
+
+
+@pytest.mark.parametrize(
+    ("fabric", "limit", "verdict"),
+    [
+        ("efa", -1, "ok"),
+        ("efa", 65536, "fail"),
+        ("ethernet", 65536, "ok"),
+        (None, 65536, "skip"),
+        ("roce", 2 * GIB, "ok"),
+    ],
+)
+def test_memlock(fabric: str | None, limit: int, verdict: str) -> None:
+    assert host.memlock_check(limit, 3 * GIB, Expected(fabric=fabric)).verdict == verdict
+
+
+def test_limits_of_a_node() -> None:
+    assert host.files_check(65536, 65536).verdict == "ok"
+    assert host.files_check(256, 4096).verdict == "warn"
+    assert host.shm_check(64 * 1024**2, 64 * 1024**2).verdict == "warn"
+    assert host.shm_check(GIB * 900, GIB * 900).verdict == "ok"
+    assert host.shm_check(None, None, "gone").verdict == "fail"
+    assert host.cpus_check(8, 8).verdict == "ok"
+    assert host.cpus_check(1, 8).verdict == "warn"
+
+
+def test_numa(tmp_path: Path) -> None:
+    nodes, pci = tmp_path / "node", tmp_path / "pci"
+    for number in (0, 1):
+        (nodes / f"node{number}").mkdir(parents=True)
+    for number, address in enumerate(("0000:19:00.0", "0000:9d:00.0")):
+        (pci / address).mkdir(parents=True)
+        (pci / address / "numa_node").write_text(f"{number}\n")
+    gpus = ["0000:19:00.0", "0000:9d:00.0"]
+    assert host.numa_check(nodes, pci, gpus).value == "2 nodes, GPUs on 0, 1"
+    (pci / gpus[1] / "numa_node").write_text("-1\n")
+    assert host.numa_check(nodes, pci, gpus).verdict == "warn"
+    assert host.numa_check(nodes, pci, []).verdict == "skip"
+    assert host.numa_check(tmp_path / "none", pci, gpus).verdict == "skip"
+
+
+def test_scratch(tmp_path: Path) -> None:
+    pyxis = Expected(runtime="pyxis")
+    good = disk.Probe("/raid", 900 * GIB, 2000.0)
+    assert disk.scratch_check(good, pyxis, True).value == "900 GiB free, 2000 MB/s"
+    full = disk.Probe("/raid", error="No space left on device", number=errno.ENOSPC)
+    assert disk.scratch_check(full, pyxis, True).value == "full"
+    absent = disk.Probe("/raid", error="No such file or directory", number=errno.ENOENT)
+    assert disk.scratch_check(absent, pyxis, True).verdict == "skip"
+    assert disk.scratch_check(absent, pyxis, False).verdict == "fail"
+    assert disk.scratch_check(disk.Probe("/raid", 3 * GIB, 2000.0), pyxis, False).verdict == "warn"
+    assert disk.scratch_check(disk.Probe("/raid", 900 * GIB, 20.0), pyxis, False).verdict == "warn"
+    tried = disk.probe(tmp_path / "made", 1024**2, make=True)
+    assert tried.error is None
+    assert not (tmp_path / "made").exists()
+    for place in ("no/where", "made"):
+        assert disk.probe(tmp_path / place, 1).number == errno.ENOENT
+    assert disk.scratch_of(Expected(scratch="/raid/$USER"), {"USER": "ann"}) == "/raid/ann"
+    assert disk.scratch_of(Expected(), {"TMPDIR": "/x"}) == "/x"
+
+
+def test_mounts(tmp_path: Path) -> None:
+    here, gone = str(tmp_path), str(tmp_path / "gone")
+    assert disk.directories_check((here,), (), False).verdict == "ok"
+    assert gone in disk.directories_check((here, gone), (gone,), False).reason
+    assert disk.directories_check((), (), False).verdict == "skip"
+
+
+def test_directories_that_are_not_shared(tmp_path: Path) -> None:
+    others = [Guest(node, f"n{node}", (str(tmp_path),)) for node in (1, 2)]
+    marks = shared_directories.Marks("run", 1)
+    assert marks.leave([str(tmp_path), str(tmp_path / "none")]) == (str(tmp_path),)
+    now = iter(range(100))
+    seen = shared_directories.look(
+        str(tmp_path), "run", others, 3.0, clock=lambda: float(next(now)), sleep=lambda _: None
+    )
+    assert seen.absent == ("n2",)
+    marks.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("looked_for", "absent", "verdict"),
+    [(1, 0, "ok"), (1, 1, "fail"), (2, 1, "ok"), (2, 2, "fail"), (7, 3, "ok"), (7, 4, "fail"), (0, 0, "skip")],
+)
+def test_the_minority_is_at_fault(looked_for: int, absent: int, verdict: str) -> None:
+    seen = shared_directories.Seen(0.1, looked_for, tuple(f"n{number}" for number in range(absent)))
+    assert shared_directories.shared_check({"/fsx": seen}, {}, False).verdict == verdict
+    assert shared_directories.shared_check({}, {}, True).verdict == "skip"
+
+
+def test_a_slow_directory() -> None:
+    assert shared_directories.shared_check({"/fsx": shared_directories.Seen(8.0, 3)}, {}, False).verdict == "warn"
+
+
+def test_figures_against_the_profile() -> None:
+    def judged(number: float | None, expected: float | None) -> Check:
+        return compute.figure_check("matmul", "TFLOP/s", compute.Measured(number, "why"), expected, "matmul_tflops")
+
+    assert judged(700.0, 720.0).verdict == "ok"
+    assert judged(600.0, 720.0).verdict == "warn"
+    assert judged(300.0, 720.0).verdict == "fail"
+    assert judged(700.0, None).verdict == "skip"
+    assert judged(700.0, None).value == "700 TFLOP/s"
+    assert judged(None, 720.0).reason == "why"
+    assert abs(compute.bus_gbs(10**9, 8, 0.01) - 175.0) < 1e-9
+    assert compute.connectivity_check("gloo", 4, compute.Measured(4.0), 4).value.endswith("no more)")
+    assert compute.connectivity_check("nccl", 4, compute.Measured(3.0), 4).verdict == "fail"
+
+
+def test_surroundings() -> None:
+    assert task_environment.started_check(9.0, Expected(runtime="pyxis")).value == "pyxis container after 9.0 s"
+    assert task_environment.started_check(900.0, Expected(runtime="bwrap")).verdict == "warn"
+    assert task_environment.started_check(None, Expected()).verdict == "skip"
+    assert task_environment.mpi_check({"PMIX_RANK": "0"}, Expected(mpi="pmix_v4")).verdict == "ok"
+    assert task_environment.mpi_check({}, Expected(mpi="pmix")).verdict == "fail"
+    assert task_environment.mpi_check({}, Expected(mpi="cray_shasta")).verdict == "skip"
+    assert task_environment.mpi_check({}, Expected()).verdict == "skip"
+    assert task_environment.python_check((3, 9, 1)).verdict == "fail"
+
+
+def test_what_is_expected_travels_as_json() -> None:
+    assert parse('{"device": "cpu", "directories": ["/fsx"]}') == Expected(device="cpu", directories=("/fsx",))
+    for text in ("[", "[]", '{"colour": 1}'):
+        with pytest.raises(UserError):
+            parse(text)
+
+
+def test_checks_are_what_they_say() -> None:
+    check = Check("gpus", "fail", "7 of 8", 7.0, "one is gone", "look")
+    assert from_dict(check.to_dict()) == check
+    for wrong in (("x", "good"), ("x", "skip"), ("x", "fail", "", None, "reason")):
+        with pytest.raises(ValueError, match="x: "):
+            Check(*wrong)
+    with pytest.raises(ValueError, match="no check"):
+        from_dict({"verdict": "ok"})

@@ -1,0 +1,84 @@
+"""Environment of a rank: who wins, when the process starts anew, and what is recorded."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.job import environment
+from tests.job.ranks import ROOT
+
+
+def test_the_recipe_wins_over_the_profile_and_loses_to_the_user() -> None:
+    present = {"PROFILE": "1", "USER": "1", "SAME": "3"}
+    changes = environment.wanted({"PROFILE": 2, "USER": 2, "SAME": 3, "NEW": True}, ["USER"], present)
+    assert changes == {"PROFILE": "2", "NEW": "True"}
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "LAUNCHER_RUN_DIR", environment.MARKER])
+def test_nobody_overrides_what_makes_a_rank(name: str) -> None:
+    assert environment.wanted({name: "9"}, [], {name: "0"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "device", "restart"),
+    [
+        ([], "gpu", False),
+        (["NCCL_NVLS_ENABLE", "TORCH_NCCL_HIGH_PRIORITY"], "gpu", False),
+        (["PYTORCH_CUDA_ALLOC_CONF"], "gpu", True),
+        (["PYTORCH_CUDA_ALLOC_CONF", "CUDA_DEVICE_MAX_CONNECTIONS"], "cpu", False),
+        (["LD_LIBRARY_PATH"], "cpu", True),
+        (["NCCL_DEBUG", "OMP_NUM_THREADS"], "cpu", True),
+    ],
+)
+def test_a_new_start_only_for_what_is_read_at_loading(names: list[str], device: str, restart: bool) -> None:
+    assert environment.needs_restart(names, device) is restart
+
+
+PROGRAM = """
+import os, sys
+sys.path.insert(0, {root!r})
+from launcher.job import environment
+print("start", os.getpid(), os.environ.get("OMP_NUM_THREADS"), os.environ.get({marker!r}), flush=True)
+# A recipe that never settles: it wants another value at each start.
+environment.apply({{"OMP_NUM_THREADS": str(int(os.environ["OMP_NUM_THREADS"]) + 1)}}, "cpu")
+print("end", os.getpid(), os.environ["OMP_NUM_THREADS"], os.environ.get({marker!r}), sys.flags.utf8_mode)
+"""
+
+
+@pytest.mark.parametrize("inherited", [None, "1"])
+def test_a_process_starts_anew_at_most_once(tmp_path: Path, inherited: str | None) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(root=str(ROOT), marker=environment.MARKER))
+    variables = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+    if inherited is not None:
+        # Left by another process: it must not keep this one from its own new start.
+        variables[environment.MARKER] = inherited
+    command = [sys.executable, "-X", "utf8=1", str(program)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    first, second, end = (line.split() for line in done.stdout.splitlines())
+    pid = first[1]
+    assert first == ["start", pid, "1", str(inherited)]
+    assert second == ["start", pid, "2", pid], "the same process, with the new value"
+    assert end == ["end", pid, "3", "None", "1"], "assigned the second time, the marker gone, options of python kept"
+
+
+def test_values_of_secret_like_names_are_left_out(tmp_path: Path) -> None:
+    secret = [
+        "HF_TOKEN",
+        "WANDB_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "DB_PASSWORD",
+        "GITHUB_PAT",
+        "SSH_PRIVATE_KEY",
+        "my_token",
+    ]
+    plain = ["PATH", "TOKENIZERS_PARALLELISM", "KEYBOARD", "NCCL_DEBUG", "AUTHOR"]
+    path = tmp_path / "environment.json"
+    environment.write_environment(path, dict.fromkeys([*secret, *plain], "value"))
+    content = json.loads(path.read_text())
+    assert content["left_out"] == sorted(secret)
+    assert sorted(content["environment"]) == sorted(plain)

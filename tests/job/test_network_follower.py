@@ -1,0 +1,302 @@
+"""The process beside a rank: a log that grows, is cut short, never comes; ends the rank, and never outlives it."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.job import result as verdict
+from launcher.job.network import follower, report, variables
+from launcher.job.network.causes import Place
+from launcher.job.network.tail import NoFileError, Tail
+from launcher.job.network.watch import Watch, own_log, prepare
+from launcher.job.rank import Rank, read_rank
+from launcher.job.record import End, write_end
+from tests.job.ranks import ROOT, rank_environment
+
+OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
+LOGS = Path(__file__).with_name("nccl_logs")
+SETTINGS = {"policy": "require", "fabric": "efa", "nodes": 2, "ranks_per_node": 8, "nvlink_domain": False}
+
+RANK = """
+import json, os, signal, sys, time
+sys.path.insert(0, {root!r})
+from launcher.job.network import watch
+from launcher.job.rank import read_rank
+watching = watch.prepare(read_rank(os.environ), json.loads(sys.argv[1]))
+if sys.argv[2] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+watching.begin("gpu")
+print(watching.process.pid, watching.log, flush=True)
+time.sleep(120)
+"""
+
+
+def text(name: str) -> str:
+    return (LOGS / f"{name}.log").read_text()
+
+
+def until(true: Callable[[], Any], timeout_s: float = 30) -> None:
+    end = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+class Running:
+    """A process that does with the network what a rank does, and sleeps; and its follower."""
+
+    def __init__(self, directory: Path, how: str, settings: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+        variables_of_rank = {**rank_environment(directory, 0, 16), **environ}
+        self.rank = read_rank(variables_of_rank)
+        self.log = directory / "rank.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", RANK.format(root=str(ROOT)), json.dumps({**SETTINGS, **settings}), how],
+                env=variables_of_rank,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        pid, path = self.process.stdout.readline().split()
+        self.follower, self.nccl = int(pid), Path(path)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return report.read(self.rank) or {}
+
+
+@contextlib.contextmanager
+def running(
+    directory: Path,
+    how: str = "meek",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
+    found = Running(directory, how, settings or {}, environ or {})
+    try:
+        yield found
+    finally:
+        found.process.kill()
+        found.process.wait()
+        assert found.process.stdout is not None
+        found.process.stdout.close()
+        until(lambda: gone(found.follower), 5)
+
+
+def test_a_log_that_grows_slowly_is_read_to_its_verdict(tmp_path: Path) -> None:
+    with running(tmp_path) as rank:
+        assert rank.nccl == own_log(rank.rank)
+        with rank.nccl.open("w") as log:
+            for line in text("efa").splitlines(keepends=True):
+                log.write(line[:20])
+                log.flush()
+                time.sleep(0.05)
+                log.write(line[20:])
+                log.flush()
+        until(lambda: rank.report)
+        until(lambda: gone(rank.follower))
+        assert rank.process.poll() is None
+        line = json.loads((rank.rank.attempt_dir / "timeline.jsonl").read_text())
+    found = rank.report
+    assert (found["verdict"], found["ends"], found["selected"]["nics"]) == ("good", False, 16)
+    assert (line["event"], line["verdict"], line["selected"]["networks"]) == ("network", "good", ["Libfabric"])
+    assert not report.path_of(rank.rank).with_suffix(".warning").exists()
+    assert "network: rank 0: node " in rank.log.read_text()
+
+
+@pytest.mark.parametrize("how", ["meek", "stubborn"])
+def test_a_rank_ends_with_the_sentence_where_its_network_is_required(tmp_path: Path, how: str) -> None:
+    with running(tmp_path, how) as rank:
+        rank.nccl.write_text(text("efa_socket"))
+        number = signal.SIGTERM if how == "meek" else signal.SIGKILL
+        assert rank.process.wait(30) == -number
+    record = json.loads((rank.rank.attempt_dir / "ranks/0000.json").read_text())
+    assert (record["outcome"], record["cause"], record["pid"]) == ("failed", "network", rank.process.pid)
+    assert record["exception"]["type"] == "NetworkError"
+    # A peer had noticed before: it is not the one to look at.
+    peer = {**record, "rank": 1, "cause": "communication", "time": record["time"] - 5, "exception": None}
+    (rank.rank.attempt_dir / "ranks/0001.json").write_text(json.dumps(peer))
+    result = verdict.compose(rank.rank.attempt_dir, 2, 143, time.time())
+    assert result["first_failing_rank"]["rank"] == 0
+    assert result["first_failing_rank"]["cause"] == "network"
+    assert result["reason"].startswith(f"rank 0: node {os.uname().nodename}: NCCL uses network Socket")
+    assert "NCCL uses network Socket, and efa is expected: NCCL's plugin for EFA was not found" in result["reason"]
+    assert result["reason"] in rank.log.read_text()
+
+
+def test_where_it_is_not_required_the_rank_goes_on(tmp_path: Path) -> None:
+    with running(tmp_path, settings={"policy": "warn"}) as rank:
+        rank.nccl.write_text(text("efa_tcp"))
+        until(lambda: gone(rank.follower))
+        assert rank.process.poll() is None
+    assert (rank.report["verdict"], rank.report["ends"]) == ("bad", False)
+    assert "warning: network: rank 0: node " in rank.log.read_text()
+    assert "provider is tcp" in report.path_of(rank.rank).with_suffix(".warning").read_text()
+    assert not (rank.rank.attempt_dir / "ranks").exists()
+
+
+def test_a_log_that_begins_anew_counts_alone(tmp_path: Path) -> None:
+    with running(tmp_path) as rank:
+        rank.nccl.write_text(text("efa_socket") + "more\n" * 1000)
+        time.sleep(1.5)
+        rank.nccl.write_text(text("efa"))
+        until(lambda: gone(rank.follower))
+        assert rank.process.poll() is None
+    assert rank.report["verdict"] == "good"
+
+
+def test_a_file_of_the_users_is_the_one_that_is_followed(tmp_path: Path) -> None:
+    environ = {"NCCL_DEBUG_FILE": str(tmp_path / "mine.%h.%p"), "NCCL_DEBUG": "TRACE"}
+    with running(tmp_path, environ=environ) as rank:
+        host = os.uname().nodename.partition(".")[0]
+        assert rank.nccl == tmp_path / f"mine.{host}.{rank.process.pid}"
+        rank.nccl.write_text(text("efa"))
+        until(lambda: rank.report)
+    assert rank.report["verdict"] == "good"
+
+
+@pytest.mark.parametrize("written", ["", "efa_socket"])
+def test_the_follower_is_gone_seconds_after_its_rank(tmp_path: Path, written: str) -> None:
+    with running(tmp_path) as rank:
+        time.sleep(1)
+        # All that Slurm sends to every process of a step.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(rank.follower, number)
+        if written:
+            rank.nccl.write_text(text(written))
+        time.sleep(1)
+        assert not gone(rank.follower)
+        rank.process.kill()
+        rank.process.wait()
+        until(lambda: gone(rank.follower), 3)
+    # What was known by then is left; the rank's end is for whoever ended it to explain.
+    assert rank.report.get("verdict") == ("bad" if written else None)
+    assert not (rank.rank.attempt_dir / "ranks").exists()
+
+
+@pytest.mark.parametrize("python", [sys.executable, str(OLDEST)])
+def test_a_log_that_never_comes_leaves_the_network_unknown(tmp_path: Path, python: str) -> None:
+    if not Path(python).exists():
+        pytest.skip(f"there is no {python}")
+    rank = read_rank(rank_environment(tmp_path, 0, 16))
+    request = {"parent": os.getpid(), "ticks": follower.start_ticks(os.getpid()), "log": "/nowhere/nccl.log"}
+    done = subprocess.run(
+        [python, "-S", "-E", follower.__file__, json.dumps({**request, "settings": SETTINGS, "timeout_s": 1})],
+        env=rank_environment(tmp_path, 0, 16),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    found = report.read(rank)
+    assert found is not None
+    assert (found["verdict"], found["ends"]) == ("unknown", False)
+    assert "1 s after the program has begun (/nowhere/nccl.log)" in found["sentence"]
+    assert "warning: the network was not checked" in done.stderr
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(NoFileError):
+        Tail(tmp_path / "pipe").read()
+
+
+def watching(directory: Path, **settings: Any) -> Watch:
+    """The first rank of a node, whose follower is a process that does nothing."""
+    rank = read_rank(rank_environment(directory, 0, 16))
+    watch = prepare(rank, {**SETTINGS, **settings}, {})
+    assert watch is not None
+    watch.log = own_log(rank)
+    watch.process = subprocess.Popen(["sleep", "60"])
+    return watch
+
+
+LOST = End(
+    "failed",
+    iteration=None,
+    exception={"type": "DistBackendError", "message": "NCCL error", "where": "a.py:1 in b", "traceback": "Traceback"},
+    cause="communication",
+)
+
+
+@pytest.mark.parametrize("policy", ["require", "warn"])
+def test_a_rank_whose_nccl_found_no_network_says_why(tmp_path: Path, policy: str) -> None:
+    watch = watching(tmp_path, policy=policy)
+    own_log(watch.rank).write_text(text("efa_pinned"))
+    end = watch.explain(LOST)
+    assert end.cause == "network"
+    assert end.exception is not None
+    assert end.exception["traceback"] == "Traceback"
+    assert "NCCL found no network: NCCL's plugin for EFA was not found" in end.exception["message"]
+    assert watch.process is not None
+    assert watch.process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("log", "end"),
+    [
+        ("efa", LOST),
+        ("efa_socket", End("finished", iteration=3)),
+        ("efa_socket", End("failed", exception={"message": "out of memory"}, cause="program")),
+        ("efa_socket", End("stopped", "requested", 3)),
+    ],
+)
+def test_any_other_end_stays_what_it_is(tmp_path: Path, log: str, end: End) -> None:
+    watch = watching(tmp_path)
+    own_log(watch.rank).write_text(text(log))
+    assert watch.explain(end) == end
+
+
+def test_a_rank_that_the_follower_ends_while_it_saves_and_stops_has_failed(tmp_path: Path) -> None:
+    watch = watching(tmp_path)
+    following = follower.Following(own_log(watch.rank), watch.expected, Place())
+    own_log(watch.rank).write_text(text("efa_socket"))
+    following.look(0.0)
+    content = report.write(watch.rank, following.verdict, following.selected, watch.expected, following.log, ends=True)
+    write_end(watch.rank, report.failure(content), pid=1)
+    end = watch.explain(End("stopped", "signal SIGTERM", 7))
+    assert (end.outcome, end.cause, end.iteration, end.exit_status) == ("failed", "network", 7, 1)
+
+
+def test_other_ranks_of_a_node_have_no_part_in_it(tmp_path: Path) -> None:
+    environ: dict[str, str] = {}
+    assert prepare(Rank(1, 1, 16, 8, 0, "n1:1", tmp_path, "000"), SETTINGS, environ) is None
+    assert environ == {}
+
+
+@pytest.mark.parametrize(
+    ("device", "environ", "words"),
+    [
+        ("gpu", {"NCCL_DEBUG": "WARN"}, "NCCL_DEBUG=WARN is below INFO"),
+        ("cpu", {}, "the ranks compute on CPU, without NCCL"),
+    ],
+)
+def test_a_network_that_cannot_be_checked_is_said_to_be_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], device: str, environ: dict[str, str], words: str
+) -> None:
+    rank = read_rank(rank_environment(tmp_path, 0, 16))
+    watch = prepare(rank, SETTINGS, environ)
+    assert watch is not None
+    watch.begin(device, environ)
+    assert watch.process is None
+    assert words in capfd.readouterr().err
+    assert watch.explain(LOST) == LOST
+    assert variables.blind({"NCCL_DEBUG": "INFO"}) is None

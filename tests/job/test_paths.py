@@ -1,0 +1,229 @@
+"""Where files go and which checkpoint is loaded, on plain objects and files."""
+
+import pickle
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from launcher.job.config import paths
+from launcher.job.errors import UserError
+from launcher.job.model import checkpoints
+from launcher.job.rank import Rank, read_rank
+from tests.job.ranks import rank_environment
+
+SHARDS = {"__0_0.distcp": 1000, "__1_0.distcp": 900}
+
+
+@pytest.fixture
+def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rank:
+    monkeypatch.chdir(tmp_path)
+    return read_rank(rank_environment(tmp_path, 0, 2))
+
+
+@pytest.fixture
+def torch_metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """Classes of torch.distributed.checkpoint's metadata, so that the tests can pickle them without torch."""
+    module = types.ModuleType("torch_checkpoint_stand_in")
+    for name in ("Metadata", "MetadataIndex", "_StorageInfo"):
+        setattr(module, name, type(name, (), {"__module__": module.__name__}))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    yield module
+
+
+@pytest.fixture
+def save(torch_metadata: types.ModuleType) -> Any:
+    def write(directory: Path, step: int) -> Path:
+        path = directory / f"iter_{step:07d}"
+        path.mkdir(parents=True)
+        metadata = torch_metadata.Metadata()
+        metadata.storage_data = {}
+        for name, size in SHARDS.items():
+            (path / name).write_bytes(b"x" * size)
+            for offset in (0, size - 100):
+                index, info = torch_metadata.MetadataIndex(), torch_metadata._StorageInfo()
+                info.__dict__.update(relative_path=name, offset=offset, length=100)
+                metadata.storage_data[index] = info
+        (path / ".metadata").write_bytes(pickle.dumps(metadata))
+        for name in ("metadata.json", "train_state.pt", "run_config.yaml"):
+            (path / name).write_text("{}")
+        (directory / "latest_checkpointed_iteration.txt").write_text(str(step))
+        return path
+
+    return write
+
+
+def config(rank: Rank, **checkpoint: Any) -> Any:
+    default = str(Path.cwd() / "nemo_experiments" / "default")
+    section = {"save": f"{default}/checkpoints", "load": f"{default}/checkpoints", "ckpt_step": None, "finetune": True}
+    section["ckpt_format"] = "torch_dist"
+    return SimpleNamespace(
+        checkpoint=SimpleNamespace(**{**section, **checkpoint}),
+        logger=SimpleNamespace(tensorboard_dir=f"{default}/tb_logs", save_config_filepath=None),
+        profiling=SimpleNamespace(memory_snapshot_path=paths.BRIDGE_SNAPSHOT),
+        train=SimpleNamespace(exit_signal_handler=False, exit_signal_handler_for_dataloader=False),
+    )
+
+
+def later(rank: Rank) -> Rank:
+    return read_rank(rank_environment(rank.run_dir, 0, 2, "001"))
+
+
+def test_outputs_go_into_the_run_directory(rank: Rank) -> None:
+    made = config(rank)
+    paths.place_files(made, rank, frozenset())
+    assert made.checkpoint.save == str(rank.run_dir / "checkpoints")
+    assert made.logger.tensorboard_dir == str(rank.run_dir / "tensorboard")
+    assert made.logger.save_config_filepath == str(rank.attempt_dir / "config.yaml")
+    assert made.profiling.memory_snapshot_path == str(rank.attempt_dir / "profiles" / "memory.pickle")
+
+
+def test_a_place_that_the_user_chose_is_kept(rank: Rank) -> None:
+    made = config(rank, save="/data/of/the/recipe")
+    made.logger.tensorboard_dir = None
+    paths.place_files(made, rank, paths.overridden(["logger.tensorboard_dir=null"]))
+    assert made.checkpoint.save == "/data/of/the/recipe"
+    assert made.logger.tensorboard_dir is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "expected"),
+    [
+        (["checkpoint.save=/a=b"], "checkpoint.save", True),
+        (["+checkpoint.save=/a"], "checkpoint.save", True),
+        (["++checkpoint={save:/a}"], "checkpoint.save", True),
+        (["~checkpoint.save"], "checkpoint.save", True),
+        (["checkpoint.save_interval=3"], "checkpoint.save", False),
+        ([], "checkpoint.save", False),
+    ],
+)
+def test_overridden_keys(overrides: list[str], key: str, expected: bool) -> None:
+    assert paths.is_overridden(key, paths.overridden(overrides)) is expected
+
+
+def test_signals_stop_a_run_unless_the_user_says_otherwise(rank: Rank) -> None:
+    made = config(rank)
+    paths.stop_on_signal(made, frozenset({"train.exit_signal_handler_for_dataloader"}))
+    assert made.train.exit_signal_handler is True
+    assert made.train.exit_signal_handler_for_dataloader is False
+
+
+def test_a_new_run_loads_nothing_from_bridges_default_directory(rank: Rank, save: Any) -> None:
+    made = config(rank)
+    save(Path(made.checkpoint.load), 10)
+    paths.choose_checkpoint(made, rank, frozenset(), load=False)
+    assert made.checkpoint.load is None
+
+
+def test_a_new_run_refuses_a_checkpoint_that_nobody_allowed(rank: Rank, save: Any, tmp_path: Path) -> None:
+    save(tmp_path / "old", 10)
+    made = config(rank, load=str(tmp_path / "old"))
+    with pytest.raises(UserError, match="holds a checkpoint, and a new run loads none by accident"):
+        paths.choose_checkpoint(made, rank, frozenset({"checkpoint.load"}), load=False)
+
+
+def test_an_allowed_checkpoint_is_loaded_and_must_be_there(rank: Rank, save: Any, tmp_path: Path) -> None:
+    made = config(rank, load=str(tmp_path / "old"))
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        paths.choose_checkpoint(made, rank, frozenset(), load=True)
+    save(tmp_path / "old", 10)
+    paths.choose_checkpoint(made, rank, frozenset(), load=True)
+    assert made.checkpoint.load == str(tmp_path / "old")
+
+
+def test_a_new_run_does_not_load_from_a_directory_that_fills_up_later(rank: Rank, tmp_path: Path) -> None:
+    made = config(rank, save=str(tmp_path / "mine"), load=str(tmp_path / "mine"))
+    paths.choose_checkpoint(made, rank, frozenset(), load=False)
+    assert made.checkpoint.load is None
+
+
+def test_a_later_attempt_takes_the_newest_complete_iteration(rank: Rank, save: Any) -> None:
+    made = config(rank, save=str(rank.run_dir / "checkpoints"))
+    for step in (10, 20, 30):
+        newest = save(rank.run_dir / "checkpoints", step)
+    (newest / "__0_0.distcp").unlink()
+    paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
+    assert (made.checkpoint.load, made.checkpoint.ckpt_step) == (str(rank.run_dir / "checkpoints"), 20)
+    assert made.checkpoint.finetune is False
+
+
+def test_without_a_tracker_the_iterations_own_directory_is_loaded(rank: Rank, save: Any) -> None:
+    made = config(rank, save=str(rank.run_dir / "checkpoints"))
+    path = save(rank.run_dir / "checkpoints", 10)
+    (path.parent / "latest_checkpointed_iteration.txt").unlink()
+    paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
+    assert (made.checkpoint.load, made.checkpoint.ckpt_step) == (str(path), None)
+
+
+def test_a_later_attempt_without_any_checkpoint_starts_as_the_first_did(rank: Rank) -> None:
+    made = config(rank, save=str(rank.run_dir / "checkpoints"))
+    paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
+    assert made.checkpoint.load is None
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_from_nothing(rank: Rank, save: Any) -> None:
+    made = config(rank, save=str(rank.run_dir / "checkpoints"))
+    for step in (10, 20):
+        (save(rank.run_dir / "checkpoints", step) / "train_state.pt").unlink()
+    with pytest.raises(UserError, match=r"none of them is complete \(iterations: 10, 20\)"):
+        paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
+
+
+def test_a_first_save_that_was_cut_short_is_no_checkpoint(rank: Rank, save: Any) -> None:
+    made = config(rank, save=str(rank.run_dir / "checkpoints"))
+    path = save(rank.run_dir / "checkpoints", 10)
+    (path / ".metadata").unlink()
+    (path.parent / "latest_checkpointed_iteration.txt").unlink()
+    paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
+    assert made.checkpoint.load is None
+    assert made.checkpoint.finetune is True
+
+
+def test_what_is_not_on_a_file_system_is_left_to_bridge_but_not_to_chance(rank: Rank) -> None:
+    made = config(rank, save="msc://store/run", load="msc://store/run")
+    with pytest.raises(UserError, match="may hold a checkpoint"):
+        paths.choose_checkpoint(made, rank, frozenset(), load=False)
+    paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
+    assert (made.checkpoint.load, made.checkpoint.ckpt_step) == ("msc://store/run", None)
+
+
+def test_an_iteration_that_the_user_named_is_taken(rank: Rank, save: Any) -> None:
+    made = config(rank, save=str(rank.run_dir / "checkpoints"), ckpt_step=10)
+    for step in (10, 20):
+        save(rank.run_dir / "checkpoints", step)
+    paths.choose_checkpoint(made, later(rank), frozenset({"checkpoint.ckpt_step"}), load=False)
+    assert (made.checkpoint.load, made.checkpoint.ckpt_step) == (str(rank.run_dir / "checkpoints"), 10)
+
+
+@pytest.mark.parametrize("damage", ["train_state.pt", "metadata.json", ".metadata", "__1_0.distcp"])
+@pytest.mark.parametrize("kind", ["missing", "empty"])
+def test_a_checkpoint_that_lacks_a_file_is_not_complete(tmp_path: Path, save: Any, damage: str, kind: str) -> None:
+    path = save(tmp_path, 10)
+    assert checkpoints.is_complete(path)
+    (path / damage).unlink() if kind == "missing" else (path / damage).write_bytes(b"")
+    assert not checkpoints.is_complete(path)
+
+
+def test_a_truncated_shard_or_metadata_is_not_complete(tmp_path: Path, save: Any) -> None:
+    path = save(tmp_path, 10)
+    shard = path / "__0_0.distcp"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert not checkpoints.is_complete(path)
+    path = save(tmp_path, 20)
+    metadata = path / ".metadata"
+    metadata.write_bytes(metadata.read_bytes()[:-40])
+    assert not checkpoints.is_complete(path)
+
+
+def test_reading_metadata_runs_nothing_from_it(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "attacked",))
+
+    with pytest.raises((TypeError, KeyError)):
+        checkpoints.shard_sizes(pickle.dumps(Attack()))
+    assert not (tmp_path / "attacked").exists()

@@ -1,0 +1,123 @@
+"""The record of a rank's end."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from launcher.job import record
+from launcher.job.errors import UserError
+from launcher.job.rank import Rank, read_rank
+from tests.job.ranks import rank_environment
+
+
+@pytest.fixture
+def rank(tmp_path: Path) -> Rank:
+    return read_rank(rank_environment(tmp_path, 3, 4))
+
+
+def raised(error: BaseException) -> BaseException:
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+def test_an_end_is_written_with_what_the_waiting_side_needs(rank: Rank) -> None:
+    path = record.write_end(rank, record.End("stopped", "signal SIGTERM", 7))
+    assert path == rank.attempt_dir / "ranks" / "0003.json"
+    content = json.loads(path.read_text())
+    assert content["pid"] == os.getpid()
+    keys = {"version", "rank", "host", "pid", "outcome", "reason", "iteration", "time", "exception", "cause"}
+    assert content.keys() == keys
+    assert (content["outcome"], content["reason"], content["iteration"]) == ("stopped", "signal SIGTERM", 7)
+    assert list(path.parent.iterdir()) == [path], "no temporary file stays"
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    record.write_json(path, {"a": 1})
+    recursive: list[object] = []
+    recursive.append(recursive)
+    with pytest.raises(ValueError, match="Circular"):
+        record.write_json(path, recursive)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["0003.json", "0003.exit"])
+def test_an_attempt_that_this_rank_has_ended_in_is_refused(rank: Rank, name: str) -> None:
+    record.refuse_second_start(rank)
+    (rank.attempt_dir / "ranks").mkdir(parents=True)
+    (rank.attempt_dir / "ranks" / name).touch()
+    with pytest.raises(UserError, match=r"attempt 000 of .* was used already"):
+        record.refuse_second_start(rank)
+
+
+def test_the_record_of_another_rank_refuses_nothing(rank: Rank) -> None:
+    (rank.attempt_dir / "ranks").mkdir(parents=True)
+    (rank.attempt_dir / "ranks" / "0000.json").touch()
+    record.refuse_second_start(rank)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "status"),
+    [
+        (UserError("no such key"), "user", 2),
+        (ValueError("x"), "program", 1),
+        (KeyError("loss"), "program", 1),
+        (SystemExit(17), "program", 1),
+        (RuntimeError("CUDA out of memory"), "program", 1),
+        (
+            RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"),
+            "communication",
+            1,
+        ),
+        (RuntimeError("NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited"), "communication", 1),
+        (ConnectionResetError(104, "Connection reset by peer"), "communication", 1),
+        (type("DistBackendError", (RuntimeError,), {})("timed out"), "communication", 1),
+        # Its text alone makes no error one of communication.
+        (ValueError("Connection reset by peer"), "program", 1),
+    ],
+)
+def test_causes(error: BaseException, cause: str, status: int, tmp_path: Path) -> None:
+    end = record.failure(raised(error), tmp_path)
+    assert (end.outcome, end.cause, end.exit_status) == ("failed", cause, status)
+    assert end.exception is not None
+    assert end.exception["type"] == type(error).__name__
+
+
+@pytest.mark.parametrize(("outcome", "status"), [("finished", 0), ("stopped", 0)])
+def test_an_end_in_order_has_status_0(outcome: str, status: int) -> None:
+    assert record.End(outcome).exit_status == status
+
+
+def test_the_place_is_the_innermost_line_of_the_users_own_files(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe" / "mine.py"
+    recipe.parent.mkdir()
+    source = "import json\n\ndef configure():\n    return json.loads('{')\n"
+    recipe.write_text(source)
+    space: dict[str, object] = {}
+    exec(compile(source, str(recipe), "exec"), space)  # noqa: S102 a recipe of the user
+    try:
+        space["configure"]()  # type: ignore[operator]
+    except ValueError as error:
+        end = record.failure(error, tmp_path)
+    assert end.exception is not None
+    assert end.exception["where"] == "recipe/mine.py:4 in configure"
+    assert "Traceback" in end.exception["traceback"]
+
+
+def test_elsewhere_the_place_is_the_innermost_line(tmp_path: Path) -> None:
+    end = record.failure(raised(ValueError("x")), tmp_path)
+    assert end.exception is not None
+    assert end.exception["where"].startswith(f"{__file__}:")
+    assert end.exception["where"].endswith(" in raised")
+
+
+def test_a_user_errors_own_place_and_hint_are_kept(tmp_path: Path) -> None:
+    end = record.failure(raised(UserError("wrong", where="argv.json: recipe", hint="do that")), tmp_path)
+    assert end.exception is not None
+    assert end.exception["where"] == "argv.json: recipe"
+    assert end.exception["message"] == "wrong (do that)"

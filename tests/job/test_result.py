@@ -1,0 +1,226 @@
+"""The verdict on an attempt: every mixture of ends, and the rank to look at first."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launcher.job import result as verdict
+
+PROGRAM = Path(verdict.__file__)
+OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
+
+
+def record(outcome: str, *, time: float = 10.0, cause: str | None = None, **more: Any) -> dict[str, Any]:
+    failed = outcome == "failed"
+    exception = {"type": "ValueError", "message": "bad", "where": "x.py:1 in f", "traceback": "..."} if failed else None
+    base = {"version": 1, "host": "n1", "pid": 1, "outcome": outcome, "reason": None, "iteration": 5, "time": time}
+    return {**base, "exception": exception, "cause": (cause or "program") if failed else None, **more}
+
+
+FINISHED, STOPPED = record("finished"), record("stopped", reason="requested")
+
+
+def attempt_of(directory: Path, ranks: list[tuple[dict[str, Any] | None, str | None]]) -> Path:
+    """A run directory whose ranks left these records and exit lines."""
+    folder = directory / "attempts" / "000" / "ranks"
+    folder.mkdir(parents=True)
+    for rank, (said, line) in enumerate(ranks):
+        if said is not None:
+            (folder / f"{rank:04d}.json").write_text(json.dumps({"rank": rank, **said}))
+        if line is not None:
+            (folder / f"{rank:04d}.exit").write_text(line)
+    return directory
+
+
+def judge(directory: Path, ranks: list[tuple[dict[str, Any] | None, str | None]], status: int = 0) -> dict[str, Any]:
+    attempt_of(directory, ranks)
+    return verdict.compose(directory / "attempts" / "000", len(ranks), status, now=100.0)
+
+
+def test_all_finished(tmp_path: Path) -> None:
+    result = judge(tmp_path, [(FINISHED, "0 11.5 n1"), (FINISHED, "0 12.5 n2")])
+    assert (result["outcome"], result["reason"], result["first_failing_rank"]) == ("finished", None, None)
+    assert (result["failed_ranks"], result["missing_ranks"], result["iteration"], result["ended"]) == ([], [], 5, 12.5)
+
+
+def test_stopped_says_why(tmp_path: Path) -> None:
+    result = judge(tmp_path, [(FINISHED, "0 11 n1"), (STOPPED, "0 11 n1")])
+    assert (result["outcome"], result["reason"]) == ("stopped", "requested")
+
+
+# name: (ranks, rank to look at, what it died of)
+FAILURES: dict[str, tuple[list[tuple[dict[str, Any] | None, str | None]], int, str]] = {
+    "an exception": ([(FINISHED, "0 11 n1"), (record("failed"), "1 11 n2")], 1, "ValueError: bad"),
+    "the earlier of two": (
+        [(record("failed", time=9.2), "1 9.9 a"), (record("failed", time=9.1), "1 10 b")],
+        1,
+        "ValueError",
+    ),
+    "a cause before those who lost their peer": (
+        [(record("failed", time=8, cause="communication"), "1 9 a"), (record("failed", time=9), "1 9 b")],
+        1,
+        "ValueError",
+    ),
+    "a wrong request": (
+        [(record("failed", cause="user"), "2 9 a"), (record("failed", cause="user", time=9), "2 9 b")],
+        1,
+        "bad",
+    ),
+    "os._exit": (
+        [(record("failed", time=5, cause="communication"), "1 6 a"), (None, "7 5.5 b")],
+        1,
+        "ended with status 7",
+    ),
+    "a segfault": ([(None, "143 9 a"), (None, "139 8.5 b")], 1, "killed by signal 11 (SIGSEGV)"),
+    "an out-of-memory kill, noticed by its peer before step.sh could write it down": (
+        [(record("failed", time=7.99, cause="communication"), "1 9 a"), (None, "137 8 b"), (None, "143 9.5 c")],
+        1,
+        "killed by signal 9 (SIGKILL)",
+    ),
+    "those ended after a failure are consequences": (
+        [(None, "143 9.5 a"), (None, "137 9.6 a"), (record("failed", time=8), "1 9 b")],
+        2,
+        "ValueError",
+    ),
+    "also after communication failed by itself": (
+        [(None, "143 9.5 a"), (record("failed", time=8, cause="communication"), "1 9 b")],
+        1,
+        "ValueError",
+    ),
+    "somebody sent one rank SIGTERM": (
+        [(record("failed", time=8.1, cause="communication"), "1 9 a"), (None, "143 8 b")],
+        1,
+        "killed by signal 15 (SIGTERM)",
+    ),
+    "a lost node": ([(record("failed", cause="communication"), "1 11 a"), (None, None)], 1, "left no record"),
+    "a lost node, the others ended": ([(None, "143 9 a"), (None, None)], 1, "left no record"),
+    "a failure on a node, others killed with their step.sh": (
+        [(None, None), (record("failed"), "1 9 b")],
+        1,
+        "ValueError",
+    ),
+    "an out-of-memory kill, others killed with their step.sh": ([(None, None), (None, "137 9 b")], 1, "SIGKILL"),
+    "cancelled as a whole": ([(None, "143 9.2 a"), (None, "143 9.1 b")], 1, "killed by signal 15 (SIGTERM)"),
+    "stopped in vain": ([(STOPPED, "0 11 a"), (record("failed"), "1 10 b")], 1, "ValueError"),
+    "a crash while leaving pulls another down": (
+        [(FINISHED, "139 9 a"), (None, "143 9.5 b")],
+        0,
+        "after it had finished",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_rank_to_look_at(name: str, turned: bool, tmp_path: Path) -> None:
+    ranks, first, what = FAILURES[name]
+    if turned:  # the number of a rank must not matter
+        ranks, first = ranks[::-1], len(ranks) - 1 - first
+    result = judge(tmp_path, ranks, status=1)
+    assert result["outcome"] == "failed"
+    assert result["first_failing_rank"]["rank"] == first
+    assert what in result["first_failing_rank"]["what"]
+    assert what in result["reason"]
+    assert result["missing_ranks"] == [rank for rank, ends in enumerate(ranks) if ends == (None, None)]
+
+
+def test_host_and_cause_of_the_first_failing_rank(tmp_path: Path) -> None:
+    first = judge(tmp_path / "a", [(record("failed", host="n7", cause="user"), "2 9 n7")])["first_failing_rank"]
+    assert (first["host"], first["cause"]) == ("n7", "user")
+    first = judge(tmp_path / "b", [(None, "137 9 n8")])["first_failing_rank"]
+    assert (first["host"], first["cause"]) == ("n8", None)
+
+
+def test_a_crash_after_the_end_is_told_but_no_failure(tmp_path: Path) -> None:
+    result = judge(tmp_path, [(FINISHED, "0 11 a"), (FINISHED, "139 11 a")], status=139)
+    assert (result["outcome"], result["failed_ranks"], result["step_status"]) == ("finished", [], 139)
+    assert result["reason"] == "rank 1: killed by signal 11 (SIGSEGV) after it had finished"
+
+
+def test_nothing_began(tmp_path: Path) -> None:
+    result = judge(tmp_path, [(None, None)] * 3, status=1)
+    assert (result["outcome"], result["missing_ranks"]) == ("failed", [0, 1, 2])
+    assert result["reason"] == "no rank left a record: the step ended with status 1 before the program began"
+    assert (result["iteration"], result["loss"], result["started"], result["ended"]) == (None, None, None, 100.0)
+
+
+ENDS = [
+    None,
+    FINISHED,
+    STOPPED,
+    record("failed"),
+    record("failed", cause="user"),
+    record("failed", cause="communication"),
+]
+LINES = [None, "0 11 n1", "1 11 n1", "2 11 n1", "137 11 n1", "143 11 n1"]
+
+
+def test_every_combination_for_two_ranks(tmp_path: Path) -> None:
+    pairs = list(itertools.product(ENDS, LINES))
+    for number, ends in enumerate(itertools.product(pairs, pairs)):
+        result = judge(tmp_path / str(number), list(ends), status=1)
+        outcomes = [said["outcome"] if said else None for said, _ in ends]
+        good = all(each in ("finished", "stopped") for each in outcomes)
+        assert result["outcome"] == ("failed" if not good else "stopped" if "stopped" in outcomes else "finished")
+        assert result["failed_ranks"] == [rank for rank, each in enumerate(outcomes) if each in (None, "failed")]
+        first = result["first_failing_rank"]
+        assert (first is None) == good
+        own = [rank for rank, (said, _) in enumerate(ends) if said and said["cause"] in ("user", "program")]
+        if own:
+            # A crash while leaving, or death by another status, counts as much as an error of one's own.
+            others = [rank for rank, (said, line) in enumerate(ends) if line and line[0] != "0" and rank not in own]
+            assert first["rank"] in own + [rank for rank in others if outcomes[rank] != "failed"]
+
+
+def test_numbers_come_from_the_metrics(tmp_path: Path) -> None:
+    attempt = attempt_of(tmp_path, [(FINISHED, "0 11 n1")]) / "attempts" / "000"
+    lines = [
+        {"iteration": n, "train_iters": 20, "loss": 10.0 - n, "seconds": s} for n, s in ((1, 9.0), (2, 0.2), (3, 0.4))
+    ]
+    text = "\n".join(json.dumps(line) for line in lines)
+    (attempt / "metrics.jsonl").write_text(f'{text}\n{{"iteration": 4, "loss": null, "seconds": true}}\n{{"iterat')
+    (attempt / "timeline.jsonl").write_text('{"time": 3.5, "event": "imports"}\n[1]\n{"time": 4.5, "event": "end"}\n')
+    result = verdict.compose(attempt, 1, 0, now=100.0)
+    assert (result["iteration"], result["train_iters"], result["loss"]) == (5, 20, 7.0)
+    assert (result["seconds_per_iteration"], result["started"], result["ended"]) == (0.4, 3.5, 11.0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(record_text=st.binary(max_size=60), exit_text=st.binary(max_size=30), metrics=st.binary(max_size=80))
+def test_whatever_lies_there_there_is_a_verdict(
+    tmp_path_factory: pytest.TempPathFactory, record_text: bytes, exit_text: bytes, metrics: bytes
+) -> None:
+    attempt = attempt_of(tmp_path_factory.mktemp("run"), [(FINISHED, "0 1 a")]) / "attempts" / "000"
+    (attempt / "ranks" / "0001.json").write_bytes(record_text)
+    (attempt / "ranks" / "0001.exit").write_bytes(exit_text)
+    (attempt / "metrics.jsonl").write_bytes(metrics)
+    result = verdict.compose(attempt, 2, 1, now=100.0)
+    assert result["outcome"] == "failed"
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_as_a_file_on_the_oldest_python(tmp_path: Path) -> None:
+    python = str(OLDEST) if OLDEST.exists() else sys.executable
+    run = attempt_of(tmp_path, [(STOPPED, "0 11 n1"), (STOPPED, "0 11 n1")])
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [python, "-I", "-S", str(PROGRAM), *arguments], capture_output=True, text=True, check=False
+        )
+
+    done = call(str(run), "000", "2", "0")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+    result = json.loads((run / "attempts" / "000" / "result.json").read_text())
+    assert result["version"] == 1
+    assert sorted(path.name for path in (run / "attempts" / "000").iterdir()) == ["ranks", "result.json"]
+    for wrong in (["x"], [str(run), "007", "2", "0"], [str(run), "000", "two", "0"], [str(run), "000", "0", "0"]):
+        done = call(*wrong)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "usage" in done.stderr

@@ -1,0 +1,216 @@
+"""Real Megatron on CPU, in real processes: what a run writes, how it ends, and that it continues exactly."""
+
+import math
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.job.ranks import Ranks, Run, make_run, train
+
+pytestmark = [pytest.mark.megatron, pytest.mark.timeout(600)]
+
+TWENTY = ("train.train_iters=20", "checkpoint.save_interval=10")
+
+BROKEN = """
+import os, signal
+from vanilla_gpt_pretrain import configure as vanilla
+
+def configure():
+    cfg = vanilla()
+    cfg.model.register_pre_wrap_hook(break_later)
+    return cfg
+
+def break_later(model):
+    model[0].register_forward_pre_hook(third_call)
+    return model
+
+calls = 0
+
+def third_call(*_):
+    global calls
+    calls += 1
+    if calls == 3:
+        {
+            "0": lambda: None,
+            "1": fail,
+            "2": lambda: os._exit(7),
+            "3": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        }[os.environ["RANK"]]()
+
+def fail():
+    raise ArithmeticError("the third call is one too many")
+"""
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Twenty iterations on two ranks, without interruption."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "reference", overrides=TWENTY)
+    train(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same in three attempts: the first ended by SIGTERM, the second by the file `stop`."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "interrupted", overrides=TWENTY)
+    with Ranks(run, 2) as ranks:
+        ranks.wait_for(lambda: len(run.metrics()) >= 4)
+        for process in ranks.processes:
+            process.send_signal(signal.SIGTERM)
+        assert ranks.wait() == [0, 0], ranks.tails()
+    with Ranks(run, 2, "001") as ranks:
+        ranks.wait_for(lambda: bool(run.metrics("001")))
+        (run.attempt("001") / "stop").write_text("enough\n")
+        assert ranks.wait() == [0, 0], ranks.tails()
+    train(run, attempt="002")
+    return run
+
+
+def test_a_run_finishes_and_each_rank_says_so(reference: Run) -> None:
+    for rank in range(2):
+        end = reference.end(rank)
+        assert end["outcome"] == "finished"
+        assert (end["rank"], end["iteration"], end["exception"], end["cause"]) == (rank, 20, None, None)
+
+
+def test_the_loss_falls(reference: Run) -> None:
+    losses = reference.losses()
+    assert list(losses) == list(range(1, 21))
+    assert losses[1] > 5
+    assert losses[20] < losses[1] / 2
+
+
+def test_a_line_of_metrics_is_complete_and_agrees_with_itself(reference: Run) -> None:
+    for iteration, line in reference.metrics().items():
+        assert line["train_iters"] == 20
+        assert line["tokens"] == 8 * 64
+        assert line["tokens_per_second"] == pytest.approx(line["tokens"] / line["seconds"])
+        assert line["tflops_per_gpu"] > 0
+        assert line["memory_bytes"] is None
+        assert math.isfinite(line["grad_norm"])
+        assert 0 < line["learning_rate"] <= 5e-3, iteration
+
+
+def test_the_loss_is_the_one_that_bridge_logs(reference: Run) -> None:
+    logged = [line for line in reference.log(1).splitlines() if "lm loss:" in line]
+    values = [float(line.split("lm loss:")[1].split("|")[0]) for line in logged]
+    assert values == [pytest.approx(loss, rel=1e-6) for loss in reference.losses().values()]
+
+
+def test_the_timeline_tells_the_phases_in_order(reference: Run) -> None:
+    order = ["imports", "process_groups", "model", "train_start", "first_step", "save", "save", "end"]
+    assert reference.events() == order
+    lines = reference.lines("timeline.jsonl")
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+    assert all(line["seconds"] > 0 for line in lines)
+    assert [line["iteration"] for line in lines if line["event"] == "save"] == [10, 20]
+
+
+def test_everything_is_written_into_the_run_directory(reference: Run) -> None:
+    assert sorted(path.name for path in reference.path.iterdir()) == [
+        "argv.json",
+        "attempts",
+        "checkpoints",
+        "code",
+        "tensorboard",
+    ]
+    assert (reference.attempt() / "config.yaml").stat().st_size > 0
+    assert (reference.attempt() / "environment.json").exists()
+    assert any((reference.path / "tensorboard").iterdir())
+
+
+def test_a_second_start_of_a_used_attempt_is_refused(reference: Run, tmp_path: Path) -> None:
+    run = reference.copy(tmp_path / "again")
+    shutil.rmtree(run.attempt() / "logs")
+    before = run.metrics()
+    train(run, expect=2)
+    assert "was used already" in run.log(0)
+    assert run.metrics() == before
+
+
+def test_a_later_attempt_continues_exactly_from_the_newest_complete_checkpoint(reference: Run, tmp_path: Path) -> None:
+    run = reference.copy(tmp_path / "resumed")
+    # A save that was cut short: the tracker points to it, and a shard has lost its end.
+    shard = run.path / "checkpoints" / "iter_0000020" / "__1_0.distcp"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    train(run, attempt="001")
+    expected = {iteration: loss for iteration, loss in reference.losses().items() if iteration > 10}
+    assert run.losses("001") == expected
+    assert [
+        line["iteration"] for line in run.lines("timeline.jsonl", "001") if line["event"] == "checkpoint_loaded"
+    ] == [10]
+
+
+def test_sigterm_stops_all_ranks_after_saving(interrupted: Run) -> None:
+    ends = [interrupted.end(rank) for rank in range(2)]
+    assert {(end["outcome"], end["reason"]) for end in ends} == {("stopped", "signal SIGTERM")}
+    iteration = ends[0]["iteration"]
+    assert 4 <= iteration < 20
+    assert list(interrupted.losses()) == list(range(1, iteration + 1))
+    assert "Pretrain failed" not in interrupted.log(0), "a stop that was asked for is not an error"
+
+
+def test_the_stop_file_stops_all_ranks_after_saving(interrupted: Run) -> None:
+    ends = [interrupted.end(rank, "001") for rank in range(2)]
+    assert {(end["outcome"], end["reason"]) for end in ends} == {("stopped", "requested")}
+    assert "stop_requested" in interrupted.events("001")
+
+
+def test_the_three_attempts_together_equal_the_uninterrupted_run(interrupted: Run, reference: Run) -> None:
+    together: dict[int, float] = {}
+    for attempt in ("000", "001", "002"):
+        losses = interrupted.losses(attempt)
+        assert not together.keys() & losses.keys(), "no iteration is done twice"
+        together |= losses
+    assert together == reference.losses()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("vanilla_gpt_pretrain.py", ["model.tensor_model_parallel_size=2"]),
+        ("vanilla_gpt_pretrain.py", ["model.tensor_model_parallel_size=2", "model.sequence_parallel=true"]),
+        ("qwen3_moe_pretrain.py", ["model.expert_model_parallel_size=2"]),
+    ],
+    ids=["tensor parallel", "tensor and sequence parallel", "expert parallel"],
+)
+def test_two_ranks_share_one_model(tmp_path: Path, recipe: str, overrides: list[str]) -> None:
+    run = make_run(tmp_path / "run", recipe, [*overrides, "train.train_iters=8", "checkpoint.save_interval=0"])
+    train(run)
+    losses = run.losses()
+    assert list(losses) == list(range(1, 9))
+    assert losses[8] < losses[1] - 1
+
+
+def test_pipeline_and_data_parallel_on_four_ranks(tmp_path: Path) -> None:
+    overrides = ["model.pipeline_model_parallel_size=2", "train.train_iters=6", "checkpoint.save_interval=0"]
+    run = make_run(tmp_path / "run", overrides=overrides)
+    train(run, 4)
+    losses = run.losses()
+    assert list(losses) == list(range(1, 7)), "the loss is known on the last stage only, and one rank of it writes"
+    assert losses[6] < losses[1] - 0.5
+
+
+def test_ranks_that_raise_leave_exit_or_are_killed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "broken.py", ["checkpoint.save_interval=0"], files={"broken.py": BROKEN})
+    statuses = train(run, 4, expect=None)
+    assert statuses == [1, 1, 7, -signal.SIGKILL]
+    raised = run.end(1)
+    assert (raised["outcome"], raised["cause"], raised["iteration"]) == ("failed", "program", 2)
+    assert raised["exception"]["type"] == "ArithmeticError"
+    assert raised["exception"]["message"] == "the third call is one too many"
+    assert raised["exception"]["where"] == f"recipe/broken.py:{BROKEN.splitlines().index('def fail():') + 2} in fail"
+    assert run.end(0)["cause"] == "communication", run.end(0)
+    assert sorted(path.name for path in (run.attempt() / "ranks").iterdir()) == ["0000.json", "0001.json"]
+
+
+def test_a_wrong_request_ends_before_training_with_one_sentence(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", overrides=["model.context_parallel_size=2"])
+    train(run, 1, expect=2)
+    end = run.end(0)
+    assert (end["outcome"], end["cause"]) == ("failed", "user")
+    assert "context_parallel_size=2 does not run on CPU" in end["exception"]["message"]
+    assert "Traceback" not in run.log(0)

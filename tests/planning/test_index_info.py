@@ -1,0 +1,95 @@
+"""What the index of Bridge's recipes adds to a plan, and what it does not."""
+
+from typing import Any
+
+import pytest
+
+from launcher._util.errors import GeometryError, RecipeError
+from launcher.config.request import Request
+from launcher.discovery.recipe import BridgeRecipe
+from launcher.discovery.recipe_index import Indexed, IndexedRecipe, load_index, look_up
+from launcher.planning import index_info, make
+from launcher.planning.model import Plan
+from tests.support import building
+
+NAME = "llama3_8b_pretrain_16gpu_h100_bf16_16k_config"
+KNOWN = look_up(NAME, "0.6.2")
+
+
+def plan(*changes: str, known: Indexed = KNOWN, **request: Any) -> Plan:
+    """A plan of a Bridge recipe on nodes of 8 GPUs."""
+    overrides = building.overrides(*changes)
+    return make.make_plan(
+        make.Given(
+            request=Request.model_validate({"recipe": f"bridge:{NAME}", "nodes": 2, **request}),
+            cluster=building.cluster(gpus_per_node=8),
+            world=building.world(),
+            mode="sbatch",
+            recipe=BridgeRecipe(NAME),
+            arguments={},
+            overrides=overrides,
+            code=(),
+            recipe_env=index_info.env_of(known, overrides),
+            recipe_values=index_info.values_of(known, overrides),
+            indexed=known,
+        )
+    )
+
+
+def environment(made: Plan) -> dict[str, str | None]:
+    """Values by name of what the recipe sets."""
+    return {one.name: one.value for one in made.environment if one.origin == "the recipe's env_vars"}
+
+
+def test_sizes_and_environment_are_known_before_the_recipe_runs() -> None:
+    made = plan()
+    assert dict(made.geometry.parallel) == {"tp": 4, "pp": 2, "cp": 2, "ep": 1, "mbs": 1, "gbs": 512}
+    assert environment(made)["NCCL_NVLS_ENABLE"] == "0"
+    source = "the recipe's parallel sizes, batch sizes and env_vars: from the index of Megatron Bridge 0.6.2"
+    assert source in made.unchecked
+    assert "model.expert_tensor_parallel_size: the recipe decides" in made.unchecked
+    assert not any("tensor_model_parallel_size" in text for text in made.unchecked if "expert" not in text)
+    assert any("TP 4" in line for line in made.placement)
+
+
+def test_overrides_are_stronger() -> None:
+    made = plan("model.tensor_model_parallel_size=2", "env_vars.NCCL_NVLS_ENABLE=1", "+env_vars.MINE=x")
+    assert dict(made.geometry.parallel)["tp"] == 2
+    of_recipe = load_index("0.6.2").recipes[NAME].env or {}
+    assert environment(made) == {**of_recipe, "NCCL_NVLS_ENABLE": "1", "MINE": "x"}
+    # What only the job will know is not what the recipe had.
+    made = plan("model.tensor_model_parallel_size=${oc.env:TP}", "env_vars.NCCL_NVLS_ENABLE=${oc.env:X}")
+    assert "tp" not in dict(made.geometry.parallel)
+    assert "NCCL_NVLS_ENABLE" not in environment(made)
+    assert environment(plan("env_vars={A: 1}")) == {}
+    assert dict(plan("+model={num_layers: 2}").geometry.parallel) == {"mbs": 1, "gbs": 512}
+
+
+def test_what_cannot_be_divided_is_refused_with_where_the_sizes_come_from() -> None:
+    with pytest.raises(GeometryError, match="cannot be divided by TP 4 x PP 2 x CP 2 = 16") as raised:
+        plan(nodes=3)
+    assert "from the index of Megatron Bridge 0.6.2" in (raised.value.hint or "")
+
+
+def test_a_recipe_that_failed_for_the_index_is_warned_of() -> None:
+    known = look_up("qwen3_next_80b_a3b_peft_config", "0.6.2")
+    made = plan(known=known)
+    assert any("PEFT is not currently supported" in text for text in made.warnings)
+    assert environment(made) == {}
+    assert made.geometry.parallel == ()
+    assert "the recipe's env_vars: the recipe decides" in made.unchecked
+
+
+def test_names_by_release() -> None:
+    for version in ("0.6.2", "0.6.2+local", "unknown", None):
+        assert isinstance(look_up(NAME, version).recipe, IndexedRecipe)
+        with pytest.raises(RecipeError, match=r"Megatron Bridge 0\.6\.2 has no recipe 'llama9_config'"):
+            look_up("llama9_config", version)
+    # Of another release nothing is known: no sizes are taken from this one, and no name is refused.
+    assert look_up(NAME, "0.5.0") == Indexed("0.6.2", None)
+    other = look_up("llama9_config", "0.5.0")
+    assert other.recipe is None
+    made = plan(known=other)
+    assert any("the job finds release 0.5.0" in text for text in made.warnings)
+    assert made.geometry.parallel == ()
+    assert "the recipe's env_vars" in made.unchecked

@@ -1,0 +1,159 @@
+"""The smaller decisions: environment, directives, mounts, settings, place, profiling."""
+
+from typing import Any
+
+import pytest
+
+from launcher._util.errors import OverrideError, PlaceError, SpecError
+from launcher.planning import assignments, environment, place, slurm_options
+from launcher.planning.profiler import choice
+from tests.support.building import RECIPE, SHELL, allocation, cluster, plan, world
+
+
+def variables(**changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "cluster": "c",
+        "profile": {},
+        "host": {},
+        "inherit": (),
+        "recipe": {},
+        "user": (),
+        "shell": SHELL,
+    }
+    return {variable.name: variable for variable in environment.decide(**{**values, **changes})}
+
+
+def test_only_the_listed_names_of_the_shell_are_inherited() -> None:
+    assert set(variables()) == {"HOME", "LANG", "PATH", "USER"}
+    assert "EDITOR" in variables(inherit=("EDITOR",))
+
+
+def test_the_user_beats_the_profile_and_the_plan_says_so() -> None:
+    found = variables(profile={"NCCL_DEBUG": "WARN"}, user=("NCCL_DEBUG=INFO",))["NCCL_DEBUG"]
+    assert (found.value, found.origin, found.beaten) == ("INFO", "--env", (("cluster profile c", "WARN"),))
+
+
+def test_the_recipe_beats_the_profile_and_the_user_beats_the_recipe() -> None:
+    profile = {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "NCCL_DEBUG": "WARN"}
+    recipe = {"CUDA_DEVICE_MAX_CONNECTIONS": "32", "NCCL_DEBUG": "INFO", "RANK": "7", "HF_TOKEN": "hf_x"}
+    found = variables(profile=profile, recipe=recipe, user=("NCCL_DEBUG=TRACE",))
+    assert found["CUDA_DEVICE_MAX_CONNECTIONS"].value == "32"
+    assert found["NCCL_DEBUG"].value == "TRACE"
+    assert [origin for origin, _ in found["NCCL_DEBUG"].beaten] == ["the recipe's env_vars", "cluster profile c"]
+    assert not {"RANK", "HF_TOKEN"} & set(found)
+
+
+def test_a_value_passed_on_by_name_is_nowhere_in_the_plan() -> None:
+    found = variables(user=("HF_TOKEN",), shell={**SHELL, "HF_TOKEN": "hf_canary"})
+    assert found["HF_TOKEN"].value is None
+    assert "hf_canary" not in repr(found)
+    assert "HF_TOKEN" in environment.passed_on(found.values())
+
+
+def test_passing_on_what_is_not_set_is_refused() -> None:
+    with pytest.raises(SpecError, match="this shell, which has none"):
+        variables(user=("HF_TOKEN",))
+
+
+@pytest.mark.parametrize(
+    ("profile", "user", "expected"),
+    [
+        ({"gpus-per-node": True}, {}, [("time", "5"), ("gpus-per-node", "4")]),
+        ({"gpus-per-node": True}, {"gpus-per-node": False, "gres": True}, [("time", "5"), ("gres", "gpu:4")]),
+        ({"exclusive": True}, {"mem": "0"}, [("time", "5"), ("exclusive", None), ("mem", "0")]),
+        ({}, {"time": False}, []),
+        ({}, {"time": "7"}, [("time", "7")]),
+    ],
+)
+def test_directives_are_added_and_removed(
+    profile: dict[str, Any], user: dict[str, Any], expected: list[tuple[str, str | None]]
+) -> None:
+    assert list(slurm_options.decide(own={"time": "5"}, ranks_per_node=4, profile=profile, user=user)) == expected
+
+
+@pytest.mark.parametrize("key", ["nodes", "output", "export", "N", "--mem", "", "Mem", "job name", "array"])
+def test_directives_that_the_launcher_manages_or_sbatch_lacks_are_refused(key: str) -> None:
+    with pytest.raises(SpecError):
+        slurm_options.decide(own={}, ranks_per_node=4, profile={}, user={key: True})
+
+
+def test_settings_are_arguments_where_configure_has_the_parameter() -> None:
+    arguments, rest = assignments.split(("layers=2", "model.num_layers=3", "layers.x=1"), RECIPE)
+    assert arguments == {"layers": "2"}
+    assert rest == ("model.num_layers=3", "layers.x=1")
+
+
+def test_a_word_that_is_no_setting_is_refused() -> None:
+    with pytest.raises(OverrideError, match="no KEY=VALUE"):
+        assignments.split(("train",), RECIPE)
+
+
+def test_settings_of_a_resumed_run_replace_earlier_ones_with_the_same_key() -> None:
+    assert assignments.again(("a=1", "b.c=2"), ("+a=3",)) == ("b.c=2", "+a=3")
+
+
+def test_places() -> None:
+    local, slurm = cluster(scheduler="local"), cluster()
+    assert place.choose_mode("run", local, world(has_slurm=False)) == "local"
+    assert place.choose_mode("run", slurm, world(allocation=allocation())) == "srun"
+    assert place.choose_mode("submit", slurm, world()) == "sbatch"
+    for verb, profile, here, words in (
+        ("run", slurm, world(), "salloc"),
+        ("run", slurm, world(has_slurm=False), "--cluster local"),
+        ("submit", local, world(), "launcher run"),
+    ):
+        with pytest.raises(PlaceError) as caught:
+            place.choose_mode(verb, profile, here)
+        assert words in (caught.value.hint or "")
+
+
+def test_nsys_completes_the_four_values() -> None:
+    found = choice.decide({}, world_size=4)
+    assert choice.overrides(found, ()) == (
+        "profiling.use_nsys_profiler=true",
+        "profiling.profile_step_start=10",
+        "profiling.profile_step_end=12",
+        "profiling.profile_ranks=[0]",
+    )
+    mine = {"profiling.profile_step_start": 3, "profiling.profile_ranks": [0, 2]}
+    found = choice.decide(mine, world_size=4)
+    assert (found.start, found.stop, found.ranks) == (3, 5, (0, 2))
+    assert choice.overrides(found, tuple(mine)) == (
+        "profiling.use_nsys_profiler=true",
+        "profiling.profile_step_end=5",
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"profiling.use_nsys_profiler": False},
+        {"profiling.use_pytorch_profiler": True},
+        {"profiling.profile_step_end": 10},
+        {"train.train_iters": 11},
+        {"profiling.profile_ranks": [4]},
+    ],
+)
+def test_a_profile_that_would_be_empty_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(OverrideError):
+        choice.decide(values, world_size=4)
+
+
+def test_a_value_that_only_the_job_knows_is_not_taken_for_one() -> None:
+    made = plan(request={"nsys": True}, changes=("profiling.profile_step_start=${oc.env:START}",))
+    assert made.profiler is not None
+    assert made.profiler.start == 10
+    starts = [text for text in made.overrides if "profile_step_start" in text]
+    assert starts == ["profiling.profile_step_start=${oc.env:START}"]
+
+
+def test_slurm_leaves_the_binding_to_ranks_that_bind_themselves() -> None:
+    def asked(*srun_args: str, **profile: Any) -> list[str]:
+        made = plan(profile=cluster(**profile), request={"srun_args": srun_args})
+        return [word for word in made.step.srun_args if "cpu-bind" in word]
+
+    assert asked() == ["--cpu-bind=none"]
+    assert asked("--cpu-bind=cores") == ["--cpu-bind=cores"]
+    assert asked(srun_args=("--cpu-bind=rank_ldom",)) == ["--cpu-bind=rank_ldom"]
+    assert asked(numa_binding=False) == []
+    assert asked(device="cpu") == []

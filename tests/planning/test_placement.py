@@ -1,0 +1,272 @@
+"""--segment and placement, against groups as megatron.core lays them out and every way in which racks may be filled."""
+
+import ast
+import itertools
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from launcher._util.errors import GeometryError
+from launcher.cli.commands.plan import show
+from launcher.planning import placement as topology
+from launcher.planning.model import Geometry, Plan
+from tests.support.building import allocation, cluster, plan, world
+
+RACK: dict[str, Any] = {"gpus_per_node": 4, "nvlink_domain_nodes": 18, "topology": "block"}
+DOMAIN = 18
+
+
+def shape(nodes: int, ranks: int = 4) -> Geometry:
+    return Geometry(nodes, ranks, nodes * ranks, ())
+
+
+def place(nodes: int, **sizes: int) -> topology.Placement:
+    return topology.decide(cluster(**RACK), shape(nodes), sizes, "sbatch", {})
+
+
+def groups(world_size: int, tp: int = 1, ep: int = 1, etp: int = 1) -> list[list[int]]:
+    """Groups of TP, EP and ETP, each rank taken apart into coordinates: tp and the rest, or etp, ep and the rest."""
+    tensor: dict[Any, list[int]] = {}
+    experts: dict[Any, list[int]] = {}
+    slices: dict[Any, list[int]] = {}
+    for rank in range(world_size):
+        tensor.setdefault(rank // tp, []).append(rank)
+        experts.setdefault((rank % etp, rank // (etp * ep)), []).append(rank)
+        slices.setdefault(rank // etp, []).append(rank)
+    return [*tensor.values(), *experts.values(), *slices.values()]
+
+
+def megatrons_generator() -> Any:
+    """megatron.core's RankGenerator, taken from its file: to import the package takes torch and half a minute."""
+    found = find_spec("megatron")
+    assert found is not None
+    file = next(Path(place) / "core/parallel_state.py" for place in found.submodule_search_locations or ())
+    tree = ast.parse(file.read_text())
+    wanted = ("RankGenerator", "generate_masked_orthogonal_rank_groups")
+    tree.body = [one for one in tree.body if getattr(one, "name", None) in wanted]
+    names: dict[str, Any] = {"List": list}
+    exec(compile(tree, str(file), "exec"), names)  # noqa: S102 - two definitions of an installed package
+    return names["RankGenerator"]
+
+
+@pytest.mark.parametrize(
+    ("world_size", "tp", "cp", "ep", "etp", "pp"),
+    [(64, 4, 2, 8, 1, 2), (64, 8, 1, 16, 2, 1), (48, 4, 1, 6, 2, 2), (128, 1, 1, 64, 1, 2), (32, 2, 4, 1, 2, 4)],
+)
+def test_groups_are_megatrons_own(world_size: int, tp: int, cp: int, ep: int, etp: int, pp: int) -> None:
+    generator = megatrons_generator()
+    order = "tp-cp-ep-dp-pp"
+    dense = generator(tp=tp, ep=1, dp=world_size // (tp * cp * pp), pp=pp, cp=cp, order=order)
+    experts = generator(tp=etp, ep=ep, dp=world_size // (etp * ep * pp), pp=pp, cp=1, order=order)
+    found = [*dense.get_ranks("tp"), *experts.get_ranks("ep"), *experts.get_ranks("tp")]
+    assert sorted(found) == sorted(groups(world_size, tp, ep, etp))
+
+
+@cache
+def fillings(segments: int, most: int) -> tuple[tuple[int, ...], ...]:
+    """How many segments each rack in turn takes: all racks empty or part used, in every way that differs."""
+    if segments == 0:
+        return ((),)
+    return tuple(
+        (first, *rest) for first in range(1, min(most, segments) + 1) for rest in fillings(segments - first, most)
+    )
+
+
+def safe(nodes: int, segment: int, found: list[list[int]], ranks: int = 4, domain: int = DOMAIN) -> bool:
+    """By brute force: no group spans two racks, however Slurm deals segments out to racks."""
+    if nodes % segment or segment > domain:
+        return False
+    ends: set[int] = set()
+    if nodes // segment <= 8:
+        for filling in fillings(nodes // segment, domain // segment):
+            ends |= set(itertools.accumulate(filling))
+    else:  # the ends that any filling can have: each segment's
+        ends = set(range(1, nodes // segment + 1))
+    cuts = {end * segment for end in ends}
+
+    def racks(group: list[int]) -> bool:
+        first, last = min(group) // ranks, max(group) // ranks
+        return any(first < cut <= last for cut in cuts)
+
+    return not any(racks(group) for group in found)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sizes", "segment"),
+    [
+        (2, {"ep": 8}, 2),
+        (16, {"ep": 8}, 2),
+        (34, {"ep": 8}, 2),  # the largest divisor up to 18 is 17, which cuts every other group
+        (36, {"ep": 8}, 2),
+        (4, {"ep": 16}, 4),
+        (36, {"ep": 16}, 4),
+        (8, {"ep": 32}, 8),
+        (32, {"ep": 32}, 8),
+        (16, {"ep": 64}, 16),
+        (32, {"ep": 64}, 16),
+        (18, {"ep": 72}, 18),
+        (36, {"ep": 72}, 18),
+        (36, {"tp": 8}, 2),
+        (36, {"tp": 4}, None),
+        (36, {"tp": 4, "ep": 4}, None),
+        (24, {"tp": 8, "ep": 16}, 4),
+        (24, {"tp": 8, "ep": 8, "etp": 2}, 4),
+        (12, {"tp": 8, "ep": 12}, 6),
+        (36, {"tp": 4, "cp": 4}, 4),
+        (1, {"ep": 4}, None),
+    ],
+)
+def test_the_smallest_segment_that_no_group_crosses(nodes: int, sizes: dict[str, int], segment: int | None) -> None:
+    assert place(nodes, **sizes).segment == segment
+
+
+CASES = [
+    (nodes, tp, ep, etp)
+    for nodes in range(2, 37)
+    for tp in (1, 4, 8)
+    for ep in (1, 8, 16, 32, 64)
+    for etp in (1, 2)
+    if nodes * 4 % tp == 0 and nodes * 4 % (ep * etp) == 0
+]
+
+
+def test_no_group_spans_two_racks_whatever_slurm_does_and_no_smaller_segment_has_that() -> None:
+    tried = 0
+    for nodes, tp, ep, etp in CASES:
+        sizes = {"tp": tp, "ep": ep, "etp": etp}
+        laid_out = groups(nodes * 4, tp=tp, ep=ep, etp=etp)
+        smallest = next((each for each in range(1, DOMAIN + 1) if safe(nodes, each, laid_out)), None)
+        if smallest is None:
+            with pytest.raises(GeometryError):
+                place(nodes, **sizes)
+        else:
+            assert (place(nodes, **sizes).segment or 1) == smallest, (nodes, sizes)
+            assert safe(nodes, place(nodes, **sizes).segment or 1, laid_out)
+            tried += 1
+    assert tried > 100
+
+
+@given(
+    nodes=st.integers(2, 40),
+    ranks=st.sampled_from([1, 2, 4, 6, 8]),
+    domain=st.integers(2, 20),
+    tp=st.sampled_from([1, 2, 3, 4, 6, 8, 16]),
+    ep=st.sampled_from([1, 2, 6, 8, 12, 16, 32, 72]),
+    etp=st.sampled_from([1, 2]),
+    pp=st.sampled_from([1, 2]),
+)
+def test_any_shape_is_placed_safely_or_refused(
+    nodes: int, ranks: int, domain: int, tp: int, ep: int, etp: int, pp: int
+) -> None:
+    size = nodes * ranks
+    assume(size % (tp * pp) == 0)
+    assume(size % (ep * etp * pp) == 0)
+    laid_out = groups(size, tp=tp, ep=ep, etp=etp)
+    profile = cluster(gpus_per_node=ranks, nvlink_domain_nodes=domain, topology="block")
+    sizes = {"tp": tp, "ep": ep, "etp": etp, "pp": pp}
+    smallest = next((each for each in range(1, domain + 1) if safe(nodes, each, laid_out, ranks, domain)), None)
+    try:
+        placed = topology.decide(profile, shape(nodes, ranks), sizes, "sbatch", {})
+    except GeometryError:
+        assert smallest is None
+        return
+    assert (placed.segment or 1) == smallest
+
+
+def test_what_no_domain_holds_is_refused_with_the_numbers() -> None:
+    with pytest.raises(GeometryError) as caught:
+        place(32, ep=128)
+    assert "EP 128 on 32 nodes" in caught.value.message
+    assert "a domain has 18 (72 GPUs)" in caught.value.message
+    assert "--sbatch segment=NODES" in (caught.value.hint or "")
+
+
+def test_context_parallelism_is_held_together_where_that_is_possible_and_warned_of_elsewhere() -> None:
+    assert place(32, tp=4, cp=8, ep=8).segment == 8
+    apart = place(32, tp=4, cp=32, ep=8)
+    assert apart.segment == 2
+    assert [text for text in apart.warnings if text.startswith("CP 32 x TP 4 = 128")]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("17", ["groups of EP 8 may span"]),
+        ("3", ["does not divide 34 nodes", "groups of EP 8 may span"]),
+        (34, ["an NVLink domain has 18 nodes"]),
+        ("many", ["no number of nodes"]),
+        (True, ["no number of nodes"]),
+        (False, ["leaves --segment out: groups of EP 8"]),
+        ("2", []),
+    ],
+)
+def test_a_stated_segment_counts_and_is_checked(value: object, words: list[str]) -> None:
+    placed = topology.decide(cluster(**RACK), shape(34), {"ep": 8}, "sbatch", {"--sbatch": value})
+    assert placed.segment is None
+    assert len(placed.warnings) == len(words)
+    for word, warning in zip(words, placed.warnings, strict=True):
+        assert word in warning
+
+
+def made(
+    *changes: str, nodes: int = 8, sbatch: dict[str, Any] | None = None, mode: Any = "sbatch", **profile: Any
+) -> Plan:
+    where = world(allocation=allocation(nodes, 4)) if mode == "srun" else None
+    return plan(
+        mode,
+        profile=cluster(**{**RACK, **profile}),
+        request={"nodes": nodes, "sbatch": sbatch or {}},
+        changes=changes,
+        where=where,
+    )
+
+
+EP16 = ("model.tensor_model_parallel_size=4", "model.expert_model_parallel_size=16")
+
+
+def test_the_plan_asks_slurm_for_it_and_shows_where_groups_lie() -> None:
+    run = made(*EP16, "model.pipeline_model_parallel_size=2")
+    assert dict(run.directives)["segment"] == "4"
+    assert run.placement == (
+        "TP 4: one group on each node",
+        "EP 16: 2 groups of 16 ranks, on nodes 0-3, nodes 4-7",
+        "PP 2: stage 0 on nodes 0-3, 1 on nodes 4-7",
+        "segment 4 nodes: no TP or EP group leaves its NVLink domain (16 of its 18 nodes are used)",
+    )
+    assert "segment" not in dict(made(*EP16, topology=None).directives)
+    assert "segment" not in dict(made(*EP16, nvlink_domain_nodes=1).directives)
+
+
+def test_the_checked_recipe_decides_it_and_people_read_it(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"tensor_model": 4, "pipeline_model": 1, "context": 1, "expert_model": 32, "expert_tensor": 1}
+    recipe: dict[str, Any] = {f"model.{name}_parallel_size": size for name, size in sizes.items()}
+    recipe |= {"model.moe_token_dispatcher_type": "alltoall"}
+    run = plan(profile=cluster(**RACK, fabric="infiniband"), request={"nodes": 16}, checked=recipe)
+    assert dict(run.directives)["segment"] == "8"
+    assert run.unchecked == ("memory: the recipe decides",)
+    show(run, as_json=False, with_scripts=False)
+    shown = capsys.readouterr().out
+    assert "placement  EP 32: 2 groups of 32 ranks, on nodes 0-7, nodes 8-15" in shown
+    assert "infiniband, NVLink joins 18 nodes; a run that does not get it is warned" in shown
+    assert "--segment=8" in shown
+
+
+def test_who_states_a_segment_gets_it() -> None:
+    assert dict(made(*EP16, sbatch={"segment": "8"}).directives)["segment"] == "8"
+    assert "segment" not in dict(made(*EP16, sbatch={"segment": False}).directives)
+    run = made(*EP16, directives={"segment": 2})
+    assert dict(run.directives)["segment"] == "2"
+    assert [text for text in run.warnings if "[directives] of the cluster profile 'test' gives --segment 2" in text]
+
+
+def test_what_only_the_recipe_knows_is_listed() -> None:
+    run = made("model.tensor_model_parallel_size=8")
+    assert dict(run.directives)["segment"] == "2"
+    assert "--segment: CP, EP counted as 1, and the recipe decides" in run.unchecked
+    assert [text for text in made(*EP16, mode="srun").unchecked if "salloc --segment" in text]
+    assert [text for text in made(*EP16, topology=None).unchecked if "the profile has no topology" in text]

@@ -1,0 +1,26 @@
+"""What a section of the page says, picked apart."""
+
+from typing import Any
+
+from launcher._util.shell import Recorder
+from launcher.report.page.content import Block, Facts, Subject
+from launcher.rundir import RunDirectory
+from tests.watch.making import BEGIN
+
+LAUNCHED = {"event": "launched", "mode": "local", "attempt": "000", "pid": 1, "host": "elsewhere"}
+"""The journal's line of a run that was started on another machine, without Slurm."""
+
+
+def subject(run: RunDirectory) -> Subject:
+    """A run whose page is made where no program answers."""
+    return Subject(run, Recorder(), BEGIN + 100)
+
+
+def of_kind[T: Block](kind: type[T], blocks: Any) -> list[T]:
+    """The blocks of one kind."""
+    return [block for block in blocks if isinstance(block, kind)]
+
+
+def rows(blocks: Any) -> dict[str, str]:
+    """All names and values."""
+    return {name: value for block in of_kind(Facts, blocks) for name, value in block.rows}

@@ -1,0 +1,208 @@
+"""The page of a run: its sections, and the verb that makes it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher._util.errors import DiskError, LauncherError, RequestError
+from launcher._util.shell import Recorder
+from launcher.cli.commands.page import main
+from launcher.cli.main import verb_parser
+from launcher.report.page.content import Block, Heading, Log, Section, Subject, Table, Text
+from launcher.report.page.outcome import outcome, tail
+from launcher.report.page.overview import overview
+from launcher.report.page.planned import planned
+from launcher.report.page.render import NAME, write_page
+from launcher.report.page.sections import SECTIONS, Maker, sections_of
+from launcher.rundir import RunDirectory
+from tests.report.blocks import LAUNCHED, of_kind, rows, subject
+from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
+
+FINISHED = {"outcome": "finished", "reason": None, "iteration": 4, "train_iters": 4, "loss": 6.0, "ended": BEGIN + 40}
+FAILED = {
+    "outcome": "failed",
+    "reason": "rank 1: ValueError: bad",
+    "iteration": 2,
+    "first_failing_rank": {"rank": 1, "host": "n2", "what": "ValueError: bad", "where": "x.py:7", "cause": "program"},
+    "failed_ranks": [0, 1],
+    "missing_ranks": [],
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return make_run(tmp_path / "small" / "0001", LAUNCHED, mode="local")
+
+
+def names(run: RunDirectory) -> list[str]:
+    return [section.name for section in sections_of(subject(run))]
+
+
+# What is there, and what is left out
+
+
+def test_a_run_that_was_only_prepared_has_its_plan(tmp_path: Path) -> None:
+    assert names(make_run(tmp_path / "small" / "0001")) == ["overview", "plan"]
+
+
+def test_a_run_without_metrics_has_no_plots(run: RunDirectory) -> None:
+    make_attempt(run, timeline=({"event": "imports", "time": BEGIN, "seconds": None},), result=FINISHED)
+    assert names(run) == ["overview", "outcome", "phases", "plan"]
+
+
+def test_a_section_that_fails_says_why_and_the_others_are_there(run: RunDirectory) -> None:
+    attempt = make_attempt(run, metrics=(iteration(1),))
+    (attempt.path / "result.json").write_text("[]")
+    made = {section.name: section for section in sections_of(subject(run))}
+    assert list(made) == ["overview", "outcome", "training", "plan"]
+    (why,) = made["outcome"].blocks
+    assert isinstance(why, Text)
+    assert (why.tone, "result.json holds no JSON object" in why.text) == ("warning", True)
+
+
+def test_a_further_section_is_a_line_in_the_list(run: RunDirectory) -> None:
+    def refuse(_: Subject) -> tuple[Block, ...]:
+        raise LauncherError("no", where="here", hint="Do that.")
+
+    more = (Maker("more", "More", lambda of: (Text(of.run.path.name),)), Maker("bad", "Bad", refuse))
+    assert sections_of(subject(run), (*more, Maker("none", "None", lambda _: ()))) == (
+        Section("more", "More", (Text("0001"),)),
+        Section("bad", "Bad", (Text("This section could not be made: here: no\nDo that.", "warning"),)),
+    )
+    assert len({maker.name for maker in SECTIONS}) == len(SECTIONS)
+
+
+# How it is doing, and what came of it
+
+
+def test_the_overview_is_what_status_says(run: RunDirectory) -> None:
+    make_attempt(run, metrics=(iteration(1), iteration(2, of=4, tflops_per_gpu=412.345)), result=FINISHED)
+    assert rows(overview(subject(run))) == {
+        "State": "finished",
+        "Detail": "iteration 4/4, loss 6",
+        "Recipe": "small.py",
+        "Cluster": "c",
+        "Ranks": "2",
+        "Attempts": "1",
+        "Iteration": "4 of 4",
+        "Loss": "6",
+        "Seconds per iteration": "0.5",
+        "TFLOP/s per GPU": "412.3",
+        "Run directory": str(run.path),
+    }
+
+
+def test_the_overview_asks_slurm_and_says_if_it_is_silent(tmp_path: Path) -> None:
+    blocks = overview(subject(make_run(tmp_path / "small" / "1", *submitted())))
+    assert rows(blocks)["State"] == "unknown"
+    assert of_kind(Text, blocks)[0].text.startswith("Slurm did not answer: ")
+
+
+def test_two_attempts_of_which_the_first_failed(run: RunDirectory) -> None:
+    first = make_attempt(run, result=FAILED)
+    first.log(1).write_text("".join(f"line {number}\n" for number in range(99)) + "ValueError: bad")
+    make_attempt(run, 1, result=FINISHED)
+    blocks = outcome(subject(run))
+    (table,) = of_kind(Table, blocks)
+    assert [(row[0], row[1], row[2], row[-1]) for row in table.rows] == [
+        ("000", "failed", "2", "rank 1: ValueError: bad"),
+        ("001", "finished", "4", ""),
+    ]
+    assert [each.text for each in of_kind(Heading, blocks)] == ["What failed in attempt 000"]
+    assert rows(blocks) == {
+        "First failing rank": "1",
+        "Host": "n2",
+        "What": "ValueError: bad",
+        "Where": "x.py:7",
+        "Cause": "program",
+        "Failed ranks": "0, 1",
+    }
+    (log,) = of_kind(Log, blocks)
+    assert log.title == "The end of attempts/000/logs/rank-0001.log"
+    assert (len(log.lines), log.lines[0], log.lines[-1]) == (60, "line 40", "ValueError: bad")
+
+
+def test_many_failed_attempts_are_listed_and_the_newest_explained(run: RunDirectory) -> None:
+    for number in range(5):
+        make_attempt(run, number, result={**FAILED, "failed_ranks": list(range(1024))})
+    blocks = outcome(subject(run))
+    assert [each.text[-3:] for each in of_kind(Heading, blocks)] == ["004", "003", "002"]
+    assert of_kind(Text, blocks)[0].text == "2 earlier attempts failed; `launcher logs --attempt` has them."
+    assert rows(blocks)["Failed ranks"].endswith("14, 15 and 1008 more")
+
+
+def test_the_end_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    assert tail(log) == ()
+    log.write_text(f"{'first ' * 20_000}\nlast")
+    assert tail(log) == ("last",), "the rest of a line whose beginning was skipped is no line"
+
+
+# The plan
+
+
+def test_the_plan_with_the_origin_of_every_value(run: RunDirectory) -> None:
+    variables = [
+        {"name": "A", "value": "1", "origin": "--env", "place": "task", "beaten": [["the profile", "0"]]},
+        {"name": "HOME", "value": None, "origin": "the shell", "place": "inherited", "beaten": []},
+        {"name": "HF_TOKEN", "value": None, "origin": "--env", "place": "task", "beaten": []},
+    ]
+    plan = {**run.plan, "mode": "sbatch", "overrides": ["train.train_iters=4"], "environment": variables}
+    plan |= {"argv": {"arguments": {"size": "2"}}, "directives": [["nodes", "1"], ["requeue", None]]}
+    plan |= {
+        "image": {"name": "megatron", "digest": "sha256:1"},
+        "step": {"srun_args": ["--wait=3"]},
+        "warnings": ["w"],
+    }
+    plan |= {"mounts": [{"source": "/a", "target": "/b", "read_only": True}], "warnings": ["a warning"]}
+    (run.path / "plan.json").write_text(json.dumps(plan))
+    blocks = planned(subject(run))
+    assert of_kind(Text, blocks) == [Text("Warning of the plan: a warning", "warning")]
+    settings, environment = of_kind(Table, blocks)
+    assert settings.rows == (("argument", "size=2"), ("override", "train.train_iters=4"))
+    assert environment.rows == (
+        ("A", "1", "--env", "0 of the profile"),
+        ("HOME", "(passed on)", "the shell", ""),
+        ("HF_TOKEN", "(value not shown)", "--env", ""),
+    )
+    assert rows(blocks)["Image"] == "megatron (sha256:1)"
+    assert rows(blocks)["Mounts"] == "/a at /b (read-only)"
+    assert [(log.title, log.lines) for log in of_kind(Log, blocks)] == [
+        ("sbatch", ("--nodes=1", "--requeue")),
+        ("srun", ("--wait=3",)),
+    ]
+
+
+# The verb
+
+
+def test_the_verb(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed")
+    make_attempt(run, result=FINISHED)
+    parser = verb_parser("page")
+    assert main(parser.parse_args([str(run.path)])) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"page: {run.path / NAME}\n")
+    assert main(parser.parse_args([str(run.path), "--json", "--output", str(tmp_path / "x.html")])) == 0
+    assert json.loads(capsys.readouterr().out) == {"version": 1, "page": str(tmp_path / "x.html")}
+    assert (tmp_path / "x.html").read_text().startswith("<!doctype html>")
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_page_that_cannot_be_written_names_the_option(run: RunDirectory, tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed")
+    with pytest.raises(DiskError, match="cannot write") as disk:
+        write_page(run, Recorder(), tmp_path / "nowhere" / "x.html")
+    assert "--output" in str(disk.value.hint)
+    with pytest.raises(RequestError, match="this is no file"):
+        write_page(run, Recorder(), tmp_path)
+
+
+def test_without_plotly_the_hint_says_what_to_install(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(RequestError, match="needs plotly") as caught:
+        write_page(run, Recorder())
+    assert caught.value.hint == "pip install 'megatron-launcher[analysis]'"
+    assert not (run.path / NAME).exists()

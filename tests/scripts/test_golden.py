@@ -1,0 +1,116 @@
+"""Scripts byte for byte. `make golden` accepts what is rendered now."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launcher.config.load import load_cluster
+from launcher.discovery.image import NetPlugin
+from launcher.planning.model import Plan
+from launcher.scripts import scripts
+from tests.support.building import SHELL, allocation, cluster, image, plan, world
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def shipped(name: str, nodes: int) -> Plan:
+    """A batch job with a profile that ships, in an image that has aws-ofi-nccl."""
+    profile = load_cluster(name, {"HOME": "/nowhere"})
+    plugin = NetPlugin("/opt/amazon/ofi-nccl/lib/libnccl-net.so", ("Libfabric",))
+    inside = image(architecture=profile.architecture, net_plugins=(plugin,))
+    changes = ("model.tensor_model_parallel_size=4", "model.expert_model_parallel_size=8")
+    return plan(profile=profile, request={"nodes": nodes, "image": "nemo"}, changes=changes, inside=inside)
+
+
+PLANS: dict[str, Plan] = {
+    "local": plan("local", request={"gpus_per_node": 2}),
+    "srun": plan("srun", where=world(allocation=allocation(2, 4))),
+    "sbatch": plan(request={"nodes": 2, "time_limit": "30:00"}, changes=("train.train_iters=20",)),
+    "pyxis": plan(
+        profile=cluster(
+            gpus_per_node=8,
+            cpus_per_task=12,
+            runtime="pyxis",
+            image="./megatron lm.sqsh",
+            mpi="pmix",
+            mounts=("/fsx", "/data:/mnt/data:ro"),
+            env={"NCCL_DEBUG": "WARN"},
+            host_env={"MELLANOX_VISIBLE_DEVICES": "all"},
+            directives={"gpus-per-node": True, "exclusive": True, "mem": "0"},
+            srun_args=("--network=test network",),
+        ),
+        request={
+            "nodes": 4,
+            "env": ("QUOTED=it's a $HOME `x`", "WANDB_MODE=offline"),
+            "shared": True,
+            "account": "a b",
+        },
+        inside=image(path=Path("/images/megatron lm.sqsh"), digest=None, store=None),
+    ),
+    "enroot": plan(
+        profile=cluster(
+            gpus_per_node=8,
+            runtime="enroot",
+            image="nemo",
+            scratch="/raid/$USER",
+            mounts=("/fsx", "/data/a b:/mnt/data:ro"),
+            inherit=("HF_HOME",),
+        ),
+        request={"nodes": 2},
+        where=world(environ={**SHELL, "HF_HOME": "/fsx/hf"}),
+        inside=image(),
+    ),
+    "bwrap": plan(
+        profile=cluster(gpus_per_node=8, runtime="bwrap", image="nemo", container_writable=False, mounts=("/fsx",)),
+        request={"nodes": 2, "mounts": ("/data/a b:/mnt/data:ro",), "env": ("NCCL_DEBUG=INFO",)},
+        inside=image(),
+    ),
+    "bwrap-local": plan(
+        "local",
+        profile=cluster(gpus_per_node=2, scheduler="local", runtime="bwrap", scratch="/scratch/it's mine"),
+        request={"image": "nemo", "shared": True},
+        inside=image(),
+    ),
+    "nsys": plan(request={"nodes": 2, "nsys": True}, changes=("profiling.profile_ranks=[0,4]",)),
+    "nsys-all": plan(request={"nodes": 1, "nsys": True}, changes=("profiling.profile_ranks=[]",)),
+    # One of each fabric, and NVLink over several nodes; 34 nodes are no whole number of racks of 18.
+    **{
+        f"{name}-{nodes}": shipped(name, nodes)
+        for name in ("aws-p5", "azure-nd-h100-v5", "aws-p6e-gb200", "oci-h100")
+        for nodes in (2, 34)
+    },
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_scripts_are_as_accepted(name: str) -> None:
+    for file, text in scripts(PLANS[name]).items():
+        path = GOLDEN / f"{name}.{file}"
+        if os.environ.get("UPDATE_GOLDEN"):
+            path.write_text(text)
+        assert path.read_text() == text, f"{path.name} is rendered differently now; `make golden` accepts it"
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_scripts_are_valid_bash(name: str) -> None:
+    for text in scripts(PLANS[name]).values():
+        assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).stderr == ""
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.parametrize("name", PLANS)
+def test_scripts_pass_shellcheck(name: str) -> None:
+    for text in scripts(PLANS[name]).values():
+        command = ["shellcheck", "-S", "warning", "-e", "SC2054", "-"]  # commas are parts of words here
+        done = subprocess.run(command, input=text, text=True, capture_output=True)
+        assert done.stdout == ""
+
+
+def test_the_same_plan_gives_the_same_bytes_and_every_golden_file_is_used() -> None:
+    for name, made in PLANS.items():
+        assert scripts(made) == scripts(made), name
+    used = {f"{name}.{file}" for name, made in PLANS.items() for file in scripts(made)}
+    assert {path.name for path in GOLDEN.iterdir()} == used

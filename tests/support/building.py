@@ -1,0 +1,99 @@
+"""Plans for tests, made from values alone: no machine, no clock, no Slurm."""
+
+from pathlib import Path
+from typing import Any
+
+from launcher.config.cluster import Cluster
+from launcher.config.request import Request
+from launcher.discovery.host import Allocation, World
+from launcher.discovery.image import Image
+from launcher.discovery.recipe import Recipe, RecipeFile
+from launcher.planning import make
+from launcher.planning.model import Mode, Plan
+from launcher.planning.overrides import Override, check
+
+RECIPE = RecipeFile(Path("/home/ada/gpt/recipes/small.py"), "configure", ("layers",), (), ())
+SHELL = {"HOME": "/home/ada", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "USER": "ada", "EDITOR": "vi"}
+
+
+def world(**changes: Any) -> World:
+    """A login node at a fixed time."""
+    values: dict[str, Any] = {
+        "directory": Path("/home/ada/gpt"),
+        "environ": SHELL,
+        "python": "/opt/python/bin/python3",
+        "user": "ada",
+        "host": "login",
+        "now": 1_790_000_000.0,
+        "run_id": "20260921-120000-abcd",
+        "has_slurm": True,
+        "gpus": 0,
+        "allocation": None,
+    }
+    return World(**{**values, **changes})
+
+
+def allocation(nodes: int = 2, gpus: int | None = None, cpus: int | None = None) -> Allocation:
+    """An allocation of salloc's."""
+    return Allocation("77", nodes, gpus, None, cpus)
+
+
+def overrides(*texts: str) -> tuple[Override, ...]:
+    """Overrides, with their grammar checked but not their keys."""
+    return check(texts, None)
+
+
+def cluster(**values: Any) -> Cluster:
+    """A profile."""
+    return Cluster.model_validate({"name": "test", **values})
+
+
+def image(**changes: Any) -> Image:
+    """An image of a store."""
+    digest = "0123456789ab" + "cd" * 26
+    values: dict[str, Any] = {
+        "name": "nemo",
+        "path": Path(f"/images/sha256/{digest}.sqsh"),
+        "digest": f"sha256:{digest}",
+        "architecture": "x86_64",
+        "size_bytes": 20_000_000_000,
+        "environment": {"PATH": "/opt/venv/bin:/usr/bin:/bin", "NCCL_DEBUG": "VERSION", "NGC_API_KEY": None},
+        "needed": ("/opt/venv/bin", "/opt/venv/lib"),
+        "store": Path("/images"),
+        "packages": {"torch": "2.11.0"},
+        "key": digest[:12],
+    }
+    return Image(**{**values, **changes})
+
+
+def plan(
+    mode: Mode = "sbatch",
+    *,
+    profile: Cluster | None = None,
+    request: dict[str, Any] | None = None,
+    changes: tuple[str, ...] = (),
+    arguments: dict[str, str] | None = None,
+    recipe: Recipe = RECIPE,
+    where: World | None = None,
+    inside: Image | None = None,
+    checked: dict[str, Any] | None = None,
+    answer: dict[str, Any] | None = None,
+) -> Plan:
+    """A plan in `mode`; `changes` are overrides, `inside` is the image, `checked` what the recipe holds by key and
+    `answer` all that a check tells of it."""
+    return make.make_plan(
+        make.Given(
+            request=Request.model_validate({"recipe": "recipes/small.py", **(request or {})}),
+            cluster=profile or cluster(scheduler="local" if mode == "local" else "slurm", gpus_per_node=4),
+            world=where or world(),
+            mode=mode,
+            recipe=recipe,
+            arguments=arguments or {},
+            overrides=overrides(*changes),
+            code=(("entrypoint.py", "/opt/launcher/entrypoint.py"),),
+            image=inside,
+            recipe_env=None if checked is None else {},
+            recipe_values=checked or {},
+            resolved=answer,
+        )
+    )

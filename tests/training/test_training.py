@@ -1,0 +1,94 @@
+"""Real Megatron on a real Slurm: the same losses, whoever starts the ranks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.backends.running import ROOT, User, user_of
+from tests.support.slurm.virtual_cluster import VirtualCluster
+
+VANILLA = str(ROOT / "recipes/vanilla_gpt_pretrain.py")
+MOE = str(ROOT / "recipes/qwen3_moe_pretrain.py")
+SHORT = ("train.train_iters=6", "checkpoint.save=null")
+
+pytestmark = [pytest.mark.megatron, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture
+def user(tmp_path: Path, slurm_cluster: VirtualCluster) -> User:
+    return user_of(tmp_path, slurm_cluster)
+
+
+def losses(run: Path, attempt: str = "000") -> dict[int, float]:
+    lines = (run / "attempts" / attempt / "metrics.jsonl").read_text().splitlines()
+    return {entry["iteration"]: entry["loss"] for entry in map(json.loads, lines)}
+
+
+def local(user: User, ranks: int, *arguments: str) -> dict[int, float]:
+    asked = (*arguments, "--cluster", "local", "--gpus-per-node", str(ranks), "--json")
+    return losses(Path(json.loads(user.run("run", *asked, timeout_s=400).stdout)["run_dir"]))
+
+
+def allocated(user: User, nodes: int, ranks: int, *arguments: str) -> dict[int, float]:
+    options = (f"-N{nodes}", f"--ntasks-per-node={ranks}")
+    done = user.salloc("run", *arguments, "--gpus-per-node", str(ranks), "--json", options=options, timeout_s=400)
+    return losses(Path(json.loads(done.stdout)["run_dir"]))
+
+
+def batch(user: User, cluster: VirtualCluster, nodes: int, ranks: int, *arguments: str) -> dict[int, float]:
+    asked = (*arguments, "-N", str(nodes), "--gpus-per-node", str(ranks), "--json", "--no-check-config")
+    answer = json.loads(user.run("submit", *asked).stdout)
+    assert cluster.wait(answer["job"], "COMPLETED", "FAILED", timeout_s=400) == "COMPLETED"
+    return losses(Path(answer["run_dir"]))
+
+
+def test_two_ranks_have_the_same_losses_in_every_mode(user: User, slurm_cluster: VirtualCluster) -> None:
+    found = [
+        local(user, 2, VANILLA, *SHORT),
+        allocated(user, 1, 2, VANILLA, *SHORT),
+        batch(user, slurm_cluster, 2, 1, VANILLA, *SHORT),
+    ]
+    assert list(found[0]) == [1, 2, 3, 4, 5, 6]
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "asked",
+    [
+        (VANILLA,),
+        (VANILLA, "model.tensor_model_parallel_size=2"),
+        (VANILLA, "model.pipeline_model_parallel_size=2", "model.pipeline_dtype=bf16"),
+        (VANILLA, "model.tensor_model_parallel_size=2", "model.sequence_parallel=true"),
+        (MOE, "model.expert_model_parallel_size=2"),
+    ],
+    ids=["DP4", "TP2xDP2", "PP2xDP2", "TP2+SPxDP2", "EP2"],
+)
+def test_two_nodes_of_two_tasks(user: User, slurm_cluster: VirtualCluster, asked: tuple[str, ...]) -> None:
+    found = [
+        local(user, 4, *asked, *SHORT),
+        allocated(user, 2, 2, *asked, *SHORT),
+        batch(user, slurm_cluster, 2, 2, *asked, *SHORT),
+    ]
+    assert len(found[0]) == 6
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.soak
+def test_a_batch_job_is_stopped_and_resumed_with_the_losses_of_an_uninterrupted_run(
+    user: User, slurm_cluster: VirtualCluster
+) -> None:
+    asked = (VANILLA, "train.train_iters=20")
+    whole = local(user, 2, *asked)
+    submit = ("submit", *asked, "train.exit_interval=10", "--gpus-per-node", "2", "--json", "--no-check-config")
+    first = json.loads(user.run(*submit).stdout)
+    slurm_cluster.wait(first["job"], "FAILED", "COMPLETED", timeout_s=400)
+    run = Path(first["run_dir"])
+    result = json.loads((run / "attempts/000/result.json").read_text())
+    assert (result["outcome"], result["reason"], result["iteration"]) == ("stopped", "exit_interval", 10)
+    again = json.loads(user.run("submit", "--resume", first["run_id"], "--json", "--no-check-config").stdout)
+    assert slurm_cluster.wait(again["job"], "COMPLETED", "FAILED", timeout_s=400) in ("COMPLETED", "FAILED")
+    after = losses(run, "001")
+    assert list(after) == list(range(11, 21))
+    assert {**losses(run), **after} == whole
