@@ -67,9 +67,9 @@ trap : INT TERM # a signal ends the step, not this script, which has to say what
 "${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log"
 status=$?
 
-# ---- verdict: composed in the image by launcher/runtime; this script reads one word
+# ---- verdict: composed in the image by launcher/job; this script reads one word
 one=(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10)
-verdict=("$run_dir/code/launcher/runtime/verdict.py" "$run_dir" "$LAUNCHER_ATTEMPT" 8 "$status")
+verdict=("$run_dir/code/launcher/job/result.py" "$run_dir" "$LAUNCHER_ATTEMPT" 8 "$status")
 word=$("${one[@]}" "${container[@]}" "${enter_run[@]}" /opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/srun.log")
 case ${word##*$'\n'} in
     finished) exit 0 ;;

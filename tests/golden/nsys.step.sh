@@ -29,7 +29,7 @@ attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
 command=(/opt/python/bin/python3 "$run_dir/code/entrypoint.py")
 case $RANK in
 0 | 4)
-        command=(/opt/python/bin/python3 "$run_dir/code/launcher/runtime/profiling/nsys.py" "${command[@]}")
+        command=(/opt/python/bin/python3 "$run_dir/code/launcher/job/profiling/nsys.py" "${command[@]}")
         ;;
 esac
 # This shell stays: it records the end of a program that can no longer do so itself (killed, os._exit).
