@@ -67,7 +67,7 @@ def make_run(path: Path, device: str) -> Path:
     (code / "recipe" / "first_line.py").write_text(RECIPE)
     recipe = {"path": "recipe/first_line.py", "function": "configure"}
     settings = {"device": device, "load": False, "profiler": None, "user_env": []}
-    request = {"version": 1, "recipe": recipe, "arguments": {}, "overrides": [], "settings": settings}
+    request = {"version": 1, "recipe": recipe, "arguments": {}, "overrides": [], "options": settings}
     (path / "argv.json").write_text(json.dumps(request))
     return path
 

@@ -17,7 +17,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     complete(add("recipe", metavar="RECIPE", nargs="?", help="path.py[:function], bridge:NAME, or job.toml"), "recipes")
     complete(
         add(
-            "settings",
+            "assignments",
             metavar="KEY=VALUE",
             nargs="*",
             help="arguments of the recipe (its own; data=, tokenizer=, peft=, ...), and Hydra overrides",
@@ -112,7 +112,7 @@ def request_options(parsed: argparse.Namespace) -> dict[str, Any]:
     own = ("json", "sbatch", "no_sbatch", "dry_run", "follow", "script", "purpose", "verbose")
     options: dict[str, Any] = {}
     for key, value in vars(parsed).items():
-        if key in own or value is None or (key == "settings" and not value):
+        if key in own or value is None or (key == "assignments" and not value):
             continue
         options[_NAMES.get(key, key)] = tuple(value) if isinstance(value, list) else value
     options["default_mounts"] = options.pop("default_mount", ())

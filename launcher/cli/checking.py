@@ -70,7 +70,7 @@ def request_of(made: Planned) -> dict[str, Any]:
         "recipe": _absolute_recipe(made),
         "arguments": plan.argv["arguments"],
         "overrides": plan.argv["overrides"],
-        "settings": plan.argv["settings"],
+        "options": plan.argv["options"],
         "world_size": plan.world_size,
         "ranks_per_node": plan.geometry.ranks_per_node,
         # Its own checkpoint has the weights: the place that they once came from may be gone.

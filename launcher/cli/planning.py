@@ -37,7 +37,7 @@ class Planned:
     """A plan with what it was made from, for those who carry it out."""
 
     plan: Plan
-    given: make.Given
+    given: make.PlanInputs
     world: World
     request: Request
     resumed: RunDirectory | None
@@ -61,15 +61,19 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
     release = release_of(image.packages if image else None, cluster.python, in_image=image is not None)
     known = _indexed(recipe, request, release)
     recipe = described(recipe, known) if isinstance(recipe, BridgeRecipe) else recipe
-    request = request.model_copy(update={"settings": assignments.anchored(request.settings, recipe, world.directory)})
-    stated, texts = assignments.split(request.settings, recipe, common=request.entrypoint is None)
+    request = request.model_copy(
+        update={"assignments": assignments.make_paths_absolute(request.assignments, recipe, world.directory)}
+    )
+    stated, texts = assignments.split_arguments_and_overrides(
+        request.assignments, recipe, common=request.entrypoint is None
+    )
     texts, use_viztracer = choice.take_own_keys(texts)
     place_of_profiler = _place_of_profiler(request, mode, cluster, world, image, resumed)
     # A program of another kind has keys of its own.
     schema = overrides.schema_of(release.version) if request.entrypoint is None else None
     checked = _checked_overrides(texts, schema, recipe)
     of_keywords = _checked_arguments(stated, request, recipe, known, schema)
-    given = make.Given(
+    given = make.PlanInputs(
         request=request,
         cluster=cluster,
         world=world,
@@ -191,7 +195,7 @@ def _to_load(
     return dataclasses.replace(found, own=True) if found else None
 
 
-def _plan(given: make.Given, resumed: RunDirectory | None) -> Plan:
+def _plan(given: make.PlanInputs, resumed: RunDirectory | None) -> Plan:
     plan = make.make_plan(given)
     # Of a resumed run: what the user once wrote, not where its snapshot lies.
     return dataclasses.replace(plan, recipe=resumed.plan["recipe"]) if resumed else plan
@@ -206,8 +210,8 @@ def _request(options: dict[str, Any], world: World, resumed: RunDirectory | None
     if resumed:
         # What was profiled then need not be profiled again.
         before = {key: value for key, value in resumed.plan["request"].items() if key not in OPTIONS}
-        new_settings = options.pop("settings", ())
-        options = {**before, **options, "settings": assignments.again(before.get("settings", ()), new_settings)}
+        new = options.pop("assignments", ())
+        options = {**before, **options, "assignments": assignments.merge_for_resume(before.get("assignments", ()), new)}
         _require_code(resumed, options)
     return load_request(options, environ=world.environ, directory=world.directory, job_file=job_file)
 
@@ -219,8 +223,8 @@ def _resumed(options: dict[str, Any]) -> RunDirectory | None:
     run = find(name, options.get("run_root"))
     _require_resumable(run)
     if "=" in str(options.get("recipe", "")):
-        # With --resume the recipe is known: what stands in its place is the first setting.
-        options["settings"] = (options.pop("recipe"), *options.get("settings", ()))
+        # With --resume the recipe is known: what stands in its place is the first assignment.
+        options["assignments"] = (options.pop("recipe"), *options.get("assignments", ()))
     elif "recipe" in options:
         raise RequestError(
             "--resume continues a run with its own recipe, from its own code/",

@@ -105,7 +105,7 @@ def load_request(
         for key, value in values.items():
             merged.setdefault(key, value)
     # What a job file and the command line both list adds up, the command line's last and thus strongest.
-    for key in ("settings", "env", "mounts", "srun_args"):
+    for key in ("assignments", "env", "mounts", "srun_args"):
         if key in options and key in job:
             merged[key] = (*job[key], *options[key])
     return parse(Request, merged, where="the request")

@@ -19,7 +19,7 @@ class Request(BaseModel):
     recipe: Text | None = None
     """`path.py[:function]` or `bridge:NAME`."""
 
-    settings: tuple[str, ...] = ()
+    assignments: tuple[str, ...] = ()
     """`KEY=VALUE` in the user's order: arguments of `configure` and Hydra overrides."""
 
     cluster: Text | None = None

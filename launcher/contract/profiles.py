@@ -7,7 +7,7 @@ A captured rank leaves in `attempts/NNN/profiles/`, all with one stem that nothi
     STEM.nsys.json   the record of the process around nsys: how nsys ended, what is in its report
     STEM.sqlite      nsys' report as SQLite, where the export worked
 
-What was asked for is in argv.json (`settings.profiler`): name, start, stop, ranks, extension. Steps are Megatron's:
+What was asked for is in argv.json (`options.profiler`): name, start, stop, ranks, extension. Steps are Megatron's:
 step N is the iteration that begins after N are done (the log calls it N + 1), from `start` until before `stop`.
 """
 
@@ -101,7 +101,7 @@ def asked_of(attempt: Path) -> Optional[dict[str, Any]]:
     later = sorted(each for each in attempt.parent.iterdir() if each.name.isdigit() and each.name >= attempt.name)
     places = [*(each / "argv.json" for each in later), attempt.parent.parent / "argv.json"]
     request = next((found for place in places if (found := read_object(place)) is not None), {})
-    settings = (request.get("settings") or {}).get("profiler")
+    settings = (request.get("options") or {}).get("profiler")
     return settings if isinstance(settings, dict) else None
 
 

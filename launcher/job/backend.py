@@ -11,7 +11,7 @@ def select(device: str) -> str:
     Raises UserError for "gpu" where torch sees none: training a GPU-sized model on CPU by accident helps nobody.
     """
     if device not in DEVICES:
-        raise UserError(f"device {device!r} is not one of {', '.join(DEVICES)}", where="argv.json: settings.device")
+        raise UserError(f"device {device!r} is not one of {', '.join(DEVICES)}", where="argv.json: options.device")
     if device == "cpu":
         return "cpu"
     import torch

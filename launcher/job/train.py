@@ -49,10 +49,10 @@ def run(rank: Rank) -> int:
     try:
         with signals_raise():
             request = read_request(rank)
-            place(rank, request["settings"])
-            job.network = watched(rank, request["settings"])
+            place(rank, request["options"])
+            job.network = watched(rank, request["options"])
             job.config, device = configure(rank, request, timeline, job.started)
-            job.window = profiled(job, request["settings"], device)
+            job.window = profiled(job, request["options"], device)
             if job.network is not None:
                 job.network.begin(device)
         train(job, request, device, timeline)
@@ -78,11 +78,11 @@ def run(rank: Rank) -> int:
 
 
 def read_request(rank: Rank) -> dict[str, Any]:
-    """argv.json of the run: recipe, arguments, overrides and settings."""
+    """argv.json of the run: recipe, arguments, overrides and options."""
     path = rank.run_dir / "argv.json"
     try:
         request: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in ("recipe", "arguments", "overrides", "settings") if key not in request]
+        missing = [key for key in ("recipe", "arguments", "overrides", "options") if key not in request]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"argv.json cannot be read: {error}", where=str(path)) from error
     if missing or request.get("version") != 1:
@@ -97,7 +97,7 @@ def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: 
     from .model import extensions, weights
 
     fetch.begin()
-    settings, keys = request["settings"], paths.overridden(request["overrides"])
+    settings, keys = request["options"], paths.overridden(request["overrides"])
     device = backend.select(settings.get("device", "auto"))
     if device == "cpu":
         from . import cpu

@@ -1,4 +1,4 @@
-"""`KEY=VALUE` of the command line: which are arguments of `configure`, which are overrides."""
+"""Assignments, the `KEY=VALUE` of the command line: which are arguments of `configure`, and which are overrides."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,8 +9,10 @@ from launcher.contract.recipe_arguments import is_argument
 from launcher.discovery.recipe import BridgeRecipe, Recipe, RecipeFile
 
 
-def split(settings: Sequence[str], recipe: Recipe, *, common: bool = True) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Arguments (raw strings by name) and overrides (in order).
+def split_arguments_and_overrides(
+    assignments: Sequence[str], recipe: Recipe, *, common: bool = True
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the arguments of the recipe (raw strings by name) and the overrides, in their order.
 
     A key without a dot that is a parameter of the recipe's function is an argument, and so are those that every recipe
     takes (contract/recipe_arguments.py), unless `common` is False: a program that is not Bridge has keys of its own.
@@ -18,14 +20,14 @@ def split(settings: Sequence[str], recipe: Recipe, *, common: bool = True) -> tu
     """
     arguments: dict[str, str] = {}
     overrides: list[str] = []
-    for number, text in enumerate(settings, start=1):
+    for number, text in enumerate(assignments, start=1):
         key, given, value = text.partition("=")
         if "\0" in text:
-            raise OverrideError("a NUL byte cannot be given", where=f"setting {number}")
+            raise OverrideError("a NUL byte cannot be given", where=f"assignment {number}")
         if not given and not text.startswith("~"):
             raise OverrideError(
-                f"{text!r} is no KEY=VALUE",
-                where=f"setting {number}",
+                f"{text!r} is not KEY=VALUE",
+                where=f"assignment {number}",
                 hint="Overrides look like train.train_iters=1000; options begin with --, see `launcher run --help`.",
             )
         own = key in recipe.parameters
@@ -42,16 +44,16 @@ def split(settings: Sequence[str], recipe: Recipe, *, common: bool = True) -> tu
     return arguments, tuple(overrides)
 
 
-def anchored(settings: Sequence[str], recipe: Recipe, directory: Path) -> tuple[str, ...]:
-    """The settings with absolute paths for the files and directories that arguments of every recipe name.
+def make_paths_absolute(assignments: Sequence[str], recipe: Recipe, directory: Path) -> tuple[str, ...]:
+    """Return the assignments with absolute paths for the files and directories that common arguments name.
 
-    A job starts elsewhere, and so does its resumption. What is not there stays as it was: the name of a model on the
-    hub looks like a path, too.
+    A job starts in another directory, and so does its resumption. A path that does not exist stays as it was: the name
+    of a model on the hub looks like a path, too.
     """
-    return tuple(_anchored(text, recipe, directory) for text in settings)
+    return tuple(_make_path_absolute(text, recipe, directory) for text in assignments)
 
 
-def _anchored(text: str, recipe: Recipe, directory: Path) -> str:
+def _make_path_absolute(text: str, recipe: Recipe, directory: Path) -> str:
     key, _, value = text.partition("=")
     paths = ("tokenizer", "hf_path") if isinstance(recipe, BridgeRecipe) else ("tokenizer",)
     if key in recipe.parameters or not value or value.startswith("{"):
@@ -63,15 +65,15 @@ def _anchored(text: str, recipe: Recipe, directory: Path) -> str:
 
 
 def _refuse_twice(arguments: Mapping[str, str], key: str, value: str) -> None:
-    """Of two values on one command line one is a mistake, as with overrides."""
+    """Raise OverrideError for a second, different value: of two on one command line one is a mistake."""
     if arguments.get(key, value) != value:
         raise OverrideError(
             f"{key} is given twice, as {arguments[key]!r} and {value!r}", hint="Leave one of the two out."
         )
 
 
-def again(earlier: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
-    """The settings of a resumed run: the earlier ones, except where a new one has the same key."""
+def merge_for_resume(earlier: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
+    """Return the assignments of a resumed run: the earlier ones, except where a new one has the same key."""
     new = tuple(new)
     keys = {_key(text) for text in new}
     return (*(text for text in earlier if _key(text) not in keys), *new)

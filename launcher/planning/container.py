@@ -9,7 +9,7 @@ from launcher.config.cluster import Cluster, Runtime
 from launcher.config.request import Request
 from launcher.discovery.image import Image
 from launcher.planning import runtimes
-from launcher.planning.inputs import Given
+from launcher.planning.inputs import PlanInputs
 from launcher.planning.model import Container, Mode, Mount, PlannedImage
 
 # What programs of any image need, wherever its packages lie.
@@ -62,22 +62,22 @@ def planned(image: Image) -> PlannedImage:
 
 
 def decide(
-    given: Given, runtime: Runtime, mounts: tuple[Mount, ...], run_dir: str, named: tuple[str, ...]
+    inputs: PlanInputs, runtime: Runtime, mounts: tuple[Mount, ...], run_dir: str, named: tuple[str, ...]
 ) -> Container | None:
     """How tasks get into the image; None on the bare machine. Raises SpecError for paths that no runtime can mount."""
-    if given.image is None or runtime == "none":
+    if inputs.image is None or runtime == "none":
         return None
-    scratch = given.cluster.scratch
+    scratch = inputs.cluster.scratch
     if scratch is not None:
-        _check_path(scratch, where=f"scratch of the cluster profile {given.cluster.name!r}")
+        _check_path(scratch, where=f"scratch of the cluster profile {inputs.cluster.name!r}")
     run = hashlib.sha256(run_dir.encode()).hexdigest()[:6]
     return runtimes.RUNTIMES[runtime](
         runtimes.Inside(
-            image=str(given.image.path),
-            label=f"launcher-{given.image.key}-{run}",
+            image=str(inputs.image.path),
+            label=f"launcher-{inputs.image.key}-{run}",
             mounts=(Mount(run_dir, run_dir), *mounts),
             run_dir=run_dir,
-            writable=given.cluster.container_writable,
+            writable=inputs.cluster.container_writable,
             named=named,
             scratch=scratch,
         )

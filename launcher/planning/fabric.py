@@ -9,7 +9,7 @@ from typing import Any
 
 from launcher.planning import container, dispatcher, layout, network
 from launcher.planning import placement as topology
-from launcher.planning.inputs import Given
+from launcher.planning.inputs import PlanInputs
 from launcher.planning.model import Geometry, Variable
 
 
@@ -25,19 +25,19 @@ class Surroundings:
     unchecked: tuple[str, ...]
 
 
-def decide(given: Given, shape: Geometry, overridden: Mapping[str, Any]) -> Surroundings:
+def decide(inputs: PlanInputs, shape: Geometry, overridden: Mapping[str, Any]) -> Surroundings:
     """Decide all three; `overridden` holds the overrides' values by key.
 
     Raises OverrideError, ImageError or GeometryError for what cannot work here.
     """
-    cluster = given.cluster
-    values = {**given.recipe_values, **overridden}
+    cluster = inputs.cluster
+    values = {**inputs.recipe_values, **overridden}
     sizes = known_sizes(values)
-    runtime = container.chosen_runtime(given.request, cluster)
-    net = network.decide(cluster, runtime, given.image, shape.nodes, _stronger(given))
+    runtime = container.chosen_runtime(inputs.request, cluster)
+    net = network.decide(cluster, runtime, inputs.image, shape.nodes, _stronger(inputs))
     stated = dispatcher.name_of(overridden) is not None
-    experts = dispatcher.decide(cluster, given.image, shape, values, sizes, stated=stated)
-    placed = topology.decide(cluster, shape, sizes, given.mode, _stated_segment(given))
+    experts = dispatcher.decide(cluster, inputs.image, shape, values, sizes, stated=stated)
+    placed = topology.decide(cluster, shape, sizes, inputs.mode, _stated_segment(inputs))
     return Surroundings(
         variables=(*net.variables, *experts.variables),
         summary=net.summary,
@@ -54,18 +54,18 @@ def known_sizes(values: Mapping[str, Any]) -> dict[str, int]:
     return {short: size for short, size in found.items() if type(size) is int and size > 0}
 
 
-def _stronger(given: Given) -> dict[str, str | None]:
+def _stronger(inputs: PlanInputs) -> dict[str, str | None]:
     """What the profile's [env], the recipe and the user set; None in place of a value passed on by name."""
-    user = (entry.partition("=") for entry in given.request.env)
+    user = (entry.partition("=") for entry in inputs.request.env)
     stated = {name: value if equals else None for name, equals, value in user}
-    return {**given.cluster.env, **(given.recipe_env or {}), **stated}
+    return {**inputs.cluster.env, **(inputs.recipe_env or {}), **stated}
 
 
-def _stated_segment(given: Given) -> dict[str, object]:
+def _stated_segment(inputs: PlanInputs) -> dict[str, object]:
     """The --segment that the user states, else the profile's directives."""
     for origin, values in (
-        ("--sbatch", given.request.sbatch),
-        (f"[directives] of the cluster profile {given.cluster.name!r}", given.cluster.directives),
+        ("--sbatch", inputs.request.sbatch),
+        (f"[directives] of the cluster profile {inputs.cluster.name!r}", inputs.cluster.directives),
     ):
         if "segment" in values:
             return {origin: values["segment"]}

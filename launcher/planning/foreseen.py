@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.planning import memory, preflight
-from launcher.planning.inputs import Given
+from launcher.planning.inputs import PlanInputs
 from launcher.planning.model import Geometry
 from launcher.planning.overrides import known_values
 
@@ -18,39 +18,39 @@ class Foreseen:
     unchecked: tuple[str, ...]
 
 
-def look_ahead(given: Given, shape: Geometry) -> Foreseen:
+def look_ahead(inputs: PlanInputs, shape: Geometry) -> Foreseen:
     """All of it. Raises RequestError for what cannot work."""
-    found = preflight.require(preflight.findings(_seen(given, shape)))
-    ahead = _memory(given, shape)
+    found = preflight.require(preflight.findings(_seen(inputs, shape)))
+    ahead = _memory(inputs, shape)
     return Foreseen(ahead.memory, (*found, *ahead.warnings), ahead.unchecked)
 
 
-def _seen(given: Given, shape: Geometry) -> preflight.Seen:
-    overridden = known_values(given.overrides)
+def _seen(inputs: PlanInputs, shape: Geometry) -> preflight.Seen:
+    overridden = known_values(inputs.overrides)
     # A checked configuration holds the overrides, and what Bridge made of them.
-    values = {**given.recipe_values, **overridden, **preflight.flattened(given.resolved)}
-    if given.resolved is not None:
+    values = {**inputs.recipe_values, **overridden, **preflight.flattened(inputs.resolved)}
+    if inputs.resolved is not None:
         values |= {f"checkpoint.{name}": overridden.get(f"checkpoint.{name}") for name in ("save", "load")}
     return preflight.Seen(
         values=values,
         world=shape.world_size,
         nodes=shape.nodes,
-        complete=given.resolved is not None,
-        gpu=given.cluster.gpu,
-        gpus=given.cluster.device != "cpu",
-        overridden=frozenset(override.key for override in given.overrides),
-        files=given.files,
-        packages=given.image.packages if given.image else None,
+        complete=inputs.resolved is not None,
+        gpu=inputs.cluster.gpu,
+        gpus=inputs.cluster.device != "cpu",
+        overridden=frozenset(override.key for override in inputs.overrides),
+        files=inputs.files,
+        packages=inputs.image.packages if inputs.image else None,
     )
 
 
-def _memory(given: Given, shape: Geometry) -> Foreseen:
+def _memory(inputs: PlanInputs, shape: Geometry) -> Foreseen:
     """Without a checked configuration nothing is guessed."""
-    if given.resolved is None:
+    if inputs.resolved is None:
         return Foreseen(None, (), ("memory: the recipe decides",))
-    if given.cluster.device == "cpu":
+    if inputs.cluster.device == "cpu":
         return Foreseen(None, (), ())
-    found, reason = memory.look(given.resolved, shape.world_size)
+    found, reason = memory.look(inputs.resolved, shape.world_size)
     if found is None:
         return Foreseen(None, (), (f"memory: {reason}",))
-    return Foreseen(found.to_dict(), memory.warnings(found, given.resolved, given.cluster.gpu), ())
+    return Foreseen(found.to_dict(), memory.warnings(found, inputs.resolved, inputs.cluster.gpu), ())

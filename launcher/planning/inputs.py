@@ -17,7 +17,7 @@ from launcher.planning.profiler.model import Place
 
 
 @dataclass(frozen=True)
-class Given:
+class PlanInputs:
     """Everything that a plan is made from."""
 
     request: Request

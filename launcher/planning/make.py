@@ -18,46 +18,46 @@ from launcher.planning import (
     run_paths,
     step,
 )
-from launcher.planning.inputs import Given
+from launcher.planning.inputs import PlanInputs
 from launcher.planning.model import Geometry, Mount, Plan, Variable
 from launcher.planning.overrides import known_values
 from launcher.planning.profiler import choice
 from launcher.planning.profiler.model import Capture
 from launcher.planning.run_paths import run_root
 
-__all__ = ["Given", "make_plan", "run_root"]
+__all__ = ["PlanInputs", "make_plan", "run_root"]
 
 
-def make_plan(given: Given) -> Plan:
+def make_plan(inputs: PlanInputs) -> Plan:
     """Decide the run. Raises a RequestError of the kind that fits for whatever cannot work."""
-    request, cluster, world = given.request, given.cluster, given.world
-    values = known_values(given.overrides)
-    shape = _geometry(given, values)
-    profiler = _profiler(given, values, shape)
-    around = fabric.decide(given, shape, values)
-    ahead = foreseen.look_ahead(given, shape)
-    variables = _environment(given, around.variables)
-    name = request.name or run_paths.name_of(given.recipe)
-    run_dir = given.run_dir or run_paths.run_dir(given, name)
+    request, cluster, world = inputs.request, inputs.cluster, inputs.world
+    values = known_values(inputs.overrides)
+    shape = _geometry(inputs, values)
+    profiler = _profiler(inputs, values, shape)
+    around = fabric.decide(inputs, shape, values)
+    ahead = foreseen.look_ahead(inputs, shape)
+    variables = _environment(inputs, around.variables)
+    name = request.name or run_paths.name_of(inputs.recipe)
+    run_dir = inputs.run_dir or run_paths.run_dir(inputs, name)
     runtime = container.chosen_runtime(request, cluster)
     mounts = container.decide_mounts(request, cluster, runtime, run_dir, profiler.mounts if profiler else ())
-    texts = _override_texts(given, profiler)
+    texts = _override_texts(inputs, profiler)
     return Plan(
         version=1,
         launcher=__version__,
-        mode=given.mode,
+        mode=inputs.mode,
         name=name,
         run_id=Path(run_dir).name,
         run_dir=run_dir,
         shared=request.shared,
-        submission=given.submission,
+        submission=inputs.submission,
         recipe=request.recipe or "",
         cluster=cluster.name,
         device=cluster.device,
         runtime=runtime,
-        image=container.planned(given.image) if given.image else None,
-        container=container.decide(given, runtime, mounts, run_dir, environment.beats_image(variables)),
-        python=cluster.python or ("python3" if given.image else world.python),
+        image=container.planned(inputs.image) if inputs.image else None,
+        container=container.decide(inputs, runtime, mounts, run_dir, environment.beats_image(variables)),
+        python=cluster.python or ("python3" if inputs.image else world.python),
         launcher_python=cluster.launcher_python or world.python,
         geometry=shape,
         network=around.summary,
@@ -66,96 +66,96 @@ def make_plan(given: Given) -> Plan:
         environment=variables,
         mounts=mounts,
         profiler=profiler,
-        directives=step.sbatch_options(given, shape, variables, name, run_dir, around.segment),
-        step=step.decide(given, shape, variables, profiler),
-        argv=_argv(given, shape, texts, profiler),
-        code=given.code,
+        directives=step.sbatch_options(inputs, shape, variables, name, run_dir, around.segment),
+        step=step.decide(inputs, shape, variables, profiler),
+        argv=_argv(inputs, shape, texts, profiler),
+        code=inputs.code,
         request=request.model_dump(mode="json", exclude_defaults=True, exclude={"resume"}),
-        unchecked=(*_unchecked(given, values, ahead), *around.unchecked, *(profiler.unchecked if profiler else ())),
-        warnings=(*_warnings(given, shape, variables, mounts), *around.warnings, *ahead.warnings),
+        unchecked=(*_unchecked(inputs, values, ahead), *around.unchecked, *(profiler.unchecked if profiler else ())),
+        warnings=(*_warnings(inputs, shape, variables, mounts), *around.warnings, *ahead.warnings),
         memory=ahead.memory,
     )
 
 
-def _environment(given: Given, network_variables: tuple[Variable, ...]) -> tuple[Variable, ...]:
+def _environment(inputs: PlanInputs, network_variables: tuple[Variable, ...]) -> tuple[Variable, ...]:
     return environment.decide(
-        cluster=given.cluster.name,
-        profile=given.cluster.env,
-        host=given.cluster.host_env,
-        inherit=given.cluster.inherit,
-        recipe=given.recipe_env or {},
-        user=given.request.env,
-        shell=given.world.environ,
-        image=given.image.environment if given.image else None,
+        cluster=inputs.cluster.name,
+        profile=inputs.cluster.env,
+        host=inputs.cluster.host_env,
+        inherit=inputs.cluster.inherit,
+        recipe=inputs.recipe_env or {},
+        user=inputs.request.env,
+        shell=inputs.world.environ,
+        image=inputs.image.environment if inputs.image else None,
         network=network_variables,
     )
 
 
-def _profiler(given: Given, values: dict[str, Any], shape: Geometry) -> Capture | None:
+def _profiler(inputs: PlanInputs, values: dict[str, Any], shape: Geometry) -> Capture | None:
     return choice.capture(
-        choice.wish_of(given.request),
+        choice.wish_of(inputs.request),
         values,
         world_size=shape.world_size,
         ranks_per_node=shape.ranks_per_node,
-        place=given.profiling,
-        viztracer=given.use_viztracer,
-        unknown=[override.key for override in given.overrides if override.key not in values],
+        place=inputs.profiling,
+        viztracer=inputs.use_viztracer,
+        unknown=[override.key for override in inputs.overrides if override.key not in values],
     )
 
 
-def _override_texts(given: Given, profiler: Capture | None) -> tuple[str, ...]:
+def _override_texts(inputs: PlanInputs, profiler: Capture | None) -> tuple[str, ...]:
     """The user's, after those that a profiler adds."""
-    added = choice.overrides(profiler, [override.key for override in given.overrides]) if profiler else ()
-    return (*added, *(override.text for override in given.overrides))
+    added = choice.overrides(profiler, [override.key for override in inputs.overrides]) if profiler else ()
+    return (*added, *(override.text for override in inputs.overrides))
 
 
-def _geometry(given: Given, values: dict[str, Any]) -> Geometry:
-    known = {**given.recipe_values, **values}
+def _geometry(inputs: PlanInputs, values: dict[str, Any]) -> Geometry:
+    known = {**inputs.recipe_values, **values}
     sizes = {short: known[key] for short, key in layout.PARALLEL_KEYS.items() if isinstance(known.get(key), int)}
-    local = given.mode == "local"
+    local = inputs.mode == "local"
     try:
         return layout.decide(
-            nodes=given.request.nodes,
-            gpus_per_node=given.request.gpus_per_node,
-            profile_gpus_per_node=given.cluster.gpus_per_node,
+            nodes=inputs.request.nodes,
+            gpus_per_node=inputs.request.gpus_per_node,
+            profile_gpus_per_node=inputs.cluster.gpus_per_node,
             # A batch job gets an allocation of its own, whatever this shell is in.
-            allocation=given.world.allocation if given.mode == "srun" else None,
-            machine_gpus=None if not local else 0 if given.cluster.device == "cpu" else given.world.gpus,
+            allocation=inputs.world.allocation if inputs.mode == "srun" else None,
+            machine_gpus=None if not local else 0 if inputs.cluster.device == "cpu" else inputs.world.gpus,
             sizes=sizes,
         )
     except GeometryError as error:
-        error.hint = index_info.with_source(error.hint, given.indexed)
+        error.hint = index_info.with_source(error.hint, inputs.indexed)
         raise
 
 
-def _argv(given: Given, shape: Geometry, overrides: tuple[str, ...], profiler: Capture | None) -> dict[str, Any]:
-    if isinstance(given.recipe, BridgeRecipe):
-        recipe = {"bridge": given.recipe.name}
+def _argv(inputs: PlanInputs, shape: Geometry, overrides: tuple[str, ...], profiler: Capture | None) -> dict[str, Any]:
+    if isinstance(inputs.recipe, BridgeRecipe):
+        recipe = {"bridge": inputs.recipe.name}
     else:
-        recipe = {"path": f"recipe/{given.recipe.path.name}", "function": given.recipe.function}
+        recipe = {"path": f"recipe/{inputs.recipe.path.name}", "function": inputs.recipe.function}
     return {
         "version": 1,
         "recipe": recipe,
-        "arguments": given.arguments,
+        "arguments": inputs.arguments,
         "overrides": list(overrides),
-        "settings": {
-            "device": given.cluster.device,
-            "load": given.request.load,
-            "init": given.request.init,
+        "options": {
+            "device": inputs.cluster.device,
+            "load": inputs.request.load,
+            "init": inputs.request.init,
             "profiler": profiler.settings() if profiler else None,
-            "user_env": sorted(entry.partition("=")[0] for entry in given.request.env),
-            "network": network.settings(given.cluster, shape),
-            "numa_binding": given.cluster.numa_binding,
+            "user_env": sorted(entry.partition("=")[0] for entry in inputs.request.env),
+            "network": network.settings(inputs.cluster, shape),
+            "numa_binding": inputs.cluster.numa_binding,
         },
     }
 
 
-def _unchecked(given: Given, values: dict[str, Any], ahead: foreseen.Foreseen) -> tuple[str, ...]:
-    image = given.image.unchecked if given.image else ()
-    if given.indexed is not None and given.indexed.recipe is not None:
-        known = {**given.recipe_values, **values}
-        return (*image, *index_info.unchecked(given.indexed, known), *ahead.unchecked)
-    if given.recipe_env is not None:
+def _unchecked(inputs: PlanInputs, values: dict[str, Any], ahead: foreseen.Foreseen) -> tuple[str, ...]:
+    image = inputs.image.unchecked if inputs.image else ()
+    if inputs.indexed is not None and inputs.indexed.recipe is not None:
+        known = {**inputs.recipe_values, **values}
+        return (*image, *index_info.unchecked(inputs.indexed, known), *ahead.unchecked)
+    if inputs.recipe_env is not None:
         return (*image, *ahead.unchecked)
     stated = [key for key in layout.PARALLEL_KEYS.values() if key not in values]
     recipe = (*(f"{key}: the recipe decides" for key in stated), "the recipe's env_vars", "the recipe's own values")
@@ -163,7 +163,7 @@ def _unchecked(given: Given, values: dict[str, Any], ahead: foreseen.Foreseen) -
 
 
 def _warnings(
-    given: Given, shape: Geometry, variables: tuple[Variable, ...], mounts: tuple[Mount, ...]
+    inputs: PlanInputs, shape: Geometry, variables: tuple[Variable, ...], mounts: tuple[Mount, ...]
 ) -> tuple[str, ...]:
     found = [
         f"{variable.name}: {variable.origin} beats {', '.join(origin for origin, _ in variable.beaten)}"
@@ -173,16 +173,16 @@ def _warnings(
     ]
     found += [
         f"{name} is set in this shell, and the launcher does not use it: give the option instead"
-        for name in sorted(given.world.environ)
+        for name in sorted(inputs.world.environ)
         if name.startswith(("SBATCH_", "SRUN_"))
     ]
-    if step.too_few_cpus(given, shape):
+    if step.too_few_cpus(inputs, shape):
         found.append(
             f"the allocation has fewer CPUs than the {shape.ranks_per_node} ranks of a node, so they share them: "
             f"salloc --exclusive or --ntasks-per-node={shape.ranks_per_node} gives each its own"
         )
-    found += index_info.warnings(given.indexed)
-    found += environment_lint.warnings(variables, environment_lint.Place(given.cluster, shape.nodes))
-    if given.image:
-        found += [*given.image.warnings, *container.mount_warnings(mounts, given.image)]
+    found += index_info.warnings(inputs.indexed)
+    found += environment_lint.warnings(variables, environment_lint.Place(inputs.cluster, shape.nodes))
+    if inputs.image:
+        found += [*inputs.image.warnings, *container.mount_warnings(mounts, inputs.image)]
     return tuple(found)

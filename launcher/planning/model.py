@@ -130,7 +130,7 @@ class Plan:
     """The interpreter of the launcher's own functions on the nodes, outside any container."""
     geometry: Geometry
     network: str | None
-    """The profile's network and what a run on it is held to, for people; the job reads argv's settings."""
+    """The profile's network and what a run on it is held to, for people; the job reads argv's options."""
     placement: tuple[str, ...]
     """Which nodes hold the groups of each kind of parallelism, as far as their sizes are known."""
     overrides: tuple[str, ...]

@@ -65,7 +65,7 @@ def decide(
 
 
 def settings(cluster: Cluster, shape: Geometry) -> dict[str, Any] | None:
-    """`settings.network` of argv.json: what a rank holds NCCL's choice against; None where nobody is to look."""
+    """`options.network` of argv.json: what a rank holds NCCL's choice against; None where nobody is to look."""
     if cluster.network == "off" or cluster.fabric is None:
         return None
     return {

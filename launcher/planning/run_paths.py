@@ -9,7 +9,7 @@ from launcher.config.request import Request
 from launcher.discovery.files import expanded
 from launcher.discovery.host import World
 from launcher.discovery.recipe import BridgeRecipe, Recipe
-from launcher.planning.inputs import Given
+from launcher.planning.inputs import PlanInputs
 
 
 def name_of(recipe: Recipe) -> str:
@@ -23,9 +23,9 @@ def run_root(request: Request, cluster: Cluster, world: World) -> Path:
     return world.directory / expanded(request.run_root or cluster.run_root or "runs", world.environ)
 
 
-def run_dir(given: Given, name: str) -> str:
+def run_dir(inputs: PlanInputs, name: str) -> str:
     """The directory of a new run. Raises SpecError for one that Slurm could not write its log to."""
-    path = str(run_root(given.request, given.cluster, given.world) / name / given.world.run_id)
+    path = str(run_root(inputs.request, inputs.cluster, inputs.world) / name / inputs.world.run_id)
     wrong = sorted({sign for sign in path if ord(sign) < 32 or ord(sign) == 127 or sign in "%\\"})
     if wrong:
         raise SpecError(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from launcher.planning import environment, slurm_options
-from launcher.planning.inputs import Given
+from launcher.planning.inputs import PlanInputs
 from launcher.planning.model import Geometry, Step, Variable
 from launcher.planning.profiler.model import Capture
 
@@ -11,9 +11,9 @@ _WAIT_S = 60
 """How long the other tasks may go on after the first has ended, before Slurm ends the step (srun --wait)."""
 
 
-def decide(given: Given, shape: Geometry, variables: tuple[Variable, ...], profiler: Capture | None) -> Step:
+def decide(inputs: PlanInputs, shape: Geometry, variables: tuple[Variable, ...], profiler: Capture | None) -> Step:
     """The step of the ranks."""
-    cluster = given.cluster
+    cluster = inputs.cluster
     wait_s = profiler.finish_timeout_s if profiler else _WAIT_S
     args = [
         f"--nodes={shape.nodes}",
@@ -25,41 +25,48 @@ def decide(given: Given, shape: Geometry, variables: tuple[Variable, ...], profi
         f"--wait={wait_s}",
         "--open-mode=append",
         "--input=none",
-        *(["--overcommit"] if too_few_cpus(given, shape) else []),
-        *(["--cpu-bind=none"] if _rank_binds_itself(given) else []),
+        *(["--overcommit"] if too_few_cpus(inputs, shape) else []),
+        *(["--cpu-bind=none"] if _rank_binds_itself(inputs) else []),
         *cluster.srun_args,
-        *given.request.srun_args,
+        *inputs.request.srun_args,
     ]
     return Step(tuple(args), cluster.cpus_per_task, wait_s, environment.passed_on(variables))
 
 
-def too_few_cpus(given: Given, shape: Geometry) -> bool:
+def too_few_cpus(inputs: PlanInputs, shape: Geometry) -> bool:
     """Whether the allocation has fewer CPUs than ranks on a node: srun would refuse to start them."""
-    allocation = given.world.allocation if given.mode == "srun" else None
+    allocation = inputs.world.allocation if inputs.mode == "srun" else None
     return allocation is not None and (allocation.cpus_per_node or shape.ranks_per_node) < shape.ranks_per_node
 
 
-def _rank_binds_itself(given: Given) -> bool:
+def _rank_binds_itself(inputs: PlanInputs) -> bool:
     """Whether Slurm is to leave the CPUs of a node to all its tasks, as long as nobody says --cpu-bind.
 
     Slurm deals CPUs out without knowing which GPU a rank will have, and a rank cannot take back what was taken away
     (launcher/job/numa.py).
     """
-    cluster = given.cluster
-    said = any(word.startswith(("--cpu-bind", "--cpu_bind")) for word in (*cluster.srun_args, *given.request.srun_args))
+    cluster = inputs.cluster
+    said = any(
+        word.startswith(("--cpu-bind", "--cpu_bind")) for word in (*cluster.srun_args, *inputs.request.srun_args)
+    )
     return cluster.numa_binding and cluster.device != "cpu" and not said
 
 
 def sbatch_options(
-    given: Given, shape: Geometry, variables: tuple[Variable, ...], name: str, run_dir: str, segment: int | None = None
+    inputs: PlanInputs,
+    shape: Geometry,
+    variables: tuple[Variable, ...],
+    name: str,
+    run_dir: str,
+    segment: int | None = None,
 ) -> tuple[tuple[str, str | None], ...]:
     """sbatch's options in order; None is a flag without a value. Raises SpecError."""
-    request, cluster = given.request, given.cluster
+    request, cluster = inputs.request, inputs.cluster
     own: dict[str, slurm_options.Value] = {
         "job-name": name,
         "output": f"{run_dir}/sbatch.log",
         "open-mode": "append",
-        "comment": f"launcher:{Path(run_dir).name}:{given.submission}",
+        "comment": f"launcher:{Path(run_dir).name}:{inputs.submission}",
         "nodes": shape.nodes,
         "ntasks-per-node": shape.ranks_per_node,
     }

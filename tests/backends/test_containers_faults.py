@@ -51,7 +51,7 @@ def plan_of(image: Path, directory: Path) -> Plan:
     request = Request(recipe="small.py", image=str(image))
     seen = look_at_image(str(image), cluster=cluster, world=world, shell=LocalShell())
     code = (("entrypoint.py", PROGRAM),)
-    return make.make_plan(make.Given(request, cluster, world, "local", RECIPE, {}, (), code, image=seen))
+    return make.make_plan(make.PlanInputs(request, cluster, world, "local", RECIPE, {}, (), code, image=seen))
 
 
 def entering(plan: Plan, *command: str, verb: str = "run") -> "subprocess.Popen[str]":

@@ -104,7 +104,7 @@ def carried_out(said: Said, directory: Path, tiny: Path) -> bytes | None:
         recipe = read_recipe("small.py", directory)
         found = look_at_image(str(image), cluster=cluster, world=world, shell=LocalShell())
         code = code_files(recipe, request.entrypoint, directory)
-        given = make.Given(request, cluster, world, "local", recipe, {}, (), code, image=found)
+        given = make.PlanInputs(request, cluster, world, "local", recipe, {}, (), code, image=found)
         plan = make.make_plan(given)
     except RequestError as error:
         assert error.message

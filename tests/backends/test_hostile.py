@@ -24,7 +24,7 @@ from launcher.config.request import Request
 from launcher.discovery.code import code_files
 from launcher.discovery.host import Allocation, World, look
 from launcher.discovery.recipe import RecipeFile, read_recipe
-from launcher.planning import assignments as plan_settings
+from launcher.planning import assignments
 from launcher.planning import make
 from launcher.planning.model import Mode
 from launcher.planning.overrides import check
@@ -72,7 +72,7 @@ def carried_out(said: Said, directory: Path, world: World, mode: Mode, cluster: 
             Request,
             {
                 "recipe": "small.py",
-                "settings": (f"text={said.argument}", f"a.b='{quoted}'", *bare(said)),
+                "assignments": (f"text={said.argument}", f"a.b='{quoted}'", *bare(said)),
                 "env": (f"HOSTILE={said.variable}",),
                 "name": said.name,
                 "run_root": said.root,
@@ -83,9 +83,9 @@ def carried_out(said: Said, directory: Path, world: World, mode: Mode, cluster: 
         )
         recipe = read_recipe("small.py", directory)
         assert isinstance(recipe, RecipeFile)
-        arguments, texts = plan_settings.split(request.settings, recipe)
+        arguments, texts = assignments.split_arguments_and_overrides(request.assignments, recipe)
         plan = make.make_plan(
-            make.Given(
+            make.PlanInputs(
                 request,
                 cluster,
                 world,

@@ -68,7 +68,7 @@ def test_a_slurm_profile_without_slurm(alone: User) -> None:
     [
         (("missing.py",), ("no recipe 'missing.py'", "small.py")),
         ((), ("no recipe was given", "recipes/")),
-        (("small.py", "x"), ("'x' is no KEY=VALUE",)),
+        (("small.py", "x"), ("'x' is not KEY=VALUE",)),
         (("small.py", "train.train_itres=3"), ("train.train_itres", "train.train_iters")),
         (("small.py", "txet=3"), ("txet is no key", "takes: text, other")),
         (("small.py", "train.train_iters=abc"), ("train.train_iters", "integer")),

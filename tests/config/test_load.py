@@ -84,15 +84,15 @@ def test_a_wrong_profile_is_named_with_its_file(home: dict[str, str], text: str,
 
 def test_the_first_layer_that_says_it_wins(home: dict[str, str], tmp_path: Path) -> None:
     job = tmp_path / "job.toml"
-    job.write_text('recipe = "r/x.py"\nnodes = 4\naccount = "job"\nsettings = ["a=1"]\n')
+    job.write_text('recipe = "r/x.py"\nnodes = 4\naccount = "job"\nassignments = ["a=1"]\n')
     config = tmp_path / ".config/launcher/config.toml"
     config.write_text('account = "config"\n')
     assert request(home, job).account == "config"
     (tmp_path / "launcher.toml").write_text('account = "directory"\n')
     assert request(home, job).account == "directory"
     assert request({**home, "LAUNCHER_ACCOUNT": "variable"}, job).account == "variable"
-    found = request({**home, "LAUNCHER_ACCOUNT": "variable"}, job, account="option", settings=("a=2",))
-    assert (found.account, found.nodes, found.settings) == ("option", 4, ("a=1", "a=2"))
+    found = request({**home, "LAUNCHER_ACCOUNT": "variable"}, job, account="option", assignments=("a=2",))
+    assert (found.account, found.nodes, found.assignments) == ("option", 4, ("a=1", "a=2"))
     assert found.recipe == str(tmp_path / "r/x.py")
 
 

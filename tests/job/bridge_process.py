@@ -65,7 +65,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     from launcher.job.errors import UserError
 
     try:
-        if "settings" in request:
+        if "options" in request:
             os.chdir(request["base"])
             return check.answer(request)
         config = recipe.load(request["recipe"], request.get("arguments", {}), Path(request["base"]))

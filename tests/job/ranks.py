@@ -73,7 +73,7 @@ def make_run(
         "recipe": {"path": f"recipe/{recipe}", "function": "configure"} if isinstance(recipe, str) else dict(recipe),
         "arguments": {},
         "overrides": list(overrides),
-        "settings": {**SETTINGS, **(settings or {})},
+        "options": {**SETTINGS, **(settings or {})},
     }
     (path / "argv.json").write_text(json.dumps(request))
     return Run(path)

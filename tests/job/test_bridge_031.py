@@ -35,7 +35,7 @@ def check(recipe: dict[str, str], *overrides: str, ranks: int = 8, **arguments: 
         "base": str(bridge_process.ROOT / "tests" / "job" / "old_recipes"),
         "arguments": arguments,
         "overrides": overrides,
-        "settings": {},
+        "options": {},
         "world_size": ranks,
         "ranks_per_node": 8,
     }
@@ -44,7 +44,7 @@ def check(recipe: dict[str, str], *overrides: str, ranks: int = 8, **arguments: 
 def read(recipe: dict[str, str], *keys: str, overrides: tuple[str, ...] = (), ranks: int = 16) -> dict[str, Any]:
     """A request for values, as the recipe and the overrides leave them."""
     request = check(recipe, *overrides, ranks=ranks)
-    del request["settings"]
+    del request["options"]
     return {**request, "read": keys}
 
 
@@ -75,7 +75,7 @@ REQUESTS = {
     "lengths differ": check(LLAMA, "model.seq_length=512"),
     "virtual stages on cpu": {
         **check(LLAMA, "model.pipeline_model_parallel_size=2", "model.virtual_pipeline_model_parallel_size=2"),
-        "settings": {"device": "cpu"},
+        "options": {"device": "cpu"},
     },
 }
 

@@ -79,7 +79,7 @@ def test_check_config_answers_on_stdout_alone(tmp_path: Path) -> None:
                 "model.pipeline_model_parallel_size=2",
                 "model.bf16=false",
             ],
-            "settings": {"device": "gpu"},
+            "options": {"device": "gpu"},
             "world_size": 8,
             "ranks_per_node": 4,
         }

@@ -170,7 +170,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory, material: tuple[Path, floa
             "base": str(here),
             "arguments": arguments,
             "overrides": [*FP32, *overrides],
-            "settings": {"device": "cpu", "init": init},
+            "options": {"device": "cpu", "init": init},
             "world_size": 1,
             "ranks_per_node": 1,
         }
@@ -258,7 +258,7 @@ def test_init_travels_from_the_command_line_to_the_job(tmp_path: Path) -> None:
     def planned(*more: str) -> Any:
         done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)["plan"]["argv"]["settings"]["init"]
+        return json.loads(done.stdout)["plan"]["argv"]["options"]["init"]
 
     assert planned() is None
     assert [planned("--init", wish) for wish in weights.INIT] == list(weights.INIT)

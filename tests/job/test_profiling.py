@@ -290,7 +290,7 @@ def test_a_run_without_a_profiler_loads_no_line_of_it(tmp_path: Path) -> None:
 def test_the_check_before_submitting_knows_the_recipes_own_number_of_iterations() -> None:
     request = {
         "recipe": {"path": str(ROOT / "recipes/vanilla_gpt_pretrain.py"), "function": "configure"},
-        "settings": {"device": "cpu", "profiler": {"name": "torch", "start": 100_000, "stop": 100_001, "ranks": [0]}},
+        "options": {"device": "cpu", "profiler": {"name": "torch", "start": 100_000, "stop": 100_001, "ranks": [0]}},
         "overrides": ["profiling.profile_step_start=100000", "profiling.profile_step_end=100001"],
         "world_size": 1,
         "ranks_per_node": 1,

@@ -160,7 +160,7 @@ sys.exit(int(sys.argv[1]))
 def run_of(directory: Path, **options: Any) -> Path:
     (directory / "attempts/000/ranks").mkdir(parents=True)
     asked = {"name": "nsys", "start": 2, "stop": 4, "ranks": [3], "finish_timeout_s": 60, **options}
-    (directory / "argv.json").write_text(json.dumps({"settings": {"profiler": asked}}))
+    (directory / "argv.json").write_text(json.dumps({"options": {"profiler": asked}}))
     (directory / "trained.py").write_text(TRAINED)
     (directory / "bin").mkdir()
     (directory / "bin/nsys").write_text(FAKE.replace("{python}", sys.executable))
@@ -176,7 +176,7 @@ def profile(run: Path, fake: str = "", status: int = 0) -> tuple[int, str, profi
     """The exit status and words of the process around nsys, and the verdict on its report."""
     argv = [sys.executable, str(PROGRAM), sys.executable, str(run / "trained.py"), str(status)]
     done = subprocess.run(argv, env=environment(run, FAKE=fake), capture_output=True, text=True, timeout=100)
-    settings = json.loads((run / "argv.json").read_text())["settings"]["profiler"]
+    settings = json.loads((run / "argv.json").read_text())["options"]["profiler"]
     return done.returncode, done.stderr, profiles.judge(run / "attempts/000/profiles", settings, 3, "finished")
 
 

@@ -85,7 +85,7 @@ ON_CPU = {
     "recipe": {"path": "vanilla_gpt_pretrain.py", "function": "configure"},
     "arguments": {},
     "overrides": ["model.context_parallel_size=2"],
-    "settings": {"device": "cpu"},
+    "options": {"device": "cpu"},
     "world_size": 2,
     "ranks_per_node": 2,
 }

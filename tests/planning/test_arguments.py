@@ -33,7 +33,10 @@ SFT = bridge("llama32_1b_sft_config")
 
 def test_a_bridge_recipes_own_parameters_are_known_from_the_index() -> None:
     assert (PEFT.parameters, PEFT.task, PRETRAIN.parameters) == (("peft_scheme",), "peft", ())
-    assert assignments.split(("peft_scheme=dora", "peft.dim=16"), PEFT) == ({"peft_scheme": "dora"}, ("peft.dim=16",))
+    assert assignments.split_arguments_and_overrides(("peft_scheme=dora", "peft.dim=16"), PEFT) == (
+        {"peft_scheme": "dora"},
+        ("peft.dim=16",),
+    )
     # Of a release without an index nothing is known, so the job will tell.
     unknown = described(BridgeRecipe("llama32_1b_peft_config"), look_up("llama32_1b_peft_config", "0.5.0"))
     assert unknown == BridgeRecipe("llama32_1b_peft_config")
@@ -41,15 +44,20 @@ def test_a_bridge_recipes_own_parameters_are_known_from_the_index() -> None:
 
 def test_what_every_recipe_takes_is_an_argument_unless_it_is_a_section_as_a_whole() -> None:
     given = ("peft=lora", "data=mock", "hf_path=/m", "seq_length=8", "model.seq_length=9", "tokenizer=/t")
-    assert assignments.split(given, SFT) == (
+    assert assignments.split_arguments_and_overrides(given, SFT) == (
         {"peft": "lora", "data": "mock", "hf_path": "/m", "seq_length": "8", "tokenizer": "/t"},
         ("model.seq_length=9",),
     )
     whole = ("peft=null", "peft={_target_: a.B}", "tokenizer={vocab_size: 5}", "peft=${x}", "+peft.dim=3")
-    assert assignments.split(whole, SFT) == ({}, whole)
+    assert assignments.split_arguments_and_overrides(whole, SFT) == ({}, whole)
     # Keywords of older releases are Bridge's recipes' alone; a program of another kind has nothing of all this.
-    assert assignments.split(("hf_path=/m", "seq_length=8", "peft=dora"), FILE)[0] == {"peft": "dora"}
-    assert assignments.split(("peft=dora", "data=x"), FILE, common=False) == ({"data": "x"}, ("peft=dora",))
+    assert assignments.split_arguments_and_overrides(("hf_path=/m", "seq_length=8", "peft=dora"), FILE)[0] == {
+        "peft": "dora"
+    }
+    assert assignments.split_arguments_and_overrides(("peft=dora", "data=x"), FILE, common=False) == (
+        {"data": "x"},
+        ("peft=dora",),
+    )
 
 
 def test_the_same_names_are_known_in_the_job() -> None:
@@ -98,7 +106,7 @@ def test_what_is_wrong_is_told_before_anything_runs(
 
 def test_two_values_for_one_argument_are_refused() -> None:
     with pytest.raises(OverrideError, match="peft is given twice, as 'lora' and 'dora'"):
-        assignments.split(("peft=lora", "peft=dora"), SFT)
+        assignments.split_arguments_and_overrides(("peft=lora", "peft=dora"), SFT)
 
 
 def test_a_recipes_own_parameter_has_its_own_values() -> None:
@@ -142,7 +150,7 @@ def test_paths_are_those_of_the_directory_that_the_command_was_given_in(tmp_path
         (tmp_path / name).write_text("")
     given = ("data=0.5,x,0.5,y", "tokenizer=model", "hf_path=model", "peft=lora", "train.train_iters=1")
     assert (
-        assignments.anchored(given, SFT, tmp_path)
+        assignments.make_paths_absolute(given, SFT, tmp_path)
         == (
             f"data=0.5,{tmp_path}/x,0.5,y",  # y is not there: whatever it is, it stays
             f"tokenizer={tmp_path}/model",
@@ -150,10 +158,13 @@ def test_paths_are_those_of_the_directory_that_the_command_was_given_in(tmp_path
             *given[3:],
         )
     )
-    assert assignments.anchored(("data=hf:set:all",), SFT, tmp_path) == (f"data=hf:{tmp_path}/set:all",)
-    assert assignments.anchored(("data=hf:squad", "tokenizer=a/b"), SFT, tmp_path) == ("data=hf:squad", "tokenizer=a/b")
+    assert assignments.make_paths_absolute(("data=hf:set:all",), SFT, tmp_path) == (f"data=hf:{tmp_path}/set:all",)
+    assert assignments.make_paths_absolute(("data=hf:squad", "tokenizer=a/b"), SFT, tmp_path) == (
+        "data=hf:squad",
+        "tokenizer=a/b",
+    )
     # A recipe's own parameter is the recipe's business.
-    assert assignments.anchored(("data=s.jsonl",), FILE, tmp_path) == ("data=s.jsonl",)
+    assert assignments.make_paths_absolute(("data=s.jsonl",), FILE, tmp_path) == ("data=s.jsonl",)
 
 
 def plan_of(directory: Path, *arguments: str, status: int = 0) -> Any:

@@ -20,7 +20,7 @@ def plan(*changes: str, known: Indexed = KNOWN, **request: Any) -> Plan:
     """A plan of a Bridge recipe on nodes of 8 GPUs."""
     overrides = building.overrides(*changes)
     return make.make_plan(
-        make.Given(
+        make.PlanInputs(
             request=Request.model_validate({"recipe": f"bridge:{NAME}", "nodes": 2, **request}),
             cluster=building.cluster(gpus_per_node=8),
             world=building.world(),

@@ -157,7 +157,7 @@ def test_an_nvlink_domain_of_several_nodes() -> None:
 
 def test_what_the_job_is_told_to_look_for() -> None:
     run = made(OFI, fabric="efa", network="require", nics_per_node=32)
-    assert run.argv["settings"]["network"] == {
+    assert run.argv["options"]["network"] == {
         "policy": "require",
         "fabric": "efa",
         "nodes": 2,
@@ -165,20 +165,20 @@ def test_what_the_job_is_told_to_look_for() -> None:
         "nvlink_domain": False,
         "nics_per_node": 32,
     }
-    assert run.argv["settings"]["numa_binding"] is True
-    assert made(OFI, fabric="efa", network="off").argv["settings"]["network"] is None
+    assert run.argv["options"]["numa_binding"] is True
+    assert made(OFI, fabric="efa", network="off").argv["options"]["network"] is None
     nothing = plan(profile=cluster(gpus_per_node=8, numa_binding=False))
-    assert nothing.argv["settings"]["network"] is None
-    assert nothing.argv["settings"]["numa_binding"] is False
+    assert nothing.argv["options"]["network"] is None
+    assert nothing.argv["options"]["numa_binding"] is False
     assert nothing.network is None
-    told = made(fabric="infiniband", preset={"A": "b"}, **NVL72).argv["settings"]["network"]
+    told = made(fabric="infiniband", preset={"A": "b"}, **NVL72).argv["options"]["network"]
     assert (told["policy"], told["nvlink_domain"], told["nics_per_node"]) == ("warn", True, None)
 
 
 def test_on_cpu_nccl_is_told_nothing_and_the_expectation_stands() -> None:
     run = plan(profile=cluster(gpus_per_node=2, device="cpu", fabric="efa"), request={"nodes": 2})
     assert not [one for one in run.environment if one.origin == "fabric efa"]
-    assert run.argv["settings"]["network"]["fabric"] == "efa"
+    assert run.argv["options"]["network"]["fabric"] == "efa"
 
 
 _NAMES = st.sampled_from(

@@ -77,19 +77,21 @@ def test_directives_that_the_launcher_manages_or_sbatch_lacks_are_refused(key: s
         slurm_options.decide(own={}, ranks_per_node=4, profile={}, user={key: True})
 
 
-def test_settings_are_arguments_where_configure_has_the_parameter() -> None:
-    arguments, rest = assignments.split(("layers=2", "model.num_layers=3", "layers.x=1"), RECIPE)
+def test_assignments_are_arguments_where_configure_has_the_parameter() -> None:
+    arguments, rest = assignments.split_arguments_and_overrides(
+        ("layers=2", "model.num_layers=3", "layers.x=1"), RECIPE
+    )
     assert arguments == {"layers": "2"}
     assert rest == ("model.num_layers=3", "layers.x=1")
 
 
-def test_a_word_that_is_no_setting_is_refused() -> None:
-    with pytest.raises(OverrideError, match="no KEY=VALUE"):
-        assignments.split(("train",), RECIPE)
+def test_a_word_that_is_not_an_assignment_is_refused() -> None:
+    with pytest.raises(OverrideError, match="is not KEY=VALUE"):
+        assignments.split_arguments_and_overrides(("train",), RECIPE)
 
 
-def test_settings_of_a_resumed_run_replace_earlier_ones_with_the_same_key() -> None:
-    assert assignments.again(("a=1", "b.c=2"), ("+a=3",)) == ("b.c=2", "+a=3")
+def test_assignments_of_a_resumed_run_replace_earlier_ones_with_the_same_key() -> None:
+    assert assignments.merge_for_resume(("a=1", "b.c=2"), ("+a=3",)) == ("b.c=2", "+a=3")
 
 
 def test_places() -> None:

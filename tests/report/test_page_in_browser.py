@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     plan = {**made.plan, "overrides": [HOSTILE], "environment": [variable], "recipe": HOSTILE, "world_size": 1}
     (made.path / "plan.json").write_text(json.dumps(plan))
     asked = {"name": "torch", "start": 2, "stop": 4, "ranks": [0]}
-    (made.path / "argv.json").write_text(json.dumps({"settings": {"profiler": asked}}))
+    (made.path / "argv.json").write_text(json.dumps({"options": {"profiler": asked}}))
     failed = {"outcome": "failed", "reason": HOSTILE, "first_failing_rank": {"rank": 0, "what": HOSTILE}}
     timeline = ({"event": "imports", "time": 3, "seconds": 2}, {"event": HOSTILE, "time": 4})
     numbers: dict[str, Any] = {"grad_norm": 1.0, "tflops_per_gpu": 400.0}

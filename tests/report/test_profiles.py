@@ -28,7 +28,7 @@ def run_of(
     (directory / "attempts/000/ranks").mkdir(parents=True)
     (directory / "attempts/000/profiles").mkdir()
     asked = {"name": profiler, "start": 2, "stop": 4, "ranks": list(ranks)}
-    (directory / "argv.json").write_text(json.dumps({"settings": {"profiler": asked}}))
+    (directory / "argv.json").write_text(json.dumps({"options": {"profiler": asked}}))
     (directory / "plan.json").write_text(json.dumps({"world_size": world_size}))
     return RunDirectory(directory)
 
@@ -201,7 +201,7 @@ def test_a_window_that_had_passed_is_not_missing(tmp_path: Path) -> None:
 
 def test_a_run_without_a_profiler_has_none(tmp_path: Path) -> None:
     run = run_of(tmp_path)
-    (tmp_path / "argv.json").write_text(json.dumps({"settings": {"profiler": None}}))
+    (tmp_path / "argv.json").write_text(json.dumps({"options": {"profiler": None}}))
     assert judge(run, {0: "finished"}) is None
     assert missing_lines(run.attempts()[0].result) == []
     with pytest.raises(RequestError, match="was not profiled"):
@@ -215,7 +215,7 @@ def test_an_earlier_attempt_is_judged_by_what_was_asked_of_it(tmp_path: Path) ->
         (run.path / "attempts" / name / "ranks").mkdir(parents=True)
     # --resume after attempt 001 kept what had counted until then, and asked for no profiler.
     (tmp_path / "attempts/001/argv.json").write_text((tmp_path / "argv.json").read_text())
-    (tmp_path / "argv.json").write_text(json.dumps({"settings": {"profiler": None}}))
+    (tmp_path / "argv.json").write_text(json.dumps({"options": {"profiler": None}}))
     assert [(one.attempt, one.sound) for one in list_profiles(run, Recorder())] == [("000", True), ("001", False)]
 
 

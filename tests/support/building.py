@@ -82,7 +82,7 @@ def plan(
     """A plan in `mode`; `changes` are overrides, `inside` is the image, `checked` what the recipe holds by key and
     `answer` all that a check tells of it."""
     return make.make_plan(
-        make.Given(
+        make.PlanInputs(
             request=Request.model_validate({"recipe": "recipes/small.py", **(request or {})}),
             cluster=profile or cluster(scheduler="local" if mode == "local" else "slurm", gpus_per_node=4),
             world=where or world(),

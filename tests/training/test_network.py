@@ -59,7 +59,7 @@ def test_a_run_without_the_network_that_it_requires_ends_with_the_reason(
     user: User, slurm_cluster: VirtualCluster
 ) -> None:
     run = submitted(user, slurm_cluster, "efa_socket", "require", 100_000)
-    assert json.loads((run / "argv.json").read_text())["settings"]["network"] == {
+    assert json.loads((run / "argv.json").read_text())["options"]["network"] == {
         "policy": "require",
         "fabric": "efa",
         "nodes": 2,

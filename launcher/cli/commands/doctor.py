@@ -112,13 +112,13 @@ def _plan(parsed: argparse.Namespace, this: "Site", verb: str) -> "tuple[Plan | 
     from launcher.doctor import expected
 
     program = str(Path(launcher.__file__).resolve().parent / _PROGRAM)
-    settings = [
+    assignments = [
         f"expected={expected.text(this.cluster, this.request, torch=not parsed.quick, patience_s=parsed.patience)}"
     ]
     said = _as_run(
         parsed,
         recipe=program,
-        settings=settings,
+        assignments=assignments,
         entrypoint=program,
         name="doctor",
         nodes=parsed.nodes or (None if verb == "run" else 1),

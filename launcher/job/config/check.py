@@ -74,12 +74,12 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     resumed = request.get("resumed")
     if resumed and config.peft is None:
         config.checkpoint.load = resumed
-    weights.choose(config, request["settings"].get("init"), job=bool(resumed) and config.peft is None, look=not resumed)
+    weights.choose(config, request["options"].get("init"), job=bool(resumed) and config.peft is None, look=not resumed)
     if on_cpu:
         from .. import cpu
 
         config = cpu.prepare(config)
-    profiler = request["settings"].get("profiler")
+    profiler = request["options"].get("profiler")
     if profiler:
         from ..profiling.prepare import check_profiler
 
@@ -99,7 +99,7 @@ def configured(request: Mapping[str, Any], loaded: Callable[[Callable[[], Any]],
     from . import overrides as _overrides
     from . import recipe
 
-    on_cpu = _enable_cpu_where_needed(request["settings"].get("device", "auto"))
+    on_cpu = _enable_cpu_where_needed(request["options"].get("device", "auto"))
     config = loaded(lambda: recipe.load(request["recipe"], request["arguments"], Path.cwd()))
     return _overrides.apply(config, request["overrides"]), on_cpu
 
@@ -146,7 +146,7 @@ def read_request(text: str) -> dict[str, Any]:
         raise UserError(f"--check-config reads one JSON object from standard input: {error}") from None
     if missing:
         raise UserError(f"--check-config was given a request without {', '.join(missing)}")
-    return {"arguments": {}, "overrides": [], "settings": {}, **request}
+    return {"arguments": {}, "overrides": [], "options": {}, **request}
 
 
 def _changed(before: Any, after: Any, overrides: Sequence[str]) -> Iterator[str]:

@@ -58,7 +58,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         return config
 
     config, _ = check.configured(request, recipe)
-    for need in needs.of_config(config, request["settings"].get("init")):
+    for need in needs.of_config(config, request["options"].get("init")):
         items.append(_fetched(need, rank))
     return {"ok": True, "endpoint": explain.endpoint(), "cache": str(needs.hub_cache()), "items": items}
 

@@ -1,4 +1,4 @@
-"""What is expected of the network: argv.json's `settings.network`."""
+"""What is expected of the network: argv.json's `options.network`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ class Expectation:
 
 
 def read(settings: Mapping[str, Any]) -> Expectation:
-    """The expectation in `settings.network`. Raises UserError for anything else in its place."""
+    """The expectation in `options.network`. Raises UserError for anything else in its place."""
     lacking = [name for name in ("policy", "fabric", "nodes", "ranks_per_node") if name not in settings]
     if lacking:
-        raise UserError(f"settings.network lacks {', '.join(lacking)}", where="argv.json")
+        raise UserError(f"options.network lacks {', '.join(lacking)}", where="argv.json")
     for name, known in (("policy", POLICIES), ("fabric", FABRICS)):
         if settings[name] not in known:
             raise UserError(
-                f"settings.network.{name} is {settings[name]!r}, none of {', '.join(known)}", where="argv.json"
+                f"options.network.{name} is {settings[name]!r}, none of {', '.join(known)}", where="argv.json"
             )
     nics = settings.get("nics_per_node")
     return Expectation(

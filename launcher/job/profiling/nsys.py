@@ -31,7 +31,7 @@ def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int
     directory = attempt_dir / "profiles"
     directory.mkdir(parents=True, exist_ok=True)
     request = read_object(run_dir / "argv.json") or {}
-    settings = (request.get("settings") or {}).get("profiler") or {}
+    settings = (request.get("options") or {}).get("profiler") or {}
     options = settings.get("nsys") or {}
     name = stem("nsys", environ.get("SLURM_JOB_ID") or "local", attempt, int(environ["NODE_RANK"]), rank)
     record = directory / f"{name}.nsys.json"

@@ -17,7 +17,7 @@ _METHODS = ("start", "stop", "save")
 def prepare(config: Any, rank: Rank, settings: Mapping[str, Any], device: str) -> Optional[Window]:
     """This rank's window, not attached yet; None on a rank that captures nothing.
 
-    `settings` is argv.json's `settings.profiler`. The window is the configuration's: the plan wrote it there, and an
+    `settings` is argv.json's `options.profiler`. The window is the configuration's: the plan wrote it there, and an
     override may hold what only the job knows. Raises UserError, on every rank, where it cannot work.
     """
     start, stop = check_profiler(config, settings, device)

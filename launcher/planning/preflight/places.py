@@ -63,7 +63,7 @@ def resharded(seen: Seen) -> Iterator[Finding]:
             changed[short] = (there, here)
     if not changed:
         if saved.own and seen.values.get("checkpoint.load_optim") is False:
-            # Given for one attempt in which the sizes changed, it would stay in the settings of all later ones.
+            # PlanInputs for one attempt in which the sizes changed, it would stay in the settings of all later ones.
             yield Finding(
                 f"checkpoint.load_optim=false leaves out the optimizer's state of {saved.directory}",
                 "with the sizes that it was saved with, checkpoint.load_optim=true goes on exactly where it was",

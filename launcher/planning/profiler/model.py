@@ -105,7 +105,7 @@ class Capture:
     unchecked: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
-        """`settings.profiler` of argv.json: what the job needs to know."""
+        """`options.profiler` of argv.json: what the job needs to know."""
         nsys = self.nsys and {
             "program": self.nsys.program,
             "trace": self.nsys.trace,
