@@ -24,8 +24,7 @@ from launcher.config.request import Request
 from launcher.discovery.code import code_files
 from launcher.discovery.host import Allocation, World, look
 from launcher.discovery.recipe import RecipeFile, read_recipe
-from launcher.planning import assignments
-from launcher.planning import make
+from launcher.planning import assignments, make
 from launcher.planning.model import Mode
 from launcher.planning.overrides import check
 from launcher.rundir import RunDirectory
