@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.discovery.code import code_files
+from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import BridgeRecipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,14 +7,14 @@ from launcher._util.shell import Shell
 from launcher.backends.image_uses import forget_image_use, record_image_use, record_job
 from launcher.backends.prepare import prepare
 from launcher.backends.process_environment import for_job
-from launcher.discovery.host import World
+from launcher.discovery.host import HostContext
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
 from launcher.slurm.submit import Submission, SubmissionUnknown, submit
 
 
 def submit_run(
-    plan: Plan, world: World, resumed: RunDirectory | None, shell: Shell, warn: Callable[[str], None]
+    plan: Plan, host: HostContext, resumed: RunDirectory | None, shell: Shell, warn: Callable[[str], None]
 ) -> tuple[RunDirectory, Submission]:
     """Write the run directory and submit its sbatch.sh.
 
@@ -25,9 +25,9 @@ def submit_run(
     prepared = prepare(plan, resumed)
     run = prepared.run
     try:
-        if warning := record_image_use(plan, world):
+        if warning := record_image_use(plan, host):
             warn(warning)
-        submission = _submit(plan, world, run, shell)
+        submission = _submit(plan, host, run, shell)
     except SubmissionUnknown as error:
         raise SlurmError(
             error.message,
@@ -41,12 +41,12 @@ def submit_run(
     return run, submission
 
 
-def _submit(plan: Plan, world: World, run: RunDirectory, shell: Shell) -> Submission:
+def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> Submission:
     """`submit`, with what came of it in the journal."""
     token = token_of(plan)
     run.journal.write("submit_intent", token=token, submission=plan.submission)
     try:
-        submission = submit(run.path / "sbatch.sh", shell, token=token, env=for_job(plan, world.environ), cwd=run.path)
+        submission = submit(run.path / "sbatch.sh", shell, token=token, env=for_job(plan, host.environ), cwd=run.path)
     except SubmissionUnknown as error:
         run.journal.write("submit_unknown", token=token, error=error.message)
         raise

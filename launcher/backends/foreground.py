@@ -7,7 +7,7 @@ from launcher.backends.allocation import AllocatedStep
 from launcher.backends.image_uses import forget_image_use, record_image_use
 from launcher.backends.local import LocalRanks
 from launcher.backends.prepare import prepare
-from launcher.discovery.host import World
+from launcher.discovery.host import HostContext
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
 
@@ -15,7 +15,7 @@ Here = LocalRanks | AllocatedStep
 
 
 def here(
-    plan: Plan, world: World, resumed: RunDirectory | None, warn: Callable[[str], None]
+    plan: Plan, host: HostContext, resumed: RunDirectory | None, warn: Callable[[str], None]
 ) -> tuple[Here, RunDirectory]:
     """Write the run directory and start its ranks, on this machine or in this allocation.
 
@@ -26,12 +26,12 @@ def here(
     run = prepared.run
     step: Here
     try:
-        if warning := record_image_use(plan, world):
+        if warning := record_image_use(plan, host):
             warn(warning)
         if plan.mode == "local":
-            step = LocalRanks(run, run.begin_attempt(), plan, world.python, world.environ)
+            step = LocalRanks(run, run.begin_attempt(), plan, host.python, host.environ)
         else:
-            step = AllocatedStep(run, plan, world.environ)
+            step = AllocatedStep(run, plan, host.environ)
         step.start()
     except LauncherError:
         forget_image_use(plan)

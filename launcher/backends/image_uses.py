@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from launcher._util.errors import DiskError, ImageError
 from launcher.contract.process import start_ticks, stat
-from launcher.discovery.host import World
+from launcher.discovery.host import HostContext
 from launcher.planning.model import Plan
 
 if TYPE_CHECKING:
     from launcher.images.store.store import Store
 
 
-def record_image_use(plan: Plan, world: World) -> str | None:
+def record_image_use(plan: Plan, host: HostContext) -> str | None:
     """Note that a run is about to need its image: right before it is started or submitted.
 
     Nothing is noted for an image that lies in no store. Returns a warning where the note cannot be written, as in a
@@ -30,11 +30,11 @@ def record_image_use(plan: Plan, world: World) -> str | None:
         run_dir=plan.run_dir,
         mode=plan.mode,
         cluster=plan.cluster,
-        user=world.user,
-        host=world.host,
-        at=world.now,
+        user=host.user,
+        host=host.hostname,
+        at=host.now,
         # An allocation's number is known already; a batch job's only after it was submitted.
-        job=world.allocation.job_id if plan.mode == "srun" and world.allocation else None,
+        job=host.allocation.job_id if plan.mode == "srun" and host.allocation else None,
         pid=os.getpid(),
         start_ticks=start_ticks(fields) if fields else 0,
     )

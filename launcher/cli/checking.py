@@ -60,7 +60,7 @@ def _asked(made: Planned) -> Iterator[entrypoint_call.Asked]:
         return
     if hindrance is not None:
         say(f"not in the image {plan.image.name if plan.image else ''}, but with this machine's Megatron: {hindrance}")
-    yield entrypoint_call.here(plan, made.release.python or made.world.python, env, verb)
+    yield entrypoint_call.here(plan, made.release.python or made.host.python, env, verb)
 
 
 def request_of(made: Planned) -> dict[str, Any]:
@@ -86,13 +86,13 @@ def stack_is_here(made: Planned) -> bool:
 
 def own_stack_is_here(made: Planned) -> bool:
     """Whether this machine has the training stack: where the run's --python is, or beside the launcher."""
-    if made.release.python not in (None, made.world.python):
+    if made.release.python not in (None, made.host.python):
         return made.release.version is not None
     return find_spec("torch") is not None and find_spec("megatron") is not None
 
 
 def _absolute_recipe(made: Planned) -> dict[str, str]:
-    recipe = read_recipe(made.request.recipe or "", made.world.directory)
+    recipe = read_recipe(made.request.recipe or "", made.host.directory)
     if isinstance(recipe, RecipeFile):
         return {"path": str(recipe.path), "function": recipe.function}
     return {"bridge": recipe.name}
@@ -103,7 +103,7 @@ def environment(plan: Plan, made: Planned) -> dict[str, str]:
     from launcher.backends.process_environment import inherited
 
     profile = {v.name: v.value for v in plan.environment if v.place == "task" and v.value is not None}
-    return {**inherited(plan, made.world.environ), **profile}
+    return {**inherited(plan, made.host.environ), **profile}
 
 
 def _answer(text: str) -> dict[str, Any] | None:

@@ -14,14 +14,14 @@ def add_run_root(parser: argparse.ArgumentParser) -> None:
 def run_root(option: str | None) -> Path:
     """Where `run` and `submit` put runs that were asked for from here with the same --run-root."""
     from launcher.config.load import load_cluster, load_request
-    from launcher.discovery.host import look
+    from launcher.discovery.host import detect_host
     from launcher.planning import make, place
 
-    world = look()
+    host = detect_host()
     options = {"run_root": option} if option else {}
-    request = load_request(options, environ=world.environ, directory=world.directory)
-    cluster = load_cluster(request.cluster or place.default_cluster(world), world.environ)
-    return make.run_root(request, cluster, world)
+    request = load_request(options, environ=host.environ, directory=host.directory)
+    cluster = load_cluster(request.cluster or place.default_cluster(host), host.environ)
+    return make.run_root(request, cluster, host)
 
 
 def find(name: str, option: str | None) -> RunDirectory:

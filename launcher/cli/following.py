@@ -9,7 +9,7 @@ from launcher.cli.outcome import tell
 from launcher.cli.output import say
 from launcher.rundir import RunDirectory
 from launcher.slurm.poller import Poller
-from launcher.watch.progress import Follower
+from launcher.watch.follower import Follower
 from launcher.watch.status import status_of
 
 _TICK_S = 0.2

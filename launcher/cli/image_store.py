@@ -7,7 +7,7 @@ from launcher.cli.completion import complete
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
-    from launcher.discovery.host import World
+    from launcher.discovery.host import HostContext
     from launcher.images.store.store import Store
 
 
@@ -19,22 +19,22 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def cluster_of(parsed: argparse.Namespace) -> "tuple[Cluster, World]":
+def cluster_of(parsed: argparse.Namespace) -> "tuple[Cluster, HostContext]":
     """The profile, layered as for run and submit. Raises SpecError."""
     from launcher.config.load import load_cluster, load_request
-    from launcher.discovery.host import look
+    from launcher.discovery.host import detect_host
     from launcher.planning import place
 
-    world = look()
+    host = detect_host()
     chosen = getattr(parsed, "on", None) or parsed.cluster
     options = {"cluster": chosen} if chosen else {}
-    request = load_request(options, environ=world.environ, directory=world.directory)
-    return load_cluster(request.cluster or place.default_cluster(world), world.environ), world
+    request = load_request(options, environ=host.environ, directory=host.directory)
+    return load_cluster(request.cluster or place.default_cluster(host), host.environ), host
 
 
 def store_of(parsed: argparse.Namespace) -> "Store":
     """The store of that profile."""
     from launcher.discovery.image import image_store
 
-    cluster, world = cluster_of(parsed)
-    return image_store(cluster, world.environ)
+    cluster, host = cluster_of(parsed)
+    return image_store(cluster, host.environ)

@@ -81,10 +81,10 @@ def _watch(task: "TaskJob", events: Path, report: "Report", poller: "Poller") ->
     """Show the events until the result is there. Raises SlurmError if the job ends without one."""
     from launcher._util.errors import SlurmError
     from launcher.images.build.remote import replay
-    from launcher.watch.progress import queued
-    from launcher.watch.tail import Tail, last_lines
+    from launcher.watch.follower import queued
+    from launcher.watch.tail import FileTail, last_lines
 
-    tail = Tail(events)
+    tail = FileTail(events)
     ended_at: float | None = None
     while True:
         there = task.result.exists()

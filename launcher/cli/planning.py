@@ -14,18 +14,18 @@ from launcher.cli.profiling import own_code, place_of
 from launcher.config.cluster import Cluster
 from launcher.config.load import load_cluster, load_request
 from launcher.config.request import Request
-from launcher.discovery.bridge_release import Release, release_of
-from launcher.discovery.code import code_files
+from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
+from launcher.discovery.code_files import code_files
 from launcher.discovery.files import require_sources
-from launcher.discovery.host import World, look
-from launcher.discovery.image import Image, look_at_image
+from launcher.discovery.host import HostContext, detect_host
+from launcher.discovery.image import Image, resolve_image
 from launcher.discovery.recipe import BridgeRecipe, Recipe, read_recipe
-from launcher.discovery.recipe_index import Indexed, described, look_up
-from launcher.discovery.training_files import SavedModel, TrainingFiles, look_at_files, saved_model
+from launcher.discovery.recipe_index import IndexMatch, lookup, with_index_info
+from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
 from launcher.planning import arguments, assignments, container, index_info, make, overrides, place, preflight
 from launcher.planning.model import Mode, Plan
-from launcher.planning.profiler import choice
-from launcher.planning.profiler.model import OPTIONS, Place
+from launcher.planning.profiler import plan as profiler_plan
+from launcher.planning.profiler.model import OPTIONS, ProfilerContext
 from launcher.rundir import RunDirectory
 
 _OF_TRAIN = ("global_batch_size", "micro_batch_size", "train_iters")
@@ -38,37 +38,37 @@ class Planned:
 
     plan: Plan
     given: make.PlanInputs
-    world: World
+    host: HostContext
     request: Request
     resumed: RunDirectory | None
-    release: Release
+    release: BridgeRelease
 
 
 def planned(verb: str, parsed: argparse.Namespace) -> Planned:
     """Make the plan of `run` or `submit`. Raises a RequestError of the kind that fits."""
-    world = look()
+    host = detect_host()
     options = request_options(parsed)
     resumed = _resumed(options)
-    request = _with_python(_request(options, world, resumed), world)
+    request = _with_python(_request(options, host, resumed), host)
     if request.recipe is None:
         raise RecipeError("no recipe was given", hint=f"Such as: launcher {verb} recipes/vanilla_gpt_pretrain.py")
-    cluster = load_cluster(request.cluster or place.default_cluster(world), world.environ)
+    cluster = load_cluster(request.cluster or place.default_cluster(host), host.environ)
     cluster = cluster.model_copy(update={"python": request.python or cluster.python})
-    mode = place.choose_mode(verb, cluster, world)
-    recipe = read_recipe(request.recipe, world.directory)
+    mode = place.choose_mode(verb, cluster, host)
+    recipe = read_recipe(request.recipe, host.directory)
     wanted = container.wanted_image(request, cluster, mode)
-    image = _looked_at(wanted, cluster, world) if wanted else None
-    release = release_of(image.packages if image else None, cluster.python, in_image=image is not None)
+    image = _looked_at(wanted, cluster, host) if wanted else None
+    release = find_bridge_release(image.packages if image else None, cluster.python, in_image=image is not None)
     known = _indexed(recipe, request, release)
-    recipe = described(recipe, known) if isinstance(recipe, BridgeRecipe) else recipe
+    recipe = with_index_info(recipe, known) if isinstance(recipe, BridgeRecipe) else recipe
     request = request.model_copy(
-        update={"assignments": assignments.make_paths_absolute(request.assignments, recipe, world.directory)}
+        update={"assignments": assignments.make_paths_absolute(request.assignments, recipe, host.directory)}
     )
     stated, texts = assignments.split_arguments_and_overrides(
         request.assignments, recipe, common=request.entrypoint is None
     )
-    texts, use_viztracer = choice.take_own_keys(texts)
-    place_of_profiler = _place_of_profiler(request, mode, cluster, world, image, resumed)
+    texts, use_viztracer = profiler_plan.extract_viztracer_key(texts)
+    place_of_profiler = _place_of_profiler(request, mode, cluster, host, image, resumed)
     # A program of another kind has keys of its own.
     schema = overrides.schema_of(release.version) if request.entrypoint is None else None
     checked = _checked_overrides(texts, schema, recipe)
@@ -76,35 +76,35 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
     given = make.PlanInputs(
         request=request,
         cluster=cluster,
-        world=world,
+        host=host,
         mode=mode,
         recipe=recipe,
         arguments=stated,
         overrides=checked,
-        code=tuple(sorted((*code_files(recipe, request.entrypoint, world.directory), *own_code(place_of_profiler)))),
+        code=tuple(sorted((*code_files(recipe, request.entrypoint, host.directory), *own_code(place_of_profiler)))),
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
         recipe_env=index_info.env_of(known, checked),
         recipe_values={**index_info.values_of(known, checked), **arguments.sizes(of_keywords, checked)},
-        indexed=known,
-        files=_named_files(stated, request, recipe, world, _to_load(request, checked, resumed)),
+        index_match=known,
+        files=_named_files(stated, request, recipe, host, _to_load(request, checked, resumed)),
         image=image,
         profiling=place_of_profiler,
         use_viztracer=use_viztracer,
     )
     plan = _plan(given, resumed)
     require_sources(mount.source for mount in plan.mounts)
-    return Planned(plan, given, world, request, resumed, release)
+    return Planned(plan, given, host, request, resumed, release)
 
 
 def _place_of_profiler(
-    request: Request, mode: Mode, cluster: Cluster, world: World, image: Image | None, resumed: RunDirectory | None
-) -> Place:
+    request: Request, mode: Mode, cluster: Cluster, host: HostContext, image: Image | None, resumed: RunDirectory | None
+) -> ProfilerContext:
     return place_of(
-        choice.wish_of(request),
+        profiler_plan.options_from(request),
         mode=mode,
         cluster=cluster,
-        world=world,
+        host=host,
         image=image.name if image else None,
         packages=image.packages if image else None,
         fabric=cluster.fabric,
@@ -112,32 +112,32 @@ def _place_of_profiler(
     )
 
 
-def _looked_at(text: str, cluster: Cluster, world: World) -> Image:
+def _looked_at(text: str, cluster: Cluster, host: HostContext) -> Image:
     from launcher._util.shell import LocalShell
 
-    return look_at_image(text, cluster=cluster, world=world, shell=LocalShell())
+    return resolve_image(text, cluster=cluster, host=host, shell=LocalShell())
 
 
-def _with_python(request: Request, world: World) -> Request:
+def _with_python(request: Request, host: HostContext) -> Request:
     """The request with the interpreter that it names: a path is meant from this directory."""
     if request.python is None or "/" not in request.python:
         return request
     # Not resolved: a virtual environment's python is a link, and found by where it lies.
-    return request.model_copy(update={"python": str(world.directory / Path(request.python).expanduser())})
+    return request.model_copy(update={"python": str(host.directory / Path(request.python).expanduser())})
 
 
-def _indexed(recipe: Recipe, request: Request, release: Release) -> Indexed | None:
+def _indexed(recipe: Recipe, request: Request, release: BridgeRelease) -> IndexMatch | None:
     """What is known of a Bridge recipe of the release that the job will find."""
     if not isinstance(recipe, BridgeRecipe) or request.entrypoint is not None:
         return None
-    return look_up(recipe.name, release.version)
+    return lookup(recipe.name, release.version)
 
 
 def _checked_arguments(
     stated: Mapping[str, str],
     request: Request,
     recipe: Recipe,
-    known: Indexed | None,
+    known: IndexMatch | None,
     schema: overrides.Schema | None,
 ) -> dict[str, Any]:
     if not stated or request.entrypoint is not None:
@@ -146,11 +146,11 @@ def _checked_arguments(
 
 
 def _named_files(
-    stated: Mapping[str, str], request: Request, recipe: Recipe, world: World, loads: SavedModel | None
+    stated: Mapping[str, str], request: Request, recipe: Recipe, host: HostContext, loads: SavedModel | None
 ) -> TrainingFiles:
     """What arguments name; a checked configuration names more."""
     named = arguments.files(stated, recipe) if request.entrypoint is None else {}
-    return dataclasses.replace(look_at_files(named, world.environ), loads=loads)
+    return dataclasses.replace(check_training_files(named, host.environ), loads=loads)
 
 
 def with_recipe(made: Planned, resolved: Mapping[str, Any]) -> Planned:
@@ -169,7 +169,7 @@ def with_recipe(made: Planned, resolved: Mapping[str, Any]) -> Planned:
         recipe_env=env_vars,
         recipe_values=values,
         resolved=resolved,
-        indexed=None,
+        index_match=None,
         files=_files(made, resolved),
     )
     return dataclasses.replace(made, plan=_plan(given, made.resumed), given=given)
@@ -177,7 +177,7 @@ def with_recipe(made: Planned, resolved: Mapping[str, Any]) -> Planned:
 
 def _files(made: Planned, resolved: Mapping[str, Any]) -> TrainingFiles:
     job = {variable.name: variable.value for variable in made.plan.environment if variable.value is not None}
-    found = look_at_files(preflight.flattened(resolved), {**made.world.environ, **job})
+    found = check_training_files(preflight.flattened(resolved), {**made.host.environ, **job})
     return dataclasses.replace(found, loads=made.given.files.loads)
 
 
@@ -201,10 +201,10 @@ def _plan(given: make.PlanInputs, resumed: RunDirectory | None) -> Plan:
     return dataclasses.replace(plan, recipe=resumed.plan["recipe"]) if resumed else plan
 
 
-def _request(options: dict[str, Any], world: World, resumed: RunDirectory | None) -> Request:
+def _request(options: dict[str, Any], host: HostContext, resumed: RunDirectory | None) -> Request:
     job_file = None
     if str(options.get("recipe", "")).endswith(".toml"):
-        job_file = world.directory / Path(options.pop("recipe")).expanduser()
+        job_file = host.directory / Path(options.pop("recipe")).expanduser()
         if not job_file.is_file():
             raise RecipeError(f"there is no job file {str(job_file)!r}")
     if resumed:
@@ -213,7 +213,7 @@ def _request(options: dict[str, Any], world: World, resumed: RunDirectory | None
         new = options.pop("assignments", ())
         options = {**before, **options, "assignments": assignments.merge_for_resume(before.get("assignments", ()), new)}
         _require_code(resumed, options)
-    return load_request(options, environ=world.environ, directory=world.directory, job_file=job_file)
+    return load_request(options, environ=host.environ, directory=host.directory, job_file=job_file)
 
 
 def _resumed(options: dict[str, Any]) -> RunDirectory | None:

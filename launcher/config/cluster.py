@@ -12,7 +12,7 @@ Runtime = Literal["pyxis", "enroot", "bwrap", "none"]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
-class Expectation(BaseModel):
+class ExpectedPerformance(BaseModel):
     """What a healthy node reaches; None where nobody has measured it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,7 +69,7 @@ class Cluster(BaseModel):
     gpu: Text | None = None
     """The GPU's type in NVIDIA's short form: A100, H100, H200, B200, B300, GB200, GB300."""
 
-    expect: Expectation = Field(default_factory=Expectation)
+    expect: ExpectedPerformance = Field(default_factory=ExpectedPerformance)
     """Figures of a healthy node, for `launcher doctor`."""
 
     device: Literal["auto", "gpu", "cpu"] = "gpu"

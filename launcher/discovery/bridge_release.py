@@ -14,7 +14,7 @@ _TIMEOUT_S = 20
 
 
 @dataclass(frozen=True)
-class Release:
+class BridgeRelease:
     """A release, and the interpreter of this machine that has it."""
 
     version: str | None
@@ -24,21 +24,21 @@ class Release:
     """An interpreter of this machine that imports the job's own installation; None where that is in an image only."""
 
 
-def release_of(
+def find_bridge_release(
     packages: Mapping[str, str] | None, python: str | None, *, in_image: bool, shell: Shell | None = None
-) -> Release:
+) -> BridgeRelease:
     """The release that the job will find: that of its image (`packages`), else of its Python, else ours.
 
     `python` is the job's interpreter where that is not the launcher's. It is asked for the package's metadata, which
     imports nothing of it and takes a tenth of a second; one that is not on this machine leaves the release unknown.
     """
     if in_image:
-        return Release((packages or {}).get("megatron-bridge"))
+        return BridgeRelease((packages or {}).get("megatron-bridge"))
     if python is None or Path(python) == Path(sys.executable):
-        return Release(installed_version(), sys.executable)
+        return BridgeRelease(installed_version(), sys.executable)
     try:
         said = (shell or LocalShell()).run([python, "-c", _ASK], check=False, timeout_s=_TIMEOUT_S)
     except CommandError:  # it is somewhere else, such as on the nodes alone
-        return Release(None)
+        return BridgeRelease(None)
     version = said.stdout.strip()
-    return Release(version, python) if said.status == 0 and version else Release(None)
+    return BridgeRelease(version, python) if said.status == 0 and version else BridgeRelease(None)

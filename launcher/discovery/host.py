@@ -29,7 +29,7 @@ class Allocation:
 
 
 @dataclass(frozen=True)
-class World:
+class HostContext:
     """Everything that a plan may depend on besides the request itself."""
 
     directory: Path
@@ -42,7 +42,7 @@ class World:
     """The interpreter that runs the launcher."""
 
     user: str
-    host: str
+    hostname: str
     now: float
     """Seconds since the epoch."""
 
@@ -58,16 +58,16 @@ class World:
     allocation: Allocation | None
 
 
-def look(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> World:
+def detect_host(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> HostContext:
     """Ask everything. Raises PlaceError if the shell's Slurm variables make no sense."""
     now = time.time()
     path = environ.get("PATH", os.defpath)
-    return World(
+    return HostContext(
         directory=directory or Path.cwd(),
         environ=dict(environ),
         python=sys.executable,
         user=environ.get("USER") or getpass.getuser(),
-        host=socket.gethostname(),
+        hostname=socket.gethostname(),
         now=now,
         run_id=f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(2)}",
         has_slurm=bool(shutil.which("srun", path=path) and shutil.which("sbatch", path=path)),

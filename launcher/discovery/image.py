@@ -10,7 +10,7 @@ from launcher._util.errors import ImageError
 from launcher._util.shell import Shell
 from launcher.config.cluster import Cluster
 from launcher.discovery.files import expanded
-from launcher.discovery.host import World
+from launcher.discovery.host import HostContext
 
 if TYPE_CHECKING:  # a run without a container needs none of it
     from launcher.images.manifest import Manifest
@@ -81,7 +81,7 @@ def image_store(cluster: Cluster, environ: Mapping[str, str]) -> "Store":
     return Store(Path(data).absolute() / "launcher/images" / cluster.name)
 
 
-def look_at_image(text: str, *, cluster: Cluster, world: World, shell: Shell) -> Image:
+def resolve_image(text: str, *, cluster: Cluster, host: HostContext, shell: Shell) -> Image:
     """Find the image that `text` names and check that this cluster can run it, in well under a second.
 
     `text` is a name in the store, a digest, a reference, or a path. Raises ImageError that says what to do instead,
@@ -89,8 +89,8 @@ def look_at_image(text: str, *, cluster: Cluster, world: World, shell: Shell) ->
     """
     from launcher.images.verify import check
 
-    store = image_store(cluster, world.environ)
-    path = find_image(text, store, cluster, world)
+    store = image_store(cluster, host.environ)
+    path = find_image(text, store, cluster, host)
     verified = check(path, architecture=cluster.architecture, shell=shell)
     manifest = verified.manifest
     unchecked = [f"the image: {each}" for each in verified.unchecked]
@@ -116,7 +116,7 @@ def look_at_image(text: str, *, cluster: Cluster, world: World, shell: Shell) ->
     )
 
 
-def find_image(text: str, store: "Store", cluster: Cluster, world: World) -> Path:
+def find_image(text: str, store: "Store", cluster: Cluster, host: HostContext) -> Path:
     """The file that `text` means: a name in the store, a digest, a reference that was imported, or a path.
 
     Raises ImageError that says what to do where there is none.
@@ -129,11 +129,11 @@ def find_image(text: str, store: "Store", cluster: Cluster, world: World) -> Pat
         if entry is not None:
             return entry.path
     if "/" not in text and looks_like_path(text):
-        raise _no_such_name(text, store, world)
+        raise _no_such_name(text, store, host)
     if looks_like_path(text):
-        return _followed(world.directory / expanded(text, {"HOME": world.environ.get("HOME", "~")}), text)
+        return _followed(host.directory / expanded(text, {"HOME": host.environ.get("HOME", "~")}), text)
     reference = parse_reference(text)
-    directories = [store.root, *(Path(expanded(each, world.environ)) for each in cluster.image_directories)]
+    directories = [store.root, *(Path(expanded(each, host.environ)) for each in cluster.image_directories)]
     found = find_file(directories, reference)
     if found is None:
         raise _not_imported(text, reference, directories, cluster)
@@ -155,9 +155,9 @@ def _followed(path: Path, text: str) -> Path:
     return path
 
 
-def _no_such_name(text: str, store: "Store", world: World) -> ImageError:
+def _no_such_name(text: str, store: "Store", host: HostContext) -> ImageError:
     hint = "`launcher image list` shows the names of the store; a file is given as a path: /dir/image.sqsh."
-    if (world.directory / text).is_file():
+    if (host.directory / text).is_file():
         hint = f"For the file of this directory write ./{text}; `launcher image list` shows the names of the store."
     return ImageError(
         f"there is no image {text!r} in the store, and a name without '/' is no path: pyxis would look for it in a "

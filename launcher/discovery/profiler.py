@@ -13,7 +13,7 @@ _METHODS = ("start", "stop", "save")
 
 
 @dataclass(frozen=True)
-class OwnProfiler:
+class ProfilerClass:
     """A user's own profiler: its file, its class, and how its files' names end (`extension` of the class)."""
 
     path: Path
@@ -21,7 +21,7 @@ class OwnProfiler:
     extension: str
 
 
-def read_own_profiler(text: str, directory: Path) -> OwnProfiler:
+def read_profiler_class(text: str, directory: Path) -> ProfilerClass:
     """The class of `path.py:Class`, read without running it.
 
     Raises SpecError where there is no such file or class, or a method of its own is missing. A class with bases may
@@ -50,7 +50,7 @@ def read_own_profiler(text: str, directory: Path) -> OwnProfiler:
             where=f"{path}:{found.lineno}",
             hint="A profiler has start(), stop() and save(path).",
         )
-    return OwnProfiler(path, class_name, _extension(found))
+    return ProfilerClass(path, class_name, _extension(found))
 
 
 def _extension(node: ast.ClassDef) -> str:
@@ -65,7 +65,7 @@ def _extension(node: ast.ClassDef) -> str:
     return "profile"
 
 
-def nsys_here(environ: Mapping[str, str]) -> str | None:
+def find_local_nsys(environ: Mapping[str, str]) -> str | None:
     """The nsys that ranks on this machine would start."""
     return find_nsys(path=environ.get("PATH"))
 
@@ -75,7 +75,7 @@ def has_viztracer() -> bool:
     return importlib.util.find_spec("viztracer") is not None
 
 
-def nsys_in(directory: str) -> str:
+def find_nsys_below(directory: str) -> str:
     """The program nsys in an installation of Nsight Systems. Raises SpecError."""
     root = Path(directory).resolve()
     for pattern in ("nsys", "bin/nsys", "target-linux-*/nsys"):

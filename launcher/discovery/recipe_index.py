@@ -104,7 +104,7 @@ def load_index(version: str | None = None) -> Index:
 
 
 @dataclass(frozen=True)
-class Indexed:
+class IndexMatch:
     """What the index says of the recipe that was asked for; `recipe` is None where it says nothing that counts here."""
 
     version: str
@@ -116,7 +116,7 @@ class Indexed:
     """Recipes that fine-tune the same model, plain names first."""
 
 
-def look_up(name: str, version: str | None) -> Indexed:
+def lookup(name: str, version: str | None) -> IndexMatch:
     """Look for a recipe; `version` is the release that the job will find, None where nobody can tell.
 
     Of a release without an index the names may be others, and so may sizes and environment: there it only warns.
@@ -126,21 +126,21 @@ def look_up(name: str, version: str | None) -> Indexed:
     index = load_index(plain if plain in versions() else None)
     if plain in (None, index.version):
         found = index.require(name)
-        return Indexed(index.version, found, fine_tuning=_fine_tuning(index, found))
+        return IndexMatch(index.version, found, fine_tuning=_fine_tuning(index, found))
     if name in index.recipes:
-        return Indexed(index.version, None)
+        return IndexMatch(index.version, None)
     text = (
         f"Megatron Bridge {index.version} has no recipe {name!r}; the job finds release {plain}, whose recipes are not "
         "known here, so it will tell"
     )
-    return Indexed(index.version, None, (text,))
+    return IndexMatch(index.version, None, (text,))
 
 
-def described(recipe: BridgeRecipe, indexed: Indexed | None) -> BridgeRecipe:
+def with_index_info(recipe: BridgeRecipe, index_match: IndexMatch | None) -> BridgeRecipe:
     """The recipe with what the index has of its function; unchanged where that is nothing."""
-    if indexed is None or indexed.recipe is None:
+    if index_match is None or index_match.recipe is None:
         return recipe
-    return BridgeRecipe(recipe.name, indexed.recipe.parameters, indexed.recipe.task)
+    return BridgeRecipe(recipe.name, index_match.recipe.parameters, index_match.recipe.task)
 
 
 def _fine_tuning(index: Index, recipe: IndexedRecipe) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ class TrainingFiles:
     loads: SavedModel | None = None
 
 
-def look_at_files(values: Mapping[str, Any], environ: Mapping[str, str]) -> TrainingFiles:
+def check_training_files(values: Mapping[str, Any], environ: Mapping[str, str]) -> TrainingFiles:
     """Look at tokenizer and data; nothing is opened.
 
     `values` are the configuration's by key; `data` (a list of paths), `tokenizer` and `hf_path` are arguments of

@@ -10,7 +10,7 @@ from launcher._util.shell import Shell
 from launcher.backends import foreground
 from launcher.backends.batch import submit_run
 from launcher.backends.wait import Interrupts
-from launcher.discovery.host import World
+from launcher.discovery.host import HostContext
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
 from launcher.slurm.control import cancel, hostnames
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Ran:
+class DoctorRun:
     """What came of the run: its nodes in the order of ranks, and why it has no result where it has none."""
 
     run: RunDirectory
@@ -37,10 +37,10 @@ class Ran:
     interrupted: bool = False
 
 
-def here(plan: Plan, world: World, shell: Shell, counted: Interrupts, say: Say) -> Ran:
+def here(plan: Plan, host: HostContext, shell: Shell, counted: Interrupts, say: Say) -> DoctorRun:
     """Run it in this allocation, or as processes of this machine. Raises as `start.here`."""
     before = () if plan.mode == "local" else _nodes(shell)
-    step, run = foreground.here(plan, world, None, say)
+    step, run = foreground.here(plan, host, None, say)
     watched = _Watched(run, plan, say)
     ended = False
     while (status := step.poll()) is None:
@@ -50,16 +50,16 @@ def here(plan: Plan, world: World, shell: Shell, counted: Interrupts, say: Say) 
             step.end()
         time.sleep(_TICK_S)
     foreground.finish(step, status)
-    names = (world.host,) if plan.mode == "local" else _allocated(world.environ, plan, shell)
+    names = (host.hostname,) if plan.mode == "local" else _allocated(host.environ, plan, shell)
     lost = () if plan.mode == "local" else newly_lost(before, _nodes(shell))
     why = "ended by Ctrl-C" if ended else None if status in (0, 1) else _last_words(run)
-    return Ran(run, names, lost, why, ended)
+    return DoctorRun(run, names, lost, why, ended)
 
 
-def batch(plan: Plan, world: World, shell: Shell, counted: Interrupts, say: Say) -> Ran:
+def batch(plan: Plan, host: HostContext, shell: Shell, counted: Interrupts, say: Say) -> DoctorRun:
     """Submit it and wait for its end; Ctrl-C cancels it. Raises as `submit_run`."""
     before = _nodes(shell)
-    run, submission = submit_run(plan, world, None, shell, say)
+    run, submission = submit_run(plan, host, None, shell, say)
     say(f"job {submission.job}: {run.path}")
     watched = _Watched(run, plan, say)
     poller = Poller((submission.job,), shell, longest_s=5.0)
@@ -82,7 +82,7 @@ def batch(plan: Plan, world: World, shell: Shell, counted: Interrupts, say: Say)
     if why is None and not _judged(run):
         why = ending(job, _last_words(run))
     names = _expanded(job.nodes if job else None, plan, shell)
-    return Ran(run, names, newly_lost(before, _nodes(shell)), why, bool(counted.count))
+    return DoctorRun(run, names, newly_lost(before, _nodes(shell)), why, bool(counted.count))
 
 
 def _judged(run: RunDirectory) -> bool:

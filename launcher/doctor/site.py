@@ -11,7 +11,7 @@ from launcher._util.errors import CommandError, LauncherError, SlurmError
 from launcher._util.shell import Result, Shell
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
-from launcher.discovery.host import World
+from launcher.discovery.host import HostContext
 from launcher.planning.model import Plan
 from launcher.slurm import info
 from launcher.slurm.ask import ask
@@ -22,7 +22,7 @@ _TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandOutput:
     """What a program printed, or why that is not known."""
 
     text: str | None
@@ -35,8 +35,8 @@ class Site:
 
     cluster: Cluster
     request: Request
-    world: World
-    silence: str | None = None
+    host: HostContext
+    slurm_error: str | None = None
     controllers: str = ""
     release: tuple[int, ...] = ()
     config: Mapping[str, str] = field(default_factory=dict)
@@ -44,8 +44,8 @@ class Site:
     nodes: tuple[Node, ...] = ()
     mpi_types: tuple[str, ...] = ()
     pyxis: bool | None = None
-    munge: Said = Said(None, "not asked")
-    associations: Said = Said(None, "not asked")
+    munge: CommandOutput = CommandOutput(None, "not asked")
+    associations: CommandOutput = CommandOutput(None, "not asked")
     nodelist: tuple[str, ...] = ()
     """The nodes that were asked for by name."""
     memlock: int = -1
@@ -61,7 +61,7 @@ class Site:
         """Why nothing can be said of Slurm; None where it answered."""
         if not self.has_slurm:
             return "the profile has no Slurm"
-        return None if self.silence is None else "Slurm did not answer"
+        return None if self.slurm_error is None else "Slurm did not answer"
 
     @property
     def partition(self) -> str | None:
@@ -76,22 +76,22 @@ class Site:
         return tuple(node for node in own if not self.nodelist or node.name in self.nodelist)
 
 
-def look(cluster: Cluster, request: Request, world: World, shell: Shell) -> Site:
+def collect(cluster: Cluster, request: Request, host: HostContext, shell: Shell) -> Site:
     """Ask everything; never raises for what cannot be told."""
     limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0], resource.getrlimit(resource.RLIMIT_NOFILE)
     if cluster.scheduler != "slurm":
-        return Site(cluster, request, world, memlock=limits[0], files=limits[1])
+        return Site(cluster, request, host, memlock=limits[0], files=limits[1])
     try:
         ping = ask(["scontrol", "ping"], shell)
         config = info.settings(shell)
         groups, nodes = info.node_groups(shell), read_nodes(shell)
         release = info.version(shell)
     except SlurmError as error:
-        return Site(cluster, request, world, silence=error.message, memlock=limits[0], files=limits[1])
+        return Site(cluster, request, host, slurm_error=error.message, memlock=limits[0], files=limits[1])
     return Site(
         cluster,
         request,
-        world,
+        host,
         controllers=f"{ping.stdout}{ping.stderr}",
         release=release,
         config=config,
@@ -100,7 +100,7 @@ def look(cluster: Cluster, request: Request, world: World, shell: Shell) -> Site
         mpi_types=_or(lambda: info.mpi_types(shell), ()),
         pyxis=_or(lambda: info.has_pyxis(shell), None),
         munge=_munge(config, shell),
-        associations=_associations(world.user, config, shell),
+        associations=_associations(host.user, config, shell),
         nodelist=_or(lambda: hostnames(str(request.nodelist), shell), ()) if request.nodelist else (),
         memlock=limits[0],
         files=limits[1],
@@ -114,48 +114,48 @@ def _or[Thing](ask_for: Callable[[], Thing], otherwise: Thing) -> Thing:
         return otherwise
 
 
-def _munge(config: Mapping[str, str], shell: Shell) -> Said:
+def _munge(config: Mapping[str, str], shell: Shell) -> CommandOutput:
     """A credential made and read again, as each of Slurm's messages carries one."""
     if config.get("AuthType") != "auth/munge":
-        return Said(None, f"Slurm proves identities by {config.get('AuthType', 'something else')}")
+        return CommandOutput(None, f"Slurm proves identities by {config.get('AuthType', 'something else')}")
     options = [
         f"--socket={word.removeprefix('socket=')}"
         for word in config.get("AuthInfo", "").split(",")
         if word.startswith("socket=")
     ]
-    made = said(["munge", "--no-input", *options], shell)
-    return made if made.text is None else said(["unmunge", *options], shell, text=made.text)
+    made = run_program(["munge", "--no-input", *options], shell)
+    return made if made.text is None else run_program(["unmunge", *options], shell, text=made.text)
 
 
-def _associations(user: str, config: Mapping[str, str], shell: Shell) -> Said:
+def _associations(user: str, config: Mapping[str, str], shell: Shell) -> CommandOutput:
     """Account, partition and QOS of each association of the user's, a line each."""
     if config.get("AccountingStorageType", "").endswith("none"):
-        return Said(None, "this Slurm keeps no accounts")
+        return CommandOutput(None, "this Slurm keeps no accounts")
     argv = ["sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}"]
-    return said([*argv, "format=account,partition,qos"], shell)
+    return run_program([*argv, "format=account,partition,qos"], shell)
 
 
-def said(
+def run_program(
     argv: list[str],
     shell: Shell,
     *,
     text: str | None = None,
     env: Mapping[str, str] | None = None,
     good: tuple[int, ...] = (0,),
-) -> Said:
+) -> CommandOutput:
     """What a program printed; None with its own words where it is missing or ended with an error."""
     try:
         result: Result = shell.run(argv, input=text, env=env, check=False, timeout_s=_TIMEOUT_S)
     except CommandError as error:
-        return Said(None, error.message)
+        return CommandOutput(None, error.message)
     if result.status not in good:
         words = (result.stderr.strip() or result.stdout.strip() or "it said nothing").splitlines()
-        return Said(None, f"{argv[0]} ended with status {result.status}: {words[-1]}")
-    return Said(result.stdout or result.stderr)
+        return CommandOutput(None, f"{argv[0]} ended with status {result.status}: {words[-1]}")
+    return CommandOutput(result.stdout or result.stderr)
 
 
 @dataclass(frozen=True)
-class Place:
+class DirectoryState:
     """A directory, looked at and tried."""
 
     path: Path
@@ -170,7 +170,7 @@ class Place:
     """Why nothing can be written there."""
 
 
-def look_at(path: Path, mounts: str) -> Place:
+def probe_directory(path: Path, mounts: str) -> DirectoryState:
     """Try a directory by making a file in it; `mounts` is /proc/self/mounts."""
     parent = next((each for each in (path, *path.parents) if each.is_dir()), Path("/"))
     kind = file_system(parent, mounts)
@@ -180,9 +180,9 @@ def look_at(path: Path, mounts: str) -> Place:
         probe.write_bytes(b"x" * 4096)
         probe.unlink()
     except OSError as error:
-        return Place(path, parent == path, parent, kind, error=error.strerror or str(error))
+        return DirectoryState(path, parent == path, parent, kind, error=error.strerror or str(error))
     free = shutil.disk_usage(parent).free
-    return Place(path, parent == path, parent, kind, free, there.f_favail if there.f_files else None)
+    return DirectoryState(path, parent == path, parent, kind, free, there.f_favail if there.f_files else None)
 
 
 def file_system(path: Path, mounts: str) -> str:
@@ -198,8 +198,8 @@ def file_system(path: Path, mounts: str) -> str:
     return kind
 
 
-def test_submission(plan: Plan, script: str, env: Mapping[str, str], shell: Shell) -> Said:
+def test_submission(plan: Plan, script: str, env: Mapping[str, str], shell: Shell) -> CommandOutput:
     """`sbatch --test-only` with the very script that a run would be submitted with."""
     if plan.mode != "sbatch":
-        return Said(None, "nothing would be submitted here")
-    return said(["sbatch", "--test-only"], shell, text=script, env=env)
+        return CommandOutput(None, "nothing would be submitted here")
+    return run_program(["sbatch", "--test-only"], shell, text=script, env=env)

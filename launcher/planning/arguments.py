@@ -9,13 +9,13 @@ from launcher.contract.recipe_arguments import EVERY, FIELDS
 from launcher.contract.recipe_arguments import check as check_value
 from launcher.contract.values import Refused
 from launcher.discovery.recipe import BridgeRecipe, Recipe
-from launcher.discovery.recipe_index import Indexed
+from launcher.discovery.recipe_index import IndexMatch
 from launcher.planning.overrides import Override, Schema, known_values
 from launcher.planning.overrides import check as check_overrides
 
 
 def check(
-    arguments: Mapping[str, str], recipe: Recipe, indexed: Indexed | None, schema: Schema | None
+    arguments: Mapping[str, str], recipe: Recipe, index_match: IndexMatch | None, schema: Schema | None
 ) -> dict[str, Any]:
     """The values that keywords of older releases set, by key of the configuration. Raises OverrideError."""
     for name in sorted(_common(arguments, recipe)):
@@ -24,7 +24,7 @@ def check(
         except Refused as error:
             raise OverrideError(error.message, where=f"{name}={arguments[name]}", hint=error.hint) from None
     if "peft" in _common(arguments, recipe):
-        _check_scheme(arguments, recipe, indexed)
+        _check_scheme(arguments, recipe, index_match)
     values: dict[str, Any] = {}
     for name, field in _fields(arguments, recipe):
         if schema is not None and field not in schema.keys:
@@ -67,7 +67,7 @@ def _fields(arguments: Mapping[str, str], recipe: Recipe) -> Iterator[tuple[str,
             yield from ((name, field) for field in FIELDS.get(name, ()))
 
 
-def _check_scheme(arguments: Mapping[str, str], recipe: Recipe, indexed: Indexed | None) -> None:
+def _check_scheme(arguments: Mapping[str, str], recipe: Recipe, index_match: IndexMatch | None) -> None:
     """`peft=` needs a recipe that fine-tunes."""
     scheme = arguments["peft"]
     if arguments.get("peft_scheme", scheme) != scheme:
@@ -75,7 +75,7 @@ def _check_scheme(arguments: Mapping[str, str], recipe: Recipe, indexed: Indexed
         raise OverrideError(text, hint="Leave one of the two out.")
     if not isinstance(recipe, BridgeRecipe) or recipe.task != "pretrain" or scheme == "none":
         return
-    others = indexed.fine_tuning[:3] if indexed else ()
+    others = index_match.fine_tuning[:3] if index_match else ()
     hint = f"Fine-tune with {' or '.join(f'bridge:{one}' for one in others)}." if others else None
     raise OverrideError(
         f"peft={scheme}: {recipe.name} pretrains, and adapters are trained beside the weights of a finished model",

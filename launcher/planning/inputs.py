@@ -6,14 +6,14 @@ from typing import Any
 
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
-from launcher.discovery.host import World
+from launcher.discovery.host import HostContext
 from launcher.discovery.image import Image
 from launcher.discovery.recipe import Recipe
-from launcher.discovery.recipe_index import Indexed
+from launcher.discovery.recipe_index import IndexMatch
 from launcher.discovery.training_files import TrainingFiles
 from launcher.planning.model import Mode
 from launcher.planning.overrides import Override
-from launcher.planning.profiler.model import Place
+from launcher.planning.profiler.model import ProfilerContext
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class PlanInputs:
 
     request: Request
     cluster: Cluster
-    world: World
+    host: HostContext
     mode: Mode
     recipe: Recipe
     arguments: dict[str, str]
@@ -37,13 +37,13 @@ class PlanInputs:
     recipe_values: Mapping[str, Any] = field(default_factory=dict)
     """Values of the checked configuration by key (`model.tensor_model_parallel_size`), or those that the index has of a
     Bridge recipe; else empty."""
-    indexed: Indexed | None = None
+    index_match: IndexMatch | None = None
     """What the index says of a Bridge recipe; None for other recipes, and where the configuration was checked."""
     resolved: Mapping[str, Any] | None = None
     """All that the check told of the configuration (launcher/job/config/check.py, resolved); None without one."""
     files: TrainingFiles = field(default=TrainingFiles())
     """What is there of the files that the configuration names; nothing where it was not checked."""
-    profiling: Place = field(default=Place())
+    profiling: ProfilerContext = field(default=ProfilerContext())
     """What is known of the place where a profiler is to work."""
     use_viztracer: bool | None = None
     """What `profiling.use_viztracer` says, a key that is not Bridge's."""

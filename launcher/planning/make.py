@@ -11,7 +11,6 @@ from launcher.planning import (
     environment,
     environment_lint,
     fabric,
-    foreseen,
     index_info,
     layout,
     network,
@@ -21,8 +20,9 @@ from launcher.planning import (
 from launcher.planning.inputs import PlanInputs
 from launcher.planning.model import Geometry, Mount, Plan, Variable
 from launcher.planning.overrides import known_values
-from launcher.planning.profiler import choice
-from launcher.planning.profiler.model import Capture
+from launcher.planning.preflight.run import PreflightResult, run_preflight
+from launcher.planning.profiler import plan as profiler_plan
+from launcher.planning.profiler.model import ProfilerPlan
 from launcher.planning.run_paths import run_root
 
 __all__ = ["PlanInputs", "make_plan", "run_root"]
@@ -30,12 +30,12 @@ __all__ = ["PlanInputs", "make_plan", "run_root"]
 
 def make_plan(inputs: PlanInputs) -> Plan:
     """Decide the run. Raises a RequestError of the kind that fits for whatever cannot work."""
-    request, cluster, world = inputs.request, inputs.cluster, inputs.world
+    request, cluster, host = inputs.request, inputs.cluster, inputs.host
     values = known_values(inputs.overrides)
     shape = _geometry(inputs, values)
     profiler = _profiler(inputs, values, shape)
     around = fabric.decide(inputs, shape, values)
-    ahead = foreseen.look_ahead(inputs, shape)
+    ahead = run_preflight(inputs, shape)
     variables = _environment(inputs, around.variables)
     name = request.name or run_paths.name_of(inputs.recipe)
     run_dir = inputs.run_dir or run_paths.run_dir(inputs, name)
@@ -57,8 +57,8 @@ def make_plan(inputs: PlanInputs) -> Plan:
         runtime=runtime,
         image=container.planned(inputs.image) if inputs.image else None,
         container=container.decide(inputs, runtime, mounts, run_dir, environment.beats_image(variables)),
-        python=cluster.python or ("python3" if inputs.image else world.python),
-        launcher_python=cluster.launcher_python or world.python,
+        python=cluster.python or ("python3" if inputs.image else host.python),
+        launcher_python=cluster.launcher_python or host.python,
         geometry=shape,
         network=around.summary,
         placement=around.placement,
@@ -85,27 +85,27 @@ def _environment(inputs: PlanInputs, network_variables: tuple[Variable, ...]) ->
         inherit=inputs.cluster.inherit,
         recipe=inputs.recipe_env or {},
         user=inputs.request.env,
-        shell=inputs.world.environ,
+        shell=inputs.host.environ,
         image=inputs.image.environment if inputs.image else None,
         network=network_variables,
     )
 
 
-def _profiler(inputs: PlanInputs, values: dict[str, Any], shape: Geometry) -> Capture | None:
-    return choice.capture(
-        choice.wish_of(inputs.request),
+def _profiler(inputs: PlanInputs, values: dict[str, Any], shape: Geometry) -> ProfilerPlan | None:
+    return profiler_plan.plan_profiler(
+        profiler_plan.options_from(inputs.request),
         values,
         world_size=shape.world_size,
         ranks_per_node=shape.ranks_per_node,
-        place=inputs.profiling,
+        context=inputs.profiling,
         viztracer=inputs.use_viztracer,
         unknown=[override.key for override in inputs.overrides if override.key not in values],
     )
 
 
-def _override_texts(inputs: PlanInputs, profiler: Capture | None) -> tuple[str, ...]:
+def _override_texts(inputs: PlanInputs, profiler: ProfilerPlan | None) -> tuple[str, ...]:
     """The user's, after those that a profiler adds."""
-    added = choice.overrides(profiler, [override.key for override in inputs.overrides]) if profiler else ()
+    added = profiler_plan.overrides(profiler, [override.key for override in inputs.overrides]) if profiler else ()
     return (*added, *(override.text for override in inputs.overrides))
 
 
@@ -119,16 +119,18 @@ def _geometry(inputs: PlanInputs, values: dict[str, Any]) -> Geometry:
             gpus_per_node=inputs.request.gpus_per_node,
             profile_gpus_per_node=inputs.cluster.gpus_per_node,
             # A batch job gets an allocation of its own, whatever this shell is in.
-            allocation=inputs.world.allocation if inputs.mode == "srun" else None,
-            machine_gpus=None if not local else 0 if inputs.cluster.device == "cpu" else inputs.world.gpus,
+            allocation=inputs.host.allocation if inputs.mode == "srun" else None,
+            machine_gpus=None if not local else 0 if inputs.cluster.device == "cpu" else inputs.host.gpus,
             sizes=sizes,
         )
     except GeometryError as error:
-        error.hint = index_info.with_source(error.hint, inputs.indexed)
+        error.hint = index_info.with_source(error.hint, inputs.index_match)
         raise
 
 
-def _argv(inputs: PlanInputs, shape: Geometry, overrides: tuple[str, ...], profiler: Capture | None) -> dict[str, Any]:
+def _argv(
+    inputs: PlanInputs, shape: Geometry, overrides: tuple[str, ...], profiler: ProfilerPlan | None
+) -> dict[str, Any]:
     if isinstance(inputs.recipe, BridgeRecipe):
         recipe = {"bridge": inputs.recipe.name}
     else:
@@ -150,11 +152,11 @@ def _argv(inputs: PlanInputs, shape: Geometry, overrides: tuple[str, ...], profi
     }
 
 
-def _unchecked(inputs: PlanInputs, values: dict[str, Any], ahead: foreseen.Foreseen) -> tuple[str, ...]:
+def _unchecked(inputs: PlanInputs, values: dict[str, Any], ahead: PreflightResult) -> tuple[str, ...]:
     image = inputs.image.unchecked if inputs.image else ()
-    if inputs.indexed is not None and inputs.indexed.recipe is not None:
+    if inputs.index_match is not None and inputs.index_match.recipe is not None:
         known = {**inputs.recipe_values, **values}
-        return (*image, *index_info.unchecked(inputs.indexed, known), *ahead.unchecked)
+        return (*image, *index_info.unchecked(inputs.index_match, known), *ahead.unchecked)
     if inputs.recipe_env is not None:
         return (*image, *ahead.unchecked)
     stated = [key for key in layout.PARALLEL_KEYS.values() if key not in values]
@@ -173,7 +175,7 @@ def _warnings(
     ]
     found += [
         f"{name} is set in this shell, and the launcher does not use it: give the option instead"
-        for name in sorted(inputs.world.environ)
+        for name in sorted(inputs.host.environ)
         if name.startswith(("SBATCH_", "SRUN_"))
     ]
     if step.too_few_cpus(inputs, shape):
@@ -181,7 +183,7 @@ def _warnings(
             f"the allocation has fewer CPUs than the {shape.ranks_per_node} ranks of a node, so they share them: "
             f"salloc --exclusive or --ntasks-per-node={shape.ranks_per_node} gives each its own"
         )
-    found += index_info.warnings(inputs.indexed)
+    found += index_info.warnings(inputs.index_match)
     found += environment_lint.warnings(variables, environment_lint.Place(inputs.cluster, shape.nodes))
     if inputs.image:
         found += [*inputs.image.warnings, *container.mount_warnings(mounts, inputs.image)]

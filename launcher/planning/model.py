@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from launcher.planning.profiler.model import Capture
+from launcher.planning.profiler.model import ProfilerPlan
 
 Mode = Literal["local", "srun", "sbatch"]
 
@@ -136,7 +136,7 @@ class Plan:
     overrides: tuple[str, ...]
     environment: tuple[Variable, ...]
     mounts: tuple[Mount, ...]
-    profiler: Capture | None
+    profiler: ProfilerPlan | None
     directives: tuple[tuple[str, str | None], ...]
     """sbatch's options in the order of the script; None is a flag without a value."""
     step: Step

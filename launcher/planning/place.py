@@ -2,16 +2,16 @@
 
 from launcher._util.errors import PlaceError
 from launcher.config.cluster import Cluster
-from launcher.discovery.host import World
+from launcher.discovery.host import HostContext
 from launcher.planning.model import Mode
 
 
-def default_cluster(world: World) -> str:
+def default_cluster(host: HostContext) -> str:
     """The profile of a request that names none."""
-    return "slurm" if world.has_slurm or world.allocation else "local"
+    return "slurm" if host.has_slurm or host.allocation else "local"
 
 
-def choose_mode(verb: str, cluster: Cluster, world: World) -> Mode:
+def choose_mode(verb: str, cluster: Cluster, host: HostContext) -> Mode:
     """The mode of `run` or `submit` on this cluster. Raises PlaceError that says where the command can run."""
     if cluster.scheduler == "local":
         if verb == "submit":
@@ -20,14 +20,14 @@ def choose_mode(verb: str, cluster: Cluster, world: World) -> Mode:
                 hint="Use `launcher run` on this machine, or name a cluster: --cluster slurm.",
             )
         return "local"
-    if not world.has_slurm:
+    if not host.has_slurm:
         raise PlaceError(
             f"the cluster profile {cluster.name!r} needs Slurm, but srun and sbatch are not on the PATH",
             hint="Run the command on the cluster's login node, or on this machine alone: --cluster local.",
         )
     if verb == "submit":
         return "sbatch"
-    if world.allocation is None:
+    if host.allocation is None:
         raise PlaceError(
             "this shell is in no allocation of Slurm, so `run` has no nodes",
             hint="Make one first (salloc -N 1 --gpus-per-node=8) and run the command in it, submit a batch job\n"

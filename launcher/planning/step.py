@@ -5,13 +5,13 @@ from pathlib import Path
 from launcher.planning import environment, slurm_options
 from launcher.planning.inputs import PlanInputs
 from launcher.planning.model import Geometry, Step, Variable
-from launcher.planning.profiler.model import Capture
+from launcher.planning.profiler.model import ProfilerPlan
 
 _WAIT_S = 60
 """How long the other tasks may go on after the first has ended, before Slurm ends the step (srun --wait)."""
 
 
-def decide(inputs: PlanInputs, shape: Geometry, variables: tuple[Variable, ...], profiler: Capture | None) -> Step:
+def decide(inputs: PlanInputs, shape: Geometry, variables: tuple[Variable, ...], profiler: ProfilerPlan | None) -> Step:
     """The step of the ranks."""
     cluster = inputs.cluster
     wait_s = profiler.finish_timeout_s if profiler else _WAIT_S
@@ -35,7 +35,7 @@ def decide(inputs: PlanInputs, shape: Geometry, variables: tuple[Variable, ...],
 
 def too_few_cpus(inputs: PlanInputs, shape: Geometry) -> bool:
     """Whether the allocation has fewer CPUs than ranks on a node: srun would refuse to start them."""
-    allocation = inputs.world.allocation if inputs.mode == "srun" else None
+    allocation = inputs.host.allocation if inputs.mode == "srun" else None
     return allocation is not None and (allocation.cpus_per_node or shape.ranks_per_node) < shape.ranks_per_node
 
 

@@ -34,7 +34,7 @@ def cancel_run(
     save yet, SlurmError where Slurm refused or was silent.
     """
     status = status_of([run], shell)[0][0]
-    start = status.facts.start
+    start = status.run_state.start
     if status.phase.over or start is None:
         return f"it is over already: {status.phase.value}"
     if save:
@@ -51,7 +51,7 @@ def cancel_run(
 
 
 def _ask_to_stop(run: RunDirectory, status: RunStatus) -> str:
-    if status.phase is Phase.QUEUED or status.facts.attempt is None:
+    if status.phase is Phase.QUEUED or status.run_state.attempt is None:
         raise RequestError(
             "the run has not begun, so there is nothing to save",
             where=str(run.path),

@@ -11,7 +11,7 @@ from launcher._util.errors import RequestError
 from launcher._util.shell import Shell
 from launcher.rundir import Attempt, RunDirectory
 from launcher.watch.status import status_of
-from launcher.watch.tail import Tail
+from launcher.watch.tail import FileTail
 
 _LOOK_S = 0.25
 _ASK_S = 5.0
@@ -19,7 +19,7 @@ _ASK_S = 5.0
 
 
 @dataclass(frozen=True)
-class Log:
+class RankLog:
     """A log and what its lines begin with where several are shown."""
 
     path: Path
@@ -39,26 +39,26 @@ def find_attempt(run: RunDirectory, number: str | None) -> Attempt | None:
     return found
 
 
-def choose(run: RunDirectory, attempt: Attempt, rank: str | None) -> list[Log]:
+def choose(run: RunDirectory, attempt: Attempt, rank: str | None) -> list[RankLog]:
     """The logs to show: the named rank's, all of them, or the one to look at (first failing rank, else rank 0).
 
     Where no rank has begun, srun's own messages say why. Raises RequestError for a rank that the run has not.
     """
     world_size = int(run.plan.get("world_size", 0))
     if rank == "all":
-        return [Log(attempt.log(each), f"[{each}] ") for each in range(world_size)]
+        return [RankLog(attempt.log(each), f"[{each}] ") for each in range(world_size)]
     if rank is not None:
         if not re.fullmatch(r"\d+", rank) or int(rank) >= world_size:
             there = f"Its ranks are 0 to {world_size - 1}; `--rank all` shows all."
             raise RequestError(f"the run has no rank {rank!r}", where=str(run.path), hint=there)
-        return [Log(attempt.log(int(rank)))]
+        return [RankLog(attempt.log(int(rank)))]
     result = attempt.result or {}
     first = result.get("first_failing_rank") or {}
     chosen = attempt.log(int(first.get("rank", 0)))
     if result and not chosen.is_file():
         outside = (attempt.logs / "srun.log", run.path / "sbatch.log")
-        return [Log(next((path for path in outside if path.is_file() and path.stat().st_size), chosen))]
-    return [Log(chosen)]
+        return [RankLog(next((path for path in outside if path.is_file() and path.stat().st_size), chosen))]
+    return [RankLog(chosen)]
 
 
 def print_logs(run: RunDirectory, stream: TextIO, *, rank: str | None = None, attempt: str | None = None) -> int:
@@ -73,7 +73,7 @@ def print_logs(run: RunDirectory, stream: TextIO, *, rank: str | None = None, at
     logs = choose(run, found, rank)
     if not any(log.path.exists() for log in logs):
         raise RequestError("there is no such log yet", where=str(logs[0].path if logs else found.logs))
-    return sum(_copy(Tail(log.path), log.prefix, stream) for log in logs)
+    return sum(_copy(FileTail(log.path), log.prefix, stream) for log in logs)
 
 
 def follow_logs(
@@ -91,14 +91,14 @@ def follow_logs(
 
     `say` hears what is waited for. Raises RequestError as `print_logs` does.
     """
-    watch = _Watch(run, shell, clock)
+    watch = _RunMonitor(run, shell, clock)
     found = find_attempt(run, attempt)
     if found is None:
         found = _first_attempt(run, watch, say, sleep)
         if found is None:
             return
     logs = choose(run, found, rank)
-    tails = [(Tail(log.path), log.prefix) for log in logs]
+    tails = [(FileTail(log.path), log.prefix) for log in logs]
     while True:
         # Asked before reading: what was written before the end is read after it.
         over = found.result is not None or run.latest_attempt() != found or watch.over()
@@ -111,7 +111,7 @@ def follow_logs(
 
 
 def _first_attempt(
-    run: RunDirectory, watch: "_Watch", say: Callable[[str], None], sleep: Callable[[float], None]
+    run: RunDirectory, watch: "_RunMonitor", say: Callable[[str], None], sleep: Callable[[float], None]
 ) -> Attempt | None:
     said = ""
     while (found := run.latest_attempt()) is None:
@@ -126,7 +126,7 @@ def _first_attempt(
 
 
 @dataclass
-class _Watch:
+class _RunMonitor:
     """Whether a run is over, asked now and then."""
 
     run: RunDirectory
@@ -145,7 +145,7 @@ class _Watch:
         return statuses[0].phase.over
 
 
-def _copy(tail: Tail, prefix: str, stream: TextIO, *, whole: bool = True) -> int:
+def _copy(tail: FileTail, prefix: str, stream: TextIO, *, whole: bool = True) -> int:
     lines = tail.read(unfinished=whole)
     for line in lines:
         stream.write(f"{prefix}{line}\n")

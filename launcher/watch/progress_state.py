@@ -22,7 +22,7 @@ _NEXT = {
 
 
 @dataclass(frozen=True)
-class Progress:
+class AttemptProgress:
     """What an attempt has said of itself. Durations in seconds, times since the epoch."""
 
     iteration: int | None = None
@@ -59,7 +59,7 @@ class Progress:
         return max(0, self.train_iters - self.iteration) * per_iteration
 
 
-def advance(state: Progress, lines: Iterable[str]) -> Progress:
+def advance(state: AttemptProgress, lines: Iterable[str]) -> AttemptProgress:
     """The state after some lines of metrics.jsonl or timeline.jsonl. Lines that are neither change nothing."""
     for text in lines:
         try:
@@ -71,7 +71,7 @@ def advance(state: Progress, lines: Iterable[str]) -> Progress:
     return state
 
 
-def _iteration(state: Progress, line: dict[str, Any]) -> Progress:
+def _iteration(state: AttemptProgress, line: dict[str, Any]) -> AttemptProgress:
     iteration = number(line, "iteration")
     if iteration is None:
         return state
@@ -93,7 +93,7 @@ def _iteration(state: Progress, line: dict[str, Any]) -> Progress:
     )
 
 
-def _event(state: Progress, line: dict[str, Any]) -> Progress:
+def _event(state: AttemptProgress, line: dict[str, Any]) -> AttemptProgress:
     name = str(line["event"])
     iteration = number(line, "iteration")
     state = replace(state, time=number(line, "time") or state.time, phase=_NEXT.get(name, state.phase))
@@ -119,7 +119,7 @@ def _int(value: float | None, other: int | None) -> int | None:
     return other if value is None else int(value)
 
 
-def numbers(state: Progress) -> str:
+def numbers(state: AttemptProgress) -> str:
     """Loss, time per iteration, TFLOP/s where known, time left: `loss 3.21 | 0.123 s/iteration | 0:01:10 left`."""
     parts = []
     if state.loss is not None:
@@ -133,7 +133,7 @@ def numbers(state: Progress) -> str:
     return " | ".join(parts)
 
 
-def describe(state: Progress) -> str:
+def describe(state: AttemptProgress) -> str:
     """One line: `iteration 12/20 | loss ...`, or what is waited for before the first iteration."""
     if state.iteration is None:
         loaded = f" (continuing after iteration {state.loaded})" if state.loaded is not None else ""

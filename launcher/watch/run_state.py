@@ -9,7 +9,7 @@ from typing import Any
 from launcher._util import processes
 from launcher._util.errors import DiskError
 from launcher.rundir import Attempt, RunDirectory
-from launcher.watch.progress_state import Progress, advance
+from launcher.watch.progress_state import AttemptProgress, advance
 from launcher.watch.tail import last_lines
 
 _STARTS = ("submit_intent", "submit_unknown", "submit_refused", "submitted", "launched")
@@ -34,7 +34,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunState:
     """All that is known of a run without asking anybody."""
 
     path: Path
@@ -51,7 +51,7 @@ class RunFacts:
     touched: float = 0.0
     """When anything was last written for that attempt."""
     result: dict[str, Any] | None = None
-    progress: Progress = field(default_factory=Progress)
+    progress: AttemptProgress = field(default_factory=AttemptProgress)
     stopping: bool = False
     """Whether its ranks were asked to save and stop."""
     cancelled: bool = False
@@ -73,14 +73,14 @@ def current_attempt(run: RunDirectory, start: Start | None) -> Attempt | None:
     return newest if start.attempt == newest.name or _touched(newest) >= start.time else None
 
 
-def read(run: RunDirectory) -> RunFacts:
+def read_run_state(run: RunDirectory) -> RunState:
     """The facts of a run. Raises RequestError where `run` is no run directory, DiskError where it cannot be read."""
     plan = run.plan
     events = run.journal.read()
     start = _start(events)
     attempts = run.attempts()
     current = current_attempt(run, start)
-    facts = RunFacts(
+    run_state = RunState(
         path=run.path,
         name=str(plan.get("name", run.path.parent.name)),
         run_id=str(plan.get("run_id", run.path.name)),
@@ -93,13 +93,13 @@ def read(run: RunDirectory) -> RunFacts:
         cancelled=start is not None and _cancelled(events, start),
     )
     if current is None:
-        return facts
+        return run_state
     return replace(
-        facts,
+        run_state,
         attempt=current.name,
         touched=_touched(current),
         result=_result(current),
-        progress=figures_of(current),
+        progress=attempt_progress(current),
         stopping=current.stop.exists(),
         network=_network(current),
     )
@@ -121,9 +121,9 @@ def _cancelled(events: list[dict[str, Any]], start: Start) -> bool:
     return any(each.get("event") == "cancelled" and float(each.get("time", 0)) >= start.time for each in events)
 
 
-def figures_of(attempt: Attempt) -> Progress:
+def attempt_progress(attempt: Attempt) -> AttemptProgress:
     """An attempt's numbers, from the ends of its files: they may be long."""
-    return advance(advance(Progress(), last_lines(attempt.timeline)), last_lines(attempt.metrics))
+    return advance(advance(AttemptProgress(), last_lines(attempt.timeline)), last_lines(attempt.metrics))
 
 
 def _start(events: list[dict[str, Any]]) -> Start | None:

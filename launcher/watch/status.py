@@ -12,7 +12,7 @@ from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer, Job, State, ask_jobs
 from launcher.slurm.submit import find_submission
 from launcher.watch.progress_state import describe
-from launcher.watch.run_state import RunFacts, Start, read
+from launcher.watch.run_state import RunState, Start, read_run_state
 
 _FAR_S = 300 * 24 * 3600.0
 """Slurm expects a job behind one without time limit in a year: no estimate at all."""
@@ -54,7 +54,7 @@ _GOING_ON = {Phase.QUEUED, Phase.STARTING, Phase.RUNNING, Phase.STOPPING, Phase.
 class RunStatus:
     """How one run is doing. Times in seconds since the epoch, durations in seconds."""
 
-    facts: RunFacts
+    run_state: RunState
     phase: Phase
     detail: str = ""
     """What it waits for, how far it is, or what came of it, for people."""
@@ -67,15 +67,15 @@ class RunStatus:
 
     def to_dict(self) -> dict[str, Any]:
         """The status for programs."""
-        facts, progress, result = self.facts, self.facts.progress, self.facts.result or {}
+        run_state, progress, result = self.run_state, self.run_state.progress, self.run_state.result or {}
         return {
-            "run_dir": str(facts.path),
-            "name": facts.name,
-            "run_id": facts.run_id,
-            "mode": facts.mode,
-            "cluster": facts.cluster,
-            "recipe": facts.recipe,
-            "world_size": facts.world_size,
+            "run_dir": str(run_state.path),
+            "name": run_state.name,
+            "run_id": run_state.run_id,
+            "mode": run_state.mode,
+            "cluster": run_state.cluster,
+            "recipe": run_state.recipe,
+            "world_size": run_state.world_size,
             "phase": self.phase.value,
             "over": self.phase.over,
             "detail": self.detail,
@@ -84,8 +84,8 @@ class RunStatus:
             "reason": self.reason,
             "expected_start": self.expected_start,
             "unknown_since": self.unknown_since,
-            "attempt": facts.attempt,
-            "attempts": facts.attempts,
+            "attempt": run_state.attempt,
+            "attempts": run_state.attempts,
             "iteration": result.get("iteration", progress.iteration),
             "train_iters": result.get("train_iters") or progress.train_iters,
             "loss": result.get("loss", progress.loss),
@@ -95,7 +95,7 @@ class RunStatus:
             "last_sign": progress.time,
             "outcome": result.get("outcome"),
             "first_failing_rank": result.get("first_failing_rank"),
-            "network": facts.network,
+            "network": run_state.network,
         }
 
 
@@ -103,114 +103,118 @@ def status_of(
     runs: Sequence[RunDirectory], shell: Shell, *, clock: Callable[[], float] = time.time
 ) -> tuple[list[RunStatus], Answer]:
     """The statuses of all these runs, with one question to Slurm; raises for no run's sake but DiskError."""
-    facts = [read(run) for run in runs]
-    found = [_job_of(each, shell) for each in facts]
+    run_states = [read_run_state(run) for run in runs]
+    found = [_job_of(each, shell) for each in run_states]
     # A run of this machine that has its verdict is not Slurm's to judge; a batch job may have gone back to the queue.
     asked = [
-        job for each, (job, _) in zip(facts, found, strict=True) if job and (not each.result or each.mode == "sbatch")
+        job
+        for each, (job, _) in zip(run_states, found, strict=True)
+        if job and (not each.result or each.mode == "sbatch")
     ]
     answer = ask_jobs(asked, shell, clock=clock) if asked else Answer({}, clock())
     statuses = []
-    for run, each, (job, silence) in zip(runs, facts, found, strict=True):
-        said = answer if silence is None else replace(answer, unreachable=silence)
+    for run, each, (job, slurm_error) in zip(runs, run_states, found, strict=True):
+        answer_for = answer if slurm_error is None else replace(answer, unreachable=slurm_error)
         known = answer.jobs.get(job or "")
-        statuses.append(judge(_ended_meanwhile(run, each, known), known, said))
+        statuses.append(judge(_ended_meanwhile(run, each, known), known, answer_for))
     return statuses, answer
 
 
-def _ended_meanwhile(run: RunDirectory, facts: RunFacts, job: Job | None) -> RunFacts:
+def _ended_meanwhile(run: RunDirectory, run_state: RunState, job: Job | None) -> RunState:
     """The facts, read again where Slurm says that the job is over and they hold no verdict yet.
 
     They were read before Slurm was asked; a job writes its verdict before it ends, so if there is one, it is there now.
     """
-    if facts.result or job is None or not job.terminal:
-        return facts
-    again = read(run)
-    return again if again.start == facts.start else facts
+    if run_state.result or job is None or not job.terminal:
+        return run_state
+    again = read_run_state(run)
+    return again if again.start == run_state.start else run_state
 
 
-def judge(facts: RunFacts, job: Job | None, answer: Answer) -> RunStatus:
+def judge(run_state: RunState, job: Job | None, answer: Answer) -> RunStatus:
     """What a run's own facts and Slurm's answer mean together."""
-    start = facts.start
+    start = run_state.start
     if start is None:
-        return RunStatus(facts, Phase.PREPARED, "nothing was started")
+        return RunStatus(run_state, Phase.PREPARED, "nothing was started")
     if start.how == "submit_refused":
-        return RunStatus(facts, Phase.REFUSED, start.error or "Slurm refused the job")
+        return RunStatus(run_state, Phase.REFUSED, start.error or "Slurm refused the job")
     if start.how == "launched":
-        return _launched(facts, start, job, answer)
+        return _launched(run_state, start, job, answer)
     if job is None:
-        if facts.attempt:
-            return _going_on(facts, RunStatus(facts, Phase.UNKNOWN))
+        if run_state.attempt:
+            return _going_on(run_state, RunStatus(run_state, Phase.UNKNOWN))
         if answer.unreachable:
-            return RunStatus(facts, Phase.UNKNOWN, _silence(facts, answer), unknown_since=answer.asked_at)
-        return RunStatus(facts, Phase.UNSUBMITTED, "the submission was cut off, and Slurm knows no such job")
-    return _submitted(facts, job, answer)
+            return RunStatus(run_state, Phase.UNKNOWN, _slurm_silent(run_state, answer), unknown_since=answer.asked_at)
+        return RunStatus(run_state, Phase.UNSUBMITTED, "the submission was cut off, and Slurm knows no such job")
+    return _submitted(run_state, job, answer)
 
 
-def _submitted(facts: RunFacts, job: Job, answer: Answer) -> RunStatus:
-    base = RunStatus(facts, Phase.UNKNOWN, job=job.id, job_state=job.state.value, reason=job.reason)
+def _submitted(run_state: RunState, job: Job, answer: Answer) -> RunStatus:
+    base = RunStatus(run_state, Phase.UNKNOWN, job=job.id, job_state=job.state.value, reason=job.reason)
     if job.state is State.UNKNOWN:
-        if facts.result:
-            return _over(facts, base)
-        return _with(base, Phase.UNKNOWN, _silence(facts, answer), unknown_since=answer.asked_at)
+        if run_state.result:
+            return _over(run_state, base)
+        return _with(base, Phase.UNKNOWN, _slurm_silent(run_state, answer), unknown_since=answer.asked_at)
     if job.state.waiting:
         return _queued(base, job, answer.asked_at)
     if job.terminal:
-        return _over(facts, base)
+        return _over(run_state, base)
     # A requeued job that has just started again: the newest attempt is the one before.
-    if facts.attempt is None or (job.start is not None and facts.touched < job.start):
+    if run_state.attempt is None or (job.start is not None and run_state.touched < job.start):
         return _with(base, Phase.STARTING, f"on {job.nodes}" if job.nodes else "")
     if job.state in (State.SUSPENDED, State.STOPPED):
-        return _with(base, Phase.SUSPENDED, describe(facts.progress))
-    if facts.result:
-        return _over(facts, base)
-    return _going_on(facts, base)
+        return _with(base, Phase.SUSPENDED, describe(run_state.progress))
+    if run_state.result:
+        return _over(run_state, base)
+    return _going_on(run_state, base)
 
 
-def _launched(facts: RunFacts, start: Start, job: Job | None, answer: Answer) -> RunStatus:
-    base = RunStatus(facts, Phase.UNKNOWN, job=start.job, job_state=job.state.value if job else None)
-    if facts.result:
-        return _over(facts, base)
+def _launched(run_state: RunState, start: Start, job: Job | None, answer: Answer) -> RunStatus:
+    base = RunStatus(run_state, Phase.UNKNOWN, job=start.job, job_state=job.state.value if job else None)
+    if run_state.result:
+        return _over(run_state, base)
     if start.alive or (start.alive is None and job is not None and job.state is State.RUNNING):
-        return _going_on(facts, base)
+        return _going_on(run_state, base)
     if start.alive is None and not (job is not None and job.terminal):
         return _with(base, Phase.UNKNOWN, f"it was started on {start.host}; ask there", unknown_since=answer.asked_at)
-    if facts.cancelled:
-        return _with(base, Phase.CANCELLED, _reached(facts))
-    return _with(base, Phase.LOST, f"the launcher that ran it is gone and left no verdict{_reached(facts, '; ')}")
+    if run_state.cancelled:
+        return _with(base, Phase.CANCELLED, _reached(run_state))
+    return _with(base, Phase.LOST, f"the launcher that ran it is gone and left no verdict{_reached(run_state, '; ')}")
 
 
 def _queued(base: RunStatus, job: Job, now: float) -> RunStatus:
     expected = job.start if job.start is not None and 0 <= job.start - now < _FAR_S else None
-    again = "again, " if base.facts.attempts else ""
+    again = "again, " if base.run_state.attempts else ""
     words = f"{again}{job.reason or 'waiting'}"
     return _with(base, Phase.QUEUED, words, expected_start=expected)
 
 
-def _going_on(facts: RunFacts, base: RunStatus) -> RunStatus:
-    words = describe(facts.progress)
-    if facts.stopping:
+def _going_on(run_state: RunState, base: RunStatus) -> RunStatus:
+    words = describe(run_state.progress)
+    if run_state.stopping:
         return _with(base, Phase.STOPPING, f"asked to save and stop | {words}")
-    return _with(base, Phase.STARTING if facts.progress.iteration is None else Phase.RUNNING, words)
+    return _with(base, Phase.STARTING if run_state.progress.iteration is None else Phase.RUNNING, words)
 
 
-def _over(facts: RunFacts, base: RunStatus) -> RunStatus:
+def _over(run_state: RunState, base: RunStatus) -> RunStatus:
     """It has ended: by the verdict, and where there is none by Slurm's word."""
     state = State(base.job_state) if base.job_state else None
-    if facts.result is None:
-        return _without_verdict(facts, base, state)
-    outcome = str(facts.result.get("outcome"))
-    reason = facts.result.get("reason")
+    if run_state.result is None:
+        return _without_verdict(run_state, base, state)
+    outcome = str(run_state.result.get("outcome"))
+    reason = run_state.result.get("reason")
     ended_by = {State.CANCELLED: "cancelled", State.TIMEOUT: "the job's time limit"}.get(state) if state else None
-    words = " | ".join(each for each in (ended_by, str(reason) if reason else None, _reached(facts) or None) if each)
-    if outcome == "failed" and (state is State.CANCELLED or facts.cancelled):
+    words = " | ".join(
+        each for each in (ended_by, str(reason) if reason else None, _reached(run_state) or None) if each
+    )
+    if outcome == "failed" and (state is State.CANCELLED or run_state.cancelled):
         return _with(base, Phase.CANCELLED, words)
     phase = Phase(outcome) if outcome in ("finished", "stopped", "failed") else Phase.UNKNOWN
     return _with(base, phase, words)
 
 
-def _without_verdict(facts: RunFacts, base: RunStatus, state: State | None) -> RunStatus:
-    reached = _reached(facts, "; ")
+def _without_verdict(run_state: RunState, base: RunStatus, state: State | None) -> RunStatus:
+    reached = _reached(run_state, "; ")
     if state is State.CANCELLED:
         return _with(base, Phase.CANCELLED, f"the job was cancelled{reached}")
     if state is State.FORGOTTEN or state is None:
@@ -225,18 +229,18 @@ def _without_verdict(facts: RunFacts, base: RunStatus, state: State | None) -> R
     return _with(base, Phase.FAILED, f"{words}{reached}")
 
 
-def _silence(facts: RunFacts, answer: Answer) -> str:
+def _slurm_silent(run_state: RunState, answer: Answer) -> str:
     since = time.strftime("%H:%M:%S", time.localtime(answer.asked_at))
     words = f"unknown since {since}: {answer.unreachable}"
-    if facts.progress.time is None:
+    if run_state.progress.time is None:
         return words
-    sign = time.strftime("%H:%M:%S", time.localtime(facts.progress.time))
-    return f"{words}; last sign of life at {sign}: {describe(facts.progress)}"
+    sign = time.strftime("%H:%M:%S", time.localtime(run_state.progress.time))
+    return f"{words}; last sign of life at {sign}: {describe(run_state.progress)}"
 
 
-def _reached(facts: RunFacts, before: str = "") -> str:
-    result, progress = facts.result or {}, facts.progress
-    iteration = result.get("iteration") if facts.result else progress.iteration
+def _reached(run_state: RunState, before: str = "") -> str:
+    result, progress = run_state.result or {}, run_state.progress
+    iteration = result.get("iteration") if run_state.result else progress.iteration
     if iteration is None:
         return ""
     total = result.get("train_iters") or progress.train_iters
@@ -249,9 +253,9 @@ def _with(base: RunStatus, phase: Phase, detail: str, **more: Any) -> RunStatus:
     return replace(base, phase=phase, detail=detail, **more)
 
 
-def _job_of(facts: RunFacts, shell: Shell) -> tuple[str | None, str | None]:
+def _job_of(run_state: RunState, shell: Shell) -> tuple[str | None, str | None]:
     """The job of the newest start, or why it is not known; after a cut-off submission it is looked for by its token."""
-    start = facts.start
+    start = run_state.start
     if start is None or start.job or not start.token or start.how not in ("submit_intent", "submit_unknown"):
         return (start.job if start else None), None
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 @dataclass
-class Tail:
+class FileTail:
     """The whole lines that a file has gained since the last look; a file that is not there yet has none."""
 
     path: Path

@@ -17,8 +17,8 @@ from launcher._util.shell import LocalShell
 from launcher.backends import prepare
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
-from launcher.discovery.host import look
-from launcher.discovery.image import look_at_image
+from launcher.discovery.host import detect_host
+from launcher.discovery.image import resolve_image
 from launcher.planning import make
 from launcher.planning.model import Plan
 from launcher.scripts import scripts
@@ -47,11 +47,11 @@ def plan_of(image: Path, directory: Path) -> Plan:
         "runtime": "bwrap",
         "scratch": str(directory / "scratch"),
     }
-    cluster, world = Cluster.model_validate(profile), look(os.environ, directory)
+    cluster, host = Cluster.model_validate(profile), detect_host(os.environ, directory)
     request = Request(recipe="small.py", image=str(image))
-    seen = look_at_image(str(image), cluster=cluster, world=world, shell=LocalShell())
+    seen = resolve_image(str(image), cluster=cluster, host=host, shell=LocalShell())
     code = (("entrypoint.py", PROGRAM),)
-    return make.make_plan(make.PlanInputs(request, cluster, world, "local", RECIPE, {}, (), code, image=seen))
+    return make.make_plan(make.PlanInputs(request, cluster, host, "local", RECIPE, {}, (), code, image=seen))
 
 
 def entering(plan: Plan, *command: str, verb: str = "run") -> "subprocess.Popen[str]":

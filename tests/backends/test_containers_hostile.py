@@ -15,13 +15,13 @@ from launcher.backends import foreground
 from launcher.config.cluster import Cluster
 from launcher.config.load import parse
 from launcher.config.request import Request
-from launcher.discovery.code import code_files
-from launcher.discovery.image import look_at_image
+from launcher.discovery.code_files import code_files
+from launcher.discovery.image import resolve_image
 from launcher.discovery.recipe import read_recipe
 from launcher.planning import make
 from tests.backends.containers import missing
 from tests.backends.running import RECIPE
-from tests.backends.test_hostile import TEXT, TRAPS, waited, world_in
+from tests.backends.test_hostile import TEXT, TRAPS, host_in, waited
 from tests.backends.tiny import tiny_image
 
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "40")) // 2
@@ -86,7 +86,7 @@ def carried_out(said: Said, directory: Path, tiny: Path) -> bytes | None:
         image, source = prepared(said, directory, tiny)
     except (OSError, UnicodeEncodeError):  # no name for a file
         return None
-    world = world_in(directory, {**os.environ, "PASSED": said.passed})
+    host = host_in(directory, {**os.environ, "PASSED": said.passed})
     target = f"/mnt/{said.target}"
     profile = {"name": "test", "scheduler": "local", "device": "cpu", "gpus_per_node": 1, "runtime": "bwrap"}
     try:
@@ -102,14 +102,14 @@ def carried_out(said: Said, directory: Path, tiny: Path) -> bytes | None:
         }
         request = parse(Request, asked, where="")
         recipe = read_recipe("small.py", directory)
-        found = look_at_image(str(image), cluster=cluster, world=world, shell=LocalShell())
+        found = resolve_image(str(image), cluster=cluster, host=host, shell=LocalShell())
         code = code_files(recipe, request.entrypoint, directory)
-        given = make.PlanInputs(request, cluster, world, "local", recipe, {}, (), code, image=found)
+        given = make.PlanInputs(request, cluster, host, "local", recipe, {}, (), code, image=found)
         plan = make.make_plan(given)
     except RequestError as error:
         assert error.message
         return None
-    step, run = foreground.here(plan, world, None, pytest.fail)
+    step, run = foreground.here(plan, host, None, pytest.fail)
     assert waited(step) == 0, run.attempt(0).log(0).read_text(errors="replace")
     foreground.finish(step, 0)
     assert not list(directory.rglob("trap"))

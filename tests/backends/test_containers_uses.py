@@ -14,7 +14,7 @@ from launcher.images.manifest import describe
 from launcher.images.store.store import Store
 from launcher.images.store.uses import uses_of
 from launcher.planning.model import Plan
-from tests.support.building import cluster, image, plan, world
+from tests.support.building import cluster, host, image, plan
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_use_is_there_before_the_submission_and_has_the_job_after_it(store: 
     made = planned(store, tmp_path)
     assert made.image is not None
     assert made.image.digest is not None
-    assert record_image_use(made, world()) is None
+    assert record_image_use(made, host()) is None
     (use,) = uses_of(store, made.image.digest)
     assert (use.run_id, use.run_dir, use.mode, use.user, use.job) == (made.run_id, made.run_dir, "sbatch", "ada", None)
     record_job(made, "77")
@@ -52,8 +52,8 @@ def test_an_image_that_is_gone_is_refused_and_one_outside_a_store_is_not_noted(s
     made = planned(store, tmp_path)
     assert made.image is not None
     outside = dataclasses.replace(made, image=dataclasses.replace(made.image, store=None))
-    assert record_image_use(outside, world()) is None
+    assert record_image_use(outside, host()) is None
     assert not (store.root / "uses").exists()
     Path(made.image.path).unlink()
     with pytest.raises(ImageError, match="not in the store"):
-        record_image_use(made, world())
+        record_image_use(made, host())

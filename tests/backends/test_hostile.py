@@ -21,8 +21,8 @@ from launcher.backends.wait import Step
 from launcher.config.cluster import Cluster
 from launcher.config.load import parse
 from launcher.config.request import Request
-from launcher.discovery.code import code_files
-from launcher.discovery.host import Allocation, World, look
+from launcher.discovery.code_files import code_files
+from launcher.discovery.host import Allocation, HostContext, detect_host
 from launcher.discovery.recipe import RecipeFile, read_recipe
 from launcher.planning import assignments, make
 from launcher.planning.model import Mode
@@ -62,7 +62,7 @@ SAID = st.one_of(
 )
 
 
-def carried_out(said: Said, directory: Path, world: World, mode: Mode, cluster: Cluster) -> dict[str, Any] | None:
+def carried_out(said: Said, directory: Path, host: HostContext, mode: Mode, cluster: Cluster) -> dict[str, Any] | None:
     """Plan, prepare, run; what the program saw. None: the plan refused it with a reason, and left nothing."""
     before = sorted(directory.rglob("*"))
     quoted = said.quoted.replace("\\", "\\\\").replace("'", "\\'")
@@ -87,7 +87,7 @@ def carried_out(said: Said, directory: Path, world: World, mode: Mode, cluster: 
             make.PlanInputs(
                 request,
                 cluster,
-                world,
+                host,
                 mode,
                 recipe,
                 arguments,
@@ -99,7 +99,7 @@ def carried_out(said: Said, directory: Path, world: World, mode: Mode, cluster: 
         assert error.message
         assert sorted(directory.rglob("*")) == before
         return None
-    step, run = foreground.here(plan, world, None, pytest.fail)
+    step, run = foreground.here(plan, host, None, pytest.fail)
     status = waited(step)
     assert status == 0, (run.path / "sbatch.log").read_text() if mode == "srun" else status
     seen: dict[str, Any] = note(next(run.path.glob("attempts/000/ranks/*.seen.json")))
@@ -134,9 +134,9 @@ def assert_whole(said: Said, seen: dict[str, Any]) -> None:
     assert seen["environment"]["HOSTILE"] == said.variable
 
 
-def world_in(directory: Path, environ: dict[str, str], job: str | None = None) -> World:
+def host_in(directory: Path, environ: dict[str, str], job: str | None = None) -> HostContext:
     allocation = Allocation(job, 1, None, None, None) if job else None
-    return dataclasses.replace(look(environ, directory), allocation=allocation)
+    return dataclasses.replace(detect_host(environ, directory), allocation=allocation)
 
 
 TAKEN: list[Said] = []
@@ -153,7 +153,7 @@ def test_bash_hands_over_exactly_what_was_said(said: Said) -> None:
         directory = Path(name)
         (directory / "small.py").write_text(RECIPE)
         cluster = Cluster(name="test", scheduler="local", device="cpu")
-        seen = carried_out(said, directory, world_in(directory, dict(os.environ)), "local", cluster)
+        seen = carried_out(said, directory, host_in(directory, dict(os.environ)), "local", cluster)
         if seen is not None:
             TAKEN.append(said)
             assert_whole(said, seen)
@@ -168,7 +168,7 @@ def test_these_override_values_are_taken_and_arrive_whole(tmp_path: Path, value:
     (tmp_path / "small.py").write_text(RECIPE)
     said = Said(argument=value, quoted=value, bare=value, variable=value)
     cluster = Cluster(name="test", scheduler="local", device="cpu")
-    seen = carried_out(said, tmp_path, world_in(tmp_path, dict(os.environ)), "local", cluster)
+    seen = carried_out(said, tmp_path, host_in(tmp_path, dict(os.environ)), "local", cluster)
     assert seen is not None
     assert_whole(said, seen)
 
@@ -189,7 +189,7 @@ def test_srun_hands_over_exactly_what_was_said(slurm_cluster: VirtualCluster) ->
             directory = Path(name)
             (directory / "small.py").write_text(RECIPE)
             cluster = Cluster(name="test", device="cpu")
-            seen = carried_out(said, directory, world_in(directory, environ, job), "srun", cluster)
+            seen = carried_out(said, directory, host_in(directory, environ, job), "srun", cluster)
             if seen is not None:
                 taken += 1
                 assert_whole(said, seen)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.discovery.bridge_release import Release, release_of
+from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
 from launcher.discovery.recipe_index import installed_version
 
 
@@ -23,21 +23,23 @@ def python_with(directory: Path, release: str | None) -> str:
 
 
 def test_an_image_says_it_itself() -> None:
-    assert release_of({"megatron-bridge": "0.5.0+abc"}, "/any/python", in_image=True) == Release("0.5.0+abc")
-    assert release_of({}, None, in_image=True) == Release(None)
-    assert release_of(None, None, in_image=True) == Release(None)
+    assert find_bridge_release({"megatron-bridge": "0.5.0+abc"}, "/any/python", in_image=True) == BridgeRelease(
+        "0.5.0+abc"
+    )
+    assert find_bridge_release({}, None, in_image=True) == BridgeRelease(None)
+    assert find_bridge_release(None, None, in_image=True) == BridgeRelease(None)
 
 
 @pytest.mark.parametrize("python", [None, sys.executable])
 def test_without_one_it_is_the_release_beside_the_launcher(python: str | None) -> None:
-    assert release_of(None, python, in_image=False) == Release(installed_version(), sys.executable)
+    assert find_bridge_release(None, python, in_image=False) == BridgeRelease(installed_version(), sys.executable)
 
 
 def test_another_python_is_asked(tmp_path: Path) -> None:
     python = python_with(tmp_path, "0.3.1")
-    assert release_of(None, python, in_image=False) == Release("0.3.1", python)
+    assert find_bridge_release(None, python, in_image=False) == BridgeRelease("0.3.1", python)
 
 
 def test_of_a_python_without_it_or_elsewhere_nothing_is_known(tmp_path: Path) -> None:
-    assert release_of(None, python_with(tmp_path, None), in_image=False) == Release(None)
-    assert release_of(None, "/on/the/nodes/alone/python", in_image=False) == Release(None)
+    assert find_bridge_release(None, python_with(tmp_path, None), in_image=False) == BridgeRelease(None)
+    assert find_bridge_release(None, "/on/the/nodes/alone/python", in_image=False) == BridgeRelease(None)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import PlaceError
-from launcher.discovery.host import Allocation, count_gpus, look, read_allocation
+from launcher.discovery.host import Allocation, count_gpus, detect_host, read_allocation
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_half_an_allocation_is_refused() -> None:
 
 
 def test_looking_gives_every_run_an_id_of_its_own() -> None:
-    assert look().run_id != look().run_id
+    assert detect_host().run_id != detect_host().run_id
 
 
 @pytest.mark.parametrize(("visible", "count"), [(None, 3), ("1", 1), ("0,2", 2), ("", 0), ("-1", 0), ("0,1,2,3", 3)])

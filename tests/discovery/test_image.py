@@ -11,10 +11,10 @@ import pytest
 from launcher._util.errors import ImageError
 from launcher._util.shell import LocalShell, Recorder
 from launcher.config.cluster import Cluster
-from launcher.discovery.image import Image, image_store, look_at_image
+from launcher.discovery.image import Image, image_store, resolve_image
 from launcher.images.manifest import Manifest, describe
 from launcher.images.store.store import Store
-from tests.support.building import world
+from tests.support.building import host
 
 REFERENCE = "nvcr.io/nvidia/nemo:26.08"
 
@@ -47,8 +47,8 @@ def stored(root: Path, file: Path, *names: str) -> str:
 
 def look(text: str, directory: Path, shell: Any = None, **profile: Any) -> Image:
     cluster = Cluster(name="mine", image_store=str(directory / "store"), **profile)
-    here = world(directory=directory, environ={"HOME": str(directory)})
-    return look_at_image(text, cluster=cluster, world=here, shell=shell or LocalShell())
+    here = host(directory=directory, environ={"HOME": str(directory)})
+    return resolve_image(text, cluster=cluster, host=here, shell=shell or LocalShell())
 
 
 def refused(text: str, directory: Path, **profile: Any) -> ImageError:

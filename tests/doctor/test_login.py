@@ -9,9 +9,9 @@ import pytest
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.contract.checks import Check
-from launcher.discovery.host import World
+from launcher.discovery.host import HostContext
 from launcher.doctor.login import cluster, machine, profile
-from launcher.doctor.site import Place, Said, Site, file_system, look_at
+from launcher.doctor.site import CommandOutput, DirectoryState, Site, file_system, probe_directory
 from launcher.slurm.info import parse_sinfo
 from launcher.slurm.nodes import parse_nodes
 
@@ -36,7 +36,7 @@ CONFIG = {
 def site(values: dict[str, Any] | None = None, request: dict[str, Any] | None = None, **more: Any) -> Site:
     """A cluster of H100 nodes whose profile says so; `values` are the profile's, `more` what was answered."""
     stated = {"name": "big", "gpus_per_node": 8, "gpu": "H100", "runtime": "pyxis", **(values or {})}
-    world = World(Path("/home/ann"), {}, "/usr/bin/python3", "ann", "login", 0.0, "id", True, 0, None)
+    host = HostContext(Path("/home/ann"), {}, "/usr/bin/python3", "ann", "login", 0.0, "id", True, 0, None)
     answers: dict[str, Any] = {
         "controllers": "Slurmctld(primary) at ctl is UP",
         "release": (24, 11, 5),
@@ -45,12 +45,12 @@ def site(values: dict[str, Any] | None = None, request: dict[str, Any] | None = 
         "nodes": parse_nodes(NODES),
         "mpi_types": ("none", "pmix", "pmix_v4"),
         "pyxis": True,
-        "munge": Said("STATUS:          Success (0)\n"),
-        "associations": Said("research|gpu|normal,high\nteaching||normal\n"),
+        "munge": CommandOutput("STATUS:          Success (0)\n"),
+        "associations": CommandOutput("research|gpu|normal,high\nteaching||normal\n"),
         "files": (65536, 65536),
         **more,
     }
-    return Site(Cluster(**stated), Request(**(request or {})), world, **answers)
+    return Site(Cluster(**stated), Request(**(request or {})), host, **answers)
 
 
 def checks(given: Site) -> dict[str, Check]:
@@ -72,7 +72,7 @@ def test_a_cluster_that_is_as_its_profile_says() -> None:
     ("given", "name", "verdict", "words"),
     [
         (site(controllers="Slurmctld(primary) at a is DOWN\nSlurmctld(backup) at b is UP"), "slurm", "warn", "at a"),
-        (site(munge=Said(None, "munge: Failed to access socket")), "munge", "fail", "Failed to access"),
+        (site(munge=CommandOutput(None, "munge: Failed to access socket")), "munge", "fail", "Failed to access"),
         (site({"partition": "cpu", "device": "cpu"}), "partition", "fail", "not up"),
         (site(request={"nodes": 3}), "nodes", "fail", "p5-3 is drained (Prolog error|or so)"),
         (site(nodelist=("p5-1", "p5-3")), "nodes", "fail", "of those that were asked for"),
@@ -111,22 +111,24 @@ def test_a_partition_that_is_not_there() -> None:
 
 
 def test_what_slurm_did_not_say_is_not_ok() -> None:
-    silent = checks(site(silence="Unable to contact slurm controller"))
+    silent = checks(site(slurm_error="Unable to contact slurm controller"))
     assert silent.pop("slurm").verdict == "fail"
     assert {check.verdict for check in silent.values()} == {"skip"}
     local = checks(site({"scheduler": "local", "runtime": "none"}))
     assert local.pop("runtime").verdict == "ok"
     assert {check.verdict for check in local.values()} == {"skip"}
-    assert cluster.accounts_check(site(associations=Said(None, "this Slurm keeps no accounts"))).verdict == "skip"
+    assert (
+        cluster.accounts_check(site(associations=CommandOutput(None, "this Slurm keeps no accounts"))).verdict == "skip"
+    )
     assert profile.gpus_check(site({"gpus_per_node": None})).verdict == "skip"
 
 
 def test_what_sbatch_says() -> None:
-    refused = Said(None, "sbatch ended with status 1: allocation failure: Invalid qos specification")
+    refused = CommandOutput(None, "sbatch ended with status 1: allocation failure: Invalid qos specification")
     assert cluster.directives_check(site(), refused).verdict == "fail"
-    assert cluster.directives_check(site(), Said("sbatch: Job 7 to start at ...")).verdict == "ok"
-    assert cluster.directives_check(site(), Said(None, "no run can be planned: x")).verdict == "skip"
-    down = Said(None, "sbatch ended with status 1: Requested node configuration is not available")
+    assert cluster.directives_check(site(), CommandOutput("sbatch: Job 7 to start at ...")).verdict == "ok"
+    assert cluster.directives_check(site(), CommandOutput(None, "no run can be planned: x")).verdict == "skip"
+    down = CommandOutput(None, "sbatch ended with status 1: Requested node configuration is not available")
     assert cluster.directives_check(site(request={"nodes": 3}), down).verdict == "skip"
     assert cluster.directives_check(site(), down).verdict == "fail"
 
@@ -142,34 +144,34 @@ def test_what_sbatch_says() -> None:
     ],
 )
 def test_quotas(text: str, verdict: str, value: str) -> None:
-    check = machine.quota_check(Said(text), "/home")
+    check = machine.quota_check(CommandOutput(text), "/home")
     assert (check.verdict, check.value) == (verdict, value)
-    assert machine.quota_check(Said(None, "no program"), "/home").verdict == "skip"
+    assert machine.quota_check(CommandOutput(None, "no program"), "/home").verdict == "skip"
 
 
 def test_directories(tmp_path: Path) -> None:
     mounts = f"rootfs / ext4 rw 0 0\nnfs:/x {tmp_path} nfs4 rw 0 0\n"
-    place = look_at(tmp_path / "runs/deep", mounts)
+    place = probe_directory(tmp_path / "runs/deep", mounts)
     assert (place.kind, place.exists, place.parent) == ("nfs4", False, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert machine.run_root_check(site(), place).verdict == "ok"
-    full = Place(tmp_path, True, tmp_path, "nfs4", free=2 * GIB)
+    full = DirectoryState(tmp_path, True, tmp_path, "nfs4", free=2 * GIB)
     assert machine.run_root_check(site(), full).verdict == "warn"
     assert machine.run_root_check(site(), dataclasses.replace(full, free=1)).verdict == "fail"
     assert machine.run_root_check(site(), dataclasses.replace(full, free=900 * GIB, inodes=3)).verdict == "warn"
-    locked = Place(tmp_path, True, tmp_path, "nfs4", error="Permission denied")
+    locked = DirectoryState(tmp_path, True, tmp_path, "nfs4", error="Permission denied")
     assert machine.run_root_check(site(), locked).verdict == "fail"
-    local = Place(tmp_path, True, tmp_path, "ext4", free=900 * GIB)
+    local = DirectoryState(tmp_path, True, tmp_path, "ext4", free=900 * GIB)
     assert "of one machine" in machine.store_check(site(), local).value
     assert machine.store_check(site({"runtime": "none"}), local).verdict == "skip"
     assert file_system(Path("/proc"), "proc /proc proc rw 0 0\nrootfs / ext4 rw 0 0\n") == "proc"
 
 
 def test_the_interpreter() -> None:
-    assert machine.python_check(Said("Python 3.12.1\n"), "python3").value == "Python 3.12.1 (python3)"
-    assert machine.python_check(Said("Python 3.9.2\n"), "python3").verdict == "fail"
-    assert machine.python_check(Said(None, "not found"), "python3").verdict == "fail"
-    assert machine.python_check(Said("pypy\n"), "pypy").verdict == "skip"
+    assert machine.python_check(CommandOutput("Python 3.12.1\n"), "python3").value == "Python 3.12.1 (python3)"
+    assert machine.python_check(CommandOutput("Python 3.9.2\n"), "python3").verdict == "fail"
+    assert machine.python_check(CommandOutput(None, "not found"), "python3").verdict == "fail"
+    assert machine.python_check(CommandOutput("pypy\n"), "pypy").verdict == "skip"
 
 
 def test_states_of_nodes() -> None:

@@ -8,9 +8,9 @@ from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.contract.checks import Check, fail, ok, skip, warn
 from launcher.doctor import expected
-from launcher.doctor.job import Ran, ending, newly_lost, will_not_start
-from launcher.doctor.reports import Report, alike_check, merged, reports
-from launcher.doctor.table import Examination, lines, summary
+from launcher.doctor.job import DoctorRun, ending, newly_lost, will_not_start
+from launcher.doctor.node_reports import NodeReport, alike_check, merged, reports
+from launcher.doctor.report import DoctorReport, lines, summary
 from launcher.rundir import RunDirectory
 from launcher.slurm.nodes import parse_nodes
 from launcher.slurm.queue import Job, State
@@ -20,10 +20,10 @@ def plain(text: str, colour: str) -> str:
     return text
 
 
-def ran(tmp_path: Path, nodes: tuple[str, ...], **more: Any) -> Ran:
+def ran(tmp_path: Path, nodes: tuple[str, ...], **more: Any) -> DoctorRun:
     run = RunDirectory(tmp_path)
     (run.begin_attempt().path / "doctor").mkdir()
-    return Ran(run, nodes, **more)
+    return DoctorRun(run, nodes, **more)
 
 
 def leave(tmp_path: Path, rank: int, *checks: Check, **facts: str) -> None:
@@ -47,7 +47,7 @@ def test_a_node_without_a_word(tmp_path: Path) -> None:
 
 def test_a_node_that_slurm_took_away(tmp_path: Path) -> None:
     lost = parse_nodes("n2|gpu|drained|8|1|(null)|Prolog error\n")
-    (report,) = reports(Ran(RunDirectory(tmp_path), (), lost, "held"), 8, 2)
+    (report,) = reports(DoctorRun(RunDirectory(tmp_path), (), lost, "held"), 8, 2)
     assert report.node == "n2"
     assert "Prolog error" in report.checks[0].reason
 
@@ -74,8 +74,8 @@ def test_nodes_that_are_not_alike(tmp_path: Path) -> None:
 
 def test_the_table() -> None:
     bad = fail("xid", "79 x1", "Xid 79", "reboot")
-    nodes = (Report("n1", (ok("gpus", "8"), ok("xid", "none"))), Report("n2", (ok("gpus", "8"), bad)))
-    found = Examination("big", "login", (ok("slurm", "24.11"), skip("quota", "no program")), nodes)
+    nodes = (NodeReport("n1", (ok("gpus", "8"), ok("xid", "none"))), NodeReport("n2", (ok("gpus", "8"), bad)))
+    found = DoctorReport("big", "login", (ok("slurm", "24.11"), skip("quota", "no program")), nodes)
     shown = lines(found, plain)
     assert "CHECK  n1    n2" in shown
     assert "xid    none  FAIL 79 x1" in shown
@@ -87,9 +87,9 @@ def test_the_table() -> None:
 
 
 def test_of_many_nodes_those_with_findings_are_shown() -> None:
-    nodes = [Report(f"n{number}", (ok("gpus", "8"), ok("memory", f"{number} GiB"))) for number in range(100)]
-    nodes[7] = Report("n7", (fail("gpus", "7 of 8", "one is gone", "look"),))
-    shown = lines(Examination("big", "login", (), tuple(nodes)), plain)
+    nodes = [NodeReport(f"n{number}", (ok("gpus", "8"), ok("memory", f"{number} GiB"))) for number in range(100)]
+    nodes[7] = NodeReport("n7", (fail("gpus", "7 of 8", "one is gone", "look"),))
+    shown = lines(DoctorReport("big", "login", (), tuple(nodes)), plain)
     assert "CHECK   n7           99 others" in shown
     assert "gpus    FAIL 7 of 8  8" in shown
     assert "memory  -            ok" in shown

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launcher.discovery.code import code_files
+from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launcher.discovery.code import code_files
+from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import RecipeFile, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -166,7 +166,7 @@ _CONFIG: dict[str, Any] = {
 }
 
 
-def resolved(world: int = 1, batch: int = 8, micro: int = 2, **changes: Any) -> dict[str, Any]:
+def resolved(world_size: int = 1, batch: int = 8, micro: int = 2, **changes: Any) -> dict[str, Any]:
     """The answer of a check; `changes` are fields of `model`, or of a section as `ddp={...}`."""
     config = copy.deepcopy(_CONFIG)
     for name, value in changes.items():
@@ -181,7 +181,7 @@ def resolved(world: int = 1, batch: int = 8, micro: int = 2, **changes: Any) -> 
         model["expert_tensor_parallel_size"] = tp
     config["train"] |= {"global_batch_size": batch, "micro_batch_size": micro}
     return {
-        "data_parallel_size": world // (tp * pp * cp),
+        "data_parallel_size": world_size // (tp * pp * cp),
         "global_batch_size": batch,
         "micro_batch_size": micro,
         "train_iters": config["train"]["train_iters"],

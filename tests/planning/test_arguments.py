@@ -13,7 +13,7 @@ from launcher._util.errors import OverrideError, RecipeError
 from launcher.contract import data_request, recipe_arguments
 from launcher.contract.values import Refused
 from launcher.discovery.recipe import BridgeRecipe, RecipeFile
-from launcher.discovery.recipe_index import described, load_index, look_up
+from launcher.discovery.recipe_index import load_index, lookup, with_index_info
 from launcher.job.config import legacy_kwargs
 from launcher.planning import arguments, assignments
 from launcher.planning.overrides import check as check_overrides
@@ -24,7 +24,7 @@ FILE = RecipeFile(Path("/r/x.py"), "configure", ("data",), (), ())
 
 
 def bridge(name: str) -> BridgeRecipe:
-    return described(BridgeRecipe(name), look_up(name, "0.6.2"))
+    return with_index_info(BridgeRecipe(name), lookup(name, "0.6.2"))
 
 
 PEFT, PRETRAIN = bridge("llama32_1b_peft_config"), bridge("llama32_1b_pretrain_config")
@@ -38,7 +38,7 @@ def test_a_bridge_recipes_own_parameters_are_known_from_the_index() -> None:
         ("peft.dim=16",),
     )
     # Of a release without an index nothing is known, so the job will tell.
-    unknown = described(BridgeRecipe("llama32_1b_peft_config"), look_up("llama32_1b_peft_config", "0.5.0"))
+    unknown = with_index_info(BridgeRecipe("llama32_1b_peft_config"), lookup("llama32_1b_peft_config", "0.5.0"))
     assert unknown == BridgeRecipe("llama32_1b_peft_config")
 
 
@@ -97,7 +97,7 @@ WRONG = [
 def test_what_is_wrong_is_told_before_anything_runs(
     recipe: BridgeRecipe | RecipeFile, given: dict[str, str], says: str, hint: str | None
 ) -> None:
-    known = look_up(recipe.name, "0.6.2") if isinstance(recipe, BridgeRecipe) else None
+    known = lookup(recipe.name, "0.6.2") if isinstance(recipe, BridgeRecipe) else None
     with pytest.raises(OverrideError) as raised:
         arguments.check(given, recipe, known, SCHEMA)
     assert says in raised.value.message

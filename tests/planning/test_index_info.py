@@ -7,23 +7,23 @@ import pytest
 from launcher._util.errors import GeometryError, RecipeError
 from launcher.config.request import Request
 from launcher.discovery.recipe import BridgeRecipe
-from launcher.discovery.recipe_index import Indexed, IndexedRecipe, load_index, look_up
+from launcher.discovery.recipe_index import IndexedRecipe, IndexMatch, load_index, lookup
 from launcher.planning import index_info, make
 from launcher.planning.model import Plan
 from tests.support import building
 
 NAME = "llama3_8b_pretrain_16gpu_h100_bf16_16k_config"
-KNOWN = look_up(NAME, "0.6.2")
+KNOWN = lookup(NAME, "0.6.2")
 
 
-def plan(*changes: str, known: Indexed = KNOWN, **request: Any) -> Plan:
+def plan(*changes: str, known: IndexMatch = KNOWN, **request: Any) -> Plan:
     """A plan of a Bridge recipe on nodes of 8 GPUs."""
     overrides = building.overrides(*changes)
     return make.make_plan(
         make.PlanInputs(
             request=Request.model_validate({"recipe": f"bridge:{NAME}", "nodes": 2, **request}),
             cluster=building.cluster(gpus_per_node=8),
-            world=building.world(),
+            host=building.host(),
             mode="sbatch",
             recipe=BridgeRecipe(NAME),
             arguments={},
@@ -31,7 +31,7 @@ def plan(*changes: str, known: Indexed = KNOWN, **request: Any) -> Plan:
             code=(),
             recipe_env=index_info.env_of(known, overrides),
             recipe_values=index_info.values_of(known, overrides),
-            indexed=known,
+            index_match=known,
         )
     )
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_divided_is_refused_with_where_the_sizes_come_from() -> N
 
 
 def test_a_recipe_that_failed_for_the_index_is_warned_of() -> None:
-    known = look_up("qwen3_next_80b_a3b_peft_config", "0.6.2")
+    known = lookup("qwen3_next_80b_a3b_peft_config", "0.6.2")
     made = plan(known=known)
     assert any("PEFT is not currently supported" in text for text in made.warnings)
     assert environment(made) == {}
@@ -82,12 +82,12 @@ def test_a_recipe_that_failed_for_the_index_is_warned_of() -> None:
 
 def test_names_by_release() -> None:
     for version in ("0.6.2", "0.6.2+local", "unknown", None):
-        assert isinstance(look_up(NAME, version).recipe, IndexedRecipe)
+        assert isinstance(lookup(NAME, version).recipe, IndexedRecipe)
         with pytest.raises(RecipeError, match=r"Megatron Bridge 0\.6\.2 has no recipe 'llama9_config'"):
-            look_up("llama9_config", version)
+            lookup("llama9_config", version)
     # Of another release nothing is known: no sizes are taken from this one, and no name is refused.
-    assert look_up(NAME, "0.5.0") == Indexed("0.6.2", None)
-    other = look_up("llama9_config", "0.5.0")
+    assert lookup(NAME, "0.5.0") == IndexMatch("0.6.2", None)
+    other = lookup("llama9_config", "0.5.0")
     assert other.recipe is None
     made = plan(known=other)
     assert any("the job finds release 0.5.0" in text for text in made.warnings)

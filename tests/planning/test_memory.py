@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.planning import memory
-from launcher.planning.memory import GIB, Memory, StageMemory, estimate, pipeline
+from launcher.planning.memory import GIB, MemoryEstimate, StageMemory, estimate, pipeline
 from launcher.planning.memory.dimensions import NotEstimatedError, read
 from tests.planning.configurations import resolved
 from tests.support.building import cluster, plan
@@ -25,8 +25,8 @@ MIXTURE = {
 }
 
 
-def of(world: int = 1, **changes: Any) -> Memory:
-    return estimate(resolved(world, **changes), world)
+def of(world_size: int = 1, **changes: Any) -> MemoryEstimate:
+    return estimate(resolved(world_size, **changes), world_size)
 
 
 SELECTIVE = {"recompute_granularity": "selective", "recompute_modules": ["core_attn", "mlp"]}
@@ -55,7 +55,7 @@ THREE_LAYERS_OF_QWEN3_30B_A3B = {
 
 
 @pytest.mark.parametrize(
-    ("world", "changes", "measured_gib"),
+    ("world_size", "changes", "measured_gib"),
     [
         # Peaks by torch's count on H200 GPUs (docs/preflight.md): Llama 3.2 1B, sequence 8192, micro-batch 2.
         pytest.param(1, {}, 47.3, id="1 GPU"),
@@ -76,8 +76,8 @@ THREE_LAYERS_OF_QWEN3_30B_A3B = {
         pytest.param(1, THREE_LAYERS_OF_QWEN3_30B_A3B, 46.6, id="mixture of experts"),
     ],
 )
-def test_the_estimate_is_near_what_was_measured(world: int, changes: dict[str, Any], measured_gib: float) -> None:
-    assert of(world, **changes).worst.total / GIB == pytest.approx(measured_gib, rel=0.015)
+def test_the_estimate_is_near_what_was_measured(world_size: int, changes: dict[str, Any], measured_gib: float) -> None:
+    assert of(world_size, **changes).worst.total / GIB == pytest.approx(measured_gib, rel=0.015)
 
 
 def test_states_are_eighteen_bytes_a_parameter_and_six_with_the_rest_spread() -> None:
@@ -266,11 +266,11 @@ def test_stages_together_hold_the_model() -> None:
 def test_what_no_formula_fits_is_said_and_not_guessed(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(NotEstimatedError, match=reason):
         of(1, **changes)
-    assert memory.look(resolved(1, **changes), 1)[0] is None
+    assert memory.try_estimate(resolved(1, **changes), 1)[0] is None
 
 
 def test_an_answer_without_sizes_is_not_estimated() -> None:
-    assert memory.look({}, 1) == (None, "the check did not tell the model's sizes")
+    assert memory.try_estimate({}, 1) == (None, "the check did not tell the model's sizes")
 
 
 @pytest.mark.parametrize(
@@ -288,9 +288,9 @@ def test_an_answer_without_sizes_is_not_estimated() -> None:
     ],
 )
 def test_what_does_not_fit_is_warned_of_with_the_term_to_change(changes: dict[str, Any], remedy: str) -> None:
-    world = changes.get("tensor_model_parallel_size", 1)
-    answer = resolved(world, **changes)
-    (text,) = memory.warnings(estimate(answer, world), answer, "H100")
+    world_size = changes.get("tensor_model_parallel_size", 1)
+    answer = resolved(world_size, **changes)
+    (text,) = memory.warnings(estimate(answer, world_size), answer, "H100")
     assert remedy in text
     assert "does not fit the 74.5 GiB of a GPU of type H100" in text
 

@@ -6,8 +6,8 @@ import pytest
 
 from launcher._util.errors import OverrideError, PlaceError, SpecError
 from launcher.planning import assignments, environment, place, slurm_options
-from launcher.planning.profiler import choice
-from tests.support.building import RECIPE, SHELL, allocation, cluster, plan, world
+from launcher.planning.profiler import plan as profiler_plan
+from tests.support.building import RECIPE, SHELL, allocation, cluster, host, plan
 
 
 def variables(**changes: Any) -> dict[str, Any]:
@@ -96,13 +96,13 @@ def test_assignments_of_a_resumed_run_replace_earlier_ones_with_the_same_key() -
 
 def test_places() -> None:
     local, slurm = cluster(scheduler="local"), cluster()
-    assert place.choose_mode("run", local, world(has_slurm=False)) == "local"
-    assert place.choose_mode("run", slurm, world(allocation=allocation())) == "srun"
-    assert place.choose_mode("submit", slurm, world()) == "sbatch"
+    assert place.choose_mode("run", local, host(has_slurm=False)) == "local"
+    assert place.choose_mode("run", slurm, host(allocation=allocation())) == "srun"
+    assert place.choose_mode("submit", slurm, host()) == "sbatch"
     for verb, profile, here, words in (
-        ("run", slurm, world(), "salloc"),
-        ("run", slurm, world(has_slurm=False), "--cluster local"),
-        ("submit", local, world(), "launcher run"),
+        ("run", slurm, host(), "salloc"),
+        ("run", slurm, host(has_slurm=False), "--cluster local"),
+        ("submit", local, host(), "launcher run"),
     ):
         with pytest.raises(PlaceError) as caught:
             place.choose_mode(verb, profile, here)
@@ -110,17 +110,17 @@ def test_places() -> None:
 
 
 def test_nsys_completes_the_four_values() -> None:
-    found = choice.decide({}, world_size=4)
-    assert choice.overrides(found, ()) == (
+    found = profiler_plan.plan_for({}, world_size=4)
+    assert profiler_plan.overrides(found, ()) == (
         "profiling.use_nsys_profiler=true",
         "profiling.profile_step_start=10",
         "profiling.profile_step_end=12",
         "profiling.profile_ranks=[0]",
     )
     mine = {"profiling.profile_step_start": 3, "profiling.profile_ranks": [0, 2]}
-    found = choice.decide(mine, world_size=4)
+    found = profiler_plan.plan_for(mine, world_size=4)
     assert (found.start, found.stop, found.ranks) == (3, 5, (0, 2))
-    assert choice.overrides(found, tuple(mine)) == (
+    assert profiler_plan.overrides(found, tuple(mine)) == (
         "profiling.use_nsys_profiler=true",
         "profiling.profile_step_end=5",
     )
@@ -138,7 +138,7 @@ def test_nsys_completes_the_four_values() -> None:
 )
 def test_a_profile_that_would_be_empty_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(OverrideError):
-        choice.decide(values, world_size=4)
+        profiler_plan.plan_for(values, world_size=4)
 
 
 def test_a_value_that_only_the_job_knows_is_not_taken_for_one() -> None:

@@ -15,7 +15,7 @@ from launcher._util.errors import GeometryError
 from launcher.cli.commands.plan import show
 from launcher.planning import placement as topology
 from launcher.planning.model import Geometry, Plan
-from tests.support.building import allocation, cluster, plan, world
+from tests.support.building import allocation, cluster, host, plan
 
 RACK: dict[str, Any] = {"gpus_per_node": 4, "nvlink_domain_nodes": 18, "topology": "block"}
 DOMAIN = 18
@@ -216,7 +216,7 @@ def test_a_stated_segment_counts_and_is_checked(value: object, words: list[str])
 def made(
     *changes: str, nodes: int = 8, sbatch: dict[str, Any] | None = None, mode: Any = "sbatch", **profile: Any
 ) -> Plan:
-    where = world(allocation=allocation(nodes, 4)) if mode == "srun" else None
+    where = host(allocation=allocation(nodes, 4)) if mode == "srun" else None
     return plan(
         mode,
         profile=cluster(**{**RACK, **profile}),

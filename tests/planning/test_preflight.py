@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from launcher._util.errors import LauncherError, RequestError
-from launcher.discovery.training_files import SavedModel, TrainingFiles, look_at_files, saved_model
-from launcher.planning.preflight import Finding, Seen, findings, flattened, require
+from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
+from launcher.planning.preflight import ConfigView, Finding, findings, flattened, require
 from tests.planning.configurations import resolved
 from tests.planning.wrong_configurations import TABLE, TP, Row
 from tests.support.building import cluster, plan
@@ -15,7 +15,7 @@ from tests.support.building import cluster, plan
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.says[:60])
 def test_row_is_told_and_nothing_else(row: Row) -> None:
-    found = findings(Seen(**{"values": row.values, "world": 8, "nodes": 1, "complete": False, **row.more}))
+    found = findings(ConfigView(**{"values": row.values, "world_size": 8, "nodes": 1, "complete": False, **row.more}))
     assert len(found) == 1, [finding.text for finding in found]
     assert row.says in found[0].text
     assert row.hint in (found[0].hint or "")
@@ -30,7 +30,7 @@ def test_table_is_long_and_each_row_has_its_own_words() -> None:
 def complete(**changes: Any) -> tuple[Finding, ...]:
     gpu = changes.pop("gpu", "H100")
     answer = resolved(8, **{"batch": 16, **changes})
-    return findings(Seen(flattened(answer), world=8, nodes=1, complete=True, gpu=gpu))
+    return findings(ConfigView(flattened(answer), world_size=8, nodes=1, complete=True, gpu=gpu))
 
 
 def test_a_good_configuration_is_not_spoken_of() -> None:
@@ -69,19 +69,19 @@ def test_layers_that_the_recipe_spreads_itself_are_its_own_matter() -> None:
 
 def test_nothing_is_known_of_the_precision_of_a_gpu_without_a_name_or_of_a_cpu() -> None:
     values = {"model.fp4": "e2m1"}
-    assert findings(Seen(values, world=1, nodes=1, complete=False)) == ()
-    assert findings(Seen(values, world=1, nodes=1, complete=False, gpu="H100", gpus=False)) == ()
+    assert findings(ConfigView(values, world_size=1, nodes=1, complete=False)) == ()
+    assert findings(ConfigView(values, world_size=1, nodes=1, complete=False, gpu="H100", gpus=False)) == ()
 
 
 def test_all_refusals_are_told_at_once_with_what_to_do() -> None:
-    seen = Seen(
+    view = ConfigView(
         {TP: 8, "model.num_attention_heads": 12, "model.num_query_groups": 3, "train.train_iters": 0},
-        world=8,
+        world_size=8,
         nodes=1,
         complete=False,
     )
     with pytest.raises(RequestError) as caught:
-        require(findings(seen))
+        require(findings(view))
     assert caught.value.message.count("\nand ") == 1
     assert caught.value.message.startswith("model.num_attention_heads=12")
     assert "TP 1, 2, 4 would do" in (caught.value.hint or "")
@@ -133,12 +133,12 @@ def test_files_are_looked_for(tmp_path: Path) -> None:
         "tokenizer.tokenizer_type": "HuggingFaceTokenizer",
         "tokenizer.tokenizer_model": "me/unknown",
     }
-    found = look_at_files(values, environ)
+    found = check_training_files(values, environ)
     assert found == TrainingFiles(
         missing=(("dataset.blend", bad), ("dataset.data_path", f"{bad}2")),
         uncached=(("tokenizer.tokenizer_model", "me/unknown"),),
         offline=True,
     )
-    known = look_at_files({**values, "tokenizer.tokenizer_model": "me/known"}, environ)
+    known = check_training_files({**values, "tokenizer.tokenizer_model": "me/known"}, environ)
     assert known.uncached == ()
-    assert look_at_files({}, {"HOME": str(tmp_path)}) == TrainingFiles()
+    assert check_training_files({}, {"HOME": str(tmp_path)}) == TrainingFiles()

@@ -8,32 +8,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher._util.errors import ImageError, OverrideError, PlaceError, RequestError, SpecError
-from launcher.discovery.profiler import nsys_in, read_own_profiler
-from launcher.planning.profiler import choice
-from launcher.planning.profiler.model import Capture, Own, Place, Wish
+from launcher.discovery.profiler import find_nsys_below, read_profiler_class
+from launcher.planning.profiler import plan as profiler_plan
+from launcher.planning.profiler.model import CustomProfiler, ProfilerContext, ProfilerOptions, ProfilerPlan
 
-NSYS = Wish(nsys=True)
-
-
-def capture(wish: Wish, values: dict[str, Any] | None = None, **more: Any) -> Capture | None:
-    options: dict[str, Any] = {"world_size": 16, "ranks_per_node": 8, "place": Place(), **more}
-    return choice.capture(wish, values or {}, **options)
+NSYS = ProfilerOptions(nsys=True)
 
 
-def decided(wish: Wish, values: dict[str, Any] | None = None, **more: Any) -> Capture:
-    found = capture(wish, values, **more)
+def capture(options: ProfilerOptions, values: dict[str, Any] | None = None, **more: Any) -> ProfilerPlan | None:
+    arguments: dict[str, Any] = {"world_size": 16, "ranks_per_node": 8, "context": ProfilerContext(), **more}
+    return profiler_plan.plan_profiler(options, values or {}, **arguments)
+
+
+def decided(options: ProfilerOptions, values: dict[str, Any] | None = None, **more: Any) -> ProfilerPlan:
+    found = capture(options, values, **more)
     assert found is not None
     return found
 
 
 def test_a_run_without_a_profiler_captures_nothing() -> None:
-    assert capture(Wish(), {"profiling.profile_step_start": 3}) is None
+    assert capture(ProfilerOptions(), {"profiling.profile_step_start": 3}) is None
 
 
 def test_one_switch_is_enough_and_sets_what_bridge_needs() -> None:
     found = decided(NSYS)
     assert (found.name, found.start, found.stop, found.ranks, found.finish_timeout_s) == ("nsys", 10, 12, (0,), 900)
-    assert choice.overrides(found, ()) == (
+    assert profiler_plan.overrides(found, ()) == (
         "profiling.use_nsys_profiler=true",
         "profiling.profile_step_start=10",
         "profiling.profile_step_end=12",
@@ -42,28 +42,28 @@ def test_one_switch_is_enough_and_sets_what_bridge_needs() -> None:
 
 
 def test_the_options_and_the_overrides_say_the_same() -> None:
-    by_option = decided(Wish(nsys=True, steps="3:7", ranks="0,8"))
+    by_option = decided(ProfilerOptions(nsys=True, steps="3:7", ranks="0,8"))
     values = {
         "profiling.use_nsys_profiler": True,
         "profiling.profile_step_start": 3,
         "profiling.profile_step_end": 7,
         "profiling.profile_ranks": [0, 8],
     }
-    assert decided(Wish(), values) == by_option
-    assert decided(Wish(nsys=True, steps="3:7", ranks="0,8"), values) == by_option, (
+    assert decided(ProfilerOptions(), values) == by_option
+    assert decided(ProfilerOptions(nsys=True, steps="3:7", ranks="0,8"), values) == by_option, (
         "saying it twice is no contradiction"
     )
-    assert choice.overrides(by_option, tuple(values)) == ()
+    assert profiler_plan.overrides(by_option, tuple(values)) == ()
 
 
 def test_torch_and_viztracer_have_the_usual_overrides_too() -> None:
-    torch = decided(Wish(), {"profiling.use_pytorch_profiler": True})
-    assert torch == decided(Wish(profiler="torch"))
+    torch = decided(ProfilerOptions(), {"profiling.use_pytorch_profiler": True})
+    assert torch == decided(ProfilerOptions(profiler="torch"))
     assert torch.nsys is None
-    assert "profiling.use_nsys_profiler=true" not in choice.overrides(torch, ())
-    rest, said = choice.take_own_keys(("train.train_iters=20", "profiling.use_viztracer=true"))
+    assert "profiling.use_nsys_profiler=true" not in profiler_plan.overrides(torch, ())
+    rest, said = profiler_plan.extract_viztracer_key(("train.train_iters=20", "profiling.use_viztracer=true"))
     assert (rest, said) == (("train.train_iters=20",), True), "Bridge has no such key"
-    assert decided(Wish(), viztracer=said) == decided(Wish(profiler="viztracer"))
+    assert decided(ProfilerOptions(), viztracer=said) == decided(ProfilerOptions(profiler="viztracer"))
 
 
 @pytest.mark.parametrize(
@@ -71,20 +71,20 @@ def test_torch_and_viztracer_have_the_usual_overrides_too() -> None:
     [("0", (0,)), ("8,0", (0, 8)), ("nodes", (0, 8)), ("3,nodes", (0, 3, 8)), ("all", ()), ("0,all", ())],
 )
 def test_ranks(text: str, ranks: tuple[int, ...]) -> None:
-    assert decided(Wish(nsys=True, ranks=text)).ranks == ranks
+    assert decided(ProfilerOptions(nsys=True, ranks=text)).ranks == ranks
 
 
 @given(nodes=st.integers(1, 64), each=st.integers(1, 16), more=st.sets(st.integers(0, 1023), max_size=5))
 def test_nodes_are_the_first_ranks_of_all_nodes(nodes: int, each: int, more: set[int]) -> None:
     text = ",".join(["nodes", *map(str, more)])
-    found = choice.read_ranks(text, world_size=nodes * each, ranks_per_node=each)
+    found = profiler_plan.parse_ranks(text, world_size=nodes * each, ranks_per_node=each)
     assert set(found) == more | {node * each for node in range(nodes)}
     assert list(found) == sorted(found)
 
 
 def test_what_the_job_is_told() -> None:
-    wish = Wish(nsys=True, trace="cuda,osrt", args=("--cuda-memory-usage=true",), gpu_metrics=True)
-    told = decided(wish, place=Place(fabric="efa")).settings()
+    options = ProfilerOptions(nsys=True, trace="cuda,osrt", args=("--cuda-memory-usage=true",), gpu_metrics=True)
+    told = decided(options, context=ProfilerContext(fabric="efa")).settings()
     assert (told["name"], told["extension"], told["finish_timeout_s"]) == ("nsys", "nsys-rep", 900)
     assert told["nsys"] == {
         "program": "nsys",
@@ -98,24 +98,24 @@ def test_what_the_job_is_told() -> None:
 def test_an_nsys_of_the_host_is_mounted_into_the_image(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/nsys").write_text("#!/bin/sh\n")
-    program = nsys_in(str(tmp_path))
-    place = Place(image="a.sqsh", packages={"torch": "2.9"}, nsys_from=program)
-    found = decided(Wish(nsys=True, nsys_from=str(tmp_path)), place=place)
+    program = find_nsys_below(str(tmp_path))
+    place = ProfilerContext(image="a.sqsh", packages={"torch": "2.9"}, nsys_from=program)
+    found = decided(ProfilerOptions(nsys=True, nsys_from=str(tmp_path)), context=place)
     assert found.mounts == (str(tmp_path),)
     assert found.settings()["nsys"]["program"] == str(tmp_path / "bin/nsys")
 
 
 def test_what_is_not_known_is_listed_and_not_refused() -> None:
-    assert decided(NSYS, place=Place(image="a.sqsh")).unchecked == (
+    assert decided(NSYS, context=ProfilerContext(image="a.sqsh")).unchecked == (
         "that the profiled steps lie within train.train_iters: the recipe decides",
         "that nsys is in the image",
     )
-    known = Place(image="a.sqsh", packages={"nsys": "2025.5"})
-    assert decided(NSYS, {"train.train_iters": 20}, place=known).unchecked == ()
+    known = ProfilerContext(image="a.sqsh", packages={"nsys": "2025.5"})
+    assert decided(NSYS, {"train.train_iters": 20}, context=known).unchecked == ()
 
 
-TORCH = Wish(profiler="torch")
-WRONG: dict[str, tuple[Wish, dict[str, Any], dict[str, Any], type[RequestError], str]] = {
+TORCH = ProfilerOptions(profiler="torch")
+WRONG: dict[str, tuple[ProfilerOptions, dict[str, Any], dict[str, Any], type[RequestError], str]] = {
     "switch and override": (
         NSYS,
         {"profiling.use_nsys_profiler": False},
@@ -124,31 +124,37 @@ WRONG: dict[str, tuple[Wish, dict[str, Any], dict[str, Any], type[RequestError],
         "--nsys and profiling.use_nsys_profiler=false contradict each other",
     ),
     "steps twice": (
-        Wish(nsys=True, steps="10:12"),
+        ProfilerOptions(nsys=True, steps="10:12"),
         {"profiling.profile_step_start": 11},
         {},
         OverrideError,
         "--profile-steps 10:12 and profiling.profile_step_start=11 contradict each other",
     ),
     "ranks twice": (
-        Wish(nsys=True, ranks="nodes"),
+        ProfilerOptions(nsys=True, ranks="nodes"),
         {"profiling.profile_ranks": [0]},
         {},
         OverrideError,
         "--profile-ranks nodes and profiling.profile_ranks=[0] contradict each other",
     ),
-    "no window": (Wish(nsys=True, steps="10-12"), {}, {}, SpecError, "'10-12' is no window of steps"),
-    "empty window": (Wish(nsys=True, steps="12:12"), {}, {}, OverrideError, "steps 12:12 are none"),
+    "no window": (ProfilerOptions(nsys=True, steps="10-12"), {}, {}, SpecError, "'10-12' is no window of steps"),
+    "empty window": (ProfilerOptions(nsys=True, steps="12:12"), {}, {}, OverrideError, "steps 12:12 are none"),
     "after the run": (NSYS, {"train.train_iters": 11}, {}, OverrideError, "train.train_iters=11 ends before"),
     "before the resume point": (
         NSYS,
         {},
-        {"place": Place(resume_step=50)},
+        {"context": ProfilerContext(resume_step=50)},
         OverrideError,
         "the run resumes at step 50",
     ),
-    "no such rank": (Wish(nsys=True, ranks="16"), {}, {}, OverrideError, "names rank 16, but ranks are 0 to 15"),
-    "no ranks": (Wish(nsys=True, ranks="0-3"), {}, {}, SpecError, "'0-3' names no ranks"),
+    "no such rank": (
+        ProfilerOptions(nsys=True, ranks="16"),
+        {},
+        {},
+        OverrideError,
+        "names rank 16, but ranks are 0 to 15",
+    ),
+    "no ranks": (ProfilerOptions(nsys=True, ranks="0-3"), {}, {}, SpecError, "'0-3' names no ranks"),
     "ranks of the job's": (
         NSYS,
         {},
@@ -163,7 +169,13 @@ WRONG: dict[str, tuple[Wish, dict[str, Any], dict[str, Any], type[RequestError],
         OverrideError,
         "--nsys and profiling.use_pytorch_profiler=true ask for two profilers",
     ),
-    "two profilers by option": (Wish(nsys=True, profiler="viztracer"), {}, {}, OverrideError, "two profilers"),
+    "two profilers by option": (
+        ProfilerOptions(nsys=True, profiler="viztracer"),
+        {},
+        {},
+        OverrideError,
+        "two profilers",
+    ),
     "two profilers by override": (TORCH, {}, {"viztracer": True}, OverrideError, "use_viztracer=true ask for two"),
     "fault tolerance": (
         NSYS,
@@ -175,60 +187,78 @@ WRONG: dict[str, tuple[Wish, dict[str, Any], dict[str, Any], type[RequestError],
     "no nsys in the image": (
         NSYS,
         {},
-        {"place": Place(image="a.sqsh", packages={})},
+        {"context": ProfilerContext(image="a.sqsh", packages={})},
         ImageError,
         "the image has no nsys",
     ),
-    "no nsys here": (NSYS, {}, {"place": Place(local=True)}, PlaceError, "there is no nsys on this machine"),
+    "no nsys here": (
+        NSYS,
+        {},
+        {"context": ProfilerContext(local=True)},
+        PlaceError,
+        "there is no nsys on this machine",
+    ),
     "nsys without a GPU": (
         NSYS,
         {},
-        {"place": Place(device="cpu")},
+        {"context": ProfilerContext(device="cpu")},
         PlaceError,
         "nsys' capture is opened through CUDA",
     ),
     "memory without a GPU": (
-        Wish(profiler="memory"),
+        ProfilerOptions(profiler="memory"),
         {},
-        {"place": Place(device="cpu")},
+        {"context": ProfilerContext(device="cpu")},
         PlaceError,
         "the memory profiler records CUDA's allocator",
     ),
     "no VizTracer in the image": (
-        Wish(profiler="viztracer"),
+        ProfilerOptions(profiler="viztracer"),
         {},
-        {"place": Place(image="a.sqsh", packages={"nsys": "1"})},
+        {"context": ProfilerContext(image="a.sqsh", packages={"nsys": "1"})},
         ImageError,
         "the image has no VizTracer",
     ),
     "no VizTracer here": (
-        Wish(profiler="viztracer"),
+        ProfilerOptions(profiler="viztracer"),
         {},
-        {"place": Place(local=True, viztracer=False)},
+        {"context": ProfilerContext(local=True, viztracer=False)},
         PlaceError,
         "this Python has no VizTracer",
     ),
-    "unknown": (Wish(profiler="vtune"), {}, {}, SpecError, "there is no profiler 'vtune'"),
-    "steps of nothing": (Wish(steps="1:2"), {}, {}, SpecError, "--profile-steps was given, but no profiler"),
+    "unknown": (ProfilerOptions(profiler="vtune"), {}, {}, SpecError, "there is no profiler 'vtune'"),
+    "steps of nothing": (ProfilerOptions(steps="1:2"), {}, {}, SpecError, "--profile-steps was given, but no profiler"),
     "nsys' options for another": (
-        Wish(profiler="torch", gpu_metrics=True),
+        ProfilerOptions(profiler="torch", gpu_metrics=True),
         {},
         {},
         SpecError,
         "--gpu-metrics is for nsys",
     ),
     "nsys' sampling": (
-        Wish(nsys=True, args=("--sample=cpu",)),
+        ProfilerOptions(nsys=True, args=("--sample=cpu",)),
         {},
         {},
         SpecError,
         "--sample is not to be given: CPU sampling hangs",
     ),
-    "nsys' output": (Wish(nsys=True, args=("-o x",)), {}, {}, SpecError, "-o is not to be given: the launcher names"),
-    "nsys' positional": (Wish(nsys=True, args=("python3",)), {}, {}, SpecError, "'python3' is no long option"),
-    "nsys' empty trace": (Wish(nsys=True, trace="cuda,"), {}, {}, SpecError, "is no list of what to trace"),
+    "nsys' output": (
+        ProfilerOptions(nsys=True, args=("-o x",)),
+        {},
+        {},
+        SpecError,
+        "-o is not to be given: the launcher names",
+    ),
+    "nsys' positional": (
+        ProfilerOptions(nsys=True, args=("python3",)),
+        {},
+        {},
+        SpecError,
+        "'python3' is no long option",
+    ),
+    "nsys' empty trace": (ProfilerOptions(nsys=True, trace="cuda,"), {}, {}, SpecError, "is no list of what to trace"),
     "mount without an image": (
-        Wish(nsys=True, nsys_from="/opt/nsys"),
+        ProfilerOptions(nsys=True, nsys_from="/opt/nsys"),
         {},
         {},
         SpecError,
@@ -239,9 +269,9 @@ WRONG: dict[str, tuple[Wish, dict[str, Any], dict[str, Any], type[RequestError],
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_use_is_refused_with_a_message_of_its_own(name: str) -> None:
-    wish, values, more, kind, words = WRONG[name]
+    options, values, more, kind, words = WRONG[name]
     with pytest.raises(kind) as caught:
-        capture(wish, values, **more)
+        capture(options, values, **more)
     assert words in caught.value.message
     assert caught.value.exit_status == 2
 
@@ -249,24 +279,24 @@ def test_a_wrong_use_is_refused_with_a_message_of_its_own(name: str) -> None:
 def test_no_two_wrong_uses_have_the_same_message() -> None:
     assert len(WRONG) >= 10
     messages = set()
-    for wish, values, more, kind, _words in WRONG.values():
+    for options, values, more, kind, _words in WRONG.values():
         with pytest.raises(kind) as caught:
-            capture(wish, values, **more)
+            capture(options, values, **more)
         messages.add(caught.value.message)
     assert len(messages) == len(WRONG)
 
 
 def test_the_hint_for_a_late_resume_is_itself_accepted() -> None:
-    place = Place(resume_step=50)
+    place = ProfilerContext(resume_step=50)
     with pytest.raises(OverrideError) as caught:
-        capture(NSYS, place=place)
+        capture(NSYS, context=place)
     steps = str(caught.value.hint).rpartition("--profile-steps ")[2].partition(". ")[0]
-    assert decided(Wish(nsys=True, steps=steps), place=place).start >= 50
+    assert decided(ProfilerOptions(nsys=True, steps=steps), context=place).start >= 50
 
 
 def test_use_viztracer_takes_a_truth_value() -> None:
     with pytest.raises(OverrideError, match="takes true or false, not 'yes'"):
-        choice.take_own_keys(("profiling.use_viztracer=yes",))
+        profiler_plan.extract_viztracer_key(("profiling.use_viztracer=yes",))
 
 
 OWN = """
@@ -280,10 +310,12 @@ class Mine:
 
 def test_a_profiler_of_ones_own_is_one_small_class(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
-    own = read_own_profiler("mine.py:Mine", tmp_path)
-    assert (own.class_name, own.extension) == ("Mine", "txt")
-    place = Place(own=Own(str(own.path), "profiler/mine.py", own.class_name, own.extension))
-    told = decided(Wish(profiler="mine.py:Mine"), place=place).settings()
+    custom = read_profiler_class("mine.py:Mine", tmp_path)
+    assert (custom.class_name, custom.extension) == ("Mine", "txt")
+    place = ProfilerContext(
+        custom=CustomProfiler(str(custom.path), "profiler/mine.py", custom.class_name, custom.extension)
+    )
+    told = decided(ProfilerOptions(profiler="mine.py:Mine"), context=place).settings()
     assert (told["name"], told["own"]) == ("Mine", {"path": "profiler/mine.py", "class": "Mine"})
 
 
@@ -301,5 +333,5 @@ def test_a_broken_profiler_of_ones_own_is_refused(tmp_path: Path, text: str, wor
     (tmp_path / "half.py").write_text("class Mine:\n    def start(self): ...\n")
     (tmp_path / "broken.py").write_text("class Mine\n")
     with pytest.raises(SpecError) as caught:
-        read_own_profiler(text, tmp_path)
+        read_profiler_class(text, tmp_path)
     assert words in caught.value.message

@@ -10,12 +10,12 @@ from launcher._util.errors import DiskError, LauncherError, RequestError
 from launcher._util.shell import Recorder
 from launcher.cli.commands.page import main
 from launcher.cli.main import verb_parser
-from launcher.report.page.content import Block, Heading, Log, Section, Subject, Table, Text
+from launcher.report.page.content import Block, Heading, LogExcerpt, Section, Subject, Table, Text
 from launcher.report.page.outcome import outcome, tail
 from launcher.report.page.overview import overview
-from launcher.report.page.planned import planned
+from launcher.report.page.plan import plan_section
 from launcher.report.page.render import NAME, write_page
-from launcher.report.page.sections import SECTIONS, Maker, sections_of
+from launcher.report.page.sections import SECTIONS, SectionMaker, sections_of
 from launcher.rundir import RunDirectory
 from tests.report.blocks import LAUNCHED, of_kind, rows, subject
 from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
@@ -66,8 +66,8 @@ def test_a_further_section_is_a_line_in_the_list(run: RunDirectory) -> None:
     def refuse(_: Subject) -> tuple[Block, ...]:
         raise LauncherError("no", where="here", hint="Do that.")
 
-    more = (Maker("more", "More", lambda of: (Text(of.run.path.name),)), Maker("bad", "Bad", refuse))
-    assert sections_of(subject(run), (*more, Maker("none", "None", lambda _: ()))) == (
+    more = (SectionMaker("more", "More", lambda of: (Text(of.run.path.name),)), SectionMaker("bad", "Bad", refuse))
+    assert sections_of(subject(run), (*more, SectionMaker("none", "None", lambda _: ()))) == (
         Section("more", "More", (Text("0001"),)),
         Section("bad", "Bad", (Text("This section could not be made: here: no\nDo that.", "warning"),)),
     )
@@ -119,7 +119,7 @@ def test_two_attempts_of_which_the_first_failed(run: RunDirectory) -> None:
         "Cause": "program",
         "Failed ranks": "0, 1",
     }
-    (log,) = of_kind(Log, blocks)
+    (log,) = of_kind(LogExcerpt, blocks)
     assert log.title == "The end of attempts/000/logs/rank-0001.log"
     assert (len(log.lines), log.lines[0], log.lines[-1]) == (60, "line 40", "ValueError: bad")
 
@@ -158,7 +158,7 @@ def test_the_plan_with_the_origin_of_every_value(run: RunDirectory) -> None:
     }
     plan |= {"mounts": [{"source": "/a", "target": "/b", "read_only": True}], "warnings": ["a warning"]}
     (run.path / "plan.json").write_text(json.dumps(plan))
-    blocks = planned(subject(run))
+    blocks = plan_section(subject(run))
     assert of_kind(Text, blocks) == [Text("Warning of the plan: a warning", "warning")]
     settings, environment = of_kind(Table, blocks)
     assert settings.rows == (("argument", "size=2"), ("override", "train.train_iters=4"))
@@ -169,7 +169,7 @@ def test_the_plan_with_the_origin_of_every_value(run: RunDirectory) -> None:
     )
     assert rows(blocks)["Image"] == "megatron (sha256:1)"
     assert rows(blocks)["Mounts"] == "/a at /b (read-only)"
-    assert [(log.title, log.lines) for log in of_kind(Log, blocks)] == [
+    assert [(log.title, log.lines) for log in of_kind(LogExcerpt, blocks)] == [
         ("sbatch", ("--nodes=1", "--requeue")),
         ("srun", ("--wait=3",)),
     ]

@@ -10,7 +10,7 @@ import pytest
 
 from launcher._util.shell import Recorder
 from launcher.report.page import plots
-from launcher.report.page.content import Heading, Log, Plot, Section, Subject, Table, Text, facts
+from launcher.report.page.content import Heading, LogExcerpt, Plot, Section, Subject, Table, Text, facts
 from launcher.report.page.render import plotly_js, render, write_page
 from launcher.report.page.sections import sections_of
 from launcher.rundir import RunDirectory
@@ -99,7 +99,13 @@ def test_hostile_text_is_text(page: Path, run: RunDirectory) -> None:
 
 def test_text_that_is_half_a_sign_can_be_written(tmp_path: Path) -> None:
     lone = "\ud800"
-    blocks = (Text(lone), Heading(lone), facts((lone, lone)), Table(lone, (lone,), ((lone,),)), Log(lone, (lone,)))
+    blocks = (
+        Text(lone),
+        Heading(lone),
+        facts((lone, lone)),
+        Table(lone, (lone,), ((lone,),)),
+        LogExcerpt(lone, (lone,)),
+    )
     html = render(lone, [Section("s", lone, blocks)], made="now", plotly="")
     assert "?" in html.encode().decode()
     assert "<script>" not in html, "without a plot there is no script"

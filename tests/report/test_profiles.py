@@ -15,7 +15,7 @@ from launcher.cli.commands.profiles import main
 from launcher.cli.main import verb_parser
 from launcher.job import result as verdict
 from launcher.report.profiles.listing import list_profiles, missing_lines
-from launcher.report.profiles.show import summarise, write_list, write_summary
+from launcher.report.profiles.tables import summarise, write_list, write_summary
 from launcher.rundir import RunDirectory
 
 STEPS = [event for step in (2, 3) for event in [{"ph": "X", "name": f"step {step}", "cat": "user_annotation"}]]

@@ -11,8 +11,8 @@ import pytest
 
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.shell import Recorder
-from launcher.report.profiles import reading, tables
-from launcher.report.profiles.tables import Top
+from launcher.report.profiles import activities, time_shares
+from launcher.report.profiles.time_shares import Top
 
 pl = pytest.importorskip("polars", reason="polars is not installed")
 
@@ -61,9 +61,9 @@ def export_of(path: Path) -> Path:
 
 
 def test_a_report_of_nsys_by_hand(tmp_path: Path) -> None:
-    activities = reading.read_nsys(export_of(tmp_path / "x.sqlite"))
-    assert activities.steps.rows() == [(10, 1.0, 6.0), (11, 6.0, 11.0)]
-    shares = tables.shares(activities)
+    found = activities.read_nsys(export_of(tmp_path / "x.sqlite"))
+    assert found.steps.rows() == [(10, 1.0, 6.0), (11, 6.0, 11.0)]
+    shares = time_shares.shares(found)
     assert (shares.steps, shares.window_us) == (2, 10.0)
     # Busy: 1 to 7, 8 to 9, 10.5 to 11. All-reduce: 2.5 to 6, alone from 3 to 5.
     assert (shares.busy_us, shares.communication_us, shares.exposed_us, shares.idle_us) == (7.5, 3.5, 2.0, 2.5)
@@ -72,7 +72,7 @@ def test_a_report_of_nsys_by_hand(tmp_path: Path) -> None:
 
 def test_the_top_kernels_are_those_of_nsys_stats(tmp_path: Path) -> None:
     database = export_of(tmp_path / "x.sqlite")
-    found = tables.top(reading.read_nsys(database))
+    found = time_shares.top(activities.read_nsys(database))
     assert found == [
         Top(GEMM, 2, 4.5, 4.5, 0.45),
         Top(REDUCE, 1, 3.5, 3.5, 0.35),
@@ -84,7 +84,7 @@ def test_the_top_kernels_are_those_of_nsys_stats(tmp_path: Path) -> None:
     connection = sqlite3.connect(database)
     assert [(one.name, one.calls, one.total_us) for one in found] == connection.execute(query).fetchall()
     connection.close()
-    assert len(tables.top(reading.read_nsys(database), 1)) == 1
+    assert len(time_shares.top(activities.read_nsys(database), 1)) == 1
 
 
 def test_a_report_without_kernels_and_without_ranges(tmp_path: Path) -> None:
@@ -92,15 +92,15 @@ def test_a_report_without_kernels_and_without_ranges(tmp_path: Path) -> None:
     made.execute("CREATE TABLE StringIds (id INTEGER, value TEXT)")
     made.commit()
     made.close()
-    activities = reading.read_nsys(tmp_path / "x.sqlite")
-    assert tables.top(activities) == []
-    assert tables.shares(activities).busy_us is None
+    found = activities.read_nsys(tmp_path / "x.sqlite")
+    assert time_shares.top(found) == []
+    assert time_shares.shares(found).busy_us is None
 
 
 def test_an_export_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").write_text("not a database, whatever its name says; " * 50)
     with pytest.raises(DiskError, match="cannot be read"):
-        reading.read_nsys(tmp_path / "x.sqlite")
+        activities.read_nsys(tmp_path / "x.sqlite")
 
 
 def event(name: str, category: str, start: float, end: float, thread: int = 1) -> dict[str, Any]:
@@ -125,11 +125,11 @@ def test_a_trace_of_torch_on_a_gpu(tmp_path: Path) -> None:
             event("step 3", "gpu_user_annotation", 1, 10),
         ],
     )
-    activities = reading.read(path, "torch", Recorder())
-    shares = tables.shares(activities)
+    found = activities.read_activities(path, "torch", Recorder())
+    shares = time_shares.shares(found)
     assert (shares.device, shares.steps, shares.window_us) == ("gpu", 1, 10)
     assert (shares.busy_us, shares.communication_us, shares.exposed_us, shares.idle_us) == (8, 5, 4, 2)
-    assert [one.name for one in tables.top(activities)] == [REDUCE, GEMM], "a copy is no kernel"
+    assert [one.name for one in time_shares.top(found)] == [REDUCE, GEMM], "a copy is no kernel"
 
 
 def test_a_trace_of_torch_on_cpu_counts_each_call_without_those_in_it(tmp_path: Path) -> None:
@@ -144,13 +144,13 @@ def test_a_trace_of_torch_on_cpu_counts_each_call_without_those_in_it(tmp_path: 
             event("Optimizer.step#Adam.step", "user_annotation", 0, 10),
         ],
     )
-    activities = reading.read(path, "torch", Recorder())
-    assert tables.top(activities) == [
+    found = activities.read_activities(path, "torch", Recorder())
+    assert time_shares.top(found) == [
         Top("aten::mm", 2, 5, 5, 0.454545454545454545),
         Top("gloo:all_reduce", 1, 5, 5, 0.454545454545454545),
         Top("aten::linear", 1, 5, 1, 1 / 11),
     ]
-    shares = tables.shares(activities)
+    shares = time_shares.shares(found)
     assert (shares.device, shares.communication_us, shares.exposed_us, shares.idle_us) == ("cpu", 5, 3, 1)
 
 
@@ -164,12 +164,12 @@ def test_a_trace_of_viztracer(tmp_path: Path) -> None:
             event("torch.matmul", "FEE", 1, 9, 2),
         ],
     )
-    activities = reading.read(path, "viztracer", Recorder())
-    assert [(one.name, one.calls, one.total_us, one.own_us) for one in tables.top(activities)] == [
+    found = activities.read_activities(path, "viztracer", Recorder())
+    assert [(one.name, one.calls, one.total_us, one.own_us) for one in time_shares.top(found)] == [
         ("torch.matmul", 2, 14, 14),
         ("forward (model.py:3)", 1, 8, 2),
     ]
-    shares = tables.shares(activities)
+    shares = time_shares.shares(found)
     assert (shares.steps, shares.window_us, shares.idle_us) == (1, 10, None)
 
 
@@ -180,16 +180,16 @@ def test_unions_against_counting_each_moment(seed: int) -> None:
         (start := numbers.randrange(100), start + numbers.randrange(1, 20)) for _ in range(numbers.randrange(1, 30))
     ]
     frame = pl.DataFrame(pairs, schema={"start": pl.Float64, "end": pl.Float64}, orient="row")
-    assert tables.union(frame) == len({moment for start, end in pairs for moment in range(start, end)})
+    assert time_shares.union(frame) == len({moment for start, end in pairs for moment in range(start, end)})
 
 
 def test_a_snapshot_of_memory_has_no_table(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no table of a report of memory"):
-        reading.read(tmp_path / "x.pickle", "memory", Recorder())
+        activities.read_activities(tmp_path / "x.pickle", "memory", Recorder())
 
 
 def test_a_trace_that_is_cut_short_is_told(tmp_path: Path) -> None:
     path = trace_of(tmp_path / "x.gz", [event("step 3", "user_annotation", 0, 10)] * 100)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DiskError, match="the trace cannot be read"):
-        reading.read(path, "torch", Recorder())
+        activities.read_activities(path, "torch", Recorder())

@@ -14,7 +14,7 @@ from launcher.config.load import load_cluster
 from launcher.discovery.image import NetPlugin
 from launcher.planning.model import Plan
 from launcher.scripts import scripts
-from tests.support.building import SHELL, allocation, cluster, image, plan, world
+from tests.support.building import SHELL, allocation, cluster, host, image, plan
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 COMMANDS = GOLDEN / "commands.json"
@@ -31,7 +31,7 @@ def shipped(name: str, nodes: int) -> Plan:
 
 PLANS: dict[str, Plan] = {
     "local": plan("local", request={"gpus_per_node": 2}),
-    "srun": plan("srun", where=world(allocation=allocation(2, 4))),
+    "srun": plan("srun", where=host(allocation=allocation(2, 4))),
     "sbatch": plan(request={"nodes": 2, "time_limit": "30:00"}, changes=("train.train_iters=20",)),
     "pyxis": plan(
         profile=cluster(
@@ -64,7 +64,7 @@ PLANS: dict[str, Plan] = {
             inherit=("HF_HOME",),
         ),
         request={"nodes": 2},
-        where=world(environ={**SHELL, "HF_HOME": "/fsx/hf"}),
+        where=host(environ={**SHELL, "HF_HOME": "/fsx/hf"}),
         inside=image(),
     ),
     "bwrap": plan(

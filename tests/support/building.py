@@ -5,7 +5,7 @@ from typing import Any
 
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
-from launcher.discovery.host import Allocation, World
+from launcher.discovery.host import Allocation, HostContext
 from launcher.discovery.image import Image
 from launcher.discovery.recipe import Recipe, RecipeFile
 from launcher.planning import make
@@ -16,21 +16,21 @@ RECIPE = RecipeFile(Path("/home/ada/gpt/recipes/small.py"), "configure", ("layer
 SHELL = {"HOME": "/home/ada", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "USER": "ada", "EDITOR": "vi"}
 
 
-def world(**changes: Any) -> World:
+def host(**changes: Any) -> HostContext:
     """A login node at a fixed time."""
     values: dict[str, Any] = {
         "directory": Path("/home/ada/gpt"),
         "environ": SHELL,
         "python": "/opt/python/bin/python3",
         "user": "ada",
-        "host": "login",
+        "hostname": "login",
         "now": 1_790_000_000.0,
         "run_id": "20260921-120000-abcd",
         "has_slurm": True,
         "gpus": 0,
         "allocation": None,
     }
-    return World(**{**values, **changes})
+    return HostContext(**{**values, **changes})
 
 
 def allocation(nodes: int = 2, gpus: int | None = None, cpus: int | None = None) -> Allocation:
@@ -74,7 +74,7 @@ def plan(
     changes: tuple[str, ...] = (),
     arguments: dict[str, str] | None = None,
     recipe: Recipe = RECIPE,
-    where: World | None = None,
+    where: HostContext | None = None,
     inside: Image | None = None,
     checked: dict[str, Any] | None = None,
     answer: dict[str, Any] | None = None,
@@ -85,7 +85,7 @@ def plan(
         make.PlanInputs(
             request=Request.model_validate({"recipe": "recipes/small.py", **(request or {})}),
             cluster=profile or cluster(scheduler="local" if mode == "local" else "slurm", gpus_per_node=4),
-            world=where or world(),
+            host=where or host(),
             mode=mode,
             recipe=recipe,
             arguments=arguments or {},

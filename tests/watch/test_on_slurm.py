@@ -99,5 +99,5 @@ def test_a_controller_that_is_away_changes_nothing(
     assert "iteration" in away.detail, "the run's own files still say how far it is"
     cluster.start_controller()
     back = until(run, Phase.RUNNING)
-    assert (back.facts.progress.iteration or 0) > (running.facts.progress.iteration or 0)
+    assert (back.run_state.progress.iteration or 0) > (running.run_state.progress.iteration or 0)
     wait_until(lambda: cluster.run("squeue", "-h", "-o", "%T", check=False).stdout == "RUNNING\n", "the job", cluster)

@@ -10,7 +10,7 @@ import pytest
 from launcher._util.shell import Recorder, Result
 from launcher.rundir import Attempt, RunDirectory
 from launcher.slurm.poller import Poller
-from launcher.watch.progress import Follower
+from launcher.watch.follower import Follower
 from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
 
 

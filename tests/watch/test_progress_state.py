@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.watch.progress_state import Progress, advance, clock, describe
-from launcher.watch.tail import Tail, last_lines
+from launcher.watch.progress_state import AttemptProgress, advance, clock, describe
+from launcher.watch.tail import FileTail, last_lines
 from tests.watch.making import iteration
 
 
-def after(*lines: dict[str, Any]) -> Progress:
-    return advance(Progress(), [json.dumps(line) for line in lines])
+def after(*lines: dict[str, Any]) -> AttemptProgress:
+    return advance(AttemptProgress(), [json.dumps(line) for line in lines])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_rank_0_says_at_the_end_and_of_checkpoints() -> None:
     )
 )
 def test_no_line_makes_it_fail(lines: list[str]) -> None:
-    assert advance(Progress(), lines) == Progress()
+    assert advance(AttemptProgress(), lines) == AttemptProgress()
 
 
 @given(
@@ -76,7 +76,7 @@ def test_no_line_makes_it_fail(lines: list[str]) -> None:
     )
 )
 def test_no_values_make_it_fail(line: dict[str, Any]) -> None:
-    describe(advance(Progress(), [json.dumps(line)]))
+    describe(advance(AttemptProgress(), [json.dumps(line)]))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_a_growing_file_is_read_in_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    tail = Tail(path)
+    tail = FileTail(path)
     assert tail.read() == []
     path.write_bytes("one\ntw\u00f6".encode()[:-1])
     assert tail.read() == ["one"]
@@ -102,7 +102,7 @@ def test_a_growing_file_is_read_in_whole_lines(tmp_path: Path) -> None:
 def test_a_file_that_was_cut_or_replaced_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("one\ntwo\n")
-    tail = Tail(path)
+    tail = FileTail(path)
     assert tail.read() == ["one", "two"]
     path.write_text("3\n")
     assert tail.read() == ["3"]

@@ -15,9 +15,9 @@ import pytest
 from launcher._util.shell import Recorder, Result
 from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer, Job, State
-from launcher.watch.run_state import read
-from launcher.watch.show import to_json, write_table
+from launcher.watch.run_state import read_run_state
 from launcher.watch.status import Phase, RunStatus, judge, status_of
+from launcher.watch.status_table import to_json, write_table
 from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
 
 NOW = BEGIN + 100
@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> RunDirectory:
 def judged(run: RunDirectory, state: State | None, *, silent: str | None = None, **job: Any) -> RunStatus:
     ended = state is not None and state.terminal
     known = Job("12", state, **{"terminal": ended, **job}) if state else None
-    return judge(read(run), known, Answer({"12": known} if known else {}, NOW, unreachable=silent))
+    return judge(read_run_state(run), known, Answer({"12": known} if known else {}, NOW, unreachable=silent))
 
 
 def test_waiting_in_the_queue(run: RunDirectory) -> None:
@@ -142,7 +142,7 @@ def test_every_state_has_a_meaning(
 def test_runs_that_were_not_submitted(tmp_path: Path) -> None:
     def phase(name: str, *events: dict[str, Any], found: Job | None = None, silent: str | None = None) -> Phase:
         run = make_run(tmp_path / name / "1", *events)
-        return judge(read(run), found, Answer({}, NOW, unreachable=silent)).phase
+        return judge(read_run_state(run), found, Answer({}, NOW, unreachable=silent)).phase
 
     intent = {"event": "submit_intent", "token": "t"}
     assert phase("a") is Phase.PREPARED
@@ -168,11 +168,11 @@ def test_a_submission_that_was_cut_off_is_found_by_its_token(tmp_path: Path) -> 
 
 def test_after_a_resume_the_old_attempt_does_not_count(run: RunDirectory) -> None:
     make_attempt(run, metrics=METRICS, result=FINISHED, touched=BEGIN + 50)
-    assert read(run).attempt == "000"
+    assert read_run_state(run).attempt == "000"
     with (run.path / "journal.jsonl").open("a") as journal:
         for event in submitted("13"):
             journal.write(json.dumps({"time": BEGIN + 60, **event}) + "\n")
-    facts = read(run)
+    facts = read_run_state(run)
     assert (facts.attempt, facts.attempts, facts.result, facts.start and facts.start.job) == (None, 1, None, "13")
 
 

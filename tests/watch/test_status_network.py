@@ -7,9 +7,9 @@ import pytest
 
 from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer, Job, State
-from launcher.watch.run_state import read
-from launcher.watch.show import row
+from launcher.watch.run_state import read_run_state
 from launcher.watch.status import judge
+from launcher.watch.status_table import row
 from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
 
 NOW = BEGIN + 100
@@ -37,7 +37,7 @@ def warned(run: RunDirectory, *ranks: int, result: dict[str, Any] | None = None)
 
 def shown(run: RunDirectory, state: State) -> tuple[str, str | None]:
     """The last column of the table, and what programs are given."""
-    status = judge(read(run), job := Job("12", state, terminal=state.terminal), Answer({"12": job}, NOW))
+    status = judge(read_run_state(run), job := Job("12", state, terminal=state.terminal), Answer({"12": job}, NOW))
     return row(status, NOW)[-1], status.to_dict()["network"]
 
 

@@ -82,8 +82,8 @@ def _place(parsed: argparse.Namespace) -> "tuple[Cluster, Path]":
     from launcher.cli.image_store import cluster_of
 
     parsed.cluster = None
-    cluster, world = cluster_of(parsed)
-    return cluster, world.directory
+    cluster, host = cluster_of(parsed)
+    return cluster, host.directory
 
 
 def _conversion(parsed: argparse.Namespace, directory: Path) -> "Conversion":

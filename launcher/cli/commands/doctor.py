@@ -20,9 +20,9 @@ from launcher.cli.output import coloured, print_json, say, warn
 if TYPE_CHECKING:
     from launcher._util.errors import LauncherError
     from launcher._util.shell import Shell
-    from launcher.doctor.job import Ran
-    from launcher.doctor.site import Said, Site
-    from launcher.doctor.table import Examination
+    from launcher.doctor.job import DoctorRun
+    from launcher.doctor.report import DoctorReport
+    from launcher.doctor.site import CommandOutput, Site
     from launcher.planning.model import Plan
 
 # What a rank that dies must not do here: take those of the other nodes along, whose findings would be lost.
@@ -59,7 +59,7 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher._util.shell import LocalShell
     from launcher.contract.checks import fail
     from launcher.doctor.login import run_checks
-    from launcher.doctor.table import Examination
+    from launcher.doctor.report import DoctorReport
 
     shell = LocalShell()
     this, verb = _site(parsed, shell)
@@ -70,7 +70,7 @@ def main(parsed: argparse.Namespace) -> int:
         if parsed.nodes is not None:
             raise error
         login = (*login, fail("plan", "none", error.message, error.hint or "`launcher plan RECIPE` says the same"))
-    found = Examination(this.cluster.name, this.world.host, login)
+    found = DoctorReport(this.cluster.name, this.host.hostname, login)
     if parsed.nodes is not None:
         found = _with_nodes(found, this, plan, error, shell)
     if parsed.json:
@@ -84,15 +84,15 @@ def _site(parsed: argparse.Namespace, shell: "Shell") -> "tuple[Site, str]":
     """What the world says, and whether its runs are submitted or started here."""
     from launcher.cli.arguments import request_options
     from launcher.config.load import load_cluster, load_request
-    from launcher.discovery.host import look
+    from launcher.discovery.host import detect_host
     from launcher.doctor import site
     from launcher.planning import place
 
-    world = look()
-    request = load_request(request_options(_as_run(parsed)), environ=world.environ, directory=world.directory)
-    cluster = load_cluster(request.cluster or place.default_cluster(world), world.environ)
-    verb = "run" if cluster.scheduler == "local" or world.allocation is not None else "submit"
-    return site.look(cluster, request, world, shell), verb
+    host = detect_host()
+    request = load_request(request_options(_as_run(parsed)), environ=host.environ, directory=host.directory)
+    cluster = load_cluster(request.cluster or place.default_cluster(host), host.environ)
+    verb = "run" if cluster.scheduler == "local" or host.allocation is not None else "submit"
+    return site.collect(cluster, request, host, shell), verb
 
 
 def _as_run(parsed: argparse.Namespace, **more: Any) -> argparse.Namespace:
@@ -131,28 +131,28 @@ def _plan(parsed: argparse.Namespace, this: "Site", verb: str) -> "tuple[Plan | 
         return None, error
 
 
-def _tested(plan: "Plan | None", error: "LauncherError | None", this: "Site", shell: "Shell") -> "Said":
+def _tested(plan: "Plan | None", error: "LauncherError | None", this: "Site", shell: "Shell") -> "CommandOutput":
     """Whether sbatch takes such a job."""
     from launcher.backends.process_environment import for_job
-    from launcher.doctor.site import Said, test_submission
+    from launcher.doctor.site import CommandOutput, test_submission
     from launcher.scripts import scripts
 
     if plan is None:
-        return Said(None, f"no run can be planned: {error.message if error else ''}")
+        return CommandOutput(None, f"no run can be planned: {error.message if error else ''}")
     if this.unknown is not None:
-        return Said(None, this.unknown)
-    return test_submission(plan, scripts(plan)["sbatch.sh"], for_job(plan, this.world.environ), shell)
+        return CommandOutput(None, this.unknown)
+    return test_submission(plan, scripts(plan)["sbatch.sh"], for_job(plan, this.host.environ), shell)
 
 
 def _with_nodes(
-    found: "Examination", this: "Site", plan: "Plan | None", error: "LauncherError | None", shell: "Shell"
-) -> "Examination":
+    found: "DoctorReport", this: "Site", plan: "Plan | None", error: "LauncherError | None", shell: "Shell"
+) -> "DoctorReport":
     """The examination with that of the nodes, or with why there is none."""
     from launcher._util.errors import LauncherError
-    from launcher.doctor.reports import reports
+    from launcher.doctor.node_reports import reports
 
-    if this.silence is not None:
-        return dataclasses.replace(found, not_checked=this.silence)
+    if this.slurm_error is not None:
+        return dataclasses.replace(found, not_checked=this.slurm_error)
     if plan is None:
         return dataclasses.replace(found, not_checked=error.message if error else "no plan")
     away = next((check for check in found.login if check.name == "nodes" and check.verdict == "fail"), None)
@@ -170,7 +170,7 @@ def _with_nodes(
     )
 
 
-def _run(plan: "Plan", this: "Site", shell: "Shell") -> "Ran":
+def _run(plan: "Plan", this: "Site", shell: "Shell") -> "DoctorRun":
     from launcher.backends.wait import interrupts
     from launcher.doctor import job
 
@@ -178,17 +178,17 @@ def _run(plan: "Plan", this: "Site", shell: "Shell") -> "Ran":
         warn(warning)
     with interrupts() as counted:
         start = job.batch if plan.mode == "sbatch" else job.here
-        return start(plan, this.world, shell, counted, say)
+        return start(plan, this.host, shell, counted, say)
 
 
-def _status(found: "Examination", this: "Site") -> int:
-    if this.silence is not None:
+def _status(found: "DoctorReport", this: "Site") -> int:
+    if this.slurm_error is not None:
         return 3
     return 1 if found.counts()["fail"] or found.not_checked else 0
 
 
-def _print(found: "Examination") -> None:
-    from launcher.doctor.table import lines
+def _print(found: "DoctorReport") -> None:
+    from launcher.doctor.report import lines
 
     print("\n".join(lines(found, lambda text, colour: coloured(text, colour, sys.stdout))))
     if found.run_dir:

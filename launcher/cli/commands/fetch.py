@@ -72,8 +72,8 @@ def _fetch(made: "Planned") -> dict[str, Any]:
             "the training stack is not installed beside the launcher, and only running the recipe tells what it reads",
             hint="Let the job fetch: one of its ranks does so for all; or run this where Megatron Bridge is installed.",
         )
-    environ = environment(checking.environment(made.plan, made), made.world.environ)
-    python = made.release.python or made.world.python
+    environ = environment(checking.environment(made.plan, made), made.host.environ)
+    python = made.release.python or made.host.python
     asked = entrypoint_call.here(made.plan, python, environ, "--fetch")
     with TerminalReport() as report, tempfile.TemporaryDirectory(prefix="launcher-fetch-") as directory:
         told = _Told(report)

@@ -27,7 +27,7 @@ def main(parsed: argparse.Namespace) -> int:
     """List or summarise; 1 where an expected capture is missing or not sound."""
     from launcher._util.shell import LocalShell
     from launcher.report.profiles.listing import list_profiles
-    from launcher.report.profiles.show import summarise, write_list, write_summary
+    from launcher.report.profiles.tables import summarise, write_list, write_summary
 
     shell = LocalShell()
     run = find(parsed.run, parsed.run_root)

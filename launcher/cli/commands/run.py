@@ -38,12 +38,12 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.backends import foreground
     from launcher.backends.wait import interrupts, summary, wait
     from launcher.cli.outcome import tell
-    from launcher.watch.progress import Follower
+    from launcher.watch.follower import Follower
 
     for warning in made.plan.warnings:
         warn(warning)
     with interrupts() as counted:
-        step, run = foreground.here(made.plan, made.world, made.resumed, warn)
+        step, run = foreground.here(made.plan, made.host, made.resumed, warn)
         say(f"run {coloured(f'{made.plan.name}/{made.plan.run_id}', 'bold')}: {run.path}")
         with Follower(run) as follower:
             status = wait(step, run, counted, tick=follower.tick, say=follower.say)

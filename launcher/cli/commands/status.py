@@ -22,8 +22,8 @@ def main(parsed: argparse.Namespace) -> int:
     """Ask Slurm once for all of them, print."""
     from launcher._util.shell import LocalShell
     from launcher.rundir.finding import list_runs
-    from launcher.watch.show import to_json, write_table
     from launcher.watch.status import status_of
+    from launcher.watch.status_table import to_json, write_table
 
     runs = [find(name, parsed.run_root) for name in parsed.runs]
     if not parsed.runs:

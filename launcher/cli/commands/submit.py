@@ -62,7 +62,7 @@ def _submit(made: "Planned") -> "tuple[RunDirectory, dict[str, Any]]":
     from launcher._util.shell import LocalShell
     from launcher.backends.batch import submit_run
 
-    run, submission = submit_run(made.plan, made.world, made.resumed, LocalShell(), warn)
+    run, submission = submit_run(made.plan, made.host, made.resumed, LocalShell(), warn)
     say(f"job {coloured(submission.job, 'bold')} of run {made.plan.name}/{made.plan.run_id}: {run.path}")
     return run, {
         "job": submission.job,

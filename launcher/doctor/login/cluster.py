@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from launcher.contract.checks import Check, fail, ok, skip, warn
-from launcher.doctor.site import Said, Site
+from launcher.doctor.site import CommandOutput, Site
 from launcher.slurm.nodes import Node
 
 _TOO_FEW = "node configuration is not available"
@@ -16,11 +16,11 @@ def slurm_check(site: Site) -> Check:
     name = "slurm"
     if not site.has_slurm:
         return skip(name, str(site.unknown))
-    if site.silence is not None:
+    if site.slurm_error is not None:
         return fail(
             name,
             "silent",
-            site.silence,
+            site.slurm_error,
             "wait until the controller is back; elsewhere than on the login node see that SLURM_CONF leads to the "
             "cluster's slurm.conf",
         )
@@ -117,7 +117,7 @@ def accounts_check(site: Site) -> Check:
         return fail(
             name,
             wanted or "none",
-            f"{site.world.user} has no association with {what}",
+            f"{site.host.user} has no association with {what}",
             f"yours: {', '.join(accounts) or 'none'}; ask the administrators, or name another in the profile",
         )
     if qos is not None and not any(qos in row[2].split(",") for row in named):
@@ -126,7 +126,7 @@ def accounts_check(site: Site) -> Check:
     return ok(name, wanted or f"{len(accounts)} to choose from")
 
 
-def directives_check(site: Site, tested: Said) -> Check:
+def directives_check(site: Site, tested: CommandOutput) -> Check:
     """Whether sbatch takes the script that a run would be submitted with."""
     name = "directives"
     if unknown := site.unknown:

@@ -3,7 +3,7 @@
 import re
 
 from launcher.contract.checks import Check, fail, ok, skip, warn
-from launcher.doctor.site import Place, Said, Site
+from launcher.doctor.site import CommandOutput, DirectoryState, Site
 
 _GIB = 1024**3
 _RUN_ROOT_GIB, _STORE_GIB = 5, 30
@@ -12,7 +12,7 @@ _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "ram
 """Types of file systems that one machine alone sees, unless it exports them."""
 
 
-def directory_check(name: str, place: Place | None, key: str, wanted_gib: float, *, alone: bool) -> Check:
+def directory_check(name: str, place: DirectoryState | None, key: str, wanted_gib: float, *, alone: bool) -> Check:
     """Whether a directory is there or can be made, written to, and has room. `alone`: no other machine needs it."""
     if place is None:
         return skip(name, f"the profile names none ({key})")
@@ -44,19 +44,19 @@ def directory_check(name: str, place: Place | None, key: str, wanted_gib: float,
     return ok(name, value, free)
 
 
-def run_root_check(site: Site, place: Place | None) -> Check:
+def run_root_check(site: Site, place: DirectoryState | None) -> Check:
     """The directory of all runs."""
     return directory_check("run root", place, "run_root", _RUN_ROOT_GIB, alone=not site.has_slurm)
 
 
-def store_check(site: Site, place: Place | None) -> Check:
+def store_check(site: Site, place: DirectoryState | None) -> Check:
     """The store of images, where the profile's runs have any."""
     if site.cluster.runtime == "none" and site.cluster.image_store is None:
         return skip("image store", "the profile's runs use no image")
     return directory_check("image store", place, "image_store", _STORE_GIB, alone=not site.has_slurm)
 
 
-def quota_check(answer: Said, path: str) -> Check:
+def quota_check(answer: CommandOutput, path: str) -> Check:
     """What the user may still write, where `lfs quota` or `quota` tells."""
     name = "quota"
     if answer.text is None:
@@ -153,7 +153,7 @@ def limits_check(site: Site) -> Check:
     return ok(name, value)
 
 
-def python_check(answer: Said, program: str) -> Check:
+def python_check(answer: CommandOutput, program: str) -> Check:
     """The interpreter that runs the launcher's functions on the nodes, and the ranks where there is no container."""
     name = "python"
     if answer.text is None:

@@ -9,17 +9,17 @@ from launcher._util.errors import LauncherError
 from launcher._util.shell import Shell
 from launcher.contract.checks import Check, fail, ok, skip
 from launcher.discovery.files import expanded
-from launcher.discovery.image import image_store, look_at_image
+from launcher.discovery.image import image_store, resolve_image
 from launcher.doctor.login import cluster, machine, profile
-from launcher.doctor.site import Place, Said, Site, look_at, said
+from launcher.doctor.site import CommandOutput, DirectoryState, Site, probe_directory, run_program
 from launcher.planning import make
 
 
-def checks(site: Site, tested: Said, shell: Shell) -> tuple[Check, ...]:
+def checks(site: Site, tested: CommandOutput, shell: Shell) -> tuple[Check, ...]:
     """Look at everything; `tested` is what sbatch said of a run's script."""
     mounts = _mounts()
-    run_root = look_at(make.run_root(site.request, site.cluster, site.world), mounts)
-    store = look_at(image_store(site.cluster, site.world.environ).root, mounts)
+    run_root = probe_directory(make.run_root(site.request, site.cluster, site.host), mounts)
+    store = probe_directory(image_store(site.cluster, site.host.environ).root, mounts)
     python = _python(site)
     on_path = frozenset(each for each in ("enroot", "bwrap", "unsquashfs") if _which(each, site))
     found = [_safe(each, site) for each in (*cluster.CHECKS, *profile.CHECKS)]
@@ -32,7 +32,7 @@ def checks(site: Site, tested: Said, shell: Shell) -> tuple[Check, ...]:
         machine.image_check(site, _image(site, shell)),
         machine.runtime_check(site, on_path),
         machine.limits_check(site),
-        machine.python_check(said([python, "--version"], shell), python),
+        machine.python_check(run_program([python, "--version"], shell), python),
     )
 
 
@@ -52,23 +52,23 @@ def _mounts() -> str:
 
 
 def _which(program: str, site: Site) -> bool:
-    return shutil.which(program, path=site.world.environ.get("PATH", os.defpath)) is not None
+    return shutil.which(program, path=site.host.environ.get("PATH", os.defpath)) is not None
 
 
 def _python(site: Site) -> str:
     bare = (site.request.runtime or site.cluster.runtime) == "none"
-    chosen = (site.cluster.python if bare else None) or site.cluster.launcher_python or site.world.python
-    return expanded(chosen, site.world.environ)
+    chosen = (site.cluster.python if bare else None) or site.cluster.launcher_python or site.host.python
+    return expanded(chosen, site.host.environ)
 
 
-def _quota(place: Place, site: Site, shell: Shell) -> Said:
+def _quota(place: DirectoryState, site: Site, shell: Shell) -> CommandOutput:
     """lfs of Lustre, quota of NFS and local file systems."""
     if place.kind == "lustre":
-        return said(["lfs", "quota", "-q", "-u", site.world.user, str(place.parent)], shell)
+        return run_program(["lfs", "quota", "-q", "-u", site.host.user, str(place.parent)], shell)
     if not _which("quota", site):
-        return Said(None, f"no program tells of quotas of {place.kind or 'this file system'}")
+        return CommandOutput(None, f"no program tells of quotas of {place.kind or 'this file system'}")
     # quota's own exit status is 1 where something is exceeded.
-    return said(["quota", "--no-wrap", "--hide-device", "--show-mntpoint"], shell, good=(0, 1))
+    return run_program(["quota", "--no-wrap", "--hide-device", "--show-mntpoint"], shell, good=(0, 1))
 
 
 def _image(site: Site, shell: Shell) -> Check | None:
@@ -76,7 +76,7 @@ def _image(site: Site, shell: Shell) -> Check | None:
     if text is None or (site.request.runtime or site.cluster.runtime) == "none":
         return None
     try:
-        image = look_at_image(text, cluster=site.cluster, world=site.world, shell=shell)
+        image = resolve_image(text, cluster=site.cluster, host=site.host, shell=shell)
     except LauncherError as error:
         return fail("image", text, error.message, error.hint or "see `launcher image list`")
     size = f"{image.size_bytes / 1024**3:.1f} GiB, {image.architecture or 'unknown architecture'}"

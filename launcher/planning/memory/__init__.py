@@ -1,7 +1,7 @@
 """How much memory of a GPU a run will take: an estimate from the checked configuration, by pipeline stage."""
 
-from launcher.planning.memory.advice import lines, look, warnings
+from launcher.planning.memory.advice import lines, try_estimate, warnings
 from launcher.planning.memory.dimensions import NotEstimatedError
-from launcher.planning.memory.estimate import GIB, Memory, StageMemory, estimate
+from launcher.planning.memory.estimate import GIB, MemoryEstimate, StageMemory, estimate
 
-__all__ = ["GIB", "Memory", "NotEstimatedError", "StageMemory", "estimate", "lines", "look", "warnings"]
+__all__ = ["GIB", "MemoryEstimate", "NotEstimatedError", "StageMemory", "estimate", "lines", "try_estimate", "warnings"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from launcher.planning.memory.dimensions import NotEstimatedError
-from launcher.planning.memory.estimate import GIB, Memory, StageMemory, estimate
+from launcher.planning.memory.estimate import GIB, MemoryEstimate, StageMemory, estimate
 
 GPU_GIB = {"V100": 32, "A100": 80, "H100": 80, "H200": 141, "B200": 180, "GB200": 186, "B300": 288, "GB300": 288}
 """Memory of a GPU as NVIDIA's data sheets state it, in GB of 10^9 bytes; of the smaller and larger kinds of V100 and
@@ -24,7 +24,7 @@ _TERMS = {
 }
 
 
-def look(resolved: Mapping[str, Any], world_size: int) -> tuple[Memory | None, str | None]:
+def try_estimate(resolved: Mapping[str, Any], world_size: int) -> tuple[MemoryEstimate | None, str | None]:
     """The estimate of a checked configuration, or why there is none."""
     try:
         return estimate(resolved, world_size), None
@@ -48,7 +48,7 @@ def lines(memory: Mapping[str, Any]) -> list[str]:
     return [*rows, *memory["notes"]]
 
 
-def warnings(memory: Memory, resolved: Mapping[str, Any], gpu: str | None) -> tuple[str, ...]:
+def warnings(memory: MemoryEstimate, resolved: Mapping[str, Any], gpu: str | None) -> tuple[str, ...]:
     """One sentence where the estimate is more than the GPU has; the plan refuses nothing for it."""
     has = GPU_GIB.get((gpu or "").upper())
     if has is None or memory.needed <= has * _GB:

@@ -74,10 +74,10 @@ class Recompute:
 
 
 @dataclass(frozen=True)
-class Parallel:
+class Parallelism:
     """Sizes of the groups."""
 
-    world: int
+    world_size: int
     tp: int
     pp: int
     cp: int
@@ -90,12 +90,12 @@ class Parallel:
     @property
     def dp(self) -> int:
         """Ranks that hold the same part of the model, without context parallelism."""
-        return self.world // (self.tp * self.pp * self.cp)
+        return self.world_size // (self.tp * self.pp * self.cp)
 
     @property
     def expert_dp(self) -> int:
         """Ranks that hold the same experts."""
-        return max(1, self.world // (self.etp * self.ep * self.pp))
+        return max(1, self.world_size // (self.etp * self.ep * self.pp))
 
     @property
     def spread(self) -> int:
@@ -124,7 +124,7 @@ class Dimensions:
     experts: Experts | None
     mtp: int
     recompute: Recompute
-    parallel: Parallel
+    parallel: Parallelism
     sequence: int
     micro_batch: int
     microbatches: int
@@ -138,14 +138,14 @@ class Dimensions:
         return self.sequence * self.micro_batch // self.parallel.cp
 
 
-def read(resolved: Mapping[str, Any], world: int) -> Dimensions:
+def read(resolved: Mapping[str, Any], world_size: int) -> Dimensions:
     """The sizes of a checked configuration. Raises NotEstimatedError with the reason."""
     config = resolved.get("config")
     if not isinstance(config, Mapping):
         raise NotEstimatedError("the check did not tell the model's sizes")
     model = config["model"]
     _require_known_kind(model)
-    parallel = _parallel(model, world)
+    parallel = _parallel(model, world_size)
     micro, batch = resolved.get("micro_batch_size") or 1, resolved.get("global_batch_size") or 1
     recompute = Recompute(
         granularity=model["recompute_granularity"],
@@ -198,10 +198,10 @@ def _require_known_kind(model: Mapping[str, Any]) -> None:
         raise NotEstimatedError(f"model.{missing[0]} is not set")
 
 
-def _parallel(model: Mapping[str, Any], world: int) -> Parallel:
+def _parallel(model: Mapping[str, Any], world_size: int) -> Parallelism:
     tp = model["tensor_model_parallel_size"] or 1
-    return Parallel(
-        world=world,
+    return Parallelism(
+        world_size=world_size,
         tp=tp,
         pp=model["pipeline_model_parallel_size"] or 1,
         cp=model["context_parallel_size"] or 1,

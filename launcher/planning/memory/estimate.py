@@ -49,7 +49,7 @@ class StageMemory:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """The estimate of a run: its stages, and what the formulas leave out of this configuration."""
 
     stages: tuple[StageMemory, ...]
@@ -74,7 +74,7 @@ class Memory:
         return {**dataclasses.asdict(self), "stages": stages, "worst_stage": self.worst.stage, "needed": self.needed}
 
 
-def estimate(resolved: Mapping[str, Any], world_size: int) -> Memory:
+def estimate(resolved: Mapping[str, Any], world_size: int) -> MemoryEstimate:
     """The memory of a checked configuration on `world_size` ranks. Raises NotEstimatedError where no formula fits."""
     sizes = read(resolved, world_size)
     config = resolved["config"]
@@ -85,7 +85,7 @@ def estimate(resolved: Mapping[str, Any], world_size: int) -> Memory:
         for stage in pipeline.stages(sizes, config["model"])
     )
     outside = _CONTEXT + (_COMMUNICATORS if world_size > 1 else 0)
-    return Memory(stages, outside, parameters.whole_model(sizes), _notes(config))
+    return MemoryEstimate(stages, outside, parameters.whole_model(sizes), _notes(config))
 
 
 def _stage(

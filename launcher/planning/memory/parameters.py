@@ -8,9 +8,9 @@ multi-latent attention) is whole on every rank.
 
 from dataclasses import dataclass, replace
 
-from launcher.planning.memory.dimensions import Attention, Dimensions, Experts, Latent, Parallel
+from launcher.planning.memory.dimensions import Attention, Dimensions, Experts, Latent, Parallelism
 
-_ONE = Parallel(world=1, tp=1, pp=1, cp=1, ep=1, etp=1, vp=1, sequence=False)
+_ONE = Parallelism(world_size=1, tp=1, pp=1, cp=1, ep=1, etp=1, vp=1, sequence=False)
 
 
 @dataclass(frozen=True)

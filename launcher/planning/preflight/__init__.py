@@ -1,22 +1,22 @@
-"""What is impossible and what is suspicious about a configuration: pure functions over what is known of it.
+"""Rules that find impossible and suspicious values in a configuration: pure functions over what is known of it.
 
-A rule takes `Seen` and yields findings; it is silent about what it cannot know. Where the configuration was checked,
-what Megatron Bridge refuses by itself has been refused already, so a rule that repeats it speaks only of overrides.
+A rule takes a `ConfigView` and yields findings. It yields none about a value that is unknown. Megatron Bridge refuses
+some values itself when a configuration is checked; a rule that repeats such a refusal looks at overrides only.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from launcher._util.errors import RequestError
-from launcher.planning.preflight import places, precision, schedule, sizes, stack
-from launcher.planning.preflight.findings import Finding, Seen
+from launcher.planning.preflight import files, precision, schedule, sizes, stack
+from launcher.planning.preflight.findings import ConfigView, Finding
 
-RULES = (*sizes.RULES, *precision.RULES, *schedule.RULES, *places.RULES, *stack.RULES)
+RULES = (*sizes.RULES, *precision.RULES, *schedule.RULES, *files.RULES, *stack.RULES)
 
 
-def findings(seen: Seen) -> tuple[Finding, ...]:
+def findings(view: ConfigView) -> tuple[Finding, ...]:
     """All of them, those that are impossible first."""
-    found = dict.fromkeys(finding for rule in RULES for finding in rule(seen))
+    found = dict.fromkeys(finding for rule in RULES for finding in rule(view))
     return tuple(sorted(found, key=lambda finding: not finding.impossible))
 
 
@@ -39,4 +39,4 @@ def flattened(resolved: Mapping[str, Any] | None) -> dict[str, Any]:
     return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
 
 
-__all__ = ["Finding", "Seen", "findings", "flattened", "require"]
+__all__ = ["ConfigView", "Finding", "findings", "flattened", "require"]

@@ -21,12 +21,12 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ConfigView:
     """Values by key (`model.num_layers`): all of them where the configuration was checked (`complete`), else those that
     overrides and the index of recipes give. A rule says nothing about a key that is not there."""
 
     values: Mapping[str, Any]
-    world: int
+    world_size: int
     nodes: int
     complete: bool
     gpu: str | None = None

@@ -6,23 +6,23 @@ training/config.py; when it evaluates and saves, those of training/train.py of B
 
 from collections.abc import Iterator
 
-from launcher.planning.preflight.findings import Finding, Seen, refused
+from launcher.planning.preflight.findings import ConfigView, Finding, refused
 
 _LONG = 1000
 """Iterations from which a run without a checkpoint is worth a word."""
 
 
-def learning_rate(seen: Seen) -> Iterator[Finding]:
+def learning_rate(view: ConfigView) -> Iterator[Finding]:
     """Warm-up and decay against the length of the run, and the least rate against the highest."""
-    iterations, warmup = seen.number("train.train_iters"), seen.number("scheduler.lr_warmup_iters")
-    decay = seen.number("scheduler.lr_decay_iters")
+    iterations, warmup = view.number("train.train_iters"), view.number("scheduler.lr_warmup_iters")
+    decay = view.number("scheduler.lr_decay_iters")
     if warmup and iterations and warmup >= iterations and (decay is None or decay > warmup):
         yield Finding(
             f"scheduler.lr_warmup_iters={warmup} is not less than train.train_iters={iterations}: the learning rate "
             "never reaches its value",
             f"such as scheduler.lr_warmup_iters={max(1, iterations // 10)}",
         )
-    elif warmup and decay and warmup >= decay and not seen.complete:
+    elif warmup and decay and warmup >= decay and not view.complete:
         # The check of the configuration has Bridge's own warning.
         yield Finding(
             f"scheduler.lr_warmup_iters={warmup} is not less than scheduler.lr_decay_iters={decay}: Megatron Bridge "
@@ -35,7 +35,7 @@ def learning_rate(seen: Seen) -> Iterator[Finding]:
             f"{iterations - decay} iterations run with the least learning rate",
             f"set scheduler.lr_decay_iters={iterations}",
         )
-    highest, least = (seen.values.get(f"optimizer.{name}") for name in ("lr", "min_lr"))
+    highest, least = (view.values.get(f"optimizer.{name}") for name in ("lr", "min_lr"))
     if isinstance(highest, (int, float)) and isinstance(least, (int, float)) and least > highest:
         yield refused(
             f"optimizer.min_lr={least:g} is more than optimizer.lr={highest:g}",
@@ -43,27 +43,27 @@ def learning_rate(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def evaluation(seen: Seen) -> Iterator[Finding]:
+def evaluation(view: ConfigView) -> Iterator[Finding]:
     """An evaluation that never comes, or has no interval."""
-    iterations, interval = seen.number("train.train_iters"), seen.number("validation.eval_interval")
-    rounds = seen.number("validation.eval_iters")
+    iterations, interval = view.number("train.train_iters"), view.number("validation.eval_interval")
+    rounds = view.number("validation.eval_iters")
     if rounds and iterations and interval and interval > iterations:
         yield Finding(
             f"validation.eval_interval={interval} is more than train.train_iters={iterations}: nothing is evaluated "
             "on the way",
             f"set validation.eval_interval={max(1, iterations // 2)}, or validation.eval_iters=0",
         )
-    if rounds and seen.values.get("validation.eval_interval", 1) == 0:
+    if rounds and view.values.get("validation.eval_interval", 1) == 0:
         yield Finding(
             f"validation.eval_iters={rounds} with validation.eval_interval=0: nothing is evaluated on the way",
             "set an interval, or validation.eval_iters=0",
         )
 
 
-def saving(seen: Seen) -> Iterator[Finding]:
+def saving(view: ConfigView) -> Iterator[Finding]:
     """Checkpoints that are written only at the end, or never."""
-    iterations, interval = seen.number("train.train_iters"), seen.values.get("checkpoint.save_interval", -1)
-    if "checkpoint.save" in seen.overridden and seen.values.get("checkpoint.save", "") is None:
+    iterations, interval = view.number("train.train_iters"), view.values.get("checkpoint.save_interval", -1)
+    if "checkpoint.save" in view.overridden and view.values.get("checkpoint.save", "") is None:
         if iterations and iterations >= _LONG:
             yield Finding(
                 f"checkpoint.save=null saves nothing of {iterations} iterations",
@@ -83,9 +83,9 @@ def saving(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def length(seen: Seen) -> Iterator[Finding]:
+def length(view: ConfigView) -> Iterator[Finding]:
     """A run of no iterations."""
-    if seen.values.get("train.train_iters", 1) == 0:
+    if view.values.get("train.train_iters", 1) == 0:
         yield Finding("train.train_iters=0 trains nothing", "only the start and the end of a run happen")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from launcher.contract import batch_sizes
 from launcher.planning.memory.dimensions import alike_layers
-from launcher.planning.preflight.findings import Finding, Seen, refused
+from launcher.planning.preflight.findings import ConfigView, Finding, refused
 
 _UNEVEN = (
     "model.num_layers_in_first_pipeline_stage",
@@ -29,23 +29,23 @@ _BUBBLE = 0.3
 """The share of a step that stages wait, from which it is worth a word."""
 
 
-def tensor(seen: Seen) -> Iterator[Finding]:
+def tensor(view: ConfigView) -> Iterator[Finding]:
     """Heads, key-value heads, widths and vocabulary by TP."""
-    tp = seen.size(_TP)
+    tp = view.size(_TP)
     if tp is None or tp == 1:
         return
     for name in ("num_attention_heads", "ffn_hidden_size", "padded_vocab_size"):
-        value = seen.number(f"model.{name}")
+        value = view.number(f"model.{name}")
         if value is not None and value % tp:
-            hint = f"TP {_divisors(value, seen.world)} would do"
+            hint = f"TP {_divisors(value, view.world_size)} would do"
             if name == "padded_vocab_size":
                 name, hint = "vocab_size", f"the next multiple is {-(-value // tp) * tp}; {hint}"
             yield refused(f"model.{name}={value} cannot be divided by model.{_TP}={tp}", hint)
-    groups = seen.number("model.num_query_groups")
+    groups = view.number("model.num_query_groups")
     if groups is not None and groups % tp and tp % groups:
         yield refused(
             f"model.num_query_groups={groups} is neither a multiple nor a divisor of model.{_TP}={tp}",
-            f"TP {_divisors(groups, seen.world)} would do",
+            f"TP {_divisors(groups, view.world_size)} would do",
         )
     elif groups is not None and tp > groups:
         yield Finding(
@@ -55,34 +55,34 @@ def tensor(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def width(seen: Seen) -> Iterator[Finding]:
+def width(view: ConfigView) -> Iterator[Finding]:
     """Hidden size by heads, where heads have no width of their own; the choice of experts."""
-    hidden, heads = seen.number("model.hidden_size"), seen.number("model.num_attention_heads")
-    channels_known = "model.kv_channels" in seen.values and seen.flag("model.multi_latent_attention") is False
-    if hidden and heads and channels_known and seen.values["model.kv_channels"] is None and hidden % heads:
+    hidden, heads = view.number("model.hidden_size"), view.number("model.num_attention_heads")
+    channels_known = "model.kv_channels" in view.values and view.flag("model.multi_latent_attention") is False
+    if hidden and heads and channels_known and view.values["model.kv_channels"] is None and hidden % heads:
         yield refused(f"model.hidden_size={hidden} cannot be divided by model.num_attention_heads={heads}")
-    groups = seen.number("model.num_query_groups")
+    groups = view.number("model.num_query_groups")
     if heads and groups and heads % groups:
         yield refused(f"model.num_attention_heads={heads} cannot be divided by model.num_query_groups={groups}")
-    experts, topk = seen.number("model.num_moe_experts"), seen.number("model.moe_router_topk")
+    experts, topk = view.number("model.num_moe_experts"), view.number("model.moe_router_topk")
     if experts and topk and topk > experts:
         yield refused(f"model.moe_router_topk={topk} of model.num_moe_experts={experts} cannot be chosen")
 
 
-def sequence_parallelism(seen: Seen) -> Iterator[Finding]:
+def sequence_parallelism(view: ConfigView) -> Iterator[Finding]:
     """SP needs TP, and a sequence that it can split; experts with TP need SP."""
-    tp, parallel = seen.size(_TP), seen.flag("model.sequence_parallel")
+    tp, parallel = view.size(_TP), view.flag("model.sequence_parallel")
     if tp == 1 and parallel:
         # Some of Bridge's recipes say so, and its models take it back (models/transformer_config.py): no refusal.
         yield Finding(
             f"model.sequence_parallel=true needs tensor parallelism, and model.{_TP} is 1",
             f"set model.sequence_parallel=false, or model.{_TP}=2",
         )
-    if tp is not None and tp > 1 and parallel is False and seen.number("model.num_moe_experts"):
+    if tp is not None and tp > 1 and parallel is False and view.number("model.num_moe_experts"):
         yield refused(
             f"a mixture of experts with model.{_TP}={tp} needs model.sequence_parallel=true (moe_layer.py asks for it)"
         )
-    length, cp = seen.number("model.seq_length"), seen.size(_CP)
+    length, cp = view.number("model.seq_length"), view.size(_CP)
     if length is None:
         return
     if cp is not None and cp > 1 and length % (2 * cp):
@@ -98,83 +98,83 @@ def sequence_parallelism(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def pipeline(seen: Seen) -> Iterator[Finding]:
+def pipeline(view: ConfigView) -> Iterator[Finding]:
     """Layers by stages and virtual stages; VP needs PP."""
-    layers, pp = seen.number("model.num_layers"), seen.size(_PP)
-    vp = seen.number(f"model.{_VP}") or 1
+    layers, pp = view.number("model.num_layers"), view.size(_PP)
+    vp = view.number(f"model.{_VP}") or 1
     if pp == 1 and vp > 1:
         yield refused(f"model.{_VP}={vp} needs a pipeline, and model.{_PP} is 1", f"leave it out, or set model.{_PP}=2")
         return
-    uneven = any(seen.values.get(key) for key in _UNEVEN)
+    uneven = any(view.values.get(key) for key in _UNEVEN)
     if layers is None or pp is None or uneven or layers % (pp * vp) == 0:
         return
     parts = f"model.{_PP}={pp}" + (f" x model.{_VP}={vp}" if vp > 1 else "")
     text = f"model.num_layers={layers} cannot be divided by {parts}" + (f" = {pp * vp}" if vp > 1 else "")
-    hint = f"PP {_divisors(layers // vp if layers % vp == 0 else layers, seen.world)} would do"
-    if seen.complete:
+    hint = f"PP {_divisors(layers // vp if layers % vp == 0 else layers, view.world_size)} would do"
+    if view.complete:
         yield refused(text, f"{hint}; model.num_layers_in_first_pipeline_stage spreads layers unevenly")
     else:
         yield Finding(text, f"{hint}, unless the recipe spreads layers unevenly")
 
 
-def experts(seen: Seen) -> Iterator[Finding]:
+def experts(view: ConfigView) -> Iterator[Finding]:
     """Experts by EP, their width by ETP, and EP without experts."""
-    number, ep = seen.number("model.num_moe_experts"), seen.size(_EP)
+    number, ep = view.number("model.num_moe_experts"), view.size(_EP)
     if ep is None:
         return
-    if ep > 1 and number is None and seen.complete:
+    if ep > 1 and number is None and view.complete:
         yield refused(f"model.{_EP}={ep}, but the model has no experts", f"set model.{_EP}=1")
     if number is None:
         return
     if number % ep:
         yield refused(
             f"model.num_moe_experts={number} cannot be divided by model.{_EP}={ep}",
-            f"EP {_divisors(number, seen.world)} would do",
+            f"EP {_divisors(number, view.world_size)} would do",
         )
-    wide, etp = seen.number("model.moe_ffn_hidden_size"), seen.number(f"model.{_ETP}")
+    wide, etp = view.number("model.moe_ffn_hidden_size"), view.number(f"model.{_ETP}")
     if wide and etp and wide % etp:
         yield refused(f"model.moe_ffn_hidden_size={wide} cannot be divided by model.{_ETP}={etp}")
-    if number > 1 and seen.gpus and seen.flag("model.moe_grouped_gemm") is False:
+    if number > 1 and view.gpus and view.flag("model.moe_grouped_gemm") is False:
         yield Finding(
             f"model.moe_grouped_gemm=false computes the {max(1, number // ep)} experts of a rank one after another",
             "set model.moe_grouped_gemm=true",
         )
 
 
-def mixed_layers(seen: Seen) -> Iterator[Finding]:
+def mixed_layers(view: ConfigView) -> Iterator[Finding]:
     """A pattern of dense layers and mixtures that nothing reads."""
-    pattern, spec = seen.values.get("model.moe_layer_freq", 1), seen.values.get("model.layer_spec")
+    pattern, spec = view.values.get("model.moe_layer_freq", 1), view.values.get("model.layer_spec")
     some_dense = 0 in pattern if isinstance(pattern, list) else pattern != 1
-    if seen.number("model.num_moe_experts") and some_dense and alike_layers({"layer_spec": spec}):
+    if view.number("model.num_moe_experts") and some_dense and alike_layers({"layer_spec": spec}):
         yield Finding(
             f"model.moe_layer_freq={pattern} has no effect: {spec} makes every layer a mixture",
             "let the recipe set model.transformer_layer_spec to megatron-core's get_gpt_decoder_block_spec",
         )
 
 
-def ranks(seen: Seen) -> Iterator[Finding]:
+def ranks(view: ConfigView) -> Iterator[Finding]:
     """The world by TP x PP x CP, and by ETP x EP x PP."""
-    tp, pp, cp, ep = (seen.size(name) for name in (_TP, _PP, _CP, _EP))
-    if tp and pp and cp and seen.world % (tp * pp * cp):
-        yield refused(f"{seen.world} ranks cannot be divided by TP {tp} x PP {pp} x CP {cp} = {tp * pp * cp}")
-    etp = seen.number(f"model.{_ETP}")
-    if etp and ep and pp and ep > 1 and seen.world % (etp * ep * pp):
-        yield refused(f"{seen.world} ranks cannot be divided by ETP {etp} x EP {ep} x PP {pp} = {etp * ep * pp}")
+    tp, pp, cp, ep = (view.size(name) for name in (_TP, _PP, _CP, _EP))
+    if tp and pp and cp and view.world_size % (tp * pp * cp):
+        yield refused(f"{view.world_size} ranks cannot be divided by TP {tp} x PP {pp} x CP {cp} = {tp * pp * cp}")
+    etp = view.number(f"model.{_ETP}")
+    if etp and ep and pp and ep > 1 and view.world_size % (etp * ep * pp):
+        yield refused(f"{view.world_size} ranks cannot be divided by ETP {etp} x EP {ep} x PP {pp} = {etp * ep * pp}")
 
 
-def microbatches(seen: Seen) -> Iterator[Finding]:
+def microbatches(view: ConfigView) -> Iterator[Finding]:
     """The global batch by micro-batch size x DP; what that means for the pipeline and for more nodes."""
-    tp, pp, cp = (seen.size(name) for name in (_TP, _PP, _CP))
-    micro, batch = seen.number("train.micro_batch_size"), seen.number("train.global_batch_size")
-    if not (tp and pp and cp and micro and batch) or seen.world % (tp * pp * cp):
+    tp, pp, cp = (view.size(name) for name in (_TP, _PP, _CP))
+    micro, batch = view.number("train.micro_batch_size"), view.number("train.global_batch_size")
+    if not (tp and pp and cp and micro and batch) or view.world_size % (tp * pp * cp):
         return
-    data = seen.world // (tp * pp * cp)
+    data = view.world_size // (tp * pp * cp)
     wrong = batch_sizes.misfit(batch, micro, data)
     if wrong is not None:
         yield refused(*wrong)
         return
     number = batch // (micro * data)
-    yield from _schedule(seen, number, pp, seen.number(f"model.{_VP}") or 1)
+    yield from _schedule(view, number, pp, view.number(f"model.{_VP}") or 1)
     if number >= _MANY_MICROBATCHES:
         yield Finding(
             f"each rank works on {number} micro-batches of a step: a global batch of {batch} is large for "
@@ -184,14 +184,14 @@ def microbatches(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def _schedule(seen: Seen, number: int, pp: int, vp: int) -> Iterator[Finding]:
-    group = seen.number("model.microbatch_group_size_per_vp_stage") or pp
+def _schedule(view: ConfigView, number: int, pp: int, vp: int) -> Iterator[Finding]:
+    group = view.number("model.microbatch_group_size_per_vp_stage") or pp
     group = max(group, pp)
     if pp > 1 and vp > 1 and 0 < number % group < pp:
         text = f"{number} micro-batches of a step cannot be interleaved over PP {pp}: {number % group} are left over"
         hint = f"use a train.global_batch_size that gives a multiple of {pp} micro-batches"
         # Without a check the size of a group is not known for sure.
-        yield Finding(text, hint, impossible=seen.complete)
+        yield Finding(text, hint, impossible=view.complete)
         return
     idle = (pp - 1) / (number * vp + pp - 1)
     if pp > 1 and idle >= _BUBBLE:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher._util.errors import ImageError, OverrideError, PlaceError, SpecError
-from launcher.planning.profiler.model import Place, Wish
+from launcher.planning.profiler.model import ProfilerContext, ProfilerOptions
 
 _OURS = {
     "--output": "the launcher names the reports",
@@ -29,7 +29,7 @@ _OURS = {
 """Arguments of nsys that are not the user's, with why."""
 
 
-def check_window(start: int, stop: int, values: Mapping[str, Any], place: Place) -> None:
+def check_window(start: int, stop: int, values: Mapping[str, Any], context: ProfilerContext) -> None:
     """Raise OverrideError for a window without steps, or one that the run does not pass through."""
     if stop <= start:
         raise OverrideError(
@@ -43,34 +43,35 @@ def check_window(start: int, stop: int, values: Mapping[str, Any], place: Place)
             f"steps {start}:{stop} are to be profiled, but train.train_iters={iterations} ends before",
             hint=f"Name steps below {iterations}: --profile-steps {max(0, iterations - (stop - start))}:{iterations}.",
         )
-    if place.resume_step is not None and start < place.resume_step:
+    if context.resume_step is not None and start < context.resume_step:
+        first = context.resume_step + 1
         raise OverrideError(
-            f"steps {start}:{stop} are to be profiled, but the run resumes at step {place.resume_step}",
-            hint=f"Name later ones: --profile-steps {place.resume_step + 1}:{place.resume_step + 1 + stop - start}. "
-            "An override of the run's first start is switched off by giving it anew.",
+            f"steps {start}:{stop} are to be profiled, but the run resumes at step {context.resume_step}",
+            hint=f"Name later steps: --profile-steps {first}:{first + stop - start}. To replace "
+            "an override of the run's first start, give it again.",
         )
 
 
-def check_place(name: str, wish: Wish, values: Mapping[str, Any], place: Place) -> None:
+def check_context(name: str, options: ProfilerOptions, values: Mapping[str, Any], context: ProfilerContext) -> None:
     """Raise an error of the kind that fits where the profiler cannot work in this run."""
     if name == "nsys":
-        _check_nsys(wish, values, place)
+        _check_nsys(options, values, context)
     else:
-        _refuse_nsys_options(name, wish)
-    if place.device == "cpu" and name == "memory":
+        _refuse_nsys_options(name, options)
+    if context.device == "cpu" and name == "memory":
         raise PlaceError(
             "the memory profiler records CUDA's allocator, and this run is on CPU",
             where="--profiler memory",
             hint="On CPU there are --profiler torch and --profiler viztracer.",
         )
     if name == "viztracer":
-        _check_viztracer(place)
-    if ":" in name and place.own is None:
+        _check_viztracer(context)
+    if ":" in name and context.custom is None:
         raise SpecError(f"the profiler {name!r} was not looked up", where="--profiler")
 
 
-def _check_nsys(wish: Wish, values: Mapping[str, Any], place: Place) -> None:
-    if place.device == "cpu":
+def _check_nsys(options: ProfilerOptions, values: Mapping[str, Any], context: ProfilerContext) -> None:
+    if context.device == "cpu":
         raise PlaceError(
             "nsys' capture is opened through CUDA, and this run is on CPU: there would be no report",
             where="--nsys",
@@ -82,33 +83,33 @@ def _check_nsys(wish: Wish, values: Mapping[str, Any], place: Place) -> None:
             "report for one that hangs",
             hint="Profile a run without fault tolerance.",
         )
-    if wish.nsys_from:
-        if place.image is None and not place.local:
+    if options.nsys_from:
+        if context.image is None and not context.local:
             raise SpecError("--nsys-from mounts nsys into an image, and this run has none", where="--nsys-from")
         return
-    if place.local and place.nsys is None:
+    if context.local and context.nsys is None:
         raise PlaceError("--nsys was given, and there is no nsys on this machine", where="--nsys")
-    if place.image is not None and place.packages is not None and "nsys" not in place.packages:
+    if context.image is not None and context.packages is not None and "nsys" not in context.packages:
         raise ImageError(
             "--nsys was given, and the image has no nsys",
-            where=place.image,
+            where=context.image,
             hint="Mount one of the host into it: --nsys-from /opt/nvidia/nsight-systems/VERSION.",
         )
 
 
-def _check_viztracer(place: Place) -> None:
-    if place.image is not None and place.packages is not None and "viztracer" not in place.packages:
-        raise ImageError("the image has no VizTracer", where=place.image, hint="Install viztracer in its Dockerfile.")
-    if place.local and not place.viztracer:
+def _check_viztracer(context: ProfilerContext) -> None:
+    if context.image is not None and context.packages is not None and "viztracer" not in context.packages:
+        raise ImageError("the image has no VizTracer", where=context.image, hint="Install viztracer in its Dockerfile.")
+    if context.local and not context.viztracer:
         raise PlaceError("this Python has no VizTracer", where="--profiler viztracer", hint="pip install viztracer")
 
 
-def _refuse_nsys_options(name: str, wish: Wish) -> None:
+def _refuse_nsys_options(name: str, options: ProfilerOptions) -> None:
     given = {
-        "--nsys-trace": wish.trace,
-        "--nsys-arg": wish.args,
-        "--gpu-metrics": wish.gpu_metrics,
-        "--nsys-from": wish.nsys_from,
+        "--nsys-trace": options.trace,
+        "--nsys-arg": options.args,
+        "--gpu-metrics": options.gpu_metrics,
+        "--nsys-from": options.nsys_from,
     }
     option = next((option for option, value in given.items() if value), None)
     if option:

@@ -23,7 +23,7 @@ OPTIONS = (
 
 
 @dataclass(frozen=True)
-class Own:
+class CustomProfiler:
     """A user's own profiler: where its file comes from, its path below code/, its class, its reports' ending."""
 
     source: str
@@ -33,7 +33,7 @@ class Own:
 
 
 @dataclass(frozen=True)
-class Wish:
+class ProfilerOptions:
     """What the options of one run say about profiling; None and empty: nothing."""
 
     nsys: bool = False
@@ -53,7 +53,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Place:
+class ProfilerContext:
     """What the plan knows about where ranks run; None means unknown, and then nothing is refused for it."""
 
     device: Literal["auto", "gpu", "cpu"] = "auto"
@@ -70,14 +70,14 @@ class Place:
     fabric: Fabric | None = None
     resume_step: int | None = None
     """The step that a resumed run begins at."""
-    own: Own | None = None
+    custom: CustomProfiler | None = None
     """The user's own profiler, looked up."""
     nsys_from: str | None = None
-    """The program nsys inside Wish.nsys_from."""
+    """The program nsys inside ProfilerOptions.nsys_from."""
 
 
 @dataclass(frozen=True)
-class Nsys:
+class NsysOptions:
     """How nsys is called, besides what never changes."""
 
     program: str = "nsys"
@@ -88,7 +88,7 @@ class Nsys:
 
 
 @dataclass(frozen=True)
-class Capture:
+class ProfilerPlan:
     """The decision: a profiler, its steps (from `start` until before `stop`) and its ranks (empty: all)."""
 
     name: str
@@ -98,8 +98,8 @@ class Capture:
     finish_timeout_s: int
     """How long the other ranks may go on after the first has ended."""
     extension: str = ""
-    nsys: Nsys | None = None
-    own: Own | None = None
+    nsys: NsysOptions | None = None
+    custom: CustomProfiler | None = None
     mounts: tuple[str, ...] = ()
     """Directories of the host that the image needs for it, read-only at the same place."""
     unchecked: tuple[str, ...] = ()
@@ -121,5 +121,5 @@ class Capture:
             "extension": self.extension,
             "finish_timeout_s": self.finish_timeout_s,
             "nsys": nsys,
-            "own": self.own and {"path": self.own.path, "class": self.own.class_name},
+            "own": self.custom and {"path": self.custom.path, "class": self.custom.class_name},
         }

@@ -6,9 +6,9 @@ from launcher._util.errors import LauncherError
 from launcher.contract.profiles import asked_of
 from launcher.report.page import plots
 from launcher.report.page.content import Block, Plot, Subject, Table, Text
-from launcher.report.profiles.listing import Listed, list_profiles
-from launcher.report.profiles.show import Summary, row, share_row, summarise
-from launcher.report.profiles.tables import Shares
+from launcher.report.profiles.listing import Capture, list_profiles
+from launcher.report.profiles.tables import Summary, row, share_row, summarise
+from launcher.report.profiles.time_shares import Shares
 
 READ = 32
 """Captures that are opened for their tables: each takes seconds."""
@@ -76,5 +76,5 @@ def _top(one: Summary) -> Table:
     return Table(title, _TOP, rows, frozenset(_TOP[:3]))
 
 
-def _whose(one: Listed) -> str:
+def _whose(one: Capture) -> str:
     return f"attempt {one.attempt}, rank {one.rank}"

@@ -71,7 +71,7 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Log:
+class LogExcerpt:
     """Lines as a program wrote them."""
 
     kind: ClassVar[str] = "log"
@@ -79,7 +79,7 @@ class Log:
     lines: tuple[str, ...]
 
 
-type Block = Text | Heading | Facts | Table | Plot | Log
+type Block = Text | Heading | Facts | Table | Plot | LogExcerpt
 
 
 @dataclass(frozen=True)

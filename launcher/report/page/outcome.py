@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.report.page.content import Block, Heading, Log, Subject, Table, Text, facts, mapping, text_of
+from launcher.report.page.content import Block, Heading, LogExcerpt, Subject, Table, Text, facts, mapping, text_of
 from launcher.report.page.overview import moment
 from launcher.rundir import Attempt
 from launcher.watch.logs import choose
 from launcher.watch.progress_state import number
-from launcher.watch.tail import Tail
+from launcher.watch.tail import FileTail
 
 _FAILURES = 3
 """Failed attempts that are shown with their logs: the newest."""
@@ -65,7 +65,7 @@ def _failure(subject: Subject, attempt: Attempt, result: dict[str, Any]) -> list
     ]
     for log in choose(subject.run, attempt, None):
         if lines := tail(log.path):
-            blocks.append(Log(f"The end of {log.path.relative_to(subject.run.path)}", lines))
+            blocks.append(LogExcerpt(f"The end of {log.path.relative_to(subject.run.path)}", lines))
     return blocks
 
 
@@ -81,6 +81,6 @@ def tail(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ()
     skipped = max(0, path.stat().st_size - _BYTES)
-    lines = Tail(path, skipped).read(unfinished=True)
+    lines = FileTail(path, skipped).read(unfinished=True)
     # Where the beginning was skipped, the first line is a part of one.
     return tuple((lines[1:] if skipped and len(lines) > 1 else lines)[-_LINES:])

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from launcher.report.page.content import Block, Subject, Text, facts, text_of
 from launcher.watch.progress_state import clock
-from launcher.watch.show import detail
 from launcher.watch.status import RunStatus, status_of
+from launcher.watch.status_table import detail
 
 
 def overview(subject: Subject) -> Sequence[Block]:
@@ -38,10 +38,10 @@ def overview(subject: Subject) -> Sequence[Block]:
 
 
 def _attempts(status: RunStatus) -> str | None:
-    count = status.facts.attempts
-    if count < 2 or status.facts.attempt is None:
+    count = status.run_state.attempts
+    if count < 2 or status.run_state.attempt is None:
         return str(count) if count else None
-    return f"{count}, the newest is {status.facts.attempt}"
+    return f"{count}, the newest is {status.run_state.attempt}"
 
 
 def _iteration(iteration: int | None, total: int | None) -> str | None:

@@ -36,7 +36,7 @@ _COLUMNS = ("Attempt", "Phase", "Times", "Seconds", "Longest", "Last ended after
 
 
 @dataclass(frozen=True)
-class Phase:
+class PhaseSummary:
     """All of one kind in an attempt. Seconds; `ended` since the attempt's beginning."""
 
     event: str
@@ -63,7 +63,7 @@ def phases(subject: Subject) -> Sequence[Block]:
     return (table,) if bars is None else (bars, table)
 
 
-def _bars(found: Sequence[tuple[str, Sequence[Phase]]]) -> Plot | None:
+def _bars(found: Sequence[tuple[str, Sequence[PhaseSummary]]]) -> Plot | None:
     """What an attempt did until its first iteration had ended; None where no event says how long anything took."""
     seconds = {name: {each.event: each.seconds or 0.0 for each in of_attempt} for name, of_attempt in found}
     parts = {
@@ -94,15 +94,15 @@ def read_events(attempt: Attempt) -> list[dict[str, Any]]:
     return events
 
 
-def phases_of(events: Sequence[dict[str, Any]]) -> list[Phase]:
+def phases_of(events: Sequence[dict[str, Any]]) -> list[PhaseSummary]:
     """The events by kind, in the order in which each first came."""
     begin: float | None = None
-    found: dict[str, Phase] = {}
+    found: dict[str, PhaseSummary] = {}
     for event in events:
         name, at, seconds = str(event["event"]), number(event, "time"), number(event, "seconds")
         if begin is None and at is not None:
             begin = at - (seconds or 0.0)
-        phase = found.get(name, Phase(name))
+        phase = found.get(name, PhaseSummary(name))
         phase = replace(phase, times=phase.times + 1)
         if seconds is not None:
             longest = max(phase.longest or 0.0, seconds)
@@ -113,7 +113,7 @@ def phases_of(events: Sequence[dict[str, Any]]) -> list[Phase]:
     return list(found.values())
 
 
-def _row(attempt: str, phase: Phase) -> tuple[str, ...]:
+def _row(attempt: str, phase: PhaseSummary) -> tuple[str, ...]:
     return (
         attempt,
         phase.name,

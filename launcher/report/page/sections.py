@@ -9,12 +9,12 @@ from launcher.report.page.content import Block, Section, Subject, Text
 from launcher.report.page.outcome import outcome
 from launcher.report.page.overview import overview
 from launcher.report.page.phases import phases
-from launcher.report.page.planned import planned
+from launcher.report.page.plan import plan_section
 from launcher.report.page.training import training
 
 
 @dataclass(frozen=True)
-class Maker:
+class SectionMaker:
     """A section that a page can have; `make` gives its blocks, none where the run has nothing to say about it."""
 
     name: str
@@ -23,22 +23,22 @@ class Maker:
 
 
 SECTIONS = (
-    Maker("overview", "Overview", overview),
-    Maker("outcome", "Outcome", outcome),
-    Maker("training", "Training", training),
-    Maker("phases", "Phases", phases),
-    Maker("profiles", "Profiles", captures),
-    Maker("plan", "Plan", planned),
+    SectionMaker("overview", "Overview", overview),
+    SectionMaker("outcome", "Outcome", outcome),
+    SectionMaker("training", "Training", training),
+    SectionMaker("phases", "Phases", phases),
+    SectionMaker("profiles", "Profiles", captures),
+    SectionMaker("plan", "Plan", plan_section),
 )
 
 
-def sections_of(subject: Subject, makers: Iterable[Maker] = SECTIONS) -> tuple[Section, ...]:
+def sections_of(subject: Subject, makers: Iterable[SectionMaker] = SECTIONS) -> tuple[Section, ...]:
     """The sections that have something to say. One that fails says why: what the others know is worth a page."""
     made = (Section(maker.name, maker.title, _blocks(subject, maker)) for maker in makers)
     return tuple(section for section in made if section.blocks)
 
 
-def _blocks(subject: Subject, maker: Maker) -> tuple[Block, ...]:
+def _blocks(subject: Subject, maker: SectionMaker) -> tuple[Block, ...]:
     try:
         return tuple(maker.make(subject))
     except (LauncherError, OSError) as error:

@@ -8,12 +8,12 @@ from typing import Any
 from launcher._util.errors import RequestError
 from launcher._util.shell import Shell
 from launcher.contract import profiles
-from launcher.report.profiles.opening import check
+from launcher.report.profiles.verify import check_report
 from launcher.rundir import Attempt, RunDirectory
 
 
 @dataclass(frozen=True)
-class Listed:
+class Capture:
     """One expected capture. `sound` is None where its window lay before the attempt, or nothing can be told."""
 
     attempt: str
@@ -46,7 +46,7 @@ class Listed:
         }
 
 
-def list_profiles(run: RunDirectory, shell: Shell, *, attempt: str | None = None) -> tuple[Listed, ...]:
+def list_profiles(run: RunDirectory, shell: Shell, *, attempt: str | None = None) -> tuple[Capture, ...]:
     """What was to be captured in an attempt (default: in all), oldest first.
 
     Raises RequestError for a run that was not profiled, or has no such attempt.
@@ -66,7 +66,7 @@ def list_profiles(run: RunDirectory, shell: Shell, *, attempt: str | None = None
     return tuple(found for each, settings in asked for found in _of_attempt(each, settings, world_size, shell))
 
 
-def _of_attempt(attempt: Attempt, settings: dict[str, Any], world_size: int, shell: Shell) -> Iterable[Listed]:
+def _of_attempt(attempt: Attempt, settings: dict[str, Any], world_size: int, shell: Shell) -> Iterable[Capture]:
     for rank in profiles.expected_ranks(settings, world_size):
         found = profiles.judge(attempt.path / "profiles", settings, rank, _ended(attempt, rank))
         record_path = profiles.record_path(attempt.path / "profiles", settings, rank)
@@ -74,9 +74,9 @@ def _of_attempt(attempt: Attempt, settings: dict[str, Any], world_size: int, she
         path = attempt.path / "profiles" / found.file if found.file and found.bytes is not None else None
         sound, why = found.sound, found.why
         if sound and path is not None:
-            sound, why = check(path, str(settings["name"]), found.steps, shell)
+            sound, why = check_report(path, str(settings["name"]), found.steps, shell)
         window = record.get("window") or (settings["start"], settings["stop"])
-        yield Listed(
+        yield Capture(
             attempt=attempt.name,
             profiler=str(settings["name"]),
             rank=rank,

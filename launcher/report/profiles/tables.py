@@ -1,138 +1,118 @@
-"""What a rank's time went into: the longest names, and how computing, communicating and waiting share the steps.
+"""Profiles for people and for programs."""
 
-    communication   time in which something communicates
-    exposed         of it, time in which nothing else runs: what overlapping would win
-    idle            time in which nothing runs at all
-
-All of it within the steps, from the beginning of the first to the end of the last, as unions of intervals: two streams
-that are busy at once count once.
-"""
-
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TextIO
 
-from launcher.report.profiles.reading import COMMUNICATION, Activities, Device
+from launcher._util.errors import LauncherError, RequestError
+from launcher._util.shell import Shell
+from launcher._util.tables import aligned
+from launcher.contract.units import bytes_text
+from launcher.report.profiles import time_shares
+from launcher.report.profiles.activities import read_activities
+from launcher.report.profiles.listing import Capture
 
-if TYPE_CHECKING:
-    import polars as pl
-
-
-@dataclass(frozen=True)
-class Top:
-    """One name: how often, how long in all, without what it called, and its share of the whole (0 to 1)."""
-
-    name: str
-    calls: int
-    total_us: float
-    own_us: float
-    share: float
+_LISTED = ("ATTEMPT", "PROFILER", "RANK", "NODE", "STEPS", "SIZE", "SOUND", "FILE")
+_SHARES = ("ATTEMPT", "RANK", "STEPS", "MS/STEP", "BUSY", "COMMUNICATION", "EXPOSED", "IDLE")
+_TOP = ("RANK", "OWN MS", "SHARE", "CALLS", "NAME")
+_NAME_WIDTH = 100
 
 
 @dataclass(frozen=True)
-class Shares:
-    """How the time of the steps was spent; None where a trace does not show it (Python calls)."""
+class Summary:
+    """The tables of one capture, or why there are none."""
 
-    device: Device
-    steps: int
-    window_us: float
-    busy_us: float | None
-    communication_us: float | None
-    exposed_us: float | None
-    idle_us: float | None
+    listed: Capture
+    shares: time_shares.Shares | None
+    top: tuple[time_shares.Top, ...]
+    why: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, with the shares of the window (0 to 1)."""
-        shares = {
-            name.removesuffix("_us") + "_share": None if value is None or not self.window_us else value / self.window_us
-            for name, value in asdict(self).items()
-            if name.endswith("_us") and name != "window_us"
+        """As plain values for --json."""
+        return {
+            **self.listed.to_dict(),
+            "shares": self.shares.to_dict() if self.shares else None,
+            "top": [asdict(one) for one in self.top],
+            "unread": self.why,
         }
-        return {**asdict(self), **shares}
 
 
-def top(activities: Activities, count: int = 10) -> list[Top]:
-    """The names with the most time of their own, longest first.
+def summarise(listed: Sequence[Capture], shell: Shell, *, count: int = 10) -> tuple[Summary, ...]:
+    """Read every report that is there. Raises RequestError where polars is missing."""
+    return tuple(_summary(one, shell, count) for one in listed)
 
-    On a GPU these are kernels, over the whole report as `nsys stats` counts them: what a kernel takes is its own. Calls
-    contain calls: their own time is what is left without those.
-    """
-    import polars as pl
 
-    frame = activities.frame
-    if activities.device == "gpu":
-        frame = frame.filter(pl.col("kind") == "kernel").with_columns((pl.col("end") - pl.col("start")).alias("own"))
-    else:
-        frame = _with_own_time(frame)
-    table = (
-        frame.group_by("name")
-        .agg(pl.len().alias("calls"), (pl.col("end") - pl.col("start")).sum().alias("total"), pl.col("own").sum())
-        .sort(["own", "name"], descending=[True, False])
-    )
-    whole = float(table["own"].sum()) or 1.0
-    return [
-        Top(name, int(calls), float(total), float(own), float(own) / whole)
-        for name, calls, total, own in table.head(count).select("name", "calls", "total", "own").iter_rows()
+def _summary(one: Capture, shell: Shell, count: int) -> Summary:
+    if one.path is None:
+        return Summary(one, None, (), one.why)
+    try:
+        activities = read_activities(one.path, one.profiler, shell)
+    except RequestError as error:
+        if "polars" in error.message:
+            raise
+        return Summary(one, None, (), f"{error.message}; {error.hint}")
+    except LauncherError as error:
+        return Summary(one, None, (), error.message)
+    return Summary(one, time_shares.shares(activities), tuple(time_shares.top(activities, count)), None)
+
+
+def write_list(listed: Sequence[Capture], stream: TextIO) -> None:
+    """The captures, a line each, and below them what is wrong."""
+    _write(stream, _LISTED, [row(one) for one in listed])
+    for one in listed:
+        if one.why:
+            stream.write(f"attempt {one.attempt}, rank {one.rank}: {one.why}\n")
+
+
+def row(one: Capture) -> tuple[str, ...]:
+    """One line of the list: attempt, profiler, rank, node, steps, size, sound, file."""
+    sound = {True: "yes", False: "NO", None: "?"}[one.sound]
+    steps = f"{one.steps[0]}:{one.steps[-1] + 1}" if one.steps else f"none of {one.window[0]}:{one.window[1]}"
+    node = "" if one.node is None else str(one.node)
+    file = one.path.name if one.path else ""
+    size = "" if one.bytes is None else bytes_text(one.bytes)
+    return (one.attempt, one.profiler, str(one.rank), node, steps, size, sound, file)
+
+
+def write_summary(summaries: Sequence[Summary], stream: TextIO) -> None:
+    """How time was spent per rank, then the longest names of each."""
+    _write(stream, _SHARES, [share_row(one) for one in summaries if one.shares])
+    rows = [
+        (str(one.listed.rank), f"{top.own_us / 1000:.3f}", f"{top.share:.1%}", str(top.calls), top.name[:_NAME_WIDTH])
+        for one in summaries
+        for top in one.top
     ]
+    if rows:
+        stream.write("\n")
+        _write(stream, _TOP, rows)
+    for one in summaries:
+        if one.why:
+            stream.write(f"attempt {one.listed.attempt}, rank {one.listed.rank}: {one.why}\n")
 
 
-def _with_own_time(frame: "pl.DataFrame") -> "pl.DataFrame":
-    """The time of each call without the calls inside it, thread by thread."""
-    import polars as pl
-
-    # A caller that begins with its first call comes before it: it ends later.
-    ordered = frame.sort(["thread", "start", "end"], descending=[False, False, True])
-    own: list[float] = []
-    stack: list[tuple[float, int]] = []
-    last = None
-    for index, (thread, start, end) in enumerate(ordered.select("thread", "start", "end").iter_rows()):
-        if thread != last:
-            last, stack = thread, []
-        while stack and stack[-1][0] <= start:
-            stack.pop()
-        if stack:
-            own[stack[-1][1]] -= min(end, stack[-1][0]) - start
-        own.append(end - start)
-        stack.append((end, index))
-    return ordered.with_columns(pl.Series("own", own, dtype=pl.Float64))
+def share_row(one: Summary) -> tuple[str, ...]:
+    """How a rank's steps were spent: attempt, rank, steps, ms per step, then the shares. Only of one that was read."""
+    assert one.shares is not None  # noqa: S101 - filtered by the caller
+    values = one.shares.to_dict()
+    per_step = one.shares.window_us / 1000 / (one.shares.steps or 1)
+    names = ("busy_share", "communication_share", "exposed_share", "idle_share")
+    cells = ("-" if values[name] is None else f"{values[name]:.1%}" for name in names)
+    return (one.listed.attempt, str(one.listed.rank), str(one.shares.steps), f"{per_step:.2f}", *cells)
 
 
-def shares(activities: Activities) -> Shares:
-    """How the steps' time was spent."""
-    import polars as pl
+def _write(stream: TextIO, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A table on a terminal; elsewhere lines with two spaces between columns, nothing cut off."""
+    if stream.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
 
-    frame, steps = activities.frame, activities.steps
-    bounds = (steps if not steps.is_empty() else frame).select(pl.col("start").min(), pl.col("end").max()).row(0)
-    if bounds[0] is None:
-        return Shares(activities.device, 0, 0.0, None, None, None, None)
-    begin, end = float(bounds[0]), float(bounds[1])
-    if activities.device == "python":
-        return Shares("python", len(steps), end - begin, None, None, None, None)
-    inside = frame.with_columns(pl.col("start", "end").clip(begin, end)).filter(pl.col("end") > pl.col("start"))
-    communicates = pl.col("name").str.contains(COMMUNICATION)
-    busy = union(inside)
-    working = union(inside.filter(~communicates))
-    return Shares(
-        device=activities.device,
-        steps=len(steps),
-        window_us=end - begin,
-        busy_us=busy,
-        communication_us=union(inside.filter(communicates)),
-        exposed_us=busy - working,
-        idle_us=end - begin - busy,
-    )
-
-
-def union(frame: "pl.DataFrame") -> float:
-    """The length of the union of the intervals [start, end)."""
-    import polars as pl
-
-    if frame.is_empty():
-        return 0.0
-    reach = pl.col("end").cum_max().shift(1)
-    pieces = (
-        frame.sort("start")
-        .with_columns((pl.col("start") > reach).fill_null(True).cum_sum().alias("piece"))
-        .group_by("piece")
-        .agg(pl.col("end").max() - pl.col("start").min())
-    )
-    return float(pieces["end"].sum())
+        table = Table(box=None, pad_edge=False)
+        for name in columns:
+            table.add_column(name, overflow="fold", no_wrap=name not in ("NAME", "FILE"))
+        for cells in rows:
+            # Text, not markup: the name of a kernel holds brackets.
+            table.add_row(*map(Text, cells))
+        Console(file=stream).print(table)
+        return
+    stream.writelines(f"{line}\n" for line in aligned([columns, *rows]))

@@ -31,8 +31,8 @@ def run_gc(parsed: argparse.Namespace) -> int:
     from launcher.watch.image_uses import liveness
 
     age_s = _seconds(parsed.older_than)
-    cluster, world = cluster_of(parsed)
-    store = image_store(cluster, world.environ)
+    cluster, host = cluster_of(parsed)
+    store = image_store(cluster, host.environ)
     uses = [use for entry in store.entries() if entry.digest for use in uses_of(store, entry.digest)]
     done = collect(
         store,

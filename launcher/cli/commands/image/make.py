@@ -70,11 +70,11 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 
 def run_build(parsed: argparse.Namespace) -> int:
     """Build, tell."""
-    cluster, world = cluster_of(parsed)
-    request = _build_request(parsed, cluster, world.directory)
+    cluster, host = cluster_of(parsed)
+    request = _build_request(parsed, cluster, host.directory)
     made = _make(parsed, cluster, request)
     if parsed.link:
-        _link(world.directory / Path(parsed.link).expanduser(), made.entry.path)
+        _link(host.directory / Path(parsed.link).expanduser(), made.entry.path)
     return _tell(parsed, made)
 
 
@@ -82,10 +82,10 @@ def run_import(parsed: argparse.Namespace) -> int:
     """Import, tell."""
     from launcher.images.build.importing import ImportRequest
 
-    cluster, world = cluster_of(parsed)
+    cluster, host = cluster_of(parsed)
     request = ImportRequest(
         source=parsed.source,
-        directory=world.directory,
+        directory=host.directory,
         name=parsed.name,
         architecture=parsed.architecture or cluster.architecture,
         compression=parsed.compression,

@@ -47,8 +47,8 @@ def run_list(parsed: argparse.Namespace) -> int:
     """A table of the store."""
     from launcher.discovery.image import image_store
 
-    cluster, world = cluster_of(parsed)
-    store = image_store(cluster, world.environ)
+    cluster, host = cluster_of(parsed)
+    store = image_store(cluster, host.environ)
     entries = [*store.entries(), *store.plain_files()]
     if parsed.json:
         print_json({"store": str(store.root), "images": [_as_json(store, entry) for entry in entries]})
@@ -99,9 +99,9 @@ def run_inspect(parsed: argparse.Namespace) -> int:
     from launcher.discovery.image import find_image, image_store
     from launcher.images.verify import check
 
-    cluster, world = cluster_of(parsed)
-    store = image_store(cluster, world.environ)
-    path = find_image(parsed.image, store, cluster, world)
+    cluster, host = cluster_of(parsed)
+    store = image_store(cluster, host.environ)
+    path = find_image(parsed.image, store, cluster, host)
     verified = check(path, architecture=None, shell=LocalShell())
     entry = next((each for each in store.entries() if each.path == verified.path), None)
     uses = _uses(store, entry) if entry else ()
@@ -150,8 +150,8 @@ def run_verify(parsed: argparse.Namespace) -> int:
     from launcher.discovery.image import find_image, image_store
     from launcher.images.verify import check
 
-    cluster, world = cluster_of(parsed)
-    path = find_image(parsed.image, image_store(cluster, world.environ), cluster, world)
+    cluster, host = cluster_of(parsed)
+    path = find_image(parsed.image, image_store(cluster, host.environ), cluster, host)
     verified = check(path, architecture=cluster.architecture, shell=LocalShell(), checksum=parsed.checksum)
     it = verified.manifest
     if parsed.json:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from launcher.report.page.content import Block, Facts, Log, Subject, Table, Text, facts, mapping, text_of
+from launcher.report.page.content import Block, Facts, LogExcerpt, Subject, Table, Text, facts, mapping, text_of
 
 _HIDDEN = {"inherited": "(passed on)"}
 _MODES = {"local": "processes on one machine", "srun": "in an allocation", "sbatch": "batch job"}
 
 
-def planned(subject: Subject) -> Sequence[Block]:
+def plan_section(subject: Subject) -> Sequence[Block]:
     """Where and how it runs, what was overridden, and each variable of its environment with its origin."""
     plan = subject.run.plan
     blocks: list[Block] = [Text(f"Warning of the plan: {each}", "warning") for each in _texts(plan.get("warnings"))]
@@ -22,11 +22,11 @@ def planned(subject: Subject) -> Sequence[Block]:
     if environment := tuple(_variables(plan.get("environment"))):
         blocks.append(Table("Environment", ("Name", "Value", "Origin", "Beats"), environment))
     if plan.get("mode") == "sbatch" and (directives := tuple(_directives(plan.get("directives")))):
-        blocks.append(Log("sbatch", directives))
+        blocks.append(LogExcerpt("sbatch", directives))
     step = [*_texts(mapping(plan.get("step")).get("srun_args"))]
     step += _texts(mapping(plan.get("container")).get("srun_args"))
     if plan.get("mode") in ("srun", "sbatch") and step:
-        blocks.append(Log("srun", tuple(step)))
+        blocks.append(LogExcerpt("srun", tuple(step)))
     return blocks
 
 

@@ -10,9 +10,9 @@ from typing import Any, Self, TextIO
 from launcher.rundir import Attempt, RunDirectory
 from launcher.slurm.poller import Poller
 from launcher.slurm.queue import Job
-from launcher.watch.progress_state import Progress, advance, describe, numbers
+from launcher.watch.progress_state import AttemptProgress, advance, describe, numbers
 from launcher.watch.run_state import Start, current_attempt, newest_start
-from launcher.watch.tail import Tail
+from launcher.watch.tail import FileTail
 
 _LOOK_S = 0.5
 """Between looks at the files: a shared file system should not be asked ten times a second."""
@@ -33,10 +33,10 @@ class Follower:
     every_s: float = 10.0
     """At most one plain line in this time; the first and the last iteration are always told."""
     clock: Callable[[], float] = time.time
-    progress: Progress = field(default_factory=Progress)
+    progress: AttemptProgress = field(default_factory=AttemptProgress)
     _attempt: Attempt | None = None
     _start: Start | None = None
-    _tails: tuple[Tail, ...] = ()
+    _tails: tuple[FileTail, ...] = ()
     _looked: float = 0.0
     _told: float = 0.0
     _last: str = ""
@@ -101,8 +101,8 @@ class Follower:
         if self._attempt is not None:
             self.say(f"attempt {newest.name} begins")
         self._attempt = newest
-        self.progress = Progress()
-        self._tails = (Tail(newest.timeline), Tail(newest.metrics))
+        self.progress = AttemptProgress()
+        self._tails = (FileTail(newest.timeline), FileTail(newest.metrics))
 
     def _draw(self) -> None:
         state = self.progress
@@ -114,7 +114,7 @@ class Follower:
             self._task, description="iteration", completed=state.iteration, total=total, numbers=numbers(state)
         )
 
-    def _tell(self, before: Progress, now: float) -> None:
+    def _tell(self, before: AttemptProgress, now: float) -> None:
         state = self.progress
         if state.iteration is None:
             words = self.waiting_for()

@@ -10,8 +10,8 @@ from typing import Any
 from launcher._util.errors import OverrideError, SpecError
 from launcher.config.request import Request
 from launcher.contract.profiles import EXTENSIONS
-from launcher.planning.profiler.checks import check_arguments, check_place, check_window
-from launcher.planning.profiler.model import BUILT_IN, Capture, Nsys, Place, Wish
+from launcher.planning.profiler.checks import check_arguments, check_context, check_window
+from launcher.planning.profiler.model import BUILT_IN, NsysOptions, ProfilerContext, ProfilerOptions, ProfilerPlan
 
 _START, _STEPS = 10, 2
 _FINISH_TIMEOUT_S = {"nsys": 900}
@@ -31,9 +31,9 @@ USE_VIZTRACER = "profiling.use_viztracer"
 """Not Bridge's: a key of the launcher's own, which never reaches it."""
 
 
-def wish_of(request: Request) -> Wish:
+def options_from(request: Request) -> ProfilerOptions:
     """What a request says about profiling."""
-    return Wish(
+    return ProfilerOptions(
         nsys=request.nsys,
         profiler=request.profiler,
         steps=request.profile_steps,
@@ -45,7 +45,7 @@ def wish_of(request: Request) -> Wish:
     )
 
 
-def take_own_keys(texts: Sequence[str]) -> tuple[tuple[str, ...], bool | None]:
+def extract_viztracer_key(texts: Sequence[str]) -> tuple[tuple[str, ...], bool | None]:
     """The overrides without `profiling.use_viztracer`, and what that says. Raises OverrideError."""
     rest: list[str] = []
     said: bool | None = None
@@ -62,47 +62,53 @@ def take_own_keys(texts: Sequence[str]) -> tuple[tuple[str, ...], bool | None]:
     return tuple(rest), said
 
 
-def capture(
-    wish: Wish,
+def plan_profiler(
+    options: ProfilerOptions,
     values: Mapping[str, Any],
     *,
     world_size: int,
     ranks_per_node: int,
-    place: Place,
+    context: ProfilerContext,
     viztracer: bool | None = None,
     unknown: Sequence[str] = (),
-) -> Capture | None:
+) -> ProfilerPlan | None:
     """What the options and overrides of a run ask for; None for a run without a profiler.
 
     `values` are the overrides that are known before the job, `unknown` the keys of the others, `viztracer` what
     take_own_keys found. Raises SpecError or OverrideError, one sentence each, for what cannot work.
     """
-    name = _profiler(wish, values, viztracer)
+    name = _profiler(options, values, viztracer)
     if name is None:
-        _refuse_options_without_profiler(wish)
+        _refuse_options_without_profiler(options)
         return None
-    return decide(
-        values, world_size=world_size, wish=wish, name=name, ranks_per_node=ranks_per_node, place=place, unknown=unknown
+    return plan_for(
+        values,
+        world_size=world_size,
+        options=options,
+        name=name,
+        ranks_per_node=ranks_per_node,
+        context=context,
+        unknown=unknown,
     )
 
 
-def decide(
+def plan_for(
     values: Mapping[str, Any],
     *,
     world_size: int,
-    wish: Wish | None = None,
+    options: ProfilerOptions | None = None,
     name: str = "nsys",
     ranks_per_node: int = 1,
-    place: Place | None = None,
+    context: ProfilerContext | None = None,
     unknown: Sequence[str] = (),
-) -> Capture:
+) -> ProfilerPlan:
     """The capture of the profiler called `name`; see `capture`."""
-    wish, place = wish or Wish(nsys=True), place or Place()
-    _profiler(wish, values, None)
-    check_place(name, wish, values, place)
-    start, stop = _steps(wish, values)
-    check_window(start, stop, values, place)
-    ranks = _ranks(wish, values, world_size=world_size, ranks_per_node=ranks_per_node)
+    options, context = options or ProfilerOptions(nsys=True), context or ProfilerContext()
+    _profiler(options, values, None)
+    check_context(name, options, values, context)
+    start, stop = _steps(options, values)
+    check_window(start, stop, values, context)
+    ranks = _ranks(options, values, world_size=world_size, ranks_per_node=ranks_per_node)
     if KEYS["ranks"] in unknown and name == "nsys":
         raise OverrideError(
             f"{KEYS['ranks']} is known in the job only, and nsys has to be started on these ranks",
@@ -110,28 +116,30 @@ def decide(
         )
     nsys = None
     if name == "nsys":
-        check_arguments(wish.args, wish.trace)
-        nsys = Nsys(place.nsys_from or "nsys", wish.trace, wish.args, wish.gpu_metrics, place.fabric)
-    own = place.own if name not in EXTENSIONS else None
-    return Capture(
-        name=own.class_name if own else name,
+        check_arguments(options.args, options.trace)
+        nsys = NsysOptions(
+            context.nsys_from or "nsys", options.trace, options.args, options.gpu_metrics, context.fabric
+        )
+    custom = context.custom if name not in EXTENSIONS else None
+    return ProfilerPlan(
+        name=custom.class_name if custom else name,
         start=start,
         stop=stop,
         ranks=ranks,
         finish_timeout_s=_FINISH_TIMEOUT_S.get(name, _WAIT_S),
-        extension=own.extension if own else EXTENSIONS[name],
+        extension=custom.extension if custom else EXTENSIONS[name],
         nsys=nsys,
-        own=own,
-        mounts=(wish.nsys_from,) if wish.nsys_from and place.image else (),
-        unchecked=_unchecked(name, values, place),
+        custom=custom,
+        mounts=(options.nsys_from,) if options.nsys_from and context.image else (),
+        unchecked=_unchecked(name, values, context),
     )
 
 
-def _profiler(wish: Wish, values: Mapping[str, Any], viztracer: bool | None) -> str | None:
+def _profiler(options: ProfilerOptions, values: Mapping[str, Any], viztracer: bool | None) -> str | None:
     """The one profiler: of two each slows what the other measures, and CUPTI has one reader."""
     asked = {
-        "--nsys": "nsys" if wish.nsys else None,
-        f"--profiler {wish.profiler}": wish.profiler,
+        "--nsys": "nsys" if options.nsys else None,
+        f"--profiler {options.profiler}": options.profiler,
         f"{KEYS['nsys']}=true": "nsys" if values.get(KEYS["nsys"]) is True else None,
         f"{KEYS['torch']}=true": "torch" if values.get(KEYS["torch"]) is True else None,
         f"{USE_VIZTRACER}=true": "viztracer" if viztracer else None,
@@ -162,29 +170,29 @@ def _profiler(wish: Wish, values: Mapping[str, Any], viztracer: bool | None) -> 
     return name
 
 
-def _refuse_options_without_profiler(wish: Wish) -> None:
+def _refuse_options_without_profiler(options: ProfilerOptions) -> None:
     given = {
-        "--profile-steps": wish.steps,
-        "--profile-ranks": wish.ranks,
-        "--nsys-trace": wish.trace,
-        "--nsys-arg": wish.args,
-        "--gpu-metrics": wish.gpu_metrics,
-        "--nsys-from": wish.nsys_from,
+        "--profile-steps": options.steps,
+        "--profile-ranks": options.ranks,
+        "--nsys-trace": options.trace,
+        "--nsys-arg": options.args,
+        "--gpu-metrics": options.gpu_metrics,
+        "--nsys-from": options.nsys_from,
     }
     option = next((option for option, value in given.items() if value), None)
     if option:
         raise SpecError(f"{option} was given, but no profiler", where=option, hint="Add --nsys or --profiler NAME.")
 
 
-def _steps(wish: Wish, values: Mapping[str, Any]) -> tuple[int, int]:
+def _steps(options: ProfilerOptions, values: Mapping[str, Any]) -> tuple[int, int]:
     first, last = values.get(KEYS["start"]), values.get(KEYS["stop"])
-    if wish.steps is None:
+    if options.steps is None:
         start = _START if first is None else int(first)
         return start, start + _STEPS if last is None else int(last)
-    match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", wish.steps)
+    match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", options.steps)
     if match is None:
         raise SpecError(
-            f"{wish.steps!r} is no window of steps",
+            f"{options.steps!r} is no window of steps",
             where="--profile-steps",
             hint="Such as 10:15, the steps 10 to 14: the first, and the one before which it ends.",
         )
@@ -192,22 +200,27 @@ def _steps(wish: Wish, values: Mapping[str, Any]) -> tuple[int, int]:
     for key, said, mine in ((KEYS["start"], first, start), (KEYS["stop"], last, stop)):
         if said is not None and said != mine:
             raise OverrideError(
-                f"--profile-steps {wish.steps} and {key}={said} contradict each other", hint="Leave one of them out."
+                f"--profile-steps {options.steps} and {key}={said} contradict each other", hint="Leave one of them out."
             )
     return start, stop
 
 
-def _ranks(wish: Wish, values: Mapping[str, Any], *, world_size: int, ranks_per_node: int) -> tuple[int, ...]:
+def _ranks(
+    options: ProfilerOptions, values: Mapping[str, Any], *, world_size: int, ranks_per_node: int
+) -> tuple[int, ...]:
     """The ranks; none means all, as in Bridge."""
     said = values.get(KEYS["ranks"])
-    if wish.ranks is None:
+    if options.ranks is None:
         ranks, where = tuple(said) if said is not None else (0,), KEYS["ranks"]
     else:
-        ranks, where = read_ranks(wish.ranks, world_size=world_size, ranks_per_node=ranks_per_node), "--profile-ranks"
+        ranks, where = (
+            parse_ranks(options.ranks, world_size=world_size, ranks_per_node=ranks_per_node),
+            "--profile-ranks",
+        )
         if said is not None and _all(said, world_size) != _all(ranks, world_size):
             text = ",".join(map(str, said))
             raise OverrideError(
-                f"--profile-ranks {wish.ranks} and {KEYS['ranks']}=[{text}] contradict each other",
+                f"--profile-ranks {options.ranks} and {KEYS['ranks']}=[{text}] contradict each other",
                 hint="Leave one of them out.",
             )
     outside = [rank for rank in ranks if not 0 <= rank < world_size]
@@ -220,7 +233,7 @@ def _all(ranks: Sequence[int], world_size: int) -> set[int]:
     return set(ranks) or set(range(world_size))
 
 
-def read_ranks(text: str, *, world_size: int, ranks_per_node: int) -> tuple[int, ...]:
+def parse_ranks(text: str, *, world_size: int, ranks_per_node: int) -> tuple[int, ...]:
     """The ranks of `0,8,nodes`, in order; the empty tuple for `all`. Raises SpecError."""
     found: set[int] = set()
     for word in text.split(","):
@@ -239,7 +252,7 @@ def read_ranks(text: str, *, world_size: int, ranks_per_node: int) -> tuple[int,
     return tuple(sorted(found))
 
 
-def overrides(profiler: Capture, given: Sequence[str]) -> tuple[str, ...]:
+def overrides(profiler: ProfilerPlan, given: Sequence[str]) -> tuple[str, ...]:
     """The `profiling.*` overrides that say the same to Megatron Bridge, without those that the user has given."""
     ranks = ",".join(str(rank) for rank in profiler.ranks)
     wanted = {
@@ -251,11 +264,11 @@ def overrides(profiler: Capture, given: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{key}={value}" for key, value in wanted.items() if key not in given)
 
 
-def _unchecked(name: str, values: Mapping[str, Any], place: Place) -> tuple[str, ...]:
+def _unchecked(name: str, values: Mapping[str, Any], context: ProfilerContext) -> tuple[str, ...]:
     found = []
     if not isinstance(values.get("train.train_iters"), int):
         found.append("that the profiled steps lie within train.train_iters: the recipe decides")
     needs = {"nsys": "nsys", "viztracer": "viztracer"}.get(name)
-    if needs and not place.local and place.packages is None and not (name == "nsys" and place.nsys_from):
-        found.append(f"that {needs} is {'in the image' if place.image else 'on the nodes'}")
+    if needs and not context.local and context.packages is None and not (name == "nsys" and context.nsys_from):
+        found.append(f"that {needs} is {'in the image' if context.image else 'on the nodes'}")
     return tuple(found)

@@ -40,7 +40,7 @@ def row(status: RunStatus, now: float) -> tuple[str, ...]:
     if iteration and values["train_iters"]:
         iteration += f"/{values['train_iters']}"
     return (
-        f"{status.facts.name}/{status.facts.run_id}",
+        f"{status.run_state.name}/{status.run_state.run_id}",
         status.job or "",
         status.phase.value,
         iteration,
@@ -53,8 +53,8 @@ def row(status: RunStatus, now: float) -> tuple[str, ...]:
 
 def detail(status: RunStatus, now: float) -> str:
     """What it waits for or what came of it, what its ranks warn of; a waiting job's expected start is part of it."""
-    words, network = _detail(status, now), status.facts.network
-    first = (status.facts.result or {}).get("first_failing_rank") or {}
+    words, network = _detail(status, now), status.run_state.network
+    first = (status.run_state.result or {}).get("first_failing_rank") or {}
     if network is None or first.get("cause") == "network":  # a run that has ended for it says so already
         return words
     return " | ".join(each for each in (words, f"network: {' '.join(network.split())}") if each)
@@ -63,11 +63,11 @@ def detail(status: RunStatus, now: float) -> str:
 def _detail(status: RunStatus, now: float) -> str:
     words = status.detail
     if status.phase is Phase.RUNNING:
-        return "" if status.facts.attempts < 2 else f"attempt {status.facts.attempt}"
+        return "" if status.run_state.attempts < 2 else f"attempt {status.run_state.attempt}"
     if status.expected_start is not None:
         at = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.expected_start))
         words += f", expected to start in {clock(status.expected_start - now)} ({at})"
-    first = (status.facts.result or {}).get("first_failing_rank") if status.phase is Phase.FAILED else None
+    first = (status.run_state.result or {}).get("first_failing_rank") if status.phase is Phase.FAILED else None
     if isinstance(first, dict) and first.get("host"):
         words += f" | on {first['host']}"
     return " ".join(words.split())

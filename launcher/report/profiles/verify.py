@@ -19,7 +19,7 @@ type Answer = tuple[bool | None, str | None]
 """Sound, and what is wrong; None where it cannot be told here, with why."""
 
 
-def check(path: Path, profiler: str, steps: tuple[int, ...], shell: Shell) -> Answer:
+def check_report(path: Path, profiler: str, steps: tuple[int, ...], shell: Shell) -> Answer:
     """Open a report that is there, is not empty and has its recorded size."""
     if profiler == "nsys":
         return _check_nsys(path, shell)

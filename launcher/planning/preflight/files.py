@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from launcher.discovery.training_files import SavedModel
-from launcher.planning.preflight.findings import Finding, Seen, refused
+from launcher.planning.preflight.findings import ConfigView, Finding, refused
 
 _OF_ONE_NODE = ("/tmp", "/var/tmp", "/dev/shm", "/scratch", "/local", "/raid", "/mnt/local")  # noqa: S108 (told, not used)
 """Directories that are a node's own by custom."""
@@ -23,22 +23,22 @@ _RESHARDED = {
 """Sizes that split the weights themselves: data and context parallelism do not."""
 
 
-def checkpoint(seen: Seen) -> Iterator[Finding]:
+def checkpoint(view: ConfigView) -> Iterator[Finding]:
     """The checkpoint to load: of the same model, and not beyond the end of this run."""
-    saved = seen.files.loads
+    saved = view.files.loads
     if saved is None:
         return
     where = saved.directory
     for name in _SHAPE:
-        here, there = seen.number(f"model.{name}"), saved.values.get(f"model.{name}")
+        here, there = view.number(f"model.{name}"), saved.values.get(f"model.{name}")
         if here is not None and there is not None and here != there:
             yield refused(
                 f"the checkpoint {saved.directory} has model.{name}={there}, and this run's model has {here}",
                 "load a checkpoint of the same model, or change the recipe",
                 where=where,
             )
-    iterations = seen.number("train.train_iters")
-    if iterations and saved.iteration >= iterations and _continues(seen, saved):
+    iterations = view.number("train.train_iters")
+    if iterations and saved.iteration >= iterations and _continues(view, saved):
         yield Finding(
             f"{saved.directory} is of iteration {saved.iteration}, and train.train_iters={iterations}: the run would "
             "end at once",
@@ -46,23 +46,23 @@ def checkpoint(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def resharded(seen: Seen) -> Iterator[Finding]:
+def resharded(view: ConfigView) -> Iterator[Finding]:
     """A checkpoint that was saved with other parallel sizes.
 
     The model's weights can be loaded with any. The distributed optimizer's state, as it is saved by default
     (`dp_reshardable`), only with the same TP and PP (checkpointing.py of Bridge 0.6.2), and the same EP (its buckets
     are then others: megatron-core 0.19.2 ends with a KeyError of several pages). The number of ranks may differ.
     """
-    saved = seen.files.loads
-    if saved is None or not _continues(seen, saved):
+    saved = view.files.loads
+    if saved is None or not _continues(view, saved):
         return
     changed = {}
     for short, name in _RESHARDED.items():
-        here, there = seen.size(name), saved.values.get(f"model.{name}")
+        here, there = view.size(name), saved.values.get(f"model.{name}")
         if here is not None and there is not None and here != there:
             changed[short] = (there, here)
     if not changed:
-        if saved.own and seen.values.get("checkpoint.load_optim") is False:
+        if saved.own and view.values.get("checkpoint.load_optim") is False:
             # PlanInputs for one attempt in which the sizes changed, it would stay in the settings of all later ones.
             yield Finding(
                 f"checkpoint.load_optim=false leaves out the optimizer's state of {saved.directory}",
@@ -71,7 +71,7 @@ def resharded(seen: Seen) -> Iterator[Finding]:
         return
     was = " x ".join(f"{short} {there}" for short, (there, _) in changed.items())
     now = " x ".join(f"{short} {here}" for short, (_, here) in changed.items())
-    if _keeps_optimizer(seen, saved) and saved.values.get("checkpoint.dist_ckpt_optim_fully_reshardable") is False:
+    if _keeps_optimizer(view, saved) and saved.values.get("checkpoint.dist_ckpt_optim_fully_reshardable") is False:
         yield refused(
             f"the checkpoint {saved.directory} was saved with {was}, and this run has {now}: the distributed "
             "optimizer's state was saved in a form that other sizes cannot load",
@@ -86,57 +86,57 @@ def resharded(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def _continues(seen: Seen, saved: SavedModel) -> bool:
+def _continues(view: ConfigView, saved: SavedModel) -> bool:
     """Whether iterations, optimizer and random numbers go on: `checkpoint.finetune` takes the weights alone.
 
     False where a recipe that was not run may say either.
     """
-    return saved.own or seen.values.get("checkpoint.finetune") is False
+    return saved.own or view.values.get("checkpoint.finetune") is False
 
 
-def _keeps_optimizer(seen: Seen, saved: SavedModel) -> bool:
+def _keeps_optimizer(view: ConfigView, saved: SavedModel) -> bool:
     """Whether a state of the distributed optimizer was saved and would be loaded."""
     distributed = saved.values.get("optimizer.use_distributed_optimizer")
-    wanted = seen.values.get("checkpoint.load_optim")
+    wanted = view.values.get("checkpoint.load_optim")
     return distributed is True and saved.values.get("checkpoint.save_optim") is not False and wanted is not False
 
 
-def shared(seen: Seen) -> Iterator[Finding]:
+def shared(view: ConfigView) -> Iterator[Finding]:
     """Checkpoints of several nodes on a file system that each has for itself."""
-    path = seen.values.get("checkpoint.save")
-    if seen.nodes < 2 or "checkpoint.save" not in seen.overridden or not isinstance(path, str):
+    path = view.values.get("checkpoint.save")
+    if view.nodes < 2 or "checkpoint.save" not in view.overridden or not isinstance(path, str):
         return
     if any(PurePosixPath(path).is_relative_to(local) for local in _OF_ONE_NODE):
         yield Finding(
-            f"checkpoint.save={path} looks like a directory of each node's own, and {seen.nodes} nodes save into it",
+            f"checkpoint.save={path} looks like a directory of each node's own, and {view.nodes} nodes save into it",
             "a checkpoint needs all their shards in one place: use a shared file system",
         )
 
 
-def files(seen: Seen) -> Iterator[Finding]:
+def files(view: ConfigView) -> Iterator[Finding]:
     """Tokenizer and data that cannot be seen from here, and hub names without a copy in the cache."""
-    for key, path in seen.files.missing:
+    for key, path in view.files.missing:
         yield Finding(
             f"{key}: {path} is not there, seen from this machine",
             "if the nodes have it, all is well; else mind the path",
         )
-    for key, name in seen.files.uncached:
-        if seen.files.offline:
+    for key, name in view.files.uncached:
+        if view.files.offline:
             yield Finding(
                 f"{key}={name} is not in the Hugging Face cache here, and HF_HUB_OFFLINE forbids fetching it",
                 "fetch it first: `launcher fetch` with the same arguments; or unset HF_HUB_OFFLINE",
             )
         else:
             yield Finding(
-                f"{key}={name} is not in the Hugging Face cache here: one of the {seen.world} ranks will fetch it",
+                f"{key}={name} is not in the Hugging Face cache here: one of the {view.world_size} ranks will fetch it",
                 "fetch it first where the nodes have no network: `launcher fetch` with the same arguments",
             )
 
 
-def tokens(seen: Seen) -> Iterator[Finding]:
+def tokens(view: ConfigView) -> Iterator[Finding]:
     """A tokenizer with more entries than the model's embedding has rows (Bridge's setup.py ends a job for it)."""
-    rows, entries = seen.number("model.padded_vocab_size"), seen.number("tokenizer.vocab_size")
-    if rows and entries and seen.values.get("tokenizer.tokenizer_type") == "NullTokenizer" and entries > rows:
+    rows, entries = view.number("model.padded_vocab_size"), view.number("tokenizer.vocab_size")
+    if rows and entries and view.values.get("tokenizer.tokenizer_type") == "NullTokenizer" and entries > rows:
         yield refused(
             f"tokenizer.vocab_size={entries} is more than the {rows} rows of the model's embedding",
             f"set tokenizer.vocab_size={rows}, or a larger model.vocab_size",

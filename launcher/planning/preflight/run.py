@@ -10,7 +10,7 @@ from launcher.planning.overrides import known_values
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class PreflightResult:
     """The findings, as the plan needs them."""
 
     memory: dict[str, Any] | None
@@ -18,22 +18,22 @@ class Foreseen:
     unchecked: tuple[str, ...]
 
 
-def look_ahead(inputs: PlanInputs, shape: Geometry) -> Foreseen:
+def run_preflight(inputs: PlanInputs, shape: Geometry) -> PreflightResult:
     """All of it. Raises RequestError for what cannot work."""
-    found = preflight.require(preflight.findings(_seen(inputs, shape)))
+    found = preflight.require(preflight.findings(_config_view(inputs, shape)))
     ahead = _memory(inputs, shape)
-    return Foreseen(ahead.memory, (*found, *ahead.warnings), ahead.unchecked)
+    return PreflightResult(ahead.memory, (*found, *ahead.warnings), ahead.unchecked)
 
 
-def _seen(inputs: PlanInputs, shape: Geometry) -> preflight.Seen:
+def _config_view(inputs: PlanInputs, shape: Geometry) -> preflight.ConfigView:
     overridden = known_values(inputs.overrides)
     # A checked configuration holds the overrides, and what Bridge made of them.
     values = {**inputs.recipe_values, **overridden, **preflight.flattened(inputs.resolved)}
     if inputs.resolved is not None:
         values |= {f"checkpoint.{name}": overridden.get(f"checkpoint.{name}") for name in ("save", "load")}
-    return preflight.Seen(
+    return preflight.ConfigView(
         values=values,
-        world=shape.world_size,
+        world_size=shape.world_size,
         nodes=shape.nodes,
         complete=inputs.resolved is not None,
         gpu=inputs.cluster.gpu,
@@ -44,13 +44,13 @@ def _seen(inputs: PlanInputs, shape: Geometry) -> preflight.Seen:
     )
 
 
-def _memory(inputs: PlanInputs, shape: Geometry) -> Foreseen:
+def _memory(inputs: PlanInputs, shape: Geometry) -> PreflightResult:
     """Without a checked configuration nothing is guessed."""
     if inputs.resolved is None:
-        return Foreseen(None, (), ("memory: the recipe decides",))
+        return PreflightResult(None, (), ("memory: the recipe decides",))
     if inputs.cluster.device == "cpu":
-        return Foreseen(None, (), ())
-    found, reason = memory.look(inputs.resolved, shape.world_size)
+        return PreflightResult(None, (), ())
+    found, reason = memory.try_estimate(inputs.resolved, shape.world_size)
     if found is None:
-        return Foreseen(None, (), (f"memory: {reason}",))
-    return Foreseen(found.to_dict(), memory.warnings(found, inputs.resolved, inputs.cluster.gpu), ())
+        return PreflightResult(None, (), (f"memory: {reason}",))
+    return PreflightResult(found.to_dict(), memory.warnings(found, inputs.resolved, inputs.cluster.gpu), ())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.shell import Shell
-from launcher.report.profiles.opening import export
+from launcher.report.profiles.verify import export
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,7 +40,7 @@ class Activities:
     steps: "pl.DataFrame"
 
 
-def read(path: Path, profiler: str, shell: Shell) -> Activities:
+def read_activities(path: Path, profiler: str, shell: Shell) -> Activities:
     """Read a report. Raises RequestError for one that holds no timeline, DiskError for one that cannot be read."""
     try:
         import polars  # noqa: F401

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from launcher.contract.checks import VERDICTS, Check, fail, from_dict, ok, skip, warn
-from launcher.doctor.job import Ran, last_line
+from launcher.doctor.job import DoctorRun, last_line
 from launcher.slurm.nodes import Node
 
 
 @dataclass(frozen=True)
-class Report:
+class NodeReport:
     """One node's findings; `facts` are what should be the same on all nodes."""
 
     node: str
@@ -26,7 +26,7 @@ class Report:
         return {"node": self.node, "facts": dict(self.facts), "checks": [check.to_dict() for check in self.checks]}
 
 
-def reports(ran: Ran, ranks_per_node: int, nodes: int) -> tuple[Report, ...]:
+def reports(ran: DoctorRun, ranks_per_node: int, nodes: int) -> tuple[NodeReport, ...]:
     """One report for each node of the run, and for each that Slurm has taken away meanwhile."""
     attempt = ran.run.latest_attempt()
     left = read_records(attempt.path / "doctor") if attempt else {}
@@ -38,7 +38,7 @@ def reports(ran: Ran, ranks_per_node: int, nodes: int) -> tuple[Report, ...]:
         records = {rank: left[rank] for rank in ranks if rank in left}
         words = {rank: _words(attempt.path, rank) for rank in ranks if rank not in left} if attempt else {}
         found.append(_report(names[index], records, words, lost.pop(names[index], None)))
-    found += [Report(name, (_taken(node),)) for name, node in lost.items()]
+    found += [NodeReport(name, (_taken(node),)) for name, node in lost.items()]
     return compared(found)
 
 
@@ -59,13 +59,15 @@ def _names_in(records: Mapping[int, Mapping[str, Any]], ranks_per_node: int) -> 
     return tuple(named.get(index, f"node {index}") for index in range(max(named, default=-1) + 1))
 
 
-def _report(name: str, records: Mapping[int, Mapping[str, Any]], words: Mapping[int, str], lost: Node | None) -> Report:
+def _report(
+    name: str, records: Mapping[int, Mapping[str, Any]], words: Mapping[int, str], lost: Node | None
+) -> NodeReport:
     first = ok("node", "in use") if lost is None else _taken(lost)
     checks = merged({rank: _checks(record) for rank, record in records.items()})
     facts: dict[str, str] = {}
     for record in records.values():
         facts |= record.get("facts") or {}
-    return Report(name, (first, ranks_check(len(records), words), *checks), facts)
+    return NodeReport(name, (first, ranks_check(len(records), words), *checks), facts)
 
 
 def _checks(record: Mapping[str, Any]) -> list[Check]:
@@ -128,7 +130,7 @@ def _worst(several: Sequence[tuple[int, Check]]) -> Check:
     return replace(check, reason=f"rank {rank}: {check.reason}")
 
 
-def compared(found: Sequence[Report]) -> tuple[Report, ...]:
+def compared(found: Sequence[NodeReport]) -> tuple[NodeReport, ...]:
     """The reports, each with what distinguishes its node from most of the others."""
     with_facts = [report for report in found if report.facts]
     keys = sorted({key for report in with_facts for key in report.facts})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.contract.checks import VERDICTS, Check, worst
-from launcher.doctor.reports import Report
+from launcher.doctor.node_reports import NodeReport
 
 _MOST_COLUMNS = 6
 _WORDS = {"ok": "", "skip": "skip", "warn": "WARN", "fail": "FAIL"}
@@ -16,13 +16,13 @@ Paint = Callable[[str, str], str]
 
 
 @dataclass(frozen=True)
-class Examination:
+class DoctorReport:
     """Everything that was looked at."""
 
     cluster: str
     host: str
     login: tuple[Check, ...]
-    nodes: tuple[Report, ...] = ()
+    nodes: tuple[NodeReport, ...] = ()
     asked_for_nodes: bool = False
     not_checked: str | None = None
     """Why nodes that were asked for have not been looked at, or not to the end."""
@@ -47,7 +47,7 @@ class Examination:
         }
 
 
-def lines(found: Examination, paint: Paint) -> list[str]:
+def lines(found: DoctorReport, paint: Paint) -> list[str]:
     """The tables, what was found against whom with what to do, what could not be looked at, and a line of numbers."""
     where = f"login node {found.host}, profile {found.cluster}"
     shown = [where, *_table(["CHECK", ""], [[check.name, check] for check in found.login], paint)]
@@ -62,7 +62,7 @@ def lines(found: Examination, paint: Paint) -> list[str]:
     return [*shown, summary(found)]
 
 
-def summary(found: Examination) -> str:
+def summary(found: DoctorReport) -> str:
     """One line of numbers."""
     counts = found.counts()
     nodes = f"{len(found.nodes)} {'node' if len(found.nodes) == 1 else 'nodes'} and " if found.nodes else ""
@@ -72,11 +72,11 @@ def summary(found: Examination) -> str:
     )
 
 
-def _of(report: Report, name: str) -> Check | None:
+def _of(report: NodeReport, name: str) -> Check | None:
     return next((check for check in report.checks if check.name == name), None)
 
 
-def _columns(reports: Sequence[Report]) -> list[Report]:
+def _columns(reports: Sequence[NodeReport]) -> list[NodeReport]:
     """The nodes, or where they are many those with findings, and the others as one."""
     if len(reports) <= _MOST_COLUMNS:
         return list(reports)
@@ -89,7 +89,7 @@ def _columns(reports: Sequence[Report]) -> list[Report]:
     for report in rest:
         for check in report.checks:
             together.setdefault(check.name, []).append(check)
-    return [*shown, Report(f"{len(rest)} others", tuple(_one(checks) for checks in together.values()))]
+    return [*shown, NodeReport(f"{len(rest)} others", tuple(_one(checks) for checks in together.values()))]
 
 
 def _one(checks: Sequence[Check]) -> Check:
@@ -122,12 +122,12 @@ def _cell(each: Check | str | None) -> str:
     return f"{_WORDS[each.verdict]} {each.value}".strip() or "ok"
 
 
-def _everywhere(found: Examination) -> list[tuple[str, Check]]:
+def _everywhere(found: DoctorReport) -> list[tuple[str, Check]]:
     login = [("login", check) for check in found.login]
     return [*login, *((report.node, check) for report in found.nodes for check in report.checks)]
 
 
-def _findings(found: Examination, paint: Paint) -> list[str]:
+def _findings(found: DoctorReport, paint: Paint) -> list[str]:
     """Failures first, then warnings; nodes of which the same is said share a line."""
     grouped: dict[tuple[str, str, str, str], list[str]] = {}
     for verdict in ("fail", "warn"):
@@ -141,7 +141,7 @@ def _findings(found: Examination, paint: Paint) -> list[str]:
     return shown
 
 
-def _skipped(found: Examination, paint: Paint) -> list[str]:
+def _skipped(found: DoctorReport, paint: Paint) -> list[str]:
     grouped: dict[str, dict[str, list[str]]] = {}
     for where, check in _everywhere(found):
         if check.verdict == "skip":
