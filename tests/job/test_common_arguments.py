@@ -117,24 +117,28 @@ WRONG: dict[str, tuple[str, dict[str, str], list[str]]] = {
     "model.tensor_model_parallel_size takes an integer, not": (PRETRAIN, {"tensor_model_parallel_size": "two"}, []),
     "takes no arguments, and 'foo' was given": (PRETRAIN, {"foo": "1"}, []),
     "Megatron Bridge has no recipe 'llama32_1b_finetune_config'": ("llama32_1b_finetune_config", {}, []),
-    "text needs a tokenizer, and this recipe has NullTokenizer": (PRETRAIN, {"data": "{base}/s.jsonl"}, []),
-    "there is no {base}/nope, nor {base}/nope.bin": (PRETRAIN, {"data": "{base}/nope"}, []),
-    "columns q, a, and none of them is known": (SFT, {"data": "{base}/odd"}, []),
-    "there is no column 'b'; there are q, a": (SFT, {"data": "{base}/odd", "data_columns": "q,b"}, []),
+    "text needs a tokenizer, but this recipe's is NullTokenizer": (PRETRAIN, {"data": "{base}/s.jsonl"}, []),
+    "{base}/nope does not exist, nor does {base}/nope.bin": (PRETRAIN, {"data": "{base}/nope"}, []),
+    "none of the samples' columns (q, a) is known": (SFT, {"data": "{base}/odd"}, []),
+    "there is no column 'b'; the columns are q, a": (SFT, {"data": "{base}/odd", "data_columns": "q,b"}, []),
     "does not begin with a line of JSON": (SFT, {"data": "{base}/broken.jsonl"}, []),
     "{base}/empty has nothing to train on": (SFT, {"data": "{base}/empty"}, []),
     "{base}/empty has no tokenizer": (SFT, {"tokenizer": "{base}/empty"}, []),
-    "{base}/ids has token 300, and the model's embedding has 256 rows": (
+    "{base}/ids has token id 300, but the model's embedding has only 256 rows": (
         "file.py",
         {"data": "{base}/ids", "peft": "none"},
         ["dataset.split='1,0,0'"],
     ),
-    "has 4 documents, and dataset.split=9999,8,2 leaves none of them for validation": (
+    "has 4 documents, and dataset.split=9999,8,2 leaves none for validation": (
         "file.py",
         {"data": "{base}/ids", "peft": "none"},
         ["tokenizer.vocab_size=301"],
     ),
-    "a blend is of .bin and .idx files, and {base}/empty is none": (SFT, {"data": "{base}/ids,{base}/empty"}, []),
+    "a blend consists of .bin and .idx files, but {base}/empty is not such a pair": (
+        SFT,
+        {"data": "{base}/ids,{base}/empty"},
+        [],
+    ),
     "data_columns= says nothing without data=": (SFT, {"data_columns": "a,b"}, []),
     "this recipe makes its model without Hugging Face's": (
         "vanilla_gpt_pretrain_config",

@@ -1,10 +1,10 @@
-"""`data=` and `tokenizer=`: the data set of Megatron Bridge's that a request means, in place of the recipe's own.
+"""`data=` and `tokenizer=`: the Megatron Bridge data set that a request asks for, in place of the recipe's own.
 
-What `data=` can say stands in contract/data_request.py. The recipe's lengths, seeds, splits, workers and packing stay.
-Bridge's classes are those of 0.6 (megatron/bridge/data/builders); an older release is refused.
+The forms of `data=` are in contract/data_request.py. The recipe's lengths, seeds, splits, workers and packing stay. The
+classes are those of Bridge 0.6 (megatron/bridge/data/builders); an older release is refused.
 
-Derived files (an index of lines, packed samples, rows of a Hugging Face data set as JSONL) go below `data/` of the run
-directory, except those that Bridge itself writes beside a directory of training.jsonl, where later runs find them.
+Derived files (an index of lines, packed samples, rows of a Hugging Face data set as JSONL) go to `data/` of the run
+directory. Bridge itself writes some files beside a training.jsonl, where later runs find them.
 """
 
 import importlib
@@ -23,16 +23,16 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 
 
 def use_tokenizer(config: Any, name: str) -> None:
-    """Take the tokenizer of `name`, a directory or a name on the hub."""
+    """Use the tokenizer `name`, a directory or a name on the hub. Raises UserError."""
     path = Path(name)
     if path.is_dir() and not _has_tokenizer(path):
         raise UserError(
-            f"{name} has no tokenizer: none of {', '.join(_TOKENIZER_FILES)} is in it", where=f"tokenizer={name}"
+            f"the directory {name} has no tokenizer: none of {', '.join(_TOKENIZER_FILES)}", where=f"tokenizer={name}"
         )
     config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model = "HuggingFaceTokenizer", name
-    config.tokenizer.vocab_size = None  # a NullTokenizer's
+    config.tokenizer.vocab_size = None  # only a NullTokenizer needs it
     if getattr(config.tokenizer, "hf_tokenizer_kwargs", None):
-        config.tokenizer.hf_tokenizer_kwargs.pop("revision", None)  # of the recipe's own
+        config.tokenizer.hf_tokenizer_kwargs.pop("revision", None)  # that of the recipe's tokenizer
 
 
 def use(config: Any, given: Mapping[str, str]) -> None:
@@ -48,21 +48,23 @@ def use(config: Any, given: Mapping[str, str]) -> None:
         _require_builders(where)
     if kind in ("mock", "indexed"):
         if columns:
-            raise UserError("data_columns= names columns of samples, and token ids have none", where=where)
+            raise UserError(
+                "data_columns= names columns of samples, but files of token ids have no columns", where=where
+            )
         _of_token_ids(config, request, where) if kind == "indexed" else _mock(config, given)
         return
     if "tokenizer" not in given and _has_tokenizer(Path(given.get("hf_path", "/nowhere"))):
         use_tokenizer(config, given["hf_path"])
-    sees = hasattr(config.dataset, "hf_processor_path")
-    if not sees:
+    has_images = hasattr(config.dataset, "hf_processor_path")
+    if not has_images:
         _require_tokenizer(config, where)
     config.dataset = sft_datasets.dataset(config, kind, request, columns, where)
-    if sees:
+    if has_images:
         config.dataset.hf_processor_path = _processor(config.dataset, given)
 
 
 def _is_plain(dataset: Any) -> bool:
-    """Whether it is already what reads token ids, in any release."""
+    """Return whether the data set already reads token ids, in any release."""
     from megatron.bridge.training.config import GPTDatasetConfig
 
     return isinstance(dataset, GPTDatasetConfig) and not type(dataset).__name__.startswith("Mock")
@@ -75,28 +77,28 @@ def _require_builders(where: str) -> None:
         builders = None
     if not hasattr(builders, "GPTSFTDatasetConfig"):
         raise UserError(
-            f"data= needs Megatron Bridge 0.6 or later, and this is {version('megatron-bridge')}",
+            f"data= needs Megatron Bridge 0.6 or later; this is {version('megatron-bridge')}",
             where=where,
-            hint="say it in the recipe, or by overrides: 'dataset.blend=[[PREFIX],null]', dataset.dataset_root=DIR",
+            hint="set it in the recipe, or by overrides: 'dataset.blend=[[PREFIX],null]', dataset.dataset_root=DIR",
         )
 
 
 def _kind(request: data_request.DataRequest, where: str) -> str:
-    """mock, indexed, lines (JSONL), saved (a directory of Hugging Face's), hub; what is there decides about a path."""
+    """Return mock, indexed, lines (JSONL), saved (a directory for `datasets`) or hub; for a path the disk decides."""
     if request.kind == "mock" or (request.kind == "hub" and not Path(request.paths[0]).is_dir()):
         return request.kind
     missing = [one for one in request.paths if not (Path(one).exists() or data_request.is_indexed(one))]
     if missing:
         raise UserError(
-            f"there is no {missing[0]}, nor {missing[0]}.bin with {missing[0]}.idx",
+            f"{missing[0]} does not exist, nor does {missing[0]}.bin with {missing[0]}.idx",
             where=where,
-            hint=f"data= takes {data_request.FORMS}; paths are those that a node sees",
+            hint=f"data= takes {data_request.FORMS}; give paths as a compute node has_images them",
         )
     if all(data_request.is_indexed(one) for one in request.paths):
         return "indexed"
     if len(request.paths) > 1 or request.weights:
         one = next(one for one in request.paths if not data_request.is_indexed(one))
-        raise UserError(f"a blend is of .bin and .idx files, and {one} is none", where=where)
+        raise UserError(f"a blend consists of .bin and .idx files, but {one} is not such a pair", where=where)
     path = Path(request.paths[0])
     return "lines" if path.is_file() or data_request.split_files(path) else "saved"
 
@@ -118,12 +120,12 @@ def _mock(config: Any, given: Mapping[str, str]) -> None:
 
 
 def _processor(held: Any, given: Mapping[str, str]) -> Any:
-    """Where a vision-language model's processor is read from, which has the tokenizer as well."""
+    """Return where a vision-language model's processor, which includes the tokenizer, is read from."""
     return given.get("tokenizer") or given.get("hf_path") or held.hf_processor_path
 
 
 def _of_token_ids(config: Any, request: data_request.DataRequest, where: str) -> None:
-    """Megatron's own files: the blend as its loader has it, paths and weights apart."""
+    """Use Megatron's own files; its loader takes the paths and the weights of a blend separately."""
     weights = None if request.weights is None else list(request.weights)
     _token_ids(config, blend=(list(request.paths), weights))
     held = config.dataset
@@ -131,13 +133,11 @@ def _of_token_ids(config: Any, request: data_request.DataRequest, where: str) ->
         held.path_to_cache = sft_datasets.derived("indices", where)
     if config.tokenizer.tokenizer_type == "NullTokenizer":
         largest = max(data_files.largest_id(prefix) for prefix in request.paths)
-        notes.add(
-            f"{where}: ids up to {largest} were seen; NullTokenizer takes them as they are, tokenizer=DIR tells more"
-        )
+        notes.add(f"{where}: ids up to {largest} were seen; NullTokenizer does not check them, tokenizer=DIR would")
 
 
 def _token_ids(config: Any, blend: Optional[tuple[list[str], Optional[list[float]]]]) -> None:
-    """A GPTDatasetConfig with that blend (None: mock), the recipe's where it has one."""
+    """Set a GPTDatasetConfig with that blend (None: mock data), based on the recipe's where it has one."""
     from megatron.bridge.training.config import GPTDatasetConfig, MockGPTDatasetConfig
 
     held = config.dataset
@@ -165,9 +165,9 @@ def _require_tokenizer(config: Any, where: str) -> None:
     tokenizer = config.tokenizer
     if tokenizer.tokenizer_type in (None, "NullTokenizer") or not tokenizer.tokenizer_model:
         raise UserError(
-            f"text needs a tokenizer, and this recipe has {tokenizer.tokenizer_type or 'none'}",
+            f"text needs a tokenizer, but this recipe's is {tokenizer.tokenizer_type or 'not set'}",
             where=where,
-            hint="add tokenizer=DIR_OR_NAME, or hf_path=DIR with a model and its tokenizer",
+            hint="add tokenizer=DIR_OR_NAME, or hf_path=DIR for a model that has its tokenizer",
         )
 
 

@@ -1,4 +1,4 @@
-"""Data sets of samples for fine-tuning, as Megatron Bridge's configurations of them."""
+"""Data sets of samples for fine-tuning, as Megatron Bridge's configurations."""
 
 import contextlib
 import dataclasses
@@ -17,18 +17,19 @@ _SOURCE = (
     *("dataset_root", "hf_dataset", "hf_validation_dataset", "hf_test_dataset", "hf_output_root"),
     *("hf_validation_proportion", "preprocessing", "do_validation", "do_test"),
 )
-"""Fields of a recipe's data set that say what it reads; the others stay."""
+"""Fields of a recipe's data set that name what it reads; the others are kept."""
 
 _LOADER = ("num_workers", "pin_memory", "persistent_workers")
 
 _OF_PAIRS = ("gsm8k", "openmathinstruct2", "squad")
-"""Names that Bridge has for data sets of the hub whose samples are a prompt and its answer, not a conversation."""
+"""Bridge's names for data sets on the hub whose samples are a prompt and its answer, not a conversation."""
 
 
 def dataset(config: Any, kind: str, request: data_request.DataRequest, columns: Sequence[str], where: str) -> Any:
-    """A configuration for `kind` (lines, saved, hub), with what the recipe's own says beside its source.
+    """Return the configuration for `kind` (lines, saved, hub), with the recipe's own values beside its source.
 
-    It is a GPTSFTDatasetConfig, or a DirectHFSFTDatasetConfig where the recipe has one (models of images and sound).
+    The result is a GPTSFTDatasetConfig, or a DirectHFSFTDatasetConfig where the recipe has one (models of images and
+    sound). Raises UserError.
     """
     from megatron.bridge.data.builders import DirectHFSFTDatasetConfig, GPTSFTDatasetConfig
 
@@ -46,7 +47,7 @@ def dataset(config: Any, kind: str, request: data_request.DataRequest, columns: 
     known = data_files.columns(files["training"][0], where) if files else None
     more["preprocessing"] = _preprocessing(known, columns, name, where)
     if not more["do_validation"]:
-        notes.add(f"{where}: it has no validation split that is known, so nothing is evaluated")
+        notes.add(f"{where}: no validation split is known, so nothing is evaluated")
     if direct:
         return dataclasses.replace(held, **more, validation_source=None, test_source=None)
     if isinstance(held, GPTSFTDatasetConfig):
@@ -57,7 +58,7 @@ def dataset(config: Any, kind: str, request: data_request.DataRequest, columns: 
 
 
 def kept(held: Any, kind: type, only: Optional[Sequence[str]] = None, without: Sequence[str] = ()) -> dict[str, Any]:
-    """The values of a configuration that one of another kind has as well."""
+    """Return the values of a configuration for the fields that a configuration of class `kind` has as well."""
     known = {field.name for field in dataclasses.fields(kind) if field.init and not field.name.startswith("_")}
     found = {field.name for field in dataclasses.fields(held)} & known if dataclasses.is_dataclass(held) else set()
     wanted = found if only is None else found & set(only)
@@ -65,13 +66,13 @@ def kept(held: Any, kind: type, only: Optional[Sequence[str]] = None, without: S
 
 
 def length(config: Any) -> int:
-    """The sequence length of the recipe."""
+    """Return the sequence length of the recipe, in tokens."""
     found = getattr(config.dataset, "seq_length", None) or getattr(config.model, "seq_length", None)
     return int(found or 4096)
 
 
 def derived(name: str, source: str) -> Optional[str]:
-    """A directory of the run for what is made of `source`, another for another; None outside a run."""
+    """Return a directory of the run for files made from `source`, one for each source; None outside a run."""
     run = os.environ.get("LAUNCHER_RUN_DIR")
     return str(Path(run) / "data" / f"{name}-{zlib.crc32(source.encode()):08x}") if run else None
 
@@ -81,7 +82,7 @@ def _validation(files: dict[str, list[Path]]) -> dict[str, Any]:
 
 
 def _root(path: Path, files: dict[str, list[Path]], where: str) -> str:
-    """Bridge reads a directory that holds training.jsonl; files of other names are linked into such a one."""
+    """Return a directory that holds training.jsonl, as Bridge needs; files of other names are linked into a new one."""
     own = all(paths == [path / f"{split}.jsonl"] for split, paths in files.items())
     target = derived("samples", where)
     if target is None or (own and os.access(path, os.W_OK)):
@@ -94,14 +95,14 @@ def _root(path: Path, files: dict[str, list[Path]], where: str) -> str:
 
 
 def _source(kind: str, request: data_request.DataRequest, files: dict[str, list[Path]]) -> tuple[Any, bool]:
-    """Bridge's description of what to load with Hugging Face's `datasets`, and whether it is known to evaluate with."""
+    """Return Bridge's description of what `datasets` loads, and whether it is known to have a validation split."""
     from megatron.bridge.data.builders import HFDatasetSourceConfig
     from megatron.bridge.data.sources.hf import hf_dataset_supports_split
 
     name = request.paths[0]
     if kind == "hub":
         named = HFDatasetSourceConfig(dataset_name=name)
-        with contextlib.suppress(ValueError):  # it is none of the names that Bridge has itself
+        with contextlib.suppress(ValueError):  # not one of Bridge's own names
             named.validate()
             return named, hf_dataset_supports_split(named, "validation")
         return HFDatasetSourceConfig(path_or_dataset=name, subset=request.subset), False
@@ -112,24 +113,24 @@ def _source(kind: str, request: data_request.DataRequest, files: dict[str, list[
 
 
 def _preprocessing(known: Optional[Sequence[str]], columns: Sequence[str], name: str, where: str) -> Any:
-    """How a sample becomes tokens: a prompt and its completion, or a conversation by the tokenizer's own template."""
+    """Return how a sample becomes tokens: prompt and completion, or a conversation in the tokenizer's template."""
     from megatron.bridge.data.builders import ChatSFTPreprocessingConfig, PromptCompletionSFTPreprocessingConfig
 
     if known is not None:
         missing = [one for one in columns if one not in known]
         if missing:
-            raise UserError(f"there is no column {missing[0]!r}; there are {', '.join(known)}", where=where)
+            raise UserError(f"there is no column {missing[0]!r}; the columns are {', '.join(known)}", where=where)
         columns = columns or _recognised(known, where)
     elif name in _OF_PAIRS:
         columns = columns or ("prompt", "completion")
     if len(columns) == 2:
-        # A blank between both, as in Bridge's own recipes: they are tokenized apart.
+        # A blank between both, as in Bridge's own recipes, which tokenize them separately.
         return PromptCompletionSFTPreprocessingConfig(
             prompt_column=columns[0], completion_column=columns[1], separator=" "
         )
     if columns and columns[0] not in data_request.CONVERSATIONS:
         names = ", ".join(data_request.CONVERSATIONS)
-        raise UserError(f"a conversation's column is called one of {names}, not {columns[0]!r}", where=where)
+        raise UserError(f"the column of a conversation must be one of {names}, not {columns[0]!r}", where=where)
     return ChatSFTPreprocessingConfig()
 
 
@@ -141,7 +142,7 @@ def _recognised(names: Sequence[str], where: str) -> Sequence[str]:
         if one in names:
             return (one,)
     raise UserError(
-        f"samples have the columns {', '.join(names)}, and none of them is known to hold a prompt or a conversation",
+        f"none of the samples' columns ({', '.join(names)}) is known to hold a prompt or a conversation",
         where=where,
-        hint="name them: data_columns=PROMPT,COMPLETION",
+        hint="name the columns: data_columns=PROMPT,COMPLETION",
     )
