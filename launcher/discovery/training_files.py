@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launcher.contract import hub
+
 _ITERATION = re.compile(r"iter_(\d+)")
 _SECTION = re.compile(r"^([a-z_]+):")
 _VALUE = re.compile(r"^  ([a-z_]+): (\d+|true|false)\s*$")
 _DATA_ENDINGS = (".bin", ".idx")
 _OF_HUB = ("hf_path", "tokenizer")
-_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ def check_training_files(values: Mapping[str, Any], environ: Mapping[str, str]) 
                 uncached.append((key, text))
         elif not _is_there(text):
             missing.append((key, text))
-    offline = any(environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in _OFFLINE)
-    return TrainingFiles(tuple(missing), tuple(uncached), offline)
+    return TrainingFiles(tuple(missing), tuple(uncached), hub.is_offline(environ))
 
 
 def saved_model(directory: Path) -> SavedModel | None:
@@ -112,15 +112,15 @@ def _strings(value: Any) -> Iterable[str]:
 def _is_hub_name(key: str, text: str, values: Mapping[str, Any]) -> bool:
     """`owner/name` of a tokenizer from the hub: no path, and nothing of that name here."""
     of_hub = values.get("tokenizer.tokenizer_type") == "HuggingFaceTokenizer"
-    hub = key in _OF_HUB or (key == "tokenizer.tokenizer_model" and of_hub)
-    return hub and bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text)) and not Path(text).exists()
+    may_be = key in _OF_HUB or (key == "tokenizer.tokenizer_model" and of_hub)
+    return may_be and hub.is_hub_name(text)
 
 
 def _cached(name: str, environ: Mapping[str, str]) -> bool:
     cache = environ.get("XDG_CACHE_HOME") or f"{environ.get('HOME', '~')}/.cache"
     home = environ.get("HF_HOME") or f"{cache}/huggingface"
-    hub = environ.get("HF_HUB_CACHE") or f"{home}/hub"
-    return (Path(hub) / f"models--{name.replace('/', '--')}" / "snapshots").is_dir()
+    hub_cache = environ.get("HF_HUB_CACHE") or f"{home}/hub"
+    return (Path(hub_cache) / f"models--{name.replace('/', '--')}" / "snapshots").is_dir()
 
 
 def _is_there(text: str) -> bool:

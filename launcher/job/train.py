@@ -103,7 +103,7 @@ def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: 
         from . import cpu
 
         cpu.enable()
-    config = fetch.configuration(
+    config = fetch.make_configuration(
         lambda: recipe.load(request["recipe"], request["arguments"], rank.code_dir), request, rank
     )
     config = overrides.apply(config, request["overrides"])
@@ -118,7 +118,7 @@ def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: 
     paths.place_files(config, rank, keys)
     paths.stop_on_signal(config, keys)
     paths.choose_checkpoint(config, rank, keys, bool(settings.get("load", False)))
-    fetch.everything(config, rank, settings.get("init"))
+    fetch.fetch_all(config, rank, settings.get("init"))
     weights.choose(config, settings.get("init"), look=rank.rank == 0)
     if device != "cpu":
         extensions.require(config)

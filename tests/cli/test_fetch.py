@@ -73,7 +73,7 @@ def test_a_hub_that_refuses_is_the_outside_world(tmp_path: Path) -> None:
         user = user_with_recipe(tmp_path, server)
         done = user.run("fetch", "from_hub.py", "--env", f"HF_HOME={tmp_path / 'hf'}", "--json", status=3)
     error = json.loads(done.stdout)["error"]
-    assert "the hub has no org/tiny" in error["message"]
+    assert "org/tiny does not exist on the hub" in error["message"]
     assert "--env HF_TOKEN" in error["hint"]
     assert "Traceback" not in done.stderr
 

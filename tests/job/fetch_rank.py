@@ -20,8 +20,8 @@ def main() -> int:
     request = {"recipe": {"bridge": "one"}, "arguments": {}, "overrides": []}
     try:
         fetch.begin()
-        config = fetch.configuration(_make, request, rank)
-        fetch.everything(config, rank)
+        config = fetch.make_configuration(_make, request, rank)
+        fetch.fetch_all(config, rank)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from launcher.contract.hub import OFFLINE_VARIABLES, is_offline
 from launcher.job.errors import UserError
 from launcher.job.fetch import explain, needs, offline
 from launcher.job.model import hub
@@ -45,9 +46,9 @@ def test_what_a_configuration_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_not_understood_is_said() -> None:
-    assert needs.unknown(config()) is None
-    assert needs.unknown(config(hf_processor_path="org/vlm", hf_output_root="out")) is None
-    assert needs.unknown(config(hf_dataset_path="org/videos")) == "dataset.hf_dataset_path=org/videos"
+    assert needs.unsupported_field(config()) is None
+    assert needs.unsupported_field(config(hf_processor_path="org/vlm", hf_output_root="out")) is None
+    assert needs.unsupported_field(config(hf_dataset_path="org/videos")) == "dataset.hf_dataset_path=org/videos"
 
 
 @pytest.fixture
@@ -82,30 +83,30 @@ def test_weights_are_here_when_all_shards_are(snapshot: Path, files: tuple[str, 
     for name in files:
         (snapshot / name).write_text(INDEX)
     need = needs.Need("weights", "org/x")
-    assert needs.look(need) is None  # without config.json nobody can read them
+    assert needs.is_cached(need) is None  # without config.json nobody can read them
     (snapshot / "config.json").write_text("{}")
-    assert needs.look(need) is (True if whole else None)
+    assert needs.is_cached(need) is (True if whole else None)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "vocab.json", "qwen.tiktoken"])
 def test_a_tokenizer_is_here_when_its_vocabulary_is(snapshot: Path, name: str) -> None:
     need = needs.Need("tokenizer", "org/x")
     (snapshot / "tokenizer_config.json").write_text("{}")
-    assert needs.look(need) is None
+    assert needs.is_cached(need) is None
     (snapshot / name).write_text("{}")
-    assert needs.look(need) is True
-    assert needs.look(needs.Need("tokenizer", "org/x", "another")) is None
-    assert needs.look(needs.Need("tokenizer", "org/x", "a" * 40)) is True
+    assert needs.is_cached(need) is True
+    assert needs.is_cached(needs.Need("tokenizer", "org/x", "another")) is None
+    assert needs.is_cached(needs.Need("tokenizer", "org/x", "a" * 40)) is True
 
 
 @pytest.fixture
 def undecided() -> Iterator[None]:
     """An environment that says nothing of the hub; all as before in the end."""
     before = dict(os.environ)
-    for name in (*offline.VARIABLES, offline.MARKER):
+    for name in (*OFFLINE_VARIABLES, offline.MARKER):
         os.environ.pop(name, None)
     yield
-    offline.switch(False)
+    offline.set_offline(False)
     os.environ.clear()
     os.environ.update(before)
 
@@ -119,9 +120,9 @@ def test_libraries_that_are_loaded_hear_of_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert offline.begin()
     assert (constants.HF_HUB_OFFLINE, old._is_offline_mode, os.environ["HF_DATASETS_OFFLINE"]) == (True, True, "1")
-    with offline.lifted():
-        assert (constants.HF_HUB_OFFLINE, old._is_offline_mode, offline.is_on()) == (False, False, False)
-    assert offline.is_on()
+    with offline.allow_requests():
+        assert (constants.HF_HUB_OFFLINE, old._is_offline_mode, is_offline(os.environ)) == (False, False, False)
+    assert is_offline(os.environ)
     assert offline.begin()  # as in a program that started itself anew
 
 
@@ -135,17 +136,17 @@ def test_what_the_user_said_stays(value: str) -> None:
 
 
 def test_errors_without_a_hub_in_them_are_not_explained() -> None:
-    assert explain.of_recipe(ValueError("hidden_size is odd")) is None
+    assert explain.recipe_error(ValueError("hidden_size is odd")) is None
     cause = type("LocalEntryNotFoundError", (OSError,), {})("not there")
     error = UserError("configure() failed: OSError: not there", where="x.py:3")
     error.__cause__ = cause
-    told = explain.of_recipe(error)
+    told = explain.recipe_error(error)
     assert told is not None
     assert told.where == "x.py:3"
     assert "launcher fetch" in str(told)
 
 
 def test_a_full_disk_is_said_as_such() -> None:
-    told = explain.explained(OSError(28, "No space left on device", "/hf/blobs/x"), "the weights of org/x")
+    told = explain.hub_error(OSError(28, "No space left on device", "/hf/blobs/x"), "the weights of org/x")
     assert "cannot be written" in told.message
     assert "No space left on device" in told.message

@@ -1,4 +1,4 @@
-"""Turns in a shared directory: who goes first, who waits, and what happens when a holder dies, hangs or fails."""
+"""Downloads shared in a directory: one process works, the others wait; owners that die, hang or fail."""
 
 import json
 import threading
@@ -10,15 +10,19 @@ import pytest
 
 from launcher.job.errors import UserError
 from launcher.job.fetch import owner_record
-from launcher.job.fetch.shared_download import HubError, Thing, Timing, Turn
+from launcher.job.fetch.shared_download import HubError, Resource, SharedDownload, Timing
 
-FAST = Timing(beat_s=0.05, silent_s=0.5, stall_s=60, poll_s=0.02, tell_s=0.1, settle_s=0.3)
-ELSEWHERE = {**owner_record.this_process(), "host": "another", "who": "rank 7 on another", "job": "run/000"}
+FAST = Timing(beat_s=0.05, silent_s=0.5, stall_s=60, poll_s=0.02, report_s=0.1, settle_s=0.3)
+ELSEWHERE = {**owner_record.this_process(), "host": "another", "process": "rank 7 on another", "attempt": "run/000"}
 
 
-def turn(directory: Path, job: str = "run/000", timing: Timing = FAST, said: list[str] | None = None) -> Turn:
+def download(
+    directory: Path, attempt: str = "run/000", timing: Timing = FAST, said: list[str] | None = None
+) -> SharedDownload:
     say = said.append if said is not None else lambda _text: None
-    return Turn(directory / ".locks" / "launcher", Thing("key", "the thing"), job, "rank 0 here", say, timing)
+    return SharedDownload(
+        directory / ".locks" / "launcher", Resource("key", "the resource"), attempt, "rank 0 here", say, timing
+    )
 
 
 def never() -> Any:
@@ -31,10 +35,10 @@ def home_of(directory: Path) -> Path:
     return home
 
 
-def hold(directory: Path, number: int, card: dict[str, Any]) -> Path:
-    """A turn that somebody else holds."""
+def hold(directory: Path, number: int, record: dict[str, Any]) -> Path:
+    """Write the claim of another process."""
     path = home_of(directory) / f"{number:08d}"
-    path.write_text(json.dumps(card))
+    path.write_text(json.dumps(record))
     return path
 
 
@@ -48,7 +52,7 @@ def test_one_of_many_works_and_all_have_it(tmp_path: Path) -> None:
         return "made"
 
     def take() -> None:
-        found.append(turn(tmp_path).take(lambda: "found" if done else None, work))
+        found.append(download(tmp_path).run_once(lambda: "found" if done else None, work))
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
@@ -70,7 +74,7 @@ def test_all_fail_with_the_same_sentence(tmp_path: Path) -> None:
 
     def take() -> None:
         with pytest.raises(UserError, match="there is none\n  look elsewhere") as caught:
-            turn(tmp_path).take(lambda: None, work)
+            download(tmp_path).run_once(lambda: None, work)
         said.append(caught.value.message)
 
     threads = [threading.Thread(target=take) for _ in range(4)]
@@ -81,17 +85,17 @@ def test_all_fail_with_the_same_sentence(tmp_path: Path) -> None:
     assert asked == [1]
     assert said == ["there is none"] * 4
     with pytest.raises(HubError, match="there is none"):  # a rank of this attempt that comes late
-        turn(tmp_path).take(lambda: None, never)
-    assert turn(tmp_path, job="run/001").take(lambda: None, lambda: "now") == "now"
+        download(tmp_path).run_once(lambda: None, never)
+    assert download(tmp_path, attempt="run/001").run_once(lambda: None, lambda: "now") == "now"
 
 
 def test_a_silent_holder_on_another_machine_is_overtaken(tmp_path: Path) -> None:
     hold(tmp_path, 4, ELSEWHERE)
     said: list[str] = []
     started = time.monotonic()
-    assert turn(tmp_path, said=said).take(lambda: None, lambda: "mine") == "mine"
+    assert download(tmp_path, said=said).run_once(lambda: None, lambda: "mine") == "mine"
     assert time.monotonic() - started >= FAST.silent_s
-    assert any("rank 7 on another fetches the thing for all" in text for text in said)
+    assert any("rank 7 on another is fetching the resource for all ranks" in text for text in said)
     assert sorted(path.name for path in home_of(tmp_path).iterdir()) == ["00000005", "00000005.end"]
 
 
@@ -104,27 +108,27 @@ def test_a_holder_whose_heart_beats_is_waited_for(tmp_path: Path) -> None:
             path.touch()
             time.sleep(0.05)
         over.set()
-        path.with_suffix(".end").write_text(json.dumps({"state": "done", "job": "other"}))
+        path.with_suffix(".end").write_text(json.dumps({"state": "done", "attempt": "other"}))
 
     thread = threading.Thread(target=beat)
     thread.start()
-    assert turn(tmp_path).take(lambda: "theirs" if over.is_set() else None, never) == "theirs"
+    assert download(tmp_path).run_once(lambda: "theirs" if over.is_set() else None, never) == "theirs"
     thread.join()
 
 
 def test_a_dead_holder_on_this_machine_is_overtaken_at_once(tmp_path: Path) -> None:
     hold(tmp_path, 1, {**ELSEWHERE, **owner_record.this_process(), "started": 1})
     slow = Timing(silent_s=1000)
-    assert turn(tmp_path, timing=slow).take(lambda: None, lambda: "mine") == "mine"
+    assert download(tmp_path, timing=slow).run_once(lambda: None, lambda: "mine") == "mine"
 
 
-def test_a_holder_that_was_told_to_stop_leaves_its_turn(tmp_path: Path) -> None:
+def test_a_holder_that_was_told_to_stop_leaves_its_download(tmp_path: Path) -> None:
     def stop() -> str:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        turn(tmp_path).take(lambda: None, stop)
-    assert turn(tmp_path, timing=Timing(silent_s=1000)).take(lambda: None, lambda: "mine") == "mine"
+        download(tmp_path).run_once(lambda: None, stop)
+    assert download(tmp_path, timing=Timing(silent_s=1000)).run_once(lambda: None, lambda: "mine") == "mine"
 
 
 def test_nobody_waits_for_ever_where_each_holder_dies(tmp_path: Path) -> None:
@@ -139,15 +143,15 @@ def test_nobody_waits_for_ever_where_each_holder_dies(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=follow_each_other)
     thread.start()
-    with pytest.raises(HubError, match="3 processes in turn were to fetch the thing"):
-        turn(tmp_path, timing=Timing(poll_s=0.02, silent_s=1000)).take(lambda: None, never)
+    with pytest.raises(HubError, match="the resource was not fetched: 3 processes tried"):
+        download(tmp_path, timing=Timing(poll_s=0.02, silent_s=1000)).run_once(lambda: None, never)
     thread.join()
 
 
 def test_what_was_fetched_and_cannot_be_seen_is_an_error(tmp_path: Path) -> None:
-    hold(tmp_path, 1, ELSEWHERE).with_suffix(".end").write_text(json.dumps({"state": "done", "job": "run/000"}))
-    with pytest.raises(HubError, match="still not complete here"):
-        turn(tmp_path).take(lambda: None, never)
+    hold(tmp_path, 1, ELSEWHERE).with_suffix(".end").write_text(json.dumps({"state": "done", "attempt": "run/000"}))
+    with pytest.raises(HubError, match="still incomplete in this cache"):
+        download(tmp_path).run_once(lambda: None, never)
 
 
 def test_the_works_own_trouble_with_a_disk_is_not_the_turns(tmp_path: Path) -> None:
@@ -155,4 +159,4 @@ def test_the_works_own_trouble_with_a_disk_is_not_the_turns(tmp_path: Path) -> N
         raise OSError(28, "No space left on device", "/elsewhere")
 
     with pytest.raises(OSError, match="No space left"):
-        turn(tmp_path).take(lambda: None, full)
+        download(tmp_path).run_once(lambda: None, full)

@@ -19,13 +19,11 @@ from launcher._util.errors import CommandError, OutsideError, PlaceError, Reques
 from launcher.cli import arguments
 from launcher.cli.output import print_json, say, warn
 from launcher.cli.progress import TerminalReport
+from launcher.contract.hub import OFFLINE_VARIABLES
 from launcher.contract.units import bytes_text
 
 if TYPE_CHECKING:
     from launcher.cli.planning import Planned
-
-_FORBIDDING = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-"""Meant for the job: here the hub is to be asked."""
 
 _CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 
@@ -90,7 +88,8 @@ def environment(job: Mapping[str, str], shell: Mapping[str, str]) -> dict[str, s
         if shell.get(name) and job.get(name) != shell[name]:
             warn(f"{name} is set in this shell, and the run does not get it: add --env {name} here and there")
     ways = {name: value for name, value in shell.items() if name in _WAYS or name.lower().endswith("_proxy")}
-    return {name: value for name, value in {**ways, **job}.items() if name not in _FORBIDDING}
+    # What keeps the job offline is not meant for this command, which asks the hub.
+    return {name: value for name, value in {**ways, **job}.items() if name not in OFFLINE_VARIABLES}
 
 
 def understood(text: str, status: int, said: str) -> dict[str, Any]:

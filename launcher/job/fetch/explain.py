@@ -1,4 +1,4 @@
-"""What the hub's libraries raise, in one sentence with what to do."""
+"""Errors of the hub's libraries as one sentence each, with what to do."""
 
 import contextlib
 import errno
@@ -22,18 +22,18 @@ _UNREACHED = (
     "ConnectionError",
     "Timeout",
 )
-_TORN = ("RemoteProtocolError", "IncompleteRead", "ProtocolError", "ChunkedEncodingError", "ReadError")
-BEFORE = "fetch it before the job, where there is network, with the same HF_HOME: `launcher fetch RECIPE`"
-_AGAIN = "try again later: what is complete is kept; or fetch it before the job: `launcher fetch RECIPE`"
+_BROKEN_OFF = ("RemoteProtocolError", "IncompleteRead", "ProtocolError", "ChunkedEncodingError", "ReadError")
+BEFORE = "fetch it before the job on a machine with network and the same HF_HOME: `launcher fetch RECIPE`"
+_AGAIN = "try again later (complete files are kept), or fetch it before the job: `launcher fetch RECIPE`"
 
 
 def is_miss(error: Optional[BaseException]) -> bool:
-    """Whether the cause, at some depth, is something that the cache lacks while the hub may not be asked."""
-    return any(type(one).__name__ in _MISSES for one in chain(error))
+    """Return whether a cause, at any depth, is that the cache lacks a file and the hub may not be asked."""
+    return any(type(one).__name__ in _MISSES for one in exception_chain(error))
 
 
-def chain(error: Optional[BaseException]) -> Iterator[BaseException]:
-    """The exception, what it came from, and so on."""
+def exception_chain(error: Optional[BaseException]) -> Iterator[BaseException]:
+    """Yield the exception, its cause, and so on."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -41,60 +41,65 @@ def chain(error: Optional[BaseException]) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def explained(error: BaseException, name: str) -> HubError:
-    """The sentence for what went wrong while `name` was fetched."""
-    causes = list(chain(error))
+def hub_error(error: BaseException, name: str) -> HubError:
+    """Return the error to show for what went wrong while `name` was fetched."""
+    causes = list(exception_chain(error))
     kinds = {type(one).__name__ for one in causes}
     status = next((code for one in causes if (code := _status(one)) is not None), None)
-    place = f"{endpoint()}, asked from {socket.gethostname()}"
+    source = f"{endpoint()}, asked from {socket.gethostname()}"
     if "GatedRepoError" in kinds or status in (401, 403):
-        return HubError(f"the hub lets nobody have {name} without leave ({place}): {_token()}", hint=_LEAVE)
+        return HubError(f"the hub denies access to {name} ({source}): {_token()}", hint=_ACCESS)
     if status == 404 or kinds & _ABSENT:
         what = _first_line(next(one for one in causes if _status(one) == 404 or "NotFound" in type(one).__name__))
-        return HubError(f"the hub has no {name}, or hides it ({place}): {what}", hint=f"mind the name; {_LEAVE}")
+        return HubError(
+            f"{name} does not exist on the hub, or is private ({source}): {what}", hint=f"check the name; {_ACCESS}"
+        )
     if status == 429:
-        return HubError(f"the hub refuses {name} for too many requests (HTTP 429, {place})", hint=f"{_AGAIN}; {_LIMIT}")
+        return HubError(f"the hub refuses {name}: too many requests (HTTP 429, {source})", hint=f"{_AGAIN}; {_LIMIT}")
     if status is not None:
-        return HubError(f"the hub failed while {name} was fetched (HTTP {status}, {place})", hint=_AGAIN)
-    if kinds & set(_TORN):
-        return HubError(f"{name}: the connection broke again and again ({place})", hint=_AGAIN)
+        return HubError(f"the hub failed while {name} was fetched (HTTP {status}, {source})", hint=_AGAIN)
+    if kinds & set(_BROKEN_OFF):
+        return HubError(f"the connection broke repeatedly while {name} was fetched ({source})", hint=_AGAIN)
     if kinds & set(_UNREACHED) or any(type(one).__name__.endswith("ConnectionError") for one in causes):
         reason = next((_first_line(one) for one in causes if type(one).__name__ in _UNREACHED), "no connection")
-        return HubError(f"{name} is not in the cache, and the hub cannot be reached ({place}): {reason}", hint=BEFORE)
+        return HubError(f"{name} is not in the cache, and the hub cannot be reached ({source}): {reason}", hint=BEFORE)
     disk = next((one for one in causes if isinstance(one, OSError) and one.errno in _DISK), None)
     if disk is not None:
         return HubError(
-            f"{name} cannot be written into the Hugging Face cache: {disk}", hint="mind HF_HOME and its disk"
+            f"{name} cannot be written to the Hugging Face cache: {disk}",
+            hint="check HF_HOME and the space on its disk",
         )
     return HubError(f"{name} cannot be fetched: {type(error).__name__}: {_first_line(error)}", hint=BEFORE)
 
 
-def of_recipe(error: BaseException) -> Optional[HubError]:
-    """The sentence for a recipe that failed because of the hub; None where that was not the cause."""
-    place = error.where if isinstance(error, UserError) else None
-    causes = list(chain(error))
-    asked = any(_status(one) is not None or type(one).__name__ in (*_UNREACHED, *_TORN) for one in causes)
+def recipe_error(error: BaseException) -> Optional[HubError]:
+    """Return the error to show for a recipe that failed because of the hub; None where the hub was not the cause."""
+    where = error.where if isinstance(error, UserError) else None
+    causes = list(exception_chain(error))
+    asked = any(_status(one) is not None or type(one).__name__ in (*_UNREACHED, *_BROKEN_OFF) for one in causes)
     if asked:
-        told = explained(error, _repository(causes) or "what the recipe reads")
-        return HubError(told.message, where=place, hint=told.hint)
+        found = hub_error(error, _repository(causes) or "what the recipe reads from the hub")
+        return HubError(found.message, where=where, hint=found.hint)
     if is_miss(error):
         message = error.message if isinstance(error, UserError) else _first_line(error)
-        return HubError(f"{message} (it is not in the cache, and the hub may not be asked)", where=place, hint=BEFORE)
+        return HubError(
+            f"{message} (not in the Hugging Face cache, and asking the hub is forbidden)", where=where, hint=BEFORE
+        )
     return None
 
 
-def is_passing(error: BaseException) -> bool:
-    """Whether it may go better in a moment: limits of the rate, errors of the server, no connection."""
-    causes = list(chain(error))
+def is_transient(error: BaseException) -> bool:
+    """Return whether a retry may succeed: rate limits, errors of the server, no connection."""
+    causes = list(exception_chain(error))
     if any((_status(one) or 0) in (408, 429, 500, 502, 503, 504) for one in causes):
         return True
-    # A body that breaks off was asked for again by the library itself, from where it broke off.
+    # The library itself resumes a body that breaks off.
     return all(_status(one) is None for one in causes) and any(type(one).__name__ in _UNREACHED for one in causes)
 
 
-def wait_s(error: BaseException) -> float:
-    """How long the hub asks to wait (Retry-After), five minutes at most; 0 where it does not say."""
-    for one in chain(error):
+def retry_after_s(error: BaseException) -> float:
+    """Return how many seconds the hub asks to wait (Retry-After), at most 300; 0 where it does not say."""
+    for one in exception_chain(error):
         headers = getattr(getattr(one, "response", None), "headers", {})
         if str(headers.get("Retry-After", "")).isdigit():
             return min(float(headers["Retry-After"]), 300.0)
@@ -102,25 +107,25 @@ def wait_s(error: BaseException) -> float:
 
 
 def endpoint() -> str:
-    """The hub's address, as the libraries read it."""
+    """Return the hub's address, as the libraries read it."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-_LEAVE = (
-    "accept its conditions on the hub's page, and give a token by name (export HF_TOKEN, then `--env HF_TOKEN`) "
-    "or as the file HF_HOME/token (`hf auth login`)"
+_ACCESS = (
+    "accept its conditions on the hub's page, and pass a token by name (export HF_TOKEN, then `--env HF_TOKEN`) "
+    "or in the file HF_HOME/token (`hf auth login`)"
 )
-_LIMIT = "with a token (`--env HF_TOKEN`) the hub allows more"
+_LIMIT = "the hub allows more requests with a token (`--env HF_TOKEN`)"
 
 
 def _token() -> str:
-    """Which token was shown, never its value."""
+    """Describe which token was sent, never its value."""
     from huggingface_hub import constants, get_token
 
     if any(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")):
-        return "the token of HF_TOKEN has none"
-    return f"the token of {constants.HF_TOKEN_PATH} has none" if get_token() else "no token was given"
+        return "the token in HF_TOKEN has no access"
+    return f"the token in {constants.HF_TOKEN_PATH} has no access" if get_token() else "no token was sent"
 
 
 def _status(error: BaseException) -> Optional[int]:
@@ -130,7 +135,7 @@ def _status(error: BaseException) -> Optional[int]:
 
 
 def _repository(causes: list[BaseException]) -> Optional[str]:
-    """The name in the address of a request, where one of them knows it."""
+    """Return the repository named in the URL of a failed request, if one of the causes has it."""
     for one in causes:
         request: Any = None
         with contextlib.suppress(RuntimeError):  # what httpx raises where an error has no request

@@ -1,7 +1,7 @@
-"""What training will read of Hugging Face's hub, as its configuration says: is it here, and how it is fetched.
+"""What training will read from Hugging Face's hub, as its configuration says: whether it is cached, how to fetch it.
 
-Files are fetched with huggingface_hub, which resumes what breaks off and shows no file before it is whole. Those that
-tell whether a thing is here come last: a process that is killed between two files leaves a thing that is not here.
+Files are fetched with huggingface_hub, which resumes an interrupted download and shows only complete files. The files
+that decide whether something counts as cached come last, so a process killed between two files leaves it not cached.
 """
 
 import contextlib
@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.hub import is_hub_name
 from ..model import hub
 from . import explain, offline
-from .shared_download import Thing
+from .shared_download import Resource
 
 _TOKENIZERS = ("HuggingFaceTokenizer", "SFTTokenizer", "MultimodalTokenizer")
 _SOURCES = ("source", "validation_source", "test_source", "hf_dataset", "hf_validation_dataset", "hf_test_dataset")
 """Fields of Bridge 0.6.2's data set configurations that hold an HFDatasetSourceConfig."""
 
 _VOCABULARIES = ("*.model", "*.tiktoken", "vocab.json", "vocab.txt", "tokenizer.json")
-"""The first name last: of each of them a tokenizer can be made, of the last one without the others."""
+"""Files that each suffice to make a tokenizer; the last one needs no other file. They are fetched last."""
 _SMALL = (
     *(
         "config.json",
@@ -44,13 +45,13 @@ _SMALL = (
     ),
 )
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_WAITS_S = (1.0, 3.0, 9.0)
-"""Before another attempt, where the library itself does not make one (it does for each file, not for their list)."""
+_RETRY_WAITS_S = (1.0, 3.0, 9.0)
+"""Waits before each retry; the library itself retries single files, but not the list of files."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """One thing of the hub: `kind` is tokenizer, weights or data; `source` is Bridge's own description of data."""
+    """One thing on the hub: `kind` is tokenizer, weights or data; `source` is Bridge's own description of data."""
 
     kind: str
     name: str
@@ -60,24 +61,24 @@ class Need:
 
     @property
     def title(self) -> str:
-        """As sentences call it."""
+        """Return how messages name it."""
         words = {"tokenizer": "tokenizer of ", "weights": "weights of ", "data": "data set "}
         return f"the {words[self.kind]}{self.name}{f' at {self.revision}' if self.revision else ''}"
 
 
 def of_config(config: Any, init: Optional[str] = None) -> tuple[Need, ...]:
-    """All that is named as the hub names it and is no file or directory here; `init` is the user's --init."""
+    """Return what the configuration names on the hub and no local file or directory has; `init` is --init."""
     weights = () if init == "random" else _of_weights(config)
     found = [*_of_tokenizer(config), *weights, *_of_data(getattr(config, "dataset", None))]
     return tuple(dict.fromkeys(found))
 
 
-def unknown(config: Any) -> Optional[str]:
-    """A field of the data that names something of a hub which is not understood here: then nobody may be cut off."""
+def unsupported_field(config: Any) -> Optional[str]:
+    """Return a data field that names something on a hub and is not understood here; then ranks must stay online."""
     dataset = getattr(config, "dataset", None)
     if dataset is None:
         return None
-    if type(dataset).__name__ == "HFDatasetConfig":  # before Bridge 0.4: a builder with a cache of its own
+    if type(dataset).__name__ == "HFDatasetConfig":  # before Bridge 0.4: its builder has a cache of its own
         return f"dataset.dataset_name={dataset.dataset_name}"
     for name, value in vars(dataset).items():
         known = name in ("hf_processor_path", "hf_output_root")
@@ -86,13 +87,8 @@ def unknown(config: Any) -> Optional[str]:
     return None
 
 
-def is_hub_name(text: Any) -> bool:
-    """`owner/name` or `name`: no path, and nothing of that name here."""
-    return isinstance(text, str) and bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text)) and not Path(text).exists()
-
-
 def directory(need: Need) -> Path:
-    """The cache that holds it."""
+    """Return the cache directory that holds it."""
     if need.kind == "data":
         from importlib import import_module
 
@@ -101,29 +97,29 @@ def directory(need: Need) -> Path:
 
 
 def hub_cache() -> Path:
-    """Hugging Face's hub cache, as its library sees it."""
+    """Return Hugging Face's hub cache, as its library sees it."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser()
 
 
-def thing(need: Need) -> Thing:
-    """The same for turn.py."""
+def resource(need: Need) -> Resource:
+    """Return it as a resource for shared_download.py."""
     text = json.dumps([need.kind, need.name, need.revision, repr(need.source)])
     folders = [repository(need.name)]
     if need.kind == "data":
         owner, _, name = need.name.rpartition("/")
         folders = [directory(need) / f"{owner}___{name}".lstrip("_"), repository(need.name, "datasets")]
-    return Thing(hashlib.sha256(text.encode()).hexdigest()[:20], need.title, tuple(folders))
+    return Resource(hashlib.sha256(text.encode()).hexdigest()[:20], need.title, tuple(folders))
 
 
 def repository(name: str, kind: str = "models") -> Path:
-    """Where the cache keeps a repository."""
+    """Return where the cache keeps a repository."""
     return hub_cache() / f"{kind}--{name.replace('/', '--')}"
 
 
 def snapshot(name: str, revision: Optional[str]) -> Optional[Path]:
-    """The files of a model as the cache has them, complete or not; None where it has none."""
+    """Return the cached files of a model, complete or not; None where the cache has none."""
     home, commit = repository(name), revision or "main"
     if not re.fullmatch("[0-9a-f]{40}", commit):
         try:
@@ -134,8 +130,8 @@ def snapshot(name: str, revision: Optional[str]) -> Optional[Path]:
     return found if found.is_dir() else None
 
 
-def look(need: Need) -> Optional[bool]:
-    """True where all of it is in the cache, else None."""
+def is_cached(need: Need) -> Optional[bool]:
+    """Return True where all files are in the cache, else None."""
     if need.kind == "data":
         return _look_at_data(need)
     files = snapshot(need.name, need.revision)
@@ -147,15 +143,15 @@ def look(need: Need) -> Optional[bool]:
 
 
 def download(need: Need) -> bool:
-    """Fetch it from the hub. Raises HubError, one sentence, where that cannot be done."""
-    for wait in (*_WAITS_S, None):
+    """Fetch it from the hub. Raises HubError with one sentence where that fails."""
+    for wait in (*_RETRY_WAITS_S, None):
         try:
             _download(need)
             break
         except Exception as error:
-            if wait is None or not explain.is_passing(error):
-                raise explain.explained(error, need.title) from error
-            time.sleep(max(wait, explain.wait_s(error)))
+            if wait is None or not explain.is_transient(error):
+                raise explain.hub_error(error, need.title) from error
+            time.sleep(max(wait, explain.retry_after_s(error)))
     return True
 
 
@@ -175,22 +171,22 @@ def _download(need: Need) -> None:
 
 
 def size(need: Need) -> Optional[int]:
-    """Bytes of all its files on the hub, which is asked; None where that is not known before."""
+    """Return the bytes of all its files, which the hub is asked for; None where that cannot be known beforehand."""
     if need.kind == "data":
         return None
     from huggingface_hub import HfApi
 
     try:
-        with offline.lifted():
+        with offline.allow_requests():
             info = HfApi().model_info(need.name, revision=need.revision, files_metadata=True)
         wanted = [name for names in _wanted(need, info) for name in names]
-    except Exception:  # what is wrong will be told by the download
+    except Exception:  # the download will report what is wrong
         return None
     return sum(one.size or 0 for one in info.siblings or () if one.rfilename in wanted)
 
 
 def _wanted(need: Need, info: Any) -> tuple[list[str], list[str]]:
-    """Names of the files to fetch: small ones in their order, then those of the weights."""
+    """Return the names of the files to fetch: small ones in their order, then those of the weights."""
     names = [one.rfilename for one in info.siblings or ()]
     small = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in _SMALL)]
     if need.kind != "weights":
@@ -207,7 +203,7 @@ def _decides(name: str) -> int:
 
 
 def _weights_are_whole(files: Path) -> bool:
-    """All shards that an index, or the name of one of them ("-00001-of-00004"), says there are."""
+    """Return whether all shards exist that an index, or a shard's name ("-00001-of-00004"), announces."""
     for name in _INDEXES:
         with contextlib.suppress(OSError, ValueError, KeyError):
             shards = set(json.loads((files / name).read_text(encoding="utf-8"))["weight_map"].values())
@@ -218,14 +214,14 @@ def _weights_are_whole(files: Path) -> bool:
 
 
 def _look_at_data(need: Need) -> Optional[bool]:
-    """Load it as training will: what can be told from the names of the cache's directories is not enough."""
-    if not any((folder := thing(need).folders[0]).glob("*/*/*")) and not folder.is_dir():
+    """Return True if the data loads as training will load it: directory names in the cache do not show enough."""
+    if not any((folder := resource(need).folders[0]).glob("*/*/*")) and not folder.is_dir():
         return None
     from megatron.bridge.data.sources.hf import load_hf_dataset_source
 
     try:
         load_hf_dataset_source(need.source)
-    except Exception:  # not in the cache, or not this part of it: the hub will tell what is wrong with the request
+    except Exception:  # not cached, or only in part; a wrong request fails when the hub is asked
         return None
     return True
 
@@ -242,7 +238,7 @@ def _of_tokenizer(config: Any) -> Iterator[Need]:
 
 
 def _of_weights(config: Any) -> Iterator[Need]:
-    """Those that are named, else of the model whose architecture the recipe took (hf_path); see weights.py."""
+    """Yield the named weights, else those of the model whose architecture the recipe took (hf_path)."""
     section = getattr(config, "checkpoint", None)
     if getattr(section, "load", None) is not None and getattr(config, "peft", None) is None:
         return  # the run's own checkpoint has them all
@@ -265,7 +261,7 @@ def _of_data(dataset: Any) -> Iterator[Need]:
 
 
 def _is_written(dataset: Any) -> bool:
-    """Whether Bridge has made its own files of the data before, and reads those."""
+    """Return whether Bridge has already written its own files of the data and will read those."""
     if not hasattr(dataset, "hf_rewrite") or dataset.hf_rewrite:
         return False
     from megatron.bridge.data.builders.gpt_sft import resolve_gpt_sft_dataset_root

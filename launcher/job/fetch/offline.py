@@ -1,4 +1,4 @@
-"""Whether this process may ask Hugging Face's hub: in its environment, and in libraries that have read that already.
+"""Whether this process may ask Hugging Face's hub: in its environment, and in libraries that have already read that.
 
 huggingface_hub, transformers and datasets read their variables once, when they are imported. huggingface_hub 1.x and
 0.x keep the answer in `constants.HF_HUB_OFFLINE`, datasets in `config.HF_HUB_OFFLINE` (before 2.18
@@ -10,10 +10,10 @@ import os
 import sys
 from collections.abc import Iterator
 
-VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+from ...contract.hub import OFFLINE_VARIABLES
 
 MARKER = "LAUNCHER_FETCHES"
-"""Set where it was the launcher that set these variables: a program that starts itself anew finds them."""
+"""Set by the launcher beside these variables, so that a program that starts itself anew knows who set them."""
 
 _CONSTANTS = (
     ("huggingface_hub.constants", "HF_HUB_OFFLINE"),
@@ -24,24 +24,19 @@ _CONSTANTS = (
 
 
 def begin() -> bool:
-    """Go offline where the launcher is to fetch; False where the user's environment has decided it either way."""
-    decided = any(os.environ.get(name) for name in VARIABLES)
+    """Go offline where the launcher fetches; return False where the user's environment decides, either way."""
+    decided = any(os.environ.get(name) for name in OFFLINE_VARIABLES)
     if decided and not (os.environ.get(MARKER) and os.environ.get("HF_HUB_OFFLINE") == "1"):
         os.environ.pop(MARKER, None)
         return False
     os.environ[MARKER] = "1"
-    switch(True)
+    set_offline(True)
     return True
 
 
-def is_on() -> bool:
-    """Whether the environment forbids to ask the hub."""
-    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in VARIABLES[:2])
-
-
-def switch(on: bool) -> None:
+def set_offline(on: bool) -> None:
     """Forbid or allow requests from now on, in this process and in those that it starts."""
-    for name in VARIABLES:
+    for name in OFFLINE_VARIABLES:
         if on:
             os.environ[name] = "1"
         else:
@@ -53,10 +48,10 @@ def switch(on: bool) -> None:
 
 
 @contextlib.contextmanager
-def lifted() -> Iterator[None]:
-    """Inside the block the hub may be asked."""
-    switch(False)
+def allow_requests() -> Iterator[None]:
+    """Allow requests to the hub inside the block."""
+    set_offline(False)
     try:
         yield
     finally:
-        switch(True)
+        set_offline(True)

@@ -1,4 +1,4 @@
-"""Which process holds a turn, so that others on its machine can see that it has gone."""
+"""The record by which other processes on the same machine can see that the owner of a download has ended."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from ...contract import process
 
 
 def this_process() -> dict[str, Any]:
-    """What tells this process from all others: its machine, boot, pid namespace, number and start (clock ticks)."""
+    """Return what identifies this process: host, boot, pid namespace, pid and start (clock ticks since boot)."""
     fields = process.stat(os.getpid())
     return {
         "host": socket.gethostname(),
@@ -21,19 +21,19 @@ def this_process() -> dict[str, Any]:
     }
 
 
-def is_gone(card: bytes) -> bool:
-    """Whether the process of a card has ended, as far as this one can tell."""
+def is_gone(record: bytes) -> bool:
+    """Return whether the process of a record has certainly ended; False where that cannot be seen from here."""
     try:
-        holder = json.loads(card)
+        owner = json.loads(record)
         mine = this_process()
-        if not mine["boot"] or any(holder[name] != mine[name] for name in ("host", "boot", "pids")):
+        if not mine["boot"] or any(owner[name] != mine[name] for name in ("host", "boot", "pids")):
             return False
-        fields = process.stat(int(holder["pid"]))
+        fields = process.stat(int(owner["pid"]))
         if fields is None:
-            return not _exists(int(holder["pid"]))
-        return fields[0] in "ZX" or process.start_ticks(fields) != holder["started"]
+            return not _exists(int(owner["pid"]))
+        return fields[0] in "ZX" or process.start_ticks(fields) != owner["started"]
     except (ValueError, KeyError, TypeError):
-        return False  # half written: its holder lives, or its heart will not beat
+        return False  # half written: its owner lives, or its heartbeat will stop
 
 
 def _exists(pid: int) -> bool:

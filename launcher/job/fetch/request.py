@@ -1,10 +1,10 @@
-"""`python3 entrypoint.py --fetch`: fetch what a request's run will read of the hub, before the run.
+"""`python3 entrypoint.py --fetch`: fetch, before a run, what the run will read from the hub.
 
 Reads the request of --check-config from standard input and answers on standard output: `{"ok": true, "endpoint",
 "cache", "items": [{"kind", "name", "revision", "state": "here|fetched", "bytes", "files", "seconds"}]}`, or `{"ok":
-false, "error", "where", "hint", "outside"}`; `outside` where the hub, the network or the disk failed. Lines `progress
-{"name", "bytes", "of"}` on standard error tell how far it is. It takes its turn as ranks do: fetching while a job
-fetches costs nothing twice.
+false, "error", "where", "hint", "outside"}`; `outside` is true where the hub, the network or the disk failed. Lines
+`progress {"name", "bytes", "of"}` on standard error report the progress. It shares downloads with the ranks of running
+jobs: what a job is fetching is not fetched twice.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from ..config import check
 from ..errors import UserError
 from ..rank import Rank
 from ..watch import periodic, stdout_channel
-from . import configuration, explain, needs, offline, one
+from . import explain, fetch_need, make_configuration, needs, offline
 from .shared_download import HubError
 
 _TICK_S = 0.5
 
 
 def main() -> int:
-    """Answer one request; returns the exit status: 0, 2 for a wrong request, 3 where the outside world failed."""
+    """Answer one request; return the exit status: 0, 2 for a wrong request, 3 where the outside world failed."""
     with stdout_channel.on_stdout() as out:
         try:
             reply = answer(check.read_request(sys.stdin.read()))
@@ -42,16 +42,16 @@ def main() -> int:
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Fetch, and say what. Raises UserError."""
+    """Fetch what the request's run needs and return the answer. Raises UserError."""
     offline.begin()
-    # A turn's `job`: this process is one of its own.
+    # This process counts as an attempt of its own (SharedDownload.attempt).
     rank = Rank(0, 0, 1, 1, 0, "", Path(f"/launcher fetch/{socket.gethostname()}/{os.getpid()}"), "000")
     items: list[dict[str, Any]] = []
 
     def recipe(load: Callable[[], Any]) -> Any:
         before = _repositories()
-        with _told("what the recipe reads", lambda: _total(_repositories()) - _total(before), None):
-            config, seconds = _timed(lambda: configuration(load, request, rank))
+        with _reporting("what the recipe reads from the hub", lambda: _total(_repositories()) - _total(before), None):
+            config, seconds = _timed(lambda: make_configuration(load, request, rank))
         for name, now in _repositories().items():
             if now != before.get(name):
                 items.append(_item("configuration", name, None, before.get(name, (0, 0)), now, seconds))
@@ -64,20 +64,20 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fetched(need: needs.Need, rank: Rank) -> dict[str, Any]:
-    folders = needs.thing(need).folders
+    folders = needs.resource(need).folders
     before = _size(folders)
-    if needs.look(need) is not None:
+    if needs.is_cached(need) is not None:
         return {**_item(need.kind, need.name, need.revision, (0, 0), before, 0.0), "state": "here"}
-    with _told(need.title, lambda: _size(folders)[0] - before[0], needs.size(need)):
-        _, seconds = _timed(lambda: one(need, rank))
+    with _reporting(need.title, lambda: _size(folders)[0] - before[0], needs.size(need)):
+        _, seconds = _timed(lambda: fetch_need(need, rank))
     return _item(need.kind, need.name, need.revision, before, _size(folders), seconds)
 
 
 def _item(
     kind: str, name: str, revision: Optional[str], before: tuple[int, int], now: tuple[int, int], seconds: float
 ) -> dict[str, Any]:
-    grown = {"bytes": now[0] - before[0], "files": now[1] - before[1], "seconds": round(seconds, 1)}
-    return {"kind": kind, "name": name, "revision": revision, "state": "fetched", **grown}
+    change = {"bytes": now[0] - before[0], "files": now[1] - before[1], "seconds": round(seconds, 1)}
+    return {"kind": kind, "name": name, "revision": revision, "state": "fetched", **change}
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -86,16 +86,16 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _repositories() -> dict[str, tuple[int, int]]:
-    """Bytes and files of each model in the cache, by the hub's name."""
+    """Return bytes and number of files of each model in the cache, by its name on the hub."""
     folders = needs.hub_cache().glob("models--*")
     return {folder.name.removeprefix("models--").replace("--", "/"): _size((folder,)) for folder in folders}
 
 
 def _size(folders: tuple[Path, ...]) -> tuple[int, int]:
-    """Bytes and number of the files below, each once: the links of a snapshot are not counted."""
+    """Return bytes and number of the files below, each counted once: the links of a snapshot are left out."""
     total = count = 0
     for folder in folders:
-        with contextlib.suppress(OSError):  # files are renamed meanwhile
+        with contextlib.suppress(OSError):  # files may be renamed meanwhile
             for path in folder.rglob("*"):
                 if (
                     path.is_file()
@@ -111,10 +111,10 @@ def _total(repositories: Mapping[str, tuple[int, int]]) -> int:
     return sum(size for size, _ in repositories.values())
 
 
-def _told(name: str, grown: Callable[[], int], total: Optional[int]) -> AbstractContextManager[None]:
-    """Inside the block a line of progress on standard error from time to time."""
+def _reporting(name: str, growth: Callable[[], int], total: Optional[int]) -> AbstractContextManager[None]:
+    """Print a line of progress on standard error from time to time inside the block."""
 
-    def tell() -> None:
-        print("progress", json.dumps({"name": name, "bytes": grown(), "of": total}), file=sys.stderr, flush=True)
+    def report() -> None:
+        print("progress", json.dumps({"name": name, "bytes": growth(), "of": total}), file=sys.stderr, flush=True)
 
-    return periodic.every(_TICK_S, tell, "progress")
+    return periodic.every(_TICK_S, report, "progress")

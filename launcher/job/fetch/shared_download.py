@@ -1,16 +1,17 @@
-"""One process at a time for one thing in one directory; the others wait for what came of it.
+"""Downloads shared by processes that have a directory in common: one process works, the others wait for its result.
 
-Processes of one job, of several jobs and of several machines may share a Hugging Face cache. All that they are known to
-share is that directory, so they meet there: files `00000001`, `00000002`, ... are turns, the highest number counts, and
-`NUMBER.end` says how it ended. A turn begins by creating its file with O_CREAT|O_EXCL, which one process wins (open(2);
-over NFS from version 3 on) and which every file system has. Kernel locks are not used: Lustre mounts may have none or
-some for each node alone (mount.lustre: noflock, localflock), and a lock says nothing of how its holder fared.
+Processes of one job, of several jobs and of several machines may share a Hugging Face cache. That directory is all that
+they are known to share, so they coordinate there: files `00000001`, `00000002`, ... are claims, the highest number
+counts, and `NUMBER.end` records how it ended. A process claims a download by creating the file with O_CREAT|O_EXCL,
+which succeeds for one process only (open(2); over NFS from version 3 on) and works on every file system. Kernel locks
+are not used: a Lustre mount may have none, or one for each node alone (mount.lustre: noflock, localflock), and a lock
+does not show how its owner fared.
 
-The mtime of a turn's file is its holder's heartbeat. A turn counts as lost when its process is seen to be gone (same
+The mtime of a claim is its owner's heartbeat. An owner counts as lost when its process is seen to have ended (same
 machine, same pid namespace), or when the heartbeat has not changed for `silent_s` of a waiter's own watching: clocks
-are never compared. The heart stops, too, when for `stall_s` nothing has arrived. A process that was only stopped may so
-be overtaken, and then two fetch: huggingface_hub's cache bears that (each file is written apart and renamed); what is
-lost is a request, not a file.
+are never compared. The heartbeat also stops when nothing has arrived for `stall_s`. A process that was only stopped may
+thus be replaced, and then two fetch: huggingface_hub's cache tolerates that (each file is written under another name
+and renamed); what is lost is a request, not a file.
 """
 
 import contextlib
@@ -32,30 +33,30 @@ from . import owner_record
 
 T = TypeVar("T")
 
-LOST_TURNS = 3
-"""So many turns may be lost while one waits; then something other than a single process is wrong."""
+MAX_LOST_OWNERS = 3
+"""Number of owners that may be lost while a process waits; after that, not a single process is at fault."""
 
 
 class HubError(UserError):
-    """The hub, the network or the cache's disk refused, not the request; the sentence says what to do."""
+    """Failure of the hub, the network or the cache's disk, not of the request; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How often and how long, in seconds."""
+    """Intervals and limits, in seconds."""
 
     beat_s: float = 3.0
     # More than an NFS client keeps attributes by default (acregmax, acdirmax: 60 s, nfs(5)).
     silent_s: float = 90.0
     stall_s: float = 900.0
     poll_s: float = 1.0
-    tell_s: float = 30.0
+    report_s: float = 30.0
     settle_s: float = 90.0
 
 
 @dataclass(frozen=True)
-class Thing:
-    """What a turn is for: `name` in sentences, `folders` grow while it is fetched."""
+class Resource:
+    """What is downloaded: `name` as messages call it; `folders` grow while it is fetched."""
 
     key: str
     name: str
@@ -63,68 +64,71 @@ class Thing:
 
 
 @dataclass
-class Turn:
-    """A process's place in the queue for `thing` in `directory`; `job` is the same for all ranks of one attempt."""
+class SharedDownload:
+    """Download of `resource` that processes coordinate in `directory`.
+
+    `attempt` is the same for all ranks of one attempt; `process` is how messages name this process.
+    """
 
     directory: Path
-    thing: Thing
-    job: str
-    who: str
-    say: Callable[[str], None] = lambda _text: None
+    resource: Resource
+    attempt: str
+    process: str
+    report: Callable[[str], None] = lambda _text: None
     timing: Timing = field(default_factory=Timing)
 
-    def take(self, look: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
-        """What `look` finds, once it does: after this process did the `work`, or another one.
+    def run_once(self, look: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
+        """Return what `look` finds, once it finds something: after this process, or another one, did the `work`.
 
-        Exactly one of those who wait together works, and all others end as it does: with the thing, or with the same
-        sentence. Raises HubError; and what `work` raises.
+        Exactly one of the processes that wait together works, and all others end as it does: with the resource, or with
+        the same error. Raises HubError, and what `work` raises.
         """
-        home = self.directory / self.thing.key
+        home = self.directory / self.resource.key
         try:
             home.mkdir(parents=True, exist_ok=True)
-            return self._take(home, look, work)
+            return self._run_once(home, look, work)
         except OSError as error:
             if not str(error.filename).startswith(str(home.parent)):
-                raise  # of the work itself
+                raise  # raised by the work itself
             reason = error.strerror or error
             raise HubError(
-                f"{self.thing.name} has to be fetched, and the Hugging Face cache cannot be written: {reason}",
+                f"{self.resource.name} must be fetched, but the Hugging Face cache cannot be written: {reason}",
                 where=str(self.directory.parents[1]),
-                hint="set HF_HOME to a directory that can be written, or have its owner run `launcher fetch`",
+                hint="set HF_HOME to a directory that you can write, or ask its owner to run `launcher fetch`",
             ) from error
 
-    def _take(self, home: Path, look: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
-        first = _newest(home)
-        watch, told, pause = _Watch(self.timing), time.monotonic(), 0.05
+    def _run_once(self, home: Path, look: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
+        first = _newest_claim(home)
+        watch, reported, pause = _OwnerWatch(self.timing), time.monotonic(), 0.05
         while True:
-            number = _newest(home)
-            end = _end(home, number)
-            if number and end and (end["job"] == self.job or number > first) and end["state"] != "left":
-                return self._outcome(end, look)
+            number = _newest_claim(home)
+            end = _read_end(home, number)
+            if number and end and (end["attempt"] == self.attempt or number > first) and end["state"] != "left":
+                return self._result_of(end, look)
             if not number or end or watch.is_lost(home, number):
-                if number - first >= LOST_TURNS:
-                    raise HubError(
-                        f"{LOST_TURNS} processes in turn were to fetch {self.thing.name}, and each died or stood still",
-                        hint=_BY_HAND,
-                    )
-                if _begin(home, number + 1, self._card()):
-                    return self._lead(home, number + 1, look, work)
+                if number - first >= MAX_LOST_OWNERS:
+                    tried = f"{MAX_LOST_OWNERS} processes tried, and each died or made no progress"
+                    raise HubError(f"{self.resource.name} was not fetched: {tried}", hint=_BY_HAND)
+                if _create_claim(home, number + 1, self._claim_text()):
+                    return self._work_as_owner(home, number + 1, look, work)
                 continue
-            if time.monotonic() - told >= self.timing.tell_s:
-                told = time.monotonic()
-                so_far = bytes_text(_size(self.thing.folders))
-                self.say(f"{_who(home, number)} fetches {self.thing.name} for all, {so_far} so far")
-            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - a thousand should not ask at once
+            if time.monotonic() - reported >= self.timing.report_s:
+                reported = time.monotonic()
+                so_far = bytes_text(_size(self.resource.folders))
+                owner = _owner_name(home, number)
+                self.report(f"{owner} is fetching {self.resource.name} for all ranks: {so_far} so far")
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - a thousand ranks should not ask at once
             pause = min(pause * 1.5, self.timing.poll_s)
 
-    def _card(self) -> str:
-        return json.dumps({"who": self.who, "job": self.job, **owner_record.this_process()})
+    def _claim_text(self) -> str:
+        return json.dumps({"process": self.process, "attempt": self.attempt, **owner_record.this_process()})
 
-    def _lead(self, home: Path, number: int, look: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
-        with _beating(home / f"{number:08d}", self.thing.folders, self.timing):
-            end: dict[str, Any] = {"state": "left", "job": self.job}  # a signal: the next one goes on
+    def _work_as_owner(self, home: Path, number: int, look: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
+        with _heartbeat(home / f"{number:08d}", self.resource.folders, self.timing):
+            # "left" stays after a signal; then the next process continues.
+            end: dict[str, Any] = {"state": "left", "attempt": self.attempt}
             try:
-                found = look()  # somebody may have finished between our last look and our turn
+                found = look()  # another process may have finished between the last look and this claim
                 found = work() if found is None else found
                 end["state"] = "done"
                 return found
@@ -135,15 +139,15 @@ class Turn:
             finally:
                 _write(home / f"{number:08d}.end", json.dumps(end))
 
-    def _outcome(self, end: dict[str, Any], look: Callable[[], Optional[T]]) -> T:
+    def _result_of(self, end: dict[str, Any], look: Callable[[], Optional[T]]) -> T:
         if end["state"] == "failed":
             raise HubError(str(end["message"]), where=end.get("where"), hint=end.get("hint"))
         until = time.monotonic() + self.timing.settle_s
         while (found := look()) is None:
-            # A network file system may show what another machine wrote only after a while.
+            # A network file system may show another machine's files only after a while.
             if time.monotonic() > until:
                 raise HubError(
-                    f"{self.thing.name} was fetched by another process, and is still not complete here",
+                    f"another process fetched {self.resource.name}, but it is still incomplete in this cache",
                     where=str(self.directory.parents[1]),
                     hint=_BY_HAND,
                 )
@@ -151,11 +155,11 @@ class Turn:
         return found
 
 
-_BY_HAND = "fetch it before the job, with the same environment: `launcher fetch RECIPE`"
+_BY_HAND = "fetch it before the job with the same environment: `launcher fetch RECIPE`"
 
 
-class _Watch:
-    """Whether the holder of a turn lives, by this process's own monotonic clock."""
+class _OwnerWatch:
+    """Observation of a claim's owner, by this process's own monotonic clock."""
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
@@ -169,40 +173,40 @@ class _Watch:
             with path.open("rb") as file:
                 beat, text = os.fstat(file.fileno()).st_mtime_ns, file.read()
         except OSError:
-            return False  # a higher one has come
+            return False  # a later claim has replaced it
         if (number, beat) != self._seen:
             self._seen, self._quiet = (number, beat), 0.0
         else:
-            # A waiter that was itself stopped saw nothing in that time.
+            # A waiter that was itself stopped did not watch in that time.
             self._quiet += min(now - self._looked, self._timing.beat_s)
         self._looked = now
         return self._quiet >= self._timing.silent_s or owner_record.is_gone(text)
 
 
-def _newest(home: Path) -> int:
+def _newest_claim(home: Path) -> int:
     return max((int(path.name) for path in home.iterdir() if re.fullmatch(r"[0-9]{8}", path.name)), default=0)
 
 
-def _end(home: Path, number: int) -> dict[str, Any]:
-    """How the turn ended; empty while it lasts."""
+def _read_end(home: Path, number: int) -> dict[str, Any]:
+    """Return how the claim ended; empty while its owner works."""
     with contextlib.suppress(OSError, ValueError):
         end = json.loads((home / f"{number:08d}.end").read_text(encoding="utf-8"))
-        if isinstance(end, dict) and {"state", "job"} <= end.keys():
+        if isinstance(end, dict) and {"state", "attempt"} <= end.keys():
             return end
     return {}
 
 
-def _begin(home: Path, number: int, card: str) -> bool:
-    """Create the file of a turn; False where another process has that turn or a later one."""
+def _create_claim(home: Path, number: int, text: str) -> bool:
+    """Create the file of a claim; return False where another process has that number or a later one."""
     path = home / f"{number:08d}"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
         return False
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(card)
-    if _newest(home) != number:
-        # This process slept between looking and creating; numbers below the newest are removed and can be made again.
+        file.write(text)
+    if _newest_claim(home) != number:
+        # This process slept between looking and creating: numbers below the newest are removed, and so can be created.
         path.unlink(missing_ok=True)
         return False
     for other in home.iterdir():
@@ -212,8 +216,8 @@ def _begin(home: Path, number: int, card: str) -> bool:
     return True
 
 
-def _beating(path: Path, folders: tuple[Path, ...], timing: Timing) -> AbstractContextManager[None]:
-    """Inside the block the file's mtime changes every `beat_s`, as long as something arrives in `folders`."""
+def _heartbeat(path: Path, folders: tuple[Path, ...], timing: Timing) -> AbstractContextManager[None]:
+    """Change the file's mtime every `beat_s` inside the block, as long as something arrives in `folders`."""
     size, since = -1, time.monotonic()
 
     def beat() -> None:
@@ -229,18 +233,18 @@ def _beating(path: Path, folders: tuple[Path, ...], timing: Timing) -> AbstractC
 
 
 def _size(folders: tuple[Path, ...]) -> int:
-    """Bytes of the files below, symbolic links not followed."""
+    """Return the bytes of the files below; symbolic links are not followed."""
     total = 0
     for folder in folders:
-        with contextlib.suppress(OSError):  # files are renamed meanwhile
+        with contextlib.suppress(OSError):  # files may be renamed meanwhile
             for path in folder.rglob("*"):
                 total += path.lstat().st_size
     return total
 
 
-def _who(home: Path, number: int) -> str:
+def _owner_name(home: Path, number: int) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads((home / f"{number:08d}").read_text(encoding="utf-8"))["who"])
+        return str(json.loads((home / f"{number:08d}").read_text(encoding="utf-8"))["process"])
     return "another process"
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.hub import is_hub_name
 from ..config import notes
 from ..errors import UserError
 from . import checkpoints, hf_files, hub
@@ -63,7 +64,7 @@ def choose(config: Any, init: Optional[str], *, job: bool = True, look: bool = T
         _keep_vocabulary(config, _vocabulary(source))
         if look and source.path is not None:
             _look(source, config)
-        # A name of the hub is fetched, and replaced by its directory, by fetch.everything(). In a check nothing is
+        # A name of the hub is fetched, and replaced by its directory, by fetch.fetch_all(). In a check nothing is
         # loaded, and Bridge only asks whether something of that name is there.
         section.pretrained_checkpoint = str(source.path or (source.place if job else Path.cwd()))
         _note(source, section.load)
@@ -140,7 +141,7 @@ def _source(place: str, key: str) -> Source:
         return Source(place, path, "remote")
     if path.is_dir():
         return Source(place, path, _kind(path, key))
-    if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", place):
+    if not is_hub_name(place):
         raise UserError(f"{key}={place}: there is no such directory", where=key, hint=RANDOM)
     own = hub.snapshot(place)
     whole = own is not None and hf_files.holds_weights(own) and not hf_files.missing(own)
