@@ -1,46 +1,54 @@
-"""sbatch.sh run in the allocation that this shell is in: the same file that a batch job executes."""
+"""The allocation backend: a batch job's sbatch.sh, run in the allocation that this shell is in."""
 
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from launcher._util import shell
+from launcher._util import shell as programs
 from launcher._util.processes import this_launcher
-from launcher.backends.local import abs_status
+from launcher._util.shell import Shell
+from launcher.backends.local import exit_status
 from launcher.backends.process_environment import for_allocation
+from launcher.discovery.host import HostContext
+from launcher.planning.backend import ALLOCATION
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
 
 
 @dataclass
 class AllocatedStep:
-    """One execution of a run's sbatch.sh under salloc."""
+    """One execution of a run's sbatch.sh, in a process group of its own."""
 
     run: RunDirectory
-    plan: Plan
-    environ: Mapping[str, str]
-    process: "subprocess.Popen[bytes] | None" = None
-
-    def start(self) -> None:
-        """Start sbatch.sh in a process group of its own."""
-        log = self.run.path / "sbatch.log"
-        environment = for_allocation(self.plan, self.environ)
-        self.process = shell.start(["bash", str(self.run.path / "sbatch.sh")], env=environment, log=log)
-        mine = this_launcher(self.process.pid)
-        self.run.journal.write("launched", mode="srun", job=self.environ["SLURM_JOB_ID"], **mine)
+    process: "subprocess.Popen[bytes]"
 
     def poll(self) -> int | None:
-        """sbatch.sh's exit status once it has ended: 0 finished, 1 failed or stopped, 3 could not tell."""
-        status = self.process.poll() if self.process else None
-        return None if status is None else abs_status(status)
+        """Return sbatch.sh's exit status once it has ended: 0 finished, 1 failed or stopped, 3 without a verdict."""
+        status = self.process.poll()
+        return None if status is None else exit_status(status)
 
-    def end(self) -> None:
-        """End the step: srun kills its tasks when it is told to terminate, and sbatch.sh still says what came of it."""
-        if self.process is None:
-            return
+    def cancel(self) -> None:
+        """Send SIGTERM: srun ends its tasks, and sbatch.sh still writes the verdict."""
         try:
             os.killpg(self.process.pid, signal.SIGTERM)
         except ProcessLookupError:
             return
+
+    def finish(self, status: int) -> int:
+        """Return `status`, which sbatch.sh has taken from the verdict; 3 for any other."""
+        return status if status in (0, 1) else 3
+
+
+class AllocationBackend:
+    """Runs a run's sbatch.sh here."""
+
+    traits = ALLOCATION
+
+    def start(self, plan: Plan, run: RunDirectory, host: HostContext, shell: Shell) -> AllocatedStep:  # noqa: ARG002
+        """Start sbatch.sh. Raises OutsideError."""
+        environment = for_allocation(plan, host.environ)
+        process = programs.start(["bash", str(run.path / "sbatch.sh")], env=environment, log=run.path / "sbatch.log")
+        mine = this_launcher(process.pid)
+        run.journal.write("launched", backend=plan.backend.name, job=host.environ["SLURM_JOB_ID"], **mine)
+        return AllocatedStep(run, process)

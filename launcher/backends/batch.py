@@ -1,49 +1,79 @@
-"""A run as a batch job: submitted once, recorded before and after."""
+"""The batch backend: sbatch.sh as a Slurm job of its own, submitted once, recorded before and after."""
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from launcher._util.errors import LauncherError, SlurmError
+from launcher._util.errors import LauncherError
 from launcher._util.shell import Shell
-from launcher.backends.image_uses import forget_image_use, record_image_use, record_job
-from launcher.backends.prepare import prepare
+from launcher.backends.image_uses import record_job
 from launcher.backends.process_environment import for_job
 from launcher.discovery.host import HostContext
+from launcher.planning.backend import BATCH
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
+from launcher.slurm import control
+from launcher.slurm.poller import Poller
+from launcher.slurm.queue import Job
 from launcher.slurm.submit import Submission, SubmissionUnknown, submit
 
 
-def submit_run(
-    plan: Plan, host: HostContext, resumed: RunDirectory | None, shell: Shell, warn: Callable[[str], None]
-) -> tuple[RunDirectory, Submission]:
-    """Write the run directory and submit its sbatch.sh.
+@dataclass
+class BatchJob:
+    """A submitted run. Slurm runs it whether this process watches it or not."""
 
-    Where Slurm refuses, or the image was removed meanwhile (ImageError), a new run leaves nothing behind. Where nobody
-    knows whether the job exists (SubmissionUnknown), the directory stays: the job would need it, and `launcher status`
-    finds out.
-    """
-    prepared = prepare(plan, resumed)
-    run = prepared.run
-    try:
-        if warning := record_image_use(plan, host):
-            warn(warning)
+    run: RunDirectory
+    submission: Submission
+    shell: Shell
+    poller: Poller
+    job: Job | None = field(default=None, init=False)
+    """The job as Slurm last described it."""
+
+    def poll(self) -> int | None:
+        """Return a status once the job is over; None while it waits or runs, and while that is not known.
+
+        Where Slurm does not answer, a verdict in the run directory counts.
+        """
+        answer = self.poller.poll()
+        if answer is not None:
+            self.job = answer.jobs.get(self.submission.job, self.job)
+        unanswered = self.poller.unknown_since is not None
+        if (self.job is not None and self.job.terminal) or (unanswered and self.outcome is not None):
+            return {"finished": 0, "stopped": 1, "failed": 1}.get(str(self.outcome), 3)
+        return None
+
+    @property
+    def outcome(self) -> str | None:
+        """The verdict's word on the newest attempt; None before there is one."""
+        attempt = self.run.latest_attempt()
+        result = attempt.result if attempt else None
+        return str(result.get("outcome")) if result else None
+
+    def cancel(self) -> None:
+        """Take the job out of the queue, or end it. Raises SlurmError."""
+        control.cancel((self.submission.job,), self.shell)
+
+    def finish(self, status: int) -> int:
+        """Return `status`: sbatch.sh itself cleans up."""
+        return status
+
+
+class BatchBackend:
+    """Submits a run's sbatch.sh."""
+
+    traits = BATCH
+
+    def start(self, plan: Plan, run: RunDirectory, host: HostContext, shell: Shell) -> BatchJob:
+        """Submit the job.
+
+        Raises SlurmError where Slurm refuses it, SubmissionUnknown where Slurm did not answer and the job may exist.
+        """
         submission = _submit(plan, host, run, shell)
-    except SubmissionUnknown as error:
-        raise SlurmError(
-            error.message,
-            hint=f"The run directory stays, because the job would need it: launcher status {run.path}\n{error.hint}",
-        ) from error
-    except LauncherError:
-        forget_image_use(plan)
-        prepared.take_back()
-        raise
-    record_job(plan, submission.job)
-    return run, submission
+        record_job(plan, submission.job)
+        return BatchJob(run, submission, shell, Poller((submission.job,), shell))
 
 
 def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> Submission:
-    """`submit`, with what came of it in the journal."""
-    token = token_of(plan)
+    """Submit sbatch.sh; the journal holds the intent and what came of it."""
+    token = submission_token(plan)
     run.journal.write("submit_intent", token=token, submission=plan.submission)
     try:
         submission = submit(run.path / "sbatch.sh", shell, token=token, env=for_job(plan, host.environ), cwd=run.path)
@@ -54,11 +84,15 @@ def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> S
         run.journal.write("submit_refused", token=token, error=error.message)
         raise
     run.journal.write(
-        "submitted", mode="sbatch", job=submission.job, cluster=submission.cluster, recovered=submission.recovered
+        "submitted",
+        backend=plan.backend.name,
+        job=submission.job,
+        cluster=submission.cluster,
+        recovered=submission.recovered,
     )
     return submission
 
 
-def token_of(plan: Plan) -> str:
-    """What tells this submission from every other: it stands in the job's comment."""
+def submission_token(plan: Plan) -> str:
+    """Return the comment of the job, which identifies this submission among all others."""
     return dict(plan.directives)["comment"] or ""

@@ -28,13 +28,13 @@ def record_image_use(plan: Plan, host: HostContext) -> str | None:
     use = Use(
         run_id=plan.run_id,
         run_dir=plan.run_dir,
-        mode=plan.mode,
+        backend=plan.backend.name,
         cluster=plan.cluster,
         user=host.user,
         host=host.hostname,
         at=host.now,
         # An allocation's number is known already; a batch job's only after it was submitted.
-        job=host.allocation.job_id if plan.mode == "srun" and host.allocation else None,
+        job=host.allocation.job_id if plan.backend.current_allocation and host.allocation else None,
         pid=os.getpid(),
         start_ticks=start_ticks(fields) if fields else 0,
     )

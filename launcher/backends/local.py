@@ -1,4 +1,4 @@
-"""Ranks as plain processes on this machine, each running step.sh as srun would have it."""
+"""The local backend: ranks as plain processes of this machine, each running step.sh as srun would run it."""
 
 import os
 import random
@@ -9,15 +9,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from launcher._util import shell
+from launcher._util import shell as programs
 from launcher._util.errors import OutsideError
 from launcher._util.processes import this_launcher
+from launcher._util.shell import Shell
 from launcher.backends.process_environment import inherited
+from launcher.discovery.host import HostContext
+from launcher.planning.backend import LOCAL
 from launcher.planning.model import Plan
 from launcher.rundir import Attempt, RunDirectory
 
 _KILL_AFTER_S = 10
-"""Between the request to end and SIGKILL, for ranks that a failed one leaves waiting."""
+"""Between SIGTERM and SIGKILL, for ranks that wait for one that failed."""
 
 
 @dataclass
@@ -34,7 +37,7 @@ class LocalRanks:
     _killing: float | None = None
 
     def start(self) -> None:
-        """Start every rank, in one process group of their own."""
+        """Start every rank, all in one new process group. Raises OutsideError, and then leaves no rank behind."""
         port = free_port()
         try:
             for rank in range(self.plan.world_size):
@@ -43,10 +46,10 @@ class LocalRanks:
             self.signal(signal.SIGKILL)
             raise
         mine = this_launcher(self.processes[0].pid)
-        self.run.journal.write("launched", mode="local", attempt=self.attempt.name, **mine)
+        self.run.journal.write("launched", backend=self.plan.backend.name, attempt=self.attempt.name, **mine)
 
     def _start_rank(self, rank: int, port: int) -> "subprocess.Popen[bytes]":
-        return shell.start(
+        return programs.start(
             [*self._enter("rank"), "bash", str(self.run.path / "step.sh")],
             env={**inherited(self.plan, self.environ), **self._rank_variables(rank, port)},
             log=self.attempt.log(rank),
@@ -54,7 +57,7 @@ class LocalRanks:
         )
 
     def _enter(self, verb: str) -> list[str]:
-        """What leads a command into the run's container; nothing on the bare machine."""
+        """Return the words that put a command into the run's container; none on the bare machine."""
         container = self.plan.container
         if container is None:
             return []
@@ -75,14 +78,14 @@ class LocalRanks:
         }
 
     def poll(self) -> int | None:
-        """The step's exit status once every rank has ended, else None; ends the others as srun would.
+        """Return the step's exit status once every rank has ended; None before. End the others as srun does.
 
-        That is: at once when a rank fails (--kill-on-bad-exit), and --wait seconds after the first has ended.
+        That is: at once when a rank fails (--kill-on-bad-exit), and --wait seconds after the first one has ended.
         """
         statuses = [process.poll() for process in self.processes]
         ended = [status for status in statuses if status is not None]
         if len(ended) == len(statuses):
-            return next((abs_status(status) for status in ended if status), 0)
+            return next((exit_status(status) for status in ended if status), 0)
         now = time.monotonic()
         if ended and self._first_end is None:
             self._first_end = now
@@ -98,23 +101,23 @@ class LocalRanks:
         elif now - self._killing > _KILL_AFTER_S:
             self.signal(signal.SIGKILL)
 
-    def end(self) -> None:
-        """End the step without waiting for anything to be saved."""
+    def cancel(self) -> None:
+        """Send SIGTERM to every rank, on a second call SIGKILL."""
         if self._killing is None:
             self._end(time.monotonic())
         else:
             self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> None:
-        """Send a signal to every process of the ranks."""
+        """Send a signal to every process in the ranks' process group."""
         if self.processes:
             try:
                 os.killpg(self.processes[0].pid, number)
             except ProcessLookupError:
                 return
 
-    def judge(self, status: int) -> str:
-        """Let the runtime compose result.json; its word is the outcome."""
+    def finish(self, status: int) -> int:
+        """Have launcher/job write result.json. Return 0 where its word is `finished`, otherwise 1."""
         verdict = self.run.code / "launcher/job/result.py"
         argv = [
             self.python,
@@ -124,20 +127,32 @@ class LocalRanks:
             str(self.plan.world_size),
             str(status),
         ]
-        word = shell.run(argv).stdout.strip()
+        word = programs.run(argv).stdout.strip()
         if self.plan.container is not None:
-            # What stays behind (the launcher itself may be killed) the next run on this machine takes away.
-            shell.run(self._enter("remove"), env=inherited(self.plan, self.environ), check=False)
-        return word
+            # If the launcher is killed before this, the next run on this machine removes the container.
+            programs.run(self._enter("remove"), env=inherited(self.plan, self.environ), check=False)
+        return 0 if word == "finished" else 1
 
 
-def abs_status(status: int) -> int:
-    """A process's status as a shell gives it: 128+N for signal N."""
+class LocalBackend:
+    """Starts ranks on this machine."""
+
+    traits = LOCAL
+
+    def start(self, plan: Plan, run: RunDirectory, host: HostContext, shell: Shell) -> LocalRanks:  # noqa: ARG002
+        """Begin an attempt and start its ranks. Raises OutsideError."""
+        ranks = LocalRanks(run, run.begin_attempt(), plan, host.python, host.environ)
+        ranks.start()
+        return ranks
+
+
+def exit_status(status: int) -> int:
+    """Return a process's status as a shell shows it: 128+N for signal N."""
     return 128 - status if status < 0 else status
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, in the range that step.sh derives ports from under Slurm.
+    """Return a port on which no process listens now, from the range that step.sh uses under Slurm.
 
     Raises OutsideError.
     """
@@ -150,4 +165,6 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise OutsideError("none of a hundred ports between 20000 and 29000 is free", hint="End what listens there.")
+    raise OutsideError(
+        "none of a hundred ports between 20000 and 29000 is free", hint="End the programs that listen there."
+    )

@@ -19,20 +19,20 @@ _RECORDS = ("plan.json", "argv.json", "sbatch.sh", "step.sh", "enter.sh")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run's directory, ready to be started; `made` are the directories above it that were not there before."""
+    """A run's directory, ready to start; `made` are the directories above it that `prepare` created."""
 
     run: RunDirectory
     made: tuple[Path, ...] = ()
     new: bool = True
 
-    def take_back(self) -> None:
-        """Remove a new run that was never started, so that nothing half done stays. A resumed run stays as it is."""
+    def rollback(self) -> None:
+        """Remove a new run that was not started. A resumed run stays as it is."""
         if self.new:
             _remove(self.run.path, self.made)
 
 
 def prepare(plan: Plan, resumed: RunDirectory | None) -> Prepared:
-    """The directory of a plan: a new one, or a resumed run's with its new plan. Raises DiskError."""
+    """Write the directory of a plan: a new one, or a new plan into a resumed run's. Raises DiskError."""
     texts = scripts(plan)
     if resumed is None:
         return create(plan, texts)
@@ -41,7 +41,7 @@ def prepare(plan: Plan, resumed: RunDirectory | None) -> Prepared:
 
 
 def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
-    """Write a new run's directory. Raises DiskError, and then leaves nothing behind."""
+    """Write a new run's directory, whole or not at all. Raises DiskError."""
     final = Path(plan.run_dir)
     partial = final.with_name(f".{final.name}.partial")
     made: tuple[Path, ...] = ()
@@ -60,10 +60,10 @@ def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
 
 
 def renew(run: RunDirectory, plan: Plan, texts: Mapping[str, str]) -> None:
-    """Give a resumed run its new plan and scripts; those of the attempt before are kept beside its logs."""
+    """Write a resumed run's new plan and scripts; keep those of the attempt before in its directory."""
     attempt = run.latest_attempt()
     if attempt is None:
-        raise RequestError("this run has no attempt to continue", where=str(run.path))
+        raise RequestError("this run has no attempt that could be continued", where=str(run.path))
     with _umask(shared=plan.shared):
         for name in _RECORDS:
             source = run.path / name
@@ -105,18 +105,18 @@ def _disk_error(error: OSError | DiskError, final: Path) -> DiskError:
     code = reason.errno if isinstance(reason, OSError) else None
     said = (reason.strerror if isinstance(reason, OSError) else None) or str(error)
     hints = {
-        errno.ENOSPC: "Free some space there, or choose another place: --run-root DIR.",
-        errno.EDQUOT: "Your quota there is used up: free some space, or choose another place: --run-root DIR.",
+        errno.ENOSPC: "Free some space there, or choose another directory: --run-root DIR.",
+        errno.EDQUOT: "Your quota there is used up: free some space, or choose another directory: --run-root DIR.",
         errno.EACCES: "Choose a directory that you can write to: --run-root DIR.",
         errno.EROFS: "Choose a directory that you can write to: --run-root DIR.",
     }
-    hint = hints.get(code or 0, "Choose another place: --run-root DIR.")
+    hint = hints.get(code or 0, "Choose another directory: --run-root DIR.")
     return DiskError(f"the run directory cannot be written: {said}", where=str(final), hint=hint)
 
 
 @contextmanager
 def _umask(*, shared: bool) -> Iterator[None]:
-    """Run directories hold configurations and logs: they are the user's alone unless shared on request."""
+    """Set the umask: only the user reads a run directory's configuration and logs, unless `--shared` asks otherwise."""
     before = os.umask(0o022 if shared else 0o077)
     try:
         yield

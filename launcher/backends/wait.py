@@ -1,4 +1,4 @@
-"""Watching a started step from the terminal: progress, Ctrl-C, and what came of it."""
+"""Waiting for a started run at the terminal: progress, Ctrl-C, the outcome."""
 
 import signal
 import time
@@ -6,23 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
+from launcher.backends.protocol import StartedRun
 from launcher.rundir import Attempt, RunDirectory
 
 _TICK_S = 0.1
-
-
-class Step(Protocol):
-    """A started step, however it was started."""
-
-    def poll(self) -> int | None:
-        """Its exit status once it has ended, else None."""
-        ...
-
-    def end(self) -> None:
-        """End it at once."""
-        ...
 
 
 @dataclass
@@ -49,27 +38,25 @@ def interrupts() -> Iterator[Interrupts]:
             signal.signal(number, handler)
 
 
-def wait(
-    step: Step, run: RunDirectory, counted: Interrupts, *, tick: Callable[[], None], say: Callable[[str], None]
-) -> int:
-    """Wait for the step's end and return its exit status.
+def wait(started: StartedRun, counted: Interrupts, *, tick: Callable[[], None], say: Callable[[str], None]) -> int:
+    """Wait for the end of the run's step. Return the exit status of the command, as `StartedRun.finish`.
 
     The first interrupt asks the ranks to save and stop, the second ends the step, further ones repeat that.
     `tick` is called ten times a second, `say` with a sentence for the user.
     """
     handled = 0
-    while (status := step.poll()) is None:
+    while (status := started.poll()) is None:
         tick()
         if counted.count > handled:
             handled += 1
-            if handled == 1 and request_stop(run, "Ctrl-C"):
+            if handled == 1 and request_stop(started.run, "Ctrl-C"):
                 say("asked the ranks to save and stop after this iteration; Ctrl-C again ends them at once")
             else:
                 say("ending the step")
-                step.end()
+                started.cancel()
         time.sleep(_TICK_S)
     tick()
-    return status
+    return started.finish(status)
 
 
 def request_stop(run: RunDirectory, reason: str) -> bool:

@@ -27,7 +27,7 @@ def checked(made: Planned, shell: Shell | None = None) -> Planned:
     recipe = request["recipe"]
     with _asked(made) as asked:
         if "path" in recipe:
-            recipe["path"] = asked.seen_there(recipe["path"])
+            recipe["path"] = asked.path_inside(recipe["path"])
         result = (shell or LocalShell()).run(
             asked.argv, input=json.dumps(request), env=asked.env, check=False, timeout_s=_TIMEOUT_S
         )
@@ -49,18 +49,20 @@ def checked(made: Planned, shell: Shell | None = None) -> Planned:
 
 
 @contextlib.contextmanager
-def _asked(made: Planned) -> Iterator[entrypoint_call.Asked]:
+def _asked(made: Planned) -> Iterator[entrypoint_call.EntrypointCall]:
     """The check as the job will do it: in the run's image, or with this machine's Megatron where that cannot be."""
     plan, image, verb = made.plan, made.given.image, "--check-config"
     env = environment(plan, made)
-    hindrance = entrypoint_call.hindrance(image) if image is not None else None
-    if image is not None and hindrance is None:
+    unavailable = entrypoint_call.why_unavailable(image) if image is not None else None
+    if image is not None and unavailable is None:
         with entrypoint_call.in_image(plan, image, env, verb) as asked:
             yield asked
         return
-    if hindrance is not None:
-        say(f"not in the image {plan.image.name if plan.image else ''}, but with this machine's Megatron: {hindrance}")
-    yield entrypoint_call.here(plan, made.release.python or made.host.python, env, verb)
+    if unavailable is not None:
+        say(
+            f"not in the image {plan.image.name if plan.image else ''}, but with this machine's Megatron: {unavailable}"
+        )
+    yield entrypoint_call.on_this_machine(plan, made.release.python or made.host.python, env, verb)
 
 
 def request_of(made: Planned) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def request_of(made: Planned) -> dict[str, Any]:
 def stack_is_here(made: Planned) -> bool:
     """Whether a check is possible: the training stack is in an image that can be entered, or on this machine."""
     image = made.given.image
-    return (image is not None and entrypoint_call.hindrance(image) is None) or own_stack_is_here(made)
+    return (image is not None and entrypoint_call.why_unavailable(image) is None) or own_stack_is_here(made)
 
 
 def own_stack_is_here(made: Planned) -> bool:

@@ -23,7 +23,8 @@ from launcher.discovery.recipe import BridgeRecipe, Recipe, read_recipe
 from launcher.discovery.recipe_index import IndexMatch, lookup, with_index_info
 from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
 from launcher.planning import arguments, assignments, container, index_info, make, overrides, place, preflight
-from launcher.planning.model import Mode, Plan
+from launcher.planning.backend import BackendTraits
+from launcher.planning.model import Plan
 from launcher.planning.profiler import plan as profiler_plan
 from launcher.planning.profiler.model import OPTIONS, ProfilerContext
 from launcher.rundir import RunDirectory
@@ -54,9 +55,9 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
         raise RecipeError("no recipe was given", hint=f"Such as: launcher {verb} recipes/vanilla_gpt_pretrain.py")
     cluster = load_cluster(request.cluster or place.default_cluster(host), host.environ)
     cluster = cluster.model_copy(update={"python": request.python or cluster.python})
-    mode = place.choose_mode(verb, cluster, host)
+    backend = place.choose_backend(verb, cluster, host)
     recipe = read_recipe(request.recipe, host.directory)
-    wanted = container.wanted_image(request, cluster, mode)
+    wanted = container.wanted_image(request, cluster, backend)
     image = _looked_at(wanted, cluster, host) if wanted else None
     release = find_bridge_release(image.packages if image else None, cluster.python, in_image=image is not None)
     known = _indexed(recipe, request, release)
@@ -68,7 +69,7 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
         request.assignments, recipe, common=request.entrypoint is None
     )
     texts, use_viztracer = profiler_plan.extract_viztracer_key(texts)
-    place_of_profiler = _place_of_profiler(request, mode, cluster, host, image, resumed)
+    place_of_profiler = _place_of_profiler(request, backend, cluster, host, image, resumed)
     # A program of another kind has keys of its own.
     schema = overrides.schema_of(release.version) if request.entrypoint is None else None
     checked = _checked_overrides(texts, schema, recipe)
@@ -77,7 +78,7 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
         request=request,
         cluster=cluster,
         host=host,
-        mode=mode,
+        backend=backend,
         recipe=recipe,
         arguments=stated,
         overrides=checked,
@@ -98,11 +99,16 @@ def planned(verb: str, parsed: argparse.Namespace) -> Planned:
 
 
 def _place_of_profiler(
-    request: Request, mode: Mode, cluster: Cluster, host: HostContext, image: Image | None, resumed: RunDirectory | None
+    request: Request,
+    backend: BackendTraits,
+    cluster: Cluster,
+    host: HostContext,
+    image: Image | None,
+    resumed: RunDirectory | None,
 ) -> ProfilerContext:
     return place_of(
         profiler_plan.options_from(request),
-        mode=mode,
+        backend=backend,
         cluster=cluster,
         host=host,
         image=image.name if image else None,

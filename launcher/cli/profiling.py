@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from launcher._util.errors import SpecError
 from launcher.config.cluster import Cluster, Fabric
-from launcher.planning.model import Mode
+from launcher.planning.backend import BackendTraits
 from launcher.planning.profiler.model import CustomProfiler, ProfilerContext, ProfilerOptions
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def place_of(
     options: ProfilerOptions,
     *,
-    mode: Mode,
+    backend: BackendTraits,
     cluster: Cluster,
     host: "HostContext",
     image: str | None,
@@ -41,10 +41,11 @@ def place_of(
                 where=f"--profiler {options.profiler}",
                 hint="Take one that comes with the launcher, or start a new run with --load.",
             )
-    local = mode == "local" and image is None
+    one_machine = not backend.slurm_step
+    local = one_machine and image is None
     return ProfilerContext(
         # A local run with `auto` computes on the CPU where no GPU is seen.
-        device="cpu" if mode == "local" and cluster.device == "auto" and not host.gpus else cluster.device,
+        device="cpu" if one_machine and cluster.device == "auto" and not host.gpus else cluster.device,
         image=image,
         packages=packages,
         nsys=profiler.find_local_nsys(host.environ) if options.nsys and local else None,

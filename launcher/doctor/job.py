@@ -7,20 +7,22 @@ from pathlib import Path
 
 from launcher._util.errors import LauncherError, SlurmError
 from launcher._util.shell import Shell
-from launcher.backends import foreground
-from launcher.backends.batch import submit_run
+from launcher.backends.batch import BatchJob
+from launcher.backends.start import start_run, submit_run
 from launcher.backends.wait import Interrupts
 from launcher.discovery.host import HostContext
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
-from launcher.slurm.control import cancel, hostnames
+from launcher.slurm.control import hostnames
 from launcher.slurm.nodes import Node, read_nodes
-from launcher.slurm.poller import Poller
 from launcher.slurm.queue import Job
 
 _TICK_S = 0.2
 _LOOK_S = 3.0
 """Between looks at the nodes while the job waits."""
+
+_ASK_S = 5.0
+"""At most between questions to Slurm about the job."""
 
 Say = Callable[[str], None]
 
@@ -38,20 +40,21 @@ class DoctorRun:
 
 
 def here(plan: Plan, host: HostContext, shell: Shell, counted: Interrupts, say: Say) -> DoctorRun:
-    """Run it in this allocation, or as processes of this machine. Raises as `start.here`."""
-    before = () if plan.mode == "local" else _nodes(shell)
-    step, run = foreground.here(plan, host, None, say)
+    """Run it in this allocation, or as processes of this machine. Raises as `start_run`."""
+    before = _nodes(shell) if plan.backend.slurm_step else ()
+    started = start_run(plan, host, None, shell, say)
+    run = started.run
     watched = _Watched(run, plan, say)
     ended = False
-    while (status := step.poll()) is None:
+    while (status := started.poll()) is None:
         watched.look()
         if counted.count and not ended:
             ended = True
-            step.end()
+            started.cancel()
         time.sleep(_TICK_S)
-    foreground.finish(step, status)
-    names = (host.hostname,) if plan.mode == "local" else _allocated(host.environ, plan, shell)
-    lost = () if plan.mode == "local" else newly_lost(before, _nodes(shell))
+    started.finish(status)
+    names = _allocated(host.environ, plan, shell) if plan.backend.slurm_step else (host.hostname,)
+    lost = newly_lost(before, _nodes(shell)) if plan.backend.slurm_step else ()
     why = "ended by Ctrl-C" if ended else None if status in (0, 1) else _last_words(run)
     return DoctorRun(run, names, lost, why, ended)
 
@@ -59,17 +62,14 @@ def here(plan: Plan, host: HostContext, shell: Shell, counted: Interrupts, say: 
 def batch(plan: Plan, host: HostContext, shell: Shell, counted: Interrupts, say: Say) -> DoctorRun:
     """Submit it and wait for its end; Ctrl-C cancels it. Raises as `submit_run`."""
     before = _nodes(shell)
-    run, submission = submit_run(plan, host, None, shell, say)
-    say(f"job {submission.job}: {run.path}")
+    started = submit_run(plan, host, None, shell, say)
+    started.poller.longest_s = _ASK_S
+    run = started.run
+    say(f"job {started.submission.job}: {run.path}")
     watched = _Watched(run, plan, say)
-    poller = Poller((submission.job,), shell, longest_s=5.0)
-    job, why, looked = None, None, time.monotonic()
-    while why is None:
-        answer = poller.poll()
-        job = answer.jobs.get(submission.job, job) if answer else job
-        silent = poller.unknown_since is not None
-        if (job is not None and job.terminal) or (silent and _judged(run)):
-            break
+    why, looked = None, time.monotonic()
+    while why is None and started.poll() is None:
+        job = started.job
         watched.look(job)
         if counted.count:
             why = "ended by Ctrl-C"
@@ -78,16 +78,11 @@ def batch(plan: Plan, host: HostContext, shell: Shell, counted: Interrupts, say:
             why = will_not_start(job, newly_lost(before, _nodes(shell)))
         time.sleep(_TICK_S)
     if why is not None:
-        _cancel(submission.job, shell, say)
-    if why is None and not _judged(run):
-        why = ending(job, _last_words(run))
-    names = _expanded(job.nodes if job else None, plan, shell)
+        _cancel(started, say)
+    elif started.outcome is None:
+        why = ending(started.job, _last_words(run))
+    names = _expanded(started.job.nodes if started.job else None, plan, shell)
     return DoctorRun(run, names, newly_lost(before, _nodes(shell)), why, bool(counted.count))
-
-
-def _judged(run: RunDirectory) -> bool:
-    attempt = run.latest_attempt()
-    return attempt is not None and attempt.result is not None
 
 
 def will_not_start(job: Job, lost: tuple[Node, ...]) -> str | None:
@@ -165,10 +160,11 @@ def _expanded(nodelist: str | None, plan: Plan, shell: Shell) -> tuple[str, ...]
         return ()
 
 
-def _cancel(job: str, shell: Shell, say: Say) -> None:
+def _cancel(started: BatchJob, say: Say) -> None:
     try:
-        cancel((job,), shell)
+        started.cancel()
     except LauncherError as error:
+        job = started.submission.job
         say(f"job {job} could not be cancelled: {error.message}; scancel {job} does it")
 
 

@@ -200,6 +200,6 @@ def file_system(path: Path, mounts: str) -> str:
 
 def test_submission(plan: Plan, script: str, env: Mapping[str, str], shell: Shell) -> CommandOutput:
     """`sbatch --test-only` with the very script that a run would be submitted with."""
-    if plan.mode != "sbatch":
+    if not plan.backend.own_job:
         return CommandOutput(None, "nothing would be submitted here")
     return run_program(["sbatch", "--test-only"], shell, text=script, env=env)

@@ -9,8 +9,9 @@ from launcher.config.cluster import Cluster, Runtime
 from launcher.config.request import Request
 from launcher.discovery.image import Image
 from launcher.planning import runtimes
+from launcher.planning.backend import BackendTraits
 from launcher.planning.inputs import PlanInputs
-from launcher.planning.model import Container, Mode, Mount, PlannedImage
+from launcher.planning.model import Container, Mount, PlannedImage
 
 # What programs of any image need, wherever its packages lie.
 _NEEDED = ("/bin", "/etc", "/lib", "/lib64", "/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local/lib")
@@ -21,7 +22,7 @@ def chosen_runtime(request: Request, cluster: Cluster) -> Runtime:
     return request.runtime or cluster.runtime
 
 
-def wanted_image(request: Request, cluster: Cluster, mode: Mode) -> str | None:
+def wanted_image(request: Request, cluster: Cluster, backend: BackendTraits) -> str | None:
     """The text that names the run's image; None on the bare machine. Raises SpecError where the two do not fit."""
     runtime = chosen_runtime(request, cluster)
     if runtime == "none":
@@ -31,7 +32,7 @@ def wanted_image(request: Request, cluster: Cluster, mode: Mode) -> str | None:
                 hint="Give --runtime pyxis where the cluster has it (or enroot, bwrap), or leave the image out.",
             )
         return None
-    if mode == "local" and runtime == "pyxis":
+    if not backend.slurm_step and runtime == "pyxis":
         raise SpecError(
             "pyxis is a plugin of Slurm's srun, and a local run starts its ranks without Slurm",
             where="--runtime",

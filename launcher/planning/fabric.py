@@ -37,7 +37,7 @@ def decide(inputs: PlanInputs, shape: Geometry, overridden: Mapping[str, Any]) -
     net = network.decide(cluster, runtime, inputs.image, shape.nodes, _stronger(inputs))
     stated = dispatcher.name_of(overridden) is not None
     experts = dispatcher.decide(cluster, inputs.image, shape, values, sizes, stated=stated)
-    placed = topology.decide(cluster, shape, sizes, inputs.mode, _stated_segment(inputs))
+    placed = topology.decide(cluster, shape, sizes, inputs.backend, _stated_segment(inputs))
     return Surroundings(
         variables=(*net.variables, *experts.variables),
         summary=net.summary,

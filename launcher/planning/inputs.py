@@ -11,7 +11,7 @@ from launcher.discovery.image import Image
 from launcher.discovery.recipe import Recipe
 from launcher.discovery.recipe_index import IndexMatch
 from launcher.discovery.training_files import TrainingFiles
-from launcher.planning.model import Mode
+from launcher.planning.backend import BackendTraits
 from launcher.planning.overrides import Override
 from launcher.planning.profiler.model import ProfilerContext
 
@@ -23,7 +23,7 @@ class PlanInputs:
     request: Request
     cluster: Cluster
     host: HostContext
-    mode: Mode
+    backend: BackendTraits
     recipe: Recipe
     arguments: dict[str, str]
     overrides: tuple[Override, ...]

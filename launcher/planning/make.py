@@ -45,7 +45,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
     return Plan(
         version=1,
         launcher=__version__,
-        mode=inputs.mode,
+        backend=inputs.backend,
         name=name,
         run_id=Path(run_dir).name,
         run_dir=run_dir,
@@ -112,15 +112,15 @@ def _override_texts(inputs: PlanInputs, profiler: ProfilerPlan | None) -> tuple[
 def _geometry(inputs: PlanInputs, values: dict[str, Any]) -> Geometry:
     known = {**inputs.recipe_values, **values}
     sizes = {short: known[key] for short, key in layout.PARALLEL_KEYS.items() if isinstance(known.get(key), int)}
-    local = inputs.mode == "local"
+    one_machine = not inputs.backend.slurm_step
     try:
         return layout.decide(
             nodes=inputs.request.nodes,
             gpus_per_node=inputs.request.gpus_per_node,
             profile_gpus_per_node=inputs.cluster.gpus_per_node,
             # A batch job gets an allocation of its own, whatever this shell is in.
-            allocation=inputs.host.allocation if inputs.mode == "srun" else None,
-            machine_gpus=None if not local else 0 if inputs.cluster.device == "cpu" else inputs.host.gpus,
+            allocation=inputs.host.allocation if inputs.backend.current_allocation else None,
+            machine_gpus=None if not one_machine else 0 if inputs.cluster.device == "cpu" else inputs.host.gpus,
             sizes=sizes,
         )
     except GeometryError as error:

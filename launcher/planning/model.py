@@ -5,9 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from launcher.planning.backend import BackendTraits
 from launcher.planning.profiler.model import ProfilerPlan
-
-Mode = Literal["local", "srun", "sbatch"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Plan:
 
     version: int
     launcher: str
-    mode: Mode
+    backend: BackendTraits
     name: str
     run_id: str
     run_dir: str
@@ -158,8 +157,8 @@ class Plan:
         return self.geometry.world_size
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain values, with the world size where readers look for it."""
-        return {**dataclasses.asdict(self), "world_size": self.world_size}
+        """The plan as plain values: the backend by its name, and the world size where readers look for it."""
+        return {**dataclasses.asdict(self), "backend": self.backend.name, "world_size": self.world_size}
 
     def to_json(self) -> str:
         """The text of plan.json."""

@@ -1,9 +1,9 @@
-"""Which of the three modes a command means in this place."""
+"""Which backend a command uses here."""
 
 from launcher._util.errors import PlaceError
 from launcher.config.cluster import Cluster
 from launcher.discovery.host import HostContext
-from launcher.planning.model import Mode
+from launcher.planning.backend import ALLOCATION, BATCH, LOCAL, BackendTraits
 
 
 def default_cluster(host: HostContext) -> str:
@@ -11,26 +11,26 @@ def default_cluster(host: HostContext) -> str:
     return "slurm" if host.has_slurm or host.allocation else "local"
 
 
-def choose_mode(verb: str, cluster: Cluster, host: HostContext) -> Mode:
-    """The mode of `run` or `submit` on this cluster. Raises PlaceError that says where the command can run."""
+def choose_backend(verb: str, cluster: Cluster, host: HostContext) -> BackendTraits:
+    """Choose the backend of `run` or `submit` on this cluster. Raises PlaceError where the command cannot run."""
     if cluster.scheduler == "local":
         if verb == "submit":
             raise PlaceError(
                 f"the cluster profile {cluster.name!r} has no Slurm to submit to",
                 hint="Use `launcher run` on this machine, or name a cluster: --cluster slurm.",
             )
-        return "local"
+        return LOCAL
     if not host.has_slurm:
         raise PlaceError(
             f"the cluster profile {cluster.name!r} needs Slurm, but srun and sbatch are not on the PATH",
             hint="Run the command on the cluster's login node, or on this machine alone: --cluster local.",
         )
     if verb == "submit":
-        return "sbatch"
+        return BATCH
     if host.allocation is None:
         raise PlaceError(
             "this shell is in no allocation of Slurm, so `run` has no nodes",
             hint="Make one first (salloc -N 1 --gpus-per-node=8) and run the command in it, submit a batch job\n"
             "(launcher submit), or run on this machine without Slurm: --cluster local.",
         )
-    return "srun"
+    return ALLOCATION

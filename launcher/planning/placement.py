@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from launcher._util.errors import GeometryError
 from launcher.config.cluster import Cluster
-from launcher.planning.model import Geometry, Mode
+from launcher.planning.backend import BackendTraits
+from launcher.planning.model import Geometry
 
 _SHOWN = 3
 
@@ -33,7 +34,11 @@ class Placement:
 
 
 def decide(
-    cluster: Cluster, shape: Geometry, sizes: Mapping[str, int], mode: Mode, stated: Mapping[str, object]
+    cluster: Cluster,
+    shape: Geometry,
+    sizes: Mapping[str, int],
+    backend: BackendTraits,
+    stated: Mapping[str, object],
 ) -> Placement:
     """Place the groups of `sizes` (those that are known). `stated` has --sbatch's or the profile's `segment` by origin.
 
@@ -45,7 +50,7 @@ def decide(
     if cluster.topology != "block":
         return Placement(lines=lines, unchecked=("which nodes share an NVLink domain: the profile has no topology",))
     unknown = _unknown(sizes)
-    if mode != "sbatch":
+    if not backend.own_job:
         advice = "which nodes of the allocation share an NVLink domain: salloc --segment decided that"
         return Placement(None, lines, unchecked=(advice, *unknown))
     if stated:

@@ -35,7 +35,7 @@ def decide(inputs: PlanInputs, shape: Geometry, variables: tuple[Variable, ...],
 
 def too_few_cpus(inputs: PlanInputs, shape: Geometry) -> bool:
     """Whether the allocation has fewer CPUs than ranks on a node: srun would refuse to start them."""
-    allocation = inputs.host.allocation if inputs.mode == "srun" else None
+    allocation = inputs.host.allocation if inputs.backend.current_allocation else None
     return allocation is not None and (allocation.cpus_per_node or shape.ranks_per_node) < shape.ranks_per_node
 
 

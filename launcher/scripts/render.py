@@ -87,7 +87,7 @@ def scripts(plan: Plan) -> dict[str, str]:
     task = [variable for variable in plan.environment if variable.place == "task"]
     host = [variable for variable in plan.environment if variable.place == "host"]
     values = {"plan": plan, "task_environment": task, "host_environment": host, "run_dir": Path(plan.run_dir)}
-    names = ["step.sh"] if plan.mode == "local" else ["step.sh", "sbatch.sh"]
+    names = ["step.sh", "sbatch.sh"] if plan.backend.slurm_step else ["step.sh"]
     if plan.container and plan.container.runtime != "pyxis":
         names.append("enter.sh")
     return {name: render(f"{name}.j2", **values) for name in names}

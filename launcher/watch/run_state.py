@@ -8,6 +8,7 @@ from typing import Any
 
 from launcher._util import processes
 from launcher._util.errors import DiskError
+from launcher.planning.backend import BACKENDS
 from launcher.rundir import Attempt, RunDirectory
 from launcher.watch.progress_state import AttemptProgress, advance
 from launcher.watch.tail import last_lines
@@ -40,7 +41,7 @@ class RunState:
     path: Path
     name: str
     run_id: str
-    mode: str
+    backend: str
     cluster: str
     recipe: str
     world_size: int
@@ -56,6 +57,8 @@ class RunState:
     """Whether its ranks were asked to save and stop."""
     cancelled: bool = False
     """Whether `launcher cancel` was called since the newest start."""
+    own_job: bool = False
+    """Whether a batch job of its own runs it."""
     network: str | None = None
     """What the ranks warn of in their network: the first node's sentence, and how many nodes have one."""
 
@@ -84,11 +87,12 @@ def read_run_state(run: RunDirectory) -> RunState:
         path=run.path,
         name=str(plan.get("name", run.path.parent.name)),
         run_id=str(plan.get("run_id", run.path.name)),
-        mode=str(plan.get("mode", "?")),
+        backend=str(plan.get("backend", "?")),
         cluster=str(plan.get("cluster", "?")),
         recipe=str(plan.get("recipe", "?")),
         world_size=int(plan.get("world_size", 0)),
         start=start,
+        own_job=_own_job(plan),
         attempts=len(attempts),
         cancelled=start is not None and _cancelled(events, start),
     )
@@ -103,6 +107,11 @@ def read_run_state(run: RunDirectory) -> RunState:
         stopping=current.stop.exists(),
         network=_network(current),
     )
+
+
+def _own_job(plan: dict[str, Any]) -> bool:
+    traits = BACKENDS.get(str(plan.get("backend")))
+    return traits is not None and traits.own_job
 
 
 def _network(attempt: Attempt) -> str | None:

@@ -72,7 +72,7 @@ class RunStatus:
             "run_dir": str(run_state.path),
             "name": run_state.name,
             "run_id": run_state.run_id,
-            "mode": run_state.mode,
+            "backend": run_state.backend,
             "cluster": run_state.cluster,
             "recipe": run_state.recipe,
             "world_size": run_state.world_size,
@@ -106,11 +106,7 @@ def status_of(
     run_states = [read_run_state(run) for run in runs]
     found = [_job_of(each, shell) for each in run_states]
     # A run of this machine that has its verdict is not Slurm's to judge; a batch job may have gone back to the queue.
-    asked = [
-        job
-        for each, (job, _) in zip(run_states, found, strict=True)
-        if job and (not each.result or each.mode == "sbatch")
-    ]
+    asked = [job for each, (job, _) in zip(run_states, found, strict=True) if job and (not each.result or each.own_job)]
     answer = ask_jobs(asked, shell, clock=clock) if asked else Answer({}, clock())
     statuses = []
     for run, each, (job, slurm_error) in zip(runs, run_states, found, strict=True):

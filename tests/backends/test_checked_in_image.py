@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.backends.entrypoint_call import Asked
+from launcher.backends.entrypoint_call import EntrypointCall
 from launcher.images import sandbox
 from tests.backends.containers import contained
 from tests.backends.running import ROOT
@@ -109,7 +109,7 @@ def test_the_configuration_is_checked_as_the_image_has_it(image: Path, tmp_path:
 
 
 def test_the_users_own_files_are_named() -> None:
-    asked = Asked((), {}, (("/tmp/copy/code/x.py", "/home/me/x.py"),))
+    asked = EntrypointCall((), {}, (("/tmp/copy/code/x.py", "/home/me/x.py"),))
     assert asked.own_paths("/tmp/copy/code/x.py:7 and /tmp/y") == "/home/me/x.py:7 and /tmp/y"
     assert asked.own_paths(None) is None
-    assert (asked.seen_there("/home/me/x.py"), asked.seen_there("/else")) == ("/tmp/copy/code/x.py", "/else")
+    assert (asked.path_inside("/home/me/x.py"), asked.path_inside("/else")) == ("/tmp/copy/code/x.py", "/else")

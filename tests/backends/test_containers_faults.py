@@ -20,6 +20,7 @@ from launcher.config.request import Request
 from launcher.discovery.host import detect_host
 from launcher.discovery.image import resolve_image
 from launcher.planning import make
+from launcher.planning.backend import LOCAL
 from launcher.planning.model import Plan
 from launcher.scripts import scripts
 from tests.backends.containers import PROGRAM, contained, found, logs, missing, result
@@ -51,7 +52,7 @@ def plan_of(image: Path, directory: Path) -> Plan:
     request = Request(recipe="small.py", image=str(image))
     seen = resolve_image(str(image), cluster=cluster, host=host, shell=LocalShell())
     code = (("entrypoint.py", PROGRAM),)
-    return make.make_plan(make.PlanInputs(request, cluster, host, "local", RECIPE, {}, (), code, image=seen))
+    return make.make_plan(make.PlanInputs(request, cluster, host, LOCAL, RECIPE, {}, (), code, image=seen))
 
 
 def entering(plan: Plan, *command: str, verb: str = "run") -> "subprocess.Popen[str]":

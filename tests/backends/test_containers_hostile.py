@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from launcher._util.errors import RequestError
 from launcher._util.shell import LocalShell
-from launcher.backends import foreground
+from launcher.backends.start import start_run
 from launcher.config.cluster import Cluster
 from launcher.config.load import parse
 from launcher.config.request import Request
@@ -19,6 +19,7 @@ from launcher.discovery.code_files import code_files
 from launcher.discovery.image import resolve_image
 from launcher.discovery.recipe import read_recipe
 from launcher.planning import make
+from launcher.planning.backend import LOCAL
 from tests.backends.containers import missing
 from tests.backends.running import RECIPE
 from tests.backends.test_hostile import TEXT, TRAPS, host_in, waited
@@ -104,14 +105,15 @@ def carried_out(said: Said, directory: Path, tiny: Path) -> bytes | None:
         recipe = read_recipe("small.py", directory)
         found = resolve_image(str(image), cluster=cluster, host=host, shell=LocalShell())
         code = code_files(recipe, request.entrypoint, directory)
-        given = make.PlanInputs(request, cluster, host, "local", recipe, {}, (), code, image=found)
+        given = make.PlanInputs(request, cluster, host, LOCAL, recipe, {}, (), code, image=found)
         plan = make.make_plan(given)
     except RequestError as error:
         assert error.message
         return None
-    step, run = foreground.here(plan, host, None, pytest.fail)
-    assert waited(step) == 0, run.attempt(0).log(0).read_text(errors="replace")
-    foreground.finish(step, 0)
+    started = start_run(plan, host, None, LocalShell(), pytest.fail)
+    run = started.run
+    assert waited(started) == 0, run.attempt(0).log(0).read_text(errors="replace")
+    started.finish(0)
     assert not list(directory.rglob("trap"))
     assert not list((directory / "scratches" / said.scratch).glob("launcher-*/launcher-*"))
     assert not (source / "new").exists()

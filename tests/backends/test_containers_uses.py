@@ -42,7 +42,13 @@ def test_the_use_is_there_before_the_submission_and_has_the_job_after_it(store: 
     assert made.image.digest is not None
     assert record_image_use(made, host()) is None
     (use,) = uses_of(store, made.image.digest)
-    assert (use.run_id, use.run_dir, use.mode, use.user, use.job) == (made.run_id, made.run_dir, "sbatch", "ada", None)
+    assert (use.run_id, use.run_dir, use.backend, use.user, use.job) == (
+        made.run_id,
+        made.run_dir,
+        "batch",
+        "ada",
+        None,
+    )
     record_job(made, "77")
     (use,) = uses_of(store, made.image.digest)
     assert use.job == "77"

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from launcher._util.errors import RequestError
-from launcher.backends import foreground
-from launcher.backends.wait import Step
+from launcher._util.shell import LocalShell
+from launcher.backends.protocol import StartedRun
+from launcher.backends.start import start_run
 from launcher.config.cluster import Cluster
 from launcher.config.load import parse
 from launcher.config.request import Request
@@ -25,7 +26,7 @@ from launcher.discovery.code_files import code_files
 from launcher.discovery.host import Allocation, HostContext, detect_host
 from launcher.discovery.recipe import RecipeFile, read_recipe
 from launcher.planning import assignments, make
-from launcher.planning.model import Mode
+from launcher.planning.backend import ALLOCATION, LOCAL, BackendTraits
 from launcher.planning.overrides import check
 from launcher.rundir import RunDirectory
 from tests.backends.running import RECIPE, TOY
@@ -62,7 +63,9 @@ SAID = st.one_of(
 )
 
 
-def carried_out(said: Said, directory: Path, host: HostContext, mode: Mode, cluster: Cluster) -> dict[str, Any] | None:
+def carried_out(
+    said: Said, directory: Path, host: HostContext, backend: BackendTraits, cluster: Cluster
+) -> dict[str, Any] | None:
     """Plan, prepare, run; what the program saw. None: the plan refused it with a reason, and left nothing."""
     before = sorted(directory.rglob("*"))
     quoted = said.quoted.replace("\\", "\\\\").replace("'", "\\'")
@@ -88,7 +91,7 @@ def carried_out(said: Said, directory: Path, host: HostContext, mode: Mode, clus
                 request,
                 cluster,
                 host,
-                mode,
+                backend,
                 recipe,
                 arguments,
                 check(texts, None),
@@ -99,9 +102,10 @@ def carried_out(said: Said, directory: Path, host: HostContext, mode: Mode, clus
         assert error.message
         assert sorted(directory.rglob("*")) == before
         return None
-    step, run = foreground.here(plan, host, None, pytest.fail)
-    status = waited(step)
-    assert status == 0, (run.path / "sbatch.log").read_text() if mode == "srun" else status
+    started = start_run(plan, host, None, LocalShell(), pytest.fail)
+    run = started.run
+    status = waited(started)
+    assert status == 0, (run.path / "sbatch.log").read_text() if backend.slurm_step else status
     seen: dict[str, Any] = note(next(run.path.glob("attempts/000/ranks/*.seen.json")))
     assert not list(directory.rglob("trap"))
     assert Path(seen["cwd"]) == run.path
@@ -113,7 +117,7 @@ def bare(said: Said) -> tuple[str, ...]:
     return () if said.bare is None else (f"c.d={said.bare}",)
 
 
-def waited(step: Step) -> int:
+def waited(step: StartedRun) -> int:
     """The step's status."""
     for _ in range(600):
         if (status := step.poll()) is not None:
@@ -153,7 +157,7 @@ def test_bash_hands_over_exactly_what_was_said(said: Said) -> None:
         directory = Path(name)
         (directory / "small.py").write_text(RECIPE)
         cluster = Cluster(name="test", scheduler="local", device="cpu")
-        seen = carried_out(said, directory, host_in(directory, dict(os.environ)), "local", cluster)
+        seen = carried_out(said, directory, host_in(directory, dict(os.environ)), LOCAL, cluster)
         if seen is not None:
             TAKEN.append(said)
             assert_whole(said, seen)
@@ -168,7 +172,7 @@ def test_these_override_values_are_taken_and_arrive_whole(tmp_path: Path, value:
     (tmp_path / "small.py").write_text(RECIPE)
     said = Said(argument=value, quoted=value, bare=value, variable=value)
     cluster = Cluster(name="test", scheduler="local", device="cpu")
-    seen = carried_out(said, tmp_path, host_in(tmp_path, dict(os.environ)), "local", cluster)
+    seen = carried_out(said, tmp_path, host_in(tmp_path, dict(os.environ)), LOCAL, cluster)
     assert seen is not None
     assert_whole(said, seen)
 
@@ -189,7 +193,7 @@ def test_srun_hands_over_exactly_what_was_said(slurm_cluster: VirtualCluster) ->
             directory = Path(name)
             (directory / "small.py").write_text(RECIPE)
             cluster = Cluster(name="test", device="cpu")
-            seen = carried_out(said, directory, host_in(directory, environ, job), "srun", cluster)
+            seen = carried_out(said, directory, host_in(directory, environ, job), ALLOCATION, cluster)
             if seen is not None:
                 taken += 1
                 assert_whole(said, seen)

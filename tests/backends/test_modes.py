@@ -11,7 +11,7 @@ import pytest
 from tests.backends.running import PROFILE, TOY, User, user_of
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
-# All that may differ between modes: what Slurm tells a task, and what follows from where it runs.
+# All that may differ between backends: what Slurm tells a task, and what follows from where it runs.
 DIFFERING = re.compile(
     r"SLURM.*|MASTER_ADDR|MASTER_PORT|LAUNCHER_RUN_DIR|PWD|TMPDIR|CUDA_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ROCR_VISIBLE_DEVICES"
     r"|ZE_AFFINITY_MASK|HOSTNAME|_"
@@ -25,7 +25,7 @@ def user(tmp_path: Path, slurm_cluster: VirtualCluster) -> User:
 
 
 def everywhere(user: User, cluster: VirtualCluster, nodes: int, ranks: int, *, local: bool) -> dict[str, Path]:
-    """The run directories of the same request in each mode."""
+    """The run directories of the same request with each backend."""
     shape = ("--gpus-per-node", str(ranks))
     common = ("small.py", "--entrypoint", TOY, *SETTINGS, *shape, "--env", "QUOTED=it's $HOME")
     runs = {}
@@ -39,41 +39,41 @@ def everywhere(user: User, cluster: VirtualCluster, nodes: int, ranks: int, *, l
         runs["local"] = next((user.directory / "local").glob("small/*"))
     slurm = ("--nodes", str(nodes))
     options = ("-N", str(nodes), f"--ntasks-per-node={ranks}", f"--gpus-per-node={ranks}")
-    user.salloc("run", *common, *slurm, "--run-root", "srun", options=options)
-    runs["srun"] = next((user.directory / "srun").glob("small/*"))
-    answer = json.loads(user.run("submit", *common, *slurm, "--run-root", "sbatch", "--json").stdout)
+    user.salloc("run", *common, *slurm, "--run-root", "allocation", options=options)
+    runs["allocation"] = next((user.directory / "allocation").glob("small/*"))
+    answer = json.loads(user.run("submit", *common, *slurm, "--run-root", "batch", "--json").stdout)
     assert cluster.wait(answer["job"], "COMPLETED", "FAILED") == "COMPLETED"
-    runs["sbatch"] = Path(answer["run_dir"])
+    runs["batch"] = Path(answer["run_dir"])
     return runs
 
 
-def without_paths(mode: str, run: Path) -> Any:
-    """A plan with what may differ between modes taken out: mode, run id, paths."""
+def without_paths(backend: str, run: Path) -> Any:
+    """A plan with what may differ between backends taken out: backend, run id, paths."""
     plan = json.loads((run / "plan.json").read_text().replace(str(run), "RUN").replace(run.name, "ID"))
-    assert plan.pop("mode") == mode
-    assert plan["request"].pop("run_root") == mode
+    assert plan.pop("backend") == backend
+    assert plan["request"].pop("run_root") == backend
     return plan
 
 
 @pytest.mark.parametrize(("nodes", "ranks", "local"), [(1, 4, True), (2, 2, False)])
-def test_what_a_task_executes_is_the_same_in_every_mode(
+def test_what_a_task_executes_is_the_same_with_every_backend(
     user: User, slurm_cluster: VirtualCluster, nodes: int, ranks: int, local: bool
 ) -> None:
     runs = everywhere(user, slurm_cluster, nodes, ranks, local=local)
     for name in ("argv.json", "step.sh"):
         assert len({(run / name).read_bytes() for run in runs.values()}) == 1, name
-    plans = [without_paths(mode, run) for mode, run in runs.items()]
+    plans = [without_paths(backend, run) for backend, run in runs.items()]
     assert all(plan == plans[0] for plan in plans)
-    environments = {mode: [rank["environment"] for rank in user.seen(run)] for mode, run in runs.items()}
+    environments = {backend: [rank["environment"] for rank in user.seen(run)] for backend, run in runs.items()}
     assert {len(found) for found in environments.values()} == {nodes * ranks}
-    for mode in environments:
-        for rank, found in enumerate(environments[mode]):
-            twin = environments["sbatch"][rank]
+    for backend in environments:
+        for rank, found in enumerate(environments[backend]):
+            twin = environments["batch"][rank]
             differing = {name for name in {*found, *twin} if found.get(name) != twin.get(name)}
-            assert {name for name in differing if not DIFFERING.fullmatch(name)} == set(), mode
-    for mode, run in runs.items():
+            assert {name for name in differing if not DIFFERING.fullmatch(name)} == set(), backend
+    for backend, run in runs.items():
         for rank, seen in enumerate(user.seen(run)):
-            assert seen["environment"]["RANK"] == str(rank), mode
+            assert seen["environment"]["RANK"] == str(rank), backend
             assert seen["environment"]["LOCAL_RANK"] == str(rank % ranks)
             assert seen["environment"]["WORLD_SIZE"] == str(nodes * ranks)
             assert seen["environment"]["LOCAL_WORLD_SIZE"] == str(ranks)

@@ -227,7 +227,7 @@ def test_a_plan_writes_nothing_and_a_dry_run_is_one(user: User) -> None:
     assert "#SBATCH --nodes=2" in plan
     assert [line for line in dry.splitlines() if "srun" in line]
     as_json = json.loads(user.run("plan", "small.py", "--json", "--entrypoint", TOY).stdout)
-    assert as_json["plan"]["mode"] == "sbatch"
+    assert as_json["plan"]["backend"] == "batch"
     assert set(as_json["scripts"]) == {"step.sh", "sbatch.sh"}
     assert sorted(user.directory.rglob("*")) == before
 

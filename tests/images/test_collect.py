@@ -21,7 +21,7 @@ from tests.images.locks import node, script
 from tests.images.stores import a_store, add, digest_of, whole
 
 DAY = 86400.0
-USE = Use("run-1", "/runs/x/run-1", "sbatch", "h100", "ada", "login1", 0.0, "123", 4711, 99)
+USE = Use("run-1", "/runs/x/run-1", "batch", "h100", "ada", "login1", 0.0, "123", 4711, 99)
 
 
 @pytest.fixture
@@ -207,7 +207,8 @@ print("ready", flush=True)
 for line in sys.stdin:
     content = line.strip()
     try:
-        record_use(store, digest_of(content), Use(content, "/runs/x", "srun", "h100", "ada", "login1", 0.0, None, 1, 1))
+        use = Use(content, "/runs/x", "allocation", "h100", "ada", "login1", 0.0, None, 1, 1)
+        record_use(store, digest_of(content), use)
         print("mine", flush=True)
     except ImageError:
         print("gone", flush=True)

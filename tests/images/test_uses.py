@@ -17,7 +17,7 @@ from tests.images.locks import in_memory
 from tests.images.stores import a_store, add, digest_of
 
 USE = Use(
-    "20260102-030405-abcd", "/runs/x/20260102-030405-abcd", "sbatch", "h100", "ada", "login1", 1000.0, None, 4711, 99
+    "20260102-030405-abcd", "/runs/x/20260102-030405-abcd", "batch", "h100", "ada", "login1", 1000.0, None, 4711, 99
 )
 
 

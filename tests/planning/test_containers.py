@@ -7,6 +7,7 @@ import pytest
 
 from launcher._util.errors import SpecError
 from launcher.planning import container, environment
+from launcher.planning.backend import BACKENDS
 from launcher.planning.model import Variable
 from tests.support.building import SHELL, cluster, image, plan
 
@@ -121,18 +122,18 @@ def test_enroots_words_are_fstab_and_bwraps_are_plain() -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "request_", "mode", "words"),
+    ("profile", "request_", "backend", "words"),
     [
-        ({"runtime": "none"}, {"image": "x"}, "sbatch", "the runtime is none"),
-        ({"runtime": "pyxis"}, {}, "sbatch", "needs an image"),
+        ({"runtime": "none"}, {"image": "x"}, "batch", "the runtime is none"),
+        ({"runtime": "pyxis"}, {}, "batch", "needs an image"),
         ({"runtime": "pyxis"}, {"image": "x"}, "local", "plugin of Slurm's srun"),
     ],
 )
-def test_image_and_runtime_that_do_not_fit(profile: Any, request_: Any, mode: Any, words: str) -> None:
+def test_image_and_runtime_that_do_not_fit(profile: Any, request_: Any, backend: Any, words: str) -> None:
     from launcher.config.request import Request
 
     with pytest.raises(SpecError, match=words):
-        container.wanted_image(Request(**request_), cluster(**profile), mode)
+        container.wanted_image(Request(**request_), cluster(**profile), BACKENDS[backend])
 
 
 def test_mounts_of_the_profile_are_none_on_the_bare_machine() -> None:

@@ -9,6 +9,7 @@ from launcher.config.request import Request
 from launcher.discovery.recipe import BridgeRecipe
 from launcher.discovery.recipe_index import IndexedRecipe, IndexMatch, load_index, lookup
 from launcher.planning import index_info, make
+from launcher.planning.backend import BATCH
 from launcher.planning.model import Plan
 from tests.support import building
 
@@ -24,7 +25,7 @@ def plan(*changes: str, known: IndexMatch = KNOWN, **request: Any) -> Plan:
             request=Request.model_validate({"recipe": f"bridge:{NAME}", "nodes": 2, **request}),
             cluster=building.cluster(gpus_per_node=8),
             host=building.host(),
-            mode="sbatch",
+            backend=BATCH,
             recipe=BridgeRecipe(NAME),
             arguments={},
             overrides=overrides,

@@ -6,6 +6,7 @@ import pytest
 
 from launcher._util.errors import OverrideError, PlaceError, SpecError
 from launcher.planning import assignments, environment, place, slurm_options
+from launcher.planning.backend import ALLOCATION, BATCH, LOCAL
 from launcher.planning.profiler import plan as profiler_plan
 from tests.support.building import RECIPE, SHELL, allocation, cluster, host, plan
 
@@ -96,16 +97,16 @@ def test_assignments_of_a_resumed_run_replace_earlier_ones_with_the_same_key() -
 
 def test_places() -> None:
     local, slurm = cluster(scheduler="local"), cluster()
-    assert place.choose_mode("run", local, host(has_slurm=False)) == "local"
-    assert place.choose_mode("run", slurm, host(allocation=allocation())) == "srun"
-    assert place.choose_mode("submit", slurm, host()) == "sbatch"
+    assert place.choose_backend("run", local, host(has_slurm=False)) is LOCAL
+    assert place.choose_backend("run", slurm, host(allocation=allocation())) is ALLOCATION
+    assert place.choose_backend("submit", slurm, host()) is BATCH
     for verb, profile, here, words in (
         ("run", slurm, host(), "salloc"),
         ("run", slurm, host(has_slurm=False), "--cluster local"),
         ("submit", local, host(), "launcher run"),
     ):
         with pytest.raises(PlaceError) as caught:
-            place.choose_mode(verb, profile, here)
+            place.choose_backend(verb, profile, here)
         assert words in (caught.value.hint or "")
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from launcher._util.errors import GeometryError
 from launcher.cli.commands.plan import show
 from launcher.planning import placement as topology
+from launcher.planning.backend import BATCH
 from launcher.planning.model import Geometry, Plan
 from tests.support.building import allocation, cluster, host, plan
 
@@ -26,7 +27,7 @@ def shape(nodes: int, ranks: int = 4) -> Geometry:
 
 
 def place(nodes: int, **sizes: int) -> topology.Placement:
-    return topology.decide(cluster(**RACK), shape(nodes), sizes, "sbatch", {})
+    return topology.decide(cluster(**RACK), shape(nodes), sizes, BATCH, {})
 
 
 def groups(world_size: int, tp: int = 1, ep: int = 1, etp: int = 1) -> list[list[int]]:
@@ -171,7 +172,7 @@ def test_any_shape_is_placed_safely_or_refused(
     sizes = {"tp": tp, "ep": ep, "etp": etp, "pp": pp}
     smallest = next((each for each in range(1, domain + 1) if safe(nodes, each, laid_out, ranks, domain)), None)
     try:
-        placed = topology.decide(profile, shape(nodes, ranks), sizes, "sbatch", {})
+        placed = topology.decide(profile, shape(nodes, ranks), sizes, BATCH, {})
     except GeometryError:
         assert smallest is None
         return
@@ -206,7 +207,7 @@ def test_context_parallelism_is_held_together_where_that_is_possible_and_warned_
     ],
 )
 def test_a_stated_segment_counts_and_is_checked(value: object, words: list[str]) -> None:
-    placed = topology.decide(cluster(**RACK), shape(34), {"ep": 8}, "sbatch", {"--sbatch": value})
+    placed = topology.decide(cluster(**RACK), shape(34), {"ep": 8}, BATCH, {"--sbatch": value})
     assert placed.segment is None
     assert len(placed.warnings) == len(words)
     for word, warning in zip(words, placed.warnings, strict=True):
@@ -214,11 +215,11 @@ def test_a_stated_segment_counts_and_is_checked(value: object, words: list[str])
 
 
 def made(
-    *changes: str, nodes: int = 8, sbatch: dict[str, Any] | None = None, mode: Any = "sbatch", **profile: Any
+    *changes: str, nodes: int = 8, sbatch: dict[str, Any] | None = None, backend: Any = "batch", **profile: Any
 ) -> Plan:
-    where = host(allocation=allocation(nodes, 4)) if mode == "srun" else None
+    where = host(allocation=allocation(nodes, 4)) if backend == "allocation" else None
     return plan(
-        mode,
+        backend,
         profile=cluster(**{**RACK, **profile}),
         request={"nodes": nodes, "sbatch": sbatch or {}},
         changes=changes,
@@ -268,5 +269,5 @@ def test_what_only_the_recipe_knows_is_listed() -> None:
     run = made("model.tensor_model_parallel_size=8")
     assert dict(run.directives)["segment"] == "2"
     assert "--segment: CP, EP counted as 1, and the recipe decides" in run.unchecked
-    assert [text for text in made(*EP16, mode="srun").unchecked if "salloc --segment" in text]
+    assert [text for text in made(*EP16, backend="allocation").unchecked if "salloc --segment" in text]
     assert [text for text in made(*EP16, topology=None).unchecked if "the profile has no topology" in text]

@@ -7,7 +7,7 @@ from launcher.report.page.content import Block, Facts, Subject
 from launcher.rundir import RunDirectory
 from tests.watch.making import BEGIN
 
-LAUNCHED = {"event": "launched", "mode": "local", "attempt": "000", "pid": 1, "host": "elsewhere"}
+LAUNCHED = {"event": "launched", "backend": "local", "attempt": "000", "pid": 1, "host": "elsewhere"}
 """The journal's line of a run that was started on another machine, without Slurm."""
 
 

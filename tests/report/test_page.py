@@ -33,7 +33,7 @@ FAILED = {
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    return make_run(tmp_path / "small" / "0001", LAUNCHED, mode="local")
+    return make_run(tmp_path / "small" / "0001", LAUNCHED, backend="local")
 
 
 def names(run: RunDirectory) -> list[str]:
@@ -149,7 +149,7 @@ def test_the_plan_with_the_origin_of_every_value(run: RunDirectory) -> None:
         {"name": "HOME", "value": None, "origin": "the shell", "place": "inherited", "beaten": []},
         {"name": "HF_TOKEN", "value": None, "origin": "--env", "place": "task", "beaten": []},
     ]
-    plan = {**run.plan, "mode": "sbatch", "overrides": ["train.train_iters=4"], "environment": variables}
+    plan = {**run.plan, "backend": "batch", "overrides": ["train.train_iters=4"], "environment": variables}
     plan |= {"argv": {"arguments": {"size": "2"}}, "directives": [["nodes", "1"], ["requeue", None]]}
     plan |= {
         "image": {"name": "megatron", "digest": "sha256:1"},

@@ -20,7 +20,7 @@ from tests.watch.making import iteration, make_attempt, make_run
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    return make_run(tmp_path / "small" / "0001", LAUNCHED, mode="local")
+    return make_run(tmp_path / "small" / "0001", LAUNCHED, backend="local")
 
 
 def test_every_attempt_has_its_line(run: RunDirectory) -> None:

@@ -9,7 +9,8 @@ from launcher.discovery.host import Allocation, HostContext
 from launcher.discovery.image import Image
 from launcher.discovery.recipe import Recipe, RecipeFile
 from launcher.planning import make
-from launcher.planning.model import Mode, Plan
+from launcher.planning.backend import BACKENDS, BackendName
+from launcher.planning.model import Plan
 from launcher.planning.overrides import Override, check
 
 RECIPE = RecipeFile(Path("/home/ada/gpt/recipes/small.py"), "configure", ("layers",), (), ())
@@ -67,7 +68,7 @@ def image(**changes: Any) -> Image:
 
 
 def plan(
-    mode: Mode = "sbatch",
+    backend: BackendName = "batch",
     *,
     profile: Cluster | None = None,
     request: dict[str, Any] | None = None,
@@ -79,14 +80,14 @@ def plan(
     checked: dict[str, Any] | None = None,
     answer: dict[str, Any] | None = None,
 ) -> Plan:
-    """A plan in `mode`; `changes` are overrides, `inside` is the image, `checked` what the recipe holds by key and
+    """A plan for `backend`; `changes` are overrides, `inside` is the image, `checked` what the recipe holds by key and
     `answer` all that a check tells of it."""
     return make.make_plan(
         make.PlanInputs(
             request=Request.model_validate({"recipe": "recipes/small.py", **(request or {})}),
-            cluster=profile or cluster(scheduler="local" if mode == "local" else "slurm", gpus_per_node=4),
+            cluster=profile or cluster(scheduler="local" if backend == "local" else "slurm", gpus_per_node=4),
             host=where or host(),
-            mode=mode,
+            backend=BACKENDS[backend],
             recipe=recipe,
             arguments=arguments or {},
             overrides=overrides(*changes),

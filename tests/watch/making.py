@@ -11,10 +11,10 @@ BEGIN = 1_790_000_000.0
 """When the runs of these tests were started."""
 
 
-def make_run(path: Path, *events: dict[str, Any], mode: str = "sbatch", world_size: int = 2) -> RunDirectory:
+def make_run(path: Path, *events: dict[str, Any], backend: str = "batch", world_size: int = 2) -> RunDirectory:
     """A run with this journal; events without a time are a second apart."""
     path.mkdir(parents=True)
-    plan = {"name": path.parent.name, "run_id": path.name, "mode": mode, "world_size": world_size, "cluster": "c"}
+    plan = {"name": path.parent.name, "run_id": path.name, "backend": backend, "world_size": world_size, "cluster": "c"}
     (path / "plan.json").write_text(json.dumps({**plan, "recipe": "small.py"}))
     lines = [json.dumps({"time": BEGIN + number, **event}) for number, event in enumerate(events)]
     (path / "journal.jsonl").write_text("".join(f"{line}\n" for line in lines))
@@ -23,7 +23,7 @@ def make_run(path: Path, *events: dict[str, Any], mode: str = "sbatch", world_si
 
 def submitted(job: str = "12") -> tuple[dict[str, Any], ...]:
     """The journal of a submission."""
-    return {"event": "submit_intent", "token": "token-1"}, {"event": "submitted", "mode": "sbatch", "job": job}
+    return {"event": "submit_intent", "token": "token-1"}, {"event": "submitted", "backend": "batch", "job": job}
 
 
 def iteration(number: int, *, of: int = 20, seconds: float = 0.5, **more: Any) -> dict[str, Any]:

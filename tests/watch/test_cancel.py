@@ -33,7 +33,13 @@ class Ranks:
 
     def event(self, **more: Any) -> dict[str, Any]:
         ticks = int(Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[19])
-        base = {"event": "launched", "mode": "local", "attempt": "000", "pid": self.process.pid, "start_ticks": ticks}
+        base = {
+            "event": "launched",
+            "backend": "local",
+            "attempt": "000",
+            "pid": self.process.pid,
+            "start_ticks": ticks,
+        }
         return {**base, "group": self.process.pid, "host": socket.gethostname(), **more}
 
 
@@ -52,7 +58,7 @@ def ranks(path: Path, request: pytest.FixtureRequest) -> Iterator[Ranks]:
 
 
 def local_run(path: Path, event: dict[str, Any]) -> RunDirectory:
-    run = make_run(path, event, mode="local")
+    run = make_run(path, event, backend="local")
     make_attempt(run, metrics=(iteration(1),))
     return run
 

@@ -202,7 +202,7 @@ def test_a_job_that_ends_while_slurm_is_asked_keeps_its_verdict(run: RunDirector
 
 
 def launched(pid: int, ticks: int | None, **more: Any) -> dict[str, Any]:
-    base = {"event": "launched", "mode": "local", "attempt": "000", "pid": pid, "start_ticks": ticks}
+    base = {"event": "launched", "backend": "local", "attempt": "000", "pid": pid, "start_ticks": ticks}
     return {**base, "host": socket.gethostname(), **more}
 
 
@@ -212,7 +212,7 @@ def ticks_of(pid: int) -> int:
 
 def test_local_runs(tmp_path: Path) -> None:
     def phase(name: str, event: dict[str, Any], result: dict[str, Any] | None = None) -> Phase:
-        run = make_run(tmp_path / name / "1", event, mode="local")
+        run = make_run(tmp_path / name / "1", event, backend="local")
         make_attempt(run, metrics=METRICS, result=result, touched=0)
         (status,), _ = status_of([run], Recorder())
         return status.phase
@@ -225,7 +225,7 @@ def test_local_runs(tmp_path: Path) -> None:
     assert phase("c", launched(done.pid, 5)) is Phase.LOST
     assert phase("d", launched(done.pid, 5), FINISHED) is Phase.FINISHED
     assert phase("e", launched(me, ticks_of(me), host="elsewhere")) is Phase.UNKNOWN
-    cancelled = make_run(tmp_path / "f" / "1", launched(done.pid, 5), {"event": "cancelled"}, mode="local")
+    cancelled = make_run(tmp_path / "f" / "1", launched(done.pid, 5), {"event": "cancelled"}, backend="local")
     make_attempt(cancelled, metrics=METRICS)
     assert status_of([cancelled], Recorder())[0][0].phase is Phase.CANCELLED
 

@@ -26,7 +26,7 @@ def use(run_dir: Path, **changes: Any) -> Use:
     values: dict[str, Any] = {
         "run_id": run_dir.name,
         "run_dir": str(run_dir),
-        "mode": "sbatch",
+        "backend": "batch",
         "cluster": "here",
         "user": "ada",
         "host": socket.gethostname(),
@@ -94,9 +94,9 @@ def test_after_the_launcher_the_run_directory_tells(tmp_path: Path) -> None:
     assert lives(use(job_not_noted.path, **gone), squeue=squeue("COMPLETED")) is False
     assert lives(use(job_not_noted.path, host="login2", at=NOW - 7200), squeue=squeue("RUNNING")) is True
     local = make_run(
-        tmp_path / "runs/small/4", {"event": "launched", "attempt": "000", "host": "login2", "pid": 5}, mode="local"
+        tmp_path / "runs/small/4", {"event": "launched", "attempt": "000", "host": "login2", "pid": 5}, backend="local"
     )
-    elsewhere = {"mode": "local", "host": "login2", "at": NOW - 7200}
+    elsewhere = {"backend": "local", "host": "login2", "at": NOW - 7200}
     assert lives(use(local.path, **elsewhere)) is None, "only that machine sees its process"
     make_attempt(local, result=FINISHED)
     assert lives(use(local.path, **elsewhere)) is False

@@ -177,7 +177,7 @@ def _run(plan: "Plan", this: "Site", shell: "Shell") -> "DoctorRun":
     for warning in plan.warnings:
         warn(warning)
     with interrupts() as counted:
-        start = job.batch if plan.mode == "sbatch" else job.here
+        start = job.batch if plan.backend.own_job else job.here
         return start(plan, this.host, shell, counted, say)
 
 

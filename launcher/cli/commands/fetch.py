@@ -72,7 +72,7 @@ def _fetch(made: "Planned") -> dict[str, Any]:
         )
     environ = environment(checking.environment(made.plan, made), made.host.environ)
     python = made.release.python or made.host.python
-    asked = entrypoint_call.here(made.plan, python, environ, "--fetch")
+    asked = entrypoint_call.on_this_machine(made.plan, python, environ, "--fetch")
     with TerminalReport() as report, tempfile.TemporaryDirectory(prefix="launcher-fetch-") as directory:
         told = _Told(report)
         request = Path(directory) / "request.json"

@@ -76,10 +76,7 @@ def _lines(plan: Plan) -> list[str]:
     parallel = " ".join(f"{name.upper()}={value}" for name, value in shape.parallel) or "as the recipe says"
     lines = [
         _row("run", f"{plan.name}/{plan.run_id}"),
-        _row(
-            "mode",
-            {"local": "processes on this machine", "srun": "in this allocation", "sbatch": "batch job"}[plan.mode],
-        ),
+        _row("backend", f"{plan.backend.name} ({plan.backend.title})"),
         _row("cluster", f"{plan.cluster} (device {plan.device}, runtime {plan.runtime})"),
         _row("recipe", plan.recipe),
         *(_row("  argument", f"{name}={value}") for name, value in plan.argv["arguments"].items()),
@@ -105,8 +102,8 @@ def _lines(plan: Plan) -> list[str]:
         value = hidden if variable.value is None else variable.value
         beaten = "".join(f"; beats {value!r} of {origin}" for origin, value in variable.beaten)
         lines.append(f"    {variable.name} = {value} ({variable.origin}{beaten})")
-    if plan.mode != "local":
-        if plan.mode == "sbatch":
+    if plan.backend.slurm_step:
+        if plan.backend.own_job:
             lines.append(_row("sbatch", ""))
             lines += [f"    --{key}{'' if value is None else f'={value}'}" for key, value in plan.directives]
         lines.append(_row("srun", ""))

@@ -35,7 +35,8 @@ def main(parsed: argparse.Namespace) -> int:
         from launcher.cli.checking import checked
 
         made = checked(made)
-    from launcher.backends import foreground
+    from launcher._util.shell import LocalShell
+    from launcher.backends.start import start_run
     from launcher.backends.wait import interrupts, summary, wait
     from launcher.cli.outcome import tell
     from launcher.watch.follower import Follower
@@ -43,13 +44,13 @@ def main(parsed: argparse.Namespace) -> int:
     for warning in made.plan.warnings:
         warn(warning)
     with interrupts() as counted:
-        step, run = foreground.here(made.plan, made.host, made.resumed, warn)
+        started = start_run(made.plan, made.host, made.resumed, LocalShell(), warn)
+        run = started.run
         say(f"run {coloured(f'{made.plan.name}/{made.plan.run_id}', 'bold')}: {run.path}")
         with Follower(run) as follower:
-            status = wait(step, run, counted, tick=follower.tick, say=follower.say)
-        step_status = foreground.finish(step, status)
+            status = wait(started, counted, tick=follower.tick, say=follower.say)
     outcome = summary(run, run.latest_attempt())
     tell(run, outcome)
     if parsed.json:
         print_json(outcome)
-    return step_status
+    return status

@@ -60,9 +60,10 @@ def main(parsed: argparse.Namespace) -> int:
 
 def _submit(made: "Planned") -> "tuple[RunDirectory, dict[str, Any]]":
     from launcher._util.shell import LocalShell
-    from launcher.backends.batch import submit_run
+    from launcher.backends.start import submit_run
 
-    run, submission = submit_run(made.plan, made.host, made.resumed, LocalShell(), warn)
+    started = submit_run(made.plan, made.host, made.resumed, LocalShell(), warn)
+    run, submission = started.run, started.submission
     say(f"job {coloured(submission.job, 'bold')} of run {made.plan.name}/{made.plan.run_id}: {run.path}")
     return run, {
         "job": submission.job,

@@ -29,14 +29,14 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 class Use:
     """A run that needs an image.
 
-    `mode` is how it was started (local, srun, sbatch), `at` when, in seconds since the epoch. `job` is its number in
-    the Slurm of the profile `cluster`, None until it has one; `pid` and `start_ticks` are the launcher's process on
-    `host`, for runs without job.
+    `backend` is how it was started (local, allocation, batch), `at` when, in seconds since the epoch. `job` is its
+    number in the Slurm of the profile `cluster`, None until it has one; `pid` and `start_ticks` are the launcher's
+    process on `host`, for runs without job.
     """
 
     run_id: str
     run_dir: str
-    mode: str
+    backend: str
     cluster: str
     user: str
     host: str

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from launcher.planning.backend import BACKENDS, BackendTraits
 from launcher.report.page.content import Block, Facts, LogExcerpt, Subject, Table, Text, facts, mapping, text_of
 
 _HIDDEN = {"inherited": "(passed on)"}
-_MODES = {"local": "processes on one machine", "srun": "in an allocation", "sbatch": "batch job"}
 
 
 def plan_section(subject: Subject) -> Sequence[Block]:
@@ -21,20 +21,21 @@ def plan_section(subject: Subject) -> Sequence[Block]:
         blocks.append(Table("What was asked of the recipe", ("Kind", "Setting"), tuple(rows)))
     if environment := tuple(_variables(plan.get("environment"))):
         blocks.append(Table("Environment", ("Name", "Value", "Origin", "Beats"), environment))
-    if plan.get("mode") == "sbatch" and (directives := tuple(_directives(plan.get("directives")))):
+    backend = _backend(plan)
+    if backend and backend.own_job and (directives := tuple(_directives(plan.get("directives")))):
         blocks.append(LogExcerpt("sbatch", directives))
     step = [*_texts(mapping(plan.get("step")).get("srun_args"))]
     step += _texts(mapping(plan.get("container")).get("srun_args"))
-    if plan.get("mode") in ("srun", "sbatch") and step:
+    if backend and backend.slurm_step and step:
         blocks.append(LogExcerpt("srun", tuple(step)))
     return blocks
 
 
 def _facts(plan: dict[str, Any]) -> Facts:
     image, shape, profiler = (mapping(plan.get(name)) for name in ("image", "geometry", "profiler"))
-    mode = str(plan.get("mode", ""))
+    backend = _backend(plan)
     return facts(
-        ("Mode", _MODES.get(mode, mode)),
+        ("Backend", f"{backend.name}: {backend.title}" if backend else None),
         ("Device, runtime", ", ".join(str(plan[name]) for name in ("device", "runtime") if plan.get(name))),
         ("Image", f"{image.get('name')} ({image.get('digest') or 'without a digest'})" if image else None),
         ("Nodes x ranks", f"{shape.get('nodes')} x {shape.get('ranks_per_node')}" if shape else None),
@@ -45,6 +46,10 @@ def _facts(plan: dict[str, Any]) -> Facts:
         ("Launcher", plan.get("launcher")),
         ("Submission", text_of(plan.get("submission"))),
     )
+
+
+def _backend(plan: dict[str, Any]) -> BackendTraits | None:
+    return BACKENDS.get(str(plan.get("backend")))
 
 
 def _profiler(profiler: dict[str, Any]) -> str:

@@ -111,7 +111,7 @@ def run_inspect(parsed: argparse.Namespace) -> int:
         return 0
     print("\n".join(_lines(verified.path, entry.names if entry else (), verified.manifest)))
     for use in uses:
-        print(f"used by       {use.run_dir} ({use.mode}, {use.user}{f', job {use.job}' if use.job else ''})")
+        print(f"used by       {use.run_dir} ({use.backend}, {use.user}{f', job {use.job}' if use.job else ''})")
     for text in verified.unchecked:
         say(f"not looked at: {text}")
     return 0

@@ -1,0 +1,64 @@
+"""Starting a plan with the backend that it names."""
+
+from collections.abc import Callable, Mapping
+
+from launcher._util.errors import LauncherError, SlurmError
+from launcher._util.shell import Shell
+from launcher.backends.allocation import AllocationBackend
+from launcher.backends.batch import BatchBackend, BatchJob
+from launcher.backends.image_uses import forget_image_use, record_image_use
+from launcher.backends.local import LocalBackend
+from launcher.backends.prepare import prepare
+from launcher.backends.protocol import Backend, StartedRun
+from launcher.discovery.host import HostContext
+from launcher.planning.model import Plan
+from launcher.rundir import RunDirectory
+from launcher.slurm.submit import SubmissionUnknown
+
+BACKENDS: Mapping[str, Backend[StartedRun]] = {
+    backend.traits.name: backend for backend in (LocalBackend(), AllocationBackend(), BatchBackend())
+}
+
+
+def start_run(
+    plan: Plan, host: HostContext, resumed: RunDirectory | None, shell: Shell, warn: Callable[[str], None]
+) -> StartedRun:
+    """Write the run directory of a plan and start the run.
+
+    Raises DiskError, CommandError, SlurmError, or ImageError for an image that was removed meanwhile. A new run that
+    was not started leaves nothing behind; where Slurm did not answer and the job may exist, the directory stays,
+    because the job would need it.
+    """
+    return _start(BACKENDS[plan.backend.name], plan, host, resumed, shell, warn)
+
+
+def submit_run(
+    plan: Plan, host: HostContext, resumed: RunDirectory | None, shell: Shell, warn: Callable[[str], None]
+) -> BatchJob:
+    """Start a plan for the batch backend, as `start_run` does."""
+    return _start(BatchBackend(), plan, host, resumed, shell, warn)
+
+
+def _start[Started: StartedRun](
+    backend: Backend[Started],
+    plan: Plan,
+    host: HostContext,
+    resumed: RunDirectory | None,
+    shell: Shell,
+    warn: Callable[[str], None],
+) -> Started:
+    prepared = prepare(plan, resumed)
+    run = prepared.run
+    try:
+        if warning := record_image_use(plan, host):
+            warn(warning)
+        return backend.start(plan, run, host, shell)
+    except SubmissionUnknown as error:
+        raise SlurmError(
+            error.message,
+            hint=f"The run directory stays, because the job would need it: launcher status {run.path}\n{error.hint}",
+        ) from error
+    except LauncherError:
+        forget_image_use(plan)
+        prepared.rollback()
+        raise
