@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from launcher._util.errors import CommandError, MissingProgram
+from launcher.contract.process import group_of
 
 type OnText = Callable[[Literal["out", "err"], str], None]
 """Is given what a program writes, as it writes it: on which of its two streams, and the text."""
@@ -83,7 +84,9 @@ class _Program:
 
     def group_alive(self) -> bool:
         """Whether it or anything that it started, and that did not leave its group, still runs."""
-        return self.alive() or any(_group(stat) == self.process.pid for stat in Path("/proc").glob("[0-9]*/stat"))
+        return self.alive() or any(
+            group_of(int(each.name)) == self.process.pid for each in Path("/proc").iterdir() if each.name.isdigit()
+        )
 
     def ended(self) -> Ended:
         status = int(self.process.wait())
@@ -234,15 +237,6 @@ def _end(running: Sequence[_Program]) -> None:
     _signal(running, signal.SIGKILL)
     for program in running:
         program.process.wait()
-
-
-def _group(stat: Path) -> int | None:
-    """The process group in a file /proc/PID/stat, see proc(5); None for a process that has ended."""
-    try:
-        state, _, group, *_ = stat.read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return None if state in "ZX" else int(group)
 
 
 def _drain(running: Sequence[_Program]) -> None:

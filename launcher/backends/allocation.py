@@ -48,7 +48,7 @@ class AllocationBackend:
     def start(self, plan: Plan, run: RunDirectory, host: HostContext, shell: Shell) -> AllocatedStep:  # noqa: ARG002
         """Start sbatch.sh. Raises OutsideError."""
         environment = for_allocation(plan, host.environ)
-        process = programs.start(["bash", str(run.path / "sbatch.sh")], env=environment, log=run.path / "sbatch.log")
+        process = programs.start(["bash", str(run.sbatch_script)], env=environment, log=run.sbatch_log)
         mine = this_launcher(process.pid)
         run.journal.write("launched", backend=plan.backend.name, job=host.environ["SLURM_JOB_ID"], **mine)
         return AllocatedStep(run, process)

@@ -76,7 +76,7 @@ def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> S
     token = submission_token(plan)
     run.journal.write("submit_intent", token=token, submission=plan.submission)
     try:
-        submission = submit(run.path / "sbatch.sh", shell, token=token, env=for_job(plan, host.environ), cwd=run.path)
+        submission = submit(run.sbatch_script, shell, token=token, env=for_job(plan, host.environ), cwd=run.path)
     except SubmissionUnknown as error:
         run.journal.write("submit_unknown", token=token, error=error.message)
         raise

@@ -5,7 +5,7 @@ import os
 from typing import TYPE_CHECKING
 
 from launcher._util.errors import DiskError, ImageError
-from launcher.contract.process import start_ticks, stat
+from launcher.contract.process import start_ticks_of
 from launcher.discovery.host import HostContext
 from launcher.planning.model import Plan
 
@@ -24,7 +24,6 @@ def record_image_use(plan: Plan, host: HostContext) -> str | None:
     from launcher.images.store.uses import Use, record_use
 
     store, digest = place
-    fields = stat(os.getpid())
     use = Use(
         run_id=plan.run_id,
         run_dir=plan.run_dir,
@@ -36,7 +35,7 @@ def record_image_use(plan: Plan, host: HostContext) -> str | None:
         # An allocation's number is known already; a batch job's only after it was submitted.
         job=host.allocation.job_id if plan.backend.current_allocation and host.allocation else None,
         pid=os.getpid(),
-        start_ticks=start_ticks(fields) if fields else 0,
+        start_ticks=start_ticks_of(os.getpid()) or 0,
     )
     try:
         record_use(store, digest, use)

@@ -50,7 +50,7 @@ class LocalRanks:
 
     def _start_rank(self, rank: int, port: int) -> "subprocess.Popen[bytes]":
         return programs.start(
-            [*self._enter("rank"), "bash", str(self.run.path / "step.sh")],
+            [*self._enter("rank"), "bash", str(self.run.step_script)],
             env={**inherited(self.plan, self.environ), **self._rank_variables(rank, port)},
             log=self.attempt.log(rank),
             group=self.processes[0].pid if self.processes else 0,
@@ -62,7 +62,7 @@ class LocalRanks:
         if container is None:
             return []
         name = f"{container.label}-local-{self.attempt.name}"
-        return ["bash", str(self.run.path / "enter.sh"), verb, name]
+        return ["bash", str(self.run.enter_script), verb, name]
 
     def _rank_variables(self, rank: int, port: int) -> dict[str, str]:
         world = str(self.plan.world_size)
@@ -118,10 +118,9 @@ class LocalRanks:
 
     def finish(self, status: int) -> int:
         """Have launcher/job write result.json. Return 0 where its word is `finished`, otherwise 1."""
-        verdict = self.run.code / "launcher/job/result.py"
         argv = [
             self.python,
-            str(verdict),
+            str(self.run.result_program),
             str(self.run.path),
             self.attempt.name,
             str(self.plan.world_size),

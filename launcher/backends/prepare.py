@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import DiskError, RequestError
+from launcher.contract.paths import ARGV, PLAN, SCRIPTS, RunPaths
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
 from launcher.rundir.run_directory import write_atomically
 from launcher.scripts import scripts
 
-_RECORDS = ("plan.json", "argv.json", "sbatch.sh", "step.sh", "enter.sh")
+_RECORDS = (PLAN, ARGV, *SCRIPTS)
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
             made = _make_parents(final.parent)
             partial.mkdir()
             _write_records(partial, plan, texts)
-            copy_code(partial / "code", plan)
-            (partial / "claims").mkdir()
+            copy_code(RunPaths(partial).code, plan)
+            RunPaths(partial).claims.mkdir()
             partial.rename(final)
         except (OSError, DiskError) as error:
             _remove(partial, made)
@@ -73,8 +74,8 @@ def renew(run: RunDirectory, plan: Plan, texts: Mapping[str, str]) -> None:
 
 
 def _write_records(directory: Path, plan: Plan, texts: Mapping[str, str]) -> None:
-    write_atomically(directory / "plan.json", plan.to_json())
-    write_atomically(directory / "argv.json", plan.argv_json())
+    write_atomically(directory / PLAN, plan.to_json())
+    write_atomically(directory / ARGV, plan.argv_json())
     for name, text in texts.items():
         write_atomically(directory / name, text, mode=0o777)
 

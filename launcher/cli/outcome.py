@@ -43,7 +43,7 @@ def _numbers(outcome: dict[str, Any]) -> str:
 
 def _tail(run: RunDirectory, rank: int | None) -> None:
     attempt = run.latest_attempt()
-    log = run.path / "sbatch.log" if rank is None or attempt is None else attempt.log(rank)
+    log = run.sbatch_log if rank is None or attempt is None else attempt.log(rank)
     if not log.is_file():
         return
     lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]

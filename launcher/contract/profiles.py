@@ -11,7 +11,6 @@ What was asked for is in argv.json (`options.profiler`): name, start, stop, rank
 step N is the iteration that begins after N are done (the log calls it N + 1), from `start` until before `stop`.
 """
 
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
+
+from .files import read_object
+from .paths import AttemptPaths, RunPaths
 
 EXTENSIONS = {"nsys": "nsys-rep", "torch": "pt.trace.json.gz", "viztracer": "json.gz", "memory": "pickle"}
 """The built-in profilers, with how their files' names end."""
@@ -84,28 +86,22 @@ def expected_ranks(settings: dict[str, Any], world_size: int) -> tuple[int, ...]
     return tuple(int(rank) for rank in settings.get("ranks") or range(world_size))
 
 
-def read_object(path: Path) -> Optional[dict[str, Any]]:
-    """The JSON object in a file; None if there is none, or not one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def asked_of(attempt: Path) -> Optional[dict[str, Any]]:
+def asked_of(attempt: AttemptPaths) -> Optional[dict[str, Any]]:
     """What was to be captured in an attempt; None if nothing.
 
     --resume gives a run a new argv.json and keeps the old one beside the logs of the newest attempt of before.
     """
-    later = sorted(each for each in attempt.parent.iterdir() if each.name.isdigit() and each.name >= attempt.name)
-    places = [*(each / "argv.json" for each in later), attempt.parent.parent / "argv.json"]
+    run = RunPaths(attempt.path.parent.parent)
+    later = sorted(
+        each for each in run.attempts_directory.iterdir() if each.name.isdigit() and each.name >= attempt.name
+    )
+    places = [*(each / run.argv_file.name for each in later), run.argv_file]
     request = next((found for place in places if (found := read_object(place)) is not None), {})
     settings = (request.get("options") or {}).get("profiler")
     return settings if isinstance(settings, dict) else None
 
 
-def result(attempt: Path, world_size: int, ended: Callable[[int], str]) -> Optional[dict[str, Any]]:
+def result(attempt: AttemptPaths, world_size: int, ended: Callable[[int], str]) -> Optional[dict[str, Any]]:
     """What result.json says of an attempt's profiles; None for a run without a profiler.
 
     `ended(rank)` says in a few words how a rank ended. `missing` has each expected capture that is not sound.
@@ -114,7 +110,7 @@ def result(attempt: Path, world_size: int, ended: Callable[[int], str]) -> Optio
     if settings is None:
         return None
     ranks = [rank for rank in expected_ranks(settings, world_size) if rank < world_size]
-    found = [judge(attempt / "profiles", settings, rank, ended(rank)) for rank in ranks]
+    found = [judge(attempt.profiles, settings, rank, ended(rank)) for rank in ranks]
     return {
         "profiler": settings["name"],
         "steps": [settings["start"], settings["stop"]],

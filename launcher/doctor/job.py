@@ -135,7 +135,7 @@ class _Watched:
         attempt = self.run.latest_attempt()
         if attempt is None:
             return f"waiting: {job.reason or job.state.value.lower()}" if job and job.state.waiting else ""
-        done = len(list((attempt.path / "doctor").glob("[0-9]*.json")))
+        done = len(list(attempt.doctor.glob("[0-9]*.json")))
         return f"{done} of {self.plan.geometry.world_size} ranks have reported" if done else "the job runs"
 
 
@@ -171,7 +171,7 @@ def _cancel(started: BatchJob, say: Say) -> None:
 def _last_words(run: RunDirectory) -> str:
     """The last line that the run's scripts have said."""
     attempt = run.latest_attempt()
-    logs = [run.path / "sbatch.log", *([attempt.logs / "srun.log"] if attempt else [])]
+    logs = [run.sbatch_log, *([attempt.srun_log] if attempt else [])]
     return next((words for log in logs if (words := last_line(log))), "")
 
 

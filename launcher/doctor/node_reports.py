@@ -10,6 +10,7 @@ from typing import Any
 
 from launcher.contract.checks import VERDICTS, Check, fail, from_dict, ok, skip, warn
 from launcher.doctor.job import DoctorRun, last_line
+from launcher.rundir import Attempt
 from launcher.slurm.nodes import Node
 
 
@@ -29,14 +30,14 @@ class NodeReport:
 def reports(ran: DoctorRun, ranks_per_node: int, nodes: int) -> tuple[NodeReport, ...]:
     """One report for each node of the run, and for each that Slurm has taken away meanwhile."""
     attempt = ran.run.latest_attempt()
-    left = read_records(attempt.path / "doctor") if attempt else {}
+    left = read_records(attempt.doctor) if attempt else {}
     names = ran.nodes or _names_in(left, ranks_per_node)
     lost = {node.name: node for node in ran.lost}
     found = []
     for index in range(min(nodes, len(names)) if attempt else 0):
         ranks = range(index * ranks_per_node, (index + 1) * ranks_per_node)
         records = {rank: left[rank] for rank in ranks if rank in left}
-        words = {rank: _words(attempt.path, rank) for rank in ranks if rank not in left} if attempt else {}
+        words = {rank: _words(attempt, rank) for rank in ranks if rank not in left} if attempt else {}
         found.append(_report(names[index], records, words, lost.pop(names[index], None)))
     found += [NodeReport(name, (_taken(node),)) for name, node in lost.items()]
     return compared(found)
@@ -105,9 +106,9 @@ def ranks_check(there: int, words: Mapping[int, str]) -> Check:
     )
 
 
-def _words(attempt: Path, rank: int) -> str:
+def _words(attempt: Attempt, rank: int) -> str:
     """The last of its own log, else what srun says of its task, else of anything."""
-    own, srun = attempt / "logs" / f"rank-{rank:04d}.log", attempt / "logs/srun.log"
+    own, srun = attempt.log(rank), attempt.srun_log
     if words := last_line(own):
         return words
     said = srun.read_text(errors="replace").splitlines() if srun.is_file() else []

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..contract.files import write_json
 from ..contract.variables import RANK_VARIABLES, RUN_VARIABLES, is_secret
-from .record import write_json
 
 MARKER = "LAUNCHER_REEXEC_PID"
 """Set for the re-executed program alone: execve keeps the process id. Inherited by a child, it says nothing."""

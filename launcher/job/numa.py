@@ -19,12 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from ..contract.files import append_line, write_json
 from . import gpus
 from .environment import MARKER
 from .gpus import Device
 from .rank import Rank
-from .record import write_json
-from .watch.jsonl import Lines
 
 _SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
 """Numbers of the system call (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h of Linux)."""
@@ -159,10 +158,10 @@ def _report(
         "why": binding.why,
         "gpus": [{**asdict(each.device), "numa_node": each.node} for each in found if each.device],
     }
-    write_json(rank.attempt_dir / "placement" / f"{rank.rank:04d}.json", {"version": 1, **content})
+    write_json(rank.paths.placement_record(rank.rank), {"version": 1, **content})
     if rank.rank == 0:
         line = {"time": time.time(), "rank": 0, "event": "placement", "seconds": None, **content}
-        Lines(rank.attempt_dir / "timeline.jsonl").write(line)
+        append_line(rank.paths.timeline, line)
 
 
 def _text(path: Path) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..contract.paths import AttemptPaths, RunPaths
 from ..contract.variables import RANK_VARIABLES, RUN_VARIABLES
 from .errors import UserError
 
@@ -29,14 +30,14 @@ class Rank:
     attempt: str
 
     @property
-    def attempt_dir(self) -> Path:
-        """Where this attempt keeps its logs and records."""
-        return self.run_dir / "attempts" / self.attempt
+    def run_paths(self) -> RunPaths:
+        """The paths of the run; relative paths of recipes start at its `code`."""
+        return RunPaths(self.run_dir)
 
     @property
-    def code_dir(self) -> Path:
-        """Snapshot of the code that the job runs; relative paths of recipes start here."""
-        return self.run_dir / "code"
+    def paths(self) -> AttemptPaths:
+        """The paths of this attempt's logs and records."""
+        return self.run_paths.attempt_paths(self.attempt)
 
 
 def read_rank(environment: Mapping[str, str]) -> Rank:

@@ -1,7 +1,5 @@
-"""The record that a rank leaves of its own end, `ranks/NNNN.json`, and atomic writes for it."""
+"""The record that a rank leaves of its own end, `ranks/NNNN.json`, and what is in it."""
 
-import contextlib
-import json
 import os
 import socket
 import time
@@ -11,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Optional
 
+from ..contract.files import write_json
 from .errors import UserError
 from .rank import Rank
 
@@ -86,15 +85,10 @@ def place(trace: Optional[TracebackType], code_dir: Path) -> Optional[str]:
     return f"{name}:{frame.lineno} in {frame.name}"
 
 
-def rank_file(rank: Rank) -> Path:
-    """Where a rank's own record goes."""
-    return rank.attempt_dir / "ranks" / f"{rank.rank:04d}.json"
-
-
 def refuse_second_start(rank: Rank) -> None:
     """Raise UserError where this rank has ended before in this attempt: records are written once."""
-    record = rank_file(rank)
-    used = next((path for path in (record, record.with_suffix(".exit")) if path.exists()), None)
+    records = (rank.paths.rank_record(rank.rank), rank.paths.exit_record(rank.rank))
+    used = next((path for path in records if path.exists()), None)
     if used is not None:
         raise UserError(
             f"attempt {rank.attempt} of {rank.run_dir.name} was used already: {used.name} exists for rank {rank.rank}",
@@ -113,34 +107,6 @@ def write_end(rank: Rank, end: End, *, pid: Optional[int] = None) -> Path:
         "time": time.time(),
         **asdict(end),
     }
-    path = rank_file(rank)
+    path = rank.paths.rank_record(rank.rank)
     write_json(path, record)
     return path
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` so that a reader sees all of it or nothing, even after a crash of the machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, default=str)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    # The rename itself is durable only when the directory is; some network file systems refuse that, which is no loss.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

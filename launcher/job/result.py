@@ -1,21 +1,27 @@
 """What came of an attempt: composes result.json from what the ranks left, and prints one word.
 
-    python3 verdict.py RUN_DIR ATTEMPT WORLD_SIZE STEP_STATUS        -> finished | stopped | failed
+    python3 result.py RUN_DIR ATTEMPT WORLD_SIZE STEP_STATUS        -> finished | stopped | failed
 
 It is run as a file, in the image or on the host, after the step has ended; it needs the standard library alone. The
 first failing rank is the one to look at: one with an error of its own, or that died without a word, comes before those
 which only noticed that a peer was gone; those that were ended after the first failure come last.
 """
 
-import json
 import math
-import os
 import signal
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
+
+if __name__ == "__main__":
+    # Run as a file: this directory's modules are reached through their package alone.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from launcher.contract import profiles
+from launcher.contract.files import read_lines, read_object, write_json
+from launcher.contract.paths import AttemptPaths, RunPaths
 
 OUTCOMES = ("finished", "stopped", "failed")
 # Slurm (--kill-on-bad-exit, --wait, scancel, the time limit) and the local launcher end ranks with these.
@@ -83,11 +89,8 @@ def is_number(value: Any) -> bool:
 
 def read_record(path: Path) -> Optional[dict[str, Any]]:
     """A rank's own record; None if there is none, or not one."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) and record.get("outcome") in OUTCOMES else None
+    record = read_object(path)
+    return record if record and record.get("outcome") in OUTCOMES else None
 
 
 def read_exit(path: Path) -> Optional[Exit]:
@@ -99,28 +102,18 @@ def read_exit(path: Path) -> Optional[Exit]:
         return None
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; a line that was cut short is left out."""
+def read_whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file of JSON lines; none where it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        return read_lines(path)
     except OSError:
         return []
-    found = []
-    for line in text.splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
 
 
-def read_ranks(attempt: Path, world_size: int) -> list[Rank]:
+def read_ranks(attempt: AttemptPaths, world_size: int) -> list[Rank]:
     """Every rank's end."""
-    directory = attempt / "ranks"
     return [
-        Rank(rank, read_record(directory / f"{rank:04d}.json"), read_exit(directory / f"{rank:04d}.exit"))
+        Rank(rank, read_record(attempt.rank_record(rank)), read_exit(attempt.exit_record(rank)))
         for rank in range(world_size)
     ]
 
@@ -229,25 +222,22 @@ def reason_of(ranks: list[Rank], first: Optional[Rank], step_status: int) -> Opt
     return next((str(reason) for reason in reasons + crashed if reason), None)
 
 
-def profiles_of(attempt: Path, ranks: list[Rank]) -> Optional[dict[str, Any]]:
-    """What became of the profiles that were asked for; None if none were."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, this module is in no package
-    from launcher.contract import profiles
-
+def profiles_of(attempt: AttemptPaths, ranks: list[Rank]) -> Optional[dict[str, Any]]:
+    """Return what became of the profiles that were asked for; None if none were."""
     return profiles.result(attempt, len(ranks), lambda rank: ending(ranks[rank]))
 
 
-def compose(attempt: Path, world_size: int, step_status: int, now: float) -> dict[str, Any]:
+def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float) -> dict[str, Any]:
     """result.json's content."""
     ranks = read_ranks(attempt, world_size)
     first = first_failing(ranks)
-    times = [line["time"] for line in read_lines(attempt / "timeline.jsonl") if is_number(line.get("time"))]
+    times = [line["time"] for line in read_whole_lines(attempt.timeline) if is_number(line.get("time"))]
     return {
         "version": 1,
         "attempt": attempt.name,
         "outcome": outcome_of(ranks),
         "reason": reason_of(ranks, first, step_status),
-        **progress_of(read_lines(attempt / "metrics.jsonl"), ranks),
+        **progress_of(read_whole_lines(attempt.metrics), ranks),
         "first_failing_rank": None
         if first is None
         else {
@@ -266,31 +256,21 @@ def compose(attempt: Path, world_size: int, step_status: int, now: float) -> dic
     }
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """All of it or nothing: temporary name, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def main(arguments: list[str]) -> int:
     """Compose, write, print the word. The exit status is 0 whatever the word; 2 for wrong arguments."""
     try:
         run_dir, attempt_name, world_size, step_status = arguments
-        attempt = Path(run_dir) / "attempts" / attempt_name
+        attempt = RunPaths(Path(run_dir)).attempt_paths(attempt_name)
         numbers = int(world_size), int(step_status)
         if numbers[0] < 1:
             raise ValueError(f"a world of {world_size} ranks")
-        if not attempt.is_dir():
-            raise ValueError(f"there is no directory {attempt}")
+        if not attempt.path.is_dir():
+            raise ValueError(f"there is no directory {attempt.path}")
     except ValueError as error:
-        print(f"verdict: {error}\nusage: verdict.py RUN_DIR ATTEMPT WORLD_SIZE STEP_STATUS", file=sys.stderr)
+        print(f"verdict: {error}\nusage: result.py RUN_DIR ATTEMPT WORLD_SIZE STEP_STATUS", file=sys.stderr)
         return 2
     result = compose(attempt, *numbers, now=time.time())
-    write_atomically(attempt / "result.json", json.dumps(result, indent=1) + "\n")
+    write_json(attempt.result_file, result)
     print(result["outcome"])
     return 0
 

@@ -79,7 +79,7 @@ def run(rank: Rank) -> int:
 
 def read_request(rank: Rank) -> dict[str, Any]:
     """argv.json of the run: recipe, arguments, overrides and options."""
-    path = rank.run_dir / "argv.json"
+    path = rank.run_paths.argv_file
     try:
         request: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in ("recipe", "arguments", "overrides", "options") if key not in request]
@@ -104,7 +104,7 @@ def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: 
 
         cpu.enable()
     config = fetch.make_configuration(
-        lambda: recipe.load(request["recipe"], request["arguments"], rank.code_dir), request, rank
+        lambda: recipe.load(request["recipe"], request["arguments"], rank.run_paths.code), request, rank
     )
     config = overrides.apply(config, request["overrides"])
     # The override env_vars.NAME= is the user's as well, and stronger than --env.
@@ -112,7 +112,7 @@ def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: 
     environment.apply(environment.wanted(versions.env_vars(config), user_env, os.environ), device)
     timeline.event("imports", time.time() - started, device=device)
     if rank.rank == 0:
-        environment.write_environment(rank.attempt_dir / "environment.json", os.environ)
+        environment.write_environment(rank.paths.environment, os.environ)
     if device == "cpu":
         config = cpu.prepare(config)
     paths.place_files(config, rank, keys)
@@ -210,7 +210,7 @@ def _judge(job: Job, error: BaseException) -> record.End:
     in_loop = job.events is not None and job.events.progress.state is not None
     if isinstance(error, SystemExit) and error.code in (0, None) and in_loop:
         return record.End("stopped", _stop_reason(job), job.iteration)
-    return record.failure(error, job.rank.code_dir, job.iteration)
+    return record.failure(error, job.rank.run_paths.code, job.iteration)
 
 
 def _stop_reason(job: Job) -> str:
@@ -218,7 +218,7 @@ def _stop_reason(job: Job) -> str:
     assert job.events is not None and job.config is not None  # noqa: S101 only called from inside the loop
     progress, options = job.events.progress, job.config.train
     if progress.signalled:
-        requested = (job.rank.attempt_dir / "stop").exists()
+        requested = (job.rank.paths.stop).exists()
         return "requested" if requested else f"signal {signal.Signals(options.exit_signal).name}"
     minutes = (progress.last_step_time - progress.state.start_time) / 60 if progress.state is not None else 0.0
     if options.exit_duration_in_mins and minutes > options.exit_duration_in_mins:

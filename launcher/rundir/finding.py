@@ -1,26 +1,27 @@
-"""Finding runs: by directory, by run id, by name."""
+"""Finding runs by directory, run id or name."""
 
 import difflib
 from pathlib import Path
 
 from launcher._util.errors import RequestError
+from launcher.contract.paths import PLAN, RunPaths
 from launcher.rundir import RunDirectory
 
 
 def list_runs(root: Path) -> list[RunDirectory]:
-    """All runs below a run root, `<root>/<name>/<run id>`, newest first."""
+    """Return all runs below a run root, `<root>/<name>/<run id>`, newest first."""
     # [!.]: a directory that is still being written has a hidden name.
-    found = [(path.stat().st_mtime_ns, str(path), path.parent) for path in root.glob("*/[!.]*/plan.json")]
+    found = [(path.stat().st_mtime_ns, str(path), path.parent) for path in root.glob(f"*/[!.]*/{PLAN}")]
     return [RunDirectory(path.resolve()) for _, _, path in sorted(found, reverse=True)]
 
 
 def find_run(name: str, root: Path) -> RunDirectory:
-    """The run that a user means: a directory, `NAME/RUN_ID`, a run id (or its beginning), or a name's newest run.
+    """Return the run that a user means: a directory, `NAME/RUN_ID`, a run id or its beginning, a name's newest run.
 
     Raises RequestError with what there is.
     """
     for directory in (Path(name).expanduser(), root / name):
-        if (directory / "plan.json").is_file():
+        if RunPaths(directory).plan_file.is_file():
             return RunDirectory.at(directory)
     runs = list_runs(root)
     exact = [run for run in runs if run.path.name == name]

@@ -10,7 +10,7 @@ from pathlib import Path
 from launcher._util.errors import OutsideError, RequestError
 from launcher._util.shell import Shell
 from launcher.backends.wait import request_stop
-from launcher.contract.process import stat
+from launcher.contract.process import group_of
 from launcher.rundir import RunDirectory
 from launcher.slurm import control
 from launcher.watch.run_state import Start
@@ -93,8 +93,7 @@ def members(group: int, run_dir: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
-        fields = stat(int(entry.name))
-        if fields is None or int(fields[2]) != group or fields[0] == "Z":
+        if group_of(int(entry.name)) != group:
             continue
         try:
             ours = ours or os.fsencode(run_dir) in (entry / "cmdline").read_bytes()

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launcher._util.errors import LauncherError
-from launcher._util.processes import is_alive
 from launcher._util.shell import Shell
+from launcher.contract.process import is_alive
 from launcher.images.store.uses import Use
 from launcher.rundir import RunDirectory
 from launcher.slurm.queue import State, ask_jobs

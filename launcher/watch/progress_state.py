@@ -1,12 +1,13 @@
 """How far an attempt is, from its own events. Pure: lines in, a frozen value out, and words for it."""
 
-import json
 import math
 import statistics
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
+
+from launcher.contract.files import parse_lines
 
 _RECENT = 20
 """Iterations that the time of one is taken from."""
@@ -61,13 +62,8 @@ class AttemptProgress:
 
 def advance(state: AttemptProgress, lines: Iterable[str]) -> AttemptProgress:
     """The state after some lines of metrics.jsonl or timeline.jsonl. Lines that are neither change nothing."""
-    for text in lines:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            state = _event(state, line) if "event" in line else _iteration(state, line)
+    for line in parse_lines(lines):
+        state = _event(state, line) if "event" in line else _iteration(state, line)
     return state
 
 

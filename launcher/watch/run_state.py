@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from launcher._util import processes
 from launcher._util.errors import DiskError
+from launcher.contract.process import is_alive
 from launcher.planning.backend import BACKENDS
 from launcher.rundir import Attempt, RunDirectory
 from launcher.watch.progress_state import AttemptProgress, advance
@@ -77,7 +77,7 @@ def current_attempt(run: RunDirectory, start: Start | None) -> Attempt | None:
 
 
 def read_run_state(run: RunDirectory) -> RunState:
-    """The facts of a run. Raises RequestError where `run` is no run directory, DiskError where it cannot be read."""
+    """The facts of a run. Raises RequestError where `run` is not a run directory, DiskError where it cannot be read."""
     plan = run.plan
     events = run.journal.read()
     start = _start(events)
@@ -116,7 +116,7 @@ def _own_job(plan: dict[str, Any]) -> bool:
 
 def _network(attempt: Attempt) -> str | None:
     """Names are enough to tell the nodes with a warning, of however many; one of them is read."""
-    warnings = sorted((attempt.path / "network").glob("*.warning"))
+    warnings = sorted(attempt.network.glob("*.warning"))
     if not warnings:
         return None
     try:
@@ -160,7 +160,7 @@ def _start(events: list[dict[str, Any]]) -> Start | None:
 def _alive(event: dict[str, Any]) -> bool | None:
     if event.get("event") != "launched" or event.get("host") != socket.gethostname() or "pid" not in event:
         return None
-    return processes.is_alive(int(event["pid"]), event.get("start_ticks"))
+    return is_alive(int(event["pid"]), event.get("start_ticks"))
 
 
 def _touched(attempt: Attempt) -> float:

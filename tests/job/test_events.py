@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from launcher.contract.files import JsonLines
 from launcher.job.rank import Rank, read_rank
 from launcher.job.watch.events import Events, Timeline
-from launcher.job.watch.jsonl import Lines
 from launcher.job.watch.metrics import Metrics
 from tests.job.ranks import rank_environment
 
@@ -61,7 +61,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_an_iteration_is_written_once_bridge_has_counted_it(rank: Rank) -> None:
     events, of = Events(rank, "cpu", Timeline(rank)), state()
-    path = rank.attempt_dir / "metrics.jsonl"
+    path = rank.paths.path / "metrics.jsonl"
     events.train_start(context(of))
     events.train_step_start(context(of))
     events.train_step_end(context(of))
@@ -82,7 +82,7 @@ def test_the_last_iteration_is_written_however_the_loop_is_left(rank: Rank) -> N
     count(of)
     events.flush(wait=True)
     events.flush(wait=True)
-    [line] = lines(rank.attempt_dir / "metrics.jsonl")
+    [line] = lines(rank.paths.path / "metrics.jsonl")
     assert line["losses"] == {"mtp loss": 2.0}
 
 
@@ -91,7 +91,7 @@ def test_an_iteration_in_which_the_rank_failed_is_not_written(rank: Rank) -> Non
     events.train_start(context(of))
     events.train_step_end(context(of))
     events.flush(wait=False)
-    assert lines(rank.attempt_dir / "metrics.jsonl") == []
+    assert lines(rank.paths.path / "metrics.jsonl") == []
 
 
 def test_time_for_saving_and_evaluation_belongs_to_no_iteration(rank: Rank) -> None:
@@ -110,7 +110,7 @@ def test_time_for_saving_and_evaluation_belongs_to_no_iteration(rank: Rank) -> N
     events.train_step_end(context(of))
     count(of)
     events.flush(wait=True)
-    assert all(line["seconds"] < 0.1 for line in lines(rank.attempt_dir / "metrics.jsonl"))
+    assert all(line["seconds"] < 0.1 for line in lines(rank.paths.path / "metrics.jsonl"))
 
 
 def test_only_the_last_rank_writes_metrics_and_only_the_first_the_timeline(tmp_path: Path) -> None:
@@ -133,17 +133,17 @@ def test_numbers_that_are_still_on_their_way_are_waited_for_only_when_they_must_
     metrics._waiting.ready = SimpleNamespace(query=lambda: False, synchronize=lambda: asked.append("waited"))
     count(of)
     metrics.settle(of, wait=False)
-    assert (asked, lines(rank.attempt_dir / "metrics.jsonl")) == ([], [])
+    assert (asked, lines(rank.paths.path / "metrics.jsonl")) == ([], [])
     metrics.measure(context(of), 1.0)
     assert asked == ["waited"]
-    assert [line["iteration"] for line in lines(rank.attempt_dir / "metrics.jsonl")] == [1]
+    assert [line["iteration"] for line in lines(rank.paths.path / "metrics.jsonl")] == [1]
 
 
 def test_the_stop_file_raises_the_signal_that_bridge_listens_to_once(rank: Rank, received: list[int]) -> None:
     events, of = Events(rank, "cpu", Timeline(rank)), state()
     events.train_step_end(context(of))
     assert received == []
-    (rank.attempt_dir / "stop").touch()
+    (rank.paths.path / "stop").touch()
     events.train_step_end(context(of))
     events.train_step_end(context(of))
     assert received == [signal.SIGUSR1]
@@ -151,10 +151,10 @@ def test_the_stop_file_raises_the_signal_that_bridge_listens_to_once(rank: Rank,
 
 def test_without_bridges_handler_the_stop_file_is_refused_not_deadly(rank: Rank, received: list[int]) -> None:
     events, of = Events(rank, "cpu", Timeline(rank)), state(handler=False)
-    (rank.attempt_dir / "stop").touch()
+    (rank.paths.path / "stop").touch()
     events.train_step_end(context(of))
     assert received == []
-    refusal = lines(rank.attempt_dir / "timeline.jsonl")[-1]
+    refusal = lines(rank.paths.path / "timeline.jsonl")[-1]
     assert (refusal["event"], refusal["reason"]) == ("stop_refused", "train.exit_signal_handler=false")
 
 
@@ -167,5 +167,5 @@ def test_a_signal_that_any_rank_got_is_noted(rank: Rank) -> None:
 
 
 def test_numbers_that_json_lacks_become_null_by_name(tmp_path: Path) -> None:
-    Lines(tmp_path / "x.jsonl").write({"loss": float("nan"), "norm": float("inf"), "lr": 0.1})
+    JsonLines(tmp_path / "x.jsonl").append({"loss": float("nan"), "norm": float("inf"), "lr": 0.1})
     assert lines(tmp_path / "x.jsonl") == [{"loss": None, "norm": None, "lr": 0.1, "not_finite": ["loss", "norm"]}]

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from launcher.contract.process import ProcessIdentity
 from launcher.job.errors import UserError
-from launcher.job.fetch import owner_record
 from launcher.job.fetch.shared_download import HubError, Resource, SharedDownload, Timing
 
 FAST = Timing(beat_s=0.05, silent_s=0.5, stall_s=60, poll_s=0.02, report_s=0.1, settle_s=0.3)
-ELSEWHERE = {**owner_record.this_process(), "host": "another", "process": "rank 7 on another", "attempt": "run/000"}
+HERE = ProcessIdentity.of_this_process().to_dict()
+ELSEWHERE = {**HERE, "host": "another", "process": "rank 7 on another", "attempt": "run/000"}
 
 
 def download(
@@ -117,7 +118,7 @@ def test_a_holder_whose_heart_beats_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_dead_holder_on_this_machine_is_overtaken_at_once(tmp_path: Path) -> None:
-    hold(tmp_path, 1, {**ELSEWHERE, **owner_record.this_process(), "started": 1})
+    hold(tmp_path, 1, {**ELSEWHERE, **HERE, "start_ticks": 1})
     slow = Timing(silent_s=1000)
     assert download(tmp_path, timing=slow).run_once(lambda: None, lambda: "mine") == "mine"
 
@@ -139,7 +140,7 @@ def test_nobody_waits_for_ever_where_each_holder_dies(tmp_path: Path) -> None:
             time.sleep(0.1)
             hold(tmp_path, number, ELSEWHERE)
         time.sleep(0.1)
-        hold(tmp_path, 4, {**ELSEWHERE, **owner_record.this_process(), "started": 1})  # dead, and seen to be
+        hold(tmp_path, 4, {**ELSEWHERE, **HERE, "start_ticks": 1})  # dead, and seen to be
 
     thread = threading.Thread(target=follow_each_other)
     thread.start()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from launcher.contract.process import start_ticks_of
 from launcher.job import result as verdict
 from launcher.job.network import follower, report, variables
 from launcher.job.network.causes import Place
@@ -114,11 +115,11 @@ def test_a_log_that_grows_slowly_is_read_to_its_verdict(tmp_path: Path) -> None:
         until(lambda: rank.report)
         until(lambda: gone(rank.follower))
         assert rank.process.poll() is None
-        line = json.loads((rank.rank.attempt_dir / "timeline.jsonl").read_text())
+        line = json.loads((rank.rank.paths.path / "timeline.jsonl").read_text())
     found = rank.report
     assert (found["verdict"], found["ends"], found["selected"]["nics"]) == ("good", False, 16)
     assert (line["event"], line["verdict"], line["selected"]["networks"]) == ("network", "good", ["Libfabric"])
-    assert not report.path_of(rank.rank).with_suffix(".warning").exists()
+    assert not rank.rank.paths.network_warning(0).exists()
     assert "network: rank 0: node " in rank.log.read_text()
 
 
@@ -128,13 +129,13 @@ def test_a_rank_ends_with_the_sentence_where_its_network_is_required(tmp_path: P
         rank.nccl.write_text(text("efa_socket"))
         number = signal.SIGTERM if how == "meek" else signal.SIGKILL
         assert rank.process.wait(30) == -number
-    record = json.loads((rank.rank.attempt_dir / "ranks/0000.json").read_text())
+    record = json.loads((rank.rank.paths.path / "ranks/0000.json").read_text())
     assert (record["outcome"], record["cause"], record["pid"]) == ("failed", "network", rank.process.pid)
     assert record["exception"]["type"] == "NetworkError"
     # A peer had noticed before: it is not the one to look at.
     peer = {**record, "rank": 1, "cause": "communication", "time": record["time"] - 5, "exception": None}
-    (rank.rank.attempt_dir / "ranks/0001.json").write_text(json.dumps(peer))
-    result = verdict.compose(rank.rank.attempt_dir, 2, 143, time.time())
+    (rank.rank.paths.path / "ranks/0001.json").write_text(json.dumps(peer))
+    result = verdict.compose(rank.rank.paths, 2, 143, time.time())
     assert result["first_failing_rank"]["rank"] == 0
     assert result["first_failing_rank"]["cause"] == "network"
     assert result["reason"].startswith(f"rank 0: node {os.uname().nodename}: NCCL uses network Socket")
@@ -149,8 +150,8 @@ def test_where_it_is_not_required_the_rank_goes_on(tmp_path: Path) -> None:
         assert rank.process.poll() is None
     assert (rank.report["verdict"], rank.report["ends"]) == ("bad", False)
     assert "warning: network: rank 0: node " in rank.log.read_text()
-    assert "provider is tcp" in report.path_of(rank.rank).with_suffix(".warning").read_text()
-    assert not (rank.rank.attempt_dir / "ranks").exists()
+    assert "provider is tcp" in rank.rank.paths.network_warning(0).read_text()
+    assert not (rank.rank.paths.path / "ranks").exists()
 
 
 def test_a_log_that_begins_anew_counts_alone(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_the_follower_is_gone_seconds_after_its_rank(tmp_path: Path, written: st
         until(lambda: gone(rank.follower), 3)
     # What was known by then is left; the rank's end is for whoever ended it to explain.
     assert rank.report.get("verdict") == ("bad" if written else None)
-    assert not (rank.rank.attempt_dir / "ranks").exists()
+    assert not (rank.rank.paths.path / "ranks").exists()
 
 
 @pytest.mark.parametrize("python", [sys.executable, str(OLDEST)])
@@ -197,7 +198,7 @@ def test_a_log_that_never_comes_leaves_the_network_unknown(tmp_path: Path, pytho
     if not Path(python).exists():
         pytest.skip(f"there is no {python}")
     rank = read_rank(rank_environment(tmp_path, 0, 16))
-    request = {"parent": os.getpid(), "ticks": follower.start_ticks(os.getpid()), "log": "/nowhere/nccl.log"}
+    request = {"parent": os.getpid(), "ticks": start_ticks_of(os.getpid()), "log": "/nowhere/nccl.log"}
     done = subprocess.run(
         [python, "-S", "-E", follower.__file__, json.dumps({**request, "settings": SETTINGS, "timeout_s": 1})],
         env=rank_environment(tmp_path, 0, 16),

@@ -78,8 +78,8 @@ def test_outputs_go_into_the_run_directory(rank: Rank) -> None:
     paths.place_files(made, rank, frozenset())
     assert made.checkpoint.save == str(rank.run_dir / "checkpoints")
     assert made.logger.tensorboard_dir == str(rank.run_dir / "tensorboard")
-    assert made.logger.save_config_filepath == str(rank.attempt_dir / "config.yaml")
-    assert made.profiling.memory_snapshot_path == str(rank.attempt_dir / "profiles" / "memory.pickle")
+    assert made.logger.save_config_filepath == str(rank.paths.path / "config.yaml")
+    assert made.profiling.memory_snapshot_path == str(rank.paths.path / "profiles" / "memory.pickle")
 
 
 def test_a_place_that_the_user_chose_is_kept(rank: Rank) -> None:

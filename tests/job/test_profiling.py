@@ -16,6 +16,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from launcher.contract import profiles
+from launcher.contract.paths import AttemptPaths
 from launcher.job.errors import UserError
 from launcher.job.profiling.prepare import own_profiler, prepare
 from launcher.job.profiling.record import record_of
@@ -319,6 +320,6 @@ def test_the_pytorch_profiler_traces_the_rank_and_steps_that_were_asked_for(tmp_
     assert len(optimizer) == 2, "as many steps of the optimizer"
     assert not list(run.path.glob("torch_profile")), "Bridge's own, which is off by one, did not run as well"
     assert run.losses()[5] > 0
-    found = profiles.result(run.attempt(), 2, lambda _rank: "")
+    found = profiles.result(AttemptPaths(run.attempt()), 2, lambda _rank: "")
     assert found is not None
     assert (found["expected"], found["found"], found["missing"]) == (1, 1, [])

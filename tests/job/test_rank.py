@@ -36,7 +36,7 @@ def test_a_complete_environment_is_read(tmp_path: Path) -> None:
     rank = read_rank(rank_environment(tmp_path, 1, 4, "012", "1234"))
     assert (rank.rank, rank.local_rank, rank.world_size, rank.node_rank) == (1, 1, 4, 0)
     assert rank.master == "127.0.0.1:1234"
-    assert rank.attempt_dir == tmp_path / "attempts" / "012"
+    assert rank.paths.path == tmp_path / "attempts" / "012"
 
 
 @pytest.mark.parametrize(("changes", "sentence"), WRONG)
@@ -76,7 +76,7 @@ def test_the_decoy_of_the_test_above_would_be_found(tmp_path: Path) -> None:
 def test_the_modules_before_torch_need_the_standard_library_alone() -> None:
     # -S leaves out site-packages.
     modules = """rank, record, environment, train, backend, config.paths, model.checkpoints, model.architectures,
-        watch.events, watch.metrics, watch.jsonl"""
+        watch.events, watch.metrics"""
     imports = "; ".join(f"import launcher.job.{module.strip()}" for module in modules.split(","))
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {imports}"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.contract.files import write_json
 from launcher.job import record
 from launcher.job.errors import UserError
 from launcher.job.rank import Rank, read_rank
@@ -26,7 +27,7 @@ def raised(error: BaseException) -> BaseException:
 
 def test_an_end_is_written_with_what_the_waiting_side_needs(rank: Rank) -> None:
     path = record.write_end(rank, record.End("stopped", "signal SIGTERM", 7))
-    assert path == rank.attempt_dir / "ranks" / "0003.json"
+    assert path == rank.paths.path / "ranks" / "0003.json"
     content = json.loads(path.read_text())
     assert content["pid"] == os.getpid()
     keys = {"version", "rank", "host", "pid", "outcome", "reason", "iteration", "time", "exception", "cause"}
@@ -37,11 +38,11 @@ def test_an_end_is_written_with_what_the_waiting_side_needs(rank: Rank) -> None:
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    record.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
     recursive: list[object] = []
     recursive.append(recursive)
     with pytest.raises(ValueError, match="Circular"):
-        record.write_json(path, recursive)
+        write_json(path, recursive)
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -49,15 +50,15 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["0003.json", "0003.exit"])
 def test_an_attempt_that_this_rank_has_ended_in_is_refused(rank: Rank, name: str) -> None:
     record.refuse_second_start(rank)
-    (rank.attempt_dir / "ranks").mkdir(parents=True)
-    (rank.attempt_dir / "ranks" / name).touch()
+    (rank.paths.path / "ranks").mkdir(parents=True)
+    (rank.paths.path / "ranks" / name).touch()
     with pytest.raises(UserError, match=r"attempt 000 of .* was used already"):
         record.refuse_second_start(rank)
 
 
 def test_the_record_of_another_rank_refuses_nothing(rank: Rank) -> None:
-    (rank.attempt_dir / "ranks").mkdir(parents=True)
-    (rank.attempt_dir / "ranks" / "0000.json").touch()
+    (rank.paths.path / "ranks").mkdir(parents=True)
+    (rank.paths.path / "ranks" / "0000.json").touch()
     record.refuse_second_start(rank)
 
 

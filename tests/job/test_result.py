@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launcher.contract.paths import AttemptPaths
 from launcher.job import result as verdict
 
 PROGRAM = Path(verdict.__file__)
@@ -41,7 +42,7 @@ def attempt_of(directory: Path, ranks: list[tuple[dict[str, Any] | None, str | N
 
 def judge(directory: Path, ranks: list[tuple[dict[str, Any] | None, str | None]], status: int = 0) -> dict[str, Any]:
     attempt_of(directory, ranks)
-    return verdict.compose(directory / "attempts" / "000", len(ranks), status, now=100.0)
+    return verdict.compose(AttemptPaths(directory / "attempts" / "000"), len(ranks), status, now=100.0)
 
 
 def test_all_finished(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_numbers_come_from_the_metrics(tmp_path: Path) -> None:
     text = "\n".join(json.dumps(line) for line in lines)
     (attempt / "metrics.jsonl").write_text(f'{text}\n{{"iteration": 4, "loss": null, "seconds": true}}\n{{"iterat')
     (attempt / "timeline.jsonl").write_text('{"time": 3.5, "event": "imports"}\n[1]\n{"time": 4.5, "event": "end"}\n')
-    result = verdict.compose(attempt, 1, 0, now=100.0)
+    result = verdict.compose(AttemptPaths(attempt), 1, 0, now=100.0)
     assert (result["iteration"], result["train_iters"], result["loss"]) == (5, 20, 7.0)
     assert (result["seconds_per_iteration"], result["started"], result["ended"]) == (0.4, 3.5, 11.0)
 
@@ -201,7 +202,7 @@ def test_whatever_lies_there_there_is_a_verdict(
     (attempt / "ranks" / "0001.json").write_bytes(record_text)
     (attempt / "ranks" / "0001.exit").write_bytes(exit_text)
     (attempt / "metrics.jsonl").write_bytes(metrics)
-    result = verdict.compose(attempt, 2, 1, now=100.0)
+    result = verdict.compose(AttemptPaths(attempt), 2, 1, now=100.0)
     assert result["outcome"] == "failed"
     assert json.loads(json.dumps(result)) == result
 

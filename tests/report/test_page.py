@@ -14,7 +14,7 @@ from launcher.report.page.content import Block, Heading, LogExcerpt, Section, Su
 from launcher.report.page.outcome import outcome, tail
 from launcher.report.page.overview import overview
 from launcher.report.page.plan import plan_section
-from launcher.report.page.render import NAME, write_page
+from launcher.report.page.render import write_page
 from launcher.report.page.sections import SECTIONS, SectionMaker, sections_of
 from launcher.rundir import RunDirectory
 from tests.report.blocks import LAUNCHED, of_kind, rows, subject
@@ -59,7 +59,7 @@ def test_a_section_that_fails_says_why_and_the_others_are_there(run: RunDirector
     assert list(made) == ["overview", "outcome", "training", "plan"]
     (why,) = made["outcome"].blocks
     assert isinstance(why, Text)
-    assert (why.tone, "result.json holds no JSON object" in why.text) == ("warning", True)
+    assert (why.tone, "result.json does not hold a JSON object" in why.text) == ("warning", True)
 
 
 def test_a_further_section_is_a_line_in_the_list(run: RunDirectory) -> None:
@@ -184,7 +184,7 @@ def test_the_verb(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixtu
     parser = verb_parser("page")
     assert main(parser.parse_args([str(run.path)])) == 0
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", f"page: {run.path / NAME}\n")
+    assert (said.out, said.err) == ("", f"page: {run.page}\n")
     assert main(parser.parse_args([str(run.path), "--json", "--output", str(tmp_path / "x.html")])) == 0
     assert json.loads(capsys.readouterr().out) == {"version": 1, "page": str(tmp_path / "x.html")}
     assert (tmp_path / "x.html").read_text().startswith("<!doctype html>")
@@ -205,4 +205,4 @@ def test_without_plotly_the_hint_says_what_to_install(run: RunDirectory, monkeyp
     with pytest.raises(RequestError, match="needs plotly") as caught:
         write_page(run, Recorder())
     assert caught.value.hint == "pip install 'megatron-launcher[analysis]'"
-    assert not (run.path / NAME).exists()
+    assert not (run.page).exists()

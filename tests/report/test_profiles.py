@@ -13,6 +13,7 @@ from launcher._util.errors import RequestError
 from launcher._util.shell import Recorder, Result
 from launcher.cli.commands.profiles import main
 from launcher.cli.main import verb_parser
+from launcher.contract.paths import AttemptPaths
 from launcher.job import result as verdict
 from launcher.report.profiles.listing import list_profiles, missing_lines
 from launcher.report.profiles.tables import summarise, write_list, write_summary
@@ -66,7 +67,7 @@ def judge(run: RunDirectory, ends: dict[int, str]) -> dict[str, Any]:
         end |= {"exception": {"type": "ValueError", "message": "bad", "where": None}} if outcome == "failed" else {}
         (run.path / f"attempts/000/ranks/{rank:04d}.json").write_text(json.dumps(end))
     attempt = run.path / "attempts/000"
-    result = verdict.compose(attempt, 2, 0, now=1.0)
+    result = verdict.compose(AttemptPaths(attempt), 2, 0, now=1.0)
     (attempt / "result.json").write_text(json.dumps(result))
     profiles: dict[str, Any] = result["profiles"]
     return profiles

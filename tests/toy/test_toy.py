@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from launcher.job import result
+from launcher.contract.files import read_lines
 
 TOY = Path(__file__).with_name("entrypoint.py")
 OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
@@ -40,7 +40,7 @@ class Toy:
 
     def lines(self, name: str, attempt: str = "000") -> list[dict[str, Any]]:
         path = self.path / "attempts" / attempt / name
-        return result.read_lines(path)
+        return read_lines(path)
 
     def listening(self, world: int) -> bool:
         """Whether every rank minds signals."""

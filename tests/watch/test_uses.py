@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from launcher._util.shell import Recorder, Result
-from launcher.contract.process import start_ticks, stat
+from launcher.contract.process import start_ticks_of
 from launcher.images.store.uses import Use
 from launcher.watch.image_uses import liveness
 from tests.watch.making import BEGIN, make_attempt, make_run, submitted
@@ -21,8 +21,6 @@ DISABLED = Result(("sacct",), 1, "", "Slurm accounting storage is disabled")
 
 
 def use(run_dir: Path, **changes: Any) -> Use:
-    fields = stat(os.getpid())
-    assert fields is not None
     values: dict[str, Any] = {
         "run_id": run_dir.name,
         "run_dir": str(run_dir),
@@ -33,7 +31,7 @@ def use(run_dir: Path, **changes: Any) -> Use:
         "at": BEGIN,
         "job": None,
         "pid": os.getpid(),
-        "start_ticks": start_ticks(fields),
+        "start_ticks": start_ticks_of(os.getpid()),
     }
     return Use(**values | changes)
 

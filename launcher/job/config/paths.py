@@ -32,10 +32,10 @@ def is_overridden(key: str, keys: frozenset[str]) -> bool:
 def place_files(config: Any, rank: Rank, keys: frozenset[str]) -> None:
     """Point Bridge's outputs into the run directory, except where the user (override or recipe) chose a place."""
     places = {
-        "checkpoint.save": rank.run_dir / "checkpoints",
-        "logger.tensorboard_dir": rank.run_dir / "tensorboard",
-        "logger.save_config_filepath": rank.attempt_dir / "config.yaml",
-        "profiling.memory_snapshot_path": rank.attempt_dir / "profiles" / "memory.pickle",
+        "checkpoint.save": rank.run_paths.checkpoints,
+        "logger.tensorboard_dir": rank.run_paths.tensorboard,
+        "logger.save_config_filepath": rank.paths.config,
+        "profiling.memory_snapshot_path": rank.paths.profiles / "memory.pickle",
     }
     for key, path in places.items():
         section, name = key.split(".")

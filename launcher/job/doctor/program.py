@@ -122,7 +122,7 @@ def meet_others(this: Rank, expected: Expected, found: Findings) -> int:
     if place is None:
         return _alone(this, found, why, nodes)
     marks = shared_directories.Marks(key, this.node_rank)
-    directories = [str(this.attempt_dir), *(each for each in expected.directories if each not in expected.read_only)]
+    directories = [str(this.paths.path), *(each for each in expected.directories if each not in expected.read_only)]
     marked = marks.leave(directories)
     try:
         samples = place.samples()

@@ -77,7 +77,7 @@ def _download(directory: Path, resource: Resource, rank: Rank) -> SharedDownload
     home = directory / ".locks" / "megatron-launcher"
     process = f"rank {rank.rank} on {socket.gethostname()}"
     report = _say if rank.rank == 0 else _nothing
-    return SharedDownload(home, resource, f"{rank.run_dir}/attempts/{rank.attempt}", process, report)
+    return SharedDownload(home, resource, str(rank.paths.path), process, report)
 
 
 def _online(work: Callable[[], Any], name: str) -> Any:
@@ -116,7 +116,7 @@ def _explained(make: Callable[[], Any]) -> Any:
 
 
 def _source(request: Mapping[str, Any], rank: Rank) -> str:
-    path = rank.code_dir / request["recipe"].get("path", "")
+    path = rank.run_paths.code / request["recipe"].get("path", "")
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 

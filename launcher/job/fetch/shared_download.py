@@ -26,10 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
+from ...contract.files import write_json
+from ...contract.process import ProcessIdentity
 from ...contract.units import bytes_text
 from ..errors import UserError
 from ..watch import periodic
-from . import owner_record
 
 T = TypeVar("T")
 
@@ -121,7 +122,9 @@ class SharedDownload:
             pause = min(pause * 1.5, self.timing.poll_s)
 
     def _claim_text(self) -> str:
-        return json.dumps({"process": self.process, "attempt": self.attempt, **owner_record.this_process()})
+        return json.dumps(
+            {"process": self.process, "attempt": self.attempt, **ProcessIdentity.of_this_process().to_dict()}
+        )
 
     def _work_as_owner(self, home: Path, number: int, look: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
         with _heartbeat(home / f"{number:08d}", self.resource.folders, self.timing):
@@ -137,7 +140,7 @@ class SharedDownload:
                 end["where"] = getattr(error, "where", None)
                 raise
             finally:
-                _write(home / f"{number:08d}.end", json.dumps(end))
+                write_json(home / f"{number:08d}.end", end)
 
     def _result_of(self, end: dict[str, Any], look: Callable[[], Optional[T]]) -> T:
         if end["state"] == "failed":
@@ -180,7 +183,7 @@ class _OwnerWatch:
             # A waiter that was itself stopped did not watch in that time.
             self._quiet += min(now - self._looked, self._timing.beat_s)
         self._looked = now
-        return self._quiet >= self._timing.silent_s or owner_record.is_gone(text)
+        return self._quiet >= self._timing.silent_s or _has_ended(text)
 
 
 def _newest_claim(home: Path) -> int:
@@ -242,6 +245,16 @@ def _size(folders: tuple[Path, ...]) -> int:
     return total
 
 
+def _has_ended(claim: bytes) -> bool:
+    """Return whether the owner of a claim has certainly ended; False where that cannot be seen from here."""
+    try:
+        record = json.loads(claim)
+    except ValueError:
+        return False  # half written: its owner lives, or its heartbeat will stop
+    owner = ProcessIdentity.from_dict(record) if isinstance(record, dict) else None
+    return owner is not None and owner.has_ended() is True
+
+
 def _owner_name(home: Path, number: int) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads((home / f"{number:08d}").read_text(encoding="utf-8"))["process"])
@@ -250,9 +263,3 @@ def _owner_name(home: Path, number: int) -> str:
 
 def _message(error: BaseException) -> str:
     return error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -29,7 +29,7 @@ from launcher.job.network.judge import BAD, GOOD, UNKNOWN, Verdict, judge
 from launcher.job.network.parse import Selected, advance
 from launcher.job.network.tail import NoFileError, Tail
 from launcher.job.rank import Rank, read_rank
-from launcher.job.record import rank_file, write_end
+from launcher.job.record import write_end
 
 TIMEOUT_S = 15 * 60.0
 """How long to wait for the first communicators: models are built and checkpoints loaded before some of them."""
@@ -65,7 +65,7 @@ class Parent:
         self._send(signal.SIGKILL)
 
     def _send(self, number: int) -> None:
-        if self.alive and start_ticks(self.pid) == self.ticks:
+        if self.alive and process.start_ticks_of(self.pid) == self.ticks:
             with contextlib.suppress(OSError):
                 os.kill(self.pid, number)
 
@@ -130,7 +130,12 @@ def follow(
 def conclude(rank: Rank, following: Following, parent: Parent) -> None:
     """Report the verdict, and end the rank if it is one that the policy does not allow."""
     verdict, expected = following.verdict, following.expected
-    ends = verdict.word == BAD and expected.policy == "require" and parent.alive and not rank_file(rank).exists()
+    ends = (
+        verdict.word == BAD
+        and expected.policy == "require"
+        and parent.alive
+        and not rank.paths.rank_record(rank.rank).exists()
+    )
     content = report.write(rank, verdict, following.selected, expected, following.log, ends=ends)
     if ends:
         # Before the signal: whatever becomes of the rank then, this is why.
@@ -148,12 +153,6 @@ def place_of_this_process() -> Place:
         imex=any(_CHANNELS.glob("channel*")),
         memlock=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
     )
-
-
-def start_ticks(pid: int) -> Optional[int]:
-    """When a process was started, in the kernel's clock ticks; None if it cannot be told."""
-    fields = process.stat(pid)
-    return process.start_ticks(fields) if fields else None
 
 
 def main(arguments: list[str]) -> int:

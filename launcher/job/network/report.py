@@ -4,17 +4,15 @@
 """
 
 import contextlib
-import json
-import os
 import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.files import append_line, read_object, write_json, write_text
 from ..rank import Rank
-from ..record import End, write_json
-from ..watch.jsonl import Lines
+from ..record import End
 from .expect import Expectation
 from .judge import BAD, GOOD, Verdict
 from .parse import Selected
@@ -22,18 +20,9 @@ from .parse import Selected
 VERSION = 1
 
 
-def path_of(rank: Rank) -> Path:
-    """Where the report of this rank's node lies."""
-    return rank.attempt_dir / "network" / f"{rank.rank:04d}.json"
-
-
 def read(rank: Rank) -> Optional[dict[str, Any]]:
     """The report of this rank's node; None if there is none yet."""
-    try:
-        found = json.loads(path_of(rank).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    return read_object(rank.paths.network_record(rank.rank))
 
 
 def write(
@@ -56,15 +45,16 @@ def write(
         "log": None if log is None else str(log),
         "selected": selected.to_dict(),
     }
-    write_json(path_of(rank), content)
+    write_json(rank.paths.network_record(rank.rank), content)
     words = f"rank {rank.rank}: {content['sentence']}"
     if verdict.word != GOOD:
-        _write_text(path_of(rank).with_suffix(".warning"), f"{words}\n")
+        with contextlib.suppress(OSError):  # the report has been written, this only makes it easier to find
+            write_text(rank.paths.network_warning(rank.rank), f"{words}\n")
     if rank.rank == 0:
         # Two processes of one node append to this file, each line in one write.
         event = {name: content[name] for name in ("verdict", "sentence", "fabric", "policy", "selected")}
         line = {"time": content["time"], "rank": 0, "event": "network", "seconds": None, **event}
-        Lines(rank.attempt_dir / "timeline.jsonl").write(line)
+        append_line(rank.paths.timeline, line)
     kind = {GOOD: "network", BAD: "warning: network"}.get(verdict.word, "warning: the network was not checked")
     print(f"{kind}: {words}", file=sys.stderr, flush=True)
     return content
@@ -74,10 +64,3 @@ def failure(report: dict[str, Any], iteration: Optional[int] = None, traceback: 
     """The end of a rank whose run ends for its network."""
     exception = {"type": "NetworkError", "message": report["sentence"], "where": None, "traceback": traceback}
     return End("failed", iteration=iteration, exception=exception, cause="network")
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with contextlib.suppress(OSError):  # the report has been written, this only makes it easier to find
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)

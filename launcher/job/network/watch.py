@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract import process
 from ..rank import Rank
 from ..record import End
 from . import expect, follower, report, variables
@@ -42,7 +43,7 @@ class Watch:
         self.log = log
         request = {
             "parent": os.getpid(),
-            "ticks": follower.start_ticks(os.getpid()),
+            "ticks": process.start_ticks_of(os.getpid()),
             "log": str(log),
             "settings": dict(self.settings),
         }
@@ -87,7 +88,7 @@ class Watch:
 
 def own_log(rank: Rank) -> Path:
     """NCCL's log of this rank where the user has named no other file."""
-    return rank.attempt_dir / "logs" / f"nccl-rank-{rank.rank:04d}.log"
+    return rank.paths.nccl_log(rank.rank)
 
 
 def prepare(rank: Rank, settings: Mapping[str, Any], environ: MutableMapping[str, str] = os.environ) -> Optional[Watch]:

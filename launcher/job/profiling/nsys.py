@@ -15,10 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run as a file, in the run's code/
 
-from launcher.contract.profiles import find_nsys, read_object, stem
+from launcher.contract.files import read_object, write_json
+from launcher.contract.paths import AttemptPaths, RunPaths
+from launcher.contract.profiles import find_nsys, stem
 from launcher.job.profiling import nsys_command, nsys_report
 from launcher.job.profiling.processes import Supervised, adopt_orphans
-from launcher.job.record import write_json
 
 _FINISH_TIMEOUT_S = 900
 _CANNOT_START = 2
@@ -27,10 +28,10 @@ _CANNOT_START = 2
 def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     """Run the command under nsys; its exit status, or that of the rank where nsys had to be ended."""
     run_dir, attempt, rank = Path(environ["LAUNCHER_RUN_DIR"]), environ["LAUNCHER_ATTEMPT"], int(environ["RANK"])
-    attempt_dir = run_dir / "attempts" / attempt
-    directory = attempt_dir / "profiles"
+    paths = RunPaths(run_dir).attempt_paths(attempt)
+    directory = paths.profiles
     directory.mkdir(parents=True, exist_ok=True)
-    request = read_object(run_dir / "argv.json") or {}
+    request = read_object(RunPaths(run_dir).argv_file) or {}
     settings = (request.get("options") or {}).get("profiler") or {}
     options = settings.get("nsys") or {}
     name = stem("nsys", environ.get("SLURM_JOB_ID") or "local", attempt, int(environ["NODE_RANK"]), rank)
@@ -39,7 +40,7 @@ def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int
     found = find_nsys(program)
     if found is None or record.exists():
         why = f"{program!r} is not in the image" if found is None else f"{record.name} exists, nothing is overwritten"
-        return refuse(attempt_dir, rank, record, f"nsys cannot profile this rank: {why}")
+        return refuse(paths, rank, record, f"nsys cannot profile this rank: {why}")
     known = nsys_command.probe(found)
     report = directory / f"{name}.nsys-rep"
     argv, left_out = nsys_command.compose(found, known, report.with_suffix(""), options)
@@ -55,7 +56,7 @@ def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int
     status = supervised.wait(limit_s)
     if not supervised.started:
         what = f"it ended with status {status} and did not start the program: its own words are in the rank's log"
-        return refuse(attempt_dir, rank, record, f"nsys {known.version}: {what}")
+        return refuse(paths, rank, record, f"nsys {known.version}: {what}")
     content = {
         "version": 1,
         "rank": rank,
@@ -69,16 +70,16 @@ def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int
         "seconds": time.monotonic() - started,
     }
     write_json(record, content)
-    return rank_status(attempt_dir, rank, status)
+    return rank_status(paths, rank, status)
 
 
-def rank_status(attempt_dir: Path, rank: int, status: int) -> int:
+def rank_status(paths: AttemptPaths, rank: int, status: int) -> int:
     """The exit status that counts: a rank that came to a good end did so, whatever became of nsys after it."""
-    outcome = (read_object(attempt_dir / "ranks" / f"{rank:04d}.json") or {}).get("outcome")
+    outcome = (read_object(paths.rank_record(rank)) or {}).get("outcome")
     return 0 if outcome in ("finished", "stopped") else status or int(outcome == "failed")
 
 
-def refuse(attempt_dir: Path, rank: int, record: Path, message: str) -> int:
+def refuse(paths: AttemptPaths, rank: int, record: Path, message: str) -> int:
     """Leave the rank's record of a program that was not started, so that the verdict can say why."""
     end = {
         "version": 1,
@@ -94,7 +95,7 @@ def refuse(attempt_dir: Path, rank: int, record: Path, message: str) -> int:
     }
     if not record.exists():
         write_json(record, {"version": 1, "rank": rank, "file": None, "why": message})
-    write_json(attempt_dir / "ranks" / f"{rank:04d}.json", end)
+    write_json(paths.rank_record(rank), end)
     print(f"error: rank {rank}: {message}", file=sys.stderr, flush=True)
     return _CANNOT_START
 

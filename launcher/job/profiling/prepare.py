@@ -96,7 +96,7 @@ def _make(config: Any, settings: Mapping[str, Any], rank: Rank, record: Record) 
     }
     own = settings.get("own")
     if own is not None:
-        return own_profiler(rank.code_dir / own["path"], own["class"])
+        return own_profiler(rank.run_paths.code / own["path"], own["class"])
     try:
         return known[str(settings["name"])]()
     except ImportError as error:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.files import write_json
 from ...contract.profiles import EXTENSIONS, RECORD, stem
 from ..rank import Rank
-from ..record import write_json
 
 VERSION = 1
 
@@ -64,7 +64,7 @@ def record_of(
     """The record of a rank's capture that has not begun."""
     name, job = str(settings["name"]), environ.get("SLURM_JOB_ID") or "local"
     return Record(
-        directory=rank.attempt_dir / "profiles",
+        directory=rank.paths.profiles,
         stem=stem(name, job, rank.attempt, rank.node_rank, rank.rank),
         extension=str(settings.get("extension") or EXTENSIONS[name]),
         facts={

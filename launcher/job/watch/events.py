@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.files import JsonLines
 from ..config import versions
 from ..rank import Rank
-from .jsonl import Lines
 from .metrics import Metrics
 
 _SETUP = ("model-and-optimizer-setup", "load-checkpoint")
@@ -21,12 +21,12 @@ class Timeline:
 
     def __init__(self, rank: Rank) -> None:
         self._rank = rank.rank
-        self._lines = Lines(rank.attempt_dir / "timeline.jsonl") if rank.rank == 0 else None
+        self._lines = JsonLines(rank.paths.timeline, parents=True) if rank.rank == 0 else None
 
     def event(self, name: str, seconds: Optional[float] = None, **more: Any) -> None:
         """Record that `name` has just happened, and how long it took."""
         if self._lines is not None:
-            self._lines.write({"time": time.time(), "rank": self._rank, "event": name, "seconds": seconds, **more})
+            self._lines.append({"time": time.time(), "rank": self._rank, "event": name, "seconds": seconds, **more})
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Events:
 
     def __init__(self, rank: Rank, device: str, timeline: Timeline) -> None:
         self.progress = Progress()
-        self._stop_file: Path = rank.attempt_dir / "stop"
+        self._stop_file: Path = rank.paths.stop
         self._rank = rank
         self._timeline = timeline
         self._metrics = Metrics(rank, device) if rank.rank == rank.world_size - 1 else None

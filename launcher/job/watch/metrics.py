@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from ...contract.files import JsonLines
 from ..rank import Rank
-from .jsonl import Lines
 
 # Name of the loss in the loss_dict of Bridge's gpt_step; its other entries are recorded under `losses`.
 LOSS = "lm loss"
@@ -38,7 +38,7 @@ class Metrics:
     """Writes metrics.jsonl on the one rank that has the loss."""
 
     def __init__(self, rank: Rank, device: str) -> None:
-        self._lines = Lines(rank.attempt_dir / "metrics.jsonl")
+        self._lines = JsonLines(rank.paths.metrics, parents=True)
         self._world_size = rank.world_size
         self._gpu = device == "gpu"
         self._waiting: Optional[Step] = None
@@ -76,7 +76,7 @@ class Metrics:
                 return
             step.ready.synchronize()
         self._waiting = None
-        self._lines.write(self._line(step, state))
+        self._lines.append(self._line(step, state))
 
     def _line(self, step: Step, state: Any) -> dict[str, Any]:
         config, train = state.cfg, state.train_state

@@ -22,7 +22,7 @@ _PART_COLOURS = (plots.COLOURS[0], plots.COLOURS[1], plots.GREY)
 
 def captures(subject: Subject) -> Sequence[Block]:
     """What `launcher profiles RUN` and its `--summary` show; nothing for a run that was not profiled."""
-    if not any(asked_of(attempt.path) for attempt in subject.run.attempts()):
+    if not any(asked_of(attempt) for attempt in subject.run.attempts()):
         return ()
     listed = list_profiles(subject.run, subject.shell)
     rows = tuple(row(one) for one in listed)

@@ -1,10 +1,9 @@
 """An attempt's numbers over its iterations, from metrics.jsonl."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from launcher.contract.files import parse_lines
 from launcher.rundir import Attempt
 from launcher.watch.progress_state import number
 
@@ -27,8 +26,7 @@ def read_series(attempt: Attempt, names: Sequence[str]) -> dict[str, Series]:
     strange: dict[str, list[int]] = {name: [] for name in names}
     if attempt.metrics.is_file():
         with attempt.metrics.open(encoding="utf-8", errors="replace") as file:
-            for text in file:
-                line = _object(text)
+            for line in parse_lines(file):
                 iteration = number(line, "iteration")
                 if iteration is None:
                     continue
@@ -39,14 +37,6 @@ def read_series(attempt: Attempt, names: Sequence[str]) -> dict[str, Series]:
                     elif isinstance(line.get(name), float):
                         strange[name].append(int(iteration))
     return {name: Series(attempt.name, tuple(points[name]), tuple(strange[name])) for name in names}
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def thin(points: Points, limit: int) -> Points:

@@ -1,10 +1,10 @@
 """The section about where an attempt's time went besides its iterations, from timeline.jsonl."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from launcher.contract.files import read_lines
 from launcher.report.page import plots
 from launcher.report.page.content import Block, Plot, Subject, Table
 from launcher.rundir import Attempt
@@ -81,17 +81,7 @@ def _bars(found: Sequence[tuple[str, Sequence[PhaseSummary]]]) -> Plot | None:
 
 def read_events(attempt: Attempt) -> list[dict[str, Any]]:
     """The events of an attempt, oldest first; a line that was cut short is left out."""
-    if not attempt.timeline.is_file():
-        return []
-    events = []
-    for text in attempt.timeline.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            events.append(event)
-    return events
+    return [line for line in read_lines(attempt.timeline) if "event" in line]
 
 
 def phases_of(events: Sequence[dict[str, Any]]) -> list[PhaseSummary]:

@@ -22,9 +22,6 @@ from launcher.rundir.run_directory import write_atomically
 if TYPE_CHECKING:
     import jinja2
 
-NAME = "page.html"
-"""Of the page in the run directory."""
-
 # Colours and cursor movements of terminals, then whatever else no text holds.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -35,7 +32,7 @@ def write_page(run: RunDirectory, shell: Shell, output: Path | None = None, *, n
 
     Raises RequestError without Plotly or for a place that is no file, DiskError where it cannot be written.
     """
-    path = (output or run.path / NAME).resolve()
+    path = (output or run.page).resolve()
     if path.exists() and not path.is_file():
         raise RequestError("this is no file", where=str(path), hint="--output names the file of the page.")
     plotly = plotly_js()
@@ -43,7 +40,7 @@ def write_page(run: RunDirectory, shell: Shell, output: Path | None = None, *, n
     title = f"{run.path.parent.name}/{run.path.name}"
     html = render(title, sections_of(subject), made=moment(subject.now), plotly=plotly)
     try:
-        write_atomically(path, html, encoding="utf-8")
+        write_atomically(path, html)
     except DiskError as error:
         hint = "--output FILE writes the page to another place."
         raise DiskError(error.message, where=error.where, hint=hint) from error

@@ -8,6 +8,7 @@ from typing import Any
 from launcher._util.errors import RequestError
 from launcher._util.shell import Shell
 from launcher.contract import profiles
+from launcher.contract.files import read_object
 from launcher.report.profiles.verify import check_report
 from launcher.rundir import Attempt, RunDirectory
 
@@ -55,7 +56,7 @@ def list_profiles(run: RunDirectory, shell: Shell, *, attempt: str | None = None
     if attempt is not None and not attempts:
         there = ", ".join(each.name for each in run.attempts()) or "none"
         raise RequestError(f"the run has no attempt {attempt!r}", where=str(run.path), hint=f"It has {there}.")
-    asked = [(each, settings) for each in attempts if (settings := profiles.asked_of(each.path)) is not None]
+    asked = [(each, settings) for each in attempts if (settings := profiles.asked_of(each)) is not None]
     if attempts and not asked:
         raise RequestError(
             "this run was not profiled",
@@ -68,10 +69,10 @@ def list_profiles(run: RunDirectory, shell: Shell, *, attempt: str | None = None
 
 def _of_attempt(attempt: Attempt, settings: dict[str, Any], world_size: int, shell: Shell) -> Iterable[Capture]:
     for rank in profiles.expected_ranks(settings, world_size):
-        found = profiles.judge(attempt.path / "profiles", settings, rank, _ended(attempt, rank))
-        record_path = profiles.record_path(attempt.path / "profiles", settings, rank)
-        record = (profiles.read_object(record_path) if record_path else None) or {}
-        path = attempt.path / "profiles" / found.file if found.file and found.bytes is not None else None
+        found = profiles.judge(attempt.profiles, settings, rank, _ended(attempt, rank))
+        record_path = profiles.record_path(attempt.profiles, settings, rank)
+        record = (read_object(record_path) if record_path else None) or {}
+        path = attempt.profiles / found.file if found.file and found.bytes is not None else None
         sound, why = found.sound, found.why
         if sound and path is not None:
             sound, why = check_report(path, str(settings["name"]), found.steps, shell)
@@ -96,7 +97,7 @@ def _ended(attempt: Attempt, rank: int) -> str:
     result = attempt.result
     if result is None:
         return "the attempt still goes on"
-    record = profiles.read_object(attempt.ranks / f"{rank:04d}.json")
+    record = read_object(attempt.rank_record(rank))
     if record is None:
         return str(result.get("reason") or f"the attempt {result.get('outcome')}")
     return f"{record.get('outcome')} at iteration {record.get('iteration')}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launcher._util.errors import CommandError, MissingProgram
 from launcher._util.shell import Shell
-from launcher.contract.profiles import read_object
+from launcher.contract.files import read_object
 
 _CHUNK = 1 << 20
 _OVERLAP = 64

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from launcher.contract.files import write_json
 from launcher.job import rank, record
 from launcher.job.doctor import expected as expectations
 from launcher.job.doctor import program
@@ -28,12 +29,12 @@ def main() -> int:
     try:
         this = rank.read_rank(os.environ)
         record.refuse_second_start(this)
-        arguments = json.loads((this.run_dir / "argv.json").read_text(encoding="utf-8"))["arguments"]
+        arguments = json.loads((this.run_paths.argv_file).read_text(encoding="utf-8"))["arguments"]
         expected = configure(**arguments)
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    directory = this.attempt_dir / "doctor"
+    directory = this.paths.doctor
     directory.mkdir(exist_ok=True)
     found = program.Findings()
     met = directory / f"met-{this.node_rank:04d}.json"
@@ -41,10 +42,10 @@ def main() -> int:
     if this.local_rank == 0:
         program.look_at_node(this, expected, found, began)
         came = program.meet_others(this, expected, found)
-        record.write_json(met, {"came": came})
+        write_json(met, {"came": came})
     complete = _came(met, expected.patience_s * 4) == nodes
     program.compute_checks(this, expected, found, complete)
-    record.write_json(directory / f"{this.rank:04d}.json", program.record(this, found, began))
+    write_json(directory / f"{this.rank:04d}.json", program.record(this, found, began))
     record.write_end(this, record.End("finished"))
     for check in found.checks:
         print(f"{check.verdict:4} {check.name}: {check.value} {check.reason}".rstrip(), flush=True)

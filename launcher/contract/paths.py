@@ -1,0 +1,234 @@
+"""Every path of a run directory.
+
+    <run root>/<name>/<run id>/     RunPaths
+        attempts/NNN/               AttemptPaths: one execution of the run
+
+Templates write some of these paths themselves; tests/contract holds them to this module.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CODE = "code"
+RECIPE = "recipe"
+"""Below code/: the recipe with the *.py beside it."""
+
+MODELS = "models"
+"""Below code/: the architectures of configs/models."""
+
+ENTRYPOINT = "entrypoint.py"
+PLAN, ARGV = "plan.json", "argv.json"
+SBATCH_SCRIPT, STEP_SCRIPT, ENTER_SCRIPT = "sbatch.sh", "step.sh", "enter.sh"
+
+SCRIPTS = (SBATCH_SCRIPT, STEP_SCRIPT, ENTER_SCRIPT)
+"""Rendered from the plan. `enter.sh` where the launcher itself leads tasks into the image."""
+
+
+def attempt_name(number: int) -> str:
+    """Return the name of an attempt's directory: `000`."""
+    return f"{number:03d}"
+
+
+@dataclass(frozen=True)
+class AttemptPaths:
+    """The paths of one execution of a run: `attempts/NNN` in its directory."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The attempt's number, as in its path: `000`."""
+        return self.path.name
+
+    @property
+    def logs(self) -> Path:
+        """The directory of the logs of ranks and of srun."""
+        return self.path / "logs"
+
+    @property
+    def srun_log(self) -> Path:
+        """What srun said."""
+        return self.logs / "srun.log"
+
+    @property
+    def ranks(self) -> Path:
+        """The directory of what each rank left about its end."""
+        return self.path / "ranks"
+
+    @property
+    def timeline(self) -> Path:
+        """One JSON line for each phase of the attempt."""
+        return self.path / "timeline.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line for each iteration."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def environment(self) -> Path:
+        """The environment of rank 0."""
+        return self.path / "environment.json"
+
+    @property
+    def config(self) -> Path:
+        """The configuration as Megatron Bridge trained with it."""
+        return self.path / "config.yaml"
+
+    @property
+    def profiles(self) -> Path:
+        """The directory of what profilers captured (names: contract/profiles.py)."""
+        return self.path / "profiles"
+
+    @property
+    def network(self) -> Path:
+        """The directory of what each node's network turned out to be."""
+        return self.path / "network"
+
+    @property
+    def placement(self) -> Path:
+        """The directory of what each node's ranks were bound to."""
+        return self.path / "placement"
+
+    @property
+    def doctor(self) -> Path:
+        """The directory of what `launcher doctor` found on each rank."""
+        return self.path / "doctor"
+
+    @property
+    def result_file(self) -> Path:
+        """How the attempt ended; missing while it goes on."""
+        return self.path / "result.json"
+
+    @property
+    def stop(self) -> Path:
+        """The file whose existence asks the ranks to save and stop."""
+        return self.path / "stop"
+
+    def log(self, rank: int) -> Path:
+        """Return the path of a rank's log."""
+        return self.logs / f"rank-{rank:04d}.log"
+
+    def nccl_log(self, rank: int) -> Path:
+        """Return the path of NCCL's own log of a rank."""
+        return self.logs / f"nccl-rank-{rank:04d}.log"
+
+    def rank_record(self, rank: int) -> Path:
+        """Return the path of what a rank says of its end."""
+        return self.ranks / f"{rank:04d}.json"
+
+    def exit_record(self, rank: int) -> Path:
+        """Return the path of what step.sh saw of a rank's end."""
+        return self.ranks / f"{rank:04d}.exit"
+
+    def network_record(self, rank: int) -> Path:
+        """Return the path of the report about the network of the node whose first rank is `rank`."""
+        return self.network / f"{rank:04d}.json"
+
+    def network_warning(self, rank: int) -> Path:
+        """Return the path of the sentence about that network; there where somebody should read it."""
+        return self.network / f"{rank:04d}.warning"
+
+    def placement_record(self, rank: int) -> Path:
+        """Return the path of what the ranks of the node whose first rank is `rank` were bound to."""
+        return self.placement / f"{rank:04d}.json"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The paths of a run: `<run root>/<name>/<run id>`."""
+
+    path: Path
+
+    @property
+    def plan_file(self) -> Path:
+        """The plan, complete; secrets by name only."""
+        return self.path / PLAN
+
+    @property
+    def argv_file(self) -> Path:
+        """What each rank is given: recipe, arguments, overrides, options."""
+        return self.path / ARGV
+
+    @property
+    def sbatch_script(self) -> Path:
+        """The host's side of a run under Slurm."""
+        return self.path / SBATCH_SCRIPT
+
+    @property
+    def step_script(self) -> Path:
+        """What one task executes."""
+        return self.path / STEP_SCRIPT
+
+    @property
+    def enter_script(self) -> Path:
+        """How a command gets into the image with enroot or bwrap."""
+        return self.path / ENTER_SCRIPT
+
+    @property
+    def sbatch_log(self) -> Path:
+        """What sbatch.sh said."""
+        return self.path / "sbatch.log"
+
+    @property
+    def code(self) -> Path:
+        """The snapshot of code that the run executes."""
+        return self.path / CODE
+
+    @property
+    def entrypoint(self) -> Path:
+        """The program of each rank."""
+        return self.code / ENTRYPOINT
+
+    @property
+    def result_program(self) -> Path:
+        """The program that composes result.json."""
+        return self.code / "launcher/job/result.py"
+
+    @property
+    def nsys_program(self) -> Path:
+        """The program around nsys."""
+        return self.code / "launcher/job/profiling/nsys.py"
+
+    @property
+    def journal_file(self) -> Path:
+        """What the launcher did, one JSON line each."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def claims(self) -> Path:
+        """The directory of which job owns which submission."""
+        return self.path / "claims"
+
+    @property
+    def attempts_directory(self) -> Path:
+        """The directory of all attempts."""
+        return self.path / "attempts"
+
+    @property
+    def latest(self) -> Path:
+        """A symbolic link to the newest attempt."""
+        return self.path / "latest"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go unless the user says otherwise."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Where TensorBoard's files go unless the user says otherwise."""
+        return self.path / "tensorboard"
+
+    @property
+    def page(self) -> Path:
+        """What `launcher page` made of the run."""
+        return self.path / "page.html"
+
+    def claim(self, submission: int) -> Path:
+        """Return the path of the file that holds the job of a submission."""
+        return self.claims / f"submission-{submission}"
+
+    def attempt_paths(self, name: str) -> AttemptPaths:
+        """Return the paths of the attempt of this name (`000`), whether it exists or not."""
+        return AttemptPaths(self.attempts_directory / name)
