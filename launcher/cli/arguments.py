@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from launcher.cli.completion import complete
+from launcher.runtimes import RUNTIMES
 
 # Where an option's name and the request's differ.
 _NAMES = {"time": "time_limit", "mount": "mounts", "srun_arg": "srun_args", "nsys_arg": "nsys_args"}
@@ -48,7 +49,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--runtime",
-        choices=("pyxis", "enroot", "bwrap", "none"),
+        choices=tuple(RUNTIMES),
         help="how tasks enter the image (default: the profile's)",
     )
     add("--python", metavar="PATH", help="interpreter that tasks run with (default: the profile's, the launcher's own)")

@@ -1,14 +1,18 @@
 """A cluster's profile: what is true of a site, whoever uses it."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from launcher.contract.variables import RANK_VARIABLES, is_secret
+from launcher.runtimes import RUNTIMES
 
 Text = Annotated[str, Field(min_length=1)]
 Fabric = Literal["efa", "infiniband", "roce", "ethernet"]
-Runtime = Literal["pyxis", "enroot", "bwrap", "none"]
+if TYPE_CHECKING:
+    Runtime = str
+else:
+    Runtime = Literal[tuple(RUNTIMES)]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 

@@ -6,6 +6,7 @@ Every line says where it was read. What nobody could say is a comment, never a g
 import json
 import re
 
+from launcher.runtimes import BARE, RUNTIMES
 from launcher.slurm.info import NodeGroup
 from launcher.slurm.probe import Found, Trial
 
@@ -143,13 +144,20 @@ def _time(found: Found) -> list[str]:
 
 
 def _runtime(found: Found) -> list[str]:
-    if found.pyxis is None:
-        return ["# runtime: not found out (srun --help did not answer); bare metal until somebody says more"]
-    if found.pyxis:
-        return ["# srun --help: it knows --container-image, so pyxis is loaded", 'runtime = "pyxis"']
+    if found.srun_help is None:
+        return ["# runtime: not found out (srun --help did not answer); the bare machine until the profile says more"]
+    plugins = [each for each in RUNTIMES.values() if each.srun_option]
+    for each in plugins:
+        if each.why_unavailable(found.srun_help, frozenset()) is None:
+            return [
+                f"# srun --help: it knows {each.srun_option}, so {each.name} is loaded",
+                f"runtime = {_text(each.name)}",
+            ]
+    absent = " and ".join(f"no {each.srun_option}, so there is no {each.name}" for each in plugins)
+    others = " or ".join(each.name for each in RUNTIMES.values() if each.programs)
     return [
-        "# srun --help: no --container-image, so there is no pyxis. Only the nodes know whether they have enroot.",
-        'runtime = "none"',
+        f"# srun --help: {absent}. Whether the nodes have {others} is not known here.",
+        f"runtime = {_text(BARE.name)}",
     ]
 
 

@@ -5,12 +5,13 @@ from typing import Any
 
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
+from launcher.runtimes import RUNTIMES
 
 
 def text(cluster: Cluster, request: Request, *, torch: bool, patience_s: float) -> str:
     """The argument `expected` of launcher/job/doctor/entry/doctor.py."""
-    runtime = request.runtime or cluster.runtime
-    places, read_only = directories((*cluster.mounts, *request.mounts), inside=runtime != "none")
+    runtime = RUNTIMES[request.runtime or cluster.runtime]
+    places, read_only = directories((*cluster.mounts, *request.mounts), inside=runtime.is_container)
     values: dict[str, Any] = {
         "device": cluster.device,
         "gpu": cluster.gpu,
@@ -18,7 +19,8 @@ def text(cluster: Cluster, request: Request, *, torch: bool, patience_s: float) 
         "nics_per_node": cluster.nics_per_node,
         "nvlink_domain_nodes": cluster.nvlink_domain_nodes,
         "mpi": cluster.mpi,
-        "runtime": runtime,
+        "runtime": runtime.name,
+        "container": runtime.is_container,
         "scratch": cluster.scratch,
         "directories": places,
         "read_only": read_only,

@@ -13,6 +13,8 @@ from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.discovery.host import HostContext
 from launcher.planning.model import Plan
+from launcher.runtimes import RUNTIMES
+from launcher.runtimes.model import ContainerRuntime
 from launcher.slurm import info
 from launcher.slurm.ask import ask
 from launcher.slurm.control import hostnames
@@ -43,7 +45,7 @@ class Site:
     groups: tuple[info.NodeGroup, ...] = ()
     nodes: tuple[Node, ...] = ()
     mpi_types: tuple[str, ...] = ()
-    pyxis: bool | None = None
+    srun_help: str | None = None
     munge: CommandOutput = CommandOutput(None, "not asked")
     associations: CommandOutput = CommandOutput(None, "not asked")
     nodelist: tuple[str, ...] = ()
@@ -55,6 +57,11 @@ class Site:
     def has_slurm(self) -> bool:
         """Whether the profile is of a cluster with Slurm."""
         return self.cluster.scheduler == "slurm"
+
+    @property
+    def runtime(self) -> ContainerRuntime:
+        """The runtime that a run would have: the request's, the profile's."""
+        return RUNTIMES[self.request.runtime or self.cluster.runtime]
 
     @property
     def unknown(self) -> str | None:
@@ -98,7 +105,7 @@ def collect(cluster: Cluster, request: Request, host: HostContext, shell: Shell)
         groups=groups,
         nodes=nodes,
         mpi_types=_or(lambda: info.mpi_types(shell), ()),
-        pyxis=_or(lambda: info.has_pyxis(shell), None),
+        srun_help=_or(lambda: info.srun_help(shell), None),
         munge=_munge(config, shell),
         associations=_associations(host.user, config, shell),
         nodelist=_or(lambda: hostnames(str(request.nodelist), shell), ()) if request.nodelist else (),

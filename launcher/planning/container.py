@@ -5,52 +5,54 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from launcher._util.errors import SpecError
-from launcher.config.cluster import Cluster, Runtime
+from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.discovery.image import Image
-from launcher.planning import runtimes
 from launcher.planning.backend import BackendTraits
 from launcher.planning.inputs import PlanInputs
-from launcher.planning.model import Container, Mount, PlannedImage
+from launcher.planning.model import PlannedImage
+from launcher.runtimes import BARE, CONTAINERS, RUNTIMES, UNMOUNTABLE
+from launcher.runtimes.model import Container, ContainerRequest, ContainerRuntime, Mount
 
 # What programs of any image need, wherever its packages lie.
 _NEEDED = ("/bin", "/etc", "/lib", "/lib64", "/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 
 
-def chosen_runtime(request: Request, cluster: Cluster) -> Runtime:
-    """The request's, else the profile's."""
-    return request.runtime or cluster.runtime
+def chosen_runtime(request: Request, cluster: Cluster) -> ContainerRuntime:
+    """Return the request's runtime, or else the profile's."""
+    return RUNTIMES[request.runtime or cluster.runtime]
 
 
 def wanted_image(request: Request, cluster: Cluster, backend: BackendTraits) -> str | None:
-    """The text that names the run's image; None on the bare machine. Raises SpecError where the two do not fit."""
+    """Return the text that names the run's image; None on the bare machine. Raises SpecError where they do not fit."""
     runtime = chosen_runtime(request, cluster)
-    if runtime == "none":
+    if not runtime.is_container:
         if request.image is not None:
             raise SpecError(
-                f"--image {request.image} needs a container, but the runtime is none",
-                hint="Give --runtime pyxis where the cluster has it (or enroot, bwrap), or leave the image out.",
+                f"--image {request.image} needs a container, but the runtime is {runtime.name}",
+                hint=f"Give a runtime that the cluster has ({_names(CONTAINERS)}), or leave the image out.",
             )
         return None
-    if not backend.slurm_step and runtime == "pyxis":
+    if runtime.needs_srun and not backend.slurm_step:
+        others = _names(each for each in CONTAINERS if not each.needs_srun)
         raise SpecError(
-            "pyxis is a plugin of Slurm's srun, and a local run starts its ranks without Slurm",
+            f"{runtime.name} enters images through Slurm's srun, and a local run starts its ranks without Slurm",
             where="--runtime",
-            hint="Enter the image with --runtime bwrap or --runtime enroot, run on the bare machine (--runtime none), "
+            hint=f"Enter the image with another runtime ({others}), run on the bare machine ({_option(BARE)}), "
             "or run in an allocation.",
         )
     image = request.image or cluster.image or request.default_image
     if image is None:
         raise SpecError(
-            f"the runtime {runtime} of the cluster profile {cluster.name!r} needs an image",
+            f"the runtime {runtime.name} of the cluster profile {cluster.name!r} needs an image",
             hint="Name one (--image NAME; `launcher image list` shows the store's), or run on the bare nodes: "
-            "--runtime none.",
+            f"{_option(BARE)}.",
         )
     return image
 
 
 def planned(image: Image) -> PlannedImage:
-    """What the plan records of an image."""
+    """Return what the plan records of an image."""
     return PlannedImage(
         name=image.name,
         path=str(image.path),
@@ -63,17 +65,17 @@ def planned(image: Image) -> PlannedImage:
 
 
 def decide(
-    inputs: PlanInputs, runtime: Runtime, mounts: tuple[Mount, ...], run_dir: str, named: tuple[str, ...]
+    inputs: PlanInputs, runtime: ContainerRuntime, mounts: tuple[Mount, ...], run_dir: str, named: tuple[str, ...]
 ) -> Container | None:
-    """How tasks get into the image; None on the bare machine. Raises SpecError for paths that no runtime can mount."""
-    if inputs.image is None or runtime == "none":
+    """Return how tasks get into the image; None on the bare machine. Raises SpecError for an unmountable path."""
+    if inputs.image is None or runtime.container is None:
         return None
     scratch = inputs.cluster.scratch
     if scratch is not None:
         _check_path(scratch, where=f"scratch of the cluster profile {inputs.cluster.name!r}")
     run = hashlib.sha256(run_dir.encode()).hexdigest()[:6]
-    return runtimes.RUNTIMES[runtime](
-        runtimes.Inside(
+    return runtime.container(
+        ContainerRequest(
             image=str(inputs.image.path),
             label=f"launcher-{inputs.image.key}-{run}",
             mounts=(Mount(run_dir, run_dir), *mounts),
@@ -86,17 +88,17 @@ def decide(
 
 
 def decide_mounts(
-    request: Request, cluster: Cluster, runtime: Runtime, run_dir: str, needed: Iterable[str] = ()
+    request: Request, cluster: Cluster, runtime: ContainerRuntime, run_dir: str, needed: Iterable[str] = ()
 ) -> tuple[Mount, ...]:
-    """The mounts besides the run directory's own; `needed` are directories that the run itself needs, to be read.
+    """Return the mounts besides the run directory's own; `needed` are directories that the run itself reads.
 
     Raises SpecError.
     """
-    if runtime == "none":
+    if not runtime.is_container:
         if request.mounts:
             raise SpecError(
-                "--mount needs a container, but the runtime is none",
-                hint="Give --image and --runtime pyxis (or enroot, bwrap).",
+                f"--mount needs a container, but the runtime is {runtime.name}",
+                hint=f"Give --image, and a runtime that the cluster has ({_names(CONTAINERS)}).",
             )
         return ()
     _check_path(run_dir, where="--run-root")
@@ -109,14 +111,22 @@ def decide_mounts(
             raise SpecError(
                 f"{mount.source} and {other.source} are both to be mounted at {mount.target}",
                 where="--mount",
-                hint="Give one of them another place: --mount SRC:DST.",
+                hint="Mount one of them elsewhere: --mount SRC:DST.",
             )
     return mounts
 
 
 def read_mounts(texts: Iterable[str]) -> tuple[Mount, ...]:
-    """Understand `SRC[:DST][:ro|rw]`; the same one said twice is one. Raises SpecError."""
+    """Parse `SRC[:DST][:ro|rw]`; the same mount given twice counts once. Raises SpecError."""
     return tuple(dict.fromkeys(_read_mount(text) for text in texts))
+
+
+def _names(runtimes: Iterable[ContainerRuntime]) -> str:
+    return " or ".join(_option(each) for each in runtimes)
+
+
+def _option(runtime: ContainerRuntime) -> str:
+    return f"--runtime {runtime.name}"
 
 
 def _read_mount(text: str) -> Mount:
@@ -125,31 +135,32 @@ def _read_mount(text: str) -> Mount:
     flags = [part for part in rest[1:] or rest if part in ("ro", "rw")]
     if len(rest) > 2 or (len(rest) == 2 and not flags):
         raise SpecError(
-            f"{text!r} is no mount",
+            f"{text!r} is not a mount",
             where="--mount",
             hint="A mount is SRC, SRC:DST or SRC:DST:ro; a path with ':' cannot be mounted.",
         )
     for path in (source, target):
         _check_path(path, where="--mount")
         if not path.startswith("/"):
-            raise SpecError(f"{path!r} is no absolute path", where="--mount", hint="Write it from the root: /data.")
+            raise SpecError(f"{path!r} is not an absolute path", where="--mount", hint="Write it from the root: /data.")
         if ".." in PurePosixPath(path).parts:
-            raise SpecError(f"{path!r} holds '..'", where="--mount", hint="Write the path that is meant.")
+            raise SpecError(f"{path!r} contains '..'", where="--mount", hint="Write the path without it.")
     return Mount(source, str(PurePosixPath(target)).replace("//", "/"), "ro" in flags)
 
 
 def _check_path(path: str, *, where: str) -> None:
-    wrong = next((sign for sign in path if sign in ",:" or ord(sign) < 32 or ord(sign) == 127), None)
+    wrong = next((sign for sign in path if sign in UNMOUNTABLE or ord(sign) < 32 or ord(sign) == 127), None)
     if wrong:
+        readers = " and ".join(each.name for each in CONTAINERS if each.unmountable)
         raise SpecError(
-            f"{path!r} holds {wrong!r}, and the lists of mounts that pyxis and enroot read know no way to quote it",
+            f"{path!r} contains {wrong!r}, which cannot be quoted in the lists of mounts of {readers}",
             where=where,
-            hint="Choose another path, or make a symbolic link without it.",
+            hint="Choose another path, or make a symbolic link with another name.",
         )
 
 
 def mount_warnings(mounts: Iterable[Mount], image: Image) -> list[str]:
-    """A sentence for each mount that hides what the image needs to run."""
+    """Return a sentence for each mount that hides what the image needs to run."""
     needed = sorted({*_NEEDED, *image.needed})
     found = []
     for mount in mounts:

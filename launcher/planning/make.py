@@ -18,12 +18,13 @@ from launcher.planning import (
     step,
 )
 from launcher.planning.inputs import PlanInputs
-from launcher.planning.model import Geometry, Mount, Plan, Variable
+from launcher.planning.model import Geometry, Plan, Variable
 from launcher.planning.overrides import known_values
 from launcher.planning.preflight.run import PreflightResult, run_preflight
 from launcher.planning.profiler import plan as profiler_plan
 from launcher.planning.profiler.model import ProfilerPlan
 from launcher.planning.run_paths import run_root
+from launcher.runtimes.model import Mount
 
 __all__ = ["PlanInputs", "make_plan", "run_root"]
 
@@ -54,7 +55,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         recipe=request.recipe or "",
         cluster=cluster.name,
         device=cluster.device,
-        runtime=runtime,
+        runtime=runtime.name,
         image=container.planned(inputs.image) if inputs.image else None,
         container=container.decide(inputs, runtime, mounts, run_dir, environment.beats_image(variables)),
         python=cluster.python or ("python3" if inputs.image else host.python),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from launcher.planning.backend import BackendTraits
 from launcher.planning.profiler.model import ProfilerPlan
+from launcher.runtimes.model import Container, Mount
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,6 @@ class Variable:
     origin: str
     place: Literal["task", "host", "inherited", "image"]
     beaten: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A directory of the host inside the container."""
-
-    source: str
-    target: str
-    read_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,28 +51,6 @@ class PlannedImage:
     def __str__(self) -> str:
         found = "" if self.name == self.path else f" ({self.path})"
         return f"{self.name}{found}, {self.digest or 'without a digest'}"
-
-
-@dataclass(frozen=True)
-class Container:
-    """How tasks get into the image, and what enter.sh and sbatch.sh need for it."""
-
-    runtime: Literal["pyxis", "enroot", "bwrap"]
-    label: str
-    """The start of the container's name; the scripts add job and attempt, so that no two runs ever share one."""
-
-    writable: bool
-    srun_args: tuple[str, ...]
-    """pyxis' options of srun; empty elsewhere."""
-
-    mounts: tuple[str, ...]
-    """The mounts as words for enroot or bwrap, the run directory among them; empty with pyxis."""
-
-    named: tuple[str, ...]
-    """Variables of the job that beat the image's."""
-
-    scratch: str | None
-    """Where the profile wants images unpacked, not yet expanded."""
 
 
 @dataclass(frozen=True)

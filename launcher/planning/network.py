@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher._util.errors import ImageError
-from launcher.config.cluster import Cluster, Runtime
+from launcher.config.cluster import Cluster
 from launcher.discovery.image import Image, NetPlugin
 from launcher.planning.model import Geometry, Variable
+from launcher.runtimes.model import ContainerRuntime
 
 _OFI = frozenset(("Libfabric", "AWS Libfabric", "OFI"))
 """Names by which aws-ofi-nccl is known; which of them counts differs between its releases."""
@@ -40,7 +41,7 @@ class Network:
 
 
 def decide(
-    cluster: Cluster, runtime: Runtime, image: Image | None, nodes: int, stronger: Mapping[str, str | None]
+    cluster: Cluster, runtime: ContainerRuntime, image: Image | None, nodes: int, stronger: Mapping[str, str | None]
 ) -> Network:
     """Decide the network's variables; `stronger` holds those that the profile's [env], the recipe or the user set.
 
@@ -171,11 +172,11 @@ def _sharp_elsewhere(cluster: Cluster) -> str:
     )
 
 
-def _nvlink_domain(cluster: Cluster, runtime: Runtime, nodes: int) -> Network:
+def _nvlink_domain(cluster: Cluster, runtime: ContainerRuntime, nodes: int) -> Network:
     origin = f"NVLink domain of {cluster.nvlink_domain_nodes} nodes"
     # One node needs no memory of another: without these it runs where IMEX does not.
     across = _variables(origin, NCCL_MNNVL_ENABLE="1", NCCL_NVLS_ENABLE="1") if nodes > 1 else ()
-    hooks = (Variable("NVIDIA_IMEX_CHANNELS", "0", origin, "host"),) if runtime in ("pyxis", "enroot") else ()
+    hooks = (Variable("NVIDIA_IMEX_CHANNELS", "0", origin, "host"),) if runtime.nvidia_hooks else ()
     return Network((*across, *_variables(origin, NCCL_NET_GDR_C2C="1"), *hooks))
 
 

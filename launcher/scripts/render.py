@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from launcher._util.errors import SpecError
 from launcher._util.resources import resource
 from launcher.planning.model import Plan
+from launcher.runtimes import BARE, RUNTIMES
 
 if TYPE_CHECKING:
     import jinja2
@@ -86,8 +87,15 @@ def scripts(plan: Plan) -> dict[str, str]:
     """
     task = [variable for variable in plan.environment if variable.place == "task"]
     host = [variable for variable in plan.environment if variable.place == "host"]
-    values = {"plan": plan, "task_environment": task, "host_environment": host, "run_dir": Path(plan.run_dir)}
+    runtime = RUNTIMES[plan.runtime] if plan.container else BARE
+    values = {
+        "plan": plan,
+        "runtime": runtime,
+        "task_environment": task,
+        "host_environment": host,
+        "run_dir": Path(plan.run_dir),
+    }
     names = ["step.sh", "sbatch.sh"] if plan.backend.slurm_step else ["step.sh"]
-    if plan.container and plan.container.runtime != "pyxis":
+    if runtime.enter_template:
         names.append("enter.sh")
     return {name: render(f"{name}.j2", **values) for name in names}

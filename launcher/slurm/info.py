@@ -107,9 +107,9 @@ def mpi_types(shell: Shell) -> tuple[str, ...]:
     return tuple(dict.fromkeys([word for word in words if re.fullmatch(r"[a-z][\w/]*", word)] + versions))
 
 
-def has_pyxis(shell: Shell) -> bool:
-    """Whether srun knows --container-image: pyxis is loaded on this machine. Raises SlurmError, NoAnswer."""
-    return "--container-image" in _both(["srun", "--help"], shell)
+def srun_help(shell: Shell) -> str:
+    """Return what `srun --help` prints: its options, and those of loaded plugins. Raises SlurmError, NoAnswer."""
+    return _both(["srun", "--help"], shell)
 
 
 def _both(argv: list[str], shell: Shell) -> str:

@@ -38,7 +38,9 @@ class Found:
 
     release: tuple[int, ...] = ()
     mpi_types: tuple[str, ...] | None = None
-    pyxis: bool | None = None
+    srun_help: str | None = None
+    """Output of `srun --help`, with the options of its plugins."""
+
     limits: Mapping[str, str] = field(default_factory=dict)
     """`scontrol show partition`."""
 
@@ -72,7 +74,7 @@ def look(shell: Shell, partition: str | None = None) -> Found:
         settings,
         release=info.version(shell),
         mpi_types=_maybe(lambda: info.mpi_types(shell)),
-        pyxis=_maybe(lambda: info.has_pyxis(shell)),
+        srun_help=_maybe(lambda: info.srun_help(shell)),
         limits=_maybe(lambda: _record(["scontrol", "--oneliner", "show", "partition", name], shell)) or {},
         node=_maybe(lambda: _node(name, shell)) or {},
         block_sizes=_maybe(lambda: _block_sizes(settings, shell)) or (),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launcher.planning.runtimes import DIFFERENT_FILES, DIFFERENT_VARIABLES
+from launcher.runtimes import DIFFERENT_VARIABLES, RUNTIMES
 from tests.backends.containers import contained, found, left_on, logs, missing, result, wrapped_enroot
 from tests.support.slurm import virtual_cluster
 from tests.support.slurm.machine import SEARCH_PATH
@@ -64,6 +64,9 @@ def checked(run: Path, *, writable: bool) -> list[dict[str, Any]]:
     return ranks
 
 
+OWN_FILES = {file for runtime in RUNTIMES.values() for file in runtime.own_files}
+
+
 def same(one: dict[str, Any], other: dict[str, Any]) -> None:
     """Two ranks of different runtimes saw the same, except what is written down."""
     mine, theirs = one["environment"], other["environment"]
@@ -74,7 +77,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
         a, b = one[key], other[key]
         if isinstance(a, list) and key in ("root", "etc"):
             place = "/" if key == "root" else "/etc/"
-            a, b = ([name for name in each if place + name not in DIFFERENT_FILES] for each in (a, b))
+            a, b = ([name for name in each if place + name not in OWN_FILES] for each in (a, b))
             a, b = ([name for name in each if not re.fullmatch(r"\d-\d+", name)] for each in (a, b))
         assert a == b, key
 

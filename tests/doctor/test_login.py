@@ -44,7 +44,7 @@ def site(values: dict[str, Any] | None = None, request: dict[str, Any] | None = 
         "groups": parse_sinfo(GROUPS),
         "nodes": parse_nodes(NODES),
         "mpi_types": ("none", "pmix", "pmix_v4"),
-        "pyxis": True,
+        "srun_help": "--container-image=IMAGE",
         "munge": CommandOutput("STATUS:          Success (0)\n"),
         "associations": CommandOutput("research|gpu|normal,high\nteaching||normal\n"),
         "files": (65536, 65536),
@@ -86,7 +86,7 @@ def test_a_cluster_that_is_as_its_profile_says() -> None:
         (site({"time_limit": "8:00:00"}), "time limit", "fail", "up to 4:00 h"),
         (site({"mpi": "pmi2"}), "mpi", "fail", "--mpi=pmi2"),
         (site({"topology": "block"}), "topology", "fail", "--segment"),
-        (site(pyxis=False), "runtime", "fail", "pyxis is not loaded"),
+        (site(srun_help=""), "runtime", "fail", "pyxis is not loaded"),
         (
             site({"fabric": "efa"}, memlock=65536, config={**CONFIG, "PropagateResourceLimitsExcept": "(null)"}),
             "limits",

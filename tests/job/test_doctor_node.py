@@ -163,7 +163,7 @@ def test_numa(tmp_path: Path) -> None:
 
 
 def test_scratch(tmp_path: Path) -> None:
-    pyxis = Expected(runtime="pyxis")
+    pyxis = Expected(runtime="pyxis", container=True)
     good = disk.Probe("/raid", 900 * GIB, 2000.0)
     assert disk.scratch_check(good, pyxis, True).value == "900 GiB free, 2000 MB/s"
     full = disk.Probe("/raid", error="No space left on device", number=errno.ENOSPC)
@@ -232,8 +232,11 @@ def test_figures_against_the_profile() -> None:
 
 
 def test_surroundings() -> None:
-    assert task_environment.started_check(9.0, Expected(runtime="pyxis")).value == "pyxis container after 9.0 s"
-    assert task_environment.started_check(900.0, Expected(runtime="bwrap")).verdict == "warn"
+    assert (
+        task_environment.started_check(9.0, Expected(runtime="pyxis", container=True)).value
+        == "pyxis container after 9.0 s"
+    )
+    assert task_environment.started_check(900.0, Expected(runtime="bwrap", container=True)).verdict == "warn"
     assert task_environment.started_check(None, Expected()).verdict == "skip"
     assert task_environment.mpi_check({"PMIX_RANK": "0"}, Expected(mpi="pmix_v4")).verdict == "ok"
     assert task_environment.mpi_check({}, Expected(mpi="pmix")).verdict == "fail"

@@ -40,15 +40,15 @@ def test_mounts(text: str, expected: tuple[str, str, bool]) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a:/b", "'a' is no absolute path"),
-        ("/a:b", "'b' is no absolute path"),
-        ("/a,b", "holds ','"),
-        ("/a\nb", "holds '\\n'"),
-        ("/a:/b:/c", "is no mount"),
-        ("/a:/b:ro:rw", "is no mount"),
+        ("a:/b", "'a' is not an absolute path"),
+        ("/a:b", "'b' is not an absolute path"),
+        ("/a,b", "contains ','"),
+        ("/a\nb", "contains '\\n'"),
+        ("/a:/b:/c", "is not a mount"),
+        ("/a:/b:ro:rw", "is not a mount"),
         ("/a:/b/../c", "'..'"),
-        ("", "no absolute path"),
-        (":", "no absolute path"),
+        ("", "not an absolute path"),
+        (":", "not an absolute path"),
     ],
 )
 def test_mounts_that_a_runtime_would_misread_are_refused(text: str, words: str) -> None:
@@ -126,7 +126,7 @@ def test_enroots_words_are_fstab_and_bwraps_are_plain() -> None:
     [
         ({"runtime": "none"}, {"image": "x"}, "batch", "the runtime is none"),
         ({"runtime": "pyxis"}, {}, "batch", "needs an image"),
-        ({"runtime": "pyxis"}, {"image": "x"}, "local", "plugin of Slurm's srun"),
+        ({"runtime": "pyxis"}, {"image": "x"}, "local", "through Slurm's srun"),
     ],
 )
 def test_image_and_runtime_that_do_not_fit(profile: Any, request_: Any, backend: Any, words: str) -> None:

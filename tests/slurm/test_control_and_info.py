@@ -87,7 +87,7 @@ def test_what_the_cluster_looks_like(here: VirtualCluster) -> None:
     assert (settings["ClusterName"], settings["MessageTimeout"], settings["KillWait"]) == ("virtual", "10 sec", "2 sec")
     assert info.version(LocalShell()) >= (20, 2)
     assert {"none", "pmi2"} <= set(info.mpi_types(LocalShell()))
-    assert info.has_pyxis(LocalShell()) is (here.options.pyxis is not None)
+    assert ("--container-image" in info.srun_help(LocalShell())) is (here.options.pyxis is not None)
 
 
 @pytest.mark.parametrize(

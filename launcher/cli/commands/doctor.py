@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import launcher
 from launcher.cli.completion import complete
 from launcher.cli.output import coloured, print_json, say, warn
+from launcher.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from launcher._util.errors import LauncherError
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("partition", "account", "qos", "nodelist", "exclude"):
         add(f"--{name}", metavar="NAME", help=f"Slurm's --{name}")
     complete(add("--image", metavar="IMAGE", help="image that the checks run in (default: the profile's)"), "images")
-    add("--runtime", choices=("pyxis", "enroot", "bwrap", "none"), help="how tasks enter it (default: the profile's)")
+    add("--runtime", choices=tuple(RUNTIMES), help="how tasks enter it (default: the profile's)")
     add("--mount", metavar="SRC[:DST[:ro]]", action="append", help="a further directory that all nodes should see")
     add("--env", metavar="NAME[=VALUE]", action="append", help="set a variable, or pass this shell's on; repeatable")
     add("--run-root", metavar="DIR", help="where the job's directory is made (default: the profile's, else ./runs)")

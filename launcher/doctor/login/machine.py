@@ -4,6 +4,7 @@ import re
 
 from launcher.contract.checks import Check, fail, ok, skip, warn
 from launcher.doctor.site import CommandOutput, DirectoryState, Site
+from launcher.runtimes import CONTAINERS, RUNTIMES
 
 _GIB = 1024**3
 _RUN_ROOT_GIB, _STORE_GIB = 5, 30
@@ -51,7 +52,7 @@ def run_root_check(site: Site, place: DirectoryState | None) -> Check:
 
 def store_check(site: Site, place: DirectoryState | None) -> Check:
     """The store of images, where the profile's runs have any."""
-    if site.cluster.runtime == "none" and site.cluster.image_store is None:
+    if not RUNTIMES[site.cluster.runtime].is_container and site.cluster.image_store is None:
         return skip("image store", "the profile's runs use no image")
     return directory_check("image store", place, "image_store", _STORE_GIB, alone=not site.has_slurm)
 
@@ -98,37 +99,28 @@ def parse_quota(text: str) -> tuple[int, int] | None:
 def image_check(site: Site, looked: Check | None) -> Check:
     """The image that runs of this profile are started in; `looked` is what came of looking at it."""
     name = "image"
-    if (site.request.runtime or site.cluster.runtime) == "none":
-        return skip(name, "the runtime is none: tasks run on the bare machine")
+    if not site.runtime.is_container:
+        return skip(name, f"the runtime is {site.runtime.name}: tasks run on {site.runtime.title}")
     if looked is None:
         return skip(name, "neither the profile nor --image names one")
     return looked
 
 
 def runtime_check(site: Site, on_path: frozenset[str]) -> Check:
-    """What the runtime needs on this side: pyxis in srun; the others are needed on the nodes."""
+    """Check what the runtime needs: an option of srun here, or programs on the nodes."""
     name = "runtime"
-    runtime = site.request.runtime or site.cluster.runtime
-    if runtime == "none":
-        return ok(name, "none: the bare machine")
-    if runtime == "pyxis":
-        if site.unknown is not None or site.pyxis is None:
-            return skip(name, site.unknown or "srun --help says nothing", runtime)
-        if not site.pyxis:
-            return fail(
-                name,
-                runtime,
-                "srun knows no --container-image: pyxis is not loaded",
-                "`srun --help | grep container` on the login node; else runtime = enroot or bwrap in the profile",
-            )
-        return ok(name, runtime)
-    needed = {runtime, "unsquashfs"}
-    missing = sorted(needed - on_path)
-    if missing and site.has_slurm:
-        return skip(name, f"{', '.join(missing)} not on the PATH here; the nodes need it, and `--nodes` tells", runtime)
-    if missing:
-        return fail(name, runtime, f"not on the PATH: {', '.join(missing)}", "install it, or choose another runtime")
-    return ok(name, runtime)
+    runtime = site.runtime
+    if not runtime.is_container:
+        return ok(name, f"{runtime.name}: {runtime.title}")
+    if runtime.needs_srun and (site.unknown is not None or site.srun_help is None):
+        return skip(name, site.unknown or "srun --help did not answer", runtime.name)
+    reason = runtime.why_unavailable(site.srun_help or "", on_path)
+    if reason is None:
+        return ok(name, runtime.name)
+    if site.has_slurm and not runtime.needs_srun:
+        return skip(name, f"{reason} here; the nodes need it, and `--nodes` checks them", runtime.name)
+    others = ", ".join(each.name for each in CONTAINERS if each is not runtime)
+    return fail(name, runtime.name, reason, f"install it, or choose another runtime in the profile ({others})")
 
 
 def limits_check(site: Site) -> Check:

@@ -21,7 +21,7 @@ def checks(site: Site, tested: CommandOutput, shell: Shell) -> tuple[Check, ...]
     run_root = probe_directory(make.run_root(site.request, site.cluster, site.host), mounts)
     store = probe_directory(image_store(site.cluster, site.host.environ).root, mounts)
     python = _python(site)
-    on_path = frozenset(each for each in ("enroot", "bwrap", "unsquashfs") if _which(each, site))
+    on_path = frozenset(each for each in site.runtime.programs if _which(each, site))
     found = [_safe(each, site) for each in (*cluster.CHECKS, *profile.CHECKS)]
     return (
         *found,
@@ -56,8 +56,9 @@ def _which(program: str, site: Site) -> bool:
 
 
 def _python(site: Site) -> str:
-    bare = (site.request.runtime or site.cluster.runtime) == "none"
-    chosen = (site.cluster.python if bare else None) or site.cluster.launcher_python or site.host.python
+    chosen = (
+        (None if site.runtime.is_container else site.cluster.python) or site.cluster.launcher_python or site.host.python
+    )
     return expanded(chosen, site.host.environ)
 
 
@@ -73,7 +74,7 @@ def _quota(place: DirectoryState, site: Site, shell: Shell) -> CommandOutput:
 
 def _image(site: Site, shell: Shell) -> Check | None:
     text = site.request.image or site.cluster.image
-    if text is None or (site.request.runtime or site.cluster.runtime) == "none":
+    if text is None or not site.runtime.is_container:
         return None
     try:
         image = resolve_image(text, cluster=site.cluster, host=site.host, shell=shell)

@@ -91,7 +91,7 @@ def scratch_check(found: Probe, expected: Expected, in_container: bool) -> Check
     if found.free is None or found.mbs is None:
         return skip(name, "it was not tried")
     value = f"{found.free / _GIB:.0f} GiB free, {found.mbs:.0f} MB/s"
-    if found.free < _WARN_FREE and (expected.runtime != "none" or expected.scratch is not None):
+    if found.free < _WARN_FREE and (expected.container or expected.scratch is not None):
         return warn(
             name,
             value,

@@ -17,7 +17,10 @@ class Expected:
     nics_per_node: Optional[int] = None
     nvlink_domain_nodes: int = 1
     mpi: Optional[str] = None
-    runtime: str = "none"
+    runtime: str = ""
+    """The name of the runtime that the ranks run in."""
+    container: bool = False
+    """Whether that is a container."""
     scratch: Optional[str] = None
     directories: tuple[str, ...] = ()
     """Directories that every node should see the same content in: what the profile mounts, by their names here."""

@@ -105,7 +105,7 @@ def _shm() -> Check:
 
 
 def _disks(expected: Expected, found: Findings) -> None:
-    inside = expected.runtime != "none"
+    inside = expected.container
     # A container may have a directory of that name's parent, which is not the host's.
     tried = disk.probe(Path(disk.scratch_of(expected, os.environ)), make=not inside)
     found.add("scratch", lambda: disk.scratch_check(tried, expected, inside))

@@ -17,7 +17,7 @@ _MPI_VARIABLES = {"pmix": "PMIX_RANK", "pmi2": "PMI_FD"}
 
 def started_check(seconds: Optional[float], expected: Expected) -> Check:
     """From the beginning of the job's script to this program: with a container, mostly the time to unpack it."""
-    inside = expected.runtime != "none"
+    inside = expected.container
     name = "container" if inside else "start"
     what = f"{expected.runtime} container" if inside else "bare machine"
     if seconds is None:

@@ -1,0 +1,31 @@
+"""Container runtimes: one module for each, and their registry.
+
+A new runtime is a module here, its line in RUNTIMES, its templates, and its place in docs.
+
+model   what a runtime is
+pyxis   srun's plugin
+enroot  called by enter.sh on each node
+bwrap   bubblewrap, called by enter.sh on each node
+none    the bare machine
+"""
+
+from collections.abc import Mapping
+
+from launcher.runtimes.bwrap import BWRAP
+from launcher.runtimes.enroot import ENROOT
+from launcher.runtimes.model import ContainerRuntime
+from launcher.runtimes.none import NONE
+from launcher.runtimes.pyxis import PYXIS
+
+RUNTIMES: Mapping[str, ContainerRuntime] = {each.name: each for each in (PYXIS, ENROOT, BWRAP, NONE)}
+"""All runtimes by name, in the order in which help lists them."""
+
+BARE = NONE
+
+CONTAINERS: tuple[ContainerRuntime, ...] = tuple(each for each in RUNTIMES.values() if each.is_container)
+
+UNMOUNTABLE = "".join(sorted({sign for each in CONTAINERS for sign in each.unmountable}))
+"""Characters of a path that some runtime cannot mount. Plans refuse them for all: a run can change its runtime."""
+
+DIFFERENT_VARIABLES = ("SHLVL", "SLURM_TASK_PID", "_")
+"""Variables that differ between runtimes: how many shells stand before the program, and which process is the task's."""
