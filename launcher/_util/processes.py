@@ -1,13 +1,20 @@
-"""Who started a group of processes, for the journal."""
+"""Processes of this machine: who started a group of them, for the journal, and which are in it."""
 
 import os
 import socket
 from typing import Any
 
-from launcher.contract.process import start_ticks_of
+from launcher.contract.process import group_of, start_ticks_of
 
 
 def this_launcher(group: int) -> dict[str, Any]:
     """Return who started the process group `group`, so that others can see whether that launcher lives."""
     pid = os.getpid()
     return {"pid": pid, "start_ticks": start_ticks_of(pid), "group": group, "host": socket.gethostname()}
+
+
+def group_members(group: int) -> list[int]:
+    """Return the pids of a process group, without processes that have ended and wait to be reaped."""
+    import psutil  # slow to load, and only code that ends programs asks
+
+    return [pid for pid in psutil.pids() if group_of(pid) == group]

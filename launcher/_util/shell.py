@@ -4,11 +4,14 @@ Commands are argument lists; nothing is ever handed to a shell. Functions that n
 test can put a `Recorder` in its place. `run` is for answers, `stream` for programs that take minutes.
 """
 
+import contextlib
 import os
+import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from launcher._util import streaming
 from launcher._util.errors import CommandError, DiskError, MissingProgram
@@ -73,7 +76,10 @@ class Shell(Protocol):
 
 
 class LocalShell:
-    """Runs programs on this machine, over the `sh` package."""
+    """Runs programs on this machine: short commands with subprocess, long ones through the `sh` package.
+
+    Loading `sh` takes longer than most short commands do, and it starts several threads for each command.
+    """
 
     def run(
         self,
@@ -85,32 +91,11 @@ class LocalShell:
         check: bool = True,
         timeout_s: float | None = None,
     ) -> Result:
-        """See `Shell.run`."""
-        import sh  # slow to load, and most commands run no program at all
-
-        program, *arguments = argv
-        try:
-            command: Any = sh.Command(program)
-            done = command(
-                *arguments,
-                _env=dict(os.environ if env is None else env),
-                _cwd=str(cwd) if cwd else None,
-                _in=input,
-                _timeout=timeout_s,
-                _return_cmd=True,
-                _ok_code=list(range(256)),
-                _tty_out=False,
-                _encoding="utf-8",
-                _decode_errors="replace",
-            )
-            status, out, err = done.exit_code, done.stdout, done.stderr
-        except sh.CommandNotFound:
-            raise MissingProgram(f"the program {program!r} was not found", hint="Put it on the PATH.") from None
-        except sh.TimeoutException:
-            raise CommandError(f"{shown(argv)} did not answer within {timeout_s:g} s") from None
-        except sh.SignalException as error:
-            status, out, err = 128 + abs(int(error.exit_code)), error.stdout, error.stderr
-        result = Result(tuple(argv), int(status), out.decode(errors="replace"), err.decode(errors="replace"))
+        """Run `argv`; see `Shell.run`."""
+        with _started(argv, env, cwd, with_input=input is not None) as process:
+            out, err = _output(process, argv, None if input is None else input.encode(), timeout_s)
+        status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+        result = Result(tuple(argv), status, out.decode(errors="replace"), err.decode(errors="replace"))
         return checked(result) if check else result
 
     def stream(
@@ -125,7 +110,7 @@ class LocalShell:
         timeout_s: float | None = None,
         terminal: bool = False,
     ) -> Result:
-        """See `Shell.stream`."""
+        """Run `argv` and hand over its output; see `Shell.stream`."""
         programs = [tuple(each) for each in (source, argv) if each is not None]
         ended = streaming.run(programs, on_text, env=env, cwd=cwd, timeout_s=timeout_s, terminal=terminal)
         results = [Result(each.argv, each.status, each.stdout, each.stderr) for each in ended]
@@ -189,6 +174,53 @@ class Recorder:
         return checked(result) if check else result
 
 
+def _started(
+    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, *, with_input: bool
+) -> "subprocess.Popen[bytes]":
+    """Start a program in a session of its own, so that Ctrl-C in the terminal does not end it halfway."""
+    import shutil
+    import subprocess
+
+    program = shutil.which(argv[0])
+    if program is None:
+        raise MissingProgram(f"the program {argv[0]!r} was not found", hint="Put it on the PATH.")
+    try:
+        return subprocess.Popen(
+            [program, *argv[1:]],
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            stdin=subprocess.PIPE if with_input else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CommandError(f"{argv[0]} cannot be started: {error.strerror}") from error
+
+
+def _output(
+    process: "subprocess.Popen[bytes]", argv: Sequence[str], text: bytes | None, timeout_s: float | None
+) -> tuple[bytes, bytes]:
+    """Wait for a program and return what it wrote. Kills its group and raises CommandError after `timeout_s`."""
+    import subprocess
+
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        left = _TICK_S if deadline is None else min(_TICK_S, deadline - time.monotonic())
+        try:
+            return process.communicate(text, max(left, 0))
+        except subprocess.TimeoutExpired as waiting:
+            text = None
+            if process.poll() is not None:
+                # A program that it left in the background may keep the pipes open for ever.
+                return waiting.output or b"", waiting.stderr or b""
+        if deadline is not None and time.monotonic() >= deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise CommandError(f"{shown(argv)} did not answer within {timeout_s:g} s")
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -224,6 +256,7 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, group: int 
 
 
 _BROKEN_PIPE = 128 + 13
+_TICK_S = 1.0
 
 
 def checked(result: Result) -> Result:

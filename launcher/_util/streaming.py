@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from launcher._util.errors import CommandError, MissingProgram
-from launcher.contract.process import group_of
+from launcher._util.processes import group_members
 
 type OnText = Callable[[Literal["out", "err"], str], None]
 """Is given what a program writes, as it writes it: on which of its two streams, and the text."""
@@ -84,9 +84,7 @@ class _Program:
 
     def group_alive(self) -> bool:
         """Whether it or anything that it started, and that did not leave its group, still runs."""
-        return self.alive() or any(
-            group_of(int(each.name)) == self.process.pid for each in Path("/proc").iterdir() if each.name.isdigit()
-        )
+        return self.alive() or bool(group_members(self.process.pid))
 
     def ended(self) -> Ended:
         status = int(self.process.wait())

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launcher._util.errors import OutsideError, RequestError
+from launcher._util.processes import group_members
 from launcher._util.shell import Shell
 from launcher.backends.wait import request_stop
-from launcher.contract.process import group_of
 from launcher.rundir import RunDirectory
 from launcher.slurm import control
 from launcher.watch.run_state import Start
@@ -88,19 +88,15 @@ def _end_here(run: RunDirectory, start: Start, grace_s: float, sleep: Callable[[
 
 def members(group: int, run_dir: Path) -> list[int]:
     """Processes of a group that execute this run: the number of a group is used again once it is empty."""
-    found = []
-    ours = False
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        if group_of(int(entry.name)) != group:
-            continue
-        try:
-            ours = ours or os.fsencode(run_dir) in (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        found.append(int(entry.name))
-    return found if ours else []
+    found = group_members(group)
+    return found if any(os.fsencode(run_dir) in _command_line(pid) for pid in found) else []
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _signal(group: int, number: int) -> None:

@@ -30,31 +30,10 @@ def test_command_lines() -> None:
     assert enroot.version(shell) == (4, 1, 2)
     enroot.import_image("docker://x", Path("/o.sqsh"), shell, architecture="aarch64")
     assert enroot.digest("docker://x", shell, architecture="aarch64") == DIGEST
-    enroot.create(Path("/i.sqsh"), "name", shell)
-    enroot.start(
-        "name",
-        ["a", "-b"],
-        shell,
-        environment=("A=1", "TOKEN"),
-        mounts=("/a:/b",),
-        rc=Path("/rc"),
-        writable=True,
-        root=True,
-    )
-    enroot.execute(12, ["ls"], shell, environment=("A",))
-    enroot.export("name", Path("/o.sqsh"), shell)
-    enroot.bundle(Path("/i.sqsh"), Path("/o.run"), shell)
-    enroot.remove(["name"], shell)
     assert [" ".join(argv[1:]) for argv in shell.asked] == [
         "version",
         "import --arch aarch64 --output /o.sqsh -- docker://x",
         "digest --arch aarch64 -- docker://x",
-        "create --name name -- /i.sqsh",
-        "start --env A=1 --env TOKEN --mount /a:/b --rc /rc --rw --root -- name a -b",
-        "exec --env A -- 12 ls",
-        "export --output /o.sqsh -- name",
-        "bundle --output /o.run -- /i.sqsh",
-        "remove --force -- name",
     ]
 
 
@@ -183,21 +162,24 @@ def test_a_container_of_the_real_enroot(enroot_program: str, slim: Path, tmp_pat
         {"etc/environment": "GREETING=hello from the image\n", "etc/rc": rc(ImageConfig(), "x"), "etc/fstab": ""}
     )
     pack.pack(slim, layout, image, Compression("lz4"), shell, Told())
-    settings = Settings(temporary=tmp_path, compression=Compression("lz4"), data=tmp_path / "data")
+    env = {**Settings(tmp_path, Compression("lz4")).environment(), "ENROOT_DATA_PATH": str(tmp_path / "data")}
+
+    def call(*words: str) -> str:
+        return shell.stream(["enroot", *words], env=env).stdout
+
     assert enroot.version(shell) > (3, 0)
-    enroot.create(image, "one", shell, settings=settings)
+    call("create", "--name", "one", "--", str(image))
     with pytest.raises(CommandError, match="File already exists"):
-        enroot.create(image, "one", shell, settings=settings)
-    assert enroot.containers(shell, settings=settings) == ["one"]
+        call("create", "--name", "one", "--", str(image))
+    assert call("list").split() == ["one"]
     command = ["sh", "-c", 'echo "$GREETING|$A"; echo new > /new']
-    done = enroot.start("one", command, shell, environment=("A=x y",), writable=True, root=True, settings=settings)
-    assert done.stdout == "hello from the image|x y\n"
+    assert call("start", "--env", "A=x y", "--rw", "--root", "--", "one", *command) == "hello from the image|x y\n"
     with pytest.raises(CommandError, match="ended with status 3"):
-        enroot.start("one", ["sh", "-c", "exit 3"], shell, settings=settings)
+        call("start", "--", "one", "sh", "-c", "exit 3")
     again = tmp_path / "again.sqsh"
-    enroot.export("one", again, shell, settings=settings)
-    enroot.remove(["one"], shell, settings=settings)
-    assert enroot.containers(shell, settings=settings) == []
-    enroot.create(again, "two", shell, settings=settings)
+    call("export", "--output", str(again), "--", "one")
+    call("remove", "--force", "--", "one")
+    assert call("list").split() == []
+    call("create", "--name", "two", "--", str(again))
     assert (tmp_path / "data/two/new").read_text() == "new\n"
-    enroot.remove(["two"], shell, settings=settings)
+    call("remove", "--force", "--", "two")

@@ -188,7 +188,11 @@ def test_docker_pulls_by_digest_and_removes_only_what_was_not_there(
                 self.asked.append(tuple(source))
                 source = ["cat", str(archive)]
             elif argv[0] == "docker":
-                return self.answer(argv)
+                result = self.answer(argv)
+                if on_text is not None:
+                    on_text("out", result.stdout)
+                    on_text("err", result.stderr)
+                return result
             return super().stream(argv, on_text, source=source, **options)
 
     shell = Docker()

@@ -63,7 +63,7 @@ def remove_abandoned(engine: Engine, shell: Shell) -> list[str]:
     words = ["containers", "--all", "--format", "{{.ContainerName}}"]
     if engine.name != "buildah":
         words = ["ps", "--all", "--filter", f"name={_EXPORT}", "--format", "{{.Names}}"]
-    names = shell.run(engine.argv(*words), check=False).stdout.split()
+    names = engines.ask(engine.argv(*words), shell, check=False).stdout.split()
     owned = {name: name for name in names} | _marks(engine)
     me = Owner.this_process()
     gone = [container for container, name in owned.items() if _owner_is_gone(name, me)]
@@ -89,7 +89,7 @@ def _files_of(engine: Engine, name: str, shell: Shell) -> Iterator[list[str]]:
     if engine.name != "buildah":
         yield engine.argv("export", name)
     elif os.geteuid() == 0:
-        mounted = shell.run(engine.argv("mount", name)).stdout.strip()
+        mounted = engines.ask(engine.argv("mount", name), shell).stdout.strip()
         try:
             yield ["tar", "-C", mounted, "-c", "-f", "-", "."]
         finally:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from launcher._util.errors import CommandError, ImageError, MissingProgram, OutsideError
-from launcher._util.shell import Shell
+from launcher._util.shell import Result, Shell
 from launcher.images.build.layout import ImageConfig, parse_config
 
 EngineName = Literal["docker", "podman", "buildah"]
 ORDER: tuple[EngineName, ...] = get_args(EngineName)
 
 _PROBE_S = 30.0
-_PREFIX = "launcher-export"
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,33 @@ def find_engine(shell: Shell, wanted: str | None = None, order: Sequence[EngineN
     raise OutsideError(what, where="--engine" if wanted else None, hint=hint)
 
 
+def ask(
+    argv: Sequence[str],
+    shell: Shell,
+    *,
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+    timeout_s: float | None = None,
+) -> Result:
+    """Run a short command of an engine or of enroot and return its result, with the whole output.
+
+    A command that hangs is ended with SIGTERM first, as all other commands of engines are: it may hold locks of theirs.
+    Raises MissingProgram, CommandError.
+    """
+    written: dict[str, list[str]] = {"out": [], "err": []}
+    result = shell.stream(
+        argv, lambda name, text: written[name].append(text), env=env, check=check, timeout_s=timeout_s
+    )
+    return replace(result, stdout="".join(written["out"]), stderr="".join(written["err"]))
+
+
 def probe(name: EngineName, shell: Shell) -> Engine | str:
     """The engine if it works on this machine, else why not."""
     question = ["info", "--format", "{{json .}}"] if name == "docker" else ["info"]
     if name == "podman":
         question += ["--format", "json"]
     try:
-        result = shell.run([name, *question], check=False, timeout_s=_PROBE_S)
+        result = ask([name, *question], shell, check=False, timeout_s=_PROBE_S)
     except MissingProgram:
         return "not installed"
     except CommandError:
@@ -122,7 +141,7 @@ def _judge(name: EngineName, info: Mapping[str, Any]) -> Engine | str:
 def inspect(engine: Engine, image: str, shell: Shell) -> EngineImage | None:
     """What the engine holds under a name or an ID; None if nothing. Raises CommandError."""
     words = ["inspect", "--type", "image", image] if engine.name == "buildah" else ["image", "inspect", image]
-    result = shell.run(engine.argv(*words), check=False)
+    result = ask(engine.argv(*words), shell, check=False)
     if result.status != 0:
         if re.search(r"no such (image|object)|not known|not found|failed to find", result.stderr, re.IGNORECASE):
             return None

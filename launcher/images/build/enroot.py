@@ -9,12 +9,13 @@ used: with podman it leaves a container behind, because its clean-up calls docke
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import CommandError
 from launcher._util.shell import OnText, Result, Shell
+from launcher.images.build.engines import ask
 from launcher.images.build.pack import BLOCK_BYTES, Compression, processors
 from launcher.images.store.mounts import mount_of
 
@@ -38,16 +39,11 @@ class Settings:
     allow_http: bool = False
     """Plain HTTP: only for registries of this machine."""
 
-    data: Path | None = None
-    """Where containers are kept."""
-
     def environment(self, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
         """The whole environment for enroot."""
         env = dict(os.environ if inherited is None else inherited)
         if self.temporary is not None:
             env["ENROOT_TEMP_PATH"] = str(self.temporary)
-        if self.data is not None:
-            env["ENROOT_DATA_PATH"] = str(self.data)
         if self.compression is not None:
             options = (*self.compression.options, "-b", str(BLOCK_BYTES), "-exit-on-error")
             env["ENROOT_SQUASH_OPTIONS"] = " ".join(options)
@@ -75,7 +71,7 @@ def settings_for(workspace: Path, compression: Compression, *, allow_http: bool)
 
 def version(shell: Shell) -> Version:
     """The version of enroot. Raises MissingProgram."""
-    words = shell.run(["enroot", "version"]).stdout
+    words = ask(["enroot", "version"], shell).stdout
     found = re.search(r"\d+(\.\d+)+", words)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
@@ -99,77 +95,8 @@ def digest(uri: str, shell: Shell, *, architecture: str | None = None, settings:
     """`enroot digest`: of the manifest that an import would fetch now; enroot 4.0 and later."""
     options = ["--arch", architecture] if architecture else []
     env = (settings or Settings()).environment()
-    words = shell.run(["enroot", "digest", *options, "--", uri], env=env, timeout_s=120).stdout
+    words = ask(["enroot", "digest", *options, "--", uri], shell, env=env, timeout_s=120).stdout
     found = re.search(r"sha256:[0-9a-f]{64}", words)
     if found is None:
         raise CommandError(f"enroot digest gave no digest for {uri}: {words.strip()[:200]}")
     return found[0]
-
-
-def create(
-    image: Path, name: str, shell: Shell, *, settings: Settings | None = None, on_text: OnText | None = None
-) -> Result:
-    """`enroot create`: unpack an image to a container of this name."""
-    argv = ["enroot", "create", "--name", name, "--", str(image)]
-    return shell.stream(argv, on_text, env=(settings or Settings()).environment())
-
-
-def start(
-    what: str,
-    command: Sequence[str],
-    shell: Shell,
-    *,
-    environment: Sequence[str] = (),
-    mounts: Sequence[str] = (),
-    rc: Path | None = None,
-    writable: bool = False,
-    root: bool = False,
-    settings: Settings | None = None,
-    on_text: OnText | None = None,
-    check: bool = True,
-) -> Result:
-    """`enroot start`: run a command in a container (by name) or in an image (by path).
-
-    `environment` holds `NAME=VALUE`, or `NAME` for the caller's value: secrets are given like that. `mounts` are lines
-    of fstab(5) with colons for blanks: `/data:/data:none:bind,ro`.
-    """
-    argv = ["enroot", "start"]
-    argv += [word for each in environment for word in ("--env", each)]
-    argv += [word for each in mounts for word in ("--mount", each)]
-    argv += ["--rc", str(rc)] if rc else []
-    argv += ["--rw"] if writable else []
-    argv += ["--root"] if root else []
-    argv += ["--", what, *command]
-    return shell.stream(argv, on_text, env=(settings or Settings()).environment(), check=check)
-
-
-def execute(pid: int, command: Sequence[str], shell: Shell, *, environment: Sequence[str] = ()) -> Result:
-    """`enroot exec`: run a command in the container in which process `pid` runs."""
-    options = [word for each in environment for word in ("--env", each)]
-    return shell.run(["enroot", "exec", *options, "--", str(pid), *command], env=Settings().environment())
-
-
-def containers(shell: Shell, *, settings: Settings | None = None) -> list[str]:
-    """`enroot list`: the names of the containers."""
-    return shell.run(["enroot", "list"], env=(settings or Settings()).environment()).stdout.split()
-
-
-def remove(names: Sequence[str], shell: Shell, *, settings: Settings | None = None) -> Result:
-    """`enroot remove`: delete containers, without asking."""
-    return shell.run(["enroot", "remove", "--force", "--", *names], env=(settings or Settings()).environment())
-
-
-def export(
-    name: str, output: Path, shell: Shell, *, settings: Settings | None = None, on_text: OnText | None = None
-) -> Result:
-    """`enroot export`: pack a container, with what was changed in it, to a new squashfs file."""
-    argv = ["enroot", "export", "--output", str(output), "--", name]
-    return shell.stream(argv, on_text, env=(settings or Settings()).environment())
-
-
-def bundle(
-    image: Path, output: Path, shell: Shell, *, settings: Settings | None = None, on_text: OnText | None = None
-) -> Result:
-    """`enroot bundle`: make a program of an image that unpacks and runs itself."""
-    argv = ["enroot", "bundle", "--output", str(output), "--", str(image)]
-    return shell.stream(argv, on_text, env=(settings or Settings()).environment())

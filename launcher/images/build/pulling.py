@@ -188,7 +188,7 @@ class ByDocker:
         words = ["buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", self.reference.engine_name]
 
         def ask() -> str:
-            return self.shell.run(self.engine.argv(*words), timeout_s=120).stdout
+            return engines.ask(self.engine.argv(*words), self.shell, timeout_s=120).stdout
 
         found_text = re.search(r"sha256:[0-9a-f]{64}", with_retries(ask, self.reference, self.name, report))
         return found_text[0] if found_text else None

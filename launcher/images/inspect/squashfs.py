@@ -1,5 +1,9 @@
 """The squashfs file format: the superblock, and whether unsquashfs can open what follows it.
 
+The superblock is read here and not from the output of `unsquashfs -s`: that program says nothing of a file that is cut
+off behind its superblock, neither names another version of the format nor refuses tables that lie outside the file, and
+is often not installed on a login node, where a truncated image should be noticed all the same.
+
 Sources: Linux `Documentation/filesystems/squashfs.rst`, `fs/squashfs/squashfs_fs.h` and `fs/squashfs/super.c`.
 """
 
