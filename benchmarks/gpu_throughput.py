@@ -60,7 +60,7 @@ def plain(overrides: list[str], gpus: int, directory: Path) -> str:
 
 
 def launched(overrides: list[str], gpus: int, directory: Path) -> str:
-    """The same through the launcher; returns the logs of all ranks."""
+    """Train the same through the launcher and return the logs of all ranks."""
     root = directory / f"runs-{time.time_ns()}"
     argv = [sys.executable, "-m", "launcher", "run", str(RECIPE), "--cluster", "local", "--run-root", str(root)]
     argv += ["--gpus-per-node", str(gpus), *overrides]
@@ -74,7 +74,7 @@ def launched(overrides: list[str], gpus: int, directory: Path) -> str:
 
 
 def seconds_per_iteration(log: str) -> float:
-    """The median of what Bridge logged after the first iterations."""
+    """Return the median of what Bridge logged after the first iterations."""
     times = {int(number): float(ms) / 1e3 for number, ms in ELAPSED.findall(log)}
     measured = [seconds for number, seconds in times.items() if number > MEASURED_AFTER]
     if not measured:

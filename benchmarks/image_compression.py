@@ -90,7 +90,7 @@ def warm(root: Path) -> None:
 
 
 def stand_in(scratch: Path, left_out: Sequence[str]) -> Path:
-    """A tree like a training image: Debian with Python, and this Python's packages, as hard links where they can be."""
+    """Make a tree like a training image: Debian with Python, this Python's packages, as hard links if possible."""
     sys.path.insert(0, str(HERE))
     from tests.images.images import debian_root, missing_programs
 
@@ -110,7 +110,7 @@ def stand_in(scratch: Path, left_out: Sequence[str]) -> Path:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """A copy of hard links; a real one where source and target are on different disks."""
+    """Copy as hard links; copy the bytes where source and target are on different disks."""
     linked = subprocess.run(["cp", "-al", str(source), str(target)], capture_output=True, check=False)
     if linked.returncode:
         shutil.rmtree(target, ignore_errors=True)
@@ -137,7 +137,7 @@ def measure(root: Path, names: Sequence[str], rounds: int, scratch: Path, unpack
 
 
 def least(times: Sequence[tuple[float, float]], which: int) -> float:
-    """The smallest wall (0) or CPU (1) seconds."""
+    """Return the smallest wall (0) or CPU (1) seconds."""
     return min(pair[which] for pair in times)
 
 
@@ -164,14 +164,14 @@ def row(name: str, way: Found, base: Found) -> str:
 
 
 def table(found: dict[str, Found]) -> str:
-    """The result in Markdown."""
+    """Return the result in Markdown."""
     head = ["way", "MB", "ratio", "pack, s", "ratio", "CPU s", "unpack, s", "ratio", "CPU s"]
     rows = [row(name, way, found[REFERENCE]) for name, way in found.items()]
     return "\n".join([f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *rows])
 
 
 def machine(root: Path) -> str:
-    """What the figures depend on."""
+    """Return the facts that the figures depend on."""
     files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
     size = sum(path.stat().st_size for path in files) / 1e6
     text = subprocess.run(["mksquashfs", "-version"], capture_output=True, text=True, check=False).stdout
@@ -183,7 +183,7 @@ def machine(root: Path) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, nargs="?", help="an unpacked root file system")
     parser.add_argument("--rounds", type=int, default=2)

@@ -58,7 +58,7 @@ os._exit(0)
 
 
 def make_run(path: Path, device: str) -> Path:
-    """A run directory whose recipe ends the process in its first line."""
+    """Write a run directory whose recipe ends the process in its first line."""
     code = path / "code"
     (code / "recipe").mkdir(parents=True)
     for target, source in code_files(BridgeRecipe("unused"), None, ROOT):
@@ -73,7 +73,7 @@ def make_run(path: Path, device: str) -> Path:
 
 
 def environment(run: Path) -> dict[str, str]:
-    """The environment of the only rank; byte code is written and used, as in a job."""
+    """Return the environment of the only rank; byte code is written and used, as in a job."""
     rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "NODE_RANK": "0"}
     place = {
         "LAUNCHER_RUN_DIR": str(run),
@@ -141,7 +141,7 @@ def main() -> int:
 
 
 def report(base: list[Start], ours: list[Start]) -> int:
-    """The table of medians, and 1 where the target is missed."""
+    """Print the table of medians; return 1 where the target is missed."""
     pairs = list(zip(base, ours, strict=True))
     outside = statistics.median(mine.outside_s - its.outside_s for its, mine in pairs)
     modules = statistics.median(mine.only_here_s(its) - its.only_here_s(mine) for its, mine in pairs)

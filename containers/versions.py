@@ -48,7 +48,7 @@ class Found:
 
 
 def module(name: str, distribution: str) -> str:
-    """The version of a module after importing it, as it gives it itself or else as its metadata say."""
+    """Import a module and return its version: its own, else that of its metadata."""
     if importlib.util.find_spec(name.partition(".")[0]) is None:
         raise Missing(f"no module {name}")
     try:
@@ -63,7 +63,7 @@ def module(name: str, distribution: str) -> str:
 
 
 def program(name: str, *arguments: str, pattern: str = r"(\d+(?:\.\d+)+[\w.+-]*)") -> str:
-    """The version that a program prints; beside this Python first, then on the PATH."""
+    """Return the version that a program prints; look beside this Python first, then on the PATH."""
     path = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if path is None:
         raise Missing(f"no program {name}")
@@ -74,7 +74,7 @@ def program(name: str, *arguments: str, pattern: str = r"(\d+(?:\.\d+)+[\w.+-]*)
 
 
 def library(name: str) -> ctypes.CDLL:
-    """A shared library, loaded."""
+    """Load a shared library."""
     try:
         return ctypes.CDLL(name)
     except OSError as error:
@@ -85,7 +85,7 @@ def library(name: str) -> ctypes.CDLL:
 
 
 def torch_cuda() -> str:
-    """The CUDA release that torch was built for."""
+    """Return the CUDA release that torch was built for."""
     module("torch", "torch")
     version = importlib.import_module("torch").version.cuda
     if version is None:
@@ -94,7 +94,7 @@ def torch_cuda() -> str:
 
 
 def nccl() -> str:
-    """The version of the NCCL that torch loads, asked of the library itself."""
+    """Return the version of the NCCL that torch loads, as the library reports it."""
     torch_cuda()
     number = ctypes.c_int()
     library("libnccl.so.2").ncclGetVersion(ctypes.byref(number))
@@ -117,7 +117,7 @@ def nvshmem() -> str:
 
 
 def libfabric() -> str:
-    """libfabric as its own tool names it; its library is loaded, too."""
+    """Return libfabric's version as its own tool prints it; load its library, too."""
     own = f"{_EFA}/lib/libfabric.so.1"
     loaded = library(own if Path(own).exists() else "libfabric.so.1")
     tool = f"{_EFA}/bin/fi_info"
@@ -141,7 +141,7 @@ def aws_ofi_nccl() -> str:
 
 
 def rdma_core() -> str:
-    """libibverbs with the providers of ConnectX and EFA, loaded; the version is the system package's."""
+    """Load libibverbs and the providers of ConnectX and EFA; return the version of the system's package."""
     for name in ("libibverbs.so.1", "libmlx5.so.1", "libefa.so.1"):
         library(name)
     return program("dpkg-query", "--show", "--showformat=${Version}", "libibverbs1")
@@ -211,7 +211,7 @@ def ask(name: str) -> Found:
 
 
 def contents(found: Sequence[Found]) -> dict[str, object]:
-    """What is written to the file."""
+    """Return the text of the file."""
     there = {entry.name: entry.text for entry in found if entry.state == "ok"}
     return {**there, "moe_backends": [backend for name, backend in BACKENDS.items() if name in there]}
 

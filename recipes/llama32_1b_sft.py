@@ -15,7 +15,7 @@ from launcher.job.model.hub import instead
 
 
 def configure(hf_path: Path, data: Path) -> ConfigContainer:
-    """Starts from the weights in `hf_path`, a model's directory as Hugging Face has it, with its tokenizer."""
+    """Start from the weights in `hf_path`, a model's directory as Hugging Face has it, with its tokenizer."""
     with instead(str(hf_path)):
         cfg = llama32_1b_sft_config()
     set_source(cfg, hf_path, data)
@@ -40,7 +40,7 @@ def set_source(cfg: ConfigContainer, hf_path: Path, data: Path) -> None:
 
 
 def set_trial(cfg: ConfigContainer) -> None:
-    """The schedule of a trial run, without what few images have."""
+    """Set the schedule of a trial run, and leave out what few images have."""
     # Its kernel is part of APEX.
     cfg.model.gradient_accumulation_fusion = False
     cfg.train.train_iters = 100

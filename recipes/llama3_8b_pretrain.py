@@ -9,7 +9,7 @@ from megatron.bridge.training.config import ConfigContainer
 
 
 def configure() -> ConfigContainer:
-    """Samples of 8192 tokens; each layer on two GPUs (TP=2), which leaves room for them without recomputing."""
+    """Train on samples of 8192 tokens; each layer on two GPUs (TP=2), enough memory without recomputing."""
     cfg = llama3_8b_pretrain_config()
     cfg.model.tensor_model_parallel_size = 2
     cfg.model.sequence_parallel = True

@@ -8,7 +8,7 @@ from megatron.bridge.training.config import ConfigContainer
 
 
 def configure() -> ConfigContainer:
-    """Samples of 4096 tokens; each layer on two GPUs (TP=2), which leaves room for them without recomputing."""
+    """Train on samples of 4096 tokens; each layer on two GPUs (TP=2), enough memory without recomputing."""
     cfg = qwen3_8b_pretrain_config()
     cfg.model.tensor_model_parallel_size = 2
     cfg.model.sequence_parallel = True

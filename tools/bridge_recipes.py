@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def generate() -> dict[str, Any]:
-    """The index of the installed Megatron Bridge; imports it, on CPU where there is no GPU."""
+    """Return the index of the installed Megatron Bridge, imported on CPU where there is no GPU."""
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
     _make_importable()
     logging.disable(logging.WARNING)
@@ -155,7 +155,7 @@ def _of_module(module: ModuleType) -> dict[str, Callable[..., Any]]:
 
 
 def _perf_modules() -> list[ModuleType]:
-    """The performance recipes are a package of packages since 0.6, absent before."""
+    """List the modules of the performance recipes: a package of packages since 0.6, absent before."""
     try:
         perf = importlib.import_module("megatron.bridge.perf_recipes")
     except ImportError:
@@ -165,7 +165,7 @@ def _perf_modules() -> list[ModuleType]:
 
 
 def _entry(name: str, function: Callable[..., Any], found: dict[str, Callable[..., Any]]) -> dict[str, Any]:
-    """What one recipe says of itself by name and place, and what it decides; of an alias, whose it is."""
+    """Describe a recipe by its name, its place and what it decides; an alias by the recipe that it stands for."""
     own = function.__name__
     if own != name and found.get(own) is function:
         return {"alias_of": own}
@@ -174,7 +174,7 @@ def _entry(name: str, function: Callable[..., Any], found: dict[str, Callable[..
 
 
 def described(name: str, module: str) -> dict[str, Any]:
-    """What name and place say."""
+    """Return what the name and the place imply."""
     package, family = module.removeprefix("megatron.bridge.").split(".")[:2]
     matched = _NAME.fullmatch(name)
     said = matched.groupdict() if matched else {}
@@ -235,7 +235,7 @@ def _values(config: Any) -> dict[str, Any]:
 
 
 def _precision(value: Any) -> str | None:
-    """The name that Bridge has for it, else what it computes in."""
+    """Return Bridge's name of the precision, else the type that the recipe computes in."""
     if value is None or isinstance(value, str):
         return value
     from megatron.bridge.training.mixed_precision import MIXED_PRECISION_RECIPES
@@ -249,7 +249,7 @@ def _precision(value: Any) -> str | None:
 
 
 def _tokenizer(config: Any) -> str | None:
-    """The hub's name of a tokenizer that the run itself will load."""
+    """Return the hub's name of a tokenizer that the run itself will load."""
     tokenizer = config.tokenizer
     wanted = getattr(tokenizer, "tokenizer_type", None) == "HuggingFaceTokenizer"
     return str(tokenizer.tokenizer_model) if wanted and tokenizer.tokenizer_model else None

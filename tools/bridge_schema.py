@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def generate() -> dict[str, Any]:
-    """The schema of the installed Megatron Bridge; imports it, on CPU where there is no GPU."""
+    """Return the schema of the installed Megatron Bridge, imported on CPU where there is no GPU."""
     _make_importable()
     from megatron.bridge.training.config import ConfigContainer
 
@@ -132,7 +132,7 @@ def _section(
 
 
 def _classes(key: str, annotated: list[type]) -> Iterator[type]:
-    """The classes whose objects may stand at `key`: for a model every provider, for a dataset every subclass."""
+    """Return the classes whose objects may stand at `key`: for a model every provider, for a dataset every subclass."""
     if key == "model":
         from megatron.bridge.models.model_provider import ModelProviderMixin
 

@@ -37,6 +37,7 @@ class Anything:
         return value
 
     def __call__(self, *_arguments: Any, **_keywords: Any) -> "Anything":
+        """Return this object: calling anything gives anything."""
         return self
 
     def __len__(self) -> int:
@@ -50,7 +51,7 @@ class Anything:
 
 
 def model_class() -> type:
-    """The class of stand-in models: Bridge's own provider with its defaults, which also has every other attribute."""
+    """Return the class of stand-in models: Bridge's own provider with its defaults and with every other attribute."""
     from megatron.bridge.models.gpt_provider import GPTModelProvider
 
     class Model(GPTModelProvider):  # type: ignore[misc]
@@ -68,7 +69,7 @@ def model_class() -> type:
             return value
 
         def to_text_provider(self) -> "Model":
-            """The text part of a vision-language model."""
+            """Return the text part of a vision-language model."""
             return self
 
         def __deepcopy__(self, memo: dict[int, Any]) -> "Model":

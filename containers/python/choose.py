@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def patterns(files: Sequence[Path]) -> list[str]:
-    """The patterns in some files."""
+    """Read the patterns in some files."""
     lines = [line.partition("#")[0].strip() for file in files for line in file.read_text().splitlines()]
     return [line for line in lines if line]
 

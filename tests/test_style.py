@@ -1,0 +1,223 @@
+"""What people read is plain English: messages, help, docstrings, what scripts print, and the documents.
+
+`python tests/test_style.py [PATH ...]` lists what is still to be mended, pending or not (default: everything).
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# What is not mended yet; a path covers everything under it. Remove a line with the commit that cleans its package.
+PENDING: tuple[str, ...] = (
+    "README.md",
+    "docs/architecture.md",
+    "docs/clusters.md",
+    "docs/convert.md",
+    "docs/doctor.md",
+    "docs/images.md",
+    "docs/measurements.md",
+    "docs/network.md",
+    "docs/preflight.md",
+    "docs/profiling.md",
+    "docs/recipes.md",
+    "docs/training.md",
+    "launcher/_util",
+    "launcher/api",
+    "launcher/backends",
+    "launcher/cli/__init__.py",
+    "launcher/cli/commands",
+    "launcher/cli/completion.py",
+    "launcher/cli/following.py",
+    "launcher/cli/main.py",
+    "launcher/cli/planning.py",
+    "launcher/cli/profiling.py",
+    "launcher/cli/progress.py",
+    "launcher/config",
+    "launcher/contract",
+    "launcher/discovery",
+    "launcher/doctor/login",
+    "launcher/doctor/site.py",
+    "launcher/images/build",
+    "launcher/images/grammar.py",
+    "launcher/images/inspect",
+    "launcher/images/manifest.py",
+    "launcher/images/sandbox.py",
+    "launcher/images/store",
+    "launcher/images/verify.py",
+    "launcher/job/backend.py",
+    "launcher/job/config",
+    "launcher/job/convert",
+    "launcher/job/cpu",
+    "launcher/job/data",
+    "launcher/job/doctor",
+    "launcher/job/environment.py",
+    "launcher/job/fetch",
+    "launcher/job/gpus.py",
+    "launcher/job/model",
+    "launcher/job/network",
+    "launcher/job/profiling",
+    "launcher/job/record.py",
+    "launcher/job/result.py",
+    "launcher/job/train.py",
+    "launcher/planning/arguments.py",
+    "launcher/planning/assignments.py",
+    "launcher/planning/container.py",
+    "launcher/planning/environment.py",
+    "launcher/planning/environment_lint_rules.py",
+    "launcher/planning/fabric.py",
+    "launcher/planning/foreseen.py",
+    "launcher/planning/inputs.py",
+    "launcher/planning/memory",
+    "launcher/planning/model.py",
+    "launcher/planning/network.py",
+    "launcher/planning/overrides.py",
+    "launcher/planning/placement.py",
+    "launcher/planning/preflight",
+    "launcher/planning/profiler",
+    "launcher/planning/slurm_options.py",
+    "launcher/planning/step.py",
+    "launcher/report/page",
+    "launcher/report/profiles",
+    "launcher/rundir",
+    "launcher/runtimes",
+    "launcher/slurm",
+    "launcher/watch",
+    "templates/enter.sh.j2",
+)
+
+# A phrase that reads as translated, or a word of our own for what has a usual name, and what to write instead.
+BANNED: dict[str, str] = {
+    r"(?<!there )\b(?:is|are|was|were) no\b(?! (?:longer|more|less|later)\b)": "X is not a Y",
+    r"\b(?:tells|told)\b": "shows, says, reports, or the fact itself",
+    r"\b(?:nobody|whoever)\b": "name who, or use the passive",
+    r"\bof it(?=\s*(?:[.,;:!?)]|$))": "name what it is",
+    r"\bis what\b": "make the noun the subject",
+    r"\b(?:house|rooms?)\b": "space, package, directory",
+    r"\bverbs?\b": "command",
+    r"\b(?:foreseen|hindrance|misfit|surroundings)\b": "the field's term",
+}
+PATTERNS = [(re.compile(pattern, re.IGNORECASE | re.MULTILINE), better) for pattern, better in BANNED.items()]
+
+
+class Hit(NamedTuple):
+    path: str
+    line: int
+    text: str
+    better: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.text}  (better: {self.better})"
+
+
+def files() -> list[Path]:
+    found = [*ROOT.glob("launcher/**/*.py"), *ROOT.glob("recipes/**/*.py"), *ROOT.glob("tools/*.py")]
+    found += [*ROOT.glob("templates/*.j2"), *ROOT.glob("containers/**/*.sh"), *ROOT.glob("tools/*.sh")]
+    found += [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("containers/**/*.md")]
+    found += [ROOT / "entrypoint.py", ROOT / "srun.sh", ROOT / "Makefile"]
+    return sorted(found)
+
+
+def python_texts(source: str) -> Iterator[tuple[int, str]]:
+    """Yield every piece of prose, which has white space; the values in an f-string are `{}`."""
+    return ((line, text) for line, text in python_strings(source) if re.search(r"\s", text))
+
+
+def python_strings(source: str) -> Iterator[tuple[int, str]]:
+    parts: set[ast.AST] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            parts.update(node.values)
+            yield (
+                node.lineno,
+                "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values),
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in parts:
+            yield node.lineno, node.value
+
+
+def shell_texts(source: str) -> Iterator[tuple[int, str]]:
+    """Yield quoted words with white space in them, of lines that are not comments."""
+    for number, line in enumerate(source.splitlines(), 1):
+        if line.lstrip().startswith("#"):
+            continue
+        for quoted in re.findall(r'"((?:[^"\\]|\\.)*\s(?:[^"\\]|\\.)*)"', line):
+            yield number, quoted
+
+
+def markdown_texts(source: str) -> Iterator[tuple[int, str]]:
+    """Yield lines outside code blocks, without what is set in code type."""
+    in_code = False
+    for number, line in enumerate(source.splitlines(), 1):
+        if line.startswith("```"):
+            in_code = not in_code
+        elif not in_code:
+            yield number, re.sub(r"`[^`]*`", "``", line)
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    source = path.read_text()
+    if path.suffix == ".py":
+        return python_texts(source)
+    if path.suffix == ".md":
+        return markdown_texts(source)
+    return shell_texts(source)
+
+
+def hits_in(path: Path) -> list[Hit]:
+    found = []
+    for line, text in texts(path):
+        for pattern, better in PATTERNS:
+            for match in pattern.finditer(text):
+                around = text[max(0, match.start() - 40) : match.end() + 30].strip()
+                at = line + text.count("\n", 0, match.start())
+                found.append(Hit(str(path.relative_to(ROOT)), at, " ".join(around.split()), better))
+    return found
+
+
+def is_pending(path: Path) -> bool:
+    name = str(path.relative_to(ROOT))
+    return any(name == entry or name.startswith(f"{entry}/") for entry in PENDING)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in files() if not is_pending(path)], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_what_people_read_is_plain_english(path: Path) -> None:
+    hits = hits_in(path)
+    assert not hits, "\n" + "\n".join(map(str, hits))
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("{} is no recipe", 1),
+        ("there is no recipe; it is no longer there", 0),
+        ("only running it tells", 1),
+        ("nobody uses the rest of it.", 2),
+        ("of its files", 0),
+        ("`launcher VERB --help`", 1),
+    ],
+)
+def test_banned_phrases_are_found(text: str, count: int) -> None:
+    assert sum(bool(pattern.search(text)) for pattern, _ in PATTERNS) == count
+
+
+def test_every_kind_of_text_is_read() -> None:
+    assert list(python_texts('fail(f"{x} is no {y}", "word")')) == [(1, "{} is no {}")]
+    assert list(shell_texts('# "a comment"\nfail "is no $x" "word"')) == [(2, "is no $x")]
+    assert list(markdown_texts("a `b c`\n```\nd\n```\ne")) == [(1, "a ``"), (5, "e")]
+
+
+if __name__ == "__main__":
+    only = [str(Path(argument)) for argument in sys.argv[1:]]
+    for file in files():
+        relative = str(file.relative_to(ROOT))
+        if not only or any(relative == prefix or relative.startswith(f"{prefix}/") for prefix in only):
+            print(*hits_in(file), sep="\n", end="\n" if hits_in(file) else "")
