@@ -38,6 +38,7 @@ test: install lint types layers unit
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/vulture
 
 types: install
 	$(BIN)/mypy
