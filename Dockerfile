@@ -4,8 +4,8 @@
 #   docker build -t megatron-lm .                                      on NVIDIA's PyTorch image (the default)
 #   docker build -t megatron-lm --build-arg BASE_IMAGE=... .           on another base, see below
 #
-# What a base lacks is added, what it has is kept: containers/*.sh look first. docs/images.md tells which steps were
-# executed and where, and how to change a version.
+# What a base lacks is added, what it has is kept: containers/*.sh look first. docs/measurements/dockerfile.md lists which
+# steps were executed and where; docs/how-to/images.md shows how to change a version.
 
 # --- Pinned versions; the source of each stands above it. ------------------------------------------------------------
 

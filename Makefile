@@ -11,12 +11,13 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo build test lint types layers unit soak golden requirements schema bench clean
+.PHONY: help install demo build test lint types layers unit soak golden requirements schema bench docs reference clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLD_BRIDGE := .venv-bridge-0.3.1
+DOCS_VENV := .venv-docs
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -67,8 +68,20 @@ schema: install ## regenerate the schemas of Bridge's configuration and the inde
 requirements: install ## resolve the requirement files anew
 	UV=$$PWD/$(BIN)/uv requirements/compile.sh
 
+docs: $(DOCS_VENV)/.installed ## the site of docs/, into build/site; every link is checked, nothing is fetched
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+
+$(DOCS_VENV)/.installed: requirements/docs.txt | $(STAMP)
+	[[ -x $(DOCS_VENV)/bin/python ]] || $(BIN)/python -m venv $(DOCS_VENV)
+	uv=$$(command -v uv || echo $(BIN)/uv); UV_SYSTEM_CERTS=true "$$uv" pip install --quiet \
+		--python $(DOCS_VENV)/bin/python --no-deps --require-hashes --requirement requirements/docs.txt
+	@touch $@
+
+reference: install ## write docs/reference anew from the code
+	$(BIN)/python tools/reference.py
+
 bench: install
 	$(BIN)/python benchmarks/startup.py
 
 clean:
-	rm -rf $(VENV) $(OLD_BRIDGE) dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLD_BRIDGE) $(DOCS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Resolve cpu.in and gpu.in into files with exact versions and hashes. Usage: requirements/compile.sh [extra uv options]
+# Resolve cpu.in, gpu.in and docs.in into files with exact versions and hashes. Usage: requirements/compile.sh [extra uv options]
 #   cpu.txt    the launcher, its development tools and the CPU training stack, without torch
 #   torch.txt  torch and the CUDA libraries that its wheel on PyPI asks for, with the same versions as cpu.txt was resolved with
 #   gpu.txt    the training stack of a GPU image
+#   docs.txt   the builder of the documentation's site, in an environment of its own (make docs)
 #   bridge-0.3.1.txt  an older Megatron Bridge on Python 3.11 and CPU, for the tests, without torch: that is torch.txt's too
 # torch is apart so that another index can serve it (TORCH_INDEX, see the Makefile).
 set -euo pipefail
@@ -21,6 +22,7 @@ cuda='^(torch|nvidia-(cublas|cuda|cudnn|cufft|cufile|curand|cusolver|cusparse|cu
 awk -v cuda="$cuda" -v torch="$work/torch.txt" -v rest="$work/cpu.txt" \
     '/^[A-Za-z0-9]/ { out = ($0 ~ cuda) ? torch : rest } { print > out }' "$work/all.txt"
 compile --override overrides.txt --python-version 3.12 --python-platform x86_64-manylinux_2_39 gpu.in --output-file "$work/gpu.txt"
+compile --python-version 3.12 docs.in --output-file "$work/docs.txt"
 
 # What an output file holds already is preferred: so both have the same versions as far as possible, and torch is the same.
 old=bridge-0.3.1
@@ -30,6 +32,6 @@ awk -v cuda="$cuda" -v torch="$work/old-torch.txt" -v rest="$work/$old.txt" \
     '/^[A-Za-z0-9]/ { out = ($0 ~ cuda) ? torch : rest } { print > out }' "$work/old.txt"
 cmp "$work/torch.txt" "$work/old-torch.txt"
 
-for name in cpu torch gpu "$old"; do
+for name in cpu torch gpu docs "$old"; do
     { echo "# Written by requirements/compile.sh; do not edit."; cat "$work/$name.txt"; } >"$name.txt"
 done

@@ -1,21 +1,70 @@
-"""The documents name what is there."""
+"""The documents name what exists, their commands parse, and generated pages are those of the code."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from launcher import __version__
 from launcher.cli.main import VERBS, parse, verb_parser
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+GENERATED = "<!-- Written by `make reference`"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and mkdocs make them."""
+    headings = re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE), re.M
+    )
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {re.sub(r"[- ]+", "-", heading).strip("-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-        assert (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text()):
+        led_to = page.parent / target if target else page
+        assert led_to.exists(), target
+        assert not anchor or anchor in anchors(led_to), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_sentence_has_a_line_of_its_own(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```|^ {4}.*?$|^\|.*?$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"`[^`\n]*`", "`x`", re.sub(r"^[ #]*\d+\. ", "", prose, flags=re.MULTILINE))
+    assert not re.findall(r"^.*[a-z0-9)`][.?!] +[A-Z`].*$", prose, re.MULTILINE)
+
+
+def test_every_page_is_on_the_site() -> None:
+    named = set(re.findall(r"- ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert named == {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.is_relative_to(ROOT / "docs")}
+
+
+def test_generated_pages_are_those_of_the_code() -> None:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "tools/reference.py")
+    assert spec and spec.loader
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    pages = reference.pages()
+    directory = ROOT / "docs/reference"
+    assert {path.name for path in directory.glob("*.md") if path.read_text().startswith(GENERATED)} == set(pages)
+    for name, text in pages.items():
+        assert (directory / name).read_text() == text, f"docs/reference/{name} differs from the code: make reference"
+
+
+def test_the_changelog_has_the_version() -> None:
+    headings = re.findall(r"^## \[(.+?)\](.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == ("Unreleased", "")
+    assert headings[1][0] == __version__
+    assert re.fullmatch(r" - \d{4}-\d\d-\d\d", headings[1][1])
 
 
 def test_the_readme_has_every_verb() -> None:
@@ -26,7 +75,7 @@ def test_the_readme_has_every_verb() -> None:
 def commands() -> list[str]:
     """Calls of `launcher` in code blocks, continued lines put together."""
     found = []
-    for page in PAGES:
+    for page in (page for page in PAGES if not page.read_text().startswith(GENERATED)):
         for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text().replace("\\\n", " "), re.MULTILINE | re.DOTALL):
             # Where a block shows prompts, the other lines are output.
             prompt = "$ " if "$ " in block else ""
@@ -42,7 +91,8 @@ def test_commands_in_the_documents_are_understood(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", sorted(set(re.findall(r"`?make (\w+)", " ".join(page.read_text() for page in PAGES))))
+    "target",
+    sorted(set(re.findall(r"(?:`|^ *)make (\w+)", "\n".join(page.read_text() for page in PAGES), re.MULTILINE))),
 )
 def test_make_targets_in_the_documents_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

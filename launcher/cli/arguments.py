@@ -86,7 +86,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_profiling(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("profiling (docs/profiling.md)")
+    group = parser.add_argument_group("profiling (docs/how-to/profiling.md)")
     add = group.add_argument
     add("--nsys", action="store_true", default=None, help="profile with Nsight Systems")
     add("--profiler", metavar="NAME", help="profile with torch, viztracer, memory, or path.py:Class")

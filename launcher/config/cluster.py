@@ -17,7 +17,7 @@ EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class ExpectedPerformance(BaseModel):
-    """What a healthy node reaches; None where nobody has measured it."""
+    """Figures of a healthy node, for `launcher doctor`; leave out what was not measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,8 +52,8 @@ class Cluster(BaseModel):
     """The network between nodes. None: the profile does not say."""
 
     network: Literal["require", "warn", "off"] = "warn"
-    """What happens to a run whose NCCL does not select this fabric: it ends with the reason, goes on with a warning,
-    or nobody looks."""
+    """What happens to a run whose NCCL does not select this fabric: it ends with the reason (`require`), goes on with a
+    warning (`warn`), or is not checked (`off`)."""
 
     nics_per_node: Annotated[int, Field(gt=0)] | None = None
     """Devices of the fabric on a node: EFA devices, or InfiniBand HCAs for GPU traffic."""
@@ -65,7 +65,7 @@ class Cluster(BaseModel):
     """Nodes that NVLink joins: 1 where it ends at the node, 18 for a rack of GB200 NVL72."""
 
     topology: Literal["block"] | None = None
-    """Slurm's topology plugin, where a job may ask for parts of it: `block` understands --segment."""
+    """Slurm's topology plugin, where a job may ask for a part of the topology: `block` understands --segment."""
 
     numa_binding: bool = True
     """Whether each rank is bound to the CPUs and the memory next to its GPU, within what Slurm gave it."""
@@ -123,8 +123,14 @@ class Cluster(BaseModel):
     """srun's --mpi: `none`, `pmix`, `pmi2`; see `srun --mpi=list`."""
 
     partition: str | None = None
+    """Slurm's --partition."""
+
     account: str | None = None
+    """Slurm's --account."""
+
     qos: str | None = None
+    """Slurm's --qos."""
+
     time_limit: str | None = None
     """Slurm's notation, such as `30:00` (minutes and seconds) or `1-12:00:00`."""
 

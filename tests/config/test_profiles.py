@@ -143,7 +143,7 @@ def test_infiniband_and_nvlink_domains_by_site(name: str, env: dict[str, str], o
 
 
 def test_the_document_has_a_row_for_each() -> None:
-    text = (resource("configs").parent / "docs" / "clusters.md").read_text()
+    text = (resource("configs").parent / "docs" / "how-to" / "cluster-profiles.md").read_text()
     assert sorted(re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)) == NAMES
 
 

@@ -57,7 +57,7 @@ THREE_LAYERS_OF_QWEN3_30B_A3B = {
 @pytest.mark.parametrize(
     ("world_size", "changes", "measured_gib"),
     [
-        # Peaks by torch's count on H200 GPUs (docs/preflight.md): Llama 3.2 1B, sequence 8192, micro-batch 2.
+        # Peaks by torch's count on H200 GPUs (docs/measurements/memory.md): Llama 3.2 1B, sequence 8192, micro-batch 2.
         pytest.param(1, {}, 47.3, id="1 GPU"),
         pytest.param(1, {"micro": 1}, 34.1, id="micro-batch 1"),
         pytest.param(1, FULL, 29.8, id="full recomputation"),

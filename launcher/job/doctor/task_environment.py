@@ -28,7 +28,7 @@ def started_check(seconds: Optional[float], expected: Expected) -> Check:
             name,
             value,
             "the image is unpacked slowly",
-            "keep the image on a fast file system and scratch on the node's own disk; see docs/images.md",
+            "keep the image on a fast file system and scratch on the node's own disk; see docs/how-to/images.md",
             seconds,
         )
     return ok(name, value, seconds)

@@ -1,0 +1,345 @@
+"""Write the reference pages of docs/reference from the code: `make reference`. A test compares them with it."""
+
+import argparse
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from launcher._util import errors
+from launcher.cli import arguments
+from launcher.cli.main import VERBS, verb_parser
+from launcher.config import load
+from launcher.config.cluster import Cluster, Expectation
+from launcher.config.image import ImageSpec
+from launcher.config.request import Request
+
+ROOT = Path(__file__).resolve().parent.parent
+DIRECTORY = ROOT / "docs" / "reference"
+NOTE = "<!-- Written by `make reference` from the code; do not edit. -->\n"
+
+
+def pages() -> dict[str, str]:
+    """Return every generated page: its file's name and its text."""
+    return {
+        "command-line.md": command_line(),
+        "cluster-profile.md": cluster_profile(),
+        "request.md": request(),
+        "defaults.md": defaults(),
+        "exit-status.md": exit_status(),
+        "image-description.md": image_description(),
+    }
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def sentences(text: str) -> str:
+    """Put each sentence of a paragraph on a line of its own."""
+    return re.sub(r"(?<=[a-z0-9`)\"'])([.?!]) (?=[A-Z`])", r"\1\n", " ".join(text.split()))
+
+
+def prose(text: str) -> str:
+    """Turn the text of a help page into Markdown: paragraphs, and indented lines as code."""
+    parts = []
+    for block in text.strip("\n").split("\n\n"):
+        code = all(line.startswith("  ") for line in block.splitlines())
+        parts.append(f"```\n{textwrap.dedent(block)}\n```" if code else sentences(escaped(block)))
+    return "\n\n".join(parts)
+
+
+def escaped(text: str) -> str:
+    """Keep what Markdown would take for HTML as it is."""
+    return re.sub(r"<(?=[a-zA-Z/])", r"\\<", text)
+
+
+def cell(text: str) -> str:
+    """Return text for a table: one line, its bars escaped."""
+    return " ".join(escaped(text).split()).replace("|", "\\|")
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(cell(entry) for entry in line)} |" for line in lines)
+
+
+# --- Command line -----------------------------------------------------------------------------------------------------
+
+
+def command_line() -> str:
+    """Return the page of all commands and options."""
+    parts = [
+        "# Command line",
+        "Options may stand before and after RECIPE and KEY=VALUE.\n"
+        "`--json` prints one object on standard output; text for people goes to standard error.\n"
+        "[Exit status](exit-status.md) lists what a command returns.",
+        table(
+            ("command", "what it does"),
+            [(f"[`launcher {name}`](#launcher-{name})", text) for name, text in VERBS.items()],
+        ),
+    ]
+    for name in VERBS:
+        parts += command(verb_parser(name), 2)
+    return page(*parts)
+
+
+def command(parser: argparse.ArgumentParser, level: int) -> Iterator[str]:
+    """Yield the parts of one command and of those below it."""
+    yield f"{'#' * level} {parser.prog}"
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    positional = [action for action in parser._actions if not action.option_strings and action not in below]
+    words = [parser.prog, *(["COMMAND"] if below else []), *map(argument, positional)]
+    options = any(action.option_strings and action.dest != "help" for action in parser._actions)
+    yield f"```\n{' '.join([*words, *(['[OPTION ...]'] if options else [])])}\n```"
+    if parser.description:
+        yield prose(parser.description)
+    for group in parser._action_groups:
+        rows = [
+            (spelling(action), parser._get_formatter()._expand_help(action) if action.help else "")
+            for action in group._group_actions
+            if action.dest != "help" and action.help != argparse.SUPPRESS and action not in below
+        ]
+        if rows:
+            title = {"positional arguments": "argument", "options": "option"}.get(group.title or "", f"{group.title}")
+            yield table((title, "meaning"), rows)
+    if parser.epilog:
+        yield prose(parser.epilog)
+    for action in below:
+        for each in dict.fromkeys(action.choices.values()):
+            yield from command(each, level + 1)
+
+
+def argument(action: argparse.Action) -> str:
+    """Return a positional argument as a usage line shows it."""
+    name = action.metavar if isinstance(action.metavar, str) else action.dest
+    return {"?": f"[{name}]", "*": f"[{name} ...]", "+": f"{name} [{name} ...]"}.get(str(action.nargs), name)
+
+
+def spelling(action: argparse.Action) -> str:
+    """Return how an option or an argument is written."""
+    if not action.option_strings:
+        return f"`{argument(action)}`"
+    value = ""
+    if action.nargs != 0:
+        choices = "|".join(map(str, action.choices)) if action.choices else None
+        value = f" {action.metavar or choices or action.dest.upper()}"
+    return ", ".join(f"`{name}{value if name.startswith('--') else ''}`" for name in action.option_strings)
+
+
+# --- Models -----------------------------------------------------------------------------------------------------------
+
+
+def field_docs(model: type[BaseModel]) -> dict[str, str]:
+    """Return the string below each field of a model; one below several fields is that of all of them."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+    found: dict[str, str] = {}
+    waiting: list[str] = []
+    for node in ast.iter_child_nodes(body):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            waiting.append(node.target.id)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and waiting:
+            found[waiting[-1]] = str(node.value.value)
+            waiting = []
+    return found
+
+
+def kind(annotation: Any) -> str:
+    """Describe the type of a field in words and literals."""
+    origin = get_origin(annotation)
+    inner = [each for each in get_args(annotation) if each is not NoneType]
+    if origin is Annotated:
+        return kind(inner[0])
+    if origin is Literal:
+        return ", ".join(f'`"{each}"`' for each in inner)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(kind(each) for each in inner))
+    if origin is tuple:
+        return f"list of {kind(inner[0])}"
+    if origin is dict:
+        return f"table of {kind(inner[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "table"
+    return {str: "text", int: "integer", float: "number", bool: "`true` or `false`"}.get(annotation, str(annotation))
+
+
+def default(field: FieldInfo) -> str:
+    """Return a field's default as TOML writes it; nothing where there is none."""
+    value = field.get_default(call_default_factory=True) if not field.is_required() else None
+    if value is None or value in ("", (), {}) or isinstance(value, BaseModel | Path):
+        return "required" if field.is_required() else ""
+    return f"`{str(value).lower() if isinstance(value, bool) else repr(value).replace(chr(39), chr(34))}`"
+
+
+def keys(model: type[BaseModel], *, leave_out: tuple[str, ...] = (), prefix: str = "") -> str:
+    """Return the table of a model's keys."""
+    docs = field_docs(model)
+    rows = []
+    for name, field in model.model_fields.items():
+        if name not in leave_out:
+            if name not in docs:
+                raise SystemExit(f"{model.__name__}.{name} has no documentation below it")
+            rows.append((f"`{prefix}{name}`", kind(field.annotation), default(field), docs[name]))
+    return table(("key", "value", "default", "meaning"), rows)
+
+
+def cluster_profile() -> str:
+    """Return the page of a cluster profile's keys."""
+    return page(
+        "# Cluster profile keys",
+        "A profile is a TOML file; its name is the file's name without `.toml`.\n"
+        "[Describe a cluster](../how-to/cluster-profiles.md) shows how to write one.\n"
+        "An unknown key is refused.",
+        keys(Cluster, leave_out=("name", "expect")),
+        "`unset = [KEY, ...]` names keys of the extended profile that do not count: `nics_per_node`, `env.NCCL_IB_SL`.",
+        "## [expect]",
+        sentences(inspect.cleandoc(Expectation.__doc__ or "")),
+        keys(Expectation, prefix="expect."),
+    )
+
+
+def image_description() -> str:
+    """Return the page of the keys of an image's description."""
+    return page(
+        "# Image description keys",
+        "`launcher image build NAME` builds an image as `configs/images/NAME.toml` describes it, "
+        "or `~/.config/launcher/images/NAME.toml`.\n"
+        "[Images](../how-to/images.md) has an example.",
+        keys(ImageSpec, leave_out=("directory",)),
+    )
+
+
+# --- Requests ---------------------------------------------------------------------------------------------------------
+
+
+def options_of_requests() -> dict[str, tuple[str, str]]:
+    """Return for each key of a request its option and that option's help."""
+    found: dict[str, tuple[str, str]] = {}
+    for parser in (verb_parser("run"), verb_parser("submit")):
+        for action in parser._actions:
+            key = arguments._NAMES.get(action.dest, action.dest)
+            if key in Request.model_fields and action.help != argparse.SUPPRESS:
+                found.setdefault(key, (spelling(action), parser._get_formatter()._expand_help(action)))
+    return found
+
+
+def request() -> str:
+    """Return the page of a request's keys, which are those of a job file."""
+    docs, options = field_docs(Request), options_of_requests()
+    rows = []
+    for name, field in Request.model_fields.items():
+        option, text = options.get(name, ("", ""))
+        if name.startswith("default_"):
+            continue
+        rows.append((f"`{name}`", option, kind(field.annotation), default(field), docs.get(name) or text))
+    return page(
+        "# Request and job file",
+        "A request is everything that a user says about one run.\n"
+        "Options of `launcher run`, `submit` and `plan` fill it, "
+        "and so does a job file: a TOML file with the keys below, given in place of RECIPE.",
+        "```toml\n# job.toml: launcher submit job.toml train.train_iters=50\n"
+        'recipe = "recipes/llama3_8b_pretrain.py"     # as seen from this file\n'
+        'settings = ["train.train_iters=100", "train.global_batch_size=64"]\n'
+        'cluster = "mine"\nnodes = 4\ntime_limit = "2:00:00"\nenv = ["NCCL_DEBUG=INFO"]\n\n'
+        "[sbatch]\nexclusive = true\n```",
+        f"An option wins over the file.\n"
+        f"Lists that both give are joined, the command line's last and thus strongest: {names(load_lists())}.\n"
+        f"An unknown key is refused.\n"
+        f"[Which value wins](defaults.md) has the whole order.",
+        table(("key", "option", "value", "default", "meaning"), rows),
+    )
+
+
+def load_lists() -> tuple[str, ...]:
+    """Return the keys whose values a job file and the command line add up, as load_request has them."""
+    for node in ast.walk(ast.parse(inspect.getsource(load.load_request))):
+        if isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple) and "options[key]" in ast.unparse(node):
+            return tuple(str(ast.literal_eval(each)) for each in node.iter.elts)
+    raise SystemExit("load_request no longer joins lists in a loop over a tuple of keys: mend tools/reference.py")
+
+
+def names(words: tuple[str, ...]) -> str:
+    """Return words as code, with commas."""
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def defaults() -> str:
+    """Return the page of the order in which values win."""
+    options = options_of_requests()
+    rows = [
+        (f"`{key}`", options[key][0], f"`LAUNCHER_{key.upper()}`", "yes" if key in Cluster.model_fields else "")
+        for key in load._DEFAULTS
+    ]
+    return page(
+        "# Which value wins",
+        "The first that gives a value counts:",
+        "1. the option on the command line;\n"
+        "2. the variable `LAUNCHER_*`;\n"
+        "3. `launcher.toml` in the current directory;\n"
+        "4. `~/.config/launcher/config.toml` (`XDG_CONFIG_HOME` moves it);\n"
+        "5. the job file;\n"
+        "6. the cluster profile, where it has such a key;\n"
+        "7. a default of the launcher's.",
+        "Variables and the two configuration files may set only what belongs to a user or a directory:",
+        table(("key", "option", "variable", "in a cluster profile"), rows),
+        "Everything else belongs to one run: give it on the command line or in a [job file](request.md).\n"
+        "`launcher plan` shows the origin of every value.",
+    )
+
+
+def exit_status() -> str:
+    """Return the page of exit statuses and of the errors behind them."""
+    rows = []
+    for name, error in vars(errors).items():
+        if isinstance(error, type) and issubclass(error, errors.LauncherError) and error is not errors.LauncherError:
+            rows.append((f"`{name}`", str(error.exit_status), (error.__doc__ or "").split("\n\n")[0]))
+    return page(
+        "# Exit status",
+        table(
+            ("status", "meaning"),
+            [
+                ("0", "done"),
+                ("1", "the run failed or stopped early, or a check found a fault"),
+                ("2", "the request was wrong, nothing was started"),
+                ("3", "the outside world failed: Slurm, disk, network, a program"),
+                ("130", "Ctrl-C"),
+            ],
+        ),
+        "With `--json` an error is an object on standard output: "
+        "`error` with `kind`, `message`, `where` and `hint`, and `exit_status`.",
+        table(("kind", "status", "meaning"), rows),
+    )
+
+
+def page(*parts: str) -> str:
+    """Return a page of these parts."""
+    return NOTE + "\n" + "\n\n".join(parts) + "\n"
+
+
+def main() -> int:
+    """Write the pages; with --check only compare, and return 1 where one differs."""
+    stale = [name for name, text in pages().items() if not same(DIRECTORY / name, text)]
+    if "--check" in sys.argv:
+        print(*(f"docs/reference/{name} differs from the code: make reference" for name in stale), sep="\n")
+        return int(bool(stale))
+    for name in stale:
+        (DIRECTORY / name).write_text(pages()[name])
+        print(f"written: docs/reference/{name}")
+    return 0
+
+
+def same(path: Path, text: str) -> bool:
+    """Say whether a file has this text."""
+    return path.is_file() and path.read_text() == text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
