@@ -3,12 +3,17 @@
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from launcher import __version__
-from launcher.cli.main import VERBS, parse, verb_parser
+from launcher.cli.main import VERBS, main, parse, verb_parser
+from launcher.config.image import ImageSpec
+from launcher.config.load import load_cluster
+from launcher.config.load import parse as parse_model
+from launcher.config.request import Request
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -88,6 +93,32 @@ def test_commands_in_the_documents_are_understood(command: str) -> None:
     _, verb, *arguments = shlex.split(command, comments=True)
     parsed = parse(verb_parser(verb), arguments)
     assert vars(parsed)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [one for one in commands() if re.match("launcher plan recipes/(?!.*--check-config).*--cluster local", one)],
+)
+def test_plans_in_the_documents_can_be_made(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    misspelt = "train.train_iter=" in command
+    assert main(shlex.split(command, comments=True)[1:]) == (2 if misspelt else 0)
+
+
+def toml_blocks() -> list[str]:
+    texts = (page.read_text() for page in PAGES)
+    return [block for text in texts for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+
+
+@pytest.mark.parametrize("block", toml_blocks())
+def test_files_in_the_documents_are_valid(block: str, tmp_path: Path) -> None:
+    if "extends = " in block:
+        (tmp_path / "mine.toml").write_text(block)
+        assert load_cluster("mine", {"HOME": "/nowhere", "LAUNCHER_CLUSTERS": str(tmp_path)})
+    elif "dockerfile = " in block:
+        assert parse_model(ImageSpec, tomllib.loads(block), where="the block")
+    else:
+        assert parse_model(Request, tomllib.loads(block), where="the block")
 
 
 @pytest.mark.parametrize(

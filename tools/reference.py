@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 import textwrap
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -24,6 +25,18 @@ from launcher.config.request import Request
 
 ROOT = Path(__file__).resolve().parent.parent
 DIRECTORY = ROOT / "docs" / "reference"
+JOB_FILE = """\
+# job.toml: launcher submit job.toml train.train_iters=50
+recipe = "recipes/llama3_8b_pretrain.py"     # as seen from this file
+assignments = ["train.train_iters=100", "train.global_batch_size=64"]
+cluster = "mine"
+nodes = 4
+time_limit = "2:00:00"
+env = ["NCCL_DEBUG=INFO"]
+
+[sbatch]
+exclusive = true
+"""
 NOTE = "<!-- Written by `make reference` from the code; do not edit. -->\n"
 
 
@@ -233,6 +246,7 @@ def options_of_requests() -> dict[str, tuple[str, str]]:
 
 def request() -> str:
     """Return the page of a request's keys, which are those of a job file."""
+    load.parse(Request, tomllib.loads(JOB_FILE), where="the example of a job file")
     docs, options = field_docs(Request), options_of_requests()
     rows = []
     for name, field in Request.model_fields.items():
@@ -245,11 +259,7 @@ def request() -> str:
         "A request is everything that a user says about one run.\n"
         "Options of `launcher run`, `submit` and `plan` fill it, "
         "and so does a job file: a TOML file with the keys below, given in place of RECIPE.",
-        "```toml\n# job.toml: launcher submit job.toml train.train_iters=50\n"
-        'recipe = "recipes/llama3_8b_pretrain.py"     # as seen from this file\n'
-        'settings = ["train.train_iters=100", "train.global_batch_size=64"]\n'
-        'cluster = "mine"\nnodes = 4\ntime_limit = "2:00:00"\nenv = ["NCCL_DEBUG=INFO"]\n\n'
-        "[sbatch]\nexclusive = true\n```",
+        f"```toml\n{JOB_FILE}```",
         f"An option wins over the file.\n"
         f"Lists that both give are joined, the command line's last and thus strongest: {names(load_lists())}.\n"
         f"An unknown key is refused.\n"
