@@ -16,7 +16,8 @@ from launcher.config.load import parse as parse_model
 from launcher.config.request import Request
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "containers/README.md", ROOT / "configs/models/README.md"]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 GENERATED = "<!-- Written by `make reference`"
 
 
@@ -39,6 +40,15 @@ def test_links_lead_somewhere(page: Path) -> None:
         led_to = page.parent / target if target else page
         assert led_to.exists(), target
         assert not anchor or anchor in anchors(led_to), f"{target}#{anchor}"
+
+
+def test_pages_that_the_code_names_exist() -> None:
+    files = [ROOT / "Dockerfile", ROOT / "mkdocs.yml", ROOT / "Makefile"]
+    for folder in ("launcher", "templates", "containers", "configs", "recipes", "tools", "benchmarks"):
+        files += [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".j2", ".sh", ".conf", ".md")]
+    named = {(name, name_of(file)) for file in files for name in re.findall(r"\bdocs/[\w-]+/[\w/-]+\.md\b", file.read_text())}
+    assert named
+    assert [each for each in sorted(named) if not (ROOT / each[0]).is_file()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -72,7 +82,7 @@ def test_the_changelog_has_the_version() -> None:
     assert re.fullmatch(r" - \d{4}-\d\d-\d\d", headings[1][1])
 
 
-def test_the_readme_has_every_verb() -> None:
+def test_the_readme_has_every_command() -> None:
     table = set(re.findall(r"^\| `launcher (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert table == set(VERBS)
 

@@ -1,11 +1,13 @@
-"""What people read is plain English: messages, help, docstrings, what scripts print, and the documents.
+"""What people read is plain English: messages, help, docstrings, comments, what scripts print, and the documents.
 
 `python tests/test_style.py [PATH ...]` lists what is still to be mended, pending or not (default: everything).
 """
 
 import ast
+import io
 import re
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -109,14 +111,22 @@ class Hit(NamedTuple):
 def files() -> list[Path]:
     found = [*ROOT.glob("launcher/**/*.py"), *ROOT.glob("recipes/**/*.py"), *ROOT.glob("tools/*.py")]
     found += [*ROOT.glob("templates/*.j2"), *ROOT.glob("containers/**/*.sh"), *ROOT.glob("tools/*.sh")]
-    found += [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("containers/**/*.md")]
+    found += [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("containers/**/*.md"),
+        *ROOT.glob("configs/**/*.md"),
+    ]
     found += [ROOT / "entrypoint.py", ROOT / "srun.sh", ROOT / "Makefile"]
     return sorted(found)
 
 
 def python_texts(source: str) -> Iterator[tuple[int, str]]:
-    """Yield every piece of prose, which has white space; the values in an f-string are `{}`."""
-    return ((line, text) for line, text in python_strings(source) if re.search(r"\s", text))
+    """Yield comments and every piece of prose, which has white space; the values in an f-string are `{}`."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+    yield from ((line, text) for line, text in python_strings(source) if re.search(r"\s", text))
 
 
 def python_strings(source: str) -> Iterator[tuple[int, str]]:
@@ -133,9 +143,10 @@ def python_strings(source: str) -> Iterator[tuple[int, str]]:
 
 
 def shell_texts(source: str) -> Iterator[tuple[int, str]]:
-    """Yield quoted words with white space in them, of lines that are not comments."""
+    """Yield comments, and of other lines quoted words with white space in them."""
     for number, line in enumerate(source.splitlines(), 1):
-        if line.lstrip().startswith("#"):
+        if line.lstrip().startswith(("#", "{#")):
+            yield number, line
             continue
         for quoted in re.findall(r'"((?:[^"\\]|\\.)*\s(?:[^"\\]|\\.)*)"', line):
             yield number, quoted
@@ -200,8 +211,8 @@ def test_banned_phrases_are_found(text: str, count: int) -> None:
 
 
 def test_every_kind_of_text_is_read() -> None:
-    assert list(python_texts('fail(f"{x} is no {y}", "word")')) == [(1, "{} is no {}")]
-    assert list(shell_texts('# "a comment"\nfail "is no $x" "word"')) == [(2, "is no $x")]
+    assert list(python_texts('fail(f"{x} is no {y}", "word")  # a')) == [(1, "# a"), (1, "{} is no {}")]
+    assert list(shell_texts('# a comment\nfail "is no $x" "word"')) == [(1, "# a comment"), (2, "is no $x")]
     assert list(markdown_texts("a `b c`\n```\nd\n```\ne")) == [(1, "a ``"), (5, "e")]
 
 

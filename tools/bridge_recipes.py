@@ -129,7 +129,7 @@ def _elsewhere(found: dict[str, Callable[..., Any]]) -> dict[str, Any]:
     package = importlib.import_module("megatron.bridge.recipes")
     (root,) = package.__path__
     entries: dict[str, Any] = {}
-    # By files: a directory without __init__.py is no package to pkgutil, and yet can be imported.
+    # By files: pkgutil leaves out a directory without __init__.py, which can be imported all the same.
     for path in sorted(Path(root).rglob("*.py")):
         module = ".".join((package.__name__, *path.relative_to(root).with_suffix("").parts))
         if path.name == "__init__.py" or ".utils." in module:

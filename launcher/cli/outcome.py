@@ -13,7 +13,7 @@ def tell(run: RunDirectory, outcome: dict[str, Any]) -> None:
     word = outcome["outcome"]
     first = outcome.get("first_failing_rank") or {}
     colour = {"finished": "green", "stopped": "yellow"}.get(word, "red")
-    # A failure's reason is its first failing rank, which is told below.
+    # A failure's reason is its first failing rank, which is shown below.
     reason = f" ({outcome['reason']})" if outcome.get("reason") and not first else ""
     say(f"{coloured(word, colour)}{reason}{_numbers(outcome)}")
     if first:

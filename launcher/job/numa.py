@@ -132,7 +132,7 @@ def prefer_memory(node: int) -> Optional[str]:
     mask = (ctypes.c_ulong * (node // bits + 1))()
     mask[node // bits] = 1 << node % bits
     library = ctypes.CDLL(None, use_errno=True)
-    # The kernel reads one bit less than it is told.
+    # The kernel reads one bit less than it is given.
     most = ctypes.c_ulong(len(mask) * bits + 1)
     if library.syscall(ctypes.c_long(number), ctypes.c_long(_MPOL_PREFERRED), ctypes.byref(mask), most) == 0:
         return None
