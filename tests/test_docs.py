@@ -46,7 +46,9 @@ def test_pages_that_the_code_names_exist() -> None:
     files = [ROOT / "Dockerfile", ROOT / "mkdocs.yml", ROOT / "Makefile"]
     for folder in ("launcher", "templates", "containers", "configs", "recipes", "tools", "benchmarks"):
         files += [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".j2", ".sh", ".conf", ".md")]
-    named = {(name, name_of(file)) for file in files for name in re.findall(r"\bdocs/[\w-]+/[\w/-]+\.md\b", file.read_text())}
+    named = {
+        (name, name_of(file)) for file in files for name in re.findall(r"\bdocs/[\w-]+/[\w/-]+\.md\b", file.read_text())
+    }
     assert named
     assert [each for each in sorted(named) if not (ROOT / each[0]).is_file()] == []
 

@@ -19,7 +19,7 @@ from launcher._util import errors
 from launcher.cli import arguments
 from launcher.cli.main import VERBS, verb_parser
 from launcher.config import load
-from launcher.config.cluster import Cluster, Expectation
+from launcher.config.cluster import Cluster, ExpectedPerformance
 from launcher.config.image import ImageSpec
 from launcher.config.request import Request
 
@@ -214,8 +214,8 @@ def cluster_profile() -> str:
         keys(Cluster, leave_out=("name", "expect")),
         "`unset = [KEY, ...]` names keys of the extended profile that do not count: `nics_per_node`, `env.NCCL_IB_SL`.",
         "## [expect]",
-        sentences(inspect.cleandoc(Expectation.__doc__ or "")),
-        keys(Expectation, prefix="expect."),
+        sentences(inspect.cleandoc(ExpectedPerformance.__doc__ or "")),
+        keys(ExpectedPerformance, prefix="expect."),
     )
 
 

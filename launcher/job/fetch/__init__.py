@@ -61,7 +61,9 @@ def fetch_all(config: Any, rank: Rank, init: Optional[str] = None) -> None:
             need.section.pretrained_checkpoint = str(needs.snapshot(need.name, need.revision))
     other = needs.unsupported_field(config)
     if ours and other is not None:
-        notes.add(f"{other}: not fetched beforehand, so each rank asks the hub for it (see docs/how-to/hugging-face-hub.md)")
+        notes.add(
+            f"{other}: not fetched beforehand, so each rank asks the hub for it (see docs/how-to/hugging-face-hub.md)"
+        )
         offline.set_offline(False)
 
 
