@@ -38,6 +38,7 @@ def test_what_ships_lies_under_the_package(site: Path) -> None:
                 assert f"launcher/share/{path}/{file.name}" in names
     assert "launcher/share/entrypoint.py" in names
     assert not [name for name in names if not name.startswith(("launcher/", "megatron_launcher-"))]
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
 def test_the_wheel_plans_and_runs(site: Path, tmp_path: Path) -> None:
