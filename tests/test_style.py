@@ -57,7 +57,6 @@ PENDING: tuple[str, ...] = (
     "launcher/job/result.py",
     "launcher/job/train.py",
     "launcher/planning/arguments.py",
-    "launcher/planning/container.py",
     "launcher/planning/environment.py",
     "launcher/planning/environment_lint_rules.py",
     "launcher/planning/fabric.py",

@@ -22,6 +22,7 @@ from launcher.config import load
 from launcher.config.cluster import Cluster, ExpectedPerformance
 from launcher.config.image import ImageSpec
 from launcher.config.request import Request
+from launcher.contract.paths import AttemptPaths, RunPaths
 
 ROOT = Path(__file__).resolve().parent.parent
 DIRECTORY = ROOT / "docs" / "reference"
@@ -49,6 +50,7 @@ def pages() -> dict[str, str]:
         "defaults.md": defaults(),
         "exit-status.md": exit_status(),
         "image-description.md": image_description(),
+        "run-directory.md": run_directory(),
     }
 
 
@@ -327,6 +329,48 @@ def exit_status() -> str:
         "`error` with `kind`, `message`, `where` and `hint`, and `exit_status`.",
         table(("kind", "status", "meaning"), rows),
     )
+
+
+# --- Run directory ----------------------------------------------------------------------------------------------------
+
+
+def run_directory() -> str:
+    """Return the page of a run directory's paths."""
+    return page(
+        "# The run directory",
+        "The run directory is the only database; there is no daemon.\nAny process may be killed at any point.",
+        "## A run: `<run root>/<name>/<run id>/`",
+        paths_table(RunPaths(Path("RUN"))),
+        "- `code/` holds entrypoint.py, launcher/job, launcher/contract, models/, and recipe/ with the *.py beside the "
+        "recipe: all that is on sys.path in the job, so later edits do not reach a queued run.\n"
+        "- Each line of `journal.jsonl` is fsync'd: the intent before a step, the result after it.\n"
+        "- Secrets stand in `plan.json` by name only.\n"
+        "- A new run directory is made under a temporary name and renamed.\n"
+        "  Where its start is refused it is removed.\n"
+        "- A resumed run keeps its `code/` and gets a new plan; plan and scripts of the attempt before are kept in that "
+        "attempt's directory.",
+        "## An attempt: `attempts/NNN/`",
+        "An attempt is one execution of the run; `latest` links to the newest.",
+        paths_table(AttemptPaths(Path("RUN"))),
+        "[What a program gets and writes](program-contract.md) has the form of the records.",
+    )
+
+
+def paths_table(paths: RunPaths | AttemptPaths) -> str:
+    """Return the table of all paths of a class; in names `NNNN` stands for a rank, `N` for another number."""
+    rows = []
+    for name, member in vars(type(paths)).items():
+        if isinstance(member, property):
+            path = getattr(paths, name)
+        elif inspect.isfunction(member) and not name.startswith("_"):
+            path = getattr(paths, name)(0 if "int" in str(member.__annotations__) else "NNN")
+        else:
+            continue
+        text = inspect.cleandoc(member.__doc__ or "").removeprefix("Return the path of ")
+        if isinstance(path, Path) and path != paths.path:
+            place = str(path.relative_to(paths.path)).replace("0000", "NNNN").replace("-0", "-N")
+            rows.append((place, text[0].upper() + text[1:]))
+    return table(("path", "what it is"), [(f"`{place}`", text) for place, text in sorted(rows)])
 
 
 def page(*parts: str) -> str:

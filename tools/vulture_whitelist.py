@@ -106,15 +106,21 @@ _.run_inspect
 _.run_list
 _.run_verify
 
-# Read by templates/page.html.j2.
+# Read by templates.
+_.inside_template
+_.nsys_program
+_.removal_template
+_.srun_template
 _.half
 _.numeric
 _.still
 _.tone
 
+# What only tests compare with: files of a runtime's own, a name that a template writes.
+_.MODELS
+_.own_files
+
 # Dead, or used by tests alone: to be removed.
-_.DIFFERENCES
-_.DIFFERENT_FILES
 _.DIFFERENT_VARIABLES
 _.INIT
 _.Recorder
@@ -122,7 +128,6 @@ _.STATES
 _.Silent
 _.accounting
 _.asked_for_nodes
-_.bundle
 _.communication_us
 _.interrupted
 _.model_parameters
