@@ -162,7 +162,7 @@ def train(job: Job, request: dict[str, Any], device: str, timeline: Timeline) ->
 
     from .config import versions
     from .model import forward
-    from .model.weights import complete
+    from .model.weights import require_all_tensors
 
     versions.require_callbacks(bridge.pretrain)
     forward_step = forward.choose(job.config, request)

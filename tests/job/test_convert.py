@@ -191,7 +191,7 @@ def test_an_altered_tensor_is_named_with_its_difference(one: dict[str, list[dict
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("tensor missing", "the weights lack a tensor that the model has: Can't find model.layers.1.mlp.down_proj"),
+        ("tensor missing", "the weights lack a tensor of the model: Can't find model.layers.1.mlp.down_proj"),
         ("unknown", "Megatron Bridge cannot convert this model: Model architecture not supported by AutoBridge"),
         ("other architecture", "the checkpoint's model is not what"),
         ("no experts", "--ep 2: this model has no experts"),
@@ -252,17 +252,17 @@ def shorten(path: Path) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a shard is missing": (
         lambda path: (path / SECOND).unlink(),
-        "weight files are missing: 1, the first is model-00002",
+        "1 weight files are missing; the first is model-00002",
     ),
     "a shard is missing and no index": (
         lambda path: remove(path / SECOND, path / hf_files.INDEX),
-        "weight files are missing: 1",
+        "1 weight files are missing",
     ),
-    "a shard is cut short": (lambda path: shorten(path / SECOND), "it is not whole"),
-    "a shard is something else": (lambda path: (path / SECOND).write_text("<html>"), "no readable safetensors file"),
+    "a shard is cut short": (lambda path: shorten(path / SECOND), "is incomplete: it has"),
+    "a shard is something else": (lambda path: (path / SECOND).write_text("<html>"), "cannot be read as safetensors"),
     "the index names more": (
         lambda path: (path / hf_files.INDEX).write_text(json.dumps({"weight_map": {"x": SECOND}})),
-        "names 1 tensors that their files lack, the first is x",
+        "lists 1 tensors that their files lack; the first is x",
     ),
     "no config.json": (lambda path: (path / "config.json").unlink(), "has no config.json"),
     "no weights": (

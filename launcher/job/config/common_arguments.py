@@ -33,7 +33,7 @@ def prepared(function: Callable[..., Any], common: Mapping[str, str]) -> Callabl
         later = dict(old)
         model = {"hf_path": later.pop("hf_path")} if "hf_path" in later else {}
         config = (versions.tolerant(function) if model else function)(**{**more, **given}, **model)
-        if model and hub.replaced_by() is None:
+        if model and hub.overriding_model() is None:
             raise UserError(
                 "hf_path= would change nothing: this recipe makes its model without Hugging Face's configuration",
                 where=f"hf_path={model['hf_path']}",

@@ -26,7 +26,7 @@ def load(recipe: Mapping[str, str], arguments: Mapping[str, str], base: Path) ->
     name. Raises UserError, one sentence for each thing that can be wrong; `where` is the place in the user's own file.
     Functions of Bridge find the architectures that ship (hub.py) and take the keywords of older releases (versions.py).
     """
-    with hub.architectures(), versions.old_keywords():
+    with hub.provide_architectures(), versions.old_keywords():
         return _load(recipe, arguments, base)
 
 

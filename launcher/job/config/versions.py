@@ -98,7 +98,7 @@ def tolerant(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments, **given)
         _refuse_unknown(function.__name__, old, list(parameters), _caller())
         own = {name: value for name, value in given.items() if name in parameters}
-        with hub.instead(old.pop("hf_path", None)):
+        with hub.override_model(old.pop("hf_path", None)):
             config = function(*arguments, **own)
         legacy_kwargs.apply(config, old)
         names = ", ".join(name for name in given if name not in own)
