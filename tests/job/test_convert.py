@@ -252,11 +252,11 @@ def shorten(path: Path) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a shard is missing": (
         lambda path: (path / SECOND).unlink(),
-        "1 weight files are missing; the first is model-00002",
+        "weight files are missing: 1, the first is model-00002",
     ),
     "a shard is missing and no index": (
         lambda path: remove(path / SECOND, path / hf_files.INDEX),
-        "1 weight files are missing",
+        "weight files are missing: 1",
     ),
     "a shard is cut short": (lambda path: shorten(path / SECOND), "is incomplete: it has"),
     "a shard is something else": (lambda path: (path / SECOND).write_text("<html>"), "cannot be read as safetensors"),

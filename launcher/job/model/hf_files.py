@@ -62,7 +62,7 @@ def read_weights(directory: Path) -> Weights:
     names = sorted(set(listed.values())) if listed is not None else _shards(directory)
     if absent:
         raise UserError(
-            f"{len(absent)} weight files are missing; the first is {absent[0]}",
+            f"weight files are missing: {len(absent)}, the first is {absent[0]}",
             where=str(directory),
             hint=_AGAIN,
         )
