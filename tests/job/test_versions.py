@@ -94,6 +94,6 @@ def pretrain_since_0_3(_config: Any, _forward_step_func: Any, callbacks: Any = N
 
 
 def test_a_bridge_without_callbacks_cannot_be_run() -> None:
-    with pytest.raises(UserError, match=r"0\.3\.0 is the first"):
+    with pytest.raises(UserError, match=r"needs Megatron Bridge 0\.3\.0 or later"):
         versions.require_callbacks(pretrain_of_0_2)
     versions.require_callbacks(pretrain_since_0_3)
