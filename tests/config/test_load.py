@@ -67,7 +67,7 @@ def test_the_users_own_profile_hides_a_shipped_one(home: dict[str, str]) -> None
         ('runtime = "docker"\n', "runtime: Input should be 'pyxis', 'enroot', 'bwrap' or 'none'"),
         ('architecture = "sparc"\n', "architecture: Input should be 'x86_64' or 'aarch64'"),
         ('scratch = ""\n', "scratch: String should have at least 1 character"),
-        ('[env]\nRANK = "0"\n', "RANK is set for each rank"),
+        ('[env]\nRANK = "0"\n', "RANK cannot be set: step.sh sets it for each rank"),
         ('[env]\nHF_TOKEN = "hf_x"\n', "looks like a secret"),
         ("= 8\n", "cannot be read"),
         ('extends = "broken"\n', "circle: broken -> broken"),
@@ -100,7 +100,7 @@ def test_the_first_layer_that_says_it_wins(home: dict[str, str], tmp_path: Path)
     ("options", "sentence"),
     [
         ({"env": ("HF_TOKEN=hf_x",)}, "pass it on by name: --env HF_TOKEN"),
-        ({"env": ("RANK=1",)}, "RANK is set for each rank"),
+        ({"env": ("RANK=1",)}, "RANK cannot be set: step.sh sets it for each rank"),
         ({"env": ("LAUNCHER_RUN_DIR=/x",)}, "is set for each rank"),
         ({"env": ("1A=1",)}, "no name of an environment variable"),
         ({"name": "a b"}, "a run's name is"),

@@ -96,7 +96,7 @@ def test_cloudais_cache_is_found_where_the_profile_says(tmp_path: Path, file: Pa
 
 def test_what_is_not_there_is_refused_with_the_way_to_get_it(tmp_path: Path, file: Path) -> None:
     error = refused("nvcr.io#nvidia/nemo:26.08", tmp_path)
-    assert error.hint == f"Import it once, so that no job has to: launcher image import {REFERENCE} --cluster mine"
+    assert error.hint == f"Import it once, instead of in each job: launcher image import {REFERENCE} --cluster mine"
     error = refused("./nothing.sqsh", tmp_path)
     assert "no image ./nothing.sqsh" in error.message
     error = refused("x.sqsh", tmp_path)
