@@ -154,7 +154,7 @@ def _followed(path: Path, text: str) -> Path:
     if not path.exists():
         others = sorted(other.name for other in path.parent.glob("*.sqsh")) if path.parent.is_dir() else []
         hint = f"{path.parent} has: {', '.join(others[:8])}." if others else "Check the path."
-        raise ImageError(f"the image {text} does not exist", where=str(path), hint=hint)
+        raise ImageError(f"there is no image {text}", where=str(path), hint=hint)
     return path
 
 

@@ -100,7 +100,7 @@ def test_the_first_layer_that_says_it_wins(home: dict[str, str], tmp_path: Path)
     ("options", "sentence"),
     [
         ({"env": ("HF_TOKEN=hf_x",)}, "pass it on by name: --env HF_TOKEN"),
-        ({"env": ("RANK=1",)}, "RANK cannot be set: step.sh sets it for each rank"),
+        ({"env": ("RANK=1",)}, "RANK is set for each rank"),
         ({"env": ("LAUNCHER_RUN_DIR=/x",)}, "is set for each rank"),
         ({"env": ("1A=1",)}, "no name of an environment variable"),
         ({"name": "a b"}, "a run's name is"),
