@@ -100,7 +100,7 @@ def test_what_is_not_there_is_refused_with_the_way_to_get_it(tmp_path: Path, fil
     error = refused("./nothing.sqsh", tmp_path)
     assert "no image ./nothing.sqsh" in error.message
     error = refused("x.sqsh", tmp_path)
-    assert "pyxis would look for it in a registry" in error.message
+    assert "pyxis would search a registry for it" in error.message
     assert "./x.sqsh" not in (error.hint or "")
     shutil.copy(file, tmp_path / "x.sqsh")
     assert "write ./x.sqsh" in (refused("x.sqsh", tmp_path).hint or "")
