@@ -342,12 +342,12 @@ def run_directory() -> str:
         "## A run: `<run root>/<name>/<run id>/`",
         paths_table(RunPaths(Path("RUN"))),
         "- `code/` holds entrypoint.py, launcher/job, launcher/contract, models/, and recipe/ with the *.py beside the "
-        "recipe: all that is on sys.path in the job, so later edits do not reach a queued run.\n"
+        "recipe: all that is on sys.path in the job, so that later edits do not reach a queued run.\n"
         "- Each line of `journal.jsonl` is fsync'd: the intent before a step, the result after it.\n"
         "- Secrets stand in `plan.json` by name only.\n"
         "- A new run directory is made under a temporary name and renamed.\n"
         "  Where its start is refused it is removed.\n"
-        "- A resumed run keeps its `code/` and gets a new plan; plan and scripts of the attempt before are kept in that "
+        "- A resumed run keeps its `code/` and gets a new plan; plan and scripts of an earlier attempt are kept in that "
         "attempt's directory.",
         "## An attempt: `attempts/NNN/`",
         "An attempt is one execution of the run; `latest` links to the newest.",

@@ -1,7 +1,8 @@
-"""What the user wrote: the cluster's profile and the request, as frozen values, and how they are found and layered.
+"""Configuration that users and sites write, as frozen values: where it is found, and which value wins.
 
-cluster   a profile: facts about a site, from configs/clusters/*.toml or the user's own
-request   what one run is: command line, LAUNCHER_* variables, configuration files, job file
-load      where the files are, which value wins, errors with file and key
-origin    why a profile says what it says: each value with its comment, its file, and what it replaced
+cluster   a cluster profile: facts about a site, from configs/clusters/*.toml or the user's own directory
+request   one run: command line, LAUNCHER_* variables, configuration files, job file
+image     image descriptions: what `launcher image build` can build
+load      finding and layering the files, errors with file and key
+origins   each value of a profile with its comment, its file, and the values that it replaces
 """

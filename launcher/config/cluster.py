@@ -1,4 +1,4 @@
-"""A cluster's profile: what is true of a site, whoever uses it."""
+"""The cluster profile: facts about a site that hold for all of its users."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,147 +17,149 @@ EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class ExpectedPerformance(BaseModel):
-    """Figures of a healthy node, for `launcher doctor`; leave out what was not measured."""
+    """Performance of a healthy node; None where it has not been measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     matmul_tflops: Annotated[float, Field(gt=0)] | None = None
-    """A bf16 matrix product of 8192 x 8192 x 8192 on one GPU, dense, TFLOP/s."""
+    """Dense bf16 matrix product of 8192 x 8192 x 8192 on one GPU, TFLOP/s."""
 
     all_reduce_node_gbs: Annotated[float, Field(gt=0)] | None = None
-    """Bus bandwidth of a large all-reduce over the GPUs of a node, GB/s (10^9 bytes)."""
+    """Bus bandwidth of a large all-reduce over the GPUs of one node, GB/s (10^9 bytes per second)."""
 
     all_reduce_gbs: Annotated[float, Field(gt=0)] | None = None
     """Bus bandwidth of a large all-reduce across nodes, GB/s."""
 
 
 class Cluster(BaseModel):
-    """One profile. Values that a site does not state are left to Slurm's own defaults."""
+    """A cluster profile. Where a site states no value, Slurm's own default applies."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    """The profile's name: its file's name without `.toml`."""
+    """The profile's name: the file name without `.toml`."""
 
     description: str = ""
     """One line for `launcher clusters list`."""
 
     extends: str | None = None
-    """The profile that this one changes."""
+    """The profile that this one is based on."""
 
     scheduler: Literal["slurm", "local"] = "slurm"
-    """Who starts the ranks: Slurm, or the launcher itself on this machine."""
+    """What starts the ranks: Slurm, or the launcher itself on this machine."""
 
     fabric: Fabric | None = None
-    """The network between nodes. None: the profile does not say."""
+    """The network between nodes; None if the profile does not state it."""
 
     network: Literal["require", "warn", "off"] = "warn"
-    """What happens to a run whose NCCL does not select this fabric: it ends with the reason (`require`), goes on with a
-    warning (`warn`), or is not checked (`off`)."""
+    """What happens to a run whose NCCL does not select this fabric: `require` ends it with the reason, `warn` lets it
+    continue with a warning, `off` disables the check."""
 
     nics_per_node: Annotated[int, Field(gt=0)] | None = None
-    """Devices of the fabric on a node: EFA devices, or InfiniBand HCAs for GPU traffic."""
+    """Number of fabric devices on a node: EFA devices, or InfiniBand HCAs for GPU traffic."""
 
     sharp: bool = False
-    """Whether the switches reduce (SHARP) and NCCL is to use it: NCCL_COLLNET_ENABLE=1 and what belongs to it."""
+    """Whether NCCL uses in-network reduction (SHARP): sets NCCL_COLLNET_ENABLE=1 and the related variables."""
 
     nvlink_domain_nodes: Annotated[int, Field(gt=0)] = 1
-    """Nodes that NVLink joins: 1 where it ends at the node, 18 for a rack of GB200 NVL72."""
+    """Number of nodes in one NVLink domain: 1 where NVLink ends at the node, 18 for a rack of GB200 NVL72."""
 
     topology: Literal["block"] | None = None
-    """Slurm's topology plugin, where a job may ask for a part of the topology: `block` understands --segment."""
+    """Slurm's topology plugin, if jobs can request parts of the topology: `block` supports --segment."""
 
     numa_binding: bool = True
-    """Whether each rank is bound to the CPUs and the memory next to its GPU, within what Slurm gave it."""
+    """Whether each rank is bound to the CPUs and memory next to its GPU, within the CPUs that Slurm allocated."""
 
     gpu: Text | None = None
-    """The GPU's type in NVIDIA's short form: A100, H100, H200, B200, B300, GB200, GB300."""
+    """The GPU model in NVIDIA's short form: A100, H100, H200, B200, B300, GB200, GB300."""
 
     expect: ExpectedPerformance = Field(default_factory=ExpectedPerformance)
-    """Figures of a healthy node, for `launcher doctor`."""
+    """Performance of a healthy node, which `launcher doctor` compares with."""
 
     device: Literal["auto", "gpu", "cpu"] = "gpu"
-    """What ranks compute on. `gpu` ends a run that sees none, `cpu` selects the gloo back end, `auto` looks."""
+    """What ranks compute on. `gpu` ends a run that finds no GPU, `cpu` selects the gloo backend, `auto` detects."""
 
     gpus_per_node: Annotated[int, Field(gt=0, le=1024)] | None = None
-    """GPUs of a node: as many ranks are started on each."""
+    """Number of GPUs on a node; one rank is started for each."""
 
     cpus_per_task: Annotated[int, Field(gt=0)] | None = None
-    """CPUs of one rank."""
+    """Number of CPUs for one rank."""
 
     runtime: Runtime = "none"
-    """How a task enters its image: through pyxis' options of srun, through enroot or bubblewrap (`bwrap`), which the
-    launcher's own enter.sh calls on each node, or not at all (bare metal)."""
+    """How a task enters its image: `pyxis` through srun's options, `enroot` or `bwrap` (bubblewrap) through enter.sh
+    on each node, `none` not at all (bare metal)."""
 
     image: Text | None = None
-    """The image of a run that names none, said as in --image: a name in the store, a reference, an absolute path."""
+    """The image of runs that name none, as in --image: a name in the store, a reference, or an absolute path."""
 
     image_store: Text | None = None
-    """The directory of the launcher's images, on a file system that every node sees; `~` and `$NAME` are expanded.
-    Default: `launcher/images/NAME OF THE PROFILE` below XDG_DATA_HOME (`~/.local/share`)."""
+    """The directory of the launcher's images, on a file system that all nodes share; `~` and `$NAME` are expanded.
+    Default: `launcher/images/PROFILE` below XDG_DATA_HOME (`~/.local/share`)."""
 
     image_directories: tuple[Text, ...] = ()
-    """Further directories where a reference's image file is looked for, such as CloudAI's cache; never written to."""
+    """Further directories that are searched for the image file of a reference, such as CloudAI's cache; read only."""
 
     architecture: Literal["x86_64", "aarch64"] | None = None
-    """What the nodes are, as `uname -m` prints it: an image of another kind is refused. None: not checked."""
+    """Architecture of the nodes, as `uname -m` prints it; images of another one are refused. None: not checked."""
 
     container_writable: bool = True
-    """Whether a container's root can be written: Megatron compiles helpers and caches below its own directories."""
+    """Whether a container's root is writable: Megatron compiles helpers and writes caches into its own directories."""
 
     scratch: Text | None = None
-    """A directory of each node's own disk, where enroot and bwrap unpack images (and keep a container's /tmp); it is
-    expanded on the node: `/raid/$USER`. Default: `${TMPDIR:-/tmp}` (bwrap), enroot's own ENROOT_DATA_PATH (enroot)."""
+    """A directory on each node's local disk, where enroot and bwrap unpack images (and keep a container's /tmp), such
+    as `/raid/$USER`; variables are expanded on the node. Default: `${TMPDIR:-/tmp}` for bwrap, ENROOT_DATA_PATH for
+    enroot."""
 
     python: str | None = None
-    """The interpreter that runs the entrypoint: default `python3` in a container, the launcher's own without one."""
+    """The interpreter that runs the entrypoint. Default: `python3` in a container, else the launcher's own."""
 
     launcher_python: Text | None = None
-    """The interpreter that runs the launcher's own functions on the nodes (image builds, a verdict where no container
-    starts): default the one that the launcher itself runs with."""
+    """The interpreter that runs the launcher's own functions on the nodes (image builds, the verdict of a run whose
+    container does not start). Default: the interpreter of this launcher."""
 
     run_root: str | None = None
-    """The directory of all runs, on a file system that every node sees; `~` and `$NAME` are expanded."""
+    """The directory of all runs, on a file system that all nodes share; `~` and `$NAME` are expanded. Default: `runs`
+    in the current directory."""
 
     mpi: str | None = None
-    """srun's --mpi: `none`, `pmix`, `pmi2`; see `srun --mpi=list`."""
+    """The value of srun's --mpi: `none`, `pmix`, `pmi2`; see `srun --mpi=list`."""
 
     partition: str | None = None
-    """Slurm's --partition."""
+    """The Slurm partition. Default: Slurm's default partition."""
 
     account: str | None = None
-    """Slurm's --account."""
+    """The Slurm account. Default: the user's default account."""
 
     qos: str | None = None
-    """Slurm's --qos."""
+    """The Slurm quality of service. Default: Slurm's choice."""
 
     time_limit: str | None = None
-    """Slurm's notation, such as `30:00` (minutes and seconds) or `1-12:00:00`."""
+    """The time limit in Slurm's notation, such as `30:00` (minutes and seconds) or `1-12:00:00`."""
 
     directives: dict[str, bool | int | str] = Field(default_factory=dict)
-    """sbatch's options by their long names: a value sets one, true adds a flag, false removes a rendered one."""
+    """sbatch options by their long names: a value sets the option, true adds a flag, false removes a generated one."""
 
     srun_args: tuple[str, ...] = ()
-    """Further arguments of the step's srun, each whole: `--network=...`."""
+    """Further arguments of the step's srun, one string each: `--network=...`."""
 
     mounts: tuple[str, ...] = ()
-    """`SRC[:DST[:ro]]` of every container; where the runtime is none, there are none."""
+    """`SRC[:DST[:ro]]` for every container; without effect where the runtime is `none`."""
 
     env: dict[EnvironmentName, str] = Field(default_factory=dict)
     """Variables of each rank, set inside the container."""
 
     host_env: dict[EnvironmentName, str] = Field(default_factory=dict)
-    """Variables on srun's side, for enroot's hooks: NVIDIA_VISIBLE_DEVICES, MELLANOX_VISIBLE_DEVICES, ..."""
+    """Variables outside the container, for enroot's hooks: NVIDIA_VISIBLE_DEVICES, MELLANOX_VISIBLE_DEVICES, ..."""
 
     inherit: tuple[EnvironmentName, ...] = ()
-    """Names that the submitting shell passes on, besides the few that every task gets."""
+    """Names of variables that are passed on from the submitting shell, in addition to those that every task gets."""
 
     @field_validator("env", "host_env")
     @classmethod
     def _no_rank_variables_and_no_secrets(cls, values: dict[str, str]) -> dict[str, str]:
         for name in values:
             if name in RANK_VARIABLES:
-                raise ValueError(f"{name} is set for each rank by step.sh and cannot be given")
+                raise ValueError(f"{name} cannot be set: step.sh sets it for each rank")
             if is_secret(name):
-                raise ValueError(f"{name} looks like a secret: name it in `inherit` and set it in your shell")
+                raise ValueError(f"{name} looks like a secret: list its name in `inherit` and set it in your shell")
         return values

@@ -1,4 +1,4 @@
-"""What `launcher image build` builds: a Dockerfile with its arguments, under a name."""
+"""Image descriptions, which `launcher image build` builds: a Dockerfile with its arguments, under a name."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from launcher.config.load import config_home, parse, read_toml
 
 
 class ImageSpec(BaseModel):
-    """One image that can be built: `configs/images/NAME.toml`."""
+    """An image that can be built, from `configs/images/NAME.toml`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -19,26 +19,26 @@ class ImageSpec(BaseModel):
     """One line for `launcher image build --help` and errors."""
 
     dockerfile: str = "Dockerfile"
-    """Relative to the project's top (a user's own file: to that file's directory)."""
+    """Path relative to the project's root; in a user's own description relative to that file's directory."""
 
     context: str = "."
-    """The directory that the build may read, relative like `dockerfile`."""
+    """The directory that the build may read (its context), relative like `dockerfile`."""
 
     target: str | None = None
-    """The stage to build; None is the last."""
+    """The stage to build; None means the last one."""
 
     name: str = Field(min_length=1)
     """NAME[:TAG]: the image's name in the store, as in `--image NAME`."""
 
     build_args: dict[str, str] = Field(default_factory=dict)
-    """ARGs of the Dockerfile."""
+    """Values for the ARGs of the Dockerfile."""
 
     directory: Path = Path()
-    """Where relative paths begin; set when the file is read."""
+    """The directory that relative paths are relative to; set when the file is read."""
 
 
 def image_specs(environ: Mapping[str, str]) -> dict[str, Path]:
-    """Every description's name with its file; the user's own (~/.config/launcher/images) win."""
+    """Return the file of each image description by name; the user's own (~/.config/launcher/images) take precedence."""
     found: dict[str, Path] = {}
     for directory in (config_home(environ) / "images", resource("configs/images")):
         for path in sorted(directory.glob("*.toml")):
@@ -47,7 +47,7 @@ def image_specs(environ: Mapping[str, str]) -> dict[str, Path]:
 
 
 def load_image_spec(name: str, environ: Mapping[str, str]) -> ImageSpec:
-    """The description called `name`. Raises SpecError."""
+    """Return the image description `name`. Raises SpecError if it does not exist or is invalid."""
     known = image_specs(environ)
     if name not in known:
         raise SpecError(

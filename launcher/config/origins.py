@@ -1,6 +1,6 @@
-"""Why a profile says what it says: each value with the comment beside it, its file, and what it replaced.
+"""Origins of a profile's values: each with the comment beside it, its file, and the values that it replaces.
 
-The reason of a value is the comment behind it, or the comment lines directly above it; an empty line ends those.
+The reason for a value is the comment at the end of its line, else the comment lines directly above it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Stated:
-    """One value of one file."""
+    """A value as one file states it, with its reason."""
 
     value: Any
     reason: str | None
@@ -26,21 +26,24 @@ class Stated:
 
 @dataclass(frozen=True)
 class Origin:
-    """One value of an effective profile."""
+    """A value of an effective profile, with the statements behind it."""
 
     key: Key
     stated: Stated
     replaced: tuple[Stated, ...]
-    """What the profiles that it extends say otherwise of the same key, the nearest first."""
+    """Different values for the same key in the profiles that this one extends, the nearest first."""
 
     @property
     def name(self) -> str:
-        """The key with dots."""
+        """Return the key as one string with dots."""
         return ".".join(self.key)
 
 
 def origins(name: str, environ: Mapping[str, str]) -> tuple[Origin, ...]:
-    """Every value of a profile, in the order in which the files state them, the base first. Raises SpecError."""
+    """Return every value of a profile in the order of its files, the base first.
+
+    Raises SpecError if a profile is missing, cannot be read or extends itself.
+    """
     found: dict[Key, tuple[Stated, ...]] = {}
     for _, path in reversed(cluster_chain(name, environ)):
         for key, (value, reason) in read_reasons(_text(path), where=str(path)).items():
@@ -53,13 +56,16 @@ def origins(name: str, environ: Mapping[str, str]) -> tuple[Origin, ...]:
 
 
 def _others(stated: tuple[Stated, ...]) -> tuple[Stated, ...]:
-    """Those that say something else than the first."""
+    """Return the statements whose value differs from that of the first."""
     return tuple(each for each in stated[1:] if each.value != stated[0].value)
 
 
 def read_reasons(text: str, *, where: str = "the text") -> dict[Key, tuple[Any, str | None]]:
-    """Every value of a TOML text with its reason, tables as keys of several parts. Raises SpecError."""
-    import tomlkit  # only here: few commands show where a value comes from
+    """Return every value of a TOML text with its reason; a key inside a table has several parts.
+
+    Raises SpecError for text that is not valid TOML.
+    """
+    import tomlkit  # here, not at the top: few commands show where a value comes from
     from tomlkit.exceptions import TOMLKitError
 
     try:
@@ -72,7 +78,7 @@ def read_reasons(text: str, *, where: str = "the text") -> dict[Key, tuple[Any, 
 def _walk(
     body: Iterable[tuple[Any, Any]], table: Key, above: tuple[str, ...] = ()
 ) -> Iterable[tuple[Key, tuple[Any, str | None]]]:
-    """Values of a table; `above` are comment lines that stand before its first one."""
+    """Yield the values of a table; `above` holds the comment lines before its first value."""
     from tomlkit.items import Comment, Table, Whitespace
 
     lines = list(above)
@@ -82,7 +88,7 @@ def _walk(
         elif isinstance(item, Whitespace) or key is None:
             lines = []
         elif isinstance(item, Table):
-            # `env.NAME = ...` is a table, too, and the comment above it belongs to NAME.
+            # `env.NAME = ...` is a table as well, and the comment above it belongs to NAME.
             yield from _walk(item.value.body, (*table, key.key), tuple(lines) if key.is_dotted() else ())
             lines = []
         else:

@@ -1,7 +1,13 @@
-"""What is asked of the world once, before anything is decided, as frozen values.
+"""Facts that are collected once, before anything is decided, as frozen values.
 
-world     the shell, the machine, the allocation, the clock
-recipe    the recipe's file, read without running it
-
-cluster_probe makes a first profile from what a cluster answers.
+host             the shell, the machine, the Slurm allocation, the clock
+recipe           the recipe file, read without running it
+recipe_index     Megatron Bridge's recipes by name, from a generated index
+bridge_release   the release of Megatron Bridge that the job will find
+image            the image file that `--image` names
+training_files   data, tokenizer and checkpoints that a configuration names
+code_files       the files that a run needs in its `code/` directory
+files            expansion and existence of paths
+profiler         nsys, VizTracer and a user's own profiler class
+cluster_probe    a first profile, written from the answers of a cluster's Slurm
 """

@@ -1,4 +1,4 @@
-"""Which release of Megatron Bridge a run will find: decided here, for the index of recipes and for the schema."""
+"""The release of Megatron Bridge that a run will find, for the recipe index and for the schema of overrides."""
 
 import sys
 from collections.abc import Mapping
@@ -15,30 +15,30 @@ _TIMEOUT_S = 20
 
 @dataclass(frozen=True)
 class BridgeRelease:
-    """A release, and the interpreter of this machine that has it."""
+    """A release of Megatron Bridge, and an interpreter of this machine that has it installed."""
 
     version: str | None
-    """As its package says it, `0.3.1`; None where nobody can tell."""
+    """The version in the package's metadata, such as `0.3.1`; None if it is unknown."""
 
     python: str | None = None
-    """An interpreter of this machine that imports the job's own installation; None where that is in an image only."""
+    """An interpreter of this machine that imports the job's installation; None if only an image has it."""
 
 
 def find_bridge_release(
     packages: Mapping[str, str] | None, python: str | None, *, in_image: bool, shell: Shell | None = None
 ) -> BridgeRelease:
-    """The release that the job will find: that of its image (`packages`), else of its Python, else ours.
+    """Find the release that the job will import: from the image's `packages`, else `python`, else this interpreter.
 
-    `python` is the job's interpreter where that is not the launcher's. It is asked for the package's metadata, which
-    imports nothing of it and takes a tenth of a second; one that is not on this machine leaves the release unknown.
+    `python` is the job's interpreter if it differs from the launcher's. It prints the package's metadata, which takes a
+    tenth of a second and does not import the package. If it does not exist on this machine, the release is unknown.
     """
     if in_image:
         return BridgeRelease((packages or {}).get("megatron-bridge"))
     if python is None or Path(python) == Path(sys.executable):
         return BridgeRelease(installed_version(), sys.executable)
     try:
-        said = (shell or LocalShell()).run([python, "-c", _ASK], check=False, timeout_s=_TIMEOUT_S)
-    except CommandError:  # it is somewhere else, such as on the nodes alone
+        result = (shell or LocalShell()).run([python, "-c", _ASK], check=False, timeout_s=_TIMEOUT_S)
+    except CommandError:  # the interpreter exists elsewhere, such as on the nodes only
         return BridgeRelease(None)
-    version = said.stdout.strip()
-    return BridgeRelease(version, python) if said.status == 0 and version else BridgeRelease(None)
+    version = result.stdout.strip()
+    return BridgeRelease(version, python) if result.status == 0 and version else BridgeRelease(None)

@@ -1,4 +1,4 @@
-"""Which files a run needs at its `code/`, and where they come from now."""
+"""The files that a run needs in its `code/` directory, with their sources."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +9,10 @@ from launcher.discovery.recipe import Recipe, RecipeFile
 
 
 def code_files(recipe: Recipe, entrypoint: str | None, directory: Path) -> tuple[tuple[str, str], ...]:
-    """Pairs of the path below code/ and the source's absolute path, sorted.
+    """Return sorted pairs of a path below code/ and the absolute path of its source.
 
     code/ holds the entrypoint, the half of the launcher that runs in the job, the architectures of configs/models, and
-    the recipe with the *.py beside it. Raises RecipeError for a missing entrypoint.
+    the recipe with the *.py files beside it. Raises RecipeError for a missing entrypoint.
     """
     return tuple(sorted({**dict(_program(entrypoint, directory)), **dict(_recipe(recipe))}.items()))
 

@@ -1,4 +1,4 @@
-"""Files of the outside that a plan names: are they there?"""
+"""Paths that a plan names: expansion, and whether they exist."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,15 +8,17 @@ from launcher._util.errors import SpecError
 
 
 def require_sources(sources: Iterable[str]) -> None:
-    """Raise SpecError unless every source of a mount exists here, on the submitting side."""
+    """Raise SpecError unless every source of a mount exists on this machine, where the run is submitted."""
     for source in sources:
         if not Path(source).exists():
             raise SpecError(
-                f"there is no {source} to mount", where="--mount", hint="Create it, or leave the mount out."
+                f"{source} cannot be mounted: it does not exist",
+                where="--mount",
+                hint="Create it, or leave the mount out.",
             )
 
 
 def expanded(path: str, environ: Mapping[str, str]) -> str:
-    """`path` with `~`, `$NAME` and `${NAME}` as `environ` has them; what it lacks stays as it is."""
+    """Return `path` with `~`, `$NAME` and `${NAME}` replaced from `environ`; unknown names are left as they are."""
     found = re.sub(r"\$(\w+)|\$\{(\w+)\}", lambda match: environ.get(match[1] or match[2], match[0]), path)
     return environ.get("HOME", "~") + found[1:] if found == "~" or found.startswith("~/") else found

@@ -1,4 +1,4 @@
-"""The shell, the machine, the allocation and the clock, asked once."""
+"""The host context: the shell, the machine, the Slurm allocation and the clock, read once."""
 
 import getpass
 import os
@@ -17,23 +17,23 @@ from launcher._util.errors import PlaceError
 
 @dataclass(frozen=True)
 class Allocation:
-    """The Slurm allocation that this shell is in; numbers are None where Slurm does not tell them."""
+    """The Slurm allocation that this shell is in; numbers are None where Slurm does not state them."""
 
     job_id: str
     nodes: int
     gpus_per_node: int | None
     tasks_per_node: int | None
-    """As salloc was asked for with --ntasks-per-node."""
+    """The value of salloc's --ntasks-per-node."""
     cpus_per_node: int | None
-    """Of the node that has the fewest."""
+    """The number of CPUs on the node with the fewest."""
 
 
 @dataclass(frozen=True)
 class HostContext:
-    """Everything that a plan may depend on besides the request itself."""
+    """What a plan may depend on besides the request: this shell and this machine."""
 
     directory: Path
-    """Where the command was given."""
+    """The directory in which the command was given."""
 
     environ: Mapping[str, str]
     """The submitting shell's variables."""
@@ -47,19 +47,19 @@ class HostContext:
     """Seconds since the epoch."""
 
     run_id: str
-    """Of a new run: its time and four random hexadecimal digits."""
+    """The id of a new run: its time and four random hexadecimal digits."""
 
     has_slurm: bool
     """Whether srun and sbatch are on the PATH."""
 
     gpus: int
-    """NVIDIA devices of this machine, as far as CUDA_VISIBLE_DEVICES lets a program see them."""
+    """Number of NVIDIA devices of this machine that CUDA_VISIBLE_DEVICES makes visible."""
 
     allocation: Allocation | None
 
 
 def detect_host(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> HostContext:
-    """Ask everything. Raises PlaceError if the shell's Slurm variables make no sense."""
+    """Read the host context. Raises PlaceError if the shell's Slurm variables contradict each other."""
     now = time.time()
     path = environ.get("PATH", os.defpath)
     return HostContext(
@@ -77,18 +77,20 @@ def detect_host(environ: Mapping[str, str] = os.environ, directory: Path | None 
 
 
 def count_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int:
-    """NVIDIA devices that a program started from this shell would see."""
-    there = len(list(devices.glob("nvidia[0-9]*")))
+    """Count the NVIDIA devices that a program started from this shell would see."""
+    installed = len(list(devices.glob("nvidia[0-9]*")))
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return there
-    return min(there, len([each for each in visible.split(",") if each.strip() and not each.strip().startswith("-")]))
+        return installed
+    named = [each for each in visible.split(",") if each.strip() and not each.strip().startswith("-")]
+    return min(installed, len(named))
 
 
 def read_allocation(environ: Mapping[str, str]) -> Allocation | None:
-    """The allocation that Slurm's variables describe; None outside one. Raises PlaceError.
+    """Return the allocation that Slurm's variables describe; None outside an allocation.
 
-    Names: https://slurm.schedmd.com/sbatch.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES; salloc sets the same.
+    Raises PlaceError if SLURM_JOB_ID is set without a number of nodes. Source of the names, which salloc sets as well:
+    https://slurm.schedmd.com/sbatch.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES.
     """
     job = environ.get("SLURM_JOB_ID")
     if not job:
@@ -96,7 +98,8 @@ def read_allocation(environ: Mapping[str, str]) -> Allocation | None:
     nodes = environ.get("SLURM_JOB_NUM_NODES") or environ.get("SLURM_NNODES")
     if not nodes or not nodes.isdigit():
         raise PlaceError(
-            f"SLURM_JOB_ID is {job}, but SLURM_JOB_NUM_NODES is {nodes!r}: this shell is half in an allocation",
+            f"SLURM_JOB_ID is {job}, but SLURM_JOB_NUM_NODES is {nodes!r}: this shell has only some variables of "
+            "an allocation",
             hint="Unset SLURM_JOB_ID, or run the command in the shell that salloc started.",
         )
     gpus = environ.get("SLURM_GPUS_PER_NODE") or environ.get("SLURM_GPUS_ON_NODE")
@@ -110,12 +113,12 @@ def read_allocation(environ: Mapping[str, str]) -> Allocation | None:
 
 
 def _fewest(text: str | None) -> int | None:
-    """The smallest of a list such as `72(x2),36`."""
+    """Return the smallest number of a list such as `72(x2),36`; None if there is none."""
     counts = re.findall(r"(?:^|,)(\d+)", text or "")
     return min(map(int, counts), default=None)
 
 
 def _last_number(text: str | None) -> int | None:
-    """`8` and `h100:8` are 8; anything else is unknown."""
+    """Return 8 for `8` and for `h100:8`; None for anything else."""
     tail = (text or "").rpartition(":")[2]
     return int(tail) if tail.isdigit() else None

@@ -1,4 +1,4 @@
-"""Which file `--image TEXT` means, and what it is: the only place where the one becomes the other."""
+"""The image of a run: finds the file that `--image TEXT` names, and reads what a run needs to know about it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,58 +20,60 @@ if TYPE_CHECKING:  # a run without a container needs none of it
 
 @dataclass(frozen=True)
 class NetPlugin:
-    """A network plugin of NCCL in an image: its real path, and the names that NCCL_NET may have for it, the one in its
-    structure first (launcher/images/inspect/plugins.py)."""
+    """A network plugin of NCCL in an image (launcher/images/inspect/plugins.py)."""
 
     path: str
+    """Its path with symbolic links resolved."""
     names: tuple[str, ...]
+    """Names that select it as NCCL_NET, first the one in its own structure."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """One image file, as a run needs to know it."""
+    """An image file, as a run needs to know it."""
 
     name: str
-    """As it was asked for."""
+    """The name that the user gave."""
 
     path: Path
-    """Absolute; in the store the file named by its content, so that a rebuilt name changes nothing for a queued run."""
+    """Absolute path. In the store, the file named by its content, so that rebuilding a name does not change the image
+    of a queued run."""
 
     digest: str | None
-    """`sha256:...`; None where nobody computed it."""
+    """`sha256:...`; None if it was never computed."""
 
     architecture: str | None
-    """As `uname -m` prints it; None where the image does not tell."""
+    """Architecture as `uname -m` prints it; None if the image does not state it."""
 
     size_bytes: int
     environment: Mapping[str, str | None]
-    """/etc/environment; None in place of the value of a secret-like name."""
+    """The variables of /etc/environment; None replaces the value of a variable that looks like a secret."""
 
     needed: tuple[str, ...]
-    """Paths in the image that its programs need: its python, its python's packages, its network plugins."""
+    """Directories in the image that its programs need: its Python, that Python's packages, its network plugins."""
 
     store: Path | None
-    """The store that holds it; None for a file elsewhere."""
+    """The store that holds the image; None for a file elsewhere."""
 
     key: str
-    """Twelve hexadecimal digits that tell this content from another."""
+    """Twelve hexadecimal digits that identify the content."""
 
     unchecked: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     packages: Mapping[str, str] | None = None
-    """Versions by name, what the image itself has verified first; None where nothing could be looked at."""
+    """Versions of packages by name; those that the image build verified win. None if the image was not readable."""
 
     net_plugins: tuple[NetPlugin, ...] | None = None
-    """NCCL's network plugins, those that the loader finds first in front; None where nothing could be looked at."""
+    """NCCL's network plugins in the order in which the loader finds them; None if the image was not readable."""
 
     moe_backends: tuple[str, ...] = ()
-    """Back ends of expert parallelism, found or declared: deepep, hybridep, nccl-gin, nvshmem, uccl."""
+    """Backends of expert parallelism, found or declared: deepep, hybridep, nccl-gin, nvshmem, uccl."""
 
 
 def image_store(cluster: Cluster, environ: Mapping[str, str]) -> "Store":
-    """The store of a cluster's profile, whether it exists yet or not.
+    """Return the image store of a cluster profile, whether it exists yet or not.
 
-    Its directory: the profile's `image_store`, else `launcher/images/PROFILE` below XDG_DATA_HOME (~/.local/share).
+    Its directory is the profile's `image_store`, else `launcher/images/PROFILE` below XDG_DATA_HOME (~/.local/share).
     """
     from launcher.images.store.store import Store
 
@@ -82,10 +84,10 @@ def image_store(cluster: Cluster, environ: Mapping[str, str]) -> "Store":
 
 
 def resolve_image(text: str, *, cluster: Cluster, host: HostContext, shell: Shell) -> Image:
-    """Find the image that `text` names and check that this cluster can run it, in well under a second.
+    """Find the image that `text` names and check that this cluster can run it; takes well under a second.
 
-    `text` is a name in the store, a digest, a reference, or a path. Raises ImageError that says what to do instead,
-    or DiskError for a file that cannot be read.
+    `text` is a name in the store, a digest, a reference, or a path. Raises ImageError if there is no such image or it
+    does not suit the cluster, DiskError if the file cannot be read.
     """
     from launcher.images.verify import check
 
@@ -95,7 +97,7 @@ def resolve_image(text: str, *, cluster: Cluster, host: HostContext, shell: Shel
     manifest = verified.manifest
     unchecked = [f"the image: {each}" for each in verified.unchecked]
     if manifest.digest is None:
-        unchecked.append("the image: its content against a digest (it is no image of the store)")
+        unchecked.append("the image: its content against a digest (the image is not in the store)")
     if "PATH" in manifest.environment:
         unchecked.append("PATH in the container: the image's /etc/profile may set another")
     return Image(
@@ -117,9 +119,9 @@ def resolve_image(text: str, *, cluster: Cluster, host: HostContext, shell: Shel
 
 
 def find_image(text: str, store: "Store", cluster: Cluster, host: HostContext) -> Path:
-    """The file that `text` means: a name in the store, a digest, a reference that was imported, or a path.
+    """Find the file of an image: `text` is a name in the store, a digest, an imported reference, or a path.
 
-    Raises ImageError that says what to do where there is none.
+    Raises ImageError with a hint if there is no such file.
     """
     from launcher.images.reference import looks_like_path, parse_reference
     from launcher.images.store.store import find_file
@@ -141,27 +143,27 @@ def find_image(text: str, store: "Store", cluster: Cluster, host: HostContext) -
 
 
 def _followed(path: Path, text: str) -> Path:
-    """The file behind a symbolic link, so that another one under the same name changes nothing for a queued run.
+    """Follow a symbolic link, so that replacing the link does not change the image of a queued run.
 
-    The directories stay as they were said: what they are called on this machine, they may not be on a node.
+    Directories keep the names that the user gave: their resolved names on this machine may not exist on a node.
+    Raises ImageError if the file does not exist.
     """
     seen = 0
     while path.is_symlink() and seen < 40:
         path, seen = path.parent / path.readlink(), seen + 1
     if not path.exists():
         others = sorted(other.name for other in path.parent.glob("*.sqsh")) if path.parent.is_dir() else []
-        there = f"In {path.parent} there are: {', '.join(others[:8])}." if others else "Check the path."
-        raise ImageError(f"there is no image {text}", where=str(path), hint=there)
+        hint = f"{path.parent} has: {', '.join(others[:8])}." if others else "Check the path."
+        raise ImageError(f"there is no image {text}", where=str(path), hint=hint)
     return path
 
 
 def _no_such_name(text: str, store: "Store", host: HostContext) -> ImageError:
-    hint = "`launcher image list` shows the names of the store; a file is given as a path: /dir/image.sqsh."
+    hint = "`launcher image list` shows the names in the store; write a file as a path: /dir/image.sqsh."
     if (host.directory / text).is_file():
-        hint = f"For the file of this directory write ./{text}; `launcher image list` shows the names of the store."
+        hint = f"For the file in this directory write ./{text}; `launcher image list` shows the names in the store."
     return ImageError(
-        f"there is no image {text!r} in the store, and a name without '/' is no path: pyxis would look for it in a "
-        "registry",
+        f"the store has no image {text!r}, and a name without '/' is not a path: pyxis would search a registry for it",
         where=str(store.root),
         hint=hint,
     )
@@ -170,9 +172,9 @@ def _no_such_name(text: str, store: "Store", host: HostContext) -> ImageError:
 def _not_imported(text: str, reference: "Reference", directories: list[Path], cluster: Cluster) -> ImageError:
     option = "" if cluster.name in ("local", "slurm") else f" --cluster {cluster.name}"
     return ImageError(
-        f"there is no image {text!r} here: neither a name of the store, nor a reference that was imported",
+        f"there is no image {text!r}: it is neither a name in the store nor an imported reference",
         where=", ".join(str(directory) for directory in directories),
-        hint=f"Import it once, so that no job has to: launcher image import {reference.canonical}{option}",
+        hint=f"Import it once, instead of in each job: launcher image import {reference.canonical}{option}",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a plan has to know of profilers: the user's own class, and what is installed here."""
+"""Profilers on this machine: the user's own profiler class, nsys and VizTracer."""
 
 import ast
 import importlib.util
@@ -14,7 +14,7 @@ _METHODS = ("start", "stop", "save")
 
 @dataclass(frozen=True)
 class ProfilerClass:
-    """A user's own profiler: its file, its class, and how its files' names end (`extension` of the class)."""
+    """A user's own profiler: its file, its class, and the extension of its reports (`extension` of the class)."""
 
     path: Path
     class_name: str
@@ -22,16 +22,16 @@ class ProfilerClass:
 
 
 def read_profiler_class(text: str, directory: Path) -> ProfilerClass:
-    """The class of `path.py:Class`, read without running it.
+    """Read the profiler class `path.py:Class` without running its file.
 
-    Raises SpecError where there is no such file or class, or a method of its own is missing. A class with bases may
-    inherit them: the job looks again.
+    Raises SpecError if the file or class does not exist, or if start(), stop() or save() is missing in a class without
+    base classes. A class with base classes may inherit them; the job checks again.
     """
     name, _, class_name = text.rpartition(":")
     path = (directory / Path(name).expanduser()).resolve()
     if not path.is_file():
         raise SpecError(
-            f"there is no file {name!r}", where="--profiler", hint="A profiler of your own is path.py:Class."
+            f"there is no file {name!r}", where="--profiler", hint="Name a profiler of your own as path.py:Class."
         )
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -40,15 +40,15 @@ def read_profiler_class(text: str, directory: Path) -> ProfilerClass:
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     found = classes.get(class_name)
     if found is None:
-        there = f"It has {', '.join(classes)}." if classes else "It has none."
-        raise SpecError(f"the file has no class {class_name!r}", where=str(path), hint=there)
+        hint = f"Its classes: {', '.join(classes)}." if classes else "It defines no class."
+        raise SpecError(f"the file has no class {class_name!r}", where=str(path), hint=hint)
     methods = {node.name for node in found.body if isinstance(node, ast.FunctionDef)}
     lacking = [method for method in _METHODS if method not in methods]
     if lacking and not found.bases:
         raise SpecError(
             f"the class {class_name} has no {', '.join(f'{method}()' for method in lacking)}",
             where=f"{path}:{found.lineno}",
-            hint="A profiler has start(), stop() and save(path).",
+            hint="A profiler class needs start(), stop() and save(path).",
         )
     return ProfilerClass(path, class_name, _extension(found))
 
@@ -66,25 +66,25 @@ def _extension(node: ast.ClassDef) -> str:
 
 
 def find_local_nsys(environ: Mapping[str, str]) -> str | None:
-    """The nsys that ranks on this machine would start."""
+    """Return the path of the nsys that ranks on this machine would start; None if there is none."""
     return find_nsys(path=environ.get("PATH"))
 
 
 def has_viztracer() -> bool:
-    """Whether the launcher's own Python has VizTracer: that Python runs local ranks."""
+    """Return whether the launcher's own Python, which runs local ranks, has VizTracer."""
     return importlib.util.find_spec("viztracer") is not None
 
 
 def find_nsys_below(directory: str) -> str:
-    """The program nsys in an installation of Nsight Systems. Raises SpecError."""
+    """Return the path of nsys in an installation of Nsight Systems. Raises SpecError if there is none."""
     root = Path(directory).resolve()
     for pattern in ("nsys", "bin/nsys", "target-linux-*/nsys"):
         for path in sorted(root.glob(pattern)):
-            # The link in bin/ is not followed: it may lead out of what is mounted.
+            # The symbolic link in bin/ is not followed: its target may lie outside the mounted directory.
             if path.is_file():
                 return str(path)
     raise SpecError(
         "there is no nsys in this directory",
         where=f"--nsys-from {directory}",
-        hint="Name one such as /opt/nvidia/nsight-systems/2025.5.1, with bin/ or target-linux-x64/ in it.",
+        hint="Name a directory such as /opt/nvidia/nsight-systems/2025.5.1, which contains bin/ or target-linux-x64/.",
     )

@@ -1,4 +1,4 @@
-"""What a recipe's file says without being run: whether the function is there, and what arguments it takes."""
+"""Recipes, read without running them: whether the function exists, and which arguments it takes."""
 
 import ast
 from dataclasses import dataclass
@@ -9,18 +9,21 @@ from launcher._util.errors import RecipeError
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe in a file: `path` (absolute), `function`, its parameters, and the *.py beside it that travel along."""
+    """A recipe in a Python file."""
 
     path: Path
+    """Absolute path of the file."""
     function: str
     parameters: tuple[str, ...]
     required: tuple[str, ...]
+    """Parameters without a default."""
     beside: tuple[Path, ...]
+    """Other *.py files of its directory, which are copied into the run with it."""
 
 
 @dataclass(frozen=True)
 class BridgeRecipe:
-    """A recipe of Megatron Bridge, by its function's name; parameters and task as its index has them, if it does."""
+    """A recipe of Megatron Bridge, by the name of its function; parameters and task come from the recipe index."""
 
     name: str
     parameters: tuple[str, ...] = ()
@@ -32,18 +35,23 @@ Recipe = RecipeFile | BridgeRecipe
 
 
 def read_recipe(text: str, directory: Path) -> Recipe:
-    """Understand `path.py[:function]` or `bridge:NAME`, relative to `directory`. Raises RecipeError."""
+    """Read the recipe `path.py[:function]` or `bridge:NAME`; a path is relative to `directory`.
+
+    Raises RecipeError if the file or function does not exist, or the file is not valid Python.
+    """
     if text.startswith("bridge:"):
         name = text.removeprefix("bridge:")
         if not name.isidentifier():
-            raise RecipeError(f"{name!r} is no name of a Bridge recipe, such as llama32_1b_pretrain_config", where=text)
+            raise RecipeError(
+                f"{name!r} is not the name of a Bridge recipe; a valid one is llama32_1b_pretrain_config", where=text
+            )
         return BridgeRecipe(name)
     head, colon, function = text.rpartition(":")
     file, function = (head, function) if colon and head.endswith(".py") else (text, "configure")
     path = (directory / Path(file).expanduser()).resolve()
     if not file.endswith(".py"):
         raise RecipeError(
-            f"{text!r} is no recipe",
+            f"{text!r} is not a recipe",
             hint="A recipe is a Python file (path.py or path.py:function) or a Bridge recipe (bridge:NAME).",
         )
     if not path.is_file():
@@ -57,18 +65,18 @@ def _signature(path: Path, function: str) -> tuple[tuple[str, ...], tuple[str, .
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
-        raise RecipeError(f"the recipe is no valid Python: {error.msg}", where=f"{path}:{error.lineno}") from None
+        raise RecipeError(f"the recipe is not valid Python: {error.msg}", where=f"{path}:{error.lineno}") from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"the recipe cannot be read: {error}", where=str(path)) from None
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     node = functions.get(function)
     if node is None:
         if function in _assigned_names(tree):
-            return (), ()  # imported or made by an expression: its arguments are known only where the recipe runs
+            return (), ()  # imported, or the value of an expression: its arguments are known only in the job
         raise RecipeError(
             f"the recipe has no function {function!r}",
             where=str(path),
-            hint=f"It has: {', '.join(functions) or 'none'}. Name one as {path.name}:FUNCTION.",
+            hint=f"Its functions: {', '.join(functions) or 'none'}. Name one as {path.name}:FUNCTION.",
         )
     positional = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
     named = [argument.arg for argument in node.args.kwonlyargs]
@@ -90,5 +98,5 @@ def _assigned_names(tree: ast.Module) -> set[str]:
 def _others(path: Path) -> str:
     beside = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
     if beside:
-        return f"In {path.parent} there are: {', '.join(beside)}."
-    return "Check the path; it is taken relative to the current directory."
+        return f"{path.parent} has: {', '.join(beside)}."
+    return "Check the path; it is relative to the current directory."

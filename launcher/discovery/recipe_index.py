@@ -1,4 +1,4 @@
-"""Megatron Bridge's recipes by name, without Megatron Bridge: read from what tools/bridge_recipes.py has written."""
+"""The index of Megatron Bridge's recipes, read from files that tools/bridge_recipes.py has generated."""
 
 import functools
 import json
@@ -14,16 +14,16 @@ from launcher.contract.recipe_arguments import successors
 from launcher.contract.values import nearest
 from launcher.discovery.recipe import BridgeRecipe
 
-_PLACE = "configs/bridge"
+_DIRECTORY = "configs/bridge"
 
 
 @dataclass(frozen=True)
 class IndexedRecipe:
-    """What is known of one recipe without running it. None where neither its name says it nor running it showed it."""
+    """An entry of the index; a field is None if neither the recipe's name nor running the recipe showed its value."""
 
     name: str
     package: str
-    """recipes, or perf_recipes: those behind Bridge's published throughput."""
+    """`recipes`, or `perf_recipes` for those behind Bridge's published throughput."""
 
     module: str
     family: str
@@ -32,18 +32,18 @@ class IndexedRecipe:
     """pretrain, sft or peft."""
 
     gpus: int | None
-    """As many as it was written for."""
+    """The number of GPUs that it was written for."""
 
     hardware: str | None
     precision: str | None
     values: Mapping[str, Any]
-    """By key of the configuration: parallel sizes, batch sizes, dispatcher; only what the recipe decides."""
+    """Values that the recipe sets, by key of the configuration: parallel sizes, batch sizes, dispatcher."""
 
     env: Mapping[str, str] | None
-    """Its env_vars; None where it could not be run."""
+    """Its env_vars; None if it could not be run."""
 
     fetches: tuple[str, ...] = ()
-    """Names on Hugging Face's hub of what it reads: the architecture, the tokenizer."""
+    """Names of Hugging Face repositories that it reads: the architecture, the tokenizer."""
 
     parameters: tuple[str, ...] = ()
     alias_of: str | None = None
@@ -51,22 +51,22 @@ class IndexedRecipe:
     """Why it could not be run for the index."""
 
     elsewhere: bool = False
-    """Whether `bridge:` does not reach it: Bridge has the function, and its package does not name it."""
+    """Whether `bridge:` cannot name it: Bridge has the function, but its package does not export it."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """All recipes of one release."""
+    """All recipes of one release of Megatron Bridge."""
 
     version: str
     recipes: Mapping[str, IndexedRecipe]
 
     def require(self, name: str) -> IndexedRecipe:
-        """The recipe of that name. Raises RecipeError with near misses."""
+        """Return the recipe of that name. Raises RecipeError with the nearest names if there is none."""
         found = self.recipes.get(name)
         if found is not None and found.elsewhere:
             raise RecipeError(
-                f"Megatron Bridge {self.version} has {name!r} in {found.module} alone, where `bridge:` does not look",
+                f"Megatron Bridge {self.version} has {name!r} only in {found.module}, which `bridge:` does not search",
                 where=f"bridge:{name}",
                 hint=f"Write a recipe file with the line: from {found.module} import {name} as configure",
             )
@@ -78,49 +78,55 @@ class Index:
             raise RecipeError(
                 f"Megatron Bridge {self.version} has no recipe {name!r}: since 0.3.1 it is {' or '.join(now)}",
                 where=f"bridge:{name}",
-                hint="The first trains all weights (sft), the other adapters (peft), as their names say: choose one.",
+                hint="Choose one: the first trains all weights (sft), the second trains adapters (peft).",
             )
         near = nearest(name, reachable, count=5)
         listing = f"launcher recipes {name.partition('_')[0]}"
         raise RecipeError(
             f"Megatron Bridge {self.version} has no recipe {name!r}",
             where=f"bridge:{name}",
-            hint=f"Did you mean {', '.join(near)}?" if near else f"`{listing}` lists those that there are.",
+            hint=f"Did you mean {', '.join(near)}?" if near else f"`{listing}` lists the recipes.",
         )
 
 
 def versions() -> list[str]:
-    """The releases with an index, oldest first."""
-    names = (path.stem.removeprefix("recipes-") for path in resource(_PLACE).glob("recipes-*.json"))
+    """Return the releases that have an index, oldest first."""
+    names = (path.stem.removeprefix("recipes-") for path in resource(_DIRECTORY).glob("recipes-*.json"))
     return sorted(names, key=lambda text: [int(part) for part in text.split(".") if part.isdigit()])
 
 
 def load_index(version: str | None = None) -> Index:
-    """The index of a release, by default of the newest that has one. Raises RecipeError for one that has none."""
+    """Return the index of a release, by default the newest indexed one.
+
+    Raises RecipeError for a release without an index.
+    """
     known = versions()
     if version is not None and version not in known:
-        raise RecipeError(f"there is no index of Megatron Bridge {version}", hint=f"There is: {', '.join(known)}.")
-    return _read(resource(f"{_PLACE}/recipes-{version or known[-1]}.json"))
+        raise RecipeError(
+            f"there is no index of Megatron Bridge {version}", hint=f"Releases with an index: {', '.join(known)}."
+        )
+    return _read(resource(f"{_DIRECTORY}/recipes-{version or known[-1]}.json"))
 
 
 @dataclass(frozen=True)
 class IndexMatch:
-    """What the index says of the recipe that was asked for; `recipe` is None where it says nothing that counts here."""
+    """The index entry of a requested recipe; `recipe` is None if the index does not cover the job's release."""
 
     version: str
-    """The release that the index is of."""
+    """The release that the index describes."""
 
     recipe: IndexedRecipe | None
     warnings: tuple[str, ...] = ()
     fine_tuning: tuple[str, ...] = ()
-    """Recipes that fine-tune the same model, plain names first."""
+    """Names of recipes that fine-tune the same model, the shortest first."""
 
 
 def lookup(name: str, version: str | None) -> IndexMatch:
-    """Look for a recipe; `version` is the release that the job will find, None where nobody can tell.
+    """Look up a recipe; `version` is the release that the job will find, None if it is unknown.
 
-    Of a release without an index the names may be others, and so may sizes and environment: there it only warns.
-    Raises RecipeError for a name that this release, or as far as is known the newest, does not have.
+    A release without an index may have other names, sizes and environment variables, so a name that the newest index
+    lacks is only a warning there. Raises RecipeError if the index of this release, or of the newest if the release is
+    unknown, does not have the name.
     """
     plain = None if version in (None, "unknown") else str(version).partition("+")[0]
     index = load_index(plain if plain in versions() else None)
@@ -130,14 +136,14 @@ def lookup(name: str, version: str | None) -> IndexMatch:
     if name in index.recipes:
         return IndexMatch(index.version, None)
     text = (
-        f"Megatron Bridge {index.version} has no recipe {name!r}; the job finds release {plain}, whose recipes are not "
-        "known here, so it will tell"
+        f"Megatron Bridge {index.version} has no recipe {name!r}; the job uses release {plain}, which has no index: "
+        "whether the recipe exists is known only in the job"
     )
     return IndexMatch(index.version, None, (text,))
 
 
 def with_index_info(recipe: BridgeRecipe, index_match: IndexMatch | None) -> BridgeRecipe:
-    """The recipe with what the index has of its function; unchanged where that is nothing."""
+    """Return the recipe with parameters and task from the index; unchanged if the index has no entry."""
     if index_match is None or index_match.recipe is None:
         return recipe
     return BridgeRecipe(recipe.name, index_match.recipe.parameters, index_match.recipe.task)
@@ -153,7 +159,10 @@ def _fine_tuning(index: Index, recipe: IndexedRecipe) -> tuple[str, ...]:
 
 
 def installed_version(directories: tuple[str, ...] | None = None) -> str | None:
-    """The release of Megatron Bridge beside this launcher, by the name of its metadata; nothing is imported."""
+    """Return the release of Megatron Bridge installed beside this launcher, from its metadata; None if there is none.
+
+    Nothing is imported. `directories` replaces sys.path.
+    """
     for directory in sys.path if directories is None else directories:
         for found in Path(directory or ".").glob("megatron_bridge-*.dist-info"):
             return found.name.removesuffix(".dist-info").partition("-")[2]

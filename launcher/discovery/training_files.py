@@ -1,4 +1,4 @@
-"""Files that a training configuration names: what of them is there, seen from the submitting side."""
+"""Files that a training configuration names: which of them exist, seen from the machine that submits the run."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -17,34 +17,35 @@ _OF_HUB = ("hf_path", "tokenizer")
 
 @dataclass(frozen=True)
 class SavedModel:
-    """The newest checkpoint of a directory: its iteration, and the integers and flags of its run_config.yaml."""
+    """The newest checkpoint in a directory: its iteration, and the integers and flags of its run_config.yaml."""
 
     directory: str
     iteration: int
     values: Mapping[str, int | bool] = field(default_factory=dict)
-    """By key, as an override would name them (`model.num_layers`); of fields directly below a section."""
+    """Values by key, as an override names them (`model.num_layers`); only fields directly below a section."""
     own: bool = False
-    """Whether it is of the run itself, which goes on from there (--resume)."""
+    """Whether the run itself saved it and continues from it (--resume)."""
 
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """What was found; every tuple holds a key of the configuration with the path or name that it gives."""
+    """The state of the named files. Each pair holds a key of the configuration and the path or name that it gives."""
 
     missing: tuple[tuple[str, str], ...] = ()
-    """Paths that are not there, as far as this machine can see."""
+    """Paths that do not exist on this machine."""
     uncached: tuple[tuple[str, str], ...] = ()
-    """Names of the Hugging Face hub that its cache here does not hold."""
+    """Names of Hugging Face repositories that the local cache does not hold."""
     offline: bool = False
-    """Whether the job is told not to ask the hub."""
+    """Whether the job's environment forbids access to the Hugging Face hub."""
     loads: SavedModel | None = None
+    """The checkpoint that the run loads; None if there is none, or it cannot be seen from here."""
 
 
 def check_training_files(values: Mapping[str, Any], environ: Mapping[str, str]) -> TrainingFiles:
-    """Look at tokenizer and data; nothing is opened.
+    """Check which tokenizer and data files exist, without opening them.
 
-    `values` are the configuration's by key; `data` (a list of paths), `tokenizer` and `hf_path` are arguments of
-    the recipe.
+    `values` holds the configuration's values by key; `data` (a list of paths), `tokenizer` and `hf_path` are arguments
+    of the recipe.
     """
     missing, uncached = [], []
     for key, text in _paths(values):
@@ -57,7 +58,7 @@ def check_training_files(values: Mapping[str, Any], environ: Mapping[str, str]) 
 
 
 def saved_model(directory: Path) -> SavedModel | None:
-    """The newest iteration of `directory`, which may be an iteration's own; None where there is none to be seen.
+    """Return the newest checkpoint in `directory`, or the one that `directory` is; None if none is visible.
 
     Only its run_config.yaml is opened.
     """
@@ -73,7 +74,7 @@ def saved_model(directory: Path) -> SavedModel | None:
 
 
 def _values(path: Path) -> dict[str, int | bool]:
-    """Integers, true and false directly below a section; an unreadable file has none."""
+    """Return integers and booleans directly below a section; nothing for an unreadable file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -99,7 +100,7 @@ def _paths(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _strings(value: Any) -> Iterable[str]:
-    """Paths of a blend: `[paths, weights]`, or a list or text in which weights stand between the paths."""
+    """Yield the paths of a blend: `[paths, weights]`, or a list or string with weights between the paths."""
     if isinstance(value, str):
         value = value.split()
     for one in value if isinstance(value, list) else []:
@@ -110,7 +111,7 @@ def _strings(value: Any) -> Iterable[str]:
 
 
 def _is_hub_name(key: str, text: str, values: Mapping[str, Any]) -> bool:
-    """`owner/name` of a tokenizer from the hub: no path, and nothing of that name here."""
+    """Return whether `text` is the name of a tokenizer on the hub (`owner/name`) and not a local path."""
     of_hub = values.get("tokenizer.tokenizer_type") == "HuggingFaceTokenizer"
     may_be = key in _OF_HUB or (key == "tokenizer.tokenizer_model" and of_hub)
     return may_be and hub.is_hub_name(text)
@@ -124,7 +125,7 @@ def _cached(name: str, environ: Mapping[str, str]) -> bool:
 
 
 def _is_there(text: str) -> bool:
-    """A file or directory; for Megatron's data the prefix of two files. What has a scheme cannot be looked at."""
+    """Return whether a file or directory exists, or for Megatron's data both files of a prefix; True for a URL."""
     if "://" in text:
         return True
     path = Path(text)

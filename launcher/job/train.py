@@ -162,7 +162,7 @@ def train(job: Job, request: dict[str, Any], device: str, timeline: Timeline) ->
 
     from .config import versions
     from .model import forward
-    from .model.weights import complete
+    from .model.weights import require_all_tensors
 
     versions.require_callbacks(bridge.pretrain)
     forward_step = forward.choose(job.config, request)
@@ -181,7 +181,7 @@ def train(job: Job, request: dict[str, Any], device: str, timeline: Timeline) ->
         # The same loop, which refuses to begin where the weights are not found.
         from megatron.bridge.training.finetune import finetune
 
-        with complete(weights):
+        with require_all_tensors(weights):
             finetune(config, forward_step, callbacks=callbacks)
 
 

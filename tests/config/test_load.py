@@ -67,7 +67,7 @@ def test_the_users_own_profile_hides_a_shipped_one(home: dict[str, str]) -> None
         ('runtime = "docker"\n', "runtime: Input should be 'pyxis', 'enroot', 'bwrap' or 'none'"),
         ('architecture = "sparc"\n', "architecture: Input should be 'x86_64' or 'aarch64'"),
         ('scratch = ""\n', "scratch: String should have at least 1 character"),
-        ('[env]\nRANK = "0"\n', "RANK is set for each rank"),
+        ('[env]\nRANK = "0"\n', "RANK cannot be set: step.sh sets it for each rank"),
         ('[env]\nHF_TOKEN = "hf_x"\n', "looks like a secret"),
         ("= 8\n", "cannot be read"),
         ('extends = "broken"\n', "circle: broken -> broken"),

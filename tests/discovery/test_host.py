@@ -27,7 +27,7 @@ def test_an_allocation_is_read(environ: dict[str, str], expected: Allocation | N
 
 
 def test_half_an_allocation_is_refused() -> None:
-    with pytest.raises(PlaceError, match="half in an allocation"):
+    with pytest.raises(PlaceError, match="only some variables of an allocation"):
         read_allocation({"SLURM_JOB_ID": "7"})
 
 

@@ -96,11 +96,11 @@ def test_cloudais_cache_is_found_where_the_profile_says(tmp_path: Path, file: Pa
 
 def test_what_is_not_there_is_refused_with_the_way_to_get_it(tmp_path: Path, file: Path) -> None:
     error = refused("nvcr.io#nvidia/nemo:26.08", tmp_path)
-    assert error.hint == f"Import it once, so that no job has to: launcher image import {REFERENCE} --cluster mine"
+    assert error.hint == f"Import it once, instead of in each job: launcher image import {REFERENCE} --cluster mine"
     error = refused("./nothing.sqsh", tmp_path)
     assert "no image ./nothing.sqsh" in error.message
     error = refused("x.sqsh", tmp_path)
-    assert "pyxis would look for it in a registry" in error.message
+    assert "pyxis would search a registry for it" in error.message
     assert "./x.sqsh" not in (error.hint or "")
     shutil.copy(file, tmp_path / "x.sqsh")
     assert "write ./x.sqsh" in (refused("x.sqsh", tmp_path).hint or "")

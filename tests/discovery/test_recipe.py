@@ -38,9 +38,9 @@ def test_a_bridge_recipe_is_a_name() -> None:
         ("y.py", "there is no recipe 'y.py'", "helper.py, x.py"),
         ("no/y.py", "there is no recipe", "relative to the current directory"),
         ("x.py:configur", "no function 'configur'", "configure, small"),
-        ("llama", "'llama' is no recipe", "bridge:NAME"),
-        ("bridge:a-b", "no name of a Bridge recipe", None),
-        ("bridge:", "no name of a Bridge recipe", None),
+        ("llama", "'llama' is not a recipe", "bridge:NAME"),
+        ("bridge:a-b", "not the name of a Bridge recipe", None),
+        ("bridge:", "not the name of a Bridge recipe", None),
     ],
 )
 def test_refusals(recipe: Path, text: str, sentence: str, hint: str | None) -> None:

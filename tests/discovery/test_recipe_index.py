@@ -67,7 +67,7 @@ def test_a_wrong_name_gets_near_misses_and_the_version() -> None:
 def test_a_recipe_that_bridge_does_not_name_gets_the_line_to_import_it() -> None:
     old = load_index("0.3.1")
     assert old.recipes["gpt3_175b_pretrain_config"].values["model.tensor_model_parallel_size"] == 4
-    with pytest.raises(RecipeError, match=r"in megatron\.bridge\.recipes\.gpt\.gpt3_175b alone") as raised:
+    with pytest.raises(RecipeError, match=r"only in megatron\.bridge\.recipes\.gpt\.gpt3_175b") as raised:
         old.require("gpt3_175b_pretrain_config")
     assert "import gpt3_175b_pretrain_config as configure" in (raised.value.hint or "")
     assert not any(one.elsewhere for one in INDEX.recipes.values())

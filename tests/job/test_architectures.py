@@ -55,7 +55,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 found = {{}}
 for name, path in hub.shipped().items():
-    with hub.architectures():
+    with hub.provide_architectures():
         provider = AutoBridge.from_hf_pretrained(name, revision="a" * 40).to_megatron_provider(load_weights=False)
     config = AutoConfig.for_model(**models.model_config(path.stem))
     with torch.device("meta"):
@@ -71,9 +71,9 @@ notes.take()
 
 own = Path("hub")
 models.write_cache(own, "Qwen/Qwen3-8B", {{**models.model_config("qwen3_8b"), "num_hidden_layers": 3}}, "b" * 40)
-with models.use(own), hub.architectures():
+with models.use_cache(own), hub.provide_architectures():
     cached = AutoBridge.from_hf_pretrained("Qwen/Qwen3-8B").to_megatron_provider(load_weights=False)
-    with hub.instead("Qwen/Qwen3-4B"):
+    with hub.override_model("Qwen/Qwen3-4B"):
         asked = AutoBridge.from_hf_pretrained("Qwen/Qwen3-8B", revision="c" * 40).to_megatron_provider(False)
 result = {{"models": found, "cached": cached.num_layers, "asked": asked.hidden_size, "notes": notes.take()}}
 print("PROBE " + json.dumps(result))
@@ -143,6 +143,8 @@ def test_a_copy_in_the_cache_wins_and_one_that_is_asked_for_too(probe: dict[str,
     assert probe["cached"] == 3
     assert probe["asked"] == facts(ROOT / "configs/models/qwen3_4b.json")["hidden_size"]
     first, second, third = probe["notes"]
-    assert re.fullmatch(r"architecture of Qwen/Qwen3-8B: hub/models--Qwen--Qwen3-8B/.*, a copy from the hub", first)
-    assert second == "architecture: that of Qwen/Qwen3-4B, in place of Qwen/Qwen3-8B"
-    assert third.startswith("architecture of Qwen/Qwen3-4B: qwen3_4b.json of the launcher")
+    assert re.fullmatch(
+        r"architecture of Qwen/Qwen3-8B: from hub/models--Qwen--Qwen3-8B/.*, a copy from the hub", first
+    )
+    assert second == "architecture: Qwen/Qwen3-4B, in place of Qwen/Qwen3-8B"
+    assert third.startswith("architecture of Qwen/Qwen3-4B: from the launcher's qwen3_4b.json")

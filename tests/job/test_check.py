@@ -106,7 +106,7 @@ def test_check_config_answers_on_stdout_alone(tmp_path: Path) -> None:
         "moe_flex_dispatcher_backend": "deepep",
         "moe_enable_deepep": False,
     }
-    assert "model.bf16=false has no effect: Megatron Bridge makes it true" in answer["warnings"]
+    assert "model.bf16=false has no effect: Megatron Bridge changes it to true" in answer["warnings"]
 
 
 def test_check_for_a_job_on_cpu_refuses_what_only_gpus_can_train(answers: dict[str, dict[str, Any]]) -> None:

@@ -113,7 +113,7 @@ RIGHT: dict[str, tuple[str, dict[str, str], list[str], dict[str, str]]] = {
 }
 
 WRONG: dict[str, tuple[str, dict[str, str], list[str]]] = {
-    "this recipe pretrains, and adapters are trained beside": (PRETRAIN, {"peft": "lora"}, []),
+    "this recipe pretrains, but adapters need the weights": (PRETRAIN, {"peft": "lora"}, []),
     "model.tensor_model_parallel_size takes an integer, not": (PRETRAIN, {"tensor_model_parallel_size": "two"}, []),
     "takes no arguments, and 'foo' was given": (PRETRAIN, {"foo": "1"}, []),
     "Megatron Bridge has no recipe 'llama32_1b_finetune_config'": ("llama32_1b_finetune_config", {}, []),
@@ -139,8 +139,8 @@ WRONG: dict[str, tuple[str, dict[str, str], list[str]]] = {
         {"data": "{base}/ids,{base}/empty"},
         [],
     ),
-    "data_columns= says nothing without data=": (SFT, {"data_columns": "a,b"}, []),
-    "this recipe makes its model without Hugging Face's": (
+    "data_columns= has no effect without data=": (SFT, {"data_columns": "a,b"}, []),
+    "this recipe does not build its model from a Hugging Face": (
         "vanilla_gpt_pretrain_config",
         {"hf_path": "{base}/seeing"},
         [],

@@ -191,7 +191,7 @@ def test_an_altered_tensor_is_named_with_its_difference(one: dict[str, list[dict
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("tensor missing", "the weights lack a tensor that the model has: Can't find model.layers.1.mlp.down_proj"),
+        ("tensor missing", "the weights lack a tensor of the model: Can't find model.layers.1.mlp.down_proj"),
         ("unknown", "Megatron Bridge cannot convert this model: Model architecture not supported by AutoBridge"),
         ("other architecture", "the checkpoint's model is not what"),
         ("no experts", "--ep 2: this model has no experts"),
@@ -258,11 +258,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: remove(path / SECOND, path / hf_files.INDEX),
         "weight files are missing: 1",
     ),
-    "a shard is cut short": (lambda path: shorten(path / SECOND), "it is not whole"),
-    "a shard is something else": (lambda path: (path / SECOND).write_text("<html>"), "no readable safetensors file"),
+    "a shard is cut short": (lambda path: shorten(path / SECOND), "is incomplete: it has"),
+    "a shard is something else": (lambda path: (path / SECOND).write_text("<html>"), "cannot be read as safetensors"),
     "the index names more": (
         lambda path: (path / hf_files.INDEX).write_text(json.dumps({"weight_map": {"x": SECOND}})),
-        "names 1 tensors that their files lack, the first is x",
+        "lists 1 tensors that their files lack; the first is x",
     ),
     "no config.json": (lambda path: (path / "config.json").unlink(), "has no config.json"),
     "no weights": (

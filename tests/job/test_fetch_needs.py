@@ -32,7 +32,7 @@ def found(made: Any, init: str | None = None) -> list[tuple[str, str]]:
 
 def test_what_a_configuration_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "_REPLACED_BY", [])
+    monkeypatch.setattr(hub, "_OVERRIDES_USED", [])
     (tmp_path / "here").mkdir()
     assert found(config()) == []
     assert found(config("org/x", "org/y")) == [("tokenizer", "org/x"), ("weights", "org/y")]
@@ -40,7 +40,7 @@ def test_what_a_configuration_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found(config("org/x", "org/y", load="/runs/checkpoints")) == [("tokenizer", "org/x")]
     assert found(config("here", "/models/y")) == []
     assert found(config(hf_processor_path="org/vlm")) == [("tokenizer", "org/vlm")]
-    hub._REPLACED_BY.append("org/z")  # the recipe took the architecture of hf_path=org/z
+    hub._OVERRIDES_USED.append("org/z")  # the recipe took the architecture of hf_path=org/z
     assert found(config()) == [("weights", "org/z")]
     assert found(config(), init="random") == []
 

@@ -19,7 +19,8 @@ HERE = Path(__file__).parent
 EVERY_PROVIDER = r"""
 import importlib, inspect, json, pkgutil
 from types import SimpleNamespace
-from launcher.job import cpu, forward
+from launcher.job import cpu
+from launcher.job.model import forward
 cpu.enable()
 import megatron.bridge.diffusion.models as diffusion
 import megatron.bridge.models as models
@@ -102,7 +103,7 @@ def test_the_user_comes_before_the_recipe_and_the_recipe_before_the_table(monkey
 
 
 def test_a_step_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UserError, match="there is no forward step 'vml'; there are gpt, vlm, ") as raised:
+    with pytest.raises(UserError, match="there is no forward step 'vml'; known steps: gpt, vlm, ") as raised:
         forward.check_name("vml")
     assert raised.value.hint == "did you mean vlm?"
     with pytest.raises(UserError, match="nowhere:step cannot be loaded: No module named 'nowhere'"):

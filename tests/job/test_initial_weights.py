@@ -102,14 +102,14 @@ def test_a_run_starts_from_a_model_goes_on_without_it_and_gives_a_model_back(
     assert not math.isclose(loss, math.log(100), rel_tol=0.05), "the model should not look like a random one"
     assert math.isclose(losses[1], loss, rel_tol=1e-6)
     assert losses[5] < 0.9 * loss
-    assert f"note: weights: those of the Hugging Face model {model}" in run.log(0)
+    assert f"note: weights: from the Hugging Face model {model}" in run.log(0)
     # The tokenizer has 64 tokens.
-    assert "note: model.vocab_size=100: that of the weights" in run.log(0)
+    assert "note: model.vocab_size=100: from the weights" in run.log(0)
 
     (model / "model.safetensors").unlink()
     more_iterations(run, 6)
     train(run, ranks=1, attempt="001")
-    assert "note: weights: those of the checkpoint" in run.log(0, "001")
+    assert "note: weights: from the checkpoint" in run.log(0, "001")
     sixth = run.losses("001")
     assert set(sixth) == {6} and sixth[6] < losses[5]
 
@@ -139,7 +139,7 @@ def test_a_run_starts_from_an_imported_checkpoint(tmp_path: Path, material: tupl
         "checkpoint.save_interval=0",
     )
     assert math.isclose(run.losses()[1], loss, rel_tol=1e-6)
-    assert f"note: weights: those of the Megatron checkpoint {checkpoint}" in run.log(0)
+    assert f"note: weights: from the Megatron checkpoint {checkpoint}" in run.log(0)
 
 
 @pytest.mark.megatron
@@ -148,7 +148,7 @@ def test_a_tensor_that_is_not_there_is_no_reason_to_train_from_a_random_one(
 ) -> None:
     base, _ = material
     run = start(tmp_path / "run", base, base / "lacking", expect=2)
-    assert "the weights lack a tensor that the model has: Can't find model.norm.weight" in run.log(0)
+    assert "the weights lack a tensor of the model: Can't find model.norm.weight" in run.log(0)
     assert run.losses() == {}
 
 
@@ -205,15 +205,15 @@ def checked(tmp_path_factory: pytest.TempPathFactory, material: tuple[Path, floa
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("model", "weights: those of the Hugging Face model {base}/model"),
-        ("random", "weights: the model starts from random ones (--init random), not from {base}/model"),
-        ("bare random", "weights: the model starts from random ones (--init random), not from "),
-        ("deeper random", "weights: the model starts from random ones"),
-        ("checkpoint", "weights: those of the Megatron checkpoint {base}/checkpoint"),
-        ("nothing", "weights: random, as nothing names others"),
+        ("model", "weights: from the Hugging Face model {base}/model"),
+        ("random", "weights: the model starts from random weights (--init random), not from {base}/model"),
+        ("bare random", "weights: the model starts from random weights (--init random), not from "),
+        ("deeper random", "weights: the model starts from random weights"),
+        ("checkpoint", "weights: from the Megatron checkpoint {base}/checkpoint"),
+        ("nothing", "weights: random, as no others are named"),
         (
             "fine-tuning random",
-            "weights: this recipe fine-tunes, and its model starts from random ones",
+            "weights: this recipe fine-tunes, and its model starts from random weights",
         ),
     ],
 )
@@ -229,12 +229,12 @@ def test_the_check_says_which_weights_will_be_read(
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("bare", "has no weights: only an architecture"),
-        ("deeper", "do not fit this model: num_layers is 1 here and 2 there"),
-        ("nowhere", "checkpoint.pretrained_checkpoint=/no/such/place: there is no such directory"),
-        ("nothing pretrained", "--init pretrained: nothing names weights to start from"),
-        ("fine-tuning", "this recipe fine-tunes, and nothing names the weights to start from"),
-        ("adapters random", "this recipe trains adapters (peft), which mean nothing beside random weights"),
+        ("bare", "has no weights that can be read: only an architecture"),
+        ("deeper", "do not fit this model: num_layers is 1 in the model and 2 in the weights"),
+        ("nowhere", "checkpoint.pretrained_checkpoint=/no/such/place is not a directory here"),
+        ("nothing pretrained", "--init pretrained: no weights to start from are named"),
+        ("fine-tuning", "this recipe fine-tunes, but no weights to start from are named"),
+        ("adapters random", "this recipe trains adapters (peft), which are useless on random weights"),
     ],
 )
 def test_weights_that_are_not_there_are_refused(name: str, says: str, checked: dict[str, dict[str, Any]]) -> None:
@@ -274,7 +274,7 @@ def test_a_name_of_the_hub_is_left_to_be_fetched(tmp_path: Path, monkeypatch: py
     weights.choose(config, None)
     assert section.pretrained_checkpoint == "meta/Tiny"
     assert notes.take() == (
-        "weights: those of the Hugging Face model meta/Tiny, from the hub (the Hugging Face cache does not hold all of "
+        "weights: from the Hugging Face model meta/Tiny, from the hub (the Hugging Face cache does not have all of "
         "them)",
     )
     weights.choose(config, None, job=False)
@@ -299,5 +299,5 @@ def test_a_checkpoint_that_lost_a_shard_is_no_start(tmp_path: Path) -> None:
     (tmp_path / "iter_0000003").mkdir()
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
     section = SimpleNamespace(pretrained_checkpoint=str(tmp_path), load=None)
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is complete"):
         weights.choose(SimpleNamespace(**NOTHING, checkpoint=section), None)

@@ -122,7 +122,7 @@ def test_a_new_run_loads_nothing_from_bridges_default_directory(rank: Rank, save
 def test_a_new_run_refuses_a_checkpoint_that_nobody_allowed(rank: Rank, save: Any, tmp_path: Path) -> None:
     save(tmp_path / "old", 10)
     made = config(rank, load=str(tmp_path / "old"))
-    with pytest.raises(UserError, match="holds a checkpoint, and a new run loads none by accident"):
+    with pytest.raises(UserError, match="holds a checkpoint; a new run loads a checkpoint only when you allow it"):
         paths.choose_checkpoint(made, rank, frozenset({"checkpoint.load"}), load=False)
 
 
@@ -169,7 +169,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_from_nothing(ran
     made = config(rank, save=str(rank.run_dir / "checkpoints"))
     for step in (10, 20):
         (save(rank.run_dir / "checkpoints", step) / "train_state.pt").unlink()
-    with pytest.raises(UserError, match=r"none of them is complete \(iterations: 10, 20\)"):
+    with pytest.raises(UserError, match=r"none of the checkpoints .* is complete \(iterations: 10, 20\)"):
         paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
 
 

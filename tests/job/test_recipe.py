@@ -204,6 +204,6 @@ def test_error_in_a_file_beside_the_recipe_is_told_there(home: Path) -> None:
 def test_a_recipe_may_not_hide_an_installed_module(home: Path) -> None:
     file = home / "hypothesis.py"
     file.write_text("")
-    with pytest.raises(UserError, match="has the name of a module that exists already"):
+    with pytest.raises(UserError, match="has the name of an existing module"):
         recipe.import_file(file)
     assert str(home) not in sys.path

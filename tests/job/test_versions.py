@@ -36,7 +36,7 @@ def with_all(**user_keywords: Any) -> dict[str, Any]:
 
 def test_old_keywords_are_set_in_what_a_function_returns() -> None:
     notes.take()
-    made = versions.tolerant(without_keywords)(
+    made = versions.with_old_keywords(without_keywords)(
         tensor_model_parallel_size=2, seq_length=64, save_interval=0, eval_interval=7, precision_config="fp16_mixed"
     )
     assert (made.model.tensor_model_parallel_size, made.model.seq_length, made.dataset.seq_length) == (2, 64, 64)
@@ -47,10 +47,10 @@ def test_old_keywords_are_set_in_what_a_function_returns() -> None:
 
 
 def test_what_a_function_takes_itself_is_passed_on() -> None:
-    made = versions.tolerant(with_one)("dora", train_iters=3)
+    made = versions.with_old_keywords(with_one)("dora", train_iters=3)
     assert (made.peft, made.train.train_iters) == ("dora", 3)
     # 0.2.2 to 0.3.0: nothing to do, whatever the keyword.
-    assert versions.tolerant(with_all) is with_all
+    assert versions.with_old_keywords(with_all) is with_all
     assert notes.take()
 
 
@@ -80,7 +80,7 @@ def test_a_layout_for_other_stages_is_dropped() -> None:
 )
 def test_a_wrong_keyword_is_refused(given: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError) as caught:
-        versions.tolerant(without_keywords)(**given)
+        versions.with_old_keywords(without_keywords)(**given)
     assert caught.value.message.startswith(says)
 
 
@@ -94,6 +94,6 @@ def pretrain_since_0_3(_config: Any, _forward_step_func: Any, callbacks: Any = N
 
 
 def test_a_bridge_without_callbacks_cannot_be_run() -> None:
-    with pytest.raises(UserError, match=r"0\.3\.0 is the first"):
+    with pytest.raises(UserError, match=r"needs Megatron Bridge 0\.3\.0 or later"):
         versions.require_callbacks(pretrain_of_0_2)
     versions.require_callbacks(pretrain_since_0_3)

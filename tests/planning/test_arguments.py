@@ -117,7 +117,7 @@ def test_a_recipes_own_parameter_has_its_own_values() -> None:
 def test_a_name_that_0_3_1_split_in_two_gets_both() -> None:
     with pytest.raises(RecipeError, match="it is llama3_8b_sft_config or llama3_8b_peft_config") as raised:
         load_index("0.6.2").require("llama3_8b_finetune_config")
-    assert "choose one" in (raised.value.hint or "")
+    assert "Choose one" in (raised.value.hint or "")
     # 0.3.1 has some of these names still.
     assert load_index("0.3.1").require("qwen3_vl_8b_finetune_config").task == "sft"
 

@@ -91,6 +91,6 @@ def test_names_by_release() -> None:
     other = lookup("llama9_config", "0.5.0")
     assert other.recipe is None
     made = plan(known=other)
-    assert any("the job finds release 0.5.0" in text for text in made.warnings)
+    assert any("the job uses release 0.5.0" in text for text in made.warnings)
     assert made.geometry.parallel == ()
     assert "the recipe's env_vars" in made.unchecked

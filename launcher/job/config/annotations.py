@@ -1,7 +1,7 @@
-"""From the annotation of a field or parameter to a spec (see values.py), and from a plain value to the object meant.
+"""Specs (see contract/values.py) from annotations of fields and parameters, and objects from plain values.
 
-What Hydra reads is plain (numbers, strings, lists, mappings); what Megatron's fields hold is sometimes an enum, a
-torch.dtype, a tuple or a path. Bridge stores the plain value as it is, and the mistake shows hours later or never.
+Hydra reads plain values (numbers, strings, lists, mappings); Megatron's fields sometimes hold an enum, a torch.dtype, a
+tuple or a path. Bridge stores the plain value unchanged, and the mistake shows hours later or never.
 """
 
 import collections.abc
@@ -20,17 +20,17 @@ _PLAIN = {int: "int", float: "float", bool: "bool", str: "str", type(None): "non
 _LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable)
 _DICTS = (dict, collections.abc.Mapping)
 UNIONS = (typing.Union, types.UnionType)
-"""What typing.get_origin says of `Union[X, Y]` and of `X | Y`."""
+"""What typing.get_origin returns for `Union[X, Y]` and for `X | Y`."""
 
 COPIES = {"sequence_length": "seq_length"}
-"""Fields that Bridge overwrites with another one of the same class when it finalizes: a value given to them is lost."""
+"""Fields that Bridge overwrites with another field of the same class when it finalizes, so a value for them is lost."""
 
 
 def hints(cls: type) -> dict[str, Any]:
-    """The evaluated annotations of all dataclass fields of `cls`, those of its bases included.
+    """Return the evaluated annotations of all dataclass fields of `cls`, including those of its bases.
 
     Unlike typing.get_type_hints this survives annotations that only a type checker can evaluate (Bridge has some,
-    behind TYPE_CHECKING): they read as `typing.Any`.
+    behind TYPE_CHECKING): they become `typing.Any`.
     """
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
@@ -41,17 +41,17 @@ def hints(cls: type) -> dict[str, Any]:
 
 
 def evaluate(annotation: Any, scope: dict[str, Any], otherwise: Any = Any) -> Any:
-    """An annotation that may be a string, evaluated in `scope`; `otherwise` where it cannot be."""
+    """Return an annotation evaluated in `scope` if it is a string; `otherwise` where that fails."""
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, dict(scope))  # noqa: S307 - text of an imported module, which Python itself would evaluate
+        return eval(annotation, dict(scope))  # noqa: S307 - text of an imported module that Python itself would evaluate
     except Exception:  # a name that exists for type checkers only, or an operator that its stand-in lacks
         return otherwise
 
 
 def spec(annotation: Any) -> Any:
-    """The spec of an annotation; what text cannot stand for (callables, objects of libraries) is "fixed"."""
+    """Return the spec of an annotation; "fixed" for what text cannot express (callables, objects of libraries)."""
     if isinstance(annotation, typing.ForwardRef):
         return "any"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -91,12 +91,12 @@ def _named(annotation: Any) -> Any:
 
 
 def is_library_object(cls: type) -> bool:
-    """Whether a dataclass is no section of a configuration: a layer specification, or one of Hugging Face's objects."""
+    """Return whether a dataclass is not a section: a layer specification or an object of Hugging Face's."""
     return any(base.__name__ in ("ModuleSpec", "PretrainedConfig", "PreTrainedConfig") for base in cls.__mro__)
 
 
 def union(specs: list[Any]) -> Any:
-    """One spec for several: flat, no repetition, literals joined, "fixed" only where nothing but null is beside it."""
+    """Return one spec for several: flat, without repetition, literals joined, "fixed" kept only alone or with null."""
     flat: list[Any] = []
     for one in specs:
         flat.extend(one if isinstance(one, list) else [one])
@@ -122,7 +122,7 @@ def _among(value: Any, values: list[Any]) -> bool:
 
 
 def field_spec(field: "dataclasses.Field[Any]", annotation: Any) -> Any:
-    """The spec of a dataclass field, its default respected: many say `int` and default to None."""
+    """Return the spec of a dataclass field; its default widens it, since many say `int` and default to None."""
     if field.name == "activation_func":
         return activation_names()
     found = spec(annotation)
@@ -137,7 +137,7 @@ def field_spec(field: "dataclasses.Field[Any]", annotation: Any) -> Any:
 
 
 def widen(found: Any, held: Any) -> Any:
-    """`found` with the type of a value added that the field holds already, where the annotation does not admit it."""
+    """Return `found` plus the type of the value that the field holds, where the annotation excludes that value."""
     if found in ("any", "fixed") or isinstance(held, (bool, str)) or callable(held):
         return found
     options = found if isinstance(found, list) else [found]
@@ -153,17 +153,17 @@ def widen(found: Any, held: Any) -> Any:
 
 
 def is_settable(field: "dataclasses.Field[Any]") -> bool:
-    """Whether a field is the user's; private ones and those that the class computes itself are not."""
+    """Return whether users may set a field: it is neither private nor computed by its class."""
     return field.init and not field.name.startswith("_")
 
 
 def is_copy(name: str, fields: collections.abc.Container[str]) -> bool:
-    """Whether the class, which has these fields, overwrites this one with its twin (see COPIES)."""
+    """Return whether the class, which has these fields, overwrites this one with its twin (see COPIES)."""
     return name in COPIES and COPIES[name] in fields
 
 
 def activation_names() -> Any:
-    """The one callable that Bridge takes by name, where the release knows how."""
+    """Return the spec of the one callable that Bridge takes by name, in releases that support it."""
     try:
         from megatron.bridge.utils.activation_map import ACTIVATION_FUNC_MAP
     except ImportError:
@@ -172,9 +172,9 @@ def activation_names() -> Any:
 
 
 def coerce(value: Any, annotation: Any) -> Any:
-    """The object that a plain value, which fits the annotation's spec, means: enum member, dtype, tuple, set or path.
+    """Return the object that a plain value means: enum member, dtype, tuple, set or path.
 
-    Raises ValueError for a data type that torch does not have.
+    The value fits the annotation's spec. Raises ValueError for a data type that torch does not have.
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
@@ -196,7 +196,7 @@ def coerce(value: Any, annotation: Any) -> Any:
 
 
 def _member(value: Any, arguments: tuple[Any, ...]) -> Any:
-    """The alternative that the value means: its own plain type first, so that `str | Path` stays a string."""
+    """Return the alternative that the value means: its own type first, so that `str | Path` stays a string."""
     exact = [one for one in arguments if one is type(value)]
     return next(iter(exact), None) or next((one for one in arguments if fits(value, spec(one))), Any)
 
@@ -218,4 +218,4 @@ def _dtype(name: str) -> Any:
         found = getattr(torch, name.removeprefix("torch."), None)
         if isinstance(found, torch.dtype):
             return found
-        raise ValueError(f"torch has no data type {name!r}; bf16, fp16 and fp32 are some that it has") from None
+        raise ValueError(f"torch has no data type {name!r}; it has bf16, fp16 and fp32, among others") from None

@@ -1,7 +1,7 @@
-"""The configuration, resolved and validated in one process with the job's world size: no rendezvous, no process group.
+"""The configuration, resolved and validated in one process for the job's world size, without any process group.
 
-`python3 entrypoint.py --check-config` reads a request from standard input and answers on standard output (`main`); the
-entrypoint asks the same of every rank before it trains (`validate`).
+`python3 entrypoint.py --check-config` reads a request from standard input and answers on standard output (`main`).
+Every rank calls `validate` before it trains.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ _SCALARS = (bool, int, float, str)
 
 @dataclass(frozen=True)
 class Checked:
-    """A configuration as Bridge will train with it (a copy), and what its user should know."""
+    """A copy of the configuration as Bridge will train it, and warnings for the user."""
 
     config: Any
     warnings: tuple[str, ...]
 
 
 def main() -> int:
-    """Answer one request (the --check-config contract); returns the exit status, 0 or 2."""
+    """Answer one request (the --check-config contract); return the exit status, 0 or 2."""
     with stdout_channel.on_stdout() as out:
         try:
             reply = answer(read_request(sys.stdin.read()))
@@ -47,9 +47,9 @@ def main() -> int:
 
 
 def validate(config: Any, world_size: int, overrides: Sequence[str] = ()) -> Checked:
-    """Bridge's own validation, as pretrain() will do it, on a copy: `config` stays as it is.
+    """Run Bridge's own validation, as pretrain() will, on a copy; `config` stays unchanged.
 
-    `overrides` are those that were applied: a value that Bridge changes again is among the warnings. Raises UserError
+    `overrides` are those that were applied: if Bridge changes such a value again, a warning says so. Raises UserError
     with one sentence, with the numbers, for a configuration that cannot be trained.
     """
     sizes.check(config, world_size)
@@ -69,8 +69,8 @@ def validate(config: Any, world_size: int, overrides: Sequence[str] = ()) -> Che
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The reply to a good request; makes this process the job's rank 0 and raises UserError for a wrong one."""
-    config, on_cpu = configured(request, lambda load: load())
+    """Return the reply to a request, with this process as the job's rank 0. Raises UserError for a wrong request."""
+    config, on_cpu = build_config(request, lambda load: load())
     resumed = request.get("resumed")
     if resumed and config.peft is None:
         config.checkpoint.load = resumed
@@ -85,14 +85,15 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
         check_profiler(config, profiler, "cpu" if on_cpu else "gpu")
     checked = validate(config, int(request["world_size"]), request["overrides"])
-    told = {"notes": list(notes.take()), "warnings": list(checked.warnings)}
-    return {"ok": True, "resolved": resolved(checked.config), **told}
+    said = {"notes": list(notes.take()), "warnings": list(checked.warnings)}
+    return {"ok": True, "resolved": resolved(checked.config), **said}
 
 
-def configured(request: Mapping[str, Any], loaded: Callable[[Callable[[], Any]], Any]) -> tuple[Any, bool]:
-    """The configuration with its overrides, and whether the job computes on CPU; this process becomes its rank 0.
+def build_config(request: Mapping[str, Any], run_recipe: Callable[[Callable[[], Any]], Any]) -> tuple[Any, bool]:
+    """Return the configuration with its overrides, and whether the job computes on CPU.
 
-    `loaded` is given what runs the recipe, and returns what that returned. Raises UserError.
+    This process becomes rank 0 of the job. `run_recipe` gets a function that runs the recipe, and returns its result.
+    Raises UserError.
     """
     ranks = {"WORLD_SIZE": str(int(request["world_size"])), "LOCAL_WORLD_SIZE": str(request["ranks_per_node"])}
     os.environ.update(_ONE_PROCESS, **ranks)
@@ -100,7 +101,7 @@ def configured(request: Mapping[str, Any], loaded: Callable[[Callable[[], Any]],
     from . import recipe
 
     on_cpu = _enable_cpu_where_needed(request["options"].get("device", "auto"))
-    config = loaded(lambda: recipe.load(request["recipe"], request["arguments"], Path.cwd()))
+    config = run_recipe(lambda: recipe.load(request["recipe"], request["arguments"], Path.cwd()))
     return _overrides.apply(config, request["overrides"]), on_cpu
 
 
@@ -108,7 +109,7 @@ _DISPATCHER = ("moe_token_dispatcher_type", "moe_flex_dispatcher_backend", "moe_
 
 
 def resolved(config: Any) -> dict[str, Any]:
-    """What a plan wants to know of a validated configuration."""
+    """Return what a plan needs from a validated configuration."""
     model = sizes.transformer(config)
     names = (*sizes.PARALLEL, "expert_tensor_parallel_size")
     return {
@@ -118,14 +119,14 @@ def resolved(config: Any) -> dict[str, Any]:
         "seq_length": getattr(config.model, "seq_length", None),
         **{name: getattr(model, name, None) for name in _DISPATCHER},
         "env_vars": {name: str(value) for name, value in getattr(config, "env_vars", {}).items()},
-        "config": config_summary.facts(config, model),
+        "config": config_summary.summarize(config, model),
     }
 
 
 def _enable_cpu_where_needed(device: str) -> bool:
-    """Make Bridge importable here; True where the job itself computes on CPU, so that its configuration must suit that.
+    """Make Bridge importable here; return whether the job itself computes on CPU.
 
-    A login node has no GPU, and the job's nodes do: only a profile that says "cpu" means it for the job too.
+    A login node has no GPU although the job's nodes do, so only a profile with the device "cpu" means CPU for the job.
     """
     import torch
 
@@ -138,25 +139,25 @@ def _enable_cpu_where_needed(device: str) -> bool:
 
 
 def read_request(text: str) -> dict[str, Any]:
-    """The request on standard input, what it leaves out filled in. Raises UserError."""
+    """Return the request from standard input with defaults filled in. Raises UserError."""
     try:
         request = json.loads(text)
         missing = [key for key in ("recipe", "world_size", "ranks_per_node") if key not in request]
     except (ValueError, TypeError) as error:
-        raise UserError(f"--check-config reads one JSON object from standard input: {error}") from None
+        raise UserError(f"standard input is not the JSON object that --check-config reads: {error}") from None
     if missing:
-        raise UserError(f"--check-config was given a request without {', '.join(missing)}")
+        raise UserError(f"the request on standard input lacks {', '.join(missing)}")
     return {"arguments": {}, "overrides": [], "options": {}, **request}
 
 
 def _changed(before: Any, after: Any, overrides: Sequence[str]) -> Iterator[str]:
-    """Sentences for overrides whose value Bridge replaced: accepted, and yet without effect."""
+    """Yield a sentence for each override whose value Bridge replaced, so that it has no effect."""
     for text in overrides:
         key = values.parse(text).key
         given, final = _at(before, key), _at(after, key)
         comparable = isinstance(given, _SCALARS) and isinstance(final, (*_SCALARS, type(None)))
         if comparable and given != final:
-            yield f"{key}={values.show(given)} has no effect: Megatron Bridge makes it {values.show(final)}"
+            yield f"{key}={values.show(given)} has no effect: Megatron Bridge changes it to {values.show(final)}"
 
 
 def _at(config: Any, key: str) -> Any:
@@ -167,7 +168,7 @@ def _at(config: Any, key: str) -> Any:
 
 @contextlib.contextmanager
 def _environment(more: Mapping[str, str]) -> Iterator[None]:
-    """`os.environ` with `more`; all as before at the end (Bridge's validation sets the recipe's variables)."""
+    """Add `more` to `os.environ` inside the block, and restore all of it (Bridge's validation sets variables)."""
     before = dict(os.environ)
     os.environ.update(more)
     try:

@@ -1,7 +1,7 @@
-"""Arguments that every recipe takes, as its function and its configuration know them.
+"""Arguments that every recipe takes, applied to its function and its configuration.
 
-The list is in contract/recipe_arguments.py. They take effect in this order: what the function itself takes and
-`hf_path`, keywords of older releases, `tokenizer` and `data`, `peft`; then the overrides, which are stronger than all.
+The list is in contract/recipe_arguments.py. Their order of effect: what the function itself takes and `hf_path`,
+keywords of older releases, `tokenizer` and `data`, `peft`; then the overrides, which win over all of them.
 """
 
 import inspect
@@ -19,7 +19,7 @@ _LISTS = ("data_paths", "train_data_path", "valid_data_path", "test_data_path")
 
 
 def prepared(function: Callable[..., Any], common: Mapping[str, str]) -> Callable[..., Any]:
-    """`function`, to be called with its own keywords, and given all else that it can be told while it runs."""
+    """Return `function` wrapped: called with its own keywords, it also gets what takes effect while it runs."""
     parameters = inspect.signature(function).parameters
     old = {name: text for name, text in common.items() if name in recipe_arguments.KEYWORDS}
     more: dict[str, Any] = {}
@@ -32,12 +32,12 @@ def prepared(function: Callable[..., Any], common: Mapping[str, str]) -> Callabl
             return function(**{**more, **given}, **{name: _value(name, text) for name, text in old.items()})
         later = dict(old)
         model = {"hf_path": later.pop("hf_path")} if "hf_path" in later else {}
-        config = (versions.tolerant(function) if model else function)(**{**more, **given}, **model)
-        if model and hub.replaced_by() is None:
+        config = (versions.with_old_keywords(function) if model else function)(**{**more, **given}, **model)
+        if model and hub.overriding_model() is None:
             raise UserError(
-                "hf_path= would change nothing: this recipe makes its model without Hugging Face's configuration",
+                "hf_path= has no effect: this recipe does not build its model from a Hugging Face configuration",
                 where=f"hf_path={model['hf_path']}",
-                hint="take a recipe of that model, or set the fields that differ (model.num_layers=...)",
+                hint="use a recipe of that model, or set the fields that differ (model.num_layers=...)",
             )
         _set(config, later)
         return config
@@ -46,7 +46,7 @@ def prepared(function: Callable[..., Any], common: Mapping[str, str]) -> Callabl
 
 
 def apply(config: Any, common: Mapping[str, str], recipe: Mapping[str, str], where: str) -> None:
-    """Set in `config`, which the function returned, what is no keyword of it. Raises UserError."""
+    """Set in `config`, which the function returned, what is not a keyword of the function. Raises UserError."""
     for name in recipe_arguments.EVERY:
         if name in common:
             try:
@@ -58,7 +58,7 @@ def apply(config: Any, common: Mapping[str, str], recipe: Mapping[str, str], whe
     if "data" in common:
         datasets.use(config, common)
     elif "data_columns" in common:
-        raise UserError("data_columns= says nothing without data=", where=where)
+        raise UserError("data_columns= has no effect without data=", where=where)
     if "forward_step" in common:
         forward.check_name(common["forward_step"])
     if "peft" in common:
@@ -66,7 +66,7 @@ def apply(config: Any, common: Mapping[str, str], recipe: Mapping[str, str], whe
 
 
 def _set(config: Any, given: Mapping[str, str]) -> None:
-    """Old keywords in a configuration, each value checked against its field as an override is."""
+    """Apply old keywords to a configuration; each value is checked against its field, as an override is."""
     meant: dict[str, Any] = {}
     for name, text in given.items():
         fields = recipe_arguments.FIELDS.get(name, ())
@@ -84,10 +84,10 @@ def _set(config: Any, given: Mapping[str, str]) -> None:
 
 
 def _known(config: Any, field: str) -> str:
-    """The name of a field in this release."""
+    """Return the name of a field in this release."""
     section, _, name = field.rpartition(".")
-    holder = getattr(config, section, None)
-    known = not section or (holder is not None and name in sections.fields(holder))
+    owner = getattr(config, section, None)
+    known = not section or (owner is not None and name in sections.fields(owner))
     return field if known else key_aliases.OLDER.get(field, field)
 
 

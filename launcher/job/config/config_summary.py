@@ -1,8 +1,7 @@
-"""What a plan's preflight and memory estimate read of a validated configuration: plain JSON values, by section.
+"""The part of a validated configuration that a plan's preflight and memory estimate read: plain JSON values by section.
 
-One table says which fields; one that a release or a class of Bridge lacks is null in the answer. Nothing is computed
-here except what only Megatron's own objects know: the spread of layers over pipeline stages, the vocabulary that the
-model will have, the names of classes.
+One table lists the fields; a field that a release or a class of Bridge lacks is null. Computed here is only what needs
+Megatron's own objects: the spread of layers over pipeline stages, the model's vocabulary, the names of classes.
 """
 
 import enum
@@ -57,17 +56,17 @@ FIELDS = {
     "tokenizer": ("tokenizer_type", "tokenizer_model", "vocab_size", "vocab_file", "merge_file"),
     "peft": ("dim", "target_modules"),
 }
-"""Which fields are read, by section of the configuration."""
+"""The fields that are read, by section of the configuration."""
 
 
-def facts(config: Any, transformer: Any) -> dict[str, Any]:
-    """The values by section; `transformer` is the part of the model's configuration with its sizes."""
+def summarize(config: Any, transformer: Any) -> dict[str, Any]:
+    """Return the values by section; `transformer` is the part of the model's configuration with its sizes."""
     found: dict[str, Any] = {}
     for section, names in FIELDS.items():
-        holder = getattr(config, section, None)
-        found[section] = None if holder is None else {name: _plain(_read(holder, transformer, name)) for name in names}
-        if holder is not None and section in ("model", "dataset", "peft"):
-            found[section]["classes"] = [cls.__name__ for cls in type(holder).__mro__ if cls is not object]
+        owner = getattr(config, section, None)
+        found[section] = None if owner is None else {name: _plain(_read(owner, transformer, name)) for name in names}
+        if owner is not None and section in ("model", "dataset", "peft"):
+            found[section]["classes"] = [cls.__name__ for cls in type(owner).__mro__ if cls is not object]
     model = found["model"]
     model["padded_vocab_size"] = _vocabulary(config, model)
     model["pipeline_layout"] = _layout(transformer)
@@ -76,14 +75,14 @@ def facts(config: Any, transformer: Any) -> dict[str, Any]:
 
 
 def _read(section: Any, transformer: Any, name: str) -> Any:
-    """A field of `section`; of a model that keeps its sizes one level deeper, from there."""
+    """Return a field of `section`; for a model that keeps its sizes one level deeper, the field there."""
     own = getattr(section, name, None)
     deeper = getattr(section, "transformer", None)
     return getattr(transformer, name, None) if own is None and deeper is transformer else own
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON has it: data types and enumerations by name, anything else that is no scalar by its class."""
+    """Return `value` as JSON has it: data types and enumerations by name, other objects by the name of their class."""
     if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, enum.Enum):
@@ -99,10 +98,10 @@ def _plain(value: Any) -> Any:
 
 
 def _vocabulary(config: Any, model: "dict[str, Any]") -> Optional[int]:
-    """Rows of the embedding over all tensor-parallel ranks, as Bridge's setup.py and gpt_provider.py decide it.
+    """Return the embedding's rows over all tensor-parallel ranks, as Bridge's setup.py and gpt_provider.py do.
 
-    A size that the model states counts as it is, unless it asks for padding; else it is the tokenizer's, padded to a
-    multiple of `make_vocab_size_divisible_by` x TP. None where only loading a tokenizer would tell.
+    A size in the model's configuration counts unchanged, unless it asks for padding; otherwise it is the tokenizer's,
+    padded to a multiple of `make_vocab_size_divisible_by` x TP. None where only loading a tokenizer would show it.
     """
     tokenizer = getattr(config, "tokenizer", None)
     stated = getattr(config.model, "vocab_size", None)
@@ -116,13 +115,13 @@ def _vocabulary(config: Any, model: "dict[str, Any]") -> Optional[int]:
 
 
 def _name(function: Any) -> Optional[str]:
-    """The name of a function, also of one with some arguments given (functools.partial)."""
+    """Return the name of a function, also inside functools.partial."""
     name = getattr(getattr(function, "func", function), "__name__", None)
     return name if isinstance(name, str) else None
 
 
 def _layout(transformer: Any) -> "Optional[list[list[list[str]]]]":
-    """By pipeline rank and virtual stage the names of what is there, where the recipe lays it out itself."""
+    """Return the names of the layers by pipeline rank and virtual stage, where the recipe sets a layout."""
     layout = getattr(getattr(transformer, "pipeline_model_parallel_layout", None), "layout", None)
     if not isinstance(layout, list):
         return None

@@ -1,4 +1,4 @@
-"""The keywords that recipe functions of Megatron Bridge took until 0.3.0, as fields of what they return now."""
+"""The keywords that Megatron Bridge's recipe functions took until 0.3.0, as fields of the configuration they return."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from ..errors import UserError
 from . import notes
 
 _UNSET = ("expert_model_parallel_size", "comm_overlap_config", "tokenizer_model", "dir")
-"""Keywords whose None meant "as the recipe has it"."""
+"""Keywords for which None meant the recipe's own value."""
 
 
 def apply(config: Any, given: Mapping[str, Any]) -> None:
@@ -44,7 +44,7 @@ def _owner(config: Any, field: str) -> tuple[Any, str]:
 
 
 def _settle_pipeline(config: Any, given: Mapping[str, Any]) -> None:
-    """A pipeline needs a data type for what it sends; a layout made for other stages no longer fits."""
+    """Set the data type that a pipeline sends; drop a layout that was made for other stages."""
     model = config.model
     if getattr(model, "pipeline_model_parallel_size", 1) > 1 and model.pipeline_dtype is None:
         import torch
@@ -56,7 +56,7 @@ def _settle_pipeline(config: Any, given: Mapping[str, Any]) -> None:
 
 
 def _settle_packing(config: Any, given: Mapping[str, Any]) -> None:
-    """Packed samples of fine-tuning are as long as the sequence."""
+    """Make packed samples of fine-tuning as long as the sequence."""
     found = (getattr(config.dataset, name, None) for name in ("offline_packing_specs", "packed_sequence_specs"))
     packing = next((one for one in found if one is not None), None)
     if "seq_length" in given and packing is not None:
@@ -67,7 +67,7 @@ def _data(config: Any, given: Mapping[str, Any]) -> None:
     from megatron.bridge.recipes.utils import dataset_utils
 
     if not hasattr(config.dataset, "blend"):
-        raise UserError(f"keyword {next(iter(given))}: this recipe's data set has no blend of files")
+        raise UserError(f"keyword {next(iter(given))}: this recipe's data set has no field `blend`")
     blend, per_split, split = dataset_utils.get_blend_fields_from_data_paths(**given)
     config.dataset.blend, config.dataset.blend_per_split, config.dataset.split = blend, per_split, split
 
@@ -91,7 +91,7 @@ def _tokenizer_model(config: Any, value: str) -> None:
 def _deepep(config: Any, value: bool) -> None:
     if value:
         config.model.moe_token_dispatcher_type, config.model.moe_flex_dispatcher_backend = "flex", "deepep"
-        # It computes while DeepEP's streams have all of the GPU's copy engines.
+        # The overlap would compute while DeepEP's streams occupy all copy engines of the GPU.
         config.model.moe_shared_expert_overlap = False
 
 
@@ -102,7 +102,7 @@ def _recompute(config: Any, value: bool) -> None:
 
 
 def _placed_by_the_run(_config: Any, value: Any) -> None:
-    """`dir` and `name` said where files go: into the run directory, as with every recipe (paths.place_files)."""
+    """Note that `dir` and `name` have no effect: files go into the run directory (paths.place_files)."""
     notes.add(f"{value!r} as directory or name of the run has no effect: files go into the run directory")
 
 
@@ -116,4 +116,4 @@ _SPECIAL: Mapping[str, Callable[[Any, Any], None]] = {
 }
 
 KNOWN = KEYWORDS
-"""All keywords that are understood: FIELDS, _DATA, those of _SPECIAL, and hf_path."""
+"""All supported keywords: FIELDS, _DATA, those of _SPECIAL, and hf_path."""

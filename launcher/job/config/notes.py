@@ -1,19 +1,20 @@
-"""What the user should know of how a configuration came about, collected while it is made.
+"""Notes for the user about how a configuration was made, collected on the way.
 
-Not warnings: nothing is wrong. Which architecture was read, which keywords of an older Bridge were understood.
+They are not warnings: nothing is wrong. Examples: which architecture was read, which keywords of an older Bridge were
+applied.
 """
 
 _NOTES: list[str] = []
 
 
 def add(text: str) -> None:
-    """Remember one sentence; the same one only once."""
+    """Record one sentence, once."""
     if text not in _NOTES:
         _NOTES.append(text)
 
 
 def take() -> tuple[str, ...]:
-    """All sentences so far, which are forgotten with that."""
+    """Return all sentences so far, and forget them."""
     notes = tuple(_NOTES)
     _NOTES.clear()
     return notes

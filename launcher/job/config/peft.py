@@ -7,19 +7,19 @@ from ..errors import UserError
 from . import notes
 
 _LOW = 5e-5
-"""A learning rate for all weights: Bridge's recipes have 5e-6 for those, and 1e-4 for adapters."""
+"""Below this a learning rate is one for all weights: Bridge's recipes use 5e-6 for those, 1e-4 for adapters."""
 
 
 def use(config: Any, scheme: str, bridge: Optional[str], where: str) -> None:
     """Train adapters of `scheme` ("lora", "dora"), or all weights ("none"); `bridge` is a Bridge recipe's name.
 
-    Adapters that the recipe has keep what both kinds know (dim, alpha, target_modules, ...). Raises UserError for a
-    recipe that pretrains.
+    The recipe's own adapters pass on the fields that both kinds have (dim, alpha, target_modules, ...). Raises
+    UserError for a recipe that pretrains.
     """
     if scheme == "none":
         if config.peft is not None:
             notes.add(
-                f"peft=none: all weights are trained, with the learning rate of the recipe's adapters{_rate(config)}"
+                f"peft=none: all weights are trained with the learning rate of the recipe's adapters{_rate(config)}"
             )
         config.peft = None
         return
@@ -31,15 +31,15 @@ def use(config: Any, scheme: str, bridge: Optional[str], where: str) -> None:
         return
     if config.peft is None and _pretrains(config, bridge):
         raise UserError(
-            f"peft={scheme}: this recipe pretrains, and adapters are trained beside the weights of a finished model",
+            f"peft={scheme}: this recipe pretrains, but adapters need the weights of a trained model",
             where=where,
-            hint="use a recipe that fine-tunes: its name has _sft_ or _peft_, or is recipes/llama32_1b_lora.py",
+            hint="use a recipe that fine-tunes: one with _sft_ or _peft_ in its name, or recipes/llama32_1b_lora.py",
         )
     rate = getattr(config.optimizer, "lr", None)
     if config.peft is None and isinstance(rate, float) and rate < _LOW:
         notes.add(
-            f"peft={scheme}: the recipe trains all weights, and its learning rate{_rate(config)} stays; adapters "
-            "usually take ten times as much and more (optimizer.lr=1e-4 in Bridge's own recipes)"
+            f"peft={scheme}: the learning rate{_rate(config)} stays that of a recipe for all weights; adapters "
+            "usually need at least ten times as much (optimizer.lr=1e-4 in Bridge's own recipes)"
         )
     config.peft = kind(**_shared(config.peft, kind))
 
@@ -50,7 +50,7 @@ def _rate(config: Any) -> str:
 
 
 def _shared(held: Any, kind: type) -> dict[str, Any]:
-    """The values of the adapters that are replaced, as far as the new ones have such a field."""
+    """Return the values of the replaced adapters for the fields that the new ones have as well."""
     if not dataclasses.is_dataclass(held):
         return {}
     names = {field.name for field in dataclasses.fields(kind) if field.init and not field.name.startswith("_")}
@@ -58,7 +58,7 @@ def _shared(held: Any, kind: type) -> dict[str, Any]:
 
 
 def _pretrains(config: Any, bridge: Optional[str]) -> bool:
-    """By its name or, of a file, by what it reads and starts from: token ids, and no weights."""
+    """Return whether a recipe pretrains: by its name or, for a file, if it reads token ids and starts from none."""
     if bridge is not None:
         return "_pretrain_" in bridge
     from megatron.bridge.training.config import GPTDatasetConfig

@@ -1,4 +1,4 @@
-"""A recipe: a Python file with `configure(...)`, or the name of a function of Megatron Bridge."""
+"""A recipe: a Python file with `configure(...)`, or the name of a Megatron Bridge function."""
 
 import importlib
 import importlib.machinery
@@ -20,13 +20,14 @@ from . import common_arguments, versions
 
 
 def load(recipe: Mapping[str, str], arguments: Mapping[str, str], base: Path) -> Any:
-    """The ConfigContainer that a recipe makes.
+    """Return the ConfigContainer that a recipe makes.
 
     `recipe` is {"path", "function"}, the path relative to `base`, or {"bridge": NAME}; `arguments` are raw strings by
-    name. Raises UserError, one sentence for each thing that can be wrong; `where` is the place in the user's own file.
-    Functions of Bridge find the architectures that ship (hub.py) and take the keywords of older releases (versions.py).
+    name. Functions of Bridge find the architectures that ship (hub.py) and take the keywords of older releases
+    (versions.py). Raises UserError with one sentence for each possible mistake; `where` is the position in the user's
+    own file.
     """
-    with hub.architectures(), versions.old_keywords():
+    with hub.provide_architectures(), versions.old_keywords():
         return _load(recipe, arguments, base)
 
 
@@ -50,7 +51,7 @@ def _load(recipe: Mapping[str, str], arguments: Mapping[str, str], base: Path) -
 
 
 def import_file(path: Path) -> ModuleType:
-    """Import a recipe's file under its own name, its directory on sys.path.
+    """Import a recipe's file under its own name, with its directory on sys.path.
 
     The module is in sys.modules before it runs, and importable by its name in a process that multiprocessing starts: so
     classes of a recipe can be pickled, and a checkpoint's run_config.yaml can name them. Raises UserError.
@@ -58,7 +59,7 @@ def import_file(path: Path) -> ModuleType:
     if not path.is_file():
         kind = "is a directory, not a file" if path.is_dir() else "does not exist"
         raise UserError(f"the recipe {path} {kind}")
-    name = path.stem.replace(".", "_")  # a dot would make it a package's module
+    name = path.stem.replace(".", "_")  # a dot would make it a submodule
     _refuse_taken(name, path)
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
@@ -72,13 +73,13 @@ def import_file(path: Path) -> ModuleType:
     except BaseException as error:
         del sys.modules[name]
         if not isinstance(error, (Exception, SystemExit)):
-            raise  # a signal, not the recipe's doing
+            raise  # a signal, not an error of the recipe
         _raise(error, "the recipe cannot be imported", str(path), path.parent)
     return module
 
 
 def _refuse_taken(name: str, path: Path) -> None:
-    """A recipe called json.py would hide the real json from everybody, as its directory is on sys.path."""
+    """Refuse a recipe named like a module: json.py would hide the real json, as its directory is on sys.path."""
     known = sys.modules.get(name)
     try:
         spec = known.__spec__ if known is not None else importlib.util.find_spec(name)
@@ -87,7 +88,7 @@ def _refuse_taken(name: str, path: Path) -> None:
     origin = getattr(spec, "origin", None)
     if (known is not None or spec is not None) and (origin is None or Path(origin).resolve() != path.resolve()):
         raise UserError(
-            f"the recipe {path.name} has the name of a module that exists already ({origin or name})",
+            f"the recipe {path.name} has the name of an existing module ({origin or name})",
             where=str(path),
             hint="rename the recipe's file",
         )
@@ -124,12 +125,12 @@ def _bridge_function(name: str) -> Callable[..., Any]:
     raise UserError(
         f"Megatron Bridge has no recipe {name!r}",
         where=f"bridge:{name}",
-        hint=f"did you mean {', '.join(near)}?" if near else "`launcher recipes` lists those that there are",
+        hint=f"did you mean {', '.join(near)}?" if near else "`launcher recipes` lists all recipes",
     )
 
 
 def _bridge_modules(recipes: ModuleType) -> Iterator[ModuleType]:
-    """The recipes, then the performance recipes: a package of packages since 0.6, absent before."""
+    """Yield the recipes' module, then those of the performance recipes: subpackages since 0.6, absent before."""
     yield recipes
     try:
         perf = importlib.import_module("megatron.bridge.perf_recipes")
@@ -157,22 +158,22 @@ def _require_config(config: Any, name: str, where: str) -> None:
         raise UserError(f"{name}() returned None", where=where, hint="end it with `return cfg`, a ConfigContainer")
     kind = type(config).__name__
     raise UserError(
-        f"{name}() returned a {kind}, and a recipe returns a ConfigContainer of Megatron Bridge", where=where
+        f"{name}() returned a {kind}, but a recipe must return Megatron Bridge's ConfigContainer", where=where
     )
 
 
 def _raise(error: BaseException, what: str, where: str, home: "Path | None") -> Any:
-    """Raise UserError for what the user's code raised, at the innermost line that is the user's own."""
+    """Raise UserError for what the user's code raised, at the innermost line of the user's own files."""
     if isinstance(error, UserError):
         raise error
     if isinstance(error, SyntaxError) and error.filename and (home is None or _is_below(error.filename, home)):
         text = f"the recipe is not valid Python: {error.msg}"
         raise UserError(text, where=f"{error.filename}:{error.lineno or 1}") from error
     frames = [one for one in traceback.extract_tb(error.__traceback__) if home and _is_below(one.filename, home)]
-    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else where
+    position = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else where
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     kind = type(error).__name__
-    raise UserError(f"{what}: {kind}{f': {message}' if message else ''}", where=place) from error
+    raise UserError(f"{what}: {kind}{f': {message}' if message else ''}", where=position) from error
 
 
 def _is_below(filename: str, home: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The sections of a Bridge configuration: which keys it has, and how one that is null comes into being."""
+"""The sections of a Bridge configuration: which keys each has, and how a null section is created."""
 
 import dataclasses
 import inspect
@@ -11,7 +11,7 @@ from . import annotations
 
 
 def is_section(held: Any) -> bool:
-    """Whether an object of the configuration has keys of its own."""
+    """Return whether an object of the configuration has keys of its own."""
     return (
         dataclasses.is_dataclass(held)
         and not isinstance(held, type)
@@ -21,13 +21,13 @@ def is_section(held: Any) -> bool:
 
 
 def fields(section: Any) -> dict[str, "dataclasses.Field[Any]"]:
-    """The fields of a section (an object or a class) that a user may set, by name."""
+    """Return the fields of a section (an object or a class) that a user may set, by name."""
     found = {field.name: field for field in dataclasses.fields(section) if annotations.is_settable(field)}
     return {name: field for name, field in found.items() if not annotations.is_copy(name, found)}
 
 
 def keys(section: Any, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a configuration as it stands, sections included."""
+    """Yield every dotted key of a configuration as it stands, sections included."""
     for name in fields(section):
         yield prefix + name
         held = getattr(section, name, None)
@@ -36,7 +36,7 @@ def keys(section: Any, prefix: str = "") -> Iterator[str]:
 
 
 def spec(section: Any, name: str) -> Any:
-    """The type that a field takes, what it holds now considered (recipes hold objects where annotations say Any)."""
+    """Return the type that a field takes, given what it holds now (recipes hold objects where annotations say Any)."""
     held = getattr(section, name, None)
     found = annotations.field_spec(fields(section)[name], annotations.hints(type(section)).get(name, Any))
     if found == "any" and not is_section(held) and not _is_plain(held):
@@ -49,16 +49,16 @@ def _is_plain(held: Any) -> bool:
 
 
 def classes(annotation: Any) -> list[type]:
-    """The section classes that an annotation names."""
+    """Return the section classes that an annotation names."""
     alternatives = typing.get_args(annotation) if typing.get_origin(annotation) in annotations.UNIONS else (annotation,)
     return [one for one in alternatives if annotations.spec(one) == "section"]
 
 
 def create(key: str, annotation: Any, held: Any, given: Mapping[str, Any]) -> Any:
-    """A section for `key`, which holds null or a name (`mixed_precision: bf16_mixed`) until now.
+    """Return a section for `key`, which so far holds null or a name (`mixed_precision: bf16_mixed`).
 
-    `given` are the values that the user sets in it: what its class cannot do without is taken from there. Raises
-    Refused where the class is not a single one, or lacks a value.
+    `given` are the values that the user sets in it; what its class requires is taken from there. Raises Refused where
+    the annotation names several classes, or a required value is missing.
     """
     found = classes(annotation)
     if isinstance(held, str):
@@ -66,8 +66,8 @@ def create(key: str, annotation: Any, held: Any, given: Mapping[str, Any]) -> An
     if len(found) != 1 or inspect.isabstract(found[0]):
         names = [_path(one) for cls in found for one in _concrete(cls)]
         raise values.Refused(
-            f"{key} is null in this recipe, and it can be of several kinds: {', '.join(names)}",
-            f"set it in the recipe, or choose one by '{key}={{_target_: {names[0]}}}'" if names else None,
+            f"{key} is null in this recipe, and its class is not clear: {', '.join(names)}",
+            f"set it in the recipe, or choose a class with '{key}={{_target_: {names[0]}}}'" if names else None,
         )
     cls = found[0]
     hints = annotations.hints(cls)
@@ -77,7 +77,7 @@ def create(key: str, annotation: Any, held: Any, given: Mapping[str, Any]) -> An
             continue
         if name not in given:
             raise values.Refused(
-                f"{key} is null in this recipe, and a new {cls.__name__} needs {key}.{name} as well",
+                f"{key} is null in this recipe, and a new {cls.__name__} also needs {key}.{name}",
                 f"add {key}.{name}=..., or set {key} in the recipe",
             )
         values.check(f"{key}.{name}", given[name], annotations.field_spec(field, hints[name]))
@@ -86,7 +86,7 @@ def create(key: str, annotation: Any, held: Any, given: Mapping[str, Any]) -> An
 
 
 def instantiate(key: str, annotation: Any, value: Mapping[str, Any]) -> Any:
-    """The object that a mapping with `_target_` describes, as Bridge makes it; Refused where it is of a wrong kind."""
+    """Return the object that a mapping with `_target_` describes, as Bridge makes it. Raises Refused."""
     from megatron.bridge.utils.instantiate_utils import instantiate as make
 
     try:
@@ -96,7 +96,7 @@ def instantiate(key: str, annotation: Any, value: Mapping[str, Any]) -> Any:
     found = tuple(classes(annotation))
     if not isinstance(made, found):
         names = " or ".join(cls.__name__ for cls in found)
-        raise values.Refused(f"{key} takes a {names}, and {value['_target_']} makes a {type(made).__name__}")
+        raise values.Refused(f"{key} takes a {names}, but {value['_target_']} makes a {type(made).__name__}")
     return made
 
 
@@ -104,7 +104,7 @@ def _by_name(key: str, name: str) -> Any:
     from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 
     if key != "mixed_precision":
-        raise values.Refused(f"{key} holds the text {name!r} and has no keys of its own")
+        raise values.Refused(f"{key} is the text {name!r}, which has no keys")
     try:
         return get_mixed_precision_config(name)
     except ValueError as error:

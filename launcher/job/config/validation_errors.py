@@ -1,4 +1,4 @@
-"""What Megatron's own checks raise, as one sentence for the user."""
+"""Errors of Megatron's own checks, as one sentence for the user."""
 
 import ast
 import linecache
@@ -9,26 +9,26 @@ from types import FrameType, TracebackType
 from ..errors import UserError
 
 _LINES = 12
-"""An assertion's statement is looked for in so many lines."""
+"""Number of lines in which an assertion's statement is searched."""
 
 
 _HINTS = {
-    "PEFT requires a pretrained checkpoint path": "name the model that the adapters are for: hf_path=DIR (a recipe of "
-    "Bridge's), or checkpoint.pretrained_checkpoint=DIR",
+    "PEFT requires a pretrained checkpoint path": "name the model that the adapters are for: hf_path=DIR (Bridge "
+    "recipes), or checkpoint.pretrained_checkpoint=DIR",
 }
-"""What to do where Bridge's words do not say it."""
+"""What to do, where Bridge's message does not say it."""
 
 
 def explain(error: Exception) -> UserError:
-    """The UserError for an exception out of Bridge's validation; `where` is the check's own place in Megatron.
+    """Return the UserError for an exception from Bridge's validation; `where` is the check's place in Megatron.
 
-    An assertion without words is told by its condition and the numbers that it compares.
+    An assertion without a message is shown by its condition and the numbers that it compares.
     """
     frame = _last(error.__traceback__)
-    place = None
+    where = None
     if error.__traceback__ is not None:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{_short(last.filename)}:{last.lineno}"
+        where = f"{_short(last.filename)}:{last.lineno}"
     words = " ".join(str(error).split())
     if isinstance(error, AssertionError):
         text = words or _condition(frame, error)
@@ -37,7 +37,7 @@ def explain(error: Exception) -> UserError:
     else:
         text = f"{type(error).__name__}: {words}" if words else type(error).__name__
     hint = next((hint for words, hint in _HINTS.items() if words in text), None)
-    return UserError(f"Megatron Bridge refuses the configuration: {text}", where=place, hint=hint)
+    return UserError(f"Megatron Bridge refuses the configuration: {text}", where=where, hint=hint)
 
 
 def _last(trace: "TracebackType | None") -> "FrameType | None":
@@ -51,7 +51,7 @@ def _short(filename: str) -> str:
 
 
 def _condition(frame: "FrameType | None", error: Exception) -> str:
-    """The condition of the assertion that failed, with the values of the fields in it."""
+    """Return the condition of the failed assertion, with the values of the fields in it."""
     if frame is None or error.__traceback__ is None:
         return "an assertion failed"
     number = traceback.extract_tb(error.__traceback__)[-1].lineno or 1
@@ -63,12 +63,12 @@ def _condition(frame: "FrameType | None", error: Exception) -> str:
             continue
         if tree.body and isinstance(tree.body[0], ast.Assert):
             condition = tree.body[0].test
-            return f"it does not hold that {ast.unparse(condition)}{_numbers(condition, frame)}"
+            return f"the condition {ast.unparse(condition)} is false{_numbers(condition, frame)}"
     return "an assertion failed"
 
 
 def _numbers(condition: ast.expr, frame: FrameType) -> str:
-    """ " (self.a=1, self.b=2)" for the attributes in a condition that plain reading of attributes can tell."""
+    """Return " (self.a=1, self.b=2)" for the attributes in a condition that plain attribute access can read."""
     found = {}
     for node in ast.walk(condition):
         names = _path(node)

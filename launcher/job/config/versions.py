@@ -1,4 +1,4 @@
-"""What differs between releases of Megatron Bridge where this half of the launcher touches it: 0.2.2 to 0.6.x.
+"""Differences between releases of Megatron Bridge, 0.2.2 to 0.6.x, where this half of the launcher touches it.
 
 | what | until | from | here |
 | --- | --- | --- | --- |
@@ -10,10 +10,10 @@
 | packing of samples | `packed_sequence_specs` | `offline_packing_specs` | `contract/key_aliases.py` |
 | experts where ETP is not set | split by TP too | 0.6: by EP alone | `sizes.check_split_of_experts` |
 | callbacks of pretrain() | absent | 0.3.0 | `require_callbacks` |
-| events that data are opened, a checkpoint saved | absent | 0.6 | `listen` |
+| events: data opened, checkpoint saved | absent | 0.6 | `listen` |
 
-Nothing here asks for a version: functions are asked for their signature and sections for their fields.
-Keywords and what they set are those of the recipe functions of 0.3.0 (`*CommonKwargs`, `*FinetuneKwargs`).
+Nothing here compares versions: functions are asked for their signature and sections for their fields. Keywords and what
+they set are those of the recipe functions of 0.3.0 (`*CommonKwargs`, `*FinetuneKwargs`).
 """
 
 import contextlib
@@ -34,20 +34,23 @@ _RECIPES = "megatron.bridge.recipes"
 
 
 def env_vars(config: Any) -> Mapping[str, Any]:
-    """The environment that a recipe asks for: none before Bridge 0.6.0."""
+    """Return the environment variables that a recipe sets; empty before Bridge 0.6.0."""
     return getattr(config, "env_vars", None) or {}
 
 
 def require_callbacks(pretrain: Callable[..., Any]) -> None:
-    """Raise UserError where pretrain() takes none: without them a run tells nothing and cannot be stopped."""
+    """Refuse a pretrain() without callbacks: such a run would report nothing and could not be stopped.
+
+    Raises UserError.
+    """
     if "callbacks" not in inspect.signature(pretrain).parameters:
-        raise UserError("this Megatron Bridge has no callbacks: 0.3.0 is the first release that this launcher can run")
+        raise UserError("this Megatron Bridge has no callbacks; the launcher needs Megatron Bridge 0.3.0 or later")
 
 
 def listen(manager: Any, name: str, listener: Callable[[Any], None]) -> None:
-    """Register `listener` for an event of Bridge's CallbackManager, as far as this release tells of it.
+    """Register `listener` for an event of Bridge's CallbackManager, if this release has that event.
 
-    One that does not tell that a checkpoint was saved has it found out where it is saved.
+    In a release without the event `on_checkpoint_save`, the functions that save are wrapped instead.
     """
     from megatron.bridge.training import callbacks
 
@@ -57,10 +60,10 @@ def listen(manager: Any, name: str, listener: Callable[[Any], None]) -> None:
         from megatron.bridge.training import pretrain, train
 
         for module in (train, pretrain):
-            module.save_checkpoint = _telling(module.save_checkpoint, listener)
+            module.save_checkpoint = _followed_by(module.save_checkpoint, listener)
 
 
-def _telling(save: Callable[..., Any], listener: Callable[[Any], None]) -> Callable[..., Any]:
+def _followed_by(save: Callable[..., Any], listener: Callable[[Any], None]) -> Callable[..., Any]:
     @functools.wraps(save)
     def save_checkpoint(state: Any, *arguments: Any, **keywords: Any) -> Any:
         result = save(state, *arguments, **keywords)
@@ -72,10 +75,10 @@ def _telling(save: Callable[..., Any], listener: Callable[[Any], None]) -> Calla
 
 @contextlib.contextmanager
 def old_keywords() -> Iterator[None]:
-    """Inside the block recipe functions of Bridge take the keywords that they took before 0.3.1.
+    """Let recipe functions of Bridge take, inside the block, the keywords that they took before 0.3.1.
 
     What a function still takes itself is passed on; the rest is applied to the configuration that it returns. A recipe
-    that imported a function inside the block keeps it so.
+    that imported a function inside the block keeps the wrapped one.
     """
     replaced = list(_replace(_recipe_modules()))
     try:
@@ -85,11 +88,11 @@ def old_keywords() -> Iterator[None]:
             setattr(module, name, function)
 
 
-def tolerant(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, a recipe, with the keywords of before 0.3.1. Raises UserError for one that nobody ever took."""
+def with_old_keywords(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the recipe function with the keywords of before 0.3.1; it raises UserError for any other."""
     parameters = inspect.signature(function).parameters
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
-        return function  # it takes keywords still
+        return function  # it still takes any keyword
 
     @functools.wraps(function)
     def call(*arguments: Any, **given: Any) -> Any:
@@ -98,11 +101,13 @@ def tolerant(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments, **given)
         _refuse_unknown(function.__name__, old, list(parameters), _caller())
         own = {name: value for name, value in given.items() if name in parameters}
-        with hub.instead(old.pop("hf_path", None)):
+        with hub.override_model(old.pop("hf_path", None)):
             config = function(*arguments, **own)
         legacy_kwargs.apply(config, old)
         names = ", ".join(name for name in given if name not in own)
-        notes.add(f"{function.__name__}() takes no {names} in this Megatron Bridge: set in what it returns")
+        notes.add(
+            f"{function.__name__}() takes no {names} in this Megatron Bridge: set in the configuration that it returns"
+        )
         return config
 
     return call
@@ -117,12 +122,12 @@ def _refuse_unknown(name: str, old: Mapping[str, Any], own: list[str], where: st
             raise UserError(
                 f"{name}() has no keyword {keyword!r}; it has {others}",
                 where=where,
-                hint="fields of the configuration that it returns can be set instead: cfg.model.NAME = VALUE",
+                hint="set a field of the configuration that it returns instead: cfg.model.NAME = VALUE",
             )
 
 
 def _caller() -> str:
-    """Where the recipe's own line stands: the one that called a function of Bridge."""
+    """Return the position of the recipe's own line that called a function of Bridge."""
     frame = sys._getframe(2)
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
@@ -136,19 +141,19 @@ def _recipe_modules() -> list[Any]:
 
 
 def _replace(modules: list[Any]) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
-    """Put a tolerant function in each recipe's place; yields what was where."""
+    """Put a wrapped function in each recipe's place; yield what was where."""
     made: dict[Callable[..., Any], Callable[..., Any]] = {}
     for module in modules:
         for name, value in list(vars(module).items()):
             if not name.endswith("_config") or name.startswith("_") or not _is_recipe(value):
                 continue
-            made.setdefault(value, tolerant(value))
+            made.setdefault(value, with_old_keywords(value))
             setattr(module, name, made[value])
             yield module, name, value
 
 
 def _is_recipe(value: Any) -> bool:
-    """Functions that make a whole configuration: helpers such as default_squad_config() have another result."""
+    """Return whether a function makes a whole configuration; helpers such as default_squad_config() do not."""
     if not inspect.isfunction(value) or not (value.__module__ or "").startswith(_RECIPES):
         return False
     result = value.__annotations__.get("return")

@@ -66,7 +66,7 @@ def of_checkpoint(iteration: Path, wanted: Optional[str]) -> Architecture:
             where=str(iteration),
             hint="name a directory with its config.json: --architecture HF_DIR",
         )
-    with hub.found(str(name)), supported(str(name)):
+    with hub.provide_config(str(name)), supported(str(name)):
         config = _config(AutoConfig, str(name))
         bridge = AutoBridge.from_hf_config(config)
         apart = _apart(bridge, saved["model"])

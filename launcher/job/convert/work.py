@@ -56,7 +56,7 @@ def import_model(request: Request, device: str, events: Events) -> "dict[str, An
         bridge = AutoBridge.from_hf_pretrained(str(source))
     built = model.build(bridge, request, device, model.dtype_of(request.dtype))
     events.stage("reading weights")
-    with weights.complete(str(source)):
+    with weights.require_all_tensors(str(source)):
         bridge.load_hf_weights(built)
     model.refuse_gaps(built, str(source))
     events.stage("writing the checkpoint")
@@ -97,7 +97,7 @@ def judge_export(bridge: Any, built: "list[Any]", request: Request, device: str,
     if request.dtype is not None:
         before = {name: one.to(model.dtype_of(request.dtype)).to(one.dtype) for name, one in before.items()}
     model.forget(built)
-    with weights.complete(request.partial):
+    with weights.require_all_tensors(request.partial):
         bridge.load_hf_weights(built, hf_path=request.partial)
     tallies: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(tallies, parity.with_parameters(before, built))

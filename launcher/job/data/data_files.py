@@ -81,7 +81,7 @@ def check_token_ids(config: Any) -> None:
         return
     if isinstance(dataset.split, str):
         _require_documents(prefixes, dataset.split)
-    rows = config_summary.facts(config, sizes.transformer(config))["model"]["padded_vocab_size"]
+    rows = config_summary.summarize(config, sizes.transformer(config))["model"]["padded_vocab_size"]
     for prefix in prefixes if isinstance(rows, int) else ():
         largest = largest_id(prefix)
         if largest >= rows:

@@ -243,7 +243,7 @@ def _of_weights(config: Any) -> Iterator[Need]:
     if getattr(section, "load", None) is not None and getattr(config, "peft", None) is None:
         return  # the run's own checkpoint has them all
     named = getattr(section, "pretrained_checkpoint", None)
-    name = named or hub.replaced_by()
+    name = named or hub.overriding_model()
     if is_hub_name(name):
         yield Need("weights", str(name), section=section if named else None)
 

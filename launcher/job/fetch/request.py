@@ -57,7 +57,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
                 items.append(_item("configuration", name, None, before.get(name, (0, 0)), now, seconds))
         return config
 
-    config, _ = check.configured(request, recipe)
+    config, _ = check.build_config(request, recipe)
     for need in needs.of_config(config, request["options"].get("init")):
         items.append(_fetched(need, rank))
     return {"ok": True, "endpoint": explain.endpoint(), "cache": str(needs.hub_cache()), "items": items}

@@ -1,4 +1,4 @@
-"""Architectures that ship with the project (configs/models), given to Hugging Face's loaders without network.
+"""Architectures that ship with the project (configs/models), provided to Hugging Face's loaders without network.
 
 hub.py decides when: a recipe then finds the configuration of its model in a cache that holds only that `config.json`.
 """
@@ -12,19 +12,22 @@ from typing import Any
 
 from ..errors import UserError
 
-# The hub names a snapshot by its commit; any 40 hex digits are taken for one.
+# The hub names a snapshot by its commit; its library accepts any 40 hex digits.
 SNAPSHOT = "0" * 39 + "1"
 
 
 def model_config(name: str) -> dict[str, Any]:
-    """The published architecture `name`, a file of configs/models, without the notes (keys that start with `_`)."""
+    """Return the published architecture `name`, a file of configs/models, without the notes (keys with `_`).
+
+    Raises UserError where no such file ships.
+    """
     path = _file(name)
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return {key: value for key, value in content.items() if not key.startswith("_")}
 
 
 def write_cache(hub: Path, hub_name: str, config: dict[str, Any], commit: str = SNAPSHOT) -> None:
-    """Write what huggingface_hub's cache would hold had it fetched only `config.json` of `hub_name`."""
+    """Write what huggingface_hub's cache would hold if it had fetched only `config.json` of `hub_name`."""
     model = hub / ("models--" + hub_name.replace("/", "--"))
     snapshot = model / "snapshots" / commit
     snapshot.mkdir(parents=True)
@@ -34,9 +37,9 @@ def write_cache(hub: Path, hub_name: str, config: dict[str, Any], commit: str = 
 
 
 @contextlib.contextmanager
-def use(hub: Path) -> Iterator[None]:
-    """Inside the block Hugging Face's loaders read this cache and no network."""
-    # Constants, not the environment: huggingface_hub reads that once, when it is imported, which may be long ago.
+def use_cache(hub: Path) -> Iterator[None]:
+    """Make Hugging Face's loaders read this cache, and no network, inside the block."""
+    # Constants, not the environment: huggingface_hub read that when it was imported, which may be long ago.
     from huggingface_hub import constants
     from transformers.utils import hub as copied
 
@@ -55,28 +58,30 @@ def use(hub: Path) -> Iterator[None]:
 
 
 def files() -> tuple[Path, ...]:
-    """All architectures that ship, by their file's name."""
-    return next((found for place in _places() if (found := tuple(sorted(place.glob("*.json"))))), ())
+    """Return all architectures that ship, sorted by the names of their files."""
+    return next((found for directory in _directories() if (found := tuple(sorted(directory.glob("*.json"))))), ())
 
 
 @functools.lru_cache
 def hub_names(path: Path) -> tuple[str, ...]:
-    """The names that Hugging Face's hub has for the architecture in the file `path`."""
+    """Return the names that Hugging Face's hub has for the architecture in the file `path`."""
     return tuple(json.loads(path.read_text(encoding="utf-8")).get("_hub", ()))
 
 
 def _file(name: str) -> Path:
-    places = _places()
-    found = next((place / f"{name}.json" for place in places if (place / f"{name}.json").is_file()), None)
+    directories = _directories()
+    found = next(
+        (directory / f"{name}.json" for directory in directories if (directory / f"{name}.json").is_file()), None
+    )
     if found is None:
         raise UserError(
-            f"no architecture {name!r}: there is no {name}.json in {' or '.join(str(place) for place in places)}"
+            f"no architecture {name!r}: there is no {name}.json in {' or '.join(str(one) for one in directories)}"
         )
     return found
 
 
-def _places() -> tuple[Path, ...]:
-    """In a run directory (code/models), in a checkout (configs/models), in an installed wheel (launcher/share)."""
+def _directories() -> tuple[Path, ...]:
+    """Return configs/models of a run directory (code/models), a checkout, and an installed wheel (launcher/share)."""
     here = Path(__file__).resolve()
     return (
         here.parents[3] / "models",

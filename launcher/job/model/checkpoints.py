@@ -1,8 +1,8 @@
-"""Which checkpoints of a directory are complete: a pure function over files, with the standard library alone.
+"""Which checkpoints of a directory are complete: pure functions over files, with the standard library alone.
 
-Bridge 0.6.2 takes the iteration from its tracker file and has no second choice: a save that was cut short after the
-tracker (or a shard lost later) makes every resume fail, and a missing tracker makes it start from nothing without a
-word. So the directories are looked at themselves.
+Bridge 0.6.2 takes the iteration from its tracker file and has no second choice: after a save that was cut short behind
+the tracker (or with a shard lost later) every resume fails, and without a tracker Bridge silently starts from nothing.
+So this module looks at the directories themselves.
 
 Layout of a `torch_dist` checkpoint, as written by Bridge 0.6.2 with megatron-core 0.19.2: `iter_NNNNNNN/` with shards
 `__R_W.distcp`, `.metadata` (written after all shards), `metadata.json`, then `train_state.pt` and `run_config.yaml`;
@@ -20,7 +20,7 @@ REQUIRED = ("train_state.pt", ".metadata")
 
 
 def newest_complete(directory: Path, ckpt_format: str = "torch_dist") -> Optional[int]:
-    """The newest iteration of which `directory` holds all that loading needs; None where there is none.
+    """Return the newest iteration that `directory` holds completely; None where there is none.
 
     `ckpt_format` is Bridge's `checkpoint.ckpt_format`.
     """
@@ -28,7 +28,7 @@ def newest_complete(directory: Path, ckpt_format: str = "torch_dist") -> Optiona
 
 
 def iterations(directory: Path) -> list[tuple[int, Path]]:
-    """Iterations that have a directory, complete or not, in ascending order."""
+    """Return the iterations that have a directory, complete or not, in ascending order."""
     if not directory.is_dir():
         return []
     found = [(re.fullmatch(r"iter_(\d+)", path.name), path) for path in directory.iterdir()]
@@ -36,7 +36,7 @@ def iterations(directory: Path) -> list[tuple[int, Path]]:
 
 
 def is_complete(path: Path, ckpt_format: str = "torch_dist") -> bool:
-    """Whether an iteration's directory holds every file that loading needs, none shorter than it was written."""
+    """Return whether an iteration's directory has every file that loading needs, none shorter than written."""
     required = (*REQUIRED, "metadata.json") if ckpt_format == "torch_dist" else REQUIRED
     if not all(_size(path / name) > 0 for name in required):
         return False
@@ -48,22 +48,23 @@ def is_complete(path: Path, ckpt_format: str = "torch_dist") -> bool:
 
 
 def holds_checkpoint(directory: Path) -> bool:
-    """Whether Bridge would load something from `directory`: checkpoints, one of them, or a Hugging Face model."""
+    """Return whether Bridge would load from `directory`: checkpoints, one of them, or a Hugging Face model."""
     if any((directory / name).is_file() for name in (*TRACKERS, *MARKERS)):
         return True
-    # Bridge takes a Hugging Face model's directory (config and weights) for a checkpoint too.
+    # Bridge also accepts a Hugging Face model's directory (config and weights) as a checkpoint.
     return (directory / "config.json").is_file() and any(directory.glob("*.safetensors"))
 
 
 def has_tracker(directory: Path) -> bool:
-    """Whether Bridge sees a checkpoint in `directory` at all: without a tracker it looks at no iteration."""
+    """Return whether Bridge sees a checkpoint in `directory` at all: without a tracker it reads no iteration."""
     return any((directory / name).is_file() for name in TRACKERS)
 
 
 def shard_sizes(metadata: bytes) -> dict[str, int]:
-    """Bytes that each shard file holds at least, from the pickled `.metadata` of torch.distributed.checkpoint.
+    """Return the bytes that each shard file has at least, from the pickled `.metadata` of a checkpoint.
 
-    The pickle is read without torch and without running anything from it: every class becomes a bare record.
+    The pickle (of torch.distributed.checkpoint) is read without torch and without running any code from it: every class
+    becomes a bare record.
     """
     sizes: dict[str, int] = {}
     content = _Records(metadata).load()
@@ -75,7 +76,7 @@ def shard_sizes(metadata: bytes) -> dict[str, int]:
 
 
 class _Record:
-    """Stands for an object of any class in a pickle: its constructor's arguments are dropped, its attributes kept."""
+    """Stand-in for an object of any class in a pickle: keeps its attributes, drops its constructor's arguments."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self.arguments = (*arguments, *keywords.values())

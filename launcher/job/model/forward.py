@@ -1,8 +1,8 @@
-"""Which function computes the loss: by what the model and the data are, unless the user or the recipe says so.
+"""The forward step, which computes the loss: chosen by model and data, unless the user or the recipe names one.
 
-The table has the model providers of Bridge 0.6.2 whose batches are not those of text. Which step goes with which is as
-NVIDIA has it in scripts/training/recipe_metadata.py, by names of recipes. A provider that is not in the table gets the
-step for text, or, where its data set is one of images, the general one for vision-language models.
+The table lists the model providers of Bridge 0.6.2 whose batches are not plain text. The pairs come from NVIDIA's
+scripts/training/recipe_metadata.py, which has them by names of recipes. A provider outside the table gets the step for
+text or, where its data set consists of images, the general step for vision-language models.
 """
 
 import importlib
@@ -32,7 +32,7 @@ STEPS = {
     "flux": "megatron.bridge.diffusion.models.flux.flux_step:FluxForwardStep",
     "wan": "megatron.bridge.diffusion.models.wan.wan_step:WanForwardStep",
 }
-"""By name where a step is; a class is one whose objects are steps."""
+"""MODULE:NAME of each step; the instances of a class are steps."""
 
 BY_MODEL = {
     "Gemma3VLModelProvider": "vlm",
@@ -55,13 +55,13 @@ BY_MODEL = {
     "FluxProvider": "flux",
     "WanModelProvider": "wan",
 }
-"""By the class of the model's configuration, or the nearest one that it inherits from."""
+"""Step for the class of a model's configuration, or for its nearest base class."""
 
-_OF_IMAGES = ("DirectHFSFTDatasetConfig", "MockVLMSFTDatasetConfig", "EnergonDatasetConfig")
+_IMAGE_DATA = ("DirectHFSFTDatasetConfig", "MockVLMSFTDatasetConfig", "EnergonDatasetConfig")
 
 
 def choose(config: Any, request: Mapping[str, Any]) -> Callable[..., Any]:
-    """The step to train `config` with, which the request of argv.json made. Raises UserError for one that is not there.
+    """Return the step that trains `config`; `request` is the request of argv.json. Raises UserError if it is missing.
 
     The first of: the argument `forward_step` (a name of STEPS, or MODULE:NAME), a function `forward_step` in the
     recipe's file, the table.
@@ -80,34 +80,34 @@ def choose(config: Any, request: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def name_for(config: Any) -> str:
-    """The name in STEPS for a configuration, by its model's class, then by its data set's."""
+    """Return the name in STEPS for a configuration, by its model's class, then by its data set's."""
     classes = [cls.__name__ for cls in type(config.model).__mro__]
     data = {cls.__name__ for cls in type(config.dataset).__mro__}
     found = next((BY_MODEL[name] for name in classes if name in BY_MODEL), None)
     if found == "qwen3_vl" and "EnergonDatasetConfig" in data:
-        return "vlm"  # its samples come packed, with the metadata that only this one reads
-    return found or ("vlm" if data.intersection(_OF_IMAGES) and _sees(config.model) else "gpt")
+        return "vlm"  # its samples come packed, with metadata that only this step reads
+    return found or ("vlm" if data.intersection(_IMAGE_DATA) and _takes_images(config.model) else "gpt")
 
 
-def _sees(model: Any) -> bool:
-    """Whether a model's configuration has a part for images; text alone can come from such a data set, too."""
+def _takes_images(model: Any) -> bool:
+    """Return whether a model's configuration has a part for images; such a data set may also hold text alone."""
     known = {*dir(model), *getattr(model, "__dataclass_fields__", ())}
     return bool(known & {"vision_config", "vision_model_type"})
 
 
 def _of_recipe(recipe: Mapping[str, str]) -> Any:
-    """The recipe's own: its module was imported under its file's name (recipe.py)."""
+    """Return the recipe's own step; its module was imported under its file's name (recipe.py)."""
     module = sys.modules.get(Path(recipe["path"]).stem.replace(".", "_")) if "path" in recipe else None
     return getattr(module, "forward_step", None)
 
 
 def check_name(name: str) -> None:
-    """Raise UserError for a name that neither STEPS has nor says where a step is."""
+    """Refuse a name that is neither in STEPS nor MODULE:NAME. Raises UserError."""
     if name in STEPS or ":" in name:
         return
     near = nearest(name, STEPS)
     raise UserError(
-        f"there is no forward step {name!r}; there are {', '.join(STEPS)}, and MODULE:NAME for another",
+        f"there is no forward step {name!r}; known steps: {', '.join(STEPS)}; MODULE:NAME names any other",
         where=f"forward_step={name}",
         hint=f"did you mean {near[0]}?" if near else None,
     )
@@ -115,12 +115,14 @@ def check_name(name: str) -> None:
 
 def _load(name: str, config: Any) -> Callable[..., Any]:
     check_name(name)
-    place = STEPS.get(name, name)
-    module, _, attribute = place.partition(":")
+    location = STEPS.get(name, name)
+    module, _, attribute = location.partition(":")
     try:
         found: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"the forward step {place} cannot be loaded: {error}", where=f"forward_step={name}") from error
+        raise UserError(
+            f"the forward step {location} cannot be loaded: {error}", where=f"forward_step={name}"
+        ) from error
     if inspect.isclass(found):
         options = {"mode": "finetune"} if name == "wan" and config.checkpoint.pretrained_checkpoint else {}
         found = found(**options)

@@ -1,8 +1,8 @@
-"""A Hugging Face model's files, looked at with the standard library alone: which tensors, of what shape, all there?
+"""The files of a Hugging Face model, read with the standard library alone: tensors, their shapes, missing files.
 
 Format of a .safetensors file (https://github.com/huggingface/safetensors): 8 bytes with the length N of the header,
 little-endian; N bytes of JSON, which gives each tensor its dtype, shape and the span of its bytes behind the header;
-the bytes. So a file that was cut short can be told from one that is whole without reading it.
+the bytes. So a file that was cut short is recognised without reading it.
 """
 
 import json
@@ -18,7 +18,7 @@ INDEX = "model.safetensors.index.json"
 _HEADER_BYTES = 100 << 20
 """The longest header that the format allows."""
 
-_AGAIN = "copy or download the model again: `hf download` checks what it fetched"
+_AGAIN = "copy or download the model again; `hf download` checks the files that it fetches"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Weights:
-    """All tensors of a directory by name, and how many bytes their files have."""
+    """All tensors of a directory by name, and the bytes of their files."""
 
     directory: Path
     tensors: Mapping[str, Tensor]
@@ -40,12 +40,12 @@ class Weights:
 
 
 def holds_weights(directory: Path) -> bool:
-    """Whether Bridge would read weights from `directory`: config.json, and safetensors or an index of them."""
+    """Return whether Bridge would read weights from `directory`: config.json, and safetensors or their index."""
     return (directory / "config.json").is_file() and ((directory / INDEX).is_file() or bool(_shards(directory)))
 
 
 def missing(directory: Path) -> list[str]:
-    """Weight files that the index, or the name of one of them (-00001-of-00004), says there are, and that are not."""
+    """Return the weight files that the index, or a shard's name (-00001-of-00004), announces and that do not exist."""
     listed = _index(directory)
     found = _shards(directory)
     if listed is None:
@@ -57,7 +57,7 @@ def missing(directory: Path) -> list[str]:
 
 
 def read_weights(directory: Path) -> Weights:
-    """What the headers say. Raises UserError for a shard that is missing, cut short or no safetensors file."""
+    """Return what the headers say. Raises UserError for a shard that is missing, cut short or not safetensors."""
     listed, absent = _index(directory), missing(directory)
     names = sorted(set(listed.values())) if listed is not None else _shards(directory)
     if absent:
@@ -72,7 +72,7 @@ def read_weights(directory: Path) -> Weights:
     lost = sorted(set(listed or ()) - tensors.keys())
     if lost:
         raise UserError(
-            f"{INDEX} names {len(lost)} tensors that their files lack, the first is {lost[0]}",
+            f"{INDEX} lists {len(lost)} tensors that their files lack; the first is {lost[0]}",
             where=str(directory),
             hint=_AGAIN,
         )
@@ -80,14 +80,14 @@ def read_weights(directory: Path) -> Weights:
 
 
 def read_text_config(directory: Path) -> dict[str, Any]:
-    """What config.json says of the language model: all of it, unless it has other parts too. Raises UserError."""
+    """Return the language model's part of config.json: all of it, unless it has other parts. Raises UserError."""
     config = read_config(directory)
     text = config.get("text_config")
     return text if isinstance(text, dict) else config
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """config.json as it is. Raises UserError."""
+    """Return the content of config.json. Raises UserError."""
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -119,7 +119,7 @@ def _header(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(_HEADER_BYTES, size - 8):
-                raise ValueError("its first bytes are no header's length")
+                raise ValueError("its first 8 bytes are not the length of a header")
             entries = json.loads(file.read(length))
         entries.pop("__metadata__", None)
         found = {
@@ -129,11 +129,11 @@ def _header(path: Path) -> dict[str, Tensor]:
         end = max((int(one["data_offsets"][1]) for one in entries.values()), default=0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
-            f"the weight file {path.name} is no readable safetensors file: {error}", where=str(path), hint=_AGAIN
+            f"the weight file {path.name} cannot be read as safetensors: {error}", where=str(path), hint=_AGAIN
         ) from error
     if size != 8 + length + end:
         raise UserError(
-            f"the weight file {path.name} has {size} bytes and should have {8 + length + end}: it is not whole",
+            f"the weight file {path.name} is incomplete: it has {size} bytes and should have {8 + length + end}",
             where=str(path),
             hint=_AGAIN,
         )

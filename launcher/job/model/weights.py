@@ -1,8 +1,8 @@
-"""Where a run's initial weights come from, decided in one place.
+"""The source of a run's initial weights, decided in one place.
 
-| what is said | weights |
+| given | weights |
 | --- | --- |
-| `--init random` | none: Megatron initialises the model, of a fine-tuning recipe too |
+| `--init random` | none: Megatron initialises the model, for a fine-tuning recipe too |
 | `checkpoint.pretrained_checkpoint`, by recipe or override | that Megatron checkpoint or Hugging Face directory |
 | `hf_path`, which replaced the recipe's architecture | that model's: its directory, the user's cache, or the hub |
 | nothing | none, and a recipe that fine-tunes is refused |
@@ -24,67 +24,67 @@ from ..errors import UserError
 from . import checkpoints, hf_files, hub
 
 INIT = ("pretrained", "random")
-RANDOM = "`--init random` trains the same architecture from random weights"
+RANDOM = "or train the same architecture from random weights: --init random"
 
 _CONVERSION = "megatron.bridge.models.conversion.model_bridge"
-_LEFT_OUT = ("Can't find", "No mapping found")
+_MISSING_TENSOR = ("Can't find", "No mapping found")
 _SIZES = {"num_layers": "num_hidden_layers", "hidden_size": "hidden_size", "num_attention_heads": "num_attention_heads"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Weights to begin with: `place` as it was named, `path` what is read (None: the hub has to give it first)."""
+    """Initial weights: `name` as the user wrote it, `path` what is read (None: the hub must provide it first)."""
 
-    place: str
+    name: str
     path: Optional[Path]
     kind: str
 
 
 def choose(config: Any, init: Optional[str], *, job: bool = True, look: bool = True) -> None:
-    """Set `config.checkpoint.pretrained_checkpoint` and note which weights will be read, and from where.
+    """Set `config.checkpoint.pretrained_checkpoint`, and note which weights will be read and from where.
 
-    `init` is the user's --init. `job` is False in a check, which loads nothing. With `look` the files
-    themselves are looked at (one rank is enough). Raises UserError for weights that are not there or do not fit.
+    `init` is the user's --init. `job` is False in a check, which loads nothing. With `look` the files themselves are
+    checked (one rank is enough). Raises UserError for weights that are missing or do not fit.
     """
     section = config.checkpoint
-    asked = hub.replaced_by()
+    asked = hub.overriding_model()
     if init == "random":
         _random(config, section.pretrained_checkpoint or asked)
     elif job and section.load is not None and config.peft is None:
-        # The run's own checkpoint has them all; the place that they once came from may be gone.
+        # The run's own checkpoint has all weights; their first source may be gone.
         if section.pretrained_checkpoint or asked:
             _keep_vocabulary(config, _saved_vocabulary(Path(section.load)))
         section.pretrained_checkpoint = None
-        notes.add(f"weights: those of the checkpoint {section.load}")
+        notes.add(f"weights: from the checkpoint {section.load}")
     elif section.pretrained_checkpoint is None and asked is None:
-        _nothing_named(config, init)
+        _keep_random(config, init)
     else:
         named = section.pretrained_checkpoint
         source = _source(str(named or asked), "checkpoint.pretrained_checkpoint" if named else "hf_path")
         _keep_vocabulary(config, _vocabulary(source))
         if look and source.path is not None:
-            _look(source, config)
-        # A name of the hub is fetched, and replaced by its directory, by fetch.fetch_all(). In a check nothing is
+            _check_files(source, config)
+        # fetch.fetch_all() fetches a name on the hub and replaces it by its directory. In a check nothing is
         # loaded, and Bridge only asks whether something of that name is there.
-        section.pretrained_checkpoint = str(source.path or (source.place if job else Path.cwd()))
+        section.pretrained_checkpoint = str(source.path or (source.name if job else Path.cwd()))
         _note(source, section.load)
 
 
 @contextlib.contextmanager
-def complete(where: str) -> Iterator[None]:
-    """Inside the block a tensor that Bridge does not find raises UserError.
+def require_all_tensors(where: str) -> Iterator[None]:
+    """Raise UserError inside the block for a tensor that Bridge does not find.
 
-    Bridge 0.6.2 warns of it in its log and leaves the parameter as it was initialised (build_conversion_tasks).
+    Bridge 0.6.2 only logs a warning and leaves the parameter as it was initialised (build_conversion_tasks).
     """
     logger = logging.getLogger(_CONVERSION)
 
     def refuse(entry: logging.LogRecord) -> bool:
         text = entry.getMessage()
-        if any(words in text for words in _LEFT_OUT):
+        if any(words in text for words in _MISSING_TENSOR):
             raise UserError(
-                f"the weights lack a tensor that the model has: {text.removeprefix('WARNING: ')}",
+                f"the weights lack a tensor of the model: {text.removeprefix('WARNING: ')}",
                 where=where,
-                hint="is it the same architecture? if so, copy or download the model again",
+                hint="check that the architecture is the same; if it is, copy or download the model again",
             )
         return True
 
@@ -101,7 +101,7 @@ def complete(where: str) -> Iterator[None]:
 
 
 def is_fine_tuning(config: Any) -> bool:
-    """Whether a recipe trains adapters, or on samples of prompts and answers."""
+    """Return whether a recipe trains adapters, or on samples of prompts and answers."""
     kind = type(config.dataset).__name__
     return config.peft is not None or "SFT" in kind or "Finetuning" in kind
 
@@ -109,43 +109,43 @@ def is_fine_tuning(config: Any) -> bool:
 def _random(config: Any, instead_of: Optional[str]) -> None:
     if config.peft is not None:
         raise UserError(
-            "--init random: this recipe trains adapters (peft), which mean nothing beside random weights",
+            "--init random: this recipe trains adapters (peft), which are useless on random weights",
             where="--init",
-            hint="name the model's weights, or train all of it: peft=null",
+            hint="name the model's weights, or train all weights: peft=null",
         )
     config.checkpoint.pretrained_checkpoint = None
     what = "this recipe fine-tunes, and its model" if is_fine_tuning(config) else "the model"
-    notes.add(f"weights: {what} starts from random ones (--init random)" + _in_place_of(instead_of))
+    notes.add(f"weights: {what} starts from random weights (--init random)" + _in_place_of(instead_of))
 
 
-def _in_place_of(place: Optional[str]) -> str:
-    return f", not from {place}" if place else ""
+def _in_place_of(name: Optional[str]) -> str:
+    return f", not from {name}" if name else ""
 
 
-def _nothing_named(config: Any, init: Optional[str]) -> None:
-    name_them = "name them: hf_path=DIR where the recipe takes it, or checkpoint.pretrained_checkpoint=DIR"
+def _keep_random(config: Any, init: Optional[str]) -> None:
+    name_them = "name them: hf_path=DIR if the recipe takes it, or checkpoint.pretrained_checkpoint=DIR"
     if init == "pretrained":
-        raise UserError("--init pretrained: nothing names weights to start from", where="--init", hint=name_them)
+        raise UserError("--init pretrained: no weights to start from are named", where="--init", hint=name_them)
     if is_fine_tuning(config) and "Mock" not in type(config.dataset).__name__:
         raise UserError(
-            "this recipe fine-tunes, and nothing names the weights to start from",
+            "this recipe fine-tunes, but no weights to start from are named",
             where="checkpoint.pretrained_checkpoint",
             hint=f"{name_them}; {RANDOM}",
         )
-    notes.add("weights: random, as nothing names others")
+    notes.add("weights: random, as no others are named")
 
 
-def _source(place: str, key: str) -> Source:
-    path = Path(place)
-    if "://" in place:
-        return Source(place, path, "remote")
+def _source(name: str, key: str) -> Source:
+    path = Path(name)
+    if "://" in name:
+        return Source(name, path, "remote")
     if path.is_dir():
-        return Source(place, path, _kind(path, key))
-    if not is_hub_name(place):
-        raise UserError(f"{key}={place}: there is no such directory", where=key, hint=RANDOM)
-    own = hub.snapshot(place)
+        return Source(name, path, _kind(path, key))
+    if not is_hub_name(name):
+        raise UserError(f"{key}={name} is not a directory here", where=key, hint=RANDOM)
+    own = hub.snapshot(name)
     whole = own is not None and hf_files.holds_weights(own) and not hf_files.missing(own)
-    return Source(place, own if whole else None, "huggingface")
+    return Source(name, own if whole else None, "huggingface")
 
 
 def _kind(path: Path, key: str) -> str:
@@ -153,28 +153,28 @@ def _kind(path: Path, key: str) -> str:
         return "huggingface"
     if checkpoints.holds_checkpoint(path) or checkpoints.iterations(path):
         return "megatron"
-    only = "only an architecture" if (path / "config.json").is_file() else "neither a model nor a checkpoint"
+    only = "only an architecture (config.json)" if (path / "config.json").is_file() else "neither model nor checkpoint"
     if any(path.glob("pytorch_model*.bin")):
-        only = "weights as pytorch_model.bin, and safetensors are read"
-    raise UserError(f"{key}={path} has no weights: {only}", where=key, hint=RANDOM)
+        only = "weights as pytorch_model.bin, but only safetensors are read"
+    raise UserError(f"{key}={path} has no weights that can be read: {only}", where=key, hint=RANDOM)
 
 
-def _look(source: Source, config: Any) -> None:
-    assert source.path is not None  # noqa: S101 the caller asked
+def _check_files(source: Source, config: Any) -> None:
+    assert source.path is not None  # noqa: S101 - the caller checked
     if source.kind == "megatron":
-        _whole_checkpoint(source.path)
+        _check_checkpoint(source.path)
     elif source.kind == "huggingface":
         _require_reader()
         hf_files.read_weights(source.path)
-        _same_sizes(source, config)
+        _check_sizes(source, config)
 
 
-def _whole_checkpoint(path: Path) -> None:
+def _check_checkpoint(path: Path) -> None:
     is_one = re.fullmatch(r"iter_\d+", path.name) or (path / ".metadata").is_file()
     if checkpoints.is_complete(path) if is_one else checkpoints.newest_complete(path) is not None:
         return
     raise UserError(
-        f"no checkpoint in {path} is whole: a shard is missing or shorter than it was written",
+        f"no checkpoint in {path} is complete: a shard is missing or shorter than it was written",
         where="checkpoint.pretrained_checkpoint",
     )
 
@@ -184,19 +184,19 @@ def _require_reader() -> None:
 
     if not hasattr(checkpoint_utils, "is_hf_checkpoint_dir"):
         raise UserError(
-            "this Megatron Bridge reads weights from Megatron checkpoints alone: 0.6.0 is the first that reads those "
-            "of Hugging Face",
+            "this Megatron Bridge reads weights only from Megatron checkpoints; 0.6.0 is the first release that reads "
+            "Hugging Face models",
             hint=f"convert them first: launcher convert import HF_DIR MEGATRON_DIR; {RANDOM}",
         )
 
 
-def _same_sizes(source: Source, config: Any) -> None:
-    """Bridge would read of a deeper model as many layers as there are, and say nothing."""
-    assert source.path is not None  # noqa: S101 the caller asked
+def _check_sizes(source: Source, config: Any) -> None:
+    """Refuse weights of another size: from a deeper model Bridge would silently read only some layers."""
+    assert source.path is not None  # noqa: S101 - the caller checked
     theirs = hf_files.read_text_config(source.path)
     model = getattr(config.model, "transformer", config.model)
     apart = [
-        f"{mine} is {getattr(model, mine)} here and {theirs[other]} there"
+        f"{mine} is {getattr(model, mine)} in the model and {theirs[other]} in the weights"
         for mine, other in _SIZES.items()
         if isinstance(theirs.get(other), int)
         and isinstance(getattr(model, mine, None), int)
@@ -204,15 +204,16 @@ def _same_sizes(source: Source, config: Any) -> None:
     ]
     if apart:
         raise UserError(
-            f"the weights of {source.place} do not fit this model: {'; '.join(apart)}", where="model", hint=RANDOM
+            f"the weights of {source.name} do not fit this model: {'; '.join(apart)}", where="model", hint=RANDOM
         )
 
 
 def _keep_vocabulary(config: Any, tokens: Optional[int]) -> None:
-    """Make the model's vocabulary that of its weights.
+    """Set the model's vocabulary to that of its weights.
 
-    Bridge's pretraining recipes have `tokenizer.use_tokenizer_vocab_size`, and a tokenizer mostly knows fewer tokens
-    than a model has rows: those of Hugging Face would not fit, and of a checkpoint's embedding a part would be read.
+    Bridge's pretraining recipes set `tokenizer.use_tokenizer_vocab_size`, and a tokenizer usually knows fewer tokens
+    than a model has rows: Hugging Face weights would not fit, and of a checkpoint's embedding only a part would be
+    read.
     """
     follows = bool(getattr(config.tokenizer, "use_tokenizer_vocab_size", False))
     now = getattr(config.model, "vocab_size", None)
@@ -220,28 +221,28 @@ def _keep_vocabulary(config: Any, tokens: Optional[int]) -> None:
         return
     if now is not None and now != tokens and not follows:
         raise UserError(
-            f"the weights have {tokens} tokens, and model.vocab_size is {now}", where="model.vocab_size", hint=RANDOM
+            f"the weights have {tokens} tokens, but model.vocab_size is {now}", where="model.vocab_size", hint=RANDOM
         )
     config.model.vocab_size = tokens
     if follows:
         config.tokenizer.use_tokenizer_vocab_size = False
-        notes.add(f"model.vocab_size={tokens}: that of the weights, not the tokenizer's")
+        notes.add(f"model.vocab_size={tokens}: from the weights, not from the tokenizer")
 
 
 def _vocabulary(source: Source) -> Optional[int]:
     if source.kind == "megatron" and source.path is not None:
         return _saved_vocabulary(source.path)
-    # Of a model that the hub still has to give, the architecture is here already.
-    path = source.path or hub.snapshot(source.place)
+    # A model whose weights the hub must still provide has its architecture here already.
+    path = source.path or hub.snapshot(source.name)
     if source.kind != "huggingface" or path is None or not (path / "config.json").is_file():
         return None
     tokens = hf_files.read_text_config(path).get("vocab_size")
     return tokens if isinstance(tokens, int) else None
 
 
-def _saved_vocabulary(place: Path) -> Optional[int]:
-    """`model.vocab_size` of the newest checkpoint in `place`, which may be an iteration's own directory."""
-    newest = [path for _, path in checkpoints.iterations(place)][-1:] or [place]
+def _saved_vocabulary(directory: Path) -> Optional[int]:
+    """Return `model.vocab_size` of the newest checkpoint in `directory`, or of that iteration's directory."""
+    newest = [path for _, path in checkpoints.iterations(directory)][-1:] or [directory]
     try:
         text = (newest[0] / "run_config.yaml").read_text(encoding="utf-8")
     except OSError:
@@ -252,7 +253,7 @@ def _saved_vocabulary(place: Path) -> Optional[int]:
 
 def _note(source: Source, load: Optional[str]) -> None:
     what = {"huggingface": "the Hugging Face model", "megatron": "the Megatron checkpoint"}.get(source.kind, "")
-    where = f", from {source.path}" if source.path is not None and str(source.path) != source.place else ""
-    later = ", from the hub (the Hugging Face cache does not hold all of them)" if source.path is None else ""
-    adapters = f", and adapters of {load}" if load else ""
-    notes.add(f"weights: those of {what} {source.place}".replace("  ", " ") + where + later + adapters)
+    where = f", from {source.path}" if source.path is not None and str(source.path) != source.name else ""
+    later = ", from the hub (the Hugging Face cache does not have all of them)" if source.path is None else ""
+    adapters = f", and adapters from {load}" if load else ""
+    notes.add(f"weights: from {what} {source.name}".replace("  ", " ") + where + later + adapters)
