@@ -347,8 +347,8 @@ def run_directory() -> str:
         "- Secrets stand in `plan.json` by name only.\n"
         "- A new run directory is made under a temporary name and renamed.\n"
         "  Where its start is refused it is removed.\n"
-        "- A resumed run keeps its `code/` and gets a new plan; plan and scripts of an earlier attempt are kept in that "
-        "attempt's directory.",
+        "- A resumed run keeps its `code/` and gets a new plan.\n"
+        "  Plan and scripts of an earlier attempt are kept in that attempt's directory.",
         "## An attempt: `attempts/NNN/`",
         "An attempt is one execution of the run; `latest` links to the newest.",
         paths_table(AttemptPaths(Path("RUN"))),
