@@ -39,7 +39,7 @@ class Missing(Exception):  # noqa: N818 - a state, not a fault
 
 
 @dataclass(frozen=True)
-class Found:
+class ProbeResult:
     """What one probe said. `state` is "ok", "missing" or "broken"; `text` is the version or the reason."""
 
     name: str
@@ -185,38 +185,38 @@ REQUIRED = ("python", "torch", "megatron-core", "megatron-bridge", "transformers
 BACKENDS = {"deep-ep": "deepep", "hybrid-ep": "hybridep", "uccl": "uccl", "nvshmem": "nvshmem"}
 
 
-def answer(name: str) -> Found:
+def answer(name: str) -> ProbeResult:
     """Run one probe in this process."""
     try:
-        return Found(name, "ok", PROBES[name]())
+        return ProbeResult(name, "ok", PROBES[name]())
     except Missing as error:
-        return Found(name, MISSING, str(error))
+        return ProbeResult(name, MISSING, str(error))
     except BaseException as error:  # whatever a foreign module raises while it is imported is the finding
-        return Found(name, BROKEN, f"{type(error).__name__}: {error}")
+        return ProbeResult(name, BROKEN, f"{type(error).__name__}: {error}")
 
 
-def ask(name: str) -> Found:
+def ask(name: str) -> ProbeResult:
     """Run one probe in a process of its own; the last line that it prints is its answer."""
     argv = [sys.executable, "-W", "ignore", str(Path(__file__).resolve()), "--probe", name]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
-        return Found(name, BROKEN, f"did not end within {_LIMIT_S} s")
+        return ProbeResult(name, BROKEN, f"did not end within {_LIMIT_S} s")
     if done.returncode < 0:
-        return Found(name, BROKEN, f"died of {signal.Signals(-done.returncode).name}")
+        return ProbeResult(name, BROKEN, f"died of {signal.Signals(-done.returncode).name}")
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        return Found(name, BROKEN, f"ended with status {done.returncode}: {done.stderr[-500:]}")
-    return Found(**json.loads(lines[-1]))
+        return ProbeResult(name, BROKEN, f"ended with status {done.returncode}: {done.stderr[-500:]}")
+    return ProbeResult(**json.loads(lines[-1]))
 
 
-def contents(found: Sequence[Found]) -> dict[str, object]:
-    """Return the text of the file."""
+def contents(found: Sequence[ProbeResult]) -> dict[str, object]:
+    """Return what the file holds."""
     there = {entry.name: entry.text for entry in found if entry.state == "ok"}
     return {**there, "moe_backends": [backend for name, backend in BACKENDS.items() if name in there]}
 
 
-def faults(found: Sequence[Found], required: Sequence[str], unchanged: dict[str, object] | None) -> list[str]:
+def faults(found: Sequence[ProbeResult], required: Sequence[str], unchanged: dict[str, object] | None) -> list[str]:
     """Why this is not the image that was wanted."""
     wrong = [f"{entry.name} is broken: {entry.text}" for entry in found if entry.state == BROKEN]
     wrong += [f"{entry.name}: {entry.text}" for entry in found if entry.state == MISSING and entry.name in required]

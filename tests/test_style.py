@@ -74,7 +74,6 @@ PENDING: tuple[str, ...] = (
     "launcher/report/profiles",
     "launcher/rundir",
     "launcher/runtimes",
-    "launcher/slurm",
     "launcher/watch",
     "templates/enter.sh.j2",
 )

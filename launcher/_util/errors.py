@@ -10,7 +10,7 @@ LauncherError                 what is wrong, where, what to do; carries the exit
 |   `-- PlaceError            the command cannot run here (no allocation, a login node)
 `-- OutsideError         (3)  the outside world failed: a program, Slurm, the disk, the network
     |-- CommandError          a program ended with an error, or did not end
-    |   `-- MissingProgram      it is not installed
+    |   `-- MissingProgramError   it is not installed
     |-- SlurmError            Slurm refused or did not answer
     `-- DiskError             a file could not be written or read
 """
@@ -76,7 +76,7 @@ class CommandError(OutsideError):
     """An external program ended with an error, or did not end in time."""
 
 
-class MissingProgram(CommandError):  # noqa: N818 - a state of the machine
+class MissingProgramError(CommandError):
     """An external program is not installed, or not on the PATH."""
 
 

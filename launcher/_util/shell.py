@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from launcher._util import streaming
-from launcher._util.errors import CommandError, DiskError, MissingProgram
+from launcher._util.errors import CommandError, DiskError, MissingProgramError
 from launcher._util.streaming import OnText as OnText
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Recorder:
         self.environments.append(env)
         answer = self.answers.get(argv[0])
         if answer is None:
-            raise MissingProgram(f"the program {argv[0]!r} was not found")
+            raise MissingProgramError(f"the program {argv[0]!r} was not found")
         result = answer if isinstance(answer, Result) else answer(argv)
         return checked(result) if check else result
 
@@ -183,7 +183,7 @@ def _started(
 
     program = shutil.which(argv[0])
     if program is None:
-        raise MissingProgram(f"the program {argv[0]!r} was not found", hint="Put it on the PATH.")
+        raise MissingProgramError(f"the program {argv[0]!r} was not found", hint="Put it on the PATH.")
     try:
         return subprocess.Popen(
             [program, *argv[1:]],
@@ -250,7 +250,7 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, group: int 
     except FileNotFoundError as error:
         if error.filename == str(log):
             raise DiskError(f"cannot write the log: {error.strerror}", where=str(log)) from error
-        raise MissingProgram(f"the program {argv[0]!r} was not found", hint="Put it on the PATH.") from None
+        raise MissingProgramError(f"the program {argv[0]!r} was not found", hint="Put it on the PATH.") from None
     except OSError as error:
         raise DiskError(f"cannot start {argv[0]}: {error.strerror}", where=str(log)) from error
 

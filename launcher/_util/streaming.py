@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from launcher._util.errors import CommandError, MissingProgram
+from launcher._util.errors import CommandError, MissingProgramError
 from launcher._util.processes import group_members
 
 type OnText = Callable[[Literal["out", "err"], str], None]
@@ -103,7 +103,7 @@ def run(
 ) -> list[Ended]:
     """Run one program, or several of which each reads what the one before writes; see `Shell.stream`.
 
-    With `terminal` the last one's output goes to a terminal of 80 columns. Raises MissingProgram, and CommandError
+    With `terminal` the last one's output goes to a terminal of 80 columns. Raises MissingProgramError, and CommandError
     after `timeout_s`.
     """
     running: list[_Program] = []
@@ -159,7 +159,7 @@ def _start(
         try:
             commands.append((sh.Command(program), arguments))
         except sh.CommandNotFound:
-            raise MissingProgram(f"the program {program!r} was not found", hint="Put it on the PATH.") from None
+            raise MissingProgramError(f"the program {program!r} was not found", hint="Put it on the PATH.") from None
     feed: Any = Path(os.devnull).open("rb")  # noqa: SIM115 - closed with the program that reads it
     for argv, (command, arguments) in zip(programs, commands, strict=True):
         last = argv is programs[-1]

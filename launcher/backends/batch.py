@@ -13,7 +13,7 @@ from launcher.rundir import RunDirectory
 from launcher.slurm import control
 from launcher.slurm.poller import Poller
 from launcher.slurm.queue import Job
-from launcher.slurm.submit import Submission, SubmissionUnknown, submit
+from launcher.slurm.submit import Submission, SubmissionUnknownError, submit
 
 
 @dataclass
@@ -64,7 +64,7 @@ class BatchBackend:
     def start(self, plan: Plan, run: RunDirectory, host: HostContext, shell: Shell) -> BatchJob:
         """Submit the job.
 
-        Raises SlurmError where Slurm refuses it, SubmissionUnknown where Slurm did not answer and the job may exist.
+        Raises SlurmError if Slurm refuses it, SubmissionUnknownError if Slurm did not answer and the job may exist.
         """
         submission = _submit(plan, host, run, shell)
         record_job(plan, submission.job)
@@ -77,7 +77,7 @@ def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> S
     run.journal.write("submit_intent", token=token, submission=plan.submission)
     try:
         submission = submit(run.sbatch_script, shell, token=token, env=for_job(plan, host.environ), cwd=run.path)
-    except SubmissionUnknown as error:
+    except SubmissionUnknownError as error:
         run.journal.write("submit_unknown", token=token, error=error.message)
         raise
     except LauncherError as error:

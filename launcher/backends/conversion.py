@@ -15,8 +15,8 @@ from typing import Any, Literal
 from launcher._util.errors import CommandError, LauncherError, RequestError
 from launcher._util.resources import resource
 from launcher._util.shell import LocalShell, Shell
-from launcher.images.build.remote import EventFile, Failed
-from launcher.images.build.report import Lines, Report
+from launcher.images.build.remote import EventFile, RemoteFailure
+from launcher.images.build.report import LineSplitter, Report
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def convert(wanted: Conversion, python: str, shell: Shell, report: Report) -> di
     def take(line: str) -> None:
         _pass_on(line, told, report)
 
-    lines = Lines(take)
+    lines = LineSplitter(take)
     done = shell.stream(
         [python, str(resource("entrypoint.py")), "--convert", json.dumps(asdict(wanted))],
         # What its libraries say on standard error is shown only where it failed.
@@ -66,13 +66,13 @@ def convert(wanted: Conversion, python: str, shell: Shell, report: Report) -> di
     return found
 
 
-def perform(wanted: Conversion, python: str | None, events: Path) -> "dict[str, Any] | Failed":
+def perform(wanted: Conversion, python: str | None, events: Path) -> "dict[str, Any] | RemoteFailure":
     """The same on a node, with a file of events; called there."""
     report = EventFile(events)
     try:
         return convert(wanted, python or sys.executable, LocalShell(), report)
     except LauncherError as error:
-        return Failed(type(error).__name__, error.message, error.where, error.hint)
+        return RemoteFailure(type(error).__name__, error.message, error.where, error.hint)
 
 
 _RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

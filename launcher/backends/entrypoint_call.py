@@ -39,7 +39,7 @@ def why_unavailable(image: Image) -> str | None:
     """Return why the entrypoint cannot be called in this image from here; None where it can."""
     if image.packages is not None and _STACK not in image.packages:
         return f"the image has no {_STACK} that could be found"
-    return sandbox.hindrance(image.architecture)
+    return sandbox.why_unavailable(image.architecture)
 
 
 def on_this_machine(plan: Plan, python: str, env: Mapping[str, str], command: str) -> EntrypointCall:
@@ -56,7 +56,7 @@ def in_image(plan: Plan, image: Image, env: Mapping[str, str], command: str) -> 
         root.mkdir()
         mounts = [(mount.source, mount.target) for mount in plan.mounts]
         own = tuple((name, value) for name, value in image.environment.items() if value is not None)
-        entry = sandbox.Entry(str(image.path), str(root), (*mounts, (str(code), str(code))), own, tuple(env))
+        entry = sandbox.SandboxRequest(str(image.path), str(root), (*mounts, (str(code), str(code))), own, tuple(env))
         argv = sandbox.argv(entry, [plan.python, str(code / "entrypoint.py"), command])
         # The programs of the sandbox are found by this; the entrypoint gets the PATH of the image, or of the run.
         found_by = {"PATH": os.environ.get("PATH", os.defpath)} if "PATH" not in env else {}

@@ -13,7 +13,7 @@ from launcher.backends.protocol import Backend, StartedRun
 from launcher.discovery.host import HostContext
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
-from launcher.slurm.submit import SubmissionUnknown
+from launcher.slurm.submit import SubmissionUnknownError
 
 BACKENDS: Mapping[str, Backend[StartedRun]] = {
     backend.traits.name: backend for backend in (LocalBackend(), AllocationBackend(), BatchBackend())
@@ -53,7 +53,7 @@ def _start[Started: StartedRun](
         if warning := record_image_use(plan, host):
             warn(warning)
         return backend.start(plan, run, host, shell)
-    except SubmissionUnknown as error:
+    except SubmissionUnknownError as error:
         raise SlurmError(
             error.message,
             hint=f"The run directory stays, because the job would need it: launcher status {run.path}\n{error.hint}",

@@ -46,12 +46,13 @@ def perform_on(
 ) -> Any:
     """Submit `function(*arguments, events)`, watch, return its result; `tasks` is where its folder is made.
 
-    The function writes what happens to the file `events` (remote.EventFile), and returns a Failed where it raises.
+    The function writes what happens to the file `events` (remote.EventFile)
+    and returns a RemoteFailure where it raises.
     Raises the LauncherError that was raised on the node, or SlurmError.
     """
     from launcher._util.shell import LocalShell
     from launcher.backends.task import outcome, parameters, submit_task
-    from launcher.images.build.remote import Failed
+    from launcher.images.build.remote import RemoteFailure
     from launcher.slurm.control import cancel
     from launcher.slurm.poller import Poller
 
@@ -72,7 +73,7 @@ def perform_on(
         say(f"cancelled job {task.job}")
         raise
     result = outcome(task)
-    if isinstance(result, Failed):
+    if isinstance(result, RemoteFailure):
         raise result.error()
     return result
 

@@ -8,7 +8,7 @@ import re
 
 from launcher.runtimes import BARE, RUNTIMES
 from launcher.slurm.info import NodeGroup
-from launcher.slurm.probe import Found, Trial
+from launcher.slurm.probe import ClusterProbe, OptionTest
 
 _KNOWN_GPUS = ("GB300", "GB200", "B300", "B200", "H200", "H100", "H20", "A100", "L40S", "V100")
 
@@ -21,7 +21,7 @@ _UNKNOWN = (
 )
 
 
-def profile(found: Found, name: str | None = None) -> str:
+def profile(found: ClusterProbe, name: str | None = None) -> str:
     """The profile's text; `name` is what its description calls the cluster (default: Slurm's own name)."""
     called = name or found.settings.get("ClusterName") or "this cluster"
     sections = [
@@ -40,7 +40,7 @@ def gpu_model(kind: str | None) -> str | None:
     return next((known for known in _KNOWN_GPUS if known in words), None)
 
 
-def _head(found: Found, called: str) -> list[str]:
+def _head(found: ClusterProbe, called: str) -> list[str]:
     # Slurm writes its month with two digits: 22.05.8.
     release = ".".join(f"{part:02}" if place == 1 else str(part) for place, part in enumerate(found.release))
     first = found.own[0]
@@ -56,7 +56,7 @@ def _head(found: Found, called: str) -> list[str]:
     return [_comment(line) if line.startswith("#") else line for line in lines]
 
 
-def _nodes(found: Found) -> list[str]:
+def _nodes(found: ClusterProbe) -> list[str]:
     first, *others = found.own
     lines = [_comment(f"# sinfo: {_described(first)}")]
     lines += [_comment(f"# sinfo: the partition also has {_described(other)}") for other in others]
@@ -97,20 +97,20 @@ def _gpu(group: NodeGroup) -> list[str]:
     return [_comment(f"# gpu: not found out ({said}); nvidia-smi on a node knows it")]
 
 
-def _cpus(found: Found, group: NodeGroup) -> list[str]:
-    trial = found.trials.get("cpus-per-task")
-    if trial is None:
+def _cpus(found: ClusterProbe, group: NodeGroup) -> list[str]:
+    test = found.option_tests.get("cpus-per-task")
+    if test is None:
         return []
     count = group.cpus // group.gpus
-    if _usable(found, trial):
+    if _usable(found, test):
         return [
             f"# sinfo: {group.cpus} CPUs for {group.gpus} GPUs; sbatch --test-only accepts --cpus-per-task={count}",
             f"cpus_per_task = {count}",
         ]
-    return [_refused("cpus_per_task", f"--cpus-per-task={count}", found, trial)]
+    return [_refused("cpus_per_task", f"--cpus-per-task={count}", found, test)]
 
 
-def _slurm(found: Found) -> list[str]:
+def _slurm(found: ClusterProbe) -> list[str]:
     how = "the default partition" if any(_is_default(group, found) for group in found.own) else "the one asked for"
     up = all(group.up for group in found.own)
     lines = [
@@ -127,11 +127,11 @@ def _slurm(found: Found) -> list[str]:
     return lines
 
 
-def _is_default(group: NodeGroup, found: Found) -> bool:
+def _is_default(group: NodeGroup, found: ClusterProbe) -> bool:
     return group.default and group.partition == found.partition
 
 
-def _time(found: Found) -> list[str]:
+def _time(found: ClusterProbe) -> list[str]:
     limit = found.limits.get("MaxTime")
     default = found.limits.get("DefaultTime", "NONE")
     stated = "" if default == "NONE" else f"; a job that names none gets {default}"
@@ -143,7 +143,7 @@ def _time(found: Found) -> list[str]:
     return [_comment(said), f"time_limit = {_text(limit)}"]
 
 
-def _runtime(found: Found) -> list[str]:
+def _runtime(found: ClusterProbe) -> list[str]:
     if found.srun_help is None:
         return ["# runtime: not found out (srun --help did not answer); the bare machine until the profile says more"]
     plugins = [each for each in RUNTIMES.values() if each.srun_option]
@@ -161,14 +161,14 @@ def _runtime(found: Found) -> list[str]:
     ]
 
 
-def _topology(found: Found) -> list[str]:
+def _topology(found: ClusterProbe) -> list[str]:
     plugin = found.settings.get("TopologyPlugin", "unknown")
-    trial = found.trials.get("segment")
+    test = found.option_tests.get("segment")
     said = f"scontrol show config: TopologyPlugin={plugin}"
-    if plugin != "topology/block" or trial is None:
+    if plugin != "topology/block" or test is None:
         return [_comment(f"# topology: not set, {said}")]
-    if not _accepted(found, trial):
-        return [_comment(f"# {said}"), _refused("topology", "--segment", found, trial)]
+    if not _accepted(found, test):
+        return [_comment(f"# {said}"), _refused("topology", "--segment", found, test)]
     sizes = ", ".join(map(str, found.block_sizes)) or "unknown"
     return [
         _comment(f"# {said}; sbatch --test-only accepts --segment"),
@@ -180,29 +180,29 @@ def _topology(found: Found) -> list[str]:
     ]
 
 
-def _accounting(found: Found) -> str:
+def _accounting(found: ClusterProbe) -> str:
     kind = found.settings.get("AccountingStorageType", "")
     if not kind or kind in ("(null)", "accounting_storage/none"):
         return "off, so ended jobs are known for as long as Slurm remembers them"
     return f"on ({kind}); without `account` Slurm takes each user's default"
 
 
-def _directives(found: Found) -> list[str]:
+def _directives(found: ClusterProbe) -> list[str]:
     lines = ["[directives]"]
-    if found.plain is not None and found.plain.accepted is not True:
-        words = found.plain.words or "no answer"
+    if found.baseline is not None and found.baseline.accepted is not True:
+        words = found.baseline.words or "no answer"
         lines.append(_comment(f"# Nothing could be tried: even a plain job is not accepted ({words})."))
     lines += _gpu_request(found)
     for key, value, why in (
         ("exclusive", "true", "a run uses every GPU of its nodes"),
         ("mem", '"0"', "all of a node's memory"),
     ):
-        trial = found.trials.get(key)
+        test = found.option_tests.get(key)
         option = "--exclusive" if key == "exclusive" else "--mem=0"
-        if trial is None:
+        if test is None:
             continue
-        if not _usable(found, trial):
-            lines.append(_refused(key, option, found, trial))
+        if not _usable(found, test):
+            lines.append(_refused(key, option, found, test))
         elif found.own[0].gpus:
             lines += [f"# {why}; sbatch --test-only accepts {option}", f"{key} = {value}"]
         else:
@@ -211,59 +211,59 @@ def _directives(found: Found) -> list[str]:
     return lines
 
 
-def _gpu_request(found: Found) -> list[str]:
-    forms = [key for key in ("gpus-per-node", "gres", "gres with type") if key in found.trials]
+def _gpu_request(found: ClusterProbe) -> list[str]:
+    forms = [key for key in ("gpus-per-node", "gres", "gres with type") if key in found.option_tests]
     refused = [
-        _refused(key, found.trials[key].options[-1], found, found.trials[key])
+        _refused(key, found.option_tests[key].options[-1], found, found.option_tests[key])
         for key in forms
-        if not _accepted(found, found.trials[key])
+        if not _accepted(found, found.option_tests[key])
     ]
     if not forms:
         return ["# sinfo: no GPUs to ask for", "gpus-per-node = false"]
-    if all(found.trials[key].accepted is None for key in forms) or not _plain_accepted(found):
+    if all(found.option_tests[key].accepted is None for key in forms) or not _baseline_accepted(found):
         return refused  # nothing is known: the form of the profile that this one extends stays
-    taken = next((key for key in forms if _accepted(found, found.trials[key])), None)
-    others = [key for key in forms if key != taken and _accepted(found, found.trials[key])]
-    also = f" (and {', '.join(found.trials[key].options[-1] for key in others)})" if others else ""
+    taken = next((key for key in forms if _accepted(found, found.option_tests[key])), None)
+    others = [key for key in forms if key != taken and _accepted(found, found.option_tests[key])]
+    also = f" (and {', '.join(found.option_tests[key].options[-1] for key in others)})" if others else ""
     if taken is None:
         return [*refused, "# sbatch --test-only refuses every form of asking for GPUs", "gpus-per-node = false"]
-    said = _comment(f"# sbatch --test-only accepts {found.trials[taken].options[-1]}{also}")
+    said = _comment(f"# sbatch --test-only accepts {found.option_tests[taken].options[-1]}{also}")
     if taken == "gpus-per-node":
         return [*refused, said, "gpus-per-node = true"]
-    value = "true" if taken == "gres" else _text(found.trials[taken].options[-1].removeprefix("--gres="))
+    value = "true" if taken == "gres" else _text(found.option_tests[taken].options[-1].removeprefix("--gres="))
     return [*refused, "# refused, see above", "gpus-per-node = false", said, f"gres = {value}"]
 
 
-def _segment(found: Found) -> list[str]:
-    trial = found.trials.get("segment")
-    if trial is None or found.settings.get("TopologyPlugin") == "topology/block":
+def _segment(found: ClusterProbe) -> list[str]:
+    test = found.option_tests.get("segment")
+    if test is None or found.settings.get("TopologyPlugin") == "topology/block":
         return []
-    if _accepted(found, trial):
+    if _accepted(found, test):
         return ["# segment: sbatch --test-only accepts --segment; without topology/block it means nothing"]
-    return [_refused("segment", "--segment=1", found, trial)]
+    return [_refused("segment", "--segment=1", found, test)]
 
 
-def _plain_accepted(found: Found) -> bool:
-    return found.plain is None or found.plain.accepted is True
+def _baseline_accepted(found: ClusterProbe) -> bool:
+    return found.baseline is None or found.baseline.accepted is True
 
 
-def _accepted(found: Found, trial: Trial) -> bool:
-    """A refusal of a plain job says nothing of an option."""
-    return _plain_accepted(found) and trial.accepted is True
+def _accepted(found: ClusterProbe, test: OptionTest) -> bool:
+    """A refusal of the baseline job says nothing of an option."""
+    return _baseline_accepted(found) and test.accepted is True
 
 
-def _usable(found: Found, trial: Trial) -> bool:
+def _usable(found: ClusterProbe, test: OptionTest) -> bool:
     """Accepted, and not only alone: sites have rules for options that meet."""
-    return _accepted(found, trial) and (found.together is None or found.together.accepted is True)
+    return _accepted(found, test) and (found.combined is None or found.combined.accepted is True)
 
 
-def _refused(key: str, option: str, found: Found, trial: Trial) -> str:
-    if trial.accepted is None or not _plain_accepted(found):
-        return _comment(f"# {key}: not found out (sbatch --test-only {option}: {trial.words or 'no plain job either'})")
-    if trial.accepted and found.together is not None:
-        words = found.together.words or "no answer"
+def _refused(key: str, option: str, found: ClusterProbe, test: OptionTest) -> str:
+    if test.accepted is None or not _baseline_accepted(found):
+        return _comment(f"# {key}: not found out (sbatch --test-only {option}: {test.words or 'no plain job either'})")
+    if test.accepted and found.combined is not None:
+        words = found.combined.words or "no answer"
         return _comment(f"# {key}: sbatch --test-only accepts {option} alone, not with the others: {words}")
-    return _comment(f"# {key}: sbatch --test-only refuses {option}: {trial.words}")
+    return _comment(f"# {key}: sbatch --test-only refuses {option}: {test.words}")
 
 
 def _comment(text: str) -> str:

@@ -25,7 +25,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Source(_Frozen):
+class ImageSource(_Frozen):
     """What an image was made from."""
 
     kind: Literal["dockerfile", "registry", "daemon", "directory", "tarball", "squashfs"]
@@ -93,7 +93,7 @@ class Manifest(_Frozen):
     created: str
     """UTC, ISO 8601: when the image was made; for a foreign file, when the file system in it was."""
 
-    source: Source | None = None
+    source: ImageSource | None = None
     """None for a file that the launcher did not make."""
 
     tools: dict[str, str] = Field(default_factory=dict)
@@ -170,7 +170,7 @@ def utc_now() -> str:
 def describe(image: Path, shell: "Shell") -> Manifest:
     """Look into any squashfs file, without its digest: for files that have no manifest.
 
-    Raises ImageError if it is no readable image, MissingProgram without unsquashfs.
+    Raises ImageError if it is no readable image, MissingProgramError without unsquashfs.
     """
     from launcher.images.inspect.squashfs import made_at, read_superblock
     from launcher.images.inspect.tree import SquashTree
@@ -185,7 +185,7 @@ def describe_tree(
     *,
     size_bytes: int = 0,
     created: str | None = None,
-    source: Source | None = None,
+    source: ImageSource | None = None,
     tools: dict[str, str] | None = None,
     compression: str | None = None,
 ) -> Manifest:
@@ -205,5 +205,5 @@ def describe_tree(
         tools=tools or {},
         compression=compression,
         environment=contents.without_secrets(environment),
-        contents=contents.look(tree, environment),
+        contents=contents.inspect_tree(tree, environment),
     )

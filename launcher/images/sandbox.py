@@ -29,7 +29,7 @@ _DEFAULT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 """What an image may leave unsaid."""
 
 
-def hindrance(architecture: str | None) -> str | None:
+def why_unavailable(architecture: str | None) -> str | None:
     """Why no command can be run here in an image of that architecture (`uname -m`); None where it can."""
     if architecture not in (None, platform.machine()):
         return f"the image is for {architecture}, and this machine is {platform.machine()}"
@@ -42,7 +42,7 @@ def hindrance(architecture: str | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class Entry:
+class SandboxRequest:
     """What is entered, and with what."""
 
     image: str
@@ -56,7 +56,7 @@ class Entry:
     """Names of the variables of the run."""
 
 
-def argv(entry: Entry, command: Sequence[str]) -> list[str]:
+def argv(entry: SandboxRequest, command: Sequence[str]) -> list[str]:
     """The command line that runs `command` in an image; its environment holds the run's variables."""
     namespace = [shutil.which("unshare") or "unshare", *_NAMESPACES, "--"]
     return [*namespace, sys.executable, "-m", "launcher.images.sandbox", json.dumps(asdict(entry)), *command]
@@ -104,7 +104,7 @@ def _resolved(root: Path, target: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Mount the image, and become the command in it; 3 where the image cannot be mounted."""
     request, *command = arguments
-    entry = Entry(**json.loads(request))
+    entry = SandboxRequest(**json.loads(request))
     done = subprocess.run(["squashfuse", entry.image, entry.directory], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print(f"squashfuse cannot mount {entry.image}: {done.stderr.strip()}", file=sys.stderr)
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     return os.execvp("bwrap", ["bwrap", "--args", str(words), *command])  # noqa: S606 - there is no shell in between
 
 
-def _words(entry: Entry, root: Path) -> Iterator[str]:
+def _words(entry: SandboxRequest, root: Path) -> Iterator[str]:
     yield from ("--die-with-parent", "--tmpfs", "/", *layout(root, [target for _, target in entry.mounts]))
     yield from ("--dev", "/dev", "--proc", "/proc", "--ro-bind", "/sys", "/sys")
     yield from ("--tmpfs", "/tmp", "--tmpfs", "/run", "--chdir", "/tmp")  # noqa: S108 - the container's own

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from launcher._util.errors import DiskError, ImageError, MissingProgram
+from launcher._util.errors import DiskError, ImageError, MissingProgramError
 from launcher._util.shell import Shell
 from launcher.images.inspect.squashfs import PADDING, REMEDY, Superblock, examine, made_at, read_superblock
 from launcher.images.manifest import Manifest, describe, manifest_path, read_manifest
@@ -17,7 +17,7 @@ _SAME = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifiedImage:
     """An image that nothing was found against."""
 
     path: Path
@@ -33,7 +33,7 @@ class Verified:
     """What is odd but keeps no image from running."""
 
 
-def check(path: Path, *, architecture: str | None, shell: Shell, checksum: bool = False) -> Verified:
+def check(path: Path, *, architecture: str | None, shell: Shell, checksum: bool = False) -> VerifiedImage:
     """Check an image file; with `checksum`, every byte of it, at the speed of the disk. Without, in less than a second.
 
     `architecture`: of the nodes, as `uname -m` prints it; None where the cluster's profile does not say.
@@ -49,7 +49,7 @@ def check(path: Path, *, architecture: str | None, shell: Shell, checksum: bool 
     try:
         examine(real, shell)
         manifest = recorded or describe(real, shell)
-    except MissingProgram:
+    except MissingProgramError:
         unchecked.append(f"whether the file system can be read: {_NO_UNSQUASHFS}")
         manifest = recorded or _of_superblock(superblock)
     if reason := _check_architecture(real, manifest.architecture, architecture):
@@ -58,7 +58,7 @@ def check(path: Path, *, architecture: str | None, shell: Shell, checksum: bool 
         unchecked.append(reason)
     beyond = size - superblock.bytes_used
     warnings = (f"{beyond} bytes follow the file system",) if beyond > PADDING else ()
-    return Verified(real, manifest, tuple(unchecked), warnings)
+    return VerifiedImage(real, manifest, tuple(unchecked), warnings)
 
 
 def _check_manifest(image: Path, size: int, manifest: Manifest) -> None:

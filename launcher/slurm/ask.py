@@ -1,4 +1,4 @@
-"""One question to Slurm."""
+"""Run one command of Slurm, and keep "no" apart from "no answer"."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from launcher._util.shell import Result, Shell
 TIMEOUT_S = 30.0
 """Longer than Slurm's own MessageTimeout (10 s unless a site says otherwise), after which its commands give up."""
 
-NO_ANSWER = (
+UNAVAILABLE_MESSAGES = (
     "Socket timed out",
     "Unable to contact slurm controller",
     "Unable to establish controller machine",
@@ -28,53 +28,54 @@ NO_ANSWER = (
     "Slurm backup controller in standby mode",
     "temporarily unable",
 )
-"""Words in Slurm's messages (src/common/slurm_errno.c) which say that nobody answered: nothing is known then."""
+"""Parts of Slurm's messages (src/common/slurm_errno.c) which say that it did not answer: nothing is known then."""
 
-# They change what the commands print or select. SLURM_CONF and SLURM_CLUSTERS stay: they say which cluster is meant.
+# These change what the commands print or select. SLURM_CONF and SLURM_CLUSTERS stay: they choose the cluster.
 _DISTURBING = ("SQUEUE_", "SACCT_", "SINFO_", "SCONTROL_", "SCANCEL_", "SLURM_JOB_NAME", "SLURM_STEP")
 
 
-class NoAnswer(SlurmError):  # noqa: N818 - it is no error of anybody's that Slurm is silent
-    """Slurm did not answer: what it would have said is unknown, which is not the same as "no"."""
+class SlurmUnavailableError(SlurmError):
+    """Slurm did not answer. Its answer is unknown, which is not the same as "no"."""
 
 
 def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for a question: times in seconds since the epoch, no settings of the user's for people's eyes."""
+    """Return the environment for Slurm's commands: times in seconds since the epoch, no output settings of the user."""
     base = os.environ if base is None else base
     kept = {name: value for name, value in base.items() if not name.startswith(_DISTURBING)}
     return {**kept, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
 
 
 def ask(argv: Sequence[str], shell: Shell, *, timeout_s: float = TIMEOUT_S) -> Result:
-    """Run a Slurm command and return what it said, also where that is an error.
+    """Run a Slurm command and return its result, also where that is an error.
 
-    Raises NoAnswer where nobody answered, or the command is missing.
+    Raises SlurmUnavailableError where Slurm did not answer or the command is missing.
     """
     try:
         result = shell.run(argv, env=environment(), check=False, timeout_s=timeout_s)
     except CommandError as error:
-        raise NoAnswer(error.message, hint=error.hint) from error
-    if result.status != 0 and (words := no_answer(result.stderr)):
-        raise NoAnswer(f"{argv[0]}: {words}")
+        raise SlurmUnavailableError(error.message, hint=error.hint) from error
+    if result.status != 0 and (words := unavailable_line(result.stderr)):
+        raise SlurmUnavailableError(f"{argv[0]}: {words}")
     return result
 
 
 def answer(argv: Sequence[str], shell: Shell, *, timeout_s: float = TIMEOUT_S) -> str:
-    """What a Slurm command printed. Raises NoAnswer, and SlurmError with its own words where it ended with an error."""
+    """Return the output of a Slurm command. Raises SlurmUnavailableError; SlurmError with its message if it failed."""
     result = ask(argv, shell, timeout_s=timeout_s)
     if result.status != 0:
         raise SlurmError(f"{argv[0]}: {first_error(result)}")
     return result.stdout
 
 
-def no_answer(text: str) -> str | None:
-    """The line which says that nobody answered, or None."""
-    return next((line.strip() for line in text.splitlines() if any(words in line for words in NO_ANSWER)), None)
+def unavailable_line(text: str) -> str | None:
+    """Return the line which says that Slurm did not answer, or None."""
+    lines = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if any(part in line for part in UNAVAILABLE_MESSAGES)), None)
 
 
 def first_error(result: Result) -> str:
-    """What a failed command said, without its own name before each line."""
+    """Return the message of a failed command, without its own name before each line."""
     program = result.argv[0]
     lines = [line.strip() for line in (result.stderr.strip() or result.stdout.strip()).splitlines()]
     words = [line.removeprefix(f"{program}: ").removeprefix("error: ") for line in lines if line]
-    return "; ".join(words) or f"ended with status {result.status} and said nothing"
+    return "; ".join(words) or f"ended with status {result.status} without a message"

@@ -1,4 +1,4 @@
-"""What a cluster looks like to its users."""
+"""Facts about a cluster: partitions, GPUs, MPI types, Slurm's configuration."""
 
 import re
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ class NodeGroup:
 
 
 def node_groups(shell: Shell) -> tuple[NodeGroup, ...]:
-    """Every partition's nodes. Raises SlurmError, NoAnswer."""
+    """Return the nodes of every partition. Raises SlurmError, SlurmUnavailableError."""
     return parse_sinfo(answer(["sinfo", "--noheader", f"--format={'|'.join(_SINFO)}"], shell))
 
 
 def parse_sinfo(text: str) -> tuple[NodeGroup, ...]:
-    """Node groups from sinfo's lines; `12+` (at least 12) is read as 12."""
+    """Return the node groups in sinfo's lines; `12+` (at least 12) is read as 12."""
     groups = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|", len(_SINFO) - 1)]
@@ -59,7 +59,7 @@ def parse_sinfo(text: str) -> tuple[NodeGroup, ...]:
 
 
 def parse_gpus(gres: str) -> tuple[int, str | None]:
-    """GPUs and their type from `gpu:8`, `gpu:h100:8(S:0-1)`, `gpu:a100:4,mps:400`, `(null)`; several types add up."""
+    """Return GPUs and their type from `gpu:8`, `gpu:h100:8(S:0-1)`, `gpu:a100:4,mps:400`, `(null)`; types add up."""
     count, kinds = 0, []
     for each in re.sub(r"\([^)]*\)", "", gres).split(","):
         parts = each.strip().split(":")
@@ -72,7 +72,7 @@ def parse_gpus(gres: str) -> tuple[int, str | None]:
 
 
 def parse_limit(text: str) -> int | None:
-    """Minutes of `infinite`, `10:00`, `4:00:00`, `7-00:00:00`; None without a limit. Seconds are rounded up."""
+    """Return the minutes of `10:00`, `4:00:00`, `7-00:00:00`, seconds rounded up; None for `infinite`."""
     match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
     if match is None:
         return None
@@ -81,7 +81,10 @@ def parse_limit(text: str) -> int | None:
 
 
 def settings(shell: Shell) -> dict[str, str]:
-    """Slurm's configuration as `scontrol show config` prints it, with units. Raises SlurmError, NoAnswer."""
+    """Return Slurm's configuration as `scontrol show config` prints it, with units.
+
+    Raises SlurmError, SlurmUnavailableError.
+    """
     found = {}
     for line in answer(["scontrol", "show", "config"], shell).splitlines():
         name, separator, value = line.partition("=")
@@ -91,13 +94,13 @@ def settings(shell: Shell) -> dict[str, str]:
 
 
 def version(shell: Shell) -> tuple[int, ...]:
-    """Slurm's release, such as (22, 5, 8). Raises SlurmError, NoAnswer."""
+    """Return Slurm's release, such as (22, 5, 8). Raises SlurmError, SlurmUnavailableError."""
     match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", answer(["sinfo", "--version"], shell))
     return tuple(int(part) for part in match.groups() if part) if match else ()
 
 
 def mpi_types(shell: Shell) -> tuple[str, ...]:
-    """Values that `srun --mpi` takes here. Raises SlurmError, NoAnswer."""
+    """Return the values that `srun --mpi` takes here. Raises SlurmError, SlurmUnavailableError."""
     # Older releases print the list on standard error, and "srun: " before each line.
     text = _both(["srun", "--mpi=list"], shell)
     words = [line.removeprefix("srun:").strip() for line in text.splitlines()]
@@ -108,7 +111,10 @@ def mpi_types(shell: Shell) -> tuple[str, ...]:
 
 
 def srun_help(shell: Shell) -> str:
-    """Return what `srun --help` prints: its options, and those of loaded plugins. Raises SlurmError, NoAnswer."""
+    """Return what `srun --help` prints: its options, and those of loaded plugins.
+
+    Raises SlurmError, SlurmUnavailableError.
+    """
     return _both(["srun", "--help"], shell)
 
 

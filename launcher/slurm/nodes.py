@@ -1,4 +1,4 @@
-"""Nodes one by one: their state with its reason, and what Slurm believes they have."""
+"""Single nodes: their state with its reason, and the resources that Slurm counts on."""
 
 import re
 from dataclasses import dataclass
@@ -29,22 +29,22 @@ class Node:
     gpus: int
     gpu_type: str | None
     reason: str | None = None
-    """Why it is not available, in the words of whoever took it away."""
+    """Why it is not available, as the administrator or Slurm wrote it."""
 
     @property
     def usable(self) -> bool:
-        """Whether it runs jobs; a node that does not answer (`*`) does not."""
+        """Return whether it runs jobs; a node that does not answer (`*`) does not."""
         word = re.match(r"[a-z_]+", self.state.lower())
         return word is not None and word[0] in _USABLE and "*" not in self.state
 
 
 def read_nodes(shell: Shell) -> tuple[Node, ...]:
-    """Every node that the user may see. Raises SlurmError, NoAnswer."""
+    """Return every node that the user may see. Raises SlurmError, SlurmUnavailableError."""
     return parse_nodes(answer(["sinfo", "--Node", "--noheader", f"--format={'|'.join(_FIELDS)}"], shell))
 
 
 def parse_nodes(text: str) -> tuple[Node, ...]:
-    """Nodes from sinfo's lines, of which there is one for each node and partition."""
+    """Return the nodes in sinfo's lines, of which there is one for each node and partition."""
     found: dict[str, Node] = {}
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|", len(_FIELDS) - 1)]

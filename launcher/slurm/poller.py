@@ -1,4 +1,4 @@
-"""Asking Slurm again and again, without being a burden to it."""
+"""Repeated questions to Slurm, with pauses that keep the load on it small."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from launcher.slurm.queue import Answer, State, ask_jobs
 
 @dataclass
 class Poller:
-    """Asks about jobs: every 2 s, up to once a minute while nothing changes; remembers since when Slurm is silent."""
+    """Asks about jobs every 2 s, up to once a minute while nothing changes; notes since when Slurm does not answer."""
 
     ids: tuple[str, ...]
     shell: Shell
@@ -20,12 +20,12 @@ class Poller:
     unknown_since: float | None = None
     """When Slurm stopped answering; None while it does."""
     answer: Answer | None = None
-    """The newest answer that was one."""
+    """The newest one in which Slurm answered."""
     _pause_s: float = field(default=0.0, init=False)
     _next: float = field(default=0.0, init=False)
 
     def poll(self) -> Answer | None:
-        """Ask if it is time to; returns the newest answer with every job's state as last known."""
+        """Ask if the pause is over; return the newest answer, with every job's state as last known."""
         now = self.clock()
         if now < self._next:
             return self.answer

@@ -1,4 +1,4 @@
-"""Everything that a login node can tell of a cluster: what Slurm says of itself, and which options its sbatch accepts.
+"""Everything that can be learned about a cluster from a login node: Slurm's configuration and the options of sbatch.
 
 An option is tried with `sbatch --test-only`: the controller checks the job as it would a real one, and queues nothing
 (https://slurm.schedmd.com/sbatch.html#OPT_test-only).
@@ -11,25 +11,25 @@ from dataclasses import dataclass, field
 from launcher._util.errors import CommandError, RequestError, SlurmError
 from launcher._util.shell import Shell
 from launcher.slurm import info
-from launcher.slurm.ask import TIMEOUT_S, NoAnswer, answer, environment, first_error, no_answer
+from launcher.slurm.ask import TIMEOUT_S, SlurmUnavailableError, answer, environment, first_error, unavailable_line
 
-# sbatch's own variables would add options to every trial.
+# sbatch's own variables would add options to every test.
 _DISTURBING = ("SBATCH_",)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What sbatch said of a job with these options; `accepted` is None where nobody answered."""
+class OptionTest:
+    """Whether sbatch accepts a job with these options; `accepted` is None where Slurm did not answer."""
 
     options: tuple[str, ...]
     accepted: bool | None
     words: str = ""
-    """Of a refusal, or why there was no answer."""
+    """The message of a refusal, or why there was no answer."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A cluster, seen from one of its partitions. None: it could not be found out."""
+class ClusterProbe:
+    """A cluster, seen from one of its partitions. None: not known."""
 
     groups: tuple[info.NodeGroup, ...]
     partition: str
@@ -50,25 +50,25 @@ class Found:
     block_sizes: tuple[int, ...] = ()
     """Nodes of a block, from `scontrol show topology`, where Slurm has blocks."""
 
-    plain: Trial | None = None
-    """A job that asks for nothing but a node and its tasks: where it is refused, the others say nothing."""
+    baseline: OptionTest | None = None
+    """A job that asks for nothing but a node and its tasks: if it is refused, the other tests mean nothing."""
 
-    trials: Mapping[str, Trial] = field(default_factory=dict)
-    together: Trial | None = None
+    option_tests: Mapping[str, OptionTest] = field(default_factory=dict)
+    combined: OptionTest | None = None
     """All that were accepted, in one job."""
 
     @property
     def own(self) -> tuple[info.NodeGroup, ...]:
-        """The partition's nodes, the most frequent kind first, kinds that differ only in their state put together."""
+        """Return the partition's kinds of nodes, the most frequent first, whatever their state."""
         return kinds(group for group in self.groups if group.partition == self.partition)
 
 
-def look(shell: Shell, partition: str | None = None) -> Found:
-    """Ask everything. Raises SlurmError, NoAnswer, and RequestError for a partition that is not there."""
+def probe_cluster(shell: Shell, partition: str | None = None) -> ClusterProbe:
+    """Ask everything. Raises SlurmError, SlurmUnavailableError; RequestError for a partition that does not exist."""
     groups = info.node_groups(shell)
     name = _choose(groups, partition)
     settings = info.settings(shell)
-    found = Found(
+    found = ClusterProbe(
         groups,
         name,
         settings,
@@ -79,15 +79,15 @@ def look(shell: Shell, partition: str | None = None) -> Found:
         node=_maybe(lambda: _node(name, shell)) or {},
         block_sizes=_maybe(lambda: _block_sizes(settings, shell)) or (),
     )
-    plain = _try(_plain(found), shell)
-    trials = {key: _try((*_plain(found), *options), shell) for key, options in candidates(found).items()}
-    wanted = [trial.options for trial in _compatible(trials)]
-    together = _try(tuple(dict.fromkeys(option for options in wanted for option in options)), shell) if wanted else None
-    return Found(**{**vars(found), "plain": plain, "trials": trials, "together": together})
+    baseline = _try(_baseline(found), shell)
+    option_tests = {key: _try((*_baseline(found), *options), shell) for key, options in candidates(found).items()}
+    wanted = [test.options for test in _compatible(option_tests)]
+    combined = _try(tuple(dict.fromkeys(option for options in wanted for option in options)), shell) if wanted else None
+    return ClusterProbe(**{**vars(found), "baseline": baseline, "option_tests": option_tests, "combined": combined})
 
 
 def kinds(groups: Iterable[info.NodeGroup]) -> tuple[info.NodeGroup, ...]:
-    """Groups of alike nodes whatever their state, the largest first; with GPUs before without."""
+    """Return groups of equal nodes whatever their state, the largest first, nodes with GPUs before nodes without."""
     found: dict[tuple[object, ...], info.NodeGroup] = {}
     for group in groups:
         key = (group.gpus, group.gpu_type, group.cpus, group.memory_mb)
@@ -96,8 +96,8 @@ def kinds(groups: Iterable[info.NodeGroup]) -> tuple[info.NodeGroup, ...]:
     return tuple(sorted(found.values(), key=lambda group: (group.gpus == 0, -group.nodes)))
 
 
-def candidates(found: Found) -> dict[str, tuple[str, ...]]:
-    """The options to be tried by the names of the profile's directives."""
+def candidates(found: ClusterProbe) -> dict[str, tuple[str, ...]]:
+    """Return the options to try, by the names of the profile's directives."""
     first = found.own[0]
     tried: dict[str, tuple[str, ...]] = {}
     if first.gpus:
@@ -113,15 +113,16 @@ def candidates(found: Found) -> dict[str, tuple[str, ...]]:
     return tried
 
 
-def _plain(found: Found) -> tuple[str, ...]:
+def _baseline(found: ClusterProbe) -> tuple[str, ...]:
     return (f"--partition={found.partition}", "--nodes=1", f"--ntasks-per-node={max(1, found.own[0].gpus)}")
 
 
-def _compatible(trials: Mapping[str, Trial]) -> list[Trial]:
-    """Those that were accepted, GPUs asked for in one form only; --segment is a matter of each run."""
-    forms = [key for key in ("gpus-per-node", "gres", "gres with type") if key in trials and trials[key].accepted]
-    others = [key for key in ("exclusive", "mem", "cpus-per-task") if key in trials and trials[key].accepted]
-    return [trials[key] for key in (*forms[:1], *others)]
+def _compatible(option_tests: Mapping[str, OptionTest]) -> list[OptionTest]:
+    """Return the accepted options that go together: one form of asking for GPUs, no --segment (it is per run)."""
+    accepted = {key: test for key, test in option_tests.items() if test.accepted}
+    forms = [key for key in ("gpus-per-node", "gres", "gres with type") if key in accepted]
+    others = [key for key in ("exclusive", "mem", "cpus-per-task") if key in accepted]
+    return [accepted[key] for key in (*forms[:1], *others)]
 
 
 def _choose(groups: tuple[info.NodeGroup, ...], wanted: str | None) -> str:
@@ -138,25 +139,25 @@ def _choose(groups: tuple[info.NodeGroup, ...], wanted: str | None) -> str:
     return chosen
 
 
-def _try(options: tuple[str, ...], shell: Shell) -> Trial:
+def _try(options: tuple[str, ...], shell: Shell) -> OptionTest:
     env = {name: value for name, value in environment().items() if not name.startswith(_DISTURBING)}
     argv = ["sbatch", "--test-only", "--job-name=probe", "--output=/dev/null", *options, "--wrap=true"]
     try:
         result = shell.run(argv, env=env, check=False, timeout_s=TIMEOUT_S)
     except CommandError as error:
-        return Trial(options, None, error.message)
+        return OptionTest(options, None, error.message)
     if result.status == 0:
-        return Trial(options, True)
-    if words := no_answer(result.stderr):
-        return Trial(options, None, words)
-    return Trial(options, False, first_error(result).removeprefix("allocation failure: "))
+        return OptionTest(options, True)
+    if words := unavailable_line(result.stderr):
+        return OptionTest(options, None, words)
+    return OptionTest(options, False, first_error(result).removeprefix("allocation failure: "))
 
 
 def _maybe[Value](question: Callable[[], Value]) -> Value | None:
-    """An answer, or None: what one question leaves open is no reason to leave out the others."""
+    """Return an answer, or None where Slurm fails: the other questions are still worth asking."""
     try:
         return question()
-    except (NoAnswer, SlurmError):
+    except (SlurmUnavailableError, SlurmError):
         return None
 
 

@@ -1,4 +1,4 @@
-"""States of jobs: one squeue for all of them, then one sacct for those that the queue has forgotten."""
+"""States of jobs: one squeue for all, then one sacct for the jobs that are no longer in the queue."""
 
 import re
 import time
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from launcher._util.shell import Shell
-from launcher.slurm.ask import NoAnswer, ask, first_error
+from launcher.slurm.ask import SlurmUnavailableError, ask, first_error
 
 # Free text last: a name may hold the separator. Fields: https://slurm.schedmd.com/squeue.html#OPT_format
 _SQUEUE = ("%i", "%A", "%T", "%S", "%e", "%V", "%N", "%r")
 _SACCT = ("JobID", "JobIDRaw", "State", "ExitCode", "Start", "End", "Submit", "NodeList")
 _IDS_PER_COMMAND = 2000
 _SETTLED_S = 60.0
-"""A job that was preempted, or lost its node, may yet go back to the queue; a minute later it has not."""
+"""A job that was preempted or lost its node may go back to the queue; after so many seconds it has ended for good."""
 
 
 class State(StrEnum):
-    """State of a job in Slurm's words (https://slurm.schedmd.com/job_state_codes.html), and two of ours."""
+    """State of a job as Slurm names it (https://slurm.schedmd.com/job_state_codes.html), and two of our own."""
 
     PENDING = "PENDING"
     CONFIGURING = "CONFIGURING"
@@ -49,24 +49,19 @@ class State(StrEnum):
     RECONFIG_FAIL = "RECONFIG_FAIL"
     REVOKED = "REVOKED"
     UNKNOWN = "UNKNOWN"
-    """Slurm did not answer, or says something that we do not know."""
+    """Slurm did not answer, or gave a state that is not in this list."""
     FORGOTTEN = "FORGOTTEN"
-    """Slurm answers, and neither its queue nor its accounting knows the job: how it ended is in its run directory."""
+    """Slurm answers, and neither its queue nor its accounting has the job: its run directory says how it ended."""
 
     @property
     def terminal(self) -> bool:
-        """Whether a job in this state will not run again."""
+        """Return whether a job in this state will not run again."""
         return self in _TERMINAL
 
     @property
     def waiting(self) -> bool:
-        """Whether the job is in the queue, before its (next) start."""
+        """Return whether the job is in the queue, before its (next) start."""
         return self in _WAITING
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether Slurm calls the job's end a good one."""
-        return self is State.COMPLETED
 
 
 _TERMINAL = frozenset(
@@ -80,7 +75,6 @@ _TERMINAL = frozenset(
         State.BOOT_FAIL,
     }
     | {
-        State.BOOT_FAIL,
         State.DEADLINE,
         State.LAUNCH_FAILED,
         State.RECONFIG_FAIL,
@@ -97,14 +91,14 @@ _MAY_RETURN = frozenset({State.PREEMPTED, State.NODE_FAIL, State.BOOT_FAIL})
 
 @dataclass(frozen=True)
 class Job:
-    """What Slurm says of a job. Times are seconds since the epoch."""
+    """State of one job in Slurm. Times are seconds since the epoch."""
 
     id: str
     state: State
     terminal: bool = False
     """It has ended and does not come back; PREEMPTED and NODE_FAIL count a minute after the end."""
     reason: str | None = None
-    """Why it waits or failed, in Slurm's words."""
+    """Why it waits or failed, as Slurm says; of a FORGOTTEN job, why accounting did not answer."""
     submitted: float | None = None
     start: float | None = None
     """When it started; while it waits, when Slurm expects it to."""
@@ -117,41 +111,43 @@ class Job:
 
 @dataclass(frozen=True)
 class Answer:
-    """What Slurm says of some jobs at one time."""
+    """States of several jobs at one time."""
 
     jobs: Mapping[str, Job]
     asked_at: float
     unreachable: str | None = None
-    """Slurm's words where it did not answer; every job is UNKNOWN then."""
-    accounting: str | None = None
-    """Why accounting said nothing, where it was needed and did not."""
+    """Slurm's error message where it did not answer; every job is UNKNOWN then."""
 
 
 def ask_jobs(ids: Iterable[str], shell: Shell, *, clock: Callable[[], float] = time.time) -> Answer:
-    """What Slurm says of all these jobs: one squeue and at most one sacct (per 2000). Never raises for Slurm."""
+    """Return the states of these jobs from one squeue and at most one sacct for each 2000 jobs.
+
+    Raises no error of Slurm's: see `Answer.unreachable`.
+    """
     wanted = sorted(set(ids))
     now = clock()
     jobs: dict[str, Job] = {}
     try:
         for some in _chunks(wanted):
             jobs |= _from_squeue(some, shell, now)
-    except NoAnswer as error:
+    except SlurmUnavailableError as error:
         return Answer({each: Job(each, State.UNKNOWN) for each in wanted}, now, unreachable=error.message)
     left = [each for each in wanted if each not in jobs]
-    silent = None
+    problem = None
     try:
         for some in _chunks(left):
-            found, silent = _from_sacct(some, shell, now)
+            found, problem = _from_sacct(some, shell, now)
             jobs |= found
-    except NoAnswer as error:
-        silent = error.message
+    except SlurmUnavailableError as error:
+        problem = error.message
     for each in left:
-        jobs.setdefault(each, Job(each, State.FORGOTTEN, terminal=True, source="none"))
-    return Answer(jobs, now, accounting=silent)
+        reason = f"accounting does not answer: {problem}" if problem else None
+        jobs.setdefault(each, Job(each, State.FORGOTTEN, terminal=True, reason=reason, source="none"))
+    return Answer(jobs, now)
 
 
 def parse_state(text: str) -> State:
-    """A state as squeue or sacct writes it: `CANCELLED by 1000` and `CANCELLED+` are CANCELLED."""
+    """Return the state that squeue or sacct wrote: `CANCELLED by 1000` and `CANCELLED+` are CANCELLED."""
     match = re.match(r"[A-Z_]+", text.strip())
     try:
         return State(match[0] if match else "")
@@ -160,17 +156,17 @@ def parse_state(text: str) -> State:
 
 
 def parse_time(text: str) -> float | None:
-    """Seconds since the epoch; None for `N/A`, `Unknown`, `None`, `NONE`."""
+    """Return seconds since the epoch; None for `N/A`, `Unknown`, `None`, `NONE`."""
     return float(text) if text.isdigit() and text != "0" else None
 
 
 def parse_squeue(text: str, now: float) -> dict[str, Job]:
-    """Jobs from squeue's lines, under the id that people see (`12_3`) and under the plain one."""
+    """Return the jobs in squeue's lines, under the id that people see (`12_3`) and under the plain one."""
     jobs: dict[str, Job] = {}
     for line in text.splitlines():
         fields = line.split("|", len(_SQUEUE) - 1)
         if len(fields) < len(_SQUEUE):
-            continue  # a header of several clusters, or a message
+            continue  # a header that squeue prints for several clusters, or a message
         shown, plain, state_text, start, end, submitted, nodes, reason = (each.strip() for each in fields)
         state = parse_state(state_text)
         ended = parse_time(end) if state.terminal else None
@@ -190,7 +186,7 @@ def parse_squeue(text: str, now: float) -> dict[str, Job]:
 
 
 def parse_sacct(text: str, now: float) -> dict[str, Job]:
-    """Jobs from sacct's lines (-X: without steps)."""
+    """Return the jobs in sacct's lines (--allocations: without steps)."""
     jobs: dict[str, Job] = {}
     for line in text.splitlines():
         fields = line.split("|", len(_SACCT) - 1)
@@ -216,7 +212,7 @@ def parse_sacct(text: str, now: float) -> dict[str, Job]:
 
 
 def parse_exit(text: str) -> int | None:
-    """sacct's ExitCode `3:0` (status 3), `0:9` (signal 9) as a shell gives it: 3, 137."""
+    """Return sacct's ExitCode as a shell gives it: 3 for `3:0` (status 3), 137 for `0:9` (signal 9)."""
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if match is None:
         return None
@@ -234,8 +230,8 @@ def _from_squeue(ids: list[str], shell: Shell, now: float) -> dict[str, Job]:
     ]
     result = ask(argv, shell)
     if result.status != 0 and "Invalid job id" not in result.stderr:
-        # Asked for one job, squeue ends with an error where the queue has forgotten it; of several it leaves it out.
-        raise NoAnswer(f"squeue: {first_error(result)}")
+        # squeue fails if it is asked for one job that the queue no longer has; of several jobs it leaves that one out.
+        raise SlurmUnavailableError(f"squeue: {first_error(result)}")
     return {name: job for name, job in parse_squeue(result.stdout, now).items() if name in ids}
 
 
@@ -248,7 +244,7 @@ def _from_sacct(ids: list[str], shell: Shell, now: float) -> tuple[dict[str, Job
         f"--format={','.join(_SACCT)}",
         f"--jobs={','.join(ids)}",
     ]
-    result = ask([*argv, f"--jobs={','.join(ids)}"], shell)
+    result = ask(argv, shell)
     if result.status != 0:
         return {}, first_error(result)
     return {name: job for name, job in parse_sacct(result.stdout, now).items() if name in ids}, None

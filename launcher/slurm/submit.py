@@ -1,4 +1,4 @@
-"""sbatch, once: a submission without an answer may have succeeded; it is looked for before anybody repeats it."""
+"""Submission with sbatch, exactly once: without an answer it may have succeeded, so the job is looked for first."""
 
 import re
 import time
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher._util.errors import CommandError, MissingProgram, RequestError, SlurmError
+from launcher._util.errors import CommandError, MissingProgramError, RequestError, SlurmError
 from launcher._util.shell import Result, Shell
-from launcher.slurm.ask import NoAnswer, answer, first_error, no_answer
+from launcher.slurm.ask import SlurmUnavailableError, answer, first_error, unavailable_line
 
 _TIMEOUT_S = 150.0
 """sbatch itself tries again for up to two minutes while the controller's queue is full."""
@@ -57,11 +57,11 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     ("CPU count per node", "No node has that many CPUs; see `sinfo -o '%P %c'`."),
     ("oo many", "Ask for less."),
 )
-"""Words in sbatch's refusals (src/common/slurm_errno.c, src/sbatch/opt.c), and what to do about them."""
+"""Parts of sbatch's refusals (src/common/slurm_errno.c, src/sbatch/opt.c), and what to do about them."""
 
 
-class SubmissionUnknown(SlurmError):  # noqa: N818 - a state of knowledge, not a defect
-    """sbatch got no answer, and neither did the search for the job: it may exist. Nobody may submit it again yet."""
+class SubmissionUnknownError(SlurmError):
+    """Neither sbatch nor the search for the job got an answer: it may exist, and must not be submitted again yet."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def submit(
 ) -> Submission:
     """Submit a batch script and return the job.
 
-    `token` must be in the job's comment or name (by the script's own directives, or `options`) and in no other
-    job's: by it the job is found again where sbatch got no answer. Raises RequestError with sbatch's own words where
-    Slurm refused the request, SubmissionUnknown where the job may or may not exist, SlurmError where it does not.
+    `token` must be in the job's comment or name (from the script's own directives, or `options`) and in no
+    other job's: it identifies the job where sbatch got no answer. Raises RequestError with sbatch's message where Slurm
+    refused the request, SubmissionUnknownError where the job may exist, SlurmError where it does not.
     """
     result = None
     try:
@@ -98,7 +98,7 @@ def submit(
         result = shell.run(argv, env=env, cwd=cwd, check=False, timeout_s=_TIMEOUT_S)
         words = first_error(result) if result.status else "it printed no job id"
     except CommandError as error:
-        if isinstance(error, MissingProgram):
+        if isinstance(error, MissingProgramError):
             raise SlurmError(error.message, hint="Submit where Slurm's commands are: a login node.") from error
         words = error.message
     if result is not None and result.status == 0 and (submission := parse_submission(result.stdout)):
@@ -107,12 +107,12 @@ def submit(
         raise refusal(result)
     found = search(token, shell, patience_s=patience_s, clock=clock, sleep=sleep)
     if found is None:
-        raise SlurmError(f"sbatch: {words}", hint="Slurm answers again and has no such job: submit it again.")
+        raise SlurmError(f"sbatch: {words}", hint="Slurm answers again and does not have the job: submit it again.")
     return Submission(found, recovered=True)
 
 
 def parse_submission(text: str) -> Submission | None:
-    """Job (and cluster) from `sbatch --parsable`, whatever a site's plugins print around it."""
+    """Return the job (and cluster) that `sbatch --parsable` printed, whatever a site's plugins print around it."""
     for line in reversed(text.splitlines()):
         if match := re.fullmatch(r"\s*(\d+)(?:;(\S+))?\s*", line):
             return Submission(match[1], match[2])
@@ -120,9 +120,9 @@ def parse_submission(text: str) -> Submission | None:
 
 
 def refusal(result: Result) -> RequestError | SlurmError:
-    """sbatch's error as ours, with its own words and a hint where we have one."""
+    """Return the error for sbatch's refusal, with its message, and a hint where one is known."""
     words = first_error(result)
-    if no_answer(result.stderr):
+    if unavailable_line(result.stderr):
         return SlurmError(f"sbatch: {words}", hint="Slurm's controller is not reachable; nothing was submitted.")
     hint = next((hint for part, hint in _REFUSALS if part in words), None)
     if hint is None:
@@ -131,9 +131,9 @@ def refusal(result: Result) -> RequestError | SlurmError:
 
 
 def find_submission(token: str, shell: Shell) -> str | None:
-    """The job which carries `token` in its comment or name, ended or not; None if Slurm knows none.
+    """Return the job that has `token` in its comment or name, ended or not; None if Slurm has no such job.
 
-    Raises NoAnswer.
+    Raises SlurmUnavailableError.
     """
     whole = re.compile(rf"(?<![\w-]){re.escape(token)}(?![\w-])")  # run-1 is not in run-10
     for argv in (
@@ -149,12 +149,12 @@ def find_submission(token: str, shell: Shell) -> str | None:
     ):
         try:
             text = answer(argv, shell)
-        except NoAnswer:
+        except SlurmUnavailableError:
             if argv[0] == "squeue":
                 raise
             return None
         except SlurmError:
-            continue  # without accounting the queue alone has to know
+            continue  # without accounting only the queue can have it
         for line in text.splitlines():
             job, _, rest = line.partition("|")
             if whole.search(rest):
@@ -170,10 +170,10 @@ def search(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str | None:
-    """Look for a submission that was not answered until it is found, or has been absent for as long as a message lives.
+    """Look for a submission that got no answer until it is found or cannot arrive any more.
 
-    None: Slurm has answered for more than its MessageTimeout and knows no such job, so it may be submitted again.
-    Raises SubmissionUnknown where Slurm stays silent for `patience_s`.
+    Returns None once Slurm has answered for more than its MessageTimeout without such a job: it may be submitted again.
+    Raises SubmissionUnknownError if Slurm does not answer for `patience_s`.
     """
     begin = clock()
     absent_since: float | None = None
@@ -188,10 +188,10 @@ def search(
             absent_since = clock() if absent_since is None else absent_since
             if clock() - absent_since > message_timeout_s:
                 return None
-        except NoAnswer as error:
+        except SlurmUnavailableError as error:
             absent_since = None
             if clock() - begin > patience_s:
-                raise SubmissionUnknown(
+                raise SubmissionUnknownError(
                     f"sbatch got no answer, and the job cannot be looked for either ({error.message}): it may exist",
                     hint=f"When Slurm answers again, `squeue --me -o '%i %k %j' | grep {token}` shows whether it does.",
                 ) from error
@@ -199,8 +199,8 @@ def search(
 
 
 def _may_exist(result: Result) -> bool:
-    """Whether a job may exist although sbatch failed: its message was sent, and no answer came."""
-    words = no_answer(result.stderr)
+    """Return whether a job may exist although sbatch failed: its message was sent, and no answer came."""
+    words = unavailable_line(result.stderr)
     return words is not None and not any(part in words for part in _NEVER_ARRIVED)
 
 

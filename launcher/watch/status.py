@@ -214,7 +214,8 @@ def _without_verdict(run_state: RunState, base: RunStatus, state: State | None) 
     if state is State.CANCELLED:
         return _with(base, Phase.CANCELLED, f"the job was cancelled{reached}")
     if state is State.FORGOTTEN or state is None:
-        return _with(base, Phase.LOST, f"Slurm no longer knows the job, and there is no verdict{reached}")
+        why = f" ({base.reason})" if base.reason else ""
+        return _with(base, Phase.LOST, f"Slurm no longer has the job{why}, and there is no verdict{reached}")
     words = {
         State.TIMEOUT: "the job's time limit",
         State.NODE_FAIL: "a node failed",

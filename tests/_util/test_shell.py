@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher._util.errors import CommandError, MissingProgram
+from launcher._util.errors import CommandError, MissingProgramError
 from launcher._util.processes import group_members
 from launcher._util.shell import LocalShell
 
@@ -30,7 +30,7 @@ def test_environment_and_directory(tmp_path: Path) -> None:
     assert result.stdout == f"x y||{tmp_path}\n"
     with pytest.raises(CommandError, match="cannot be started"):
         LocalShell().run(["true"], cwd=tmp_path / "missing")
-    with pytest.raises(MissingProgram):
+    with pytest.raises(MissingProgramError):
         LocalShell().run([str(tmp_path / "missing")])
 
 

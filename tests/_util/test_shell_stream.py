@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher._util.errors import CommandError, MissingProgram
+from launcher._util.errors import CommandError, MissingProgramError
 from launcher._util.shell import LocalShell, Recorder, Result
 
 
@@ -67,7 +67,7 @@ def test_a_failure_has_the_programs_own_words() -> None:
     with pytest.raises(CommandError, match=r"ended with status 3: because"):
         LocalShell().stream(["sh", "-c", "echo noise; echo because >&2; exit 3"])
     assert LocalShell().stream(["sh", "-c", "kill -9 $$"], check=False).status == 137
-    with pytest.raises(MissingProgram, match="no-such-program"):
+    with pytest.raises(MissingProgramError, match="no-such-program"):
         LocalShell().stream(["no-such-program"])
 
 

@@ -32,7 +32,7 @@ def configure(layers: int = 2):
 @pytest.fixture(scope="module")
 def image(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image that knows how long to train, and says of itself that it has Megatron Bridge (it is mounted)."""
-    if (reason := sandbox.hindrance(None)) is not None:
+    if (reason := sandbox.why_unavailable(None)) is not None:
         pytest.skip(f"{reason}: apt-get install squashfuse fuse3 bubblewrap")
     bridge = f"/usr/local/lib/python3.12/dist-packages/megatron_bridge-{version('megatron-bridge')}.dist-info/METADATA"
     files = {
@@ -46,7 +46,7 @@ def enter(
     image: Path, directory: Path, command: str, *mounts: tuple[str, str], **variables: str
 ) -> "subprocess.CompletedProcess[str]":
     directory.mkdir(exist_ok=True)
-    entry = sandbox.Entry(str(image), str(directory), mounts, (("GREETING", "hi"),), tuple(variables))
+    entry = sandbox.SandboxRequest(str(image), str(directory), mounts, (("GREETING", "hi"),), tuple(variables))
     argv = sandbox.argv(entry, ["sh", "-c", command])
     return subprocess.run(
         argv, env={**os.environ, **variables}, input="in\n", capture_output=True, text=True, timeout=60
@@ -77,7 +77,7 @@ def test_no_command_line_shows_a_variable_of_the_run(image: Path, tmp_path: Path
 
 
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
-    if (reason := sandbox.hindrance(None)) is not None:
+    if (reason := sandbox.why_unavailable(None)) is not None:
         pytest.skip(reason)
     (tmp_path / "no.sqsh").write_bytes(b"no image" * 100)
     done = enter(tmp_path / "no.sqsh", tmp_path / "root", "true")
@@ -86,7 +86,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_image_of_another_machine_is_not_entered() -> None:
-    assert "is for riscv64" in (sandbox.hindrance("riscv64") or "")
+    assert "is for riscv64" in (sandbox.why_unavailable("riscv64") or "")
 
 
 @pytest.mark.megatron

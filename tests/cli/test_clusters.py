@@ -94,8 +94,8 @@ def test_wrong_words_end_with_2(capsys: pytest.CaptureFixture[str], arguments: l
 def test_probe_prints_or_writes(
     capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = probe.look(site(NVL72))
-    monkeypatch.setattr(probe, "look", lambda *_: found)
+    found = probe.probe_cluster(site(NVL72))
+    monkeypatch.setattr(probe, "probe_cluster", lambda *_: found)
     assert main(["clusters", "probe", "--name", "ours"]) == 0
     out, err = capsys.readouterr()
     assert tomllib.loads(out)["gpus_per_node"] == 4

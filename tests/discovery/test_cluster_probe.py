@@ -14,7 +14,7 @@ from launcher._util.shell import LocalShell, Recorder, Result
 from launcher.config.cluster import Cluster
 from launcher.config.load import load_cluster
 from launcher.discovery.cluster_probe import gpu_model, profile
-from launcher.slurm.probe import Found, Trial, kinds, look
+from launcher.slurm.probe import ClusterProbe, OptionTest, kinds, probe_cluster
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 Refuse = Callable[[Sequence[str]], str | None]
@@ -99,7 +99,7 @@ BLOCK = "TopologyPlugin          = topology/block\nAccountingStorageType   = acc
 
 
 def test_a_rack_of_nvl72_with_blocks_and_typed_gres(tmp_path: Path) -> None:
-    found = look(site(NVL72, config=BLOCK, arch="aarch64"))
+    found = probe_cluster(site(NVL72, config=BLOCK, arch="aarch64"))
     text = profile(found)
     cluster = loaded(text, tmp_path)
     assert (cluster.partition, cluster.gpus_per_node, cluster.gpu) == ("gb200", 4, "GB200")
@@ -125,7 +125,7 @@ def test_the_partition_that_was_asked_for_and_its_most_frequent_nodes(tmp_path: 
         partition="MaxTime=UNLIMITED DefaultTime=NONE",
         refuse=refusing(gpus_per_node=words, segment="unrecognized option '--segment=1'"),
     )
-    text = profile(look(shell, "train"), "ours")
+    text = profile(probe_cluster(shell, "train"), "ours")
     cluster = loaded(text, tmp_path)
     assert (cluster.partition, cluster.gpus_per_node, cluster.gpu, cluster.runtime) == ("train", 8, "H100", "none")
     assert cluster.directives == {"gpus-per-node": False, "gres": True, "exclusive": True, "mem": "0"}
@@ -142,19 +142,19 @@ def test_gres_that_is_accepted_with_its_type_only(tmp_path: Path) -> None:
         untyped = any(each.startswith("--gpus-per-node") or each == "--gres=gpu:8" for each in argv)
         return "sbatch: error: Invalid generic resource (gres) specification\n" if untyped else None
 
-    cluster = loaded(profile(look(site(MIXED, refuse=refuse), "train")), tmp_path)
+    cluster = loaded(profile(probe_cluster(site(MIXED, refuse=refuse), "train")), tmp_path)
     assert cluster.directives["gpus-per-node"] is False and cluster.directives["gres"] == "gpu:h100:8"
 
 
 def test_every_form_refused_and_options_refused_together(tmp_path: Path) -> None:
-    nothing = profile(look(site(MIXED, refuse=refusing(gres="No.", gpus_per_node="No.")), "train"))
+    nothing = profile(probe_cluster(site(MIXED, refuse=refusing(gres="No.", gpus_per_node="No.")), "train"))
     assert loaded(nothing, tmp_path).directives["gpus-per-node"] is False
     assert "refuses every form of asking for GPUs" in nothing
 
     def refuse(argv: Sequence[str]) -> str | None:
         return "sbatch: error: --mem and --exclusive?\n" if {"--mem=0", "--exclusive"} <= set(argv) else None
 
-    text = profile(look(site(MIXED, refuse=refuse), "train"))
+    text = profile(probe_cluster(site(MIXED, refuse=refuse), "train"))
     cluster = loaded(text, tmp_path)
     assert cluster.directives == {"gpus-per-node": True} and cluster.cpus_per_task is None
     assert "# mem: sbatch --test-only accepts --mem=0 alone, not with the others: --mem and --exclusive?" in text
@@ -162,7 +162,7 @@ def test_every_form_refused_and_options_refused_together(tmp_path: Path) -> None
 
 def test_where_a_plain_job_is_refused_nothing_is_concluded_from_the_other_trials(tmp_path: Path) -> None:
     refuse = refusing(partition="Invalid account or account/partition combination specified")
-    text = profile(look(site(NVL72, refuse=refuse)))
+    text = profile(probe_cluster(site(NVL72, refuse=refuse)))
     cluster = loaded(text, tmp_path)
     assert cluster.directives == {"gpus-per-node": True}  # as in the profile that it extends
     assert cluster.cpus_per_task is None and cluster.topology is None
@@ -172,13 +172,13 @@ def test_where_a_plain_job_is_refused_nothing_is_concluded_from_the_other_trials
 
 def test_a_controller_that_falls_silent_is_no_refusal(tmp_path: Path) -> None:
     words = "Batch job submission failed: Socket timed out on send/recv operation"
-    text = profile(look(site(NVL72, refuse=refusing(exclusive=words))))
+    text = profile(probe_cluster(site(NVL72, refuse=refusing(exclusive=words))))
     assert "# exclusive: not found out (sbatch --test-only --exclusive: " in text
     assert "exclusive" not in loaded(text, tmp_path).directives
 
 
 def test_nodes_without_gpus(tmp_path: Path) -> None:
-    text = profile(look(site(MIXED)))
+    text = profile(probe_cluster(site(MIXED)))
     cluster = loaded(text, tmp_path)
     assert (cluster.partition, cluster.device, cluster.gpus_per_node) == ("cpu", "cpu", 1)
     assert cluster.directives == {"gpus-per-node": False}
@@ -189,7 +189,7 @@ def test_what_the_site_cannot_be_asked_is_said_to_be_unknown(tmp_path: Path) -> 
     shell = site(NVL72, partition="", arch="riscv64")
     answers = {**shell.answers}
     del answers["srun"]
-    text = profile(look(Recorder(answers)))
+    text = profile(probe_cluster(Recorder(answers)))
     cluster = loaded(text, tmp_path)
     assert (cluster.architecture, cluster.runtime, cluster.time_limit) == (None, "none", None)
     for key in ("architecture", "runtime", "time_limit"):
@@ -199,18 +199,18 @@ def test_what_the_site_cannot_be_asked_is_said_to_be_unknown(tmp_path: Path) -> 
 
 def test_a_partition_that_is_not_there_and_none_by_default() -> None:
     with pytest.raises(RequestError, match="no partition 'tarin'") as caught:
-        look(site(MIXED), "tarin")
+        probe_cluster(site(MIXED), "tarin")
     assert "Known: debug, train, cpu" in (caught.value.hint or "")
     with pytest.raises(RequestError, match="no default partition"):
-        look(site(MIXED.replace("*", "")))
+        probe_cluster(site(MIXED.replace("*", "")))
     with pytest.raises(SlurmError, match="not found"):
-        look(Recorder())
+        probe_cluster(Recorder())
 
 
 def test_each_option_is_tried_and_nothing_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SBATCH_ACCOUNT", "theirs")
     shell = site(NVL72)
-    look(shell)
+    probe_cluster(shell)
     calls = [(argv, env) for argv, env in zip(shell.asked, shell.environments, strict=True) if argv[0] == "sbatch"]
     assert all(argv[1] == "--test-only" and "--partition=gb200" in argv for argv, _ in calls)
     assert all(env is not None and "SBATCH_ACCOUNT" not in env for _, env in calls)
@@ -238,12 +238,20 @@ def test_models_of_gpus(kind: str | None, model: str | None) -> None:
 
 @given(words=st.text(max_size=60), name=st.text(min_size=1, max_size=40), accepted=st.sampled_from([True, False, None]))
 def test_whatever_slurm_says_the_profile_can_be_read(words: str, name: str, accepted: bool | None) -> None:
-    known = look(site(NVL72, config=BLOCK))
-    trials = {key: Trial(trial.options, accepted, words) for key, trial in known.trials.items()}
+    known = probe_cluster(site(NVL72, config=BLOCK))
+    option_tests = {key: OptionTest(test.options, accepted, words) for key, test in known.option_tests.items()}
     settings = {**known.settings, "MpiDefault": words, "AccountingStorageType": words}
-    values: dict[str, Any] = {**vars(known), "trials": trials, "settings": settings, "partition": known.partition}
+    values: dict[str, Any] = {
+        **vars(known),
+        "option_tests": option_tests,
+        "settings": settings,
+        "partition": known.partition,
+    }
     text = profile(
-        Found(**{**values, "plain": Trial((), accepted, words), "together": Trial((), accepted, words)}), name
+        ClusterProbe(
+            **{**values, "baseline": OptionTest((), accepted, words), "combined": OptionTest((), accepted, words)}
+        ),
+        name,
     )
     read = tomllib.loads(text)
     assert read["description"].startswith(name)
@@ -251,19 +259,24 @@ def test_whatever_slurm_says_the_profile_can_be_read(words: str, name: str, acce
 
 
 def test_kinds_are_put_together_over_their_states() -> None:
-    groups = look(site(NVL72)).groups
+    groups = probe_cluster(site(NVL72)).groups
     assert [(each.nodes, each.gpus) for each in kinds(groups)] == [(36, 4), (2, 0)]
 
 
 def test_on_a_real_slurm(slurm_cluster: VirtualCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SLURM_CONF", str(slurm_cluster.conf))
     slurm_cluster.wait_idle()
-    found = look(LocalShell())
+    found = probe_cluster(LocalShell())
     text = profile(found)
     cluster = loaded(text, tmp_path)
     assert (cluster.partition, cluster.gpus_per_node, cluster.cpus_per_task) == ("batch", 8, 1)
     assert cluster.directives["gpus-per-node"] is True and cluster.directives["exclusive"] is True
-    assert found.plain is not None and found.plain.accepted and found.together is not None and found.together.accepted
+    assert (
+        found.baseline is not None
+        and found.baseline.accepted
+        and found.combined is not None
+        and found.combined.accepted
+    )
     assert cluster.architecture in ("x86_64", "aarch64")
-    short = loaded(profile(look(LocalShell(), "short")), tmp_path)
+    short = loaded(profile(probe_cluster(LocalShell(), "short")), tmp_path)
     assert (short.partition, short.time_limit) == ("short", "00:10:00")

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.images.store.lock import Lock, Timing
+from launcher.images.store.lock import LeaseTiming, Lock
 from launcher.images.store.owner import Owner
 
 ROOT = Path(__file__).parents[2]
-QUICK = Timing(heartbeat_s=0.1, stale_s=1.0, poll_s=0.01, report_s=0.2)
+QUICK = LeaseTiming(heartbeat_s=0.1, stale_s=1.0, poll_s=0.01, report_s=0.2)
 
 
 def node(name: str) -> Owner:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from launcher.images.manifest import Manifest
 from launcher.images.store.space import writing
-from launcher.images.store.store import Entry, Store
+from launcher.images.store.store import Store, StoredImage
 from tests.images.locks import QUICK, node
 
 MANIFEST = Manifest(size_bytes=0, architecture="x86_64", created="2026-01-02T03:04:05+00:00")
@@ -15,7 +15,7 @@ def a_store(root: Path, *, host: str | None = None, kernel_locks: bool | None = 
     return Store(root, owner=node(host) if host else None, kernel_locks=kernel_locks, timing=QUICK)
 
 
-def add(store: Store, content: str, *names: str, key: str | None = None) -> Entry:
+def add(store: Store, content: str, *names: str, key: str | None = None) -> StoredImage:
     """Build an image with this content."""
     with store.building(key or content) as building:
         file = building.workspace / "made.sqsh"
@@ -28,7 +28,7 @@ def digest_of(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def whole(store: Store) -> list[Entry]:
+def whole(store: Store) -> list[StoredImage]:
     """All images, after a look at everything: content, manifests, names, and that nothing half made can be seen."""
     entries = store.entries()
     for entry in entries:

@@ -13,7 +13,7 @@ import pytest
 from launcher._util.errors import ImageError
 from launcher.images.store import collect as gc
 from launcher.images.store import trash, workspace
-from launcher.images.store.collect import Collected, collect
+from launcher.images.store.collect import GcResult, collect
 from launcher.images.store.owner import Owner
 from launcher.images.store.store import Store
 from launcher.images.store.uses import Use, record_use, uses_of
@@ -46,7 +46,7 @@ def contents(store: Store) -> list[str]:
     return sorted(entry.path.read_text() for entry in whole(store))
 
 
-def reasons(done: Collected) -> dict[str, str]:
+def reasons(done: GcResult) -> dict[str, str]:
     return {each.entry.path.stem: each.reason for each in done.kept}
 
 
@@ -238,7 +238,7 @@ def test_gc_against_a_run_of_another_process_many_times(store: Store) -> None:
 def test_two_at_once_remove_each_image_once(store: Store) -> None:
     for number in range(8):
         aged(store, str(number), 40)
-    done: list[Collected] = []
+    done: list[GcResult] = []
     threads = [
         threading.Thread(target=lambda: done.append(collect(store, older_than_s=0, is_live=over))) for _ in range(2)
     ]
@@ -284,5 +284,5 @@ def test_live_builders_of_other_machines_are_left_alone_soon(tmp_path: Path) -> 
 
 
 def test_a_store_that_is_not_there(tmp_path: Path) -> None:
-    assert collect(a_store(tmp_path / "none"), older_than_s=0, is_live=over) == Collected((), ())
+    assert collect(a_store(tmp_path / "none"), older_than_s=0, is_live=over) == GcResult((), ())
     assert not (tmp_path / "none").exists()

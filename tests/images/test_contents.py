@@ -76,7 +76,7 @@ LINKS = {
 
 
 def look(tree: Tree) -> Contents:
-    return contents.look(tree, contents.environment(tree))
+    return contents.inspect_tree(tree, contents.environment(tree))
 
 
 def test_a_whole_image_is_described(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from launcher._util.errors import ImageError, OutsideError
 from launcher._util.shell import LocalShell, Recorder, Result
 from launcher.images.build import containers, dockerfile
-from launcher.images.build.dockerfile import Recipe, stage_of
+from launcher.images.build.dockerfile import DockerBuild, stage_of
 from launcher.images.build.engines import Engine, find_engine, inspect, probe
-from launcher.images.build.report import Silent
+from launcher.images.build.report import NullReport
 from tests.images.engine_home import BASE, EngineHome
 
 DOCKER = {"ServerVersion": "27.1.1"}
@@ -74,7 +74,7 @@ def test_where_none_works_each_has_its_reason() -> None:
 
 def test_what_docker_is_asked_for(tmp_path: Path) -> None:
     """Recorded: the command lines of a build and of reading its files."""
-    recipe = Recipe(tmp_path / "D", tmp_path, "last", (("A", "b c"),), "riscv64", (("id", tmp_path / "D"),))
+    spec = DockerBuild(tmp_path / "D", tmp_path, "last", (("A", "b c"),), "riscv64", (("id", tmp_path / "D"),))
 
     def docker(argv: Sequence[str]) -> Result:
         if argv[1] == "build":
@@ -86,7 +86,7 @@ def test_what_docker_is_asked_for(tmp_path: Path) -> None:
 
     shell = Recorder({"docker": docker, "tar": said(), "chmod": said()})
     engine = Engine("docker", "27")
-    identity = dockerfile.build(engine, recipe, tmp_path, shell, Silent())
+    identity = dockerfile.build(engine, spec, tmp_path, shell, NullReport())
     assert identity == "sha256:" + "a" * 64
     words = " ".join(shell.asked[0])
     assert words == (
@@ -98,7 +98,7 @@ def test_what_docker_is_asked_for(tmp_path: Path) -> None:
     image = inspect(engine, identity, shell)
     assert image is not None
     assert image.digest == "sha256:" + "b" * 64
-    containers.export(engine, image, tmp_path / "root", shell, Silent())
+    containers.export(engine, image, tmp_path / "root", shell, NullReport())
     create, export, _, remove = [argv for argv in shell.asked[2:] if argv[0] in ("docker", "tar")]
     name = create[create.index("--name") + 1]
     assert create == ("docker", "create", "--name", name, image.id, "/bin/sh")

@@ -10,10 +10,10 @@ from launcher._util.errors import CommandError, ImageError, LauncherError, Outsi
 from launcher._util.shell import LocalShell, Recorder, Result
 from launcher.images.build import enroot, pack
 from launcher.images.build.enroot import Settings, settings_for
-from launcher.images.build.layout import ImageConfig, Layout, rc
+from launcher.images.build.layout import ImageConfig, Layout, rc_script
 from launcher.images.build.pack import Compression
-from launcher.images.build.pulling import ByEnroot
-from launcher.images.build.transfers import explained, transient, with_retries
+from launcher.images.build.pulling import EnrootPull
+from launcher.images.build.transfers import fetch_error, transient_reason, with_retries
 from launcher.images.reference import parse_reference
 from tests.images.test_build import Told
 
@@ -60,9 +60,9 @@ def test_settings_are_its_environment(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_older_versions_are_given_a_digest_in_their_way() -> None:
     shell = Recorder()
-    assert ByEnroot(REFERENCE, (4, 0, 1), shell).uri(DIGEST) == f"docker://nvcr.io#nvidia/nemo@{DIGEST}"
-    assert ByEnroot(REFERENCE, (3, 5, 0), shell).uri(DIGEST) == f"docker://nvcr.io#nvidia/nemo:{DIGEST}"
-    assert ByEnroot(REFERENCE, (3, 5, 0), shell).uri(None) == "docker://nvcr.io#nvidia/nemo:26.08"
+    assert EnrootPull(REFERENCE, (4, 0, 1), shell).uri(DIGEST) == f"docker://nvcr.io#nvidia/nemo@{DIGEST}"
+    assert EnrootPull(REFERENCE, (3, 5, 0), shell).uri(DIGEST) == f"docker://nvcr.io#nvidia/nemo:{DIGEST}"
+    assert EnrootPull(REFERENCE, (3, 5, 0), shell).uri(None) == "docker://nvcr.io#nvidia/nemo:26.08"
 
 
 # What the programs say; the codes are in their own forms.
@@ -95,15 +95,15 @@ PERMANENT = [
 
 @pytest.mark.parametrize("words", TRANSIENT)
 def test_transient_failures(words: str) -> None:
-    assert transient(words)
-    error = explained(words, REFERENCE, "enroot")
+    assert transient_reason(words)
+    error = fetch_error(words, REFERENCE, "enroot")
     assert isinstance(error, OutsideError)
     assert words.strip() in str(error)
 
 
 @pytest.mark.parametrize(("words", "meaning"), PERMANENT)
 def test_permanent_failures_end_at_once_with_what_to_do(words: str, meaning: str) -> None:
-    assert transient(words) is None
+    assert transient_reason(words) is None
     calls = []
 
     def fail() -> None:
@@ -121,7 +121,7 @@ def test_permanent_failures_end_at_once_with_what_to_do(words: str, meaning: str
 def test_where_credentials_belong_and_how_a_line_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".credentials").write_text("machine nvcr.io login $oauthtoken password s3cr3t\n")
     monkeypatch.setenv("ENROOT_CONFIG_PATH", str(tmp_path))
-    hint = explained("error code: 401", REFERENCE, "enroot").hint or ""
+    hint = fetch_error("error code: 401", REFERENCE, "enroot").hint or ""
     assert f"{tmp_path}/.credentials" in hint
     assert "machine nvcr.io login $oauthtoken password PASSWORD" in hint
     assert "machine authn.nvidia.com login $oauthtoken password PASSWORD" in hint
@@ -129,10 +129,10 @@ def test_where_credentials_belong_and_how_a_line_looks(tmp_path: Path, monkeypat
     monkeypatch.delenv("ENROOT_CONFIG_PATH")
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    hub = explained("error code: 401", parse_reference("debian"), "enroot").hint or ""
+    hub = fetch_error("error code: 401", parse_reference("debian"), "enroot").hint or ""
     assert "~/.config/enroot/.credentials" in hub
     assert "machine registry-1.docker.io login USER" in hub
-    assert explained("error code: 401", REFERENCE, "podman").hint == "Log in: `podman login nvcr.io`."
+    assert fetch_error("error code: 401", REFERENCE, "podman").hint == "Log in: `podman login nvcr.io`."
 
 
 def test_attempts_are_bounded_and_said() -> None:
@@ -159,7 +159,7 @@ def test_a_container_of_the_real_enroot(enroot_program: str, slim: Path, tmp_pat
     image = tmp_path / "work/image.sqsh"
     image.parent.mkdir()
     layout = Layout(
-        {"etc/environment": "GREETING=hello from the image\n", "etc/rc": rc(ImageConfig(), "x"), "etc/fstab": ""}
+        {"etc/environment": "GREETING=hello from the image\n", "etc/rc": rc_script(ImageConfig(), "x"), "etc/fstab": ""}
     )
     pack.pack(slim, layout, image, Compression("lz4"), shell, Told())
     env = {**Settings(tmp_path, Compression("lz4")).environment(), "ENROOT_DATA_PATH": str(tmp_path / "data")}

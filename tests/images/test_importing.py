@@ -12,8 +12,8 @@ import pytest
 from launcher._util.errors import ImageError, OutsideError
 from launcher._util.shell import LocalShell, Recorder, Result
 from launcher.images.build.importing import ImportRequest, import_image
-from launcher.images.build.report import Silent
-from launcher.images.build.result import Made
+from launcher.images.build.report import NullReport
+from launcher.images.build.result import ImageOutcome
 from launcher.images.store.store import Store
 from tests.images.engine_home import BASE, EngineHome
 from tests.images.registry import Broken, Cut, Fault, Registry, Status, times
@@ -32,10 +32,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launcher.images.build.transfers.WAITS_S", (0.1, 0.2))
 
 
-def take(store: Store, source: str, told: Told | None = None, **options: str | None) -> Made:
+def take(store: Store, source: str, told: Told | None = None, **options: str | None) -> ImageOutcome:
     directory = Path(options.pop("directory") or "/") if "directory" in options else store.root.parent
     request = ImportRequest(source, directory, **options)
-    return import_image(request, store, LocalShell(), told or Silent())
+    return import_image(request, store, LocalShell(), told or NullReport())
 
 
 # ---- registries
@@ -197,7 +197,7 @@ def test_docker_pulls_by_digest_and_removes_only_what_was_not_there(
 
     shell = Docker()
     request = ImportRequest(f"{registry.host}/for-docker:1", tmp_path, engine="docker")
-    made = import_image(request, store, shell, Silent())
+    made = import_image(request, store, shell, NullReport())
     assert cat(made.entry.path, "etc/environment") == "A=b\n"
     verbs = [argv[1] for argv in shell.asked]
     assert verbs == ["info", "image", "pull", "image", "create", "export", "rm", "image"]
@@ -230,7 +230,7 @@ def test_images_that_no_engine_has(home: EngineHome, store: Store) -> None:
     with pytest.raises(ImageError, match="cannot be had from docker"):
         take(store, f"podman://{BASE}", engine="docker")
     with pytest.raises(OutsideError, match="docker does not work here"):
-        import_image(ImportRequest("dockerd://x", Path("/")), store, Recorder(), Silent())
+        import_image(ImportRequest("dockerd://x", Path("/")), store, Recorder(), NullReport())
 
 
 # ---- files

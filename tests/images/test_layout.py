@@ -18,10 +18,10 @@ from launcher.images.build.layout import (
     environment_lines,
     layout_of,
     parse_config,
-    rc,
+    rc_script,
 )
 from launcher.images.build.registry import digest_of
-from launcher.images.build.report import Silent
+from launcher.images.build.report import NullReport
 from launcher.images.reference import parse_reference
 from launcher.images.store.store import Store
 from tests.images.engine_home import BASE, EngineHome
@@ -88,7 +88,9 @@ words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 @given(st.lists(words, max_size=3), st.lists(words, max_size=3), st.dictionaries(words, words, max_size=2))
 def test_any_words_reach_the_program(command: list[str], given_words: list[str], labels: dict[str, str]) -> None:
     show = ("/bin/sh", "-c", 'for word; do printf "%s\\0" "$word"; done', "show")
-    script = rc(ImageConfig(entrypoint=show, command=tuple(command), working_directory="/", labels=labels), "x\ny")
+    script = rc_script(
+        ImageConfig(entrypoint=show, command=tuple(command), working_directory="/", labels=labels), "x\ny"
+    )
 
     def run(*arguments: str) -> list[str]:
         done = subprocess.run(["sh", "-s", "--", *arguments], input=script.encode(), capture_output=True, check=True)
@@ -177,7 +179,7 @@ def test_the_same_image_as_enroot_makes(
         settings=enroot.Settings(tmp_path, pack.parse_compression("gzip"), allow_http=True),
     )
     request = ImportRequest(name, tmp_path, engine="podman", compression="gzip")
-    mine = import_image(request, ours, LocalShell(), Silent()).entry.path
+    mine = import_image(request, ours, LocalShell(), NullReport()).entry.path
     assert rest(mine, "etc/environment") == rest(theirs, "etc/environment")
     assert sorted(rest(mine, "etc/fstab").splitlines()) == sorted(rest(theirs, "etc/fstab").splitlines())
     assert files(mine) == files(theirs)

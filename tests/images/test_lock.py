@@ -15,9 +15,9 @@ import pytest
 
 from launcher.images.store import lock
 from launcher.images.store.lease import Generation, Watcher, begin, newest
-from launcher.images.store.lock import Holder, LeaseLost, Timing
+from launcher.images.store.lock import LeaseHolder, LeaseLostError, LeaseTiming
 from launcher.images.store.mounts import mount_of
-from launcher.images.store.owner import NOBODY, Owner
+from launcher.images.store.owner import UNKNOWN_OWNER, Owner
 from tests.images.locks import QUICK, a_lock, node, script
 
 
@@ -71,7 +71,7 @@ HOLD = """
 import os, signal, sys, time
 from pathlib import Path
 from tests.images.locks import a_lock
-from launcher.images.store.lock import LeaseLost
+from launcher.images.store.lock import LeaseLostError
 directory, host, kernel = Path(sys.argv[1]), sys.argv[2] or None, sys.argv[3] == "kernel"
 with a_lock(directory, host=host, kernel=kernel).held() as held:
     print("held", flush=True)
@@ -79,7 +79,7 @@ with a_lock(directory, host=host, kernel=kernel).held() as held:
     try:
         held.check()
         print("still mine", flush=True)
-    except LeaseLost:
+    except LeaseLostError:
         print("lost", flush=True)
 """
 
@@ -107,11 +107,11 @@ def said(process: Popen[str]) -> str:
 
 @pytest.mark.parametrize("kernel", [True, False])
 def test_a_second_one_waits_and_learns_for_whom(tmp_path: Path, kernel: bool) -> None:
-    seen: list[Holder] = []
+    seen: list[LeaseHolder] = []
     began = time.time()
     with holder(tmp_path, "node-a", "kernel" if kernel else "lease") as process:
 
-        def on_wait(who: Holder) -> None:
+        def on_wait(who: LeaseHolder) -> None:
             seen.append(who)
             if len(seen) == 3:
                 assert said(process) == "still mine"
@@ -217,7 +217,7 @@ def test_a_half_written_lease_is_taken_over_by_its_silence_alone(tmp_path: Path)
 
 
 def test_clocks_of_other_machines_do_not_matter() -> None:
-    watcher = Watcher(Timing(heartbeat_s=10, stale_s=0.05))
+    watcher = Watcher(LeaseTiming(heartbeat_s=10, stale_s=0.05))
     for heartbeat in (10**18, 5, 10**19, 0):  # each one a sign of life, however old it claims to be
         time.sleep(0.06)
         assert not watcher.is_silent(Generation(1, None, heartbeat))
@@ -228,7 +228,7 @@ def test_clocks_of_other_machines_do_not_matter() -> None:
 def test_a_watcher_that_was_stopped_itself_goes_on_watching(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    watcher = Watcher(Timing(heartbeat_s=5, stale_s=90))
+    watcher = Watcher(LeaseTiming(heartbeat_s=5, stale_s=90))
     assert not watcher.is_silent(Generation(1, None, 1))
     now += 3600
     assert not watcher.is_silent(Generation(1, None, 1))
@@ -290,24 +290,24 @@ def test_interrupt_ends_the_waiting_at_once(tmp_path: Path, kind: str) -> None:
 
 def test_what_can_be_told_of_a_process() -> None:
     me = Owner.this_process()
-    assert me.is_gone(me) is False
-    assert me.is_gone(node("elsewhere")) is None
-    assert NOBODY.is_gone(me) is None
+    assert me.has_ended(me) is False
+    assert me.has_ended(node("elsewhere")) is None
+    assert UNKNOWN_OWNER.has_ended(me) is None
     ended = script("")
     ended.stdout and ended.stdout.close()
     time.sleep(0.3)  # a zombie by now
-    assert Owner(me.host, me.boot_id, me.pid_namespace, ended.pid, 1, "x").is_gone(me) is True
+    assert Owner(me.host, me.boot_id, me.pid_namespace, ended.pid, 1, "x").has_ended(me) is True
     ended.wait()
-    assert Owner(me.host, me.boot_id, me.pid_namespace, ended.pid, 1, "x").is_gone(me) is True
-    assert Owner(me.host, me.boot_id, me.pid_namespace, me.pid, me.start_ticks + 1, "x").is_gone(me) is True
-    assert Owner(me.host, me.boot_id, "pid:[1]", ended.pid, 1, "x").is_gone(me) is None
+    assert Owner(me.host, me.boot_id, me.pid_namespace, ended.pid, 1, "x").has_ended(me) is True
+    assert Owner(me.host, me.boot_id, me.pid_namespace, me.pid, me.start_ticks + 1, "x").has_ended(me) is True
+    assert Owner(me.host, me.boot_id, "pid:[1]", ended.pid, 1, "x").has_ended(me) is None
 
 
 STORM = """
 import os, random, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
-from launcher.images.store.lock import Lock, Timing
+from launcher.images.store.lock import Lock, LeaseTiming
 from launcher.images.store.owner import Owner
 directory, seed, rounds, deaths = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 kernel, far = sys.argv[5] == "kernel", sys.argv[6] == "far"
@@ -317,7 +317,7 @@ if far:
     me = replace(me, host=f"node-{seed}", boot_id=str(seed))
 # Silence counts only where nothing else tells a death; a busy disk can make a heartbeat late.
 stale_s = 4.0 if far and not kernel else 20.0
-lock = Lock(directory / "lock", me, kernel, Timing(heartbeat_s=0.2, stale_s=stale_s, poll_s=0.01))
+lock = Lock(directory / "lock", me, kernel, LeaseTiming(heartbeat_s=0.2, stale_s=stale_s, poll_s=0.01))
 inside = directory / "inside"
 for number in range(rounds):
     with lock.held() as held:
@@ -392,8 +392,8 @@ def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
 def test_the_words_of_a_lost_lease(tmp_path: Path) -> None:
     with a_lock(tmp_path, kernel=False).held() as held:
         (tmp_path / "lock" / "00000002").touch()
-        with pytest.raises(LeaseLost, match="stopped for too long") as error:
+        with pytest.raises(LeaseLostError, match="stopped for too long") as error:
             held.check()
     assert error.value.exit_status == 3
     assert "again" in str(error.value.hint)
-    assert lock.LeaseLost is LeaseLost
+    assert lock.LeaseLostError is LeaseLostError

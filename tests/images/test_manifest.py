@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher._util.errors import DiskError, ImageError, MissingProgram
+from launcher._util.errors import DiskError, ImageError, MissingProgramError
 from launcher._util.shell import LocalShell, Recorder
 from launcher.images.inspect.tree import DirectoryTree
 from launcher.images.manifest import (
     Contents,
+    ImageSource,
     Manifest,
     NetworkPlugin,
-    Source,
     describe,
     describe_tree,
     manifest_path,
@@ -32,7 +32,7 @@ FULL = Manifest(
     size_bytes=123,
     architecture="aarch64",
     created="2026-01-02T03:04:05+00:00",
-    source=Source(
+    source=ImageSource(
         kind="dockerfile",
         text="Dockerfile",
         digest=f"sha256:{HEX}",
@@ -175,7 +175,7 @@ def test_an_image_without_one_is_described(tmp_path: Path) -> None:
         contents=Contents(python="/usr/bin/python3"),
     )
     assert "secret-value" not in found.model_dump_json()
-    with pytest.raises(MissingProgram):
+    with pytest.raises(MissingProgramError):
         describe(image, Recorder())
     os.truncate(image, 300)
     with pytest.raises(ImageError):

@@ -13,7 +13,7 @@ from launcher._util.shell import LocalShell, Recorder, Result
 from launcher.images.build import pack
 from launcher.images.build.layout import Layout, bare_layout
 from launcher.images.build.pack import Compression, parse_compression, processors, tree_bytes
-from launcher.images.build.report import Silent
+from launcher.images.build.report import NullReport
 from launcher.images.inspect.squashfs import read_superblock
 from tests.images.test_build import Told, cat, listing
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 def pack_it(root: Path, output: Path, text: str = "zstd:1", layout: Layout | None = None) -> Path:
     output.parent.mkdir(exist_ok=True)
-    pack.pack(root, layout or Layout({}), output, parse_compression(text), LocalShell(), Silent())
+    pack.pack(root, layout or Layout({}), output, parse_compression(text), LocalShell(), NullReport())
     return output
 
 
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_read_is_an_error_not_an_empty_file(tmp_path: Path
             if not parent.stat().st_mode & 0o001 and "pytest" in parent.name:
                 parent.chmod(parent.stat().st_mode | 0o011)
     with pytest.raises(CommandError, match="secret"):
-        pack.pack(tree, Layout({}), tmp_path / "out/x.sqsh", parse_compression(None), Nobody(), Silent())
+        pack.pack(tree, Layout({}), tmp_path / "out/x.sqsh", parse_compression(None), Nobody(), NullReport())
 
 
 def test_a_disk_too_small_is_named_before_and_while_packing(
@@ -124,7 +124,12 @@ def test_a_disk_too_small_is_named_before_and_while_packing(
     full = Result(("mksquashfs",), 1, "Write failed because No space left on device\nFATAL ERROR: Failed to write", "")
     with pytest.raises(DiskError, match="No space left"):
         pack.pack(
-            tree, Layout({}), tmp_path / "out/x.sqsh", parse_compression(None), Recorder({"mksquashfs": full}), Silent()
+            tree,
+            Layout({}),
+            tmp_path / "out/x.sqsh",
+            parse_compression(None),
+            Recorder({"mksquashfs": full}),
+            NullReport(),
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher._util.errors import ImageError, MissingProgram
+from launcher._util.errors import ImageError, MissingProgramError
 from launcher._util.shell import LocalShell, Recorder
 from launcher.images.inspect.squashfs import examine, looks_like, read_superblock
 from launcher.images.inspect.tree import DirectoryTree, SquashTree
@@ -170,7 +170,7 @@ def test_links_directories_and_devices(image: Path, tmp_path: Path) -> None:
 
 
 def test_without_unsquashfs_nothing_is_called_good(image: Path) -> None:
-    with pytest.raises(MissingProgram):
+    with pytest.raises(MissingProgramError):
         examine(image, Recorder())
 
 

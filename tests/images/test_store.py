@@ -14,7 +14,7 @@ from launcher.images.manifest import read_manifest
 from launcher.images.reference import parse_reference
 from launcher.images.store import workspace
 from launcher.images.store.collect import collect
-from launcher.images.store.lock import Holder
+from launcher.images.store.lock import LeaseHolder
 from launcher.images.store.owner import Owner
 from launcher.images.store.store import Store, find_file
 from tests.images.locks import in_memory, node, script
@@ -251,7 +251,7 @@ def test_a_store_of_a_group_stays_the_groups(tmp_path: Path) -> None:
 def test_who_waited_gets_what_the_other_made(store: Store) -> None:
     waiting, seen = threading.Event(), []
 
-    def on_wait(_: Holder) -> None:
+    def on_wait(_: LeaseHolder) -> None:
         waiting.set()
 
     def second() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import DiskError
-from launcher.images.store.lock import LeaseLost
+from launcher.images.store.lock import LeaseLostError
 from tests.images.locks import QUICK, ROOT, in_memory, script
 from tests.images.stores import MANIFEST, a_store, add, whole
 
@@ -162,7 +162,7 @@ with store.building("key") as building:
         (building.workspace / "x").write_text("fresh")
         stopped.send_signal(signal.SIGCONT)
         # Its workspace is gone, too: another machine's, whose lock was free.
-        assert stopped.communicate("\n", timeout=20)[0].strip() in (LeaseLost.__name__, "DiskError")
+        assert stopped.communicate("\n", timeout=20)[0].strip() in (LeaseLostError.__name__, "DiskError")
         entry = building.add(building.workspace / "x", MANIFEST, ["latest"])
     assert whole(near) == [entry]
     assert QUICK.stale_s < 2

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher._util.errors import DiskError, ImageError, MissingProgram
+from launcher._util.errors import DiskError, ImageError, MissingProgramError
 from launcher._util.shell import LocalShell, Recorder, Result
-from launcher.images.inspect.tree import DirectoryTree, Found, SquashTree, Tree
+from launcher.images.inspect.tree import DirectoryTree, SquashTree, Tree, TreeEntry
 from tests.images.trees import CountingShell, make_tree, needs_squashfs, pack
 
 pytestmark = needs_squashfs
@@ -76,8 +76,8 @@ def test_links_are_followed_inside(root: Path, old: bool) -> None:
         assert tree.read(["/usr/local/cuda/version.json"], 10) == {"/usr/local/cuda/version.json": b"{}"}
         assert tree.find(["/loop", "/around", "/dangling", "/nothing", "/etc/environment/x", "/arrow*"]) == []
         assert tree.find(["/", "/usr/../etc"]) == [
-            Found("/", "/", "directory", 0),
-            Found("/usr/../etc", "/etc", "directory", 0),
+            TreeEntry("/", "/", "directory", 0),
+            TreeEntry("/usr/../etc", "/etc", "directory", 0),
         ]
 
 
@@ -160,7 +160,7 @@ def test_damage_and_a_missing_program_are_told_apart(root: Path, tmp_path: Path)
     with pytest.raises(ImageError, match="unsquashfs") as caught:
         SquashTree(broken, LocalShell()).read(["/etc/environment"], 10)
     assert caught.value.where == str(broken)
-    with pytest.raises(MissingProgram):
+    with pytest.raises(MissingProgramError):
         SquashTree(image, Recorder()).find(["/etc"])
     with pytest.raises(DiskError):
         DirectoryTree(tmp_path / "missing").find(["/etc"])

@@ -11,7 +11,7 @@ import pytest
 from launcher._util.errors import ImageError
 from launcher._util.shell import LocalShell, Recorder
 from launcher.images.manifest import Manifest, describe, manifest_path, read_manifest, write_manifest
-from launcher.images.verify import Verified, check, file_digest
+from launcher.images.verify import VerifiedImage, check, file_digest
 from tests.images.trees import make_tree, needs_squashfs, pack, tiny_elf
 
 pytestmark = needs_squashfs
@@ -56,7 +56,7 @@ def refused(path: Path, architecture: str | None = "x86_64", *, checksum: bool =
 
 def test_a_good_image_is_good(image: Path) -> None:
     found = check(image, architecture="x86_64", shell=SHELL, checksum=True)
-    assert found == Verified(image.resolve(), read_manifest(image) or Manifest(size_bytes=0, created=""), (), ())
+    assert found == VerifiedImage(image.resolve(), read_manifest(image) or Manifest(size_bytes=0, created=""), (), ())
     assert found.manifest.environment == {"A": "1"}
 
 

@@ -57,7 +57,6 @@ def test_states_are_read(text: str, state: State) -> None:
 @pytest.mark.parametrize("state", list(State))
 def test_every_state_is_waiting_or_ended_or_neither_never_both(state: State) -> None:
     assert not (state.terminal and state.waiting)
-    assert state.terminal or not state.succeeded
 
 
 @pytest.mark.parametrize(
@@ -162,7 +161,9 @@ def test_ten_thousand_jobs_fit_on_command_lines() -> None:
 def test_a_job_that_nobody_knows_is_forgotten_not_failed(queue: Result, accounting: Result) -> None:
     answer = ask_jobs(["5"], answering(queue, accounting))
     assert (answer.jobs["5"].state, answer.jobs["5"].terminal) == (State.FORGOTTEN, True)
-    assert (answer.accounting is None) == (accounting.status == 0)
+    reason = answer.jobs["5"].reason
+    assert (reason is None) == (accounting.status == 0)
+    assert accounting.status == 0 or "accounting does not answer: " in str(reason)
 
 
 @pytest.mark.parametrize(

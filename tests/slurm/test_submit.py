@@ -9,7 +9,7 @@ import pytest
 
 from launcher._util.errors import RequestError, SlurmError
 from launcher._util.shell import LocalShell, Recorder, Result
-from launcher.slurm.submit import Submission, SubmissionUnknown, find_submission, parse_submission, submit
+from launcher.slurm.submit import Submission, SubmissionUnknownError, find_submission, parse_submission, submit
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
@@ -83,14 +83,14 @@ def test_a_job_that_stays_absent_was_not_accepted() -> None:
     shell = Recorder({"sbatch": said("", 1, TIMED_OUT), "squeue": said(), "scontrol": said("MessageTimeout = 4 sec\n")})
     with pytest.raises(SlurmError, match="Socket timed out") as caught:
         send(shell)
-    assert not isinstance(caught.value, SubmissionUnknown)
+    assert not isinstance(caught.value, SubmissionUnknownError)
     assert sum(argv[0] == "squeue" for argv in shell.asked) > 4, (
         "absent only once a message cannot be under way any more"
     )
 
 
 def test_a_job_that_nobody_can_look_for_is_unknown() -> None:
-    with pytest.raises(SubmissionUnknown, match="it may exist") as caught:
+    with pytest.raises(SubmissionUnknownError, match="it may exist") as caught:
         send(Recorder({"sbatch": said("", 1, TIMED_OUT), "squeue": said("", 1, SILENT)}))
     assert "grep token-1" in (caught.value.hint or "")
     assert caught.value.exit_status == 3

@@ -95,7 +95,7 @@ def test_starting_running_stopping(run: RunDirectory) -> None:
         (State.OUT_OF_MEMORY, None, Phase.FAILED, "out of memory"),
         (State.COMPLETED, None, Phase.FAILED, "without a verdict"),
         (State.BOOT_FAIL, None, Phase.FAILED, "BOOT_FAIL"),
-        (State.FORGOTTEN, None, Phase.LOST, "no longer knows the job"),
+        (State.FORGOTTEN, None, Phase.LOST, "no longer has the job"),
     ],
 )
 def test_the_end(run: RunDirectory, state: State, result: dict[str, Any] | None, phase: Phase, words: str) -> None:

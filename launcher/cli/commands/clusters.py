@@ -149,10 +149,10 @@ def _comments(lines: Iterable[str]) -> list[str]:
 def _probe(parsed: argparse.Namespace) -> int:
     from launcher._util.shell import LocalShell
     from launcher.discovery.cluster_probe import profile
-    from launcher.slurm.probe import look
+    from launcher.slurm.probe import probe_cluster
 
     target = _target(parsed.output)
-    found = look(LocalShell(), parsed.partition)
+    found = probe_cluster(LocalShell(), parsed.partition)
     text = profile(found, parsed.name)
     if target is not None:
         _write(target, text)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from launcher._util.shell import Shell
 from launcher.contract.variables import is_secret
-from launcher.images.build import containers, dockerfile, engines, pack
-from launcher.images.build import pipeline as making
-from launcher.images.build.dockerfile import Recipe
+from launcher.images.build import containers, dockerfile, engines, pack, pipeline
+from launcher.images.build.dockerfile import DockerBuild
 from launcher.images.build.report import Report
-from launcher.images.build.result import Made
-from launcher.images.manifest import Source
+from launcher.images.build.result import ImageOutcome
+from launcher.images.manifest import ImageSource
 from launcher.images.reference import parse_reference
-from launcher.images.store.store import Building, Entry, Store
+from launcher.images.store.store import Building, Store, StoredImage
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,14 @@ class BuildRequest:
     """Build secrets: name and file."""
 
 
-def build(request: BuildRequest, store: Store, shell: Shell, report: Report) -> Made:
+def build(request: BuildRequest, store: Store, shell: Shell, report: Report) -> ImageOutcome:
     """Build and put the image into the store; if another process builds the same meanwhile, take what it made.
 
     Whether something has to be built again is the engine's to judge: it keeps layers. Raises ImageError for a wrong
     request, CommandError and DiskError where it went wrong.
     """
     begin = time.monotonic()
-    recipe = Recipe(
+    spec = DockerBuild(
         request.dockerfile.resolve(),
         request.context.resolve(),
         request.target,
@@ -54,18 +53,20 @@ def build(request: BuildRequest, store: Store, shell: Shell, report: Report) -> 
         request.architecture,
         tuple((name, path.resolve()) for name, path in request.secrets),
     )
-    dockerfile.check(recipe)
+    dockerfile.check(spec)
     compression = pack.parse_compression(request.compression)
     name = store_name(request.name)
     engine = engines.find_engine(shell, request.engine)
     containers.remove_abandoned(engine, shell)
-    with store.building(_key(recipe, compression, name), on_wait=making.waiting(report, request.name)) as building:
+    with store.building(
+        _key(spec, compression, name), on_wait=pipeline.report_waiting(report, request.name)
+    ) as building:
         if building.finished is not None:
-            return Made(building.finished, True, time.monotonic() - begin)
-        entry = _build(request, recipe, engine, compression, name, building, shell, report)
+            return ImageOutcome(building.finished, True, time.monotonic() - begin)
+        entry = _build(request, spec, engine, compression, name, building, shell, report)
     # What a killed build started may have gone on for a few seconds, beside this one.
     containers.remove_abandoned(engine, shell)
-    return Made(entry, False, time.monotonic() - begin)
+    return ImageOutcome(entry, False, time.monotonic() - begin)
 
 
 def store_name(name: str) -> str:
@@ -75,34 +76,34 @@ def store_name(name: str) -> str:
 
 def _build(
     request: BuildRequest,
-    recipe: Recipe,
+    spec: DockerBuild,
     engine: engines.Engine,
     compression: pack.Compression,
     name: str,
     building: Building,
     shell: Shell,
     report: Report,
-) -> Entry:
-    identity = dockerfile.build(engine, recipe, building.workspace, shell, report)
+) -> StoredImage:
+    identity = dockerfile.build(engine, spec, building.workspace, shell, report)
     image = engines.inspect(engine, identity, shell)
     if image is None:
-        raise engines.lost(engine, identity)
-    file, tools = making.pack_engine_image(
-        engine, image, f"dockerfile://{recipe.dockerfile.name}", building.workspace, compression, shell, report
+        raise engines.missing_image_error(engine, identity)
+    file, tools = pipeline.pack_engine_image(
+        engine, image, f"dockerfile://{spec.dockerfile.name}", building.workspace, compression, shell, report
     )
-    source = Source(
+    source = ImageSource(
         kind="dockerfile",
         text=str(request.dockerfile),
         digest=image.id,
-        dockerfile=str(recipe.dockerfile),
-        target=recipe.target,
-        build_args={key: None if is_secret(key) else value for key, value in recipe.build_args},
-        platform=recipe.platform,
+        dockerfile=str(spec.dockerfile),
+        target=spec.target,
+        build_args={key: None if is_secret(key) else value for key, value in spec.build_args},
+        platform=spec.platform,
     )
-    wanted = making.machine(request.architecture)
-    return making.add(building, file, source, tools, compression, wanted, [name], shell, report)
+    wanted = pipeline.target_architecture(request.architecture)
+    return pipeline.publish_image(building, file, source, tools, compression, wanted, [name], shell, report)
 
 
-def _key(recipe: Recipe, compression: pack.Compression, name: str) -> str:
-    parts = [str(recipe.dockerfile), str(recipe.context), recipe.target, recipe.build_args]
-    return json.dumps(["build", *parts, making.machine(recipe.architecture), str(compression), name])
+def _key(spec: DockerBuild, compression: pack.Compression, name: str) -> str:
+    parts = [str(spec.dockerfile), str(spec.context), spec.target, spec.build_args]
+    return json.dumps(["build", *parts, pipeline.target_architecture(spec.architecture), str(compression), name])

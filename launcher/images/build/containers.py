@@ -21,7 +21,7 @@ from launcher._util.errors import LauncherError
 from launcher._util.shell import Shell
 from launcher.images.build import engines
 from launcher.images.build.engines import Engine, EngineImage
-from launcher.images.build.report import Lines, Report
+from launcher.images.build.report import LineSplitter, Report
 from launcher.images.store.owner import Owner
 
 _EXPORT = "launcher-export"
@@ -77,8 +77,8 @@ def export(engine: Engine, image: EngineImage, root: Path, shell: Shell, report:
     report.stage(f"unpacking the image of {engine.name}")
     root.mkdir()
     with container_of(engine, image, shell) as name, _files_of(engine, name, shell) as source:
-        lines = Lines(report.line)
-        shell.stream(engines.untar(root, "-"), lines, source=source)
+        lines = LineSplitter(report.line)
+        shell.stream(engines.untar_command(root, "-"), lines, source=source)
         lines.end()
     engines.make_readable(root, shell)
 
@@ -128,4 +128,4 @@ def _owner_is_gone(name: str, me: Owner) -> bool:
         return False
     if not (parts[4].isdigit() and parts[5].isdigit()):
         return False
-    return replace(me, pid=int(parts[4]), start_ticks=int(parts[5])).is_gone(me) is True
+    return replace(me, pid=int(parts[4]), start_ticks=int(parts[5])).has_ended(me) is True

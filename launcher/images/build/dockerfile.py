@@ -14,7 +14,7 @@ from launcher.contract.variables import is_secret
 from launcher.images.build import containers
 from launcher.images.build.engines import Engine
 from launcher.images.build.registry import engine_architecture
-from launcher.images.build.report import Lines, Report
+from launcher.images.build.report import LineSplitter, Report
 
 _BUILDAH_STEP = re.compile(r"^(?:\[(\d+)/(\d+)\] )?STEP (\d+)/(\d+): (.*)")
 _BUILDKIT_STEP = re.compile(r"^#\d+ \[(?:(\S+) )?(\d+)/(\d+)\] (.*)")
@@ -30,7 +30,7 @@ _KEPT_LINES = 25
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DockerBuild:
     """What to build: paths are absolute."""
 
     dockerfile: Path
@@ -50,19 +50,17 @@ class Recipe:
         return f"linux/{engine_architecture(self.architecture)}"
 
 
-def check(recipe: Recipe) -> None:
+def check(spec: DockerBuild) -> None:
     """Raise ImageError for files that are not there, and for secrets among the build arguments."""
-    if not recipe.dockerfile.is_file():
-        kind = "a directory" if recipe.dockerfile.is_dir() else "missing"
+    if not spec.dockerfile.is_file():
+        kind = "a directory" if spec.dockerfile.is_dir() else "missing"
+        raise ImageError(f"the Dockerfile is {kind}", where=str(spec.dockerfile), hint="Name the file itself (--file).")
+    if not spec.context.is_dir():
+        problem = "is no directory" if spec.context.exists() else "is missing"
         raise ImageError(
-            f"the Dockerfile is {kind}", where=str(recipe.dockerfile), hint="Name the file itself (--file)."
+            f"the build's context {problem}", where=str(spec.context), hint="Name a directory (--context)."
         )
-    if not recipe.context.is_dir():
-        problem = "is no directory" if recipe.context.exists() else "is missing"
-        raise ImageError(
-            f"the build's context {problem}", where=str(recipe.context), hint="Name a directory (--context)."
-        )
-    for name, _ in recipe.build_args:
+    for name, _ in spec.build_args:
         if is_secret(name):
             raise ImageError(
                 f"the build argument {name} looks like a secret, and build arguments stay in the image's history",
@@ -70,18 +68,18 @@ def check(recipe: Recipe) -> None:
                 hint=f"Let the Dockerfile read it as a build secret: `RUN --mount=type=secret,id={name} ...`, and give "
                 f"the file: --secret {name}=PATH.",
             )
-    for name, path in recipe.secrets:
+    for name, path in spec.secrets:
         if not path.is_file():
             raise ImageError(f"the file of the build secret {name} is missing", where=str(path))
 
 
-def build(engine: Engine, recipe: Recipe, workspace: Path, shell: Shell, report: Report) -> str:
+def build(engine: Engine, spec: DockerBuild, workspace: Path, shell: Shell, report: Report) -> str:
     """Build and return the image's ID; it gets no name in the engine.
 
     Raises ImageError where the Dockerfile or the target is wrong, CommandError for a build that failed, both with the
     engine's own words.
     """
-    report.stage(f"building {recipe.dockerfile.name} with {engine.name} {engine.version}")
+    report.stage(f"building {spec.dockerfile.name} with {engine.name} {engine.version}")
     identity = workspace / "image.id"
     last: deque[str] = deque(maxlen=_KEPT_LINES)
 
@@ -92,13 +90,13 @@ def build(engine: Engine, recipe: Recipe, workspace: Path, shell: Shell, report:
         else:
             report.line(_BUILDKIT_LINE.sub("", text))
 
-    lines = Lines(line)
+    lines = LineSplitter(line)
     with containers.marked_build(engine, shell) as marks:
-        argv = engine.argv("build", *marks, *_words(engine, recipe, identity))
+        argv = engine.argv("build", *marks, *_words(engine, spec, identity))
         result = shell.stream(argv, lines, check=False, env=_environment())
     lines.end()
     if result.status != 0:
-        raise _failed(engine, recipe, result.status, last)
+        raise _failed(engine, spec, result.status, last)
     try:
         return identity.read_text().strip()
     except OSError:
@@ -113,19 +111,19 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "BUILDKIT_PROGRESS": "plain"}
 
 
-def _words(engine: Engine, recipe: Recipe, identity: Path) -> list[str]:
-    words = ["--iidfile", str(identity), "--file", str(recipe.dockerfile)]
+def _words(engine: Engine, spec: DockerBuild, identity: Path) -> list[str]:
+    words = ["--iidfile", str(identity), "--file", str(spec.dockerfile)]
     if engine.name == "buildah":
         words.append("--layers")  # keep what can be used again, as the other two do
-    if recipe.target:
-        words += ["--target", recipe.target]
-    if recipe.platform:
-        words += ["--platform", recipe.platform]
-    for name, value in recipe.build_args:
+    if spec.target:
+        words += ["--target", spec.target]
+    if spec.platform:
+        words += ["--platform", spec.platform]
+    for name, value in spec.build_args:
         words += ["--build-arg", f"{name}={value}"]
-    for name, path in recipe.secrets:
+    for name, path in spec.secrets:
         words += ["--secret", f"id={name},src={path}"]
-    return [*words, str(recipe.context)]
+    return [*words, str(spec.context)]
 
 
 def stage_of(line: str) -> str | None:
@@ -144,15 +142,13 @@ def stage_of(line: str) -> str | None:
     return f"step {step}/{steps}{place}: {what if len(what) <= 70 else what[:67] + '...'}"
 
 
-def _failed(engine: Engine, recipe: Recipe, status: int, last: Sequence[str]) -> ImageError | CommandError:
+def _failed(engine: Engine, spec: DockerBuild, status: int, last: Sequence[str]) -> ImageError | CommandError:
     words = "\n".join(f"  {line}" for line in last) or "  (it said nothing)"
     message = f"{engine.name} could not build it (status {status}); its last words:\n{words}"
-    place = str(recipe.dockerfile)
+    place = str(spec.dockerfile)
     if _WRONG_FILE.search(words):
         hint = (
-            f"The stages of a Dockerfile are its `FROM ... AS NAME`; asked for: {recipe.target}."
-            if recipe.target
-            else None
+            f"The stages of a Dockerfile are its `FROM ... AS NAME`; asked for: {spec.target}." if spec.target else None
         )
         return ImageError(message, where=place, hint=hint)
     hint = None

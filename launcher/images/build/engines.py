@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from launcher._util.errors import CommandError, ImageError, MissingProgram, OutsideError
+from launcher._util.errors import CommandError, ImageError, MissingProgramError, OutsideError
 from launcher._util.shell import Result, Shell
 from launcher.images.build.layout import ImageConfig, parse_config
 
@@ -90,7 +90,7 @@ def ask(
     """Run a short command of an engine or of enroot and return its result, with the whole output.
 
     A command that hangs is ended with SIGTERM first, as all other commands of engines are: it may hold locks of theirs.
-    Raises MissingProgram, CommandError.
+    Raises MissingProgramError, CommandError.
     """
     written: dict[str, list[str]] = {"out": [], "err": []}
     result = shell.stream(
@@ -106,7 +106,7 @@ def probe(name: EngineName, shell: Shell) -> Engine | str:
         question += ["--format", "json"]
     try:
         result = ask([name, *question], shell, check=False, timeout_s=_PROBE_S)
-    except MissingProgram:
+    except MissingProgramError:
         return "not installed"
     except CommandError:
         return f"did not answer within {_PROBE_S:g} s"
@@ -117,10 +117,10 @@ def probe(name: EngineName, shell: Shell) -> Engine | str:
         info = json.loads(result.stdout)
     except ValueError:
         return "its answer cannot be understood"
-    return _judge(name, info)
+    return _engine_from_info(name, info)
 
 
-def _judge(name: EngineName, info: Mapping[str, Any]) -> Engine | str:
+def _engine_from_info(name: EngineName, info: Mapping[str, Any]) -> Engine | str:
     if name == "docker":
         # Old clients end with status 0 where no daemon answers.
         if not info.get("ServerVersion"):
@@ -159,7 +159,7 @@ def inspect(engine: Engine, image: str, shell: Shell) -> EngineImage | None:
     )
 
 
-def untar(root: Path, archive: str, option: str | None = None) -> list[str]:
+def untar_command(root: Path, archive: str, option: str | None = None) -> list[str]:
     """The command that unpacks an archive (`-`: its input) into `root`, without device files."""
     argv = ["tar", "-C", str(root), "-x", "-p", "-f", archive, "--numeric-owner", "--delay-directory-restore"]
     argv += [option] if option else []
@@ -173,7 +173,7 @@ def make_readable(root: Path, shell: Shell) -> None:
         shell.run(["chmod", "-R", "u+rwX", str(root)], check=False)
 
 
-def lost(engine: Engine, image: str) -> CommandError:
+def missing_image_error(engine: Engine, image: str) -> CommandError:
     """For an image that was just made, and that the engine does not have."""
     return CommandError(
         f"{engine.name} does not have the image {image} that it has just made",

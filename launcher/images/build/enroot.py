@@ -70,7 +70,7 @@ def settings_for(workspace: Path, compression: Compression, *, allow_http: bool)
 
 
 def version(shell: Shell) -> Version:
-    """The version of enroot. Raises MissingProgram."""
+    """The version of enroot. Raises MissingProgramError."""
     words = ask(["enroot", "version"], shell).stdout
     found = re.search(r"\d+(\.\d+)+", words)
     return tuple(int(part) for part in found[0].split(".")) if found else ()

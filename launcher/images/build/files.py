@@ -4,11 +4,10 @@ from pathlib import Path
 
 from launcher._util.errors import ImageError
 from launcher._util.shell import Shell
-from launcher.images.build import engines, pack
-from launcher.images.build import pipeline as making
+from launcher.images.build import engines, pack, pipeline
 from launcher.images.build.layout import bare_layout
 from launcher.images.build.pack import Compression
-from launcher.images.build.report import Lines, Report
+from launcher.images.build.report import LineSplitter, Report
 from launcher.images.inspect.tree import DirectoryTree
 from launcher.images.store import space
 
@@ -29,7 +28,7 @@ def from_directory(
 ) -> dict[str, str]:
     """Pack a directory, which is only read, to the workspace's image; return the tools. Raises ImageError."""
     check_root(root, str(root))
-    return making.pack_tree(root, bare_layout(root), workspace / making.IMAGE, compression, shell, report)
+    return pipeline.pack_tree(root, bare_layout(root), workspace / pipeline.IMAGE, compression, shell, report)
 
 
 def from_tarball(
@@ -42,13 +41,13 @@ def from_tarball(
     # What it holds is at least this; how much more, only unpacking tells.
     space.require(workspace, tarball.stat().st_size, "the unpacked tarball")
     report.stage(f"unpacking {tarball.name}")
-    lines = Lines(report.line)
+    lines = LineSplitter(report.line)
     with pack.full_disk(workspace):
-        shell.stream(engines.untar(root, str(tarball), option), lines)
+        shell.stream(engines.untar_command(root, str(tarball), option), lines)
     lines.end()
     engines.make_readable(root, shell)
     check_root(root, str(tarball))
-    return making.pack_tree(root, bare_layout(root), workspace / making.IMAGE, compression, shell, report)
+    return pipeline.pack_tree(root, bare_layout(root), workspace / pipeline.IMAGE, compression, shell, report)
 
 
 def check_root(root: Path, place: str) -> None:

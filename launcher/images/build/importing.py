@@ -9,17 +9,16 @@ from pathlib import Path
 from launcher._util.errors import DiskError, ImageError
 from launcher._util.shell import Shell
 from launcher.images import verify
-from launcher.images.build import engines, pack
-from launcher.images.build import pipeline as making
+from launcher.images.build import engines, pack, pipeline
 from launcher.images.build.files import from_directory, from_tarball
 from launcher.images.build.pulling import from_registry, tool_for
 from launcher.images.build.registry import engine_architecture
 from launcher.images.build.report import Report
-from launcher.images.build.result import Made
-from launcher.images.manifest import Source
+from launcher.images.build.result import ImageOutcome
+from launcher.images.manifest import ImageSource
 from launcher.images.reference import Reference, looks_like_path, parse_reference
 from launcher.images.store import space
-from launcher.images.store.store import Building, Entry, Store
+from launcher.images.store.store import Building, Store, StoredImage
 
 _MAGIC = b"hsqs"
 
@@ -47,7 +46,7 @@ class ImportRequest:
     """enroot, docker, podman or buildah; None is the first of them that can do it."""
 
 
-def import_image(request: ImportRequest, store: Store, shell: Shell, report: Report) -> Made:
+def import_image(request: ImportRequest, store: Store, shell: Shell, report: Report) -> ImageOutcome:
     """Import and put the image into the store.
 
     An image of a registry or an engine that the store has already (by its digest) is not fetched again. Raises
@@ -61,22 +60,26 @@ def import_image(request: ImportRequest, store: Store, shell: Shell, report: Rep
         reference = parse_reference(request.source)
         import_this = _import_registry if reference.scheme == "docker" else _import_daemon
         entry, reused = import_this(request, reference, store, shell, report)
-    return Made(entry, reused, time.monotonic() - begin)
+    return ImageOutcome(entry, reused, time.monotonic() - begin)
 
 
-type _Make = Callable[[Building], Entry]
+type _Make = Callable[[Building], StoredImage]
 
 
-def _once(request: ImportRequest, key: list[str], store: Store, report: Report, make: _Make) -> tuple[Entry, bool]:
+def _once(
+    request: ImportRequest, key: list[str], store: Store, report: Report, make: _Make
+) -> tuple[StoredImage, bool]:
     """Make it, unless another process makes the same at this moment: then take that."""
-    text = json.dumps(["import", *key, making.machine(request.architecture), request.compression, request.name])
-    with store.building(text, on_wait=making.waiting(report, request.source)) as building:
+    text = json.dumps(
+        ["import", *key, pipeline.target_architecture(request.architecture), request.compression, request.name]
+    )
+    with store.building(text, on_wait=pipeline.report_waiting(report, request.source)) as building:
         if building.finished is not None:
             return building.finished, True
         return make(building), False
 
 
-def _import_path(request: ImportRequest, store: Store, shell: Shell, report: Report) -> tuple[Entry, bool]:
+def _import_path(request: ImportRequest, store: Store, shell: Shell, report: Report) -> tuple[StoredImage, bool]:
     path = (request.directory / Path(request.source).expanduser()).absolute()
     if not path.exists():
         raise ImageError("there is no such file or directory", where=str(path), hint="What should be imported?")
@@ -91,29 +94,33 @@ def _import_path(request: ImportRequest, store: Store, shell: Shell, report: Rep
         )
     kind = "directory" if path.is_dir() else "tarball"
 
-    def make(building: Building) -> Entry:
+    def make(building: Building) -> StoredImage:
         compression = pack.parse_compression(request.compression)
         take = from_directory if kind == "directory" else from_tarball
         tools = take(path, building.workspace, compression, shell, report)
-        source = Source(kind="directory" if kind == "directory" else "tarball", text=str(path))
-        file = building.workspace / making.IMAGE
-        return making.add(building, file, source, tools, compression, request.architecture, [name], shell, report)
+        source = ImageSource(kind="directory" if kind == "directory" else "tarball", text=str(path))
+        file = building.workspace / pipeline.IMAGE
+        return pipeline.publish_image(
+            building, file, source, tools, compression, request.architecture, [name], shell, report
+        )
 
     return _once(request, [kind, str(path)], store, report, make)
 
 
-def _squashfs(request: ImportRequest, path: Path, name: str, building: Building, shell: Shell, report: Report) -> Entry:
+def _squashfs(
+    request: ImportRequest, path: Path, name: str, building: Building, shell: Shell, report: Report
+) -> StoredImage:
     """A copy of a squashfs file, sharing its blocks where the file system can; what is known of it is kept."""
     report.stage("checking the file")
     checked = verify.check(path, architecture=request.architecture, shell=shell)
     for warning in checked.warnings:
         report.line(f"warning: {warning}")
-    copy = building.workspace / making.IMAGE
+    copy = building.workspace / pipeline.IMAGE
     space.require(building.workspace, path.stat().st_size, "the copy")
     report.stage("copying the file")
     with pack.full_disk(building.workspace, path.stat().st_size):
         shell.stream(["cp", "--reflink=auto", "--", str(path.resolve()), str(copy)])
-    source = checked.manifest.source or Source(kind="squashfs", text=str(path))
+    source = checked.manifest.source or ImageSource(kind="squashfs", text=str(path))
     manifest = checked.manifest.model_copy(update={"source": source, "digest": None})
     report.stage("adding it to the store")
     return building.add(copy, manifest, [name])
@@ -121,7 +128,7 @@ def _squashfs(request: ImportRequest, path: Path, name: str, building: Building,
 
 def _import_daemon(
     request: ImportRequest, reference: Reference, store: Store, shell: Shell, report: Report
-) -> tuple[Entry, bool]:
+) -> tuple[StoredImage, bool]:
     own = "docker" if reference.scheme == "dockerd" else "podman"
     if request.engine is not None and (own == "docker" or request.engine != "buildah") and request.engine != own:
         raise ImageError(f"an image of {own} cannot be had from {request.engine}", where="--engine")
@@ -130,20 +137,20 @@ def _import_daemon(
     if image is None:
         hint = f"`{engine.name} images` shows what it has."
         raise ImageError(f"{engine.name} has no image {reference.engine_name}", where=request.source, hint=hint)
-    architecture = making.machine(request.architecture)
+    architecture = pipeline.target_architecture(request.architecture)
     name = _name(request, reference.file_name)
-    same = making.reusable(store, "daemon", image.id, architecture, request.compression)
+    same = pipeline.reusable(store, "daemon", image.id, architecture, request.compression)
     reused = same is not None
 
-    def make(building: Building) -> Entry:
+    def make(building: Building) -> StoredImage:
         if same is not None:
-            return making.named(building, same, [name])
+            return pipeline.add_names(building, same, [name])
         compression = pack.parse_compression(request.compression)
-        file, tools = making.pack_engine_image(
+        file, tools = pipeline.pack_engine_image(
             engine, image, reference.canonical, building.workspace, compression, shell, report
         )
-        source = Source(kind="daemon", text=reference.canonical, digest=image.id)
-        return making.add(building, file, source, tools, compression, architecture, [name], shell, report)
+        source = ImageSource(kind="daemon", text=reference.canonical, digest=image.id)
+        return pipeline.publish_image(building, file, source, tools, compression, architecture, [name], shell, report)
 
     entry, waited = _once(request, ["daemon", image.id], store, report, make)
     return entry, waited or reused
@@ -151,27 +158,29 @@ def _import_daemon(
 
 def _import_registry(
     request: ImportRequest, reference: Reference, store: Store, shell: Shell, report: Report
-) -> tuple[Entry, bool]:
+) -> tuple[StoredImage, bool]:
     tool = tool_for(reference, request.engine, shell)
-    architecture = making.machine(request.architecture)
+    architecture = pipeline.target_architecture(request.architecture)
     report.stage(f"asking {reference.registry} with {tool.name}")
     digest = tool.digest(architecture, report)
     name = _name(request, reference.file_name)
-    same = making.reusable(store, "registry", digest, architecture, request.compression)
+    same = pipeline.reusable(store, "registry", digest, architecture, request.compression)
     reused = same is not None
 
-    def make(building: Building) -> Entry:
+    def make(building: Building) -> StoredImage:
         if same is not None:
-            return making.named(building, same, [name])
+            return pipeline.add_names(building, same, [name])
         compression = pack.parse_compression(request.compression)
         pulled = from_registry(tool, digest, architecture, building.workspace, compression, report)
-        source = Source(
+        source = ImageSource(
             kind="registry",
             text=reference.canonical,
             digest=pulled.digest,
             platform=f"linux/{engine_architecture(architecture)}",
         )
-        return making.add(building, pulled.file, source, pulled.tools, compression, architecture, [name], shell, report)
+        return pipeline.publish_image(
+            building, pulled.file, source, pulled.tools, compression, architecture, [name], shell, report
+        )
 
     entry, waited = _once(request, ["registry", reference.canonical, digest or ""], store, report, make)
     return entry, waited or reused

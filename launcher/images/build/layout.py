@@ -102,13 +102,18 @@ class Layout:
 
 
 def layout_of(config: ImageConfig, source: str) -> Layout:
-    """What enroot's own import makes of an image's config; `source` is named in a comment of /etc/rc."""
+    """What enroot's own import makes of an image's config; `source` is named in a comment of /etc/rc_script."""
     lines, warnings = environment_lines(config.env)
     volumes = [
         f"${{ENROOT_ROOTFS}}{_field(path)} {_field(path)} none x-create=dir,bind,rw,nosuid,nodev\n"
         for path in config.volumes
     ]
-    files = {ENVIRONMENT: "".join(lines), RC: rc(config, source), FSTAB: "".join(volumes), _RC_LOCAL: _RC_LOCAL_TEXT}
+    files = {
+        ENVIRONMENT: "".join(lines),
+        RC: rc_script(config, source),
+        FSTAB: "".join(volumes),
+        _RC_LOCAL: _RC_LOCAL_TEXT,
+    }
     return Layout(files, (config.working_directory,), tuple(warnings))
 
 
@@ -122,7 +127,7 @@ def bare_layout(root: Path) -> Layout:
     if not _is_there(root / ENVIRONMENT):
         files[ENVIRONMENT] = f"{_PATH}\n"
     if not _is_there(root / RC):
-        files |= {RC: rc(ImageConfig(), "a root file system"), FSTAB: ""}
+        files |= {RC: rc_script(ImageConfig(), "a root file system"), FSTAB: ""}
     return Layout(files)
 
 
@@ -144,7 +149,7 @@ def environment_lines(env: Sequence[str]) -> tuple[list[str], list[str]]:
     return lines, warnings
 
 
-def rc(config: ImageConfig, source: str) -> str:
+def rc_script(config: ImageConfig, source: str) -> str:
     """The script that starts a container: working directory, then entrypoint with the command or the user's words."""
     entrypoint = "".join(f"{shlex.quote(word)} " for word in config.entrypoint)
     command = config.command or (() if config.entrypoint else ("/bin/sh",))

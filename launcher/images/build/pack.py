@@ -15,7 +15,7 @@ from pathlib import Path
 from launcher._util.errors import CommandError, ImageError
 from launcher._util.shell import Shell
 from launcher.images.build.layout import Layout
-from launcher.images.build.report import Lines, Report
+from launcher.images.build.report import LineSplitter, Report
 from launcher.images.store import space
 
 DEFAULT_COMPRESSION = "zstd:3"
@@ -127,7 +127,7 @@ def pack(
         elif "Number of" not in text:
             report.line(text)
 
-    lines = Lines(line)
+    lines = LineSplitter(line)
     with full_disk(workspace, needed):
         shell.stream(argv, lines, cwd=workspace, terminal=True)
     lines.end()

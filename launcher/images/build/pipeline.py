@@ -11,10 +11,10 @@ from launcher.images.build.engines import Engine, EngineImage
 from launcher.images.build.layout import Layout, layout_of
 from launcher.images.build.pack import Compression
 from launcher.images.build.report import Report
-from launcher.images.manifest import Manifest, Source, describe, utc_now
+from launcher.images.manifest import ImageSource, Manifest, describe, utc_now
 from launcher.images.store import space
-from launcher.images.store.lock import Holder, OnWait
-from launcher.images.store.store import Building, Entry, Store
+from launcher.images.store.lock import LeaseHolder, OnWait
+from launcher.images.store.store import Building, Store, StoredImage
 
 IMAGE = "image.sqsh"
 """The file's name in a workspace."""
@@ -48,17 +48,17 @@ def pack_tree(
     return pack.pack(root, layout, output, compression, shell, report)
 
 
-def add(
+def publish_image(
     building: Building,
     file: Path,
-    source: Source,
+    source: ImageSource,
     tools: dict[str, str],
     compression: Compression | None,
     architecture: str | None,
     names: Sequence[str],
     shell: Shell,
     report: Report,
-) -> Entry:
+) -> StoredImage:
     """Look into the finished file, check that it is for the right machines, and put it into the store.
 
     Raises ImageError for another architecture than `architecture`.
@@ -90,21 +90,23 @@ def check_architecture(manifest: Manifest, wanted: str | None, text: str) -> Non
     )
 
 
-def machine(architecture: str | None) -> str:
+def target_architecture(architecture: str | None) -> str:
     """The architecture that is meant where none is given: this machine's."""
     return architecture or platform.machine()
 
 
-def waiting(report: Report, what: str) -> OnWait:
+def report_waiting(report: Report, what: str) -> OnWait:
     """Tells that somebody else is at the same work."""
 
-    def tell(holder: Holder) -> None:
+    def tell(holder: LeaseHolder) -> None:
         report.stage(f"waiting: {what} is being made by {holder.owner}")
 
     return tell
 
 
-def reusable(store: Store, kind: str, digest: str | None, architecture: str, compression: str | None) -> Entry | None:
+def reusable(
+    store: Store, kind: str, digest: str | None, architecture: str, compression: str | None
+) -> StoredImage | None:
     """An image of the store that was made from the same image: nothing has to be fetched or packed."""
     for entry in store.entries() if digest else []:
         manifest = entry.manifest
@@ -117,7 +119,7 @@ def reusable(store: Store, kind: str, digest: str | None, architecture: str, com
     return None
 
 
-def named(building: Building, entry: Entry, names: Sequence[str]) -> Entry:
+def add_names(building: Building, entry: StoredImage, names: Sequence[str]) -> StoredImage:
     """Give an image of the store further names, if it lacks any of them."""
     if entry.manifest is None or {name.removesuffix(".sqsh") for name in names} <= set(entry.names):
         return entry

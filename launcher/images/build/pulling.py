@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from launcher._util.errors import CommandError, ImageError, MissingProgram, OutsideError
+from launcher._util.errors import CommandError, ImageError, MissingProgramError, OutsideError
 from launcher._util.shell import Shell
-from launcher.images.build import engines, enroot, pack
-from launcher.images.build import pipeline as making
+from launcher.images.build import engines, enroot, pack, pipeline
 from launcher.images.build.engines import Engine
 from launcher.images.build.pack import Compression
 from launcher.images.build.registry import digest_of, engine_architecture, is_loopback
-from launcher.images.build.report import Lines, Report
+from launcher.images.build.report import LineSplitter, Report
 from launcher.images.build.transfers import with_retries
 from launcher.images.reference import Reference
 from launcher.images.store.mounts import mount_of
@@ -31,7 +30,7 @@ _ENGINES: tuple[engines.EngineName, ...] = ("podman", "buildah", "docker")
 
 
 @dataclass(frozen=True)
-class Pulled:
+class PulledImage:
     """An image file that came from a registry."""
 
     file: Path
@@ -40,7 +39,7 @@ class Pulled:
     tools: dict[str, str]
 
 
-class Tool(Protocol):
+class PullTool(Protocol):
     """Whatever can fetch one image of a registry."""
 
     @property
@@ -54,35 +53,35 @@ class Tool(Protocol):
 
     def pull(
         self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
-    ) -> Pulled:
+    ) -> PulledImage:
         """Fetch it. Raises ImageError, OutsideError."""
         ...
 
 
-def tool_for(reference: Reference, wanted: str | None, shell: Shell) -> Tool:
+def tool_for(reference: Reference, wanted: str | None, shell: Shell) -> PullTool:
     """The tool that was asked for, else the best one here. Raises ImageError, OutsideError."""
     if wanted is not None and wanted not in TOOLS:
         raise ImageError(f"{wanted!r} cannot import", where="--engine", hint=f"One of {', '.join(TOOLS)}.")
     if wanted in (None, "enroot"):
         try:
-            return ByEnroot(reference, enroot.version(shell), shell)
-        except MissingProgram:
+            return EnrootPull(reference, enroot.version(shell), shell)
+        except MissingProgramError:
             if wanted == "enroot":
                 raise
     engine = engines.find_engine(shell, wanted, _ENGINES)
-    return ByDocker(reference, engine, shell) if engine.name == "docker" else ByEngine(reference, engine, shell)
+    return DockerPull(reference, engine, shell) if engine.name == "docker" else EnginePull(reference, engine, shell)
 
 
 def from_registry(
-    tool: Tool, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
-) -> Pulled:
+    tool: PullTool, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+) -> PulledImage:
     """Fetch and pack. Raises ImageError, OutsideError, DiskError."""
     with pack.full_disk(workspace):
         return tool.pull(digest, architecture, workspace, compression, report)
 
 
 @dataclass(frozen=True)
-class ByEnroot:
+class EnrootPull:
     """`enroot import`."""
 
     reference: Reference
@@ -91,7 +90,7 @@ class ByEnroot:
     name: str = "enroot"
 
     def digest(self, architecture: str, report: Report) -> str | None:
-        """See `Tool.digest`."""
+        """See `PullTool.digest`."""
         if self.version < enroot.DIGEST_SINCE:
             return self.reference.digest or digest_of(self.reference, architecture)
         settings = enroot.Settings(allow_http=is_loopback(self.reference.registry))
@@ -103,15 +102,15 @@ class ByEnroot:
 
     def pull(
         self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
-    ) -> Pulled:
-        """See `Tool.pull`."""
+    ) -> PulledImage:
+        """See `PullTool.pull`."""
         report.stage(f"importing with enroot {'.'.join(map(str, self.version))}")
-        output = workspace / making.IMAGE
+        output = workspace / pipeline.IMAGE
         settings = enroot.settings_for(workspace, compression, allow_http=is_loopback(self.reference.registry))
 
         def fetch() -> None:
             output.unlink(missing_ok=True)  # of the attempt before
-            lines = Lines(lambda text: _tell(text, report))
+            lines = LineSplitter(lambda text: _report_line(text, report))
             enroot.import_image(
                 self.uri(digest), output, self.shell, architecture=architecture, settings=settings, on_text=lines
             )
@@ -119,7 +118,7 @@ class ByEnroot:
 
         with_retries(fetch, self.reference, self.name, report)
         tools = {"enroot": ".".join(map(str, self.version)), "mksquashfs": pack.tool_version(self.shell)}
-        return Pulled(output, digest, tools)
+        return PulledImage(output, digest, tools)
 
     def uri(self, digest: str | None) -> str:
         """What enroot is asked for."""
@@ -128,7 +127,7 @@ class ByEnroot:
         return uri if self.version >= enroot.DIGEST_SINCE else uri.replace("@sha256:", ":sha256:")
 
 
-def _tell(text: str, report: Report) -> None:
+def _report_line(text: str, report: Report) -> None:
     stage = re.match(r"\[INFO\] (.*)", text)
     if stage:
         report.stage(f"enroot: {stage[1].rstrip('.')[:1].lower()}{stage[1].rstrip('.')[1:]}")
@@ -137,7 +136,7 @@ def _tell(text: str, report: Report) -> None:
 
 
 @dataclass(frozen=True)
-class ByEngine:
+class EnginePull:
     """podman or buildah, with a storage that is removed afterwards: no name of the user's can move."""
 
     reference: Reference
@@ -146,34 +145,34 @@ class ByEngine:
 
     @property
     def name(self) -> str:
-        """See `Tool.name`."""
+        """See `PullTool.name`."""
         return self.engine.name
 
     def digest(self, architecture: str, report: Report) -> str | None:  # noqa: ARG002
-        """See `Tool.digest`."""
+        """See `PullTool.digest`."""
         return digest_of(self.reference, architecture)
 
     def pull(
         self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
-    ) -> Pulled:
-        """See `Tool.pull`."""
+    ) -> PulledImage:
+        """See `PullTool.pull`."""
         report.stage(f"fetching with {self.engine.name} {self.engine.version}")
-        name = pinned(self.reference, digest)
-        with storage(self.engine, workspace, self.shell) as engine:
+        name = pinned_name(self.reference, digest)
+        with private_storage(self.engine, workspace, self.shell) as engine:
             words = ["pull", "--platform", f"linux/{engine_architecture(architecture)}"]
             words += ["--tls-verify=false"] if is_loopback(self.reference.registry) else []
-            lines = Lines(report.line)
+            lines = LineSplitter(report.line)
             with_retries(lambda: self.shell.stream(engine.argv(*words, name), lines), self.reference, self.name, report)
             image = engines.inspect(engine, name, self.shell)
             if image is None:
-                raise engines.lost(engine, name)
+                raise engines.missing_image_error(engine, name)
             text = self.reference.canonical
-            file, tools = making.pack_engine_image(engine, image, text, workspace, compression, self.shell, report)
-        return Pulled(file, digest or image.digest, tools)
+            file, tools = pipeline.pack_engine_image(engine, image, text, workspace, compression, self.shell, report)
+        return PulledImage(file, digest or image.digest, tools)
 
 
 @dataclass(frozen=True)
-class ByDocker:
+class DockerPull:
     """docker, which has one storage only: the image is pulled by digest, and removed unless it was there before."""
 
     reference: Reference
@@ -182,7 +181,7 @@ class ByDocker:
     name: str = "docker"
 
     def digest(self, architecture: str, report: Report) -> str | None:
-        """See `Tool.digest`; docker can ask with the credentials that it has."""
+        """See `PullTool.digest`; docker can ask with the credentials that it has."""
         if (found := digest_of(self.reference, architecture)) is not None:
             return found
         words = ["buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", self.reference.engine_name]
@@ -195,18 +194,18 @@ class ByDocker:
 
     def pull(
         self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
-    ) -> Pulled:
-        """See `Tool.pull`."""
+    ) -> PulledImage:
+        """See `PullTool.pull`."""
         if digest is None:
             raise OutsideError(
                 "docker cannot tell the digest of the image, and pulling by name could move a name of yours",
                 where=self.reference.canonical,
                 hint="Give the digest (@sha256:...), or pull it yourself and import dockerd://NAME.",
             )
-        name = pinned(self.reference, digest)
+        name = pinned_name(self.reference, digest)
         before = engines.inspect(self.engine, name, self.shell)
         report.stage(f"fetching with docker {self.engine.version}")
-        lines = Lines(report.line)
+        lines = LineSplitter(report.line)
         words = ["pull", "--platform", f"linux/{engine_architecture(architecture)}", name]
         try:
             if before is None:
@@ -215,24 +214,26 @@ class ByDocker:
                 )
             image = engines.inspect(self.engine, name, self.shell)
             if image is None:
-                raise engines.lost(self.engine, name)
+                raise engines.missing_image_error(self.engine, name)
             text = self.reference.canonical
-            file, tools = making.pack_engine_image(self.engine, image, text, workspace, compression, self.shell, report)
+            file, tools = pipeline.pack_engine_image(
+                self.engine, image, text, workspace, compression, self.shell, report
+            )
         finally:
             if before is None:
                 with contextlib.suppress(CommandError):
                     self.shell.stream(self.engine.argv("image", "rm", name), check=False)
-        return Pulled(file, digest, tools)
+        return PulledImage(file, digest, tools)
 
 
-def pinned(reference: Reference, digest: str | None) -> str:
+def pinned_name(reference: Reference, digest: str | None) -> str:
     """What engines are asked for: by digest where one is known; they refuse a tag beside it."""
     digest = digest or reference.digest
     return replace(reference, digest=digest, tag=None if digest else reference.tag).engine_name
 
 
 @contextlib.contextmanager
-def storage(engine: Engine, workspace: Path, shell: Shell) -> Iterator[Engine]:
+def private_storage(engine: Engine, workspace: Path, shell: Shell) -> Iterator[Engine]:
     """The engine with an empty storage: in the workspace, or on a local disk where that is no place for overlayfs."""
     mount = mount_of(workspace)
     local = mount is not None and mount.is_local

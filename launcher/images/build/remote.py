@@ -14,7 +14,7 @@ from launcher._util.shell import LocalShell
 from launcher.images.build.build import BuildRequest, build
 from launcher.images.build.importing import ImportRequest, import_image
 from launcher.images.build.report import Report, Unit
-from launcher.images.build.result import Made
+from launcher.images.build.result import ImageOutcome
 from launcher.images.store.store import Store
 
 _UNITS: tuple[Unit, ...] = ("B", "%", "files", "tensors")
@@ -62,7 +62,7 @@ def replay(event: dict[str, object], report: Report) -> None:
 
 
 @dataclass(frozen=True)
-class Failed:
+class RemoteFailure:
     """A LauncherError that was raised on the node, to be raised again where the user is."""
 
     kind: str
@@ -80,7 +80,7 @@ class Failed:
 Kind = Literal["build", "import"]
 
 
-def perform(request: BuildRequest | ImportRequest, root: Path, events: Path) -> Made | Failed:
+def perform(request: BuildRequest | ImportRequest, root: Path, events: Path) -> ImageOutcome | RemoteFailure:
     """Build or import into the store at `root`; called on the node."""
     report = EventFile(events)
     try:
@@ -88,4 +88,4 @@ def perform(request: BuildRequest | ImportRequest, root: Path, events: Path) -> 
             return build(request, Store(root), LocalShell(), report)
         return import_image(request, Store(root), LocalShell(), report)
     except errors.LauncherError as error:
-        return Failed(type(error).__name__, error.message, error.where, error.hint)
+        return RemoteFailure(type(error).__name__, error.message, error.where, error.hint)

@@ -26,7 +26,7 @@ class Report(Protocol):
         ...
 
 
-class Silent:
+class NullReport:
     """Tells nobody."""
 
     def stage(self, text: str) -> None:
@@ -39,7 +39,7 @@ class Silent:
         """See `Report.progress`."""
 
 
-class Lines:
+class LineSplitter:
     """Cuts the pieces that a program writes into lines: for `Shell.stream`.
 
     Carriage returns end a line, too: a progress bar is one line after another. `take` is given each line without its

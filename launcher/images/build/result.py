@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from launcher.images.store.store import Entry
+from launcher.images.store.store import StoredImage
 
 
 @dataclass(frozen=True)
-class Made:
+class ImageOutcome:
     """An image that is in the store now."""
 
-    entry: Entry
+    entry: StoredImage
     reused: bool
     """It was there before, or somebody else made it while we waited."""
 

@@ -48,7 +48,7 @@ _DENIED = re.compile(
 _HOST = re.compile(r"\(6\)|could not resolve|no such host|name resolution", re.IGNORECASE)
 
 
-def transient(words: str) -> str | None:
+def transient_reason(words: str) -> str | None:
     """Why another attempt may help, in words; None if it would not."""
     codes = [int(code) for code in _CODE.findall(words)]
     if any(code in _TRANSIENT_CODES for code in codes):
@@ -59,12 +59,12 @@ def transient(words: str) -> str | None:
     return next((reason for pattern, reason in _TRANSIENT if pattern.search(words)), None)
 
 
-def explained(words: str, reference: Reference, tool: str) -> LauncherError:
+def fetch_error(words: str, reference: Reference, tool: str) -> LauncherError:
     """The error for a user whose image could not be fetched; `words` are the tool's own, `tool` fetched it."""
     place = reference.canonical
     codes = {int(code) for code in _CODE.findall(words)}
     said = f"{tool} says: {_last_lines(words)}"
-    if (reason := transient(words)) is not None:
+    if (reason := transient_reason(words)) is not None:
         hint = "Try again later."
         if "429" in reason:
             hint = f"Registries limit who does not log in.\n{credentials_hint(reference, tool)}"
@@ -122,9 +122,9 @@ def with_retries[T](
         try:
             return action()
         except CommandError as error:
-            reason = transient(error.message)
+            reason = transient_reason(error.message)
             if reason is None or number > len(waits):
-                raise explained(error.message, reference, tool) from error
+                raise fetch_error(error.message, reference, tool) from error
             wait = waits[number - 1]
             report.line(f"{reason}: attempt {number + 1} of {len(waits) + 1} in {wait:g} s")
             sleep(wait)

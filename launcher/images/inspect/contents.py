@@ -76,7 +76,7 @@ def without_secrets(variables: Mapping[str, str]) -> dict[str, str | None]:
     return {name: None if is_secret(name) else value for name, value in variables.items()}
 
 
-def look(tree: Tree, variables: Mapping[str, str]) -> Contents:
+def inspect_tree(tree: Tree, variables: Mapping[str, str]) -> Contents:
     """Return everything that is looked for; `variables`: the image's environment."""
     library_path = directories(variables.get("LD_LIBRARY_PATH", ""))
     interpreter = python(tree, variables)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from launcher.images.inspect.elf import plugin_names
-from launcher.images.inspect.tree import Found, Tree
+from launcher.images.inspect.tree import Tree, TreeEntry
 from launcher.images.manifest import NetworkPlugin
 
 PluginKind = Literal["net", "tuner", "profiler"]
@@ -101,7 +101,7 @@ def _version_first(name: str) -> tuple[str, int]:
     return (match[1], -int(match[2])) if match else (name, 0)
 
 
-def _files(tree: Tree, library_path: Sequence[str]) -> list[Found]:
+def _files(tree: Tree, library_path: Sequence[str]) -> list[TreeEntry]:
     """Files that may be plugins, in the order of the places."""
     asked = patterns(library_path)
     found = [one for one in tree.find(asked) if one.kind == "file"]

@@ -160,7 +160,7 @@ def _is_text(head: bytes) -> bool:
 def examine(path: Path, shell: Shell) -> None:
     """Let unsquashfs read the superblock and the tables: the file system in `path` can be opened.
 
-    Raises ImageError with unsquashfs' words, MissingProgram without it. Takes milliseconds, whatever the size.
+    Raises ImageError with unsquashfs' words, MissingProgramError without it. Takes milliseconds, whatever the size.
     """
     # The path of no file: nothing is listed, but all tables and the root directory are read.
     for argv in (["unsquashfs", "-s", str(path)], ["unsquashfs", "-lls", str(path), "/.launcher-looks"]):

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from launcher._util.errors import DiskError
 from launcher._util.shell import Shell
-from launcher.images.inspect.unsquashfs import Entry, Kind, Listing, extract, list_directories
+from launcher.images.inspect.unsquashfs import DirectoryEntry, Kind, Listing, extract, list_directories
 
 _HOPS = 40  # links on the way to one file, as in the kernel
 _WILD = ("*", "?", "[")
@@ -23,7 +23,7 @@ _UNKNOWN = "\ufffd"  # in place of what is no UTF-8: such a name cannot be asked
 
 
 @dataclass(frozen=True)
-class Found:
+class TreeEntry:
     """One file or directory of a root file system."""
 
     path: str
@@ -41,7 +41,7 @@ class Found:
 class Tree(Protocol):
     """Whatever can be looked into like a root file system."""
 
-    def find(self, patterns: Sequence[str]) -> list[Found]:
+    def find(self, patterns: Sequence[str]) -> list[TreeEntry]:
         """Return what the patterns name, sorted by path; `*`, `?` and `[...]` match within one component.
 
         Like a shell, `*` matches no name with a dot at its start.
@@ -63,7 +63,7 @@ class DirectoryTree:
         self._root = root
         self._lister = _Lister(lambda directories: {d: _scanned(root, d) for d in directories})
 
-    def find(self, patterns: Sequence[str]) -> list[Found]:
+    def find(self, patterns: Sequence[str]) -> list[TreeEntry]:
         """See `Tree.find`."""
         return _find(self._lister, patterns, wild=True)
 
@@ -74,7 +74,7 @@ class DirectoryTree:
 
 
 class SquashTree:
-    """A root file system in a squashfs file. Raises ImageError where it is damaged, MissingProgram for unsquashfs."""
+    """A root file system in a squashfs file. Raises ImageError if it is damaged, MissingProgramError."""
 
     def __init__(self, image: Path, shell: Shell) -> None:
         self._image = image
@@ -82,7 +82,7 @@ class SquashTree:
         self._lister = _Lister(lambda directories: list_directories(image, shell, directories))
         self._contents: dict[str, bytes] = {}
 
-    def find(self, patterns: Sequence[str]) -> list[Found]:
+    def find(self, patterns: Sequence[str]) -> list[TreeEntry]:
         """See `Tree.find`."""
         return _find(self._lister, patterns, wild=True)
 
@@ -132,19 +132,19 @@ class _Step:
         return "/" + "/".join(self.here)
 
 
-def _find(lister: _Lister, questions: Sequence[str], *, wild: bool) -> list[Found]:
+def _find(lister: _Lister, questions: Sequence[str], *, wild: bool) -> list[TreeEntry]:
     """Walk all questions side by side, one component a turn, so that each turn's directories are listed together."""
-    found: dict[str, Found] = {}
+    found: dict[str, TreeEntry] = {}
     steps = [_Step("", (), _components(question, asked=True)) for question in questions]
     while steps:
         lister.learn(step.directory for step in steps if step.rest)
         following: list[_Step] = []
         for step in steps:
             if not step.rest:
-                found[step.shown or "/"] = Found(step.shown or "/", step.directory, "directory", 0)
+                found[step.shown or "/"] = TreeEntry(step.shown or "/", step.directory, "directory", 0)
                 continue
             for result in _advance(step, lister[step.directory], wild):
-                if isinstance(result, Found):
+                if isinstance(result, TreeEntry):
                     found[result.path] = result
                 else:
                     following.append(result)
@@ -159,7 +159,7 @@ def _components(path: str, *, asked: bool) -> tuple[tuple[str, bool], ...]:
     return tuple((part, asked) for part in parts if part)
 
 
-def _advance(step: _Step, listing: Listing, wild: bool) -> Iterator[Found | _Step]:
+def _advance(step: _Step, listing: Listing, wild: bool) -> Iterator[TreeEntry | _Step]:
     (part, asked), *others = step.rest
     rest = tuple(others)
     if part in (".", ".."):
@@ -175,7 +175,7 @@ def _advance(step: _Step, listing: Listing, wild: bool) -> Iterator[Found | _Ste
             here = () if entry.target.startswith("/") else step.here
             yield _Step(shown, here, (*_components(entry.target, asked=False), *rest), step.hops + 1)
         elif entry.kind in ("file", "other") and not rest:
-            yield Found(shown, f"{step.directory.rstrip('/')}/{name}", entry.kind, entry.size_bytes)
+            yield TreeEntry(shown, f"{step.directory.rstrip('/')}/{name}", entry.kind, entry.size_bytes)
 
 
 def _matching(part: str, listing: Listing, wild: bool) -> list[str]:
@@ -185,7 +185,7 @@ def _matching(part: str, listing: Listing, wild: bool) -> list[str]:
     return [name for name in fnmatch.filter(listing, part) if hidden or not name.startswith(".")]
 
 
-def _readable(found: Iterable[Found], limit: int) -> dict[str, str]:
+def _readable(found: Iterable[TreeEntry], limit: int) -> dict[str, str]:
     """The real path by the path asked for, of what may be read."""
     return {
         one.path: one.real_path
@@ -204,14 +204,14 @@ def _scanned(root: Path, directory: str) -> Listing:
         raise DiskError(f"cannot look into the directory: {error.strerror}", where=str(place)) from error
 
 
-def _entry(entry: "os.DirEntry[str]") -> Entry:
+def _entry(entry: "os.DirEntry[str]") -> DirectoryEntry:
     status = entry.stat(follow_symlinks=False)
     if stat.S_ISLNK(status.st_mode):
         target = os.readlink(entry.path)  # noqa: PTH115 - a Path would drop the "/." that a directory needs
-        return Entry("link", status.st_size, _text(target))
+        return DirectoryEntry("link", status.st_size, _text(target))
     if stat.S_ISDIR(status.st_mode):
-        return Entry("directory", status.st_size)
-    return Entry("file" if stat.S_ISREG(status.st_mode) else "other", status.st_size)
+        return DirectoryEntry("directory", status.st_size)
+    return DirectoryEntry("file" if stat.S_ISREG(status.st_mode) else "other", status.st_size)
 
 
 def _text(name: str) -> str:

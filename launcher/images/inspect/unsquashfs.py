@@ -27,7 +27,7 @@ _LINE = re.compile(r"([-dlbcps])[-rwxsStT]{9} \S+/\S+ +(?:\d+, *\d+|(\d+)) \d{4}
 
 
 @dataclass(frozen=True)
-class Entry:
+class DirectoryEntry:
     """One name in a directory."""
 
     kind: Kind
@@ -36,7 +36,7 @@ class Entry:
     """Where a symbolic link leads."""
 
 
-Listing = dict[str, Entry]
+Listing = dict[str, DirectoryEntry]
 """A directory: its entries by name."""
 
 
@@ -44,7 +44,7 @@ def list_directories(image: Path, shell: Shell, directories: Iterable[str]) -> d
     """List directories of an image, without what lies below them; each may come with others that cost nothing.
 
     `directories` are real paths such as `/usr/lib` (`/` is the root). One call of unsquashfs for all of the same depth.
-    Raises ImageError if the image is damaged, MissingProgram without unsquashfs.
+    Raises ImageError if the image is damaged, MissingProgramError without unsquashfs.
     """
     by_depth: dict[int, list[str]] = {}
     for directory in directories:
@@ -84,7 +84,7 @@ def _parsed(image: Path, result: Result) -> dict[str, Listing]:
         directory, _, name = path.rpartition("/")
         last = (directory or "/", name) if name else None
         if last is not None:
-            found.setdefault(last[0], {})[name] = Entry(kind, int(match[2] or 0), target)
+            found.setdefault(last[0], {})[name] = DirectoryEntry(kind, int(match[2] or 0), target)
         if kind == "directory":
             found.setdefault(path or "/", {})  # it may be empty, and need not be asked for again
     return found

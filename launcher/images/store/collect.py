@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher.images.store import trash, workspace
-from launcher.images.store.lock import Held
+from launcher.images.store.lock import HeldLock
 from launcher.images.store.names import SUFFIX
 from launcher.images.store.space import writing
-from launcher.images.store.store import Entry, Store
+from launcher.images.store.store import Store, StoredImage
 from launcher.images.store.uses import Use, files_of, read_use
 
 IsLive = Callable[[Use], bool | None]
@@ -27,7 +27,7 @@ IsLive = Callable[[Use], bool | None]
 
 
 @dataclass(frozen=True)
-class Removed:
+class RemovedItem:
     """Something that gc removed, or would remove: an image (`digest`), or what a dead builder left (None)."""
 
     path: Path
@@ -38,19 +38,19 @@ class Removed:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptImage:
     """An image that stays."""
 
-    entry: Entry
+    entry: StoredImage
     reason: str
 
 
 @dataclass(frozen=True)
-class Collected:
+class GcResult:
     """What gc did, or, as a dry run, would do."""
 
-    removed: tuple[Removed, ...]
-    kept: tuple[Kept, ...]
+    removed: tuple[RemovedItem, ...]
+    kept: tuple[KeptImage, ...]
 
     @property
     def freed_bytes(self) -> int:
@@ -59,7 +59,7 @@ class Collected:
 
 
 @dataclass
-class _Rules:
+class _Policy:
     older_than_s: float
     keep_names: bool
     is_live: IsLive
@@ -81,74 +81,74 @@ def collect(
     keep_names: bool = True,
     dry_run: bool = False,
     now: float | None = None,
-) -> Collected:
+) -> GcResult:
     """Remove the images that were neither added nor used for `older_than_s` seconds and that nothing needs.
 
-    `now` (seconds since the epoch) is the moment from which ages count. Raises DiskError, LeaseLost.
+    `now` (seconds since the epoch) is the moment from which ages count. Raises DiskError, LeaseLostError.
     """
     if not store.root.is_dir():
-        return Collected((), ())
-    rules = _Rules(older_than_s, keep_names, is_live, time.time() if now is None else now)
+        return GcResult((), ())
+    policy = _Policy(older_than_s, keep_names, is_live, time.time() if now is None else now)
     if not dry_run:
         with store.lock("store").held(), writing(store.root, "tidy up the trash"):
             trash.put_back(store)
-    removed: list[Removed] = []
-    kept: list[Kept] = []
+    removed: list[RemovedItem] = []
+    kept: list[KeptImage] = []
     for entry in store.entries():
-        outcome = _decide(store, entry, rules, dry_run=dry_run)
-        if isinstance(outcome, Kept):
+        outcome = _collect_one(store, entry, policy, dry_run=dry_run)
+        if isinstance(outcome, KeptImage):
             kept.append(outcome)
         elif outcome is not None:
             removed.append(outcome)
     if not dry_run:
-        _forget_old_uses(store, rules)
+        _forget_old_uses(store, policy)
         _remove_stray_manifests(store)
     left = workspace.remove_dead(store.partial, store.me, store.lock, watch=True, dry_run=dry_run)
-    removed += [Removed(each.path, None, (), size, "its builder is gone") for each, size in left]
-    return Collected(tuple(removed), tuple(kept))
+    removed += [RemovedItem(each.path, None, (), size, "its builder is gone") for each, size in left]
+    return GcResult(tuple(removed), tuple(kept))
 
 
-def _decide(store: Store, entry: Entry, rules: _Rules, *, dry_run: bool) -> Kept | Removed | None:
+def _collect_one(store: Store, entry: StoredImage, policy: _Policy, *, dry_run: bool) -> KeptImage | RemovedItem | None:
     """Keep an image or remove it; None if somebody else removed it meanwhile."""
-    if reason := _reason_to_keep(store, entry, rules):
-        return Kept(entry, reason)
+    if reason := _reason_to_keep(store, entry, policy):
+        return KeptImage(entry, reason)
     if dry_run:
-        return _removed(store, entry, rules)
+        return _removed_item(store, entry, policy)
     with store.lock("store").held() as lock:
         fresh = store.by_digest(entry.path.stem)
         if fresh is None:
             return None
-        if reason := _reason_to_keep(store, fresh, rules):
-            return Kept(fresh, reason)
-        removed = _removed(store, fresh, rules)
+        if reason := _reason_to_keep(store, fresh, policy):
+            return KeptImage(fresh, reason)
+        removed = _removed_item(store, fresh, policy)
         lock.check()
         try:
-            reason = _delete(store, fresh, rules, lock)
+            reason = _delete(store, fresh, policy, lock)
         except OSError as error:
             with contextlib.suppress(OSError):
                 trash.put_back(store)
             reason = f"it cannot be removed: {error.strerror}"
-    return Kept(fresh, reason) if reason else removed
+    return KeptImage(fresh, reason) if reason else removed
 
 
-def _reason_to_keep(store: Store, entry: Entry, rules: _Rules) -> str | None:
+def _reason_to_keep(store: Store, entry: StoredImage, policy: _Policy) -> str | None:
     """Why an image has to stay; None if it may go."""
     digest = entry.path.stem
-    if needed := _needed_by(store, digest, rules):
+    if needed := _needed_by(store, digest, policy):
         return needed
-    if rules.keep_names and entry.names:
+    if policy.keep_names and entry.names:
         return f"it has a name: {', '.join(entry.names)}"
-    unused_s = rules.now - _last_used(store, entry)
-    return f"it was added or used {_ago(unused_s)} ago" if unused_s < rules.older_than_s else None
+    unused_s = policy.now - _last_used(store, entry)
+    return f"it was added or used {_ago(unused_s)} ago" if unused_s < policy.older_than_s else None
 
 
-def _last_used(store: Store, entry: Entry) -> float:
+def _last_used(store: Store, entry: StoredImage) -> float:
     """When the image was used or added last, in seconds since the epoch."""
     used = [use.at for path in files_of(store, entry.path.stem) if (use := read_use(path))]
     return max([entry.added, *used])
 
 
-def _needed_by(store: Store, digest: str, rules: _Rules) -> str | None:
+def _needed_by(store: Store, digest: str, policy: _Policy) -> str | None:
     for path in files_of(store, digest):
         use = read_use(path)
         if use is None:
@@ -156,7 +156,7 @@ def _needed_by(store: Store, digest: str, rules: _Rules) -> str | None:
             if path.exists():
                 return f"a use of it cannot be read: {path}"
             continue
-        lives = rules.lives(use)
+        lives = policy.lives(use)
         if lives is None:
             return f"nobody can tell whether {_shown(use)} is over"
         if lives:
@@ -164,11 +164,11 @@ def _needed_by(store: Store, digest: str, rules: _Rules) -> str | None:
     return None
 
 
-def _delete(store: Store, entry: Entry, rules: _Rules, lock: Held) -> str | None:
+def _delete(store: Store, entry: StoredImage, policy: _Policy, lock: HeldLock) -> str | None:
     for name in entry.names:
         (store.root / f"{name}{SUFFIX}").unlink(missing_ok=True)
     moved = trash.put_in(store, entry.path)
-    if reason := _needed_by(store, entry.path.stem, rules):
+    if reason := _needed_by(store, entry.path.stem, policy):
         moved.rename(entry.path)
         return reason
     lock.check()
@@ -179,14 +179,14 @@ def _delete(store: Store, entry: Entry, rules: _Rules, lock: Held) -> str | None
     return None
 
 
-def _forget_old_uses(store: Store, rules: _Rules) -> None:
+def _forget_old_uses(store: Store, policy: _Policy) -> None:
     """Remove the notes of runs that have been over for long enough."""
     for directory in (store.root / "uses").glob("*"):
         with contextlib.suppress(OSError):
             for path in directory.glob("*.json"):
                 use = read_use(path)
-                old = use is not None and rules.now - max(use.at, path.stat().st_mtime) >= rules.older_than_s
-                if use is not None and old and rules.lives(use) is False:
+                old = use is not None and policy.now - max(use.at, path.stat().st_mtime) >= policy.older_than_s
+                if use is not None and old and policy.lives(use) is False:
                     path.unlink()
             directory.rmdir()
 
@@ -199,10 +199,10 @@ def _remove_stray_manifests(store: Store) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _removed(store: Store, entry: Entry, rules: _Rules) -> Removed:
+def _removed_item(store: Store, entry: StoredImage, policy: _Policy) -> RemovedItem:
     unnamed = "" if entry.names else "no name, "
-    reason = f"{unnamed}neither added nor used for {_ago(rules.now - _last_used(store, entry))}"
-    return Removed(entry.path, entry.digest, entry.names, entry.size_bytes, reason)
+    reason = f"{unnamed}neither added nor used for {_ago(policy.now - _last_used(store, entry))}"
+    return RemovedItem(entry.path, entry.digest, entry.names, entry.size_bytes, reason)
 
 
 def _shown(use: Use) -> str:

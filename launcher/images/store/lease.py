@@ -10,7 +10,7 @@ over. That second look is for a process that slept since its first: the numbers 
 creating N succeeds again. It cannot be fooled, because the highest number is never removed: only the holder of N
 removes files, those below N. No step moves or removes the file of a live holder, so there is nothing to put back.
 
-When a lease counts as abandoned: its holder's process has ended, where that can be seen (`Owner.is_gone`); or its
+When a lease counts as abandoned: its holder's process has ended, where that can be seen (`Owner.has_ended`); or its
 heartbeat was not seen to change for `stale_s` seconds of the watcher's own watching. The clocks of two machines are
 never compared, and a watcher that was itself stopped counts no more than one heartbeat for that time.
 
@@ -41,14 +41,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launcher._util.errors import OutsideError
-from launcher.images.store.owner import NOBODY, Owner
+from launcher.images.store.owner import UNKNOWN_OWNER, Owner
 from launcher.images.store.space import disk_error
 
 _HELD, _FREE = '"state": "held"', '"state": "free"'
 
 
 @dataclass(frozen=True)
-class Timing:
+class LeaseTiming:
     """How often and how long, in seconds."""
 
     heartbeat_s: float = 5.0
@@ -59,7 +59,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Holder:
+class LeaseHolder:
     """Who holds a lease, as its file says; `since` in seconds since the epoch by the holder's clock, 0 if unknown."""
 
     owner: Owner
@@ -73,19 +73,19 @@ class Generation:
     """One file of a lease as it was seen; `holder` is None if it is free."""
 
     number: int
-    holder: Holder | None
+    holder: LeaseHolder | None
     heartbeat: int
     """The mtime in ns: it tells that something changed, not when."""
 
 
-class LeaseLost(OutsideError):  # noqa: N818 - what happened to the holder
+class LeaseLostError(OutsideError):
     """Somebody else took the lease over because this process was stopped for too long."""
 
 
 class Lease:
     """A lease that this process holds, with its heartbeat, until `release`."""
 
-    def __init__(self, directory: Path, number: int, text: str, timing: Timing, mode: int) -> None:
+    def __init__(self, directory: Path, number: int, text: str, timing: LeaseTiming, mode: int) -> None:
         self._directory = directory
         self._number = number
         self._text = text
@@ -96,10 +96,10 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Prove that the lease is still held, and renew it. Raises LeaseLost, DiskError."""
+        """Prove that the lease is still held, and renew it. Raises LeaseLostError, DiskError."""
         number = self._number + 1
         if not _create(self._directory, number, self._text, self._mode):
-            raise LeaseLost(
+            raise LeaseLostError(
                 "another process took over while this one was stopped for too long: nothing was written",
                 where=str(self._directory),
                 hint="Run the command again; it finds what the other one made.",
@@ -146,7 +146,7 @@ def newest(directory: Path) -> Generation | None:
 
 
 def begin(
-    directory: Path, after: Generation | None, owner: Owner, timing: Timing, *, kernel: bool, mode: int
+    directory: Path, after: Generation | None, owner: Owner, timing: LeaseTiming, *, kernel: bool, mode: int
 ) -> Lease | None:
     """Become the next holder after a generation that is free or abandoned; None if somebody else was faster.
 
@@ -164,7 +164,7 @@ def begin(
 class Watcher:
     """Watches the heartbeat of a lease by this process's own monotonic clock."""
 
-    def __init__(self, timing: Timing) -> None:
+    def __init__(self, timing: LeaseTiming) -> None:
         self._timing = timing
         self._seen: tuple[int, int] | None = None
         self._looked_at = 0.0
@@ -231,13 +231,13 @@ def _file(directory: Path, number: int) -> Path:
     return directory / f"{number:08d}"
 
 
-def _holder(text: bytes) -> Holder | None:
+def _holder(text: bytes) -> LeaseHolder | None:
     """Who holds it; an unknown holder for a file that is just being written, or was left half written by a crash."""
     try:
         value = json.loads(text)
         if value["state"] == "free":
             return None
-        owner = Owner.from_json(value["owner"]) or NOBODY
-        return Holder(owner, float(value["since"]), bool(value["kernel"]))
+        owner = Owner.from_json(value["owner"]) or UNKNOWN_OWNER
+        return LeaseHolder(owner, float(value["since"]), bool(value["kernel"]))
     except (ValueError, KeyError, TypeError):
-        return Holder(NOBODY, 0.0, by_kernel=False)
+        return LeaseHolder(UNKNOWN_OWNER, 0.0, by_kernel=False)

@@ -23,15 +23,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher.images.store.lease import Generation, Holder, Lease, LeaseLost, Timing, Watcher, begin, newest
+from launcher.images.store.lease import (
+    Generation,
+    Lease,
+    LeaseHolder,
+    LeaseLostError,
+    LeaseTiming,
+    Watcher,
+    begin,
+    newest,
+)
 from launcher.images.store.mounts import mount_of
-from launcher.images.store.owner import NOBODY, Owner
+from launcher.images.store.owner import UNKNOWN_OWNER, Owner
 from launcher.images.store.space import writing
 
-__all__ = ["Held", "Holder", "Lease", "LeaseLost", "Lock", "OnWait", "Timing"]
+__all__ = ["HeldLock", "Lease", "LeaseHolder", "LeaseLostError", "LeaseTiming", "Lock", "OnWait"]
 
-OnWait = Callable[[Holder], None]
-"""Called when waiting begins and every `Timing.report_s` seconds with who holds the lock at that moment."""
+OnWait = Callable[[LeaseHolder], None]
+"""Called when waiting begins and every `LeaseTiming.report_s` seconds with who holds the lock at that moment."""
 
 _BUSY = (errno.EAGAIN, errno.EACCES)
 # flock(2), fcntl(2): none left or no lockd; not built in; not for this file system (Lustre's noflock: ENOSYS).
@@ -39,7 +48,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldLock:
     """The lock, held."""
 
     lease: Lease
@@ -47,7 +56,7 @@ class Held:
     """Whether somebody else had it when it was first asked for."""
 
     def check(self) -> None:
-        """Prove that it is still held; call it right before publishing. Raises LeaseLost, DiskError."""
+        """Prove that it is still held; call it right before publishing. Raises LeaseLostError, DiskError."""
         self.lease.check()
 
 
@@ -62,11 +71,11 @@ class Lock:
     directory: Path
     owner: Owner | None = None
     kernel: bool | None = None
-    timing: Timing = field(default=Timing())
+    timing: LeaseTiming = field(default=LeaseTiming())
     mode: int = 0o777
 
     @contextlib.contextmanager
-    def held(self, on_wait: OnWait | None = None) -> Iterator[Held]:
+    def held(self, on_wait: OnWait | None = None) -> Iterator[HeldLock]:
         """Wait for the lock, hold it for the block. Raises DiskError."""
         with contextlib.closing(_Attempt(self)) as attempt:
             lease, waited = attempt.step(), False
@@ -79,12 +88,12 @@ class Lock:
                 time.sleep(self.timing.poll_s)
                 lease = attempt.step()
             try:
-                yield Held(lease, waited)
+                yield HeldLock(lease, waited)
             finally:
                 lease.release()
 
     @contextlib.contextmanager
-    def if_abandoned(self, *, watch: bool = True) -> Iterator[Held | None]:
+    def if_abandoned(self, *, watch: bool = True) -> Iterator[HeldLock | None]:
         """Hold the lock for the block if nobody alive does, else give None.
 
         With `watch`, a holder of whom only the heartbeat can tell is watched until it beats or is taken for dead.
@@ -95,7 +104,7 @@ class Lock:
                 time.sleep(self.timing.poll_s)
                 lease = attempt.step()
             try:
-                yield Held(lease, waited=False) if lease else None
+                yield HeldLock(lease, waited=False) if lease else None
             finally:
                 if lease:
                     lease.release()
@@ -115,12 +124,12 @@ class _Attempt:
         self._kernel = bool(mount and mount.has_locks) if lock.kernel is None else lock.kernel
         self._local = bool(mount and mount.is_local)
         self._busy = False
-        self.holder: Holder | None = None
+        self.holder: LeaseHolder | None = None
 
     @property
     def is_alive(self) -> bool:
         """Whether the holder was seen to live."""
-        gone = self.holder.owner.is_gone(self._owner) if self.holder else None
+        gone = self.holder.owner.has_ended(self._owner) if self.holder else None
         return self._busy or self._watcher.beats > 0 or gone is False
 
     def step(self) -> Lease | None:
@@ -129,7 +138,7 @@ class _Attempt:
         current = newest(self._lock.directory)
         self.holder = current.holder if current else None
         if self._busy:
-            self.holder = self.holder or Holder(NOBODY, 0.0, by_kernel=True)
+            self.holder = self.holder or LeaseHolder(UNKNOWN_OWNER, 0.0, by_kernel=True)
             return None
         if current and current.holder and not self._is_abandoned(current, current.holder):
             return None
@@ -143,11 +152,11 @@ class _Attempt:
             os.close(self._file)
             self._file = None
 
-    def _is_abandoned(self, current: Generation, holder: Holder) -> bool:
+    def _is_abandoned(self, current: Generation, holder: LeaseHolder) -> bool:
         if self._file is not None and holder.by_kernel:
             return True
         silent = self._watcher.is_silent(current)
-        return silent or holder.owner.is_gone(self._owner) is True
+        return silent or holder.owner.has_ended(self._owner) is True
 
     def _take_kernel_lock(self) -> bool:
         """Try the kernel's lock; False if another process has it. Where there are none, do without from now on."""

@@ -27,7 +27,7 @@ _LOCAL = frozenset(
 
 
 @dataclass(frozen=True)
-class Mount:
+class FileSystemMount:
     """One line of /proc/self/mountinfo, see proc_pid_mountinfo(5): where, which file system, all its options."""
 
     point: Path
@@ -51,7 +51,7 @@ class Mount:
         return self.is_local or self.kind == "ceph"
 
 
-def mount_of(path: Path, mountinfo: str | None = None) -> Mount | None:
+def mount_of(path: Path, mountinfo: str | None = None) -> FileSystemMount | None:
     """The mount that holds `path`; None if that cannot be found out. `mountinfo` replaces the kernel's text."""
     if mountinfo is None:
         try:
@@ -64,10 +64,10 @@ def mount_of(path: Path, mountinfo: str | None = None) -> Mount | None:
     return max(reversed(found), key=lambda mount: len(mount.point.parts), default=None)
 
 
-def _parse(line: str) -> Mount | None:
+def _parse(line: str) -> FileSystemMount | None:
     before, dash, after = line.partition(" - ")
     fields, rest = before.split(" "), after.split(" ")
     if not dash or len(fields) < 6 or len(rest) < 3:
         return None
     point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
-    return Mount(Path(point), rest[0], frozenset(fields[5].split(",")) | frozenset(rest[2].split(",")))
+    return FileSystemMount(Path(point), rest[0], frozenset(fields[5].split(",")) | frozenset(rest[2].split(",")))

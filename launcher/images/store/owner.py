@@ -46,9 +46,9 @@ class Owner:
         numbers = [value.get(name) for name in ("pid", "start_ticks")]
         if not all(isinstance(each, str) for each in texts) or not all(type(each) is int for each in numbers):
             return None
-        return cls(**{name: value[name] for name in asdict(NOBODY)})
+        return cls(**{name: value[name] for name in asdict(UNKNOWN_OWNER)})
 
-    def is_gone(self, seen_from: "Owner") -> bool | None:
+    def has_ended(self, seen_from: "Owner") -> bool | None:
         """Whether this process has ended, as far as the process `seen_from` can tell; None if it cannot.
 
         None is the answer for another machine, another boot of a machine of this name (two machines may have one name)
@@ -73,7 +73,7 @@ class Owner:
         return f"{self.user} on {self.host} (process {self.pid})"
 
 
-NOBODY = Owner("", "", "", 0, 0, "")
+UNKNOWN_OWNER = Owner("", "", "", 0, 0, "")
 """Stands for an owner whose record cannot be read: no process can tell whether it is gone."""
 
 

@@ -26,7 +26,7 @@ _OTHER_DISK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNO
 
 
 @dataclass(frozen=True)
-class Result:
+class LastBuild:
     """What the last build of a key made; `token` tells two builds of the same content apart."""
 
     digest: str
@@ -70,11 +70,11 @@ def name(building: "Building", image: Path, links: Sequence[Path]) -> None:
         _finish(building, image.stem, links)
 
 
-def result_of(store: "Store", key: str) -> Result | None:
+def result_of(store: "Store", key: str) -> LastBuild | None:
     """What the last build of the key made, if any."""
     try:
         value = json.loads(_result_file(store, key).read_text())
-        return Result(str(value["digest"]), str(value["token"]))
+        return LastBuild(str(value["digest"]), str(value["token"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -94,7 +94,7 @@ def _finish(building: "Building", digest: str, links: Sequence[Path]) -> None:
     for link in links:
         _point(link, digest, building.workspace)
     _sync(building.store.root)
-    _note_result(building.store, building.key, Result(digest, secrets.token_hex(8)), building.workspace)
+    _note_result(building.store, building.key, LastBuild(digest, secrets.token_hex(8)), building.workspace)
 
 
 def _into(workspace: Path, file: Path) -> tuple[Path, str, Path | None]:
@@ -162,7 +162,7 @@ def _point(link: Path, digest: str, workspace: Path) -> None:
     temporary.rename(link)
 
 
-def _note_result(store: "Store", key: str, result: Result, workspace: Path) -> None:
+def _note_result(store: "Store", key: str, result: LastBuild, workspace: Path) -> None:
     temporary = workspace / f".{secrets.token_hex(8)}"
     temporary.write_text(json.dumps(asdict(result)))
     temporary.chmod(store.mode & 0o666)

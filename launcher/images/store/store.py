@@ -39,7 +39,7 @@ from launcher._util.errors import ImageError, LauncherError
 from launcher.images.manifest import Manifest, read_manifest
 from launcher.images.reference import Reference
 from launcher.images.store import publish, workspace
-from launcher.images.store.lock import Held, Lock, OnWait, Timing, make_directory
+from launcher.images.store.lock import HeldLock, LeaseTiming, Lock, OnWait, make_directory
 from launcher.images.store.names import DIGITS, SUFFIX, check_free, checked_name, listed, meant_by, target_of
 from launcher.images.store.owner import Owner
 from launcher.images.store.space import writing
@@ -48,7 +48,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredImage:
     """An image of the store.
 
     `digest` is `sha256:<hex>`; it is None for a plain file that somebody put into the root. `manifest` is None where
@@ -76,7 +76,7 @@ class Store:
     root: Path
     owner: Owner | None = None
     kernel_locks: bool | None = None
-    timing: Timing = field(default=Timing())
+    timing: LeaseTiming = field(default=LeaseTiming())
 
     @property
     def images(self) -> Path:
@@ -111,18 +111,18 @@ class Store:
         found = {name: target_of(self.root / name) for name in listed(self.root)}
         return {name.removesuffix(SUFFIX): target for name, target in found.items() if target}
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[StoredImage]:
         """All images, by digest; what another process removes meanwhile is left out."""
         names = self.names()
         paths = [self.images / name for name in listed(self.images) if _HEX.fullmatch(name.removesuffix(SUFFIX))]
         return [entry for path in paths if (entry := self._entry(path, names))]
 
-    def plain_files(self) -> list[Entry]:
+    def plain_files(self) -> list[StoredImage]:
         """The images in the root that were put there by others (CloudAI's cache, a user): no digest, not for gc."""
         paths = [self.root / name for name in listed(self.root) if target_of(self.root / name) is None]
         return [entry for path in paths if path.is_file() and (entry := _plain(path))]
 
-    def find(self, text: str) -> Entry | None:
+    def find(self, text: str) -> StoredImage | None:
         """The image that `text` names, None if there is none.
 
         A name with or without `.sqsh`, a reference to a registry whose image was imported, a digest, or at least 8
@@ -163,7 +163,7 @@ class Store:
         """The lock of this name: of a key's hash, or `store` for changes of what is published."""
         return Lock(self.root / ".locks" / name, self.owner, self.kernel_locks, self.timing, self.mode)
 
-    def _entry(self, path: Path, names: dict[str, str]) -> Entry | None:
+    def _entry(self, path: Path, names: dict[str, str]) -> StoredImage | None:
         digest = path.stem
         mine = tuple(sorted(name for name, target in names.items() if target == digest))
         problem = None
@@ -179,9 +179,9 @@ class Store:
             return None
         if manifest and manifest.size_bytes != size:
             problem = f"it has {size} bytes, and its manifest says {manifest.size_bytes}"
-        return Entry(f"sha256:{digest}", path, manifest, mine, size, added, problem)
+        return StoredImage(f"sha256:{digest}", path, manifest, mine, size, added, problem)
 
-    def by_digest(self, text: str) -> Entry | None:
+    def by_digest(self, text: str) -> StoredImage | None:
         """The image with this digest in hexadecimal, or with at least 8 of its first digits.
 
         Raises ImageError if several digests begin so.
@@ -204,28 +204,28 @@ class Building:
     """
 
     workspace: Path
-    finished: Entry | None
+    finished: StoredImage | None
     store: Store
     key: str
-    lock: Held
+    lock: HeldLock
     on_wait: OnWait | None
 
-    def add(self, file: Path, manifest: Manifest, names: Sequence[str]) -> Entry:
+    def add(self, file: Path, manifest: Manifest, names: Sequence[str]) -> StoredImage:
         """Put `file` into the store under its digest, with its manifest (digest and size are filled in) and names.
 
         The file is moved; one on another file system is copied and left where it is. The same content a second time
         stays one file with its first manifest. Raises ImageError for an impossible name or one that belongs to
-        somebody's own file, DiskError, LeaseLost.
+        somebody's own file, DiskError, LeaseLostError.
         """
         links = self._links(names)
         with writing(self.store.images, "make the store"):
             make_directory(self.store.images, self.store.mode)
         return self._there(publish.put(self, file, manifest, links))
 
-    def add_names(self, entry: Entry, names: Sequence[str]) -> Entry:
+    def add_names(self, entry: StoredImage, names: Sequence[str]) -> StoredImage:
         """Let further names point to an image of the store, as the result of this build; nothing is read or moved.
 
-        Raises ImageError for an impossible or taken name and for an image that is gone, DiskError, LeaseLost.
+        Raises ImageError for an impossible or taken name and for an image that is gone, DiskError, LeaseLostError.
         """
         publish.name(self, entry.path, self._links(names))
         return self._there(entry.path)
@@ -236,7 +236,7 @@ class Building:
             check_free(link)
         return links
 
-    def _there(self, path: Path) -> Entry:
+    def _there(self, path: Path) -> StoredImage:
         entry = self.store.by_digest(path.stem)
         if entry is None:
             raise ImageError("the image was removed from the store while it was added", where=str(path))
@@ -257,7 +257,7 @@ def find_file(directories: Sequence[Path], reference: Reference) -> Path | None:
     return None
 
 
-def _plain(path: Path) -> Entry | None:
+def _plain(path: Path) -> StoredImage | None:
     try:
         size, added = path.stat().st_size, path.stat().st_mtime
         manifest, problem = read_manifest(path), None
@@ -265,7 +265,7 @@ def _plain(path: Path) -> Entry | None:
         return None
     except LauncherError as error:
         manifest, problem = None, str(error)
-    return Entry(None, path, manifest, (path.name.removesuffix(SUFFIX),), size, added, problem)
+    return StoredImage(None, path, manifest, (path.name.removesuffix(SUFFIX),), size, added, problem)
 
 
 def _dangling(path: Path, digest: str) -> ImageError:

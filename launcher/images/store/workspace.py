@@ -91,7 +91,7 @@ def remove_dead(
 def _nobody_builds(
     space: Workspace, seen_from: Owner, lock_of: Callable[[str], Lock], *, held: str | None, watch: bool
 ) -> Iterator[bool]:
-    gone = space.owner.is_gone(seen_from) if space.owner else None
+    gone = space.owner.has_ended(seen_from) if space.owner else None
     if gone is not None or space.key == held:
         yield gone is not False
         return

@@ -6,7 +6,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from launcher._util.errors import CommandError, MissingProgram
+from launcher._util.errors import CommandError, MissingProgramError
 from launcher._util.shell import Shell
 from launcher.contract.files import read_object
 
@@ -63,7 +63,7 @@ def _check_nsys(path: Path, shell: Shell) -> Answer:
     with tempfile.TemporaryDirectory() as directory:
         try:
             export(path, Path(directory) / "report.sqlite", shell)
-        except MissingProgram:
+        except MissingProgramError:
             return None, f"not opened: {around.get('why') or 'nsys is not here'}, and nsys is not on this side"
         except CommandError as error:
             return False, f"nsys does not open it: {error.message}"
@@ -71,7 +71,7 @@ def _check_nsys(path: Path, shell: Shell) -> Answer:
 
 
 def export(report: Path, database: Path, shell: Shell) -> None:
-    """Let the nsys of this side write a report as SQLite. Raises CommandError, MissingProgram if there is none."""
+    """Let the nsys of this side write a report as SQLite. Raises CommandError, MissingProgramError if there is none."""
     copy = database.with_name(report.name)
     # A copy: the importer has been seen to change what it reads.
     copy.write_bytes(report.read_bytes())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from launcher.config.image import ImageSpec
     from launcher.images.build.build import BuildRequest
     from launcher.images.build.importing import ImportRequest
-    from launcher.images.build.result import Made
+    from launcher.images.build.result import ImageOutcome
 
 BUILD_HELP = """\
 Build a Dockerfile with docker, podman or buildah, whichever works here, and put the image into the store.
@@ -158,7 +158,7 @@ def _build_args(texts: list[str]) -> dict[str, str]:
     return found
 
 
-def _make(parsed: argparse.Namespace, cluster: "Cluster", request: "BuildRequest | ImportRequest") -> "Made":
+def _make(parsed: argparse.Namespace, cluster: "Cluster", request: "BuildRequest | ImportRequest") -> "ImageOutcome":
     import os
 
     from launcher._util.shell import LocalShell
@@ -190,7 +190,7 @@ def _link(link: Path, image: Path) -> None:
     say(f"{link} -> {image}")
 
 
-def _tell(parsed: argparse.Namespace, made: "Made") -> int:
+def _tell(parsed: argparse.Namespace, made: "ImageOutcome") -> int:
     entry = made.entry
     names = ", ".join(entry.names)
     if parsed.json:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from launcher.images.build.build import BuildRequest
     from launcher.images.build.importing import ImportRequest
     from launcher.images.build.report import Report
-    from launcher.images.build.result import Made
+    from launcher.images.build.result import ImageOutcome
     from launcher.images.store.store import Store
 
 
@@ -18,12 +18,12 @@ def make_on(
     request: "BuildRequest | ImportRequest",
     store: "Store",
     report: "Report",
-) -> "Made":
+) -> "ImageOutcome":
     """Submit, watch, return what was made. Raises the LauncherError that was raised on the node, or SlurmError."""
     from launcher.cli.on_cluster import perform_on
     from launcher.images.build.remote import perform
 
-    made: Made = perform_on(
+    made: ImageOutcome = perform_on(
         parsed, cluster, perform, (request, store.root), name="image", tasks=store.root / "tasks", report=report
     )
     return made

@@ -13,7 +13,7 @@ from launcher.contract.units import bytes_text
 
 if TYPE_CHECKING:
     from launcher.images.manifest import Manifest
-    from launcher.images.store.store import Entry, Store
+    from launcher.images.store.store import Store, StoredImage
     from launcher.images.store.uses import Use
 
 VERIFY_HELP = """\
@@ -64,7 +64,7 @@ def run_list(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _row(entry: "Entry", uses: int) -> tuple[str, ...]:
+def _row(entry: "StoredImage", uses: int) -> tuple[str, ...]:
     names = ", ".join(entry.names) or "-"
     digest = (entry.digest or "-").removeprefix("sha256:")[:12]
     it, size = entry.manifest, bytes_text(entry.size_bytes)
@@ -74,13 +74,13 @@ def _row(entry: "Entry", uses: int) -> tuple[str, ...]:
     return (names, digest, size, it.architecture or "?", it.created[:16], str(uses), source)
 
 
-def _uses(store: "Store", entry: "Entry") -> "tuple[Use, ...]":
+def _uses(store: "Store", entry: "StoredImage") -> "tuple[Use, ...]":
     from launcher.images.store.uses import uses_of
 
     return uses_of(store, entry.digest) if entry.digest else ()
 
 
-def _as_json(store: "Store", entry: "Entry") -> dict[str, Any]:
+def _as_json(store: "Store", entry: "StoredImage") -> dict[str, Any]:
     import dataclasses
 
     return {
