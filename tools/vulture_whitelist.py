@@ -123,17 +123,13 @@ _.own_files
 # Dead, or used by tests alone: to be removed.
 _.DIFFERENT_VARIABLES
 _.INIT
+_.NullReport
 _.Recorder
 _.STATES
-_.Silent
-_.accounting
 _.asked_for_nodes
 _.communication_us
 _.interrupted
 _.model_parameters
-_.node_address
 _.requeue
-_.send_signal
-_.succeeded
 _.tokens_per_second
 _.total_us
