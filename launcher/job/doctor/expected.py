@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, fields
 from typing import Any, Optional
 
+from ...contract.fabrics import FABRICS
+from ...contract.fabrics.model import Fabric
 from ..errors import UserError
 
 
@@ -33,6 +35,11 @@ class Expected:
     """Whether the checks that need torch are wanted."""
     patience_s: float = 60.0
     """How long the first node waits for the others."""
+
+    @property
+    def network(self) -> Optional[Fabric]:
+        """The fabric between the nodes; None where the profile says nothing."""
+        return FABRICS.get(self.fabric or "")
 
 
 def parse(text: str) -> Expected:

@@ -69,14 +69,15 @@ def memlock_check(soft: int, total: Optional[int], expected: Expected) -> Check:
     value = "unlimited" if unlimited else f"{soft / 1024**2:.0f} MiB"
     if unlimited or (total is not None and soft >= total / 2):
         return ok(name, value)
-    if expected.fabric is None:
+    fabric = expected.network
+    if fabric is None:
         return skip(name, "the profile names no fabric, and only RDMA needs more", value, soft)
-    if expected.fabric == "ethernet":
+    if not fabric.rdma:
         return ok(name, value, soft)
     return fail(
         name,
         value,
-        f"{expected.fabric} pins the memory that it sends: NCCL fails with `Cannot allocate memory`",
+        f"{fabric.name} pins the memory that it sends: NCCL fails with `Cannot allocate memory`",
         "LimitMEMLOCK=infinity for slurmd, and PropagateResourceLimitsExcept=MEMLOCK in slurm.conf, or the submitting "
         "shell's limit counts",
         soft,

@@ -11,9 +11,6 @@ from .expected import Expected
 from .gpus import DRAIN
 from .probes import Read, file
 
-_AMAZON, _MELLANOX = "0x1d0f", "0x15b3"
-"""PCI vendors of EFA devices and of ConnectX adapters (https://pci-ids.ucw.cz)."""
-
 
 @dataclass(frozen=True)
 class Nic:
@@ -27,11 +24,6 @@ class Nic:
     link: str
     """`InfiniBand`, `Ethernet`; of EFA devices whatever the kernel writes."""
     rate: str
-
-    @property
-    def efa(self) -> bool:
-        """Whether it is one of Amazon's; newer kernels call them rdmap0s0, older ones efa_0."""
-        return self.vendor == _AMAZON or (not self.vendor and self.name.startswith(("efa", "rdmap")))
 
 
 def nics(root: Path = Path("/sys/class/infiniband")) -> list[Nic]:
@@ -56,10 +48,10 @@ def _nic(entry: Path) -> Nic:
 def nic_check(found: Sequence[Nic], expected: Expected) -> Check:
     """As many devices of the fabric as the profile says, with links that are up."""
     name = "nics"
-    fabric = expected.fabric
-    if fabric in (None, "ethernet"):
-        return skip(name, "the profile names no fabric" if fabric is None else "plain Ethernet has no RDMA devices")
-    mine = [each for each in found if _belongs(each, str(fabric))]
+    fabric = expected.network
+    if fabric is None or not fabric.rdma:
+        return skip(name, f"plain {fabric.title} has no RDMA devices" if fabric else "the profile names no fabric")
+    mine = [each for each in found if fabric.owns(each)]
     up = [each for each in mine if each.state == "ACTIVE"]
     wanted = expected.nics_per_node
     value = f"{len(up)} of {wanted or len(mine) or '?'}"
@@ -68,26 +60,20 @@ def nic_check(found: Sequence[Nic], expected: Expected) -> Check:
         return fail(
             name,
             value,
-            f"no {fabric} device is seen: NCCL would fall back to TCP",
+            f"no {fabric.name} device is seen: NCCL would fall back to TCP",
             "outside a container: the node's driver is not loaded. Inside: /sys or the devices are hidden, see "
             "MELLANOX_VISIBLE_DEVICES and the mounts of /dev/infiniband",
             0,
         )
     if wanted is not None and len(up) < wanted:
-        reason = f"{len(mine)} devices of {fabric}, {len(up)} with an active link; the profile says {wanted}"
+        reason = f"{len(mine)} devices of {fabric.name}, {len(up)} with an active link; the profile says {wanted}"
         return fail(name, value, f"{reason}{_listed(down)}", f"cable, port or adapter is at fault: {DRAIN}", len(up))
     slow = _slower(up)
     if slow:
         return warn(name, value, f"slower than the others: {', '.join(slow)}", f"a degraded link: {DRAIN}", len(up))
     if wanted is None:
         return skip(name, f"the profile does not say how many there should be (nics_per_node){_listed(down)}", value)
-    return ok(name, f"{len(up)} {fabric}", len(up))
-
-
-def _belongs(nic: Nic, fabric: str) -> bool:
-    if fabric == "efa":
-        return nic.efa
-    return not nic.efa and nic.link == {"infiniband": "InfiniBand", "roce": "Ethernet"}[fabric]
+    return ok(name, f"{len(up)} {fabric.name}", len(up))
 
 
 def _slower(up: Sequence[Nic]) -> list[str]:
@@ -106,9 +92,10 @@ def _listed(down: Sequence[str]) -> str:
 def verbs_check(found: Sequence[Nic], devices: Path, expected: Expected) -> Check:
     """What libraries open: /dev/infiniband/uverbs*, one for each device."""
     name = "rdma devices"
-    if expected.fabric in (None, "ethernet"):
+    fabric = expected.network
+    if fabric is None or not fabric.rdma:
         return skip(name, "the profile names no RDMA fabric")
-    mine = [each for each in found if _belongs(each, str(expected.fabric))]
+    mine = [each for each in found if fabric.owns(each)]
     if not mine:
         return skip(name, "there is no device of the fabric (see nics)")
     there = len(list(devices.glob("uverbs*"))) if devices.is_dir() else 0
@@ -124,21 +111,22 @@ def verbs_check(found: Sequence[Nic], devices: Path, expected: Expected) -> Chec
 
 
 def provider_check(answer: Read, expected: Expected) -> Check:
-    """libfabric's own word: `fi_info -p efa` lists the provider."""
+    """Check that libfabric offers the fabric's provider: `fi_info -p PROVIDER` lists it."""
     name = "libfabric"
-    if expected.fabric != "efa":
-        return skip(name, "the fabric is not EFA")
+    provider = expected.network.provider if expected.network else None
+    if provider is None:
+        return skip(name, "the fabric is not reached through libfabric")
     if answer.text is None and "is not there" in answer.why:
         return skip(name, "fi_info is not there")
-    count = len(re.findall(r"^provider:\s*efa", answer.text or "", re.MULTILINE))
+    count = len(re.findall(rf"^provider:\s*{re.escape(provider)}", answer.text or "", re.MULTILINE))
     if count == 0:
         return fail(
             name,
-            "no efa",
-            f"libfabric offers no provider efa ({answer.why or 'fi_info lists others'})",
-            "use an image with libfabric and NCCL's plugin for EFA, and see that /dev/infiniband is there",
+            f"no {provider}",
+            f"libfabric offers no provider {provider} ({answer.why or 'fi_info lists others'})",
+            "use an image with libfabric and NCCL's plugin for it, and see that /dev/infiniband is there",
         )
-    return ok(name, "efa")
+    return ok(name, provider)
 
 
 def nvlink_check(answer: Read, gpu_count: int) -> Check:

@@ -79,7 +79,8 @@ def _links(expected: Expected, found: Findings) -> None:
     found.add("imex", lambda: links.imex_check(Path("/dev/nvidia-caps-imex-channels"), expected))
     found.add("nics", lambda: links.nic_check(nics, expected))
     found.add("rdma devices", lambda: links.verbs_check(nics, Path("/dev/infiniband"), expected))
-    answer = probes.program(["fi_info", "-p", "efa"]) if expected.fabric == "efa" else probes.Read(None)
+    provider = expected.network.provider if expected.network else None
+    answer = probes.program(["fi_info", "-p", provider]) if provider else probes.Read(None)
     found.add("libfabric", lambda: links.provider_check(answer, expected))
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.fabrics import FABRICS
+
 _PROBE_TIMEOUT_S = 60
-EFA_PLUGIN = "efa_metrics"
-"""The directory of nsys' plugin for EFA: https://docs.nvidia.com/nsight-systems/UserGuide, "Network"."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,16 @@ def _gpu_metrics(
 
 
 def _network(known: Known, options: Mapping[str, Any]) -> "tuple[list[str], Optional[str]]":
-    """Counters of the network cards: EFA's by a plugin, InfiniBand's by an option."""
-    fabric = options.get("fabric")
-    if fabric == "efa":
-        if known.has("--enable") and EFA_PLUGIN in known.plugins:
-            return [f"--enable={EFA_PLUGIN}"], None
-        return [], f"nsys {known.version} has no plugin {EFA_PLUGIN}: no counters of the network"
-    if fabric == "infiniband":
-        if known.has("--nic-metrics"):
-            return ["--nic-metrics=true"], None
-        return [], f"nsys {known.version} has no --nic-metrics: no counters of the network"
+    """Return the words for counters of the network cards, by a plugin or an option as the fabric has it."""
+    fabric = FABRICS.get(str(options.get("fabric")))
+    if fabric is not None and fabric.nsys_plugin is not None:
+        if known.has("--enable") and fabric.nsys_plugin in known.plugins:
+            return [f"--enable={fabric.nsys_plugin}"], None
+        return [], f"nsys {known.version} has no plugin {fabric.nsys_plugin}: no counters of the network"
+    if fabric is not None and fabric.nsys_option is not None:
+        if known.has(fabric.nsys_option):
+            return [f"{fabric.nsys_option}=true"], None
+        return [], f"nsys {known.version} has no {fabric.nsys_option}: no counters of the network"
     return [], None
 
 
