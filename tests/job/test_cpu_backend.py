@@ -75,7 +75,7 @@ print("PROBE " + json.dumps(found))
 """
 
 WITH_A_GPU = """
-import json, sys, types
+import importlib, json, sys, types
 sys.path.insert(0, {root!r})
 import torch
 torch.cuda.is_available = lambda: True
@@ -90,15 +90,16 @@ class Config(types.SimpleNamespace):
     train = types.SimpleNamespace()
     model = types.SimpleNamespace()
 for name, functions in {{
-    "recipe": {{"load": lambda *a: Config()}},
-    "overrides": {{"apply": lambda config, texts: config}},
-    "check": {{"validate": lambda *a: types.SimpleNamespace(warnings=())}},
-    "weights": {{"choose": lambda *a, **k: None}},
+    "config.recipe": {{"load": lambda *a: Config()}},
+    "config.overrides": {{"apply": lambda config, texts: config}},
+    "config.check": {{"validate": lambda *a: types.SimpleNamespace(warnings=())}},
+    "model.weights": {{"choose": lambda *a, **k: None}},
 }}.items():
     module = types.ModuleType(f"launcher.job.{{name}}")
     vars(module).update(functions)
     sys.modules[module.__name__] = module
-    setattr(sys.modules["launcher.job"], name, module)
+    package, _, attribute = module.__name__.rpartition(".")
+    setattr(importlib.import_module(package), attribute, module)
 paths.place_files = paths.stop_on_signal = paths.choose_checkpoint = lambda *a: None
 
 rank = read_rank(json.loads({environment!r}))
