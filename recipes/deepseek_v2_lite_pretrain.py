@@ -9,7 +9,7 @@ Random weights unless `hf_path` names others, mock data, and the schedule of a t
 from megatron.bridge.recipes.deepseek.deepseek_v2 import deepseek_v2_lite_pretrain_config
 from megatron.bridge.training.config import ConfigContainer
 
-from launcher.job.model.hub import instead
+from launcher.job.model.hub import override_model
 
 
 def configure(hf_path: str | None = None, moe_token_dispatcher_type: str | None = None) -> ConfigContainer:
@@ -19,7 +19,7 @@ def configure(hf_path: str | None = None, moe_token_dispatcher_type: str | None 
     and with `--init random` the architecture alone.
     `moe_token_dispatcher_type`: "deepep" moves tokens between experts with DeepEP, which the image must have.
     """
-    with instead(hf_path):
+    with override_model(hf_path):
         cfg = deepseek_v2_lite_pretrain_config()
 
     # Mock data with as many token ids as the model has, so that the output layer has its real size.

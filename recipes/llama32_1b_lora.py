@@ -14,12 +14,12 @@ from llama32_1b_sft import set_source, set_trial
 from megatron.bridge.recipes.llama.llama3 import llama32_1b_peft_config
 from megatron.bridge.training.config import ConfigContainer
 
-from launcher.job.model.hub import instead
+from launcher.job.model.hub import override_model
 
 
 def configure(hf_path: Path, data: Path, adapter: Literal["lora", "dora"] = "lora") -> ConfigContainer:
     """Only the adapters are trained and saved; the model itself stays as it is in `hf_path`."""
-    with instead(str(hf_path)):
+    with override_model(str(hf_path)):
         cfg = llama32_1b_peft_config(peft_scheme=adapter)
     set_source(cfg, hf_path, data)
     set_trial(cfg)

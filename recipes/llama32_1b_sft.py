@@ -11,12 +11,12 @@ from megatron.bridge.data.builders import GPTSFTDatasetConfig, PromptCompletionS
 from megatron.bridge.recipes.llama.llama3 import llama32_1b_sft_config
 from megatron.bridge.training.config import ConfigContainer
 
-from launcher.job.model.hub import instead
+from launcher.job.model.hub import override_model
 
 
 def configure(hf_path: Path, data: Path) -> ConfigContainer:
     """Start from the weights in `hf_path`, a model's directory as Hugging Face has it, with its tokenizer."""
-    with instead(str(hf_path)):
+    with override_model(str(hf_path)):
         cfg = llama32_1b_sft_config()
     set_source(cfg, hf_path, data)
     set_trial(cfg)

@@ -11,12 +11,12 @@ from llama32_1b_sft import set_source, set_trial
 from megatron.bridge.recipes.qwen.qwen3 import qwen3_8b_sft_config
 from megatron.bridge.training.config import ConfigContainer
 
-from launcher.job.model.hub import instead
+from launcher.job.model.hub import override_model
 
 
 def configure(hf_path: Path, data: Path) -> ConfigContainer:
     """Each layer on four GPUs (TP=4), as in Bridge's own recipe."""
-    with instead(str(hf_path)):
+    with override_model(str(hf_path)):
         cfg = qwen3_8b_sft_config()
     set_source(cfg, hf_path, data)
     set_trial(cfg)

@@ -54,7 +54,6 @@ def test_pages_that_the_code_names_exist() -> None:
 
 
 ABSENT = {"containers/python/wheels", "launcher/api/progress.py", "tests/api"}
-ABSENT |= {f"launcher/contract/fabrics{name}" for name in ("", "/model.py", "/__init__.py")}
 """Made by a user, or still to come."""
 TOPS = "launcher|tests|templates|configs|tools|benchmarks|requirements|containers|recipes"
 

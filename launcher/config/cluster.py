@@ -4,14 +4,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from launcher.contract.fabrics import FABRICS
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 from launcher.runtimes import RUNTIMES
 
 Text = Annotated[str, Field(min_length=1)]
-Fabric = Literal["efa", "infiniband", "roce", "ethernet"]
 if TYPE_CHECKING:
+    Fabric = str
     Runtime = str
 else:
+    Fabric = Literal[tuple(FABRICS)]
     Runtime = Literal[tuple(RUNTIMES)]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 

@@ -26,7 +26,7 @@ def text(cluster: Cluster, request: Request, *, torch: bool, patience_s: float) 
         "read_only": read_only,
         **cluster.expect.model_dump(),
         "torch": torch,
-        "patience_s": patience_s,
+        "rendezvous_timeout_s": patience_s,
     }
     return json.dumps(values)
 

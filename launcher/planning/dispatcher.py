@@ -17,6 +17,7 @@ from typing import Any
 
 from launcher._util.errors import OverrideError
 from launcher.config.cluster import Cluster
+from launcher.contract.fabrics import FABRICS
 from launcher.discovery.image import Image
 from launcher.planning.model import Geometry, Variable
 
@@ -71,14 +72,14 @@ def decide(
     if cluster.device == "cpu" or shape.nodes == 1 or sizes.get("ep") == 1:
         return Dispatcher(name)
     if name is None:
-        matters = cluster.fabric == "efa" or cluster.nvlink_domain_nodes > 1
+        matters = _without_mlx5(cluster) or cluster.nvlink_domain_nodes > 1
         return Dispatcher(unchecked=(f"{TYPE_KEY}: the recipe decides, and not each works here",) if matters else ())
     if name == "deepep" and cluster.gpu in _GRACE:
         return _on_grace(cluster.gpu or "", stated=stated)
     if name == "hybridep":
         return _hybridep(cluster, shape, sizes)
-    if cluster.fabric == "efa" and name in ("deepep", "flex"):
-        return _on_efa(name, image, shape, sizes)
+    if _without_mlx5(cluster) and name in ("deepep", "flex"):
+        return _without_mlx5_devices(name, cluster, image, shape, sizes)
     return Dispatcher(name)
 
 
@@ -94,8 +95,8 @@ def _hybridep(cluster: Cluster, shape: Geometry, sizes: Mapping[str, int]) -> Di
                 where=f"{BACKEND_KEY}=hybridep",
                 hint=f"{_ALTERNATIVE}, or EP of at most {domain_ranks}.",
             )
-        if cluster.fabric == "efa":
-            raise _refused("hybridep", sizes, shape)
+        if _without_mlx5(cluster):
+            raise _refused("hybridep", cluster, sizes, shape)
     origin = "dispatcher hybridep"
     found = [
         Variable("NVLINK_DOMAIN_SIZE", str(domain_ranks), origin, "task"),
@@ -104,19 +105,26 @@ def _hybridep(cluster: Cluster, shape: Geometry, sizes: Mapping[str, int]) -> Di
     if "ep" in sizes:
         ranks = str(min(sizes["ep"], domain_ranks))
         found.append(Variable("NUM_OF_HYBRID_EP_RANKS_PER_NVLINK_DOMAIN", ranks, origin, "task"))
-    elif cluster.fabric == "efa" or cluster.nvlink_domain_nodes > 1:
+    elif _without_mlx5(cluster) or cluster.nvlink_domain_nodes > 1:
         return Dispatcher("hybridep", tuple(found), unchecked=(_unknown_span("hybridep"),))
     return Dispatcher("hybridep", tuple(found))
 
 
-def _on_efa(name: str, image: Image | None, shape: Geometry, sizes: Mapping[str, int]) -> Dispatcher:
-    """DeepEP on EFA: within a node it is NVLink; between nodes it needs a transport that the image must have."""
+def _without_mlx5(cluster: Cluster) -> bool:
+    fabric = FABRICS.get(cluster.fabric or "")
+    return fabric is not None and fabric.without_mlx5
+
+
+def _without_mlx5_devices(
+    name: str, cluster: Cluster, image: Image | None, shape: Geometry, sizes: Mapping[str, int]
+) -> Dispatcher:
+    """Judge DeepEP without mlx5 devices: between nodes it needs another transport, which the image must have."""
     group = _group(sizes)
     if group is not None and shape.ranks_per_node % group == 0:
         return Dispatcher(name)
     backends = image.moe_backends if image else ()
     if "uccl" in backends:
-        return Dispatcher(name, unchecked=("whether the image's deep_ep is UCCL's, which works on EFA",))
+        return Dispatcher(name, unchecked=("whether the image's deep_ep is UCCL's, which needs no mlx5 devices",))
     if "nccl-gin" in backends and image is not None:
         values = {"DEEP_EP_BACKEND": "nccl", "NCCL_GIN_TYPE": "2"}
         found = (
@@ -127,7 +135,7 @@ def _on_efa(name: str, image: Image | None, shape: Geometry, sizes: Mapping[str,
         return Dispatcher(name, tuple(found), unchecked=("whether the image's deep_ep was built for NCCL GIN",))
     if group is None:
         return Dispatcher(name, unchecked=(_unknown_span(name),))
-    raise _refused(name, sizes, shape)
+    raise _refused(name, cluster, sizes, shape)
 
 
 def _on_grace(gpu: str, *, stated: bool) -> Dispatcher:
@@ -139,10 +147,11 @@ def _on_grace(gpu: str, *, stated: bool) -> Dispatcher:
     return Dispatcher("deepep", warnings=(f"{text}: what the recipe asks for is replaced by alltoall there",))
 
 
-def _refused(name: str, sizes: Mapping[str, int], shape: Geometry) -> OverrideError:
+def _refused(name: str, cluster: Cluster, sizes: Mapping[str, int], shape: Geometry) -> OverrideError:
+    fabric = FABRICS[cluster.fabric or ""].title
     return OverrideError(
-        f"{_SHOWN[name]} between nodes needs mlx5 devices, and EFA has none: groups of {_counted(sizes)} ranks leave a "
-        f"node of {shape.ranks_per_node}, and the run would crash at its first step",
+        f"{_SHOWN[name]} between nodes needs mlx5 devices, and {fabric} has none: groups of {_counted(sizes)} ranks "
+        f"leave a node of {shape.ranks_per_node}, and the run would crash at its first step",
         where=f"{TYPE_KEY}=flex",
         hint=f"{_ALTERNATIVE}, groups within a node, or for DeepEP an image whose manifest lists nccl-gin or uccl.",
     )

@@ -1,10 +1,14 @@
-"""The linter's table: which variables with which values are a mistake, where, why, and by which source."""
+"""The linter's rules: which variables with which values are a mistake, where, why, and by which source.
+
+Rules that hold on one fabric alone are in its module in launcher/contract/fabrics.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from launcher.config.cluster import Cluster
+from launcher.contract.fabrics import FABRICS
+from launcher.contract.fabrics.model import Fabric, LintRule
 
 _NCCL = "https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html"
 _EFA = "awslabs/awsome-distributed-ai 95b939c, EFA cheat sheet"
@@ -15,50 +19,41 @@ _FORCED = r"[^^].*"  # a list with ^ in front rules something out, as workaround
 
 
 @dataclass(frozen=True)
-class Place:
+class LintContext:
     """What a rule may depend on besides the variable itself."""
 
     cluster: Cluster
     nodes: int
 
+    @property
+    def fabric(self) -> Fabric | None:
+        """The fabric that the profile names."""
+        return FABRICS.get(self.cluster.fabric or "")
 
-def _everywhere(_: Place) -> bool:
+    def fabric_has_rule(self, name: str) -> bool:
+        """Whether the fabric has a rule of its own about this variable."""
+        return self.fabric is not None and any(rule.name == name for rule in self.fabric.lint_rules)
+
+
+def _everywhere(_: LintContext) -> bool:
     return True
 
 
 @dataclass(frozen=True)
-class Rule:
-    """One variable (or a pattern of names) with values that are a mistake, and why."""
+class Rule(LintRule):
+    """A rule that holds wherever `applies` says so."""
 
-    name: str
-    """A regular expression for the whole name."""
-
-    kind: Literal["obsolete", "contradictory", "dangerous"]
-    why: str
-    instead: str
-    source: str
-    value: str = ".*"
-    """A regular expression for the whole value, whatever the case; a value that is passed on by name fits `.*` only."""
-
-    applies: Callable[[Place], bool] = _everywhere
+    applies: Callable[[LintContext], bool] = _everywhere
     set_by: str = ""
-    """What the origin starts with; empty: whoever sets it."""
+    """The beginning of the variable's origin; empty for every origin."""
 
 
-def _efa(place: Place) -> bool:
-    return place.cluster.fabric == "efa"
+def _rdma(context: LintContext) -> bool:
+    return context.nodes > 1 and context.fabric is not None and context.fabric.rdma
 
 
-def _verbs(place: Place) -> bool:
-    return place.cluster.fabric in ("infiniband", "roce")
-
-
-def _fast(place: Place) -> bool:
-    return place.nodes > 1 and place.cluster.fabric in ("efa", "infiniband", "roce")
-
-
-def _domain(place: Place) -> bool:
-    return place.nodes > 1 and place.cluster.nvlink_domain_nodes > 1
+def _domain(context: LintContext) -> bool:
+    return context.nodes > 1 and context.cluster.nvlink_domain_nodes > 1
 
 
 RULES: tuple[Rule, ...] = (
@@ -76,23 +71,6 @@ RULES: tuple[Rule, ...] = (
         "since Linux 5.15 a fork is safe without it",
         "leave it out",
         _EFA,
-    ),
-    Rule(
-        "RDMAV_.*",
-        "obsolete",
-        "it is libibverbs' own way to survive a fork, which EFA's provider of libfabric handles itself",
-        "leave it out",
-        _EFA,
-        applies=_efa,
-    ),
-    Rule(
-        "NCCL_PROTO",
-        "obsolete",
-        "it was needed on EFA up to aws-ofi-nccl 1.5, and takes NCCL's faster protocols away since",
-        "leave it out",
-        _EFA,
-        value="simple",
-        applies=_efa,
     ),
     *(
         Rule(
@@ -112,34 +90,7 @@ RULES: tuple[Rule, ...] = (
         "leave it out",
         _NCCL,
         value="socket",
-        applies=_fast,
-    ),
-    Rule(
-        "NCCL_IB_DISABLE",
-        "contradictory",
-        "the profile's network is reached through the transport that this switches off",
-        "leave it out",
-        _NCCL,
-        value=_ON,
-        applies=_verbs,
-    ),
-    Rule(
-        "NCCL_NET_PLUGIN",
-        "contradictory",
-        "EFA is reached through the plugin aws-ofi-nccl alone, and this takes another or none: NCCL falls back to TCP",
-        "leave it out, or give the path of aws-ofi-nccl",
-        "NVIDIA-NeMo/Megatron-Bridge 067f987, scripts/performance/utils/csp_plugins.py",
-        value="none|.*spcx.*",
-        applies=_efa,
-    ),
-    Rule(
-        "FI_PROVIDER",
-        "contradictory",
-        "the profile's network is EFA, and libfabric is to use another provider",
-        "leave it out, or FI_PROVIDER=efa",
-        _EFA,
-        value="(?!.*efa).*",
-        applies=_efa,
+        applies=_rdma,
     ),
     Rule(
         "NCCL_SOCKET_IFNAME",
@@ -148,7 +99,7 @@ RULES: tuple[Rule, ...] = (
         "name the interface between the nodes, or leave it out",
         _NCCL,
         value="=?lo",
-        applies=lambda place: place.nodes > 1,
+        applies=lambda context: context.nodes > 1,
     ),
     Rule(
         "NCCL_COLLNET_ENABLE",
@@ -157,7 +108,7 @@ RULES: tuple[Rule, ...] = (
         "leave it out, or sharp = false in the profile",
         _NCCL,
         value="0",
-        applies=lambda place: place.cluster.sharp,
+        applies=lambda context: context.cluster.sharp,
     ),
     Rule(
         "NCCL_NET_PLUGIN",
@@ -166,7 +117,7 @@ RULES: tuple[Rule, ...] = (
         "give the path of the image's nccl-rdma-sharp-plugins, or sharp = false in the profile",
         "Mellanox/nccl-rdma-sharp-plugins, README.md",
         value="none|.*spcx.*",
-        applies=lambda place: place.cluster.sharp,
+        applies=lambda context: context.cluster.sharp,
     ),
     Rule(
         "NCCL_MNNVL_ENABLE",
@@ -219,7 +170,7 @@ RULES: tuple[Rule, ...] = (
         "leave it out, but to look for a fault",
         _NCCL,
         value="simple",
-        applies=lambda place: place.cluster.fabric != "efa",
+        applies=lambda context: not context.fabric_has_rule("NCCL_PROTO"),
     ),
     Rule(
         "NCCL_P2P_DISABLE",
@@ -236,7 +187,7 @@ RULES: tuple[Rule, ...] = (
         "NCCL_DEBUG=INFO says what was selected",
         _NCCL,
         value="trace",
-        applies=lambda place: place.nodes > 1,
+        applies=lambda context: context.nodes > 1,
     ),
     Rule(
         "CUDA_LAUNCH_BLOCKING",

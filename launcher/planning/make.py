@@ -185,7 +185,7 @@ def _warnings(
             f"salloc --exclusive or --ntasks-per-node={shape.ranks_per_node} gives each its own"
         )
     found += index_info.warnings(inputs.index_match)
-    found += environment_lint.warnings(variables, environment_lint.Place(inputs.cluster, shape.nodes))
+    found += environment_lint.warnings(variables, environment_lint.LintContext(inputs.cluster, shape.nodes))
     if inputs.image:
         found += [*inputs.image.warnings, *container.mount_warnings(mounts, inputs.image)]
     return tuple(found)

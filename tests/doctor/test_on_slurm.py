@@ -139,7 +139,7 @@ def test_a_missing_mount_a_torn_one_and_a_full_disk(own: tuple[VirtualCluster, U
     found, _ = doctor(user, "--nodes=3", "--quick", status=1)
     assert bad(found) == {("n1", "scratch", "fail"), ("n2", "shared", "fail"), ("n3", "mounts", "fail")}
     assert found["n1"]["scratch"]["value"] == "full"
-    assert "what n1, n3 wrote is not seen" in found["n2"]["shared"]["reason"]
+    assert "files written by n1, n3 are not seen" in found["n2"]["shared"]["reason"]
     assert "/run/data" in found["n3"]["mounts"]["reason"]
     assert list(common.iterdir()) == []
 

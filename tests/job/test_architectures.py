@@ -49,7 +49,9 @@ logging.disable(logging.WARNING)
 import torch
 from launcher.job import cpu
 cpu.enable()
-from launcher.job import hub, models, notes
+from launcher.job.config import notes
+from launcher.job.model import architectures as models
+from launcher.job.model import hub
 from megatron.bridge import AutoBridge
 from transformers import AutoConfig, AutoModelForCausalLM
 

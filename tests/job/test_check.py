@@ -114,7 +114,9 @@ def test_check_for_a_job_on_cpu_refuses_what_only_gpus_can_train(answers: dict[s
     assert "model.context_parallel_size=2 does not run on CPU" in answers["on cpu"]["error"]
 
 
-@pytest.mark.parametrize(("text", "says"), [("{", "reads one JSON object"), ('{"recipe": {}}', "without world_size")])
+@pytest.mark.parametrize(
+    ("text", "says"), [("{", "is not the JSON object that"), ('{"recipe": {}}', "lacks world_size")]
+)
 def test_check_config_refuses_a_request_that_it_cannot_read(text: str, says: str) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "entrypoint.py"), "--check-config"],

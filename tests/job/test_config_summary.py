@@ -22,7 +22,8 @@ import json, logging, os, sys, warnings
 warnings.simplefilter("ignore")
 logging.disable(logging.WARNING)
 answers = []
-from launcher.job import check, cpu, overrides, recipe
+from launcher.job import cpu
+from launcher.job.config import check, overrides, recipe
 from pathlib import Path
 cpu.enable()
 import torch

@@ -29,7 +29,7 @@ for patch in cpu.patches():
 found["others"] = [[patch.name, patch.fits() and patch.needed()] for patch in cpu.PATCHES if patch not in cpu.patches()]
 
 from pathlib import Path
-from launcher.job import overrides, recipe
+from launcher.job.config import overrides, recipe
 
 def make(file, *changes, **arguments):
     config = recipe.load({{"path": f"recipes/{{file}}", "function": "configure"}}, arguments, Path({root!r}))
@@ -60,7 +60,7 @@ names = ("num_layers", "hidden_size", "num_moe_experts", "kv_lora_rank",
          "expert_model_parallel_size", "moe_router_topk")
 found["deepseek"] = {{name: getattr(deepseek, name) for name in names}}
 
-from launcher.job import models
+from launcher.job.model import architectures as models
 other = Path("other-model")
 other.mkdir()
 (other / "config.json").write_text(json.dumps({{**models.model_config("deepseek_v2_lite"), "num_hidden_layers": 4}}))
@@ -75,12 +75,13 @@ print("PROBE " + json.dumps(found))
 """
 
 WITH_A_GPU = """
-import json, sys, types
+import importlib, json, sys, types
 sys.path.insert(0, {root!r})
 import torch
 torch.cuda.is_available = lambda: True
 compile_before, zeros = torch.compile, torch.zeros(1)
-from launcher.job import environment, paths, train
+from launcher.job import environment, train
+from launcher.job.config import paths
 from launcher.job.rank import read_rank
 
 # What is loaded after the device was chosen is not the question here, and needs Transformer Engine.
@@ -89,15 +90,16 @@ class Config(types.SimpleNamespace):
     train = types.SimpleNamespace()
     model = types.SimpleNamespace()
 for name, functions in {{
-    "recipe": {{"load": lambda *a: Config()}},
-    "overrides": {{"apply": lambda config, texts: config}},
-    "check": {{"validate": lambda *a: types.SimpleNamespace(warnings=())}},
-    "weights": {{"choose": lambda *a, **k: None}},
+    "config.recipe": {{"load": lambda *a: Config()}},
+    "config.overrides": {{"apply": lambda config, texts: config}},
+    "config.check": {{"validate": lambda *a: types.SimpleNamespace(warnings=())}},
+    "model.weights": {{"choose": lambda *a, **k: None}},
 }}.items():
     module = types.ModuleType(f"launcher.job.{{name}}")
     vars(module).update(functions)
     sys.modules[module.__name__] = module
-    setattr(sys.modules["launcher.job"], name, module)
+    package, _, attribute = module.__name__.rpartition(".")
+    setattr(importlib.import_module(package), attribute, module)
 paths.place_files = paths.stop_on_signal = paths.choose_checkpoint = lambda *a: None
 
 rank = read_rank(json.loads({environment!r}))

@@ -8,7 +8,7 @@ from launcher.job.doctor.expected import Expected
 from launcher.job.doctor.probes import Read
 
 H100 = Expected(device="gpu", gpu="H100")
-GONE = Read(None, "nvidia-smi is not there")
+GONE = Read(None, "nvidia-smi is not installed")
 
 BASIC = """\
 0, NVIDIA H100 80GB HBM3, 00000000:19:00.0, 570.133.20, 81559, 1
@@ -59,15 +59,20 @@ def test_a_healthy_node() -> None:
 @pytest.mark.parametrize(
     ("seen", "name", "verdict", "words"),
     [
-        (node(basic=BASIC.splitlines()[0]), "gpus", "fail", "2 ranks were started on this node, and 1 GPUs are seen"),
+        (
+            node(basic=BASIC.splitlines()[0]),
+            "gpus",
+            "fail",
+            "2 ranks were started on this node, but only 1 GPUs are seen",
+        ),
         (node(basic=BASIC.replace("H100 80GB HBM3", "A100-SXM4-80GB")), "gpu type", "fail", "the profile says H100"),
-        (node(basic=BASIC.replace("H100", "H200", 1)), "gpu type", "fail", "not alike"),
+        (node(basic=BASIC.replace("H100", "H200", 1)), "gpu type", "fail", "the GPUs of this node differ"),
         (node(basic=BASIC.replace("81559, 1\n", "81559, 40111\n", 1)), "gpu memory", "warn", "GPU 0: 40111 MiB"),
         (node(ecc="0, Enabled, 2, 2\n1, Enabled, 0, 0\n"), "ecc", "fail", "uncorrected"),
-        (node(ecc="0, Disabled, [N/A], [N/A]\n1, Enabled, 0, 0\n"), "ecc", "warn", "switched off on GPU 0"),
+        (node(ecc="0, Disabled, [N/A], [N/A]\n1, Enabled, 0, 0\n"), "ecc", "warn", "ECC is off on GPU 0"),
         (node(rows=ROWS.replace("1, No, No", "1, Yes, No")), "remapped rows", "fail", "00000000:3B:00.0, until"),
-        (node(rows=ROWS.replace("1, No, No", "9, No, Yes")), "remapped rows", "fail", "no spare rows left"),
-        (node(rows=ROWS.replace("1, No, No", "9, 0, 1")), "remapped rows", "fail", "no spare rows left"),
+        (node(rows=ROWS.replace("1, No, No", "9, No, Yes")), "remapped rows", "fail", "no spare rows are left"),
+        (node(rows=ROWS.replace("1, No, No", "9, 0, 1")), "remapped rows", "fail", "no spare rows are left"),
         (
             node(clocks=CLOCKS.replace("1980, Not Active, Not Active", "1980, Active, Active", 1)),
             "clocks",
@@ -97,7 +102,7 @@ def test_unknown_is_never_ok() -> None:
     found = all_checks(silent)
     assert found.pop("gpus").verdict == "fail"
     assert {check.verdict for check in found.values()} == {"skip"}
-    assert all("nvidia-smi is not there" in check.reason for check in found.values())
+    assert all("nvidia-smi is not installed" in check.reason for check in found.values())
     assert gpus.count_check(silent, Expected(device="auto"), 2).verdict == "skip"
     assert gpus.count_check(silent, Expected(device="cpu"), 2).verdict == "skip"
     lacking = gpus.Gpus(Read(BASIC), Read("0, [N/A], [N/A], [N/A]\n"), Read("x, [N/A], [N/A], [N/A]"), GONE)

@@ -9,7 +9,7 @@ from launcher.contract.checks import Check, from_dict
 from launcher.job.doctor import clock, compute, disk, host, links, shared_directories, task_environment
 from launcher.job.doctor.expected import Expected, parse
 from launcher.job.doctor.probes import Read
-from launcher.job.doctor.rendezvous import Guest
+from launcher.job.doctor.rendezvous import Peer
 from launcher.job.errors import UserError
 
 EFA = Expected(device="gpu", fabric="efa", nics_per_node=4)
@@ -78,7 +78,7 @@ def test_libfabric() -> None:
     assert links.provider_check(Read(told), EFA).verdict == "ok"
     missing = Read(None, "fi_info ended with status 61: fi_getinfo: -61 (No data available)")
     assert links.provider_check(missing, EFA).verdict == "fail"
-    assert links.provider_check(Read(None, "fi_info is not there"), EFA).verdict == "skip"
+    assert links.provider_check(Read(None, "fi_info is not installed"), EFA).verdict == "skip"
     assert links.provider_check(Read(told), IB).verdict == "skip"
 
 
@@ -117,7 +117,7 @@ MEMINFO = Read("MemTotal:       2113461852 kB\nMemFree: 7 kB\nMemAvailable:   20
 
 def test_memory() -> None:
     assert host.memory_check(MEMINFO, Read("max")).value == "2016 GiB"
-    assert host.memory_check(MEMINFO, Read(str(100 * GIB))).value == "2016 GiB, 100 of it for this job"
+    assert host.memory_check(MEMINFO, Read(str(100 * GIB))).value == "2016 GiB, 100 for this job"
     low = Read((MEMINFO.text or "").replace("2000000000", "20000"))
     assert host.memory_check(low, Read(None)).verdict == "warn"
     assert host.memory_check(Read(None, "gone"), Read(None)).verdict == "skip"
@@ -190,11 +190,11 @@ def test_mounts(tmp_path: Path) -> None:
 
 
 def test_directories_that_are_not_shared(tmp_path: Path) -> None:
-    others = [Guest(node, f"n{node}", (str(tmp_path),)) for node in (1, 2)]
+    others = [Peer(node, f"n{node}", (str(tmp_path),)) for node in (1, 2)]
     marks = shared_directories.Marks("run", 1)
-    assert marks.leave([str(tmp_path), str(tmp_path / "none")]) == (str(tmp_path),)
+    assert marks.write([str(tmp_path), str(tmp_path / "none")]) == (str(tmp_path),)
     now = iter(range(100))
-    seen = shared_directories.look(
+    seen = shared_directories.wait_for_marks(
         str(tmp_path), "run", others, 3.0, clock=lambda: float(next(now)), sleep=lambda _: None
     )
     assert seen.absent == ("n2",)
@@ -227,7 +227,7 @@ def test_figures_against_the_profile() -> None:
     assert judged(700.0, None).value == "700 TFLOP/s"
     assert judged(None, 720.0).reason == "why"
     assert abs(compute.bus_gbs(10**9, 8, 0.01) - 175.0) < 1e-9
-    assert compute.connectivity_check("gloo", 4, compute.Measured(4.0), 4).value.endswith("no more)")
+    assert compute.connectivity_check("gloo", 4, compute.Measured(4.0), 4).value.endswith("that they reach each other)")
     assert compute.connectivity_check("nccl", 4, compute.Measured(3.0), 4).verdict == "fail"
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from launcher.contract.fabrics.model import NodeView
 from launcher.contract.process import start_ticks_of
 from launcher.job import result as verdict
 from launcher.job.network import follower, report, variables
-from launcher.job.network.causes import Place
 from launcher.job.network.tail import NoFileError, Tail
 from launcher.job.network.watch import Watch, own_log, prepare
 from launcher.job.rank import Rank, read_rank
@@ -268,10 +268,10 @@ def test_any_other_end_stays_what_it_is(tmp_path: Path, log: str, end: End) -> N
 
 def test_a_rank_that_the_follower_ends_while_it_saves_and_stops_has_failed(tmp_path: Path) -> None:
     watch = watching(tmp_path)
-    following = follower.Following(own_log(watch.rank), watch.expected, Place())
+    following = follower.Following(own_log(watch.rank), watch.expected, NodeView())
     own_log(watch.rank).write_text(text("efa_socket"))
     following.look(0.0)
-    content = report.write(watch.rank, following.verdict, following.selected, watch.expected, following.log, ends=True)
+    content = report.write(watch.rank, following.verdict, following.selection, watch.expected, following.log, ends=True)
     write_end(watch.rank, report.failure(content), pid=1)
     end = watch.explain(End("stopped", "signal SIGTERM", 7))
     assert (end.outcome, end.cause, end.iteration, end.exit_status) == ("failed", "network", 7, 1)

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from launcher.contract.fabrics.efa import is_ofi
+from launcher.contract.fabrics.model import Expectation, NodeView, Selection, Verdict
 from launcher.job.errors import UserError
 from launcher.job.network import expect, variables
-from launcher.job.network.causes import Place, is_ofi
-from launcher.job.network.expect import Expectation
-from launcher.job.network.judge import Verdict, judge
-from launcher.job.network.parse import Selected, advance, parse
+from launcher.job.network.judge import judge
+from launcher.job.network.parse import advance, parse
 
 LOGS = Path(__file__).with_name("nccl_logs")
 NAMES = sorted(path.stem for path in LOGS.glob("*.log"))
@@ -44,7 +44,7 @@ DOMAIN: dict[str, Any] = {
 }
 
 
-def verdict(name: str, place: Place | None = None, **expected: Any) -> Verdict:
+def verdict(name: str, place: NodeView | None = None, **expected: Any) -> Verdict:
     return judge(parse(lines_of(name)), expectation(**expected), place)
 
 
@@ -130,7 +130,7 @@ def test_anything_less_is_bad_and_says_why(
 
 @pytest.mark.parametrize("name", ["efa_pinned", "efa_pinned_old"])
 def test_a_pinned_network_that_is_missing_ends_nccl_itself(name: str) -> None:
-    found = verdict(name, Place({"NCCL_NET": "Libfabric"}))
+    found = verdict(name, NodeView({"NCCL_NET": "Libfabric"}))
     assert (found.word, found.fatal) == ("bad", True)
     assert found.what == "NCCL found no network named Libfabric (NCCL_NET)"
     assert "NCCL's plugin for EFA was not found" in str(found.cause)
@@ -139,33 +139,33 @@ def test_a_pinned_network_that_is_missing_ends_nccl_itself(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "expected", "place", "cause"),
     [
-        ("efa_socket", {}, Place({"NCCL_NET": "Socket"}), "NCCL_NET=Socket asks for it"),
+        ("efa_socket", {}, NodeView({"NCCL_NET": "Socket"}), "NCCL_NET=Socket asks for it"),
         (
             "efa_socket",
             {},
-            Place({"NCCL_NET_PLUGIN": "/opt/x.so"}),
+            NodeView({"NCCL_NET_PLUGIN": "/opt/x.so"}),
             "the plugin /opt/x.so (NCCL_NET_PLUGIN) was not found",
         ),
-        ("efa_spcx", {}, Place({"NCCL_NET_PLUGIN": "spcx"}), "(NCCL_NET_PLUGIN=spcx) cannot drive EFA"),
-        ("efa_no_device", {}, Place(verbs=False), "no /dev/infiniband/uverbs* in the container"),
-        ("efa_fewer", {"nics_per_node": 16}, Place({"FI_EFA_IFACE": "rdmap0"}), "FI_EFA_IFACE=rdmap0 names those"),
-        ("infiniband_socket", {"fabric": "roce"}, Place(verbs=False), "MELLANOX_VISIBLE_DEVICES is not set"),
-        ("infiniband_socket", {"fabric": "infiniband"}, Place({"NCCL_IB_HCA": "ibp"}), "NCCL_IB_HCA=ibp"),
-        ("infiniband_socket", {"fabric": "infiniband"}, Place({"NCCL_IB_DISABLE": "1"}), "NCCL_IB_DISABLE is set"),
-        ("mnnvl_off", DOMAIN, Place({"NCCL_MNNVL_ENABLE": "0"}), "NCCL_MNNVL_ENABLE=0 switches it off"),
-        ("mnnvl_off", DOMAIN, Place(imex=False), "no channel in /dev/nvidia-caps-imex-channels"),
-        ("one_node_shm", {"nodes": 1}, Place({"NCCL_P2P_DISABLE": "1"}), "NCCL_P2P_DISABLE=1"),
+        ("efa_spcx", {}, NodeView({"NCCL_NET_PLUGIN": "spcx"}), "(NCCL_NET_PLUGIN=spcx) cannot drive EFA"),
+        ("efa_no_device", {}, NodeView(verbs=False), "no /dev/infiniband/uverbs* in the container"),
+        ("efa_fewer", {"nics_per_node": 16}, NodeView({"FI_EFA_IFACE": "rdmap0"}), "FI_EFA_IFACE=rdmap0 names those"),
+        ("infiniband_socket", {"fabric": "roce"}, NodeView(verbs=False), "MELLANOX_VISIBLE_DEVICES is not set"),
+        ("infiniband_socket", {"fabric": "infiniband"}, NodeView({"NCCL_IB_HCA": "ibp"}), "NCCL_IB_HCA=ibp"),
+        ("infiniband_socket", {"fabric": "infiniband"}, NodeView({"NCCL_IB_DISABLE": "1"}), "NCCL_IB_DISABLE is set"),
+        ("mnnvl_off", DOMAIN, NodeView({"NCCL_MNNVL_ENABLE": "0"}), "NCCL_MNNVL_ENABLE=0 switches it off"),
+        ("mnnvl_off", DOMAIN, NodeView(imex=False), "no channel in /dev/nvidia-caps-imex-channels"),
+        ("one_node_shm", {"nodes": 1}, NodeView({"NCCL_P2P_DISABLE": "1"}), "NCCL_P2P_DISABLE=1"),
     ],
 )
 def test_what_the_machine_shows_makes_the_cause_more_exact(
-    name: str, expected: dict[str, Any], place: Place, cause: str
+    name: str, expected: dict[str, Any], place: NodeView, cause: str
 ) -> None:
     assert cause in str(verdict(name, place, **expected).cause)
 
 
 def test_memory_that_may_not_be_locked_is_named_with_its_limit() -> None:
     failed = "n1:1:2 [0] misc/ibvwrap.cc:187 NCCL WARN Call to ibv_create_cq failed with error Cannot allocate memory"
-    found = judge(parse([*lines_of("infiniband_socket"), failed]), expectation("infiniband"), Place(memlock=65536))
+    found = judge(parse([*lines_of("infiniband_socket"), failed]), expectation("infiniband"), NodeView(memlock=65536))
     assert "65536 bytes here" in str(found.cause)
     assert "ibv_create_cq" in str(found.line)
 
@@ -263,14 +263,14 @@ def test_among_the_lines_of_several_ranks_a_bad_one_counts(good: str, bad: str, 
 @given(text=st.text(max_size=200), head=st.sampled_from(["", "n1:1:2 [0] NCCL INFO ", "n1:1:2 [0] f:3 NCCL WARN "]))
 def test_any_text_is_understood_or_left_alone(text: str, head: str) -> None:
     before = parse(lines_of("efa"))
-    assert isinstance(advance(before, head + text), Selected)
+    assert isinstance(advance(before, head + text), Selection)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_line_that_was_cut_anywhere_does_no_harm(name: str) -> None:
     for line in lines_of(name):
         for length in range(len(line)):
-            advance(Selected(), line[:length])
+            advance(Selection(), line[:length])
 
 
 def test_names_of_plugins() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from launcher.contract import profiles
 from launcher.contract.paths import AttemptPaths
 from launcher.job.errors import UserError
-from launcher.job.profiling.prepare import own_profiler, prepare
+from launcher.job.profiling.prepare import load_custom_profiler, prepare
 from launcher.job.profiling.record import record_of
 from launcher.job.profiling.window import Window
 from launcher.job.rank import Rank
@@ -141,7 +141,7 @@ def test_a_window_that_lies_before_the_attempt_is_no_missing_report(
     Loop(window_of(tmp_path, Probe())).run(3, 6)
     found = judged(tmp_path)
     assert (found.sound, found.why) == (None, "the attempt began at step 3, after the window 2:4")
-    assert "lies before step 3" in capsys.readouterr().err
+    assert "lie before step 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", ["prepare", "start", "[2", "]", "stop", "save"])
@@ -150,7 +150,7 @@ def test_a_profiler_that_fails_ends_no_training(tmp_path: Path, where: str, caps
     loop.run(0, 6)
     assert loop.step == 6
     assert judged(tmp_path).why == "the profiler failed: ValueError: out of order"
-    assert "training goes on" in capsys.readouterr().err
+    assert "training continues" in capsys.readouterr().err
 
 
 def test_a_run_that_ends_early_says_where(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     window.record.directory.mkdir(parents=True)
     window.record.file.write_text("of somebody else")
     Loop(window).run(0, 6)
-    assert "nothing is overwritten" in str(judged(tmp_path).why)
+    assert "is not overwritten" in str(judged(tmp_path).why)
     assert window.record.file.read_text() == "of somebody else"
 
 
@@ -242,7 +242,7 @@ def judged_own(directory: Path) -> profiles.Found:
         ("nsys", {}, "cpu", "nsys needs a GPU"),
         ("memory", {}, "cpu", "memory needs a GPU"),
         ("nsys", {"fault_tolerance": True}, "gpu", "fault tolerance"),
-        ("nsys", {"use_pytorch_profiler": True}, "gpu", "one profiler at a time"),
+        ("nsys", {"use_pytorch_profiler": True}, "gpu", "cannot run together with nsys"),
     ],
 )
 def test_the_job_refuses_what_only_it_can_know(
@@ -257,9 +257,9 @@ def test_a_class_of_ones_own_that_is_no_profiler_is_refused(tmp_path: Path) -> N
         "class Mine:\n    def start(self): ...\nclass Bad:\n    def __init__(self, x): ..."
     )
     with pytest.raises(UserError, match=r"has no stop, save\(\)"):
-        own_profiler(tmp_path / "mine.py", "Mine")
+        load_custom_profiler(tmp_path / "mine.py", "Mine")
     with pytest.raises(UserError, match="cannot be made: TypeError"):
-        own_profiler(tmp_path / "mine.py", "Bad")
+        load_custom_profiler(tmp_path / "mine.py", "Bad")
 
 
 LOADED = """
@@ -299,7 +299,7 @@ def test_the_check_before_submitting_knows_the_recipes_own_number_of_iterations(
     argv = [sys.executable, str(ROOT / "entrypoint.py"), "--check-config"]
     done = subprocess.run(argv, input=json.dumps(request), capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 2, done.stderr
-    assert "steps 100000:100001 are to be profiled, but the run ends after" in json.loads(done.stdout)["error"]
+    assert "steps 100000:100001 cannot be profiled: the run ends after" in json.loads(done.stdout)["error"]
 
 
 @pytest.mark.megatron

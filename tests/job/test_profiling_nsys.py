@@ -15,15 +15,15 @@ import pytest
 
 from launcher.contract import profiles
 from launcher.job.profiling import nsys, nsys_command, nsys_report
-from launcher.job.profiling.nsys_command import Known
+from launcher.job.profiling.nsys_command import NsysProgram
 
 PROGRAM = Path(nsys.__file__)
 NAME = "nsys_job77_attempt000_node1_rank3"
 RANK = {"RANK": "3", "LOCAL_RANK": "1", "NODE_RANK": "1", "LAUNCHER_ATTEMPT": "000", "SLURM_JOB_ID": "77"}
-OLD = Known(
+OLD = NsysProgram(
     "2022.4.2", "--wait= --nic-metrics= --gpu-metrics-device= --cuda-graph-trace= -t 'cuda','nvtx'", frozenset()
 )
-NEW = Known(
+NEW = NsysProgram(
     "2025.5.1",
     "--wait= --nic-metrics= --gpu-metrics-devices= --enable= --cuda-graph-trace= cuda-hw cuda-sw",
     frozenset({"efa_metrics"}),
@@ -38,12 +38,12 @@ NEVER_HANGS = {
 }
 
 
-def compose(known: Known, **options: Any) -> tuple[list[str], list[str]]:
+def compose(known: NsysProgram, **options: Any) -> tuple[list[str], list[str]]:
     return nsys_command.compose("/opt/nsys", known, Path("/run/x"), options, {"LOCAL_RANK": "5"})
 
 
 @pytest.mark.parametrize("known", [OLD, NEW], ids=["old", "new"])
-def test_the_known_hangs_cannot_happen_and_nothing_is_overwritten(known: Known) -> None:
+def test_the_known_hangs_cannot_happen_and_nothing_is_overwritten(known: NsysProgram) -> None:
     words, left_out = compose(known)
     assert words[:2] == ["/opt/nsys", "profile"]
     assert set(words) >= NEVER_HANGS
@@ -58,17 +58,19 @@ def test_the_known_hangs_cannot_happen_and_nothing_is_overwritten(known: Known) 
         (NEW, {"fabric": "efa"}, "--enable=efa_metrics", None),
         (OLD, {"fabric": "efa"}, None, "has no plugin efa_metrics"),
         (NEW, {"fabric": "infiniband"}, "--nic-metrics=true", None),
-        (Known("1", "", frozenset()), {"fabric": "infiniband"}, None, "has no --nic-metrics"),
+        (NsysProgram("1", "", frozenset()), {"fabric": "infiniband"}, None, "has no --nic-metrics"),
         (NEW, {"gpu_metrics": True}, "--gpu-metrics-devices=5", None),
         (OLD, {"gpu_metrics": True}, "--gpu-metrics-device=5", None),
-        (Known("1", "", frozenset()), {"gpu_metrics": True}, None, "has no GPU metrics"),
+        (NsysProgram("1", "", frozenset()), {"gpu_metrics": True}, None, "has no GPU metrics"),
         (NEW, {}, "--trace=cuda-sw,nvtx", None),
         (OLD, {}, "--trace=cuda,nvtx", None),
         (NEW, {"trace": "cuda,osrt"}, "--trace=cuda,osrt", None),
         (NEW, {"fabric": "ethernet"}, "--sample=none", None),
     ],
 )
-def test_only_what_this_nsys_knows(known: Known, options: dict[str, Any], word: str | None, loss: str | None) -> None:
+def test_only_what_this_nsys_knows(
+    known: NsysProgram, options: dict[str, Any], word: str | None, loss: str | None
+) -> None:
     words, left_out = compose(known, **options)
     assert word is None or word in words
     assert any(loss in text for text in left_out) if loss else not [text for text in left_out if "network" in text]
@@ -219,7 +221,7 @@ def test_an_nsys_that_hangs_after_the_program_is_ended_with_all_it_started(tmp_p
     status, _, found = profile(run, "hangs")
     assert time.monotonic() - started < 30
     assert status == 0, "the rank itself had finished"
-    assert found.why == "nsys did not end within 1 s after the program, and was ended"
+    assert found.why == "nsys was ended because it was still running 1 s after the program"
     assert around(run)["ended_by_launcher"]
     left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if f"{run}/bin/nsys".encode() in read(path)]
     assert not left
@@ -259,7 +261,7 @@ def test_a_second_report_of_the_same_rank_is_refused(tmp_path: Path) -> None:
     before = around(run)
     status, words, _ = profile(run)
     assert status == 2
-    assert "nothing is overwritten" in words
+    assert "is not overwritten" in words
     assert around(run) == before
 
 

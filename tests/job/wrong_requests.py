@@ -248,7 +248,8 @@ CONFIGURATIONS = (
         overrides=("profiling.profile_step_start=5", "profiling.profile_step_end=2"),
     ),
     Wrong(
-        "at self.end_weight_decay >= self.start_weight_decay (self.end_weight_decay=0.1, self.start_weight_decay=0.5)",
+        "the condition self.end_weight_decay >= self.start_weight_decay is false "
+        "(self.end_weight_decay=0.1, self.start_weight_decay=0.5)",
         overrides=(
             "scheduler.start_weight_decay=0.5",
             "scheduler.end_weight_decay=0.1",

@@ -16,7 +16,7 @@ SHARP: dict[str, Any] = {"fabric": "infiniband", "sharp": True}
 
 def said(name: str, value: str | None, profile: dict[str, Any], origin: str = "--env", nodes: int = 2) -> list[str]:
     variable = Variable(name, value, origin, "task" if value is not None else "inherited")
-    return list(environment_lint.warnings([variable], environment_lint.Place(cluster(**profile), nodes)))
+    return list(environment_lint.warnings([variable], environment_lint.LintContext(cluster(**profile), nodes)))
 
 
 @pytest.mark.parametrize(

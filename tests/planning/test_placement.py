@@ -253,7 +253,7 @@ def test_the_checked_recipe_decides_it_and_people_read_it(capsys: pytest.Capture
     show(run, as_json=False, with_scripts=False)
     shown = capsys.readouterr().out
     assert "placement  EP 32: 2 groups of 32 ranks, on nodes 0-7, nodes 8-15" in shown
-    assert "infiniband, NVLink joins 18 nodes; a run that does not get it is warned" in shown
+    assert "infiniband, NVLink joins 18 nodes; a run that does not get it continues with a warning" in shown
     assert "--segment=8" in shown
 
 

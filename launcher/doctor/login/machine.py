@@ -3,6 +3,7 @@
 import re
 
 from launcher.contract.checks import Check, fail, ok, skip, warn
+from launcher.contract.fabrics import FABRICS
 from launcher.doctor.site import CommandOutput, DirectoryState, Site
 from launcher.runtimes import CONTAINERS, RUNTIMES
 
@@ -133,11 +134,12 @@ def limits_check(site: Site) -> Check:
         return skip(name, f"{unknown}, so whether the tasks get them is not known", value)
     kept = f"{site.config.get('PropagateResourceLimitsExcept', '')},".upper()
     passed_on = site.config.get("PropagateResourceLimits", "").upper() != "NONE"
-    if passed_on and site.cluster.fabric not in (None, "ethernet") and site.memlock >= 0 and "MEMLOCK," not in kept:
+    fabric = FABRICS.get(site.cluster.fabric or "")
+    if passed_on and fabric and fabric.rdma and site.memlock >= 0 and "MEMLOCK," not in kept:
         return warn(
             name,
             value,
-            f"Slurm gives this shell's memlock to the tasks, and {site.cluster.fabric} needs it unlimited",
+            f"Slurm gives this shell's memlock to the tasks, and {fabric.name} needs it unlimited",
             "`ulimit -l unlimited` before submitting, or PropagateResourceLimitsExcept=MEMLOCK in slurm.conf",
         )
     if passed_on and 0 <= files < 1024:

@@ -1,4 +1,4 @@
-"""How far a node's clock is from the first node's."""
+"""The offset of a node's clock from the first node's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from ...contract.checks import Check, fail, ok, skip, warn
 
 _WARN_S = 1.0
-"""Logs of several nodes are put in order by their times, and file systems judge by them how fresh a copy is."""
+"""Logs of several nodes are sorted by their times, and file systems judge by them how fresh a copy is."""
 _FAIL_S = 60.0
-"""Munge refuses credentials from another time: five minutes by default, and Slurm's answers are such."""
+"""Slurm's messages carry munge credentials, which munge refuses when their time is off (by default 5 minutes)."""
 
-_REMEDY = "have chrony or ntpd running on all nodes (chronyc tracking); drain the node where the clock is off"
+_REMEDY = "run chrony or ntpd on all nodes (chronyc tracking); drain the node whose clock is off"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One exchange: when this node asked, what the other's clock said, when the answer was here. Seconds."""
+    """One exchange, in seconds: when this node asked, the other's clock, when the answer arrived."""
 
     asked: float
     said: float
@@ -23,20 +23,20 @@ class Sample:
 
     @property
     def offset(self) -> float:
-        """How far this node's clock is ahead, if both ways took as long."""
+        """Return how far this node's clock is ahead, assuming that both ways took equally long."""
         return (self.asked + self.answered) / 2 - self.said
 
     @property
     def doubt(self) -> float:
-        """Half of the time that the answer took: the offset may be wrong by as much."""
+        """Return half of the time that the answer took: the largest possible error of the offset."""
         return (self.answered - self.asked) / 2
 
 
 def clock_check(samples: Sequence[Sample], first_node: bool) -> Check:
-    """The clock against the first node's."""
+    """Compare the clock with the first node's."""
     name = "clock"
     if first_node:
-        return skip(name, "the others are compared with this node", "reference")
+        return skip(name, "the other nodes are compared with this one", "reference")
     good = [each for each in samples if each.doubt >= 0]
     if not good:
         return skip(name, "the first node did not answer, or the clock was set meanwhile")
@@ -51,5 +51,7 @@ def clock_check(samples: Sequence[Sample], first_node: bool) -> Check:
     if sure > _WARN_S:
         return warn(name, value, reason, _REMEDY, best.offset)
     if off > _WARN_S:
-        return skip(name, f"it was measured to {best.doubt:.1f} s only: the network is too slow", value, best.offset)
+        return skip(
+            name, f"the measurement is exact to {best.doubt:.1f} s only: the network is too slow", value, best.offset
+        )
     return ok(name, value, best.offset)

@@ -1,7 +1,7 @@
-"""What GPUs and networks do when they are used: a matrix product on each GPU, an all-reduce in and across nodes.
+"""Speed of GPUs and networks in use: a matrix product on each GPU, an all-reduce in a node and across nodes.
 
-torch is imported here and nowhere before. On CPUs gloo joins the ranks: that shows that they reach each other, and says
-nothing about speed.
+torch is imported here and nowhere before. On CPUs the ranks are joined by gloo, which shows that they reach each other
+and says nothing about speed.
 """
 
 import contextlib
@@ -17,98 +17,100 @@ from .expected import Expected
 _SIZE = 8192
 _PRODUCTS = 30
 _REDUCE_BYTES = 1024**3
-"""Large enough that latency does not count on any fabric."""
+"""Large enough that latency is negligible on any fabric."""
 _REDUCES = 10
 _TIMEOUT_S = 60
 _ENOUGH, _POOR = 0.9, 0.75
-"""Shares of what a healthy node reaches. Runs of one machine differ by 1 to 3 percent; a throttled GPU loses 10 and
-more, a broken link or a fallback to TCP half and more."""
+"""Shares of what a healthy node reaches. Runs on one machine differ by 1 to 3 percent; a throttled GPU loses 10 or
+more, a broken link or a fall-back to TCP half or more."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure, or why there is none."""
+    """A figure, or the reason why there is none."""
 
     number: Optional[float] = None
     why: str = ""
 
 
 def figure_check(name: str, unit: str, measured: Measured, expected: Optional[float], key: str) -> Check:
-    """A measured figure against the profile's."""
+    """Compare a measured figure with the profile's."""
     if measured.number is None:
         return skip(name, measured.why or "it was not measured")
     number = measured.number
     value = f"{number:.0f} {unit}"
     if expected is None:
-        return skip(name, f"nobody has said what a healthy node reaches (expect.{key} in the profile)", value, number)
+        return skip(name, f"the profile does not say what a healthy node reaches (expect.{key})", value, number)
     share = number / expected
     if share >= _ENOUGH:
         return ok(name, value, number)
     reason = f"{share:.0%} of the {expected:g} {unit} that the profile expects"
     remedy = {
-        "matmul_tflops": "see clocks, ecc and gpu memory of the node; compare its GPUs with `nvidia-smi dmon`",
-        "all_reduce_node_gbs": "see nvlink; NCCL_DEBUG=INFO in a run tells which transport NCCL has chosen",
-        "all_reduce_gbs": "see nics and libfabric; NCCL_DEBUG=INFO tells whether NCCL uses the fabric or TCP",
+        "matmul_tflops": "see clocks, ecc and gpu memory of the node, and compare its GPUs with `nvidia-smi dmon`",
+        "all_reduce_node_gbs": "see nvlink; NCCL_DEBUG=INFO in a run shows which transport NCCL uses",
+        "all_reduce_gbs": "see nics and libfabric; NCCL_DEBUG=INFO shows whether NCCL uses the fabric or TCP",
     }[key]
     judge = fail if share < _POOR else warn
-    return judge(name, value, reason, f"{remedy}; leave the node out (--exclude) if it alone is slow", number)
+    return judge(name, value, reason, f"{remedy}; if only this node is slow, leave it out (--exclude)", number)
 
 
 def connectivity_check(backend: str, ranks: int, measured: Measured, wanted: int) -> Check:
-    """Whether all ranks added up to the right sum."""
+    """Check that all ranks added up to the right sum."""
     name = "collective"
     if measured.number is None:
         return skip(name, measured.why or "it was not tried")
-    words = f"{backend}, {ranks} ranks" + (" (on CPUs: they reach each other, no more)" if backend == "gloo" else "")
+    words = f"{backend}, {ranks} ranks" + (
+        " (on CPUs: shows only that they reach each other)" if backend == "gloo" else ""
+    )
     if int(measured.number) != wanted:
         return fail(
             name,
             words,
             f"the sum over all ranks is {measured.number:g}, not {wanted}",
-            "data are damaged on the way: see ecc and xid, and compare node by node (--nodelist)",
+            "data are corrupted in transit: see ecc and xid, and compare node by node (--nodelist)",
             measured.number,
         )
     return ok(name, words)
 
 
 def failed_check(error: str, backend: str) -> Check:
-    """A collective that did not come to an end."""
+    """Report a collective that failed."""
     return fail(
         "collective",
         "failed",
         f"{backend}: {error}",
-        "the rank's log has the whole message; NCCL_DEBUG=INFO (--env NCCL_DEBUG=INFO) makes NCCL say more",
+        "see the rank's log for the whole message; --env NCCL_DEBUG=INFO adds NCCL's own log",
     )
 
 
 def bus_gbs(size: int, ranks: int, seconds: float) -> float:
-    """Bus bandwidth of an all-reduce, GB/s: what each link carries, whatever the number of ranks.
+    """Return the bus bandwidth of an all-reduce in GB/s: what each link carries, whatever the number of ranks.
 
-    2(n-1)/n of the data cross each link (nccl-tests, doc/PERFORMANCE.md).
+    2(n-1)/n of the data cross each link. Source: nccl-tests, doc/PERFORMANCE.md.
     """
     return size * 2 * (ranks - 1) / ranks / seconds / 1e9
 
 
 def stack(expected: Expected) -> "tuple[Any, str]":
-    """torch, or why it is not used."""
+    """Return torch, or the reason why it is not used."""
     if not expected.torch:
         return None, "left out on request (--quick)"
     try:
         import torch
     except ImportError as error:
         return None, f"torch is not in this image or environment ({error})"
-    except OSError as error:  # a library that it needs is missing
+    except OSError as error:  # a library that torch needs is missing
         return None, f"torch cannot be loaded: {error}"
     return torch, ""
 
 
 def uses_gpu(torch: Any, expected: Expected) -> bool:
-    """Whether ranks compute on a GPU, by the profile and by what torch sees."""
+    """Return whether ranks compute on a GPU, by the profile and by what torch sees."""
     return expected.device != "cpu" and bool(torch.cuda.is_available())
 
 
 def matmul(torch: Any, expected: Expected, local_rank: int) -> Measured:
-    """TFLOP/s of a bf16 product of 8192 x 8192 x 8192 on this rank's GPU."""
+    """Return TFLOP/s of a bf16 product of 8192 x 8192 x 8192 on this rank's GPU."""
     if not uses_gpu(torch, expected):
         return Measured(why="no GPU to compute on")
     torch.cuda.set_device(local_rank % torch.cuda.device_count())
@@ -125,7 +127,7 @@ def matmul(torch: Any, expected: Expected, local_rank: int) -> Measured:
 
 @dataclass(frozen=True)
 class Reduced:
-    """What the collectives gave: the sum of ones over all ranks, and bandwidths where GPUs did it."""
+    """Results of the collectives: the sum of ones over all ranks, and bandwidths where GPUs were used."""
 
     backend: str
     total: Measured
@@ -135,10 +137,10 @@ class Reduced:
 
 
 def all_reduce(torch: Any, expected: Expected, ranks: int, local_ranks: int) -> Reduced:
-    """Join all ranks, add ones, and measure the bandwidth in this node and across all."""
+    """Join all ranks, add ones, and measure the bandwidth in this node and across all nodes."""
     gpu = uses_gpu(torch, expected)
     backend = "nccl" if gpu else "gloo"
-    no_gpu = Measured(why="gloo on CPUs says nothing about the network")
+    no_gpu = Measured(why="gloo on CPUs does not measure the network")
     distributed = torch.distributed
     try:
         distributed.init_process_group(backend, timeout=datetime.timedelta(seconds=_TIMEOUT_S))
@@ -149,7 +151,7 @@ def all_reduce(torch: Any, expected: Expected, ranks: int, local_ranks: int) -> 
             return Reduced(backend, total, no_gpu, no_gpu)
         node, world = _bandwidths(torch, ranks, local_ranks)
         return Reduced(backend, total, node, world)
-    except Exception as error:  # whatever a back end raises: the finding is that it did
+    except Exception as error:  # any exception of a back end is a finding
         why = Measured(why="the ranks could not be joined")
         return Reduced(backend, why, why, why, error=_first_line(error))
     finally:
@@ -162,14 +164,14 @@ def _bandwidths(torch: Any, ranks: int, local_ranks: int) -> "tuple[Measured, Me
     data = torch.ones(_REDUCE_BYTES // 2, device="cuda", dtype=torch.bfloat16)
     me = distributed.get_rank()
     group = None
-    for first in range(0, ranks, local_ranks):  # every rank has to make every group
+    for first in range(0, ranks, local_ranks):  # every rank must create every group
         members = list(range(first, min(first + local_ranks, ranks)))
-        made = distributed.new_group(members)
-        group = made if me in members else group
-    alone = Measured(why="one GPU on the node has nobody to add with")
+        created = distributed.new_group(members)
+        group = created if me in members else group
+    alone = Measured(why="the node has one rank only")
     node = _timed(torch, lambda: distributed.all_reduce(data, group=group), local_ranks) if local_ranks > 1 else alone
     if ranks == local_ranks:
-        return node, Measured(why="one node alone has no network to use")
+        return node, Measured(why="the job has one node only")
     return node, _timed(torch, lambda: distributed.all_reduce(data), ranks)
 
 
@@ -190,5 +192,5 @@ def _first_line(error: BaseException) -> str:
 
 
 def facts(torch: Any) -> "dict[str, str]":
-    """What should be the same on all nodes."""
+    """Return what should be the same on all nodes."""
     return {"torch": str(torch.__version__)} if torch is not None else {}

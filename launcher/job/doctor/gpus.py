@@ -1,4 +1,4 @@
-"""GPUs of a node: verdicts over what nvidia-smi prints."""
+"""The GPUs of a node: verdicts over nvidia-smi's output."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from ...contract.checks import Check, fail, ok, skip, warn
 from .expected import Expected
 from .probes import Read, first, program
 
-# Names as `nvidia-smi --help-query-gpu` and `--help-query-remapped-rows` list them.
+# Source of the names: `nvidia-smi --help-query-gpu` and `--help-query-remapped-rows`.
 BASIC = ("index", "name", "pci.bus_id", "driver_version", "memory.total", "memory.used")
 ECC = ("index", "ecc.mode.current", "ecc.errors.uncorrected.volatile.total", "ecc.errors.uncorrected.aggregate.total")
 ROWS = ("gpu_bus_id", "remapped_rows.uncorrectable", "remapped_rows.pending", "remapped_rows.failure")
@@ -18,12 +18,12 @@ _SLOW = ("hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_th
 
 DRAIN = "leave the node out (--exclude) and have its administrators drain it"
 _BUSY_MIB = 2048
-"""More than the driver's own share on any GPU that computes nothing."""
+"""More than the driver itself uses on any idle GPU."""
 
 
 @dataclass(frozen=True)
 class Gpus:
-    """What nvidia-smi said, each answer with the reason where there is none."""
+    """The answers of nvidia-smi, each with the reason where there is none."""
 
     basic: Read
     ecc: Read
@@ -32,11 +32,11 @@ class Gpus:
 
 
 def read() -> Gpus:
-    """Ask nvidia-smi everything."""
+    """Ask nvidia-smi for everything."""
     basic = _query(BASIC)
     if basic.text is None:
         return Gpus(basic, basic, basic, basic)
-    # Release 535 renamed the reasons; each release knows at least one of the names.
+    # Driver release 535 renamed the reasons; each release has at least one of the names.
     slow = [tuple(f"clocks_{word}_reasons.{each}" for each in _SLOW) for word in ("event", "throttle")]
     clocks = first(*(_query((*CLOCKS[:4], *names)) for names in slow))
     return Gpus(basic, _query(ECC), _query(ROWS, "remapped-rows"), clocks)
@@ -47,30 +47,30 @@ def _query(fields: Sequence[str], kind: str = "gpu") -> Read:
 
 
 def table(answer: Read, fields: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of an answer by field; what the GPU does not have is an empty text."""
+    """Return the rows of an answer by field; a value that the GPU does not have is an empty text."""
     rows = []
     for line in (answer.text or "").splitlines():
         cells = [cell.strip() for cell in line.split(",")]
         if len(cells) == len(fields):
-            # [N/A], [Not Supported], [Unknown Error] (a GPU that answers no more)
+            # [N/A], [Not Supported], [Unknown Error] (a GPU that no longer answers)
             rows.append({key: "" if cell.startswith("[") else cell for key, cell in zip(fields, cells, strict=True)})
     return rows
 
 
 def count_check(gpus: Gpus, expected: Expected, ranks: int) -> Check:
-    """As many GPUs as there are ranks on the node."""
+    """Check that there are as many GPUs as ranks on the node."""
     name = "gpus"
     if expected.device == "cpu":
         return skip(name, "the profile computes on CPUs")
     seen = len(table(gpus.basic, BASIC))
     if seen == 0 and expected.device == "auto":
-        return skip(name, f"none is seen, and the profile leaves it open ({gpus.basic.why})")
+        return skip(name, f"no GPU is seen, and the profile does not require any ({gpus.basic.why})")
     if seen == 0:
         return fail(
             name,
             f"0 of {ranks}",
             f"no GPU is seen: {gpus.basic.why or 'nvidia-smi lists none'}",
-            "see that the node has NVIDIA's driver and, in a container, that the image sets NVIDIA_VISIBLE_DEVICES and "
+            "check that the node has NVIDIA's driver; in a container the image must set NVIDIA_VISIBLE_DEVICES and "
             "NVIDIA_DRIVER_CAPABILITIES=compute,utility",
             0,
         )
@@ -78,23 +78,23 @@ def count_check(gpus: Gpus, expected: Expected, ranks: int) -> Check:
         return fail(
             name,
             f"{seen} of {ranks}",
-            f"{ranks} ranks were started on this node, and {seen} GPUs are seen",
-            f"a GPU that is missing has mostly fallen off the bus (see xid): {DRAIN}",
+            f"{ranks} ranks were started on this node, but only {seen} GPUs are seen",
+            f"a missing GPU has usually fallen off the bus (see xid): {DRAIN}",
             seen,
         )
     return ok(name, str(seen), seen)
 
 
 def share_check(environ: Mapping[str, str], expected: Expected, ranks: int) -> Check:
-    """What Slurm gave this task: it tells by CUDA_VISIBLE_DEVICES, and sets it only where GPUs are GRES."""
+    """Check the GPUs that Slurm gave this task (CUDA_VISIBLE_DEVICES, set only where GPUs are GRES)."""
     name = "gpus from slurm"
     if expected.device == "cpu":
         return skip(name, "the profile computes on CPUs")
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if not environ.get("SLURM_JOB_ID"):
-        return skip(name, "this is no job of Slurm's")
+        return skip(name, "this is not a Slurm job")
     if visible is None:
-        return skip(name, "Slurm set no CUDA_VISIBLE_DEVICES: GPUs are not GRES here, or none was asked for")
+        return skip(name, "Slurm set no CUDA_VISIBLE_DEVICES: GPUs are not GRES here, or none was requested")
     given = len([each for each in visible.split(",") if each.strip() not in ("", "NoDevFiles")])
     if given == ranks:
         return ok(name, str(given), given)
@@ -102,21 +102,21 @@ def share_check(environ: Mapping[str, str], expected: Expected, ranks: int) -> C
         name,
         f"{given} of {ranks}",
         f"Slurm gave CUDA_VISIBLE_DEVICES={visible} to a node of {ranks} ranks",
-        "ask for as many GPUs as ranks (gpus-per-node = true in the profile's directives), and without "
+        "request as many GPUs as ranks (gpus-per-node = true in the profile's directives), without "
         "--gpus-per-task, which hides the other GPUs of the node from each rank",
         given,
     )
 
 
 def kind_check(gpus: Gpus, expected: Expected) -> Check:
-    """All of one type, the profile's."""
+    """Check that all GPUs have the profile's type."""
     name = "gpu type"
     names = [row["name"] for row in table(gpus.basic, BASIC)]
     if not names:
         return skip(name, gpus.basic.why or "no GPU is seen")
     kinds = sorted(set(names))
     if len(kinds) > 1:
-        return fail(name, ", ".join(kinds), "the GPUs of this node are not alike", DRAIN)
+        return fail(name, ", ".join(kinds), "the GPUs of this node differ", DRAIN)
     if expected.gpu is None:
         return skip(name, "the profile names no type (gpu = ...)", kinds[0])
     if re.search(rf"(?<![A-Z0-9]){re.escape(expected.gpu)}(?![0-9])", kinds[0], re.IGNORECASE) is None:
@@ -130,27 +130,27 @@ def kind_check(gpus: Gpus, expected: Expected) -> Check:
 
 
 def idle_check(gpus: Gpus) -> Check:
-    """Nobody else's memory on the GPUs when the job begins."""
+    """Check that no other process uses GPU memory when the job begins."""
     name = "gpu memory"
     rows = [row for row in table(gpus.basic, BASIC) if row["memory.used"].isdigit() and row["memory.total"].isdigit()]
     if not rows:
-        return skip(name, gpus.basic.why or "nvidia-smi does not tell")
+        return skip(name, gpus.basic.why or "nvidia-smi does not show it")
     total = min(int(row["memory.total"]) for row in rows)
     busy = [f"GPU {row['index']}: {row['memory.used']} MiB" for row in rows if int(row["memory.used"]) > _BUSY_MIB]
     if busy:
         return warn(
             name,
             f"{len(busy)} in use",
-            f"memory is in use before anything runs ({', '.join(busy)})",
-            "another job shares the node, or one has left processes behind: `nvidia-smi` on the node shows whose; ask "
-            "for whole nodes (exclusive = true)",
+            f"memory is in use before the job starts ({', '.join(busy)})",
+            "another job shares the node, or an earlier one left processes (`nvidia-smi` shows whose); request "
+            "whole nodes (exclusive = true)",
             len(busy),
         )
     return ok(name, f"{total / 1024:.0f} GiB free", total / 1024)
 
 
 def ecc_check(gpus: Gpus) -> Check:
-    """No uncorrected memory error since the driver was loaded, and ECC switched on."""
+    """Check that ECC is on and found no uncorrected error since the driver was loaded."""
     name = "ecc"
     rows = table(gpus.ecc, ECC)
     off = [row["index"] for row in rows if row[ECC[1]] == "Disabled"]
@@ -158,38 +158,38 @@ def ecc_check(gpus: Gpus) -> Check:
         return warn(
             name,
             "off",
-            f"ECC is switched off on GPU {', '.join(off)}: wrong bits stay unseen",
-            "have the administrators switch it on: nvidia-smi --ecc-config=1, then a reset",
+            f"ECC is off on GPU {', '.join(off)}: wrong bits go unnoticed",
+            "ask the administrators to switch it on: nvidia-smi --ecc-config=1, then a reset",
         )
     told = [row for row in rows if row[ECC[2]].isdigit()]
     if not told:
-        return skip(name, gpus.ecc.why or "the GPUs do not tell")
+        return skip(name, gpus.ecc.why or "the GPUs do not report it")
     bad = [f"GPU {row['index']}: {row[ECC[2]]}" for row in told if int(row[ECC[2]]) > 0]
     if bad:
         return fail(
             name,
             ", ".join(bad),
-            "uncorrected errors of memory since the driver was loaded",
-            f"the GPU needs a reset, and repair if they come back: {DRAIN}",
+            "uncorrected memory errors since the driver was loaded",
+            f"the GPU needs a reset, and repair if the errors return: {DRAIN}",
             sum(int(row[ECC[2]]) for row in told),
         )
     return ok(name, "0 uncorrected", 0)
 
 
 def rows_check(gpus: Gpus) -> Check:
-    """Rows of memory that were replaced: none waits for a reset, none could not be."""
+    """Check that no row of memory waits for a reset to be replaced, and none could not be replaced."""
     name = "remapped rows"
     told = [row for row in table(gpus.rows, ROWS) if row[ROWS[2]] and row[ROWS[3]]]
     if not told:
-        return skip(name, gpus.rows.why or "the GPUs do not tell")
+        return skip(name, gpus.rows.why or "the GPUs do not report it")
     failed = [row[ROWS[0]] for row in told if _is_set(row[ROWS[3]])]
     waiting = [row[ROWS[0]] for row in told if _is_set(row[ROWS[2]])]
     if failed:
         return fail(
             name,
             f"{len(failed)} failed",
-            f"a row could not be replaced on {', '.join(failed)}: there are no spare rows left",
-            f"the GPU has to be exchanged: {DRAIN}",
+            f"a row could not be replaced on {', '.join(failed)}: no spare rows are left",
+            f"the GPU must be exchanged: {DRAIN}",
             len(failed),
         )
     if waiting:
@@ -197,7 +197,7 @@ def rows_check(gpus: Gpus) -> Check:
             name,
             f"{len(waiting)} pending",
             f"a broken row is still in use on {', '.join(waiting)}, until the GPU is reset",
-            f"nvidia-smi --gpu-reset, or a reboot: {DRAIN}",
+            f"run nvidia-smi --gpu-reset or reboot: {DRAIN}",
             len(waiting),
         )
     replaced = sum(int(row[ROWS[1]]) for row in told if row[ROWS[1]].isdigit())
@@ -205,11 +205,11 @@ def rows_check(gpus: Gpus) -> Check:
 
 
 def clocks_check(gpus: Gpus) -> Check:
-    """No clock is held down by heat or by power supply, no power limit below the default."""
+    """Check that neither heat nor power supply holds a clock down, and no power limit is below the default."""
     name = "clocks"
     rows = table(gpus.clocks, CLOCKS)
     if not rows:
-        return skip(name, gpus.clocks.why or "the GPUs do not tell")
+        return skip(name, gpus.clocks.why or "the GPUs do not report it")
     held = _active(rows, "brake"), _active(rows, "heat"), _active(rows, "hw")
     words = ("its power supply", "heat", "the hardware")
     for which, word in zip(held, words, strict=True):
@@ -226,7 +226,7 @@ def clocks_check(gpus: Gpus) -> Check:
             name,
             f"GPU {', '.join(warm)} warm",
             "the driver holds the clocks down because of heat",
-            "look at the node's cooling: nvidia-smi -q -d TEMPERATURE",
+            "check the node's cooling: nvidia-smi -q -d TEMPERATURE",
             len(warm),
         )
     if low := [row for row in rows if _below_default(row)]:
@@ -234,7 +234,7 @@ def clocks_check(gpus: Gpus) -> Check:
             name,
             f"GPU {', '.join(row['index'] for row in low)} limited",
             f"the power limit ({low[0]['power.limit']} W) is below the default ({low[0]['power.default_limit']} W)",
-            "ask the administrators whether that is meant: nvidia-smi -q -d POWER",
+            "ask the administrators whether that is intended: nvidia-smi -q -d POWER",
             len(low),
         )
     top = rows[0]["clocks.max.sm"]
@@ -258,18 +258,18 @@ def _number(text: str) -> Optional[float]:
 
 
 def _is_set(text: str) -> bool:
-    """`Yes`, or a count of rows: releases differ."""
+    """Return whether a field is set: `Yes`, or a count of rows, depending on the release."""
     return text == "Yes" or (text.isdigit() and int(text) > 0)
 
 
 def facts(gpus: Gpus) -> dict[str, str]:
-    """What should be the same on all nodes."""
+    """Return what should be the same on all nodes."""
     rows = table(gpus.basic, BASIC)
     return {"GPU": rows[0]["name"], "driver": rows[0]["driver_version"]} if rows else {}
 
 
 def addresses(gpus: Gpus) -> list[str]:
-    """PCI addresses as sysfs has them: `0000:19:00.0` of `00000000:19:00.0`."""
+    """Return PCI addresses as sysfs has them: `0000:19:00.0` for `00000000:19:00.0`."""
     return [row["pci.bus_id"].lower()[-12:] for row in table(gpus.basic, BASIC)]
 
 
@@ -279,4 +279,4 @@ CHECKS: "dict[str, Callable[[Gpus], Check]]" = {
     "remapped rows": rows_check,
     "clocks": clocks_check,
 }
-"""Those that need nothing but nvidia-smi's answers."""
+"""The checks that need only nvidia-smi's answers."""

@@ -1,4 +1,4 @@
-"""The node itself: NUMA, memory, limits, shared memory, CPUs; verdicts over /proc, /sys and what the kernel says."""
+"""Checks of the node itself (NUMA, memory, limits, shared memory, CPUs): verdicts over /proc, /sys and limits."""
 
 import re
 from collections.abc import Sequence
@@ -11,28 +11,28 @@ from .probes import Read, file
 
 _GIB = 1024**3
 _UNLIMITED = 2**60
-"""What getrlimit calls infinity is larger than any memory."""
+"""A limit this large is getrlimit's infinity: it is larger than any memory."""
 
 
 def numa_check(nodes: Path, pci: Path, gpus: Sequence[str]) -> Check:
-    """The machine's NUMA nodes, and on which of them each GPU sits. `gpus`: their PCI addresses."""
+    """Report the machine's NUMA nodes and those of the GPUs. `gpus`: their PCI addresses."""
     name = "numa"
     count = len(list(nodes.glob("node[0-9]*"))) if nodes.is_dir() else 0
     if count == 0:
         return skip(name, f"{nodes} lists no NUMA node")
     if not gpus:
-        return skip(name, "no GPU is seen, so none can be placed", _nodes(count), count)
-    places = {gpu: file(pci / gpu / "numa_node").text for gpu in gpus}
-    lost = [gpu for gpu, place in places.items() if place is None or place.startswith("-")]
+        return skip(name, "no GPU is seen", _nodes(count), count)
+    numa_nodes = {gpu: file(pci / gpu / "numa_node").text for gpu in gpus}
+    lost = [gpu for gpu, node in numa_nodes.items() if node is None or node.startswith("-")]
     if lost and count > 1:
         return warn(
             name,
             f"{len(lost)} of {len(gpus)} unknown",
-            f"the kernel does not say on which NUMA node {', '.join(lost)} sits, so ranks cannot be bound to it",
-            "firmware or hypervisor hide it; numa_binding = false in the profile says that this is so",
+            f"the kernel does not know the NUMA node of {', '.join(lost)}, so ranks cannot be bound to it",
+            "firmware or hypervisor hide it; numa_binding = false in the profile accepts that",
             len(lost),
         )
-    used = sorted({place for place in places.values() if place is not None})
+    used = sorted({node for node in numa_nodes.values() if node is not None})
     return ok(name, _nodes(count) + (f", GPUs on {', '.join(used)}" if count > 1 else ""), count)
 
 
@@ -41,50 +41,51 @@ def _nodes(count: int) -> str:
 
 
 def memory_check(meminfo: Read, limit: Read) -> Check:
-    """The node's memory, what of it is free, and what the job may have of it."""
+    """Judge the node's memory, how much is free, and the job's limit."""
     name = "memory"
     sizes = {match[1]: int(match[2]) for match in re.finditer(r"^(\w+):\s+(\d+) kB", meminfo.text or "", re.MULTILINE)}
     total, free = sizes.get("MemTotal"), sizes.get("MemAvailable")
     if total is None or free is None:
-        return skip(name, meminfo.why or "/proc/meminfo does not tell")
+        return skip(name, meminfo.why or "/proc/meminfo does not show it")
     total_gib, free_gib = total / 1024**2, free / 1024**2
     value = f"{total_gib:.0f} GiB"
     if limit.text and limit.text.isdigit() and int(limit.text) < total * 1024:
-        value += f", {int(limit.text) / _GIB:.0f} of it for this job"
+        value += f", {int(limit.text) / _GIB:.0f} for this job"
     if free < total / 20:
         return warn(
             name,
             value,
-            f"{free_gib:.1f} GiB of it are free before anything runs",
-            "another job shares the node, or one has left processes or files in /dev/shm behind",
+            f"only {free_gib:.1f} GiB are free before the job starts",
+            "another job shares the node, or an earlier one left processes or files in /dev/shm",
             total_gib,
         )
     return ok(name, value, total_gib)
 
 
 def memlock_check(soft: int, total: Optional[int], expected: Expected) -> Check:
-    """How much memory a process may pin, in bytes: RDMA registers its buffers."""
+    """Judge how many bytes a process may pin: RDMA registers its buffers."""
     name = "memlock"
     unlimited = soft < 0 or soft >= _UNLIMITED
     value = "unlimited" if unlimited else f"{soft / 1024**2:.0f} MiB"
     if unlimited or (total is not None and soft >= total / 2):
         return ok(name, value)
-    if expected.fabric is None:
+    fabric = expected.network
+    if fabric is None:
         return skip(name, "the profile names no fabric, and only RDMA needs more", value, soft)
-    if expected.fabric == "ethernet":
+    if not fabric.rdma:
         return ok(name, value, soft)
     return fail(
         name,
         value,
-        f"{expected.fabric} pins the memory that it sends: NCCL fails with `Cannot allocate memory`",
-        "LimitMEMLOCK=infinity for slurmd, and PropagateResourceLimitsExcept=MEMLOCK in slurm.conf, or the submitting "
-        "shell's limit counts",
+        f"{fabric.name} pins the memory that it sends: NCCL fails with `Cannot allocate memory`",
+        "set LimitMEMLOCK=infinity for slurmd and PropagateResourceLimitsExcept=MEMLOCK in slurm.conf; otherwise the "
+        "submitting shell's limit counts",
         soft,
     )
 
 
 def files_check(soft: int, hard: int) -> Check:
-    """How many files a process may have open."""
+    """Judge how many files a process may have open."""
     name = "open files"
     value = f"{_count(soft)} (up to {_count(hard)})"
     if 0 <= soft < 1024 or 0 <= hard < 4096:
@@ -103,36 +104,36 @@ def _count(limit: int) -> str:
 
 
 def shm_check(size: Optional[int], free: Optional[int], why: str = "") -> Check:
-    """Shared memory in bytes: there lie NCCL's buffers between ranks of a node, and the batches of data loaders."""
+    """Judge shared memory (bytes): it holds NCCL's buffers between ranks of a node and data loaders' batches."""
     name = "shm"
     if size is None or free is None:
         return fail(
             name,
             "missing",
-            f"it cannot be looked at or written to ({why})",
-            "mount a tmpfs there; container runtimes do so unless their configuration says otherwise",
+            f"it cannot be read or written ({why})",
+            "mount a tmpfs at /dev/shm; container runtimes do so unless configured otherwise",
         )
     value = f"{free / _GIB:.1f} of {size / _GIB:.1f} GiB free"
     if free < _GIB:
         return warn(
             name,
             value,
-            "batches of data loaders and NCCL's buffers lie there, and a process that finds no room is killed (SIGBUS)",
-            "remove what former jobs have left in it, or mount it larger",
+            "it holds data loaders' batches and NCCL's buffers, and a process that finds no space is killed (SIGBUS)",
+            "remove files that earlier jobs left in it, or mount it larger",
             free / _GIB,
         )
     return ok(name, value, free / _GIB)
 
 
 def cpus_check(cpus: int, ranks: int) -> Check:
-    """CPUs that this job may use on the node."""
+    """Judge the number of CPUs that this job may use on the node."""
     name = "cpus"
     if cpus < ranks:
         return warn(
             name,
             f"{cpus} for {ranks} ranks",
-            "ranks share CPUs: each of them keeps at least one busy",
-            "ask for more with cpus_per_task in the profile, or exclusive = true in its directives",
+            "ranks must share CPUs, although each keeps at least one busy",
+            "request more with cpus_per_task in the profile, or exclusive = true in its directives",
             cpus,
         )
     return ok(name, f"{cpus} for {ranks} ranks", cpus)

@@ -1,4 +1,4 @@
-"""What joins GPUs and nodes: NVLink, IMEX channels, EFA devices, InfiniBand and RoCE adapters."""
+"""Connections between GPUs and nodes: NVLink, IMEX channels, EFA devices, InfiniBand and RoCE adapters."""
 
 import re
 from collections import Counter
@@ -11,9 +11,6 @@ from .expected import Expected
 from .gpus import DRAIN
 from .probes import Read, file
 
-_AMAZON, _MELLANOX = "0x1d0f", "0x15b3"
-"""PCI vendors of EFA devices and of ConnectX adapters (https://pci-ids.ucw.cz)."""
-
 
 @dataclass(frozen=True)
 class Nic:
@@ -22,20 +19,15 @@ class Nic:
     name: str
     vendor: str
     state: str
-    """`ACTIVE`, `DOWN`, ...; empty where sysfs does not tell."""
+    """`ACTIVE`, `DOWN`, ...; empty where sysfs has no state."""
     physical: str
     link: str
-    """`InfiniBand`, `Ethernet`; of EFA devices whatever the kernel writes."""
+    """`InfiniBand` or `Ethernet`; for EFA devices whatever the kernel writes."""
     rate: str
-
-    @property
-    def efa(self) -> bool:
-        """Whether it is one of Amazon's; newer kernels call them rdmap0s0, older ones efa_0."""
-        return self.vendor == _AMAZON or (not self.vendor and self.name.startswith(("efa", "rdmap")))
 
 
 def nics(root: Path = Path("/sys/class/infiniband")) -> list[Nic]:
-    """All devices, sorted by name."""
+    """Return all devices, sorted by name."""
     return [_nic(entry) for entry in sorted(root.iterdir())] if root.is_dir() else []
 
 
@@ -54,12 +46,12 @@ def _nic(entry: Path) -> Nic:
 
 
 def nic_check(found: Sequence[Nic], expected: Expected) -> Check:
-    """As many devices of the fabric as the profile says, with links that are up."""
+    """Check that there are as many devices of the fabric as the profile says, with active links."""
     name = "nics"
-    fabric = expected.fabric
-    if fabric in (None, "ethernet"):
-        return skip(name, "the profile names no fabric" if fabric is None else "plain Ethernet has no RDMA devices")
-    mine = [each for each in found if _belongs(each, str(fabric))]
+    fabric = expected.network
+    if fabric is None or not fabric.rdma:
+        return skip(name, f"plain {fabric.title} has no RDMA devices" if fabric else "the profile names no fabric")
+    mine = [each for each in found if fabric.owns(each)]
     up = [each for each in mine if each.state == "ACTIVE"]
     wanted = expected.nics_per_node
     value = f"{len(up)} of {wanted or len(mine) or '?'}"
@@ -68,30 +60,24 @@ def nic_check(found: Sequence[Nic], expected: Expected) -> Check:
         return fail(
             name,
             value,
-            f"no {fabric} device is seen: NCCL would fall back to TCP",
-            "outside a container: the node's driver is not loaded. Inside: /sys or the devices are hidden, see "
+            f"no {fabric.name} device is seen: NCCL would fall back to TCP",
+            "outside a container, load the node's driver; inside, /sys or the devices are hidden: see "
             "MELLANOX_VISIBLE_DEVICES and the mounts of /dev/infiniband",
             0,
         )
     if wanted is not None and len(up) < wanted:
-        reason = f"{len(mine)} devices of {fabric}, {len(up)} with an active link; the profile says {wanted}"
+        reason = f"{len(mine)} {fabric.name} devices, {len(up)} with an active link; the profile says {wanted}"
         return fail(name, value, f"{reason}{_listed(down)}", f"cable, port or adapter is at fault: {DRAIN}", len(up))
     slow = _slower(up)
     if slow:
         return warn(name, value, f"slower than the others: {', '.join(slow)}", f"a degraded link: {DRAIN}", len(up))
     if wanted is None:
-        return skip(name, f"the profile does not say how many there should be (nics_per_node){_listed(down)}", value)
-    return ok(name, f"{len(up)} {fabric}", len(up))
-
-
-def _belongs(nic: Nic, fabric: str) -> bool:
-    if fabric == "efa":
-        return nic.efa
-    return not nic.efa and nic.link == {"infiniband": "InfiniBand", "roce": "Ethernet"}[fabric]
+        return skip(name, f"the profile does not say how many to expect (nics_per_node){_listed(down)}", value)
+    return ok(name, f"{len(up)} {fabric.name}", len(up))
 
 
 def _slower(up: Sequence[Nic]) -> list[str]:
-    """Devices whose rate is below that of most: storage adapters are mostly slower too, and fewer."""
+    """Return the devices whose rate is below that of most; storage adapters are usually slower too, and fewer."""
     rates = {each.name: float(match[1]) for each in up if (match := re.match(r"([\d.]+)", each.rate))}
     if not rates:
         return []
@@ -104,19 +90,20 @@ def _listed(down: Sequence[str]) -> str:
 
 
 def verbs_check(found: Sequence[Nic], devices: Path, expected: Expected) -> Check:
-    """What libraries open: /dev/infiniband/uverbs*, one for each device."""
+    """Check for what libraries open: /dev/infiniband/uverbs*, one for each device."""
     name = "rdma devices"
-    if expected.fabric in (None, "ethernet"):
+    fabric = expected.network
+    if fabric is None or not fabric.rdma:
         return skip(name, "the profile names no RDMA fabric")
-    mine = [each for each in found if _belongs(each, str(expected.fabric))]
+    mine = [each for each in found if fabric.owns(each)]
     if not mine:
-        return skip(name, "there is no device of the fabric (see nics)")
+        return skip(name, "no device of the fabric is seen (see nics)")
     there = len(list(devices.glob("uverbs*"))) if devices.is_dir() else 0
     if there < len(mine):
         return fail(
             name,
             f"{there} of {len(mine)}",
-            f"{len(mine)} devices are in /sys, and {devices} has {there}: libraries cannot open the rest",
+            f"{len(mine)} devices are in /sys, but {devices} has {there}: libraries cannot open the others",
             "in a container set MELLANOX_VISIBLE_DEVICES=all in [host_env], or mount /dev/infiniband",
             there,
         )
@@ -124,25 +111,26 @@ def verbs_check(found: Sequence[Nic], devices: Path, expected: Expected) -> Chec
 
 
 def provider_check(answer: Read, expected: Expected) -> Check:
-    """libfabric's own word: `fi_info -p efa` lists the provider."""
+    """Check that libfabric offers the fabric's provider: `fi_info -p PROVIDER` lists it."""
     name = "libfabric"
-    if expected.fabric != "efa":
-        return skip(name, "the fabric is not EFA")
-    if answer.text is None and "is not there" in answer.why:
-        return skip(name, "fi_info is not there")
-    count = len(re.findall(r"^provider:\s*efa", answer.text or "", re.MULTILINE))
+    provider = expected.network.provider if expected.network else None
+    if provider is None:
+        return skip(name, "the fabric is not reached through libfabric")
+    if answer.text is None and "is not installed" in answer.why:
+        return skip(name, "fi_info is not installed")
+    count = len(re.findall(rf"^provider:\s*{re.escape(provider)}", answer.text or "", re.MULTILINE))
     if count == 0:
         return fail(
             name,
-            "no efa",
-            f"libfabric offers no provider efa ({answer.why or 'fi_info lists others'})",
-            "use an image with libfabric and NCCL's plugin for EFA, and see that /dev/infiniband is there",
+            f"no {provider}",
+            f"libfabric offers no provider {provider} ({answer.why or 'fi_info lists others'})",
+            "use an image with libfabric and NCCL's plugin for it, and check that /dev/infiniband exists",
         )
-    return ok(name, "efa")
+    return ok(name, provider)
 
 
 def nvlink_check(answer: Read, gpu_count: int) -> Check:
-    """Every GPU's links are up, and as many as its neighbours have."""
+    """Check that every GPU's links are up, and as many as its neighbours have."""
     name = "nvlink"
     if gpu_count == 0:
         return skip(name, "no GPU is seen")
@@ -157,7 +145,7 @@ def nvlink_check(answer: Read, gpu_count: int) -> Check:
         return fail(
             name,
             ", ".join(short),
-            "links are down: collectives on this node run at the pace of the slowest pair",
+            "links are down: collectives on this node run at the speed of the slowest pair",
             f"reset the GPUs or reboot (see xid 74), then repair: {DRAIN}",
             min(up for up, _ in links.values()),
         )
@@ -165,7 +153,7 @@ def nvlink_check(answer: Read, gpu_count: int) -> Check:
 
 
 def parse_nvlink(text: str) -> dict[str, tuple[int, int]]:
-    """Links up and down of each GPU, from `nvidia-smi nvlink --status`."""
+    """Return the numbers of links up and down of each GPU, from `nvidia-smi nvlink --status`."""
     found: dict[str, tuple[int, int]] = {}
     gpu = None
     for line in text.splitlines():
@@ -179,7 +167,7 @@ def parse_nvlink(text: str) -> dict[str, tuple[int, int]]:
 
 
 def imex_check(devices: Path, expected: Expected) -> Check:
-    """A channel of IMEX, without which GPUs of different nodes cannot share memory over NVLink."""
+    """Check for an IMEX channel, without which GPUs of different nodes cannot share memory over NVLink."""
     name = "imex"
     if expected.nvlink_domain_nodes == 1:
         return skip(name, "NVLink ends at the node")
@@ -189,7 +177,7 @@ def imex_check(devices: Path, expected: Expected) -> Check:
             name,
             "none",
             f"{devices} has no channel: NCCL cannot use NVLink between nodes",
-            "the service nvidia-imex has to run on all nodes of the rack, and a container needs NVIDIA_IMEX_CHANNELS=0 "
+            "run the service nvidia-imex on all nodes of the rack; a container needs NVIDIA_IMEX_CHANNELS=0 "
             "and the driver capability compute",
             0,
         )

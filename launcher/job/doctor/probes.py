@@ -1,4 +1,4 @@
-"""Reading files and asking programs; what cannot be read comes back as a reason, not as an exception."""
+"""Files and programs, read: a text, or a reason in place of an exception."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 _TIMEOUT_S = 30.0
-"""A driver that hangs answers nothing for minutes; a healthy nvidia-smi takes 1 to 5 s on eight GPUs."""
+"""A hung driver does not answer for minutes; a healthy nvidia-smi takes 1 to 5 s on eight GPUs."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Read:
 
 
 def file(path: Path) -> Read:
-    """A file's text."""
+    """Return a file's text."""
     try:
         return Read(path.read_text(encoding="utf-8", errors="replace").strip())
     except OSError as error:
@@ -28,8 +28,8 @@ def file(path: Path) -> Read:
 
 
 def program(argv: Sequence[str], timeout_s: float = _TIMEOUT_S, environ: Optional[Mapping[str, str]] = None) -> Read:
-    """What a program printed; none if it is missing, ended with an error, or did not end."""
-    # The program's own words, not those of a translation.
+    """Return what a program printed; none if it is missing, failed, or did not end in time."""
+    # Messages must not be translated, because they are parsed.
     env = {**(os.environ if environ is None else environ), "LC_ALL": "C"}
     try:
         done = subprocess.run(
@@ -43,17 +43,17 @@ def program(argv: Sequence[str], timeout_s: float = _TIMEOUT_S, environ: Optiona
             check=False,
         )
     except FileNotFoundError:
-        return Read(None, f"{argv[0]} is not there")
+        return Read(None, f"{argv[0]} is not installed")
     except OSError as error:
         return Read(None, f"{argv[0]}: {error.strerror}")
     except subprocess.TimeoutExpired:
         return Read(None, f"{argv[0]} did not answer within {timeout_s:g} s")
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+        said = (done.stderr.strip() or done.stdout.strip() or "it printed nothing").splitlines()[-1]
         return Read(None, f"{argv[0]} ended with status {done.returncode}: {said}")
     return Read(done.stdout)
 
 
 def first(*readings: Read) -> Read:
-    """The first that was read; of none, the first one's reason."""
+    """Return the first that was read; if none was, the first one with its reason."""
     return next((each for each in readings if each.text is not None), readings[0])

@@ -1,4 +1,4 @@
-"""The parts of the program in order: what one process of each node looks at, what each rank does."""
+"""The parts of the program in order: the checks of one process on each node, across nodes, and of each rank."""
 
 import os
 import resource
@@ -14,33 +14,33 @@ from ...contract.checks import Check, fail, skip
 from ..rank import Rank
 from . import clock, compute, disk, gpus, host, links, probes, shared_directories, task_environment, xid
 from .expected import Expected
-from .rendezvous import Guest, Host, Visitor, listen, missing, visit
+from .rendezvous import Client, Peer, RendezvousServer, connect, listen, missing
 
-_SHM = "/dev/shm"  # noqa: S108 - no place for files of ours: it is what is looked at
+_SHM = "/dev/shm"  # noqa: S108 - the directory to check, not one for temporary files
 
 
 @dataclass
 class Findings:
-    """What a rank has found so far."""
+    """Results of a rank so far."""
 
     checks: "list[Check]" = field(default_factory=list)
     facts: "dict[str, str]" = field(default_factory=dict)
 
     def add(self, name: str, look: Callable[[], Check]) -> None:
-        """One check; one that breaks must not take the others along."""
+        """Run one check; if it raises, its result is `skip`, and the other checks still run."""
         try:
             self.checks.append(look())
-        except Exception as error:  # a driver's or a kernel's surprise: then it is not known, which is never ok
+        except Exception as error:  # any failure means unknown, which is never ok
             self.checks.append(skip(name, f"the check itself failed: {type(error).__name__}: {error}"))
 
 
 def node_name() -> str:
-    """The node as Slurm calls it, else as it calls itself."""
+    """Return the node's name in Slurm, else its host name."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def look_at_node(this: Rank, expected: Expected, found: Findings, began: float) -> None:
-    """What one process of each node looks at."""
+    """Run the checks of one process on each node."""
     ranks = this.local_world_size
     claimed = task_environment.script_began(this.run_dir)
     seconds = None if claimed is None else began - claimed
@@ -79,7 +79,8 @@ def _links(expected: Expected, found: Findings) -> None:
     found.add("imex", lambda: links.imex_check(Path("/dev/nvidia-caps-imex-channels"), expected))
     found.add("nics", lambda: links.nic_check(nics, expected))
     found.add("rdma devices", lambda: links.verbs_check(nics, Path("/dev/infiniband"), expected))
-    answer = probes.program(["fi_info", "-p", "efa"]) if expected.fabric == "efa" else probes.Read(None)
+    provider = expected.network.provider if expected.network else None
+    answer = probes.program(["fi_info", "-p", provider]) if provider else probes.Read(None)
     found.add("libfabric", lambda: links.provider_check(answer, expected))
 
 
@@ -106,67 +107,67 @@ def _shm() -> Check:
 
 def _disks(expected: Expected, found: Findings) -> None:
     inside = expected.container
-    # A container may have a directory of that name's parent, which is not the host's.
+    # In a container the parent directory may exist without being the host's.
     tried = disk.probe(Path(disk.scratch_of(expected, os.environ)), make=not inside)
     found.add("scratch", lambda: disk.scratch_check(tried, expected, inside))
     found.add("mounts", lambda: disk.directories_check(expected.directories, expected.read_only, inside))
 
 
-def meet_others(this: Rank, expected: Expected, found: Findings) -> int:
-    """Rendezvous, clock and shared directories; returns how many nodes came."""
+def check_across_nodes(this: Rank, expected: Expected, found: Findings) -> int:
+    """Run rendezvous, clock and shared directories; return how many nodes came."""
     nodes = this.world_size // this.local_world_size
     address, _, port = this.master.rpartition(":")
-    # No secret: it keeps apart what happens to connect to the same port.
+    # Not a secret: it separates this run from others that connect to the same port.
     key = f"{this.run_dir.name}-{this.attempt}"
-    place, why = _place(this, address, int(port), nodes, key, expected.patience_s)
-    if place is None:
-        return _alone(this, found, why, nodes)
+    endpoint, why = _join(this, address, int(port), nodes, key, expected.rendezvous_timeout_s)
+    if endpoint is None:
+        return _not_connected(this, found, why, nodes)
     marks = shared_directories.Marks(key, this.node_rank)
     directories = [str(this.paths.path), *(each for each in expected.directories if each not in expected.read_only)]
-    marked = marks.leave(directories)
+    marked = marks.write(directories)
     try:
-        samples = place.samples()
-        met = place.meet(Guest(this.node_rank, node_name(), marked))
+        samples = endpoint.samples()
+        peers = endpoint.exchange(Peer(this.node_rank, node_name(), marked))
     except (OSError, KeyError, TypeError, ValueError) as error:
         marks.remove()
-        return _alone(this, found, f"the first node broke off: {error}", nodes)
-    others = shared_directories.neighbours(met, this.node_rank)
-    seen = {directory: shared_directories.look(directory, key, others) for directory in directories}
-    place.leave()
+        return _not_connected(this, found, f"the first node closed the connection: {error}", nodes)
+    others = shared_directories.neighbours(peers, this.node_rank)
+    seen = {directory: shared_directories.wait_for_marks(directory, key, others) for directory in directories}
+    endpoint.finish()
     marks.remove()
-    lacking = missing(met, nodes)
-    found.add("rendezvous", lambda: shared_directories.master_check(True, "", this.master, len(met), nodes, lacking))
+    lacking = missing(peers, nodes)
+    found.add("rendezvous", lambda: shared_directories.master_check(True, "", this.master, len(peers), nodes, lacking))
     found.add("clock", lambda: clock.clock_check(samples, this.node_rank == 0))
     found.add("shared", lambda: shared_directories.shared_check(seen, marks.refused, nodes == 1))
-    return len(met)
+    return len(peers)
 
 
-def _alone(this: Rank, found: Findings, why: str, nodes: int) -> int:
-    """Nothing across nodes can be told."""
+def _not_connected(this: Rank, found: Findings, why: str, nodes: int) -> int:
+    """Record that nothing across nodes can be checked."""
     found.add("rendezvous", lambda: shared_directories.master_check(False, why, this.master, 0, nodes, ()))
     for name in ("clock", "shared"):
-        found.checks.append(skip(name, "the nodes did not meet"))
+        found.checks.append(skip(name, "the nodes did not connect to each other"))
     return 0
 
 
-def _place(
-    this: Rank, address: str, port: int, nodes: int, key: str, patience_s: float
-) -> "tuple[Optional[Host | Visitor], str]":
+def _join(
+    this: Rank, address: str, port: int, nodes: int, key: str, timeout_s: float
+) -> "tuple[Optional[RendezvousServer | Client], str]":
     if this.node_rank != 0:
-        return visit(address, port, key, patience_s)
+        return connect(address, port, key, timeout_s)
     try:
-        return Host(listen(address, port), nodes, key, patience_s), ""
+        return RendezvousServer(listen(address, port), nodes, key, timeout_s), ""
     except OSError as error:
         return None, f"rank 0 cannot listen there: {error.strerror or error}"
 
 
 def compute_checks(this: Rank, expected: Expected, found: Findings, complete: bool) -> None:
-    """Each rank's part: its GPU's matrix product, and the collectives that all take part in."""
+    """Run each rank's part: its GPU's matrix product, and the collectives of all ranks."""
     torch, why = compute.stack(expected)
     found.facts |= compute.facts(torch)
     found.add("matmul", lambda: _matmul(torch, why, expected, this.local_rank))
     if torch is None or not complete:
-        why = why or "not all nodes of the job came together"
+        why = why or "not all nodes of the job were reached"
         nothing = compute.Measured(why=why)
         reduced = compute.Reduced("", nothing, nothing, nothing)
     else:
@@ -193,13 +194,13 @@ def _matmul(torch: Any, why: str, expected: Expected, local_rank: int) -> Check:
     if torch is not None:
         try:
             measured = compute.matmul(torch, expected, local_rank)
-        except RuntimeError as error:  # CUDA's errors are of this kind
+        except RuntimeError as error:  # CUDA's errors are RuntimeErrors
             return fail("matmul", "failed", str(error).splitlines()[0], "see xid and ecc; the rank's log has more")
     return compute.figure_check("matmul", "TFLOP/s", measured, expected.matmul_tflops, "matmul_tflops")
 
 
 def record(this: Rank, found: Findings, began: float) -> "dict[str, Any]":
-    """What a rank leaves in doctor/NNNN.json."""
+    """Return the content of a rank's doctor/NNNN.json."""
     return {
         "version": 1,
         "rank": this.rank,

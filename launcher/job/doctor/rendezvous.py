@@ -1,7 +1,7 @@
-"""One process of each node meets the others at MASTER_ADDR:MASTER_PORT, as training's ranks will; lines of JSON.
+"""Rendezvous of one process per node at MASTER_ADDR:MASTER_PORT, as later of training's ranks; lines of JSON.
 
-A visitor says who it is, asks for the time a few times, says that it is ready, and gets the list of all who came. Once
-it has looked at what the others left in the shared directories it says so, and leaves when all have.
+A client sends the run's key, asks for the time a few times, reports that it is ready, and gets the list of all peers.
+Once it has looked for the others' marks in the shared directories it reports that, and leaves when all peers have.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ _RETRY_S = 0.2
 
 
 @dataclass(frozen=True)
-class Guest:
-    """Who came: the node's number and name, and the directories into which it has written its mark."""
+class Peer:
+    """One node that came: its number and name, and the directories into which it has written its mark."""
 
     node: int
     host: str
     marked: tuple[str, ...] = ()
 
 
-class Line:
-    """One connection, a line of JSON at a time."""
+class JsonConnection:
+    """One connection that carries one JSON object per line."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -42,165 +42,165 @@ class Line:
         self._stream.flush()
 
     def receive(self, timeout_s: float) -> "dict[str, Any]":
-        """The next message. Raises OSError where none comes."""
+        """Return the next message. Raises OSError where none comes within `timeout_s`."""
         self._connection.settimeout(timeout_s)
         try:
             message = json.loads(self._stream.readline())
         except ValueError:
-            raise ConnectionError("the other side has hung up") from None
+            raise ConnectionError("the other side closed the connection") from None
         if not isinstance(message, dict):
-            raise ConnectionError("the other side speaks another language")
+            raise ConnectionError("the other side does not speak this protocol")
         return message
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         with contextlib.suppress(OSError):
             self._stream.close()
         self._connection.close()
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """The socket at which the first node waits. Raises OSError where the port is taken."""
+    """Return the socket at which the first node waits. Raises OSError where the port is taken."""
     family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
     return socket.create_server(("", port), family=family, backlog=1024)
 
 
 @dataclass
-class Host:
-    """The first node's part: answers visitors, and takes part itself."""
+class RendezvousServer:
+    """The first node's part: serves clients, and takes part itself."""
 
-    door: socket.socket
+    listener: socket.socket
     nodes: int
     key: str
-    """What only processes of this run know."""
-    patience_s: float
+    """Text that only processes of this run know."""
+    timeout_s: float
     clock: Callable[[], float] = time.time
-    guests: "dict[int, Guest]" = field(default_factory=dict)
-    _left: int = 0
+    peers: "dict[int, Peer]" = field(default_factory=dict)
+    _finished: int = 0
     _closed: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _until: float = 0.0
 
     def __post_init__(self) -> None:
-        self._until = time.monotonic() + self.patience_s
-        self._porter = threading.Thread(target=self._open, daemon=True)
-        self._porter.start()
+        self._until = time.monotonic() + self.timeout_s
+        self._accept_thread = threading.Thread(target=self._accept, daemon=True)
+        self._accept_thread.start()
 
     def samples(self) -> "list[Sample]":
-        """The first node's clock is what others are compared with."""
+        """Return nothing: the first node's clock is the reference."""
         return []
 
-    def meet(self, me: Guest) -> "tuple[Guest, ...]":
-        """Wait for the others, at most for `patience_s`."""
+    def exchange(self, me: Peer) -> "tuple[Peer, ...]":
+        """Wait for the others, at most for `timeout_s`; return all that came."""
         with self._changed:
-            self.guests[me.node] = me
+            self.peers[me.node] = me
             self._changed.notify_all()
-        return self._all()
+        return self._peers_met()
 
-    def leave(self) -> None:
-        """Wait until all who came have looked, then close."""
-        self._goodbye()
-        # The visitors hang up first, so that the port is free for what comes after.
+    def finish(self) -> None:
+        """Wait until all peers have looked, then close."""
+        self._wait_for_all()
+        # The clients close first, so that the port is free for the training's own rendezvous.
         time.sleep(_RETRY_S)
         self._closed = True
-        # Closing alone would leave it open for the thread that waits at it.
+        # Closing alone would not wake the thread that waits in accept().
         with contextlib.suppress(OSError):
-            self.door.shutdown(socket.SHUT_RDWR)
-        self._porter.join(timeout=self.patience_s)
-        self.door.close()
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self._accept_thread.join(timeout=self.timeout_s)
+        self.listener.close()
 
-    def _all(self) -> "tuple[Guest, ...]":
+    def _peers_met(self) -> "tuple[Peer, ...]":
         with self._changed:
-            self._changed.wait_for(lambda: len(self.guests) >= self.nodes, max(0.0, self._until - time.monotonic()))
-            return tuple(self.guests[node] for node in sorted(self.guests))
+            self._changed.wait_for(lambda: len(self.peers) >= self.nodes, max(0.0, self._until - time.monotonic()))
+            return tuple(self.peers[node] for node in sorted(self.peers))
 
-    def _goodbye(self) -> None:
+    def _wait_for_all(self) -> None:
         with self._changed:
-            self._left += 1
+            self._finished += 1
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._left >= len(self.guests), self.patience_s)
+            self._changed.wait_for(lambda: self._finished >= len(self.peers), self.timeout_s)
 
-    def _open(self) -> None:
+    def _accept(self) -> None:
         while not self._closed:
             try:
-                connection, _ = self.door.accept()
+                accepted, _ = self.listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
 
-    def _serve(self, connection: socket.socket) -> None:
-        """One visitor; a stranger, or one that hangs up, changes nothing for the others."""
-        line = Line(connection)
+    def _serve(self, accepted: socket.socket) -> None:
+        """Serve one connection; a stranger, or one that closes early, does not affect the others."""
+        connection = JsonConnection(accepted)
         try:
-            hello = line.receive(self.patience_s)
+            hello = connection.receive(self.timeout_s)
             if hello.get("key") != self.key:
                 return
             for _ in range(_PINGS):
-                line.receive(self.patience_s)
-                line.send(time=self.clock())
-            ready = line.receive(self.patience_s)
-            guest = Guest(int(ready["node"]), str(ready["host"]), tuple(map(str, ready["marked"])))
+                connection.receive(self.timeout_s)
+                connection.send(time=self.clock())
+            ready = connection.receive(self.timeout_s)
+            peer = Peer(int(ready["node"]), str(ready["host"]), tuple(map(str, ready["marked"])))
             with self._changed:
-                self.guests[guest.node] = guest
+                self.peers[peer.node] = peer
                 self._changed.notify_all()
-            line.send(met=[asdict(each) for each in self._all()])
-            line.receive(self.patience_s * 2)
-            self._goodbye()
-            line.send(bye=True)
+            connection.send(peers=[asdict(each) for each in self._peers_met()])
+            connection.receive(self.timeout_s * 2)
+            self._wait_for_all()
+            connection.send(bye=True)
         except (OSError, KeyError, TypeError, ValueError):
             return
         finally:
-            line.close()
+            connection.close()
 
 
 @dataclass
-class Visitor:
+class Client:
     """Any other node's part."""
 
-    line: Line
+    connection: JsonConnection
     key: str
-    patience_s: float
+    timeout_s: float
     clock: Callable[[], float] = time.time
 
     def samples(self) -> "list[Sample]":
-        """Ask the first node for the time, again and again: the quickest answer is the most exact."""
-        self.line.send(key=self.key)
+        """Ask the first node for the time repeatedly: the quickest answer is the most exact."""
+        self.connection.send(key=self.key)
         found = []
         for number in range(_PINGS):
             asked = self.clock()
-            self.line.send(ping=number)
-            answer = self.line.receive(self.patience_s)
+            self.connection.send(ping=number)
+            answer = self.connection.receive(self.timeout_s)
             found.append(Sample(asked, float(answer["time"]), self.clock()))
         return found
 
-    def meet(self, me: Guest) -> "tuple[Guest, ...]":
-        """Say who this is, and learn who else came. Raises OSError."""
-        self.line.send(**asdict(me))
-        met = self.line.receive(self.patience_s * 2)["met"]
-        return tuple(Guest(int(each["node"]), str(each["host"]), tuple(each["marked"])) for each in met)
+    def exchange(self, me: Peer) -> "tuple[Peer, ...]":
+        """Report that this node is ready, and return all peers. Raises OSError."""
+        self.connection.send(**asdict(me))
+        peers = self.connection.receive(self.timeout_s * 2)["peers"]
+        return tuple(Peer(int(each["node"]), str(each["host"]), tuple(each["marked"])) for each in peers)
 
-    def leave(self) -> None:
-        """Tell that all was looked at, and wait until the others have, too."""
+    def finish(self) -> None:
+        """Report that this node has looked, and wait until the others have too."""
         with contextlib.suppress(OSError):
-            self.line.send(done=True)
-            self.line.receive(self.patience_s * 2)
-        self.line.close()
+            self.connection.send(done=True)
+            self.connection.receive(self.timeout_s * 2)
+        self.connection.close()
 
 
-def visit(address: str, port: int, key: str, patience_s: float) -> "tuple[Optional[Visitor], str]":
-    """Connect to the first node, again and again for `patience_s`; a visitor, or why there is none."""
-    until = time.monotonic() + patience_s
+def connect(address: str, port: int, key: str, timeout_s: float) -> "tuple[Optional[Client], str]":
+    """Connect to the first node, retrying for `timeout_s`; return a client, or the reason why there is none."""
+    until = time.monotonic() + timeout_s
     why = "not tried"
     while time.monotonic() < until:
         try:
-            connection = socket.create_connection((address, port), timeout=max(1.0, patience_s / 4))
-            return Visitor(Line(connection), key, patience_s), ""
+            connected = socket.create_connection((address, port), timeout=max(1.0, timeout_s / 4))
+            return Client(JsonConnection(connected), key, timeout_s), ""
         except OSError as error:
             why = error.strerror or str(error)
         time.sleep(_RETRY_S)
     return None, why
 
 
-def missing(guests: Sequence[Guest], nodes: int) -> "list[int]":
-    """Numbers of the nodes that did not come."""
-    return sorted(set(range(nodes)) - {guest.node for guest in guests})
+def missing(peers: Sequence[Peer], nodes: int) -> "list[int]":
+    """Return the numbers of the nodes that did not come."""
+    return sorted(set(range(nodes)) - {peer.node for peer in peers})

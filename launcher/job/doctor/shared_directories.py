@@ -1,4 +1,4 @@
-"""Directories that all nodes should see alike: each leaves its mark, and looks for those of the others."""
+"""Directories that all nodes should see alike: each node writes a mark, and looks for those of the others."""
 
 import contextlib
 import os
@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...contract.checks import Check, fail, ok, skip, warn
-from .rendezvous import Guest
+from .rendezvous import Peer
 
-_PATIENCE_S = 10.0
-"""NFS shows what others have written after a few seconds (its attribute cache: 3 to 60 s by default)."""
+_TIMEOUT_S = 10.0
+"""NFS shows files of other hosts after a few seconds (its attribute cache: 3 to 60 s by default)."""
 _SLOW_S = 5.0
-_LOOK_S = 0.1
-_MOST = 64
-"""As many marks each node looks for: of larger jobs those of the nodes that follow it."""
+_POLL_S = 0.1
+_MAX_MARKS = 64
+"""Number of marks that each node looks for: in larger jobs only those of the nodes that follow it."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Of one directory: how long until every mark was there, and the hosts whose marks never were."""
+    """Result for one directory: seconds until every mark was there, and the hosts whose marks never appeared."""
 
     seconds: float
     looked_for: int
@@ -28,21 +28,21 @@ class Seen:
 
     @property
     def alone(self) -> bool:
-        """Whether this node and those whose marks it sees are no majority: then it is here that something is amiss."""
+        """Return whether this node and those whose marks it sees are a minority; then the fault is on this node."""
         return len(self.absent) >= self.looked_for - len(self.absent) + 1
 
 
 @dataclass
 class Marks:
-    """This node's marks; `run` tells this attempt from every other."""
+    """Marks of this node; `run` distinguishes this attempt from every other."""
 
     run: str
     node: int
     written: "dict[str, Path]" = field(default_factory=dict)
     refused: "dict[str, str]" = field(default_factory=dict)
 
-    def leave(self, directories: Sequence[str]) -> "tuple[str, ...]":
-        """Write a mark into each directory; returns those that could be written."""
+    def write(self, directories: Sequence[str]) -> "tuple[str, ...]":
+        """Write a mark into each directory; return those that could be written."""
         for directory in directories:
             path = mark(directory, self.run, self.node)
             try:
@@ -56,41 +56,41 @@ class Marks:
         return tuple(self.written)
 
     def remove(self) -> None:
-        """Take the marks away."""
+        """Remove the marks."""
         for path in self.written.values():
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
 def mark(directory: str, run: str, node: int) -> Path:
-    """The file that a node leaves."""
+    """Return the path of a node's mark."""
     return Path(directory) / f".launcher-doctor-{run}-{node}"
 
 
-def neighbours(guests: Sequence[Guest], me: int) -> "list[Guest]":
-    """The others, beginning with the one that follows this node."""
-    others = [each for each in guests if each.node > me] + [each for each in guests if each.node < me]
-    return others[:_MOST]
+def neighbours(peers: Sequence[Peer], me: int) -> "list[Peer]":
+    """Return the other nodes, beginning with the one that follows this node."""
+    others = [each for each in peers if each.node > me] + [each for each in peers if each.node < me]
+    return others[:_MAX_MARKS]
 
 
-def look(
+def wait_for_marks(
     directory: str,
     run: str,
-    others: Sequence[Guest],
-    patience_s: float = _PATIENCE_S,
+    others: Sequence[Peer],
+    timeout_s: float = _TIMEOUT_S,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Seen:
-    """Wait until the marks of those who have left one are seen here, with what is in them."""
+    """Wait until the marks of the nodes that wrote one are seen here, with the right content."""
     wanted = {each.node: each.host for each in others if directory in each.marked}
     begin = clock()
     absent = dict(wanted)
     while True:
         absent = {node: host for node, host in absent.items() if not _there(mark(directory, run, node), run, node)}
         waited = clock() - begin
-        if not absent or waited > patience_s:
+        if not absent or waited > timeout_s:
             return Seen(waited, len(wanted), tuple(absent.values()))
-        sleep(_LOOK_S)
+        sleep(_POLL_S)
 
 
 def _there(path: Path, run: str, node: int) -> bool:
@@ -101,27 +101,27 @@ def _there(path: Path, run: str, node: int) -> bool:
 
 
 def shared_check(seen: Mapping[str, Seen], refused: Mapping[str, str], alone: bool) -> Check:
-    """Whether what one node writes is what the others read, in the run's directory and in what the profile mounts."""
+    """Check that each node reads what the others write, in the run's directory and in the profile's mounts."""
     name = "shared"
     if alone:
-        return skip(name, "one node alone has nobody to share with")
+        return skip(name, "the job has one node only")
     torn = {directory: sorted(each.absent) for directory, each in seen.items() if each.alone}
     if torn:
         words = "; ".join(
-            f"{directory}: what {', '.join(hosts[:4])} wrote is not seen" for directory, hosts in torn.items()
+            f"{directory}: files written by {', '.join(hosts[:4])} are not seen" for directory, hosts in torn.items()
         )
         return fail(
             name,
-            f"{len(torn)} torn",
+            f"{len(torn)} not shared",
             f"{words} here after {max(each.seconds for each in seen.values()):.0f} s",
-            "a directory of this node's own lies where the shared one should be mounted (`findmnt -T DIRECTORY` on "
-            "both nodes tells); leave the node out until it is (--exclude)",
+            "the shared directory is not mounted on this node (compare `findmnt -T DIRECTORY` on "
+            "both nodes); leave the node out until it is (--exclude)",
             len(torn),
         )
     looked = {directory: each for directory, each in seen.items() if each.looked_for}
     if not looked:
         why = "; ".join(f"{directory}: {words}" for directory, words in refused.items())
-        return skip(name, f"no directory could be written to by the others{f' ({why})' if why else ''}")
+        return skip(name, f"no other node could write to a directory{f' ({why})' if why else ''}")
     slowest = max(each.seconds for each in looked.values())
     value = f"{len(looked)} in {slowest:.1f} s"
     if strangers := sorted({host for each in looked.values() for host in each.absent}):
@@ -130,22 +130,22 @@ def shared_check(seen: Mapping[str, Seen], refused: Mapping[str, str], alone: bo
         return warn(
             name,
             value,
-            f"what others write is seen here after {slowest:.1f} s",
-            "NFS caches directories: actimeo=1 or lookupcache=none for the directory of runs, or another file system",
+            f"files of other nodes are seen here after {slowest:.1f} s",
+            "NFS caches directories: mount the run root with actimeo=1 or lookupcache=none, or use another file system",
             slowest,
         )
     return ok(name, value, slowest)
 
 
 def master_check(connected: bool, why: str, address: str, came: int, nodes: int, lacking: Sequence[int]) -> Check:
-    """MASTER_ADDR and MASTER_PORT, where training's ranks will meet."""
+    """Check MASTER_ADDR and MASTER_PORT, where the training's ranks will meet."""
     name = "rendezvous"
     if not connected:
         return fail(
             name,
             "no",
             f"{address}: {why}",
-            "the nodes have to reach each other over TCP on ports 20000 to 29000: firewalls, or an address of another "
+            "nodes must reach each other over TCP on ports 20000 to 29000: check firewalls, and the address's "
             "network (`scontrol show node` has NodeAddr)",
         )
     if lacking:
@@ -153,8 +153,8 @@ def master_check(connected: bool, why: str, address: str, came: int, nodes: int,
         return warn(
             name,
             f"{came} of {nodes}",
-            f"node {nodes_text} of the job did not come to {address}",
-            "see what is said of that node; without it nothing across nodes could be checked for it",
+            f"node {nodes_text} of the job did not connect to {address}",
+            "see the findings of that node; nothing across nodes was checked for it",
             came,
         )
     return ok(name, f"{came} of {nodes}", came)

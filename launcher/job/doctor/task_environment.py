@@ -1,4 +1,4 @@
-"""How this rank came to run: the time that its start took, its MPI, its Python."""
+"""How this rank was started: the time that took, its MPI, its Python."""
 
 import platform
 import sys
@@ -12,16 +12,16 @@ from .expected import Expected
 _SLOW_START_S = 300.0
 
 _MPI_VARIABLES = {"pmix": "PMIX_RANK", "pmi2": "PMI_FD"}
-"""What a plugin of Slurm's sets for each task (src/plugins/mpi)."""
+"""Variable that each MPI plugin of Slurm sets for a task. Source: src/plugins/mpi."""
 
 
 def started_check(seconds: Optional[float], expected: Expected) -> Check:
-    """From the beginning of the job's script to this program: with a container, mostly the time to unpack it."""
+    """Report the time from the job's script to this program: with a container, mostly that of unpacking."""
     inside = expected.container
     name = "container" if inside else "start"
     what = f"{expected.runtime} container" if inside else "bare machine"
     if seconds is None:
-        return skip(name, "when the job's script began is not known", what)
+        return skip(name, "the start time of the job's script is not known", what)
     value = f"{what} after {max(seconds, 0):.1f} s"
     if seconds > _SLOW_START_S:
         return warn(
@@ -35,39 +35,44 @@ def started_check(seconds: Optional[float], expected: Expected) -> Check:
 
 
 def script_began(run_dir: Path) -> Optional[float]:
-    """When the newest submission was claimed: the first thing that sbatch.sh does."""
+    """Return when the newest submission was claimed, which is the first thing that sbatch.sh does."""
     times = [path.stat().st_mtime for path in (run_dir / "claims").glob("submission-*")]
     return max(times, default=None)
 
 
 def mpi_check(environ: Mapping[str, str], expected: Expected) -> Check:
-    """Whether srun's MPI plugin reached the task."""
+    """Check that srun's MPI plugin reached the task."""
     name = "mpi"
     kind = expected.mpi
     if kind is None or kind == "none":
-        return skip(name, "the profile asks for no MPI plugin")
+        return skip(name, "the profile sets no MPI plugin")
     variable = next((each for prefix, each in _MPI_VARIABLES.items() if kind.startswith(prefix)), None)
     if variable is None:
-        return skip(name, f"which variables {kind} sets is not known here")
+        return skip(name, f"the launcher does not know which variables {kind} sets")
     if variable not in environ:
         return fail(
             name,
             "missing",
-            f"--mpi={kind}, and {variable} is not in the rank's environment",
-            "see that slurmd's log has no error of the plugin; in a container the runtime's hook has to pass it on",
+            f"--mpi={kind}, but {variable} is not in the rank's environment",
+            "look for errors of the plugin in slurmd's log; in a container the runtime's hook must pass it on",
         )
     return ok(name, kind)
 
 
 def python_check(version: "tuple[int, ...]" = sys.version_info[:3]) -> Check:
-    """The interpreter of the ranks: 3.10 or later."""
+    """Check the ranks' interpreter: Python 3.10 or later."""
     name = "python"
     value = ".".join(map(str, version))
     if version < (3, 10):
-        return fail(name, value, "the launcher's half in the job needs 3.10", "name another with python in the profile")
+        return fail(
+            name,
+            value,
+            "the launcher needs Python 3.10 in the job",
+            "set another interpreter with python in the profile",
+        )
     return ok(name, value)
 
 
 def facts() -> "dict[str, str]":
-    """What should be the same on all nodes."""
+    """Return what should be the same on all nodes."""
     return {"kernel": platform.release(), "architecture": platform.machine(), "python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""Xids: what NVIDIA's driver has written to the kernel's log about its GPUs."""
+"""Xids: errors of GPUs that NVIDIA's driver has written to the kernel's log."""
 
 import re
 from collections import Counter
@@ -6,8 +6,8 @@ from collections import Counter
 from ...contract.checks import Check, fail, ok, skip, warn
 from .probes import Read
 
-# What to do after an Xid, as awslabs/awsome-distributed-ai (95b939c) sorts them in
-# 4.validation_and_observability/2.gpu-cluster-healthcheck; what each number means: NVIDIA, "XID Errors".
+# Sources: severities from awslabs/awsome-distributed-ai (95b939c),
+# 4.validation_and_observability/2.gpu-cluster-healthcheck; meanings from NVIDIA, "XID Errors".
 _ISOLATE, _REBOOT, _RESET, _MONITOR = "isolate", "reboot", "reset", "monitor"
 SEVERITY = {
     54: _ISOLATE,
@@ -24,7 +24,7 @@ SEVERITY = {
     94: _MONITOR,
 }
 MEANING = {
-    13: "an exception of a program's kernel",
+    13: "an exception in a program's kernel",
     31: "a memory fault of a program",
     43: "a program's channel was stopped",
     48: "an ECC error of two bits",
@@ -38,10 +38,10 @@ MEANING = {
     120: "an error of the GPU's system processor",
 }
 _REMEDY = {
-    _ISOLATE: "drain the node (scontrol update nodename=NODE state=drain reason=...) and have it repaired",
-    _REBOOT: "drain and reboot the node; if it comes back, have the GPU replaced",
+    _ISOLATE: "drain the node (scontrol update nodename=NODE state=drain reason=...) until it is repaired",
+    _REBOOT: "drain and reboot the node; if the error returns, the GPU must be replaced",
     _RESET: "drain the node and reset the GPU (nvidia-smi --gpu-reset) or reboot; leave the node out with --exclude",
-    _MONITOR: "keep the node and start the job again; if it comes back on the same GPU, tell the administrators",
+    _MONITOR: "keep the node and start the job again; if the error returns on the same GPU, report it",
 }
 _ORDER = (_MONITOR, _RESET, _REBOOT, _ISOLATE)
 
@@ -49,12 +49,12 @@ _LINE = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (\d+)")
 
 
 def parse(text: str) -> list[tuple[str, int]]:
-    """GPU (its PCI address) and number of every Xid in a kernel log, oldest first."""
+    """Return GPU (its PCI address) and number of every Xid in a kernel log, oldest first."""
     return [(match[1].lower(), int(match[2])) for match in _LINE.finditer(text)]
 
 
 def xid_check(log: Read, has_gpus: bool) -> Check:
-    """The worst Xid since the node was booted."""
+    """Judge the worst Xid since the node was booted."""
     name = "xid"
     if not has_gpus:
         return skip(name, "no NVIDIA driver is seen here")
@@ -68,12 +68,12 @@ def xid_check(log: Read, has_gpus: bool) -> Check:
     severity = SEVERITY.get(worst, _MONITOR)
     value = ", ".join(f"{number} x{count}" for number, count in sorted(counted.items()))
     gpus = sorted({gpu for gpu, number in found if number == worst})
-    known = f" ({MEANING[worst]})" if worst in MEANING else ", which is in no table of ours"
+    known = f" ({MEANING[worst]})" if worst in MEANING else " (unknown number)"
     reason = f"Xid {worst}{known} on {', '.join(gpus)}"
     judge = warn if severity == _MONITOR else fail
     return judge(name, value, reason, _REMEDY[severity], worst)
 
 
 def _rank(number: int) -> int:
-    """Unknown ones count as the mildest: nobody has said that they are worse."""
+    """Return the severity's order; unknown numbers count as the mildest."""
     return _ORDER.index(SEVERITY.get(number, _MONITOR))

@@ -1,32 +1,13 @@
 """What is expected of the network: argv.json's `options.network`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
+from ...contract.fabrics import FABRICS
+from ...contract.fabrics.model import Expectation
 from ..errors import UserError
 
 POLICIES = ("require", "warn")
-FABRICS = ("efa", "infiniband", "roce", "ethernet")
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """What the cluster profile says of the network between the ranks of a run."""
-
-    policy: str
-    """`require`: a run with a worse network ends; `warn`: it is told so and goes on."""
-    fabric: str
-    nodes: int
-    ranks_per_node: int
-    nvlink_domain: bool = False
-    """Whether NVLink reaches beyond a node (GB200 NVL72 and the like)."""
-    nics_per_node: Optional[int] = None
-
-    @property
-    def world_size(self) -> int:
-        """The number of ranks."""
-        return self.nodes * self.ranks_per_node
 
 
 def read(settings: Mapping[str, Any]) -> Expectation:
@@ -37,7 +18,7 @@ def read(settings: Mapping[str, Any]) -> Expectation:
     for name, known in (("policy", POLICIES), ("fabric", FABRICS)):
         if settings[name] not in known:
             raise UserError(
-                f"options.network.{name} is {settings[name]!r}, none of {', '.join(known)}", where="argv.json"
+                f"options.network.{name} is {settings[name]!r}, not one of {', '.join(known)}", where="argv.json"
             )
     nics = settings.get("nics_per_node")
     return Expectation(

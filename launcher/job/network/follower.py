@@ -23,10 +23,11 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from launcher.contract import process
+from launcher.contract.fabrics import FABRICS
+from launcher.contract.fabrics.model import BAD, GOOD, UNKNOWN, Expectation, NodeView, Selection, Verdict
 from launcher.job.network import expect, report
-from launcher.job.network.causes import Place
-from launcher.job.network.judge import BAD, GOOD, UNKNOWN, Verdict, judge
-from launcher.job.network.parse import Selected, advance
+from launcher.job.network.judge import judge
+from launcher.job.network.parse import advance
 from launcher.job.network.tail import NoFileError, Tail
 from launcher.job.rank import Rank, read_rank
 from launcher.job.record import write_end
@@ -75,9 +76,9 @@ class Following:
     """What has been read so far, and since when the verdict has been what it is."""
 
     log: Path
-    expected: expect.Expectation
-    place: Place
-    selected: Selected = field(default_factory=Selected)
+    expected: Expectation
+    view: NodeView
+    selection: Selection = field(default_factory=Selection)
     verdict: Verdict = field(default_factory=lambda: Verdict(UNKNOWN, "NCCL has said nothing"))
     since: float = 0.0
 
@@ -89,13 +90,13 @@ class Following:
         while True:
             lines, again = self._tail.read()
             if again:
-                self.selected = Selected()
+                self.selection = Selection()
             if not lines:
                 break
             for line in lines:
-                self.selected = advance(self.selected, line)
+                self.selection = advance(self.selection, line)
         before = self.verdict.word
-        self.verdict = judge(self.selected, self.expected, self.place, final=final)
+        self.verdict = judge(self.selection, self.expected, self.view, final=final)
         if self.verdict.word != before:
             self.since = now
         return self.verdict.fatal or (self.verdict.word != UNKNOWN and now - self.since >= SETTLE_S)
@@ -136,7 +137,7 @@ def conclude(rank: Rank, following: Following, parent: Parent) -> None:
         and parent.alive
         and not rank.paths.rank_record(rank.rank).exists()
     )
-    content = report.write(rank, verdict, following.selected, expected, following.log, ends=ends)
+    content = report.write(rank, verdict, following.selection, expected, following.log, ends=ends)
     if ends:
         # Before the signal: whatever becomes of the rank then, this is why.
         write_end(rank, report.failure(content), pid=parent.pid)
@@ -144,10 +145,10 @@ def conclude(rank: Rank, following: Following, parent: Parent) -> None:
         parent.end()
 
 
-def place_of_this_process() -> Place:
-    """What a verdict's cause may lie in."""
-    names = ("NCCL_", "FI_", "OFI_NCCL_", "MELLANOX_VISIBLE_DEVICES")
-    return Place(
+def view_of_this_process() -> NodeView:
+    """Return what a verdict's cause may lie in, as this process sees it."""
+    names = ("NCCL_", *(name for fabric in FABRICS.values() for name in fabric.read_variables))
+    return NodeView(
         environment={name: value for name, value in os.environ.items() if name.startswith(names)},
         verbs=any(Path("/dev/infiniband").glob("uverbs*")),
         imex=any(_CHANNELS.glob("channel*")),
@@ -162,7 +163,7 @@ def main(arguments: list[str]) -> int:
     request = json.loads(arguments[0])
     parent = Parent(int(request["parent"]), request["ticks"])
     rank = read_rank(os.environ)
-    following = Following(Path(request["log"]), expect.read(request["settings"]), place_of_this_process())
+    following = Following(Path(request["log"]), expect.read(request["settings"]), view_of_this_process())
     found = follow(following, lambda: parent.alive, timeout_s=float(request.get("timeout_s") or TIMEOUT_S))
     if found or following.verdict.word in (GOOD, BAD):
         conclude(rank, following, parent)

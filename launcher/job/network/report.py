@@ -10,12 +10,10 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.fabrics.model import BAD, GOOD, Expectation, Selection, Verdict
 from ...contract.files import append_line, read_object, write_json, write_text
 from ..rank import Rank
 from ..record import End
-from .expect import Expectation
-from .judge import BAD, GOOD, Verdict
-from .parse import Selected
 
 VERSION = 1
 
@@ -26,7 +24,13 @@ def read(rank: Rank) -> Optional[dict[str, Any]]:
 
 
 def write(
-    rank: Rank, verdict: Verdict, selected: Selected, expected: Expectation, log: Optional[Path], *, ends: bool = False
+    rank: Rank,
+    verdict: Verdict,
+    selection: Selection,
+    expected: Expectation,
+    log: Optional[Path],
+    *,
+    ends: bool = False,
 ) -> dict[str, Any]:
     """Leave the verdict in all three places; returns the report. `ends` says that the run ends for it."""
     content = {
@@ -43,7 +47,7 @@ def write(
         "line": verdict.line,
         "ends": ends,
         "log": None if log is None else str(log),
-        "selected": selected.to_dict(),
+        "selected": selection.to_dict(),
     }
     write_json(rank.paths.network_record(rank.rank), content)
     words = f"rank {rank.rank}: {content['sentence']}"

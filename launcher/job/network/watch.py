@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ...contract import process
+from ...contract.fabrics.model import BAD, UNKNOWN, Expectation, Selection, Verdict
 from ..rank import Rank
 from ..record import End
 from . import expect, follower, report, variables
-from .judge import BAD, UNKNOWN, Verdict, judge
-from .parse import Selected
+from .judge import judge
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Watch:
 
     rank: Rank
     settings: Mapping[str, Any]
-    expected: expect.Expectation
+    expected: Expectation
     log: Optional[Path] = None
     """The file that is followed; None before `begin`, and where nothing can be followed."""
     process: "Optional[subprocess.Popen[bytes]]" = field(default=None, repr=False)
@@ -38,7 +38,7 @@ class Watch:
         if device == "cpu" and log == own:
             why = "the ranks compute on CPU, without NCCL"
         if why is not None:
-            report.write(self.rank, Verdict(UNKNOWN, why), Selected(), self.expected, None)
+            report.write(self.rank, Verdict(UNKNOWN, why), Selection(), self.expected, None)
             return
         self.log = log
         request = {
@@ -53,7 +53,7 @@ class Watch:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         except OSError as error:
             words = Verdict(UNKNOWN, f"the follower of NCCL's log cannot be started: {error}")
-            report.write(self.rank, words, Selected(), self.expected, log)
+            report.write(self.rank, words, Selection(), self.expected, log)
 
     def explain(self, end: End) -> End:
         """The rank's end as its network explains it: another one where the run ends for its network."""
@@ -75,15 +75,15 @@ class Watch:
     def _last_look(self, end: End) -> dict[str, Any]:
         """The report of a rank that ends before there was a verdict: NCCL without a network fails by itself."""
         assert self.log is not None  # noqa: S101 only called where a log is followed
-        following = follower.Following(self.log, self.expected, follower.place_of_this_process())
+        following = follower.Following(self.log, self.expected, follower.view_of_this_process())
         follower.follow(following, lambda: False)
-        verdict = judge(following.selected, self.expected, following.place, final=True)
+        verdict = judge(following.selection, self.expected, following.view, final=True)
         if verdict.word == UNKNOWN and end.outcome != "finished":
             return {}  # it ended before NCCL had anything to say
         message = str((end.exception or {}).get("message"))
         failed = end.outcome == "failed" and (end.cause == "communication" or "NCCL" in message)
         ends = failed and verdict.word == BAD and (verdict.fatal or self.expected.policy == "require")
-        return report.write(self.rank, verdict, following.selected, self.expected, self.log, ends=ends)
+        return report.write(self.rank, verdict, following.selection, self.expected, self.log, ends=ends)
 
 
 def own_log(rank: Rank) -> Path:

@@ -1,8 +1,8 @@
-"""What a rank does to be profiled. A run without profiling does not import this package.
+"""Profiling of one rank. A run without profiling does not import this package.
 
-prepare    from the request and the configuration to this rank's Window, or to none
+prepare    this rank's Window, or none, from the request and the configuration
 window     opens and closes a profiler at Megatron's steps, as callbacks of Bridge
 builtin    torch, viztracer, memory, and the marks in nsys' timeline
-record     what a rank says of its capture
+record     a rank's record of its capture
 nsys       the process around nsys, run as a file by step.sh: its command line, its end, its report
 """

@@ -1,9 +1,9 @@
 """The process around nsys: `python3 nsys.py COMMAND ...`, run by step.sh on the ranks that are captured.
 
-It needs the standard library alone. It asks this nsys what it knows, starts the command under it, and stays: nsys has
-been seen to wait for ever for processes that a program leaves behind, or to hang while it writes its report. When the
-program has ended, nsys gets a time limit. Then the report is exported to SQLite and its rows are counted, for an exit
-status of 0 and a file that exists prove nothing. What came of it is in `profiles/STEM.nsys.json`.
+It needs only the standard library. It asks this nsys for its features, starts the command under it, and stays: nsys may
+wait for ever for processes that a program leaves behind, or hang while it writes its report (both were observed). When
+the program has ended, nsys gets a time limit. Then the report is exported to SQLite and its rows are counted, because
+an exit status of 0 and an existing file prove nothing. The result is in `profiles/STEM.nsys.json`.
 """
 
 import os
@@ -26,41 +26,41 @@ _CANNOT_START = 2
 
 
 def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Run the command under nsys; its exit status, or that of the rank where nsys had to be ended."""
+    """Run the command under nsys; return its exit status, or that of the rank where nsys had to be ended."""
     run_dir, attempt, rank = Path(environ["LAUNCHER_RUN_DIR"]), environ["LAUNCHER_ATTEMPT"], int(environ["RANK"])
     paths = RunPaths(run_dir).attempt_paths(attempt)
     directory = paths.profiles
     directory.mkdir(parents=True, exist_ok=True)
     request = read_object(RunPaths(run_dir).argv_file) or {}
-    settings = (request.get("options") or {}).get("profiler") or {}
-    options = settings.get("nsys") or {}
+    options = (request.get("options") or {}).get("profiler") or {}
+    nsys_options = options.get("nsys") or {}
     name = stem("nsys", environ.get("SLURM_JOB_ID") or "local", attempt, int(environ["NODE_RANK"]), rank)
     record = directory / f"{name}.nsys.json"
-    program = str(options.get("program") or "nsys")
+    program = str(nsys_options.get("program") or "nsys")
     found = find_nsys(program)
     if found is None or record.exists():
-        why = f"{program!r} is not in the image" if found is None else f"{record.name} exists, nothing is overwritten"
-        return refuse(paths, rank, record, f"nsys cannot profile this rank: {why}")
-    known = nsys_command.probe(found)
+        why = f"{program!r} is not in the image" if found is None else f"{record.name} exists and is not overwritten"
+        return record_refusal(paths, rank, record, f"nsys cannot profile this rank: {why}")
+    nsys = nsys_command.probe(found)
     report = directory / f"{name}.nsys-rep"
-    argv, left_out = nsys_command.compose(found, known, report.with_suffix(""), options)
+    argv, left_out = nsys_command.compose(found, nsys, report.with_suffix(""), nsys_options)
     for text in left_out:
         print(f"profiler: {text}", file=sys.stderr, flush=True)
-    limit_s = float(settings.get("finish_timeout_s") or _FINISH_TIMEOUT_S)
+    limit_s = float(options.get("finish_timeout_s") or _FINISH_TIMEOUT_S)
     started = time.monotonic()
     adopt_orphans()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        # The signal is the program's: this process has to stay, for what comes after.
+        # The signal is meant for the program: this process must stay for the report.
         signal.signal(number, lambda *_: None)
     supervised = Supervised(argv, list(command), directory / f".{name}.pid")
     status = supervised.wait(limit_s)
     if not supervised.started:
-        what = f"it ended with status {status} and did not start the program: its own words are in the rank's log"
-        return refuse(paths, rank, record, f"nsys {known.version}: {what}")
+        what = f"it ended with status {status} and did not start the program; its messages are in the rank's log"
+        return record_refusal(paths, rank, record, f"nsys {nsys.version}: {what}")
     content = {
         "version": 1,
         "rank": rank,
-        "nsys": known.version,
+        "nsys": nsys.version,
         "argv": argv,
         "status": status,
         "ended_by_launcher": supervised.ended,
@@ -74,13 +74,13 @@ def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int
 
 
 def rank_status(paths: AttemptPaths, rank: int, status: int) -> int:
-    """The exit status that counts: a rank that came to a good end did so, whatever became of nsys after it."""
+    """Return the exit status that counts: a rank that ended well did so, whatever happened to nsys after it."""
     outcome = (read_object(paths.rank_record(rank)) or {}).get("outcome")
     return 0 if outcome in ("finished", "stopped") else status or int(outcome == "failed")
 
 
-def refuse(paths: AttemptPaths, rank: int, record: Path, message: str) -> int:
-    """Leave the rank's record of a program that was not started, so that the verdict can say why."""
+def record_refusal(paths: AttemptPaths, rank: int, record: Path, message: str) -> int:
+    """Write the rank's record of a program that was not started, so that the run's result can give the reason."""
     end = {
         "version": 1,
         "rank": rank,

@@ -1,4 +1,4 @@
-"""The command line of nsys, from what this nsys knows."""
+"""The command line of nsys, composed from the features of the installed nsys."""
 
 import os
 import re
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.fabrics import FABRICS
+
 _PROBE_TIMEOUT_S = 60
-EFA_PLUGIN = "efa_metrics"
-"""The directory of nsys' plugin for EFA: https://docs.nvidia.com/nsight-systems/UserGuide, "Network"."""
 
 
 @dataclass(frozen=True)
-class Known:
-    """What an nsys says of itself; `plugins` are the names that `--enable` takes."""
+class NsysProgram:
+    """What an nsys reports about itself; `plugins` are the names that `--enable` takes."""
 
     version: Optional[str]
     help: str
     plugins: frozenset[str]
 
     def has(self, option: str) -> bool:
-        """Whether `nsys profile` has this option: `--nic-metrics`."""
+        """Return whether `nsys profile` has this option, such as `--nic-metrics`."""
         return re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", self.help) is not None
 
 
-def probe(program: str, environ: Mapping[str, str] = os.environ) -> Known:
-    """Ask nsys for its version, options and plugins; what it does not answer is not known."""
+def probe(program: str, environ: Mapping[str, str] = os.environ) -> NsysProgram:
+    """Ask nsys for its version, options and plugins; an unanswered question leaves its field empty."""
     version = re.search(r"\d{4}(?:\.\d+)+", _answer([program, "--version"]))
-    return Known(
+    return NsysProgram(
         version=version.group() if version else None,
         help=_answer([program, "profile", "--help"]),
         plugins=frozenset(_plugins(Path(program).resolve(), environ)),
@@ -37,10 +37,10 @@ def probe(program: str, environ: Mapping[str, str] = os.environ) -> Known:
 
 
 def _plugins(program: Path, environ: Mapping[str, str]) -> list[str]:
-    """Directories with a manifest where nsys looks for plugins: beside its own program, and where it is told to."""
+    """Return the plugins (directories with a manifest) beside nsys' program and below NSYS_PLUGIN_SEARCH_DIRS."""
     beside = [program.parent / "plugins", *program.parent.parent.glob("target-linux-*/plugins")]
-    told = [Path(each) for each in environ.get("NSYS_PLUGIN_SEARCH_DIRS", "").split(":") if each]
-    return [manifest.parent.name for place in (*beside, *told) for manifest in place.glob("*/*.yaml")]
+    configured = [Path(each) for each in environ.get("NSYS_PLUGIN_SEARCH_DIRS", "").split(":") if each]
+    return [manifest.parent.name for directory in (*beside, *configured) for manifest in directory.glob("*/*.yaml")]
 
 
 def _answer(argv: Sequence[str]) -> str:
@@ -59,16 +59,16 @@ def _answer(argv: Sequence[str]) -> str:
 
 
 def compose(
-    program: str, known: Known, output: Path, options: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+    program: str, nsys: NsysProgram, output: Path, options: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 ) -> "tuple[list[str], list[str]]":
-    """The words before the command, and what was asked for but this nsys does not know.
+    """Return the words before the command, and what was requested but this nsys does not support.
 
-    No CPU sampling and no context switches: both hang on some kernels. `--wait=primary`: nsys would wait for every
-    process that the program leaves behind. `--kill=none` and `--capture-range-end=stop`: the end of the capture is not
-    the end of the training. No `--force-overwrite`: nothing is overwritten. With the option `whole` the whole program
-    is captured, which needs no GPU.
+    No CPU sampling and no context switches: both hang on some kernels. `--wait=primary`: otherwise nsys waits for every
+    process that the program leaves behind. `--kill=none` and `--capture-range-end=stop`: the training goes on after the
+    capture. No `--force-overwrite`: nothing is overwritten. With the option `whole` the whole program is captured,
+    which needs no GPU.
     """
-    trace = options.get("trace") or ("cuda-sw,nvtx" if "cuda-sw" in known.help else "cuda,nvtx")
+    trace = options.get("trace") or ("cuda-sw,nvtx" if "cuda-sw" in nsys.help else "cuda,nvtx")
     words = [
         f"--trace={trace}",
         "--sample=none",
@@ -78,49 +78,49 @@ def compose(
         f"--output={output}",
     ]
     wanted = [("--wait", "--wait=primary", "it waits for all processes of the program")]
-    # Whole graphs are one row each: no kernel in them could be told.
-    wanted.append(("--cuda-graph-trace", "--cuda-graph-trace=node", "kernels in CUDA graphs are not told apart"))
+    # Otherwise each CUDA graph is one row, without its kernels.
+    wanted.append(("--cuda-graph-trace", "--cuda-graph-trace=node", "kernels in CUDA graphs are not shown"))
     left_out = []
     for option, word, loss in wanted:
-        if known.has(option):
+        if nsys.has(option):
             words.append(word)
         else:
-            left_out.append(f"nsys {known.version} has no {option}: {loss}")
-    for found, text in (_gpu_metrics(known, options, environ), _network(known, options)):
+            left_out.append(f"nsys {nsys.version} has no {option}: {loss}")
+    for found, text in (_gpu_metrics(nsys, options, environ), _network(nsys, options)):
         words += found
         left_out += [text] if text else []
-    words = _replaced(words, [str(each) for each in options.get("args") or ()])
+    words = _override_options(words, [str(each) for each in options.get("args") or ()])
     return [program, "profile", *words], left_out
 
 
 def _gpu_metrics(
-    known: Known, options: Mapping[str, Any], environ: Mapping[str, str]
+    nsys: NsysProgram, options: Mapping[str, Any], environ: Mapping[str, str]
 ) -> "tuple[list[str], Optional[str]]":
     if not options.get("gpu_metrics"):
         return [], None
-    # A GPU's counters have one reader at a time, so each rank takes its own GPU's.
+    # Only one process at a time can read a GPU's counters, so each rank reads its own GPU's.
     device = environ.get("LOCAL_RANK", "0")
     for option in ("--gpu-metrics-devices", "--gpu-metrics-device"):
-        if known.has(option):
+        if nsys.has(option):
             return [f"{option}={device}"], None
-    return [], f"nsys {known.version} has no GPU metrics"
+    return [], f"nsys {nsys.version} has no GPU metrics"
 
 
-def _network(known: Known, options: Mapping[str, Any]) -> "tuple[list[str], Optional[str]]":
-    """Counters of the network cards: EFA's by a plugin, InfiniBand's by an option."""
-    fabric = options.get("fabric")
-    if fabric == "efa":
-        if known.has("--enable") and EFA_PLUGIN in known.plugins:
-            return [f"--enable={EFA_PLUGIN}"], None
-        return [], f"nsys {known.version} has no plugin {EFA_PLUGIN}: no counters of the network"
-    if fabric == "infiniband":
-        if known.has("--nic-metrics"):
-            return ["--nic-metrics=true"], None
-        return [], f"nsys {known.version} has no --nic-metrics: no counters of the network"
+def _network(nsys: NsysProgram, options: Mapping[str, Any]) -> "tuple[list[str], Optional[str]]":
+    """Return the words for counters of the network cards, by a plugin or an option as the fabric has it."""
+    fabric = FABRICS.get(str(options.get("fabric")))
+    if fabric is not None and fabric.nsys_plugin is not None:
+        if nsys.has("--enable") and fabric.nsys_plugin in nsys.plugins:
+            return [f"--enable={fabric.nsys_plugin}"], None
+        return [], f"nsys {nsys.version} has no plugin {fabric.nsys_plugin}: no counters of the network"
+    if fabric is not None and fabric.nsys_option is not None:
+        if nsys.has(fabric.nsys_option):
+            return [f"{fabric.nsys_option}=true"], None
+        return [], f"nsys {nsys.version} has no {fabric.nsys_option}: no counters of the network"
     return [], None
 
 
-def _replaced(words: Sequence[str], more: Sequence[str]) -> list[str]:
-    """`words` with the user's, which take the place of those with the same option: nsys refuses an option twice."""
+def _override_options(words: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Return `words` with the user's in place of those with the same option: nsys refuses an option twice."""
     names = {word.partition("=")[0] for word in more}
     return [*(word for word in words if word.partition("=")[0] not in names), *more]

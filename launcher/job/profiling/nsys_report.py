@@ -1,4 +1,4 @@
-"""What nsys has left: whether there is a report, whether it opens, and what is in it."""
+"""Checks of nsys' report: whether it exists, whether it opens, and what it holds."""
 
 import contextlib
 import re
@@ -13,10 +13,10 @@ _KEPT = 300
 
 
 def examine(program: str, report: Path, *, ended: bool, after_s: float, limit_s: float) -> dict[str, Any]:
-    """`file`, `bytes`, `opens` (None: not told), `why`, `kernels` and `steps` of a report.
+    """Return `file`, `bytes`, `opens` (None: unknown), `why`, `kernels` and `steps` of a report.
 
     `ended` says that nsys had to be ended, `after_s` seconds after the program. The report is exported to SQLite beside
-    it, from a copy, as the importer has been seen to change what it reads; `limit_s` is for that.
+    it within `limit_s`, from a copy, because the importer was observed to change what it reads.
     """
     try:
         size = report.stat().st_size
@@ -41,7 +41,7 @@ def examine(program: str, report: Path, *, ended: bool, after_s: float, limit_s:
     except subprocess.TimeoutExpired:
         return {**found, "why": f"nsys export did not end within {limit_s:g} s"}
     except OSError as error:
-        return {**found, "why": f"the report was not exported: {error}"}
+        return {**found, "why": f"the report cannot be exported: {error}"}
     finally:
         for path in report.parent.glob(f".export-{report.stem}.*"):
             with contextlib.suppress(OSError):
@@ -56,15 +56,15 @@ def _why_missing(report: Path, ended: bool, after_s: float) -> str:
     if report.with_suffix(".qdstrm").exists():
         return "nsys left only a .qdstrm: its importer is missing or lacks libraries (libdw.so.1, libelf.so.1)"
     if ended:
-        return f"nsys did not end within {after_s:g} s after the program, and was ended"
+        return f"nsys was ended because it was still running {after_s:g} s after the program"
     return "nsys wrote no report: the capture range was never opened"
 
 
 def read_database(path: Path) -> dict[str, Any]:
-    """`opens`, `kernels` (rows) and `steps` (numbers of the ranges `step N`) of an export."""
+    """Return `opens`, `kernels` (rows) and `steps` (numbers of the ranges `step N`) of an export."""
     try:
         import sqlite3
-    except ImportError:  # a Python that was built without it
+    except ImportError:  # this Python was built without it
         return {"opens": None, "why": "this Python has no sqlite3"}
     try:
         connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)

@@ -1,4 +1,4 @@
-"""From the request and the resolved configuration to what this rank captures."""
+"""What this rank captures, from the request and the resolved configuration."""
 
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -14,29 +14,31 @@ from .window import Profiler, Window
 _METHODS = ("start", "stop", "save")
 
 
-def prepare(config: Any, rank: Rank, settings: Mapping[str, Any], device: str) -> Optional[Window]:
-    """This rank's window, not attached yet; None on a rank that captures nothing.
+def prepare(config: Any, rank: Rank, options: Mapping[str, Any], device: str) -> Optional[Window]:
+    """Return this rank's window, not attached yet; None on a rank that captures nothing.
 
-    `settings` is argv.json's `options.profiler`. The window is the configuration's: the plan wrote it there, and an
-    override may hold what only the job knows. Raises UserError, on every rank, where it cannot work.
+    `options` is argv.json's `options.profiler`. The window is that of the configuration: the plan wrote it there, and
+    an override may hold what only the job knows. Raises UserError, on every rank, where profiling cannot work.
     """
-    start, stop = check_profiler(config, settings, device)
-    section, name = config.profiling, str(settings["name"])
+    start, stop = check_profiler(config, options, device)
+    section, name = config.profiling, str(options["name"])
     if name == "torch":
-        # Ours does the work, see builtin.Torch.
+        # The launcher's own does the work, see builtin.Torch.
         section.use_pytorch_profiler = False
     ranks = list(section.profile_ranks)
     if ranks and rank.rank not in ranks:
         return None
-    record = record_of(rank, settings, (start, stop))
-    return Window(_make(config, settings, rank, record), record, saves=name != "nsys")
+    record = record_of(rank, options, (start, stop))
+    return Window(_make(config, options, rank, record), record, saves=name != "nsys")
 
 
-def check_profiler(config: Any, settings: Mapping[str, Any], device: str) -> "tuple[int, int]":
-    """The window, or UserError where profiling cannot work with this configuration."""
-    section, name = config.profiling, str(settings["name"])
+def check_profiler(config: Any, options: Mapping[str, Any], device: str) -> "tuple[int, int]":
+    """Return the window (first step, step after the last). Raises UserError where profiling cannot work."""
+    section, name = config.profiling, str(options["name"])
     if section is None:
-        raise UserError("profiling=null leaves no steps to capture", where="profiling", hint="leave one of them out")
+        raise UserError(
+            "profiling=null and --profiler exclude each other", where="profiling", hint="leave one of them out"
+        )
     start, stop = int(section.profile_step_start), int(section.profile_step_end)
     _check_window(config, start, stop)
     _check_device(config, name, device)
@@ -52,29 +54,27 @@ def _check_window(config: Any, start: int, stop: int) -> None:
         )
     if isinstance(iterations, int) and stop > iterations:
         raise UserError(
-            f"steps {start}:{stop} are to be profiled, but the run ends after {iterations} (train.train_iters)",
+            f"steps {start}:{stop} cannot be profiled: the run ends after {iterations} steps (train.train_iters)",
             where="profiling.profile_step_end",
-            hint=f"name steps below {iterations}: --profile-steps",
+            hint=f"choose steps below {iterations}: --profile-steps",
         )
 
 
 def _check_device(config: Any, name: str, device: str) -> None:
     if device == "cpu" and name in ("nsys", "memory"):
-        what = (
-            "nsys' capture range is opened by CUDA's profiler API" if name == "nsys" else "it records CUDA's allocator"
+        what = "CUDA's profiler API opens its capture range" if name == "nsys" else "it records CUDA's allocator"
+        raise UserError(
+            f"the profiler {name} needs a GPU: {what}", hint="use --profiler torch or viztracer, which run on CPU"
         )
-        raise UserError(f"the profiler {name} needs a GPU: {what}", hint="--profiler torch and viztracer run on CPU")
     if name != "nsys":
         return
     if getattr(config.ft, "enable_ft_package", False):
         raise UserError("nsys and fault tolerance (ft.enable_ft_package) exclude each other", where="ft")
     if config.profiling.use_pytorch_profiler:
-        raise UserError(
-            "the recipe sets profiling.use_pytorch_profiler, and torch has one profiler at a time with nsys"
-        )
+        raise UserError("the recipe sets profiling.use_pytorch_profiler, which cannot run together with nsys")
 
 
-def _make(config: Any, settings: Mapping[str, Any], rank: Rank, record: Record) -> Profiler:
+def _make(config: Any, options: Mapping[str, Any], rank: Rank, record: Record) -> Profiler:
     section = config.profiling
 
     def torch() -> Profiler:
@@ -94,23 +94,23 @@ def _make(config: Any, settings: Mapping[str, Any], rank: Rank, record: Record) 
         "memory": builtin.Memory,
         "nsys": builtin.NsysMarks,
     }
-    own = settings.get("own")
+    own = options.get("own")
     if own is not None:
-        return own_profiler(rank.run_paths.code / own["path"], own["class"])
+        return load_custom_profiler(rank.run_paths.code / own["path"], own["class"])
     try:
-        return known[str(settings["name"])]()
+        return known[str(options["name"])]()
     except ImportError as error:
         raise UserError(
-            f"the profiler {settings['name']} cannot be loaded: {error}",
-            hint="install it in the image, or take another --profiler",
+            f"the profiler {options['name']} cannot be loaded: {error}",
+            hint="install it in the image, or choose another --profiler",
         ) from error
 
 
-def own_profiler(path: Path, name: str) -> Profiler:
-    """An object of the user's own class. Raises UserError, with the place in the file where it can be told."""
+def load_custom_profiler(path: Path, name: str) -> Profiler:
+    """Return an instance of the user's class. Raises UserError, with the position in the file if known."""
     spec = importlib.util.spec_from_file_location(f"profiler_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise UserError(f"there is no profiler {path.name} in this run's code", where=str(path))
+        raise UserError(f"the profiler's file {path.name} is missing in this run's code", where=str(path))
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -1,7 +1,7 @@
-"""A program under nsys, watched.
+"""A program under nsys, supervised.
 
-Seen with nsys 2022.4: it leaves an agent behind that ignores SIGTERM, and when a signal comes to all processes of a
-step it ends at once while the program goes on, as a training that saves and stops does.
+Observed with nsys 2022.4: it leaves an agent behind that ignores SIGTERM; and when a signal goes to all processes of a
+step it ends at once while the program continues, as a training that saves and stops does.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _KILL_AFTER_S = 10.0
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 
 _SAY_PID = 'echo $$ >"$1"; shift; exec "$@"'
-"""For sh: the program keeps the number of this shell, across every exec."""
+"""Script for sh: the program keeps the pid of this shell, across every exec."""
 
 
 def adopt_orphans() -> None:
@@ -31,23 +31,23 @@ def adopt_orphans() -> None:
 
 
 class Supervised:
-    """`nsys ... command`, started; `wait` ends nsys when it takes too long after the program's end."""
+    """Running `nsys ... command`; `wait` ends nsys when it takes too long after the program's end."""
 
     def __init__(self, nsys: Sequence[str], command: Sequence[str], pid_file: Path) -> None:
         self._pid_file = pid_file
         self.ended = False
         """Whether nsys had to be ended."""
         self.started = False
-        """Whether the program was begun at all."""
+        """Whether the program was started at all."""
         self.seconds_after_program: Optional[float] = None
-        """How long nsys went on after the program."""
+        """How long nsys still ran after the program."""
         self._process = subprocess.Popen([*nsys, "/bin/sh", "-c", _SAY_PID, "sh", str(pid_file), *command])
 
     def wait(self, limit_s: float) -> int:
-        """The exit status (128+N for signal N) once both nsys and the program are over.
+        """Return the exit status (128+N for signal N) once both nsys and the program have ended.
 
-        Nsys gets `limit_s` seconds after the program has ended. The status is nsys', which hands on the program's,
-        unless nsys was over first.
+        Nsys gets `limit_s` seconds after the program has ended. The status is that of nsys, which passes on the
+        program's, unless nsys ended first.
         """
         program_end: Optional[float] = None
         while self._process.poll() is None:
@@ -70,7 +70,7 @@ class Supervised:
         return 128 - status if status < 0 else status
 
     def _after_nsys(self, pid: int, status: int) -> int:
-        """Wait for a program that has outlived nsys; its own status, where it became this process' child."""
+        """Wait for a program that outlives nsys; return its own status, if it became a child of this process."""
         while not self._program_is_over():
             time.sleep(_LOOK_S)
         with contextlib.suppress(ChildProcessError):
@@ -82,7 +82,7 @@ class Supervised:
         try:
             return int(self._pid_file.read_text())
         except (OSError, ValueError):
-            return None  # not begun yet
+            return None  # not started yet
 
     def _program_is_over(self) -> bool:
         pid = self._program()
@@ -94,7 +94,7 @@ class Supervised:
 
 
 def end_processes(pids: Sequence[int]) -> None:
-    """SIGTERM, and SIGKILL for those that are still there ten seconds later."""
+    """Send SIGTERM, and SIGKILL ten seconds later to those that still run."""
     _send(pids, signal.SIGTERM)
     end = time.monotonic() + _KILL_AFTER_S
     while time.monotonic() < end and any(_runs(pid) for pid in pids):
@@ -103,7 +103,7 @@ def end_processes(pids: Sequence[int]) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below `pid`, as /proc shows them now."""
+    """Return all processes below `pid`, as /proc shows them now."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (state := _stat(int(entry.name))) is not None:
@@ -116,7 +116,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def is_nsys(pid: int) -> bool:
-    """Whether it is one of nsys' own processes."""
+    """Return whether it is one of nsys' own processes."""
     try:
         name = Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
@@ -136,6 +136,6 @@ def _runs(pid: int) -> bool:
 
 
 def _stat(pid: int) -> "Optional[tuple[str, int]]":
-    """State and parent of a process; None if it is gone."""
+    """Return state and parent of a process; None if it is gone."""
     fields = stat(pid)
     return (fields[0], int(fields[1])) if fields else None

@@ -17,7 +17,7 @@ VERSION = 1
 
 @dataclass
 class Record:
-    """What becomes of one rank's capture; written at each change, so that even a rank that is killed leaves it.
+    """State of one rank's capture; written at each change, so that even a rank that is killed leaves it.
 
     `state` is one of launcher.contract.profiles.STATES, `began_at` the step at which this attempt entered the loop.
     """
@@ -33,15 +33,15 @@ class Record:
     error: Optional[str] = None
     bytes: Optional[int] = None
     seconds: Optional[float] = None
-    """How long stopping and saving took."""
+    """Duration of stopping and saving."""
 
     @property
     def file(self) -> Path:
-        """Where the profiler's own file goes."""
+        """Return the path of the profiler's own file."""
         return self.directory / f"{self.stem}.{self.extension}"
 
     def write(self) -> None:
-        """Write it, all or nothing."""
+        """Write the record atomically."""
         content = {
             "version": VERSION,
             **self.facts,
@@ -59,14 +59,14 @@ class Record:
 
 
 def record_of(
-    rank: Rank, settings: Mapping[str, Any], window: tuple[int, int], environ: Mapping[str, str] = os.environ
+    rank: Rank, options: Mapping[str, Any], window: tuple[int, int], environ: Mapping[str, str] = os.environ
 ) -> Record:
-    """The record of a rank's capture that has not begun."""
-    name, job = str(settings["name"]), environ.get("SLURM_JOB_ID") or "local"
+    """Return the record of a rank's capture that has not begun."""
+    name, job = str(options["name"]), environ.get("SLURM_JOB_ID") or "local"
     return Record(
         directory=rank.paths.profiles,
         stem=stem(name, job, rank.attempt, rank.node_rank, rank.rank),
-        extension=str(settings.get("extension") or EXTENSIONS[name]),
+        extension=str(options.get("extension") or EXTENSIONS[name]),
         facts={
             "profiler": name,
             "rank": rank.rank,

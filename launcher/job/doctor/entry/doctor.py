@@ -1,6 +1,6 @@
-"""What each rank of `launcher doctor --nodes N` runs: entrypoint.py and recipe of that run in one file.
+"""The program of each rank of `launcher doctor --nodes N`: entrypoint.py and recipe of that run in one file.
 
-It stands alone in its directory, because the *.py beside a recipe travel along with it.
+It is alone in its directory, because the *.py files beside a recipe travel with it.
 """
 
 import json
@@ -19,12 +19,12 @@ _WAIT_S = 0.1
 
 
 def configure(expected: str) -> expectations.Expected:
-    """What the nodes are compared with, as the launcher writes it into argv.json."""
+    """Return the values that the nodes are compared with, as the launcher wrote them into argv.json."""
     return expectations.parse(expected)
 
 
 def main() -> int:
-    """Look, write what was found, end; the exit status says whether that was possible, not what was found."""
+    """Run the checks and write their results; the exit status says whether that was possible, not what was found."""
     began = time.time()
     try:
         this = rank.read_rank(os.environ)
@@ -41,9 +41,9 @@ def main() -> int:
     nodes = this.world_size // this.local_world_size
     if this.local_rank == 0:
         program.look_at_node(this, expected, found, began)
-        came = program.meet_others(this, expected, found)
-        write_json(met, {"came": came})
-    complete = _came(met, expected.patience_s * 4) == nodes
+        nodes_met = program.check_across_nodes(this, expected, found)
+        write_json(met, {"nodes": nodes_met})
+    complete = _nodes_met(met, expected.rendezvous_timeout_s * 4) == nodes
     program.compute_checks(this, expected, found, complete)
     write_json(directory / f"{this.rank:04d}.json", program.record(this, found, began))
     record.write_end(this, record.End("finished"))
@@ -52,12 +52,12 @@ def main() -> int:
     return 0
 
 
-def _came(path: Path, patience_s: float) -> int:
-    """How many nodes came together, as this node's first rank has found out."""
-    until = time.monotonic() + patience_s
+def _nodes_met(path: Path, timeout_s: float) -> int:
+    """Return how many nodes were reached, as the first rank of this node has found."""
+    until = time.monotonic() + timeout_s
     while time.monotonic() < until:
         if path.exists():
-            return int(json.loads(path.read_text(encoding="utf-8"))["came"])
+            return int(json.loads(path.read_text(encoding="utf-8"))["nodes"])
         time.sleep(_WAIT_S)
     return 0
 

@@ -1,0 +1,123 @@
+"""What InfiniBand and RoCE share: NCCL's own transport over verbs (NET/IB), on adapters of the mlx5 kind.
+
+Log lines: NCCL 2.4 to 2.30 (src/transport/net_ib, at v2.21.5-1 and 5067397).
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Optional
+
+from . import efa
+from .common import asked_for, is_socket, why_fewer
+from .model import (
+    GOOD,
+    UNKNOWN,
+    Cause,
+    Device,
+    Expectation,
+    LintRule,
+    NodeView,
+    Selection,
+    Verdict,
+    added,
+    bad,
+    log_rule,
+)
+
+READ_VARIABLES = ("MELLANOX_VISIBLE_DEVICES",)
+
+_PORT = re.compile(r"([\w.+-]+:\d+)[\d:]*/(IB|RoCE)\b")
+_SLOW_PROVIDERS = ("tcp", "sockets", "udp", "net")
+"""Providers of libfabric that are no better than TCP."""
+
+
+def _hcas(selection: Selection, match: "re.Match[str]") -> dict[str, Any]:
+    ports = [f"{port}/{link}" for port, link in _PORT.findall(match[1].partition(";")[0])]
+    return {"hcas": added(selection.hcas, *ports), "hcas_whole": ";" in match[1]}
+
+
+LOG = (
+    log_rule(r"NET/IB ?: No device found", "ib_none"),
+    log_rule(r"NET/IB ?: Using(.*)$", "hcas", _hcas),
+    log_rule(r"(?:Failed to|Could not|Count not) open libibverbs", "no_verbs"),
+    log_rule(r"Call to ibv_\w+ failed", "verbs_failed"),
+)
+
+LINT = (
+    LintRule(
+        "NCCL_IB_DISABLE",
+        "contradictory",
+        "the profile's network is reached through the transport that this switches off",
+        "leave it out",
+        "https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html",
+        value="[1-9][0-9]*",  # NCCL reads numbers
+    ),
+)
+
+
+def accepts(network: str) -> bool:
+    """Whether NCCL's network of this name is not TCP: its own transport, or a plugin's."""
+    return not is_socket(network)
+
+
+def judge(
+    selection: Selection, expected: Expectation, view: NodeView, wrong_ports: Optional[Verdict] = None
+) -> Verdict:
+    """Judge the ports that NCCL uses; `wrong_ports` is the verdict on ports of another fabric."""
+    name = ", ".join(selection.networks)
+    if any(efa.is_ofi(each) for each in selection.networks):
+        wrong = [each for each in selection.providers if each in _SLOW_PROVIDERS]
+        if wrong:
+            what = f"libfabric's provider is {wrong[0]}, and {expected.fabric} is expected"
+            return bad(what, why_not(selection, view), selection.line(f"provider:{wrong[0]}"))
+    if not selection.hcas:
+        return Verdict(UNKNOWN, f"NCCL uses network {name} and has not said which adapters")
+    if wrong_ports is not None:
+        return wrong_ports
+    if selection.hcas_whole and expected.too_few(len(selection.hcas)):
+        what = f"NCCL uses {len(selection.hcas)} ports, and {expected.nics_per_node} are expected on each node"
+        return bad(what, why_fewer("NCCL_IB_HCA", view), selection.line("hcas"))
+    direct = ", GPUDirect RDMA" if any(each.endswith("GDRDMA") for each in selection.transports) else ""
+    return Verdict(GOOD, f"NCCL uses {name} ({len(selection.hcas)} ports: {', '.join(selection.hcas)}{direct})")
+
+
+def why_not(selection: Selection, view: NodeView) -> Cause:
+    """Return why NCCL does not use InfiniBand or RoCE."""
+    return next(_causes(selection, view))
+
+
+def _causes(selection: Selection, view: NodeView) -> Iterator[Cause]:
+    """Yield likely causes, the most telling first; there is always one."""
+    yield from asked_for(view)
+    if view.environment.get("NCCL_IB_DISABLE", "0") not in ("", "0"):
+        yield Cause("NCCL_IB_DISABLE is set")
+    failed = selection.line("verbs_failed")
+    if failed:
+        limit = view.memlock
+        memory = "" if limit is None or limit < 0 else f", which is {limit} bytes here (ulimit -l)"
+        yield Cause(f"the adapter refused its work: mostly the limit of locked memory{memory}", failed)
+    if selection.line("no_verbs") and not selection.line("ib_none"):
+        yield Cause("the image has no libibverbs", selection.line("no_verbs"))
+    named = view.environment.get("NCCL_IB_HCA")
+    visible = view.environment.get("MELLANOX_VISIBLE_DEVICES")
+    if view.verbs is False:
+        hidden = f"MELLANOX_VISIBLE_DEVICES={visible}" if visible else "MELLANOX_VISIBLE_DEVICES is not set"
+        yield Cause(
+            f"no adapter reaches the container: there is no /dev/infiniband/uverbs*, {hidden}", _none(selection)
+        )
+    if named:
+        yield Cause(f"no active port is one of NCCL_IB_HCA={named}", _none(selection))
+    yield Cause(
+        "NCCL sees no adapter with an active port: its link is down, or the container does not see it "
+        "(MELLANOX_VISIBLE_DEVICES, /dev/infiniband)",
+        _none(selection),
+    )
+
+
+def _none(selection: Selection) -> Optional[str]:
+    return selection.line("ib_none", "no_verbs")
+
+
+def has_link(device: Device, link: str) -> bool:
+    """Whether a device has this link layer and is not one of EFA's."""
+    return device.link == link and not efa.owns(device)
