@@ -102,7 +102,9 @@ def test_an_nsys_of_the_host_is_mounted_into_the_image(tmp_path: Path) -> None:
     place = ProfilerContext(image="a.sqsh", packages={"torch": "2.9"}, nsys_from=program)
     found = decided(ProfilerOptions(nsys=True, nsys_from=str(tmp_path)), context=place)
     assert found.mounts == (str(tmp_path),)
-    assert found.settings()["nsys"]["program"] == str(tmp_path / "bin/nsys")
+    nsys = found.settings()["nsys"]
+    assert nsys is not None
+    assert nsys["program"] == str(tmp_path / "bin/nsys")
 
 
 def test_what_is_not_known_is_listed_and_not_refused() -> None:

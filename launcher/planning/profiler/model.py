@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from launcher.config.cluster import Fabric
+from launcher.contract.records import NsysRequest, ProfilerRequest
 
 BUILT_IN = ("torch", "viztracer", "memory")
 """Names for --profiler, besides `path.py:Class`; nsys has its own option --nsys."""
@@ -108,15 +109,19 @@ class ProfilerPlan:
     unchecked: tuple[str, ...] = ()
     """What could not be checked before the run, in words."""
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> ProfilerRequest:
         """`options.profiler` of argv.json: what the job needs to know."""
-        nsys = self.nsys and {
-            "program": self.nsys.program,
-            "trace": self.nsys.trace,
-            "args": list(self.nsys.args),
-            "gpu_metrics": self.nsys.gpu_metrics,
-            "fabric": self.nsys.fabric,
-        }
+        nsys: NsysRequest | None = (
+            None
+            if self.nsys is None
+            else {
+                "program": self.nsys.program,
+                "trace": self.nsys.trace,
+                "args": list(self.nsys.args),
+                "gpu_metrics": self.nsys.gpu_metrics,
+                "fabric": self.nsys.fabric,
+            }
+        )
         return {
             "name": self.name,
             "start": self.start,
@@ -125,5 +130,5 @@ class ProfilerPlan:
             "extension": self.extension,
             "finish_timeout_s": self.finish_timeout_s,
             "nsys": nsys,
-            "own": self.custom and {"path": self.custom.path, "class": self.custom.class_name},
+            "own": None if self.custom is None else {"path": self.custom.path, "class": self.custom.class_name},
         }
