@@ -125,7 +125,6 @@ _.DIFFERENT_VARIABLES
 _.INIT
 _.NullReport
 _.Recorder
-_.STATES
 _.asked_for_nodes
 _.communication_us
 _.interrupted

@@ -11,6 +11,7 @@ from launcher._util.shell import LocalShell, Shell
 from launcher.backends import entrypoint_call
 from launcher.cli.output import say, warn
 from launcher.cli.planning import Planned, with_recipe
+from launcher.contract.records import BridgeRecipeRequest, CheckRequest, RecipeFileRequest
 from launcher.discovery.recipe import RecipeFile, read_recipe
 from launcher.planning.model import Plan
 
@@ -27,7 +28,8 @@ def checked(made: Planned, shell: Shell | None = None) -> Planned:
     recipe = request["recipe"]
     with _asked(made) as asked:
         if "path" in recipe:
-            recipe["path"] = asked.path_inside(recipe["path"])
+            inside: RecipeFileRequest = {"path": asked.path_inside(recipe["path"]), "function": recipe["function"]}
+            request["recipe"] = inside
         result = (shell or LocalShell()).run(
             asked.argv, input=json.dumps(request), env=asked.env, check=False, timeout_s=_TIMEOUT_S
         )
@@ -65,7 +67,7 @@ def _asked(made: Planned) -> Iterator[entrypoint_call.EntrypointCall]:
     yield entrypoint_call.on_this_machine(plan, made.release.python or made.host.python, env, verb)
 
 
-def request_of(made: Planned) -> dict[str, Any]:
+def request_of(made: Planned) -> CheckRequest:
     """What the entrypoint reads for --check-config and --fetch."""
     plan = made.plan
     return {
@@ -93,7 +95,7 @@ def own_stack_is_here(made: Planned) -> bool:
     return find_spec("torch") is not None and find_spec("megatron") is not None
 
 
-def _absolute_recipe(made: Planned) -> dict[str, str]:
+def _absolute_recipe(made: Planned) -> RecipeFileRequest | BridgeRecipeRequest:
     recipe = read_recipe(made.request.recipe or "", made.host.directory)
     if isinstance(recipe, RecipeFile):
         return {"path": str(recipe.path), "function": recipe.function}

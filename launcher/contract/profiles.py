@@ -17,21 +17,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from .files import read_object
 from .paths import AttemptPaths, RunPaths
+from .records import MissingCapture, ProfilerRequest, ProfilesResult
 
 EXTENSIONS = {"nsys": "nsys-rep", "torch": "pt.trace.json.gz", "viztracer": "json.gz", "memory": "pickle"}
 """The built-in profilers, with how their files' names end."""
 
 RECORD = ".record.json"
 """How the name of a rank's record ends."""
-
-STATES = ("waiting", "capturing", "saved", "captured", "passed", "failed")
-"""Of a rank's record: the window is ahead; open; its file is written; is nsys' to write; was over before this attempt
-began; or the profiler failed."""
-
 
 NSYS_PLACES = (
     "opt/nvidia/nsight-systems*/*/bin/nsys",
@@ -81,12 +77,12 @@ def stem(profiler: str, job: str, attempt: str, node: int, rank: int) -> str:
     return f"{profiler}_job{job}_attempt{attempt}_node{node}_rank{rank}"
 
 
-def expected_ranks(settings: dict[str, Any], world_size: int) -> tuple[int, ...]:
+def expected_ranks(settings: ProfilerRequest, world_size: int) -> tuple[int, ...]:
     """The ranks that were to be captured; an empty list in the request means all."""
     return tuple(int(rank) for rank in settings.get("ranks") or range(world_size))
 
 
-def asked_of(attempt: AttemptPaths) -> Optional[dict[str, Any]]:
+def asked_of(attempt: AttemptPaths) -> Optional[ProfilerRequest]:
     """What was to be captured in an attempt; None if nothing.
 
     --resume gives a run a new argv.json and keeps the old one beside the logs of the newest attempt of before.
@@ -98,10 +94,10 @@ def asked_of(attempt: AttemptPaths) -> Optional[dict[str, Any]]:
     places = [*(each / run.argv_file.name for each in later), run.argv_file]
     request = next((found for place in places if (found := read_object(place)) is not None), {})
     settings = (request.get("options") or {}).get("profiler")
-    return settings if isinstance(settings, dict) else None
+    return cast(ProfilerRequest, settings) if isinstance(settings, dict) else None
 
 
-def result(attempt: AttemptPaths, world_size: int, ended: Callable[[int], str]) -> Optional[dict[str, Any]]:
+def result(attempt: AttemptPaths, world_size: int, ended: Callable[[int], str]) -> Optional[ProfilesResult]:
     """What result.json says of an attempt's profiles; None for a run without a profiler.
 
     `ended(rank)` says in a few words how a rank ended. `missing` has each expected capture that is not sound.
@@ -111,23 +107,26 @@ def result(attempt: AttemptPaths, world_size: int, ended: Callable[[int], str]) 
         return None
     ranks = [rank for rank in expected_ranks(settings, world_size) if rank < world_size]
     found = [judge(attempt.profiles, settings, rank, ended(rank)) for rank in ranks]
+    missing: list[MissingCapture] = [
+        {"rank": one.rank, "file": one.file, "why": one.why} for one in found if one.sound is False
+    ]
     return {
         "profiler": settings["name"],
         "steps": [settings["start"], settings["stop"]],
         "expected": sum(one.sound is not None for one in found),
         "found": sum(bool(one.sound) for one in found),
-        "missing": [{"rank": one.rank, "file": one.file, "why": one.why} for one in found if one.sound is False],
+        "missing": missing,
         "passed": next((one.why for one in found if one.sound is None), None),
     }
 
 
-def record_path(directory: Path, settings: dict[str, Any], rank: int) -> Optional[Path]:
+def record_path(directory: Path, settings: ProfilerRequest, rank: int) -> Optional[Path]:
     """A rank's record in the directory of profiles, whichever job and node wrote it; None if it left none."""
     pattern = f"{settings['name']}_job*_attempt*_node*_rank{rank}{RECORD}"
     return min(directory.glob(pattern), default=None)
 
 
-def judge(directory: Path, settings: dict[str, Any], rank: int, ended: str) -> Found:
+def judge(directory: Path, settings: ProfilerRequest, rank: int, ended: str) -> Found:
     """What became of one rank's capture, told from its records and its file.
 
     `ended` is how the rank ended, in a few words ("finished at iteration 20"): the reason of what was never reached.
@@ -200,7 +199,7 @@ def _judge_nsys(record: Path, rank: int, steps: tuple[int, ...], missing: Option
     return found
 
 
-def _around_nsys(directory: Path, settings: dict[str, Any], rank: int) -> Optional[str]:
+def _around_nsys(directory: Path, settings: ProfilerRequest, rank: int) -> Optional[str]:
     """Why nsys did not start the program, if the process around it says so."""
     if settings["name"] != "nsys":
         return None

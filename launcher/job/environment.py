@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..contract.files import write_json
+from ..contract.records import EnvironmentRecord
 from ..contract.variables import RANK_VARIABLES, RUN_VARIABLES, is_secret
 
 MARKER = "LAUNCHER_REEXEC_PID"
@@ -65,7 +66,8 @@ def split_secrets(environment: Mapping[str, str]) -> tuple[dict[str, str], list[
 def write_environment(path: Path, environment: Mapping[str, str]) -> None:
     """Record the real environment of a rank; values of secret-like names are left out and the names listed."""
     values, hidden = split_secrets(environment)
-    write_json(path, {"version": 1, "environment": values, "left_out": hidden})
+    record: EnvironmentRecord = {"version": 1, "environment": values, "left_out": hidden}
+    write_json(path, record)
 
 
 def _text(value: Any) -> str:

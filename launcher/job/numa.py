@@ -15,11 +15,12 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 from ..contract.files import append_line, write_json
+from ..contract.records import GpuPlacement, NodePlacement, PlacementEvent, PlacementRecord
 from . import gpus
 from .environment import MARKER
 from .gpus import Device
@@ -148,7 +149,7 @@ def _report(
     if rank.local_rank != 0:
         return
     found = [decide(device, Path("/sys"), allowed) for device in devices]
-    content = {
+    content: NodePlacement = {
         "rank": rank.rank,
         "node": rank.node_rank,
         "allowed_cpus": cpulist(allowed),
@@ -156,12 +157,23 @@ def _report(
         "numa_node": binding.node,
         "memory": memory or ("preferred" if binding.node is not None else None),
         "why": binding.why,
-        "gpus": [{**asdict(each.device), "numa_node": each.node} for each in found if each.device],
+        "gpus": [_gpu(each.device, each.node) for each in found if each.device],
     }
-    write_json(rank.paths.placement_record(rank.rank), {"version": 1, **content})
+    record: PlacementRecord = {"version": 1, **content}
+    write_json(rank.paths.placement_record(rank.rank), record)
     if rank.rank == 0:
-        line = {"time": time.time(), "rank": 0, "event": "placement", "seconds": None, **content}
+        line: PlacementEvent = {"time": time.time(), "rank": 0, "event": "placement", "seconds": None, **content}
         append_line(rank.paths.timeline, line)
+
+
+def _gpu(device: Device, node: Optional[int]) -> GpuPlacement:
+    return {
+        "index": device.index,
+        "uuid": device.uuid,
+        "address": device.address,
+        "name": device.name,
+        "numa_node": node,
+    }
 
 
 def _text(path: Path) -> str:

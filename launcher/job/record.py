@@ -4,16 +4,15 @@ import os
 import socket
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Optional
+from typing import Optional
 
 from ..contract.files import write_json
+from ..contract.records import Cause, ExceptionRecord, Outcome, RankRecord
 from .errors import UserError
 from .rank import Rank
-
-VERSION = 1
 
 # What gloo and NCCL say when it is the other side that is gone. Neither gives these errors a type of its own:
 # gloo raises a plain RuntimeError.
@@ -35,11 +34,11 @@ COMMUNICATION_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 class End:
     """How a rank ended. `outcome` is finished, stopped or failed; `iteration` the last one that was completed."""
 
-    outcome: str
+    outcome: Outcome
     reason: Optional[str] = None
     iteration: Optional[int] = None
-    exception: Optional[dict[str, Any]] = None
-    cause: Optional[str] = None
+    exception: Optional[ExceptionRecord] = None
+    cause: Optional[Cause] = None
 
     @property
     def exit_status(self) -> int:
@@ -56,13 +55,13 @@ def failure(error: BaseException, code_dir: Path, iteration: Optional[int] = Non
     message = error.message if isinstance(error, UserError) else str(error)
     if isinstance(error, UserError) and error.hint:
         message = f"{message} ({error.hint})"
-    exception = {
+    exception: ExceptionRecord = {
         "type": type(error).__name__,
         "message": message,
         "where": where,
         "traceback": "".join(traceback.format_exception(type(error), error, error.__traceback__)),
     }
-    cause = "user" if user else "communication" if is_communication(error) else "program"
+    cause: Cause = "user" if user else "communication" if is_communication(error) else "program"
     return End("failed", iteration=iteration, exception=exception, cause=cause)
 
 
@@ -99,13 +98,17 @@ def refuse_second_start(rank: Rank) -> None:
 
 def write_end(rank: Rank, end: End, *, pid: Optional[int] = None) -> Path:
     """Write the rank's record once, atomically; returns its path. `pid` is the rank's, where another process writes."""
-    record = {
-        "version": VERSION,
+    record: RankRecord = {
+        "version": 1,
         "rank": rank.rank,
         "host": socket.gethostname(),
         "pid": os.getpid() if pid is None else pid,
         "time": time.time(),
-        **asdict(end),
+        "outcome": end.outcome,
+        "reason": end.reason,
+        "iteration": end.iteration,
+        "exception": end.exception,
+        "cause": end.cause,
     }
     path = rank.paths.rank_record(rank.rank)
     write_json(path, record)

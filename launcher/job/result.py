@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, cast, get_args
 
 if __name__ == "__main__":
     # Run as a file: this directory's modules are reached through their package alone.
@@ -22,29 +22,29 @@ if __name__ == "__main__":
 from launcher.contract import profiles
 from launcher.contract.files import read_lines, read_object, write_json
 from launcher.contract.paths import AttemptPaths, RunPaths
+from launcher.contract.records import (
+    AttemptResult,
+    ExitRecord,
+    Outcome,
+    ProfilesResult,
+    ProgressResult,
+    RankRecord,
+)
 
-OUTCOMES = ("finished", "stopped", "failed")
+OUTCOMES = get_args(Outcome)
 # Slurm (--kill-on-bad-exit, --wait, scancel, the time limit) and the local launcher end ranks with these.
 TERMINATED, KILLED = 128 + signal.SIGTERM, 128 + signal.SIGKILL
 
 
-class Exit(NamedTuple):
-    """What step.sh saw of a rank's end: bash's status, seconds since the epoch, host."""
-
-    status: int
-    time: float
-    host: str
-
-
-class Rank(NamedTuple):
+class RankEnd(NamedTuple):
     """All that is known of a rank's end."""
 
     rank: int
-    record: Optional[dict[str, Any]]
-    exit: Optional[Exit]
+    record: Optional[RankRecord]
+    exit: Optional[ExitRecord]
 
     @property
-    def outcome(self) -> Optional[str]:
+    def outcome(self) -> Optional[Outcome]:
         """finished, stopped, failed; None if the rank said nothing about it."""
         return None if self.record is None else self.record["outcome"]
 
@@ -87,17 +87,17 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def read_record(path: Path) -> Optional[dict[str, Any]]:
+def read_record(path: Path) -> Optional[RankRecord]:
     """A rank's own record; None if there is none, or not one."""
     record = read_object(path)
-    return record if record and record.get("outcome") in OUTCOMES else None
+    # Whatever else it lacks: another program than ours may have written it.
+    return cast(RankRecord, record) if record and record.get("outcome") in OUTCOMES else None
 
 
-def read_exit(path: Path) -> Optional[Exit]:
+def read_exit(path: Path) -> Optional[ExitRecord]:
     """The line `STATUS SECONDS HOST` of a rank's step.sh; None if there is none, or not one."""
     try:
-        status, seconds, host = path.read_text(encoding="utf-8", errors="replace").split()[:3]
-        return Exit(int(status), float(seconds), host)
+        return ExitRecord.parse(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError):
         return None
 
@@ -110,15 +110,15 @@ def read_whole_lines(path: Path) -> list[dict[str, Any]]:
         return []
 
 
-def read_ranks(attempt: AttemptPaths, world_size: int) -> list[Rank]:
+def read_ranks(attempt: AttemptPaths, world_size: int) -> list[RankEnd]:
     """Every rank's end."""
     return [
-        Rank(rank, read_record(attempt.rank_record(rank)), read_exit(attempt.exit_record(rank)))
+        RankEnd(rank, read_record(attempt.rank_record(rank)), read_exit(attempt.exit_record(rank)))
         for rank in range(world_size)
     ]
 
 
-def first_failing(ranks: list[Rank]) -> Optional[Rank]:
+def first_failing(ranks: list[RankEnd]) -> Optional[RankEnd]:
     """The rank to look at, or None if none failed."""
     failing = [rank for rank in ranks if rank.failed]
     if not failing:
@@ -132,7 +132,7 @@ def first_failing(ranks: list[Rank]) -> Optional[Rank]:
     return min(causes or failing, key=by_kind_and_time)
 
 
-def is_consequence(ended: Rank, causes: list[Rank]) -> bool:
+def is_consequence(ended: RankEnd, causes: list[RankEnd]) -> bool:
     """Whether a rank that was ended from outside was so because another one had failed.
 
     Not if it came first: the kernel's out-of-memory killer, or an operator. A peer may write down its lost connection
@@ -144,17 +144,17 @@ def is_consequence(ended: Rank, causes: list[Rank]) -> bool:
     return any(ended.time > each for each in exits)
 
 
-def by_time(rank: Rank) -> tuple[float, int]:
+def by_time(rank: RankEnd) -> tuple[float, int]:
     """Sorts by time, then by rank."""
     return rank.time, rank.rank
 
 
-def by_kind_and_time(rank: Rank) -> tuple[int, float, int]:
+def by_kind_and_time(rank: RankEnd) -> tuple[int, float, int]:
     """Sorts failing ranks: own errors (a wrong network is one) and deaths, those that left nothing, lost peers."""
     return 2 if rank.lost_peers else 1 if rank.missing else 0, rank.time, rank.rank
 
 
-def what(rank: Rank) -> str:
+def what(rank: RankEnd) -> str:
     """How a failing rank ended, in a few words."""
     exception = rank.record.get("exception") if rank.record else None
     if rank.outcome == "failed" and isinstance(exception, dict):
@@ -169,13 +169,13 @@ def what(rank: Rank) -> str:
     return f"ended with status {rank.exit.status}{after or ' without a record'}"
 
 
-def ending(rank: Rank) -> str:
+def ending(rank: RankEnd) -> str:
     """How any rank ended, and where: `finished at iteration 20`."""
     iteration = rank.record.get("iteration") if rank.record else None
     return f"{what(rank) if rank.failed else rank.outcome}{'' if iteration is None else f' at iteration {iteration}'}"
 
 
-def where(rank: Rank) -> Optional[str]:
+def where(rank: RankEnd) -> Optional[str]:
     """File and line of a failing rank's exception, if it told them."""
     exception = rank.record.get("exception") if rank.record else None
     return exception.get("where") if isinstance(exception, dict) else None
@@ -189,14 +189,14 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def outcome_of(ranks: list[Rank]) -> str:
+def outcome_of(ranks: list[RankEnd]) -> Outcome:
     """The attempt's outcome: one failed rank makes it failed, one stopped rank makes it stopped."""
     if any(rank.failed for rank in ranks):
         return "failed"
     return "stopped" if any(rank.outcome == "stopped" for rank in ranks) else "finished"
 
 
-def progress_of(metrics: list[dict[str, Any]], ranks: list[Rank]) -> dict[str, Any]:
+def progress_of(metrics: list[dict[str, Any]], ranks: list[RankEnd]) -> ProgressResult:
     """The last iteration, its loss, and the median time of one."""
     said = [rank.record["iteration"] for rank in ranks if rank.record and is_number(rank.record.get("iteration"))]
     logged = [line["iteration"] for line in metrics if is_number(line.get("iteration"))]
@@ -211,7 +211,7 @@ def progress_of(metrics: list[dict[str, Any]], ranks: list[Rank]) -> dict[str, A
     }
 
 
-def reason_of(ranks: list[Rank], first: Optional[Rank], step_status: int) -> Optional[str]:
+def reason_of(ranks: list[RankEnd], first: Optional[RankEnd], step_status: int) -> Optional[str]:
     """Why it stopped, as the ranks say, or what the first failing rank died of."""
     if all(rank.missing for rank in ranks):
         return f"no rank left a record: the step ended with status {step_status} before the program began"
@@ -222,12 +222,12 @@ def reason_of(ranks: list[Rank], first: Optional[Rank], step_status: int) -> Opt
     return next((str(reason) for reason in reasons + crashed if reason), None)
 
 
-def profiles_of(attempt: AttemptPaths, ranks: list[Rank]) -> Optional[dict[str, Any]]:
+def profiles_of(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[ProfilesResult]:
     """Return what became of the profiles that were asked for; None if none were."""
     return profiles.result(attempt, len(ranks), lambda rank: ending(ranks[rank]))
 
 
-def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float) -> dict[str, Any]:
+def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float) -> AttemptResult:
     """result.json's content."""
     ranks = read_ranks(attempt, world_size)
     first = first_failing(ranks)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Optional
 
+from ..contract.records import JobOptions, JobRequest
+from ..contract.validation import ContractError, conforming
 from . import backend, environment, record
 from .config import notes, paths
 from .errors import UserError
@@ -77,20 +79,18 @@ def run(rank: Rank) -> int:
     return end.exit_status
 
 
-def read_request(rank: Rank) -> dict[str, Any]:
-    """argv.json of the run: recipe, arguments, overrides and options."""
+def read_request(rank: Rank) -> JobRequest:
+    """Return the content of the run's argv.json. Raises UserError."""
     path = rank.run_paths.argv_file
     try:
-        request: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in ("recipe", "arguments", "overrides", "options") if key not in request]
-    except (OSError, ValueError, TypeError) as error:
+        return conforming(json.loads(path.read_text(encoding="utf-8")), JobRequest, unknown_keys=True)
+    except ContractError as error:
+        raise UserError(f"argv.json is not a request of version 1: it {error}", where=str(path)) from error
+    except (OSError, ValueError) as error:
         raise UserError(f"argv.json cannot be read: {error}", where=str(path)) from error
-    if missing or request.get("version") != 1:
-        raise UserError(f"argv.json is not of version 1 or lacks {', '.join(missing) or 'nothing'}", where=str(path))
-    return request
 
 
-def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: float) -> tuple[Any, str]:
+def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: float) -> tuple[Any, str]:
     """The configuration to train with, and the device; may start this process anew, once (see environment.py)."""
     from . import fetch
     from .config import check, overrides, recipe, versions
@@ -130,7 +130,7 @@ def configure(rank: Rank, request: dict[str, Any], timeline: Timeline, started: 
     return config, device
 
 
-def place(rank: Rank, settings: dict[str, Any]) -> None:
+def place(rank: Rank, settings: JobOptions) -> None:
     """Run next to the GPU: threads and memory of the libraries that are loaded later follow."""
     if settings.get("numa_binding"):
         from . import numa
@@ -138,25 +138,25 @@ def place(rank: Rank, settings: dict[str, Any]) -> None:
         numa.bind(rank, settings)
 
 
-def watched(rank: Rank, settings: dict[str, Any]) -> Optional[Any]:
+def watched(rank: Rank, settings: JobOptions) -> Optional[Any]:
     """This rank's part in watching the network, with NCCL's variables set before it is loaded; None for no part."""
-    if not settings.get("network"):
+    if not settings["network"]:
         return None
     from .network.watch import prepare  # a run that expects nothing of its network does not load it
 
     return prepare(rank, settings["network"])
 
 
-def profiled(job: Job, settings: dict[str, Any], device: str) -> Optional[Any]:
+def profiled(job: Job, settings: JobOptions, device: str) -> Optional[Any]:
     """What this rank is to capture, if anything. Raises UserError where that cannot work."""
-    if not settings.get("profiler"):
+    if not settings["profiler"]:
         return None
     from .profiling.prepare import prepare  # a run without a profiler does not load it
 
     return prepare(job.config, job.rank, settings["profiler"], device)
 
 
-def train(job: Job, request: dict[str, Any], device: str, timeline: Timeline) -> None:
+def train(job: Job, request: JobRequest, device: str, timeline: Timeline) -> None:
     """Bridge's own pretrain(), or finetune() where weights are given to start from, with this launcher's callbacks."""
     from megatron.bridge.training import pretrain as bridge
 

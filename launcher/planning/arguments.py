@@ -1,4 +1,4 @@
-"""Arguments that every recipe takes: what of them is wrong before anything runs, and what they say of sizes."""
+"""Arguments that every recipe accepts: checks before anything runs, and the values that they set."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,7 +17,10 @@ from launcher.planning.overrides import check as check_overrides
 def check(
     arguments: Mapping[str, str], recipe: Recipe, index_match: IndexMatch | None, schema: Schema | None
 ) -> dict[str, Any]:
-    """The values that keywords of older releases set, by key of the configuration. Raises OverrideError."""
+    """Check the arguments, and return the values that keywords of older releases set, by key of the configuration.
+
+    Raises OverrideError for a wrong value.
+    """
     for name in sorted(_common(arguments, recipe)):
         try:
             check_value(name, arguments[name])
@@ -39,7 +42,7 @@ def check(
 
 
 def files(arguments: Mapping[str, str], recipe: Recipe) -> dict[str, Any]:
-    """The files and directories that arguments name, for facts.training_files."""
+    """Return the files and directories that arguments name, for discovery.training_files."""
     given = _common(arguments, recipe)
     found: dict[str, Any] = {}
     if "data" in given:
@@ -51,7 +54,7 @@ def files(arguments: Mapping[str, str], recipe: Recipe) -> dict[str, Any]:
 
 
 def sizes(values: Mapping[str, Any], overrides: tuple[Override, ...]) -> dict[str, Any]:
-    """Those values that no override replaces."""
+    """Return the values that no override replaces."""
     replaced = {override.key for override in overrides}
     return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & replaced}
 
@@ -61,14 +64,14 @@ def _common(arguments: Mapping[str, str], recipe: Recipe) -> set[str]:
 
 
 def _fields(arguments: Mapping[str, str], recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Keywords with each field that they set; `name=null` meant "as the recipe has it" for some and tells nothing."""
+    """Yield each keyword with each field that it sets; `name=null` sets nothing: it meant "as in the recipe"."""
     for name, text in arguments.items():
         if isinstance(recipe, BridgeRecipe) and name not in recipe.parameters and text != "null":
             yield from ((name, field) for field in FIELDS.get(name, ()))
 
 
 def _check_scheme(arguments: Mapping[str, str], recipe: Recipe, index_match: IndexMatch | None) -> None:
-    """`peft=` needs a recipe that fine-tunes."""
+    """Raise OverrideError if `peft=` is set for a recipe that pretrains."""
     scheme = arguments["peft"]
     if arguments.get("peft_scheme", scheme) != scheme:
         text = f"peft={scheme} and peft_scheme={arguments['peft_scheme']} contradict each other"
@@ -78,7 +81,7 @@ def _check_scheme(arguments: Mapping[str, str], recipe: Recipe, index_match: Ind
     others = index_match.fine_tuning[:3] if index_match else ()
     hint = f"Fine-tune with {' or '.join(f'bridge:{one}' for one in others)}." if others else None
     raise OverrideError(
-        f"peft={scheme}: {recipe.name} pretrains, and adapters are trained beside the weights of a finished model",
+        f"peft={scheme}: {recipe.name} pretrains, and adapters need the weights of a trained model",
         where=f"bridge:{recipe.name}",
         hint=hint or "Bridge has no recipe that fine-tunes this model: write one in a file.",
     )

@@ -1,4 +1,4 @@
-"""What the index of Megatron Bridge's recipes adds to a plan: weaker than the user's overrides, and than a check."""
+"""Facts that a plan takes from the recipe index; overrides and a checked configuration take precedence over them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from launcher.planning.overrides import Override, known_values
 
 
 def values_of(index_match: IndexMatch | None, overrides: Iterable[Override]) -> Mapping[str, Any]:
-    """The recipe's values by key, without those that an override replaces, be it by what only the job knows."""
+    """Return the recipe's values by key, without those that an override replaces, even by a value known only later."""
     if index_match is None or index_match.recipe is None:
         return {}
     replaced = {override.key for override in overrides}
@@ -18,7 +18,7 @@ def values_of(index_match: IndexMatch | None, overrides: Iterable[Override]) -> 
 
 
 def env_of(index_match: IndexMatch | None, overrides: Iterable[Override]) -> Mapping[str, str] | None:
-    """The recipe's env_vars with what overrides change in them; None where they are not known."""
+    """Return the recipe's env_vars with the changes of overrides; None if they are unknown."""
     overrides = tuple(overrides)
     if index_match is None or index_match.recipe is None or index_match.recipe.env is None:
         return None
@@ -36,7 +36,10 @@ def env_of(index_match: IndexMatch | None, overrides: Iterable[Override]) -> Map
 
 
 def unchecked(index_match: IndexMatch, known: Mapping[str, Any]) -> tuple[str, ...]:
-    """What only running the recipe can tell, and what was believed instead; `known` holds all values by key."""
+    """Return what only running the recipe can show, and what was taken from the index instead.
+
+    `known` holds all known values by key.
+    """
     missing = [key for key in layout.PARALLEL_KEYS.values() if key not in known]
     source = f"from the index of Megatron Bridge {index_match.version}"
     if index_match.recipe is not None and index_match.recipe.env is not None:
@@ -47,7 +50,7 @@ def unchecked(index_match: IndexMatch, known: Mapping[str, Any]) -> tuple[str, .
 
 
 def warnings(index_match: IndexMatch | None) -> tuple[str, ...]:
-    """What the index has against the recipe."""
+    """Return the warnings of the index about the recipe."""
     if index_match is None:
         return ()
     failed = index_match.recipe.not_run if index_match.recipe else None
@@ -59,7 +62,7 @@ def warnings(index_match: IndexMatch | None) -> tuple[str, ...]:
 
 
 def with_source(hint: str | None, index_match: IndexMatch | None) -> str | None:
-    """The hint of an error about sizes, with where those come from that the user did not give."""
+    """Return the hint of an error about sizes, with the source of those that the user did not set."""
     if index_match is None or index_match.recipe is None:
         return hint
     source = (

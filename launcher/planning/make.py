@@ -5,6 +5,8 @@ from typing import Any
 
 from launcher import __version__
 from launcher._util.errors import GeometryError
+from launcher.contract.paths import RECIPE
+from launcher.contract.records import BridgeRecipeRequest, JobRequest, RecipeFileRequest
 from launcher.discovery.recipe import BridgeRecipe
 from launcher.planning import (
     container,
@@ -129,13 +131,12 @@ def _geometry(inputs: PlanInputs, values: dict[str, Any]) -> Geometry:
         raise
 
 
-def _argv(
-    inputs: PlanInputs, shape: Geometry, overrides: tuple[str, ...], profiler: ProfilerPlan | None
-) -> dict[str, Any]:
+def _argv(inputs: PlanInputs, shape: Geometry, overrides: tuple[str, ...], profiler: ProfilerPlan | None) -> JobRequest:
+    recipe: RecipeFileRequest | BridgeRecipeRequest
     if isinstance(inputs.recipe, BridgeRecipe):
         recipe = {"bridge": inputs.recipe.name}
     else:
-        recipe = {"path": f"recipe/{inputs.recipe.path.name}", "function": inputs.recipe.function}
+        recipe = {"path": f"{RECIPE}/{inputs.recipe.path.name}", "function": inputs.recipe.function}
     return {
         "version": 1,
         "recipe": recipe,

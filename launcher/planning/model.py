@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from launcher.contract.records import JobRequest
 from launcher.planning.backend import BackendTraits
 from launcher.planning.profiler.model import ProfilerPlan
 from launcher.runtimes.model import Container, Mount
@@ -109,7 +110,7 @@ class Plan:
     directives: tuple[tuple[str, str | None], ...]
     """sbatch's options in the order of the script; None is a flag without a value."""
     step: Step
-    argv: dict[str, Any]
+    argv: JobRequest
     """The content of argv.json."""
     code: tuple[tuple[str, str], ...]
     """What is copied below code/: the file's path there, and its source."""

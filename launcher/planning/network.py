@@ -8,12 +8,12 @@ channels, NVIDIA/nccl's documentation of NCCL_MNNVL_ENABLE.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from launcher._util.errors import ImageError
 from launcher.config.cluster import Cluster
 from launcher.contract.fabrics import FABRICS
 from launcher.contract.fabrics.model import Fabric, NetworkRequest
+from launcher.contract.records import NetworkOptions
 from launcher.discovery.image import Image
 from launcher.planning.model import Geometry, Variable
 from launcher.runtimes.model import ContainerRuntime
@@ -53,7 +53,7 @@ def decide(
     )
 
 
-def settings(cluster: Cluster, shape: Geometry) -> dict[str, Any] | None:
+def settings(cluster: Cluster, shape: Geometry) -> NetworkOptions | None:
     """`options.network` of argv.json: what a rank holds NCCL's choice against; None where nobody is to look."""
     if cluster.network == "off" or cluster.fabric is None:
         return None

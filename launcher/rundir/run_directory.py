@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from launcher._util.errors import DiskError, RequestError
 from launcher.contract import files
 from launcher.contract.paths import AttemptPaths, RunPaths, attempt_name
+from launcher.contract.records import AttemptResult
 from launcher.rundir.journal import Journal
 
 
@@ -35,9 +36,9 @@ class Attempt(AttemptPaths):
     """One execution of a run: `attempts/NNN` in its directory."""
 
     @property
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> AttemptResult | None:
         """How the attempt ended; None while it has not. Raises DiskError."""
-        return read_json(self.result_file)
+        return cast(AttemptResult | None, read_json(self.result_file))
 
 
 class RunDirectory(RunPaths):

@@ -2,10 +2,10 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from launcher._util.errors import RequestError
 from launcher._util.shell import Shell
@@ -52,7 +52,7 @@ def choose(run: RunDirectory, attempt: Attempt, rank: str | None) -> list[RankLo
             there = f"Its ranks are 0 to {world_size - 1}; `--rank all` shows all."
             raise RequestError(f"the run has no rank {rank!r}", where=str(run.path), hint=there)
         return [RankLog(attempt.log(int(rank)))]
-    result = attempt.result or {}
+    result: Mapping[str, Any] = attempt.result or {}
     first = result.get("first_failing_rank") or {}
     chosen = attempt.log(int(first.get("rank", 0)))
     if result and not chosen.is_file():

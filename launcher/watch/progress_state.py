@@ -3,7 +3,7 @@
 import math
 import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,7 +102,7 @@ def _event(state: AttemptProgress, line: dict[str, Any]) -> AttemptProgress:
     return state
 
 
-def number(line: dict[str, Any], name: str) -> float | None:
+def number(line: Mapping[str, Any], name: str) -> float | None:
     """A finite number of a line; None where it has none, or something else in its place."""
     value = line.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):

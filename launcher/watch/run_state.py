@@ -8,6 +8,7 @@ from typing import Any
 
 from launcher._util.errors import DiskError
 from launcher.contract.process import is_alive
+from launcher.contract.records import AttemptResult, JournalEvent
 from launcher.planning.backend import BACKENDS
 from launcher.rundir import Attempt, RunDirectory
 from launcher.watch.progress_state import AttemptProgress, advance
@@ -51,7 +52,7 @@ class RunState:
     """The newest attempt, if it belongs to the newest start."""
     touched: float = 0.0
     """When anything was last written for that attempt."""
-    result: dict[str, Any] | None = None
+    result: AttemptResult | None = None
     progress: AttemptProgress = field(default_factory=AttemptProgress)
     stopping: bool = False
     """Whether its ranks were asked to save and stop."""
@@ -126,7 +127,7 @@ def _network(attempt: Attempt) -> str | None:
     return words if len(warnings) == 1 else f"{words} (and {len(warnings) - 1} more nodes)"
 
 
-def _cancelled(events: list[dict[str, Any]], start: Start) -> bool:
+def _cancelled(events: list[JournalEvent], start: Start) -> bool:
     return any(each.get("event") == "cancelled" and float(each.get("time", 0)) >= start.time for each in events)
 
 
@@ -135,7 +136,7 @@ def attempt_progress(attempt: Attempt) -> AttemptProgress:
     return advance(advance(AttemptProgress(), last_lines(attempt.timeline)), last_lines(attempt.metrics))
 
 
-def _start(events: list[dict[str, Any]]) -> Start | None:
+def _start(events: list[JournalEvent]) -> Start | None:
     """The newest start; what an intent knew is kept where only its outcome came after it."""
     newest = next((index for index in reversed(range(len(events))) if events[index].get("event") in _STARTS), None)
     if newest is None:
@@ -157,7 +158,7 @@ def _start(events: list[dict[str, Any]]) -> Start | None:
     )
 
 
-def _alive(event: dict[str, Any]) -> bool | None:
+def _alive(event: JournalEvent) -> bool | None:
     if event.get("event") != "launched" or event.get("host") != socket.gethostname() or "pid" not in event:
         return None
     return is_alive(int(event["pid"]), event.get("start_ticks"))
@@ -172,7 +173,7 @@ def _touched(attempt: Attempt) -> float:
     return max(times)
 
 
-def _result(attempt: Attempt) -> dict[str, Any] | None:
+def _result(attempt: Attempt) -> AttemptResult | None:
     # A result that cannot be read is as good as none: Slurm may still know, and status must not fail for one run.
     try:
         return attempt.result

@@ -1,7 +1,7 @@
 """How runs are doing: a pure function of what their directories say and what Slurm answers."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -67,7 +67,8 @@ class RunStatus:
 
     def to_dict(self) -> dict[str, Any]:
         """The status for programs."""
-        run_state, progress, result = self.run_state, self.run_state.progress, self.run_state.result or {}
+        run_state, progress = self.run_state, self.run_state.progress
+        result: Mapping[str, Any] = run_state.result or {}
         return {
             "run_dir": str(run_state.path),
             "name": run_state.name,
@@ -236,7 +237,8 @@ def _slurm_silent(run_state: RunState, answer: Answer) -> str:
 
 
 def _reached(run_state: RunState, before: str = "") -> str:
-    result, progress = run_state.result or {}, run_state.progress
+    result: Mapping[str, Any] = run_state.result or {}
+    progress = run_state.progress
     iteration = result.get("iteration") if run_state.result else progress.iteration
     if iteration is None:
         return ""

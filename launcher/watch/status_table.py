@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from launcher._util.tables import aligned
+from launcher.contract.records import FailingRank
 from launcher.slurm.queue import Answer
 from launcher.watch.progress_state import clock
 from launcher.watch.status import Phase, RunStatus
@@ -54,10 +55,16 @@ def row(status: RunStatus, now: float) -> tuple[str, ...]:
 def detail(status: RunStatus, now: float) -> str:
     """What it waits for or what came of it, what its ranks warn of; a waiting job's expected start is part of it."""
     words, network = _detail(status, now), status.run_state.network
-    first = (status.run_state.result or {}).get("first_failing_rank") or {}
-    if network is None or first.get("cause") == "network":  # a run that has ended for it says so already
+    first = _first_failing(status)
+    ended_for_it = first is not None and first.get("cause") == "network"
+    if network is None or ended_for_it:  # the words say so already
         return words
     return " | ".join(each for each in (words, f"network: {' '.join(network.split())}") if each)
+
+
+def _first_failing(status: RunStatus) -> FailingRank | None:
+    result = status.run_state.result
+    return result.get("first_failing_rank") if result else None
 
 
 def _detail(status: RunStatus, now: float) -> str:
@@ -67,8 +74,8 @@ def _detail(status: RunStatus, now: float) -> str:
     if status.expected_start is not None:
         at = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.expected_start))
         words += f", expected to start in {clock(status.expected_start - now)} ({at})"
-    first = (status.run_state.result or {}).get("first_failing_rank") if status.phase is Phase.FAILED else None
-    if isinstance(first, dict) and first.get("host"):
+    first = _first_failing(status) if status.phase is Phase.FAILED else None
+    if first is not None and first.get("host"):
         words += f" | on {first['host']}"
     return " ".join(words.split())
 

@@ -16,7 +16,17 @@ from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = {"device": "auto", "load": False, "profiler": None, "user_env": []}
+SETTINGS: dict[str, Any] = {
+    "device": "auto",
+    "load": False,
+    "init": None,
+    "profiler": None,
+    "user_env": [],
+    "network": None,
+    "numa_binding": False,
+}
+_PROFILER = {"extension": "", "finish_timeout_s": 900, "nsys": None, "own": None}
+_NETWORK = {"nvlink_domain": False, "nics_per_node": None}
 
 
 @dataclass
@@ -68,12 +78,16 @@ def make_run(
         shutil.copyfile(source, code / target)
     for name, text in (files or {}).items():
         (code / "recipe" / name).write_text(text)
+    options = {**SETTINGS, **(settings or {})}
+    for name, rest in (("profiler", _PROFILER), ("network", _NETWORK)):
+        if options[name] is not None:
+            options[name] = {**rest, **options[name]}
     request = {
         "version": 1,
         "recipe": {"path": f"recipe/{recipe}", "function": "configure"} if isinstance(recipe, str) else dict(recipe),
         "arguments": {},
         "overrides": list(overrides),
-        "options": {**SETTINGS, **(settings or {})},
+        "options": options,
     }
     (path / "argv.json").write_text(json.dumps(request))
     return Run(path)

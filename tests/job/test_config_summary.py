@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from launcher.planning.memory import estimate
-from launcher.planning.memory.dimensions import read
+from launcher.planning.memory.dimensions import read_dimensions
 from launcher.planning.memory.parameters import whole_model
 
 pytestmark = pytest.mark.megatron
@@ -157,4 +157,4 @@ def test_parameters_with_latent_attention_are_those_of_hugging_faces_model(rank:
     with torch.device("meta"):
         model = DeepseekV2ForCausalLM(config)
     counted = sum(one.numel() for one in model.parameters())
-    assert whole_model(read(latent_attention(q_lora_rank=rank), 1)) == counted
+    assert whole_model(read_dimensions(latent_attention(q_lora_rank=rank), 1)) == counted

@@ -15,6 +15,7 @@ import pytest
 
 from launcher.contract.fabrics.model import NodeView
 from launcher.contract.process import start_ticks_of
+from launcher.contract.records import ExceptionRecord
 from launcher.job import result as verdict
 from launcher.job.network import follower, report, variables
 from launcher.job.network.tail import NoFileError, Tail
@@ -79,7 +80,7 @@ class Running:
         self.follower, self.nccl = int(pid), Path(path)
 
     @property
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Mapping[str, Any]:
         return report.read(self.rank) or {}
 
 
@@ -135,7 +136,7 @@ def test_a_rank_ends_with_the_sentence_where_its_network_is_required(tmp_path: P
     # A peer had noticed before: it is not the one to look at.
     peer = {**record, "rank": 1, "cause": "communication", "time": record["time"] - 5, "exception": None}
     (rank.rank.paths.path / "ranks/0001.json").write_text(json.dumps(peer))
-    result = verdict.compose(rank.rank.paths, 2, 143, time.time())
+    result: Any = verdict.compose(rank.rank.paths, 2, 143, time.time())
     assert result["first_failing_rank"]["rank"] == 0
     assert result["first_failing_rank"]["cause"] == "network"
     assert result["reason"].startswith(f"rank 0: node {os.uname().nodename}: NCCL uses network Socket")
@@ -230,6 +231,7 @@ def watching(directory: Path, **settings: Any) -> Watch:
     return watch
 
 
+OUT_OF_MEMORY: ExceptionRecord = {"type": "RuntimeError", "message": "out of memory", "where": None, "traceback": ""}
 LOST = End(
     "failed",
     iteration=None,
@@ -256,7 +258,7 @@ def test_a_rank_whose_nccl_found_no_network_says_why(tmp_path: Path, policy: str
     [
         ("efa", LOST),
         ("efa_socket", End("finished", iteration=3)),
-        ("efa_socket", End("failed", exception={"message": "out of memory"}, cause="program")),
+        ("efa_socket", End("failed", exception=OUT_OF_MEMORY, cause="program")),
         ("efa_socket", End("stopped", "requested", 3)),
     ],
 )

@@ -61,7 +61,7 @@ def rank_of(directory: Path, rank: int = 0) -> Rank:
     return Rank(rank, rank, 2, 2, 0, "localhost:1", directory, "000")
 
 
-def settings(name: str = "Probe", **more: Any) -> dict[str, Any]:
+def settings(name: str = "Probe", **more: Any) -> Any:
     return {"name": name, "start": 2, "stop": 4, "ranks": [0], "extension": "txt", **more}
 
 

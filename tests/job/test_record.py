@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.contract.files import write_json
+from launcher.contract.records import Outcome
 from launcher.job import record
 from launcher.job.errors import UserError
 from launcher.job.rank import Rank, read_rank
@@ -90,7 +91,7 @@ def test_causes(error: BaseException, cause: str, status: int, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("outcome", "status"), [("finished", 0), ("stopped", 0)])
-def test_an_end_in_order_has_status_0(outcome: str, status: int) -> None:
+def test_an_end_in_order_has_status_0(outcome: Outcome, status: int) -> None:
     assert record.End(outcome).exit_status == status
 
 
@@ -113,8 +114,9 @@ def test_the_place_is_the_innermost_line_of_the_users_own_files(tmp_path: Path) 
 def test_elsewhere_the_place_is_the_innermost_line(tmp_path: Path) -> None:
     end = record.failure(raised(ValueError("x")), tmp_path)
     assert end.exception is not None
-    assert end.exception["where"].startswith(f"{__file__}:")
-    assert end.exception["where"].endswith(" in raised")
+    where = str(end.exception["where"])
+    assert where.startswith(f"{__file__}:")
+    assert where.endswith(" in raised")
 
 
 def test_a_user_errors_own_place_and_hint_are_kept(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def attempt_of(directory: Path, ranks: list[tuple[dict[str, Any] | None, str | N
     return directory
 
 
-def judge(directory: Path, ranks: list[tuple[dict[str, Any] | None, str | None]], status: int = 0) -> dict[str, Any]:
+def judge(directory: Path, ranks: list[tuple[dict[str, Any] | None, str | None]], status: int = 0) -> Any:
     attempt_of(directory, ranks)
     return verdict.compose(AttemptPaths(directory / "attempts" / "000"), len(ranks), status, now=100.0)
 

@@ -193,8 +193,8 @@ def test_a_plan_carries_arguments_to_the_job_and_looks_for_their_files(tmp_path:
         "peft": "lora",
     }
     assert made["argv"]["overrides"] == ["peft.dim=8"]
-    (warning,) = [one for one in made["warnings"] if "is not there" in one]
-    assert "hf_path: /nowhere/model is not there, seen from this machine" in warning
+    (warning,) = [one for one in made["warnings"] if "does not exist" in one]
+    assert "hf_path: /nowhere/model does not exist on this machine" in warning
     text = plan_of(tmp_path, "bridge:llama32_1b_sft_config", "tensor_model_parallel_size=3", status=2)
     assert "TP" in text or "tensor" in text
 

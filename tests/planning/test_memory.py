@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from launcher.planning import memory
 from launcher.planning.memory import GIB, MemoryEstimate, StageMemory, estimate, pipeline
-from launcher.planning.memory.dimensions import NotEstimatedError, read
+from launcher.planning.memory.dimensions import NotEstimatedError, read_dimensions
 from tests.planning.configurations import resolved
 from tests.support.building import cluster, plan
 
@@ -152,8 +152,8 @@ def test_chunks_that_a_stage_holds(vp: int, batch: int, held: list[int]) -> None
         pipeline_model_parallel_size=4,
         virtual_pipeline_model_parallel_size=vp if vp > 1 else None,
     )
-    sizes, model = read(answer, 4), answer["config"]["model"]
-    assert [pipeline.held(sizes, stage, model) for stage in pipeline.stages(sizes, model)] == held
+    sizes, model = read_dimensions(answer, 4), answer["config"]["model"]
+    assert [pipeline.chunks_in_flight(sizes, stage, model) for stage in pipeline.stages(sizes, model)] == held
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_stages_together_hold_the_model() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"classes": ["MambaModelProvider", "TransformerConfig"]}, "MambaModelProvider is no GPT"),
+        ({"classes": ["MambaModelProvider", "TransformerConfig"]}, "MambaModelProvider is not a GPT"),
         ({"padded_vocab_size": None}, "when the tokenizer is loaded"),
         ({"moe_latent_size": 128}, "model.moe_latent_size=128"),
         ({"experimental_attention_variant": "dsa"}, "model.experimental_attention_variant=dsa"),
@@ -270,7 +270,7 @@ def test_what_no_formula_fits_is_said_and_not_guessed(changes: dict[str, Any], r
 
 
 def test_an_answer_without_sizes_is_not_estimated() -> None:
-    assert memory.try_estimate({}, 1) == (None, "the check did not tell the model's sizes")
+    assert memory.try_estimate({}, 1) == (None, "the check did not report the model's sizes")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_plan_shows_the_fullest_stage_and_keeps_all(monkeypatch: pytest.MonkeyPa
     assert [stage["layers"] for stage in made.memory["stages"]] == [8, 8]
     first, second, third = memory.lines(made.memory)
     assert first.endswith("with CUDA and NCCL")
-    assert second.startswith("stage 0 of 2, the fullest: weights 1.4, gradients 2.8")
+    assert second.startswith("stage 0 of 2, the largest: weights 1.4, gradients 2.8")
     assert third.startswith("all stages: ")
     assert "memory: the recipe decides" not in made.unchecked
 

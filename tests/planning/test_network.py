@@ -172,13 +172,16 @@ def test_what_the_job_is_told_to_look_for() -> None:
     assert nothing.argv["options"]["numa_binding"] is False
     assert nothing.network is None
     told = made(fabric="infiniband", preset={"A": "b"}, **NVL72).argv["options"]["network"]
+    assert told is not None
     assert (told["policy"], told["nvlink_domain"], told["nics_per_node"]) == ("warn", True, None)
 
 
 def test_on_cpu_nccl_is_told_nothing_and_the_expectation_stands() -> None:
     run = plan(profile=cluster(gpus_per_node=2, device="cpu", fabric="efa"), request={"nodes": 2})
     assert not [one for one in run.environment if one.origin == "fabric efa"]
-    assert run.argv["options"]["network"]["fabric"] == "efa"
+    network = run.argv["options"]["network"]
+    assert network is not None
+    assert network["fabric"] == "efa"
 
 
 _NAMES = st.sampled_from(

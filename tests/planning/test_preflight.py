@@ -45,10 +45,10 @@ def test_a_good_configuration_is_not_spoken_of() -> None:
     [
         ({"num_layers": 18, "pipeline_model_parallel_size": 4, "batch": 64}, "num_layers=18 cannot be divided"),
         ({"expert_model_parallel_size": 2}, "but the model has no experts"),
-        ({"fp8": "hybrid", "hidden_size": 2056}, "model.hidden_size=2056 is no multiple of 16"),
+        ({"fp8": "hybrid", "hidden_size": 2056}, "model.hidden_size=2056 is not a multiple of 16"),
         (
             {"fp8": "hybrid", "ffn_hidden_size": 8208, "tensor_model_parallel_size": 2},
-            "model.ffn_hidden_size=8208 / TP 2 is no multiple of 16",
+            "model.ffn_hidden_size=8208 / TP 2 is not a multiple of 16",
         ),
         ({"fp8": "hybrid", "seq_length": 4095, "micro": 1}, "4095 tokens of a micro-batch"),
     ],
@@ -96,7 +96,7 @@ def test_plan_refuses_overrides_before_any_check() -> None:
 
 def test_plan_warns_of_what_is_suspicious() -> None:
     made = plan(changes=("train.train_iters=10", "scheduler.lr_warmup_iters=100"))
-    assert any("the learning rate never reaches its value; such as" in text for text in made.warnings)
+    assert any("the learning rate never reaches its maximum; set" in text for text in made.warnings)
 
 
 def test_plan_takes_the_checkpoint_from_overrides_alone() -> None:

@@ -102,7 +102,9 @@ def test_an_nsys_of_the_host_is_mounted_into_the_image(tmp_path: Path) -> None:
     place = ProfilerContext(image="a.sqsh", packages={"torch": "2.9"}, nsys_from=program)
     found = decided(ProfilerOptions(nsys=True, nsys_from=str(tmp_path)), context=place)
     assert found.mounts == (str(tmp_path),)
-    assert found.settings()["nsys"]["program"] == str(tmp_path / "bin/nsys")
+    nsys = found.settings()["nsys"]
+    assert nsys is not None
+    assert nsys["program"] == str(tmp_path / "bin/nsys")
 
 
 def test_what_is_not_known_is_listed_and_not_refused() -> None:
@@ -137,9 +139,9 @@ WRONG: dict[str, tuple[ProfilerOptions, dict[str, Any], dict[str, Any], type[Req
         OverrideError,
         "--profile-ranks nodes and profiling.profile_ranks=[0] contradict each other",
     ),
-    "no window": (ProfilerOptions(nsys=True, steps="10-12"), {}, {}, SpecError, "'10-12' is no window of steps"),
-    "empty window": (ProfilerOptions(nsys=True, steps="12:12"), {}, {}, OverrideError, "steps 12:12 are none"),
-    "after the run": (NSYS, {"train.train_iters": 11}, {}, OverrideError, "train.train_iters=11 ends before"),
+    "no window": (ProfilerOptions(nsys=True, steps="10-12"), {}, {}, SpecError, "'10-12' is not a window of steps"),
+    "empty window": (ProfilerOptions(nsys=True, steps="12:12"), {}, {}, OverrideError, "the window 12:12 has no steps"),
+    "after the run": (NSYS, {"train.train_iters": 11}, {}, OverrideError, "the run ends at train.train_iters=11"),
     "before the resume point": (
         NSYS,
         {},
@@ -154,20 +156,20 @@ WRONG: dict[str, tuple[ProfilerOptions, dict[str, Any], dict[str, Any], type[Req
         OverrideError,
         "names rank 16, but ranks are 0 to 15",
     ),
-    "no ranks": (ProfilerOptions(nsys=True, ranks="0-3"), {}, {}, SpecError, "'0-3' names no ranks"),
+    "no ranks": (ProfilerOptions(nsys=True, ranks="0-3"), {}, {}, SpecError, "'0-3' is not a list of ranks"),
     "ranks of the job's": (
         NSYS,
         {},
         {"unknown": ("profiling.profile_ranks",)},
         OverrideError,
-        "is known in the job only",
+        "is known only in the job",
     ),
     "two profilers": (
         NSYS,
         {"profiling.use_pytorch_profiler": True},
         {},
         OverrideError,
-        "--nsys and profiling.use_pytorch_profiler=true ask for two profilers",
+        "--nsys and profiling.use_pytorch_profiler=true request two profilers",
     ),
     "two profilers by option": (
         ProfilerOptions(nsys=True, profiler="viztracer"),
@@ -176,7 +178,7 @@ WRONG: dict[str, tuple[ProfilerOptions, dict[str, Any], dict[str, Any], type[Req
         OverrideError,
         "two profilers",
     ),
-    "two profilers by override": (TORCH, {}, {"viztracer": True}, OverrideError, "use_viztracer=true ask for two"),
+    "two profilers by override": (TORCH, {}, {"viztracer": True}, OverrideError, "use_viztracer=true request two"),
     "fault tolerance": (
         NSYS,
         {"ft.enable_ft_package": True},
@@ -203,7 +205,7 @@ WRONG: dict[str, tuple[ProfilerOptions, dict[str, Any], dict[str, Any], type[Req
         {},
         {"context": ProfilerContext(device="cpu")},
         PlaceError,
-        "nsys' capture is opened through CUDA",
+        "CUDA starts the capture of nsys",
     ),
     "memory without a GPU": (
         ProfilerOptions(profiler="memory"),
@@ -227,36 +229,42 @@ WRONG: dict[str, tuple[ProfilerOptions, dict[str, Any], dict[str, Any], type[Req
         "this Python has no VizTracer",
     ),
     "unknown": (ProfilerOptions(profiler="vtune"), {}, {}, SpecError, "there is no profiler 'vtune'"),
-    "steps of nothing": (ProfilerOptions(steps="1:2"), {}, {}, SpecError, "--profile-steps was given, but no profiler"),
+    "steps of nothing": (ProfilerOptions(steps="1:2"), {}, {}, SpecError, "--profile-steps needs a profiler"),
     "nsys' options for another": (
         ProfilerOptions(profiler="torch", gpu_metrics=True),
         {},
         {},
         SpecError,
-        "--gpu-metrics is for nsys",
+        "--gpu-metrics is an option of nsys",
     ),
     "nsys' sampling": (
         ProfilerOptions(nsys=True, args=("--sample=cpu",)),
         {},
         {},
         SpecError,
-        "--sample is not to be given: CPU sampling hangs",
+        "--sample of nsys cannot be set: CPU sampling hangs",
     ),
     "nsys' output": (
         ProfilerOptions(nsys=True, args=("-o x",)),
         {},
         {},
         SpecError,
-        "-o is not to be given: the launcher names",
+        "-o of nsys cannot be set: the launcher names",
     ),
     "nsys' positional": (
         ProfilerOptions(nsys=True, args=("python3",)),
         {},
         {},
         SpecError,
-        "'python3' is no long option",
+        "'python3' is not a long option",
     ),
-    "nsys' empty trace": (ProfilerOptions(nsys=True, trace="cuda,"), {}, {}, SpecError, "is no list of what to trace"),
+    "nsys' empty trace": (
+        ProfilerOptions(nsys=True, trace="cuda,"),
+        {},
+        {},
+        SpecError,
+        "is not a list of what to trace",
+    ),
     "mount without an image": (
         ProfilerOptions(nsys=True, nsys_from="/opt/nsys"),
         {},

@@ -144,7 +144,8 @@ TABLE = (
         "scheduler.lr_warmup_iters=10",
     ),
     warned(
-        "scheduler.lr_warmup_iters=200 is not less than scheduler.lr_decay_iters=150: Megatron Bridge makes it 149",
+        "scheduler.lr_warmup_iters=200 is not less than scheduler.lr_decay_iters=150: Megatron Bridge changes it to "
+        "149",
         {"scheduler.lr_warmup_iters": 200, "scheduler.lr_decay_iters": 150},
     ),
     warned(
@@ -176,7 +177,7 @@ TABLE = (
     ),
     warned("train.train_iters=0 trains nothing", {"train.train_iters": 0}),
     warned(
-        "checkpoint.save=/tmp/x looks like a directory of each node's own, and 2 nodes",
+        "checkpoint.save=/tmp/x looks like a directory local to each node, and 2 nodes",
         {"checkpoint.save": "/tmp/x"},
         "shared file system",
         nodes=2,
@@ -188,7 +189,7 @@ TABLE = (
         files=SAVED,
     ),
     warned(
-        "/old/iter_0000500 is of iteration 500, and train.train_iters=100: the run would end at once",
+        "/old/iter_0000500 is from iteration 500, and train.train_iters=100: the run would end at once",
         {"train.train_iters": 100, "checkpoint.finetune": False},
         "checkpoint.finetune=true",
         files=SAVED,
@@ -223,11 +224,15 @@ TABLE = (
         packages=IMAGE,
     ),
     warned(
-        "the image has no Transformer Engine",
+        "no Transformer Engine was found in the image",
         {"model.transformer_impl": "transformer_engine"},
         packages={"megatron-core": "0.19.2", "apex": "0.1"},
     ),
-    warned("dataset.blend: /data/a is not there", {}, files=TrainingFiles(missing=(("dataset.blend", "/data/a"),))),
+    warned(
+        "dataset.blend: /data/a does not exist on this machine",
+        {},
+        files=TrainingFiles(missing=(("dataset.blend", "/data/a"),)),
+    ),
     warned(
         "tokenizer.tokenizer_model=a/b is not in the Hugging Face cache here, and HF_HUB_OFFLINE forbids",
         {},

@@ -69,7 +69,7 @@ def judge(run: RunDirectory, ends: dict[int, str]) -> dict[str, Any]:
     attempt = run.path / "attempts/000"
     result = verdict.compose(AttemptPaths(attempt), 2, 0, now=1.0)
     (attempt / "result.json").write_text(json.dumps(result))
-    profiles: dict[str, Any] = result["profiles"]
+    profiles: dict[str, Any] = json.loads(json.dumps(result["profiles"]))
     return profiles
 
 

@@ -77,7 +77,7 @@ def test_journal_events_are_found_by_kind(tmp_path: Path) -> None:
     for job in ("1", "2"):
         journal.write("submitted", job=job)
     journal.write("launched", pid=3)
-    last = journal.last("submitted", "adopted")
+    last = journal.last("submitted", "cancelled")
     assert last is not None
     assert last["job"] == "2"
     assert all(json.loads(line)["time"] > 0 for line in journal.path.read_text().splitlines())

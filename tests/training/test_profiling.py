@@ -114,7 +114,7 @@ def test_a_profiler_of_ones_own_and_a_window_that_is_never_reached(user: User, s
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (("--nsys",), "nsys' capture is opened through CUDA, and this run is on CPU"),
+        (("--nsys",), "CUDA starts the capture of nsys, and this run is on CPU"),
         (("--profiler", "torch", "--profile-steps", "4:6"), "train.train_iters=5 ends before"),
         (
             ("--profiler", "torch", "--profile-steps", "1:2", "--profile-ranks", "2"),

@@ -7,7 +7,7 @@ against an `Expectation`, to a `Verdict`.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Optional, Protocol
+from typing import Any, Literal, Optional, Protocol
 
 # ---- planning
 
@@ -208,14 +208,17 @@ class Cause:
     line: Optional[str] = None
 
 
-GOOD, BAD, UNKNOWN = "good", "bad", "unknown"
+VerdictWord = Literal["good", "bad", "unknown"]
+GOOD: VerdictWord = "good"
+BAD: VerdictWord = "bad"
+UNKNOWN: VerdictWord = "unknown"
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The judgement of a node's network."""
 
-    word: str
+    word: VerdictWord
     what: str
     """One clause: the state that was found."""
     cause: Optional[str] = None

@@ -19,7 +19,7 @@ from . import arguments as _arguments
 from . import common_arguments, versions
 
 
-def load(recipe: Mapping[str, str], arguments: Mapping[str, str], base: Path) -> Any:
+def load(recipe: Mapping[str, Any], arguments: Mapping[str, str], base: Path) -> Any:
     """Return the ConfigContainer that a recipe makes.
 
     `recipe` is {"path", "function"}, the path relative to `base`, or {"bridge": NAME}; `arguments` are raw strings by
@@ -31,7 +31,7 @@ def load(recipe: Mapping[str, str], arguments: Mapping[str, str], base: Path) ->
         return _load(recipe, arguments, base)
 
 
-def _load(recipe: Mapping[str, str], arguments: Mapping[str, str], base: Path) -> Any:
+def _load(recipe: Mapping[str, Any], arguments: Mapping[str, str], base: Path) -> Any:
     if "bridge" in recipe:
         name = recipe["bridge"]
         function, where, home = _bridge_function(name), f"bridge:{name}", None

@@ -8,19 +8,18 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional, cast
 
 from ...contract.fabrics.model import BAD, GOOD, Expectation, Selection, Verdict
 from ...contract.files import append_line, read_object, write_json, write_text
+from ...contract.records import ExceptionRecord, NetworkEvent, NetworkRecord, NetworkSummary
 from ..rank import Rank
 from ..record import End
 
-VERSION = 1
 
-
-def read(rank: Rank) -> Optional[dict[str, Any]]:
+def read(rank: Rank) -> Optional[NetworkRecord]:
     """The report of this rank's node; None if there is none yet."""
-    return read_object(rank.paths.network_record(rank.rank))
+    return cast(Optional[NetworkRecord], read_object(rank.paths.network_record(rank.rank)))
 
 
 def write(
@@ -31,23 +30,26 @@ def write(
     log: Optional[Path],
     *,
     ends: bool = False,
-) -> dict[str, Any]:
+) -> NetworkRecord:
     """Leave the verdict in all three places; returns the report. `ends` says that the run ends for it."""
-    content = {
-        "version": VERSION,
+    summary: NetworkSummary = {
+        "verdict": verdict.word,
+        "sentence": f"node {socket.gethostname()}: {verdict.sentence}",
+        "fabric": expected.fabric,
+        "policy": expected.policy,
+        "selected": selection.to_dict(),
+    }
+    content: NetworkRecord = {
+        "version": 1,
         "time": time.time(),
         "rank": rank.rank,
         "node": rank.node_rank,
         "host": socket.gethostname(),
-        "policy": expected.policy,
-        "fabric": expected.fabric,
-        "verdict": verdict.word,
-        "sentence": f"node {socket.gethostname()}: {verdict.sentence}",
         "cause": verdict.cause,
         "line": verdict.line,
         "ends": ends,
         "log": None if log is None else str(log),
-        "selected": selection.to_dict(),
+        **summary,
     }
     write_json(rank.paths.network_record(rank.rank), content)
     words = f"rank {rank.rank}: {content['sentence']}"
@@ -56,15 +58,25 @@ def write(
             write_text(rank.paths.network_warning(rank.rank), f"{words}\n")
     if rank.rank == 0:
         # Two processes of one node append to this file, each line in one write.
-        event = {name: content[name] for name in ("verdict", "sentence", "fabric", "policy", "selected")}
-        line = {"time": content["time"], "rank": 0, "event": "network", "seconds": None, **event}
+        line: NetworkEvent = {
+            "time": content["time"],
+            "rank": 0,
+            "event": "network",
+            "seconds": None,
+            **summary,
+        }
         append_line(rank.paths.timeline, line)
     kind = {GOOD: "network", BAD: "warning: network"}.get(verdict.word, "warning: the network was not checked")
     print(f"{kind}: {words}", file=sys.stderr, flush=True)
     return content
 
 
-def failure(report: dict[str, Any], iteration: Optional[int] = None, traceback: str = "") -> End:
+def failure(report: NetworkRecord, iteration: Optional[int] = None, traceback: str = "") -> End:
     """The end of a rank whose run ends for its network."""
-    exception = {"type": "NetworkError", "message": report["sentence"], "where": None, "traceback": traceback}
+    exception: ExceptionRecord = {
+        "type": "NetworkError",
+        "message": report["sentence"],
+        "where": None,
+        "traceback": traceback,
+    }
     return End("failed", iteration=iteration, exception=exception, cause="network")

@@ -12,6 +12,7 @@ from typing import Any, Optional
 
 from ...contract import process
 from ...contract.fabrics.model import BAD, UNKNOWN, Expectation, Selection, Verdict
+from ...contract.records import NetworkRecord
 from ..rank import Rank
 from ..record import End
 from . import expect, follower, report, variables
@@ -67,20 +68,20 @@ class Watch:
         except Exception as error:  # whatever it is, the rank's own end has to be written
             print(f"warning: the network was not checked: {error}", file=sys.stderr, flush=True)
             return end
-        if end.outcome == "finished" or not found.get("ends"):
+        if found is None or end.outcome == "finished" or not found.get("ends"):
             return end
-        trace = (end.exception or {}).get("traceback") or ""
+        trace = end.exception["traceback"] if end.exception else ""
         return report.failure(found, end.iteration, trace)
 
-    def _last_look(self, end: End) -> dict[str, Any]:
+    def _last_look(self, end: End) -> Optional[NetworkRecord]:
         """The report of a rank that ends before there was a verdict: NCCL without a network fails by itself."""
         assert self.log is not None  # noqa: S101 only called where a log is followed
         following = follower.Following(self.log, self.expected, follower.view_of_this_process())
         follower.follow(following, lambda: False)
         verdict = judge(following.selection, self.expected, following.view, final=True)
         if verdict.word == UNKNOWN and end.outcome != "finished":
-            return {}  # it ended before NCCL had anything to say
-        message = str((end.exception or {}).get("message"))
+            return None  # it ended before NCCL had anything to say
+        message = end.exception["message"] if end.exception else ""
         failed = end.outcome == "failed" and (end.cause == "communication" or "NCCL" in message)
         ends = failed and verdict.word == BAD and (verdict.fatal or self.expected.policy == "require")
         return report.write(self.rank, verdict, following.selection, self.expected, self.log, ends=ends)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run as a file, i
 from launcher.contract.files import read_object, write_json
 from launcher.contract.paths import AttemptPaths, RunPaths
 from launcher.contract.profiles import find_nsys, stem
+from launcher.contract.records import NsysRecord, RankRecord
 from launcher.job.profiling import nsys_command, nsys_report
 from launcher.job.profiling.processes import Supervised, adopt_orphans
 
@@ -57,7 +58,7 @@ def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int
     if not supervised.started:
         what = f"it ended with status {status} and did not start the program; its messages are in the rank's log"
         return record_refusal(paths, rank, record, f"nsys {nsys.version}: {what}")
-    content = {
+    content: NsysRecord = {
         "version": 1,
         "rank": rank,
         "nsys": nsys.version,
@@ -81,7 +82,7 @@ def rank_status(paths: AttemptPaths, rank: int, status: int) -> int:
 
 def record_refusal(paths: AttemptPaths, rank: int, record: Path, message: str) -> int:
     """Write the rank's record of a program that was not started, so that the run's result can give the reason."""
-    end = {
+    end: RankRecord = {
         "version": 1,
         "rank": rank,
         "host": os.uname().nodename,
@@ -94,7 +95,8 @@ def record_refusal(paths: AttemptPaths, rank: int, record: Path, message: str) -
         "cause": "user",
     }
     if not record.exists():
-        write_json(record, {"version": 1, "rank": rank, "file": None, "why": message})
+        nothing: NsysRecord = {"version": 1, "rank": rank, "file": None, "why": message}
+        write_json(record, nothing)
     write_json(paths.rank_record(rank), end)
     print(f"error: rank {rank}: {message}", file=sys.stderr, flush=True)
     return _CANNOT_START

@@ -5,14 +5,16 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from launcher.contract.records import NsysReport
 
 _STEP = re.compile(r"step (\d+)")
 _KERNELS = "CUPTI_ACTIVITY_KIND_KERNEL"
 _KEPT = 300
 
 
-def examine(program: str, report: Path, *, ended: bool, after_s: float, limit_s: float) -> dict[str, Any]:
+def examine(program: str, report: Path, *, ended: bool, after_s: float, limit_s: float) -> NsysReport:
     """Return `file`, `bytes`, `opens` (None: unknown), `why`, `kernels` and `steps` of a report.
 
     `ended` says that nsys had to be ended, `after_s` seconds after the program. The report is exported to SQLite beside
@@ -22,7 +24,7 @@ def examine(program: str, report: Path, *, ended: bool, after_s: float, limit_s:
         size = report.stat().st_size
     except OSError:
         return {"file": None, "bytes": None, "opens": None, "why": _why_missing(report, ended, after_s)}
-    found: dict[str, Any] = {"file": report.name, "bytes": size, "opens": None, "why": None}
+    found: NsysReport = {"file": report.name, "bytes": size, "opens": None, "why": None}
     if size == 0:
         return {**found, "why": "the report is empty"}
     database = report.with_suffix(".sqlite")
@@ -49,7 +51,7 @@ def examine(program: str, report: Path, *, ended: bool, after_s: float, limit_s:
     if done.returncode != 0 or not database.is_file():
         words = " ".join(done.stdout.decode(errors="replace").split())[-_KEPT:]
         return {**found, "opens": False, "why": f"nsys export ended with status {done.returncode}: {words}"}
-    return {**found, **read_database(database)}
+    return cast(NsysReport, {**found, **read_database(database)})
 
 
 def _why_missing(report: Path, ended: bool, after_s: float) -> str:

@@ -10,24 +10,23 @@ from typing import Any, Optional
 
 from ...contract.files import write_json
 from ...contract.profiles import EXTENSIONS, RECORD, stem
+from ...contract.records import CaptureFacts, CaptureRecord, CaptureState
 from ..rank import Rank
-
-VERSION = 1
 
 
 @dataclass
 class Record:
     """State of one rank's capture; written at each change, so that even a rank that is killed leaves it.
 
-    `state` is one of launcher.contract.profiles.STATES, `began_at` the step at which this attempt entered the loop.
+    `began_at` is the step at which this attempt entered the loop.
     """
 
     directory: Path
     stem: str
     extension: str
-    facts: dict[str, Any]
+    facts: CaptureFacts
     window: tuple[int, int]
-    state: str = "waiting"
+    state: CaptureState = "waiting"
     began_at: Optional[int] = None
     steps: list[int] = field(default_factory=list)
     error: Optional[str] = None
@@ -42,8 +41,8 @@ class Record:
 
     def write(self) -> None:
         """Write the record atomically."""
-        content = {
-            "version": VERSION,
+        content: CaptureRecord = {
+            "version": 1,
             **self.facts,
             "time": time.time(),
             "window": list(self.window),

@@ -1,4 +1,4 @@
-"""How much memory of a GPU a run will take: an estimate from the checked configuration, by pipeline stage."""
+"""Estimate of the GPU memory of a run, from the checked configuration, by pipeline stage."""
 
 from launcher.planning.memory.advice import lines, try_estimate, warnings
 from launcher.planning.memory.dimensions import NotEstimatedError

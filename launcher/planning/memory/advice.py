@@ -1,4 +1,4 @@
-"""The estimate for people: rows of the plan, and a warning where it does not fit, with the term to change."""
+"""The memory estimate in words: rows of the plan, and a warning with a remedy if it does not fit the GPU."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from launcher.planning.memory.dimensions import NotEstimatedError
 from launcher.planning.memory.estimate import GIB, MemoryEstimate, StageMemory, estimate
 
 GPU_GIB = {"V100": 32, "A100": 80, "H100": 80, "H200": 141, "B200": 180, "GB200": 186, "B300": 288, "GB300": 288}
-"""Memory of a GPU as NVIDIA's data sheets state it, in GB of 10^9 bytes; of the smaller and larger kinds of V100 and
-A100 the larger counts. Part of it is the driver's, so it is less in practice."""
+"""Memory of each GPU in NVIDIA's data sheets, in GB of 10^9 bytes; for V100 and A100 the larger variant. The driver
+reserves part of it, so less is available."""
 
 _GB = 10**9
 
@@ -25,7 +25,7 @@ _TERMS = {
 
 
 def try_estimate(resolved: Mapping[str, Any], world_size: int) -> tuple[MemoryEstimate | None, str | None]:
-    """The estimate of a checked configuration, or why there is none."""
+    """Return the estimate of a checked configuration, or None and the reason why there is none."""
     try:
         return estimate(resolved, world_size), None
     except NotEstimatedError as error:
@@ -33,12 +33,12 @@ def try_estimate(resolved: Mapping[str, Any], world_size: int) -> tuple[MemoryEs
 
 
 def lines(memory: Mapping[str, Any]) -> list[str]:
-    """Rows for the plan, from what plan.json holds: the fullest stage by kind, then the others in one word each."""
+    """Return the rows of the plan for an estimate from plan.json: the largest stage by kind, then the total of each."""
     stages, worst = memory["stages"], memory["stages"][memory["worst_stage"]]
     parts = ", ".join(
         f"{text} {worst[name] / GIB:.1f}" for name, text in _counted(worst).items() if worst[name] >= GIB / 20
     )
-    where = f"stage {worst['stage']} of {len(stages)}, the fullest: " if len(stages) > 1 else ""
+    where = f"stage {worst['stage']} of {len(stages)}, the largest: " if len(stages) > 1 else ""
     rows = [
         f"{worst['total'] / GIB:.1f} GiB at the peak by torch's count, {memory['needed'] / GIB:.1f} with CUDA and NCCL",
         f"{where}{parts}",
@@ -49,7 +49,7 @@ def lines(memory: Mapping[str, Any]) -> list[str]:
 
 
 def warnings(memory: MemoryEstimate, resolved: Mapping[str, Any], gpu: str | None) -> tuple[str, ...]:
-    """One sentence where the estimate is more than the GPU has; the plan refuses nothing for it."""
+    """Return a warning if the estimate exceeds the memory of the GPU; the plan is not refused for it."""
     has = GPU_GIB.get((gpu or "").upper())
     if has is None or memory.needed <= has * _GB:
         return ()
@@ -66,14 +66,14 @@ def _largest(worst: StageMemory) -> str:
 
 
 def _counted(stage: Mapping[str, Any]) -> dict[str, str]:
-    """The terms of the fuller moment: the backward pass, or the optimizer's step."""
+    """Return the terms of the peak: either the backward pass or the optimizer step."""
     backward = ("activations", "loss_or_backward")
     gone = backward if stage["step"] > sum(stage[name] for name in backward) else ("step",)
     return {name: text for name, text in _TERMS.items() if name not in gone}
 
 
 def _remedy(worst: StageMemory, resolved: Mapping[str, Any]) -> str:
-    """What to change about the largest term, by what is not used yet."""
+    """Return which settings reduce the largest term, without those that are already in use."""
     config = resolved["config"]
     model, ddp = config["model"], config["ddp"] or {}
     states = worst.weights + worst.gradients + worst.optimizer + worst.step
@@ -94,7 +94,7 @@ def _remedy(worst: StageMemory, resolved: Mapping[str, Any]) -> str:
         if (model["tensor_model_parallel_size"] or 1) > 1 and not model["sequence_parallel"]:
             ways.append("model.sequence_parallel=true")
         ways.append("a larger model.context_parallel_size")
-    return f"What helps: {'; '.join(ways)}."
+    return f"To reduce it: {'; '.join(ways)}."
 
 
 def _smaller_batch(resolved: Mapping[str, Any]) -> list[str]:

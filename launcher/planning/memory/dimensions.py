@@ -1,4 +1,4 @@
-"""The sizes that an estimate is made from, read once from a checked configuration, and why some cannot be estimated."""
+"""Dimensions of a model and its layout, read once from a checked configuration for the memory estimate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,27 +8,27 @@ _SPECS_OF_ONE_LAYER = (
     *("default_layer_spec", "transformer_engine_layer_spec", "transformer_engine_full_layer_spec", "local_layer_spec"),
     "modelopt_transformer_layer_spec",
 )
-"""Functions of Bridge's models/gpt_provider.py that give one layer for all."""
+"""Functions of Bridge's models/gpt_provider.py that return the same spec for every layer."""
 
 
 class NotEstimatedError(Exception):
-    """The configuration is of a kind that the formulas do not know; the text says which."""
+    """The formulas do not cover this kind of configuration; the message names it."""
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Widths of the attention, in numbers of values for one token."""
+    """Widths of the attention, in values per token."""
 
     heads: int
     groups: int
-    """Key-value heads; equal to `heads` without grouped queries."""
+    """Number of key-value heads; equal to `heads` without grouped-query attention."""
     channels: int
     """Width of one head."""
     qk_norm: bool
     bias: bool
     output_gate: bool
     fused: bool
-    """Whether scores stay on the chip (flash or cuDNN attention), rather than in memory."""
+    """Whether the scores are never written to memory (flash or cuDNN attention)."""
     dropout: bool
     latent: "Latent | None"
 
@@ -46,7 +46,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class Experts:
-    """The mixture: `number` experts of width `ffn`, `topk` for each token, and shared ones of width `shared`."""
+    """Mixture of experts: `number` experts of width `ffn`, `topk` per token, shared experts of width `shared`."""
 
     number: int
     ffn: int
@@ -54,28 +54,28 @@ class Experts:
     shared: int
     shared_gate: bool
     layers: tuple[bool, ...]
-    """For each layer whether it is a mixture."""
+    """For each layer, whether its MLP is a mixture of experts."""
 
 
 @dataclass(frozen=True)
 class Recompute:
-    """Which activations are computed again in the backward pass."""
+    """Which activations are recomputed in the backward pass."""
 
     granularity: str | None
     method: str | None
     layers: int
     modules: frozenset[str]
     distributed: bool
-    """Whether saved inputs are spread over tensor-parallel ranks."""
+    """Whether saved inputs are distributed over tensor-parallel ranks."""
 
     def of(self, module: str) -> bool:
-        """Whether selective recomputation drops what `module` leaves."""
+        """Return whether selective recomputation drops the activations of `module`."""
         return self.granularity == "selective" and module in self.modules
 
 
 @dataclass(frozen=True)
 class Parallelism:
-    """Sizes of the groups."""
+    """Parallel sizes, and how the sequence is split."""
 
     world_size: int
     tp: int
@@ -85,27 +85,27 @@ class Parallelism:
     etp: int
     vp: int
     sequence: bool
-    """Whether what TP does not split is split along the sequence (Korthikanti et al. 2022)."""
+    """Whether sequence parallelism splits what TP does not split (Korthikanti et al. 2022)."""
 
     @property
     def dp(self) -> int:
-        """Ranks that hold the same part of the model, without context parallelism."""
+        """Return the number of ranks that hold the same part of the model, without context parallelism."""
         return self.world_size // (self.tp * self.pp * self.cp)
 
     @property
     def expert_dp(self) -> int:
-        """Ranks that hold the same experts."""
+        """Return the number of ranks that hold the same experts."""
         return max(1, self.world_size // (self.etp * self.ep * self.pp))
 
     @property
-    def spread(self) -> int:
-        """By how much the sequence is split between TP regions."""
+    def sequence_shards(self) -> int:
+        """Return into how many parts sequence parallelism splits the sequence."""
         return self.tp if self.sequence else 1
 
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Everything together; `width` is the bytes of an activation value."""
+    """Dimensions of a model and its batch; `width` is the size of one activation value in bytes."""
 
     layers: int
     hidden: int
@@ -114,7 +114,7 @@ class Dimensions:
     vocabulary: int
     tied: bool
     norm_vectors: int
-    """Vectors of a norm: 1 for RMSNorm, 2 for LayerNorm."""
+    """Parameter vectors of a norm: 1 for RMSNorm, 2 for LayerNorm."""
     linear_bias: bool
     fused_activation: bool
     positions: int
@@ -134,15 +134,15 @@ class Dimensions:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a micro-batch on one context-parallel rank."""
+        """Return the number of tokens of a micro-batch on one context-parallel rank."""
         return self.sequence * self.micro_batch // self.parallel.cp
 
 
-def read(resolved: Mapping[str, Any], world_size: int) -> Dimensions:
-    """The sizes of a checked configuration. Raises NotEstimatedError with the reason."""
+def read_dimensions(resolved: Mapping[str, Any], world_size: int) -> Dimensions:
+    """Read the dimensions of a checked configuration. Raises NotEstimatedError with the reason."""
     config = resolved.get("config")
     if not isinstance(config, Mapping):
-        raise NotEstimatedError("the check did not tell the model's sizes")
+        raise NotEstimatedError("the check did not report the model's sizes")
     model = config["model"]
     _require_known_kind(model)
     parallel = _parallel(model, world_size)
@@ -183,16 +183,16 @@ def read(resolved: Mapping[str, Any], world_size: int) -> Dimensions:
 def _require_known_kind(model: Mapping[str, Any]) -> None:
     classes = model["classes"]
     if not {"GPTModelProvider", "GPTModelConfig"} & set(classes):
-        raise NotEstimatedError(f"{classes[0]} is no GPT of megatron-core, and its layers are not known here")
+        raise NotEstimatedError(f"{classes[0]} is not a GPT of megatron-core, and there are no formulas for its layers")
     unknown = {
-        "experimental_attention_variant": "attention of a kind that is not counted",
-        "moe_latent_size": "latent experts are not counted",
+        "experimental_attention_variant": "there is no formula for this attention",
+        "moe_latent_size": "there is no formula for latent experts",
     }
     for name, reason in unknown.items():
         if model.get(name) is not None:
             raise NotEstimatedError(f"model.{name}={model[name]}: {reason}")
     if model["padded_vocab_size"] is None:
-        raise NotEstimatedError("the vocabulary is known only when the tokenizer is loaded")
+        raise NotEstimatedError("the size of the vocabulary is known only when the tokenizer is loaded")
     missing = [name for name in ("num_layers", "hidden_size", "num_attention_heads", "seq_length") if not model[name]]
     if missing:
         raise NotEstimatedError(f"model.{missing[0]} is not set")
@@ -236,9 +236,11 @@ def _attention(model: Mapping[str, Any]) -> Attention:
     )
 
 
-def alike_layers(model: Mapping[str, Any]) -> bool:
-    """Whether the model is built of one kind of layer, as Bridge's gpt_provider.py does by itself: moe_layer_freq then
-    counts for nothing."""
+def has_uniform_layers(model: Mapping[str, Any]) -> bool:
+    """Return whether all layers of the model have the same spec, as by default in Bridge's gpt_provider.py.
+
+    In that case moe_layer_freq has no effect.
+    """
     return model.get("layer_spec") in _SPECS_OF_ONE_LAYER
 
 
@@ -247,7 +249,7 @@ def _experts(model: Mapping[str, Any]) -> Experts | None:
     if not number:
         return None
     frequency, count = model["moe_layer_freq"], model["num_layers"]
-    if alike_layers(model):
+    if has_uniform_layers(model):
         layers = (True,) * count
     elif isinstance(frequency, list):
         layers = tuple(bool(one) for one in frequency)

@@ -1,4 +1,4 @@
-"""The estimate: bytes of each kind on one rank of each pipeline stage, and the fullest of the stages."""
+"""The memory estimate: bytes of each kind on one rank of each pipeline stage, and the largest stage."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.planning.memory import activations, parameters, pipeline
-from launcher.planning.memory.dimensions import Dimensions, read
+from launcher.planning.memory.dimensions import Dimensions, read_dimensions
 from launcher.planning.memory.parameters import Count
 from launcher.planning.memory.pipeline import Stage
 from launcher.planning.memory.state import PerParameter, per_parameter
@@ -17,15 +17,15 @@ _WORKSPACE = 64 * 2**20
 """cuBLAS' workspaces of torch and Transformer Engine, 32 MiB each on Hopper (torch.backends.cuda, module/base.py)."""
 
 _CONTEXT = 640 * 2**20
-"""What a process takes of a GPU before its first tensor: CUDA context and kernels. Not measured by torch."""
+"""Memory that a process occupies before its first tensor: CUDA context and kernels. torch does not count it."""
 
 _COMMUNICATORS = 1 * GIB
-"""NCCL's buffers of a run with several ranks, outside torch's allocator; they differ with the number of groups."""
+"""NCCL's buffers in a run with several ranks, outside torch's allocator; they vary with the number of groups."""
 
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Bytes on one rank of a pipeline stage. `total` is what torch reports at its peak (max_memory_allocated)."""
+    """Bytes on one rank of a pipeline stage. `total` estimates torch's max_memory_allocated."""
 
     stage: int
     layers: int
@@ -34,49 +34,52 @@ class StageMemory:
     gradients: int
     optimizer: int
     activations: int
-    """Of all micro-batches that the stage holds at once."""
+    """Activations of all micro-batches that are in flight at once."""
     loss_or_backward: int
-    """What comes on top at the fullest moment: logits and loss, or a layer's backward pass with what it recomputes."""
+    """Additional memory at the peak: logits and loss, or a layer's backward pass with what it recomputes."""
     communication: int
     step: int = 0
-    """What the optimizer takes while it steps, when activations are gone."""
+    """Temporary memory of the optimizer step, when no activations are left."""
 
     @property
     def total(self) -> int:
-        """The larger of the two moments: backward pass, and optimizer step."""
+        """Return the peak: the larger of backward pass and optimizer step."""
         kept = self.weights + self.gradients + self.optimizer + self.communication
         return kept + max(self.activations + self.loss_or_backward, self.step)
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """The estimate of a run: its stages, and what the formulas leave out of this configuration."""
+    """The estimate of a run: its stages, and notes on what the formulas leave out."""
 
     stages: tuple[StageMemory, ...]
     outside: int
-    """Bytes of the GPU that torch's allocator does not know: CUDA context and NCCL."""
+    """Bytes outside torch's allocator: CUDA context and NCCL."""
     model_parameters: int
     notes: tuple[str, ...]
 
     @property
     def worst(self) -> StageMemory:
-        """The fullest stage."""
+        """Return the stage that needs most memory."""
         return max(self.stages, key=lambda stage: stage.total)
 
     @property
     def needed(self) -> int:
-        """Bytes of a GPU that the fullest stage takes."""
+        """Return the bytes of GPU memory that the largest stage needs."""
         return self.worst.total + self.outside
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for plan.json, in bytes."""
+        """Return plain values for plan.json, in bytes."""
         stages = [{**dataclasses.asdict(stage), "total": stage.total} for stage in self.stages]
         return {**dataclasses.asdict(self), "stages": stages, "worst_stage": self.worst.stage, "needed": self.needed}
 
 
 def estimate(resolved: Mapping[str, Any], world_size: int) -> MemoryEstimate:
-    """The memory of a checked configuration on `world_size` ranks. Raises NotEstimatedError where no formula fits."""
-    sizes = read(resolved, world_size)
+    """Estimate the memory of a checked configuration on `world_size` ranks.
+
+    Raises NotEstimatedError for a kind of model that the formulas do not cover.
+    """
+    sizes = read_dimensions(resolved, world_size)
     config = resolved["config"]
     spent = per_parameter(config)
     trained = config.get("peft") is None
@@ -92,7 +95,7 @@ def _stage(
     sizes: Dimensions, stage: Stage, spent: PerParameter, model: Mapping[str, Any], *, trained: bool
 ) -> StageMemory:
     count = stage_parameters(sizes, stage)
-    # Context-parallel ranks hold the same weights, so they share the optimizer's state too.
+    # Context-parallel ranks hold the same weights, so the optimizer's state is sharded over them as well.
     ranks, expert_ranks = sizes.parallel.dp * sizes.parallel.cp, sizes.parallel.expert_dp
     kept, working = _activations(sizes, stage, model)
     return StageMemory(
@@ -114,39 +117,39 @@ def _stage(
 
 
 def stage_parameters(sizes: Dimensions, stage: Stage) -> Count:
-    """Parameters on one rank of a stage; a tied embedding is there twice where first and last stage differ."""
+    """Count the parameters on one rank of a stage; first and last stage each hold a copy of a tied embedding."""
     count = sum((parameters.layer(sizes, index) for index in stage.layers), Count())
     if stage.first:
         count += parameters.embedding(sizes)
     if stage.last:
-        count += parameters.ending(sizes, own_output=not (sizes.tied and stage.first))
+        count += parameters.output_stage(sizes, own_output=not (sizes.tied and stage.first))
     return count
 
 
 def _activations(sizes: Dimensions, stage: Stage, model: Mapping[str, Any]) -> tuple[int, int]:
-    """What all held micro-batches keep, and what comes on top at the fullest moment."""
-    held = pipeline.held(sizes, stage, model)
+    """Return the bytes saved by all micro-batches in flight, and the additional bytes at the peak."""
+    chunks_in_flight = pipeline.chunks_in_flight(sizes, stage, model)
     full, again = 0, 0
     for chunk in stage.chunks:
         kept, working = _chunk(sizes, chunk)
         full += kept
         again = max(again, working)
     backward = again + max((activations.backward(sizes, index) for index in stage.layers), default=0)
-    # `held` chunks of those that the stage has, each as large as their mean.
-    kept = full * held // len(stage.chunks)
+    # Each chunk in flight is counted with the mean size of the stage's chunks.
+    kept = full * chunks_in_flight // len(stage.chunks)
     if not stage.last:
         return kept, backward
-    extra = activations.ending(sizes)
+    extra = activations.output_stage(sizes)
     if sizes.mtp:
         extra += sizes.mtp * (activations.layer(sizes, sizes.layers - 1) + 2 * activations.checkpoint(sizes))
     return kept + extra, max(activations.loss(sizes), backward)
 
 
 def _chunk(sizes: Dimensions, chunk: tuple[int, ...]) -> tuple[int, int]:
-    """Bytes that one micro-batch keeps in a chunk, and what its backward pass computes again at a time.
+    """Return the bytes that one micro-batch saves in a chunk, and those recomputed at a time in its backward pass.
 
-    `uniform` keeps the input of every group of layers, `block` those of the first layers and all of the others
-    (core/transformer/transformer_block.py, _checkpointed_forward).
+    `uniform` saves the input of every group of layers; `block` saves the inputs of the first layers and all activations
+    of the others (core/transformer/transformer_block.py, _checkpointed_forward).
     """
     whole = [activations.layer(sizes, index) for index in chunk]
     recompute = sizes.recompute
@@ -160,34 +163,38 @@ def _chunk(sizes: Dimensions, chunk: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _communication(sizes: Dimensions) -> int:
-    """The gathered sequence (core/utils.py, GlobalMemoryBuffer), a stage's neighbour's tensor, dispatched tokens."""
+    """Return the bytes of communication buffers.
+
+    They hold the gathered sequence (core/utils.py, GlobalMemoryBuffer), the tensor of the neighbouring stage,
+    dispatched tokens, and keys and values under context parallelism.
+    """
     whole = sizes.width * sizes.hidden * sizes.tokens
     found = _WORKSPACE
     if sizes.parallel.sequence:
         found += whole
     if sizes.parallel.pp > 1:
-        found += whole // sizes.parallel.spread
+        found += whole // sizes.parallel.sequence_shards
     if sizes.experts is not None and sizes.parallel.ep > 1:
-        found += sizes.width * sizes.hidden * activations.routed(sizes, sizes.experts)
+        found += sizes.width * sizes.hidden * activations.routed_rows(sizes, sizes.experts)
     if sizes.parallel.cp > 1 and sizes.attention.latent is None:
-        # Keys and values of the neighbour, and those on the way: two buffers (ring attention).
-        keys = parameters.own_heads(sizes.attention, sizes.parallel.tp)[1]
+        # Keys and values of the neighbour, and those being sent: two buffers (ring attention).
+        keys = parameters.local_widths(sizes.attention, sizes.parallel.tp)[1]
         found += 2 * sizes.width * 2 * keys * sizes.tokens
     return found
 
 
 def _notes(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """What this configuration has that the formulas leave out or that no measurement backs."""
+    """Return notes on features of this configuration that the formulas leave out or no measurement confirms."""
     model, optimizer = config["model"], config["optimizer"] or {}
     rows = (
         (config.get("peft"), "adapters, their gradients and their optimizer state are not counted"),
-        (model["fp8"] or model["fp4"], "inputs kept in 8 or 4 bits are counted as if in 16"),
+        (model["fp8"] or model["fp4"], "inputs saved in 8 or 4 bits are counted as 16 bits"),
         (
             model["cpu_offloading"] or model["fine_grained_activation_offloading"],
-            "offloaded activations are counted as if kept",
+            "offloaded activations are counted as if they stayed on the GPU",
         ),
         (model["cuda_graph_impl"] not in (None, "none"), "memory of CUDA graphs is not counted"),
-        (model["num_moe_experts"], "experts are taken as evenly loaded; the fullest rank can need much more"),
+        (model["num_moe_experts"], "the experts are assumed to be evenly loaded; the busiest rank can need much more"),
         ("muon" in str(optimizer.get("optimizer")), "the optimizer's state is counted as Adam's"),
     )
     return tuple(text for holds, text in rows if holds)

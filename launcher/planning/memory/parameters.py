@@ -1,9 +1,9 @@
-"""How many parameters a rank holds, layer by layer.
+"""Number of parameters on a rank, layer by layer.
 
-The modules are those of megatron-core 0.19.2: in core/transformer attention.py, multi_latent_attention.py, mlp.py,
-transformer_layer.py, multi_token_prediction.py, moe/{experts,router,shared_experts}.py;
-core/models/gpt/gpt_model.py. What tensor parallelism does not split (norms, the router, the down-projections of
-multi-latent attention) is whole on every rank.
+Source: megatron-core 0.19.2, in core/transformer attention.py, multi_latent_attention.py, mlp.py, transformer_layer.py,
+multi_token_prediction.py, moe/{experts,router,shared_experts}.py, and core/models/gpt/gpt_model.py. Parameters that
+tensor parallelism does not split (norms, the router, the down-projections of multi-latent attention) are complete on
+every rank.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ _ONE = Parallelism(world_size=1, tp=1, pp=1, cp=1, ep=1, etp=1, vp=1, sequence=F
 
 @dataclass(frozen=True)
 class Count:
-    """Parameters of a rank: those of experts have data-parallel groups of their own."""
+    """Number of parameters on a rank. Those of experts are separate: their data-parallel groups differ."""
 
     dense: int = 0
     expert: int = 0
@@ -28,32 +28,35 @@ class Count:
 
     @property
     def all(self) -> int:
-        """Both kinds."""
+        """Return the sum of both kinds."""
         return self.dense + self.expert
 
 
 def whole_model(sizes: Dimensions) -> int:
-    """All parameters of the model, each counted once, whatever the parallel sizes."""
+    """Count all parameters of the model once, independent of the parallel sizes."""
     single = replace(sizes, parallel=_ONE)
     layers = sum((layer(single, index) for index in range(sizes.layers)), Count())
-    return (layers + embedding(single) + ending(single, own_output=not sizes.tied)).all
+    return (layers + embedding(single) + output_stage(single, own_output=not sizes.tied)).all
 
 
 def layer(sizes: Dimensions, index: int) -> Count:
-    """Layer `index` (from 0): attention, its norms, and a dense or a mixture's MLP."""
+    """Count the parameters of layer `index` (from 0): attention, norms, and a dense or mixture-of-experts MLP."""
     shared = 2 * norm(sizes, sizes.hidden) + attention(sizes)
     if sizes.experts is not None and sizes.experts.layers[index]:
-        return Count(shared) + mixture(sizes, sizes.experts)
+        return Count(shared) + moe_mlp(sizes, sizes.experts)
     return Count(shared + mlp(sizes, sizes.ffn))
 
 
 def embedding(sizes: Dimensions) -> Count:
-    """The first stage's: rows are split by TP, learned positions are not."""
+    """Count the embedding on the first stage: TP splits its rows, but not learned positions."""
     return Count(sizes.vocabulary // sizes.parallel.tp * sizes.hidden + sizes.positions * sizes.hidden)
 
 
-def ending(sizes: Dimensions, *, own_output: bool) -> Count:
-    """The last stage's: final norm, output layer (unless the embedding on the same rank is it), extra predictions."""
+def output_stage(sizes: Dimensions, *, own_output: bool) -> Count:
+    """Count what the last stage holds besides layers: final norm, output layer, multi-token prediction.
+
+    `own_output` is False if the embedding on the same rank serves as the output layer.
+    """
     output = sizes.vocabulary // sizes.parallel.tp * sizes.hidden
     found = Count(norm(sizes, sizes.hidden) + (output if own_output else 0))
     if sizes.mtp:
@@ -66,16 +69,16 @@ def ending(sizes: Dimensions, *, own_output: bool) -> Count:
 
 
 def norm(sizes: Dimensions, width: int) -> int:
-    """One norm over `width` values."""
+    """Count the parameters of one norm over `width` values."""
     return sizes.norm_vectors * width
 
 
 def attention(sizes: Dimensions) -> int:
-    """The projections of one layer on one rank; norms of queries and keys among them."""
+    """Count the projections of one layer's attention on one rank, with the norms of queries and keys."""
     one, tp, hidden = sizes.attention, sizes.parallel.tp, sizes.hidden
     if one.latent is not None:
         return _latent(sizes, one, one.latent)
-    queries, groups = own_heads(one, tp)
+    queries, groups = local_widths(one, tp)
     wide = queries * (2 if one.output_gate else 1) + 2 * groups
     found = hidden * wide + queries * hidden
     found += wide if one.bias else 0
@@ -83,8 +86,8 @@ def attention(sizes: Dimensions) -> int:
     return found + (2 * norm(sizes, one.channels) if one.qk_norm else 0)
 
 
-def own_heads(one: Attention, tp: int) -> tuple[int, int]:
-    """Widths of queries and of keys on one rank; fewer groups than ranks are held once on each (attention.py)."""
+def local_widths(one: Attention, tp: int) -> tuple[int, int]:
+    """Return the widths of queries and keys on one rank; each rank holds at least one key-value head (attention.py)."""
     return one.heads * one.channels // tp, max(1, one.groups // tp) * one.channels
 
 
@@ -100,14 +103,14 @@ def _latent(sizes: Dimensions, one: Attention, latent: Latent) -> int:
 
 
 def mlp(sizes: Dimensions, width: int) -> int:
-    """A dense MLP of `width` on one rank."""
+    """Count the parameters of a dense MLP of `width` on one rank."""
     own, gates = width // sizes.parallel.tp, 2 if sizes.gated else 1
     bias = gates * own + sizes.hidden if sizes.linear_bias else 0
     return sizes.hidden * own * (gates + 1) + bias
 
 
-def mixture(sizes: Dimensions, experts: Experts) -> Count:
-    """Router, shared experts, and this rank's share of the experts."""
+def moe_mlp(sizes: Dimensions, experts: Experts) -> Count:
+    """Count router, shared experts, and the experts of this rank."""
     gates = 2 if sizes.gated else 1
     own = experts.ffn // sizes.parallel.etp
     bias = gates * own + sizes.hidden if sizes.linear_bias else 0

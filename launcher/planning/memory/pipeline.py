@@ -1,7 +1,7 @@
-"""Which layers are on which stage, and how many micro-batches a stage holds at once.
+"""Pipeline stages: which layers each holds, and how many micro-batches it has in flight.
 
-The schedules are those of megatron-core 0.19.2, core/pipeline_parallel/schedules.py: 1F1B, and interleaved 1F1B with
-virtual stages (Narayanan et al. 2021, arXiv 2104.04473).
+Source: megatron-core 0.19.2, core/pipeline_parallel/schedules.py: 1F1B, and interleaved 1F1B with virtual stages
+(Narayanan et al. 2021, arXiv 2104.04473).
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from launcher.planning.memory.dimensions import Dimensions
 
 @dataclass(frozen=True)
 class Stage:
-    """One pipeline rank: the layers of each of its chunks, in order."""
+    """A pipeline rank with the layers of each of its chunks, in order."""
 
     rank: int
     chunks: tuple[tuple[int, ...], ...]
@@ -22,12 +22,12 @@ class Stage:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """All layers of the rank."""
+        """Return all layers of the rank."""
         return tuple(index for chunk in self.chunks for index in chunk)
 
 
 def stages(sizes: Dimensions, model: Mapping[str, Any]) -> tuple[Stage, ...]:
-    """All pipeline ranks with their layers."""
+    """Return all pipeline ranks with their layers."""
     pp, vp = sizes.parallel.pp, sizes.parallel.vp
     layout = model.get("pipeline_layout")
     if layout:
@@ -46,7 +46,7 @@ def stages(sizes: Dimensions, model: Mapping[str, Any]) -> tuple[Stage, ...]:
 
 
 def _even(layers: int, pp: int, model: Mapping[str, Any]) -> list[int]:
-    """Layers of each rank, as get_num_layers_to_build of transformer_block.py counts them."""
+    """Return the number of layers of each rank, as get_num_layers_to_build of transformer_block.py counts them."""
     first, last = model.get("num_layers_in_first_pipeline_stage"), model.get("num_layers_in_last_pipeline_stage")
     if pp > 1 and (first or last):
         middle = pp - bool(first) - bool(last)
@@ -62,8 +62,8 @@ def _even(layers: int, pp: int, model: Mapping[str, Any]) -> list[int]:
     return counts
 
 
-def held(sizes: Dimensions, stage: Stage, model: Mapping[str, Any]) -> int:
-    """Chunks whose activations the stage holds at its fullest (a chunk is the whole stage without virtual stages)."""
+def chunks_in_flight(sizes: Dimensions, stage: Stage, model: Mapping[str, Any]) -> int:
+    """Return how many chunks have activations in memory at the peak; without virtual stages a chunk is the stage."""
     pp, vp, behind = sizes.parallel.pp, len(stage.chunks), sizes.parallel.pp - stage.rank - 1
     if vp == 1:
         return min(behind + 1, sizes.microbatches)

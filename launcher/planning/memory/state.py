@@ -1,12 +1,12 @@
-"""Bytes for each parameter: weight, gradient, optimizer state.
+"""Bytes per parameter: weight, gradient, optimizer state.
 
-As Megatron-LM's theoretical_memory_usage.py counts them: 2 + 4 + 12 with bf16 weights, fp32 gradients and Adam, of
-which the distributed optimizer spreads the 12 over the ranks that hold the same parameters
-(core/optimizer/distrib_optimizer.py; ZeRO stage 1, Rajbhandari et al. 2019, arXiv 1910.02054). The precision-aware
-optimizer has types of its own (core/optimizer/optimizer_config.py), but for the main weights only where
-`use_precision_aware_optimizer_no_fp8_or_ds_fp8` holds. Bridge's mixed precision names an fp8_recipe in bf16 too, so
-that it does not in many of its recipes: then megatron-core keeps fp32 main weights, and in a step copies the gradients
-to fp32 (distrib_optimizer.py, _copy_model_grads_to_main_grads).
+Megatron-LM's theoretical_memory_usage.py counts 2 + 4 + 12 with bf16 weights, fp32 gradients and Adam; the distributed
+optimizer shards the 12 over the ranks that hold the same parameters (core/optimizer/distrib_optimizer.py; ZeRO stage 1,
+Rajbhandari et al. 2019, arXiv 1910.02054). The precision-aware optimizer has its own types
+(core/optimizer/optimizer_config.py), but for the main weights only if `use_precision_aware_optimizer_no_fp8_or_ds_fp8`
+is true. It is false in many of Bridge's recipes, because Bridge's mixed precision names an fp8_recipe for bf16 too. In
+that case megatron-core keeps fp32 main weights and copies the gradients to fp32 in each step (distrib_optimizer.py,
+_copy_model_grads_to_main_grads).
 """
 
 from collections.abc import Mapping
@@ -20,37 +20,37 @@ _ADAM_STATES = 2
 
 @dataclass(frozen=True)
 class PerParameter:
-    """Bytes of one parameter on one rank; `optimizer` before it is spread."""
+    """Bytes per parameter on one rank; `optimizer` and `step` before sharding."""
 
     weight: int
     gradient: int
     optimizer: float
     step: float
-    """While the optimizer steps: gradients in fp32, where they were reduced in another type. Spread like its state."""
-    spread_optimizer: bool
-    spread_gradient: bool
-    spread_weight: bool
+    """Gradients in fp32 during the optimizer step, if they were reduced in another type. Sharded like its state."""
+    shard_optimizer: bool
+    shard_gradient: bool
+    shard_weight: bool
     instances: int
 
     def optimizer_on(self, ranks: int) -> float:
-        """Optimizer bytes where `ranks` hold the same parameter."""
-        return self.optimizer / max(1, ranks // self.instances) if self.spread_optimizer else self.optimizer
+        """Return the bytes of optimizer state if `ranks` ranks hold the same parameter."""
+        return self.optimizer / max(1, ranks // self.instances) if self.shard_optimizer else self.optimizer
 
     def step_on(self, ranks: int) -> float:
-        """Bytes of a step where `ranks` hold the same parameter."""
-        return self.step / max(1, ranks // self.instances) if self.spread_optimizer else self.step
+        """Return the bytes of the optimizer step if `ranks` ranks hold the same parameter."""
+        return self.step / max(1, ranks // self.instances) if self.shard_optimizer else self.step
 
     def gradient_on(self, ranks: int) -> float:
-        """Gradient bytes there."""
-        return self.gradient / ranks if self.spread_gradient else self.gradient
+        """Return the bytes of the gradient if `ranks` ranks hold the same parameter."""
+        return self.gradient / ranks if self.shard_gradient else self.gradient
 
     def weight_on(self, ranks: int) -> float:
-        """Weight bytes there."""
-        return self.weight / ranks if self.spread_weight else self.weight
+        """Return the bytes of the weight if `ranks` ranks hold the same parameter."""
+        return self.weight / ranks if self.shard_weight else self.weight
 
 
 def per_parameter(config: Mapping[str, Any]) -> PerParameter:
-    """What a checked configuration spends on each parameter that is trained."""
+    """Return the bytes per trained parameter of a checked configuration."""
     model, ddp, optimizer = config["model"], config["ddp"] or {}, config["optimizer"] or {}
     mixed = bool(model["bf16"] or model["fp16"])
     width = 2 if mixed else 4
@@ -58,19 +58,19 @@ def per_parameter(config: Mapping[str, Any]) -> PerParameter:
     fsdp = ddp.get("data_parallel_sharding_strategy") if ddp.get("use_megatron_fsdp") else None
     kept = 1.0 - _offloaded(optimizer)
     return PerParameter(
-        # Quantised linear layers keep a row-wise and a column-wise copy of one byte each beside their bf16 weight;
-        # where 8-bit weights are the parameters themselves, there are only those.
+        # Quantised linear layers keep a row-wise and a column-wise copy of one byte each beside their bf16 weight,
+        # unless the 8-bit weights are the parameters themselves.
         weight=width + (2 if model["fp8"] and not model["fp8_param"] else 0),
         gradient=gradient,
         optimizer=kept * _optimizer(optimizer, mixed=mixed, bf16=bool(model["bf16"])),
         step=kept * 4 if gradient < 4 and not _own_types(optimizer) else 0,
-        spread_optimizer=bool(
+        shard_optimizer=bool(
             ddp.get("use_distributed_optimizer")
             or optimizer.get("use_distributed_optimizer")
             or fsdp not in (None, "no_shard")
         ),
-        spread_gradient=fsdp in ("optim_grads", "optim_grads_params"),
-        spread_weight=fsdp == "optim_grads_params",
+        shard_gradient=fsdp in ("optim_grads", "optim_grads_params"),
+        shard_weight=fsdp == "optim_grads_params",
         instances=ddp.get("num_distributed_optimizer_instances") or 1,
     )
 
@@ -83,7 +83,7 @@ def _optimizer(optimizer: Mapping[str, Any], *, mixed: bool, bf16: bool) -> int:
     if not mixed:
         main = 0
     elif main == 4 and bf16 and _own_types(optimizer) and optimizer.get("store_param_remainders"):
-        # The other 16 bits of the fp32 value are the bf16 weight itself.
+        # The bf16 weight holds the other 16 bits of the fp32 value.
         main = 2
     return main + sum(
         _BYTES.get(str(optimizer.get(name)), 4) for name in ("exp_avg_dtype", "exp_avg_sq_dtype")[:states]
@@ -91,7 +91,7 @@ def _optimizer(optimizer: Mapping[str, Any], *, mixed: bool, bf16: bool) -> int:
 
 
 def _own_types(optimizer: Mapping[str, Any]) -> bool:
-    """Whether the optimizer's kernel keeps the main weights and reads gradients of any type."""
+    """Return whether the optimizer's kernel holds the main weights and accepts gradients of any type."""
     if not optimizer.get("use_precision_aware_optimizer"):
         return False
     return optimizer.get("use_precision_aware_optimizer_no_fp8_or_ds_fp8") is not False

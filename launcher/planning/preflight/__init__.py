@@ -15,13 +15,13 @@ RULES = (*sizes.RULES, *precision.RULES, *schedule.RULES, *files.RULES, *stack.R
 
 
 def findings(view: ConfigView) -> tuple[Finding, ...]:
-    """All of them, those that are impossible first."""
+    """Apply all rules; return their findings without duplicates, impossible ones first."""
     found = dict.fromkeys(finding for rule in RULES for finding in rule(view))
     return tuple(sorted(found, key=lambda finding: not finding.impossible))
 
 
 def require(found: tuple[Finding, ...]) -> tuple[str, ...]:
-    """The warnings among findings. Raises RequestError with all that are impossible, where there is one."""
+    """Return findings as warnings. Raises RequestError with all impossible findings if there is one."""
     impossible = [finding for finding in found if finding.impossible]
     if not impossible:
         return tuple(str(finding) for finding in found)
@@ -32,7 +32,7 @@ def require(found: tuple[Finding, ...]) -> tuple[str, ...]:
 
 
 def flattened(resolved: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A checked configuration's values by key."""
+    """Return the values of a checked configuration by key; empty for None."""
     if resolved is None:
         return {}
     sections = {name: section for name, section in (resolved.get("config") or {}).items() if section is not None}

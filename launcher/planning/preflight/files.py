@@ -1,4 +1,4 @@
-"""Tokenizer, data and checkpoints: are they where the run will look?"""
+"""Rules about the files of a run: tokenizer, data and checkpoints."""
 
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -6,25 +6,25 @@ from pathlib import PurePosixPath
 from launcher.discovery.training_files import SavedModel
 from launcher.planning.preflight.findings import ConfigView, Finding, refused
 
-_OF_ONE_NODE = ("/tmp", "/var/tmp", "/dev/shm", "/scratch", "/local", "/raid", "/mnt/local")  # noqa: S108 (told, not used)
-"""Directories that are a node's own by custom."""
+_OF_ONE_NODE = ("/tmp", "/var/tmp", "/dev/shm", "/scratch", "/local", "/raid", "/mnt/local")  # noqa: S108 (named, not used)
+"""Directories that are usually local to a node."""
 
 _SHAPE = (
     *("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels"),
     *("num_moe_experts", "moe_ffn_hidden_size"),
 )
-"""What a checkpoint and the model that loads it have in common; parallel sizes may differ."""
+"""Sizes that must be equal in a checkpoint and the model that loads it."""
 
 _RESHARDED = {
     "TP": "tensor_model_parallel_size",
     "PP": "pipeline_model_parallel_size",
     "EP": "expert_model_parallel_size",
 }
-"""Sizes that split the weights themselves: data and context parallelism do not."""
+"""Parallel sizes that split the weights; data and context parallelism do not."""
 
 
 def checkpoint(view: ConfigView) -> Iterator[Finding]:
-    """The checkpoint to load: of the same model, and not beyond the end of this run."""
+    """Check that the checkpoint to load has the sizes of this model and lies before the end of this run."""
     saved = view.files.loads
     if saved is None:
         return
@@ -40,18 +40,18 @@ def checkpoint(view: ConfigView) -> Iterator[Finding]:
     iterations = view.number("train.train_iters")
     if iterations and saved.iteration >= iterations and _continues(view, saved):
         yield Finding(
-            f"{saved.directory} is of iteration {saved.iteration}, and train.train_iters={iterations}: the run would "
+            f"{saved.directory} is from iteration {saved.iteration}, and train.train_iters={iterations}: the run would "
             "end at once",
-            f"set train.train_iters to more than {saved.iteration}, or checkpoint.finetune=true to begin at 0",
+            f"set train.train_iters to more than {saved.iteration}, or checkpoint.finetune=true to start at 0",
         )
 
 
 def resharded(view: ConfigView) -> Iterator[Finding]:
-    """A checkpoint that was saved with other parallel sizes.
+    """Check a checkpoint that was saved with other parallel sizes.
 
-    The model's weights can be loaded with any. The distributed optimizer's state, as it is saved by default
-    (`dp_reshardable`), only with the same TP and PP (checkpointing.py of Bridge 0.6.2), and the same EP (its buckets
-    are then others: megatron-core 0.19.2 ends with a KeyError of several pages). The number of ranks may differ.
+    The model's weights can be loaded with any sizes. The distributed optimizer's state in its default format
+    (`dp_reshardable`) needs the same TP and PP (checkpointing.py of Bridge 0.6.2) and the same EP (with another EP its
+    buckets differ, and megatron-core 0.19.2 ends with a KeyError). The number of ranks may differ.
     """
     saved = view.files.loads
     if saved is None or not _continues(view, saved):
@@ -63,10 +63,10 @@ def resharded(view: ConfigView) -> Iterator[Finding]:
             changed[short] = (there, here)
     if not changed:
         if saved.own and view.values.get("checkpoint.load_optim") is False:
-            # PlanInputs for one attempt in which the sizes changed, it would stay in the settings of all later ones.
+            # A value that was set for one attempt with changed sizes stays in the settings of all later attempts.
             yield Finding(
                 f"checkpoint.load_optim=false leaves out the optimizer's state of {saved.directory}",
-                "with the sizes that it was saved with, checkpoint.load_optim=true goes on exactly where it was",
+                "the parallel sizes are those of the checkpoint, so checkpoint.load_optim=true resumes it exactly",
             )
         return
     was = " x ".join(f"{short} {there}" for short, (there, _) in changed.items())
@@ -74,67 +74,67 @@ def resharded(view: ConfigView) -> Iterator[Finding]:
     if _keeps_optimizer(view, saved) and saved.values.get("checkpoint.dist_ckpt_optim_fully_reshardable") is False:
         yield refused(
             f"the checkpoint {saved.directory} was saved with {was}, and this run has {now}: the distributed "
-            "optimizer's state was saved in a form that other sizes cannot load",
-            f"use {was} again, or leave that state out with checkpoint.load_optim=false; what is saved with "
+            "optimizer's state is in a format that cannot be loaded with other sizes",
+            f"use {was} again, or leave that state out with checkpoint.load_optim=false; checkpoints saved with "
             "checkpoint.dist_ckpt_optim_fully_reshardable=true can be loaded with other sizes",
             where=saved.directory,
         )
     else:
         yield Finding(
             f"the checkpoint {saved.directory} was saved with {was}, and this run has {now}: random numbers (dropout) "
-            "do not go on where they were"
+            "differ from those of an uninterrupted run"
         )
 
 
 def _continues(view: ConfigView, saved: SavedModel) -> bool:
-    """Whether iterations, optimizer and random numbers go on: `checkpoint.finetune` takes the weights alone.
+    """Return whether the run continues iterations, optimizer and random numbers; with finetune it loads only weights.
 
-    False where a recipe that was not run may say either.
+    False if checkpoint.finetune is unknown because the recipe was not run.
     """
     return saved.own or view.values.get("checkpoint.finetune") is False
 
 
 def _keeps_optimizer(view: ConfigView, saved: SavedModel) -> bool:
-    """Whether a state of the distributed optimizer was saved and would be loaded."""
+    """Return whether the checkpoint has a state of the distributed optimizer that would be loaded."""
     distributed = saved.values.get("optimizer.use_distributed_optimizer")
     wanted = view.values.get("checkpoint.load_optim")
     return distributed is True and saved.values.get("checkpoint.save_optim") is not False and wanted is not False
 
 
 def shared(view: ConfigView) -> Iterator[Finding]:
-    """Checkpoints of several nodes on a file system that each has for itself."""
+    """Warn if several nodes save a checkpoint into a directory that is local to each node."""
     path = view.values.get("checkpoint.save")
     if view.nodes < 2 or "checkpoint.save" not in view.overridden or not isinstance(path, str):
         return
     if any(PurePosixPath(path).is_relative_to(local) for local in _OF_ONE_NODE):
         yield Finding(
-            f"checkpoint.save={path} looks like a directory of each node's own, and {view.nodes} nodes save into it",
-            "a checkpoint needs all their shards in one place: use a shared file system",
+            f"checkpoint.save={path} looks like a directory local to each node, and {view.nodes} nodes save into it",
+            "a checkpoint needs all shards in one place: use a shared file system",
         )
 
 
 def files(view: ConfigView) -> Iterator[Finding]:
-    """Tokenizer and data that cannot be seen from here, and hub names without a copy in the cache."""
+    """Warn of tokenizer and data files that do not exist here, and of hub names that the cache does not hold."""
     for key, path in view.files.missing:
         yield Finding(
-            f"{key}: {path} is not there, seen from this machine",
-            "if the nodes have it, all is well; else mind the path",
+            f"{key}: {path} does not exist on this machine",
+            "ignore this if the nodes have it; otherwise correct the path",
         )
     for key, name in view.files.uncached:
         if view.files.offline:
             yield Finding(
                 f"{key}={name} is not in the Hugging Face cache here, and HF_HUB_OFFLINE forbids fetching it",
-                "fetch it first: `launcher fetch` with the same arguments; or unset HF_HUB_OFFLINE",
+                "fetch it first with `launcher fetch` and the same arguments, or unset HF_HUB_OFFLINE",
             )
         else:
             yield Finding(
                 f"{key}={name} is not in the Hugging Face cache here: one of the {view.world_size} ranks will fetch it",
-                "fetch it first where the nodes have no network: `launcher fetch` with the same arguments",
+                "if the nodes have no network, fetch it first with `launcher fetch` and the same arguments",
             )
 
 
 def tokens(view: ConfigView) -> Iterator[Finding]:
-    """A tokenizer with more entries than the model's embedding has rows (Bridge's setup.py ends a job for it)."""
+    """Refuse a tokenizer with more entries than the embedding has rows, as Bridge's setup.py does in the job."""
     rows, entries = view.number("model.padded_vocab_size"), view.number("tokenizer.vocab_size")
     if rows and entries and view.values.get("tokenizer.tokenizer_type") == "NullTokenizer" and entries > rows:
         yield refused(
@@ -144,4 +144,4 @@ def tokens(view: ConfigView) -> Iterator[Finding]:
 
 
 RULES = (checkpoint, resharded, shared, files, tokens)
-"""In the order in which they are told."""
+"""In the order of their findings."""

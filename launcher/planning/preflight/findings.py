@@ -1,4 +1,4 @@
-"""What a rule sees, and what it finds."""
+"""Input and output of a preflight rule: the view of a configuration, and findings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from launcher.discovery.training_files import TrainingFiles
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence about a configuration. What is impossible is refused, the rest is a warning."""
+    """A sentence about a configuration, with a hint. An impossible one refuses the run, any other is a warning."""
 
     text: str
     hint: str | None = None
@@ -22,38 +22,40 @@ class Finding:
 
 @dataclass(frozen=True)
 class ConfigView:
-    """Values by key (`model.num_layers`): all of them where the configuration was checked (`complete`), else those that
-    overrides and the index of recipes give. A rule says nothing about a key that is not there."""
+    """A frozen view of a configuration and its environment, which rules read."""
 
     values: Mapping[str, Any]
+    """Values by key (`model.num_layers`): all if the configuration was checked (`complete`), else those from overrides
+    and the recipe index. A rule says nothing about a key that is missing."""
     world_size: int
     nodes: int
     complete: bool
     gpu: str | None = None
-    """The GPU's type as the cluster profile names it."""
+    """The GPU model that the cluster profile states."""
     gpus: bool = True
-    """False where the run computes on CPU."""
+    """Whether the run computes on GPUs."""
     overridden: frozenset[str] = frozenset()
+    """Keys of the user's overrides."""
     files: TrainingFiles = field(default=TrainingFiles())
     packages: Mapping[str, str] | None = None
-    """What the image has installed, version by name; None without an image, or where nobody could look into it."""
+    """Packages in the image, version by name; None without an image, or if the image could not be read."""
 
     def number(self, key: str) -> int | None:
-        """A positive integer, or None where the value is unknown or of another kind."""
+        """Return a positive integer; None if the value is unknown or of another kind."""
         value = self.values.get(key)
         return value if type(value) is int and value > 0 else None
 
     def size(self, name: str) -> int | None:
-        """A size of `model` by its short name; 1 where a checked configuration has none."""
+        """Return a size in section `model` by its short name; 1 if a checked configuration does not set it."""
         found = self.number(f"model.{name}")
         return 1 if found is None and self.complete else found
 
     def flag(self, key: str) -> bool | None:
-        """True, False, or None where it is unknown."""
+        """Return a value as a boolean; None if it is unknown."""
         value = self.values.get(key)
         return bool(value) if key in self.values or self.complete else None
 
 
 def refused(text: str, hint: str | None = None, *, where: str | None = None) -> Finding:
-    """A finding that no run survives."""
+    """Return a finding for which the run is refused."""
     return Finding(text, hint, impossible=True, where=where)

@@ -1,7 +1,7 @@
-"""Can the GPU compute in the precision that is asked for, and do the sizes fit it?
+"""Rules about precision: whether the GPU supports it, and whether the sizes suit it.
 
-NVIDIA's architectures by GPU: bf16 from Ampere on, FP8 from Hopper on (Ada is left out here), MXFP8 and FP4 from
-Blackwell on (NVIDIA's data sheets; Transformer Engine's check_fp8_support, check_mxfp8_support).
+bf16 needs Ampere or newer, FP8 needs Hopper (Ada is left out here), MXFP8 and FP4 need Blackwell. Source: NVIDIA's data
+sheets, and check_fp8_support and check_mxfp8_support of Transformer Engine.
 """
 
 import re
@@ -18,20 +18,20 @@ _ROWS, _COLUMNS = 8, 16
 
 
 def hardware(view: ConfigView) -> Iterator[Finding]:
-    """The profile's GPU against bf16, FP8, MXFP8 and FP4."""
+    """Refuse bf16, FP8, MXFP8 or FP4 on a GPU of the cluster profile that does not support it."""
     generation = _GENERATION.get((view.gpu or "").upper())
     if generation is None or not view.gpus:
         return
     for text, needed, names in _asked(view):
         if generation < needed:
             yield refused(
-                f"{text} needs {names}, and the cluster profile says that its GPUs are of type {view.gpu}",
+                f"{text} needs {names}, and the GPUs of the cluster profile are of type {view.gpu}",
                 "choose another mixed_precision, or another cluster",
             )
 
 
 def _asked(view: ConfigView) -> Iterator[tuple[str, int, str]]:
-    """What is asked for, the generation that has it, and that in words; the most demanding first."""
+    """Yield each requested precision, the GPU generation that it needs, and that in words; most demanding first."""
     plan = view.values.get("mixed_precision")
     words = plan if isinstance(plan, str) and not view.complete else ""
     if view.values.get("model.fp4") or re.search("fp4", words):
@@ -52,7 +52,7 @@ def _said(view: ConfigView, key: str, words: str) -> str:
 
 
 def fp8_shapes(view: ConfigView) -> Iterator[Finding]:
-    """Rows and columns of what is multiplied in FP8."""
+    """Refuse sizes of FP8 products that are not multiples of 8 rows and 16 columns."""
     if not (view.values.get("model.fp8") and view.complete):
         return
     tp = view.size("tensor_model_parallel_size") or 1
@@ -60,15 +60,15 @@ def fp8_shapes(view: ConfigView) -> Iterator[Finding]:
         value = view.number(f"model.{name}")
         if value and value % parts == 0 and value // parts % _COLUMNS:
             over = f" / TP {tp}" if parts > 1 else ""
-            yield refused(f"model.{name}={value}{over} is no multiple of {_COLUMNS}, as FP8 products need")
+            yield refused(f"model.{name}={value}{over} is not a multiple of {_COLUMNS}, which FP8 products need")
     length, micro = view.number("model.seq_length"), view.number("train.micro_batch_size")
     cp = view.size("context_parallel_size") or 1
     if length and micro and length * micro // cp % _ROWS:
         yield refused(
             f"{length * micro // cp} tokens of a micro-batch (model.seq_length={length}, "
-            f"train.micro_batch_size={micro}, CP {cp}) are no multiple of {_ROWS}, as FP8 products need"
+            f"train.micro_batch_size={micro}, CP {cp}) are not a multiple of {_ROWS}, which FP8 products need"
         )
 
 
 RULES = (hardware, fp8_shapes)
-"""In the order in which they are told."""
+"""In the order of their findings."""

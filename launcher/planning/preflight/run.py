@@ -1,4 +1,4 @@
-"""What the checked configuration lets a plan foresee: what cannot work, what looks wrong, how much memory it takes."""
+"""The preflight of a plan: impossible and suspicious values, and how much memory the run needs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +11,17 @@ from launcher.planning.overrides import known_values
 
 @dataclass(frozen=True)
 class PreflightResult:
-    """The findings, as the plan needs them."""
+    """Result of the preflight, as the plan needs it."""
 
     memory: dict[str, Any] | None
+    """The memory estimate in plain values; None if there is none."""
     warnings: tuple[str, ...]
     unchecked: tuple[str, ...]
+    """What could not be checked before the run, in words."""
 
 
 def run_preflight(inputs: PlanInputs, shape: Geometry) -> PreflightResult:
-    """All of it. Raises RequestError for what cannot work."""
+    """Apply all rules and estimate the memory. Raises RequestError if a rule finds an impossible value."""
     found = preflight.require(preflight.findings(_config_view(inputs, shape)))
     ahead = _memory(inputs, shape)
     return PreflightResult(ahead.memory, (*found, *ahead.warnings), ahead.unchecked)
@@ -27,7 +29,7 @@ def run_preflight(inputs: PlanInputs, shape: Geometry) -> PreflightResult:
 
 def _config_view(inputs: PlanInputs, shape: Geometry) -> preflight.ConfigView:
     overridden = known_values(inputs.overrides)
-    # A checked configuration holds the overrides, and what Bridge made of them.
+    # A checked configuration includes the overrides, and what Bridge derived from them.
     values = {**inputs.recipe_values, **overridden, **preflight.flattened(inputs.resolved)}
     if inputs.resolved is not None:
         values |= {f"checkpoint.{name}": overridden.get(f"checkpoint.{name}") for name in ("save", "load")}
@@ -45,7 +47,7 @@ def _config_view(inputs: PlanInputs, shape: Geometry) -> preflight.ConfigView:
 
 
 def _memory(inputs: PlanInputs, shape: Geometry) -> PreflightResult:
-    """Without a checked configuration nothing is guessed."""
+    """Estimate the memory of a checked configuration; without one there is no estimate."""
     if inputs.resolved is None:
         return PreflightResult(None, (), ("memory: the recipe decides",))
     if inputs.cluster.device == "cpu":

@@ -8,7 +8,7 @@ have met and built the model.
 from collections.abc import Iterator
 
 from launcher.contract import batch_sizes
-from launcher.planning.memory.dimensions import alike_layers
+from launcher.planning.memory.dimensions import has_uniform_layers
 from launcher.planning.preflight.findings import ConfigView, Finding, refused
 
 _UNEVEN = (
@@ -145,7 +145,7 @@ def mixed_layers(view: ConfigView) -> Iterator[Finding]:
     """A pattern of dense layers and mixtures that nothing reads."""
     pattern, spec = view.values.get("model.moe_layer_freq", 1), view.values.get("model.layer_spec")
     some_dense = 0 in pattern if isinstance(pattern, list) else pattern != 1
-    if view.number("model.num_moe_experts") and some_dense and alike_layers({"layer_spec": spec}):
+    if view.number("model.num_moe_experts") and some_dense and has_uniform_layers({"layer_spec": spec}):
         yield Finding(
             f"model.moe_layer_freq={pattern} has no effect: {spec} makes every layer a mixture",
             "let the recipe set model.transformer_layer_spec to megatron-core's get_gpt_decoder_block_spec",

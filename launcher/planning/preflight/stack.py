@@ -1,6 +1,7 @@
-"""Does the image hold what the configuration needs of it? Silent where the image has no Megatron that could be found.
+"""Rules about packages in the image: whether it has those that the configuration needs.
 
-Warnings only: what was built into an image by hand leaves no metadata behind by which it could be found.
+They warn only, because software that was built into an image by hand may leave no metadata. They yield nothing if no
+metadata of megatron-core was found.
 """
 
 from collections.abc import Iterator
@@ -9,24 +10,25 @@ from launcher.planning.preflight.findings import ConfigView, Finding
 
 
 def apex(view: ConfigView) -> Iterator[Finding]:
-    """megatron-core's own linear layers (the output layer is one) accumulate gradients with a kernel of APEX's.
+    """Warn if gradient accumulation fusion is on and the image has no APEX.
 
-    tensor_parallel/layers.py of megatron-core 0.19.2; Bridge 0.6.2's recipes ask only for Transformer Engine.
+    megatron-core's own linear layers, such as the output layer, accumulate gradients with a kernel of APEX. Source:
+    tensor_parallel/layers.py of megatron-core 0.19.2; Bridge 0.6.2's recipes check only for Transformer Engine.
     """
     if view.flag("model.gradient_accumulation_fusion") and _lacks(view, "apex"):
         yield Finding(
-            "model.gradient_accumulation_fusion=true needs APEX with its CUDA extensions, and the image has no apex "
-            "that could be found",
+            "model.gradient_accumulation_fusion=true needs APEX with its CUDA extensions, and no apex was found in the "
+            "image",
             "set model.gradient_accumulation_fusion=false, or build APEX into the image",
         )
 
 
 def transformer_engine(view: ConfigView) -> Iterator[Finding]:
-    """Layers of Transformer Engine, in an image without it."""
+    """Warn if the model uses layers of Transformer Engine and the image does not have it."""
     if view.values.get("model.transformer_impl") == "transformer_engine" and _lacks(view, "transformer-engine"):
         yield Finding(
-            "model.transformer_impl=transformer_engine, and the image has no Transformer Engine that could be found",
-            "choose an image with it",
+            "model.transformer_impl=transformer_engine, and no Transformer Engine was found in the image",
+            "choose an image that has it",
         )
 
 
@@ -35,4 +37,4 @@ def _lacks(view: ConfigView, package: str) -> bool:
 
 
 RULES = (apex, transformer_engine)
-"""In the order in which they are told."""
+"""In the order of their findings."""

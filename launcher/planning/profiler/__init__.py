@@ -1,1 +1,1 @@
-"""Which profiler captures what: options, choice and checks."""
+"""Profiling of a run: the user's options, checks, and the resulting plan."""

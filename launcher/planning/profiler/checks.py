@@ -1,4 +1,4 @@
-"""What cannot be profiled, said before anything is submitted."""
+"""Checks of a profiler's options before anything is submitted."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,54 +6,58 @@ from typing import Any
 from launcher._util.errors import ImageError, OverrideError, PlaceError, SpecError
 from launcher.planning.profiler.model import ProfilerContext, ProfilerOptions
 
-_OURS = {
+_RESERVED = {
     "--output": "the launcher names the reports",
     "-o": "the launcher names the reports",
     "--force-overwrite": "no report is ever overwritten",
     "-f": "no report is ever overwritten",
-    "--capture-range": "the steps of the run are what is captured",
-    "-c": "the steps of the run are what is captured",
-    "--capture-range-end": "the training goes on after the capture",
-    "--kill": "the training goes on after the capture",
+    "--capture-range": "--profile-steps says which steps are captured",
+    "-c": "--profile-steps says which steps are captured",
+    "--capture-range-end": "the training continues after the capture",
+    "--kill": "the training continues after the capture",
     "--wait": "nsys would wait for processes that never end",
     "--sample": "CPU sampling hangs on some kernels",
     "-s": "CPU sampling hangs on some kernels",
     "--cpuctxsw": "tracing context switches hangs on some kernels",
-    "--trace": "there is an option for it: --nsys-trace",
-    "-t": "there is an option for it: --nsys-trace",
-    "--duration": "the steps of the run are what is captured",
-    "-d": "the steps of the run are what is captured",
-    "--delay": "the steps of the run are what is captured",
-    "-y": "the steps of the run are what is captured",
+    "--trace": "use --nsys-trace",
+    "-t": "use --nsys-trace",
+    "--duration": "--profile-steps says which steps are captured",
+    "-d": "--profile-steps says which steps are captured",
+    "--delay": "--profile-steps says which steps are captured",
+    "-y": "--profile-steps says which steps are captured",
 }
-"""Arguments of nsys that are not the user's, with why."""
+"""Arguments of nsys that users cannot set, with the reason."""
 
 
 def check_window(start: int, stop: int, values: Mapping[str, Any], context: ProfilerContext) -> None:
-    """Raise OverrideError for a window without steps, or one that the run does not pass through."""
+    """Raise OverrideError for a window without steps, or one that the run does not reach."""
     if stop <= start:
         raise OverrideError(
-            f"steps {start}:{stop} are none (profiling.profile_step_end={stop} is not after "
+            f"the window {start}:{stop} has no steps (profiling.profile_step_end={stop} is not after "
             f"profile_step_start={start}): the report would be empty",
-            hint="Steps from the first until before the second are captured.",
+            hint="The window begins with the first number and ends before the second.",
         )
     iterations = values.get("train.train_iters")
     if isinstance(iterations, int) and stop > iterations:
         raise OverrideError(
-            f"steps {start}:{stop} are to be profiled, but train.train_iters={iterations} ends before",
+            f"steps {start}:{stop} cannot be profiled: the run ends at train.train_iters={iterations}",
             hint=f"Name steps below {iterations}: --profile-steps {max(0, iterations - (stop - start))}:{iterations}.",
         )
     if context.resume_step is not None and start < context.resume_step:
         first = context.resume_step + 1
         raise OverrideError(
-            f"steps {start}:{stop} are to be profiled, but the run resumes at step {context.resume_step}",
+            f"steps {start}:{stop} cannot be profiled: the run resumes at step {context.resume_step}",
             hint=f"Name later steps: --profile-steps {first}:{first + stop - start}. To replace "
             "an override of the run's first start, give it again.",
         )
 
 
 def check_context(name: str, options: ProfilerOptions, values: Mapping[str, Any], context: ProfilerContext) -> None:
-    """Raise an error of the kind that fits where the profiler cannot work in this run."""
+    """Raise an error if the profiler `name` cannot work in this run.
+
+    Raises PlaceError for the wrong device or a program missing on this machine, ImageError for one missing in the
+    image, OverrideError or SpecError for options that contradict it.
+    """
     if name == "nsys":
         _check_nsys(options, values, context)
     else:
@@ -62,25 +66,25 @@ def check_context(name: str, options: ProfilerOptions, values: Mapping[str, Any]
         raise PlaceError(
             "the memory profiler records CUDA's allocator, and this run is on CPU",
             where="--profiler memory",
-            hint="On CPU there are --profiler torch and --profiler viztracer.",
+            hint="On CPU use --profiler torch or --profiler viztracer.",
         )
     if name == "viztracer":
         _check_viztracer(context)
     if ":" in name and context.custom is None:
-        raise SpecError(f"the profiler {name!r} was not looked up", where="--profiler")
+        raise SpecError(f"the class of the profiler {name!r} was not read", where="--profiler")
 
 
 def _check_nsys(options: ProfilerOptions, values: Mapping[str, Any], context: ProfilerContext) -> None:
     if context.device == "cpu":
         raise PlaceError(
-            "nsys' capture is opened through CUDA, and this run is on CPU: there would be no report",
+            "CUDA starts the capture of nsys, and this run is on CPU: there would be no report",
             where="--nsys",
-            hint="On CPU there are --profiler torch and --profiler viztracer.",
+            hint="On CPU use --profiler torch or --profiler viztracer.",
         )
     if values.get("ft.enable_ft_package") is True:
         raise OverrideError(
-            "--nsys and ft.enable_ft_package=true exclude each other: fault tolerance takes a rank that writes its "
-            "report for one that hangs",
+            "--nsys and ft.enable_ft_package=true exclude each other: fault tolerance would treat a rank that writes "
+            "its report as hanging",
             hint="Profile a run without fault tolerance.",
         )
     if options.nsys_from:
@@ -88,12 +92,12 @@ def _check_nsys(options: ProfilerOptions, values: Mapping[str, Any], context: Pr
             raise SpecError("--nsys-from mounts nsys into an image, and this run has none", where="--nsys-from")
         return
     if context.local and context.nsys is None:
-        raise PlaceError("--nsys was given, and there is no nsys on this machine", where="--nsys")
+        raise PlaceError("--nsys needs nsys, and there is no nsys on this machine", where="--nsys")
     if context.image is not None and context.packages is not None and "nsys" not in context.packages:
         raise ImageError(
-            "--nsys was given, and the image has no nsys",
+            "--nsys needs nsys, and the image has no nsys",
             where=context.image,
-            hint="Mount one of the host into it: --nsys-from /opt/nvidia/nsight-systems/VERSION.",
+            hint="Mount one from the host: --nsys-from /opt/nvidia/nsight-systems/VERSION.",
         )
 
 
@@ -113,21 +117,25 @@ def _refuse_nsys_options(name: str, options: ProfilerOptions) -> None:
     }
     option = next((option for option, value in given.items() if value), None)
     if option:
-        raise SpecError(f"{option} is for nsys, and the profiler is {name}", where=option, hint="Leave it out.")
+        raise SpecError(
+            f"{option} is an option of nsys, but the profiler is {name}", where=option, hint="Leave it out."
+        )
 
 
 def check_arguments(args: Sequence[str], trace: str | None) -> None:
-    """Raise SpecError for arguments of nsys that would break the capture, or are no options."""
+    """Raise SpecError for arguments that would break the capture of nsys, or are not options."""
     for argument in args:
         option = argument.partition("=")[0].split(maxsplit=1)[0] if argument.strip() else ""
-        why = _OURS.get(option) or _OURS.get(option[:2] if not option.startswith("--") else "")
+        why = _RESERVED.get(option) or _RESERVED.get(option[:2] if not option.startswith("--") else "")
         if why:
-            raise SpecError(f"nsys' {option} is not to be given: {why}", where=f"--nsys-arg={argument}")
+            raise SpecError(f"{option} of nsys cannot be set: {why}", where=f"--nsys-arg={argument}")
         if not option.startswith("--"):
             raise SpecError(
-                f"{argument!r} is no long option of nsys",
+                f"{argument!r} is not a long option of nsys",
                 where="--nsys-arg",
-                hint="Such as --nsys-arg=--nic-metrics=true.",
+                hint="Write for example --nsys-arg=--nic-metrics=true.",
             )
     if trace is not None and not all(trace.split(",")):
-        raise SpecError(f"{trace!r} is no list of what to trace", where="--nsys-trace", hint="Such as cuda,nvtx,osrt.")
+        raise SpecError(
+            f"{trace!r} is not a list of what to trace", where="--nsys-trace", hint="Write for example cuda,nvtx,osrt."
+        )

@@ -1,13 +1,14 @@
-"""What is captured of a run: what was asked for, what is known of the place, and the decision, as frozen values."""
+"""The profiler of a run as frozen values: the user's options, the context of the run, and the resulting plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from launcher.config.cluster import Fabric
+from launcher.contract.records import NsysRequest, ProfilerRequest
 
 BUILT_IN = ("torch", "viztracer", "memory")
-"""Names of --profiler besides `path.py:Class`; nsys has a switch of its own."""
+"""Names for --profiler, besides `path.py:Class`; nsys has its own option --nsys."""
 
 OPTIONS = (
     "nsys",
@@ -19,66 +20,69 @@ OPTIONS = (
     "gpu_metrics",
     "nsys_from",
 )
-"""The request's names for all of it: said of one start of a run, so --resume does not ask for it again by itself."""
+"""Fields of the request about profiling. They apply to one start of a run, so --resume does not repeat them."""
 
 
 @dataclass(frozen=True)
 class CustomProfiler:
-    """A user's own profiler: where its file comes from, its path below code/, its class, its reports' ending."""
+    """A user's own profiler class, as the plan ships it."""
 
     source: str
+    """Absolute path of its file."""
     path: str
+    """Path of its file below code/."""
     class_name: str
     extension: str
+    """Extension of its reports."""
 
 
 @dataclass(frozen=True)
 class ProfilerOptions:
-    """What the options of one run say about profiling; None and empty: nothing."""
+    """The options of a run about profiling; None and empty values mean that an option was not given."""
 
     nsys: bool = False
     profiler: str | None = None
     """torch, viztracer, memory, or `path.py:Class`."""
     steps: str | None = None
-    """`10:15`: from step 10 until before step 15."""
+    """`10:15`: steps 10 to 14."""
     ranks: str | None = None
-    """`0,8`, `nodes` for the first rank of each node, `all`, or a mixture."""
+    """`0,8`, `nodes` for the first rank of each node, `all`, or a combination."""
     trace: str | None = None
-    """nsys' --trace."""
+    """Value for --trace of nsys."""
     args: tuple[str, ...] = ()
-    """Further arguments of nsys profile, each whole."""
+    """Further arguments of `nsys profile`, one string each."""
     gpu_metrics: bool = False
     nsys_from: str | None = None
-    """A directory of this host with an nsys in it, to be mounted into the image."""
+    """A directory of this host that contains nsys and is mounted into the image."""
 
 
 @dataclass(frozen=True)
 class ProfilerContext:
-    """What the plan knows about where ranks run; None means unknown, and then nothing is refused for it."""
+    """What the plan knows about where ranks run; None means unknown, and nothing is refused for an unknown value."""
 
     device: Literal["auto", "gpu", "cpu"] = "auto"
     image: str | None = None
-    """The image's name, where ranks run in one."""
+    """Name of the image, if ranks run in one."""
     packages: Mapping[str, str] | None = None
-    """What the image holds, by its manifest: names such as `nsys` and `viztracer` with their versions."""
+    """Contents of the image by its manifest: names such as `nsys` and `viztracer` with their versions."""
     nsys: str | None = None
-    """The nsys of this machine; its path, or None."""
+    """Path of nsys on this machine; None if there is none."""
     viztracer: bool = True
     """Whether this machine's Python has VizTracer."""
     local: bool = False
-    """Whether the ranks are processes of this machine, outside any image."""
+    """Whether the ranks are processes on this machine, outside any image."""
     fabric: Fabric | None = None
     resume_step: int | None = None
-    """The step that a resumed run begins at."""
+    """The step at which a resumed run starts."""
     custom: CustomProfiler | None = None
-    """The user's own profiler, looked up."""
+    """The user's own profiler, if the options name one."""
     nsys_from: str | None = None
-    """The program nsys inside ProfilerOptions.nsys_from."""
+    """Path of nsys inside ProfilerOptions.nsys_from."""
 
 
 @dataclass(frozen=True)
 class NsysOptions:
-    """How nsys is called, besides what never changes."""
+    """Variable parts of the command line of nsys."""
 
     program: str = "nsys"
     trace: str | None = None
@@ -89,30 +93,35 @@ class NsysOptions:
 
 @dataclass(frozen=True)
 class ProfilerPlan:
-    """The decision: a profiler, its steps (from `start` until before `stop`) and its ranks (empty: all)."""
+    """The profiler of a run, its steps (from `start` until before `stop`) and its ranks (empty: all)."""
 
     name: str
     start: int
     stop: int
     ranks: tuple[int, ...]
     finish_timeout_s: int
-    """How long the other ranks may go on after the first has ended."""
+    """Time for the other ranks to end after the first one has ended (srun --wait), in seconds."""
     extension: str = ""
     nsys: NsysOptions | None = None
     custom: CustomProfiler | None = None
     mounts: tuple[str, ...] = ()
-    """Directories of the host that the image needs for it, read-only at the same place."""
+    """Directories of the host that are mounted read-only at the same path for the profiler."""
     unchecked: tuple[str, ...] = ()
+    """What could not be checked before the run, in words."""
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> ProfilerRequest:
         """`options.profiler` of argv.json: what the job needs to know."""
-        nsys = self.nsys and {
-            "program": self.nsys.program,
-            "trace": self.nsys.trace,
-            "args": list(self.nsys.args),
-            "gpu_metrics": self.nsys.gpu_metrics,
-            "fabric": self.nsys.fabric,
-        }
+        nsys: NsysRequest | None = (
+            None
+            if self.nsys is None
+            else {
+                "program": self.nsys.program,
+                "trace": self.nsys.trace,
+                "args": list(self.nsys.args),
+                "gpu_metrics": self.nsys.gpu_metrics,
+                "fabric": self.nsys.fabric,
+            }
+        )
         return {
             "name": self.name,
             "start": self.start,
@@ -121,5 +130,5 @@ class ProfilerPlan:
             "extension": self.extension,
             "finish_timeout_s": self.finish_timeout_s,
             "nsys": nsys,
-            "own": self.custom and {"path": self.custom.path, "class": self.custom.class_name},
+            "own": None if self.custom is None else {"path": self.custom.path, "class": self.custom.class_name},
         }

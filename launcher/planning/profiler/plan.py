@@ -1,6 +1,6 @@
-"""Which profiler, which steps, which ranks: one switch, the usual `profiling.*` overrides, and never two answers.
+"""The profiler plan: which profiler captures which steps of which ranks, from options and `profiling.*` overrides.
 
-Steps are Megatron's own count: step N begins when N iterations are done (see launcher/job/profiling/window.py).
+Steps are counted as in Megatron: step N starts after N iterations (see launcher/job/profiling/window.py).
 """
 
 import re
@@ -15,8 +15,9 @@ from launcher.planning.profiler.model import BUILT_IN, NsysOptions, ProfilerCont
 
 _START, _STEPS = 10, 2
 _FINISH_TIMEOUT_S = {"nsys": 900}
-"""How long ranks may outlive the first that has ended (srun --wait): nsys writes its report after the program."""
+"""Time for ranks to end after the first one has ended (srun --wait): nsys writes its report after the program ends."""
 _WAIT_S = 300
+"""The same for other profilers."""
 
 KEYS = {
     "nsys": "profiling.use_nsys_profiler",
@@ -25,14 +26,14 @@ KEYS = {
     "stop": "profiling.profile_step_end",
     "ranks": "profiling.profile_ranks",
 }
-"""Bridge's own keys (ProfilingConfig, 0.6.2)."""
+"""Keys of Bridge's ProfilingConfig (0.6.2)."""
 
 USE_VIZTRACER = "profiling.use_viztracer"
-"""Not Bridge's: a key of the launcher's own, which never reaches it."""
+"""A key of the launcher, which is never passed to Bridge."""
 
 
 def options_from(request: Request) -> ProfilerOptions:
-    """What a request says about profiling."""
+    """Return the profiling options of a request."""
     return ProfilerOptions(
         nsys=request.nsys,
         profiler=request.profiler,
@@ -46,9 +47,12 @@ def options_from(request: Request) -> ProfilerOptions:
 
 
 def extract_viztracer_key(texts: Sequence[str]) -> tuple[tuple[str, ...], bool | None]:
-    """The overrides without `profiling.use_viztracer`, and what that says. Raises OverrideError."""
+    """Return the overrides without `profiling.use_viztracer`, and the value of that key; None if it is not set.
+
+    Raises OverrideError for a value that is neither true nor false.
+    """
     rest: list[str] = []
-    said: bool | None = None
+    use_viztracer: bool | None = None
     for number, text in enumerate(texts, 1):
         key, _, value = text.partition("=")
         if key.lstrip("+") != USE_VIZTRACER:
@@ -58,8 +62,8 @@ def extract_viztracer_key(texts: Sequence[str]) -> tuple[tuple[str, ...], bool |
             raise OverrideError(
                 f"{USE_VIZTRACER} takes true or false, not {value!r}", where=f"override {number}: {text}"
             )
-        said = value.lower() == "true"
-    return tuple(rest), said
+        use_viztracer = value.lower() == "true"
+    return tuple(rest), use_viztracer
 
 
 def plan_profiler(
@@ -72,10 +76,11 @@ def plan_profiler(
     viztracer: bool | None = None,
     unknown: Sequence[str] = (),
 ) -> ProfilerPlan | None:
-    """What the options and overrides of a run ask for; None for a run without a profiler.
+    """Plan the profiler that the options and overrides of a run request; None for a run without a profiler.
 
-    `values` are the overrides that are known before the job, `unknown` the keys of the others, `viztracer` what
-    take_own_keys found. Raises SpecError or OverrideError, one sentence each, for what cannot work.
+    `values` holds the overrides that are known before the job, `unknown` the keys of the others, `viztracer` the value
+    that extract_viztracer_key returned. Raises SpecError or OverrideError for contradictory or wrong values, PlaceError
+    or ImageError if the profiler cannot work where the ranks run.
     """
     name = _profiler(options, values, viztracer)
     if name is None:
@@ -102,7 +107,7 @@ def plan_for(
     context: ProfilerContext | None = None,
     unknown: Sequence[str] = (),
 ) -> ProfilerPlan:
-    """The capture of the profiler called `name`; see `capture`."""
+    """Plan the profiler called `name`; see `plan_profiler`."""
     options, context = options or ProfilerOptions(nsys=True), context or ProfilerContext()
     _profiler(options, values, None)
     check_context(name, options, values, context)
@@ -111,8 +116,8 @@ def plan_for(
     ranks = _ranks(options, values, world_size=world_size, ranks_per_node=ranks_per_node)
     if KEYS["ranks"] in unknown and name == "nsys":
         raise OverrideError(
-            f"{KEYS['ranks']} is known in the job only, and nsys has to be started on these ranks",
-            hint="Write the numbers, or --profile-ranks.",
+            f"{KEYS['ranks']} is known only in the job, but nsys has to be started on these ranks before",
+            hint="Write the ranks as numbers, or use --profile-ranks.",
         )
     nsys = None
     if name == "nsys":
@@ -136,36 +141,40 @@ def plan_for(
 
 
 def _profiler(options: ProfilerOptions, values: Mapping[str, Any], viztracer: bool | None) -> str | None:
-    """The one profiler: of two each slows what the other measures, and CUPTI has one reader."""
-    asked = {
+    """Return the name of the requested profiler; None if there is none.
+
+    Raises OverrideError for contradictions or a second profiler, SpecError for an unknown name. Two profilers would
+    slow down what the other measures, and CUPTI supports one reader.
+    """
+    requested = {
         "--nsys": "nsys" if options.nsys else None,
         f"--profiler {options.profiler}": options.profiler,
         f"{KEYS['nsys']}=true": "nsys" if values.get(KEYS["nsys"]) is True else None,
         f"{KEYS['torch']}=true": "torch" if values.get(KEYS["torch"]) is True else None,
         f"{USE_VIZTRACER}=true": "viztracer" if viztracer else None,
     }
-    given = {text: name for text, name in asked.items() if name}
-    refused = {
+    given = {text: name for text, name in requested.items() if name}
+    denied = {
         f"{KEYS['nsys']}=false": "nsys" if values.get(KEYS["nsys"]) is False else None,
         f"{KEYS['torch']}=false": "torch" if values.get(KEYS["torch"]) is False else None,
         f"{USE_VIZTRACER}=false": "viztracer" if viztracer is False else None,
     }
-    for no, name in refused.items():
+    for no, name in denied.items():
         yes = next((text for text, one in given.items() if one == name), None) if name else None
         if yes:
             raise OverrideError(f"{yes} and {no} contradict each other", hint="Leave one of them out.")
     if len(set(given.values())) > 1:
         first, second = list(given)[:2]
         raise OverrideError(
-            f"{first} and {second} ask for two profilers, and a rank can have one at a time",
-            hint="Leave one of them out; another run can have the other.",
+            f"{first} and {second} request two profilers, but a rank can have only one",
+            hint="Leave one of them out, and use it in another run.",
         )
     name = next(iter(given.values()), None)
     if name is not None and name != "nsys" and name not in BUILT_IN and ":" not in name:
         raise SpecError(
             f"there is no profiler {name!r}",
             where="--profiler",
-            hint=f"There are {', '.join(BUILT_IN)}, a class of your own as path.py:Class, and --nsys.",
+            hint=f"Use {', '.join(BUILT_IN)}, a class of your own as path.py:Class, or --nsys.",
         )
     return name
 
@@ -181,7 +190,7 @@ def _refuse_options_without_profiler(options: ProfilerOptions) -> None:
     }
     option = next((option for option, value in given.items() if value), None)
     if option:
-        raise SpecError(f"{option} was given, but no profiler", where=option, hint="Add --nsys or --profiler NAME.")
+        raise SpecError(f"{option} needs a profiler", where=option, hint="Add --nsys or --profiler NAME.")
 
 
 def _steps(options: ProfilerOptions, values: Mapping[str, Any]) -> tuple[int, int]:
@@ -192,15 +201,16 @@ def _steps(options: ProfilerOptions, values: Mapping[str, Any]) -> tuple[int, in
     match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", options.steps)
     if match is None:
         raise SpecError(
-            f"{options.steps!r} is no window of steps",
+            f"{options.steps!r} is not a window of steps",
             where="--profile-steps",
-            hint="Such as 10:15, the steps 10 to 14: the first, and the one before which it ends.",
+            hint="Write FIRST:END, such as 10:15 for the steps 10 to 14.",
         )
     start, stop = int(match[1]), int(match[2])
-    for key, said, mine in ((KEYS["start"], first, start), (KEYS["stop"], last, stop)):
-        if said is not None and said != mine:
+    for key, overridden, mine in ((KEYS["start"], first, start), (KEYS["stop"], last, stop)):
+        if overridden is not None and overridden != mine:
             raise OverrideError(
-                f"--profile-steps {options.steps} and {key}={said} contradict each other", hint="Leave one of them out."
+                f"--profile-steps {options.steps} and {key}={overridden} contradict each other",
+                hint="Leave one of them out.",
             )
     return start, stop
 
@@ -208,17 +218,17 @@ def _steps(options: ProfilerOptions, values: Mapping[str, Any]) -> tuple[int, in
 def _ranks(
     options: ProfilerOptions, values: Mapping[str, Any], *, world_size: int, ranks_per_node: int
 ) -> tuple[int, ...]:
-    """The ranks; none means all, as in Bridge."""
-    said = values.get(KEYS["ranks"])
+    """Return the ranks to profile; an empty tuple means all, as in Bridge. Raises OverrideError."""
+    overridden = values.get(KEYS["ranks"])
     if options.ranks is None:
-        ranks, where = tuple(said) if said is not None else (0,), KEYS["ranks"]
+        ranks, where = tuple(overridden) if overridden is not None else (0,), KEYS["ranks"]
     else:
         ranks, where = (
             parse_ranks(options.ranks, world_size=world_size, ranks_per_node=ranks_per_node),
             "--profile-ranks",
         )
-        if said is not None and _all(said, world_size) != _all(ranks, world_size):
-            text = ",".join(map(str, said))
+        if overridden is not None and _all(overridden, world_size) != _all(ranks, world_size):
+            text = ",".join(map(str, overridden))
             raise OverrideError(
                 f"--profile-ranks {options.ranks} and {KEYS['ranks']}=[{text}] contradict each other",
                 hint="Leave one of them out.",
@@ -234,7 +244,7 @@ def _all(ranks: Sequence[int], world_size: int) -> set[int]:
 
 
 def parse_ranks(text: str, *, world_size: int, ranks_per_node: int) -> tuple[int, ...]:
-    """The ranks of `0,8,nodes`, in order; the empty tuple for `all`. Raises SpecError."""
+    """Parse ranks such as `0,8,nodes` into sorted numbers; an empty tuple for `all`. Raises SpecError."""
     found: set[int] = set()
     for word in text.split(","):
         if word == "all":
@@ -245,15 +255,15 @@ def parse_ranks(text: str, *, world_size: int, ranks_per_node: int) -> tuple[int
             found.add(int(word))
         else:
             raise SpecError(
-                f"{text!r} names no ranks",
+                f"{text!r} is not a list of ranks",
                 where="--profile-ranks",
-                hint="Numbers with commas (0,8), `nodes` for the first rank of each node, or `all`.",
+                hint="Write numbers with commas (0,8), `nodes` for the first rank of each node, or `all`.",
             )
     return tuple(sorted(found))
 
 
 def overrides(profiler: ProfilerPlan, given: Sequence[str]) -> tuple[str, ...]:
-    """The `profiling.*` overrides that say the same to Megatron Bridge, without those that the user has given."""
+    """Return the `profiling.*` overrides for Megatron Bridge, without those that the user has given."""
     ranks = ",".join(str(rank) for rank in profiler.ranks)
     wanted = {
         **({KEYS["nsys"]: "true"} if profiler.name == "nsys" else {}),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.contract.records import AttemptResult
 from launcher.report.page.content import Block, Heading, LogExcerpt, Subject, Table, Text, facts, mapping, text_of
 from launcher.report.page.overview import moment
 from launcher.rundir import Attempt
@@ -36,7 +37,7 @@ def outcome(subject: Subject) -> Sequence[Block]:
     return blocks
 
 
-def _row(attempt: Attempt, result: dict[str, Any]) -> tuple[str, ...]:
+def _row(attempt: Attempt, result: AttemptResult) -> tuple[str, ...]:
     ended = number(result, "ended")
     return (
         attempt.name,
@@ -49,7 +50,7 @@ def _row(attempt: Attempt, result: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _failure(subject: Subject, attempt: Attempt, result: dict[str, Any]) -> list[Block]:
+def _failure(subject: Subject, attempt: Attempt, result: AttemptResult) -> list[Block]:
     first = mapping(result.get("first_failing_rank"))
     blocks: list[Block] = [
         Heading(f"What failed in attempt {attempt.name}"),

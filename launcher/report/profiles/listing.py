@@ -9,6 +9,7 @@ from launcher._util.errors import RequestError
 from launcher._util.shell import Shell
 from launcher.contract import profiles
 from launcher.contract.files import read_object
+from launcher.contract.records import AttemptResult, ProfilerRequest
 from launcher.report.profiles.verify import check_report
 from launcher.rundir import Attempt, RunDirectory
 
@@ -67,7 +68,7 @@ def list_profiles(run: RunDirectory, shell: Shell, *, attempt: str | None = None
     return tuple(found for each, settings in asked for found in _of_attempt(each, settings, world_size, shell))
 
 
-def _of_attempt(attempt: Attempt, settings: dict[str, Any], world_size: int, shell: Shell) -> Iterable[Capture]:
+def _of_attempt(attempt: Attempt, settings: ProfilerRequest, world_size: int, shell: Shell) -> Iterable[Capture]:
     for rank in profiles.expected_ranks(settings, world_size):
         found = profiles.judge(attempt.profiles, settings, rank, _ended(attempt, rank))
         record_path = profiles.record_path(attempt.profiles, settings, rank)
@@ -103,9 +104,9 @@ def _ended(attempt: Attempt, rank: int) -> str:
     return f"{record.get('outcome')} at iteration {record.get('iteration')}"
 
 
-def missing_lines(result: dict[str, Any] | None) -> list[str]:
+def missing_lines(result: AttemptResult | None) -> list[str]:
     """What an attempt's result.json says is missing of its profiles, a line each, for `launcher logs` and others."""
-    said = (result or {}).get("profiles")
+    said = result.get("profiles") if result else None
     if not isinstance(said, dict):
         return []
     lines = [f"no sound {said['profiler']} report of rank {one['rank']}: {one['why']}" for one in said["missing"]]

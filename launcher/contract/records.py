@@ -1,0 +1,467 @@
+"""The content of every file that passes between the launcher and its jobs.
+
+    RunPaths.argv_file              JobRequest
+    AttemptPaths.rank_record        RankRecord
+    AttemptPaths.exit_record        ExitRecord, one line of text
+    AttemptPaths.result_file        AttemptResult
+    AttemptPaths.metrics            MetricsLine, one for each iteration
+    AttemptPaths.timeline           TimelineEvent, one for each phase
+    RunPaths.journal_file           JournalEvent, one for each thing that the launcher did
+    AttemptPaths.environment        EnvironmentRecord
+    AttemptPaths.network_record     NetworkRecord
+    AttemptPaths.placement_record   PlacementRecord
+    profiles/STEM.record.json       CaptureRecord
+    profiles/STEM.nsys.json         NsysRecord
+
+Times are seconds since the epoch, durations seconds. Readers ignore keys that they do not know: a resumed run executes
+the code of its first attempt, and a later launcher may have written its argv.json.
+"""
+
+from typing import Any, Literal, NamedTuple, Optional, TypedDict, Union, final
+
+Outcome = Literal["finished", "stopped", "failed"]
+
+Cause = Literal["user", "program", "communication", "network", "container"]
+"""Of a failure: a wrong request, the program, a lost peer, a network that policy does not allow, or no container."""
+
+
+# ---- argv.json
+
+
+@final
+class RecipeFileRequest(TypedDict):
+    """A recipe that is a Python file; `path` is relative to code/."""
+
+    path: str
+    function: str
+
+
+@final
+class BridgeRecipeRequest(TypedDict):
+    """A recipe of Megatron Bridge, by its name."""
+
+    bridge: str
+
+
+class NetworkOptions(TypedDict):
+    """What the network between the ranks is held to."""
+
+    policy: Literal["require", "warn"]
+    fabric: str
+    nodes: int
+    ranks_per_node: int
+    nvlink_domain: bool
+    """Whether NVLink reaches beyond a node."""
+    nics_per_node: Optional[int]
+
+
+class NsysRequest(TypedDict):
+    """How nsys is called."""
+
+    program: str
+    trace: Optional[str]
+    args: list[str]
+    gpu_metrics: bool
+    fabric: Optional[str]
+
+
+CustomProfilerRequest = TypedDict("CustomProfilerRequest", {"path": str, "class": str})
+"""A profiler class of the user's; `path` is relative to code/."""
+
+
+class ProfilerRequest(TypedDict):
+    """What is captured: the steps from `start` until before `stop`, on these ranks (none: all)."""
+
+    name: str
+    start: int
+    stop: int
+    ranks: list[int]
+    extension: str
+    finish_timeout_s: int
+    nsys: Optional[NsysRequest]
+    own: Optional[CustomProfilerRequest]
+
+
+class JobOptions(TypedDict):
+    """The launcher's own options that count in the job."""
+
+    device: Literal["auto", "cpu", "gpu"]
+    load: bool
+    """Whether a new run may load the checkpoint that `checkpoint.load` names."""
+    init: Optional[str]
+    """Where initial weights come from: pretrained or random; null: as the recipe says."""
+    profiler: Optional[ProfilerRequest]
+    user_env: list[str]
+    """Names of the variables that the user set by --env."""
+    network: Optional[NetworkOptions]
+    """Null where the network is not checked."""
+    numa_binding: bool
+
+
+class JobRequest(TypedDict):
+    """The content of argv.json: what each rank is given."""
+
+    version: Literal[1]
+    recipe: Union[RecipeFileRequest, BridgeRecipeRequest]
+    arguments: dict[str, str]
+    """Of the recipe's function, as the user wrote them."""
+    overrides: list[str]
+    options: JobOptions
+
+
+class CheckRequest(TypedDict):
+    """What --check-config and --fetch read from standard input: a run's request, before there is a run."""
+
+    recipe: Union[RecipeFileRequest, BridgeRecipeRequest]
+    arguments: dict[str, str]
+    overrides: list[str]
+    options: JobOptions
+    world_size: int
+    ranks_per_node: int
+    resumed: Optional[str]
+    """The checkpoints of the run that is resumed."""
+
+
+# ---- what a rank leaves
+
+
+class ExceptionRecord(TypedDict):
+    """The exception that a rank ended with; `where` is `file:line in function`."""
+
+    type: str
+    message: str
+    where: Optional[str]
+    traceback: str
+
+
+class RankRecord(TypedDict):
+    """What a rank says of its own end."""
+
+    version: Literal[1]
+    rank: int
+    host: str
+    pid: int
+    time: float
+    outcome: Outcome
+    reason: Optional[str]
+    """Why it stopped."""
+    iteration: Optional[int]
+    """The last one that was completed; null before the training loop."""
+    exception: Optional[ExceptionRecord]
+    cause: Optional[Cause]
+
+
+class ExitRecord(NamedTuple):
+    """What step.sh saw of a rank's end: bash's status, the time, the host. Written as one line of text."""
+
+    status: int
+    time: float
+    host: str
+
+    @classmethod
+    def parse(cls, text: str) -> "ExitRecord":
+        """Return the record in a line `STATUS SECONDS HOST`. Raises ValueError."""
+        status, seconds, host = text.split()[:3]
+        return cls(int(status), float(seconds), host)
+
+
+class EnvironmentRecord(TypedDict):
+    """The environment of rank 0; of variables with secrets only the names, in `left_out`."""
+
+    version: Literal[1]
+    environment: dict[str, str]
+    left_out: list[str]
+
+
+class _MetricsLine(TypedDict):
+    iteration: int
+    train_iters: int
+    loss: Optional[float]
+    grad_norm: Optional[float]
+    learning_rate: Optional[float]
+    seconds: float
+    tokens: int
+    tokens_per_second: float
+    tflops_per_gpu: Optional[float]
+    memory_bytes: Optional[int]
+    """The most that the GPU's allocator has held."""
+    time: float
+
+
+class MetricsLine(_MetricsLine, total=False):
+    """One iteration. `losses` has the losses besides `loss`, `not_finite` the names of numbers that JSON lacks."""
+
+    skipped: bool
+    losses: dict[str, Optional[float]]
+    not_finite: list[str]
+
+
+class _TimelineEvent(TypedDict):
+    time: float
+    rank: int
+    event: str
+    seconds: Optional[float]
+    """How long the phase took that ends with this event."""
+
+
+class GpuPlacement(TypedDict):
+    """A GPU of a node: its index and address, and the NUMA node next to it."""
+
+    index: int
+    uuid: str
+    address: str
+    name: str
+    numa_node: Optional[int]
+
+
+class NodePlacement(TypedDict):
+    """What the first rank of a node was bound to; CPUs in the kernel's notation `0-3,8`."""
+
+    rank: int
+    node: int
+    allowed_cpus: str
+    bound_cpus: str
+    numa_node: Optional[int]
+    memory: Optional[str]
+    """`preferred`, or why the node's memory is not preferred."""
+    why: Optional[str]
+    """Why the CPUs stay as they were."""
+    gpus: list[GpuPlacement]
+
+
+class PlacementRecord(NodePlacement):
+    """The content of placement/NNNN.json."""
+
+    version: Literal[1]
+
+
+class NetworkSummary(TypedDict):
+    """What a node's network turned out to be, as the timeline has it too."""
+
+    verdict: Literal["good", "bad", "unknown"]
+    sentence: str
+    fabric: str
+    policy: str
+    selected: dict[str, Any]
+    """What NCCL said that it uses."""
+
+
+class NetworkRecord(NetworkSummary):
+    """The content of network/NNNN.json; `ends` says that the run ends for it."""
+
+    version: Literal[1]
+    time: float
+    rank: int
+    node: int
+    host: str
+    cause: Optional[str]
+    line: Optional[str]
+    """The line of NCCL's log that decided."""
+    ends: bool
+    log: Optional[str]
+
+
+class TimelineEvent(_TimelineEvent, total=False):
+    """One phase of an attempt; what else there is depends on `event`."""
+
+    device: str
+    iteration: Optional[int]
+    losses: dict[str, Optional[float]]
+    outcome: Outcome
+    reason: Optional[str]
+    # event "network": NetworkSummary
+    verdict: str
+    sentence: str
+    fabric: str
+    policy: str
+    selected: dict[str, Any]
+    # event "placement": NodePlacement
+    node: int
+    allowed_cpus: str
+    bound_cpus: str
+    numa_node: Optional[int]
+    memory: Optional[str]
+    why: Optional[str]
+    gpus: list[GpuPlacement]
+    not_finite: list[str]
+
+
+class NetworkEvent(_TimelineEvent, NetworkSummary):
+    """The event `network` of the timeline."""
+
+
+class PlacementEvent(_TimelineEvent, NodePlacement):
+    """The event `placement` of the timeline."""
+
+
+CaptureState = Literal["waiting", "capturing", "saved", "captured", "passed", "failed"]
+"""The window is ahead; open; its file is written; is nsys' to write; was over before this attempt began; or the
+profiler failed."""
+
+
+class CaptureFacts(TypedDict):
+    """Whose capture it is. `job` is Slurm's number, or `local`."""
+
+    profiler: str
+    rank: int
+    node: int
+    host: str
+    pid: int
+    job: str
+    attempt: str
+
+
+class CaptureRecord(CaptureFacts):
+    """What became of one rank's capture."""
+
+    version: Literal[1]
+    time: float
+    window: list[int]
+    """The first step, and the first after the last."""
+    state: CaptureState
+    began_at: Optional[int]
+    """The step at which this attempt entered the training loop."""
+    steps: list[int]
+    """Those that were captured whole."""
+    error: Optional[str]
+    file: str
+    bytes: Optional[int]
+    seconds: Optional[float]
+    """How long stopping and saving took."""
+
+
+class _NsysReport(TypedDict):
+    file: Optional[str]
+    """The report's name; null where nsys wrote none."""
+    why: Optional[str]
+    """What is wrong with it."""
+
+
+class NsysReport(_NsysReport, total=False):
+    """What is in the report of nsys."""
+
+    bytes: Optional[int]
+    opens: Optional[bool]
+    """Null where that was not seen."""
+    kernels: Optional[int]
+    steps: list[int]
+
+
+class _NsysRecord(NsysReport):
+    version: Literal[1]
+    rank: int
+
+
+class NsysRecord(_NsysRecord, total=False):
+    """What the process around nsys saw; without `status` the program was not started, and `why` says the reason."""
+
+    nsys: Optional[str]
+    argv: list[str]
+    status: int
+    ended_by_launcher: bool
+    left_out: list[str]
+    seconds_after_program: Optional[float]
+    seconds: float
+
+
+# ---- result.json
+
+
+class FailingRank(TypedDict):
+    """The rank to look at first; `what` is how it ended in a few words."""
+
+    rank: int
+    host: Optional[str]
+    what: str
+    where: Optional[str]
+    cause: Optional[Cause]
+
+
+class MissingCapture(TypedDict):
+    """An expected capture that cannot be used."""
+
+    rank: int
+    file: Optional[str]
+    why: Optional[str]
+
+
+class ProfilesResult(TypedDict):
+    """What became of the captures that were asked for."""
+
+    profiler: str
+    steps: list[int]
+    """The first one, and the first after the last."""
+    expected: int
+    found: int
+    missing: list[MissingCapture]
+    passed: Optional[str]
+    """Why nothing was to be captured in this attempt."""
+
+
+class ProgressResult(TypedDict):
+    """How far an attempt came."""
+
+    iteration: Optional[int]
+    train_iters: Optional[int]
+    loss: Optional[float]
+    seconds_per_iteration: Optional[float]
+    """The median."""
+
+
+class AttemptResult(ProgressResult):
+    """The content of result.json: how an attempt ended."""
+
+    version: Literal[1]
+    attempt: str
+    outcome: Outcome
+    reason: Optional[str]
+    first_failing_rank: Optional[FailingRank]
+    failed_ranks: list[int]
+    missing_ranks: list[int]
+    """Those that left nothing at all."""
+    profiles: Optional[ProfilesResult]
+    step_status: int
+    started: Optional[float]
+    ended: float
+
+
+# ---- the journal
+
+StartEvent = Literal["submit_intent", "submit_unknown", "submit_refused", "submitted", "launched"]
+"""The events that say how a run was started, and what came of that."""
+
+JournalEventName = Literal[StartEvent, "stop_requested", "cancelled"]
+
+
+class StartedBy(TypedDict):
+    """The launcher that started a run, and the process group of what it started."""
+
+    pid: int
+    start_ticks: Optional[int]
+    group: int
+    host: str
+
+
+class JournalValues(TypedDict, total=False):
+    """What an event of the journal says besides its name and time; what there is depends on the event."""
+
+    backend: str
+    submission: int
+    token: str
+    job: Optional[str]
+    cluster: Optional[str]
+    recovered: bool
+    error: str
+    attempt: str
+    reason: str
+    pid: int
+    start_ticks: Optional[int]
+    group: int
+    host: str
+
+
+class JournalEvent(JournalValues):
+    """One thing that the launcher was about to do or has done."""
+
+    time: float
+    event: JournalEventName

@@ -1,0 +1,92 @@
+"""Whether a value from a JSON file has the form that a TypedDict describes."""
+
+import types
+from collections.abc import Iterator
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+T = TypeVar("T")
+
+
+class ContractError(ValueError):
+    """A value that does not have the form that the launcher and its jobs agree on; the message names every place."""
+
+
+def conforming(  # noqa: UP047 - Python 3.10
+    value: object, kind: type[T], *, unknown_keys: bool = False
+) -> T:
+    """Return `value` as a `kind`. Raises ContractError where it has another form."""
+    found = list(problems(value, kind, unknown_keys=unknown_keys))
+    if found:
+        raise ContractError("; ".join(found))
+    return value  # type: ignore[return-value] # which has just been seen
+
+
+def problems(value: object, kind: Any, *, unknown_keys: bool = False, place: str = "") -> Iterator[str]:
+    """Yield a sentence for each place in which `value` differs from the type `kind`.
+
+    `kind` is a TypedDict, or is made of TypedDict, dict, list, tuple, Literal, Optional, Union, Any and plain JSON
+    types. `unknown_keys` admits keys that a TypedDict lacks: a reader may be older than the writer.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return
+    if is_typeddict(kind):
+        yield from _typed_dict(value, kind, unknown_keys, place)
+    elif origin in (Union, types.UnionType):
+        found = [list(problems(value, each, unknown_keys=unknown_keys, place=place)) for each in inner]
+        if all(found):
+            # The alternative that comes nearest says most; of several, the first.
+            yield min(found, key=lambda each: (each[0].startswith(_at(place, "is ")), len(each)))[0]
+    elif origin is Literal:
+        if not any(value == each and type(value) is type(each) for each in inner):
+            yield _at(place, f"is {value!r}, not one of {', '.join(map(repr, inner))}")
+    elif origin is dict:
+        yield from _mapping(value, inner[1], unknown_keys, place)
+    elif origin in (list, tuple):
+        yield from _sequence(value, inner, origin is tuple, unknown_keys, place)
+    elif not _is_plain(value, kind):
+        yield _at(place, f"is {value!r}, not {'null' if kind is type(None) else kind.__name__}")
+
+
+def _typed_dict(value: object, kind: Any, unknown_keys: bool, place: str) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield _at(place, f"is {value!r}, not an object")
+        return
+    hints = get_type_hints(kind)
+    for name in sorted(kind.__required_keys__ - value.keys()):
+        yield _at(place, f"lacks {name!r}")
+    for name, held in value.items():
+        if name in hints:
+            yield from problems(held, hints[name], unknown_keys=unknown_keys, place=f"{place}.{name}".lstrip("."))
+        elif not unknown_keys:
+            yield _at(place, f"has the unknown key {name!r}")
+
+
+def _mapping(value: object, kind: Any, unknown_keys: bool, place: str) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield _at(place, f"is {value!r}, not an object")
+        return
+    for name, held in value.items():
+        yield from problems(held, kind, unknown_keys=unknown_keys, place=f"{place}.{name}".lstrip("."))
+
+
+def _sequence(value: object, kinds: tuple[Any, ...], fixed: bool, unknown_keys: bool, place: str) -> Iterator[str]:
+    if not isinstance(value, (list, tuple)):
+        yield _at(place, f"is {value!r}, not a list")
+    elif fixed and len(value) != len(kinds):
+        yield _at(place, f"has {len(value)} items, not {len(kinds)}")
+    else:
+        for number, held in enumerate(value):
+            kind = kinds[number] if fixed else kinds[0]
+            yield from problems(held, kind, unknown_keys=unknown_keys, place=f"{place}[{number}]")
+
+
+def _is_plain(value: object, kind: Any) -> bool:
+    # JSON has one kind of number, and true is not one.
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+
+
+def _at(place: str, text: str) -> str:
+    return f"{place} {text}" if place else text

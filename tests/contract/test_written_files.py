@@ -1,0 +1,152 @@
+"""Every writer keeps to the contract: the real rank, the toy, the shell scripts, the launcher itself."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.backends.prepare import create
+from launcher.contract.paths import RunPaths
+from launcher.discovery.code_files import code_files
+from launcher.discovery.recipe import read_recipe
+from launcher.planning.model import Plan
+from launcher.scripts import scripts
+from tests.backends.running import ROOT, TOY, user_of
+from tests.contract.written import check_written
+from tests.job.ranks import Run, make_run, train
+from tests.support.building import cluster, plan
+
+SCONTROL = """#!/bin/bash
+[[ $2 == hostnames ]] && echo n1 || echo "NodeName=n1 NodeAddr=127.0.0.1 State=IDLE"
+"""
+SRUN = """#!/bin/bash
+# One task after the other starts, as srun starts them: with Slurm's variables and a log of its own.
+ntasks=1 output=/dev/stdout
+while [[ $1 == --* ]]; do
+    case $1 in
+        --ntasks=*) ntasks=${1#*=} ;;
+        --output=*) output=${1#*=} ;;
+    esac
+    shift
+done
+export SLURM_NTASKS=$ntasks SLURM_STEP_ID=0 SLURM_NODEID=0
+status=0 pids=()
+for ((rank = 0; rank < ntasks; rank++)); do
+    printf -v log "${output/\\%4t/%04d}" "$rank"
+    SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" >"$log" 2>&1 &
+    pids+=($!)
+done
+for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
+exit "$status"
+"""
+
+
+def prepared(directory: Path, *overrides: str) -> Plan:
+    """A batch run of the toy on one node with two ranks, written to disk."""
+    recipe = read_recipe(str(ROOT / "recipes/vanilla_gpt_pretrain.py"), ROOT)
+    made = dataclasses.replace(
+        plan(profile=cluster(scheduler="slurm", gpus_per_node=2), changes=overrides),
+        run_dir=str(directory / "runs" / "small" / "20260921-120000-abcd"),
+        python=sys.executable,
+        code=code_files(recipe, TOY, ROOT),
+    )
+    create(made, scripts(made))
+    return made
+
+
+def run_batch_script(directory: Path, run: RunPaths) -> int:
+    """Run sbatch.sh as Slurm would, with programs in Slurm's place."""
+    bin_dir = directory / "bin"
+    bin_dir.mkdir()
+    for name, text in (("scontrol", SCONTROL), ("srun", SRUN)):
+        (bin_dir / name).write_text(text)
+        (bin_dir / name).chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{bin_dir}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "77",
+        "SLURM_JOB_NODELIST": "n1",
+    }
+    return subprocess.run(["bash", str(run.sbatch_script)], env=environment, timeout=60, check=False).returncode
+
+
+@pytest.mark.parametrize(
+    ("overrides", "status", "outcome"),
+    [
+        ((), 0, "finished"),
+        (("toy.fail_rank=1", "toy.fail_how=raise"), 1, "failed"),
+        (("toy.fail_rank=1", "toy.fail_how=kill"), 1, "failed"),
+    ],
+)
+def test_batch_scripts_and_the_toy(tmp_path: Path, overrides: tuple[str, ...], status: int, outcome: str) -> None:
+    made = prepared(tmp_path, "toy.iters=4", "toy.seconds=0", *overrides)
+    run = RunPaths(Path(made.run_dir))
+    log = run.attempt_paths("000").srun_log
+    assert run_batch_script(tmp_path, run) == status, log.read_text() if log.exists() else "no log"
+    counts = check_written(run)
+    assert (counts["argv.json"], counts["result.json"], counts["ranks/*.exit"]) == (1, 1, 2)
+    assert counts["ranks/*.json"] == (1 if "toy.fail_how=kill" in overrides else 2)
+    assert counts["metrics.jsonl"] == 4
+    assert f'"outcome": "{outcome}"' in run.attempt_paths("000").result_file.read_text()
+    assert (run.claim(0).read_text(), run.latest.resolve().name) == ("77\n", "000")
+
+
+def test_the_launcher_itself(tmp_path: Path) -> None:
+    user = user_of(tmp_path)
+    options = ("--cluster", "local", "--gpus-per-node", "2", "--entrypoint", TOY)
+    user.run("run", "small.py", *options, "toy.iters=3")
+    (directory,) = user.runs()
+    counts = check_written(RunPaths(directory))
+    assert (counts["journal.jsonl"], counts["result.json"], counts["ranks/*.exit"]) == (1, 1, 2)
+
+
+@pytest.mark.megatron
+@pytest.mark.timeout(600)
+def test_the_real_rank(tmp_path: Path) -> None:
+    overrides = [
+        *("train.train_iters=3", "train.eval_interval=2", "train.eval_iters=1", "checkpoint.save_interval=2"),
+        *("profiling.use_pytorch_profiler=true", "profiling.profile_step_start=1", "profiling.profile_step_end=2"),
+    ]
+    asked = {"name": "torch", "start": 1, "stop": 2, "ranks": [0]}
+    expected = {"policy": "warn", "fabric": "efa", "nodes": 1, "ranks_per_node": 2}
+    run = make_run(tmp_path / "run", overrides=overrides, settings={"profiler": asked, "network": expected})
+    train(run, 2)
+    assert check_result(run) == "finished"
+    counts = check_written(RunPaths(run.path))
+    assert counts.pop("timeline.jsonl") >= 8
+    assert counts == {
+        "argv.json": 1,
+        "ranks/*.json": 2,
+        "metrics.jsonl": 3,
+        "environment.json": 1,
+        "result.json": 1,
+        "network/*.json": 1,
+        "profiles/*.record.json": 1,
+    }
+
+
+@pytest.mark.megatron
+@pytest.mark.timeout(600)
+def test_the_real_rank_that_fails(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", overrides=["train.train_iters=3", "model.num_layers=-1"])
+    train(run, 1, expect=2)
+    assert check_result(run, world_size=1) == "failed"
+    assert check_written(RunPaths(run.path))["ranks/*.json"] == 1
+
+
+def check_result(run: Run, world_size: int = 2) -> str:
+    """Have result.json composed as sbatch.sh has it; returns the word."""
+    program = RunPaths(run.path).result_program
+    argv = [sys.executable, "-S", str(program), str(run.path), "000", str(world_size), "0"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_signal_is_an_exit_status(tmp_path: Path) -> None:
+    made = prepared(tmp_path, "toy.fail_rank=0", "toy.fail_how=kill", "toy.fail_step=1")
+    run = RunPaths(Path(made.run_dir))
+    run_batch_script(tmp_path, run)
+    assert run.attempt_paths("000").exit_record(0).read_text().startswith(f"{128 + signal.SIGKILL} ")

@@ -1,0 +1,71 @@
+"""Everything that a run has left, held against the types of the contract."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from launcher.contract.paths import AttemptPaths, RunPaths
+from launcher.contract.records import (
+    AttemptResult,
+    CaptureRecord,
+    EnvironmentRecord,
+    ExitRecord,
+    JobRequest,
+    JournalEvent,
+    MetricsLine,
+    NetworkRecord,
+    PlacementRecord,
+    RankRecord,
+    TimelineEvent,
+)
+from launcher.contract.validation import problems
+
+KINDS: dict[str, Any] = {
+    "argv.json": JobRequest,
+    "journal.jsonl": JournalEvent,
+    "ranks/*.json": RankRecord,
+    "timeline.jsonl": TimelineEvent,
+    "metrics.jsonl": MetricsLine,
+    "result.json": AttemptResult,
+    "environment.json": EnvironmentRecord,
+    "network/*.json": NetworkRecord,
+    "placement/*.json": PlacementRecord,
+    "profiles/*.record.json": CaptureRecord,
+}
+UNTYPED = ("*.seen.json",)
+"""The toy's note of what it was given."""
+
+
+def check_written(run: RunPaths) -> dict[str, int]:
+    """Assert that each file has the form that the contract gives it; return the number of values of each pattern."""
+    counts: dict[str, int] = {}
+    found: list[str] = []
+    for attempt in (AttemptPaths(path) for path in sorted(run.attempts_directory.iterdir())):
+        for path in sorted(attempt.path.rglob("*.exit")):
+            assert ExitRecord.parse(path.read_text()).time > 1e9, path
+            counts["ranks/*.exit"] = counts.get("ranks/*.exit", 0) + 1
+        found += _check(attempt.path, counts)
+        assert not list(attempt.path.rglob("*.tmp"))
+    found += _check(run.path, counts, deep=False)
+    assert not found, "\n".join(found)
+    return counts
+
+
+def _check(directory: Path, counts: dict[str, int], deep: bool = True) -> list[str]:
+    found = []
+    for path in sorted(directory.rglob("*") if deep else directory.glob("*")):
+        if path.suffix not in (".json", ".jsonl"):
+            continue
+        if any(path.match(pattern) for pattern in UNTYPED) or path.name == "plan.json":
+            continue
+        pattern = next((each for each in KINDS if path.relative_to(directory).match(each)), None)
+        if pattern is None:
+            found.append(f"{path}: no type describes it")
+            continue
+        text = path.read_text()
+        for value in (
+            [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
+        ):
+            counts[pattern] = counts.get(pattern, 0) + 1
+            found += [f"{path}: {sentence}" for sentence in problems(value, KINDS[pattern])]
+    return found
