@@ -3,6 +3,7 @@
 import argparse
 import ast
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -10,7 +11,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -22,6 +23,7 @@ from launcher.config import load
 from launcher.config.cluster import Cluster, ExpectedPerformance
 from launcher.config.image import ImageSpec
 from launcher.config.request import Request
+from launcher.contract import records
 from launcher.contract.paths import AttemptPaths, RunPaths
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +53,7 @@ def pages() -> dict[str, str]:
         "exit-status.md": exit_status(),
         "image-description.md": image_description(),
         "run-directory.md": run_directory(),
+        "records.md": records_page(),
     }
 
 
@@ -154,16 +157,18 @@ def spelling(action: argparse.Action) -> str:
 
 
 def field_docs(model: type[BaseModel]) -> dict[str, str]:
-    """Return the string below each field of a model; one below several fields is that of all of them."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+    """Return the string below each field of a model."""
+    return docs_below(ast.parse(textwrap.dedent(inspect.getsource(model))).body[0])
+
+
+def docs_below(body: ast.AST) -> dict[str, str]:
+    """Return the string directly below each annotated name of a class."""
     found: dict[str, str] = {}
-    waiting: list[str] = []
+    last: str | None = None
     for node in ast.iter_child_nodes(body):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            waiting.append(node.target.id)
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and waiting:
-            found[waiting[-1]] = str(node.value.value)
-            waiting = []
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and last:
+            found[last] = str(node.value.value)
+        last = node.target.id if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) else None
     return found
 
 
@@ -352,7 +357,8 @@ def run_directory() -> str:
         "## An attempt: `attempts/NNN/`",
         "An attempt is one execution of the run; `latest` links to the newest.",
         paths_table(AttemptPaths(Path("RUN"))),
-        "[What a program gets and writes](program-contract.md) has the form of the records.",
+        "[Records](records.md) has the content of each file, and "
+        "[what a program gets and writes](program-contract.md) the rules for a program.",
     )
 
 
@@ -371,6 +377,93 @@ def paths_table(paths: RunPaths | AttemptPaths) -> str:
             place = str(path.relative_to(paths.path)).replace("0000", "NNNN").replace("-0", "-N")
             rows.append((place, text[0].upper() + text[1:]))
     return table(("path", "what it is"), [(f"`{place}`", text) for place, text in sorted(rows)])
+
+
+# --- Records ----------------------------------------------------------------------------------------------------------
+
+
+def records_page() -> str:
+    """Return the page of the types of all files that pass between the launcher and its jobs."""
+    head, _, files = (records.__doc__ or "").partition("\n\n")
+    listing, _, rest = files.partition("\n\n")
+    docs, bases = record_docs()
+    rows: list[tuple[str, ...]] = []
+    for line in listing.split("\n"):
+        place, content = line.strip().split("  ", 1)
+        record, _, note = content.strip().partition(",")
+        rows.append((f"`{place_of(place)}`", f"[{record}](#{record.lower()})", note))
+    parts = ["# Records", sentences(head), table(("file", "record", ""), rows), sentences(rest)]
+    for name, value in vars(records).items():
+        if name.startswith("_") or not (is_record(value) or value is records.ExitRecord):
+            continue
+        own = {key: text for each in lineage(name, bases) for key, text in docs.get(each, {}).items()}
+        required = getattr(value, "__required_keys__", frozenset(value.__annotations__))
+        rows = [
+            (f"`{key}`" if key in required else f"`{key}`, not always", json_kind(hint), own.get(key, ""))
+            for key, hint in get_type_hints(value).items()
+        ]
+        parts += [
+            f"## {name}",
+            sentences(docs[name].get("", "") or value.__doc__ or ""),
+            table(("key", "value", "meaning"), rows),
+        ]
+    return page(*(part for part in parts if part))
+
+
+def place_of(text: str) -> str:
+    """Return the path of `RunPaths.plan_file` and its like in a run directory; another text as it is."""
+    name, _, member = text.partition(".")
+    if name not in ("RunPaths", "AttemptPaths"):
+        return f"attempts/NNN/{text}"
+    paths = RunPaths(Path("RUN")) if name == "RunPaths" else RunPaths(Path("RUN")).attempt_paths("NNN")
+    found = getattr(paths, member)
+    return str((found(0) if callable(found) else found).relative_to("RUN")).replace("0000", "NNNN")
+
+
+def is_record(value: Any) -> bool:
+    """Say whether a value of the module is a TypedDict that it defines."""
+    return is_typeddict(value) and value.__module__ == records.__name__
+
+
+def record_docs() -> tuple[dict[str, dict[str, str]], dict[str, list[str]]]:
+    """Return the strings of each class, its own under "", those below keys under the key; and the names of its bases."""
+    docs: dict[str, dict[str, str]] = {}
+    bases: dict[str, list[str]] = {}
+    body = ast.parse(inspect.getsource(records)).body
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.ClassDef):
+            docs[node.name] = {"": " ".join((ast.get_docstring(node) or "").split()), **docs_below(node)}
+            bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            below = after.value if isinstance(after, ast.Expr) else None
+            docs[node.targets[0].id] = {"": str(below.value) if isinstance(below, ast.Constant) else ""}
+    return docs, bases
+
+
+def lineage(name: str, bases: dict[str, list[str]]) -> list[str]:
+    """Return the names of a class's bases, the farthest first, and its own."""
+    return [*(each for base in bases.get(name, []) for each in lineage(base, bases)), name]
+
+
+def json_kind(hint: Any) -> str:
+    """Describe a type as JSON has it."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return "anything"
+    if hint is NoneType:
+        return "null"
+    if origin is Literal:
+        words = [word for each in inner for word in (get_args(each) or [each])]
+        return ", ".join(f"`{json.dumps(word)}`" for word in words)
+    if origin in (Union, UnionType):
+        return " or ".join(json_kind(each) for each in inner)
+    if origin is list:
+        return f"list of {json_kind(inner[0])}"
+    if origin is dict:
+        return f"object of {json_kind(inner[1])}"
+    if is_record(hint):
+        return f"[{hint.__name__}](#{hint.__name__.lower()})"
+    return {str: "text", int: "integer", float: "number", bool: "`true` or `false`"}[hint]
 
 
 def page(*parts: str) -> str:

@@ -116,6 +116,20 @@ _.numeric
 _.still
 _.tone
 
+# Types and keys of contract/records.py: files are read and written by the names of keys.
+_.MetricsLine
+_.TimelineEvent
+_.allowed_cpus
+_.bound_cpus
+_.ended_by_launcher
+_.failed_ranks
+_.first_failing_rank
+_.missing_ranks
+_.not_finite
+_.numa_node
+_.opens
+_.passed
+
 # What only tests compare with: files of a runtime's own, a name that a template writes.
 _.MODELS
 _.own_files
