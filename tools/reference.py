@@ -426,7 +426,7 @@ def is_record(value: Any) -> bool:
 
 
 def record_docs() -> tuple[dict[str, dict[str, str]], dict[str, list[str]]]:
-    """Return the strings of each class, its own under "", those below keys under the key; and the names of its bases."""
+    """Return the strings of each class, its own under "", the others by key; and the names of its bases."""
     docs: dict[str, dict[str, str]] = {}
     bases: dict[str, list[str]] = {}
     body = ast.parse(inspect.getsource(records)).body
