@@ -55,7 +55,6 @@ PENDING: tuple[str, ...] = (
     "launcher/job/result.py",
     "launcher/job/train.py",
     "launcher/planning/environment.py",
-    "launcher/planning/fabric.py",
     "launcher/planning/inputs.py",
     "launcher/planning/memory",
     "launcher/planning/model.py",

@@ -6,7 +6,7 @@ LauncherError                 what is wrong, where, what to do; carries the exit
 |   |-- RecipeError           the recipe's name or file
 |   |-- OverrideError         a key=value
 |   |-- ImageError            an image is unknown, broken, or not one that this cluster can run
-|   |-- GeometryError         nodes, ranks and parallel sizes do not fit together
+|   |-- LayoutError         nodes, ranks and parallel sizes do not fit together
 |   `-- PlaceError            the command cannot run here (no allocation, a login node)
 `-- OutsideError         (3)  the outside world failed: a program, Slurm, the disk, the network
     |-- CommandError          a program ended with an error, or did not end
@@ -54,7 +54,7 @@ class OverrideError(RequestError):
     """A `key=value` cannot be parsed, names nothing, or has a value of the wrong type."""
 
 
-class GeometryError(RequestError):
+class LayoutError(RequestError):
     """Nodes, ranks and parallel sizes do not fit together."""
 
 

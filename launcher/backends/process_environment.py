@@ -10,7 +10,7 @@ SLURM_CLIENT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"
 
 def inherited(plan: Plan, shell: Mapping[str, str]) -> dict[str, str]:
     """The submitting shell's variables that the plan passes on, with their values."""
-    names = {variable.name for variable in plan.environment if variable.place == "inherited"}
+    names = {variable.name for variable in plan.environment if variable.scope == "inherited"}
     return {name: shell[name] for name in sorted(names) if name in shell}
 
 

@@ -76,7 +76,7 @@ def request_of(made: Planned) -> CheckRequest:
         "overrides": plan.argv["overrides"],
         "options": plan.argv["options"],
         "world_size": plan.world_size,
-        "ranks_per_node": plan.geometry.ranks_per_node,
+        "ranks_per_node": plan.layout.ranks_per_node,
         # Its own checkpoint has the weights: the place that they once came from may be gone.
         "resumed": str(made.resumed.checkpoints) if made.resumed else None,
     }
@@ -106,7 +106,7 @@ def environment(plan: Plan, made: Planned) -> dict[str, str]:
     """What the run's tasks will have of variables, as far as the plan sets them or this shell passes them on."""
     from launcher.backends.process_environment import inherited
 
-    profile = {v.name: v.value for v in plan.environment if v.place == "task" and v.value is not None}
+    profile = {v.name: v.value for v in plan.environment if v.scope == "task" and v.value is not None}
     return {**inherited(plan, made.host.environ), **profile}
 
 

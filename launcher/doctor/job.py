@@ -136,7 +136,7 @@ class _Watched:
         if attempt is None:
             return f"waiting: {job.reason or job.state.value.lower()}" if job and job.state.waiting else ""
         done = len(list(attempt.doctor.glob("[0-9]*.json")))
-        return f"{done} of {self.plan.geometry.world_size} ranks have reported" if done else "the job runs"
+        return f"{done} of {self.plan.layout.world_size} ranks have reported" if done else "the job runs"
 
 
 def _nodes(shell: Shell) -> tuple[Node, ...]:
@@ -155,7 +155,7 @@ def _expanded(nodelist: str | None, plan: Plan, shell: Shell) -> tuple[str, ...]
     if not nodelist:
         return ()
     try:
-        return hostnames(nodelist, shell)[: plan.geometry.nodes]
+        return hostnames(nodelist, shell)[: plan.layout.nodes]
     except SlurmError:
         return ()
 

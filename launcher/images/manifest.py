@@ -1,22 +1,18 @@
 """The manifest of an image: the JSON file beside it, which says what it is, where it came from and what is in it.
 
-`x.sqsh` has `x.json`. It is written once, with the image, and is never needed to run one: of a file that has none,
-`describe` finds out the same by looking inside.
+`x.sqsh` has `x.json`. It is written once, with the image. No run needs it: for a file that has none,
+`contents.describe` finds the same by looking inside.
 """
 
 import os
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from launcher._util.errors import DiskError, ImageError
-
-if TYPE_CHECKING:
-    from launcher._util.shell import Shell
-    from launcher.images.inspect.tree import Tree
 
 _READ_LIMIT = 16 << 20  # bytes of a manifest; a larger file is something else
 
@@ -165,45 +161,3 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def utc_now() -> str:
     """Return this moment as manifests write it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def describe(image: Path, shell: "Shell") -> Manifest:
-    """Look into any squashfs file, without its digest: for files that have no manifest.
-
-    Raises ImageError if it is no readable image, MissingProgramError without unsquashfs.
-    """
-    from launcher.images.inspect.squashfs import made_at, read_superblock
-    from launcher.images.inspect.tree import SquashTree
-
-    superblock = read_superblock(image)
-    found = describe_tree(SquashTree(image, shell), size_bytes=superblock.file_bytes, created=made_at(superblock))
-    return found.model_copy(update={"compression": superblock.compression})
-
-
-def describe_tree(
-    tree: "Tree",
-    *,
-    size_bytes: int = 0,
-    created: str | None = None,
-    source: ImageSource | None = None,
-    tools: dict[str, str] | None = None,
-    compression: str | None = None,
-) -> Manifest:
-    """Describe a root file system: `DirectoryTree(root)` of one about to be packed, or one inside an image.
-
-    What is not known yet (digest, size) is filled in by the store with `model_copy`.
-    """
-    from launcher.images.inspect import contents
-
-    contents.prepare(tree)
-    environment = contents.environment(tree)
-    return Manifest(
-        size_bytes=size_bytes,
-        architecture=contents.architecture(tree),
-        created=created or utc_now(),
-        source=source,
-        tools=tools or {},
-        compression=compression,
-        environment=contents.without_secrets(environment),
-        contents=contents.inspect_tree(tree, environment),
-    )

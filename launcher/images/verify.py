@@ -9,7 +9,7 @@ from typing import NoReturn
 from launcher._util.errors import DiskError, ImageError, MissingProgramError
 from launcher._util.shell import Shell
 from launcher.images.inspect.squashfs import PADDING, REMEDY, Superblock, examine, made_at, read_superblock
-from launcher.images.manifest import Manifest, describe, manifest_path, read_manifest
+from launcher.images.manifest import Manifest, manifest_path, read_manifest
 
 _NO_UNSQUASHFS = "unsquashfs (of squashfs-tools) is not installed"
 _SAME = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -48,7 +48,7 @@ def check(path: Path, *, architecture: str | None, shell: Shell, checksum: bool 
     unchecked: list[str] = []
     try:
         examine(real, shell)
-        manifest = recorded or describe(real, shell)
+        manifest = recorded or _described(real, shell)
     except MissingProgramError:
         unchecked.append(f"whether the file system can be read: {_NO_UNSQUASHFS}")
         manifest = recorded or _of_superblock(superblock)
@@ -108,6 +108,12 @@ def file_digest(path: Path) -> str:
 def _digest_of_name(image: Path) -> str | None:
     """The digest in the name of a file of the image store, `<64 hexadecimal digits>.sqsh`."""
     return f"sha256:{image.stem}" if re.fullmatch(r"[0-9a-f]{64}", image.stem) else None
+
+
+def _described(image: Path, shell: Shell) -> Manifest:
+    from launcher.images.inspect.contents import describe  # not loaded for an image that has a manifest
+
+    return describe(image, shell)
 
 
 def _of_superblock(superblock: Superblock) -> Manifest:

@@ -51,7 +51,7 @@ def wanted_image(request: Request, cluster: Cluster, backend: BackendTraits) -> 
     return image
 
 
-def planned(image: Image) -> PlannedImage:
+def describe_image(image: Image) -> PlannedImage:
     """Return what the plan records of an image."""
     return PlannedImage(
         name=image.name,
@@ -64,7 +64,7 @@ def planned(image: Image) -> PlannedImage:
     )
 
 
-def decide(
+def plan_container(
     inputs: PlanInputs, runtime: ContainerRuntime, mounts: tuple[Mount, ...], run_dir: str, named: tuple[str, ...]
 ) -> Container | None:
     """Return how tasks get into the image; None on the bare machine. Raises SpecError for an unmountable path."""
@@ -87,7 +87,7 @@ def decide(
     )
 
 
-def decide_mounts(
+def plan_mounts(
     request: Request, cluster: Cluster, runtime: ContainerRuntime, run_dir: str, needed: Iterable[str] = ()
 ) -> tuple[Mount, ...]:
     """Return the mounts besides the run directory's own; `needed` are directories that the run itself reads.

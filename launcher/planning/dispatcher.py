@@ -19,7 +19,7 @@ from launcher._util.errors import OverrideError
 from launcher.config.cluster import Cluster
 from launcher.contract.fabrics import FABRICS
 from launcher.discovery.image import Image
-from launcher.planning.model import Geometry, Variable
+from launcher.planning.model import RankLayout, Variable
 
 TYPE_KEY = "model.moe_token_dispatcher_type"
 BACKEND_KEY = "model.moe_flex_dispatcher_backend"
@@ -53,10 +53,10 @@ def name_of(values: Mapping[str, Any]) -> str | None:
     return str(backend) if backend else "flex" if kind == "flex" else None
 
 
-def decide(
+def plan_dispatcher(
     cluster: Cluster,
     image: Image | None,
-    shape: Geometry,
+    layout: RankLayout,
     values: Mapping[str, Any],
     sizes: Mapping[str, int],
     *,
@@ -69,7 +69,7 @@ def decide(
     Raises OverrideError with the alternative for what cannot work.
     """
     name = name_of(values)
-    if cluster.device == "cpu" or shape.nodes == 1 or sizes.get("ep") == 1:
+    if cluster.device == "cpu" or layout.nodes == 1 or sizes.get("ep") == 1:
         return Dispatcher(name)
     if name is None:
         matters = _without_mlx5(cluster) or cluster.nvlink_domain_nodes > 1
@@ -77,26 +77,26 @@ def decide(
     if name == "deepep" and cluster.gpu in _GRACE:
         return _on_grace(cluster.gpu or "", stated=stated)
     if name == "hybridep":
-        return _hybridep(cluster, shape, sizes)
+        return _hybridep(cluster, layout, sizes)
     if _without_mlx5(cluster) and name in ("deepep", "flex"):
-        return _without_mlx5_devices(name, cluster, image, shape, sizes)
+        return _without_mlx5_devices(name, cluster, image, layout, sizes)
     return Dispatcher(name)
 
 
-def _hybridep(cluster: Cluster, shape: Geometry, sizes: Mapping[str, int]) -> Dispatcher:
+def _hybridep(cluster: Cluster, layout: RankLayout, sizes: Mapping[str, int]) -> Dispatcher:
     """HybridEP: NVLink inside a domain; between domains InfiniBand where a domain is one node, else nothing."""
-    domain_ranks = shape.ranks_per_node * cluster.nvlink_domain_nodes
+    domain_ranks = layout.ranks_per_node * cluster.nvlink_domain_nodes
     group = _group(sizes)
     if group is not None and (group > domain_ranks or (cluster.nvlink_domain_nodes == 1 and domain_ranks % group)):
         if cluster.nvlink_domain_nodes > 1:
             raise OverrideError(
                 f"HybridEP's groups of {_counted(sizes)} ranks are larger than an NVLink domain of {domain_ranks} "
-                f"({cluster.nvlink_domain_nodes} nodes x {shape.ranks_per_node}), and between domains it does not work",
+                f"({cluster.nvlink_domain_nodes} nodes x {layout.ranks_per_node}); between domains it does not work",
                 where=f"{BACKEND_KEY}=hybridep",
                 hint=f"{_ALTERNATIVE}, or EP of at most {domain_ranks}.",
             )
         if _without_mlx5(cluster):
-            raise _refused("hybridep", cluster, sizes, shape)
+            raise _refused("hybridep", cluster, sizes, layout)
     origin = "dispatcher hybridep"
     found = [
         Variable("NVLINK_DOMAIN_SIZE", str(domain_ranks), origin, "task"),
@@ -116,11 +116,11 @@ def _without_mlx5(cluster: Cluster) -> bool:
 
 
 def _without_mlx5_devices(
-    name: str, cluster: Cluster, image: Image | None, shape: Geometry, sizes: Mapping[str, int]
+    name: str, cluster: Cluster, image: Image | None, layout: RankLayout, sizes: Mapping[str, int]
 ) -> Dispatcher:
     """Judge DeepEP without mlx5 devices: between nodes it needs another transport, which the image must have."""
     group = _group(sizes)
-    if group is not None and shape.ranks_per_node % group == 0:
+    if group is not None and layout.ranks_per_node % group == 0:
         return Dispatcher(name)
     backends = image.moe_backends if image else ()
     if "uccl" in backends:
@@ -135,7 +135,7 @@ def _without_mlx5_devices(
         return Dispatcher(name, tuple(found), unchecked=("whether the image's deep_ep was built for NCCL GIN",))
     if group is None:
         return Dispatcher(name, unchecked=(_unknown_span(name),))
-    raise _refused(name, cluster, sizes, shape)
+    raise _refused(name, cluster, sizes, layout)
 
 
 def _on_grace(gpu: str, *, stated: bool) -> Dispatcher:
@@ -147,11 +147,11 @@ def _on_grace(gpu: str, *, stated: bool) -> Dispatcher:
     return Dispatcher("deepep", warnings=(f"{text}: what the recipe asks for is replaced by alltoall there",))
 
 
-def _refused(name: str, cluster: Cluster, sizes: Mapping[str, int], shape: Geometry) -> OverrideError:
+def _refused(name: str, cluster: Cluster, sizes: Mapping[str, int], layout: RankLayout) -> OverrideError:
     fabric = FABRICS[cluster.fabric or ""].title
     return OverrideError(
         f"{_SHOWN[name]} between nodes needs mlx5 devices, and {fabric} has none: groups of {_counted(sizes)} ranks "
-        f"leave a node of {shape.ranks_per_node}, and the run would crash at its first step",
+        f"leave a node of {layout.ranks_per_node}, and the run would crash at its first step",
         where=f"{TYPE_KEY}=flex",
         hint=f"{_ALTERNATIVE}, groups within a node, or for DeepEP an image whose manifest lists nccl-gin or uccl.",
     )

@@ -27,7 +27,7 @@ HANDED_OVER = ("LAUNCHER_ATTEMPT", "LAUNCHER_MASTER_ADDR")
 OF_THE_CONTAINER = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "USER")
 
 
-def decide(
+def plan_environment(
     *,
     cluster: str,
     profile: Mapping[str, str],
@@ -84,39 +84,39 @@ def _put_under(variables: dict[tuple[str, str], Variable], image: Mapping[str, s
         value = image.get(name)
         if above is None and name in image:
             variables["image", name] = Variable(name, value, "the image", "image")
-        elif above is not None and _loses(above, image):
+        elif above is not None and _yields(above, image):
             origin = "the image" if name in image else "the container's own"
             variables["image", name] = Variable(name, value, origin, "image", ((above.origin, _HIDDEN),))
         elif above is not None and name in image and (value is None or above.value != value):
-            beaten = (*above.beaten, ("the image", _HIDDEN if value is None else value))
-            variables["task", name] = dataclasses.replace(above, beaten=beaten)
+            overridden = (*above.overridden, ("the image", _HIDDEN if value is None else value))
+            variables["task", name] = dataclasses.replace(above, overridden=overridden)
 
 
-def _loses(inherited: Variable, image: Mapping[str, str | None]) -> bool:
+def _yields(inherited: Variable, image: Mapping[str, str | None]) -> bool:
     """Whether an inherited variable loses to the container's: one that every task gets, and nobody asked for."""
-    return _is_everyones(inherited) and (inherited.name in image or inherited.name in OF_THE_CONTAINER)
+    return _is_standard(inherited) and (inherited.name in image or inherited.name in OF_THE_CONTAINER)
 
 
-def _is_everyones(variable: Variable) -> bool:
-    return variable.place == "inherited" and variable.origin == _SHELL and variable.name in INHERITED
+def _is_standard(variable: Variable) -> bool:
+    return variable.scope == "inherited" and variable.origin == _SHELL and variable.name in INHERITED
 
 
 def _add(variables: dict[tuple[str, str], Variable], new: Variable) -> None:
-    key = ("host" if new.place == "host" else "task", new.name)
+    key = ("host" if new.scope == "host" else "task", new.name)
     old = variables.get(key)
-    beaten: tuple[tuple[str, str], ...] = ()
+    overridden: tuple[tuple[str, str], ...] = ()
     if old is not None and (old.value is None or old.value != new.value):
-        beaten = ((old.origin, _HIDDEN if old.value is None else old.value), *old.beaten)
-    variables[key] = Variable(new.name, new.value, new.origin, new.place, beaten)
+        overridden = ((old.origin, _HIDDEN if old.value is None else old.value), *old.overridden)
+    variables[key] = Variable(new.name, new.value, new.origin, new.scope, overridden)
 
 
-def beats_image(variables: Iterable[Variable]) -> tuple[str, ...]:
+def overrides_image(variables: Iterable[Variable]) -> tuple[str, ...]:
     """Names of the job that beat the image's: what was asked for by name. PATH, HOME and the like are its own."""
-    names = {each.name for each in variables if each.place == "inherited" and not _is_everyones(each)}
+    names = {each.name for each in variables if each.scope == "inherited" and not _is_standard(each)}
     return tuple(sorted({*names, *HANDED_OVER}))
 
 
 def passed_on(variables: Iterable[Variable]) -> tuple[str, ...]:
     """Names for srun's --export: inherited ones, those of srun's side, and what the scripts hand over."""
-    names = {variable.name for variable in variables if variable.place in ("inherited", "host")}
+    names = {variable.name for variable in variables if variable.scope in ("inherited", "host")}
     return tuple(sorted({*names, *HANDED_OVER}))

@@ -6,10 +6,10 @@ size): the world divides by TP*PP*CP, and for experts by ETP*EP*PP; a global bat
 
 from collections.abc import Mapping
 
-from launcher._util.errors import GeometryError
+from launcher._util.errors import LayoutError
 from launcher.contract import batch_sizes
 from launcher.discovery.host import Allocation
-from launcher.planning.model import Geometry
+from launcher.planning.model import RankLayout
 
 PARALLEL_KEYS = {
     "tp": "model.tensor_model_parallel_size",
@@ -25,7 +25,7 @@ PARALLEL_KEYS = {
 _CONVENTIONAL_GPUS_PER_NODE = 8
 
 
-def decide(
+def plan_layout(
     *,
     nodes: int | None,
     gpus_per_node: int | None,
@@ -33,17 +33,17 @@ def decide(
     allocation: Allocation | None,
     machine_gpus: int | None,
     sizes: Mapping[str, int],
-) -> Geometry:
-    """The run's shape; `machine_gpus` is given for a local run only.
+) -> RankLayout:
+    """Return the run's layout; `machine_gpus` is given for a local run only.
 
-    Raises GeometryError with the numbers and the fix.
+    Raises LayoutError with the numbers and the fix.
     """
     if machine_gpus is not None:
         if nodes not in (None, 1):
-            raise GeometryError(f"{nodes} nodes were asked for, but a local run has one: this machine", where="--nodes")
+            raise LayoutError(f"{nodes} nodes were asked for, but a local run has one: this machine", where="--nodes")
         nodes, ranks = 1, gpus_per_node or profile_gpus_per_node or machine_gpus or 1
         if 0 < machine_gpus < ranks:
-            raise GeometryError(
+            raise LayoutError(
                 f"{ranks} ranks were asked for, but this machine has {machine_gpus} GPUs, one for each rank",
                 where="--gpus-per-node",
                 hint=f"Use --gpus-per-node {machine_gpus}; CUDA_VISIBLE_DEVICES= (empty) trains on the CPU.",
@@ -54,52 +54,50 @@ def decide(
         ranks = gpus_per_node or allocated or profile_gpus_per_node or _CONVENTIONAL_GPUS_PER_NODE
         if allocation is not None:
             _check_allocation(allocation, nodes, ranks)
-    geometry = Geometry(nodes, ranks, nodes * ranks, tuple(sorted(sizes.items())))
-    _check_division(geometry, sizes)
-    return geometry
+    layout = RankLayout(nodes, ranks, nodes * ranks, tuple(sorted(sizes.items())))
+    _check_division(layout, sizes)
+    return layout
 
 
 def _check_allocation(allocation: Allocation, nodes: int, ranks: int) -> None:
     if nodes > allocation.nodes:
-        raise GeometryError(
+        raise LayoutError(
             f"--nodes {nodes}, but the allocation {allocation.job_id} has {allocation.nodes}",
             hint=f"Use --nodes {allocation.nodes}, or make a larger allocation: salloc -N {nodes}.",
         )
     if allocation.gpus_per_node is not None and ranks > allocation.gpus_per_node:
-        raise GeometryError(
+        raise LayoutError(
             f"--gpus-per-node {ranks}, but allocation {allocation.job_id} has {allocation.gpus_per_node} a node",
             hint=f"Use --gpus-per-node {allocation.gpus_per_node}, or salloc --gpus-per-node={ranks}.",
         )
 
 
-def _check_division(geometry: Geometry, sizes: Mapping[str, int]) -> None:
-    nodes = "1 node" if geometry.nodes == 1 else f"{geometry.nodes} nodes"
-    shape = f"{nodes} x {geometry.ranks_per_node} GPUs per node = {geometry.world_size} ranks"
+def _check_division(layout: RankLayout, sizes: Mapping[str, int]) -> None:
+    nodes = "1 node" if layout.nodes == 1 else f"{layout.nodes} nodes"
+    counted = f"{nodes} x {layout.ranks_per_node} GPUs per node = {layout.world_size} ranks"
     for key, value in sizes.items():
         if value < 1:
-            raise GeometryError(f"{PARALLEL_KEYS[key]}={value} must be at least 1")
+            raise LayoutError(f"{PARALLEL_KEYS[key]}={value} must be at least 1")
     tp, pp, cp = (sizes.get(key, 1) for key in ("tp", "pp", "cp"))
-    _divides(geometry, shape, ("tp", "pp", "cp"), (tp, pp, cp))
+    _divides(layout, counted, ("tp", "pp", "cp"), (tp, pp, cp))
     if "ep" in sizes or "etp" in sizes:
         # Bridge sets ETP to TP unless it is set, and to 1 in its MoE recipes: only a stated one is counted.
-        _divides(geometry, shape, ("etp", "ep", "pp"), (sizes.get("etp", 1), sizes.get("ep", 1), pp))
+        _divides(layout, counted, ("etp", "ep", "pp"), (sizes.get("etp", 1), sizes.get("ep", 1), pp))
     if {"tp", "pp", "cp", "mbs", "gbs"} <= set(sizes):
-        wrong = batch_sizes.misfit(sizes["gbs"], sizes["mbs"], geometry.world_size // (tp * pp * cp))
+        wrong = batch_sizes.misfit(sizes["gbs"], sizes["mbs"], layout.world_size // (tp * pp * cp))
         if wrong is not None:
             text, hint = wrong
-            raise GeometryError(f"{text} ({shape})", hint=f"{hint[0].upper()}{hint[1:]}.")
+            raise LayoutError(f"{text} ({counted})", hint=f"{hint[0].upper()}{hint[1:]}.")
 
 
-def _divides(geometry: Geometry, shape: str, names: tuple[str, ...], values: tuple[int, ...]) -> None:
+def _divides(layout: RankLayout, counted: str, names: tuple[str, ...], values: tuple[int, ...]) -> None:
     product = values[0] * values[1] * values[2]
-    if geometry.world_size % product == 0:
+    if layout.world_size % product == 0:
         return
     stated = " x ".join(f"{name.upper()} {value}" for name, value in zip(names, values, strict=True) if value > 1)
-    fitting = [
-        nodes for nodes in range(1, geometry.nodes + product + 1) if nodes * geometry.ranks_per_node % product == 0
-    ]
-    nearby = sorted(fitting, key=lambda nodes: abs(nodes - geometry.nodes))[:2]
-    raise GeometryError(
-        f"{shape} cannot be divided by {stated} = {product}",
+    fitting = [nodes for nodes in range(1, layout.nodes + product + 1) if nodes * layout.ranks_per_node % product == 0]
+    nearby = sorted(fitting, key=lambda nodes: abs(nodes - layout.nodes))[:2]
+    raise LayoutError(
+        f"{counted} cannot be divided by {stated} = {product}",
         hint=f"Use --nodes {' or '.join(str(nodes) for nodes in sorted(nearby))}, or change the parallel sizes.",
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import __version__
-from launcher._util.errors import GeometryError
+from launcher._util.errors import LayoutError
 from launcher.contract.paths import RECIPE
 from launcher.contract.records import BridgeRecipeRequest, JobRequest, RecipeFileRequest
 from launcher.discovery.recipe import BridgeRecipe
@@ -14,13 +14,13 @@ from launcher.planning import (
     environment_lint,
     fabric,
     index_info,
-    layout,
     network,
     run_paths,
     step,
 )
 from launcher.planning.inputs import PlanInputs
-from launcher.planning.model import Geometry, Plan, Variable
+from launcher.planning.layout import PARALLEL_KEYS, plan_layout
+from launcher.planning.model import Plan, RankLayout, Variable
 from launcher.planning.overrides import known_values
 from launcher.planning.preflight.run import PreflightResult, run_preflight
 from launcher.planning.profiler import plan as profiler_plan
@@ -35,15 +35,15 @@ def make_plan(inputs: PlanInputs) -> Plan:
     """Decide the run. Raises a RequestError of the kind that fits for whatever cannot work."""
     request, cluster, host = inputs.request, inputs.cluster, inputs.host
     values = known_values(inputs.overrides)
-    shape = _geometry(inputs, values)
-    profiler = _profiler(inputs, values, shape)
-    around = fabric.decide(inputs, shape, values)
-    ahead = run_preflight(inputs, shape)
-    variables = _environment(inputs, around.variables)
+    layout = _layout(inputs, values)
+    profiler = _profiler(inputs, values, layout)
+    fabric_plan = fabric.plan_fabric(inputs, layout, values)
+    ahead = run_preflight(inputs, layout)
+    variables = _environment(inputs, fabric_plan.variables)
     name = request.name or run_paths.name_of(inputs.recipe)
     run_dir = inputs.run_dir or run_paths.run_dir(inputs, name)
     runtime = container.chosen_runtime(request, cluster)
-    mounts = container.decide_mounts(request, cluster, runtime, run_dir, profiler.mounts if profiler else ())
+    mounts = container.plan_mounts(request, cluster, runtime, run_dir, profiler.mounts if profiler else ())
     texts = _override_texts(inputs, profiler)
     return Plan(
         version=1,
@@ -58,30 +58,34 @@ def make_plan(inputs: PlanInputs) -> Plan:
         cluster=cluster.name,
         device=cluster.device,
         runtime=runtime.name,
-        image=container.planned(inputs.image) if inputs.image else None,
-        container=container.decide(inputs, runtime, mounts, run_dir, environment.beats_image(variables)),
+        image=container.describe_image(inputs.image) if inputs.image else None,
+        container=container.plan_container(inputs, runtime, mounts, run_dir, environment.overrides_image(variables)),
         python=cluster.python or ("python3" if inputs.image else host.python),
         launcher_python=cluster.launcher_python or host.python,
-        geometry=shape,
-        network=around.summary,
-        placement=around.placement,
+        layout=layout,
+        network=fabric_plan.summary,
+        placement=fabric_plan.placement,
         overrides=texts,
         environment=variables,
         mounts=mounts,
         profiler=profiler,
-        directives=step.sbatch_options(inputs, shape, variables, name, run_dir, around.segment),
-        step=step.decide(inputs, shape, variables, profiler),
-        argv=_argv(inputs, shape, texts, profiler),
+        directives=step.sbatch_options(inputs, layout, variables, name, run_dir, fabric_plan.segment),
+        step=step.plan_step(inputs, layout, variables, profiler),
+        argv=_argv(inputs, layout, texts, profiler),
         code=inputs.code,
         request=request.model_dump(mode="json", exclude_defaults=True, exclude={"resume"}),
-        unchecked=(*_unchecked(inputs, values, ahead), *around.unchecked, *(profiler.unchecked if profiler else ())),
-        warnings=(*_warnings(inputs, shape, variables, mounts), *around.warnings, *ahead.warnings),
+        unchecked=(
+            *_unchecked(inputs, values, ahead),
+            *fabric_plan.unchecked,
+            *(profiler.unchecked if profiler else ()),
+        ),
+        warnings=(*_warnings(inputs, layout, variables, mounts), *fabric_plan.warnings, *ahead.warnings),
         memory=ahead.memory,
     )
 
 
 def _environment(inputs: PlanInputs, network_variables: tuple[Variable, ...]) -> tuple[Variable, ...]:
-    return environment.decide(
+    return environment.plan_environment(
         cluster=inputs.cluster.name,
         profile=inputs.cluster.env,
         host=inputs.cluster.host_env,
@@ -94,12 +98,12 @@ def _environment(inputs: PlanInputs, network_variables: tuple[Variable, ...]) ->
     )
 
 
-def _profiler(inputs: PlanInputs, values: dict[str, Any], shape: Geometry) -> ProfilerPlan | None:
+def _profiler(inputs: PlanInputs, values: dict[str, Any], layout: RankLayout) -> ProfilerPlan | None:
     return profiler_plan.plan_profiler(
         profiler_plan.options_from(inputs.request),
         values,
-        world_size=shape.world_size,
-        ranks_per_node=shape.ranks_per_node,
+        world_size=layout.world_size,
+        ranks_per_node=layout.ranks_per_node,
         context=inputs.profiling,
         viztracer=inputs.use_viztracer,
         unknown=[override.key for override in inputs.overrides if override.key not in values],
@@ -112,12 +116,12 @@ def _override_texts(inputs: PlanInputs, profiler: ProfilerPlan | None) -> tuple[
     return (*added, *(override.text for override in inputs.overrides))
 
 
-def _geometry(inputs: PlanInputs, values: dict[str, Any]) -> Geometry:
+def _layout(inputs: PlanInputs, values: dict[str, Any]) -> RankLayout:
     known = {**inputs.recipe_values, **values}
-    sizes = {short: known[key] for short, key in layout.PARALLEL_KEYS.items() if isinstance(known.get(key), int)}
+    sizes = {short: known[key] for short, key in PARALLEL_KEYS.items() if isinstance(known.get(key), int)}
     one_machine = not inputs.backend.slurm_step
     try:
-        return layout.decide(
+        return plan_layout(
             nodes=inputs.request.nodes,
             gpus_per_node=inputs.request.gpus_per_node,
             profile_gpus_per_node=inputs.cluster.gpus_per_node,
@@ -126,12 +130,14 @@ def _geometry(inputs: PlanInputs, values: dict[str, Any]) -> Geometry:
             machine_gpus=None if not one_machine else 0 if inputs.cluster.device == "cpu" else inputs.host.gpus,
             sizes=sizes,
         )
-    except GeometryError as error:
+    except LayoutError as error:
         error.hint = index_info.with_source(error.hint, inputs.index_match)
         raise
 
 
-def _argv(inputs: PlanInputs, shape: Geometry, overrides: tuple[str, ...], profiler: ProfilerPlan | None) -> JobRequest:
+def _argv(
+    inputs: PlanInputs, layout: RankLayout, overrides: tuple[str, ...], profiler: ProfilerPlan | None
+) -> JobRequest:
     recipe: RecipeFileRequest | BridgeRecipeRequest
     if isinstance(inputs.recipe, BridgeRecipe):
         recipe = {"bridge": inputs.recipe.name}
@@ -148,7 +154,7 @@ def _argv(inputs: PlanInputs, shape: Geometry, overrides: tuple[str, ...], profi
             "init": inputs.request.init,
             "profiler": profiler.settings() if profiler else None,
             "user_env": sorted(entry.partition("=")[0] for entry in inputs.request.env),
-            "network": network.settings(inputs.cluster, shape),
+            "network": network.settings(inputs.cluster, layout),
             "numa_binding": inputs.cluster.numa_binding,
         },
     }
@@ -161,32 +167,32 @@ def _unchecked(inputs: PlanInputs, values: dict[str, Any], ahead: PreflightResul
         return (*image, *index_info.unchecked(inputs.index_match, known), *ahead.unchecked)
     if inputs.recipe_env is not None:
         return (*image, *ahead.unchecked)
-    stated = [key for key in layout.PARALLEL_KEYS.values() if key not in values]
+    stated = [key for key in PARALLEL_KEYS.values() if key not in values]
     recipe = (*(f"{key}: the recipe decides" for key in stated), "the recipe's env_vars", "the recipe's own values")
     return (*image, *recipe, *ahead.unchecked)
 
 
 def _warnings(
-    inputs: PlanInputs, shape: Geometry, variables: tuple[Variable, ...], mounts: tuple[Mount, ...]
+    inputs: PlanInputs, layout: RankLayout, variables: tuple[Variable, ...], mounts: tuple[Mount, ...]
 ) -> tuple[str, ...]:
     found = [
-        f"{variable.name}: {variable.origin} beats {', '.join(origin for origin, _ in variable.beaten)}"
+        f"{variable.name}: {variable.origin} overrides {', '.join(origin for origin, _ in variable.overridden)}"
         for variable in variables
         # That PATH and HOME are the image's own is how a container works, no surprise.
-        if variable.beaten and variable.place != "image"
+        if variable.overridden and variable.scope != "image"
     ]
     found += [
         f"{name} is set in this shell, and the launcher does not use it: give the option instead"
         for name in sorted(inputs.host.environ)
         if name.startswith(("SBATCH_", "SRUN_"))
     ]
-    if step.too_few_cpus(inputs, shape):
+    if step.too_few_cpus(inputs, layout):
         found.append(
-            f"the allocation has fewer CPUs than the {shape.ranks_per_node} ranks of a node, so they share them: "
-            f"salloc --exclusive or --ntasks-per-node={shape.ranks_per_node} gives each its own"
+            f"the allocation has fewer CPUs than the {layout.ranks_per_node} ranks of a node, so they share them: "
+            f"salloc --exclusive or --ntasks-per-node={layout.ranks_per_node} gives each its own"
         )
     found += index_info.warnings(inputs.index_match)
-    found += environment_lint.warnings(variables, environment_lint.LintContext(inputs.cluster, shape.nodes))
+    found += environment_lint.warnings(variables, environment_lint.LintContext(inputs.cluster, layout.nodes))
     if inputs.image:
         found += [*inputs.image.warnings, *container.mount_warnings(mounts, inputs.image)]
     return tuple(found)

@@ -15,17 +15,17 @@ from launcher.runtimes.model import Container, Mount
 class Variable:
     """An environment variable of a rank, with where it comes from.
 
-    `value` is None where only the name is known (a value passed on by name is in no file). `place` is `task` for what
+    `value` is None where only the name is known (a value passed on by name is in no file). `scope` is `task` for what
     step.sh sets inside the container, `host` for what srun's side needs, `inherited` for what the submitting shell
-    passes on, `image` for what the image itself sets and nothing in the plan overrides. `beaten` lists weaker origins
-    with their values.
+    passes on, `image` for what the image itself sets and nothing in the plan overrides. `overridden` lists weaker
+    origins with their values.
     """
 
     name: str
     value: str | None
     origin: str
-    place: Literal["task", "host", "inherited", "image"]
-    beaten: tuple[tuple[str, str], ...] = ()
+    scope: Literal["task", "host", "inherited", "image"]
+    overridden: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class PlannedImage:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class RankLayout:
     """How many ranks, and how they divide; `parallel` holds the sizes that the request states."""
 
     nodes: int
@@ -98,7 +98,7 @@ class Plan:
     python: str
     launcher_python: str
     """The interpreter of the launcher's own functions on the nodes, outside any container."""
-    geometry: Geometry
+    layout: RankLayout
     network: str | None
     """The profile's network and what a run on it is held to, for people; the job reads argv's options."""
     placement: tuple[str, ...]
@@ -125,7 +125,7 @@ class Plan:
     @property
     def world_size(self) -> int:
         """Number of ranks."""
-        return self.geometry.world_size
+        return self.layout.world_size
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values: the backend by its name, and the world size where readers look for it."""

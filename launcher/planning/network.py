@@ -15,7 +15,7 @@ from launcher.contract.fabrics import FABRICS
 from launcher.contract.fabrics.model import Fabric, NetworkRequest
 from launcher.contract.records import NetworkOptions
 from launcher.discovery.image import Image
-from launcher.planning.model import Geometry, Variable
+from launcher.planning.model import RankLayout, Variable
 from launcher.runtimes.model import ContainerRuntime
 
 
@@ -29,7 +29,7 @@ class Network:
     unchecked: tuple[str, ...] = ()
 
 
-def decide(
+def plan_network(
     cluster: Cluster, runtime: ContainerRuntime, image: Image | None, nodes: int, stated: Mapping[str, str | None]
 ) -> Network:
     """Decide the network's variables; `stated` holds those that the profile's [env], the recipe or the user set.
@@ -53,15 +53,15 @@ def decide(
     )
 
 
-def settings(cluster: Cluster, shape: Geometry) -> NetworkOptions | None:
+def settings(cluster: Cluster, layout: RankLayout) -> NetworkOptions | None:
     """`options.network` of argv.json: what a rank holds NCCL's choice against; None where nobody is to look."""
     if cluster.network == "off" or cluster.fabric is None:
         return None
     return {
         "policy": cluster.network,
         "fabric": cluster.fabric,
-        "nodes": shape.nodes,
-        "ranks_per_node": shape.ranks_per_node,
+        "nodes": layout.nodes,
+        "ranks_per_node": layout.ranks_per_node,
         "nvlink_domain": cluster.nvlink_domain_nodes > 1,
         "nics_per_node": cluster.nics_per_node,
     }

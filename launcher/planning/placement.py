@@ -15,10 +15,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from launcher._util.errors import GeometryError
+from launcher._util.errors import LayoutError
 from launcher.config.cluster import Cluster
 from launcher.planning.backend import BackendTraits
-from launcher.planning.model import Geometry
+from launcher.planning.model import RankLayout
 
 _SHOWN = 3
 
@@ -33,19 +33,19 @@ class Placement:
     unchecked: tuple[str, ...] = ()
 
 
-def decide(
+def plan_placement(
     cluster: Cluster,
-    shape: Geometry,
+    layout: RankLayout,
     sizes: Mapping[str, int],
     backend: BackendTraits,
     stated: Mapping[str, object],
 ) -> Placement:
     """Place the groups of `sizes` (those that are known). `stated` has --sbatch's or the profile's `segment` by origin.
 
-    Raises GeometryError, with the numbers, for a group that no domain can hold; who states a segment is only warned.
+    Raises LayoutError, with the numbers, for a group that no domain can hold; who states a segment is only warned.
     """
-    lines = placement(shape, sizes)
-    if cluster.nvlink_domain_nodes == 1 or shape.nodes == 1:
+    lines = placement(layout, sizes)
+    if cluster.nvlink_domain_nodes == 1 or layout.nodes == 1:
         return Placement(lines=lines)
     if cluster.topology != "block":
         return Placement(lines=lines, unchecked=("which nodes share an NVLink domain: the profile has no topology",))
@@ -55,9 +55,9 @@ def decide(
         return Placement(None, lines, unchecked=(advice, *unknown))
     if stated:
         origin, value = next(iter(stated.items()))
-        return Placement(None, lines, _check_stated(origin, value, cluster, shape, sizes), unknown)
-    segment = smallest_segment(shape, sizes, cluster.nvlink_domain_nodes)
-    with_context = _with_context(shape, sizes, cluster.nvlink_domain_nodes)
+        return Placement(None, lines, _check_stated(origin, value, cluster, layout, sizes), unknown)
+    segment = smallest_segment(layout, sizes, cluster.nvlink_domain_nodes)
+    with_context = _with_context(layout, sizes, cluster.nvlink_domain_nodes)
     warnings = () if with_context else (_context_warning(sizes, cluster),)
     segment = with_context or segment
     if segment == 1:
@@ -68,36 +68,36 @@ def decide(
     return Placement(segment, (*lines, said), warnings, unknown)
 
 
-def smallest_segment(shape: Geometry, sizes: Mapping[str, int], domain_nodes: int) -> int:
-    """The fewest nodes that, taken as a unit, no TP and no expert group crosses. Raises GeometryError."""
+def smallest_segment(layout: RankLayout, sizes: Mapping[str, int], domain_nodes: int) -> int:
+    """The fewest nodes that, taken as a unit, no TP and no expert group crosses. Raises LayoutError."""
     units = _units(sizes)
-    needed = _common(shape, units.values())
+    needed = _common(layout, units.values())
     if needed <= domain_nodes:
         return needed
-    ranks = domain_nodes * shape.ranks_per_node
-    stated = ", ".join(f"{name} on {_nodes(size, shape)} nodes" for name, size in units.items())
-    raise GeometryError(
-        f"no NVLink domain holds these groups: {stated} come to {needed} nodes of {shape.ranks_per_node} GPUs, and a "
+    ranks = domain_nodes * layout.ranks_per_node
+    stated = ", ".join(f"{name} on {_nodes(size, layout)} nodes" for name, size in units.items())
+    raise LayoutError(
+        f"no NVLink domain holds these groups: {stated} come to {needed} nodes of {layout.ranks_per_node} GPUs, and a "
         f"domain has {domain_nodes} ({ranks} GPUs)",
         where="--segment",
         hint=f"Choose sizes that fit {ranks} GPUs, or let groups span domains knowingly: --sbatch segment=NODES.",
     )
 
 
-def placement(shape: Geometry, sizes: Mapping[str, int]) -> tuple[str, ...]:
+def placement(layout: RankLayout, sizes: Mapping[str, int]) -> tuple[str, ...]:
     """A line for each kind of group that is known and has more than one rank."""
-    lines = [f"{name}: {_where(size, shape)}" for name, size in {**_units(sizes), **_context(sizes)}.items()]
+    lines = [f"{name}: {_where(size, layout)}" for name, size in {**_units(sizes), **_context(sizes)}.items()]
     stages = sizes.get("pp", 1)
-    if stages > 1 and shape.world_size % stages == 0:
-        ranks = shape.world_size // stages
-        shown = [f"{stage} on {_span(stage * ranks, ranks, shape)}" for stage in range(min(stages, _SHOWN))]
+    if stages > 1 and layout.world_size % stages == 0:
+        ranks = layout.world_size // stages
+        shown = [f"{stage} on {_span(stage * ranks, ranks, layout)}" for stage in range(min(stages, _SHOWN))]
         lines.append(f"PP {stages}: stage {', '.join(shown)}{', ...' if stages > _SHOWN else ''}")
     return tuple(lines)
 
 
-def crosses(size: int, segment: int, shape: Geometry) -> bool:
+def crosses(size: int, segment: int, layout: RankLayout) -> bool:
     """Whether an aligned block of `size` ranks may lie on both sides of a segment's end."""
-    return segment < shape.nodes and segment * shape.ranks_per_node % size != 0
+    return segment < layout.nodes and segment * layout.ranks_per_node % size != 0
 
 
 def _units(sizes: Mapping[str, int]) -> dict[str, int]:
@@ -114,18 +114,18 @@ def _context(sizes: Mapping[str, int]) -> dict[str, int]:
     return {f"CP {cp} x TP {tp} = {cp * tp}" if tp > 1 else f"CP {cp}": cp * tp} if cp > 1 else {}
 
 
-def _nodes(size: int, shape: Geometry) -> int:
+def _nodes(size: int, layout: RankLayout) -> int:
     """After how many nodes a block of `size` ranks ends where a node ends."""
-    return size // math.gcd(size, shape.ranks_per_node)
+    return size // math.gcd(size, layout.ranks_per_node)
 
 
-def _common(shape: Geometry, sizes: Iterable[int]) -> int:
-    return math.lcm(*(_nodes(size, shape) for size in sizes))
+def _common(layout: RankLayout, sizes: Iterable[int]) -> int:
+    return math.lcm(*(_nodes(size, layout) for size in sizes))
 
 
-def _with_context(shape: Geometry, sizes: Mapping[str, int], domain_nodes: int) -> int | None:
+def _with_context(layout: RankLayout, sizes: Mapping[str, int], domain_nodes: int) -> int | None:
     """The segment that holds CP's blocks, too; None where a domain is too small for that."""
-    needed = _common(shape, (*_units(sizes).values(), *_context(sizes).values()))
+    needed = _common(layout, (*_units(sizes).values(), *_context(sizes).values()))
     return needed if needed <= domain_nodes else None
 
 
@@ -142,7 +142,7 @@ def _unknown(sizes: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _check_stated(
-    origin: str, value: object, cluster: Cluster, shape: Geometry, sizes: Mapping[str, int]
+    origin: str, value: object, cluster: Cluster, layout: RankLayout, sizes: Mapping[str, int]
 ) -> tuple[str, ...]:
     """What is wrong with a segment that somebody states; it is theirs to state."""
     text = str(value)
@@ -153,28 +153,28 @@ def _check_stated(
     else:
         segment, said = int(text), f"{origin} gives --segment {text}"
     found = []
-    if shape.nodes % segment:
-        found.append(f"{said}, which does not divide {shape.nodes} nodes: Slurm refuses that")
+    if layout.nodes % segment:
+        found.append(f"{said}, which does not divide {layout.nodes} nodes: Slurm refuses that")
     if segment > cluster.nvlink_domain_nodes:
         found.append(f"{said}, and an NVLink domain has {cluster.nvlink_domain_nodes} nodes")
-    split = [name for name, size in {**_units(sizes), **_context(sizes)}.items() if crosses(size, segment, shape)]
+    split = [name for name, size in {**_units(sizes), **_context(sizes)}.items() if crosses(size, segment, layout)]
     if split:
         found.append(f"{said}: groups of {' and '.join(split)} may span two NVLink domains")
     return tuple(found)
 
 
-def _where(size: int, shape: Geometry) -> str:
-    per_node = shape.ranks_per_node
+def _where(size: int, layout: RankLayout) -> str:
+    per_node = layout.ranks_per_node
     if per_node % size == 0:
         count = per_node // size
         return "one group on each node" if count == 1 else f"{count} groups on each node"
-    groups = shape.world_size // size
-    shown = [_span(group * size, size, shape) for group in range(min(groups, _SHOWN))]
+    groups = layout.world_size // size
+    shown = [_span(group * size, size, layout) for group in range(min(groups, _SHOWN))]
     more = ", ..." if groups > _SHOWN else ""
     return f"{groups} group{'s' if groups > 1 else ''} of {size} ranks, on {', '.join(shown)}{more}"
 
 
-def _span(first: int, count: int, shape: Geometry) -> str:
+def _span(first: int, count: int, layout: RankLayout) -> str:
     """The nodes of `count` consecutive ranks."""
-    low, high = first // shape.ranks_per_node, (first + count - 1) // shape.ranks_per_node
+    low, high = first // layout.ranks_per_node, (first + count - 1) // layout.ranks_per_node
     return f"node {low}" if low == high else f"nodes {low}-{high}"

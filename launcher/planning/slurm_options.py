@@ -28,7 +28,7 @@ _MANAGED = {
 Value = bool | int | str
 
 
-def decide(
+def merge_options(
     *, own: Mapping[str, Value], ranks_per_node: int, profile: Mapping[str, Value], user: Mapping[str, Value]
 ) -> tuple[tuple[str, str | None], ...]:
     """The options in order, the launcher's `own` first. Raises SpecError for one that the launcher manages itself."""

@@ -4,28 +4,30 @@ from pathlib import Path
 
 from launcher.planning import environment, slurm_options
 from launcher.planning.inputs import PlanInputs
-from launcher.planning.model import Geometry, Step, Variable
+from launcher.planning.model import RankLayout, Step, Variable
 from launcher.planning.profiler.model import ProfilerPlan
 
 _WAIT_S = 60
 """How long the other tasks may go on after the first has ended, before Slurm ends the step (srun --wait)."""
 
 
-def decide(inputs: PlanInputs, shape: Geometry, variables: tuple[Variable, ...], profiler: ProfilerPlan | None) -> Step:
+def plan_step(
+    inputs: PlanInputs, layout: RankLayout, variables: tuple[Variable, ...], profiler: ProfilerPlan | None
+) -> Step:
     """The step of the ranks."""
     cluster = inputs.cluster
     wait_s = profiler.finish_timeout_s if profiler else _WAIT_S
     args = [
-        f"--nodes={shape.nodes}",
-        f"--ntasks={shape.world_size}",
-        f"--ntasks-per-node={shape.ranks_per_node}",
+        f"--nodes={layout.nodes}",
+        f"--ntasks={layout.world_size}",
+        f"--ntasks-per-node={layout.ranks_per_node}",
         *([f"--mpi={cluster.mpi}"] if cluster.mpi else []),
         # One dead rank ends the step: without it the others wait for it in a collective until a time-out.
         "--kill-on-bad-exit=1",
         f"--wait={wait_s}",
         "--open-mode=append",
         "--input=none",
-        *(["--overcommit"] if too_few_cpus(inputs, shape) else []),
+        *(["--overcommit"] if too_few_cpus(inputs, layout) else []),
         *(["--cpu-bind=none"] if _rank_binds_itself(inputs) else []),
         *cluster.srun_args,
         *inputs.request.srun_args,
@@ -33,10 +35,10 @@ def decide(inputs: PlanInputs, shape: Geometry, variables: tuple[Variable, ...],
     return Step(tuple(args), cluster.cpus_per_task, wait_s, environment.passed_on(variables))
 
 
-def too_few_cpus(inputs: PlanInputs, shape: Geometry) -> bool:
+def too_few_cpus(inputs: PlanInputs, layout: RankLayout) -> bool:
     """Whether the allocation has fewer CPUs than ranks on a node: srun would refuse to start them."""
     allocation = inputs.host.allocation if inputs.backend.current_allocation else None
-    return allocation is not None and (allocation.cpus_per_node or shape.ranks_per_node) < shape.ranks_per_node
+    return allocation is not None and (allocation.cpus_per_node or layout.ranks_per_node) < layout.ranks_per_node
 
 
 def _rank_binds_itself(inputs: PlanInputs) -> bool:
@@ -54,7 +56,7 @@ def _rank_binds_itself(inputs: PlanInputs) -> bool:
 
 def sbatch_options(
     inputs: PlanInputs,
-    shape: Geometry,
+    layout: RankLayout,
     variables: tuple[Variable, ...],
     name: str,
     run_dir: str,
@@ -67,8 +69,8 @@ def sbatch_options(
         "output": f"{run_dir}/sbatch.log",
         "open-mode": "append",
         "comment": f"launcher:{Path(run_dir).name}:{inputs.submission}",
-        "nodes": shape.nodes,
-        "ntasks-per-node": shape.ranks_per_node,
+        "nodes": layout.nodes,
+        "ntasks-per-node": layout.ranks_per_node,
     }
     optional = {
         "cpus-per-task": cluster.cpus_per_task,
@@ -82,9 +84,11 @@ def sbatch_options(
     }
     own |= {key: value for key, value in optional.items() if value is not None}
     # Only names: the values travel in Slurm's own record of the job's environment.
-    own["export"] = ",".join(variable.name for variable in variables if variable.place == "inherited")
+    own["export"] = ",".join(variable.name for variable in variables if variable.scope == "inherited")
     profile = dict(cluster.directives)
     if cluster.device == "cpu":
         # A profile of CPU nodes extends one that asks for GPUs: there are none to ask for.
         profile = {key: value for key, value in profile.items() if key not in ("gpus-per-node", "gres")}
-    return slurm_options.decide(own=own, ranks_per_node=shape.ranks_per_node, profile=profile, user=request.sbatch)
+    return slurm_options.merge_options(
+        own=own, ranks_per_node=layout.ranks_per_node, profile=profile, user=request.sbatch
+    )

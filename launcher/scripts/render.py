@@ -85,8 +85,8 @@ def scripts(plan: Plan) -> dict[str, str]:
 
     `step.sh` always, `sbatch.sh` with Slurm, `enter.sh` where the launcher itself leads tasks into the image.
     """
-    task = [variable for variable in plan.environment if variable.place == "task"]
-    host = [variable for variable in plan.environment if variable.place == "host"]
+    task = [variable for variable in plan.environment if variable.scope == "task"]
+    host = [variable for variable in plan.environment if variable.scope == "host"]
     runtime = RUNTIMES[plan.runtime] if plan.container else BARE
     values = {
         "plan": plan,

@@ -10,7 +10,8 @@ import pytest
 from launcher._util.errors import ImageError
 from launcher._util.shell import LocalShell
 from launcher.backends.image_uses import record_image_use, record_job
-from launcher.images.manifest import describe
+from launcher.images.inspect.contents import describe
+from launcher.images.store.building import start_building
 from launcher.images.store.store import Store
 from launcher.images.store.uses import uses_of
 from launcher.planning.model import Plan
@@ -29,7 +30,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def planned(store: Store, tmp_path: Path) -> Plan:
-    with store.building("test") as building:
+    with start_building(store, "test") as building:
         copy = Path(shutil.copy(tmp_path / "x.sqsh", building.workspace / "image.sqsh"))
         entry = building.add(copy, describe(copy, LocalShell()), ("x.sqsh",))
     inside = image(path=entry.path, digest=entry.digest, store=store.root)

@@ -248,7 +248,7 @@ def test_what_is_known_of_an_image_is_shown(image_file: Path, tmp_path: Path) ->
     )["plan"]
     greeting = next(each for each in plan["environment"] if each["name"] == "GREETING")
     assert (greeting["value"], greeting["origin"]) == ("mine", "--env")
-    assert ["the image", "hello from the image"] in greeting["beaten"]
+    assert ["the image", "hello from the image"] in greeting["overridden"]
 
 
 def test_broken_images_are_refused_with_status_2(image_file: Path, tmp_path: Path) -> None:

@@ -175,13 +175,13 @@ def made(name: str, nodes: int) -> Plan:
 @given(nodes=st.integers(1, 64))
 def test_any_number_of_nodes_gives_a_whole_plan_and_whole_scripts(name: str, nodes: int) -> None:
     found, it = profile(name), made(name, nodes)
-    assert it.geometry.nodes == nodes and it.world_size == nodes * (found.gpus_per_node or 8)
+    assert it.layout.nodes == nodes and it.world_size == nodes * (found.gpus_per_node or 8)
     directives = dict(it.directives)
     assert directives["nodes"] == str(nodes)
-    assert directives["gpus-per-node"] == directives["ntasks-per-node"] == str(it.geometry.ranks_per_node)
+    assert directives["gpus-per-node"] == directives["ntasks-per-node"] == str(it.layout.ranks_per_node)
     if "segment" in directives:
         assert nodes % int(str(directives["segment"])) == 0
-    variables = {(each.name, each.place): each.value for each in it.environment}
+    variables = {(each.name, each.scope): each.value for each in it.environment}
     for key, value in found.env.items():
         assert variables[key, "task"] == value
     for key, value in found.host_env.items():

@@ -12,7 +12,9 @@ from launcher._util.errors import ImageError
 from launcher._util.shell import LocalShell, Recorder
 from launcher.config.cluster import Cluster
 from launcher.discovery.image import Image, image_store, resolve_image
-from launcher.images.manifest import Manifest, describe
+from launcher.images.inspect.contents import describe
+from launcher.images.manifest import Manifest
+from launcher.images.store.building import start_building
 from launcher.images.store.store import Store
 from tests.support.building import host
 
@@ -38,7 +40,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stored(root: Path, file: Path, *names: str) -> str:
     """Put the file into a store; its digest."""
     manifest: Manifest = describe(file, LocalShell())
-    with Store(root).building("test") as building:
+    with start_building(Store(root), "test") as building:
         copy = Path(shutil.copy(file, building.workspace / "image.sqsh"))
         entry = building.add(copy, manifest, names)
     assert entry.digest is not None

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from launcher.images.store.building import start_building
 from launcher.images.store.store import Store
 from tests.images.locks import QUICK, node
 from tests.images.stores import MANIFEST, whole
@@ -25,7 +26,7 @@ TIMING = replace(QUICK, heartbeat_s=0.2, stale_s=4.0)
 
 def pack(store: Store, tree: str, log: str) -> str:
     """Build the image of the tree, or find it built."""
-    with store.building("the tree") as building:
+    with start_building(store, "the tree") as building:
         if building.finished is not None:
             return f"found {building.finished.digest}"
         with Path(log).open("a") as file:

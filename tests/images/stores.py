@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from launcher.images.manifest import Manifest
+from launcher.images.store.building import start_building
 from launcher.images.store.space import writing
 from launcher.images.store.store import Store, StoredImage
 from tests.images.locks import QUICK, node
@@ -17,7 +18,7 @@ def a_store(root: Path, *, host: str | None = None, kernel_locks: bool | None = 
 
 def add(store: Store, content: str, *names: str, key: str | None = None) -> StoredImage:
     """Build an image with this content."""
-    with store.building(key or content) as building:
+    with start_building(store, key or content) as building:
         file = building.workspace / "made.sqsh"
         with writing(file, "write the image"):
             file.write_text(content)

@@ -13,6 +13,7 @@ import pytest
 from launcher._util.errors import ImageError
 from launcher.images.store import collect as gc
 from launcher.images.store import trash, workspace
+from launcher.images.store.building import start_building
 from launcher.images.store.collect import GcResult, collect
 from launcher.images.store.owner import Owner
 from launcher.images.store.store import Store
@@ -94,7 +95,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(store: Store, tmp_path: Pat
     record_use(store, digest_of("2"), USE)
     ended = script("")
     ended.communicate()
-    me = Owner.this_process()
+    me = Owner.of_this_process()
     left = workspace.make(store.partial, "ab12", replace(me, pid=ended.pid, start_ticks=1), 0o700)
     (left / "rootfs").write_bytes(bytes(10**5))
 
@@ -273,7 +274,7 @@ def test_a_builder_that_adds_what_gc_takes_away_keeps_it(store: Store) -> None:
 
 def test_live_builders_of_other_machines_are_left_alone_soon(tmp_path: Path) -> None:
     store = a_store(tmp_path / "images")
-    with a_store(tmp_path / "images", host="node-b").building("key") as building:
+    with start_building(a_store(tmp_path / "images", host="node-b"), "key") as building:
         began = time.monotonic()
         assert collect(store, older_than_s=0, is_live=over).removed == ()
         assert time.monotonic() - began < 5

@@ -289,7 +289,7 @@ def test_interrupt_ends_the_waiting_at_once(tmp_path: Path, kind: str) -> None:
 
 
 def test_what_can_be_told_of_a_process() -> None:
-    me = Owner.this_process()
+    me = Owner.of_this_process()
     assert me.has_ended(me) is False
     assert me.has_ended(node("elsewhere")) is None
     assert UNKNOWN_OWNER.has_ended(me) is None
@@ -312,7 +312,7 @@ from launcher.images.store.owner import Owner
 directory, seed, rounds, deaths = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 kernel, far = sys.argv[5] == "kernel", sys.argv[6] == "far"
 random.seed(seed)
-me = Owner.this_process()
+me = Owner.of_this_process()
 if far:
     me = replace(me, host=f"node-{seed}", boot_id=str(seed))
 # Silence counts only where nothing else tells a death; a busy disk can make a heartbeat late.

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from launcher._util.errors import DiskError, ImageError, MissingProgramError
 from launcher._util.shell import LocalShell, Recorder
+from launcher.images.inspect.contents import describe, describe_tree
 from launcher.images.inspect.tree import DirectoryTree
 from launcher.images.manifest import (
     Contents,
     ImageSource,
     Manifest,
     NetworkPlugin,
-    describe,
-    describe_tree,
     manifest_path,
     read_manifest,
     write_manifest,

@@ -13,6 +13,7 @@ from launcher._util.errors import DiskError, ImageError, LauncherError
 from launcher.images.manifest import read_manifest
 from launcher.images.reference import parse_reference
 from launcher.images.store import workspace
+from launcher.images.store.building import start_building
 from launcher.images.store.collect import collect
 from launcher.images.store.lock import LeaseHolder
 from launcher.images.store.owner import Owner
@@ -107,13 +108,13 @@ def test_the_same_content_stays_one_file(store: Store) -> None:
 def test_an_image_of_the_store_gets_further_names_without_being_read(store: Store) -> None:
     entry = add(store, "one", "a")
     other = add(store, "two", "b")
-    with store.building("key") as building:
+    with start_building(store, "key") as building:
         named = building.add_names(entry, ["b", "c.sqsh"])
     assert named.names == ("a", "b", "c")
     assert store.names() == dict.fromkeys(("a", "b", "c"), digest_of("one"))
     collect(store, older_than_s=-1, is_live=lambda _: False)
     assert whole(store) == [named]
-    with pytest.raises(ImageError, match="no longer in the store"), store.building("key") as building:
+    with pytest.raises(ImageError, match="no longer in the store"), start_building(store, "key") as building:
         building.add_names(other, ["d"])
     assert "d" not in store.names()
 
@@ -190,7 +191,7 @@ def test_a_file_from_the_same_disk_is_moved_without_copying(store: Store, tmp_pa
     source = tmp_path / "made.sqsh"
     source.write_text("one")
     inode = source.stat().st_ino
-    with store.building("x") as building:
+    with start_building(store, "x") as building:
         entry = building.add(source, MANIFEST, ["a"])
     assert entry.path.stat().st_ino == inode
     assert entry.path.stat().st_nlink == 1
@@ -205,7 +206,7 @@ def test_a_file_from_another_disk_is_copied(store: Store) -> None:
     source = shm / f"launcher-test-{os.getpid()}.sqsh"
     source.write_text("one" * 10**6)
     try:
-        with store.building("x") as building:
+        with start_building(store, "x") as building:
             entry = building.add(source, MANIFEST, [])
         assert source.exists()
     finally:
@@ -219,7 +220,7 @@ def test_a_file_from_elsewhere_survives_a_build_that_fails(store: Store, tmp_pat
     add(store, "zero")
     store.images.rename(tmp_path / "away")
     store.images.write_text("no directory")
-    with pytest.raises(DiskError), store.building("x") as building:
+    with pytest.raises(DiskError), start_building(store, "x") as building:
         building.add(source, MANIFEST, ["a"])
     assert source.read_text() == "one"
 
@@ -255,11 +256,11 @@ def test_who_waited_gets_what_the_other_made(store: Store) -> None:
         waiting.set()
 
     def second() -> None:
-        with store.building("key", on_wait=on_wait) as building:
+        with start_building(store, "key", on_wait=on_wait) as building:
             seen.append(building.finished)
 
     thread = threading.Thread(target=second)
-    with store.building("key") as building:
+    with start_building(store, "key") as building:
         assert building.finished is None
         thread.start()
         assert waiting.wait(10)
@@ -267,7 +268,7 @@ def test_who_waited_gets_what_the_other_made(store: Store) -> None:
         entry = building.add(building.workspace / "x", MANIFEST, ["a"])
     thread.join()
     assert seen == [entry]
-    with store.building("key") as building:
+    with start_building(store, "key") as building:
         assert building.finished is None  # asked for later: whether to build anew is the builder's decision
 
 
@@ -275,11 +276,11 @@ def test_who_waited_for_a_failure_builds(store: Store) -> None:
     waiting, seen = threading.Event(), []
 
     def second() -> None:
-        with store.building("key", on_wait=lambda _: waiting.set()) as building:
+        with start_building(store, "key", on_wait=lambda _: waiting.set()) as building:
             seen.append(building.finished)
 
     thread = threading.Thread(target=second)
-    with pytest.raises(RuntimeError, match="no network"), store.building("key"):
+    with pytest.raises(RuntimeError, match="no network"), start_building(store, "key"):
         thread.start()
         waiting.wait(10)
         raise RuntimeError("no network")
@@ -301,7 +302,7 @@ def leave(store: Store, key: str, owner: Owner) -> Path:
 def test_what_a_dead_builder_left_is_removed_by_the_next(store: Store) -> None:
     ended = script("")
     ended.communicate()
-    me = Owner.this_process()
+    me = Owner.of_this_process()
     dead = Owner(me.host, me.boot_id, me.pid_namespace, ended.pid, 1, "x")
     left = leave(store, "ab12", dead)
     mine = leave(store, "ab34", me)
@@ -316,7 +317,7 @@ def test_what_a_dead_builder_left_is_removed_by_the_next(store: Store) -> None:
 
 def test_workspaces_of_other_machines_stay_while_their_lock_is_held(tmp_path: Path) -> None:
     near, far = a_store(tmp_path / "images"), a_store(tmp_path / "images", host="node-b")
-    with far.building("key") as building:
+    with start_building(far, "key") as building:
         add(near, "one")
         assert building.workspace.is_dir()
         left = leave(near, building.workspace.name.partition("-")[0], node("node-c"))
@@ -389,7 +390,7 @@ def test_a_store_that_is_not_there_is_empty(tmp_path: Path) -> None:
     store = a_store(tmp_path / "none")
     assert (store.entries(), store.names(), store.plain_files(), store.find("x")) == ([], {}, [], None)
     (tmp_path / "file").touch()
-    with pytest.raises(DiskError), a_store(tmp_path / "file" / "x").building("key"):
+    with pytest.raises(DiskError), start_building(a_store(tmp_path / "file" / "x"), "key"):
         pass
 
 
@@ -418,7 +419,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(content=CONTENTS, name=NAMES)
     def fail_before_it_is_added(self, content: str, name: str) -> None:
-        with pytest.raises(LauncherError), self.store.building(content) as building:
+        with pytest.raises(LauncherError), start_building(self.store, content) as building:
             (building.workspace / "half").write_text(content)
             building.add(building.workspace / "missing", MANIFEST, [name])
 

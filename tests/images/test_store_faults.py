@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import DiskError
+from launcher.images.store.building import start_building
 from launcher.images.store.lock import LeaseLostError
 from tests.images.locks import QUICK, ROOT, in_memory, script
 from tests.images.stores import MANIFEST, a_store, add, whole
@@ -128,7 +129,10 @@ def test_an_image_that_does_not_fit_is_refused_with_the_missing_bytes(small_disk
     store = a_store(small_disk / "images")
     source = tmp_path / "large.sqsh"
     source.write_bytes(bytes(10**6))
-    with pytest.raises(DiskError, match=r"the image needs 976\.6 KiB, .* are missing"), store.building("x") as building:
+    with (
+        pytest.raises(DiskError, match=r"the image needs 976\.6 KiB, .* are missing"),
+        start_building(store, "x") as building,
+    ):
         building.add(source, MANIFEST, ["large"])
     assert source.exists()
     assert whole(store) == []
@@ -142,9 +146,10 @@ def test_who_lost_the_lock_publishes_nothing(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from launcher._util.errors import OutsideError
+from launcher.images.store.building import start_building
 from tests.images.stores import MANIFEST, a_store
 store = a_store(Path(sys.argv[1]), host="node-b", kernel_locks=False)
-with store.building("key") as building:
+with start_building(store, "key") as building:
     (building.workspace / "x").write_text("stale")
     print("stopped", flush=True)
     sys.stdin.readline()
@@ -157,7 +162,7 @@ with store.building("key") as building:
     assert stopped.stdout is not None
     assert stopped.stdout.readline() == "stopped\n"
     stopped.send_signal(signal.SIGSTOP)
-    with near.building("key") as building:
+    with start_building(near, "key") as building:
         assert building.finished is None
         (building.workspace / "x").write_text("fresh")
         stopped.send_signal(signal.SIGCONT)

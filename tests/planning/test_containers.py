@@ -145,30 +145,30 @@ def variables(**changes: Any) -> dict[tuple[str, str], Variable]:
     values: dict[str, Any] = {"cluster": "c", "profile": {}, "host": {}, "inherit": (), "recipe": {}, "user": ()}
     values |= {"shell": {**SHELL, "NCCL_DEBUG": "TRACE"}}
     values |= {"image": {"NCCL_DEBUG": "VERSION", "PATH": "/opt/bin", "API_KEY": None, "GREETING": "hello"}}
-    return {(each.name, each.place): each for each in environment.decide(**{**values, **changes})}
+    return {(each.name, each.scope): each for each in environment.plan_environment(**{**values, **changes})}
 
 
 def test_the_image_is_the_weakest_and_what_beats_it_is_told() -> None:
     found = variables(user=("NCCL_DEBUG=INFO",), profile={"NCCL_DEBUG": "WARN"})["NCCL_DEBUG", "task"]
-    assert (found.value, found.beaten) == ("INFO", (("cluster profile c", "WARN"), ("the image", "VERSION")))
+    assert (found.value, found.overridden) == ("INFO", (("cluster profile c", "WARN"), ("the image", "VERSION")))
     assert variables()["GREETING", "image"].value == "hello"
     by_name = variables(user=("NCCL_DEBUG",))["NCCL_DEBUG", "inherited"]
-    assert by_name.beaten == (("the image", "VERSION"),)
-    assert "NCCL_DEBUG" in environment.beats_image([by_name])
+    assert by_name.overridden == (("the image", "VERSION"),)
+    assert "NCCL_DEBUG" in environment.overrides_image([by_name])
 
 
 def test_of_what_every_task_inherits_the_containers_own_wins() -> None:
     found = variables()
     path = found["PATH", "image"]
-    assert (path.value, path.origin, path.beaten) == (
+    assert (path.value, path.origin, path.overridden) == (
         "/opt/bin",
         "the image",
         (("the submitting shell", "(value not shown)"),),
     )
     assert found["HOME", "image"].origin == "the container's own"
     assert found["PATH", "inherited"].value is None  # srun's side has it
-    assert not {"PATH", "HOME", "LANG"} & {*environment.beats_image(found.values())}
-    assert "PATH" in environment.beats_image(variables(user=("PATH",)).values())
+    assert not {"PATH", "HOME", "LANG"} & {*environment.overrides_image(found.values())}
+    assert "PATH" in environment.overrides_image(variables(user=("PATH",)).values())
 
 
 def test_a_secret_of_the_images_has_no_value_in_the_plan() -> None:
@@ -177,7 +177,7 @@ def test_a_secret_of_the_images_has_no_value_in_the_plan() -> None:
 
 def test_warnings_name_what_the_run_overrides_and_not_what_containers_always_do() -> None:
     made = contained(request={"env": ("NCCL_DEBUG=INFO",)})
-    assert "NCCL_DEBUG: --env beats the image" in made.warnings
+    assert "NCCL_DEBUG: --env overrides the image" in made.warnings
     assert not [text for text in made.warnings if text.startswith(("PATH", "HOME"))]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from launcher._util.errors import OverrideError
 from launcher.planning import dispatcher
-from launcher.planning.model import Geometry
+from launcher.planning.model import RankLayout
 from tests.support.building import cluster, image, plan
 
 FLEX = {"model.moe_token_dispatcher_type": "flex"}
@@ -31,7 +31,9 @@ def decide(
 ) -> dispatcher.Dispatcher:
     sizes = {name: size for name, size in (("ep", ep), ("etp", etp)) if size is not None}
     inside = image(moe_backends=backends, environment=environment or {})
-    return dispatcher.decide(cluster(**profile), inside, Geometry(nodes, ranks, nodes * ranks, ()), values, sizes)
+    return dispatcher.plan_dispatcher(
+        cluster(**profile), inside, RankLayout(nodes, ranks, nodes * ranks, ()), values, sizes
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_in_a_plan_and_the_recipes_own_variables_win() -> None:
     )
     found = {one.name: one for one in run.environment}
     assert found["NVLINK_DOMAIN_SIZE"].origin == "dispatcher hybridep"
-    assert (found["USE_MNNVL"].value, found["USE_MNNVL"].beaten) == ("0", (("dispatcher hybridep", "1"),))
+    assert (found["USE_MNNVL"].value, found["USE_MNNVL"].overridden) == ("0", (("dispatcher hybridep", "1"),))
     with pytest.raises(OverrideError, match="EFA has none"):
         plan(
             profile=cluster(gpus_per_node=8, fabric="efa"),
@@ -160,8 +162,8 @@ def test_what_the_checked_recipe_holds_counts_unless_it_is_overridden() -> None:
 
 def test_a_recipe_with_deepep_is_written_for_other_nodes_as_well() -> None:
     nvl72 = cluster(gpu="GB200", nvlink_domain_nodes=18)
-    shape = Geometry(4, 4, 16, ())
+    layout = RankLayout(4, 4, 16, ())
     with pytest.raises(OverrideError, match="refuses it on GB200"):
-        dispatcher.decide(nvl72, None, shape, DEEPEP, {"ep": 8})
-    by_recipe = dispatcher.decide(nvl72, None, shape, DEEPEP, {"ep": 8}, stated=False)
+        dispatcher.plan_dispatcher(nvl72, None, layout, DEEPEP, {"ep": 8})
+    by_recipe = dispatcher.plan_dispatcher(nvl72, None, layout, DEEPEP, {"ep": 8}, stated=False)
     assert "replaced by alltoall" in by_recipe.warnings[0]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from launcher._util.errors import GeometryError, RecipeError
+from launcher._util.errors import LayoutError, RecipeError
 from launcher.config.request import Request
 from launcher.discovery.recipe import BridgeRecipe
 from launcher.discovery.recipe_index import IndexedRecipe, IndexMatch, load_index, lookup
@@ -44,7 +44,7 @@ def environment(made: Plan) -> dict[str, str | None]:
 
 def test_sizes_and_environment_are_known_before_the_recipe_runs() -> None:
     made = plan()
-    assert dict(made.geometry.parallel) == {"tp": 4, "pp": 2, "cp": 2, "ep": 1, "mbs": 1, "gbs": 512}
+    assert dict(made.layout.parallel) == {"tp": 4, "pp": 2, "cp": 2, "ep": 1, "mbs": 1, "gbs": 512}
     assert environment(made)["NCCL_NVLS_ENABLE"] == "0"
     source = "the recipe's parallel sizes, batch sizes and env_vars: from the index of Megatron Bridge 0.6.2"
     assert source in made.unchecked
@@ -55,19 +55,19 @@ def test_sizes_and_environment_are_known_before_the_recipe_runs() -> None:
 
 def test_overrides_are_stronger() -> None:
     made = plan("model.tensor_model_parallel_size=2", "env_vars.NCCL_NVLS_ENABLE=1", "+env_vars.MINE=x")
-    assert dict(made.geometry.parallel)["tp"] == 2
+    assert dict(made.layout.parallel)["tp"] == 2
     of_recipe = load_index("0.6.2").recipes[NAME].env or {}
     assert environment(made) == {**of_recipe, "NCCL_NVLS_ENABLE": "1", "MINE": "x"}
     # What only the job will know is not what the recipe had.
     made = plan("model.tensor_model_parallel_size=${oc.env:TP}", "env_vars.NCCL_NVLS_ENABLE=${oc.env:X}")
-    assert "tp" not in dict(made.geometry.parallel)
+    assert "tp" not in dict(made.layout.parallel)
     assert "NCCL_NVLS_ENABLE" not in environment(made)
     assert environment(plan("env_vars={A: 1}")) == {}
-    assert dict(plan("+model={num_layers: 2}").geometry.parallel) == {"mbs": 1, "gbs": 512}
+    assert dict(plan("+model={num_layers: 2}").layout.parallel) == {"mbs": 1, "gbs": 512}
 
 
 def test_what_cannot_be_divided_is_refused_with_where_the_sizes_come_from() -> None:
-    with pytest.raises(GeometryError, match="cannot be divided by TP 4 x PP 2 x CP 2 = 16") as raised:
+    with pytest.raises(LayoutError, match="cannot be divided by TP 4 x PP 2 x CP 2 = 16") as raised:
         plan(nodes=3)
     assert "from the index of Megatron Bridge 0.6.2" in (raised.value.hint or "")
 
@@ -77,7 +77,7 @@ def test_a_recipe_that_failed_for_the_index_is_warned_of() -> None:
     made = plan(known=known)
     assert any("PEFT is not currently supported" in text for text in made.warnings)
     assert environment(made) == {}
-    assert made.geometry.parallel == ()
+    assert made.layout.parallel == ()
     assert "the recipe's env_vars: the recipe decides" in made.unchecked
 
 
@@ -92,5 +92,5 @@ def test_names_by_release() -> None:
     assert other.recipe is None
     made = plan(known=other)
     assert any("the job uses release 0.5.0" in text for text in made.warnings)
-    assert made.geometry.parallel == ()
+    assert made.layout.parallel == ()
     assert "the recipe's env_vars" in made.unchecked

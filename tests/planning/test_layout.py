@@ -6,21 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher._util.errors import GeometryError
+from launcher._util.errors import LayoutError
 from launcher.discovery.host import Allocation
-from launcher.planning.layout import decide
-from launcher.planning.model import Geometry
+from launcher.planning.layout import plan_layout
+from launcher.planning.model import RankLayout
 
 
-def shape(
+def layout(
     nodes: int | None = None,
     gpus: int | None = None,
     profile: int | None = None,
     allocation: Allocation | None = None,
     machine: int | None = None,
     **sizes: int,
-) -> Geometry:
-    return decide(
+) -> RankLayout:
+    return plan_layout(
         nodes=nodes,
         gpus_per_node=gpus,
         profile_gpus_per_node=profile,
@@ -33,17 +33,17 @@ def shape(
 @pytest.mark.parametrize(
     ("found", "nodes", "ranks"),
     [
-        (shape(), 1, 8),
-        (shape(2, profile=4), 2, 4),
-        (shape(2, 1, profile=4), 2, 1),
-        (shape(allocation=Allocation("7", 3, 4, None, None), profile=8), 3, 4),
-        (shape(allocation=Allocation("7", 3, None, None, None), profile=2), 3, 2),
-        (shape(machine=0), 1, 1),
-        (shape(machine=4), 1, 4),
-        (shape(gpus=2, machine=4), 1, 2),
+        (layout(), 1, 8),
+        (layout(2, profile=4), 2, 4),
+        (layout(2, 1, profile=4), 2, 1),
+        (layout(allocation=Allocation("7", 3, 4, None, None), profile=8), 3, 4),
+        (layout(allocation=Allocation("7", 3, None, None, None), profile=2), 3, 2),
+        (layout(machine=0), 1, 1),
+        (layout(machine=4), 1, 4),
+        (layout(gpus=2, machine=4), 1, 2),
     ],
 )
-def test_shape_comes_from_the_first_that_says_it(found: Geometry, nodes: int, ranks: int) -> None:
+def test_shape_comes_from_the_first_that_says_it(found: RankLayout, nodes: int, ranks: int) -> None:
     assert (found.nodes, found.ranks_per_node, found.world_size) == (nodes, ranks, nodes * ranks)
 
 
@@ -79,8 +79,8 @@ def test_shape_comes_from_the_first_that_says_it(found: Geometry, nodes: int, ra
     ],
 )
 def test_refusals_name_the_numbers_and_the_fix(arguments: dict[str, Any], sentence: str, hint: str | None) -> None:
-    with pytest.raises(GeometryError) as caught:
-        shape(**arguments)
+    with pytest.raises(LayoutError) as caught:
+        layout(**arguments)
     assert sentence in caught.value.message
     assert hint is None or hint in (caught.value.hint or "")
 
@@ -94,11 +94,11 @@ def test_refusals_name_the_numbers_and_the_fix(arguments: dict[str, Any], senten
 )
 def test_accepted_exactly_when_the_world_divides(nodes: int, gpus: int, tp: int, pp: int, cp: int) -> None:
     if nodes * gpus % (tp * pp * cp) == 0:
-        assert shape(nodes, gpus, tp=tp, pp=pp, cp=cp).world_size == nodes * gpus
+        assert layout(nodes, gpus, tp=tp, pp=pp, cp=cp).world_size == nodes * gpus
         return
-    with pytest.raises(GeometryError) as caught:
-        shape(nodes, gpus, tp=tp, pp=pp, cp=cp)
+    with pytest.raises(LayoutError) as caught:
+        layout(nodes, gpus, tp=tp, pp=pp, cp=cp)
     # What the hint offers is accepted.
     offered = (caught.value.hint or "").split("--nodes ")[1].split(",")[0].split(" or ")
     for number in offered:
-        assert shape(int(number), gpus, tp=tp, pp=pp, cp=cp).nodes == int(number)
+        assert layout(int(number), gpus, tp=tp, pp=pp, cp=cp).nodes == int(number)

@@ -1,4 +1,4 @@
-"""What a profile's network makes of the environment: pinned, beaten, refused, left open."""
+"""What a profile's network makes of the environment: pinned, overridden, refused, left open."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def made(
 
 
 def found(run: Plan, name: str, place: str = "task") -> Variable | None:
-    return next((one for one in run.environment if (one.name, one.place) == (name, place)), None)
+    return next((one for one in run.environment if (one.name, one.scope) == (name, place)), None)
 
 
 def value(run: Plan, name: str, place: str = "task") -> str | None:
@@ -59,8 +59,8 @@ def test_on_efa_the_images_plugin_is_pinned_by_path_and_by_its_own_name(
     pinned = found(run, "NCCL_NET_PLUGIN")
     assert pinned is not None
     assert pinned.origin == "fabric efa"
-    assert pinned.beaten == (("the image", "spcx"),)
-    assert "NCCL_NET_PLUGIN: fabric efa beats the image" in run.warnings
+    assert pinned.overridden == (("the image", "spcx"),)
+    assert "NCCL_NET_PLUGIN: fabric efa overrides the image" in run.warnings
     assert path in (run.network or "")
 
 
@@ -113,7 +113,7 @@ def test_profile_and_user_beat_the_network_and_the_plan_shows_winner_and_losers(
     winner = found(by_profile, name)
     assert winner is not None
     assert (winner.value, winner.origin) == ("theirs", "cluster profile test")
-    assert winner.beaten[0][0].startswith(("fabric efa", "NVLink domain"))
+    assert winner.overridden[0][0].startswith(("fabric efa", "NVLink domain"))
     by_user = found(made(OFI, fabric="efa", nvlink_domain_nodes=18, env=(f"{name}=mine",)), name)
     assert by_user is not None
     assert (by_user.value, by_user.origin) == ("mine", "--env")
@@ -149,7 +149,7 @@ def test_an_nvlink_domain_of_several_nodes() -> None:
     stated = made(fabric="infiniband", preset={"A": "b"}, host_env={"NVIDIA_IMEX_CHANNELS": "all"}, **NVL72)
     imex = found(stated, "NVIDIA_IMEX_CHANNELS", "host")
     assert imex is not None
-    assert (imex.value, imex.beaten) == ("all", (("NVLink domain of 18 nodes", "0"),))
+    assert (imex.value, imex.overridden) == ("all", (("NVLink domain of 18 nodes", "0"),))
     alone = made(fabric="infiniband", preset={"A": "b"}, nodes=1, **NVL72)
     assert value(alone, "NCCL_MNNVL_ENABLE") is None
     assert value(made(fabric="infiniband", runtime="bwrap", **NVL72), "NVIDIA_IMEX_CHANNELS", "host") is None
@@ -263,7 +263,7 @@ def test_a_users_value_always_wins_and_is_shown_and_nothing_but_a_refusal_is_rai
         winner = found(run, name)
         assert winner is not None
         assert (winner.value, winner.origin) == (text, "--env")
-        losers = {origin for origin, _ in winner.beaten}
+        losers = {origin for origin, _ in winner.overridden}
         if profile["env"].get(name, text) != text:
             assert "cluster profile test" in losers
         if preset.get(name, text) != text:

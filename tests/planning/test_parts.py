@@ -21,7 +21,7 @@ def variables(**changes: Any) -> dict[str, Any]:
         "user": (),
         "shell": SHELL,
     }
-    return {variable.name: variable for variable in environment.decide(**{**values, **changes})}
+    return {variable.name: variable for variable in environment.plan_environment(**{**values, **changes})}
 
 
 def test_only_the_listed_names_of_the_shell_are_inherited() -> None:
@@ -31,7 +31,7 @@ def test_only_the_listed_names_of_the_shell_are_inherited() -> None:
 
 def test_the_user_beats_the_profile_and_the_plan_says_so() -> None:
     found = variables(profile={"NCCL_DEBUG": "WARN"}, user=("NCCL_DEBUG=INFO",))["NCCL_DEBUG"]
-    assert (found.value, found.origin, found.beaten) == ("INFO", "--env", (("cluster profile c", "WARN"),))
+    assert (found.value, found.origin, found.overridden) == ("INFO", "--env", (("cluster profile c", "WARN"),))
 
 
 def test_the_recipe_beats_the_profile_and_the_user_beats_the_recipe() -> None:
@@ -40,7 +40,7 @@ def test_the_recipe_beats_the_profile_and_the_user_beats_the_recipe() -> None:
     found = variables(profile=profile, recipe=recipe, user=("NCCL_DEBUG=TRACE",))
     assert found["CUDA_DEVICE_MAX_CONNECTIONS"].value == "32"
     assert found["NCCL_DEBUG"].value == "TRACE"
-    assert [origin for origin, _ in found["NCCL_DEBUG"].beaten] == ["the recipe's env_vars", "cluster profile c"]
+    assert [origin for origin, _ in found["NCCL_DEBUG"].overridden] == ["the recipe's env_vars", "cluster profile c"]
     assert not {"RANK", "HF_TOKEN"} & set(found)
 
 
@@ -69,13 +69,15 @@ def test_passing_on_what_is_not_set_is_refused() -> None:
 def test_directives_are_added_and_removed(
     profile: dict[str, Any], user: dict[str, Any], expected: list[tuple[str, str | None]]
 ) -> None:
-    assert list(slurm_options.decide(own={"time": "5"}, ranks_per_node=4, profile=profile, user=user)) == expected
+    assert (
+        list(slurm_options.merge_options(own={"time": "5"}, ranks_per_node=4, profile=profile, user=user)) == expected
+    )
 
 
 @pytest.mark.parametrize("key", ["nodes", "output", "export", "N", "--mem", "", "Mem", "job name", "array"])
 def test_directives_that_the_launcher_manages_or_sbatch_lacks_are_refused(key: str) -> None:
     with pytest.raises(SpecError):
-        slurm_options.decide(own={}, ranks_per_node=4, profile={}, user={key: True})
+        slurm_options.merge_options(own={}, ranks_per_node=4, profile={}, user={key: True})
 
 
 def test_assignments_are_arguments_where_configure_has_the_parameter() -> None:

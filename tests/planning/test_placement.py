@@ -11,23 +11,23 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from launcher._util.errors import GeometryError
+from launcher._util.errors import LayoutError
 from launcher.cli.commands.plan import show
 from launcher.planning import placement as topology
 from launcher.planning.backend import BATCH
-from launcher.planning.model import Geometry, Plan
+from launcher.planning.model import Plan, RankLayout
 from tests.support.building import allocation, cluster, host, plan
 
 RACK: dict[str, Any] = {"gpus_per_node": 4, "nvlink_domain_nodes": 18, "topology": "block"}
 DOMAIN = 18
 
 
-def shape(nodes: int, ranks: int = 4) -> Geometry:
-    return Geometry(nodes, ranks, nodes * ranks, ())
+def layout(nodes: int, ranks: int = 4) -> RankLayout:
+    return RankLayout(nodes, ranks, nodes * ranks, ())
 
 
 def place(nodes: int, **sizes: int) -> topology.Placement:
-    return topology.decide(cluster(**RACK), shape(nodes), sizes, BATCH, {})
+    return topology.plan_placement(cluster(**RACK), layout(nodes), sizes, BATCH, {})
 
 
 def groups(world_size: int, tp: int = 1, ep: int = 1, etp: int = 1) -> list[list[int]]:
@@ -143,7 +143,7 @@ def test_no_group_spans_two_racks_whatever_slurm_does_and_no_smaller_segment_has
         laid_out = groups(nodes * 4, tp=tp, ep=ep, etp=etp)
         smallest = next((each for each in range(1, DOMAIN + 1) if safe(nodes, each, laid_out)), None)
         if smallest is None:
-            with pytest.raises(GeometryError):
+            with pytest.raises(LayoutError):
                 place(nodes, **sizes)
         else:
             assert (place(nodes, **sizes).segment or 1) == smallest, (nodes, sizes)
@@ -172,15 +172,15 @@ def test_any_shape_is_placed_safely_or_refused(
     sizes = {"tp": tp, "ep": ep, "etp": etp, "pp": pp}
     smallest = next((each for each in range(1, domain + 1) if safe(nodes, each, laid_out, ranks, domain)), None)
     try:
-        placed = topology.decide(profile, shape(nodes, ranks), sizes, BATCH, {})
-    except GeometryError:
+        placed = topology.plan_placement(profile, layout(nodes, ranks), sizes, BATCH, {})
+    except LayoutError:
         assert smallest is None
         return
     assert (placed.segment or 1) == smallest
 
 
 def test_what_no_domain_holds_is_refused_with_the_numbers() -> None:
-    with pytest.raises(GeometryError) as caught:
+    with pytest.raises(LayoutError) as caught:
         place(32, ep=128)
     assert "EP 128 on 32 nodes" in caught.value.message
     assert "a domain has 18 (72 GPUs)" in caught.value.message
@@ -207,7 +207,7 @@ def test_context_parallelism_is_held_together_where_that_is_possible_and_warned_
     ],
 )
 def test_a_stated_segment_counts_and_is_checked(value: object, words: list[str]) -> None:
-    placed = topology.decide(cluster(**RACK), shape(34), {"ep": 8}, BATCH, {"--sbatch": value})
+    placed = topology.plan_placement(cluster(**RACK), layout(34), {"ep": 8}, BATCH, {"--sbatch": value})
     assert placed.segment is None
     assert len(placed.warnings) == len(words)
     for word, warning in zip(words, placed.warnings, strict=True):

@@ -145,9 +145,9 @@ def test_the_end_of_a_log(tmp_path: Path) -> None:
 
 def test_the_plan_with_the_origin_of_every_value(run: RunDirectory) -> None:
     variables = [
-        {"name": "A", "value": "1", "origin": "--env", "place": "task", "beaten": [["the profile", "0"]]},
-        {"name": "HOME", "value": None, "origin": "the shell", "place": "inherited", "beaten": []},
-        {"name": "HF_TOKEN", "value": None, "origin": "--env", "place": "task", "beaten": []},
+        {"name": "A", "value": "1", "origin": "--env", "scope": "task", "overridden": [["the profile", "0"]]},
+        {"name": "HOME", "value": None, "origin": "the shell", "scope": "inherited", "overridden": []},
+        {"name": "HF_TOKEN", "value": None, "origin": "--env", "scope": "task", "overridden": []},
     ]
     plan = {**run.plan, "backend": "batch", "overrides": ["train.train_iters=4"], "environment": variables}
     plan |= {"argv": {"arguments": {"size": "2"}}, "directives": [["nodes", "1"], ["requeue", None]]}

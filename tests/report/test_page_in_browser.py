@@ -51,7 +51,7 @@ class Reader(HTMLParser):
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A run with everything that a page can show, and hostile text wherever a user or a program can put some."""
     made = make_run(tmp_path_factory.mktemp("runs") / "<b>small" / "0001", {"event": "launched", "host": "elsewhere"})
-    variable = {"name": "A", "value": HOSTILE, "origin": HOSTILE, "place": "task", "beaten": [[HOSTILE, HOSTILE]]}
+    variable = {"name": "A", "value": HOSTILE, "origin": HOSTILE, "scope": "task", "overridden": [[HOSTILE, HOSTILE]]}
     plan = {**made.plan, "overrides": [HOSTILE], "environment": [variable], "recipe": HOSTILE, "world_size": 1}
     (made.path / "plan.json").write_text(json.dumps(plan))
     asked = {"name": "torch", "start": 2, "stop": 4, "ranks": [0]}

@@ -165,9 +165,9 @@ def _with_nodes(
         if not any(check.verdict == "fail" for check in found.login):
             raise
         return dataclasses.replace(found, not_checked=failed.message)
-    shape = plan.geometry
+    layout = plan.layout
     return dataclasses.replace(
-        found, nodes=reports(ran, shape.ranks_per_node, shape.nodes), not_checked=ran.why, run_dir=str(ran.run.path)
+        found, nodes=reports(ran, layout.ranks_per_node, layout.nodes), not_checked=ran.why, run_dir=str(ran.run.path)
     )
 
 

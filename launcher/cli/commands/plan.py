@@ -71,9 +71,9 @@ def show(plan: Plan, *, as_json: bool, with_scripts: bool) -> None:
 
 
 def _lines(plan: Plan) -> list[str]:
-    shape = plan.geometry
-    nodes = "node" if shape.nodes == 1 else "nodes"
-    parallel = " ".join(f"{name.upper()}={value}" for name, value in shape.parallel) or "as the recipe says"
+    layout = plan.layout
+    nodes = "node" if layout.nodes == 1 else "nodes"
+    parallel = " ".join(f"{name.upper()}={value}" for name, value in layout.parallel) or "as the recipe says"
     lines = [
         _row("run", f"{plan.name}/{plan.run_id}"),
         _row("backend", f"{plan.backend.name} ({plan.backend.title})"),
@@ -81,7 +81,7 @@ def _lines(plan: Plan) -> list[str]:
         _row("recipe", plan.recipe),
         *(_row("  argument", f"{name}={value}") for name, value in plan.argv["arguments"].items()),
         *(_row("  override", text) for text in plan.overrides),
-        _row("ranks", f"{shape.nodes} {nodes} x {shape.ranks_per_node} = {shape.world_size}"),
+        _row("ranks", f"{layout.nodes} {nodes} x {layout.ranks_per_node} = {layout.world_size}"),
         _row("parallel", parallel),
         *(_row("  placement", text) for text in plan.placement),
         *([_row("network", plan.network)] if plan.network else []),
@@ -98,10 +98,10 @@ def _lines(plan: Plan) -> list[str]:
         )
     lines.append(_row("environment", "name = value (origin)"))
     for variable in plan.environment:
-        hidden = "(passed on)" if variable.place == "inherited" else "(value not shown)"
+        hidden = "(passed on)" if variable.scope == "inherited" else "(value not shown)"
         value = hidden if variable.value is None else variable.value
-        beaten = "".join(f"; beats {value!r} of {origin}" for origin, value in variable.beaten)
-        lines.append(f"    {variable.name} = {value} ({variable.origin}{beaten})")
+        overridden = "".join(f"; overrides {value!r} of {origin}" for origin, value in variable.overridden)
+        lines.append(f"    {variable.name} = {value} ({variable.origin}{overridden})")
     if plan.backend.slurm_step:
         if plan.backend.own_job:
             lines.append(_row("sbatch", ""))

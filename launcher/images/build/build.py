@@ -13,7 +13,8 @@ from launcher.images.build.report import Report
 from launcher.images.build.result import ImageOutcome
 from launcher.images.manifest import ImageSource
 from launcher.images.reference import parse_reference
-from launcher.images.store.store import Building, Store, StoredImage
+from launcher.images.store.building import Building, start_building
+from launcher.images.store.store import Store, StoredImage
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def build(request: BuildRequest, store: Store, shell: Shell, report: Report) -> 
     name = store_name(request.name)
     engine = engines.find_engine(shell, request.engine)
     containers.remove_abandoned(engine, shell)
-    with store.building(
-        _key(spec, compression, name), on_wait=pipeline.report_waiting(report, request.name)
+    with start_building(
+        store, _key(spec, compression, name), on_wait=pipeline.report_waiting(report, request.name)
     ) as building:
         if building.finished is not None:
             return ImageOutcome(building.finished, True, time.monotonic() - begin)

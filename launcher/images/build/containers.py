@@ -32,7 +32,7 @@ _MARK = re.compile(rf"{_BUILD}_[A-Za-z0-9._-]+")
 @contextlib.contextmanager
 def container_of(engine: Engine, image: EngineImage, shell: Shell) -> Iterator[str]:
     """A container of the image, which never runs; its name. Raises CommandError."""
-    name = _name_for(_EXPORT, Owner.this_process())
+    name = _name_for(_EXPORT, Owner.of_this_process())
     identity = image.id.removeprefix("sha256:") if engine.name != "docker" else image.id
     create = ["from", "--pull-never", "--name", name, identity]
     if engine.name != "buildah":
@@ -48,7 +48,7 @@ def container_of(engine: Engine, image: EngineImage, shell: Shell) -> Iterator[s
 @contextlib.contextmanager
 def marked_build(engine: Engine, shell: Shell) -> Iterator[list[str]]:
     """Options for a build, whose containers are removed if the block is left by an exception."""
-    mark = _name_for(_BUILD, Owner.this_process())
+    mark = _name_for(_BUILD, Owner.of_this_process())
     try:
         yield [] if engine.name == "docker" else ["--add-host", f"{mark}:127.0.0.1"]
     except BaseException:
@@ -65,7 +65,7 @@ def remove_abandoned(engine: Engine, shell: Shell) -> list[str]:
         words = ["ps", "--all", "--filter", f"name={_EXPORT}", "--format", "{{.Names}}"]
     names = engines.ask(engine.argv(*words), shell, check=False).stdout.split()
     owned = {name: name for name in names} | _marks(engine)
-    me = Owner.this_process()
+    me = Owner.of_this_process()
     gone = [container for container, name in owned.items() if _owner_is_gone(name, me)]
     for container in gone:
         _remove(engine, container, shell)

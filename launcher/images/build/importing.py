@@ -18,7 +18,8 @@ from launcher.images.build.result import ImageOutcome
 from launcher.images.manifest import ImageSource
 from launcher.images.reference import Reference, looks_like_path, parse_reference
 from launcher.images.store import space
-from launcher.images.store.store import Building, Store, StoredImage
+from launcher.images.store.building import Building, start_building
+from launcher.images.store.store import Store, StoredImage
 
 _MAGIC = b"hsqs"
 
@@ -73,7 +74,7 @@ def _once(
     text = json.dumps(
         ["import", *key, pipeline.target_architecture(request.architecture), request.compression, request.name]
     )
-    with store.building(text, on_wait=pipeline.report_waiting(report, request.source)) as building:
+    with start_building(store, text, on_wait=pipeline.report_waiting(report, request.source)) as building:
         if building.finished is not None:
             return building.finished, True
         return make(building), False

@@ -11,10 +11,12 @@ from launcher.images.build.engines import Engine, EngineImage
 from launcher.images.build.layout import Layout, layout_of
 from launcher.images.build.pack import Compression
 from launcher.images.build.report import Report
-from launcher.images.manifest import ImageSource, Manifest, describe, utc_now
+from launcher.images.inspect.contents import describe
+from launcher.images.manifest import ImageSource, Manifest, utc_now
 from launcher.images.store import space
+from launcher.images.store.building import Building
 from launcher.images.store.lock import LeaseHolder, OnWait
-from launcher.images.store.store import Building, Store, StoredImage
+from launcher.images.store.store import Store, StoredImage
 
 IMAGE = "image.sqsh"
 """The file's name in a workspace."""

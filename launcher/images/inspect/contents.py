@@ -6,13 +6,16 @@ Each finding is a function of a `Tree`, so that a directory about to be packed a
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from launcher._util.shell import Shell
 from launcher.contract.variables import is_secret
 from launcher.images.inspect import packages, plugins
 from launcher.images.inspect.elf import machine
-from launcher.images.inspect.tree import Tree
-from launcher.images.manifest import Contents
+from launcher.images.inspect.squashfs import made_at, read_superblock
+from launcher.images.inspect.tree import SquashTree, Tree
+from launcher.images.manifest import Contents, ImageSource, Manifest, utc_now
 
 ENVIRONMENT = "/etc/environment"
 VERSIONS = "/etc/launcher/versions.json"
@@ -93,6 +96,43 @@ def inspect_tree(tree: Tree, variables: Mapping[str, str]) -> Contents:
         network_plugins=plugins.network_plugins(tree, library_path),
         moe_backends=moe_backends(tree, places, library_path, versions, declared),
         verified={name: str(found) for name, found in declared.items() if name != _BACKENDS and _is_version(found)},
+    )
+
+
+def describe(image: Path, shell: Shell) -> Manifest:
+    """Look into any squashfs file, without its digest: for files that have no manifest.
+
+    Raises ImageError if it is no readable image, MissingProgramError without unsquashfs.
+    """
+    superblock = read_superblock(image)
+    found = describe_tree(SquashTree(image, shell), size_bytes=superblock.file_bytes, created=made_at(superblock))
+    return found.model_copy(update={"compression": superblock.compression})
+
+
+def describe_tree(
+    tree: Tree,
+    *,
+    size_bytes: int = 0,
+    created: str | None = None,
+    source: ImageSource | None = None,
+    tools: dict[str, str] | None = None,
+    compression: str | None = None,
+) -> Manifest:
+    """Describe a root file system: `DirectoryTree(root)` of one about to be packed, or one inside an image.
+
+    What is not known yet (digest, size) is filled in by the store with `model_copy`.
+    """
+    prepare(tree)
+    variables = environment(tree)
+    return Manifest(
+        size_bytes=size_bytes,
+        architecture=architecture(tree),
+        created=created or utc_now(),
+        source=source,
+        tools=tools or {},
+        compression=compression,
+        environment=without_secrets(variables),
+        contents=inspect_tree(tree, variables),
     )
 
 

@@ -37,7 +37,7 @@ import re
 import secrets
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import OutsideError
@@ -152,7 +152,7 @@ def begin(
 
     `mode` gives the permissions of the file. Raises DiskError.
     """
-    values = {"token": secrets.token_hex(8), "since": round(time.time(), 3), "kernel": kernel, "owner": asdict(owner)}
+    values = {"token": secrets.token_hex(8), "since": round(time.time(), 3), "kernel": kernel, "owner": owner.to_dict()}
     text = "{" + _HELD + ", " + json.dumps(values)[1:] + "\n"
     number = after.number + 1 if after else 1
     if not _create(directory, number, text, mode):
@@ -237,7 +237,7 @@ def _holder(text: bytes) -> LeaseHolder | None:
         value = json.loads(text)
         if value["state"] == "free":
             return None
-        owner = Owner.from_json(value["owner"]) or UNKNOWN_OWNER
+        owner = Owner.from_dict(value["owner"]) or UNKNOWN_OWNER
         return LeaseHolder(owner, float(value["since"]), bool(value["kernel"]))
     except (ValueError, KeyError, TypeError):
         return LeaseHolder(UNKNOWN_OWNER, 0.0, by_kernel=False)

@@ -115,7 +115,7 @@ class _Attempt:
 
     def __init__(self, lock: Lock) -> None:
         self._lock = lock
-        self._owner = lock.owner or Owner.this_process()
+        self._owner = lock.owner or Owner.of_this_process()
         self._watcher = Watcher(lock.timing)
         self._file: int | None = None
         with writing(lock.directory, "make the directory of the lock"):

@@ -28,19 +28,16 @@ Whatever is killed at whatever moment, the store stays whole, because of this or
 A name is made or replaced only if it is a link into the store: files of others in the root are never touched.
 """
 
-import contextlib
-import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher._util.errors import ImageError, LauncherError
 from launcher.images.manifest import Manifest, read_manifest
 from launcher.images.reference import Reference
-from launcher.images.store import publish, workspace
-from launcher.images.store.lock import HeldLock, LeaseTiming, Lock, OnWait, make_directory
-from launcher.images.store.names import DIGITS, SUFFIX, check_free, checked_name, listed, meant_by, target_of
+from launcher.images.store.lock import LeaseTiming, Lock
+from launcher.images.store.names import DIGITS, SUFFIX, listed, meant_by, target_of
 from launcher.images.store.owner import Owner
 from launcher.images.store.space import writing
 
@@ -91,7 +88,7 @@ class Store:
     @property
     def me(self) -> Owner:
         """Who acts on this store."""
-        return self.owner or Owner.this_process()
+        return self.owner or Owner.of_this_process()
 
     @property
     def mode(self) -> int:
@@ -139,26 +136,6 @@ class Store:
                 return entry
         return self.by_digest(text.removeprefix("sha256:"))
 
-    @contextlib.contextmanager
-    def building(self, key: str, *, on_wait: OnWait | None = None) -> Iterator["Building"]:
-        """A workspace for making the image of `key` (what it is made from: any text), one builder at a time.
-
-        The workspace is removed at the end, whatever happens. Raises DiskError.
-        """
-        hashed = _hash(key)
-        with writing(self.root, "make the store"):
-            self.root.mkdir(parents=True, exist_ok=True)
-        before = publish.result_of(self, hashed)
-        with self.lock(hashed).held(on_wait) as lock:
-            after = publish.result_of(self, hashed)
-            made = self.by_digest(after.digest) if after and after != before else None
-            workspace.remove_dead(self.partial, self.me, self.lock, held=hashed)
-            space = workspace.make(self.partial, hashed, self.me, self.mode)
-            try:
-                yield Building(space, made if made and not made.problem else None, self, hashed, lock, on_wait)
-            finally:
-                workspace.remove(space)
-
     def lock(self, name: str) -> Lock:
         """The lock of this name: of a key's hash, or `store` for changes of what is published."""
         return Lock(self.root / ".locks" / name, self.owner, self.kernel_locks, self.timing, self.mode)
@@ -195,54 +172,6 @@ class Store:
         return self._entry(matching[0], self.names()) if matching else None
 
 
-@dataclass(frozen=True)
-class Building:
-    """A build in progress: `workspace` is an empty directory on the store's file system.
-
-    `finished` is the image if another builder of the same key completed it while this one waited: then there is
-    nothing to do.
-    """
-
-    workspace: Path
-    finished: StoredImage | None
-    store: Store
-    key: str
-    lock: HeldLock
-    on_wait: OnWait | None
-
-    def add(self, file: Path, manifest: Manifest, names: Sequence[str]) -> StoredImage:
-        """Put `file` into the store under its digest, with its manifest (digest and size are filled in) and names.
-
-        The file is moved; one on another file system is copied and left where it is. The same content a second time
-        stays one file with its first manifest. Raises ImageError for an impossible name or one that belongs to
-        somebody's own file, DiskError, LeaseLostError.
-        """
-        links = self._links(names)
-        with writing(self.store.images, "make the store"):
-            make_directory(self.store.images, self.store.mode)
-        return self._there(publish.put(self, file, manifest, links))
-
-    def add_names(self, entry: StoredImage, names: Sequence[str]) -> StoredImage:
-        """Let further names point to an image of the store, as the result of this build; nothing is read or moved.
-
-        Raises ImageError for an impossible or taken name and for an image that is gone, DiskError, LeaseLostError.
-        """
-        publish.name(self, entry.path, self._links(names))
-        return self._there(entry.path)
-
-    def _links(self, names: Sequence[str]) -> list[Path]:
-        links = [self.store.root / checked_name(name) for name in dict.fromkeys(names)]
-        for link in links:
-            check_free(link)
-        return links
-
-    def _there(self, path: Path) -> StoredImage:
-        entry = self.store.by_digest(path.stem)
-        if entry is None:
-            raise ImageError("the image was removed from the store while it was added", where=str(path))
-        return entry
-
-
 def find_file(directories: Sequence[Path], reference: Reference) -> Path | None:
     """The first file in these directories that bears a name of this reference: the store's, CloudAI's or enroot's.
 
@@ -273,7 +202,3 @@ def _dangling(path: Path, digest: str) -> ImageError:
     return ImageError(
         f"the name points to an image that is no longer there (sha256:{digest})", where=str(path), hint=hint
     )
-
-
-def _hash(key: str) -> str:
-    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:24]

@@ -8,15 +8,12 @@ All of this happens under the store's lock.
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from launcher.images.store.lock import make_directory
-
-if TYPE_CHECKING:
-    from launcher.images.store.store import Store
+from launcher.images.store.store import Store
 
 
-def put_in(store: "Store", image: Path) -> Path:
+def put_in(store: Store, image: Path) -> Path:
     """Move an image here; nothing is decided yet. Returns its path here. Raises OSError."""
     directory = store.root / ".trash"
     make_directory(directory, store.mode)
@@ -28,7 +25,7 @@ def delete(path: Path) -> None:
     path.rename(path.with_suffix(".deleted")).unlink()
 
 
-def put_back(store: "Store") -> None:
+def put_back(store: Store) -> None:
     """Finish what a killed gc left: the undecided go back to their place, the others are deleted. Raises OSError."""
     for path in sorted((store.root / ".trash").glob("*")):
         place = store.images / path.name

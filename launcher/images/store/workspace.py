@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import LauncherError
@@ -42,7 +42,7 @@ def make(partial: Path, key: str, owner: Owner, mode: int) -> Path:
         make_directory(partial, mode)
         note = _note(path)
         try:
-            note.write_text(json.dumps(asdict(owner)))
+            note.write_text(json.dumps(owner.to_dict()))
             note.chmod(mode & 0o666)
             make_directory(path, mode)
         except OSError:
@@ -152,6 +152,6 @@ def _note(path: Path) -> Path:
 
 def _owner(path: Path) -> Owner | None:
     try:
-        return Owner.from_json(json.loads(_note(path).read_text()))
+        return Owner.from_dict(json.loads(_note(path).read_text()))
     except (OSError, ValueError):
         return None

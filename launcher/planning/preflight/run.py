@@ -5,7 +5,7 @@ from typing import Any
 
 from launcher.planning import memory, preflight
 from launcher.planning.inputs import PlanInputs
-from launcher.planning.model import Geometry
+from launcher.planning.model import RankLayout
 from launcher.planning.overrides import known_values
 
 
@@ -20,14 +20,14 @@ class PreflightResult:
     """What could not be checked before the run, in words."""
 
 
-def run_preflight(inputs: PlanInputs, shape: Geometry) -> PreflightResult:
+def run_preflight(inputs: PlanInputs, layout: RankLayout) -> PreflightResult:
     """Apply all rules and estimate the memory. Raises RequestError if a rule finds an impossible value."""
-    found = preflight.require(preflight.findings(_config_view(inputs, shape)))
-    ahead = _memory(inputs, shape)
+    found = preflight.require(preflight.findings(_config_view(inputs, layout)))
+    ahead = _memory(inputs, layout)
     return PreflightResult(ahead.memory, (*found, *ahead.warnings), ahead.unchecked)
 
 
-def _config_view(inputs: PlanInputs, shape: Geometry) -> preflight.ConfigView:
+def _config_view(inputs: PlanInputs, layout: RankLayout) -> preflight.ConfigView:
     overridden = known_values(inputs.overrides)
     # A checked configuration includes the overrides, and what Bridge derived from them.
     values = {**inputs.recipe_values, **overridden, **preflight.flattened(inputs.resolved)}
@@ -35,8 +35,8 @@ def _config_view(inputs: PlanInputs, shape: Geometry) -> preflight.ConfigView:
         values |= {f"checkpoint.{name}": overridden.get(f"checkpoint.{name}") for name in ("save", "load")}
     return preflight.ConfigView(
         values=values,
-        world_size=shape.world_size,
-        nodes=shape.nodes,
+        world_size=layout.world_size,
+        nodes=layout.nodes,
         complete=inputs.resolved is not None,
         gpu=inputs.cluster.gpu,
         gpus=inputs.cluster.device != "cpu",
@@ -46,13 +46,13 @@ def _config_view(inputs: PlanInputs, shape: Geometry) -> preflight.ConfigView:
     )
 
 
-def _memory(inputs: PlanInputs, shape: Geometry) -> PreflightResult:
+def _memory(inputs: PlanInputs, layout: RankLayout) -> PreflightResult:
     """Estimate the memory of a checked configuration; without one there is no estimate."""
     if inputs.resolved is None:
         return PreflightResult(None, (), ("memory: the recipe decides",))
     if inputs.cluster.device == "cpu":
         return PreflightResult(None, (), ())
-    found, reason = memory.try_estimate(inputs.resolved, shape.world_size)
+    found, reason = memory.try_estimate(inputs.resolved, layout.world_size)
     if found is None:
         return PreflightResult(None, (), (f"memory: {reason}",))
     return PreflightResult(found.to_dict(), memory.warnings(found, inputs.resolved, inputs.cluster.gpu), ())

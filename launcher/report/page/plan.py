@@ -20,7 +20,7 @@ def plan_section(subject: Subject) -> Sequence[Block]:
     if rows:
         blocks.append(Table("What was asked of the recipe", ("Kind", "Setting"), tuple(rows)))
     if environment := tuple(_variables(plan.get("environment"))):
-        blocks.append(Table("Environment", ("Name", "Value", "Origin", "Beats"), environment))
+        blocks.append(Table("Environment", ("Name", "Value", "Origin", "Overrides"), environment))
     backend = _backend(plan)
     if backend and backend.own_job and (directives := tuple(_directives(plan.get("directives")))):
         blocks.append(LogExcerpt("sbatch", directives))
@@ -32,14 +32,14 @@ def plan_section(subject: Subject) -> Sequence[Block]:
 
 
 def _facts(plan: dict[str, Any]) -> Facts:
-    image, shape, profiler = (mapping(plan.get(name)) for name in ("image", "geometry", "profiler"))
+    image, layout, profiler = (mapping(plan.get(name)) for name in ("image", "layout", "profiler"))
     backend = _backend(plan)
     return facts(
         ("Backend", f"{backend.name}: {backend.title}" if backend else None),
         ("Device, runtime", ", ".join(str(plan[name]) for name in ("device", "runtime") if plan.get(name))),
         ("Image", f"{image.get('name')} ({image.get('digest') or 'without a digest'})" if image else None),
-        ("Nodes x ranks", f"{shape.get('nodes')} x {shape.get('ranks_per_node')}" if shape else None),
-        ("Parallel", ", ".join(f"{pair[0]} {pair[1]}" for pair in _pairs(shape.get("parallel")))),
+        ("Nodes x ranks", f"{layout.get('nodes')} x {layout.get('ranks_per_node')}" if layout else None),
+        ("Parallel", ", ".join(f"{pair[0]} {pair[1]}" for pair in _pairs(layout.get("parallel")))),
         ("Profiler", _profiler(profiler) if profiler else None),
         ("Python", plan.get("python")),
         ("Mounts", ", ".join(_mounts(plan.get("mounts")))),
@@ -66,10 +66,10 @@ def _mounts(mounts: Any) -> Iterable[str]:
 def _variables(environment: Any) -> Iterable[tuple[str, ...]]:
     for variable in environment if isinstance(environment, list) else ():
         known = mapping(variable)
-        hidden = _HIDDEN.get(str(known.get("place")), "(value not shown)")
+        hidden = _HIDDEN.get(str(known.get("scope")), "(value not shown)")
         value = hidden if known.get("value") is None else str(known["value"])
-        beaten = "; ".join(f"{pair[1]} of {pair[0]}" for pair in _pairs(known.get("beaten")))
-        yield str(known.get("name")), value, str(known.get("origin")), beaten
+        overridden = "; ".join(f"{pair[1]} of {pair[0]}" for pair in _pairs(known.get("overridden")))
+        yield str(known.get("name")), value, str(known.get("origin")), overridden
 
 
 def _directives(directives: Any) -> Iterable[str]:

@@ -1,4 +1,7 @@
-"""How a finished image gets its place in the store; the order of the steps is explained in store.py."""
+"""Builds of images in a store: one builder of a key at a time, and how a finished image gets its place.
+
+The order of the steps is explained in store.py.
+"""
 
 import contextlib
 import errno
@@ -9,16 +12,14 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from launcher._util.errors import DiskError, ImageError, LauncherError
 from launcher.images.manifest import Manifest, read_manifest, write_manifest
-from launcher.images.store import trash
-from launcher.images.store.names import check_free, link_to
+from launcher.images.store import trash, workspace
+from launcher.images.store.lock import HeldLock, OnWait, make_directory
+from launcher.images.store.names import check_free, checked_name, link_to
 from launcher.images.store.space import disk_error, require, writing
-
-if TYPE_CHECKING:
-    from launcher.images.store.store import Building, Store
+from launcher.images.store.store import Store, StoredImage
 
 _CHUNK = 8 << 20
 # link(2): another file system or another mount of it; none there (EPERM), or not to files of others (EPERM, EACCES).
@@ -33,7 +34,76 @@ class LastBuild:
     token: str
 
 
-def put(building: "Building", file: Path, manifest: Manifest, links: Sequence[Path]) -> Path:
+@dataclass(frozen=True)
+class Building:
+    """A build in progress: `workspace` is an empty directory on the store's file system.
+
+    `finished` is the image if another builder of the same key completed it while this one waited: then there is
+    nothing to do.
+    """
+
+    workspace: Path
+    finished: StoredImage | None
+    store: Store
+    key: str
+    lock: HeldLock
+    on_wait: OnWait | None
+
+    def add(self, file: Path, manifest: Manifest, names: Sequence[str]) -> StoredImage:
+        """Put `file` into the store under its digest, with its manifest (digest and size are filled in) and names.
+
+        The file is moved; one on another file system is copied and left where it is. The same content a second time
+        stays one file with its first manifest. Raises ImageError for an impossible name or one that belongs to a file
+        that the store did not make, DiskError, LeaseLostError.
+        """
+        links = self._links(names)
+        with writing(self.store.images, "make the store"):
+            make_directory(self.store.images, self.store.mode)
+        return self._stored(_put(self, file, manifest, links))
+
+    def add_names(self, entry: StoredImage, names: Sequence[str]) -> StoredImage:
+        """Let further names point to an image of the store, as the result of this build; nothing is read or moved.
+
+        Raises ImageError for an impossible or taken name and for an image that is gone, DiskError, LeaseLostError.
+        """
+        _name(self, entry.path, self._links(names))
+        return self._stored(entry.path)
+
+    def _links(self, names: Sequence[str]) -> list[Path]:
+        links = [self.store.root / checked_name(name) for name in dict.fromkeys(names)]
+        for link in links:
+            check_free(link)
+        return links
+
+    def _stored(self, path: Path) -> StoredImage:
+        entry = self.store.by_digest(path.stem)
+        if entry is None:
+            raise ImageError("the image was removed from the store while it was added", where=str(path))
+        return entry
+
+
+@contextlib.contextmanager
+def start_building(store: Store, key: str, *, on_wait: OnWait | None = None) -> Iterator[Building]:
+    """Yield a workspace for making the image of `key` (what it is made from: any text), one builder at a time.
+
+    The workspace is removed at the end, whatever happens. Raises DiskError.
+    """
+    hashed = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:24]
+    with writing(store.root, "make the store"):
+        store.root.mkdir(parents=True, exist_ok=True)
+    before = _last_build(store, hashed)
+    with store.lock(hashed).held(on_wait) as lock:
+        after = _last_build(store, hashed)
+        made = store.by_digest(after.digest) if after and after != before else None
+        workspace.remove_dead(store.partial, store.me, store.lock, held=hashed)
+        space = workspace.make(store.partial, hashed, store.me, store.mode)
+        try:
+            yield Building(space, made if made and not made.problem else None, store, hashed, lock, on_wait)
+        finally:
+            workspace.remove(space)
+
+
+def _put(building: Building, file: Path, manifest: Manifest, links: Sequence[Path]) -> Path:
     """Publish `file` under its digest and these names; returns its final path. See `Building.add`."""
     store = building.store
     ready, digest, original = _into(building.workspace, file)
@@ -60,7 +130,7 @@ def put(building: "Building", file: Path, manifest: Manifest, links: Sequence[Pa
     return final
 
 
-def name(building: "Building", image: Path, links: Sequence[Path]) -> None:
+def _name(building: Building, image: Path, links: Sequence[Path]) -> None:
     """Let names point to an image that the store has. See `Building.add_names`."""
     with writing(building.store.root, "make the names of the image"), _publishing(building):
         if not image.exists():
@@ -70,7 +140,7 @@ def name(building: "Building", image: Path, links: Sequence[Path]) -> None:
         _finish(building, image.stem, links)
 
 
-def result_of(store: "Store", key: str) -> LastBuild | None:
+def _last_build(store: Store, key: str) -> LastBuild | None:
     """What the last build of the key made, if any."""
     try:
         value = json.loads(_result_file(store, key).read_text())
@@ -80,7 +150,7 @@ def result_of(store: "Store", key: str) -> LastBuild | None:
 
 
 @contextlib.contextmanager
-def _publishing(building: "Building") -> Iterator[None]:
+def _publishing(building: Building) -> Iterator[None]:
     """Nobody else publishes or removes anything during the block, and the build's own lock is still held."""
     with building.store.lock("store").held(building.on_wait):
         # Everything slow is done: what follows takes far less time than others wait before they take over.
@@ -89,7 +159,7 @@ def _publishing(building: "Building") -> Iterator[None]:
         yield
 
 
-def _finish(building: "Building", digest: str, links: Sequence[Path]) -> None:
+def _finish(building: Building, digest: str, links: Sequence[Path]) -> None:
     """Names, and the result for those who wait."""
     for link in links:
         _point(link, digest, building.workspace)
@@ -162,14 +232,14 @@ def _point(link: Path, digest: str, workspace: Path) -> None:
     temporary.rename(link)
 
 
-def _note_result(store: "Store", key: str, result: LastBuild, workspace: Path) -> None:
+def _note_result(store: Store, key: str, result: LastBuild, workspace: Path) -> None:
     temporary = workspace / f".{secrets.token_hex(8)}"
     temporary.write_text(json.dumps(asdict(result)))
     temporary.chmod(store.mode & 0o666)
     temporary.rename(_result_file(store, key))
 
 
-def _result_file(store: "Store", key: str) -> Path:
+def _result_file(store: Store, key: str) -> Path:
     return store.root / ".locks" / f"{key}.result"
 
 
