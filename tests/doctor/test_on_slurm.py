@@ -96,7 +96,7 @@ def test_a_table_for_people(user: User) -> None:
     head, rows = "CHECK            n1", done.stdout.splitlines()
     assert any(line.startswith(head) for line in rows)
     assert rows[-1].startswith("2 nodes and the login node: ")
-    assert " 0 to be looked at, 0 failed" in rows[-1]
+    assert " 0 warnings, 0 failed" in rows[-1]
     assert done.stderr.startswith("job ")
 
 

@@ -113,13 +113,13 @@ def _plan(parsed: argparse.Namespace, this: "Site", verb: str) -> "tuple[Plan | 
     from launcher.doctor import expected
 
     program = str(Path(launcher.__file__).resolve().parent / _PROGRAM)
-    assignments = [
-        f"expected={expected.text(this.cluster, this.request, torch=not parsed.quick, patience_s=parsed.patience)}"
-    ]
+    values = expected.expected_values(
+        this.cluster, this.request, torch=not parsed.quick, rendezvous_timeout_s=parsed.patience
+    )
     said = _as_run(
         parsed,
         recipe=program,
-        assignments=assignments,
+        assignments=[f"expected={values}"],
         entrypoint=program,
         name="doctor",
         nodes=parsed.nodes or (None if verb == "run" else 1),
@@ -140,8 +140,8 @@ def _tested(plan: "Plan | None", error: "LauncherError | None", this: "Site", sh
 
     if plan is None:
         return CommandOutput(None, f"no run can be planned: {error.message if error else ''}")
-    if this.unknown is not None:
-        return CommandOutput(None, this.unknown)
+    if this.why_unknown is not None:
+        return CommandOutput(None, this.why_unknown)
     return test_submission(plan, scripts(plan)["sbatch.sh"], for_job(plan, this.host.environ), shell)
 
 
@@ -150,7 +150,7 @@ def _with_nodes(
 ) -> "DoctorReport":
     """The examination with that of the nodes, or with why there is none."""
     from launcher._util.errors import LauncherError
-    from launcher.doctor.node_reports import reports
+    from launcher.doctor.node_reports import collect_reports
 
     if this.slurm_error is not None:
         return dataclasses.replace(found, not_checked=this.slurm_error)
@@ -167,7 +167,10 @@ def _with_nodes(
         return dataclasses.replace(found, not_checked=failed.message)
     layout = plan.layout
     return dataclasses.replace(
-        found, nodes=reports(ran, layout.ranks_per_node, layout.nodes), not_checked=ran.why, run_dir=str(ran.run.path)
+        found,
+        nodes=collect_reports(ran, layout.ranks_per_node, layout.nodes),
+        not_checked=ran.why,
+        run_dir=str(ran.run.path),
     )
 
 
@@ -178,7 +181,7 @@ def _run(plan: "Plan", this: "Site", shell: "Shell") -> "DoctorRun":
     for warning in plan.warnings:
         warn(warning)
     with interrupts() as counted:
-        start = job.batch if plan.backend.own_job else job.here
+        start = job.run_as_job if plan.backend.own_job else job.run_in_foreground
         return start(plan, this.host, shell, counted, say)
 
 
@@ -189,8 +192,8 @@ def _status(found: "DoctorReport", this: "Site") -> int:
 
 
 def _print(found: "DoctorReport") -> None:
-    from launcher.doctor.report import lines
+    from launcher.doctor.report import table_lines
 
-    print("\n".join(lines(found, lambda text, colour: coloured(text, colour, sys.stdout))))
+    print("\n".join(table_lines(found, lambda text, colour: coloured(text, colour, sys.stdout))))
     if found.run_dir:
         say(f"run directory: {found.run_dir}")
