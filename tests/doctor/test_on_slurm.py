@@ -211,7 +211,7 @@ def test_the_job_is_what_training_would_be_in(slurm_cluster: VirtualCluster, tmp
     assert bad(found) == set()
     for node in ("n1", "n2"):
         assert found[node]["container"]["value"].startswith("bwrap container after ")
-        assert found[node]["mounts"]["value"] == "1 there"
+        assert found[node]["mounts"]["value"] == "1 found"
         # The run's directory and the mount, by its name inside.
         assert found[node]["shared"]["value"].startswith("2 in ")
         assert "is not mounted into the container" in found[node]["scratch"]["reason"]
