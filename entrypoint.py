@@ -1,8 +1,8 @@
-"""What each rank of a job runs: `python3 RUN/code/entrypoint.py`, without arguments.
+"""The program of each rank of a job: `python3 RUN/code/entrypoint.py`, without arguments.
 
-All that it does is in launcher/job; `--check-config` resolves a configuration without training
-(launcher/job/config/check.py), `--convert` converts weights (launcher/job/convert), `--fetch` fetches
-what training will read of Hugging Face's hub (launcher/job/fetch).
+Its parts are in launcher/job: `--check-config` resolves a configuration without training
+(launcher/job/config/check.py), `--convert` converts weights (launcher/job/convert), and `--fetch` fetches what training
+will read from Hugging Face's hub (launcher/job/fetch).
 """
 
 import os
@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> int:
-    """Exit status: 0 finished or stopped, 2 the request was wrong, 1 anything else."""
+    """Run; return the exit status: 0 finished or stopped, 2 the request was wrong, 1 any other failure."""
     if sys.argv[1:] == ["--check-config"]:
         from launcher.job.config import check
 
@@ -29,9 +29,10 @@ def main() -> int:
     try:
         if sys.argv[1:]:
             raise UserError(
-                f"the entrypoint takes no arguments, and was given {sys.argv[1:]}", hint="argv.json holds them"
+                f"the entrypoint takes no arguments, but got {sys.argv[1:]}",
+                hint="it reads argv.json of its run directory instead",
             )
-        # Before torch is imported: these mistakes should cost no time, on any number of ranks.
+        # Before torch is imported, so that these mistakes cost no time on any number of ranks.
         this = rank.read_rank(os.environ)
         record.refuse_second_start(this)
     except UserError as error:
@@ -42,6 +43,6 @@ def main() -> int:
     return train.run(this)
 
 
-# Saving a checkpoint starts a process that imports this module again: without the guard it would train, too.
+# Saving a checkpoint starts a process that imports this module again; without the guard it would train as well.
 if __name__ == "__main__":
     sys.exit(main())

@@ -129,6 +129,7 @@ _.not_finite
 _.numa_node
 _.opens
 _.passed
+_.selected
 
 # What only tests compare with: files of a runtime's own, a name that a template writes.
 _.MODELS
@@ -137,11 +138,10 @@ _.own_files
 # Dead, or used by tests alone: to be removed.
 _.DIFFERENT_VARIABLES
 _.INIT
+_.TASKS
 _.NullReport
 _.Recorder
-_.asked_for_nodes
 _.communication_us
-_.interrupted
 _.model_parameters
 _.requeue
 _.tokens_per_second

@@ -10,7 +10,7 @@ from pathlib import Path
 from launcher.backends.prepare import copy_code
 from launcher.discovery.image import Image
 from launcher.images import sandbox
-from launcher.planning.model import Plan
+from launcher.planning.task import TaskPlan
 
 _STACK = "megatron-bridge"
 
@@ -42,13 +42,13 @@ def why_unavailable(image: Image) -> str | None:
     return sandbox.why_unavailable(image.architecture)
 
 
-def on_this_machine(plan: Plan, python: str, env: Mapping[str, str], command: str) -> EntrypointCall:
+def on_this_machine(plan: TaskPlan, python: str, env: Mapping[str, str], command: str) -> EntrypointCall:
     """Call the entrypoint on this machine, with the Python `python`; `command` is such as `--check-config`."""
     return EntrypointCall((python, dict(plan.code)["entrypoint.py"], command), env)
 
 
 @contextlib.contextmanager
-def in_image(plan: Plan, image: Image, env: Mapping[str, str], command: str) -> Iterator[EntrypointCall]:
+def in_image(plan: TaskPlan, image: Image, env: Mapping[str, str], command: str) -> Iterator[EntrypointCall]:
     """Call the entrypoint in the run's image, with a copy of the run's code and with its mounts, all read-only."""
     with tempfile.TemporaryDirectory(prefix="launcher-ask-") as directory:
         code, root = Path(directory) / "code", Path(directory) / "root"

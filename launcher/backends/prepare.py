@@ -11,6 +11,7 @@ from pathlib import Path
 from launcher._util.errors import DiskError, RequestError
 from launcher.contract.paths import ARGV, PLAN, SCRIPTS, RunPaths
 from launcher.planning.model import Plan
+from launcher.planning.task import TaskPlan
 from launcher.rundir import RunDirectory
 from launcher.rundir.run_directory import write_atomically
 from launcher.scripts import scripts
@@ -80,7 +81,7 @@ def _write_records(directory: Path, plan: Plan, texts: Mapping[str, str]) -> Non
         write_atomically(directory / name, text, mode=0o777)
 
 
-def copy_code(directory: Path, plan: Plan) -> None:
+def copy_code(directory: Path, plan: Plan | TaskPlan) -> None:
     """Write the snapshot of code that the run executes. Raises OSError."""
     for target, source in plan.code:
         path = directory / target

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 from launcher.planning.model import Plan
+from launcher.planning.task import TaskPlan
 
 # What Slurm's own commands read: where the cluster is, and how to prove who asks.
 SLURM_CLIENT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", "MUNGE_SOCKET")
 
 
-def inherited(plan: Plan, shell: Mapping[str, str]) -> dict[str, str]:
+def inherited(plan: Plan | TaskPlan, shell: Mapping[str, str]) -> dict[str, str]:
     """The submitting shell's variables that the plan passes on, with their values."""
     names = {variable.name for variable in plan.environment if variable.scope == "inherited"}
     return {name: shell[name] for name in sorted(names) if name in shell}

@@ -1,15 +1,24 @@
 """The options that run, submit and plan share, and how they become a request."""
 
 import argparse
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from launcher.cli.completion import complete
 from launcher.runtimes import RUNTIMES
 
-# Where an option's name and the request's differ.
-_NAMES = {"time": "time_limit", "mount": "mounts", "srun_arg": "srun_args", "nsys_arg": "nsys_args"}
+if TYPE_CHECKING:
+    from launcher.api.task_job import TaskJobOptions
+    from launcher.config.request import Request
 
-_LISTS = ("mount", "env", "srun_arg", "default_mount")
+# Where an option's name and the request's differ.
+_NAMES = {
+    "time": "time_limit",
+    "mount": "mounts",
+    "default_mount": "default_mounts",
+    "srun_arg": "srun_args",
+    "nsys_arg": "nsys_args",
+}
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -108,20 +117,62 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def request_options(parsed: argparse.Namespace) -> dict[str, Any]:
-    """What was said on the command line, by the request's names; what was not said is left out."""
-    own = ("json", "sbatch", "no_sbatch", "dry_run", "follow", "script", "purpose", "verbose")
-    options: dict[str, Any] = {}
-    for key, value in vars(parsed).items():
-        if key in own or value is None or (key == "assignments" and not value):
-            continue
-        options[_NAMES.get(key, key)] = tuple(value) if isinstance(value, list) else value
-    options["default_mounts"] = options.pop("default_mount", ())
-    directives: dict[str, bool | str] = {}
-    for text in parsed.sbatch:
-        key, given, value = text.lstrip("-").partition("=")
-        directives[key] = value if given else True
-    directives |= {key.lstrip("-"): False for key in parsed.no_sbatch}
+def read_request(parsed: argparse.Namespace) -> "Request":
+    """Return what the command line states of a run; other options of the command are left out. Raises SpecError."""
+    from launcher.config.load import parse
+    from launcher.config.request import Request
+
+    stated: dict[str, Any] = {}
+    for option, value in vars(parsed).items():
+        name = _NAMES.get(option, option)
+        if name in Request.model_fields and name != "sbatch" and value not in (None, []):
+            stated[name] = tuple(value) if isinstance(value, list) else value
+    directives = read_directives(parsed.sbatch) | {key.lstrip("-"): False for key in parsed.no_sbatch}
     if directives:
-        options["sbatch"] = directives
-    return options
+        stated["sbatch"] = directives
+    return parse(Request, stated, where="the request")
+
+
+def read_directives(texts: Iterable[str]) -> dict[str, bool | int | str]:
+    """Return the options of sbatch that KEY or KEY=VALUE words state; a word without a value is a flag."""
+    found: dict[str, bool | int | str] = {}
+    for text in texts:
+        key, given, value = text.lstrip("-").partition("=")
+        found[key] = value if given else True
+    return found
+
+
+def add_run_root(parser: argparse.ArgumentParser) -> None:
+    """Add --run-root."""
+    parser.add_argument("--run-root", metavar="DIR", help="directory of all runs (default: as for run and submit)")
+
+
+def add_store_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add --cluster for commands about images."""
+    complete(
+        parser.add_argument("--cluster", metavar="NAME", help="profile whose store is meant (default: as for run)"),
+        "clusters",
+    )
+
+
+def add_job(parser: argparse.ArgumentParser) -> None:
+    """Add --on and the options of its job."""
+    job = parser.add_argument_group("in a job")
+    add = job.add_argument
+    complete(add("--on", metavar="CLUSTER", help="do it in a job on a compute node of this cluster"), "clusters")
+    add("--cpus", metavar="N", type=int, default=8, help="CPUs of that job (default: 8)")
+    add("--time", metavar="T", help="its time limit in Slurm's notation (default: 4 hours)")
+    add("--partition", metavar="NAME", help="its partition (default: the profile's)")
+    add("--account", metavar="NAME", help="its account (default: the profile's)")
+    add("--sbatch", metavar="KEY[=VALUE]", action="append", default=[], help="a further option of sbatch; repeatable")
+
+
+def read_job(parsed: argparse.Namespace) -> "TaskJobOptions | None":
+    """Return the job that --on asks for, None without it."""
+    if not parsed.on:
+        return None
+    from launcher.api.task_job import TaskJobOptions
+
+    named = {key: getattr(parsed, key) for key in ("time", "partition", "account")}
+    stated = {key: value for key, value in named.items() if value is not None}
+    return TaskJobOptions(parsed.on, parsed.cpus, {**stated, **read_directives(parsed.sbatch)})

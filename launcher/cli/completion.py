@@ -1,4 +1,4 @@
-"""What the shell's Tab offers besides verbs and options: profiles, runs, images, recipes, keys of the configuration."""
+"""What the shell's Tab offers besides commands and options: profiles, runs, images, recipes, configuration keys."""
 
 import argparse
 import os
@@ -18,18 +18,18 @@ def _clusters(**_: Any) -> list[str]:
 
 
 def _runs(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-    from launcher.cli.finding import run_root
+    from launcher.api.locate import find_run_root
     from launcher.rundir.finding import list_runs
 
-    runs = list_runs(run_root(getattr(parsed_args, "run_root", None)))
+    runs = list_runs(find_run_root(getattr(parsed_args, "run_root", None)))
     return [run.path.name for run in runs] + sorted({run.path.parent.name for run in runs})
 
 
 def _images(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-    from launcher.cli.image_store import store_of
+    from launcher.api.locate import find_image_store
 
-    parsed_args.cluster = getattr(parsed_args, "cluster", None)
-    return sorted(store_of(parsed_args).names())
+    chosen = getattr(parsed_args, "on", None) or getattr(parsed_args, "cluster", None)
+    return sorted(find_image_store(chosen).names())
 
 
 def _recipes(prefix: str, **_: Any) -> list[str]:

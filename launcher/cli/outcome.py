@@ -1,32 +1,32 @@
-"""Telling what came of a run."""
+"""Printing what came of a run."""
 
 from typing import Any
 
-from launcher.cli.output import coloured, say
+from launcher.cli.output import coloured, info
 from launcher.rundir import RunDirectory
 
 _TAIL_LINES = 20
 
 
-def tell(run: RunDirectory, outcome: dict[str, Any]) -> None:
-    """The outcome in a few lines; for a failure the first failing rank and the end of its log."""
+def print_outcome(run: RunDirectory, outcome: dict[str, Any]) -> None:
+    """Print the outcome in a few lines; of a failure the first failing rank and the end of its log."""
     word = outcome["outcome"]
     first = outcome.get("first_failing_rank") or {}
     colour = {"finished": "green", "stopped": "yellow"}.get(word, "red")
-    # A failure's reason is its first failing rank, which is shown below.
+    # A failure's reason is its first failing rank, which is printed below.
     reason = f" ({outcome['reason']})" if outcome.get("reason") and not first else ""
-    say(f"{coloured(word, colour)}{reason}{_numbers(outcome)}")
+    info(f"{coloured(word, colour)}{reason}{_numbers(outcome)}")
     if first:
         where = f"{first['where']}: " if first.get("where") else ""
         if first.get("cause") == "user":
-            say(f"{coloured('error:', 'red')} {where}{first['what']}")
+            info(f"{coloured('error:', 'red')} {where}{first['what']}")
         else:
             host = first.get("host") or "an unknown host"
-            say(f"first failing rank: {first['rank']} on {host}: {where}{first['what']}")
+            info(f"first failing rank: {first['rank']} on {host}: {where}{first['what']}")
             _tail(run, int(first["rank"]))
     elif word == "unknown":
         _tail(run, None)
-    say(f"run directory: {run.path}")
+    info(f"run directory: {run.path}")
 
 
 def _numbers(outcome: dict[str, Any]) -> str:
@@ -47,6 +47,6 @@ def _tail(run: RunDirectory, rank: int | None) -> None:
     if not log.is_file():
         return
     lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
-    say(f"the last {len(lines)} lines of {log}:")
+    info(f"the last {len(lines)} lines of {log}:")
     for line in lines:
-        say(f"  {coloured(line, 'dim')}")
+        info(f"  {coloured(line, 'dim')}")

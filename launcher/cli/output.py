@@ -11,34 +11,34 @@ _COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 
 
 def coloured(text: str, colour: str, stream: TextIO | None = None) -> str:
-    """`text` in a colour where `stream` (standard error) is a terminal that wants them (https://no-color.org)."""
+    """Return `text` in a colour where `stream` (standard error) is a terminal that wants them (https://no-color.org)."""
     stream = stream or sys.stderr
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     return f"\033[{_COLOURS[colour]}m{text}\033[0m"
 
 
-def say(text: str = "") -> None:
-    """One line for people."""
+def info(text: str = "") -> None:
+    """Print a line for people."""
     print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
-    """A warning for people."""
-    say(f"{coloured('warning:', 'yellow')} {text}")
+    """Print a warning for people."""
+    info(f"{coloured('warning:', 'yellow')} {text}")
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """The one object of `--json`."""
+    """Print the one object of `--json`."""
     print(json.dumps(value, indent=1, sort_keys=True), flush=True)
 
 
 def print_error(error: LauncherError, *, as_json: bool) -> None:
-    """An error as one paragraph; with --json, as an object too."""
+    """Print an error as one paragraph; with --json, as an object too."""
     where = f"{error.where}: " if error.where else ""
-    say(f"{coloured('error:', 'red')} {where}{error.message}")
+    info(f"{coloured('error:', 'red')} {where}{error.message}")
     if error.hint:
-        say(error.hint)
+        info(error.hint)
     if as_json:
         print_json(
             {

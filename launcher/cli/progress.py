@@ -1,4 +1,4 @@
-"""Progress of long work for people: a bar and the program's own words on a terminal, plain lines elsewhere."""
+"""Progress of long work for people: a bar and what the programs write on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -6,27 +6,27 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from launcher.cli.output import coloured
+from launcher.cli.output import coloured, info, warn
 from launcher.contract.units import bytes_text
 
 if TYPE_CHECKING:
-    from launcher.images.build.report import Unit
+    from launcher.api.progress import Unit
 
 _PLAIN_S = 10.0
-"""Between two plain lines of progress: logs are read later, nobody watches them move."""
+"""Between two plain lines of progress, which are read later, in a log."""
 
 
 @dataclass
-class TerminalReport:
-    """A Report that writes to standard error."""
+class TerminalProgress:
+    """A Progress (launcher/api/progress.py) that writes to standard error."""
 
     quiet: bool = False
-    """Leave the programs' own words out."""
+    """Leave out what the programs write."""
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     _bar: Any = None
     _task: Any = None
     _stage: str = ""
-    _told: float = 0.0
+    _printed: float = 0.0
 
     def __enter__(self) -> Self:
         if self.stream.isatty():
@@ -40,11 +40,19 @@ class TerminalReport:
         if self._bar is not None:
             self._bar.stop()
 
+    def info(self, text: str) -> None:
+        """Print a sentence."""
+        info(text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        warn(text)
+
     def stage(self, text: str) -> None:
-        """A new part of the work begins."""
+        """Begin a new part of the work."""
         if text == self._stage:
             return
-        self._stage, self._told = text, time.monotonic()
+        self._stage, self._printed = text, time.monotonic()
         if self._bar is None:
             self._print(text)
             return
@@ -54,7 +62,7 @@ class TerminalReport:
         self._task = self._bar.add_task(text, total=None, numbers="")
 
     def line(self, text: str) -> None:
-        """A line that a program wrote."""
+        """Print a line that a program wrote."""
         if self.quiet or not text.strip():
             return
         if self._bar is None:
@@ -63,14 +71,14 @@ class TerminalReport:
             self._bar.console.print(f"  {text}", markup=False, highlight=False, style="dim", soft_wrap=True)
 
     def progress(self, done: int, total: int | None, unit: "Unit") -> None:
-        """How far the stage is."""
+        """Show how far the stage is."""
         numbers = _numbers(done, total, unit)
         if self._bar is not None:
             if self._task is None:
                 self.stage("working")
             self._bar.update(self._task, completed=done, total=total, numbers=numbers)
-        elif time.monotonic() - self._told >= _PLAIN_S:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._printed >= _PLAIN_S:
+            self._printed = time.monotonic()
             self._print(f"{self._stage}: {numbers}")
 
     def _print(self, text: str) -> None:

@@ -1,7 +1,7 @@
 """What one run is: everything that a user can say of it."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -85,6 +85,10 @@ class Request(BaseModel):
     """sbatch's options: a value sets one, true adds a flag, false removes what would be rendered."""
 
     srun_args: tuple[Text, ...] = ()
+
+    def stated(self) -> dict[str, Any]:
+        """Return the values that were stated, by name; what a default decides is left out."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
     @field_validator("name")
     @classmethod

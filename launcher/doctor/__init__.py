@@ -1,10 +1,11 @@
-"""`launcher doctor`: is this cluster as its profile says, and fit to train on?
+"""`launcher doctor`: checks whether a cluster matches its profile and is fit to train on.
 
-site       what Slurm and this machine say, asked once
-login      checks of the login node, pure over what was asked
-job        the node checks as a run of their own: in this allocation, as a batch job, or on this machine
-reports    what each node's ranks have left, put together
-table      for people and for programs
+site           answers of Slurm and this machine, collected once
+login          checks of the login node, pure functions of these answers
+expected       the values that the node checks compare with
+job            the node checks as a run: in this allocation, as a batch job, or on this machine
+node_reports   the records of all ranks, combined into one report for each node
+report         the result as a table and as JSON
 
-The checks of the nodes are in launcher/job/doctor, because they run there.
+The node checks themselves are in launcher/job/doctor, because they run in the job.
 """

@@ -1,4 +1,4 @@
-"""What the nodes are to be compared with: from the profile to the text that the program in the job reads."""
+"""Expected values for the node checks: from the profile to the text that the program in the job reads."""
 
 import json
 from typing import Any
@@ -8,10 +8,10 @@ from launcher.config.request import Request
 from launcher.runtimes import RUNTIMES
 
 
-def text(cluster: Cluster, request: Request, *, torch: bool, patience_s: float) -> str:
-    """The argument `expected` of launcher/job/doctor/entry/doctor.py."""
+def expected_values(cluster: Cluster, request: Request, *, torch: bool, rendezvous_timeout_s: float) -> str:
+    """Return the argument `expected` of launcher/job/doctor/entry/doctor.py, as JSON."""
     runtime = RUNTIMES[request.runtime or cluster.runtime]
-    places, read_only = directories((*cluster.mounts, *request.mounts), inside=runtime.is_container)
+    shared, read_only = directories((*cluster.mounts, *request.mounts), inside=runtime.is_container)
     values: dict[str, Any] = {
         "device": cluster.device,
         "gpu": cluster.gpu,
@@ -22,23 +22,26 @@ def text(cluster: Cluster, request: Request, *, torch: bool, patience_s: float) 
         "runtime": runtime.name,
         "container": runtime.is_container,
         "scratch": cluster.scratch,
-        "directories": places,
+        "directories": shared,
         "read_only": read_only,
         **cluster.expect.model_dump(),
         "torch": torch,
-        "rendezvous_timeout_s": patience_s,
+        "rendezvous_timeout_s": rendezvous_timeout_s,
     }
     return json.dumps(values)
 
 
 def directories(mounts: tuple[str, ...], *, inside: bool) -> tuple[list[str], list[str]]:
-    """Directories that all nodes should see, by their names where the ranks run, and those that are read-only."""
-    places, read_only = [], []
+    """Return the directories that all nodes should see, and those of them that are read-only.
+
+    Paths are those inside the container if `inside` is true, else those on the host.
+    """
+    shared, read_only = [], []
     for mount in mounts:
         source, _, rest = mount.partition(":")
         target, _, mode = rest.partition(":")
-        place = (target if target not in ("", "ro", "rw") else source) if inside else source
-        places.append(place)
+        path = (target if target not in ("", "ro", "rw") else source) if inside else source
+        shared.append(path)
         if "ro" in (target, mode):
-            read_only.append(place)
-    return places, read_only
+            read_only.append(path)
+    return shared, read_only

@@ -1,4 +1,4 @@
-"""The node checks as a run: in this allocation, as a batch job, or on this machine; waited for until it is over."""
+"""The node checks as a run: in this allocation, as a batch job, or on this machine, until the run has ended."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -17,79 +17,80 @@ from launcher.slurm.control import hostnames
 from launcher.slurm.nodes import Node, read_nodes
 from launcher.slurm.queue import Job
 
-_TICK_S = 0.2
-_LOOK_S = 3.0
-"""Between looks at the nodes while the job waits."""
+_POLL_INTERVAL_S = 0.2
+_NODE_CHECK_INTERVAL_S = 3.0
+"""Interval at which the state of the nodes is read while the job waits."""
 
-_ASK_S = 5.0
-"""At most between questions to Slurm about the job."""
+_JOB_QUERY_INTERVAL_S = 5.0
+"""Longest interval between queries to Slurm about the job."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class DoctorRun:
-    """What came of the run: its nodes in the order of ranks, and why it has no result where it has none."""
+    """A run of the node checks that has ended."""
 
     run: RunDirectory
     nodes: tuple[str, ...]
+    """Its nodes in the order of ranks."""
     lost: tuple[Node, ...] = ()
-    """Nodes that Slurm has taken away since the run was submitted."""
+    """Nodes that Slurm has taken out of service since the run was submitted."""
     why: str | None = None
-    interrupted: bool = False
+    """Why the checks are incomplete; None if they are complete."""
 
 
-def here(plan: Plan, host: HostContext, shell: Shell, counted: Interrupts, say: Say) -> DoctorRun:
-    """Run it in this allocation, or as processes of this machine. Raises as `start_run`."""
+def run_in_foreground(plan: Plan, host: HostContext, shell: Shell, counted: Interrupts, say: Say) -> DoctorRun:
+    """Run the checks in this allocation, or as processes on this machine; Ctrl-C ends them. Raises as `start_run`."""
     before = _nodes(shell) if plan.backend.slurm_step else ()
     started = start_run(plan, host, None, shell, say)
     run = started.run
-    watched = _Watched(run, plan, say)
+    reporter = _ProgressReporter(run, plan, say)
     ended = False
     while (status := started.poll()) is None:
-        watched.look()
+        reporter.report()
         if counted.count and not ended:
             ended = True
             started.cancel()
-        time.sleep(_TICK_S)
+        time.sleep(_POLL_INTERVAL_S)
     started.finish(status)
     names = _allocated(host.environ, plan, shell) if plan.backend.slurm_step else (host.hostname,)
     lost = newly_lost(before, _nodes(shell)) if plan.backend.slurm_step else ()
     why = "ended by Ctrl-C" if ended else None if status in (0, 1) else _last_words(run)
-    return DoctorRun(run, names, lost, why, ended)
+    return DoctorRun(run, names, lost, why)
 
 
-def batch(plan: Plan, host: HostContext, shell: Shell, counted: Interrupts, say: Say) -> DoctorRun:
-    """Submit it and wait for its end; Ctrl-C cancels it. Raises as `submit_run`."""
+def run_as_job(plan: Plan, host: HostContext, shell: Shell, counted: Interrupts, say: Say) -> DoctorRun:
+    """Submit the checks as a batch job and wait for its end; Ctrl-C cancels it. Raises as `submit_run`."""
     before = _nodes(shell)
     started = submit_run(plan, host, None, shell, say)
-    started.poller.longest_s = _ASK_S
+    started.poller.longest_s = _JOB_QUERY_INTERVAL_S
     run = started.run
     say(f"job {started.submission.job}: {run.path}")
-    watched = _Watched(run, plan, say)
-    why, looked = None, time.monotonic()
+    reporter = _ProgressReporter(run, plan, say)
+    why, checked_at = None, time.monotonic()
     while why is None and started.poll() is None:
         job = started.job
-        watched.look(job)
+        reporter.report(job)
         if counted.count:
             why = "ended by Ctrl-C"
-        elif job is not None and job.state.waiting and time.monotonic() - looked > _LOOK_S:
-            looked = time.monotonic()
-            why = will_not_start(job, newly_lost(before, _nodes(shell)))
-        time.sleep(_TICK_S)
+        elif job is not None and job.state.waiting and time.monotonic() - checked_at > _NODE_CHECK_INTERVAL_S:
+            checked_at = time.monotonic()
+            why = why_not_starting(job, newly_lost(before, _nodes(shell)))
+        time.sleep(_POLL_INTERVAL_S)
     if why is not None:
         _cancel(started, say)
     elif started.outcome is None:
-        why = ending(started.job, _last_words(run))
+        why = describe_end(started.job, _last_words(run))
     names = _expanded(started.job.nodes if started.job else None, plan, shell)
-    return DoctorRun(run, names, newly_lost(before, _nodes(shell)), why, bool(counted.count))
+    return DoctorRun(run, names, newly_lost(before, _nodes(shell)), why)
 
 
-def will_not_start(job: Job, lost: tuple[Node, ...]) -> str | None:
-    """Why a waiting job is not waited for any longer; None while it may start.
+def why_not_starting(job: Job, lost: tuple[Node, ...]) -> str | None:
+    """Return why a waiting job will not start by itself; None while it may start.
 
-    A node whose prolog fails is drained, and its job goes back to the queue, mostly held
-    (https://slurm.schedmd.com/prolog_epilog.html).
+    Slurm drains a node whose prolog fails and requeues the job, usually in a held state. Source:
+    https://slurm.schedmd.com/prolog_epilog.html.
     """
     if "held" in (job.reason or "").lower():
         return f"the job did not start and is held ({job.reason})"
@@ -100,35 +101,35 @@ def will_not_start(job: Job, lost: tuple[Node, ...]) -> str | None:
 
 
 def newly_lost(before: tuple[Node, ...], now: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Nodes that ran jobs before and no longer do."""
+    """Return the nodes that were usable before and no longer are."""
     usable = {node.name for node in before if node.usable}
     return tuple(node for node in now if node.name in usable and not node.usable)
 
 
-def ending(job: Job | None, words: str) -> str:
-    """How a job without a result ended."""
+def describe_end(job: Job | None, words: str) -> str:
+    """Describe how a job without a result ended; `words` is the last line of its log."""
     state = f"the job is {job.state.value}{f' ({job.reason})' if job.reason else ''}" if job else "the job is gone"
     return f"{state}; {words}" if words else state
 
 
 @dataclass
-class _Watched:
-    """Says what the run is at, when that changes."""
+class _ProgressReporter:
+    """Reports the progress of the run, each time that it changes."""
 
     run: RunDirectory
     plan: Plan
     say: Say
-    _told: str = ""
+    _printed: str = ""
     _last: float = 0.0
 
-    def look(self, job: Job | None = None) -> None:
-        """Look once a second."""
+    def report(self, job: Job | None = None) -> None:
+        """Report a change of progress; checks at most once a second."""
         if time.monotonic() - self._last < 1.0:
             return
         self._last = time.monotonic()
         words = self._words(job)
-        if words and words != self._told:
-            self._told = words
+        if words and words != self._printed:
+            self._printed = words
             self.say(words)
 
     def _words(self, job: Job | None) -> str:
@@ -151,7 +152,7 @@ def _allocated(environ: Mapping[str, str], plan: Plan, shell: Shell) -> tuple[st
 
 
 def _expanded(nodelist: str | None, plan: Plan, shell: Shell) -> tuple[str, ...]:
-    """The run's nodes in the order of its ranks, as sbatch.sh takes them."""
+    """Return the nodes of the run in the order of its ranks, as sbatch.sh uses them."""
     if not nodelist:
         return ()
     try:
@@ -165,18 +166,18 @@ def _cancel(started: BatchJob, say: Say) -> None:
         started.cancel()
     except LauncherError as error:
         job = started.submission.job
-        say(f"job {job} could not be cancelled: {error.message}; scancel {job} does it")
+        say(f"job {job} could not be cancelled: {error.message}; cancel it with: scancel {job}")
 
 
 def _last_words(run: RunDirectory) -> str:
-    """The last line that the run's scripts have said."""
+    """Return the last line in the logs of sbatch.sh and srun."""
     attempt = run.latest_attempt()
     logs = [run.sbatch_log, *([attempt.srun_log] if attempt else [])]
     return next((words for log in logs if (words := last_line(log))), "")
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log; nothing where there is none."""
+    """Return the last line of a log that is not blank; an empty string if there is none."""
     if not log.is_file():
         return ""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""What each node's ranks have left, put together: one list of checks for each node."""
+"""Node reports: the records of all ranks, combined into one list of checks for each node."""
 
 import json
 import re
@@ -16,19 +16,19 @@ from launcher.slurm.nodes import Node
 
 @dataclass(frozen=True)
 class NodeReport:
-    """One node's findings; `facts` are what should be the same on all nodes."""
+    """The checks of one node; `facts` holds values that should be equal on all nodes."""
 
     node: str
     checks: tuple[Check, ...]
     facts: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The node for --json."""
+        """Return the report as plain values for --json."""
         return {"node": self.node, "facts": dict(self.facts), "checks": [check.to_dict() for check in self.checks]}
 
 
-def reports(ran: DoctorRun, ranks_per_node: int, nodes: int) -> tuple[NodeReport, ...]:
-    """One report for each node of the run, and for each that Slurm has taken away meanwhile."""
+def collect_reports(ran: DoctorRun, ranks_per_node: int, nodes: int) -> tuple[NodeReport, ...]:
+    """Return one report for each node of the run, and for each that Slurm has taken out of service meanwhile."""
     attempt = ran.run.latest_attempt()
     left = read_records(attempt.doctor) if attempt else {}
     names = ran.nodes or _names_in(left, ranks_per_node)
@@ -39,12 +39,12 @@ def reports(ran: DoctorRun, ranks_per_node: int, nodes: int) -> tuple[NodeReport
         records = {rank: left[rank] for rank in ranks if rank in left}
         words = {rank: _words(attempt, rank) for rank in ranks if rank not in left} if attempt else {}
         found.append(_report(names[index], records, words, lost.pop(names[index], None)))
-    found += [NodeReport(name, (_taken(node),)) for name, node in lost.items()]
-    return compared(found)
+    found += [NodeReport(name, (_lost_check(node),)) for name, node in lost.items()]
+    return compare_nodes(found)
 
 
 def read_records(directory: Path) -> dict[int, dict[str, Any]]:
-    """What each rank has left; a file that is none is as good as missing."""
+    """Return the record of each rank by its number; an unreadable record counts as missing."""
     found = {}
     for path in sorted(directory.glob("[0-9]*.json")):
         try:
@@ -63,8 +63,8 @@ def _names_in(records: Mapping[int, Mapping[str, Any]], ranks_per_node: int) -> 
 def _report(
     name: str, records: Mapping[int, Mapping[str, Any]], words: Mapping[int, str], lost: Node | None
 ) -> NodeReport:
-    first = ok("node", "in use") if lost is None else _taken(lost)
-    checks = merged({rank: _checks(record) for rank, record in records.items()})
+    first = ok("node", "in use") if lost is None else _lost_check(lost)
+    checks = merge_ranks({rank: _checks(record) for rank, record in records.items()})
     facts: dict[str, str] = {}
     for record in records.values():
         facts |= record.get("facts") or {}
@@ -81,17 +81,20 @@ def _checks(record: Mapping[str, Any]) -> list[Check]:
     return found
 
 
-def _taken(node: Node) -> Check:
-    reason = f"Slurm has taken the node away: {node.state}{f', {node.reason}' if node.reason else ''}"
+def _lost_check(node: Node) -> Check:
+    reason = f"Slurm has taken the node out of service: {node.state}{f', {node.reason}' if node.reason else ''}"
     remedy = (
-        "what the prolog or the health check of the site says stands in slurmd's log on the node; leave it out "
-        "(--exclude) until it is repaired and resumed (scontrol update nodename=NODE state=resume)"
+        "read slurmd's log on the node for messages of the prolog or health check; exclude the node (--exclude) until "
+        "it is repaired and resumed (scontrol update nodename=NODE state=resume)"
     )
     return fail("node", node.state, reason, remedy)
 
 
 def ranks_check(there: int, words: Mapping[int, str]) -> Check:
-    """Whether every rank of the node came to the end of its checks. `words`: the last ones of those that did not."""
+    """Check that every rank of the node has finished its checks.
+
+    `there` counts the ranks that have; `words` holds the last log line of each that has not.
+    """
     total = there + len(words)
     if not words:
         return ok("ranks", f"{there} of {total}", there)
@@ -99,15 +102,15 @@ def ranks_check(there: int, words: Mapping[int, str]) -> Check:
     return fail(
         "ranks",
         f"{there} of {total}",
-        f"rank {', '.join(map(str, words))} left no record; the last words of rank {rank}: {said or 'none'}",
-        "a node that does not see the run's directory, or whose container does not start, says so in these words; "
-        "leave it out (--exclude) until it does",
+        f"rank {', '.join(map(str, words))} left no record; the last line of rank {rank}'s log: {said or 'none'}",
+        "the line shows whether the node cannot read the run's directory or cannot start the container; exclude the "
+        "node (--exclude) until that is repaired",
         there,
     )
 
 
 def _words(attempt: Attempt, rank: int) -> str:
-    """The last of its own log, else what srun says of its task, else of anything."""
+    """Return the last line of a rank's log, else of srun's messages about its task, else of srun's log."""
     own, srun = attempt.log(rank), attempt.srun_log
     if words := last_line(own):
         return words
@@ -115,8 +118,8 @@ def _words(attempt: Attempt, rank: int) -> str:
     return next((line for line in reversed(said) if re.search(rf"\btasks? {rank}\b", line)), last_line(srun))
 
 
-def merged(by_rank: Mapping[int, Sequence[Check]]) -> list[Check]:
-    """The checks of a node: of those that several ranks made, the worst, and of equals the slowest."""
+def merge_ranks(by_rank: Mapping[int, Sequence[Check]]) -> list[Check]:
+    """Merge the checks of all ranks of a node: for each check the worst verdict, among equal ones the slowest."""
     grouped: dict[str, list[tuple[int, Check]]] = {}
     for rank, checks in sorted(by_rank.items()):
         for check in checks:
@@ -131,8 +134,8 @@ def _worst(several: Sequence[tuple[int, Check]]) -> Check:
     return replace(check, reason=f"rank {rank}: {check.reason}")
 
 
-def compared(found: Sequence[NodeReport]) -> tuple[NodeReport, ...]:
-    """The reports, each with what distinguishes its node from most of the others."""
+def compare_nodes(found: Sequence[NodeReport]) -> tuple[NodeReport, ...]:
+    """Return the reports, each with a check of whether its node equals most of the others."""
     with_facts = [report for report in found if report.facts]
     keys = sorted({key for report in with_facts for key in report.facts})
     usual = {key: Counter(report.facts.get(key, "none") for report in with_facts).most_common(1)[0][0] for key in keys}
@@ -145,9 +148,9 @@ def compared(found: Sequence[NodeReport]) -> tuple[NodeReport, ...]:
 
 
 def alike_check(facts: Mapping[str, str], usual: Mapping[str, str], nodes: int) -> Check:
-    """Whether kernel, driver, GPU and programs are those of the other nodes."""
+    """Check that kernel, driver, GPU and programs equal those of most nodes, in `usual`."""
     if nodes < 2:
-        return skip("alike", "one node alone has nothing to be compared with")
+        return skip("alike", "there is no other node to compare with")
     own = {key: facts.get(key, "none") for key in usual}
     other = [f"{key} is {own[key]}, elsewhere {value}" for key, value in usual.items() if own[key] != value]
     if not other:
@@ -156,6 +159,6 @@ def alike_check(facts: Mapping[str, str], usual: Mapping[str, str], nodes: int) 
         "alike",
         f"{len(other)} differ",
         "; ".join(other),
-        "nodes of one job should be installed alike: leave the odd one out (--exclude), or update it",
+        "all nodes of a job should have the same software: exclude this one (--exclude), or update it",
         len(other),
     )

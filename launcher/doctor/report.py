@@ -1,4 +1,4 @@
-"""What doctor has found, for people and for programs."""
+"""The report of `launcher doctor`, as a table and as JSON."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,25 +17,24 @@ Paint = Callable[[str, str], str]
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """Everything that was looked at."""
+    """All checks of the login node and the compute nodes."""
 
     cluster: str
     host: str
     login: tuple[Check, ...]
     nodes: tuple[NodeReport, ...] = ()
-    asked_for_nodes: bool = False
     not_checked: str | None = None
-    """Why nodes that were asked for have not been looked at, or not to the end."""
+    """Why the requested node checks are missing or incomplete; None if they are complete."""
     run_dir: str | None = None
 
     def counts(self) -> dict[str, int]:
-        """How many checks came to which verdict."""
+        """Count the checks by verdict."""
         everything = (self.login, *(report.checks for report in self.nodes))
         counted = Counter(check.verdict for checks in everything for check in checks)
         return {verdict: counted[verdict] for verdict in VERDICTS}
 
     def to_dict(self) -> dict[str, Any]:
-        """The object of --json."""
+        """Return the object of --json."""
         return {
             "version": 1,
             "cluster": self.cluster,
@@ -47,8 +46,11 @@ class DoctorReport:
         }
 
 
-def lines(found: DoctorReport, paint: Paint) -> list[str]:
-    """The tables, what was found against whom with what to do, what could not be looked at, and a line of numbers."""
+def table_lines(found: DoctorReport, paint: Paint) -> list[str]:
+    """Return the lines of the report: tables, findings with remedies, skipped checks, and a summary.
+
+    `paint(text, style)` adds a colour to a text.
+    """
     where = f"login node {found.host}, profile {found.cluster}"
     shown = [where, *_table(["CHECK", ""], [[check.name, check] for check in found.login], paint)]
     if found.nodes:
@@ -58,17 +60,17 @@ def lines(found: DoctorReport, paint: Paint) -> list[str]:
         shown += ["", *_table(["CHECK", *(report.node for report in columns)], rows, paint)]
     shown += ["", *_findings(found, paint), *_skipped(found, paint)]
     if found.not_checked:
-        shown.append(f"{paint('not everything was checked:', 'red')} {found.not_checked}")
+        shown.append(f"{paint('the checks are incomplete:', 'red')} {found.not_checked}")
     return [*shown, summary(found)]
 
 
 def summary(found: DoctorReport) -> str:
-    """One line of numbers."""
+    """Return a line with the number of checks by verdict."""
     counts = found.counts()
     nodes = f"{len(found.nodes)} {'node' if len(found.nodes) == 1 else 'nodes'} and " if found.nodes else ""
     return (
-        f"{nodes}the login node: {counts['ok']} ok, {counts['warn']} to be looked at, {counts['fail']} failed, "
-        f"{counts['skip']} not known"
+        f"{nodes}the login node: {counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failed, "
+        f"{counts['skip']} unknown"
     )
 
 
@@ -77,7 +79,7 @@ def _of(report: NodeReport, name: str) -> Check | None:
 
 
 def _columns(reports: Sequence[NodeReport]) -> list[NodeReport]:
-    """The nodes, or where they are many those with findings, and the others as one."""
+    """Return one column for each node; of many nodes, those with findings, and one column for all others."""
     if len(reports) <= _MOST_COLUMNS:
         return list(reports)
     bad = [report for report in reports if worst([check.verdict for check in report.checks]) in ("warn", "fail")]
@@ -93,7 +95,7 @@ def _columns(reports: Sequence[NodeReport]) -> list[NodeReport]:
 
 
 def _one(checks: Sequence[Check]) -> Check:
-    """Of a check of many nodes: the worst, with its value where it is the same everywhere."""
+    """Return the worst of one check on many nodes, with its value if all nodes have the same."""
     bad = max(checks, key=lambda check: VERDICTS.index(check.verdict))
     same = len({check.value for check in checks}) == 1
     value = bad.value if same else "ok" if bad.verdict == "ok" else ""
@@ -128,7 +130,7 @@ def _everywhere(found: DoctorReport) -> list[tuple[str, Check]]:
 
 
 def _findings(found: DoctorReport, paint: Paint) -> list[str]:
-    """Failures first, then warnings; nodes of which the same is said share a line."""
+    """Return the lines about failures, then warnings; nodes with the same finding share a line."""
     grouped: dict[tuple[str, str, str, str], list[str]] = {}
     for verdict in ("fail", "warn"):
         for where, check in _everywhere(found):

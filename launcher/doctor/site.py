@@ -1,4 +1,4 @@
-"""What Slurm and this machine say, asked once: everything that the login node's checks are made from."""
+"""Answers of Slurm and this machine, collected once for the checks of the login node."""
 
 import os
 import resource
@@ -25,7 +25,7 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class CommandOutput:
-    """What a program printed, or why that is not known."""
+    """Output of a program; `text` is None and `why` has the reason if there is none."""
 
     text: str | None
     why: str = ""
@@ -33,15 +33,18 @@ class CommandOutput:
 
 @dataclass(frozen=True)
 class Site:
-    """The answers. Where Slurm was silent, `silence` has its words and the rest is empty."""
+    """A cluster as Slurm and this machine describe it. If Slurm did not answer, all of its values are empty."""
 
     cluster: Cluster
     request: Request
     host: HostContext
     slurm_error: str | None = None
+    """Why Slurm did not answer; None if it did, or the profile has no Slurm."""
     controllers: str = ""
+    """Output of `scontrol ping`."""
     release: tuple[int, ...] = ()
     config: Mapping[str, str] = field(default_factory=dict)
+    """Output of `scontrol show config`."""
     groups: tuple[info.NodeGroup, ...] = ()
     nodes: tuple[Node, ...] = ()
     mpi_types: tuple[str, ...] = ()
@@ -49,42 +52,44 @@ class Site:
     munge: CommandOutput = CommandOutput(None, "not asked")
     associations: CommandOutput = CommandOutput(None, "not asked")
     nodelist: tuple[str, ...] = ()
-    """The nodes that were asked for by name."""
+    """Nodes that the request names."""
     memlock: int = -1
+    """Limit of locked memory in bytes; -1 is unlimited."""
     files: tuple[int, int] = (-1, -1)
+    """Soft and hard limit of open files; -1 is unlimited."""
 
     @property
     def has_slurm(self) -> bool:
-        """Whether the profile is of a cluster with Slurm."""
+        """Return whether the profile describes a cluster with Slurm."""
         return self.cluster.scheduler == "slurm"
 
     @property
     def runtime(self) -> ContainerRuntime:
-        """The runtime that a run would have: the request's, the profile's."""
+        """Return the runtime that a run would use: the request's, else the profile's."""
         return RUNTIMES[self.request.runtime or self.cluster.runtime]
 
     @property
-    def unknown(self) -> str | None:
-        """Why nothing can be said of Slurm; None where it answered."""
+    def why_unknown(self) -> str | None:
+        """Return why nothing is known about Slurm; None if it answered."""
         if not self.has_slurm:
             return "the profile has no Slurm"
         return None if self.slurm_error is None else "Slurm did not answer"
 
     @property
     def partition(self) -> str | None:
-        """The partition that a run would go to: the request's, the profile's, Slurm's default."""
+        """Return the partition of a run: the request's, else the profile's, else Slurm's default."""
         named = self.request.partition or self.cluster.partition or str(self.cluster.directives.get("partition") or "")
         return named or next((group.partition for group in self.groups if group.default), None)
 
     @property
     def own_nodes(self) -> tuple[Node, ...]:
-        """Nodes of that partition; where some were asked for by name, those."""
+        """Return the nodes of that partition, limited to those that the request names, if any."""
         own = (node for node in self.nodes if self.partition in node.partitions)
         return tuple(node for node in own if not self.nodelist or node.name in self.nodelist)
 
 
 def collect(cluster: Cluster, request: Request, host: HostContext, shell: Shell) -> Site:
-    """Ask everything; never raises for what cannot be told."""
+    """Collect all answers. Never raises: what cannot be determined is empty or None."""
     limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0], resource.getrlimit(resource.RLIMIT_NOFILE)
     if cluster.scheduler != "slurm":
         return Site(cluster, request, host, memlock=limits[0], files=limits[1])
@@ -122,9 +127,9 @@ def _or[Thing](ask_for: Callable[[], Thing], otherwise: Thing) -> Thing:
 
 
 def _munge(config: Mapping[str, str], shell: Shell) -> CommandOutput:
-    """A credential made and read again, as each of Slurm's messages carries one."""
+    """Create and decode a munge credential, as Slurm does for each of its messages."""
     if config.get("AuthType") != "auth/munge":
-        return CommandOutput(None, f"Slurm proves identities by {config.get('AuthType', 'something else')}")
+        return CommandOutput(None, f"Slurm authenticates by {config.get('AuthType', 'another method')}")
     options = [
         f"--socket={word.removeprefix('socket=')}"
         for word in config.get("AuthInfo", "").split(",")
@@ -135,7 +140,7 @@ def _munge(config: Mapping[str, str], shell: Shell) -> CommandOutput:
 
 
 def _associations(user: str, config: Mapping[str, str], shell: Shell) -> CommandOutput:
-    """Account, partition and QOS of each association of the user's, a line each."""
+    """Query account, partition and QOS of each association of the user, a line each."""
     if config.get("AccountingStorageType", "").endswith("none"):
         return CommandOutput(None, "this Slurm keeps no accounts")
     argv = ["sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}"]
@@ -150,35 +155,40 @@ def run_program(
     env: Mapping[str, str] | None = None,
     good: tuple[int, ...] = (0,),
 ) -> CommandOutput:
-    """What a program printed; None with its own words where it is missing or ended with an error."""
+    """Run a program and return what it printed, or why not: it is missing, timed out, or ended with an error.
+
+    `text` is its input, `good` its exit statuses that count as success.
+    """
     try:
         result: Result = shell.run(argv, input=text, env=env, check=False, timeout_s=_TIMEOUT_S)
     except CommandError as error:
         return CommandOutput(None, error.message)
     if result.status not in good:
-        words = (result.stderr.strip() or result.stdout.strip() or "it said nothing").splitlines()
+        words = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()
         return CommandOutput(None, f"{argv[0]} ended with status {result.status}: {words[-1]}")
     return CommandOutput(result.stdout or result.stderr)
 
 
 @dataclass(frozen=True)
 class DirectoryState:
-    """A directory, looked at and tried."""
+    """A directory, and whether it can be written to."""
 
     path: Path
     exists: bool
-    """Whether it is there; else `parent`, the nearest directory above it, was tried."""
+    """Whether it exists; otherwise `parent`, the nearest directory above it, was tested."""
     parent: Path
     kind: str
-    """Type of its file system (`nfs4`, `lustre`, `ext4`), empty where /proc does not tell."""
+    """Type of its file system (`nfs4`, `lustre`, `ext4`); empty if /proc does not state it."""
     free: int | None = None
+    """Free space in bytes."""
     inodes: int | None = None
+    """Number of files that can still be created; None if the file system has no such limit."""
     error: str | None = None
-    """Why nothing can be written there."""
+    """Why it cannot be written to; None if it can."""
 
 
 def probe_directory(path: Path, mounts: str) -> DirectoryState:
-    """Try a directory by making a file in it; `mounts` is /proc/self/mounts."""
+    """Test a directory by creating a file in it; `mounts` is the content of /proc/self/mounts."""
     parent = next((each for each in (path, *path.parents) if each.is_dir()), Path("/"))
     kind = file_system(parent, mounts)
     probe = parent / f".launcher-doctor.{os.getpid()}"
@@ -193,7 +203,7 @@ def probe_directory(path: Path, mounts: str) -> DirectoryState:
 
 
 def file_system(path: Path, mounts: str) -> str:
-    """Type of the file system that a directory lies on: the longest mount point above it, of several the last."""
+    """Return the type of the file system of a directory: of the longest mount point above it, the last if several."""
     best, kind = "", ""
     for line in mounts.splitlines():
         fields = line.split()
@@ -206,7 +216,7 @@ def file_system(path: Path, mounts: str) -> str:
 
 
 def test_submission(plan: Plan, script: str, env: Mapping[str, str], shell: Shell) -> CommandOutput:
-    """`sbatch --test-only` with the very script that a run would be submitted with."""
+    """Run `sbatch --test-only` with the script that a run would be submitted with."""
     if not plan.backend.own_job:
         return CommandOutput(None, "nothing would be submitted here")
     return run_program(["sbatch", "--test-only"], shell, text=script, env=env)

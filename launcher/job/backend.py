@@ -1,4 +1,4 @@
-"""Where a rank computes: on its GPU, or on CPU where there is none."""
+"""The device that a rank computes on: its GPU, or the CPU where there is none."""
 
 from .errors import UserError
 
@@ -6,9 +6,9 @@ DEVICES = ("auto", "cpu", "gpu")
 
 
 def select(device: str) -> str:
-    """ "cpu" or "gpu" for the cluster profile's wish `device` (auto, cpu, gpu) and what torch sees here.
+    """Return "cpu" or "gpu" for the cluster profile's `device` (auto, cpu, gpu) and what torch sees here.
 
-    Raises UserError for "gpu" where torch sees none: training a GPU-sized model on CPU by accident helps nobody.
+    Raises UserError for "gpu" where torch sees none, so that a GPU-sized model is not trained on CPU by accident.
     """
     if device not in DEVICES:
         raise UserError(f"device {device!r} is not one of {', '.join(DEVICES)}", where="argv.json: options.device")
@@ -20,7 +20,7 @@ def select(device: str) -> str:
         return "gpu"
     if device == "gpu":
         raise UserError(
-            f"the cluster profile asks for GPUs and torch {torch.__version__} sees none on this machine",
-            hint="check nvidia-smi in the job, the image's CUDA build of torch, and that the step was given GPUs",
+            f"the cluster profile requires GPUs, but torch {torch.__version__} sees none on this machine",
+            hint="check nvidia-smi in the job, that the image's torch is built for CUDA, and that the step has GPUs",
         )
     return "cpu"

@@ -1,4 +1,4 @@
-"""The environment of a rank: the recipe's variables, the one new start that they may need, and the record of it."""
+"""The environment of a rank: the recipe's variables, the restart that they may need, and the record."""
 
 import os
 import re
@@ -12,21 +12,21 @@ from ..contract.records import EnvironmentRecord
 from ..contract.variables import RANK_VARIABLES, RUN_VARIABLES, is_secret
 
 MARKER = "LAUNCHER_REEXEC_PID"
-"""Set for the re-executed program alone: execve keeps the process id. Inherited by a child, it says nothing."""
+"""Set to the process id for the restarted program, which keeps that id; a child that inherits it has another id."""
 
 KEPT = frozenset({*RANK_VARIABLES, *RUN_VARIABLES, MARKER})
 
-# Read by getenv() when communicators are created, long after the recipe: assigning them in this process is enough.
+# Read by getenv() when communicators are created, long after the recipe: assigning them is enough.
 READ_LATE = re.compile(r"(NCCL|TORCH_NCCL|GLOO|FI|NVSHMEM)_")
 # Read only by code that runs on GPUs.
 GPU_ONLY = re.compile(r"(CUDA|CUBLAS|CUDNN|PYTORCH_CUDA|PYTORCH_ALLOC|NVTE|NCCL|TORCH_NCCL|NVSHMEM|DEEP_EP|TRITON)_")
 
 
 def wanted(env_vars: Mapping[str, Any], user_env: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """What the recipe's `env_vars` change in `environment`.
+    """Return what the recipe's `env_vars` change in `environment`.
 
-    The recipe is stronger than the cluster profile, weaker than the user (`user_env`: names set by --env), and it never
-    touches the variables that make a process a rank.
+    The recipe overrides the cluster profile and yields to the user (`user_env`: names set by --env); it never changes
+    the variables that make a process a rank.
     """
     kept = set(user_env) | KEPT
     values = {name: _text(value) for name, value in env_vars.items() if name not in kept}
@@ -34,13 +34,13 @@ def wanted(env_vars: Mapping[str, Any], user_env: Iterable[str], environment: Ma
 
 
 def needs_restart(names: Iterable[str], device: str) -> bool:
-    """Whether one of the changed variables is read when a library is loaded: only a new start makes it count."""
+    """Return whether a changed variable is read when a library is loaded, so that it needs a restart."""
     late = [READ_LATE, GPU_ONLY] if device == "cpu" else [READ_LATE]
     return any(not any(pattern.match(name) for pattern in late) for name in names)
 
 
 def apply(changes: Mapping[str, str], device: str) -> None:
-    """Assign `changes`; start this program anew, at most once, where they come too late for what is loaded already."""
+    """Assign `changes`; restart this program, at most once, if they come too late for libraries already loaded."""
     restarted = os.environ.pop(MARKER, None) == str(os.getpid())
     os.environ.update(changes)
     if restarted or not needs_restart(changes, device):
@@ -49,27 +49,27 @@ def apply(changes: Mapping[str, str], device: str) -> None:
 
 
 def restart() -> NoReturn:
-    """Replace this process by a new start of the same program, with today's environment."""
+    """Replace this process by a new start of the same program, with the current environment."""
     sys.stdout.flush()
     sys.stderr.flush()
-    # orig_argv (3.10) keeps the interpreter's own options (-X, -W), which sys.argv has lost.
+    # orig_argv (3.10) has the interpreter's own options (-X, -W), which sys.argv lacks.
     arguments = [sys.executable, *sys.orig_argv[1:]]
-    os.execve(sys.executable, arguments, {**os.environ, MARKER: str(os.getpid())})  # noqa: S606 no shell is wanted
+    os.execve(sys.executable, arguments, {**os.environ, MARKER: str(os.getpid())})  # noqa: S606 - a shell is not needed
 
 
 def split_secrets(environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """`environment` without the values of secret-like names, and those names."""
+    """Return `environment` without the values of secret-like names, and those names."""
     hidden = sorted(name for name in environment if is_secret(name))
     return {name: environment[name] for name in sorted(environment) if name not in hidden}, hidden
 
 
 def write_environment(path: Path, environment: Mapping[str, str]) -> None:
-    """Record the real environment of a rank; values of secret-like names are left out and the names listed."""
+    """Record a rank's actual environment; values of secret-like names are left out, the names listed."""
     values, hidden = split_secrets(environment)
     record: EnvironmentRecord = {"version": 1, "environment": values, "left_out": hidden}
     write_json(path, record)
 
 
 def _text(value: Any) -> str:
-    # What Bridge itself would write; it takes str, int, float and bool.
+    # As Bridge itself would write it; it accepts str, int, float and bool.
     return str(value)

@@ -1,12 +1,12 @@
-"""What can be wrong with a request, as seen inside the job."""
+"""The error for a wrong request, inside the job."""
 
 from typing import Optional
 
 
 class UserError(Exception):
-    """The request was wrong (recipe, argument, override or configuration): nothing was trained.
+    """A wrong request (recipe, argument, override or configuration): nothing was trained.
 
-    `message` is one sentence for the user, `where` the place in the user's file (`file:line`), `hint` what to do.
+    `message` is one sentence for the user, `where` the position in the user's file (`file:line`), `hint` what to do.
     """
 
     def __init__(self, message: str, *, where: Optional[str] = None, hint: Optional[str] = None) -> None:
@@ -16,6 +16,6 @@ class UserError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
+        where = f"{self.where}: " if self.where else ""
         hint = f"\n  {self.hint}" if self.hint else ""
-        return f"{place}{self.message}{hint}"
+        return f"{where}{self.message}{hint}"

@@ -1,7 +1,7 @@
-"""Which NVIDIA GPU a rank will use, told before CUDA is loaded.
+"""The NVIDIA GPU that a rank will use, found before CUDA is loaded.
 
 The driver lists the GPUs of a machine in /proc (in a container those that it was given); nvidia-smi is asked where that
-says too little. Both count in the order of PCI addresses, as CUDA does for GPUs of one kind.
+is not enough. Both count in the order of PCI addresses, as CUDA does for GPUs of one kind.
 """
 
 import os
@@ -18,7 +18,7 @@ _SMI_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU: its number before CUDA_VISIBLE_DEVICES, and where it is."""
+    """A GPU: its number before CUDA_VISIBLE_DEVICES, and its PCI address."""
 
     index: int
     uuid: str
@@ -28,7 +28,7 @@ class Device:
 
 
 def present() -> tuple[Device, ...]:
-    """The GPUs that this process may open; none where there is no driver."""
+    """Return the GPUs that this process may open; none where there is no driver."""
     found = from_proc(Path("/proc/driver/nvidia/gpus"), Path("/dev"))
     if found and not any("?" in device.uuid for device in found):
         return found
@@ -40,7 +40,7 @@ def present() -> tuple[Device, ...]:
 
 
 def from_proc(directory: Path, devices: Path) -> tuple[Device, ...]:
-    """The GPUs in the driver's directory whose device file can be opened: Slurm's cgroup forbids the others'."""
+    """Return the GPUs in the driver's directory whose device file can be opened; Slurm's cgroup denies others."""
     found = []
     for path in directory.glob("*/information"):
         try:
@@ -56,7 +56,7 @@ def from_proc(directory: Path, devices: Path) -> tuple[Device, ...]:
 
 
 def from_smi(text: str) -> tuple[Device, ...]:
-    """The GPUs that nvidia-smi lists."""
+    """Return the GPUs that nvidia-smi lists."""
     found = []
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",", 3)]
@@ -66,7 +66,7 @@ def from_smi(text: str) -> tuple[Device, ...]:
 
 
 def sysfs_address(address: str) -> str:
-    """`00000000:18:00.0`, as nvidia-smi writes it, is `0000:18:00.0` in sysfs."""
+    """Return the address as sysfs has it: `0000:18:00.0` for nvidia-smi's `00000000:18:00.0`."""
     domain, _, rest = address.partition(":")
     try:
         return f"{int(domain, 16):04x}:{rest}".lower()
@@ -75,7 +75,10 @@ def sysfs_address(address: str) -> str:
 
 
 def visible(devices: Sequence[Device], environ: Mapping[str, str]) -> tuple[Device, ...]:
-    """The GPUs in CUDA's order, after CUDA_VISIBLE_DEVICES (CUDA programming guide, "CUDA Environment Variables")."""
+    """Return the GPUs in CUDA's order, after CUDA_VISIBLE_DEVICES.
+
+    Source: CUDA programming guide, "CUDA Environment Variables".
+    """
     value = environ.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         return tuple(devices)
@@ -83,7 +86,7 @@ def visible(devices: Sequence[Device], environ: Mapping[str, str]) -> tuple[Devi
     for token in value.split(","):
         device = _named(devices, token.strip())
         if device is None:
-            break  # what stands after a device that there is not is invisible, too
+            break  # devices after an invalid one are invisible too
         found.append(device)
     return tuple(found)
 
@@ -91,20 +94,20 @@ def visible(devices: Sequence[Device], environ: Mapping[str, str]) -> tuple[Devi
 def choose(
     devices: Sequence[Device], local_rank: int, environ: Mapping[str, str]
 ) -> "tuple[Optional[Device], Optional[str]]":
-    """The GPU of a rank, or why it cannot be told."""
+    """Return the GPU of a rank, or the reason why it is not known."""
     if not devices:
-        return None, "no GPU is seen, or CUDA_VISIBLE_DEVICES names none that can be told (a MIG device's UUID)"
+        return None, "no GPU is seen, or CUDA_VISIBLE_DEVICES names none that is known here (a MIG device's UUID)"
     if len({device.name for device in devices}) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         return None, "the GPUs are of several kinds, and without CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA sorts them by speed"
     if len(devices) == 1:
-        return devices[0], None  # Slurm gave each task its own
+        return devices[0], None  # Slurm gave each task one GPU
     if local_rank >= len(devices):
         return None, f"local rank {local_rank} has no GPU of its own among {len(devices)}"
     return devices[local_rank], None
 
 
 def _named(devices: Iterable[Device], token: str) -> Optional[Device]:
-    """The GPU that one word of CUDA_VISIBLE_DEVICES names: a number, (the beginning of) a UUID, an old MIG name."""
+    """Return the GPU that one word of CUDA_VISIBLE_DEVICES names: a number, (the start of) a UUID, an old MIG name."""
     if token.isdecimal():
         return next((device for device in devices if device.index == int(token)), None)
     parent = re.fullmatch(r"MIG-(GPU-[0-9a-fA-F-]+)/\d+/\d+", token)

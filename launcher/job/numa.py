@@ -1,11 +1,11 @@
-"""Binds a rank to the CPUs and the memory next to its GPU, before torch is loaded. It never fails a run.
+"""Binding of a rank to the CPUs and the memory next to its GPU, before torch is loaded. It never fails a run.
 
-The GPU is found by its PCI address, and sysfs says which CPUs are near: contiguous numbering, which launch scripts
-assume, is not what every machine has. CPUs are those that Slurm allowed this task, never others. Ranks that share a
-NUMA node share its CPUs: slices would keep threads of data loaders and of NCCL from idle ones.
+The GPU is found by its PCI address, and sysfs lists the near CPUs: launch scripts assume contiguous numbering, which
+not every machine has. Only CPUs that Slurm allowed this task are used. Ranks that share a NUMA node share its CPUs:
+slices would keep threads of data loaders and of NCCL from idle ones.
 
-Memory is preferred on the node (MPOL_PREFERRED), not bound to it: pinned buffers, data loaders and checkpoints being
-written may need more than a node's share, and under MPOL_BIND the kernel kills for what another node still has.
+Memory is preferred on the node (MPOL_PREFERRED), not bound to it: pinned buffers, data loaders and checkpoints in
+writing may need more than a node's share, and under MPOL_BIND the kernel kills although another node has free memory.
 """
 
 import ctypes
@@ -27,53 +27,53 @@ from .gpus import Device
 from .rank import Rank
 
 _SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
-"""Numbers of the system call (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h of Linux)."""
+"""Numbers of the system call. Source: Linux, arch/x86/entry/syscalls/syscall_64.tbl, asm-generic/unistd.h."""
 
 _MPOL_PREFERRED = 1  # include/uapi/linux/mempolicy.h
 
 
 @dataclass(frozen=True)
 class Binding:
-    """What a rank is bound to, or why to nothing."""
+    """What a rank is bound to, or the reason why to nothing."""
 
     device: Optional[Device] = None
     node: Optional[int] = None
-    """The NUMA node next to the GPU: its memory is preferred."""
+    """NUMA node next to the GPU; its memory is preferred."""
     cpus: frozenset[int] = frozenset()
-    """The CPUs to run on; empty: the ones that it has."""
+    """CPUs to run on; empty where they stay unchanged."""
     why: Optional[str] = None
-    """Why the CPUs stay as they are."""
+    """Why the CPUs stay unchanged."""
 
     @property
     def words(self) -> str:
-        """For the rank's log."""
+        """Return the text for the rank's log."""
         gpu = f"GPU {self.device.index} ({self.device.address}): " if self.device else ""
         near = "" if self.node is None else f"NUMA node {self.node}, "
         return f"{gpu}{near}{f'bound to CPUs {cpulist(self.cpus)}' if self.cpus else f'CPUs not bound: {self.why}'}"
 
 
-def decide(device: Device, root: Path, allowed: frozenset[int]) -> Binding:
-    """The binding of a rank with this GPU that may run on the CPUs `allowed`; `root` is sysfs."""
-    place = root / "bus/pci/devices" / device.address
-    stated, nodes = _number(place / "numa_node"), cpus_of_nodes(root)
-    near = parse_cpus(_text(place / "local_cpulist")) or nodes.get(-1 if stated is None else stated, frozenset())
-    # A Grace Blackwell GPU's memory is a node of its own, without CPUs: the one next to it is that of its CPUs.
+def plan_binding(device: Device, root: Path, allowed: frozenset[int]) -> Binding:
+    """Return the binding of a rank with this GPU that may run on the CPUs `allowed`; `root` is sysfs."""
+    sysfs = root / "bus/pci/devices" / device.address
+    stated, nodes = _number(sysfs / "numa_node"), cpus_of_nodes(root)
+    near = parse_cpus(_text(sysfs / "local_cpulist")) or nodes.get(-1 if stated is None else stated, frozenset())
+    # A Grace Blackwell GPU's memory is a NUMA node without CPUs; the near one is that of its CPUs.
     node = stated if stated in nodes else next((each for each, cpus in nodes.items() if near and near <= cpus), None)
     if len(nodes) < 2:
         return Binding(device, why="this machine has one NUMA node")
     if node is None:
-        return Binding(device, why=f"the machine does not say which NUMA node is near (numa_node is {stated})")
+        return Binding(device, why=f"the machine does not report a near NUMA node (numa_node is {stated})")
     common = near & allowed
     if not common:
-        why = f"the task may run on CPUs {cpulist(allowed)}, and {cpulist(near)} are near (srun --cpu-bind)"
+        why = f"the task may run only on CPUs {cpulist(allowed)}, but {cpulist(near)} are near (srun --cpu-bind)"
         return Binding(device, node, why=why)
     if common == allowed:
-        return Binding(device, node, why=f"the task has only near ones ({cpulist(allowed)})")
+        return Binding(device, node, why=f"the task has only near CPUs ({cpulist(allowed)})")
     return Binding(device, node, common)
 
 
 def cpus_of_nodes(root: Path) -> dict[int, frozenset[int]]:
-    """The CPUs of each NUMA node that has any."""
+    """Return the CPUs of each NUMA node that has any."""
     found = {}
     for path in (root / "devices/system/node").glob("node[0-9]*"):
         cpus = parse_cpus(_text(path / "cpulist"))
@@ -83,7 +83,7 @@ def cpus_of_nodes(root: Path) -> dict[int, frozenset[int]]:
 
 
 def parse_cpus(text: str) -> frozenset[int]:
-    """The numbers in the kernel's notation `0-3,8`."""
+    """Return the numbers in the kernel's notation `0-3,8`."""
     found: set[int] = set()
     for part in text.strip().split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
@@ -93,7 +93,7 @@ def parse_cpus(text: str) -> frozenset[int]:
 
 
 def cpulist(cpus: "frozenset[int]") -> str:
-    """The kernel's notation for these numbers."""
+    """Return the kernel's notation for these numbers."""
     runs: list[list[int]] = []
     for cpu in sorted(cpus):
         if runs and cpu == runs[-1][1] + 1:
@@ -103,17 +103,17 @@ def cpulist(cpus: "frozenset[int]") -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def bind(rank: Rank, settings: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Optional[Binding]:
-    """Bind this process, and say so; None where there was nothing to do. Never raises."""
-    if settings.get("device") == "cpu" or environ.get(MARKER) == str(os.getpid()):
-        return None  # a new start of the same process is bound already
+def bind(rank: Rank, options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Optional[Binding]:
+    """Bind this process and print how; return None where there was nothing to do. Never raises."""
+    if options.get("device") == "cpu" or environ.get(MARKER) == str(os.getpid()):
+        return None  # a restarted process is already bound
     try:
         devices = gpus.visible(gpus.present(), environ)
-        if not devices and settings.get("device") != "gpu":
+        if not devices and options.get("device") != "gpu":
             return None
         device, why = gpus.choose(devices, rank.local_rank, environ)
         allowed = frozenset(os.sched_getaffinity(0))
-        binding = decide(device, Path("/sys"), allowed) if device else Binding(why=why)
+        binding = plan_binding(device, Path("/sys"), allowed) if device else Binding(why=why)
         if binding.cpus:
             os.sched_setaffinity(0, binding.cpus)
         memory = prefer_memory(binding.node) if binding.node is not None else None
@@ -125,15 +125,15 @@ def bind(rank: Rank, settings: Mapping[str, Any], environ: Mapping[str, str] = o
 
 
 def prefer_memory(node: int) -> Optional[str]:
-    """Prefer the node's memory for this process and its children; why it cannot be, or None."""
+    """Prefer the node's memory for this process and its children; return the reason if that fails, else None."""
     number = _SET_MEMPOLICY.get(platform.machine())
     if number is None:
-        return f"its number is not known for {platform.machine()}"
+        return f"the system call's number is not known for {platform.machine()}"
     bits = ctypes.sizeof(ctypes.c_ulong) * 8
     mask = (ctypes.c_ulong * (node // bits + 1))()
     mask[node // bits] = 1 << node % bits
     library = ctypes.CDLL(None, use_errno=True)
-    # The kernel reads one bit less than it is given.
+    # The kernel reads one bit less than this number.
     most = ctypes.c_ulong(len(mask) * bits + 1)
     if library.syscall(ctypes.c_long(number), ctypes.c_long(_MPOL_PREFERRED), ctypes.byref(mask), most) == 0:
         return None
@@ -143,12 +143,12 @@ def prefer_memory(node: int) -> Optional[str]:
 def _report(
     rank: Rank, binding: Binding, memory: Optional[str], devices: Sequence[Device], allowed: frozenset[int]
 ) -> None:
-    """A line in the rank's log; by a node's first rank `placement/NNNN.json`; by rank 0 a line of the timeline."""
+    """Print a line; write `placement/NNNN.json` on a node's first rank, and a line of the timeline on rank 0."""
     where = "" if binding.node is None else ", memory preferred there" if memory is None else f", memory not: {memory}"
     print(f"numa: {binding.words}{where}", file=sys.stderr, flush=True)
     if rank.local_rank != 0:
         return
-    found = [decide(device, Path("/sys"), allowed) for device in devices]
+    found = [plan_binding(device, Path("/sys"), allowed) for device in devices]
     content: NodePlacement = {
         "rank": rank.rank,
         "node": rank.node_rank,

@@ -1,4 +1,4 @@
-"""The sequence that one rank goes through, from argv.json to the record of its end."""
+"""The steps of one rank, from argv.json to the record of its end."""
 
 import contextlib
 import json
@@ -22,44 +22,44 @@ from .watch.events import Events, Timeline
 
 
 class Interrupted(BaseException):
-    """A signal to end came before training; BaseException, so that no library takes it for an error of its own."""
+    """Signal to end before training; a BaseException, so that no library handles it as its own error."""
 
 
 @dataclass
 class Job:
-    """What is known about the rank's work so far; `end` can be told at any point of it."""
+    """State of the rank's work; `end` can be determined at any point."""
 
     rank: Rank
     started: float = field(default_factory=time.time)
     events: Optional[Events] = None
     config: Optional[Any] = None
     window: Optional[Any] = None
-    """What this rank captures with a profiler (profiling.window.Window); None: nothing, and nothing of it is loaded."""
+    """What this rank captures (profiling.window.Window); None if nothing, and then profiling is not imported."""
     network: Optional[Any] = None
-    """This rank's part in watching the network (network.watch.Watch); None: nothing, as above."""
+    """This rank's part in watching the network (network.watch.Watch); None as above."""
 
     @property
     def iteration(self) -> Optional[int]:
-        """The last completed iteration; None before the training loop."""
+        """Return the last completed iteration; None before the training loop."""
         return None if self.events is None else self.events.progress.iteration
 
 
 def run(rank: Rank) -> int:
-    """Train, write the rank's end whatever happens, and return its exit status."""
+    """Train, write the record of the rank's end in any case, and return its exit status."""
     job = Job(rank)
     timeline = Timeline(rank)
     try:
         with signals_raise():
             request = read_request(rank)
-            place(rank, request["options"])
-            job.network = watched(rank, request["options"])
+            bind_numa(rank, request["options"])
+            job.network = start_network_watch(rank, request["options"])
             job.config, device = configure(rank, request, timeline, job.started)
-            job.window = profiled(job, request["options"], device)
+            job.window = make_profiler_window(job, request["options"], device)
             if job.network is not None:
                 job.network.begin(device)
         train(job, request, device, timeline)
         end = record.End("finished", iteration=job.iteration)
-    except BaseException as error:  # whatever it is, the process ends here
+    except BaseException as error:  # in any case the process ends here
         end = _judge(job, error)
     if job.network is not None:
         end = job.network.explain(end)
@@ -70,7 +70,7 @@ def run(rank: Rank) -> int:
         job.window.finish(end.outcome != "failed")
     record.write_end(rank, end)
     timeline.event("end", time.time() - job.started, outcome=end.outcome, reason=end.reason, iteration=end.iteration)
-    _tell(rank, end)
+    _print_outcome(rank, end)
     _leave_group(end)
     if job.window is not None and job.window.ends_at_once:
         sys.stdout.flush()
@@ -80,7 +80,7 @@ def run(rank: Rank) -> int:
 
 
 def read_request(rank: Rank) -> JobRequest:
-    """Return the content of the run's argv.json. Raises UserError."""
+    """Return argv.json of the run: recipe, arguments, overrides and options. Raises UserError."""
     path = rank.run_paths.argv_file
     try:
         return conforming(json.loads(path.read_text(encoding="utf-8")), JobRequest, unknown_keys=True)
@@ -91,14 +91,14 @@ def read_request(rank: Rank) -> JobRequest:
 
 
 def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: float) -> tuple[Any, str]:
-    """The configuration to train with, and the device; may start this process anew, once (see environment.py)."""
+    """Return the configuration to train with, and the device; may restart this process once (environment.py)."""
     from . import fetch
     from .config import check, overrides, recipe, versions
     from .model import extensions, weights
 
     fetch.begin()
-    settings, keys = request["options"], paths.overridden(request["overrides"])
-    device = backend.select(settings.get("device", "auto"))
+    options, keys = request["options"], paths.overridden(request["overrides"])
+    device = backend.select(options.get("device", "auto"))
     if device == "cpu":
         from . import cpu
 
@@ -107,8 +107,8 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
         lambda: recipe.load(request["recipe"], request["arguments"], rank.run_paths.code), request, rank
     )
     config = overrides.apply(config, request["overrides"])
-    # The override env_vars.NAME= is the user's as well, and stronger than --env.
-    user_env = [name for name in settings.get("user_env", ()) if not paths.is_overridden(f"env_vars.{name}", keys)]
+    # The override env_vars.NAME= is also the user's, and wins over --env.
+    user_env = [name for name in options.get("user_env", ()) if not paths.is_overridden(f"env_vars.{name}", keys)]
     environment.apply(environment.wanted(versions.env_vars(config), user_env, os.environ), device)
     timeline.event("imports", time.time() - started, device=device)
     if rank.rank == 0:
@@ -117,47 +117,47 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
         config = cpu.prepare(config)
     paths.place_files(config, rank, keys)
     paths.stop_on_signal(config, keys)
-    paths.choose_checkpoint(config, rank, keys, bool(settings.get("load", False)))
-    fetch.fetch_all(config, rank, settings.get("init"))
-    weights.choose(config, settings.get("init"), look=rank.rank == 0)
+    paths.choose_checkpoint(config, rank, keys, bool(options.get("load", False)))
+    fetch.fetch_all(config, rank, options.get("init"))
+    weights.choose(config, options.get("init"), look=rank.rank == 0)
     if device != "cpu":
         extensions.require(config)
     checked = check.validate(config, rank.world_size, request["overrides"])
-    told = notes.take()
+    found = notes.take()
     if rank.rank == 0:
-        for text in (*(f"note: {one}" for one in told), *(f"warning: {one}" for one in checked.warnings)):
+        for text in (*(f"note: {one}" for one in found), *(f"warning: {one}" for one in checked.warnings)):
             print(text, file=sys.stderr, flush=True)
     return config, device
 
 
-def place(rank: Rank, settings: JobOptions) -> None:
-    """Run next to the GPU: threads and memory of the libraries that are loaded later follow."""
-    if settings.get("numa_binding"):
+def bind_numa(rank: Rank, options: JobOptions) -> None:
+    """Bind this process next to its GPU; threads and memory of libraries that are loaded later follow."""
+    if options.get("numa_binding"):
         from . import numa
 
-        numa.bind(rank, settings)
+        numa.bind(rank, options)
 
 
-def watched(rank: Rank, settings: JobOptions) -> Optional[Any]:
-    """This rank's part in watching the network, with NCCL's variables set before it is loaded; None for no part."""
-    if not settings["network"]:
+def start_network_watch(rank: Rank, options: JobOptions) -> Optional[Any]:
+    """Return this rank's part in watching the network, or None; NCCL's variables are set before NCCL loads."""
+    if not options["network"]:
         return None
-    from .network.watch import prepare  # a run that expects nothing of its network does not load it
+    from .network.watch import prepare  # imported only by runs that expect something of their network
 
-    return prepare(rank, settings["network"])
+    return prepare(rank, options["network"])
 
 
-def profiled(job: Job, settings: JobOptions, device: str) -> Optional[Any]:
-    """What this rank is to capture, if anything. Raises UserError where that cannot work."""
-    if not settings["profiler"]:
+def make_profiler_window(job: Job, options: JobOptions, device: str) -> Optional[Any]:
+    """Return what this rank captures, if anything. Raises UserError where that cannot work."""
+    if not options["profiler"]:
         return None
-    from .profiling.prepare import prepare  # a run without a profiler does not load it
+    from .profiling.prepare import prepare  # imported only by runs with a profiler
 
-    return prepare(job.config, job.rank, settings["profiler"], device)
+    return prepare(job.config, job.rank, options["profiler"], device)
 
 
 def train(job: Job, request: JobRequest, device: str, timeline: Timeline) -> None:
-    """Bridge's own pretrain(), or finetune() where weights are given to start from, with this launcher's callbacks."""
+    """Run Bridge's own pretrain(), or finetune() from given weights, with the launcher's callbacks."""
     from megatron.bridge.training import pretrain as bridge
 
     from .config import versions
@@ -169,7 +169,7 @@ def train(job: Job, request: JobRequest, device: str, timeline: Timeline) -> Non
     if job.rank.rank == 0:
         print(*(f"note: {text}" for text in notes.take()), sep="\n", file=sys.stderr, flush=True)
     job.events = Events(job.rank, device, timeline)
-    logging.getLogger(bridge.__name__).addFilter(_not_a_clean_stop)
+    logging.getLogger(bridge.__name__).addFilter(_is_not_clean_stop)
     callbacks = job.events.manager(job.config)
     if job.window is not None:
         job.window.attach(callbacks)
@@ -178,7 +178,7 @@ def train(job: Job, request: JobRequest, device: str, timeline: Timeline) -> Non
     if weights is None:
         bridge.pretrain(config, forward_step, callbacks=callbacks)
     else:
-        # The same loop, which refuses to begin where the weights are not found.
+        # The same loop, but it refuses to start where the weights are not found.
         from megatron.bridge.training.finetune import finetune
 
         with require_all_tensors(weights):
@@ -187,10 +187,10 @@ def train(job: Job, request: JobRequest, device: str, timeline: Timeline) -> Non
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
-    """Inside the block SIGTERM raises Interrupted, so that a rank which is stopped before training says so.
+    """Raise Interrupted on SIGTERM inside the block, so that a rank stopped before training reports that.
 
-    Only there: later Bridge has a handler of its own, and while process groups are made the default (to die at once) is
-    better than an exception that waits for a collective to end.
+    Only there: later Bridge has its own handler, and while process groups are created the default (end at once) is
+    better than an exception that waits for the end of a collective.
     """
 
     def interrupt(number: int, _frame: Optional[FrameType]) -> None:
@@ -214,8 +214,8 @@ def _judge(job: Job, error: BaseException) -> record.End:
 
 
 def _stop_reason(job: Job) -> str:
-    """Why Bridge's loop left early, in the order in which it asks: signal, duration, interval, stragglers."""
-    assert job.events is not None and job.config is not None  # noqa: S101 only called from inside the loop
+    """Return why Bridge's loop ended early, in Bridge's order: signal, duration, interval, stragglers."""
+    assert job.events is not None and job.config is not None  # noqa: S101 - only called inside the loop
     progress, options = job.events.progress, job.config.train
     if progress.signalled:
         requested = (job.rank.paths.stop).exists()
@@ -225,23 +225,23 @@ def _stop_reason(job: Job) -> str:
         return "exit_duration"
     if options.exit_interval and (progress.iteration or 0) % options.exit_interval == 0:
         return "exit_interval"
-    # The duration is looked at a moment after the time that was noted here.
+    # Bridge checks the duration a moment after the time that was recorded here.
     return "exit_duration" if options.exit_duration_in_mins else "straggler detection"
 
 
-def _not_a_clean_stop(entry: logging.LogRecord) -> bool:
-    """False for "Pretrain failed ... SystemExit: 0", Bridge 0.6.2's ERROR about a stop that was asked for."""
+def _is_not_clean_stop(entry: logging.LogRecord) -> bool:
+    """Return False for Bridge 0.6.2's ERROR about a requested stop ("Pretrain failed ... SystemExit: 0")."""
     error = entry.exc_info[1] if entry.exc_info else None
     return not (isinstance(error, SystemExit) and error.code in (0, None))
 
 
-def _tell(rank: Rank, end: record.End) -> None:
+def _print_outcome(rank: Rank, end: record.End) -> None:
     if end.exception is not None:
         kind = "" if end.cause in ("user", "network") else f"{end.exception['type']}: "
-        place = f" ({end.exception['where']})" if end.exception["where"] else ""
+        where = f" ({end.exception['where']})" if end.exception["where"] else ""
         if end.cause != "user":
             print(end.exception["traceback"], file=sys.stderr)
-        print(f"error: rank {rank.rank}: {kind}{end.exception['message']}{place}", file=sys.stderr, flush=True)
+        print(f"error: rank {rank.rank}: {kind}{end.exception['message']}{where}", file=sys.stderr, flush=True)
     elif rank.rank == 0:
         reason = f" ({end.reason})" if end.reason else ""
         print(f"run {end.outcome}{reason} at iteration {end.iteration}", flush=True)
@@ -252,7 +252,7 @@ def _leave_group(end: record.End) -> None:
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return
     if end.outcome == "failed":
-        # Peers may wait in a collective that this rank never joins: an orderly end would wait with them.
+        # Peers may wait in a collective that this rank never joins; an orderly end would wait with them.
         torch.distributed.distributed_c10d._abort_process_group()
     else:
         torch.distributed.destroy_process_group()

@@ -32,7 +32,7 @@ def plan_fabric(inputs: PlanInputs, layout: RankLayout, overridden: Mapping[str,
     Raises OverrideError, ImageError or LayoutError for what cannot work here.
     """
     cluster = inputs.cluster
-    values = {**inputs.recipe_values, **overridden}
+    values = {**inputs.knowledge.values, **overridden}
     sizes = known_sizes(values)
     runtime = container.chosen_runtime(inputs.request, cluster)
     net = network.plan_network(cluster, runtime, inputs.image, layout.nodes, _explicit_env(inputs))
@@ -59,7 +59,7 @@ def _explicit_env(inputs: PlanInputs) -> dict[str, str | None]:
     """Return what the profile's [env], the recipe and the user set; None in place of a value passed on by name."""
     user = (entry.partition("=") for entry in inputs.request.env)
     stated = {name: value if equals else None for name, equals, value in user}
-    return {**inputs.cluster.env, **(inputs.recipe_env or {}), **stated}
+    return {**inputs.cluster.env, **(inputs.knowledge.env or {}), **stated}
 
 
 def _stated_segment(inputs: PlanInputs) -> dict[str, object]:

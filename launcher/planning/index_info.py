@@ -4,23 +4,36 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from launcher.discovery.recipe_index import IndexMatch
+from launcher.discovery.training_files import TrainingFiles
 from launcher.planning import layout
+from launcher.planning.inputs import FromIndex, FromOverrides
 from launcher.planning.overrides import Override, known_values
 
 
-def values_of(index_match: IndexMatch | None, overrides: Iterable[Override]) -> Mapping[str, Any]:
+def knowledge_of(
+    index_match: IndexMatch | None, overrides: Iterable[Override], stated: Mapping[str, Any], files: TrainingFiles
+) -> FromIndex | FromOverrides:
+    """Return what is known of a recipe that was not run; `stated` are values by key that its arguments set."""
+    overrides = tuple(overrides)
+    if index_match is None:
+        return FromOverrides(stated, files)
+    values = {**_values_of(index_match, overrides), **stated}
+    return FromIndex(index_match, values, _env_of(index_match, overrides), files)
+
+
+def _values_of(index_match: IndexMatch, overrides: Iterable[Override]) -> Mapping[str, Any]:
     """Return the recipe's values by key, without those that an override replaces, even by a value known only later."""
-    if index_match is None or index_match.recipe is None:
+    if index_match.recipe is None:
         return {}
     replaced = {override.key for override in overrides}
     values = index_match.recipe.values
     return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & replaced}
 
 
-def env_of(index_match: IndexMatch | None, overrides: Iterable[Override]) -> Mapping[str, str] | None:
+def _env_of(index_match: IndexMatch, overrides: Iterable[Override]) -> Mapping[str, str] | None:
     """Return the recipe's env_vars with the changes of overrides; None if they are unknown."""
     overrides = tuple(overrides)
-    if index_match is None or index_match.recipe is None or index_match.recipe.env is None:
+    if index_match.recipe is None or index_match.recipe.env is None:
         return None
     keys = {override.key for override in overrides}
     if "env_vars" in keys:
@@ -49,10 +62,8 @@ def unchecked(index_match: IndexMatch, known: Mapping[str, Any]) -> tuple[str, .
     return (*believed, *(f"{key}: the recipe decides" for key in missing), "the recipe's own values")
 
 
-def warnings(index_match: IndexMatch | None) -> tuple[str, ...]:
+def warnings(index_match: IndexMatch) -> tuple[str, ...]:
     """Return the warnings of the index about the recipe."""
-    if index_match is None:
-        return ()
     failed = index_match.recipe.not_run if index_match.recipe else None
     if index_match.recipe is None or failed is None:
         return index_match.warnings
@@ -61,9 +72,9 @@ def warnings(index_match: IndexMatch | None) -> tuple[str, ...]:
     return (*index_match.warnings, text)
 
 
-def with_source(hint: str | None, index_match: IndexMatch | None) -> str | None:
+def with_source(hint: str | None, index_match: IndexMatch) -> str | None:
     """Return the hint of an error about sizes, with the source of those that the user did not set."""
-    if index_match is None or index_match.recipe is None:
+    if index_match.recipe is None:
         return hint
     source = (
         f"The sizes of {index_match.recipe.name} are known from the index of Megatron Bridge {index_match.version}."

@@ -1,4 +1,4 @@
-"""What a plan is made from: values alone."""
+"""What a plan is made from: values alone, among them what is known of the configuration that the recipe makes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +15,68 @@ from launcher.planning.backend import BackendTraits
 from launcher.planning.overrides import Override
 from launcher.planning.profiler.model import ProfilerContext
 
+_OF_TRAIN = ("global_batch_size", "micro_batch_size", "train_iters")
+"""Of the values that a check resolves, those of the section `train`; the others belong to `model`."""
+
+
+@dataclass(frozen=True)
+class FromOverrides:
+    """The recipe was not run and no index describes it: only what the user stated is known."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Values by key (`model.tensor_model_parallel_size`) that keyword arguments of the recipe set."""
+
+    files: TrainingFiles = field(default=TrainingFiles())
+    """What exists of the files that the arguments name."""
+
+    @property
+    def env(self) -> None:
+        """The recipe's env_vars: unknown."""
+        return None
+
+
+@dataclass(frozen=True)
+class FromIndex:
+    """The index of Megatron Bridge's recipes describes the recipe. Overrides are stronger than all of this."""
+
+    match: IndexMatch
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """The recipe's values by key, with those that its keyword arguments set, without what an override replaces."""
+
+    env: Mapping[str, str] | None = None
+    """The recipe's env_vars; None where the index does not have them. Set by step.sh, they spare each rank the second
+    start that it would need for them to take effect."""
+
+    files: TrainingFiles = field(default=TrainingFiles())
+    """What exists of the files that the arguments name."""
+
+
+@dataclass(frozen=True)
+class FromCheck:
+    """The recipe was run and its configuration validated (launcher/job/config/check.py, `resolved`)."""
+
+    resolved: Mapping[str, Any]
+    files: TrainingFiles = field(default=TrainingFiles())
+    """What exists of the files that the configuration names."""
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The sizes that a plan reads, by key."""
+        return {
+            f"{'train' if name in _OF_TRAIN else 'model'}.{name}": value
+            for name, value in self.resolved.items()
+            if not isinstance(value, dict)
+        }
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The recipe's env_vars."""
+        return self.resolved.get("env_vars") or {}
+
+
+ConfigKnowledge = FromOverrides | FromIndex | FromCheck
+"""What is known of the configuration that the recipe makes, besides the user's overrides."""
+
 
 @dataclass(frozen=True)
 class PlanInputs:
@@ -28,24 +90,15 @@ class PlanInputs:
     arguments: dict[str, str]
     overrides: tuple[Override, ...]
     code: tuple[tuple[str, str], ...]
+    knowledge: ConfigKnowledge = field(default=FromOverrides())
     submission: int = 0
     run_dir: str | None = None
-    """Of a resumed run; a new one gets its own."""
-    recipe_env: Mapping[str, str] | None = None
-    """The recipe's env_vars, where it was run to check the configuration, or as the index has them. Set by step.sh,
-    they spare each rank the second start that it would need to make them count."""
-    recipe_values: Mapping[str, Any] = field(default_factory=dict)
-    """Values of the checked configuration by key (`model.tensor_model_parallel_size`), or those that the index has of a
-    Bridge recipe; else empty."""
-    index_match: IndexMatch | None = None
-    """What the index says of a Bridge recipe; None for other recipes, and where the configuration was checked."""
-    resolved: Mapping[str, Any] | None = None
-    """All that the check told of the configuration (launcher/job/config/check.py, resolved); None without one."""
-    files: TrainingFiles = field(default=TrainingFiles())
-    """What is there of the files that the configuration names; nothing where it was not checked."""
+    """The directory of a resumed run; a new one gets its own."""
+    recipe_text: str | None = None
+    """How the user named the recipe of a resumed run, which is now a snapshot in the run directory."""
     profiling: ProfilerContext = field(default=ProfilerContext())
     """What is known of the place where a profiler is to work."""
     use_viztracer: bool | None = None
-    """What `profiling.use_viztracer` says, a key that is not Bridge's."""
+    """The value of `profiling.use_viztracer`, a key that is not Bridge's."""
     image: Image | None = None
-    """The image that container.wanted_image names, looked at; None on the bare machine."""
+    """The image that container.wanted_image names, inspected; None on the bare machine."""

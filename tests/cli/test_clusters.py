@@ -83,7 +83,7 @@ def test_show_for_programs(capsys: pytest.CaptureFixture[str], home: Path) -> No
         (["list", "mine"], "clusters list takes no name"),
         (["show", "mine", "--output", "x.toml"], "clusters show has no option --output"),
         (["probe", "--output", "mine/mine.toml"], "is there already"),
-        (["probe", "--output", "mine"], "no name of a profile's file"),
+        (["probe", "--output", "mine"], "not the name of a profile's file"),
     ],
 )
 def test_wrong_words_end_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str) -> None:

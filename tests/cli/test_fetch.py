@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import CommandError, OutsideError, RequestError
-from launcher.cli.commands.fetch import _Told, environment, understood
+from launcher.api.fetch import FetchEvents, fetch_environment, read_answer
 from launcher.cli.main import main
-from launcher.cli.progress import TerminalReport
+from launcher.cli.progress import TerminalProgress
 from tests.backends.running import ROOT, User, user_of
 from tests.job.hub_models import RECIPE, tiny
 from tests.job.hub_server import Hub, hub
@@ -78,21 +78,22 @@ def test_a_hub_that_refuses_is_the_outside_world(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_childs_answer_is_understood() -> None:
-    assert understood('{"ok": true, "items": []}', 0, "")["items"] == []
+def test_the_childs_answer_is_read_answer() -> None:
+    assert read_answer('{"ok": true, "items": []}', 0, "")["items"] == []
     refused = {"ok": False, "error": "no", "where": "x.py:3", "hint": "do", "outside": False}
     with pytest.raises(RequestError, match="no"):
-        understood(json.dumps(refused), 2, "")
+        read_answer(json.dumps(refused), 2, "")
     with pytest.raises(OutsideError, match="no"):
-        understood(json.dumps({**refused, "outside": True}), 3, "")
+        read_answer(json.dumps({**refused, "outside": True}), 3, "")
     with pytest.raises(CommandError, match="status 137: it broke"):
-        understood("", 137, "it broke")
+        read_answer("", 137, "it broke")
 
 
-def test_the_childs_environment(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_childs_environment() -> None:
+    warnings: list[str] = []
     job = {"PATH": "/bin", "HF_HOME": "/shared", "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://mirror"}
     shell = {"HF_HOME": "/mine", "https_proxy": "http://p", "HF_TOKEN": TOKEN, "HF_ENDPOINT": "http://x", "OTHER": "1"}
-    found = environment(job, shell)
+    found = fetch_environment(job, shell, warnings.append)
     assert found == {
         "PATH": "/bin",
         "HF_HOME": "/shared",
@@ -100,18 +101,18 @@ def test_the_childs_environment(capsys: pytest.CaptureFixture[str]) -> None:
         "https_proxy": "http://p",
         "HF_TOKEN": TOKEN,
     }
-    assert "--env HF_HOME" in capsys.readouterr().err
+    assert "--env HF_HOME" in warnings[0]
 
 
 def test_what_the_child_says() -> None:
     written = io.StringIO()
-    told = _Told(TerminalReport(stream=written))
+    told = FetchEvents(TerminalProgress(stream=written))
     progress = json.dumps({"name": "the tokenizer of x", "bytes": 1024, "of": 2048})
     told.take("err", f"note: mind this\nprogress {progress}\nprogress {{nonsense\nlast wo")
     told.take("out", "the answer")
     told.take("err", "rds\n")
     assert written.getvalue() == "  note: mind this\nthe tokenizer of x\n"
-    assert told.said == "last words"
+    assert told.last_line == "last words"
 
 
 def test_another_entrypoint_cannot_fetch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -298,7 +298,7 @@ def test_broken_images_are_refused_with_status_2(image_file: Path, tmp_path: Pat
         (("build", "nothing"), "nothing"),
         (("import", "nvcr.io/NVIDIA/nemo:26.08"), "lower-case letters"),
         (("import", "./nowhere"), "there is no such file"),
-        (("gc", "--older-than", "soon"), "is no age"),
+        (("gc", "--older-than", "soon"), "is not an age"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_made(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli.commands.recipes import selected
+from launcher.api.recipes import select
 from launcher.cli.main import main
 from launcher.discovery.recipe_index import load_index
 
@@ -38,7 +38,7 @@ def test_what_could_not_be_run_says_why(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_filters() -> None:
     def names(pattern: str = "*", **filters: object) -> list[str]:
-        return [one.name for one in selected(INDEX, pattern, **filters)]  # type: ignore[arg-type]
+        return [one.name for one in select(INDEX, pattern, **filters)]  # type: ignore[arg-type]
 
     assert len(names()) == sum(one.alias_of is None for one in INDEX.recipes.values())
     assert names("llama3_8b_sft_config") == ["llama3_8b_sft_2gpu_h100_bf16_config"]

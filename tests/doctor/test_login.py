@@ -65,7 +65,7 @@ def test_a_cluster_that_is_as_its_profile_says() -> None:
     assert found["slurm"].value == "24.11.05, big"
     assert found["nodes"].value == "2 of 3 usable"
     assert found["gpus"].value == "8 on each, h100"
-    assert found["time limit"].value == "up to 4:00 h; the profile leaves it to Slurm"
+    assert found["time limit"].value == "up to 4:00 h; the profile states none"
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,11 @@ def test_a_cluster_that_is_as_its_profile_says() -> None:
         (site(munge=CommandOutput(None, "munge: Failed to access socket")), "munge", "fail", "Failed to access"),
         (site({"partition": "cpu", "device": "cpu"}), "partition", "fail", "not up"),
         (site(request={"nodes": 3}), "nodes", "fail", "p5-3 is drained (Prolog error|or so)"),
-        (site(nodelist=("p5-1", "p5-3")), "nodes", "fail", "of those that were asked for"),
+        (site(nodelist=("p5-1", "p5-3")), "nodes", "fail", "of the requested nodes"),
         (site({"account": "physics"}), "account", "fail", "no association with account 'physics'"),
         (site({"account": "research", "qos": "urgent"}), "account", "fail", "qos 'urgent'"),
         (site({"gpus_per_node": 4}), "gpus", "fail", "p5-1 has 8"),
-        (site({"gpu": "B200"}), "gpus", "warn", "Slurm says h100"),
+        (site({"gpu": "B200"}), "gpus", "warn", "Slurm reports h100"),
         (site(nodes=parse_nodes(NODES.replace("gpu:h100:8(S:0-1)", "gpu:h100:7", 1))), "gpus", "warn", "p5-1 has 7"),
         (site(nodes=parse_nodes(NODES.replace("gpu:h100:8(S:0-1)", "(null)"))), "gpus", "warn", "no GPUs"),
         (site({"cpus_per_task": 32}), "cpus and memory", "fail", "need 256, the smallest node has 192"),
@@ -162,7 +162,7 @@ def test_directories(tmp_path: Path) -> None:
     locked = DirectoryState(tmp_path, True, tmp_path, "nfs4", error="Permission denied")
     assert machine.run_root_check(site(), locked).verdict == "fail"
     local = DirectoryState(tmp_path, True, tmp_path, "ext4", free=900 * GIB)
-    assert "of one machine" in machine.store_check(site(), local).value
+    assert "local to one machine" in machine.store_check(site(), local).value
     assert machine.store_check(site({"runtime": "none"}), local).verdict == "skip"
     assert file_system(Path("/proc"), "proc /proc proc rw 0 0\nrootfs / ext4 rw 0 0\n") == "proc"
 

@@ -96,7 +96,7 @@ def test_a_table_for_people(user: User) -> None:
     head, rows = "CHECK            n1", done.stdout.splitlines()
     assert any(line.startswith(head) for line in rows)
     assert rows[-1].startswith("2 nodes and the login node: ")
-    assert " 0 to be looked at, 0 failed" in rows[-1]
+    assert " 0 warnings, 0 failed" in rows[-1]
     assert done.stderr.startswith("job ")
 
 
@@ -211,7 +211,7 @@ def test_the_job_is_what_training_would_be_in(slurm_cluster: VirtualCluster, tmp
     assert bad(found) == set()
     for node in ("n1", "n2"):
         assert found[node]["container"]["value"].startswith("bwrap container after ")
-        assert found[node]["mounts"]["value"] == "1 there"
+        assert found[node]["mounts"]["value"] == "1 found"
         # The run's directory and the mount, by its name inside.
         assert found[node]["shared"]["value"].startswith("2 in ")
         assert "is not mounted into the container" in found[node]["scratch"]["reason"]

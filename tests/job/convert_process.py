@@ -199,7 +199,7 @@ def main() -> None:
     from launcher.job.watch.stdout_channel import on_stdout
 
     with on_stdout() as out:
-        device = model.begin(Request(action="import", source="", target="", device="cpu"))
+        device = model.init_ranks(Request(action="import", source="", target="", device="cpu"))
         answers = []
         for step in json.loads(sys.argv[1]):
             try:

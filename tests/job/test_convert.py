@@ -193,8 +193,8 @@ def test_an_altered_tensor_is_named_with_its_difference(one: dict[str, list[dict
     [
         ("tensor missing", "the weights lack a tensor of the model: Can't find model.layers.1.mlp.down_proj"),
         ("unknown", "Megatron Bridge cannot convert this model: Model architecture not supported by AutoBridge"),
-        ("other architecture", "the checkpoint's model is not what"),
-        ("no experts", "--ep 2: this model has no experts"),
+        ("other architecture", "the checkpoint's model differs from"),
+        ("no experts", "--ep 2 has no effect: this model has no experts"),
     ],
 )
 def test_what_cannot_be_converted_is_said(name: str, says: str, one: dict[str, list[dict[str, Any]]]) -> None:
@@ -215,7 +215,7 @@ def test_a_tally_counts_what_is_lost_and_what_is_new() -> None:
     assert (found["bit_exact"], found["differing"], found["shapes_count"]) == (1, 2, 1)
     assert found["largest_difference"] == {"name": "nan", "value": float("inf")}
     other = parity.Tally(missing=["a"])
-    assert not parity.together([other, parity.Tally(tensors=1, bit_exact=1)]).ok
+    assert not parity.combined([other, parity.Tally(tensors=1, bit_exact=1)]).ok
 
 
 # What needs no Megatron: files that are not whole are found before anything is loaded.
@@ -288,7 +288,7 @@ def test_a_checkpoint_that_is_not_whole_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no Megatron checkpoint here"):
         sources.iteration(tmp_path)
     (tmp_path / "iter_0000005").mkdir()
-    with pytest.raises(UserError, match=r"no checkpoint here is whole \(iterations: 5\)"):
+    with pytest.raises(UserError, match=r"no checkpoint here is complete \(iterations: 5\)"):
         sources.iteration(tmp_path)
     with pytest.raises(UserError, match="a file is missing or shorter"):
         sources.iteration(tmp_path / "iter_0000005")

@@ -229,6 +229,6 @@ def test_a_gpu_that_is_not_there_is_an_error_not_a_slow_run() -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UserError, match=r"asks for GPUs and torch .* sees none"):
+    with pytest.raises(UserError, match=r"requires GPUs, but torch .* sees none"):
         backend.select("gpu")
     assert backend.select("auto") == "cpu"

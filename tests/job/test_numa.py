@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from launcher.job import gpus, numa
 from launcher.job.gpus import Device
-from launcher.job.numa import cpulist, decide, parse_cpus
+from launcher.job.numa import cpulist, parse_cpus, plan_binding
 from launcher.job.rank import read_rank
 from tests.job.ranks import ROOT, rank_environment
 
@@ -82,16 +82,16 @@ VIRTUAL = Machine((("0000:18:00.0", -1, "0-7"),), {0: "0-7"})
         # The job has a part of the machine.
         (H100, 0, "40-55", 0, "40-47", None),
         # Slurm has bound the task to fewer CPUs than the node has, and near ones: that stays.
-        (H100, 0, "0-11", 0, "", "the task has only near ones (0-11)"),
+        (H100, 0, "0-11", 0, "", "the task has only near CPUs (0-11)"),
         # ... to far ones: nothing that would help is allowed.
-        (H100, 0, "48-59", 0, "", "the task may run on CPUs 48-59, and 0-47,96-143 are near (srun --cpu-bind)"),
+        (H100, 0, "48-59", 0, "", "the task may run only on CPUs 48-59, but 0-47,96-143 are near (srun --cpu-bind)"),
         (CROSSED, 0, "0-63", 3, "48-63", None),
         (CROSSED, 1, "0-63", 1, "16-31", None),
         (GRACE, 2, "0-143", 1, "72-143", None),
         (GRACE_OWN, 0, "0-143", 1, "72-143", None),
-        (SILENT, 0, "0-15", None, "", "the machine does not say which NUMA node is near (numa_node is -1)"),
+        (SILENT, 0, "0-15", None, "", "the machine does not report a near NUMA node (numa_node is -1)"),
         (SILENT_BUT_CPUS, 0, "0-15", 1, "8-15", None),
-        (EVERYWHERE, 0, "0-15", None, "", "the machine does not say which NUMA node is near (numa_node is -1)"),
+        (EVERYWHERE, 0, "0-15", None, "", "the machine does not report a near NUMA node (numa_node is -1)"),
         (SMALL, 0, "0-7", None, "", "this machine has one NUMA node"),
         (VIRTUAL, 0, "0-7", None, "", "this machine has one NUMA node"),
     ],
@@ -100,13 +100,13 @@ def test_a_rank_is_bound_to_what_is_next_to_its_gpu(
     tmp_path: Path, machine: Machine, gpu: int, allowed: str, node: int | None, cpus: str, why: str | None
 ) -> None:
     device = machine.devices()[gpu]
-    found = decide(device, machine.sysfs(tmp_path), parse_cpus(allowed))
+    found = plan_binding(device, machine.sysfs(tmp_path), parse_cpus(allowed))
     assert (found.device, found.node, cpulist(found.cpus), found.why) == (device, node, cpus, why)
     assert str(why or f"bound to CPUs {cpus}") in found.words
 
 
 def test_a_machine_without_sysfs_is_left_alone(tmp_path: Path) -> None:
-    assert decide(H100.devices()[0], tmp_path, frozenset({0})).cpus == frozenset()
+    assert plan_binding(H100.devices()[0], tmp_path, frozenset({0})).cpus == frozenset()
 
 
 @given(allowed=st.frozensets(st.integers(0, 200)), gpu=st.integers(0, 7))
@@ -114,7 +114,7 @@ def test_a_rank_is_never_bound_to_a_cpu_that_it_may_not_use(
     tmp_path_factory: pytest.TempPathFactory, allowed: frozenset[int], gpu: int
 ) -> None:
     root = H100.sysfs(tmp_path_factory.mktemp("sys"))
-    found = decide(H100.devices()[gpu], root, allowed)
+    found = plan_binding(H100.devices()[gpu], root, allowed)
     assert found.cpus <= allowed
     assert found.cpus <= parse_cpus(H100.nodes[gpu // 4])
 

@@ -6,7 +6,9 @@ import pytest
 
 from launcher._util.errors import OverrideError
 from launcher.planning import dispatcher
+from launcher.planning.inputs import FromCheck
 from launcher.planning.model import RankLayout
+from tests.planning.configurations import resolved
 from tests.support.building import cluster, image, plan
 
 FLEX = {"model.moe_token_dispatcher_type": "flex"}
@@ -153,11 +155,13 @@ def test_in_a_plan_and_the_recipes_own_variables_win() -> None:
 
 def test_what_the_checked_recipe_holds_counts_unless_it_is_overridden() -> None:
     recipe = {**FLEX, "model.moe_flex_dispatcher_backend": "deepep", "model.expert_model_parallel_size": 16}
+    recipe = {key.removeprefix("model."): value for key, value in recipe.items()}
+    recipe |= resolved(16, 32, num_moe_experts=16, moe_token_dispatcher_type="flex", expert_model_parallel_size=16)
     profile = cluster(gpus_per_node=8, fabric="efa")
     with pytest.raises(OverrideError, match="EFA has none"):
-        plan(profile=profile, request={"nodes": 2}, checked=recipe)
+        plan(profile=profile, request={"nodes": 2}, known=FromCheck(recipe))
     for change in ("model.moe_token_dispatcher_type=alltoall", "model.expert_model_parallel_size=8"):
-        plan(profile=profile, request={"nodes": 2}, checked=recipe, changes=(change,))
+        plan(profile=profile, request={"nodes": 2}, known=FromCheck(recipe), changes=(change,))
 
 
 def test_a_recipe_with_deepep_is_written_for_other_nodes_as_well() -> None:

@@ -8,6 +8,7 @@ from launcher._util.errors import LayoutError, RecipeError
 from launcher.config.request import Request
 from launcher.discovery.recipe import BridgeRecipe
 from launcher.discovery.recipe_index import IndexedRecipe, IndexMatch, load_index, lookup
+from launcher.discovery.training_files import TrainingFiles
 from launcher.planning import index_info, make
 from launcher.planning.backend import BATCH
 from launcher.planning.model import Plan
@@ -30,9 +31,7 @@ def plan(*changes: str, known: IndexMatch = KNOWN, **request: Any) -> Plan:
             arguments={},
             overrides=overrides,
             code=(),
-            recipe_env=index_info.env_of(known, overrides),
-            recipe_values=index_info.values_of(known, overrides),
-            index_match=known,
+            knowledge=index_info.knowledge_of(known, overrides, {}, TrainingFiles()),
         )
     )
 

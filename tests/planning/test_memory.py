@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.planning import memory
+from launcher.planning.inputs import FromCheck
 from launcher.planning.memory import GIB, MemoryEstimate, StageMemory, estimate, pipeline
 from launcher.planning.memory.dimensions import NotEstimatedError, read_dimensions
 from tests.planning.configurations import resolved
@@ -305,7 +306,7 @@ def test_what_fits_or_cannot_be_judged_is_not_warned_of() -> None:
 
 def test_plan_shows_the_fullest_stage_and_keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = resolved(8, batch=64, pipeline_model_parallel_size=2)
-    made = plan(profile=cluster(gpus_per_node=8, gpu="H200"), checked={}, answer=answer)
+    made = plan(profile=cluster(gpus_per_node=8, gpu="H200"), known=FromCheck(answer))
     assert made.memory is not None
     assert made.memory == made.to_dict()["memory"]
     assert [stage["layers"] for stage in made.memory["stages"]] == [8, 8]

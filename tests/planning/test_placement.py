@@ -15,7 +15,9 @@ from launcher._util.errors import LayoutError
 from launcher.cli.commands.plan import show
 from launcher.planning import placement as topology
 from launcher.planning.backend import BATCH
+from launcher.planning.inputs import FromCheck
 from launcher.planning.model import Plan, RankLayout
+from tests.planning.configurations import resolved
 from tests.support.building import allocation, cluster, host, plan
 
 RACK: dict[str, Any] = {"gpus_per_node": 4, "nvlink_domain_nodes": 18, "topology": "block"}
@@ -245,11 +247,12 @@ def test_the_plan_asks_slurm_for_it_and_shows_where_groups_lie() -> None:
 
 def test_the_checked_recipe_decides_it_and_people_read_it(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"tensor_model": 4, "pipeline_model": 1, "context": 1, "expert_model": 32, "expert_tensor": 1}
-    recipe: dict[str, Any] = {f"model.{name}_parallel_size": size for name, size in sizes.items()}
-    recipe |= {"model.moe_token_dispatcher_type": "alltoall"}
-    run = plan(profile=cluster(**RACK, fabric="infiniband"), request={"nodes": 16}, checked=recipe)
+    recipe: dict[str, Any] = {f"{name}_parallel_size": size for name, size in sizes.items()}
+    recipe |= {"moe_token_dispatcher_type": "alltoall"}
+    recipe |= resolved(64, 64, num_moe_experts=32, sequence_parallel=True, **recipe)
+    run = plan(profile=cluster(**RACK, fabric="infiniband"), request={"nodes": 16}, known=FromCheck(recipe))
     assert dict(run.directives)["segment"] == "8"
-    assert run.unchecked == ("memory: the recipe decides",)
+    assert run.unchecked == ()
     show(run, as_json=False, with_scripts=False)
     shown = capsys.readouterr().out
     assert "placement  EP 32: 2 groups of 32 ranks, on nodes 0-7, nodes 8-15" in shown

@@ -7,6 +7,7 @@ import pytest
 
 from launcher._util.errors import LauncherError, RequestError
 from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
+from launcher.planning.inputs import FromCheck
 from launcher.planning.preflight import ConfigView, Finding, findings, flattened, require
 from tests.planning.configurations import resolved
 from tests.planning.wrong_configurations import TABLE, TP, Row
@@ -102,7 +103,7 @@ def test_plan_warns_of_what_is_suspicious() -> None:
 def test_plan_takes_the_checkpoint_from_overrides_alone() -> None:
     # The recipe's own checkpoint directory is one of Bridge's, which the run never uses.
     answer = resolved(8, batch=16, checkpoint={"save": "/tmp/x", "save_interval": 50})
-    made = plan(request={"nodes": 2}, checked={}, answer=answer)
+    made = plan(request={"nodes": 2}, known=FromCheck(answer))
     assert not [text for text in made.warnings if "/tmp/x" in text]
 
 

@@ -10,6 +10,7 @@ from launcher.discovery.image import Image
 from launcher.discovery.recipe import Recipe, RecipeFile
 from launcher.planning import make
 from launcher.planning.backend import BACKENDS, BackendName
+from launcher.planning.inputs import ConfigKnowledge, FromOverrides
 from launcher.planning.model import Plan
 from launcher.planning.overrides import Override, check
 
@@ -77,11 +78,9 @@ def plan(
     recipe: Recipe = RECIPE,
     where: HostContext | None = None,
     inside: Image | None = None,
-    checked: dict[str, Any] | None = None,
-    answer: dict[str, Any] | None = None,
+    known: ConfigKnowledge | None = None,
 ) -> Plan:
-    """A plan for `backend`; `changes` are overrides, `inside` is the image, `checked` what the recipe holds by key and
-    `answer` all that a check tells of it."""
+    """A plan for `backend`; `changes` are overrides, `inside` the image, `known` what is known of the configuration."""
     return make.make_plan(
         make.PlanInputs(
             request=Request.model_validate({"recipe": "recipes/small.py", **(request or {})}),
@@ -93,8 +92,6 @@ def plan(
             overrides=overrides(*changes),
             code=(("entrypoint.py", "/opt/launcher/entrypoint.py"),),
             image=inside,
-            recipe_env=None if checked is None else {},
-            recipe_values=checked or {},
-            resolved=answer,
+            knowledge=known or FromOverrides(),
         )
     )

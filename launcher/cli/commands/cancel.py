@@ -2,13 +2,13 @@
 
 import argparse
 
+from launcher.cli.arguments import add_run_root
 from launcher.cli.completion import complete
-from launcher.cli.finding import add_run_root, find
-from launcher.cli.output import print_json, say
+from launcher.cli.output import info, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `launcher cancel`."""
+    """Add the options of `launcher cancel`."""
     add = parser.add_argument
     complete(add("runs", metavar="RUN", nargs="+", help="a directory, a run id, or a name's newest run"), "runs")
     add("--save", action="store_true", help="ask the ranks to save a checkpoint and stop after this iteration")
@@ -17,14 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Find all of them before ending any."""
-    from launcher._util.shell import LocalShell
-    from launcher.watch.cancel import cancel_run
+    """End the runs and print what was done to each."""
+    from launcher.api.cancel import cancel
 
     done = {}
-    for run in [find(name, parsed.run_root) for name in parsed.runs]:
-        done[str(run.path)] = cancel_run(run, LocalShell(), save=parsed.save)
-        say(f"{run.path.parent.name}/{run.path.name}: {done[str(run.path)]}")
+    for one in cancel(parsed.runs, run_root=parsed.run_root, save=parsed.save):
+        done[str(one.run.path)] = one.detail
+        info(f"{one.run.path.parent.name}/{one.run.path.name}: {one.detail}")
     if parsed.json:
         print_json({"runs": done})
     return 0

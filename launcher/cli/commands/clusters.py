@@ -6,13 +6,12 @@ launcher clusters probe [--output FILE]      on a login node: a first profile of
 """
 
 import argparse
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli.completion import complete
-from launcher.cli.output import print_json, say
+from launcher.cli.output import info, print_json
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `launcher clusters`."""
+    """Add the options of `launcher clusters`."""
     add = parser.add_argument
     add("action", choices=("list", "show", "probe"), nargs="?", default="list")
     complete(add("profile", metavar="NAME", nargs="?", help="the profile to show"), "clusters")
@@ -40,10 +39,10 @@ def main(parsed: argparse.Namespace) -> int:
 
 def _check(parsed: argparse.Namespace) -> None:
     from launcher._util.errors import SpecError
-    from launcher.config.load import cluster_names
+    from launcher.api.clusters import known_cluster_names
 
     if parsed.action == "show" and parsed.profile is None:
-        raise SpecError("which profile?", hint=f"Known: {', '.join(sorted(cluster_names(os.environ)))}.")
+        raise SpecError("which profile?", hint=f"Known: {', '.join(known_cluster_names())}.")
     if parsed.action != "show" and parsed.profile is not None:
         raise SpecError(f"clusters {parsed.action} takes no name of a profile", where=parsed.profile)
     given = [f"--{name}" for name in ("output", "partition", "name") if getattr(parsed, name) is not None]
@@ -52,52 +51,45 @@ def _check(parsed: argparse.Namespace) -> None:
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    from launcher._util.resources import resource
-    from launcher.config.load import cluster_names, load_cluster
+    from launcher.api.clusters import list_clusters
 
-    names = cluster_names(os.environ)
-    found = {name: load_cluster(name, os.environ) for name in sorted(names)}
-    shipped = resource("configs/clusters")
-    own = {name for name, path in names.items() if path.parent != shipped}
+    found = list_clusters()
     if parsed.json:
         rows = {
-            name: {"file": str(names[name]), "own": name in own, **cluster.model_dump(mode="json")}
-            for name, cluster in found.items()
+            one.name: {"file": str(one.file), "own": one.own, **one.cluster.model_dump(mode="json")} for one in found
         }
         print_json({"clusters": rows})
         return 0
-    table = [(f"{name}{'*' if name in own else ''}", *_columns(cluster)) for name, cluster in found.items()]
+    table = [(f"{one.name}{'*' if one.own else ''}", *_columns(one.cluster)) for one in found]
     table = [("NAME", "GPUS", "FABRIC", "DESCRIPTION"), *table]
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     for *cells, description in table:
         print(
             "  ".join([*(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)), description]).rstrip()
         )
-    if own:
-        say("* your own")
+    if any(one.own for one in found):
+        info("* your own")
     return 0
 
 
 def _columns(cluster: "Cluster") -> tuple[str, str, str]:
-    """GPUs of a node, the fabric, the description."""
+    """Return the GPUs of a node, the fabric and the description."""
     count = str(cluster.gpus_per_node) if cluster.gpus_per_node else ""
     gpus = " x ".join(part for part in (count, cluster.gpu or "") if part) or "-"
     return gpus, cluster.fabric or "-", cluster.description
 
 
 def _show(parsed: argparse.Namespace) -> int:
-    from launcher.config.load import cluster_chain, load_cluster
-    from launcher.config.origins import origins
+    from launcher.api.clusters import show_cluster
 
-    cluster = load_cluster(parsed.profile, os.environ)
-    chain = cluster_chain(parsed.profile, os.environ)
-    values = origins(parsed.profile, os.environ)
+    found = show_cluster(parsed.profile)
+    chain, values = found.chain, found.origins
     if parsed.json:
         print_json(
             {
                 "file": str(chain[0][1]),
                 "extends": [{"name": name, "file": str(path)} for name, path in chain[1:]],
-                "profile": cluster.model_dump(mode="json"),
+                "profile": found.cluster.model_dump(mode="json"),
                 "values": {value.name: _as_json(value) for value in values},
             }
         )
@@ -125,7 +117,7 @@ def _as_json(origin: "Origin") -> dict[str, Any]:
 
 
 def _as_toml(origin: "Origin", names: Mapping[Path, str]) -> str:
-    """The value as TOML below comments: whose it is, instead of what, and why."""
+    """Return the value as TOML below comments: which profile states it, in place of what, and why."""
     import tomlkit
 
     of = names[origin.stated.file]
@@ -147,55 +139,15 @@ def _comments(lines: Iterable[str]) -> list[str]:
 
 
 def _probe(parsed: argparse.Namespace) -> int:
-    from launcher._util.shell import LocalShell
-    from launcher.discovery.cluster_probe import profile
-    from launcher.slurm.probe import probe_cluster
+    from launcher.api.clusters import own_cluster_file, probe_cluster
 
-    target = _target(parsed.output)
-    found = probe_cluster(LocalShell(), parsed.partition)
-    text = profile(found, parsed.name)
-    if target is not None:
-        _write(target, text)
-        say(
-            f"wrote {target}; see what it means: LAUNCHER_CLUSTERS={target.parent} launcher clusters show {target.stem}"
-        )
+    found = probe_cluster(partition=parsed.partition, name=parsed.name, output=parsed.output)
+    file = found.file
+    if file is not None:
+        info(f"wrote {file}; see what it means: LAUNCHER_CLUSTERS={file.parent} launcher clusters show {file.stem}")
     if parsed.json:
-        print_json({"file": str(target) if target else None, "partition": found.partition, "profile": text})
-    elif target is None:
-        print(text, end="")
-        say(f"to keep it: launcher clusters probe --output {config_file(parsed.name or found.partition)}")
+        print_json({"file": str(file) if file else None, "partition": found.partition, "profile": found.text})
+    elif file is None:
+        print(found.text, end="")
+        info(f"to keep it: launcher clusters probe --output {own_cluster_file(parsed.name or found.partition)}")
     return 0
-
-
-def config_file(name: str) -> Path:
-    """Where the user's own profile of that name is looked for."""
-    from launcher.config.load import config_home
-
-    return config_home(os.environ) / "clusters" / f"{name}.toml"
-
-
-def _target(output: Path | None) -> Path | None:
-    """The file to write, before anything is asked."""
-    from launcher._util.errors import SpecError
-
-    if output is None:
-        return None
-    target = output.expanduser().absolute()
-    if target.suffix != ".toml" or target.name == ".toml":
-        raise SpecError(
-            f"{output} is no name of a profile's file", where="--output", hint="It ends in .toml: mine.toml."
-        )
-    if target.exists():
-        raise SpecError(f"{target} is there already", where="--output", hint="Move it away, or choose another name.")
-    return target
-
-
-def _write(target: Path, text: str) -> None:
-    from launcher._util.errors import DiskError
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise DiskError(f"cannot be written: {error.strerror}", where=str(target)) from error

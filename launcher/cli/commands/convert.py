@@ -8,24 +8,15 @@ It ends with a parity report: names, shapes, values bit by bit, and the logits o
 """
 
 import argparse
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from launcher._util.errors import RequestError
+from launcher.cli.arguments import add_job, read_job
 from launcher.cli.completion import complete
-from launcher.cli.finding import find
-from launcher.cli.on_cluster import add_job
-from launcher.cli.output import coloured, print_json, say
-
-if TYPE_CHECKING:
-    from launcher.backends.conversion import Conversion
-    from launcher.config.cluster import Cluster
-    from launcher.images.build.report import Report
+from launcher.cli.output import coloured, info, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One parser for each direction."""
+    """Add a parser for each direction."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     one = actions.add_parser("import", help="a Hugging Face directory into a Megatron checkpoint", allow_abbrev=False)
     one.add_argument("source", metavar="HF_DIR", help="config.json and *.safetensors")
@@ -59,98 +50,40 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 def _size(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of ranks")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of ranks")
     return value
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Convert, print the report. Exit status 1 where the result is not equal to its source."""
-    from launcher.cli.progress import TerminalReport
+    """Convert and print the report. Return 1 where the result is not equal to its source."""
+    from launcher.api.convert import ConversionRequest, convert
+    from launcher.cli.progress import TerminalProgress
 
-    cluster, directory = _place(parsed)
-    wanted = _conversion(parsed, directory)
-    with TerminalReport() as report:
-        found = _carry_out(parsed, wanted, cluster, report)
-    if parsed.json:
-        print_json(found)
-    for line in summary(found):
-        say(line)
-    return 0 if found["ok"] else 1
-
-
-def _place(parsed: argparse.Namespace) -> "tuple[Cluster, Path]":
-    from launcher.cli.image_store import cluster_of
-
-    parsed.cluster = None
-    cluster, host = cluster_of(parsed)
-    return cluster, host.directory
-
-
-def _conversion(parsed: argparse.Namespace, directory: Path) -> "Conversion":
-    from launcher.backends.conversion import Conversion
-
-    source = _absolute(directory, parsed.source)
-    if parsed.action == "export" and not source.exists() and "/" not in parsed.source:
-        source = _run(parsed.source, source)
-    target = _absolute(directory, parsed.target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise RequestError(
-            "exists already and is not empty", where=str(target), hint="Name another directory, or remove it."
-        )
-    architecture = getattr(parsed, "architecture", None)
-    if architecture and _absolute(directory, architecture).exists():
-        architecture = str(_absolute(directory, architecture))
-    return Conversion(
+    request = ConversionRequest(
         action=parsed.action,
-        source=str(source),
-        target=str(target),
-        architecture=architecture,
+        source=parsed.source,
+        target=parsed.target,
+        architecture=getattr(parsed, "architecture", None),
         tp=parsed.tp,
         pp=parsed.pp,
         ep=parsed.ep,
         dtype=parsed.dtype,
         logits=not parsed.no_logits,
         device=parsed.device,
+        python=parsed.python,
+        job=read_job(parsed),
     )
-
-
-def _run(name: str, directory: Path) -> Path:
-    try:
-        return find(name, None).path
-    except RequestError as error:
-        raise RequestError(f"there is no directory {directory}, and no run {name!r}", hint=error.hint) from error
-
-
-def _absolute(directory: Path, text: str) -> Path:
-    return (directory / Path(text).expanduser()).absolute()
-
-
-def _carry_out(
-    parsed: argparse.Namespace, wanted: "Conversion", cluster: "Cluster", report: "Report"
-) -> dict[str, Any]:
-    from launcher._util.shell import LocalShell
-    from launcher.backends.conversion import convert, perform
-
-    python = parsed.python or cluster.python
-    if not parsed.on:
-        return convert(wanted, python or sys.executable, LocalShell(), report)
-    from launcher.cli.on_cluster import perform_on
-
-    found: dict[str, Any] = perform_on(
-        parsed,
-        cluster,
-        perform,
-        (wanted, python),
-        name="convert",
-        # Beside the result, which the node has to see anyway.
-        tasks=Path(wanted.target).parent / ".launcher-tasks",
-        report=report,
-    )
-    return found
+    with TerminalProgress() as progress:
+        found = convert(request, progress)
+    if parsed.json:
+        print_json(found)
+    for line in summary(found):
+        info(line)
+    return 0 if found["ok"] else 1
 
 
 def summary(found: dict[str, Any]) -> list[str]:
-    """The parity report for people."""
+    """Return the parity report for people, line by line."""
     verdict = coloured("equal", "green") if found["ok"] else coloured("NOT EQUAL", "red")
     lines = [f"{found['action']} {verdict}: {found['target']} ({found['seconds']:g} s, {found['device']})"]
     cast = f", {found['cast']} of them cast to another type" if found["cast"] else ""

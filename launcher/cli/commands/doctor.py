@@ -8,33 +8,19 @@ Exit status: 0 nothing failed; 1 something failed; 2 the request was wrong; 3 Sl
 """
 
 import argparse
-import dataclasses
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import launcher
+from launcher.cli.arguments import read_request
 from launcher.cli.completion import complete
-from launcher.cli.output import coloured, print_json, say, warn
+from launcher.cli.output import coloured, info, print_json
 from launcher.runtimes import RUNTIMES
 
-if TYPE_CHECKING:
-    from launcher._util.errors import LauncherError
-    from launcher._util.shell import Shell
-    from launcher.doctor.job import DoctorRun
-    from launcher.doctor.report import DoctorReport
-    from launcher.doctor.site import CommandOutput, Site
-    from launcher.planning.model import Plan
-
-# What a rank that dies must not do here: take those of the other nodes along, whose findings would be lost.
-_STEP = ("--kill-on-bad-exit=0", "--wait=0")
-_PROGRAM = "job/doctor/entry/doctor.py"
 _TIME_LIMIT = "15"
-"""Minutes, unless the user says otherwise: the checks take one, and a short job starts sooner."""
+"""Of the job, in minutes; the same as in launcher/api/doctor.py, which takes longer to import."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `launcher doctor`: those of a run that say where and in what."""
+    """Add the options of `launcher doctor`: those of a run that name nodes, job and container, and its own."""
     add = parser.add_argument
     complete(add("--cluster", metavar="NAME", help="cluster profile (default: as for run and submit)"), "clusters")
     add("--nodes", "-N", metavar="N", type=int, help="check that many compute nodes as well, in a job")
@@ -56,141 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Look at the login node, then at the nodes, then print."""
-    from launcher._util.shell import LocalShell
-    from launcher.contract.checks import fail
-    from launcher.doctor.login import run_checks
-    from launcher.doctor.report import DoctorReport
+    """Check the login node and the nodes, then print."""
+    from launcher.api.doctor import DoctorRequest, examine
+    from launcher.cli.progress import TerminalProgress
+    from launcher.doctor.report import table_lines
 
-    shell = LocalShell()
-    this, verb = _site(parsed, shell)
-    plan, error = _plan(parsed, this, verb)
-    tested = _tested(plan, error, this, shell)
-    login = run_checks.checks(this, tested, shell)
-    if error is not None and not any(check.verdict == "fail" for check in login):
-        if parsed.nodes is not None:
-            raise error
-        login = (*login, fail("plan", "none", error.message, error.hint or "`launcher plan RECIPE` says the same"))
-    found = DoctorReport(this.cluster.name, this.host.hostname, login)
-    if parsed.nodes is not None:
-        found = _with_nodes(found, this, plan, error, shell)
+    request = DoctorRequest(read_request(parsed), torch=not parsed.quick, rendezvous_timeout_s=parsed.patience)
+    found = examine(request, TerminalProgress())
+    status = 3 if found.slurm_error is not None else 0 if found.healthy else 1
     if parsed.json:
-        print_json({**found.to_dict(), "exit_status": _status(found, this)})
-    else:
-        _print(found)
-    return _status(found, this)
-
-
-def _site(parsed: argparse.Namespace, shell: "Shell") -> "tuple[Site, str]":
-    """What the world says, and whether its runs are submitted or started here."""
-    from launcher.cli.arguments import request_options
-    from launcher.config.load import load_cluster, load_request
-    from launcher.discovery.host import detect_host
-    from launcher.doctor import site
-    from launcher.planning import place
-
-    host = detect_host()
-    request = load_request(request_options(_as_run(parsed)), environ=host.environ, directory=host.directory)
-    cluster = load_cluster(request.cluster or place.default_cluster(host), host.environ)
-    verb = "run" if cluster.scheduler == "local" or host.allocation is not None else "submit"
-    return site.collect(cluster, request, host, shell), verb
-
-
-def _as_run(parsed: argparse.Namespace, **more: Any) -> argparse.Namespace:
-    """The command line of a run that says the same."""
-    from launcher.cli import arguments
-
-    parser = argparse.ArgumentParser()
-    arguments.add_common(parser)
-    said = {key: value for key, value in vars(parsed).items() if key not in ("quick", "json", "patience")}
-    return argparse.Namespace(**{**vars(parser.parse_args([])), **said, **more})
-
-
-def _plan(parsed: argparse.Namespace, this: "Site", verb: str) -> "tuple[Plan | None, LauncherError | None]":
-    """The checks as an ordinary run: container, environment, mounts and ranks are those of training."""
-    from launcher._util.errors import LauncherError
-    from launcher.cli.planning import planned
-    from launcher.doctor import expected
-
-    program = str(Path(launcher.__file__).resolve().parent / _PROGRAM)
-    assignments = [
-        f"expected={expected.text(this.cluster, this.request, torch=not parsed.quick, patience_s=parsed.patience)}"
-    ]
-    said = _as_run(
-        parsed,
-        recipe=program,
-        assignments=assignments,
-        entrypoint=program,
-        name="doctor",
-        nodes=parsed.nodes or (None if verb == "run" else 1),
-        time=parsed.time or _TIME_LIMIT,
-        srun_arg=[*_STEP, *(parsed.srun_arg or ())],
-    )
-    try:
-        return planned(verb, said).plan, None
-    except LauncherError as error:
-        return None, error
-
-
-def _tested(plan: "Plan | None", error: "LauncherError | None", this: "Site", shell: "Shell") -> "CommandOutput":
-    """Whether sbatch takes such a job."""
-    from launcher.backends.process_environment import for_job
-    from launcher.doctor.site import CommandOutput, test_submission
-    from launcher.scripts import scripts
-
-    if plan is None:
-        return CommandOutput(None, f"no run can be planned: {error.message if error else ''}")
-    if this.unknown is not None:
-        return CommandOutput(None, this.unknown)
-    return test_submission(plan, scripts(plan)["sbatch.sh"], for_job(plan, this.host.environ), shell)
-
-
-def _with_nodes(
-    found: "DoctorReport", this: "Site", plan: "Plan | None", error: "LauncherError | None", shell: "Shell"
-) -> "DoctorReport":
-    """The examination with that of the nodes, or with why there is none."""
-    from launcher._util.errors import LauncherError
-    from launcher.doctor.node_reports import reports
-
-    if this.slurm_error is not None:
-        return dataclasses.replace(found, not_checked=this.slurm_error)
-    if plan is None:
-        return dataclasses.replace(found, not_checked=error.message if error else "no plan")
-    away = next((check for check in found.login if check.name == "nodes" and check.verdict == "fail"), None)
-    if away is not None:
-        return dataclasses.replace(found, not_checked=f"nothing was submitted: {away.reason}")
-    try:
-        ran = _run(plan, this, shell)
-    except LauncherError as failed:
-        if not any(check.verdict == "fail" for check in found.login):
-            raise
-        return dataclasses.replace(found, not_checked=failed.message)
-    layout = plan.layout
-    return dataclasses.replace(
-        found, nodes=reports(ran, layout.ranks_per_node, layout.nodes), not_checked=ran.why, run_dir=str(ran.run.path)
-    )
-
-
-def _run(plan: "Plan", this: "Site", shell: "Shell") -> "DoctorRun":
-    from launcher.backends.wait import interrupts
-    from launcher.doctor import job
-
-    for warning in plan.warnings:
-        warn(warning)
-    with interrupts() as counted:
-        start = job.batch if plan.backend.own_job else job.here
-        return start(plan, this.host, shell, counted, say)
-
-
-def _status(found: "DoctorReport", this: "Site") -> int:
-    if this.slurm_error is not None:
-        return 3
-    return 1 if found.counts()["fail"] or found.not_checked else 0
-
-
-def _print(found: "DoctorReport") -> None:
-    from launcher.doctor.report import lines
-
-    print("\n".join(lines(found, lambda text, colour: coloured(text, colour, sys.stdout))))
-    if found.run_dir:
-        say(f"run directory: {found.run_dir}")
+        print_json({**found.report.to_dict(), "exit_status": status})
+        return status
+    print("\n".join(table_lines(found.report, lambda text, colour: coloured(text, colour, sys.stdout))))
+    if found.report.run_dir:
+        info(f"run directory: {found.report.run_dir}")
+    return status

@@ -3,13 +3,13 @@
 import argparse
 import sys
 
+from launcher.cli.arguments import add_run_root
 from launcher.cli.completion import complete
-from launcher.cli.finding import add_run_root, find
-from launcher.cli.output import say, warn
+from launcher.cli.output import info, warn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `launcher logs`."""
+    """Add the options of `launcher logs`."""
     add = parser.add_argument
     complete(add("run", metavar="RUN", help="a directory, a run id, or a name's newest run"), "runs")
     add("-f", "--follow", action="store_true", help="wait for more until the attempt has ended")
@@ -20,16 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Print on standard output, so that it can be searched."""
-    from launcher._util.shell import LocalShell
-    from launcher.report.profiles.listing import missing_lines
-    from launcher.watch.logs import find_attempt, follow_logs, print_logs
+    from launcher.api.logs import write_logs
 
-    run = find(parsed.run, parsed.run_root)
-    if parsed.follow:
-        follow_logs(run, sys.stdout, LocalShell(), rank=parsed.rank, attempt=parsed.attempt, say=say)
-    else:
-        print_logs(run, sys.stdout, rank=parsed.rank, attempt=parsed.attempt)
-    found = find_attempt(run, parsed.attempt)
-    for line in missing_lines(found.result if found else None):
+    missing = write_logs(
+        parsed.run,
+        sys.stdout,
+        run_root=parsed.run_root,
+        rank=parsed.rank,
+        attempt=parsed.attempt,
+        follow=parsed.follow,
+        say=info,
+    )
+    for line in missing:
         warn(line)
     return 0

@@ -4,15 +4,14 @@ The page is one file that needs no network; it shows the run as it is now.
 """
 
 import argparse
-from pathlib import Path
 
+from launcher.cli.arguments import add_run_root
 from launcher.cli.completion import complete
-from launcher.cli.finding import add_run_root, find
-from launcher.cli.output import print_json, say
+from launcher.cli.output import info, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `launcher page`."""
+    """Add the options of `launcher page`."""
     add = parser.add_argument
     complete(add("run", metavar="RUN", help="a directory, a run id, or a name's newest run"), "runs")
     add("--output", metavar="FILE", help="write it there (default: page.html in the run directory)")
@@ -21,14 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Make the page and say where it is."""
-    from launcher._util.shell import LocalShell
-    from launcher.report.page.render import write_page
+    """Make the page and print its path."""
+    from launcher.api.page import make_page
 
-    run = find(parsed.run, parsed.run_root)
-    path = write_page(run, LocalShell(), Path(parsed.output).expanduser() if parsed.output else None)
+    path = make_page(parsed.run, run_root=parsed.run_root, output=parsed.output)
     if parsed.json:
         print_json({"version": 1, "page": str(path)})
     else:
-        say(f"page: {path}")
+        info(f"page: {path}")
     return 0

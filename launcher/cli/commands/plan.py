@@ -1,18 +1,15 @@
 """Show what `run` or `submit` would do, exactly, with the origin of every value. Writes nothing, starts nothing."""
 
 import argparse
-from typing import TYPE_CHECKING
+import sys
 
 from launcher.cli import arguments
 from launcher.cli.output import coloured, print_json, warn
 from launcher.planning.model import Plan
 
-if TYPE_CHECKING:
-    from launcher.cli.planning import Planned
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `launcher plan`."""
+    """Add the options of `launcher plan`."""
     arguments.add_common(parser)
     arguments.add_check(parser)
     add = parser.add_argument
@@ -28,33 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Plan and print."""
-    made = planned_for(parsed, parsed.purpose)
-    if parsed.check_config:
-        from launcher.cli.checking import checked
+    from launcher.api.prepare_plan import prepare_plan
+    from launcher.cli.progress import TerminalProgress
 
-        made = checked(made)
-    show(made.plan, as_json=parsed.json, with_scripts=parsed.script)
+    request = arguments.read_request(parsed)
+    prepared = prepare_plan(request, parsed.purpose or "plan", progress=TerminalProgress())
+    show(prepared.plan, as_json=parsed.json, with_scripts=parsed.script)
     return 0
 
 
-def planned_for(parsed: argparse.Namespace, purpose: str | None) -> "Planned":
-    """The plan of the verb `purpose`; for None that of `run`, or of `submit` where `run` could not be."""
-    from launcher._util.errors import PlaceError
-    from launcher.cli.planning import planned
-
-    try:
-        return planned(purpose or "run", parsed)
-    except PlaceError as error:
-        if purpose:
-            raise
-        try:
-            return planned("submit", parsed)
-        except PlaceError:
-            raise error from None
-
-
 def show(plan: Plan, *, as_json: bool, with_scripts: bool) -> None:
-    """Print a plan: an object on standard output, or text for people, also on standard output."""
+    """Print a plan on standard output: one object, or text for people."""
     if as_json or with_scripts:
         from launcher.scripts import scripts
 
@@ -124,6 +105,4 @@ def _memory_rows(plan: Plan) -> list[str]:
 
 
 def _row(label: str, text: str) -> str:
-    import sys
-
     return f"{coloured(f'{label:12}', 'bold', sys.stdout)} {text}".rstrip()

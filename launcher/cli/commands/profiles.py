@@ -3,13 +3,13 @@
 import argparse
 import sys
 
+from launcher.cli.arguments import add_run_root
 from launcher.cli.completion import complete
-from launcher.cli.finding import add_run_root, find
-from launcher.cli.output import print_json, say
+from launcher.cli.output import info, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `launcher profiles`."""
+    """Add the options of `launcher profiles`."""
     add = parser.add_argument
     complete(add("run", metavar="RUN", help="a directory, a run id, or a name's newest run"), "runs")
     add("--attempt", metavar="N", help="this attempt (default: all)")
@@ -24,22 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """List or summarise; 1 where an expected capture is missing or not sound."""
-    from launcher._util.shell import LocalShell
-    from launcher.report.profiles.listing import list_profiles
-    from launcher.report.profiles.tables import summarise, write_list, write_summary
+    """Print the list or the summaries. Return 1 where an expected capture is missing or broken."""
+    from launcher.api.profiles import read_profiles
+    from launcher.report.profiles.tables import write_list, write_summary
 
-    shell = LocalShell()
-    run = find(parsed.run, parsed.run_root)
-    listed = list_profiles(run, shell, attempt=parsed.attempt)
-    summaries = summarise(listed, shell, count=parsed.top) if parsed.summary else ()
+    found = read_profiles(
+        parsed.run, run_root=parsed.run_root, attempt=parsed.attempt, summary=parsed.summary, top=parsed.top
+    )
     if parsed.json:
-        values = [one.to_dict() for one in summaries or listed]
-        print_json({"version": 1, "run": str(run.path), "profiles": values})
-    elif not listed:
-        say("nothing was captured yet: the run has not begun")
+        values = [one.to_dict() for one in found.summaries or found.listed]
+        print_json({"version": 1, "run": str(found.run.path), "profiles": values})
+    elif not found.listed:
+        info("nothing was captured yet: the run has not begun")
     elif parsed.summary:
-        write_summary(summaries, sys.stdout)
+        write_summary(found.summaries, sys.stdout)
     else:
-        write_list(listed, sys.stdout)
-    return 1 if any(one.sound is False for one in listed) else 0
+        write_list(found.listed, sys.stdout)
+    return 0 if found.sound else 1

@@ -1,20 +1,17 @@
 """List recipes: the files that ship with the launcher, then Megatron Bridge's own with what each was written for."""
 
 import argparse
-import ast
-import fnmatch
-import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from launcher._util.resources import resource
 from launcher._util.tables import aligned
-from launcher.cli.output import coloured, print_json, say
-from launcher.discovery.recipe_index import Index, IndexedRecipe, load_index
+from launcher.cli.output import coloured, info, print_json
 
-TASKS = ("pretrain", "sft", "peft")
+if TYPE_CHECKING:
+    from launcher.discovery.recipe_index import IndexedRecipe
+
 _HEAD = ("recipe", "model", "task", "GPUs", "hardware", "precision", "parallel")
 _SIZES = {
     "TP": "model.tensor_model_parallel_size",
@@ -27,10 +24,10 @@ _SIZES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `launcher recipes`."""
+    """Add the options of `launcher recipes`."""
     add = parser.add_argument
     add("pattern", metavar="PATTERN", nargs="?", default="", help="only names that hold this text; * and ? as in files")
-    add("--task", choices=TASKS, help="only recipes of this task")
+    add("--task", choices=("pretrain", "sft", "peft"), help="only recipes of this task")
     add("--gpus", metavar="N", type=int, help="only Bridge's recipes that were written for N GPUs")
     add("--hardware", metavar="H", help="only Bridge's recipes that were written for h100, b200, gb200, ...")
     add("--bridge", metavar="VERSION", help="list the recipes of this release (default: the newest known)")
@@ -38,50 +35,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """List recipes so that a name can be copied behind `launcher run`. 1 where there is none."""
-    index = load_index(parsed.bridge)
-    pattern = parsed.pattern.removeprefix("bridge:")
-    pattern = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    files = _files(parsed, pattern)
-    found = selected(index, pattern, task=parsed.task, gpus=parsed.gpus, hardware=parsed.hardware)
-    if parsed.json:
-        shipped = [{"path": str(path), "description": _first_line(path)} for path in files]
-        print_json(
-            {"recipes": shipped, "bridge": {"version": index.version, "recipes": [_object(one) for one in found]}}
-        )
-        return 0
-    for path in files:
-        print(f"{_shown(path)}  {_first_line(path)}")
-    if found:
-        print(*([""] if files else []), *table(found, _aliases(index)), sep="\n")
-    say(f"{len(files)} that ship with the launcher, {len(found)} of Megatron Bridge {index.version}")
-    return 0 if files or found else 1
+    """List recipes so that a name can be copied behind `launcher run`. Return 1 where there is none."""
+    from launcher.api.recipes import list_recipes
 
-
-def selected(
-    index: Index, pattern: str, *, task: str | None = None, gpus: int | None = None, hardware: str | None = None
-) -> list[IndexedRecipe]:
-    """The recipes that fit, each once: one whose other name matches is there under its own."""
-    own = dict.fromkeys(
-        one.alias_of or one.name for one in index.recipes.values() if fnmatch.fnmatch(one.name, pattern)
+    found = list_recipes(
+        parsed.pattern, task=parsed.task, gpus=parsed.gpus, hardware=parsed.hardware, bridge=parsed.bridge
     )
-    wanted = {"task": task, "gpus": gpus, "hardware": hardware.lower() if hardware else None}
-    found = [index.recipes[name] for name in own]
-    found = [one for one in found if all(value in (None, getattr(one, key)) for key, value in wanted.items())]
-    # As numbers: 8 GPUs before 64.
-    return sorted(found, key=lambda one: (one.package == "perf_recipes", one.family, _natural(one.name)))
+    if parsed.json:
+        shipped = [{"path": str(one.path), "description": one.description} for one in found.shipped]
+        bridge = {"version": found.version, "recipes": [_object(one) for one in found.bridge]}
+        print_json({"recipes": shipped, "bridge": bridge})
+        return 0
+    for one in found.shipped:
+        print(f"{_shown(one.path)}  {one.description}")
+    if found.bridge:
+        print(*([""] if found.shipped else []), *table(found.bridge, found.aliases), sep="\n")
+    info(f"{len(found.shipped)} that ship with the launcher, {len(found.bridge)} of Megatron Bridge {found.version}")
+    return 0 if found.shipped or found.bridge else 1
 
 
-def table(recipes: Iterable[IndexedRecipe], aliases: dict[str, list[str]]) -> list[str]:
-    """Lines in columns; the last one has what a recipe is called besides, or why nothing is known of it."""
+def table(recipes: "Iterable[IndexedRecipe]", aliases: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return lines in columns; the last column has a recipe's other names, or why nothing is known about it."""
     remarks = [(one, _remark(one, aliases)) for one in recipes]
-    # The last column: what colours add to its width is nobody's.
+    # The last column is not padded, so colours may add to its width.
     rows = [(*_row(one), coloured(remark, "dim", sys.stdout) if remark else "") for one, remark in remarks]
     head, *lines = aligned([(*_HEAD, ""), *rows])
     return [coloured(head, "bold", sys.stdout), *lines]
 
 
-def _row(one: IndexedRecipe) -> tuple[str, ...]:
+def _row(one: "IndexedRecipe") -> tuple[str, ...]:
     sizes = [f"{short}{one.values[key]}" for short, key in _SIZES.items() if one.values.get(key, 1) != 1]
     nothing = "?" if one.not_run else "DP"
     cells = (one.model, one.task, one.gpus, one.hardware, one.precision, " ".join(sizes) or nothing)
@@ -89,7 +71,7 @@ def _row(one: IndexedRecipe) -> tuple[str, ...]:
     return (name, *(str(cell or "-") for cell in cells))
 
 
-def _remark(one: IndexedRecipe, aliases: dict[str, list[str]]) -> str:
+def _remark(one: "IndexedRecipe", aliases: Mapping[str, Sequence[str]]) -> str:
     if one.not_run:
         return f"not known: {one.not_run}"
     if one.elsewhere:
@@ -98,33 +80,8 @@ def _remark(one: IndexedRecipe, aliases: dict[str, list[str]]) -> str:
     return f"also {', '.join(names)}" if names else ""
 
 
-def _aliases(index: Index) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for one in index.recipes.values():
-        if one.alias_of:
-            found.setdefault(one.alias_of, []).append(one.name)
-    return found
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
-
-
-def _object(one: IndexedRecipe) -> dict[str, Any]:
+def _object(one: "IndexedRecipe") -> dict[str, Any]:
     return {key: value for key, value in vars(one).items() if value is not None}
-
-
-def _files(parsed: argparse.Namespace, pattern: str) -> list[Path]:
-    """Shipped recipes are for any number of any GPU; their task is in their name."""
-    if parsed.gpus is not None or parsed.hardware is not None:
-        return []
-    paths = [path for path in sorted(resource("recipes").glob("*.py")) if fnmatch.fnmatch(path.name, pattern)]
-    words = {"peft": ("peft", "lora", "dora")}.get(parsed.task, (parsed.task,))
-    return [path for path in paths if parsed.task is None or any(word in path.stem.split("_") for word in words)]
-
-
-def _first_line(path: Path) -> str:
-    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
 
 
 def _shown(path: Path) -> str:

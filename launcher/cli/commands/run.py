@@ -9,11 +9,11 @@ Ctrl-C asks the ranks to save and stop; a second one ends them.
 import argparse
 
 from launcher.cli import arguments
-from launcher.cli.output import coloured, print_json, say, warn
+from launcher.cli.output import coloured, info, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `launcher run`."""
+    """Add the options of `launcher run`."""
     arguments.add_common(parser)
     arguments.add_check(parser)
     add = parser.add_argument
@@ -22,35 +22,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Plan, prepare, start, wait, tell."""
-    from launcher.cli.planning import planned
+    """Run it, show its progress and print the outcome."""
+    from launcher.api.prepare_plan import CheckPolicy, prepare_plan
+    from launcher.cli.progress import TerminalProgress
 
-    made = planned("run", parsed)
+    progress = TerminalProgress()
+    check: CheckPolicy = "never" if parsed.dry_run else "if asked"
+    prepared = prepare_plan(arguments.read_request(parsed), "run", check=check, progress=progress)
     if parsed.dry_run:
         from launcher.cli.commands.plan import show
 
-        show(made.plan, as_json=parsed.json, with_scripts=False)
+        show(prepared.plan, as_json=parsed.json, with_scripts=False)
         return 0
-    if parsed.check_config:
-        from launcher.cli.checking import checked
-
-        made = checked(made)
-    from launcher._util.shell import LocalShell
-    from launcher.backends.start import start_run
-    from launcher.backends.wait import interrupts, summary, wait
-    from launcher.cli.outcome import tell
+    from launcher.api.run import start_run, wait_for_run
+    from launcher.backends.wait import interrupts
+    from launcher.cli.outcome import print_outcome
     from launcher.watch.follower import Follower
 
-    for warning in made.plan.warnings:
-        warn(warning)
+    plan = prepared.plan
     with interrupts() as counted:
-        started = start_run(made.plan, made.host, made.resumed, LocalShell(), warn)
-        run = started.run
-        say(f"run {coloured(f'{made.plan.name}/{made.plan.run_id}', 'bold')}: {run.path}")
-        with Follower(run) as follower:
-            status = wait(started, counted, tick=follower.tick, say=follower.say)
-    outcome = summary(run, run.latest_attempt())
-    tell(run, outcome)
+        started = start_run(prepared, progress)
+        info(f"run {coloured(f'{plan.name}/{plan.run_id}', 'bold')}: {started.run.path}")
+        with Follower(started.run) as follower:
+            outcome = wait_for_run(started, counted, tick=follower.tick, say=follower.say)
+    print_outcome(outcome.run, outcome.summary)
     if parsed.json:
-        print_json(outcome)
-    return status
+        print_json(outcome.summary)
+    return outcome.exit_status

@@ -4,13 +4,13 @@ import argparse
 import sys
 import time
 
+from launcher.cli.arguments import add_run_root
 from launcher.cli.completion import complete
-from launcher.cli.finding import add_run_root, find, run_root
-from launcher.cli.output import print_json, say
+from launcher.cli.output import info, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `launcher status`."""
+    """Add the options of `launcher status`."""
     add = parser.add_argument
     complete(add("runs", metavar="RUN", nargs="*", help="a directory, a run id, or a name's newest run"), "runs")
     add("--last", metavar="N", type=int, default=20, help="without RUN: how many (default: 20)")
@@ -19,20 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Ask Slurm once for all of them, print."""
-    from launcher._util.shell import LocalShell
-    from launcher.rundir.finding import list_runs
-    from launcher.watch.status import status_of
+    """Print a table of the runs, or an object."""
+    from launcher.api.status import read_statuses
     from launcher.watch.status_table import to_json, write_table
 
-    runs = [find(name, parsed.run_root) for name in parsed.runs]
-    if not parsed.runs:
-        runs = list_runs(run_root(parsed.run_root))[: parsed.last]
-    statuses, answer = status_of(runs, LocalShell())
+    found = read_statuses(parsed.runs, run_root=parsed.run_root, limit=parsed.last)
     if parsed.json:
-        print_json(to_json(statuses, answer))
-    elif statuses:
-        write_table(statuses, sys.stdout, time.time())
+        print_json(to_json(found.runs, found.answer))
+    elif found.runs:
+        write_table(found.runs, sys.stdout, time.time())
     else:
-        say(f"no runs in {run_root(parsed.run_root)}; --run-root names another directory")
+        info(f"no runs in {found.run_root}; --run-root names another directory")
     return 0

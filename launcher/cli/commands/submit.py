@@ -10,15 +10,17 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli import arguments
-from launcher.cli.output import coloured, print_json, say, warn
+from launcher.cli.output import coloured, info, print_json
 
 if TYPE_CHECKING:
-    from launcher.cli.planning import Planned
-    from launcher.rundir import RunDirectory
+    from launcher.api.prepare_plan import PreparedPlan
+    from launcher.api.submit import SubmittedRun
+    from launcher.backends.wait import Interrupts
+    from launcher.cli.progress import TerminalProgress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `launcher submit`."""
+    """Add the options of `launcher submit`."""
     arguments.add_common(parser)
     arguments.add_check(parser)
     add = parser.add_argument
@@ -28,57 +30,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Plan, check, submit, tell; with --follow also wait."""
-    from launcher.cli.planning import planned
+    """Submit it and print the job; with --follow also show its progress and the outcome."""
+    from launcher.api.prepare_plan import CheckPolicy, prepare_plan
+    from launcher.cli.progress import TerminalProgress
 
-    made = planned("submit", parsed)
+    progress = TerminalProgress()
+    check: CheckPolicy = "never" if parsed.dry_run else "if possible"
+    prepared = prepare_plan(arguments.read_request(parsed), "submit", check=check, progress=progress)
     if parsed.dry_run:
         from launcher.cli.commands.plan import show
 
-        show(made.plan, as_json=parsed.json, with_scripts=False)
+        show(prepared.plan, as_json=parsed.json, with_scripts=False)
         return 0
-    made = _checked(parsed, made)
-    for warning in made.plan.warnings:
-        warn(warning)
     if not parsed.follow:
-        run, answer = _submit(made)
-        say(f"launcher status {run.path.name}, launcher logs -f {run.path.name}")
-        status = 0
+        submitted = _submit(prepared, progress)
+        run_id = submitted.run_id
+        info(f"launcher status {run_id}, launcher logs -f {run_id}")
+        answer, status = submitted.to_dict(), 0
     else:
         from launcher.backends.wait import interrupts
-        from launcher.cli.following import follow
 
         # From here on Ctrl-C means: leave the job alone, once it is submitted.
         with interrupts() as counted:
-            run, answer = _submit(made)
-            status, outcome = follow(run, answer["job"], counted)
-        answer |= outcome
+            submitted = _submit(prepared, progress)
+            status, outcome = _follow(submitted, counted)
+        answer = submitted.to_dict() | outcome
     if parsed.json:
         print_json(answer)
     return status
 
 
-def _submit(made: "Planned") -> "tuple[RunDirectory, dict[str, Any]]":
+def _submit(prepared: "PreparedPlan", progress: "TerminalProgress") -> "SubmittedRun":
+    from launcher.api.submit import submit_plan
+
+    submitted = submit_plan(prepared, progress)
+    name = f"{submitted.name}/{submitted.run_id}"
+    info(f"job {coloured(submitted.job, 'bold')} of run {name}: {submitted.run.path}")
+    return submitted
+
+
+def _follow(submitted: "SubmittedRun", counted: "Interrupts") -> tuple[int, dict[str, Any]]:
+    """Watch until the run is over, and return the exit status and the outcome.
+
+    An interrupt, one that came before included, ends the watching and leaves the job alone.
+    """
     from launcher._util.shell import LocalShell
-    from launcher.backends.start import submit_run
+    from launcher.api.submit import follow_run
+    from launcher.cli.outcome import print_outcome
+    from launcher.slurm.poller import Poller
+    from launcher.watch.follower import Follower
 
-    started = submit_run(made.plan, made.host, made.resumed, LocalShell(), warn)
-    run, submission = started.run, started.submission
-    say(f"job {coloured(submission.job, 'bold')} of run {made.plan.name}/{made.plan.run_id}: {run.path}")
-    return run, {
-        "job": submission.job,
-        "cluster": submission.cluster,
-        "name": made.plan.name,
-        "run_id": made.plan.run_id,
-        "run_dir": str(run.path),
-    }
-
-
-def _checked(parsed: argparse.Namespace, made: "Planned") -> "Planned":
-    """By default where the training stack is at hand and the program is the project's own."""
-    from launcher.cli import checking
-
-    wanted = parsed.check_config
-    if wanted is None:
-        wanted = made.request.entrypoint is None and checking.stack_is_here(made)
-    return checking.checked(made) if wanted else made
+    job, run_id = submitted.job, submitted.run_id
+    with Follower(submitted.run, Poller((job,), LocalShell())) as follower:
+        outcome = follow_run(submitted.run, tick=follower.tick, leave=lambda: counted.count > 0)
+        if outcome is None:
+            info(f"job {job} goes on; launcher status {run_id} tells how, launcher cancel {run_id} ends it")
+            return 0, {"outcome": "running"}
+    print_outcome(outcome.run, outcome.summary)
+    return outcome.exit_status, outcome.summary

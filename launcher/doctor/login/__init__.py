@@ -1,1 +1,1 @@
-"""Checks of the login node, pure over what was asked (`launcher.doctor.site`)."""
+"""Checks of the login node: pure functions of the answers in `launcher.doctor.site`."""

@@ -1,4 +1,4 @@
-"""The profile against what Slurm says of its nodes and of itself."""
+"""Checks of the profile against what Slurm reports about its nodes and its configuration."""
 
 import re
 from collections import Counter
@@ -9,9 +9,9 @@ from launcher.slurm.info import parse_limit
 
 
 def gpus_check(site: Site) -> Check:
-    """GPUs of each node and their type, as Slurm counts them, against the profile."""
+    """Check the number and type of GPUs on each node, as Slurm counts them, against the profile."""
     name = "gpus"
-    if unknown := site.unknown:
+    if unknown := site.why_unknown:
         return skip(name, unknown)
     if site.cluster.device == "cpu":
         return skip(name, "the profile computes on CPUs")
@@ -22,8 +22,8 @@ def gpus_check(site: Site) -> Check:
         return warn(
             name,
             "no GRES",
-            "Slurm knows of no GPUs here: --gpus-per-node is refused, and jobs are not kept apart",
-            "take the directive out of the profile (gpus-per-node = false) and ask for whole nodes (exclusive = true)",
+            "Slurm knows no GPUs here: it refuses --gpus-per-node and does not keep jobs apart",
+            "remove the directive in the profile (gpus-per-node = false) and request whole nodes (exclusive = true)",
             0,
         )
     other = [node for node in site.own_nodes if wanted is not None and node.gpus != wanted]
@@ -33,8 +33,8 @@ def gpus_check(site: Site) -> Check:
         return judge(
             name,
             value,
-            f"the profile says {wanted} on each node: {listed}{' and others' if len(other) > 8 else ''}",
-            "correct gpus_per_node, name the partition with the right nodes, or leave these out (--exclude)",
+            f"the profile states {wanted} on each node: {listed}{' and others' if len(other) > 8 else ''}",
+            "correct gpus_per_node, name the partition with the right nodes, or exclude these (--exclude)",
             min(node.gpus for node in other),
         )
     types = sorted({node.gpu_type for node in site.own_nodes if node.gpu_type})
@@ -42,23 +42,23 @@ def gpus_check(site: Site) -> Check:
         return warn(
             name,
             ", ".join(types),
-            f"the profile says {kind}, Slurm says {', '.join(types)}",
-            "is this the profile of this cluster? `launcher clusters list` names the others",
+            f"the profile states {kind}, Slurm reports {', '.join(types)}",
+            "check that this is the profile of this cluster; `launcher clusters list` shows the others",
         )
     if wanted is None:
-        return skip(name, "the profile does not say how many (gpus_per_node)", value)
+        return skip(name, "the profile does not state gpus_per_node", value)
     return ok(name, f"{wanted} on each{f', {types[0]}' if len(types) == 1 else ''}", wanted)
 
 
 def _same_type(kind: str, gres: str) -> bool:
-    """`H100` and `h100`, `nvidia_h100_80gb_hbm3`, `h100-sxm`; B200 is in no GB200."""
+    """Return whether a GRES type is a GPU model: H100 is `h100`, `nvidia_h100_80gb_hbm3`; B200 is not `gb200`."""
     return re.search(rf"(?<![a-z0-9]){re.escape(kind.lower())}(?![0-9])", gres.lower().replace("_", "-")) is not None
 
 
 def cpus_check(site: Site) -> Check:
-    """Whether the nodes have the CPUs and the memory that the profile asks for."""
+    """Check that the nodes have the CPUs and the memory that the profile requests."""
     name = "cpus and memory"
-    if unknown := site.unknown:
+    if unknown := site.why_unknown:
         return skip(name, unknown)
     if not site.own_nodes:
         return skip(name, "the partition has no nodes")
@@ -80,47 +80,47 @@ def cpus_check(site: Site) -> Check:
             name,
             value,
             "Slurm does not know how much memory the nodes have (RealMemory), so --mem cannot be right",
-            "take it out of the profile (mem = false)",
+            "remove it in the profile (mem = false)",
         )
     return ok(name, value)
 
 
 def time_check(site: Site) -> Check:
-    """Whether the partition allows the profile's time limit."""
+    """Check that the partition allows the profile's time limit."""
     name = "time limit"
-    if unknown := site.unknown:
+    if unknown := site.why_unknown:
         return skip(name, unknown)
     wanted = site.request.time_limit or site.cluster.time_limit
     limits = [group.time_limit_min for group in site.groups if group.partition == site.partition]
     most = limits[0] if limits else None
     allowed = "no limit" if most is None else f"up to {most // 60}:{most % 60:02d} h"
     if wanted is None:
-        return ok(name, f"{allowed}; the profile leaves it to Slurm")
+        return ok(name, f"{allowed}; the profile states none")
     minutes = int(wanted) if wanted.isdigit() else parse_limit(wanted)
     if minutes is not None and most is not None and minutes > most:
-        return fail(name, wanted, f"the partition allows {allowed}", "ask for less: time_limit in the profile, --time")
+        return fail(name, wanted, f"the partition allows {allowed}", "lower it: time_limit in the profile, --time")
     return ok(name, f"{wanted} ({allowed})")
 
 
 def mpi_check(site: Site) -> Check:
-    """Whether srun knows the profile's MPI type."""
+    """Check that srun knows the profile's MPI type."""
     name = "mpi"
-    if unknown := site.unknown:
+    if unknown := site.why_unknown:
         return skip(name, unknown)
     wanted = site.cluster.mpi
     if wanted is None:
         return ok(name, f"Slurm's default, {site.config.get('MpiDefault', 'unknown')}")
     if not site.mpi_types:
-        return skip(name, "srun --mpi=list says nothing", wanted)
+        return skip(name, "srun --mpi=list did not answer", wanted)
     if wanted not in site.mpi_types:
         return fail(name, wanted, f"srun has no --mpi={wanted}", f"mpi = one of: {', '.join(site.mpi_types)}")
     return ok(name, wanted)
 
 
 def topology_check(site: Site) -> Check:
-    """Whether the topology plugin is the one that the profile counts on."""
+    """Check that the topology plugin is the one that the profile states."""
     name = "topology"
-    if unknown := site.unknown:
+    if unknown := site.why_unknown:
         return skip(name, unknown)
     plugin = site.config.get("TopologyPlugin", "").removeprefix("topology/") or "none"
     if site.cluster.topology is None:
@@ -129,8 +129,8 @@ def topology_check(site: Site) -> Check:
         return fail(
             name,
             plugin,
-            f"the profile says {site.cluster.topology}: --segment is refused without it",
-            "take topology out of the profile",
+            f"the profile states {site.cluster.topology}: Slurm refuses --segment without it",
+            "remove topology from the profile",
         )
     return ok(name, plugin)
 

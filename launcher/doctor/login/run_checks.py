@@ -1,4 +1,4 @@
-"""All checks of the login node in their order: what has to be asked besides Slurm is asked here."""
+"""All checks of the login node in their order, with the facts that they need besides Slurm's answers."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from launcher.planning import make
 
 
 def checks(site: Site, tested: CommandOutput, shell: Shell) -> tuple[Check, ...]:
-    """Look at everything; `tested` is what sbatch said of a run's script."""
+    """Run all checks; `tested` is the answer of sbatch to a run's script."""
     mounts = _mounts()
     run_root = probe_directory(make.run_root(site.request, site.cluster, site.host), mounts)
     store = probe_directory(image_store(site.cluster, site.host.environ).root, mounts)
@@ -37,7 +37,7 @@ def checks(site: Site, tested: CommandOutput, shell: Shell) -> tuple[Check, ...]
 
 
 def _safe(check: Callable[[Site], Check], site: Site) -> Check:
-    """A release of Slurm that answers in a form that nobody has seen must not hide the other checks."""
+    """Run one check; if Slurm's answer has an unknown format, skip it and let the others run."""
     try:
         return check(site)
     except (ValueError, IndexError, KeyError) as error:
@@ -63,12 +63,12 @@ def _python(site: Site) -> str:
 
 
 def _quota(place: DirectoryState, site: Site, shell: Shell) -> CommandOutput:
-    """lfs of Lustre, quota of NFS and local file systems."""
+    """Query the user's quota: `lfs quota` on Lustre, else `quota`."""
     if place.kind == "lustre":
         return run_program(["lfs", "quota", "-q", "-u", site.host.user, str(place.parent)], shell)
     if not _which("quota", site):
-        return CommandOutput(None, f"no program tells of quotas of {place.kind or 'this file system'}")
-    # quota's own exit status is 1 where something is exceeded.
+        return CommandOutput(None, f"no program reports quotas of {place.kind or 'this file system'}")
+    # The exit status of quota is 1 if a quota is exceeded.
     return run_program(["quota", "--no-wrap", "--hide-device", "--show-mntpoint"], shell, good=(0, 1))
 
 
@@ -79,7 +79,7 @@ def _image(site: Site, shell: Shell) -> Check | None:
     try:
         image = resolve_image(text, cluster=site.cluster, host=site.host, shell=shell)
     except LauncherError as error:
-        return fail("image", text, error.message, error.hint or "see `launcher image list`")
+        return fail("image", text, error.message, error.hint or "`launcher image list` shows the images")
     size = f"{image.size_bytes / 1024**3:.1f} GiB, {image.architecture or 'unknown architecture'}"
     if image.architecture is None or site.cluster.architecture is None:
         why = next(iter(image.unchecked), "the profile names no architecture to compare it with")

@@ -1,4 +1,4 @@
-"""Which Hugging Face architecture a checkpoint is of, and whether the two agree."""
+"""The Hugging Face architecture of a checkpoint, and whether the two agree."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,26 +34,26 @@ AGREE = (
     "moe_shared_expert_intermediate_size",
     "multi_latent_attention",
 )
-"""Fields of a GPT model that decide what it computes, and that a config.json of Hugging Face has to say too."""
+"""Fields of a GPT model that decide what it computes, and that Hugging Face's config.json must state as well."""
 
 
 @dataclass
 class Architecture:
-    """What an export is written as: Bridge's mapping, the config.json to write, the dtype of the checkpoint."""
+    """What an export writes: Bridge's mapping, the config.json, the dtype of the checkpoint."""
 
     bridge: Any
     config: Any
     dtype: Any
     directory: Optional[Path]
-    """Where tokenizer files may lie; None where only the architecture is known."""
+    """Directory that may have tokenizer files; None where only the architecture is known."""
     tensors: int
-    """Tensors that the checkpoint holds, roughly: for progress alone."""
+    """Approximate number of tensors in the checkpoint, for progress only."""
 
 
 def of_checkpoint(iteration: Path, wanted: Optional[str]) -> Architecture:
-    """The architecture `wanted` (a directory or a hub name), else the one that the checkpoint remembers.
+    """Return the architecture `wanted` (a directory or a hub name), else the one recorded in the checkpoint.
 
-    A model that was trained with other sizes than its architecture's gets a config.json with its own. Raises UserError.
+    A model that was trained with other sizes than its architecture's gets its own config.json. Raises UserError.
     """
     from megatron.bridge import AutoBridge
     from transformers import AutoConfig
@@ -62,22 +62,22 @@ def of_checkpoint(iteration: Path, wanted: Optional[str]) -> Architecture:
     name = wanted or saved["model"].get("hf_model_id")
     if not name:
         raise UserError(
-            "this checkpoint does not say which Hugging Face model it is",
+            "this checkpoint does not name its Hugging Face model",
             where=str(iteration),
-            hint="name a directory with its config.json: --architecture HF_DIR",
+            hint="name a directory with the model's config.json: --architecture HF_DIR",
         )
     with hub.provide_config(str(name)), supported(str(name)):
         config = _config(AutoConfig, str(name))
         bridge = AutoBridge.from_hf_config(config)
-        apart = _apart(bridge, saved["model"])
-        if apart:
+        differences = _differences(bridge, saved["model"])
+        if differences:
             bridge = AutoBridge.from_auto_config(str(iteration), str(name))
-            apart = _apart(bridge, saved["model"])
-    if apart:
+            differences = _differences(bridge, saved["model"])
+    if differences:
         raise UserError(
-            f"the checkpoint's model is not what {name} describes: {'; '.join(apart)}",
+            f"the checkpoint's model differs from {name}: {'; '.join(differences)}",
             where=str(iteration),
-            hint="name the right one with --architecture HF_DIR",
+            hint="name the right model with --architecture HF_DIR",
         )
     return Architecture(bridge, bridge.hf_pretrained, _dtype(saved["model"]), _directory(str(name)), _tensors(saved))
 
@@ -91,13 +91,15 @@ def _saved(iteration: Path) -> "dict[str, Any]":
         model = saved["model"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(
-            f"run_config.yaml cannot be read: {type(error).__name__}", where=str(path), hint="Megatron Bridge writes it"
+            f"run_config.yaml cannot be read: {type(error).__name__}",
+            where=str(path),
+            hint="use a checkpoint that Megatron Bridge wrote, which has this file",
         ) from error
     if saved.get("peft"):
         raise UserError(
-            "this checkpoint holds adapters alone (peft), and no model",
+            "this checkpoint holds only adapters (peft), not a model",
             where=str(iteration),
-            hint="Megatron Bridge's AutoBridge.export_adapter_ckpt() writes adapters for the peft library",
+            hint="to export adapters for the peft library, use Megatron Bridge's AutoBridge.export_adapter_ckpt()",
         )
     return {"model": {**model, **(model.get("transformer") or {})}}
 
@@ -112,8 +114,8 @@ def _config(loader: Any, name: str) -> Any:
         ) from error
 
 
-def _apart(bridge: Any, saved: "dict[str, Any]") -> "list[str]":
-    """Where the checkpoint's model and the architecture differ, a phrase for each field."""
+def _differences(bridge: Any, saved: "dict[str, Any]") -> "list[str]":
+    """Return a phrase for each field in which the checkpoint's model and the architecture differ."""
     provider = bridge.to_megatron_provider(load_weights=False)
     found = []
     for field in AGREE:
@@ -121,11 +123,11 @@ def _apart(bridge: Any, saved: "dict[str, Any]") -> "list[str]":
             continue
         mine, theirs = saved[field], getattr(provider, field)
         if field == "kv_channels" and None in (mine, theirs):
-            continue  # the width of a head follows from the others
+            continue  # the width of a head follows from other fields
         if field == "num_query_groups":
             mine, theirs = (one or saved.get("num_attention_heads") for one in (mine, theirs))
         if mine != theirs and not _close(mine, theirs):
-            found.append(f"{field} is {mine} there and {theirs} here")
+            found.append(f"{field} is {mine} in the checkpoint and {theirs} in the architecture")
     return found
 
 

@@ -1,4 +1,4 @@
-"""How far a conversion is, one JSON object a line, for whoever started it."""
+"""Progress of a conversion, one JSON object a line, for the process that started it."""
 
 import json
 import time
@@ -10,29 +10,29 @@ _PROGRESS_S = 0.2
 
 
 class Events:
-    """Writes to `stream`; None tells nobody (ranks other than the first)."""
+    """Writer of events to `stream`; None for ranks other than the first, which write nothing."""
 
     def __init__(self, stream: Optional[TextIO]) -> None:
         self._stream = stream
-        self._told = 0.0
+        self._written_at = 0.0
 
     def stage(self, text: str) -> None:
-        """A new part of the work begins."""
+        """Report that a new part of the work begins."""
         self._write({"stage": text})
 
     def progress(self, done: int, total: int) -> None:
-        """Tensors of the stage that are done."""
+        """Report how many tensors of the stage are done."""
         now = time.monotonic()
-        if now - self._told >= _PROGRESS_S or done == total:
-            self._told = now
+        if now - self._written_at >= _PROGRESS_S or done == total:
+            self._written_at = now
             self._write({"done": done, "total": total})
 
     def note(self, text: str) -> None:
-        """What the user should know."""
+        """Report a note for the user."""
         self._write({"note": text})
 
     def result(self, report: "dict[str, Any]") -> None:
-        """The parity report: the last event of a conversion that came to its end."""
+        """Report the parity report: the last event of a complete conversion."""
         self._write({"result": report})
 
     def _write(self, event: "dict[str, Any]") -> None:
@@ -41,8 +41,8 @@ class Events:
             self._stream.flush()
 
 
-def tell_error(error: BaseException, stream: TextIO) -> int:
-    """Write why it went no further; returns the exit status: 2 the request was wrong, 3 anything else."""
+def report_error(error: BaseException, stream: TextIO) -> int:
+    """Write why the conversion ended; return the exit status: 2 for a wrong request, 3 for anything else."""
     user = isinstance(error, UserError)
     message = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {_first_line(error)}"
     event = {

@@ -1,4 +1,4 @@
-"""The same small batch through both models, in fp32: a mapping that moves weights to a wrong place shows at once."""
+"""The same small batch through both models in fp32: a mapping that puts weights in a wrong place shows at once."""
 
 import re
 from pathlib import Path
@@ -10,19 +10,19 @@ from .request import Request
 
 SEED = 0
 SHAPE = (2, 16)
-"""Samples, tokens."""
+"""Shape of the batch: samples, tokens."""
 
 TOLERANCE = {"cpu": 1e-3, "gpu": 1e-2}
-"""Of the largest logit. fp32 rounding of deep models stays well below; TF32 kernels of GPUs come near the second."""
+"""Share of the largest logit. fp32 rounding of deep models stays well below; TF32 on GPUs comes near the second."""
 
 _FP32 = 4
 
 
 def compare(model: "list[Any]", directory: Path, request: Request, device: str, events: Events) -> "dict[str, Any]":
-    """Logits of the Megatron `model` and of the Hugging Face model in `directory`; the same answer on rank 0 only.
+    """Compare the logits of the Megatron `model` with those of the Hugging Face model in `directory`.
 
-    Turns `model` into fp32, so it comes last. Every rank has to call it. `compared` is False with a `reason` where the
-    models do not fit into memory together, or cannot be run here.
+    The answer is complete on rank 0 only, and every rank must call this. It turns `model` into fp32, so it comes last.
+    `compared` is False with a `reason` where both models do not fit into memory together, or cannot run here.
     """
     import torch
 
@@ -38,7 +38,7 @@ def compare(model: "list[Any]", directory: Path, request: Request, device: str, 
     try:
         mine = _megatron(model[0], ids, device)
         theirs = _hugging_face(directory, ids) if rank == 0 else None
-    except Exception as error:  # a model that this machine or this transformers cannot run is converted all the same
+    except Exception as error:  # a model that this machine or this transformers cannot run is still converted
         words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         return {"compared": False, "reason": f"the model cannot be run here: {type(error).__name__}: {words}"}
     if theirs is None:
@@ -58,7 +58,7 @@ def compare(model: "list[Any]", directory: Path, request: Request, device: str, 
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> Optional[int]:
-    """Memory that processes of this machine can still have; None where the kernel does not say."""
+    """Return the memory that processes can still get on this machine; None where the kernel does not say."""
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -68,14 +68,14 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> Optional[int]:
 
 def _reason(model: "list[Any]", request: Request) -> Optional[str]:
     if not request.logits:
-        return "left out with --no-logits"
+        return "skipped with --no-logits"
     if request.pp > 1:
-        return "the model is split into pipeline stages: convert with --pp 1 to compare them"
-    # Both models in fp32; the Megatron one is here already, at two bytes or more for each parameter.
+        return "the model is split into pipeline stages; convert with --pp 1 to compare"
+    # Both models in fp32; the Megatron one is already loaded, with two or more bytes per parameter.
     parameters = sum(one.numel() for chunk in model for one in chunk.parameters()) * request.ranks
     need, free = 2 * _FP32 * parameters, available_bytes()
     if free is not None and need > free:
-        return f"both models in fp32 need {bytes_text(need)} of memory, and {bytes_text(free)} are available"
+        return f"both models in fp32 need {bytes_text(need)} of memory, but only {bytes_text(free)} are available"
     return None
 
 
@@ -91,12 +91,12 @@ def _megatron(chunk: Any, ids: Any, device: str) -> Any:
     from megatron.core.utils import unwrap_model
 
     model = unwrap_model(chunk).float().eval()
-    place = "cpu" if device == "cpu" else "cuda"
+    torch_device = "cpu" if device == "cpu" else "cuda"
     length = ids.shape[1]
-    masked = torch.triu(torch.ones(length, length, dtype=torch.bool, device=place), 1)[None, None]
-    positions = torch.arange(length, device=place)[None].expand_as(ids)
+    masked = torch.triu(torch.ones(length, length, dtype=torch.bool, device=torch_device), 1)[None, None]
+    positions = torch.arange(length, device=torch_device)[None].expand_as(ids)
     with torch.no_grad():
-        found = model(ids.to(place), positions, masked)
+        found = model(ids.to(torch_device), positions, masked)
         return tensor_parallel.gather_from_tensor_model_parallel_region(found).float().cpu()
 
 

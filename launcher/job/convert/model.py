@@ -11,15 +11,18 @@ from ..errors import UserError
 from .request import Request
 
 
-def begin(request: Request) -> str:
-    """Choose the device ("cpu" or "gpu"), meet the other ranks. Before anything of Megatron is imported."""
+def init_ranks(request: Request) -> str:
+    """Choose the device ("cpu" or "gpu") and join the other ranks; call it before any import of Megatron.
+
+    Raises UserError where a requested GPU is missing.
+    """
     warnings.simplefilter("ignore")
     import torch
 
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if request.device == "gpu" and seen < request.ranks:
         raise UserError(
-            f"{request.ranks} ranks need as many GPUs, and torch sees {seen} here", hint="convert with --device cpu"
+            f"{request.ranks} ranks need as many GPUs, but torch sees {seen} here", hint="convert with --device cpu"
         )
     device = "gpu" if request.device != "cpu" and seen >= request.ranks else "cpu"
     if device == "cpu":
@@ -34,9 +37,9 @@ def begin(request: Request) -> str:
 
 
 def build(bridge: Any, request: Request, device: str, dtype: Optional[Any]) -> "list[Any]":
-    """Bridge's model of `bridge`'s architecture, its parameters not yet set, as this rank's list of pipeline chunks.
+    """Return Bridge's model of `bridge`'s architecture, parameters not set, as this rank's list of pipeline chunks.
 
-    `dtype` (a torch.dtype) is that of its parameters; None: as the architecture says. Raises UserError.
+    `dtype` (a torch.dtype) is that of its parameters; None means the architecture's. Raises UserError.
     """
     import torch
 
@@ -48,12 +51,12 @@ def build(bridge: Any, request: Request, device: str, dtype: Optional[Any]) -> "
     provider.pipeline_model_parallel_size = request.pp
     provider.pipeline_dtype = provider.params_dtype
     provider.sequence_parallel = False
-    provider.gradient_accumulation_fusion = False  # nothing is trained, and its kernel is APEX's
+    provider.gradient_accumulation_fusion = False  # nothing is trained, and the kernel needs APEX
     if provider.num_moe_experts:
         provider.expert_model_parallel_size = request.ep
         provider.expert_tensor_parallel_size = request.etp
     elif request.ep > 1:
-        raise UserError(f"--ep {request.ep}: this model has no experts")
+        raise UserError(f"--ep {request.ep} has no effect: this model has no experts")
     _refuse_sizes(provider, request)
     if device == "cpu":
         from .. import cpu
@@ -65,12 +68,12 @@ def build(bridge: Any, request: Request, device: str, dtype: Optional[Any]) -> "
     model: list[Any] = provider.provide_distributed_model(
         wrap_with_ddp=False, use_cpu_initialization=device == "cpu", bf16=provider.bf16, fp16=provider.fp16
     )
-    forget(model)
+    fill_with_nan(model)
     return model
 
 
-def forget(model: "list[Any]") -> None:
-    """Make every floating-point parameter NaN, so that one which is then not loaded cannot pass for loaded."""
+def fill_with_nan(model: "list[Any]") -> None:
+    """Set every floating-point parameter to NaN, so that a parameter that is not loaded later is noticed."""
     import torch
 
     with torch.no_grad():
@@ -89,25 +92,25 @@ def load_checkpoint(model: "list[Any]", iteration: Path) -> None:
     except Exception as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"the checkpoint's weights are not those of this architecture: {first}", where=str(iteration)
+            f"the checkpoint's weights do not fit this architecture: {first}", where=str(iteration)
         ) from error
-    refuse_gaps(model, str(iteration))
+    require_all_set(model, str(iteration))
 
 
-def refuse_gaps(model: "list[Any]", where: str) -> None:
-    """Raise UserError where a parameter was not set since `forget`."""
+def require_all_set(model: "list[Any]", where: str) -> None:
+    """Refuse a model with a parameter that was not set since `fill_with_nan`. Raises UserError."""
     import torch
 
     for chunk in model:
         for name, parameter in chunk.named_parameters():
             if parameter.is_floating_point() and bool(torch.isnan(parameter).all()):
-                raise UserError(f"the weights of {name} are not there, or NaN", where=where)
+                raise UserError(f"the weights of {name} are missing or NaN", where=where)
 
 
-def stream(bridge: Any, model: "list[Any]", dtype: Optional[Any] = None) -> "Iterator[tuple[str, Any]]":
-    """Every tensor of the model by its Hugging Face name, whole, on every rank; cast to `dtype` where that is given.
+def export_tensors(bridge: Any, model: "list[Any]", dtype: Optional[Any] = None) -> "Iterator[tuple[str, Any]]":
+    """Yield every complete tensor of the model by its Hugging Face name, on every rank, cast to `dtype` if given.
 
-    Bridge 0.6.2 leaves in the embedding the tokens that tensor parallelism added to fill the last rank.
+    Bridge 0.6.2 leaves in the embedding the rows that tensor parallelism added to fill the last rank; they are cut.
     """
     config = getattr(bridge.hf_pretrained, "config", bridge.hf_pretrained)
     tokens = int(config.get_text_config().vocab_size)
@@ -117,7 +120,7 @@ def stream(bridge: Any, model: "list[Any]", dtype: Optional[Any] = None) -> "Ite
 
 
 def dtype_of(name: Optional[str]) -> Optional[Any]:
-    """torch's dtype of that name."""
+    """Return torch's dtype of that name."""
     import torch
 
     return getattr(torch, name) if name else None
@@ -125,7 +128,7 @@ def dtype_of(name: Optional[str]) -> Optional[Any]:
 
 @contextlib.contextmanager
 def supported(where: str) -> Iterator[None]:
-    """Inside the block Bridge's pages about an unknown architecture become a UserError of one sentence."""
+    """Turn Bridge's pages about an unknown architecture into a UserError of one sentence, inside the block."""
     try:
         yield
     except ValueError as error:

@@ -8,32 +8,32 @@ from typing import Any, Optional
 from ..model.hf_files import Weights
 
 _SHOWN = 20
-"""A report names so many tensors of a kind; it counts all."""
+"""Number of tensors of a kind that a report names; it counts all of them."""
 
 NOT_WEIGHTS = ("rotary_emb.inv_freq",)
-"""Ends of names of constants that older files hold beside the weights, and every program computes itself."""
+"""Suffixes of constants that older files hold beside the weights and that every program computes itself."""
 
 
 @dataclass
 class Tally:
-    """What a comparison found. Values are compared in the dtype of the result."""
+    """Result of a comparison. Values are compared in the dtype of the result."""
 
     tensors: int = 0
     bit_exact: int = 0
     cast: int = 0
-    """Tensors that have another dtype than before."""
+    """Number of tensors whose dtype changed."""
     differing: int = 0
     missing: "list[str]" = field(default_factory=list)
-    """In the source and not in the result."""
+    """Names in the source that the result lacks."""
     unexpected: "list[str]" = field(default_factory=list)
-    """In the result and not in the source."""
+    """Names in the result that the source lacks."""
     shapes: "list[dict[str, Any]]" = field(default_factory=list)
     largest: "Optional[dict[str, Any]]" = None
-    """The largest absolute difference, with the tensor's name; None where there is none."""
+    """Largest absolute difference, with the tensor's name; None where there is none."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was lost."""
+        """Return whether nothing was lost."""
         return self.tensors > 0 and not (self.differing or self.missing or self.unexpected or self.shapes)
 
     def add(self, name: str, before: Any, after: Any) -> None:
@@ -53,7 +53,7 @@ class Tally:
             self.largest = {"name": name, "value": apart}
 
     def to_dict(self) -> "dict[str, Any]":
-        """For parity.json; long lists are cut, their counts are whole."""
+        """Return the content for parity.json; long lists are cut, their counts are complete."""
         return {
             "ok": self.ok,
             "tensors": self.tensors,
@@ -67,7 +67,7 @@ class Tally:
 
 
 def same_bits(one: Any, other: Any) -> bool:
-    """Whether two tensors of one shape and dtype are equal bit by bit: a NaN is itself, 0.0 is not -0.0."""
+    """Return whether two tensors of one shape and dtype are equal bit by bit: NaN equals itself, 0.0 is not -0.0."""
     import torch
 
     one, other = one.detach().cpu().contiguous(), other.detach().cpu().contiguous()
@@ -75,11 +75,11 @@ def same_bits(one: Any, other: Any) -> bool:
 
 
 def with_files(
-    stream: "Iterable[tuple[str, Any]]", files: Weights, told: "Callable[[int, int], None]", judge: bool
+    stream: "Iterable[tuple[str, Any]]", files: Weights, report: "Callable[[int, int], None]", judge: bool
 ) -> Tally:
     """Compare a stream of (name, tensor) with the tensors of a directory.
 
-    Every rank has to draw from the stream; only that which `judge`s reads files.
+    Every rank must draw from the stream; only the rank that `judge`s reads files.
     """
     tally, seen = Tally(), set()
     expected = {name for name in files.tensors if not name.endswith(NOT_WEIGHTS)}
@@ -91,14 +91,14 @@ def with_files(
         else:
             tally.unexpected.append(name)
         seen.add(name)
-        told(len(seen), len(expected))
+        report(len(seen), len(expected))
     if judge:
         tally.missing = sorted(expected - seen)
     return tally
 
 
 def read_tensor(files: Weights, name: str) -> Any:
-    """One tensor of a directory."""
+    """Return one tensor of a directory."""
     from safetensors import safe_open
 
     with safe_open(str(files.directory / files.tensors[name].file), framework="pt") as file:
@@ -106,14 +106,14 @@ def read_tensor(files: Weights, name: str) -> Any:
 
 
 def parameters(model: "list[Any]") -> "Iterator[tuple[str, Any]]":
-    """This rank's parameters, with names that tell pipeline chunks apart."""
+    """Yield this rank's parameters, with names that are unique across pipeline chunks."""
     for number, chunk in enumerate(model):
         for name, parameter in chunk.named_parameters():
             yield (f"{number}.{name}" if len(model) > 1 else name), parameter.detach()
 
 
 def with_parameters(before: "dict[str, Any]", model: "list[Any]") -> Tally:
-    """Compare this rank's parameters with copies of what they were."""
+    """Compare this rank's parameters with copies of their former values."""
     tally, seen = Tally(), set()
     for name, parameter in parameters(model):
         seen.add(name)
@@ -125,8 +125,8 @@ def with_parameters(before: "dict[str, Any]", model: "list[Any]") -> Tally:
     return tally
 
 
-def together(tallies: "Iterable[Tally]") -> Tally:
-    """The tallies of several ranks as one."""
+def combined(tallies: "Iterable[Tally]") -> Tally:
+    """Return the tallies of several ranks as one."""
     whole = Tally()
     for one in tallies:
         for name in ("tensors", "bit_exact", "cast", "differing", "missing", "unexpected", "shapes"):
@@ -137,9 +137,10 @@ def together(tallies: "Iterable[Tally]") -> Tally:
 
 
 def names_for_transformers(directory: Path) -> "dict[str, list[str]]":
-    """What transformers says of the names and shapes in a model's directory: it reads them, and allocates nothing.
+    """Return what transformers reports about the names and shapes in a model's directory.
 
-    Keys are missing, unexpected, mismatched; `failed` has its words where it cannot load the model at all.
+    Nothing is allocated. Keys are missing, unexpected, mismatched; `failed` has the error where it cannot load the
+    model.
     """
     from transformers import AutoModelForCausalLM
 

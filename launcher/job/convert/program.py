@@ -1,6 +1,6 @@
-"""`--convert`: looks at what can be looked at at once, starts the ranks, gives the result its name.
+"""`--convert`: check the request at once, start the ranks, and publish the result under its name.
 
-This process needs the standard library alone; each rank is a process of its own (work.py), over gloo or NCCL.
+This process needs only the standard library; each rank is a process of its own (work.py), over gloo or NCCL.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..model import hf_files
 from ..watch import stdout_channel
 from . import sources
-from .events import Events, tell_error
+from .events import Events, report_error
 from .request import Request, parse
 
 REPORT = "parity.json"
@@ -34,7 +34,7 @@ _GRACE_S = 5.0
 def main(text: str) -> int:
     """Carry out the request `text`.
 
-    Exit status: 0 converted and equal, 1 converted and not equal, 2 the request was wrong, 3 something else failed.
+    Exit status: 0 converted and equal, 1 converted and not equal, 2 the request was wrong, 3 another failure.
     """
     with stdout_channel.on_stdout() as out:
         try:
@@ -44,7 +44,7 @@ def main(text: str) -> int:
             with _terminated():
                 return _supervise(_ready(request), out)
         except (Exception, SystemExit) as error:
-            return tell_error(error, out)
+            return report_error(error, out)
 
 
 def _rank(request: Request, out: TextIO) -> int:
@@ -59,20 +59,22 @@ def _rank(request: Request, out: TextIO) -> int:
             import traceback
 
             traceback.print_exc()
-        status = tell_error(error, out)
+        status = report_error(error, out)
         sys.stderr.flush()
-        # Other ranks wait for this one in a collective, so that taking the process group down would wait as well.
+        # Other ranks wait for this one in a collective; destroying the process group would wait for them.
         os._exit(status)
     return 0 if ok else 1
 
 
 def _ready(request: Request) -> Request:
-    """The request with its source made exact, and a place for the result. Raises UserError."""
+    """Return the request with its exact source, and a directory for the result. Raises UserError."""
     target = Path(request.target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists already and is not empty", hint="name another directory, or remove it")
+        raise UserError(
+            f"the directory {target} exists and is not empty", hint="choose another directory, or remove it"
+        )
     if request.action == "import":
-        weights = hf_files.read_weights(sources.hf_directory(Path(request.source)))
+        weights = hf_files.read_weights(sources.require_hf_model(Path(request.source)))
         source, size = request.source, weights.size_bytes
     else:
         found = sources.iteration(Path(request.source))
@@ -81,10 +83,10 @@ def _ready(request: Request) -> Request:
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
     except OSError as error:
-        raise UserError(f"no directory can be made there: {error}", where=str(target)) from error
-    # A training checkpoint holds the optimizer's state too, several times the size of what is exported.
+        raise UserError(f"the directory cannot be created: {error}", where=str(target)) from error
+    # A training checkpoint also holds the optimizer's state, which is several times the size of an export.
     if request.action == "import" and size > free:
-        raise UserError(f"the result needs {bytes_text(size)}, and {bytes_text(free)} are free", where=str(target))
+        raise UserError(f"the result needs {bytes_text(size)}, but only {bytes_text(free)} are free", where=str(target))
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     return replace(request, source=source, partial=str(partial))
 
@@ -96,15 +98,15 @@ def _supervise(request: Request, out: TextIO) -> int:
         if status not in (0, 1):
             return status
         report = json.loads((request.partial_dir / REPORT).read_text(encoding="utf-8"))
-        report["target"] = str(_give_name(request, whole=status == 0))
+        report["target"] = str(_publish(request, whole=status == 0))
         Events(out).result(report)
         return status
     finally:
         shutil.rmtree(request.partial_dir, ignore_errors=True)
 
 
-def _give_name(request: Request, whole: bool) -> Path:
-    """Move the result to its place; one that is not equal never gets the name under which it would be used."""
+def _publish(request: Request, whole: bool) -> Path:
+    """Rename the result; an unequal one never gets the name under which it would be used."""
     target = Path(request.target)
     if not whole:
         target = target.with_name(f"{target.name}.parity-failed")
@@ -117,7 +119,7 @@ def _give_name(request: Request, whole: bool) -> Path:
 
 
 def _run_ranks(request: Request, out: TextIO) -> int:
-    """Start all ranks and wait; the status of the first that fails, after which the others are ended."""
+    """Start all ranks and wait; return the status of the first that fails, after which the others are ended."""
     port, text = _free_port(), request.to_json()
     threads = max(1, (os.cpu_count() or 1) // request.ranks)
     ranks = []
@@ -134,7 +136,7 @@ def _run_ranks(request: Request, out: TextIO) -> int:
             }
             environment = {**os.environ, **{name: str(value) for name, value in names.items()}}
             command = [sys.executable, os.path.abspath(sys.argv[0]), "--convert", text]  # noqa: PTH100 as it is
-            # A group of its own: saving a checkpoint starts a process that would outlive a rank that is killed.
+            # A group of its own, because saving a checkpoint starts a process that would outlive a killed rank.
             pipe = subprocess.PIPE
             ranks.append(subprocess.Popen(command, env=environment, stdin=pipe, stdout=out, start_new_session=True))
         return _wait(ranks)
@@ -155,7 +157,7 @@ def _wait(ranks: "list[subprocess.Popen[bytes]]") -> int:
 
 def _died(status: int) -> int:
     how = signal.Signals(-status).name if status < 0 else f"status {status}"
-    memory = "; the kernel kills what takes more memory than there is" if how == "SIGKILL" else ""
+    memory = "; the kernel kills processes when memory runs out" if how == "SIGKILL" else ""
     raise RuntimeError(f"a rank of the conversion ended with {how}{memory}")
 
 
@@ -175,10 +177,10 @@ def _end(ranks: "list[subprocess.Popen[bytes]]") -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is gone: its end of the pipe on standard input closes then."""
+    """End this process when the one that started it is gone, which closes its end of the pipe on stdin."""
 
     def watch() -> None:
-        # Not through sys.stdin: a thread that holds its lock stops the interpreter from ending.
+        # Not through sys.stdin: a thread that holds its lock keeps the interpreter from ending.
         os.read(0, 1)
         os.killpg(0, signal.SIGKILL)
 
@@ -187,7 +189,7 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _terminated() -> Iterator[None]:
-    """Inside the block SIGTERM raises SystemExit, so that what is half made is removed."""
+    """Raise SystemExit on SIGTERM inside the block, so that a partial result is removed."""
 
     def leave(number: int, _frame: Optional[FrameType]) -> None:
         raise SystemExit(f"ended by {signal.Signals(number).name}")

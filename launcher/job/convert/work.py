@@ -16,19 +16,19 @@ from .request import Request
 
 
 def run(request: Request, events: Events) -> bool:
-    """Convert into `request.partial` and write the report there; whether result and source are equal."""
+    """Convert into `request.partial` and write the report there; return whether result and source are equal."""
     import torch
 
     began = time.monotonic()
     events.stage("loading Megatron")
-    device = model.begin(request)
+    device = model.init_ranks(request)
     ok = convert(request, device, events, began)
     torch.distributed.destroy_process_group()
     return ok
 
 
 def convert(request: Request, device: str, events: Events, began: Optional[float] = None) -> bool:
-    """One conversion among ranks that have met already; the model's groups are gone afterwards."""
+    """Run one conversion among ranks that have joined already; the model's groups are destroyed afterwards."""
     import torch
     from megatron.core import parallel_state
 
@@ -48,7 +48,7 @@ def convert(request: Request, device: str, events: Events, began: Optional[float
 
 
 def import_model(request: Request, device: str, events: Events) -> "dict[str, Any]":
-    """A Hugging Face directory into a checkpoint; the report is complete on rank 0 alone."""
+    """Convert a Hugging Face directory into a checkpoint; the report is complete on rank 0 only."""
     from megatron.bridge import AutoBridge
 
     source = Path(request.source)
@@ -58,50 +58,50 @@ def import_model(request: Request, device: str, events: Events) -> "dict[str, An
     events.stage("reading weights")
     with weights.require_all_tensors(str(source)):
         bridge.load_hf_weights(built)
-    model.refuse_gaps(built, str(source))
+    model.require_all_set(built, str(source))
     events.stage("writing the checkpoint")
     bridge.save_megatron_model(built, request.partial)
     return judge_import(bridge, built, request, device, events)
 
 
 def judge_import(bridge: Any, built: "list[Any]", request: Request, device: str, events: Events) -> "dict[str, Any]":
-    """Compare what the written checkpoint holds with the files that it was made of."""
+    """Compare what the written checkpoint holds with its source files."""
     files = hf_files.read_weights(Path(request.source))
     events.stage("comparing")
-    model.forget(built)
+    model.fill_with_nan(built)
     model.load_checkpoint(built, next(request.partial_dir.glob("iter_*")))
-    tally = parity.with_files(model.stream(bridge, built), files, events.progress, _is_first())
+    tally = parity.with_files(model.export_tensors(bridge, built), files, events.progress, _is_first())
     seen = logits.compare(built, files.directory, request, device, events)
     return {**tally.to_dict(), "ok": tally.ok and seen.get("ok", True), "logits": seen}
 
 
 def export(request: Request, device: str, events: Events) -> "dict[str, Any]":
-    """A checkpoint into a Hugging Face directory."""
+    """Convert a checkpoint into a Hugging Face directory."""
     found = architecture.of_checkpoint(Path(request.source), request.architecture)
     built = model.build(found.bridge, request, device, found.dtype)
     events.stage("reading the checkpoint")
     model.load_checkpoint(built, Path(request.source))
     events.stage("writing tensors")
     dtype = model.dtype_of(request.dtype)
-    stream = model.stream(found.bridge, built, dtype)
+    stream = model.export_tensors(found.bridge, built, dtype)
     writing.write_model(stream, found, request.partial_dir, dtype or found.dtype, events.progress, _is_first())
     return judge_export(found.bridge, built, request, device, events)
 
 
 def judge_export(bridge: Any, built: "list[Any]", request: Request, device: str, events: Events) -> "dict[str, Any]":
-    """Compare what the written files give, once they are a Megatron model again, with the checkpoint's weights."""
+    """Load the written files into a Megatron model again, and compare it with the checkpoint's weights."""
     import torch
 
     events.stage("comparing")
     before = {name: parameter.cpu().clone() for name, parameter in parity.parameters(built)}
     if request.dtype is not None:
         before = {name: one.to(model.dtype_of(request.dtype)).to(one.dtype) for name, one in before.items()}
-    model.forget(built)
+    model.fill_with_nan(built)
     with weights.require_all_tensors(request.partial):
         bridge.load_hf_weights(built, hf_path=request.partial)
     tallies: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(tallies, parity.with_parameters(before, built))
-    tally = parity.together(tallies)
+    tally = parity.combined(tallies)
     known = parity.names_for_transformers(request.partial_dir) if _is_first() else {}
     seen = logits.compare(built, request.partial_dir, request, device, events)
     ok = tally.ok and not any(known.values()) and seen.get("ok", True)
@@ -131,4 +131,4 @@ def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "not a package"
+        return "not installed"

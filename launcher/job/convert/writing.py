@@ -1,4 +1,4 @@
-"""Writing a Hugging Face directory: shards of safetensors with their index, config.json, the tokenizer's files."""
+"""Writer of a Hugging Face directory: shards of safetensors with their index, config.json, the tokenizer's files."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from ..model import hf_files
 from .architecture import Architecture
 
 SHARD_BYTES = 5 * 10**9
-"""As transformers cuts them by default."""
+"""Default size of transformers' shards."""
 
 CARRIED = (
     "tokenizer*",
@@ -24,7 +24,7 @@ CARRIED = (
     "generation_config.json",
     "*.py",
 )
-"""Files beside the weights that belong to a model; code is what an `auto_map` in config.json names."""
+"""Files beside the weights that belong to a model; `*.py` for code that an `auto_map` in config.json names."""
 
 
 def write_model(
@@ -32,20 +32,20 @@ def write_model(
     found: Architecture,
     target: Path,
     dtype: Any,
-    told: "Callable[[int, int], None]",
+    report: "Callable[[int, int], None]",
     write: bool,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write the tensors of `stream` and what belongs to them; only one rank writes, and all draw from the stream."""
+    """Write the tensors of `stream` and the model's other files; all ranks draw from the stream, one writes."""
     shards = _Shards(target, shard_bytes)
     tied = bool(getattr(found.config.get_text_config(), "tie_word_embeddings", False))
     done = 0
     for name, tensor in stream:
-        # Bridge gives the output layer of its own, which is the embedding once more.
+        # Bridge also yields the output layer, which is the embedding again.
         if write and not (tied and name == "lm_head.weight"):
             shards.add(name, tensor)
             done += 1
-            told(done, max(done, found.tensors))
+            report(done, max(done, found.tensors))
     if write:
         shards.end()
         found.config.dtype = str(dtype).removeprefix("torch.")
@@ -57,7 +57,7 @@ def write_model(
 
 
 class _Shards:
-    """Collects tensors, and writes a file whenever the next one would make it too large."""
+    """Buffer of tensors that writes a file whenever the next tensor would make it too large."""
 
     def __init__(self, target: Path, shard_bytes: int) -> None:
         self._target, self._limit = target, shard_bytes
@@ -69,7 +69,7 @@ class _Shards:
         size = tensor.numel() * tensor.element_size()
         if self._held and self._bytes + size > self._limit:
             self._write()
-        # A copy: what Bridge hands out may share memory with the model, or be a view of something larger.
+        # A copy, because Bridge's tensor may share memory with the model or be a view of a larger one.
         self._held[name] = tensor.detach().cpu().clone().contiguous()
         self._bytes += size
         self._total += size
@@ -91,7 +91,7 @@ class _Shards:
 
         self._names.append(list(self._held))
         save_file(self._held, str(self._part(len(self._names))), metadata={"format": "pt"})
-        # safetensors makes files that their owner alone can read.
+        # safetensors creates files that only their owner can read.
         self._part(len(self._names)).chmod(self._target.stat().st_mode & 0o666)
         self._held, self._bytes = {}, 0
 

@@ -1,10 +1,9 @@
-"""Validation of a configuration for GPUs on a machine that has neither: Transformer Engine is taken to be there.
+"""Validation of a GPU configuration on a machine without GPU and Transformer Engine, which is assumed to be there.
 
-megatron-core and Bridge refuse a configuration whose fused kernels are not installed here. A login node has none of
-them, and the job's image does. So while Bridge validates a configuration whose layers are Transformer Engine's, this
-process answers as if a recent one was installed, and as if the GPU was a Hopper; the job itself validates again with
-those that it really has. A configuration made ready for CPU (configuration.py) has local layers, and is judged by what
-this machine has.
+megatron-core and Bridge refuse a configuration whose fused kernels are not installed. A login node has none of them,
+but the job's image has. So while Bridge validates a configuration with Transformer Engine's layers, this process
+answers as if a recent Transformer Engine was installed and the GPU was a Hopper; the job validates again with what it
+really has. A configuration prepared for CPU (configuration.py) has local layers and is judged by this machine.
 """
 
 import contextlib
@@ -28,11 +27,11 @@ _KERNELS = {
         "fused_unpermute",
     ),
 }
-"""Names that are None, in 0.16.1 absent, where Transformer Engine is, and are only looked at."""
+"""Names that without Transformer Engine are None (absent in 0.16.1), and that validation only checks for presence."""
 
 
 class FusedAdam:
-    """The parameters by which megatron-core recognises an optimizer that can keep its state in fewer bits."""
+    """Stand-in with the parameters by which megatron-core recognises an optimizer with low-precision state."""
 
     def __init__(
         self,
@@ -41,16 +40,16 @@ class FusedAdam:
         exp_avg_sq_dtype: Any = None,
         use_decoupled_grad: bool = False,
     ) -> None:
-        """Never made: only its signature is read."""
+        """Never called: only the signature is read."""
 
 
 def is_absent() -> bool:
-    """Whether this machine has no Transformer Engine."""
+    """Return whether this machine has no Transformer Engine."""
     return importlib.util.find_spec("transformer_engine") is None
 
 
 def wrap(update: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Bridge's runtime_config_update(), which judges a configuration for GPUs as their machine will."""
+    """Wrap Bridge's runtime_config_update() so that it judges a GPU configuration as the job's machine will."""
 
     @functools.wraps(update)
     def runtime_config_update(config: Any) -> None:
@@ -66,7 +65,7 @@ def wrap(update: Callable[[Any], None]) -> Callable[[Any], None]:
 
 @contextlib.contextmanager
 def _assumed() -> Iterator[None]:
-    """Inside the block the checks for Transformer Engine find one."""
+    """Let the checks for Transformer Engine find one inside the block."""
     with contextlib.ExitStack() as stack:
         for name in _modules_of_te():
             stack.enter_context(_item(sys.modules, name, types.ModuleType(name)))
@@ -83,7 +82,7 @@ def _assumed() -> Iterator[None]:
         overlap = vars(importlib.import_module("megatron.bridge.training.comm_overlap"))
         if "HAVE_TE" in overlap:
             stack.enter_context(_item(overlap, "HAVE_TE", True))
-        # Which GPU the job gets is not known: one that all dispatchers of experts accept.
+        # The job's GPU is not known; all dispatchers of experts accept this one.
         hopper = types.SimpleNamespace(name="NVIDIA H100", major=9, minor=0, total_memory=0)
         cuda = vars(importlib.import_module("torch.cuda"))
         stack.enter_context(_item(cuda, "get_device_properties", lambda *_arguments, **_keywords: hopper))
@@ -97,7 +96,7 @@ def _modules_of_te() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _item(mapping: dict[str, Any], key: str, value: Any) -> Iterator[None]:
-    """`mapping[key]` is `value` inside the block, and afterwards as before."""
+    """Set `mapping[key]` to `value` inside the block, and restore it afterwards."""
     absent = object()
     before = mapping.get(key, absent)
     mapping[key] = value

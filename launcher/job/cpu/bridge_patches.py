@@ -1,4 +1,4 @@
-"""megatron-bridge 0.3.1 and 0.6.2: imports that only a GPU image can serve, and its demand for CUDA."""
+"""Patches of megatron-bridge 0.3.1 and 0.6.2: imports that only a GPU image can serve, and the demand for CUDA."""
 
 import functools
 import importlib
@@ -20,7 +20,7 @@ TE_IMPORT = b"import transformer_engine.pytorch as te\n"
 
 
 class Absent(type):
-    """Stands for a module of Transformer Engine: every name in it is a class of which nothing is an instance."""
+    """Stand-in for a module of Transformer Engine: every name in it is a class without instances."""
 
     def __getattr__(cls, name: str) -> "Absent":
         if name.startswith("__"):
@@ -30,7 +30,7 @@ class Absent(type):
 
 class _LoraLoader(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname: str) -> types.CodeType:  # noqa: ARG002 the name is the loader's own
-        # Not through the byte code cache: what is compiled here must never be found by a process that has a GPU.
+        # Not through the byte code cache, where a process with a GPU would find this code.
         stand_in = f"from {__name__} import Absent; te = Absent('te', (), {{}})\n".encode()
         source = self.get_data(self.path).replace(TE_IMPORT, stand_in)
         code: types.CodeType = compile(source, self.path, "exec", dont_inherit=True)
@@ -44,7 +44,7 @@ class _LoraFinder(importlib.machinery.PathFinder):
             return None
         spec = super().find_spec(fullname, path, target)
         if spec is not None and spec.origin is not None:
-            spec.loader = _LoraLoader(fullname, spec.origin)  # which of the two import it depends on the release
+            spec.loader = _LoraLoader(fullname, spec.origin)  # the release decides which of the two files imports it
         return spec
 
 
@@ -53,7 +53,7 @@ def _lora_without_te() -> None:
 
 
 def _lora_source() -> bytes:
-    # Of all parents only the namespace and the packages' own directories are needed, not their code.
+    # Import only the namespace: the code of the parent packages must not run yet.
     import megatron
 
     root = next(iter(megatron.__path__))
@@ -62,13 +62,13 @@ def _lora_source() -> bytes:
 
 
 class CallWrapper:
-    """Stands for nvidia_resiliency_ext.inprocess.CallWrapper, which pretrain() names in an annotation."""
+    """Stand-in for nvidia_resiliency_ext.inprocess.CallWrapper, which pretrain() names in an annotation."""
 
 
 def _no_resiliency() -> None:
     package = types.ModuleType("nvidia_resiliency_ext")
     inprocess = types.ModuleType("nvidia_resiliency_ext.inprocess")
-    # Below any version that megatron-core would use, so that it takes its own checkpoint writers.
+    # Below any version that megatron-core would use, so that it uses its own checkpoint writers.
     package.__version__ = "0"  # type: ignore[attr-defined]
     package.inprocess = inprocess  # type: ignore[attr-defined]
     inprocess.CallWrapper = CallWrapper  # type: ignore[attr-defined]
@@ -136,7 +136,7 @@ def _stand_ins_taken_for_te() -> bool:
 
 
 def _gradients_fused() -> None:
-    # Now, not before: megatron-core has looked for it already, and found none. On CPU no layer may use it.
+    # Now, not earlier: megatron-core has already looked for it and found none. On CPU no layer may use it.
     name = "fused_weight_gradient_mlp_cuda"
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
@@ -164,7 +164,7 @@ BEFORE_IMPORT = (
     Patch(
         "LoRA without Transformer Engine",
         OF,
-        "peft/lora_layers.py imports transformer_engine whether it is there or not, and everything imports peft",
+        "peft/lora_layers.py imports transformer_engine unconditionally, and everything imports peft",
         _lora_without_te,
         fits=lambda: TE_IMPORT in _lora_source(),
         needed=lambda: importlib.util.find_spec("transformer_engine") is None,
@@ -192,7 +192,7 @@ PATCHES = (
         ),
     ),
     Patch(
-        "dataset helpers are built already",
+        "dataset helpers are already built",
         "megatron-core",
         "Bridge runs `make` in megatron/core/datasets; the wheel has the compiled helper there, and no Makefile",
         _helpers_are_built,
@@ -200,18 +200,18 @@ PATCHES = (
         needed=_makefile_missing,
     ),
     Patch(
-        "gradients are added up by a kernel where there are GPUs",
+        "gradient accumulation fusion is assumed on GPUs",
         OF,
-        "a model's default is what is installed where it is made; fields that need this one are refused then. "
+        "a model's default depends on what is installed where it is built; fields that need it would be refused. "
         "configuration.py turns it off where the job itself computes on CPU",
         _gradients_fused,
         fits=lambda: "fused_weight_gradient_mlp_cuda" not in sys.modules,
         needed=_no_fused_gradients,
     ),
     Patch(
-        "a configuration for GPUs is validated as where they are",
+        "a configuration for GPUs is validated as on a machine with GPUs",
         "megatron-bridge, megatron-core",
-        "runtime_config_update() refuses fused kernels that are not installed where it is asked",
+        "runtime_config_update() refuses fused kernels that are not installed on this machine",
         _validate_for_gpus,
         fits=_validation_fits,
         needed=assumed_te.is_absent,
@@ -219,7 +219,7 @@ PATCHES = (
     Patch(
         "adapters on local layers",
         "megatron-bridge, megatron-core",
-        "peft/utils.py takes megatron-core's stand-ins for Transformer Engine's layers to be types",
+        "peft/utils.py treats megatron-core's stand-ins for Transformer Engine's layers as types",
         _adapters_on_local_layers,
         fits=_adapters_fit,
         needed=_stand_ins_taken_for_te,

@@ -1,4 +1,4 @@
-"""What a configuration made for GPUs needs to run on CPU: local layers, no fused kernels, gloo."""
+"""Changes to a GPU configuration that make it run on CPU: local layers, no fused kernels, gloo."""
 
 import dataclasses
 import functools
@@ -21,21 +21,21 @@ FUSIONS = (
     "moe_grouped_gemm",
     "moe_permute_fusion",
     "moe_router_fusion",
-    # It runs the shared expert on a second CUDA stream.
+    # The overlap runs the shared expert on a second CUDA stream.
     "moe_shared_expert_overlap",
     "tp_comm_overlap",
     "use_te_rng_tracker",
     "use_transformer_engine_full_layer_spec",
     "use_transformer_engine_op_fuser",
 )
-"""Fields of a GPT model's configuration that choose kernels of GPUs; plain operations compute the same numbers."""
+"""Fields of a GPT model's configuration that choose GPU kernels; plain operations compute the same numbers."""
 
 
 def prepare(config: Any) -> Any:
-    """Make `config` (any GPT configuration of Bridge) run on CPU; returns it, changed in place.
+    """Make `config` (any GPT configuration of Bridge) run on CPU; return it, changed in place.
 
-    Raises UserError for what cannot be had without Transformer Engine: multi-latent attention, context parallelism,
-    other models.
+    Raises UserError for what needs Transformer Engine (multi-latent attention, context parallelism) and for other
+    models.
     """
     refuse(config)
     before = _flat(config)
@@ -47,16 +47,16 @@ def prepare(config: Any) -> Any:
 
 
 def prepare_model(model: Any) -> None:
-    """The same for a model's configuration alone, which something else than training builds. Raises UserError."""
+    """Make a model's configuration alone run on CPU, for a model that is not trained. Raises UserError."""
     _refuse_model(model)
     _local(model)
 
 
 def refuse(config: Any) -> None:
-    """Raise UserError, with the reason, for a configuration that this back end cannot train."""
+    """Refuse, with the reason, a configuration that this back end cannot train. Raises UserError."""
     _refuse_model(config.model)
     if config.ddp.use_megatron_fsdp or config.dist.use_torch_fsdp2:
-        raise UserError("FSDP does not run on CPU: its sharding works on CUDA streams", hint="run it on GPUs")
+        raise UserError("FSDP does not run on CPU: its sharding needs CUDA streams", hint="run it on GPUs")
 
 
 def _refuse_model(model: Any) -> None:
@@ -64,7 +64,7 @@ def _refuse_model(model: Any) -> None:
 
     if not isinstance(model, GPTModelProvider):
         raise UserError(
-            f"the CPU back end trains GPT models, and this recipe's model is a {type(model).__name__}",
+            f"the CPU back end trains only GPT models, but this recipe's model is a {type(model).__name__}",
             hint="run it on GPUs",
         )
     if model.multi_latent_attention:
@@ -72,20 +72,20 @@ def _refuse_model(model: Any) -> None:
             "multi-latent attention does not run on CPU: megatron-core 0.19.2's DotProductAttention takes no "
             "k_channels and v_channels, and its local layer specification resolves to fused classes of "
             "Transformer Engine",
-            hint="run it on GPUs, or try a mixture of experts without it here (recipes/qwen3_moe_pretrain.py)",
+            hint="run it on GPUs, or try a mixture of experts without it (recipes/qwen3_moe_pretrain.py)",
         )
     chunks = getattr(model, "virtual_pipeline_model_parallel_size", None) or 1
     if chunks > 1 and importlib.metadata.version("megatron-core").startswith("0.16."):
         raise UserError(
             f"model.virtual_pipeline_model_parallel_size={chunks} does not run on CPU with megatron-core 0.16: its "
-            "losses differ from run to run",
-            hint="leave it out to try the recipe here, or use Megatron Bridge 0.6",
+            "losses vary between runs",
+            hint="leave it out to try the recipe on CPU, or use Megatron Bridge 0.6",
         )
     if model.context_parallel_size > 1:
         raise UserError(
             f"model.context_parallel_size={model.context_parallel_size} does not run on CPU: megatron-core 0.19.2 has "
             "context parallelism only in Transformer Engine's attention",
-            hint="set model.context_parallel_size=1 to try it here",
+            hint="set model.context_parallel_size=1 to try the recipe on CPU",
         )
 
 
@@ -109,14 +109,13 @@ def _local_spec(spec: Any) -> Any:
 
     if isinstance(spec, functools.partial) and "use_transformer_engine" in spec.keywords:
         return functools.partial(spec.func, *spec.args, **{**spec.keywords, "use_transformer_engine": False})
-    # A checkpoint stores the specification by name, and refuses names that start with an underscore: Bridge's own it
-    # is.
+    # Bridge's own function: a checkpoint stores the specification by name, and refuses names with a leading underscore.
     return gpt_provider.local_layer_spec
 
 
 def _rest(config: Any) -> None:
     config.dist.distributed_backend = "gloo"
-    # It arranges the overlap of communication with GPU kernels, and sets fields of the model again while it does.
+    # It configures the overlap of communication with GPU kernels, and would set fields of the model again.
     config.comm_overlap = None
     if isinstance(config.mixed_precision, str) and any(word in config.mixed_precision for word in ("fp8", "fp4")):
         config.mixed_precision = "bf16_mixed"
@@ -131,7 +130,7 @@ def _flat(config: Any) -> dict[str, Any]:
     for field in dataclasses.fields(config):
         section = getattr(config, field.name)
         if dataclasses.is_dataclass(section):
-            # Some sections have fields that are set only when they are finalised.
+            # Some sections have fields that are set only when they are finalized.
             values.update(
                 {
                     f"{field.name}.{inner.name}": getattr(section, inner.name, None)

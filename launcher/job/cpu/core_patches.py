@@ -1,4 +1,4 @@
-"""megatron-core 0.16.1 and 0.19.2: what they lack without Transformer Engine, and where they insist on a GPU."""
+"""Patches of megatron-core 0.16.1 and 0.19.2: gaps without Transformer Engine, and code that insists on a GPU."""
 
 import inspect
 import logging
@@ -15,7 +15,7 @@ def _rng_state() -> None:
     from megatron.core.tensor_parallel import random
 
     random._set_cuda_rng_state = lambda state, *_arguments, **_keywords: torch.set_rng_state(state)
-    # "CPU RNG state changed within GPU RNG context": with one generator for both that is always so, and right.
+    # "CPU RNG state changed within GPU RNG context" is always logged, and correct, with one generator for both.
     logging.getLogger(random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.getMessage())
 
 
@@ -102,8 +102,8 @@ def _adam_steps() -> None:
         steps = [group["step"] for group in loaded["optimizer"]["param_groups"] if group.get("step") is not None]
         load_state_dict(self, loaded)
         for state in self.optimizer.state.values():
-            # One tensor for all parameters is counted up once for each of them: the bias correction drifts, and
-            # nothing says so.
+            # A tensor shared by all parameters would be incremented once for each of them, and the bias correction
+            # would silently drift.
             state["step"] = torch.tensor(float(max(steps)))
 
     DistributedOptimizer.state_dict, DistributedOptimizer.load_state_dict = with_state, with_own_steps
@@ -157,7 +157,7 @@ PATCHES = (
     Patch(
         "split sizes of the token dispatcher",
         OF,
-        "tensors that are on the CPU already stay tensors, and torch.distributed refuses tensors as split sizes",
+        "tensors that are already on the CPU stay tensors, which torch.distributed refuses as split sizes",
         _split_sizes,
         fits=_split_sizes_fit,
         needed=_split_sizes_needed,
@@ -165,7 +165,7 @@ PATCHES = (
     Patch(
         "torch norms with sequence parallelism",
         OF,
-        "WrappedTorchNorm refuses sequence parallelism; all that it lacks is the mark on its parameters",
+        "WrappedTorchNorm refuses sequence parallelism, although it lacks only the mark on its parameters",
         _torch_norm,
         fits=_torch_norm_fits,
         needed=_torch_norm_needed,
@@ -182,7 +182,7 @@ PATCHES = (
     Patch(
         "router without Transformer Engine's matrix product",
         OF,
-        "moe_utils asks whether te_general_gemm is None, a name that it has only where Transformer Engine is",
+        "moe_utils compares te_general_gemm with None, a name that exists only with Transformer Engine",
         _no_general_gemm,
         fits=_general_gemm_fits,
         needed=_general_gemm_needed,

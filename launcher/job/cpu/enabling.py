@@ -17,18 +17,18 @@ _enabled = False
 
 
 def patches() -> tuple[Patch, ...]:
-    """Those of PATCHES that the installed release of Megatron Bridge needs."""
+    """Return the patches that the installed release of Megatron Bridge needs."""
     release = nearest_release(importlib.metadata.version("megatron-bridge"))
     return tuple(patch for patch in PATCHES if release in patch.releases)
 
 
 def enable() -> None:
-    """Apply every patch of this release, once in a process: after torch was imported, before any of Megatron is."""
+    """Apply every patch of this release, once per process: after torch is imported, before anything of Megatron."""
     global _enabled
     if _enabled:
         return
-    # Bridge logs, with a traceback, each optional import that failed: here that is all of Transformer Engine's. It sets
-    # that logger's level itself, to INFO, so a filter it is.
+    # Bridge logs each optional import that failed with a traceback, here all of Transformer Engine's. A filter, because
+    # Bridge itself sets that logger's level to INFO.
     logging.getLogger("megatron.bridge.utils.import_utils").addFilter(lambda entry: entry.levelno >= logging.WARNING)
     for patch in patches():
         patch.apply()

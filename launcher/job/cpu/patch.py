@@ -1,19 +1,19 @@
-"""What one patch of the CPU back end is."""
+"""A patch of the CPU back end, and the releases that it is for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 RELEASES = ("0.3.1", "0.6.2")
-"""The releases of Megatron Bridge that the patches were written against, with megatron-core 0.16.1 and 0.19.2."""
+"""The releases of Megatron Bridge that the patches were written for, with megatron-core 0.16.1 and 0.19.2."""
 
 
 @dataclass(frozen=True)
 class Patch:
     """One change that lets Megatron run without a GPU.
 
-    `of` names the package that it changes, `works_around` what fails without it. `apply` makes the change; `fits`
-    looks, before that, whether what it changes is still there in the expected shape; `needed` whether the failure is
-    still there. `releases` are the releases of Bridge, with its megatron-core, that have the failure.
+    `of` names the package that it changes, `works_around` the failure without it. `apply` makes the change; `fits`
+    checks before whether what it changes still has the expected shape; `needed` whether the failure still occurs.
+    `releases` are the releases of Bridge, with its megatron-core, that have the failure.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Patch:
 
 
 def nearest_release(version: str) -> str:
-    """That of RELEASES whose patches suit Bridge `version`: the newest that is not newer, else the oldest."""
+    """Return the one of RELEASES whose patches suit Bridge `version`: the newest not newer, else the oldest."""
     found = [release for release in RELEASES if _numbers(release) <= _numbers(version)]
     return found[-1] if found else RELEASES[0]
 
@@ -36,7 +36,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def fails(action: Callable[[], object], *errors: type[BaseException]) -> bool:
-    """Whether `action` raises one of `errors`: the usual way to see that a patch is still needed."""
+    """Return whether `action` raises one of `errors`, which usually shows that a patch is still needed."""
     try:
         action()
     except errors:

@@ -1,4 +1,4 @@
-"""torch 2.13: the device "cuda" is the CPU, and torch.cuda answers as one GPU without streams, memory or events."""
+"""Patches of torch 2.13: the device "cuda" is the CPU, and torch.cuda answers as one GPU without streams or memory."""
 
 import collections
 import contextlib
@@ -26,7 +26,7 @@ def _is_gpu(device: Any) -> bool:
 
 
 class CudaMeansCpu(TorchFunctionMode):  # type: ignore[misc]
-    """Rewrites device arguments of torch functions, and calls types of CPU tensors by their CUDA names."""
+    """Mode that rewrites device arguments of torch functions, and gives types of CPU tensors CUDA names."""
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         keywords = dict(kwargs or {})
@@ -45,13 +45,13 @@ class CudaMeansCpu(TorchFunctionMode):  # type: ignore[misc]
 
 
 class Stream:
-    """A stream on which everything has happened already."""
+    """Stand-in for a stream on which everything has already happened."""
 
     def __init__(self, *_arguments: Any, **_keywords: Any) -> None:
         pass
 
     def record_event(self, *_arguments: Any) -> "Event":
-        """An event that has happened."""
+        """Return an event that has already happened."""
         return Event()
 
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -61,14 +61,14 @@ class Stream:
 
 
 class Event(Stream):
-    """An event that has happened."""
+    """Stand-in for an event that has already happened."""
 
     def query(self) -> bool:
-        """Always True."""
+        """Return True."""
         return True
 
     def elapsed_time(self, _other: "Event") -> float:
-        """Always 0.0 ms."""
+        """Return 0.0 ms."""
         return 0.0
 
 
@@ -82,18 +82,18 @@ def _no_stream(_stream: Any) -> Iterator[None]:
 
 
 def _devices() -> None:
-    # Left on for the rest of the process: there is no place in which "cuda" should mean anything else.
+    # Left on for the rest of the process: nowhere should "cuda" mean anything else.
     CudaMeansCpu().__enter__()
     torch.nn.Module.cuda = lambda self, *_arguments, **_keywords: self
 
 
 def _backward_too() -> None:
-    # A mode is off while it handles a call. This one asks whether to hand torch.autograd.backward() to a mode.
+    # A mode is off while it handles a call; this function decides whether torch.autograd.backward() goes to a mode.
     torch.autograd.has_torch_function = _always(False)
 
 
 class _OnGpu(torch.autograd.Function):  # type: ignore[misc]
-    """Its derivative is made on the GPU."""
+    """Identity whose derivative is created on the GPU."""
 
     @staticmethod
     def forward(_context: Any, value: Any) -> Any:
@@ -124,7 +124,7 @@ def _cuda_module() -> None:
     torch.cuda.current_stream = torch.cuda.default_stream = _always(Stream())
     torch.cuda.stream = _no_stream
     torch.cuda.memory_stats = lambda *_arguments, **_keywords: collections.defaultdict(int)
-    # The compute capability decides about kernels alone; 8.0 is the lowest that Megatron's bf16 checks accept.
+    # The compute capability only selects kernels; 8.0 is the lowest that Megatron's bf16 checks accept.
     torch.cuda.get_device_capability = _always((8, 0))
     torch.cuda.get_device_properties = _always(types.SimpleNamespace(name="cpu", major=8, minor=0, total_memory=0))
 
@@ -180,7 +180,7 @@ PATCHES = (
     Patch(
         "the device cuda means cpu in derivatives of recomputed layers",
         OF,
-        "recomputation calls torch.autograd.backward(), in which the patch before is off, and experts exchange tokens",
+        "recomputation calls torch.autograd.backward(), where the previous patch is off, and experts exchange tokens",
         _backward_too,
         fits=lambda: torch.autograd.has_torch_function((torch.ones(1),)) in (True, False),
         needed=lambda: fails(
@@ -192,7 +192,7 @@ PATCHES = (
     Patch(
         "torch.cuda without a GPU",
         OF,
-        "streams, events, memory statistics and device properties are asked for without looking for a GPU first",
+        "streams, events, memory statistics and device properties are used without checking for a GPU first",
         _cuda_module,
         fits=lambda: all(
             hasattr(torch.cuda, name) for name in ("set_device", "Stream", "memory_stats", "get_device_capability")
@@ -212,7 +212,7 @@ PATCHES = (
     Patch(
         "data loaders draw no random numbers",
         OF,
-        "a DataLoader's iterator draws a seed from the CPU generator, which is the GPU's here: a resumed run makes its "
+        "a DataLoader's iterator draws a seed from the CPU generator, here also the GPU's: a resumed run makes its "
         "iterators after it has loaded the state, and would drop out other units than the uninterrupted one",
         _own_seeds,
         fits=lambda: _iterator_parameters() == ["self", "loader"],
@@ -221,7 +221,7 @@ PATCHES = (
     Patch(
         "no torch.compile",
         OF,
-        "megatron-core compiles small functions (jit_fuser); on CPU that needs a C++ compiler, and long",
+        "megatron-core compiles small functions (jit_fuser); on CPU that needs a C++ compiler and much time",
         _no_compiler,
         fits=lambda: callable(torch.compile),
         needed=lambda: (

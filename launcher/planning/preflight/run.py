@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.planning import memory, preflight
-from launcher.planning.inputs import PlanInputs
+from launcher.planning import preflight
+from launcher.planning.inputs import FromCheck, PlanInputs
 from launcher.planning.model import RankLayout
 from launcher.planning.overrides import known_values
 
@@ -29,30 +29,34 @@ def run_preflight(inputs: PlanInputs, layout: RankLayout) -> PreflightResult:
 
 def _config_view(inputs: PlanInputs, layout: RankLayout) -> preflight.ConfigView:
     overridden = known_values(inputs.overrides)
-    # A checked configuration includes the overrides, and what Bridge derived from them.
-    values = {**inputs.recipe_values, **overridden, **preflight.flattened(inputs.resolved)}
-    if inputs.resolved is not None:
+    values = {**inputs.knowledge.values, **overridden}
+    checked = isinstance(inputs.knowledge, FromCheck)
+    if isinstance(inputs.knowledge, FromCheck):
+        # A checked configuration includes the overrides, and what Bridge derived from them.
+        values |= preflight.flattened(inputs.knowledge.resolved)
         values |= {f"checkpoint.{name}": overridden.get(f"checkpoint.{name}") for name in ("save", "load")}
     return preflight.ConfigView(
         values=values,
         world_size=layout.world_size,
         nodes=layout.nodes,
-        complete=inputs.resolved is not None,
+        complete=checked,
         gpu=inputs.cluster.gpu,
         gpus=inputs.cluster.device != "cpu",
         overridden=frozenset(override.key for override in inputs.overrides),
-        files=inputs.files,
+        files=inputs.knowledge.files,
         packages=inputs.image.packages if inputs.image else None,
     )
 
 
 def _memory(inputs: PlanInputs, layout: RankLayout) -> PreflightResult:
     """Estimate the memory of a checked configuration; without one there is no estimate."""
-    if inputs.resolved is None:
+    if not isinstance(inputs.knowledge, FromCheck):
         return PreflightResult(None, (), ("memory: the recipe decides",))
     if inputs.cluster.device == "cpu":
         return PreflightResult(None, (), ())
-    found, reason = memory.try_estimate(inputs.resolved, layout.world_size)
+    from launcher.planning import memory  # only here: most plans are made without a check
+
+    found, reason = memory.try_estimate(inputs.knowledge.resolved, layout.world_size)
     if found is None:
         return PreflightResult(None, (), (f"memory: {reason}",))
-    return PreflightResult(found.to_dict(), memory.warnings(found, inputs.resolved, inputs.cluster.gpu), ())
+    return PreflightResult(found.to_dict(), memory.warnings(found, inputs.knowledge.resolved, inputs.cluster.gpu), ())

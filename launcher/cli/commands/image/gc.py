@@ -1,10 +1,10 @@
-"""`launcher image gc`: what nobody uses any more goes; what a queued or running job names stays."""
+"""`launcher image gc`: remove images that are no longer used and keep those that a queued or running job names."""
 
 import argparse
 import re
 
-from launcher.cli.image_store import add_cluster, cluster_of
-from launcher.cli.output import print_json, say
+from launcher.cli.arguments import add_store_cluster
+from launcher.cli.output import info, print_json
 from launcher.contract.units import bytes_text
 
 GC_HELP = """\
@@ -14,33 +14,25 @@ An image that a name points to stays, unless --named is given. Where Slurm does 
 
 
 def add_gc(parser: argparse.ArgumentParser) -> None:
-    """Options of gc."""
+    """Add the options of gc."""
     add = parser.add_argument
     add("--older-than", metavar="AGE", default="30d", help="not used for this long: 12h, 30d (default), 0")
     add("--named", action="store_true", help="images with a name may go, too")
     add("--dry-run", "-n", action="store_true", help="say what would go, and why the rest stays")
-    add_cluster(parser)
+    add_store_cluster(parser)
 
 
 def run_gc(parsed: argparse.Namespace) -> int:
-    """Collect, tell."""
-    from launcher._util.shell import LocalShell
-    from launcher.discovery.image import image_store
-    from launcher.images.store.collect import collect
-    from launcher.images.store.uses import uses_of
-    from launcher.watch.image_uses import liveness
+    """Remove images and print what was removed, and why the rest stays."""
+    from launcher.api.image import collect_images
 
-    age_s = _seconds(parsed.older_than)
-    cluster, host = cluster_of(parsed)
-    store = image_store(cluster, host.environ)
-    uses = [use for entry in store.entries() if entry.digest for use in uses_of(store, entry.digest)]
-    done = collect(
-        store,
-        older_than_s=age_s,
-        keep_names=not parsed.named,
-        is_live=liveness(uses, cluster.name, LocalShell()),
+    found = collect_images(
+        older_than_s=_seconds(parsed.older_than),
+        include_named=parsed.named,
         dry_run=parsed.dry_run,
+        cluster=parsed.cluster,
     )
+    store, done = found.store, found.collected
     if parsed.json:
         print_json(
             {
@@ -64,7 +56,7 @@ def run_gc(parsed: argparse.Namespace) -> int:
     for kept in done.kept:
         label = ", ".join(kept.entry.names) or kept.entry.path.stem[:12]
         print(f"kept      {label}  {bytes_text(kept.entry.size_bytes)}  {kept.reason}")
-    say(f"{'would free' if parsed.dry_run else 'freed'} {bytes_text(done.freed_bytes)} in {store.root}")
+    info(f"{'would free' if parsed.dry_run else 'freed'} {bytes_text(done.freed_bytes)} in {store.root}")
     return 0
 
 
@@ -73,5 +65,5 @@ def _seconds(text: str) -> float:
 
     match = re.fullmatch(r"(\d+)\s*([smhdw]?)", text)
     if match is None:
-        raise SpecError(f"{text!r} is no age", where="--older-than", hint="Such as 12h, 30d, 8w, or 0 for any age.")
+        raise SpecError(f"{text!r} is not an age", where="--older-than", hint="Such as 12h, 30d, 8w, or 0 for any age.")
     return int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]

@@ -1,20 +1,16 @@
 """`launcher image build` and `launcher image import`: here, or with --on in a job on a compute node."""
 
 import argparse
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
-from launcher.cli.image_store import add_cluster, cluster_of
-from launcher.cli.on_cluster import add_job
-from launcher.cli.output import print_json, say
-from launcher.cli.progress import TerminalReport
+from launcher.cli.arguments import add_job, add_store_cluster, read_job
+from launcher.cli.output import info, print_json
+from launcher.cli.progress import TerminalProgress
 from launcher.contract.units import bytes_text
 
 if TYPE_CHECKING:
-    from launcher.config.cluster import Cluster
-    from launcher.config.image import ImageSpec
-    from launcher.images.build.build import BuildRequest
-    from launcher.images.build.importing import ImportRequest
+    from launcher.api.image import ImageOptions
     from launcher.images.build.result import ImageOutcome
 
 BUILD_HELP = """\
@@ -37,7 +33,7 @@ Credentials of a registry: ~/.config/enroot/.credentials (docs/how-to/images.md)
 
 
 def add_build(parser: argparse.ArgumentParser) -> None:
-    """Options of build."""
+    """Add the options of build."""
     add = parser.add_argument
     add("spec", metavar="SPEC", nargs="?", help="a description in configs/images (default: megatron)")
     add("-f", "--file", metavar="DOCKERFILE", help="build this Dockerfile instead; its directory is the context")
@@ -51,7 +47,7 @@ def add_build(parser: argparse.ArgumentParser) -> None:
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
-    """Options of import."""
+    """Add the options of import."""
     add = parser.add_argument
     add("source", metavar="SOURCE", help="a reference, a directory, a tarball or a squashfs file")
     add("--engine", choices=("enroot", "docker", "podman", "buildah"), help="import with this one")
@@ -63,90 +59,68 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     add("--name", metavar="NAME[:TAG]", help="the image's name in the store (default: from what it is made of)")
     add("--architecture", choices=("x86_64", "aarch64"), help="default: the profile's, else this machine's")
     add("--compression", metavar="KIND[:LEVEL]", help="zstd:3, lz4, none, ...; docs/measurements/image-compression.md")
-    add_cluster(parser)
+    add_store_cluster(parser)
     add_job(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="leave out what the programs themselves say")
 
 
 def run_build(parsed: argparse.Namespace) -> int:
-    """Build, tell."""
-    cluster, host = cluster_of(parsed)
-    request = _build_request(parsed, cluster, host.directory)
-    made = _make(parsed, cluster, request)
-    if parsed.link:
-        _link(host.directory / Path(parsed.link).expanduser(), made.entry.path)
-    return _tell(parsed, made)
+    """Build and print the image."""
+    from launcher.api.image import BuildOptions, build_image
+
+    build = BuildOptions(
+        spec=parsed.spec,
+        file=parsed.file,
+        context=parsed.context,
+        target=parsed.target,
+        build_args=_build_args(parsed.build_arg),
+        secrets=_secrets(parsed.secret),
+        link=parsed.link,
+    )
+    with TerminalProgress(quiet=parsed.quiet) as progress:
+        made = build_image(build, _options(parsed), progress)
+    return _print(parsed, made)
 
 
 def run_import(parsed: argparse.Namespace) -> int:
-    """Import, tell."""
-    from launcher.images.build.importing import ImportRequest
+    """Import and print the image."""
+    from launcher.api.image import import_image
 
-    cluster, host = cluster_of(parsed)
-    request = ImportRequest(
-        source=parsed.source,
-        directory=host.directory,
+    with TerminalProgress(quiet=parsed.quiet) as progress:
+        made = import_image(parsed.source, _options(parsed), progress)
+    return _print(parsed, made)
+
+
+def _options(parsed: argparse.Namespace) -> "ImageOptions":
+    from launcher.api.image import ImageOptions
+
+    return ImageOptions(
         name=parsed.name,
-        architecture=parsed.architecture or cluster.architecture,
+        architecture=parsed.architecture,
         compression=parsed.compression,
         engine=parsed.engine,
-    )
-    return _tell(parsed, _make(parsed, cluster, request))
-
-
-def _build_request(parsed: argparse.Namespace, cluster: "Cluster", directory: Path) -> "BuildRequest":
-    from launcher.images.build.build import BuildRequest
-
-    spec = _spec(parsed, directory)
-    arguments = {**spec.build_args, **_build_args(parsed.build_arg)}
-    return BuildRequest(
-        dockerfile=spec.directory / spec.dockerfile,
-        context=directory / Path(parsed.context).expanduser() if parsed.context else spec.directory / spec.context,
-        name=parsed.name or spec.name,
-        target=parsed.target or spec.target,
-        build_args=tuple(sorted(arguments.items())),
-        architecture=parsed.architecture or cluster.architecture,
-        engine=parsed.engine,
-        compression=parsed.compression,
-        secrets=_secrets(parsed.secret, directory),
+        cluster=parsed.cluster,
+        job=read_job(parsed),
     )
 
 
-def _secrets(texts: list[str], directory: Path) -> tuple[tuple[str, Path], ...]:
-    """Build secrets by name and file: a value on a command line would be seen by everybody. Raises SpecError."""
+def _secrets(texts: list[str]) -> dict[str, str]:
     from launcher._util.errors import SpecError
 
-    found = []
+    found = {}
     for text in texts:
         name, _, file = text.partition("=")
-        path = directory / Path(file).expanduser()
-        if not name or not file or not path.is_file():
-            problem = f"there is no file {path}" if name and file else f"{text!r} is not NAME=FILE"
-            raise SpecError(problem, where="--secret", hint="The file holds the secret; the build sees it as NAME.")
-        found.append((name, path))
-    return tuple(found)
-
-
-def _spec(parsed: argparse.Namespace, directory: Path) -> "ImageSpec":
-    """The description that is meant: a shipped one, or that of a Dockerfile alone. Raises SpecError."""
-    import os
-
-    from launcher._util.errors import SpecError
-    from launcher.config.image import ImageSpec, load_image_spec
-
-    if parsed.file is None:
-        return load_image_spec(parsed.spec or "megatron", os.environ)
-    if parsed.spec is not None:
-        raise SpecError("SPEC and --file both say what to build", hint="Give one of them.")
-    file = directory / Path(parsed.file).expanduser()
-    # As docker has it: without a name of its own, the image is called after the directory that is built.
-    name = parsed.name or f"{file.resolve().parent.name.lower()}:latest"
-    return ImageSpec(dockerfile=file.name, context=".", name=name, directory=file.parent)
+        if not name or not file:
+            raise SpecError(
+                f"{text!r} is not NAME=FILE",
+                where="--secret",
+                hint="The file holds the secret; the build sees it as NAME.",
+            )
+        found[name] = file
+    return found
 
 
 def _build_args(texts: list[str]) -> dict[str, str]:
-    import os
-
     from launcher._util.errors import SpecError
 
     found = {}
@@ -158,39 +132,7 @@ def _build_args(texts: list[str]) -> dict[str, str]:
     return found
 
 
-def _make(parsed: argparse.Namespace, cluster: "Cluster", request: "BuildRequest | ImportRequest") -> "ImageOutcome":
-    import os
-
-    from launcher._util.shell import LocalShell
-    from launcher.discovery.image import image_store
-    from launcher.images.build.build import BuildRequest, build
-    from launcher.images.build.importing import import_image
-
-    store = image_store(cluster, os.environ)
-    with TerminalReport(quiet=parsed.quiet) as report:
-        if parsed.on:
-            from launcher.cli.commands.image.on_cluster import make_on
-
-            return make_on(parsed, cluster, request, store, report)
-        if isinstance(request, BuildRequest):
-            return build(request, store, LocalShell(), report)
-        return import_image(request, store, LocalShell(), report)
-
-
-def _link(link: Path, image: Path) -> None:
-    """A symbolic link to the image, replacing an older link of ours, never a file. Raises ImageError."""
-    from launcher._util.errors import ImageError
-
-    if link.exists() and not link.is_symlink():
-        raise ImageError("there is a file of that name already", where=str(link), hint="Move it away, then link again.")
-    partial = link.with_name(f".{link.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(image)
-    partial.replace(link)
-    say(f"{link} -> {image}")
-
-
-def _tell(parsed: argparse.Namespace, made: "ImageOutcome") -> int:
+def _print(parsed: argparse.Namespace, made: "ImageOutcome") -> int:
     entry = made.entry
     names = ", ".join(entry.names)
     if parsed.json:
@@ -205,5 +147,5 @@ def _tell(parsed: argparse.Namespace, made: "ImageOutcome") -> int:
             }
         )
     how = "was there already" if made.reused else f"made in {made.seconds:.0f} s"
-    say(f"{names or entry.digest}: {how}, {bytes_text(entry.size_bytes)}\n{entry.path}")
+    info(f"{names or entry.digest}: {how}, {bytes_text(entry.size_bytes)}\n{entry.path}")
     return 0

@@ -1,20 +1,21 @@
 """`launcher image list`, `inspect` and `verify`."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher._util.tables import aligned
+from launcher.cli.arguments import add_store_cluster
 from launcher.cli.completion import complete
-from launcher.cli.image_store import add_cluster, cluster_of
-from launcher.cli.output import coloured, print_json, say
+from launcher.cli.output import coloured, info, print_json
 from launcher.contract.units import bytes_text
 
 if TYPE_CHECKING:
+    from launcher.api.image import ListedImage
     from launcher.images.manifest import Manifest
-    from launcher.images.store.store import Store, StoredImage
-    from launcher.images.store.uses import Use
+    from launcher.images.store.store import StoredImage
 
 VERIFY_HELP = """\
 Check an image: the file's format, its size against what its superblock says, the architecture against the cluster's
@@ -23,44 +24,43 @@ profile, and with --checksum every byte. Ends with status 2 if it cannot be used
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:
-    """Options of list."""
-    add_cluster(parser)
+    """Add the options of list."""
+    add_store_cluster(parser)
 
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:
-    """Options of inspect."""
+    """Add the options of inspect."""
     _add_image(parser)
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
-    """Options of verify."""
+    """Add the options of verify."""
     _add_image(parser)
     parser.add_argument("--checksum", action="store_true", help="read the whole file and compare its digest")
 
 
 def _add_image(parser: argparse.ArgumentParser) -> None:
     complete(parser.add_argument("image", metavar="IMAGE", help="a name of the store, a digest, or a file"), "images")
-    add_cluster(parser)
+    add_store_cluster(parser)
 
 
 def run_list(parsed: argparse.Namespace) -> int:
-    """A table of the store."""
-    from launcher.discovery.image import image_store
+    """Print a table of the store."""
+    from launcher.api.image import list_images
 
-    cluster, host = cluster_of(parsed)
-    store = image_store(cluster, host.environ)
-    entries = [*store.entries(), *store.plain_files()]
+    found = list_images(parsed.cluster)
+    root = found.store.root
     if parsed.json:
-        print_json({"store": str(store.root), "images": [_as_json(store, entry) for entry in entries]})
+        print_json({"store": str(root), "images": [_as_json(image) for image in found.images]})
         return 0
-    if not entries:
-        say(f"no images in {store.root}; make one: launcher image build, launcher image import REFERENCE")
+    if not found.images:
+        info(f"no images in {root}; make one: launcher image build, launcher image import REFERENCE")
         return 0
-    rows = [_row(entry, len(_uses(store, entry))) for entry in entries]
+    rows = [_row(image.entry, len(image.uses)) for image in found.images]
     header = ("NAME", "DIGEST", "SIZE", "ARCHITECTURE", "CREATED", "RUNS", "FROM")
     head, *lines = aligned([header, *rows])
     print("\n".join([coloured(head, "bold", sys.stdout), *lines]))
-    say(coloured(str(store.root), "dim"))
+    info(coloured(str(root), "dim"))
     return 0
 
 
@@ -74,51 +74,38 @@ def _row(entry: "StoredImage", uses: int) -> tuple[str, ...]:
     return (names, digest, size, it.architecture or "?", it.created[:16], str(uses), source)
 
 
-def _uses(store: "Store", entry: "StoredImage") -> "tuple[Use, ...]":
-    from launcher.images.store.uses import uses_of
-
-    return uses_of(store, entry.digest) if entry.digest else ()
-
-
-def _as_json(store: "Store", entry: "StoredImage") -> dict[str, Any]:
-    import dataclasses
-
+def _as_json(image: "ListedImage") -> dict[str, Any]:
+    entry = image.entry
     return {
         "digest": entry.digest,
         "path": str(entry.path),
         "names": list(entry.names),
         "problem": entry.problem,
         "manifest": entry.manifest.model_dump(mode="json") if entry.manifest else None,
-        "uses": [dataclasses.asdict(use) for use in _uses(store, entry)],
+        "uses": [dataclasses.asdict(use) for use in image.uses],
     }
 
 
 def run_inspect(parsed: argparse.Namespace) -> int:
-    """Everything that is known of one image."""
-    from launcher._util.shell import LocalShell
-    from launcher.discovery.image import find_image, image_store
-    from launcher.images.verify import check
+    """Print everything that is known about one image."""
+    from launcher.api.image import inspect_image
 
-    cluster, host = cluster_of(parsed)
-    store = image_store(cluster, host.environ)
-    path = find_image(parsed.image, store, cluster, host)
-    verified = check(path, architecture=None, shell=LocalShell())
-    entry = next((each for each in store.entries() if each.path == verified.path), None)
-    uses = _uses(store, entry) if entry else ()
+    found = inspect_image(parsed.image, parsed.cluster)
+    verified, stored = found.verified, found.stored
     if parsed.json:
-        known = _as_json(store, entry) if entry else {"path": str(verified.path), "names": [], "uses": []}
+        known = _as_json(stored) if stored else {"path": str(verified.path), "names": [], "uses": []}
         print_json({**known, "manifest": verified.manifest.model_dump(mode="json"), "unchecked": verified.unchecked})
         return 0
-    print("\n".join(_lines(verified.path, entry.names if entry else (), verified.manifest)))
-    for use in uses:
+    print("\n".join(_lines(verified.path, stored.entry.names if stored else (), verified.manifest)))
+    for use in stored.uses if stored else ():
         print(f"used by       {use.run_dir} ({use.backend}, {use.user}{f', job {use.job}' if use.job else ''})")
     for text in verified.unchecked:
-        say(f"not looked at: {text}")
+        info(f"not looked at: {text}")
     return 0
 
 
 def _lines(path: Path, names: tuple[str, ...], it: "Manifest") -> list[str]:
-    """The facts of a manifest, one a line."""
+    """Return the facts of a manifest, one a line."""
     source = it.source
     facts: list[tuple[str, str]] = [
         ("file", str(path)),
@@ -145,14 +132,10 @@ def _lines(path: Path, names: tuple[str, ...], it: "Manifest") -> list[str]:
 
 
 def run_verify(parsed: argparse.Namespace) -> int:
-    """Say that an image is good, or raise what is wrong with it."""
-    from launcher._util.shell import LocalShell
-    from launcher.discovery.image import find_image, image_store
-    from launcher.images.verify import check
+    """Print that an image is good, or raise what is wrong with it."""
+    from launcher.api.image import verify_image
 
-    cluster, host = cluster_of(parsed)
-    path = find_image(parsed.image, image_store(cluster, host.environ), cluster, host)
-    verified = check(path, architecture=cluster.architecture, shell=LocalShell(), checksum=parsed.checksum)
+    verified = verify_image(parsed.image, parsed.cluster, checksum=parsed.checksum)
     it = verified.manifest
     if parsed.json:
         print_json(
@@ -169,9 +152,9 @@ def run_verify(parsed: argparse.Namespace) -> int:
         )
         return 0
     for text in verified.warnings:
-        say(f"{coloured('warning:', 'yellow')} {text}")
+        info(f"{coloured('warning:', 'yellow')} {text}")
     for text in verified.unchecked:
-        say(f"not checked: {text}")
+        info(f"not checked: {text}")
     checked = "every byte" if parsed.checksum else "format, size, architecture"
     size, architecture = bytes_text(it.size_bytes), it.architecture or "architecture unknown"
     print(f"{verified.path}: good ({checked}; {size}, {architecture})")

@@ -1,31 +1,29 @@
-"""What the plan has to know about where a profiler is to work."""
+"""What a plan has to know about the place where a profiler is to work."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher._util.errors import SpecError
-from launcher.config.cluster import Cluster, Fabric
+from launcher.config.cluster import Cluster
 from launcher.planning.backend import BackendTraits
 from launcher.planning.profiler.model import CustomProfiler, ProfilerContext, ProfilerOptions
 
 if TYPE_CHECKING:
     from launcher.discovery.host import HostContext
+    from launcher.discovery.image import Image
     from launcher.rundir import RunDirectory
 
 
-def place_of(
+def find_profiler_context(
     options: ProfilerOptions,
     *,
     backend: BackendTraits,
     cluster: Cluster,
     host: "HostContext",
-    image: str | None,
-    packages: Mapping[str, str] | None,
-    fabric: Fabric | None,
+    image: "Image | None",
     resumed: "RunDirectory | None",
 ) -> ProfilerContext:
-    """The place of a run. `packages` is what the image's manifest says, None where it says nothing.
+    """Look at the place where the run's profiler would work.
 
     Raises SpecError for a user's own profiler, or an nsys of the host, that is not there.
     """
@@ -46,12 +44,12 @@ def place_of(
     return ProfilerContext(
         # A local run with `auto` computes on the CPU where no GPU is seen.
         device="cpu" if one_machine and cluster.device == "auto" and not host.gpus else cluster.device,
-        image=image,
-        packages=packages,
+        image=image.name if image else None,
+        packages=image.packages if image else None,
         nsys=profiler.find_local_nsys(host.environ) if options.nsys and local else None,
         viztracer=profiler.has_viztracer() if local else True,
         local=local,
-        fabric=fabric,
+        fabric=cluster.fabric,
         resume_step=newest_step(resumed.checkpoints) if resumed else None,
         custom=custom,
         nsys_from=profiler.find_nsys_below(options.nsys_from) if options.nsys_from else None,
@@ -59,11 +57,11 @@ def place_of(
 
 
 def newest_step(checkpoints: Path) -> int | None:
-    """The step of the newest checkpoint by its directory's name; the job judges whether it is whole."""
+    """Return the step of the newest checkpoint by its directory's name; the job judges whether it is whole."""
     names = (path.name.removeprefix("iter_") for path in checkpoints.glob("iter_*"))
     return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def own_code(context: ProfilerContext) -> tuple[tuple[str, str], ...]:
-    """The file of the user's own profiler, for code/: its path there, and its source."""
+    """Return the file of the user's own profiler, for code/: its path there, and its source."""
     return ((context.custom.path, context.custom.source),) if context.custom else ()

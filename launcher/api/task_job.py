@@ -1,20 +1,17 @@
-"""`--on CLUSTER`: the same work in a job, shown here as if it happened here. Ctrl-C cancels the job."""
+"""Work in a job on a compute node, shown here as if it happened here. An interrupt cancels the job."""
 
-import argparse
 import json
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.cli.completion import complete
-from launcher.cli.output import say
-
 if TYPE_CHECKING:
+    from launcher.api.progress import Progress
     from launcher.backends.task import TaskJob
     from launcher.config.cluster import Cluster
-    from launcher.images.build.report import Report
     from launcher.slurm.poller import Poller
 
 _TICK_S = 0.5
@@ -22,29 +19,28 @@ _LATE_S = 20.0
 """After the job's end, until its result has to be visible here: shared file systems cache directories."""
 
 
-def add_job(parser: argparse.ArgumentParser) -> None:
-    """Add --on and the options of its job."""
-    job = parser.add_argument_group("in a job")
-    add = job.add_argument
-    complete(add("--on", metavar="CLUSTER", help="do it in a job on a compute node of this cluster"), "clusters")
-    add("--cpus", metavar="N", type=int, default=8, help="CPUs of that job (default: 8)")
-    add("--time", metavar="T", help="its time limit in Slurm's notation (default: 4 hours)")
-    add("--partition", metavar="NAME", help="its partition (default: the profile's)")
-    add("--account", metavar="NAME", help="its account (default: the profile's)")
-    add("--sbatch", metavar="KEY[=VALUE]", action="append", default=[], help="a further option of sbatch; repeatable")
+@dataclass(frozen=True)
+class TaskJobOptions:
+    """The job that work is done in."""
+
+    cluster: str
+    """The cluster profile's name."""
+    cpus: int = 8
+    directives: Mapping[str, bool | int | str] = field(default_factory=dict)
+    """Further options of sbatch, stronger than the profile's: time, partition, account and others."""
 
 
-def perform_on(
-    parsed: argparse.Namespace,
-    cluster: "Cluster",
+def perform_in_job(
     function: Callable[..., Any],
     arguments: Sequence[Any],
     *,
+    job: TaskJobOptions,
+    cluster: "Cluster",
     name: str,
     tasks: Path,
-    report: "Report",
+    progress: "Progress",
 ) -> Any:
-    """Submit `function(*arguments, events)`, watch, return its result; `tasks` is where its folder is made.
+    """Submit `function(*arguments, events)`, watch the job and return the result; `tasks` is where its folder is made.
 
     The function writes what happens to the file `events` (remote.EventFile)
     and returns a RemoteFailure where it raises.
@@ -62,15 +58,15 @@ def perform_on(
         function,
         (*arguments, events),
         folder=folder,
-        parameters=parameters(cluster, name=name, cpus=parsed.cpus, directives=_directives(parsed)),
+        parameters=parameters(cluster, name=name, cpus=job.cpus, directives=job.directives),
         python=cluster.launcher_python,
     )
-    say(f"job {task.job} on {cluster.name}: {task.log}")
+    progress.info(f"job {task.job} on {cluster.name}: {task.log}")
     try:
-        _watch(task, events, report, Poller((task.job,), LocalShell()))
+        _watch(task, events, progress, Poller((task.job,), LocalShell()))
     except BaseException:
         cancel([task.job], LocalShell())
-        say(f"cancelled job {task.job}")
+        progress.info(f"cancelled job {task.job}")
         raise
     result = outcome(task)
     if isinstance(result, RemoteFailure):
@@ -78,7 +74,7 @@ def perform_on(
     return result
 
 
-def _watch(task: "TaskJob", events: Path, report: "Report", poller: "Poller") -> None:
+def _watch(task: "TaskJob", events: Path, progress: "Progress", poller: "Poller") -> None:
     """Show the events until the result is there. Raises SlurmError if the job ends without one."""
     from launcher._util.errors import SlurmError
     from launcher.images.build.remote import replay
@@ -90,13 +86,13 @@ def _watch(task: "TaskJob", events: Path, report: "Report", poller: "Poller") ->
     while True:
         there = task.result.exists()
         for line in tail.read():
-            replay(json.loads(line), report)
+            replay(json.loads(line), progress)
         if there:
             return
         answer = poller.poll()
         job = answer.jobs.get(task.job) if answer else None
         if job is not None and job.state.waiting:
-            report.stage(queued(job, time.time()))
+            progress.stage(queued(job, time.time()))
         if job is not None and job.terminal:
             ended_at = ended_at or time.monotonic()
             if time.monotonic() - ended_at > _LATE_S:
@@ -105,14 +101,3 @@ def _watch(task: "TaskJob", events: Path, report: "Report", poller: "Poller") ->
                     f"job {task.job} ended as {job.state.value} without a result: {last}", where=str(task.log)
                 )
         time.sleep(_TICK_S)
-
-
-def _directives(parsed: argparse.Namespace) -> dict[str, bool | int | str]:
-    found: dict[str, bool | int | str] = {}
-    for key in ("time", "partition", "account"):
-        if getattr(parsed, key) is not None:
-            found[key] = getattr(parsed, key)
-    for text in parsed.sbatch:
-        key, given, value = text.lstrip("-").partition("=")
-        found[key] = value if given else True
-    return found

@@ -8,9 +8,9 @@ from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.contract.checks import Check, fail, ok, skip, warn
 from launcher.doctor import expected
-from launcher.doctor.job import DoctorRun, ending, newly_lost, will_not_start
-from launcher.doctor.node_reports import NodeReport, alike_check, merged, reports
-from launcher.doctor.report import DoctorReport, lines, summary
+from launcher.doctor.job import DoctorRun, describe_end, newly_lost, why_not_starting
+from launcher.doctor.node_reports import NodeReport, alike_check, collect_reports, merge_ranks
+from launcher.doctor.report import DoctorReport, summary, table_lines
 from launcher.rundir import RunDirectory
 from launcher.slurm.nodes import parse_nodes
 from launcher.slurm.queue import Job, State
@@ -37,17 +37,17 @@ def test_a_node_without_a_word(tmp_path: Path) -> None:
     (tmp_path / "attempts/000/doctor/0001.json").write_text("{")
     logs = tmp_path / "attempts/000/logs"
     (logs / "srun.log").write_text("srun: error: task 1 launch failed: no image\nsrun: error: something else\n")
-    found = {report.node: {check.name: check for check in report.checks} for report in reports(outcome, 1, 2)}
+    found = {report.node: {check.name: check for check in report.checks} for report in collect_reports(outcome, 1, 2)}
     assert found["n1"]["memory"].verdict == "ok"
     assert found["n2"]["ranks"].verdict == "fail"
     assert "task 1 launch failed: no image" in found["n2"]["ranks"].reason
     (logs / "rank-0001.log").write_text("Traceback\nImportError: torch\n")
-    assert "ImportError: torch" in reports(outcome, 1, 2)[1].checks[1].reason
+    assert "ImportError: torch" in collect_reports(outcome, 1, 2)[1].checks[1].reason
 
 
 def test_a_node_that_slurm_took_away(tmp_path: Path) -> None:
     lost = parse_nodes("n2|gpu|drained|8|1|(null)|Prolog error\n")
-    (report,) = reports(DoctorRun(RunDirectory(tmp_path), (), lost, "held"), 8, 2)
+    (report,) = collect_reports(DoctorRun(RunDirectory(tmp_path), (), lost, "held"), 8, 2)
     assert report.node == "n2"
     assert "Prolog error" in report.checks[0].reason
 
@@ -57,16 +57,16 @@ def test_of_several_ranks_the_worst_counts() -> None:
         0: [skip("matmul", "no figure", "700 TFLOP/s", 700.0), ok("memory", "8 GiB")],
         1: [skip("matmul", "no figure", "650 TFLOP/s", 650.0)],
     }
-    assert [check.value for check in merged(checks)] == ["650 TFLOP/s", "8 GiB"]
+    assert [check.value for check in merge_ranks(checks)] == ["650 TFLOP/s", "8 GiB"]
     checks[2] = [warn("matmul", "690 TFLOP/s", "slow", "look", 690.0)]
-    assert merged(checks)[0].reason == "rank 2: slow"
+    assert merge_ranks(checks)[0].reason == "rank 2: slow"
 
 
 def test_nodes_that_are_not_alike(tmp_path: Path) -> None:
     outcome = ran(tmp_path, ("n1", "n2", "n3"))
     for rank, driver in enumerate(("570", "570", "535")):
         leave(tmp_path, rank, driver=driver)
-    verdicts = {report.node: report.checks[-1] for report in reports(outcome, 1, 3)}
+    verdicts = {report.node: report.checks[-1] for report in collect_reports(outcome, 1, 3)}
     assert [verdicts[node].verdict for node in ("n1", "n2", "n3")] == ["ok", "ok", "warn"]
     assert verdicts["n3"].reason == "driver is 535, elsewhere 570"
     assert alike_check({}, {}, 1).verdict == "skip"
@@ -76,20 +76,20 @@ def test_the_table() -> None:
     bad = fail("xid", "79 x1", "Xid 79", "reboot")
     nodes = (NodeReport("n1", (ok("gpus", "8"), ok("xid", "none"))), NodeReport("n2", (ok("gpus", "8"), bad)))
     found = DoctorReport("big", "login", (ok("slurm", "24.11"), skip("quota", "no program")), nodes)
-    shown = lines(found, plain)
+    shown = table_lines(found, plain)
     assert "CHECK  n1    n2" in shown
     assert "xid    none  FAIL 79 x1" in shown
     assert "FAIL n2, xid: Xid 79" in shown
     assert "     reboot" in shown
     assert "skip login, quota: no program" in shown
-    assert shown[-1] == summary(found) == "2 nodes and the login node: 4 ok, 0 to be looked at, 1 failed, 1 not known"
+    assert shown[-1] == summary(found) == "2 nodes and the login node: 4 ok, 0 warnings, 1 failed, 1 unknown"
     assert found.to_dict()["counts"] == {"ok": 4, "skip": 1, "warn": 0, "fail": 1}
 
 
 def test_of_many_nodes_those_with_findings_are_shown() -> None:
     nodes = [NodeReport(f"n{number}", (ok("gpus", "8"), ok("memory", f"{number} GiB"))) for number in range(100)]
     nodes[7] = NodeReport("n7", (fail("gpus", "7 of 8", "one is gone", "look"),))
-    shown = lines(DoctorReport("big", "login", (), tuple(nodes)), plain)
+    shown = table_lines(DoctorReport("big", "login", (), tuple(nodes)), plain)
     assert "CHECK   n7           99 others" in shown
     assert "gpus    FAIL 7 of 8  8" in shown
     assert "memory  -            ok" in shown
@@ -98,26 +98,30 @@ def test_of_many_nodes_those_with_findings_are_shown() -> None:
 
 def test_jobs_that_will_not_start() -> None:
     held = Job("7", State.PENDING, reason="launch failed requeued held")
-    assert "is held" in (will_not_start(held, ()) or "")
+    assert "is held" in (why_not_starting(held, ()) or "")
     waiting = Job("7", State.PENDING, reason="Resources")
-    assert will_not_start(waiting, ()) is None
+    assert why_not_starting(waiting, ()) is None
     before = parse_nodes("n1|gpu|idle|8|1|(null)|none\nn2|gpu|idle|8|1|(null)|none\nn3|gpu|down|8|1|(null)|old\n")
     after = parse_nodes(
         "n1|gpu|idle|8|1|(null)|none\nn2|gpu|drained|8|1|(null)|Prolog error\nn3|gpu|down|8|1|(null)|old\n"
     )
     lost = newly_lost(before, after)
     assert [node.name for node in lost] == ["n2"]
-    assert "did not start on n2" in (will_not_start(waiting, lost) or "")
-    assert ending(Job("7", State.TIMEOUT), "slow") == "the job is TIMEOUT; slow"
-    assert ending(None, "") == "the job is gone"
+    assert "did not start on n2" in (why_not_starting(waiting, lost) or "")
+    assert describe_end(Job("7", State.TIMEOUT), "slow") == "the job is TIMEOUT; slow"
+    assert describe_end(None, "") == "the job is gone"
 
 
 def test_what_the_nodes_are_told() -> None:
     cluster = Cluster(name="x", runtime="pyxis", mounts=("/fsx", "/a:/b:ro", "/c:/d"), fabric="efa", nics_per_node=32)
-    told = json.loads(expected.text(cluster, Request(), torch=True, patience_s=60))
+    told = json.loads(expected.expected_values(cluster, Request(), torch=True, rendezvous_timeout_s=60))
     assert told["directories"] == ["/fsx", "/b", "/d"]
     assert told["read_only"] == ["/b"]
     assert told["nics_per_node"] == 32
-    bare = json.loads(expected.text(cluster, Request(runtime="none", mounts=("/m:ro",)), torch=False, patience_s=5))
+    bare = json.loads(
+        expected.expected_values(
+            cluster, Request(runtime="none", mounts=("/m:ro",)), torch=False, rendezvous_timeout_s=5
+        )
+    )
     assert bare["directories"] == ["/fsx", "/a", "/c", "/m"]
     assert bare["read_only"] == ["/a", "/m"]

@@ -1,0 +1,128 @@
+"""--check-config: run the recipe and validate its configuration in one CPU process, before anything is queued."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from launcher._util.errors import CommandError, RequestError
+from launcher._util.shell import LocalShell, Shell
+from launcher.api.discover import Discovered
+from launcher.api.progress import Progress
+from launcher.backends import entrypoint_call
+from launcher.contract.records import BridgeRecipeRequest, CheckRequest, RecipeFileRequest
+from launcher.discovery.files import require_sources
+from launcher.discovery.recipe import RecipeFile
+from launcher.discovery.training_files import TrainingFiles, check_training_files
+from launcher.planning import preflight
+from launcher.planning.inputs import FromCheck
+from launcher.planning.task import TaskPlan, plan_task
+
+_TIMEOUT_S = 600
+
+
+def check_config(found: Discovered, progress: Progress, shell: Shell | None = None) -> FromCheck:
+    """Build and validate the run's configuration; return what became known of it.
+
+    What can be refused without running the recipe is refused first. Raises RequestError with the reason why the
+    configuration cannot be trained, CommandError where the check itself failed.
+    """
+    task = plan_task(found.inputs)
+    require_sources(mount.source for mount in task.mounts)
+    progress.info("checking the configuration with the recipe itself (--no-check-config leaves this out)")
+    request = entrypoint_request(found, task)
+    recipe = request["recipe"]
+    with _call(found, task, progress) as call:
+        if "path" in recipe:
+            inside: RecipeFileRequest = {"path": call.path_inside(recipe["path"]), "function": recipe["function"]}
+            request["recipe"] = inside
+        result = (shell or LocalShell()).run(
+            call.argv, input=json.dumps(request), env=call.env, check=False, timeout_s=_TIMEOUT_S
+        )
+    answer = _answer(result.stdout)
+    if answer is None:
+        words = result.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise CommandError(f"the configuration check ended with status {result.status}: {words[0]}")
+    if not answer["ok"]:
+        text, where = (call.own_paths(answer.get(key)) for key in ("error", "where"))
+        raise RequestError(text or "", where=where, hint=answer.get("hint"))
+    for text in answer.get("notes", ()):
+        progress.info(f"note: {text}")
+    for text in answer.get("warnings", ()):
+        progress.warn(text)
+    resolved: dict[str, Any] = answer["resolved"]
+    shown = ", ".join(f"{key}={value}" for key, value in resolved.items() if not isinstance(value, dict))
+    progress.info(f"the configuration is valid: {shown}")
+    return FromCheck(resolved, _files(found, task, resolved))
+
+
+@contextlib.contextmanager
+def _call(found: Discovered, task: TaskPlan, progress: Progress) -> Iterator[entrypoint_call.EntrypointCall]:
+    """Call the entrypoint as the job will, in the run's image, or else with this machine's Megatron."""
+    image, command = found.inputs.image, "--check-config"
+    env = task_environment(found, task)
+    unavailable = entrypoint_call.why_unavailable(image) if image is not None else None
+    if image is not None and unavailable is None:
+        with entrypoint_call.in_image(task, image, env, command) as call:
+            yield call
+        return
+    if image is not None:
+        progress.info(f"not in the image {image.name}, but with this machine's Megatron: {unavailable}")
+    yield entrypoint_call.on_this_machine(task, found.release.python or found.inputs.host.python, env, command)
+
+
+def entrypoint_request(found: Discovered, task: TaskPlan) -> CheckRequest:
+    """Return what the entrypoint reads for --check-config and --fetch."""
+    recipe = found.inputs.recipe
+    named: RecipeFileRequest | BridgeRecipeRequest
+    if isinstance(recipe, RecipeFile):
+        named = {"path": str(recipe.path), "function": recipe.function}
+    else:
+        named = {"bridge": recipe.name}
+    return {
+        "recipe": named,
+        "arguments": task.argv["arguments"],
+        "overrides": task.argv["overrides"],
+        "options": task.argv["options"],
+        "world_size": task.world_size,
+        "ranks_per_node": task.layout.ranks_per_node,
+        # Its own checkpoint has the weights: the directory that they once came from may be gone.
+        "resumed": str(found.resumed.checkpoints) if found.resumed else None,
+    }
+
+
+def stack_is_here(found: Discovered) -> bool:
+    """Return whether a check is possible: the training stack is in an image that can be entered, or on this machine."""
+    image = found.inputs.image
+    return (image is not None and entrypoint_call.why_unavailable(image) is None) or own_stack_is_here(found)
+
+
+def own_stack_is_here(found: Discovered) -> bool:
+    """Return whether this machine has the training stack, for the run's --python or beside the launcher."""
+    if found.release.python not in (None, found.inputs.host.python):
+        return found.release.version is not None
+    return find_spec("torch") is not None and find_spec("megatron") is not None
+
+
+def task_environment(found: Discovered, task: TaskPlan) -> dict[str, str]:
+    """Return the variables that the run's tasks get from the plan and from this shell."""
+    from launcher.backends.process_environment import inherited
+
+    set_here = {v.name: v.value for v in task.environment if v.scope == "task" and v.value is not None}
+    return {**inherited(task, found.inputs.host.environ), **set_here}
+
+
+def _files(found: Discovered, task: TaskPlan, resolved: Mapping[str, Any]) -> TrainingFiles:
+    job = {variable.name: variable.value for variable in task.environment if variable.value is not None}
+    named = check_training_files(preflight.flattened(resolved), {**found.inputs.host.environ, **job})
+    return dataclasses.replace(named, loads=found.inputs.knowledge.files.loads)
+
+
+def _answer(text: str) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) and "ok" in answer else None

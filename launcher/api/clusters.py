@@ -1,0 +1,109 @@
+"""Cluster profiles: the known ones, one with the origin of each value, a first one of the live cluster."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher._util.errors import DiskError, SpecError
+from launcher._util.resources import resource
+from launcher.config.cluster import Cluster
+from launcher.config.load import cluster_chain, cluster_names, config_home, load_cluster
+from launcher.config.origins import Origin, origins
+
+
+@dataclass(frozen=True)
+class ListedCluster:
+    """One cluster profile."""
+
+    name: str
+    cluster: Cluster
+    file: Path
+    own: bool
+    """Whether it is the user's own; else it ships with the launcher."""
+
+
+@dataclass(frozen=True)
+class ClusterDetails:
+    """A cluster profile with the origin of each value."""
+
+    cluster: Cluster
+    chain: tuple[tuple[str, Path], ...]
+    """Its name and file, then those of the profiles that it extends."""
+    origins: tuple[Origin, ...]
+
+
+@dataclass(frozen=True)
+class ProbedCluster:
+    """A first profile of the live cluster."""
+
+    text: str
+    partition: str
+    file: Path | None
+    """Where it was written."""
+
+
+def known_cluster_names() -> list[str]:
+    """Return the names of all profiles, sorted."""
+    return sorted(cluster_names(os.environ))
+
+
+def list_clusters() -> tuple[ListedCluster, ...]:
+    """Return all profiles by name. Raises SpecError for one that is wrong."""
+    shipped = resource("configs/clusters")
+    return tuple(
+        ListedCluster(name, load_cluster(name, os.environ), path, path.parent != shipped)
+        for name, path in sorted(cluster_names(os.environ).items())
+    )
+
+
+def show_cluster(name: str) -> ClusterDetails:
+    """Return one profile with the origin of each value. Raises SpecError."""
+    cluster = load_cluster(name, os.environ)
+    return ClusterDetails(cluster, tuple(cluster_chain(name, os.environ)), origins(name, os.environ))
+
+
+def probe_cluster(
+    *, partition: str | None = None, name: str | None = None, output: Path | None = None
+) -> ProbedCluster:
+    """Return a first profile of the cluster whose login node this is, and write it to `output`, a new file.
+
+    `partition` is the one to describe (default: Slurm's). Raises SpecError, SlurmError, DiskError.
+    """
+    from launcher._util.shell import LocalShell
+    from launcher.discovery.cluster_probe import profile
+    from launcher.slurm import probe
+
+    target = _target(output)
+    found = probe.probe_cluster(LocalShell(), partition)
+    text = profile(found, name)
+    if target is not None:
+        _write(target, text)
+    return ProbedCluster(text, found.partition, target)
+
+
+def own_cluster_file(name: str) -> Path:
+    """Return the file in which the user's own profile of that name is looked for."""
+    return config_home(os.environ) / "clusters" / f"{name}.toml"
+
+
+def _target(output: Path | None) -> Path | None:
+    """Return the file to write, checked before anything is asked."""
+    if output is None:
+        return None
+    target = output.expanduser().absolute()
+    if target.suffix != ".toml" or target.name == ".toml":
+        raise SpecError(
+            f"{output} is not the name of a profile's file", where="--output", hint="It ends in .toml: mine.toml."
+        )
+    if target.exists():
+        raise SpecError(f"{target} is there already", where="--output", hint="Move it away, or choose another name.")
+    return target
+
+
+def _write(target: Path, text: str) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise DiskError(f"cannot be written: {error.strerror}", where=str(target)) from error

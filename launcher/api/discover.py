@@ -1,0 +1,176 @@
+"""From a request to all that its plan is made from: ask the host once, layer the request, read what it names."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from launcher._util.errors import OverrideError, PlaceError, RecipeError
+from launcher.api.profiler_context import find_profiler_context, own_code
+from launcher.config.cluster import Cluster
+from launcher.config.load import load_cluster, load_request
+from launcher.config.request import Request
+from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
+from launcher.discovery.code_files import code_files
+from launcher.discovery.host import HostContext, detect_host
+from launcher.discovery.image import Image, resolve_image
+from launcher.discovery.recipe import BridgeRecipe, Recipe, read_recipe
+from launcher.discovery.recipe_index import IndexMatch, lookup, with_index_info
+from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
+from launcher.planning import arguments, assignments, container, index_info, overrides, place
+from launcher.planning.backend import BackendTraits
+from launcher.planning.inputs import PlanInputs
+from launcher.planning.profiler import plan as profiler_plan
+from launcher.rundir import RunDirectory
+
+Intent = Literal["run", "submit", "plan"]
+"""The command that a plan is for; `plan` is for run where run is possible, else for submit."""
+
+
+@dataclass(frozen=True)
+class Discovered:
+    """What a plan is made from, with what only those need who carry it out."""
+
+    inputs: PlanInputs
+    resumed: RunDirectory | None
+    release: BridgeRelease
+    """The release of Megatron Bridge that the job will find."""
+
+
+def discover(asked: Request, intent: Intent) -> Discovered:
+    """Look at all that the request depends on. Raises a RequestError of the kind that fits."""
+    host = detect_host()
+    request, resumed = _layer(asked, host)
+    request = _with_python(request, host)
+    if request.recipe is None:
+        command = "run" if intent == "plan" else intent
+        raise RecipeError("no recipe was given", hint=f"Such as: launcher {command} recipes/vanilla_gpt_pretrain.py")
+    cluster = load_cluster(request.cluster or place.default_cluster(host), host.environ)
+    cluster = cluster.model_copy(update={"python": request.python or cluster.python})
+    backend = _mode(intent, cluster, host)
+    recipe = read_recipe(request.recipe, host.directory)
+    wanted = container.wanted_image(request, cluster, backend)
+    image = _look_at(wanted, cluster, host) if wanted else None
+    release = find_bridge_release(image.packages if image else None, cluster.python, in_image=image is not None)
+    match = _match(recipe, request, release)
+    recipe = with_index_info(recipe, match) if isinstance(recipe, BridgeRecipe) else recipe
+    absolute = assignments.make_paths_absolute(request.assignments, recipe, host.directory)
+    request = request.model_copy(update={"assignments": absolute})
+    own_program = request.entrypoint is None
+    stated, texts = assignments.split_arguments_and_overrides(absolute, recipe, common=own_program)
+    texts, use_viztracer = profiler_plan.extract_viztracer_key(texts)
+    profiling = find_profiler_context(
+        profiler_plan.options_from(request), backend=backend, cluster=cluster, host=host, image=image, resumed=resumed
+    )
+    # A program of another kind has keys of its own.
+    schema = overrides.schema_of(release.version) if own_program else None
+    checked = _check_overrides(texts, schema, recipe)
+    keywords = arguments.check(stated, recipe, match, schema) if stated and own_program else {}
+    files = _named_files(stated, request, recipe, host, _checkpoint_to_load(request, checked, resumed))
+    inputs = PlanInputs(
+        request=request,
+        cluster=cluster,
+        host=host,
+        backend=backend,
+        recipe=recipe,
+        arguments=stated,
+        overrides=checked,
+        code=tuple(sorted((*code_files(recipe, request.entrypoint, host.directory), *own_code(profiling)))),
+        knowledge=index_info.knowledge_of(match, checked, arguments.sizes(keywords, checked), files),
+        submission=len(resumed.attempts()) if resumed else 0,
+        run_dir=str(resumed.path) if resumed else None,
+        recipe_text=resumed.plan["recipe"] if resumed else None,
+        image=image,
+        profiling=profiling,
+        use_viztracer=use_viztracer,
+    )
+    return Discovered(inputs, resumed, release)
+
+
+def _layer(asked: Request, host: HostContext) -> tuple[Request, RunDirectory | None]:
+    """Return the request with its defaults, and the run that it continues."""
+    stated = asked.stated()
+    resumed = None
+    if "resume" in stated:
+        from launcher.api.resume import find_resumed
+
+        resumed = find_resumed(stated)
+    job_file = None
+    if str(stated.get("recipe", "")).endswith(".toml"):
+        job_file = host.directory / Path(stated.pop("recipe")).expanduser()
+        if not job_file.is_file():
+            raise RecipeError(f"there is no job file {str(job_file)!r}")
+    if resumed:
+        from launcher.api.resume import continued_request
+
+        stated = continued_request(resumed, stated)
+    return load_request(stated, environ=host.environ, directory=host.directory, job_file=job_file), resumed
+
+
+def _mode(intent: Intent, cluster: Cluster, host: HostContext) -> BackendTraits:
+    if intent != "plan":
+        return place.choose_backend(intent, cluster, host)
+    try:
+        return place.choose_backend("run", cluster, host)
+    except PlaceError as error:
+        try:
+            return place.choose_backend("submit", cluster, host)
+        except PlaceError:
+            raise error from None
+
+
+def _look_at(text: str, cluster: Cluster, host: HostContext) -> Image:
+    from launcher._util.shell import LocalShell
+
+    return resolve_image(text, cluster=cluster, host=host, shell=LocalShell())
+
+
+def _with_python(request: Request, host: HostContext) -> Request:
+    """Return the request with the interpreter that it names: a path is relative to this directory."""
+    if request.python is None or "/" not in request.python:
+        return request
+    # Not resolved: a virtual environment's python is a link, and finds its packages by where the link lies.
+    return request.model_copy(update={"python": str(host.directory / Path(request.python).expanduser())})
+
+
+def _match(recipe: Recipe, request: Request, release: BridgeRelease) -> IndexMatch | None:
+    """Return what the index has of a Bridge recipe of the release that the job will find."""
+    if not isinstance(recipe, BridgeRecipe) or request.entrypoint is not None:
+        return None
+    return lookup(recipe.name, release.version)
+
+
+def _named_files(
+    stated: Mapping[str, str], request: Request, recipe: Recipe, host: HostContext, loads: SavedModel | None
+) -> TrainingFiles:
+    """Return what exists of the files that arguments name; a checked configuration names more."""
+    named: dict[str, Any] = arguments.files(stated, recipe) if request.entrypoint is None else {}
+    return dataclasses.replace(check_training_files(named, host.environ), loads=loads)
+
+
+def _checkpoint_to_load(
+    request: Request, stated: tuple[overrides.Override, ...], resumed: RunDirectory | None
+) -> SavedModel | None:
+    """Return the checkpoint that the run is to begin from: its own, or one that the user names.
+
+    The recipe's own checkpoint.load is a directory of Bridge's, which the run never uses.
+    """
+    named = overrides.known_values(stated).get("checkpoint.load")
+    if isinstance(named, str):
+        return saved_model(Path(named)) if request.load or resumed else None
+    found = saved_model(resumed.checkpoints) if resumed else None
+    return dataclasses.replace(found, own=True) if found else None
+
+
+def _check_overrides(
+    texts: tuple[str, ...], schema: overrides.Schema | None, recipe: Recipe
+) -> tuple[overrides.Override, ...]:
+    if not texts:
+        return ()
+    try:
+        return overrides.check(texts, schema)
+    except OverrideError as error:
+        if recipe.parameters and not error.hint:
+            error.hint = f"The recipe itself takes: {', '.join(recipe.parameters)}."
+        raise

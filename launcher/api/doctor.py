@@ -1,0 +1,151 @@
+"""Checking the login node and, in a job, compute nodes: the job of the checks is an ordinary run."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import launcher
+from launcher._util.errors import LauncherError
+from launcher._util.shell import LocalShell, Shell
+from launcher.api.prepare_plan import prepare_plan
+from launcher.api.progress import Progress
+from launcher.backends.process_environment import for_job
+from launcher.backends.wait import interrupts
+from launcher.config.load import load_cluster, load_request
+from launcher.config.request import Request
+from launcher.contract.checks import fail
+from launcher.discovery.host import detect_host
+from launcher.doctor import expected, job, site
+from launcher.doctor.login import run_checks
+from launcher.doctor.node_reports import collect_reports
+from launcher.doctor.report import DoctorReport
+from launcher.doctor.site import CommandOutput, Site
+from launcher.planning import place
+from launcher.planning.model import Plan
+from launcher.scripts import scripts
+
+# A rank that dies must not take those of the other nodes along: their findings would be lost.
+_STEP = ("--kill-on-bad-exit=0", "--wait=0")
+_PROGRAM = "job/doctor/entry/doctor.py"
+
+TIME_LIMIT = "15"
+"""Minutes, unless the request states a limit: the checks take one, and a short job starts sooner."""
+
+
+@dataclass(frozen=True)
+class DoctorRequest:
+    """What to check."""
+
+    asked: Request = dataclasses.field(default_factory=Request)
+    """Cluster, image and job, as for a run. Compute nodes are checked where it states `nodes`."""
+    torch: bool = True
+    """Whether the nodes also compute a matrix product and an all-reduce."""
+    rendezvous_timeout_s: float = 60.0
+    """How long nodes wait for each other."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found."""
+
+    report: DoctorReport
+    slurm_error: str | None
+    """Slurm's words where it did not answer."""
+
+    @property
+    def healthy(self) -> bool:
+        """Return whether nothing failed and everything that was asked for was checked."""
+        return not self.report.counts()["fail"] and not self.report.not_checked
+
+
+def examine(request: DoctorRequest, progress: Progress) -> Examination:
+    """Check the login node, then the compute nodes. Raises a LauncherError where the nodes cannot be asked for."""
+    shell = LocalShell()
+    this = _site(request.asked, shell)
+    plan, error = _plan(request, this)
+    login = run_checks.checks(this, _tested(plan, error, this, shell), shell)
+    nodes = request.asked.nodes is not None
+    if error is not None and not any(check.verdict == "fail" for check in login):
+        if nodes:
+            raise error
+        login = (*login, fail("plan", "none", error.message, error.hint or "`launcher plan RECIPE` says the same"))
+    found = DoctorReport(this.cluster.name, this.host.hostname, login)
+    if nodes:
+        found = _with_nodes(found, this, plan, error, shell, progress)
+    return Examination(found, this.slurm_error)
+
+
+def _site(asked: Request, shell: Shell) -> Site:
+    host = detect_host()
+    request = load_request(asked.stated(), environ=host.environ, directory=host.directory)
+    cluster = load_cluster(request.cluster or place.default_cluster(host), host.environ)
+    return site.collect(cluster, request, host, shell)
+
+
+def _plan(request: DoctorRequest, this: Site) -> tuple[Plan | None, LauncherError | None]:
+    """Plan the checks as an ordinary run: container, environment, mounts and ranks are those of training."""
+    asked = request.asked
+    here = this.cluster.scheduler == "local" or this.host.allocation is not None
+    program = str(Path(launcher.__file__).resolve().parent / _PROGRAM)
+    expectation = expected.expected_values(
+        this.cluster, this.request, torch=request.torch, rendezvous_timeout_s=request.rendezvous_timeout_s
+    )
+    changes: dict[str, object] = {
+        "recipe": program,
+        "assignments": (f"expected={expectation}",),
+        "entrypoint": program,
+        "name": "doctor",
+        "time_limit": asked.time_limit or TIME_LIMIT,
+        "srun_args": (*_STEP, *asked.srun_args),
+    }
+    if asked.nodes is None and not here:
+        changes["nodes"] = 1
+    try:
+        job_request = asked.model_copy(update=changes)
+        return prepare_plan(job_request, "run" if here else "submit", check="never").plan, None
+    except LauncherError as error:
+        return None, error
+
+
+def _tested(plan: Plan | None, error: LauncherError | None, this: Site, shell: Shell) -> CommandOutput:
+    """Return whether sbatch takes such a job."""
+    if plan is None:
+        return CommandOutput(None, f"no run can be planned: {error.message if error else ''}")
+    if this.why_unknown is not None:
+        return CommandOutput(None, this.why_unknown)
+    return site.test_submission(plan, scripts(plan)["sbatch.sh"], for_job(plan, this.host.environ), shell)
+
+
+def _with_nodes(
+    found: DoctorReport,
+    this: Site,
+    plan: Plan | None,
+    error: LauncherError | None,
+    shell: Shell,
+    progress: Progress,
+) -> DoctorReport:
+    """Return the report with that of the nodes, or with the reason why there is none."""
+    if this.slurm_error is not None:
+        return dataclasses.replace(found, not_checked=this.slurm_error)
+    if plan is None:
+        return dataclasses.replace(found, not_checked=error.message if error else "no plan")
+    away = next((check for check in found.login if check.name == "nodes" and check.verdict == "fail"), None)
+    if away is not None:
+        return dataclasses.replace(found, not_checked=f"nothing was submitted: {away.reason}")
+    for warning in plan.warnings:
+        progress.warn(warning)
+    try:
+        with interrupts() as counted:
+            start = job.run_as_job if plan.backend.own_job else job.run_in_foreground
+            ran = start(plan, this.host, shell, counted, progress.info)
+    except LauncherError as failed:
+        if not any(check.verdict == "fail" for check in found.login):
+            raise
+        return dataclasses.replace(found, not_checked=failed.message)
+    layout = plan.layout
+    return dataclasses.replace(
+        found,
+        nodes=collect_reports(ran, layout.ranks_per_node, layout.nodes),
+        not_checked=ran.why,
+        run_dir=str(ran.run.path),
+    )

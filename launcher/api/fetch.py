@@ -1,0 +1,107 @@
+"""Fetching what a run will read of Hugging Face's hub, before it is queued."""
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from launcher._util.errors import CommandError, OutsideError, PlaceError, RequestError
+from launcher._util.shell import LocalShell
+from launcher.api.check_config import entrypoint_request, own_stack_is_here, task_environment
+from launcher.api.discover import Discovered, discover
+from launcher.api.progress import Progress
+from launcher.backends import entrypoint_call
+from launcher.config.request import Request
+from launcher.contract.hub import OFFLINE_VARIABLES
+from launcher.discovery.files import require_sources
+from launcher.planning.task import plan_task
+
+_CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
+
+_ROUTES = ("HF_TOKEN", "HF_ENDPOINT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""How this machine reaches the hub, with all `*_proxy`; a job has its own."""
+
+
+def fetch(asked: Request, progress: Progress) -> dict[str, Any]:
+    """Have the run's own code fetch it in a child process; return what it read and from where.
+
+    The object has `items` (kind, name, state, files, bytes, seconds), `endpoint` and `cache`. Raises a RequestError of
+    the kind that fits, OutsideError where the hub or the disk failed.
+    """
+    found = discover(asked, "plan")
+    task = plan_task(found.inputs)
+    require_sources(mount.source for mount in task.mounts)
+    _require_stack(found)
+    environ = fetch_environment(task_environment(found, task), found.inputs.host.environ, progress.warn)
+    python = found.release.python or found.inputs.host.python
+    call = entrypoint_call.on_this_machine(task, python, environ, "--fetch")
+    with tempfile.TemporaryDirectory(prefix="launcher-fetch-") as directory:
+        events = FetchEvents(progress)
+        request = Path(directory) / "request.json"
+        request.write_text(json.dumps(entrypoint_request(found, task)), encoding="utf-8")
+        source = ("cat", str(request))
+        result = LocalShell().stream(call.argv, events.take, source=source, env=call.env, check=False)
+    return read_answer(result.stdout, result.status, events.last_line)
+
+
+def _require_stack(found: Discovered) -> None:
+    if found.inputs.request.entrypoint is not None:
+        raise RequestError("only the project's own entrypoint can fetch", where="--entrypoint", hint="Leave it out.")
+    if not own_stack_is_here(found):
+        raise PlaceError(
+            "the training stack is not installed beside the launcher, and only running the recipe tells what it reads",
+            hint="Let the job fetch: one of its ranks does so for all; or run this where Megatron Bridge is installed.",
+        )
+
+
+def fetch_environment(job: Mapping[str, str], shell: Mapping[str, str], warn: Callable[[str], None]) -> dict[str, str]:
+    """Return the run's environment with this shell's route to the hub, without what keeps a job offline."""
+    for name in _CACHES:
+        if shell.get(name) and job.get(name) != shell[name]:
+            warn(f"{name} is set in this shell, and the run does not get it: add --env {name} here and there")
+    routes = {name: value for name, value in shell.items() if name in _ROUTES or name.lower().endswith("_proxy")}
+    return {name: value for name, value in {**routes, **job}.items() if name not in OFFLINE_VARIABLES}
+
+
+def read_answer(text: str, status: int, last_line: str) -> dict[str, Any]:
+    """Return the child's answer. Raises what it reports: RequestError, OutsideError, CommandError."""
+    answer: Any = None
+    with contextlib.suppress(ValueError):
+        answer = json.loads(text)
+    if not isinstance(answer, dict) or "ok" not in answer:
+        raise CommandError(f"fetching ended with status {status}: {last_line or 'it said nothing'}")
+    if not answer["ok"]:
+        kind = OutsideError if answer["outside"] else RequestError
+        raise kind(answer["error"], where=answer["where"], hint=answer["hint"])
+    return {key: value for key, value in answer.items() if key != "ok"}
+
+
+class FetchEvents:
+    """Pass the child's standard error on: notes and progress; of the rest the last line is kept."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.last_line = ""
+        self._progress = progress
+        self._rest = ""
+
+    def take(self, stream: Literal["out", "err"], text: str) -> None:
+        """Take text as it comes."""
+        if stream == "out":
+            return
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            kind, _, rest = line.partition(" ")
+            if kind == "progress":
+                self._pass_on(rest)
+            elif kind == "note:":
+                self._progress.line(line)
+            elif line.strip():
+                self.last_line = line.strip()
+
+    def _pass_on(self, text: str) -> None:
+        with contextlib.suppress(ValueError, KeyError):
+            event = json.loads(text)
+            self._progress.stage(event["name"])
+            self._progress.progress(event["bytes"], event["of"], "B")

@@ -1,0 +1,51 @@
+"""Where commands find runs, cluster profiles and image stores: as `launcher run`, called here, would."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from launcher.config.cluster import Cluster
+    from launcher.discovery.host import HostContext
+    from launcher.images.store.store import Store
+
+
+def find_run_root(run_root: str | None = None) -> Path:
+    """Return the directory of the runs that `run` and `submit` make here with the same `run_root`. Raises SpecError."""
+    from launcher.config.load import load_cluster, load_request
+    from launcher.discovery.host import detect_host
+    from launcher.planning import place, run_paths
+
+    host = detect_host()
+    stated = {"run_root": run_root} if run_root else {}
+    request = load_request(stated, environ=host.environ, directory=host.directory)
+    cluster = load_cluster(request.cluster or place.default_cluster(host), host.environ)
+    return run_paths.run_root(request, cluster, host)
+
+
+def find_run(name: str, run_root: str | None = None) -> RunDirectory:
+    """Return the run that `name` means: a directory, a run id, or a name's newest run. Raises RequestError."""
+    from launcher.rundir import finding
+
+    return finding.find_run(name, find_run_root(run_root))
+
+
+def find_cluster(name: str | None = None) -> "tuple[Cluster, HostContext]":
+    """Return the cluster profile that `run` would take here, or the one that is named. Raises SpecError."""
+    from launcher.config.load import load_cluster, load_request
+    from launcher.discovery.host import detect_host
+    from launcher.planning import place
+
+    host = detect_host()
+    stated = {"cluster": name} if name else {}
+    request = load_request(stated, environ=host.environ, directory=host.directory)
+    return load_cluster(request.cluster or place.default_cluster(host), host.environ), host
+
+
+def find_image_store(cluster: str | None = None) -> "Store":
+    """Return the image store of that profile. Raises SpecError."""
+    from launcher.discovery.image import image_store
+
+    found, host = find_cluster(cluster)
+    return image_store(found, host.environ)

@@ -1,0 +1,70 @@
+"""From a request to its plan, made once: discovery first, then the check of the configuration where it is wanted."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from launcher.api.discover import Discovered, Intent, discover
+from launcher.api.progress import Progress, Silent
+from launcher.config.request import Request
+from launcher.discovery.bridge_release import BridgeRelease
+from launcher.discovery.files import require_sources
+from launcher.planning.inputs import PlanInputs
+from launcher.planning.make import make_plan
+from launcher.planning.model import Plan
+from launcher.rundir import RunDirectory
+
+CheckPolicy = Literal["never", "if asked", "if possible"]
+"""Whether to run the recipe first: only where the request says so, or wherever the training stack is at hand unless the
+request forbids it."""
+
+
+@dataclass(frozen=True)
+class PreparedPlan:
+    """A plan with what it was made from, for those who carry it out."""
+
+    plan: Plan
+    inputs: PlanInputs = field(repr=False)
+    resumed: RunDirectory | None
+    """The run that it continues."""
+    release: BridgeRelease
+    """The release of Megatron Bridge that the job will find."""
+
+    @property
+    def scripts(self) -> Mapping[str, str]:
+        """Return the text of each script of the run by the file's name."""
+        from launcher.scripts import scripts
+
+        return scripts(self.plan)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values: the content of plan.json."""
+        return self.plan.to_dict()
+
+
+def prepare_plan(
+    asked: Request, intent: Intent, *, check: CheckPolicy = "if asked", progress: Progress | None = None
+) -> PreparedPlan:
+    """Decide the run that the request asks for. Writes nothing and starts nothing besides the check.
+
+    Raises a RequestError of the kind that fits, and OutsideError where a program fails that had to be asked.
+    """
+    found = discover(asked, intent)
+    if _wants_check(found, check):
+        from launcher.api.check_config import check_config
+
+        knowledge = check_config(found, progress or Silent())
+        found = dataclasses.replace(found, inputs=dataclasses.replace(found.inputs, knowledge=knowledge))
+    plan = make_plan(found.inputs)
+    require_sources(mount.source for mount in plan.mounts)
+    return PreparedPlan(plan, found.inputs, found.resumed, found.release)
+
+
+def _wants_check(found: Discovered, policy: CheckPolicy) -> bool:
+    asked = found.inputs.request.check_config
+    if policy == "never" or asked is not None or policy == "if asked":
+        return policy != "never" and bool(asked)
+    from launcher.api.check_config import stack_is_here
+
+    return found.inputs.request.entrypoint is None and stack_is_here(found)

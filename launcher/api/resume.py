@@ -1,0 +1,66 @@
+"""Continuing a run: which one is meant, whether it can go on, and what it is asked for again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from launcher._util.errors import RequestError
+from launcher.api.locate import find_run
+from launcher.planning import assignments
+from launcher.planning.profiler.model import OPTIONS
+from launcher.rundir import RunDirectory
+
+
+def find_resumed(stated: dict[str, Any]) -> RunDirectory:
+    """Return the run that `stated` names with `resume`.
+
+    The recipe is known then, so an assignment in its place is moved to where it belongs in `stated`. Raises
+    RequestError for a run that cannot go on, or a recipe beside it.
+    """
+    run = find_run(stated["resume"], stated.get("run_root"))
+    _require_resumable(run)
+    if "=" in str(stated.get("recipe", "")):
+        stated["assignments"] = (stated.pop("recipe"), *stated.get("assignments", ()))
+    elif "recipe" in stated:
+        raise RequestError(
+            "--resume continues a run with its own recipe, from its own code/",
+            where=stated["recipe"],
+            hint="Leave the recipe out; overrides may follow. For another recipe start a new run with --load.",
+        )
+    return run
+
+
+def continued_request(run: RunDirectory, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the run was asked for, with what is stated now in its place; its code is the first attempt's."""
+    # What was profiled then need not be profiled again.
+    before = {key: value for key, value in run.plan["request"].items() if key not in OPTIONS}
+    new = stated.get("assignments", ())
+    merged = {**before, **stated, "assignments": assignments.merge_for_resume(before.get("assignments", ()), new)}
+    recipe = run.plan["argv"]["recipe"]
+    if "path" in recipe:
+        merged["recipe"] = f"{run.code / recipe['path']}:{recipe['function']}"
+    if merged.get("entrypoint"):
+        merged["entrypoint"] = str(run.code / "entrypoint.py")
+    return merged
+
+
+def _require_resumable(run: RunDirectory) -> None:
+    """Refuse a run that is not over or has saved nothing; the job judges whether a checkpoint is whole."""
+    from launcher._util.shell import LocalShell
+    from launcher.watch.status import status_of
+
+    status = status_of([run], LocalShell())[0][0]
+    if not status.phase.over:
+        raise RequestError(
+            f"the run is {status.phase.value}: {status.detail}",
+            where=str(run.path),
+            hint="Wait for its end, or end it: launcher cancel --save.",
+        )
+    elsewhere = any(
+        text.lstrip("+").startswith(("checkpoint.save=", "checkpoint.load=")) for text in run.plan["overrides"]
+    )
+    if not elsewhere and not any(run.checkpoints.glob("iter_*")):
+        raise RequestError(
+            "the run has saved no checkpoint, so there is nothing to continue from",
+            where=str(run.checkpoints),
+            hint="Start it anew, without --resume.",
+        )

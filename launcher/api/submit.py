@@ -1,0 +1,78 @@
+"""Submitting a recipe as a batch job, and following it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from launcher._util.shell import LocalShell
+from launcher.api.prepare_plan import PreparedPlan
+from launcher.api.progress import Progress
+from launcher.api.run import Outcome
+from launcher.backends import start
+from launcher.rundir import RunDirectory
+
+_TICK_S = 0.2
+_ASK_S = 3.0
+"""Between questions whether the job is over."""
+
+
+@dataclass(frozen=True)
+class SubmittedRun:
+    """A run whose job is in Slurm's queue."""
+
+    run: RunDirectory
+    job: str
+    cluster: str | None
+    """Slurm's name of the cluster, where sbatch printed one."""
+    name: str
+    run_id: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values for programs."""
+        return {
+            "job": self.job,
+            "cluster": self.cluster,
+            "name": self.name,
+            "run_id": self.run_id,
+            "run_dir": str(self.run.path),
+        }
+
+
+def submit_plan(prepared: PreparedPlan, progress: Progress) -> SubmittedRun:
+    """Write the run directory of a plan for `submit` and submit its job.
+
+    Raises SlurmError, DiskError, or ImageError for an image that was removed meanwhile. Where Slurm refused, a new run
+    leaves nothing behind.
+    """
+    plan = prepared.plan
+    for warning in plan.warnings:
+        progress.warn(warning)
+    started = start.submit_run(plan, prepared.inputs.host, prepared.resumed, LocalShell(), progress.warn)
+    submission = started.submission
+    return SubmittedRun(started.run, submission.job, submission.cluster, plan.name, plan.run_id)
+
+
+def follow_run(run: RunDirectory, *, tick: Callable[[], None], leave: Callable[[], bool]) -> Outcome | None:
+    """Wait until the run is over; None if `leave` said before that the job is to be left alone.
+
+    `tick` is called five times a second.
+    """
+    from launcher.backends.wait import summary
+    from launcher.watch.status import status_of
+
+    asked = 0.0
+    while not leave():
+        tick()
+        if time.monotonic() - asked > _ASK_S:
+            asked = time.monotonic()
+            status = status_of([run], LocalShell())[0][0]
+            if status.phase.over:
+                break
+        time.sleep(_TICK_S)
+    else:
+        return None
+    outcome = summary(run, run.latest_attempt())
+    if outcome["outcome"] == "unknown":
+        outcome["reason"] = f"{status.phase.value}: {status.detail}"
+    return Outcome(run, outcome, 0 if outcome["outcome"] == "finished" else 1)

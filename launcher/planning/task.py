@@ -1,0 +1,153 @@
+"""What the tasks of a run are started with: the part of a plan that does not depend on how they are started.
+
+Asking the entrypoint something before the run (--check-config, --fetch) needs this part and no more.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from launcher._util.errors import LayoutError
+from launcher.contract.paths import RECIPE
+from launcher.contract.records import BridgeRecipeRequest, JobRequest, RecipeFileRequest
+from launcher.discovery.recipe import BridgeRecipe
+from launcher.planning import container, environment, fabric, index_info, network, run_paths
+from launcher.planning.inputs import FromIndex, PlanInputs
+from launcher.planning.layout import PARALLEL_KEYS, plan_layout
+from launcher.planning.model import RankLayout, Variable
+from launcher.planning.overrides import known_values
+from launcher.planning.preflight.run import PreflightResult, run_preflight
+from launcher.planning.profiler import plan as profiler_plan
+from launcher.planning.profiler.model import ProfilerPlan
+from launcher.runtimes.model import Mount
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """What each task of a run is started with, and what was decided on the way there."""
+
+    name: str
+    run_dir: str
+    layout: RankLayout
+    environment: tuple[Variable, ...]
+    mounts: tuple[Mount, ...]
+    python: str
+    """The interpreter that tasks run with."""
+    overrides: tuple[str, ...]
+    """The texts of the overrides: those that the profiler adds, then the user's."""
+    argv: JobRequest
+    """The content of argv.json."""
+    code: tuple[tuple[str, str], ...]
+    """What is copied below code/: the file's path there, and its source."""
+    profiler: ProfilerPlan | None
+    fabric: fabric.FabricPlan
+    preflight: PreflightResult
+
+    @property
+    def world_size(self) -> int:
+        """Return the number of ranks."""
+        return self.layout.world_size
+
+
+def plan_task(inputs: PlanInputs) -> TaskPlan:
+    """Decide what the tasks of a run are started with. Raises a RequestError of the kind that fits."""
+    values = known_values(inputs.overrides)
+    layout = _layout(inputs, values)
+    profiler = _profiler(inputs, values, layout)
+    around = fabric.plan_fabric(inputs, layout, values)
+    ahead = run_preflight(inputs, layout)
+    variables = _environment(inputs, around.variables)
+    name = inputs.request.name or run_paths.name_of(inputs.recipe)
+    run_dir = inputs.run_dir or run_paths.run_dir(inputs, name)
+    runtime = container.chosen_runtime(inputs.request, inputs.cluster)
+    needed = profiler.mounts if profiler else ()
+    overrides = _override_texts(inputs, profiler)
+    return TaskPlan(
+        name=name,
+        run_dir=run_dir,
+        layout=layout,
+        environment=variables,
+        mounts=container.plan_mounts(inputs.request, inputs.cluster, runtime, run_dir, needed),
+        python=inputs.cluster.python or ("python3" if inputs.image else inputs.host.python),
+        overrides=overrides,
+        argv=_argv(inputs, layout, overrides, profiler),
+        code=inputs.code,
+        profiler=profiler,
+        fabric=around,
+        preflight=ahead,
+    )
+
+
+def _environment(inputs: PlanInputs, network_variables: tuple[Variable, ...]) -> tuple[Variable, ...]:
+    return environment.plan_environment(
+        cluster=inputs.cluster.name,
+        profile=inputs.cluster.env,
+        host=inputs.cluster.host_env,
+        inherit=inputs.cluster.inherit,
+        recipe=inputs.knowledge.env or {},
+        user=inputs.request.env,
+        shell=inputs.host.environ,
+        image=inputs.image.environment if inputs.image else None,
+        network=network_variables,
+    )
+
+
+def _profiler(inputs: PlanInputs, values: dict[str, Any], layout: RankLayout) -> ProfilerPlan | None:
+    return profiler_plan.plan_profiler(
+        profiler_plan.options_from(inputs.request),
+        values,
+        world_size=layout.world_size,
+        ranks_per_node=layout.ranks_per_node,
+        context=inputs.profiling,
+        viztracer=inputs.use_viztracer,
+        unknown=[override.key for override in inputs.overrides if override.key not in values],
+    )
+
+
+def _override_texts(inputs: PlanInputs, profiler: ProfilerPlan | None) -> tuple[str, ...]:
+    added = profiler_plan.overrides(profiler, [override.key for override in inputs.overrides]) if profiler else ()
+    return (*added, *(override.text for override in inputs.overrides))
+
+
+def _layout(inputs: PlanInputs, values: dict[str, Any]) -> RankLayout:
+    known = {**inputs.knowledge.values, **values}
+    sizes = {short: known[key] for short, key in PARALLEL_KEYS.items() if isinstance(known.get(key), int)}
+    one_machine = not inputs.backend.slurm_step
+    try:
+        return plan_layout(
+            nodes=inputs.request.nodes,
+            gpus_per_node=inputs.request.gpus_per_node,
+            profile_gpus_per_node=inputs.cluster.gpus_per_node,
+            # A batch job gets an allocation of its own, even where this shell is in another one.
+            allocation=inputs.host.allocation if inputs.backend.current_allocation else None,
+            machine_gpus=None if not one_machine else 0 if inputs.cluster.device == "cpu" else inputs.host.gpus,
+            sizes=sizes,
+        )
+    except LayoutError as error:
+        if isinstance(inputs.knowledge, FromIndex):
+            error.hint = index_info.with_source(error.hint, inputs.knowledge.match)
+        raise
+
+
+def _argv(
+    inputs: PlanInputs, layout: RankLayout, overrides: tuple[str, ...], profiler: ProfilerPlan | None
+) -> JobRequest:
+    recipe: RecipeFileRequest | BridgeRecipeRequest
+    if isinstance(inputs.recipe, BridgeRecipe):
+        recipe = {"bridge": inputs.recipe.name}
+    else:
+        recipe = {"path": f"{RECIPE}/{inputs.recipe.path.name}", "function": inputs.recipe.function}
+    return {
+        "version": 1,
+        "recipe": recipe,
+        "arguments": inputs.arguments,
+        "overrides": list(overrides),
+        "options": {
+            "device": inputs.cluster.device,
+            "load": inputs.request.load,
+            "init": inputs.request.init,
+            "profiler": profiler.settings() if profiler else None,
+            "user_env": sorted(entry.partition("=")[0] for entry in inputs.request.env),
+            "network": network.settings(inputs.cluster, layout),
+            "numa_binding": inputs.cluster.numa_binding,
+        },
+    }
