@@ -76,6 +76,12 @@ def test_every_sentence_has_a_line_of_its_own(page: Path) -> None:
     assert not re.findall(r"^.*[a-z0-9)`][.?!] +[A-Z`].*$", prose, re.MULTILINE)
 
 
+def test_the_architecture_names_every_package() -> None:
+    text = (ROOT / "docs/explanation/architecture.md").read_text()
+    named = set(re.findall(r"^\| `launcher/(\w+)`", text, re.MULTILINE))
+    assert named == {path.parent.name for path in (ROOT / "launcher").glob("*/__init__.py")}
+
+
 def test_every_page_is_on_the_site() -> None:
     named = set(re.findall(r"- ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
     assert named == {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.is_relative_to(ROOT / "docs")}
