@@ -8,7 +8,7 @@ from megatron.bridge.training.config import ConfigContainer
 
 
 def configure() -> ConfigContainer:
-    """Configure TP=4, PP=4 with five chunks of four layers on every stage, and CP=2; more nodes add data parallelism."""
+    """Configure TP=4, CP=2, PP=4 with five chunks of four layers on each stage; more nodes add data parallelism."""
     cfg = llama3_70b_pretrain_config()
     # Mock data with as many token ids as the model has, so that the output layer has its real size.
     cfg.tokenizer.vocab_size = cfg.model.vocab_size
