@@ -1,10 +1,10 @@
-"""DeepSeek-V3 (671B, 256 experts), pretraining on 1024 GPUs (128 nodes of 8): Bridge's own recipe, offline.
+r"""DeepSeek-V3 (671B, 256 experts), pretraining on 1024 GPUs (128 nodes of 8): Bridge's own recipe, offline.
 
     launcher submit recipes/deepseek_v3_pretrain.py --nodes 128 --gpus-per-node 8 --time 2:00:00
-    launcher submit recipes/deepseek_v3_pretrain.py --nodes 128 --gpus-per-node 8 \\
+    launcher submit recipes/deepseek_v3_pretrain.py --nodes 128 --gpus-per-node 8 \
         model.moe_token_dispatcher_type=flex model.moe_flex_dispatcher_backend=deepep
 
-Random weights and mock data. Transformer Engine and a fast network between nodes are needed.
+Random weights and mock data. It needs Transformer Engine and a fast network between nodes.
 """
 
 from megatron.bridge.recipes.deepseek.deepseek_v3 import deepseek_v3_pretrain_config
@@ -12,12 +12,12 @@ from megatron.bridge.training.config import ConfigContainer
 
 
 def configure() -> ConfigContainer:
-    """TP=2, PP=16, EP=64; tokens reach the experts by all-to-all, which every image can do."""
+    """Configure TP=2, PP=16, EP=64; tokens reach the experts by all-to-all, which every image supports."""
     cfg = deepseek_v3_pretrain_config()
     cfg.model.moe_token_dispatcher_type = "alltoall"
-    # A fused kernel of Transformer Engine that not every release has for this router.
+    # Not every release of Transformer Engine has this fused kernel for this router.
     cfg.model.moe_permute_fusion = False
-    # Its kernel is part of APEX, which few images have.
+    # This kernel is part of APEX, which few images have.
     cfg.model.gradient_accumulation_fusion = False
     # Mock data with as many token ids as the model has, so that the output layer has its real size.
     cfg.tokenizer.vocab_size = cfg.model.vocab_size

@@ -1,7 +1,7 @@
-"""Llama 3.2 1B, LoRA on 1 GPU or more: adapters beside frozen Hugging Face weights, on your own JSONL files.
+r"""Llama 3.2 1B, LoRA on 1 GPU or more: adapters beside frozen Hugging Face weights, on your own JSONL files.
 
     launcher run recipes/llama32_1b_lora.py --gpus-per-node 1 hf_path=/models/Llama-3.2-1B data=/data/answers
-    launcher run recipes/llama32_1b_lora.py --gpus-per-node 1 hf_path=/models/Llama-3.2-1B data=/data/answers \\
+    launcher run recipes/llama32_1b_lora.py --gpus-per-node 1 hf_path=/models/Llama-3.2-1B data=/data/answers \
         adapter=dora peft.dim=16
 
 `data` is as for llama32_1b_sft.py.
@@ -18,7 +18,7 @@ from launcher.job.model.hub import override_model
 
 
 def configure(hf_path: Path, data: Path, adapter: Literal["lora", "dora"] = "lora") -> ConfigContainer:
-    """Only the adapters are trained and saved; the model itself stays as it is in `hf_path`."""
+    """Configure training of the adapters only; the model itself stays as it is in `hf_path`."""
     with override_model(str(hf_path)):
         cfg = llama32_1b_peft_config(peft_scheme=adapter)
     set_source(cfg, hf_path, data)

@@ -8,11 +8,11 @@ from megatron.bridge.training.config import ConfigContainer
 
 
 def configure() -> ConfigContainer:
-    """One GPU of 80 GB holds a micro-batch of two; add GPUs for data parallelism."""
+    """Configure one GPU of 80 GB, which holds a micro-batch of two; more GPUs add data parallelism."""
     cfg = llama32_1b_pretrain_config()
     # Mock data with as many token ids as the model has, so that the output layer has its real size.
     cfg.tokenizer.vocab_size = cfg.model.vocab_size
-    # Its kernel is part of APEX, which few images have.
+    # This kernel is part of APEX, which few images have.
     cfg.model.gradient_accumulation_fusion = False
     cfg.train.train_iters = 100
     cfg.train.global_batch_size = 8

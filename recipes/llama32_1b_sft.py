@@ -2,7 +2,7 @@
 
     launcher run recipes/llama32_1b_sft.py --gpus-per-node 1 hf_path=/models/Llama-3.2-1B data=/data/answers
 
-`data` is a directory with training.jsonl, an {"input": ..., "output": ...} in each line; the loss counts outputs alone.
+`data` is a directory with training.jsonl, an {"input": ..., "output": ...} in each line; the loss counts only outputs.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from launcher.job.model.hub import override_model
 
 
 def configure(hf_path: Path, data: Path) -> ConfigContainer:
-    """Start from the weights in `hf_path`, a model's directory as Hugging Face has it, with its tokenizer."""
+    """Start from the weights in `hf_path`, a Hugging Face model's directory with its tokenizer."""
     with override_model(str(hf_path)):
         cfg = llama32_1b_sft_config()
     set_source(cfg, hf_path, data)
@@ -24,7 +24,7 @@ def configure(hf_path: Path, data: Path) -> ConfigContainer:
 
 
 def set_source(cfg: ConfigContainer, hf_path: Path, data: Path) -> None:
-    """Weights and tokenizer from `hf_path`, samples from `data`."""
+    """Set weights and tokenizer to `hf_path`, samples to `data`."""
     cfg.checkpoint.pretrained_checkpoint = str(hf_path)
     cfg.tokenizer.tokenizer_model = str(hf_path)
     cfg.tokenizer.hf_tokenizer_kwargs = {}
@@ -40,8 +40,8 @@ def set_source(cfg: ConfigContainer, hf_path: Path, data: Path) -> None:
 
 
 def set_trial(cfg: ConfigContainer) -> None:
-    """Set the schedule of a trial run, and leave out what few images have."""
-    # Its kernel is part of APEX.
+    """Set the schedule of a trial run, and turn off a kernel that few images have."""
+    # This kernel is part of APEX.
     cfg.model.gradient_accumulation_fusion = False
     cfg.train.train_iters = 100
     cfg.train.global_batch_size = 8

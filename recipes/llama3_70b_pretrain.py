@@ -8,13 +8,13 @@ from megatron.bridge.training.config import ConfigContainer
 
 
 def configure() -> ConfigContainer:
-    """TP=4 and PP=4 with five chunks of four layers each on every stage, CP=2; nodes are added for data parallelism."""
+    """Configure TP=4, CP=2, PP=4 with five chunks of four layers on each stage; more nodes add data parallelism."""
     cfg = llama3_70b_pretrain_config()
     # Mock data with as many token ids as the model has, so that the output layer has its real size.
     cfg.tokenizer.vocab_size = cfg.model.vocab_size
-    # Its kernel is part of APEX, which few images have.
+    # This kernel is part of APEX, which few images have.
     cfg.model.gradient_accumulation_fusion = False
-    # It is tuned for the GPUs and the length of that recipe, and its buffers are one more thing that can fail to start.
+    # The overlap is tuned for the GPUs and the sequence length of Bridge's recipe, and its buffers may fail to start.
     cfg.comm_overlap.tp_comm_overlap = False
     cfg.train.train_iters = 50
     cfg.train.global_batch_size = 64

@@ -9,14 +9,14 @@ from megatron.bridge.training.config import ConfigContainer
 
 
 def configure() -> ConfigContainer:
-    """Train on samples of 8192 tokens; each layer on two GPUs (TP=2), enough memory without recomputing."""
+    """Configure samples of 8192 tokens and TP=2, with which they fit into memory without recomputation."""
     cfg = llama3_8b_pretrain_config()
     cfg.model.tensor_model_parallel_size = 2
     cfg.model.sequence_parallel = True
     cfg.model.context_parallel_size = 1
     # Mock data with as many token ids as the model has, so that the output layer has its real size.
     cfg.tokenizer.vocab_size = cfg.model.vocab_size
-    # Its kernel is part of APEX, which few images have.
+    # This kernel is part of APEX, which few images have.
     cfg.model.gradient_accumulation_fusion = False
     cfg.train.train_iters = 100
     cfg.train.global_batch_size = 32

@@ -1,8 +1,10 @@
-"""Qwen3 30B-A3B (128 experts), pretraining on 16 GPUs (2 nodes of 8): Bridge's own recipe, random weights, offline.
+r"""Qwen3 30B-A3B (128 experts), pretraining on 16 GPUs (2 nodes of 8): Bridge's own recipe, random weights, offline.
 
     launcher submit recipes/qwen3_30b_a3b_pretrain.py --nodes 2 --gpus-per-node 8
-    launcher submit recipes/qwen3_30b_a3b_pretrain.py --nodes 2 --gpus-per-node 8 \\
+    launcher submit recipes/qwen3_30b_a3b_pretrain.py --nodes 2 --gpus-per-node 8 \
         model.moe_token_dispatcher_type=flex model.moe_flex_dispatcher_backend=deepep
+
+Mock data, and the schedule of a trial run.
 """
 
 from megatron.bridge.recipes.qwen.qwen3_moe import qwen3_30b_a3b_pretrain_config
@@ -10,13 +12,13 @@ from megatron.bridge.training.config import ConfigContainer
 
 
 def configure() -> ConfigContainer:
-    """Eight experts on each of 16 GPUs (EP=16); tokens reach them by all-to-all, which every image can do."""
+    """Configure eight experts on each of 16 GPUs (EP=16), reached by all-to-all, which every image supports."""
     cfg = qwen3_30b_a3b_pretrain_config()
     cfg.model.moe_token_dispatcher_type = "alltoall"
-    # Fused kernels of Transformer Engine that not every release has for this router.
+    # Not every release of Transformer Engine has these fused kernels for this router.
     cfg.model.moe_permute_fusion = False
     cfg.model.moe_router_fusion = False
-    # Its kernel is part of APEX, which few images have.
+    # This kernel is part of APEX, which few images have.
     cfg.model.gradient_accumulation_fusion = False
     # Mock data needs no text, so no tokenizer is fetched; the vocabulary keeps its real size.
     cfg.tokenizer.tokenizer_type = "NullTokenizer"

@@ -8,7 +8,7 @@ from megatron.bridge.training.config import ConfigContainer
 
 
 def configure() -> ConfigContainer:
-    """Train on samples of 4096 tokens; each layer on two GPUs (TP=2), enough memory without recomputing."""
+    """Configure samples of 4096 tokens and TP=2, with which they fit into memory without recomputation."""
     cfg = qwen3_8b_pretrain_config()
     cfg.model.tensor_model_parallel_size = 2
     cfg.model.sequence_parallel = True
@@ -17,7 +17,7 @@ def configure() -> ConfigContainer:
     cfg.tokenizer.tokenizer_model = None
     cfg.tokenizer.hf_tokenizer_kwargs = {}
     cfg.tokenizer.vocab_size = cfg.model.vocab_size
-    # Its kernel is part of APEX, which few images have.
+    # This kernel is part of APEX, which few images have.
     cfg.model.gradient_accumulation_fusion = False
     cfg.train.train_iters = 100
     cfg.train.global_batch_size = 32

@@ -15,7 +15,7 @@ from launcher.job.model.hub import override_model
 
 
 def configure(hf_path: Path, data: Path) -> ConfigContainer:
-    """Each layer on four GPUs (TP=4), as in Bridge's own recipe."""
+    """Configure TP=4, as in Bridge's own recipe."""
     with override_model(str(hf_path)):
         cfg = qwen3_8b_sft_config()
     set_source(cfg, hf_path, data)

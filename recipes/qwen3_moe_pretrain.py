@@ -17,7 +17,7 @@ from vanilla_gpt_pretrain import configure as vanilla_gpt
 
 
 def configure() -> ConfigContainer:
-    """Two layers of width 128 with eight experts, and 30 iterations."""
+    """Configure two layers of width 128 with eight experts, and 30 iterations."""
     cfg = vanilla_gpt()
     cfg.model = GPTModelProvider(
         num_layers=2,

@@ -1,11 +1,11 @@
-"""A GPT of any size, pretraining on 1 GPU, more, or none: mock data, no tokenizer files, fit for a laptop's CPU.
+r"""A GPT of any size, pretraining on 1 GPU, more, or none: mock data, no tokenizer files, fit for a laptop's CPU.
 
     launcher run recipes/vanilla_gpt_pretrain.py
-    launcher run recipes/vanilla_gpt_pretrain.py model.num_layers=24 model.hidden_size=2048 \\
+    launcher run recipes/vanilla_gpt_pretrain.py model.num_layers=24 model.hidden_size=2048 \
         model.num_attention_heads=16 model.seq_length=4096 dataset.seq_length=4096 train.train_iters=500
 
-A recipe is a Python file with a function `configure` that returns a ConfigContainer of Megatron Bridge. Every field
-of it can be set on the command line as `section.field=value`.
+A recipe is a Python file with a function `configure` that returns Megatron Bridge's ConfigContainer. Each of its fields
+can be set on the command line as `section.field=value`.
 """
 
 from megatron.bridge.recipes.gpt.vanilla_gpt import vanilla_gpt_pretrain_config
@@ -13,7 +13,7 @@ from megatron.bridge.training.config import ConfigContainer
 
 
 def configure() -> ConfigContainer:
-    """Two layers of width 128 and 30 iterations; the loss falls from 5.6 to below 2."""
+    """Configure two layers of width 128 and 30 iterations; the loss falls from 5.6 to below 2."""
     cfg = vanilla_gpt_pretrain_config()
 
     # The shape.
@@ -22,16 +22,16 @@ def configure() -> ConfigContainer:
     cfg.model.num_attention_heads = 4
     cfg.model.position_embedding_type = "rope"
     cfg.model.seq_length = cfg.dataset.seq_length = 64
-    # Its kernel is part of APEX, which few images have. Without it gradients are added up in one more step, with the
+    # This kernel is part of APEX, which few images have. Without it, gradients are added up in one more step, with the
     # same result.
     cfg.model.gradient_accumulation_fusion = False
 
-    # The data: Megatron's mock dataset counts upwards within a small vocabulary, so there is something to learn.
+    # The data: Megatron's mock data set counts upwards within a small vocabulary, so there is something to learn.
     cfg.tokenizer.tokenizer_type = "NullTokenizer"
     cfg.tokenizer.vocab_size = 255
     cfg.model.make_vocab_size_divisible_by = 16
 
-    # The schedule. Samples of an iteration are spread over the data-parallel ranks in micro-batches.
+    # The schedule. The samples of an iteration are spread over the data-parallel ranks in micro-batches.
     cfg.train.train_iters = 30
     cfg.train.global_batch_size = 8
     cfg.train.micro_batch_size = 2

@@ -55,7 +55,6 @@ PENDING: tuple[str, ...] = (
     "launcher/report/profiles",
     "launcher/rundir",
     "launcher/watch",
-    "templates/enter.sh.j2",
 )
 
 # A phrase that reads as translated, or a word of our own for what has a usual name, and what to write instead.

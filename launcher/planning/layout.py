@@ -7,16 +7,16 @@ size): the world divides by TP*PP*CP, and for experts by ETP*EP*PP; a global bat
 from collections.abc import Mapping
 
 from launcher._util.errors import LayoutError
-from launcher.contract import batch_sizes
+from launcher.contract import parallel_sizes
 from launcher.discovery.host import Allocation
 from launcher.planning.model import RankLayout
 
 PARALLEL_KEYS = {
-    "tp": "model.tensor_model_parallel_size",
-    "pp": "model.pipeline_model_parallel_size",
-    "cp": "model.context_parallel_size",
-    "ep": "model.expert_model_parallel_size",
-    "etp": "model.expert_tensor_parallel_size",
+    "tp": parallel_sizes.TP,
+    "pp": parallel_sizes.PP,
+    "cp": parallel_sizes.CP,
+    "ep": parallel_sizes.EP,
+    "etp": parallel_sizes.ETP,
     "mbs": "train.micro_batch_size",
     "gbs": "train.global_batch_size",
 }
@@ -84,10 +84,9 @@ def _check_division(layout: RankLayout, sizes: Mapping[str, int]) -> None:
         # Bridge sets ETP to TP unless it is set, and to 1 in its MoE recipes: only a stated one is counted.
         _divides(layout, counted, ("etp", "ep", "pp"), (sizes.get("etp", 1), sizes.get("ep", 1), pp))
     if {"tp", "pp", "cp", "mbs", "gbs"} <= set(sizes):
-        wrong = batch_sizes.misfit(sizes["gbs"], sizes["mbs"], layout.world_size // (tp * pp * cp))
-        if wrong is not None:
-            text, hint = wrong
-            raise LayoutError(f"{text} ({counted})", hint=f"{hint[0].upper()}{hint[1:]}.")
+        misfit = parallel_sizes.batch(sizes["gbs"], sizes["mbs"], layout.world_size // (tp * pp * cp))
+        if misfit is not None:
+            raise LayoutError(f"{misfit.text} ({counted})", hint=f"{misfit.hint[0].upper()}{misfit.hint[1:]}.")
 
 
 def _divides(layout: RankLayout, counted: str, names: tuple[str, ...], values: tuple[int, ...]) -> None:

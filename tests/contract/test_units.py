@@ -2,7 +2,6 @@
 
 import pytest
 
-from launcher.contract.batch_sizes import misfit
 from launcher.contract.units import bytes_text
 
 
@@ -20,14 +19,3 @@ from launcher.contract.units import bytes_text
 )
 def test_bytes(count: int, text: str) -> None:
     assert bytes_text(count) == text
-
-
-@pytest.mark.parametrize(("batch", "nearest"), [(30, "16 or 32"), (6, "16"), (33, "32 or 48")])
-def test_a_batch_that_does_not_divide_is_told_the_nearest(batch: int, nearest: str) -> None:
-    wrong = misfit(batch, 2, 8)
-    assert wrong is not None
-    assert wrong[1] == f"use a global batch size of {nearest}"
-
-
-def test_a_batch_that_divides() -> None:
-    assert misfit(32, 2, 8) is None

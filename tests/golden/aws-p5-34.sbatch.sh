@@ -1,6 +1,6 @@
 #!/bin/bash
 # Run small/20260921-120000-abcd on 34 x 8 ranks, written by Megatron Launcher 0.1.0.
-# sbatch runs this file in a job of its own; `launcher run` runs it in the allocation that it is called in.
+# sbatch runs this file in a job of its own; `launcher run` runs it in the current allocation.
 #SBATCH --job-name=small
 #SBATCH --output=/home/ada/gpt/runs/small/20260921-120000-abcd/sbatch.log
 #SBATCH --open-mode=append
@@ -18,7 +18,7 @@ fail() {
     exit 3
 }
 
-# ---- one job owns this submission: sbatch may report a time-out and yet have queued the job, which is then sent twice
+# ---- claim: one job owns this submission. sbatch may report a time-out although it queued the job, which is then sent twice
 mkdir -p "$run_dir/claims" || fail "cannot write to $run_dir on ${HOSTNAME:-this node}: is it on a shared file system?"
 claim=$run_dir/claims/submission-0
 if ! (set -o noclobber; echo "$SLURM_JOB_ID" >"$claim") 2>/dev/null && [[ $(<"$claim") != "$SLURM_JOB_ID" ]]; then
@@ -26,7 +26,7 @@ if ! (set -o noclobber; echo "$SLURM_JOB_ID" >"$claim") 2>/dev/null && [[ $(<"$c
     exit 0
 fi
 
-# ---- attempt: the first number that is free; a requeued job makes the next one
+# ---- attempt: the first free number; a requeued job begins another one
 for ((number = 0; ; number++)); do
     printf -v LAUNCHER_ATTEMPT '%03d' "$number"
     attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
@@ -37,17 +37,17 @@ done
 ln -sfn "attempts/$LAUNCHER_ATTEMPT" "$run_dir/latest"
 export LAUNCHER_ATTEMPT
 
-# ---- nodes: the first of them is where rank 0 listens, at the address by which Slurm itself reaches it
+# ---- nodes: rank 0 listens on the first one, at the address by which Slurm itself reaches it
 names=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || fail "scontrol cannot list the nodes $SLURM_JOB_NODELIST"
 mapfile -t nodes <<<"$names"
 nodes=("${nodes[@]:0:34}")
 nodelist=$(IFS=,; echo "${nodes[*]}")
-[[ $(scontrol show node "${nodes[0]}") =~ NodeAddr=([^[:space:]]+) ]] || fail "scontrol knows no address of ${nodes[0]}"
+[[ $(scontrol show node "${nodes[0]}") =~ NodeAddr=([^[:space:]]+) ]] || fail "scontrol does not know the address of ${nodes[0]}"
 export LAUNCHER_MASTER_ADDR=${BASH_REMATCH[1]}
 
-# ---- step: one task for each rank; since Slurm 22.05 srun does not take over what the job was given for each task
+# ---- step: one task for each rank; since Slurm 22.05 srun does not inherit --cpus-per-task from the job
 [[ -z ${SLURM_CPUS_PER_TASK-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
-# One name for all steps of this script, so that only the first unpacks; `no_exec`: each with mounts of its own.
+# One name for all steps of this script, so that only the first unpacks; with `no_exec` each has its own mounts.
 container_name=launcher-0123456789ab-7df0ea-$SLURM_JOB_ID-$LAUNCHER_ATTEMPT
 container=(
     --container-name="$container_name:no_exec"
@@ -76,25 +76,25 @@ step=(
     --output="$attempt_dir/logs/rank-%4t.log"
     "${container[@]}"
 )
-trap : INT TERM # a signal ends the step, not this script, which has to say what came of it
+trap : INT TERM # a signal ends the step, not this script, which still has to write the verdict
 "${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log"
 status=$?
 
-# ---- verdict: composed in the image by launcher/job; this script reads one word
+# ---- verdict: launcher/job writes it, in the image; this script reads one word
 one=(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10)
 verdict=("$run_dir/code/launcher/job/result.py" "$run_dir" "$LAUNCHER_ATTEMPT" 272 "$status")
 word=$("${one[@]}" "${container[@]}" "${enter_run[@]}" python3 "${verdict[@]}" 2>>"$attempt_dir/logs/srun.log")
-# Where no container starts, the launcher's own interpreter says so.
+# Where no container starts, the launcher's own interpreter writes it.
 [[ -n $word ]] || word=$("${one[@]}" /opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/srun.log")
 
-# ---- clean up: take away what was unpacked on each node; what a cancelled job leaves, the next one takes
+# ---- clean up: remove the unpacked image from each node; containers of cancelled jobs are removed by later jobs
 each=(
     srun --nodes=34 --ntasks=34 --ntasks-per-node=1 --nodelist="$nodelist"
     --export="$export" --input=none --time=10 --overcommit
 )
-# shellcheck disable=SC2016 # this is for the nodes' shells
+# shellcheck disable=SC2016 # expanded by the nodes' shells
 "${each[@]}" bash -c 'for name in $(enroot list); do
-    # pyxis puts its own name in front, and the job where it keeps containers for one job only
+    # pyxis puts its own name in front, and the number of the job where it keeps containers for one job only
     [[ $name =~ ^pyxis_([0-9]+_)?(launcher-[0-9a-f]+-[0-9a-f]+-([0-9]+)-[0-9]+)$ ]] || continue
     job=${BASH_REMATCH[3]}
     if [[ ${BASH_REMATCH[2]} != "$1" ]]; then

@@ -1,39 +1,38 @@
 #!/bin/bash
-# How a command of this run gets into its image on one node (bwrap):
+# Runs a command of this run in its image on one node (bwrap):
 #     enter.sh rank NAME COMMAND...    a rank's program: if it cannot start, its record says why
 #     enter.sh run NAME COMMAND...     any other command of the run, in the same container
-#     enter.sh remove NAME             the job is over: take away what was unpacked
-# The image is unpacked once for each node and job, by whoever comes first; the others wait. Nothing is done with more
-# rights than the user has.
+#     enter.sh remove NAME             after the job: remove the unpacked image
+# The first task of a job on a node unpacks the image; the others wait for it. Nothing needs more rights than the user has.
 set -u
 umask 077
 image=/images/sha256/0123456789abcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd.sqsh
 run_dir=/home/ada/gpt/runs/small/20260921-120000-abcd
-# The job's variables that beat the image's; of the others, those that the image does not set.
+# Variables of the job that override the image's. The job's other variables count where the image does not set them.
 named=(LAUNCHER_ATTEMPT LAUNCHER_MASTER_ADDR LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT NODE_RANK RANK WORLD_SIZE)
 signals=(TERM INT HUP USR1 USR2)
-verb=$1
+action=$1
 
-fail() { # the reason, for people in the log and for the verdict in the rank's record
+fail() { # print the reason, and write it to the rank's record for the verdict
     local host=${HOSTNAME:-unknown} rank=${SLURM_PROCID:-${RANK-}} record exception
     echo "launcher: $host: $*" >&2
-    if [[ $verb == rank && -n $rank ]]; then
+    if [[ $action == rank && -n $rank ]]; then
         printf -v record '%s/attempts/%s/ranks/%04d.json' "$run_dir" "$LAUNCHER_ATTEMPT" "$rank"
-        exception="{\"type\": \"ContainerError\", \"message\": $(json "$*"), \"where\": null, \"traceback\": \"\"}"
+        exception="{\"type\": \"ContainerError\", \"message\": $(json_string "$*"), \"where\": null, \"traceback\": \"\"}"
         printf '{"version": 1, "rank": %d, "host": %s, "pid": %d, "outcome": "failed", "reason": null, "iteration": null, "time": %s, "exception": %s, "cause": "container"}\n' \
-            "$rank" "$(json "$host")" "$$" "$(date +%s)" "$exception" >"$record.tmp" && mv -f "$record.tmp" "$record"
+            "$rank" "$(json_string "$host")" "$$" "$(date +%s)" "$exception" >"$record.tmp" && mv -f "$record.tmp" "$record"
     fi
     exit 3
 }
 
-json() { # a string of JSON
+json_string() { # print a string as JSON
     local text=${1//\\/\\\\}
     text=${text//\"/\\\"}
     text=${text//$'\n'/\\n}
     printf '"%s"' "${text//[[:cntrl:]]/ }"
 }
 
-expand() { # $NAME and ${NAME} by this process's variables, as text: nothing is executed
+expand() { # replace $NAME and ${NAME} by this process's variables; nothing is executed
     local rest=$1 text='' name
     while [[ $rest =~ ^([^$]*)[$]([A-Za-z_][A-Za-z0-9_]*|[{][A-Za-z_][A-Za-z0-9_]*[}])(.*)$ ]]; do
         name=${BASH_REMATCH[2]//[\{\}]/}
@@ -43,8 +42,8 @@ expand() { # $NAME and ${NAME} by this process's variables, as text: nothing is 
     printf '%s' "$text$rest"
 }
 
-# ---- inside the container: verbs with which this script calls itself
-if [[ $verb == login ]]; then # as enroot does it: the image's /etc/environment, then a login shell
+# ---- inside the container: actions with which this script calls itself
+if [[ $action == login ]]; then # as enroot does: read the image's /etc/environment, then start a login shell
     while IFS= read -r line || [[ -n $line ]]; do
         line=${line#"${line%%[![:space:]]*}"}
         [[ $line =~ ^([A-Za-z_][A-Za-z0-9_]*)=(.*)$ && $line != ENROOT_* ]] || continue
@@ -57,20 +56,20 @@ if [[ $verb == login ]]; then # as enroot does it: the image's /etc/environment,
     exec -a "-${SHELL##*/}" "$SHELL" -c 'exec "$@"' "$SHELL" bash "$run_dir/enter.sh" inside "${@:2}"
 fi
 
-if [[ $verb == inside ]]; then # the job's variables come on standard input: no command line and no file shows a value
+if [[ $action == inside ]]; then # the job's variables arrive on standard input, so that no command line and no file shows a value
     while IFS= read -r -d '' pair; do
         name=${pair%%=*}
         [[ $name =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || continue
         if [[ " ${named[*]} " != *" $name "* ]]; then
             case $name in
-                _ | LANG | LANGUAGE | LC_ALL | OLDPWD | PWD | SHLVL) continue ;; # the container has its own, or none
+                _ | LANG | LANGUAGE | LC_ALL | OLDPWD | PWD | SHLVL) continue ;; # the container has its own value, or none
             esac
             [[ ! -v $name ]] || continue
         fi
         export "${pair?}"
     done
     cd -- "$run_dir" || exit 3
-    # What bwrap's first process ignores is ignored here, too; `env` can undo that (coreutils 8.31), and Python.
+    # Signals that bwrap's first process ignores are ignored here too. `env` can undo that (coreutils 8.31), as can Python.
     reset=(env "--default-signal=$(IFS=,; echo "${signals[*]}")")
     "${reset[@]}" true 2>/dev/null || reset=(python3 -c 'import os, signal, sys
 for name in (*sys.argv[1].split(","), "PIPE"):
@@ -79,21 +78,21 @@ os.execvp(sys.argv[2], sys.argv[2:])' "$(IFS=,; echo "${signals[*]}")")
     exec "${reset[@]}" "${@:2}" </dev/null
 fi
 
-# ---- where: a directory of this user's alone, on the node's own disk
+# ---- the directory: owned by this user alone, on the node's own disk
 node=${SLURMD_NODENAME:-${HOSTNAME:-node}}
 name=$2-$node
 scratch=${TMPDIR:-/tmp}
 remedy='name another disk of the nodes: scratch in the cluster profile'
-[[ $scratch == /* ]] || fail "the scratch directory '$scratch' is no absolute path: $remedy"
+[[ $scratch == /* ]] || fail "the scratch directory '$scratch' is not an absolute path: $remedy"
 base=$scratch/launcher-$EUID
-place=$base/$name
+container_dir=$base/$name
 [[ -d $base ]] || (umask 077 && mkdir -p -- "$base") || fail "cannot make $base: $remedy"
-[[ -O $base && ! -L $base ]] || fail "$base is somebody else's: $remedy"
-# Whoever unpacks, enters or removes holds the gate meanwhile; whoever is in a container holds that one's lock.
+[[ -O $base && ! -L $base ]] || fail "$base belongs to another user: $remedy"
+# A process holds the gate while it unpacks, enters or removes a container, and a container's lock while it is inside.
 exec {gate}>>"$base/gate" || fail "cannot write to $base: $remedy"
 flock "$gate" || fail "cannot lock $base/gate: $remedy"
 
-# ---- bubblewrap: a directory, and mounts that only the processes inside see
+# ---- bubblewrap: a directory with mounts that only the processes inside see
 mounts=(
     --bind
     /home/ada/gpt/runs/small/20260921-120000-abcd
@@ -108,37 +107,37 @@ mounts=(
 host_files=(/etc/hosts /etc/hostname /etc/resolv.conf /etc/machine-id)
 
 unpack() {
-    local root=$place.partial/root program file
+    local root=$container_dir.partial/root program file
     for program in bwrap unsquashfs; do
         command -v "$program" >/dev/null || fail "$program is not on the PATH of this node: install it, or choose another runtime"
     done
-    room "$place.partial"
-    unsquashfs -n -user-xattrs -d "$root" "$image" >/dev/null 2>"$place.partial/log" ||
-        fail "cannot unpack $image to $base: $(tail -n 2 "$place.partial/log")"
-    # A normal user could neither write to nor remove directories without these rights.
+    require_space "$container_dir.partial"
+    unsquashfs -n -user-xattrs -d "$root" "$image" >/dev/null 2>"$container_dir.partial/log" ||
+        fail "cannot unpack $image to $base: $(tail -n 2 "$container_dir.partial/log")"
+    # Without these permissions a user other than root could neither write to directories nor remove them.
     ((EUID == 0)) || find "$root" -type d ! -perm -u=rwx -exec chmod u+rwx {} +
     mkdir -p "$root"/{dev,proc,sys,tmp,run,etc}
-    for file in "${host_files[@]}"; do [[ ! -e $file ]] || mount_point "$root$file"; done
-    while read -r _ file; do mount_point "$root$file"; done < <(driver "$root")
-    account "$root"
+    for file in "${host_files[@]}"; do [[ ! -e $file ]] || make_mount_point "$root$file"; done
+    while read -r _ file; do make_mount_point "$root$file"; done < <(driver_files "$root")
+    add_account "$root"
     [[ ! -L /etc/localtime ]] || cp -P --remove-destination /etc/localtime "$root/etc/localtime"
     [[ -e $root/etc/environment ]] || : >"$root/etc/environment"
     register_driver "$root"
 }
 
-register_driver() { # in the image's own list of libraries, where programs such as Triton look for libcuda.so.1
+register_driver() { # add the driver to the image's list of libraries, where programs such as Triton look for libcuda.so.1
     local words=() path file
-    while read -r path file; do words+=(--ro-bind "$path" "$file"); done < <(driver "$1")
+    while read -r path file; do words+=(--ro-bind "$path" "$file"); done < <(driver_files "$1")
     [[ -z ${words[*]-} ]] || bwrap --bind "$1" / --dev-bind /dev /dev --bind /proc /proc "${words[@]}" -- \
         /bin/sh -c 'PATH=/usr/sbin:/sbin:/usr/bin:/bin exec ldconfig' >/dev/null 2>&1 ||
-        echo "launcher: the image's ldconfig does not list the driver's libraries" >&2
+        echo "launcher: the image's ldconfig does not list the libraries of the driver" >&2
 }
 
-mount_point() { # a file, also where the image has a link that would lead elsewhere
+make_mount_point() { # make an empty file to mount on, in place of a link that would lead elsewhere
     [[ -f $1 && ! -L $1 ]] || { mkdir -p "${1%/*}" && rm -f -- "$1" && : >"$1"; }
 }
 
-account() { # the user and the group whom the image does not know, as programs ask for their name and home
+add_account() { # add the user and the group where the image lacks them: programs look up their name and home
     local file entry id home
     for file in passwd group; do
         [[ $file == passwd ]] && id=$EUID || id=$(id -g)
@@ -148,7 +147,7 @@ account() { # the user and the group whom the image does not know, as programs a
     [[ -z $home || -e $1$home ]] || { mkdir -p "$1$home" && chmod 700 "$1$home"; }
 }
 
-driver() { # pairs of a file of NVIDIA's driver and its place in the image, where this node has a GPU
+driver_files() { # print each file of NVIDIA's driver with its path in the image, where this node has a GPU
     local library target=/usr/lib64 name kind path program
     [[ -e /dev/nvidiactl ]] || return 0
     for library in "$1"/usr/lib/*-linux-gnu; do [[ ! -d $library ]] || target=${library#"$1"}; done
@@ -168,16 +167,16 @@ driver() { # pairs of a file of NVIDIA's driver and its place in the image, wher
 
 enter() {
     local file path home=/ shell='' user=''
-    local words=(--die-with-parent --clearenv --bind "$place/root" / --dev-bind /dev /dev --bind /proc /proc --ro-bind /sys /sys)
-    words+=(--bind "$place/tmp" /tmp --perms 0755 --tmpfs /run)
+    local words=(--die-with-parent --clearenv --bind "$container_dir/root" / --dev-bind /dev /dev --bind /proc /proc --ro-bind /sys /sys)
+    words+=(--bind "$container_dir/tmp" /tmp --perms 0755 --tmpfs /run)
     for file in "${host_files[@]}"; do [[ ! -e $file ]] || words+=(--ro-bind "$file" "$file"); done
-    while read -r path file; do words+=(--ro-bind "$path" "$file"); done < <(driver "$place/root")
+    while read -r path file; do words+=(--ro-bind "$path" "$file"); done < <(driver_files "$container_dir/root")
     words+=("${mounts[@]}" --remount-ro /)
     IFS=: read -r user _ _ _ _ home shell < <(getent passwd "$EUID")
-    [[ -x $place/root$shell && -n $shell ]] || shell=/bin/sh
+    [[ -x $container_dir/root$shell && -n $shell ]] || shell=/bin/sh
     words+=(--setenv HOME "${home:-/}" --setenv USER "$user" --setenv LOGNAME "$user" --setenv SHELL "$shell")
     words+=(--setenv TERM "$(printenv TERM)" --setenv PATH /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
-    # The first process of bwrap's would die of a signal that is meant for the program, and take it along.
+    # bwrap's first process would die of a signal that is meant for the program, and the program with it.
     trap '' "${signals[@]}"
     exec {lock}<&-
     exec bwrap "${words[@]}" -- bash "$run_dir/enter.sh" login "$@"
@@ -189,27 +188,27 @@ pass_on() {
     [[ -z $inside ]] || kill -s "$1" "$inside"
 } 2>/dev/null
 
-room() { # refuse to begin what cannot end: the bytes of the image's files against what is free at a path
+require_space() { # compare the size of the image's files, in bytes, with the free space at a path
     local need free
     need=$(unsquashfs -lln "$image" | awk '/^-/ { sum += int(($3 + 4095) / 4096) * 4096 } END { printf "%.0f", sum }')
     free=$(df --output=avail -B1 -- "$1" | tail -n 1)
-    ((need < free)) || fail "$1 has $((free >> 20)) MiB free, but $image unpacks to $((need >> 20)) MiB: free some, or $remedy"
+    ((need < free)) || fail "$1 has $((free >> 20)) MiB free, but $image unpacks to $((need >> 20)) MiB: free some space, or $remedy"
 }
 
-delete() { # a tree of ours, even if the image took away the right to write in it
+delete_tree() { # remove a directory, even one whose permissions in the image forbid writing
     [[ -e $1 ]] || return 0
     rm -rf --one-file-system -- "$1" 2>/dev/null || { chmod -R u+rwX -- "$1"; rm -rf --one-file-system -- "$1"; }
 }
 
-take_away() { # a container, whole or half unpacked
+remove_container() { # remove a container, whether it was unpacked completely or not
     [[ ! -e $base/$1/enroot && ! -e $base/$1.partial/enroot ]] || enroot remove --force "$1" >/dev/null 2>&1
-    delete "$base/enroot/$1"
-    delete "$base/$1"
-    delete "$base/$1.partial"
+    delete_tree "$base/enroot/$1"
+    delete_tree "$base/$1"
+    delete_tree "$base/$1.partial"
     rm -f -- "$base/$1.lock"
 }
 
-deserted() { # whether nobody is in container $1 and nobody has entered it for $2 seconds
+is_idle() { # whether no process is in container $1, and none has entered it for $2 seconds
     local lock
     exec {lock}<"$base/$1.lock" || return 0
     flock --nonblock "$lock" && (($(date +%s) - $(stat -c %Y -- "$base/$1.lock") >= $2))
@@ -218,41 +217,41 @@ deserted() { # whether nobody is in container $1 and nobody has entered it for $
     return "$status"
 }
 
-sweep() { # containers of jobs that are gone without a chance to clean up
+collect_garbage() { # remove containers of jobs that ended without cleaning up
     local lockfile other
     for lockfile in "$base"/launcher-*.lock; do
         other=${lockfile##*/}
-        [[ -e $lockfile ]] && deserted "${other%.lock}" 600 && take_away "${other%.lock}"
+        [[ -e $lockfile ]] && is_idle "${other%.lock}" 600 && remove_container "${other%.lock}"
     done
 }
 
-if [[ $verb == remove ]]; then
-    [[ ! -e $place.lock ]] || ! deserted "$name" 0 || take_away "$name"
+if [[ $action == remove ]]; then
+    [[ ! -e $container_dir.lock ]] || ! is_idle "$name" 0 || remove_container "$name"
     exit 0
 fi
 
-# ---- unpack: the rename makes it count, so that what was killed half way is never taken for whole
-if [[ ! -d $place ]]; then
-    [[ -r $image ]] || fail "cannot read the image $image here: is it on a file system that every node sees?"
-    sweep
-    take_away "$name"
-    : >"$place.lock" && mkdir "$place.partial" "$place.partial/tmp" || fail "cannot write to $base: $remedy"
+# ---- unpack: under a partial name until it is complete, so that an interrupted unpacking is never used
+if [[ ! -d $container_dir ]]; then
+    [[ -r $image ]] || fail "cannot read the image $image on this node: is it on a file system that every node sees?"
+    collect_garbage
+    remove_container "$name"
+    : >"$container_dir.lock" && mkdir "$container_dir.partial" "$container_dir.partial/tmp" || fail "cannot write to $base: $remedy"
     echo "launcher: unpacking $image on $node" >&2
     began=$SECONDS
     unpack
-    mv -T -- "$place.partial" "$place" || fail "cannot write to $base: $remedy"
-    echo "launcher: unpacked in $((SECONDS - began)) s to $place" >&2
+    mv -T -- "$container_dir.partial" "$container_dir" || fail "cannot write to $base: $remedy"
+    echo "launcher: unpacked in $((SECONDS - began)) s to $container_dir" >&2
 fi
-touch -- "$place.lock" || fail "cannot write to $base: $remedy"
-exec {lock}<"$place.lock"
+touch -- "$container_dir.lock" || fail "cannot write to $base: $remedy"
+exec {lock}<"$container_dir.lock"
 flock --shared "$lock"
 exec {gate}>&-
 
-# ---- enter; this shell stays: it holds the lock, and passes on what is sent to it alone
+# ---- enter; this shell stays, to hold the lock and to pass on signals that are sent to it alone
 enter "${@:3}" < <(env -0) &
 child=$!
 for each in "${signals[@]}"; do
-    # shellcheck disable=SC2064 # the name of this signal
+    # shellcheck disable=SC2064 # the name of this signal, expanded now
     trap "pass_on $each" "$each"
 done
 while :; do
@@ -260,8 +259,8 @@ while :; do
     status=$?
     kill -0 "$child" 2>/dev/null || break # a signal to this shell ends `wait`, not the command
 done
-if [[ $verb == rank && $status != 0 ]]; then
+if [[ $action == rank && $status != 0 ]]; then
     printf -v ended '%s/attempts/%s/ranks/%04d.exit' "$run_dir" "$LAUNCHER_ATTEMPT" "${SLURM_PROCID:-$RANK}"
-    [[ -e $ended ]] || fail "the container did not start, or was killed (status $status): the log's last lines say more"
+    [[ -e $ended ]] || fail "the container did not start, or was killed (status $status); see the last lines of the log"
 fi
 exit "$status"

@@ -194,7 +194,7 @@ CONFIGURATIONS = (
         world_size=4,
     ),
     Wrong(
-        "global_batch_size=9 is no multiple of micro-batch size 2 x data-parallel size 2 = 4",
+        "global_batch_size=9 is not a multiple of micro-batch size 2 x data-parallel size 2 = 4",
         overrides=("train.global_batch_size=9",),
         world_size=2,
         hint="8",

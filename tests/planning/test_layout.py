@@ -60,7 +60,7 @@ def test_shape_comes_from_the_first_that_says_it(found: RankLayout, nodes: int, 
         ({"nodes": 1, "ep": 4, "etp": 4}, "ETP 4 x EP 4 = 16", "--nodes 2"),
         (
             {"nodes": 1, "tp": 2, "pp": 1, "cp": 1, "mbs": 3, "gbs": 64},
-            "global_batch_size=64 is no multiple of micro-batch size 3 x data-parallel size 4 = 12",
+            "global_batch_size=64 is not a multiple of micro-batch size 3 x data-parallel size 4 = 12",
             "60 or 72",
         ),
         ({"tp": 0}, "model.tensor_model_parallel_size=0 must be at least 1", None),

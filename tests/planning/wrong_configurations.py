@@ -84,7 +84,7 @@ TABLE = (
         {TP: 2, "model.sequence_parallel": False, "model.num_moe_experts": 8},
     ),
     refused("model.seq_length=4098 cannot be divided by 2 x", {"model.seq_length": 4098, CP: 2}, "4096 or 4100"),
-    refused("model.seq_length=2 cannot be divided by 2 x", {"model.seq_length": 2, CP: 4}, "use 8 or 8"),
+    refused("model.seq_length=2 cannot be divided by 2 x", {"model.seq_length": 2, CP: 4}, "use 8"),
     refused(
         "model.seq_length=4100 / model.context_parallel_size=1 cannot be divided by model.tensor_model_parallel_size=8",
         {"model.seq_length": 4100, CP: 1, TP: 8, "model.sequence_parallel": True},
@@ -112,12 +112,14 @@ TABLE = (
         {"model.num_moe_experts": 8, "model.moe_layer_freq": 2, "model.layer_spec": "default_layer_spec"},
     ),
     refused(
-        "global_batch_size=30 is no multiple of micro-batch size 2 x data-parallel size 8 = 16",
+        "global_batch_size=30 is not a multiple of micro-batch size 2 x data-parallel size 8 = 16",
         {**BATCH, "train.global_batch_size": 30},
         "use a global batch size of 16 or 32",
     ),
     refused(
-        "global_batch_size=6 is no multiple", {**BATCH, "train.global_batch_size": 6}, "use a global batch size of 16"
+        "global_batch_size=6 is not a multiple",
+        {**BATCH, "train.global_batch_size": 6},
+        "use a global batch size of 16",
     ),
     warned(
         "each rank works on 512 micro-batches", {**BATCH, "train.global_batch_size": 8192}, "global_batch_size=16384"

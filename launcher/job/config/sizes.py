@@ -1,12 +1,13 @@
-"""Do the parallel and batch sizes of a configuration fit the job's ranks? Asked first: Megatron's own words come late.
+"""Whether the parallel and batch sizes of a configuration fit the job's ranks, checked before Megatron does.
 
-The rules are those of megatron-core (parallel_state.initialize_model_parallel, num_microbatches_calculator). Bridge
-itself knows only some of them; the others end a job after all its processes have met.
+The rules are in contract/parallel_sizes.py. Bridge checks only some of them; the others end a job after all its
+processes have met.
 """
 
-from typing import Any
+from typing import Any, Optional
 
-from ...contract import batch_sizes
+from ...contract import parallel_sizes
+from ...contract.parallel_sizes import UNEVEN_LAYERS, Misfit
 from ..errors import UserError
 
 PARALLEL = (
@@ -15,15 +16,6 @@ PARALLEL = (
     "context_parallel_size",
     "expert_model_parallel_size",
 )
-
-_UNEVEN = (
-    "num_layers_in_first_pipeline_stage",
-    "num_layers_in_last_pipeline_stage",
-    "pipeline_model_parallel_layout",
-    "account_for_embedding_in_pipeline_split",
-    "account_for_loss_in_pipeline_split",
-)
-"""Fields that spread layers over pipeline stages in another way than evenly."""
 
 
 def transformer(config: Any) -> Any:
@@ -39,13 +31,9 @@ def check(config: Any, world_size: int) -> None:
         return  # the ranks are split between modules, each with sizes of its own: Bridge checks them
     model = transformer(config)
     if any(cls.__name__ == "GPTModelProvider" for cls in type(model).__mro__):
-        _shape(model)
+        _shape(model, world_size)
     tp, pp, cp, ep = (_size(model, name) for name in PARALLEL)
-    if world_size % (tp * pp * cp):
-        raise UserError(
-            f"{world_size} ranks cannot be divided by TP {tp} x PP {pp} x CP {cp} = {tp * pp * cp}",
-            hint="change model.tensor_model_parallel_size and its siblings, or the number of nodes",
-        )
+    _require(parallel_sizes.ranks_by_model(world_size, tp, pp, cp))
     _experts(model, world_size, pp, ep)
     _batches(config, world_size // (tp * pp * cp))
     _lengths(config, cp)
@@ -61,12 +49,19 @@ def check_split_of_experts(config: Any, final: Any, world_size: int) -> None:
         return
     pp, ep = (_size(settled, name) for name in PARALLEL[1::2])
     etp = getattr(settled, "expert_tensor_parallel_size", None) or 1
-    if world_size % (etp * ep * pp):
+    misfit = parallel_sizes.ranks_by_experts(world_size, etp, ep, pp)
+    if misfit is not None:
         raise UserError(
-            f"{world_size} ranks cannot be divided by ETP {etp} x EP {ep} x PP {pp} = {etp * ep * pp}; this Megatron "
-            f"Bridge splits experts by TP too (ETP {etp}) where model.expert_tensor_parallel_size is not set",
+            f"{misfit.text}; this Megatron Bridge splits experts by TP too (ETP {etp}) where "
+            "model.expert_tensor_parallel_size is not set",
             hint=f"set model.expert_tensor_parallel_size=1, or use a multiple of {etp * ep * pp} ranks",
         )
+
+
+def _require(misfit: Optional[Misfit]) -> None:
+    """Raise UserError for sizes that do not fit."""
+    if misfit is not None:
+        raise UserError(misfit.text, hint=misfit.hint)
 
 
 def _size(section: Any, name: str, prefix: str = "model", least: int = 1) -> int:
@@ -76,57 +71,34 @@ def _size(section: Any, name: str, prefix: str = "model", least: int = 1) -> int
     return size
 
 
-def _shape(model: Any) -> None:
+def _shape(model: Any, world_size: int) -> None:
     layers, hidden, heads = (_size(model, name) for name in ("num_layers", "hidden_size", "num_attention_heads"))
-    if model.kv_channels is None and not model.multi_latent_attention and hidden % heads:
-        raise UserError(f"model.hidden_size={hidden} cannot be divided by model.num_attention_heads={heads}")
-    groups = model.num_query_groups
-    if groups is not None and (groups < 1 or heads % groups):
-        raise UserError(f"model.num_attention_heads={heads} cannot be divided by model.num_query_groups={groups}")
-    stages, uneven = _size(model, "pipeline_model_parallel_size"), any(getattr(model, name, None) for name in _UNEVEN)
-    if layers % stages and not uneven:
-        raise UserError(
-            f"model.num_layers={layers} cannot be divided by model.pipeline_model_parallel_size={stages}",
-            hint="or say how the layers are spread: model.num_layers_in_first_pipeline_stage",
-        )
-    chunks = model.virtual_pipeline_model_parallel_size or 1
-    if stages == 1 and chunks > 1:
-        raise UserError(
-            f"model.virtual_pipeline_model_parallel_size={chunks} needs a pipeline, "
-            "and model.pipeline_model_parallel_size is 1"
-        )
+    if model.kv_channels is None and not model.multi_latent_attention:
+        _require(parallel_sizes.hidden_by_heads(hidden, heads))
+    if model.num_query_groups is not None:
+        _require(parallel_sizes.heads_by_groups(heads, model.num_query_groups))
+    stages, chunks = _size(model, "pipeline_model_parallel_size"), model.virtual_pipeline_model_parallel_size or 1
+    _require(parallel_sizes.virtual_stages(chunks, stages))
+    if not any(getattr(model, name, None) for name in UNEVEN_LAYERS):
+        _require(parallel_sizes.layers_by_stages(layers, stages, chunks, world_size))
 
 
 def _experts(model: Any, world_size: int, pp: int, ep: int) -> None:
     experts = getattr(model, "num_moe_experts", None)
+    _require(parallel_sizes.experts_exist(ep, experts))
     if experts is None:
-        if ep > 1:
-            raise UserError(
-                f"model.expert_model_parallel_size={ep}, but the model has no experts (model.num_moe_experts is null)",
-                hint="set model.expert_model_parallel_size=1",
-            )
         return
     etp = getattr(model, "expert_tensor_parallel_size", None) or 1  # left open: see check_split_of_experts
-    if world_size % (etp * ep * pp):
-        raise UserError(
-            f"{world_size} ranks cannot be divided by ETP {etp} x EP {ep} x PP {pp} = {etp * ep * pp}",
-            hint="change model.expert_model_parallel_size, or the number of nodes",
-        )
-    if experts % ep:
-        raise UserError(f"model.num_moe_experts={experts} cannot be divided by model.expert_model_parallel_size={ep}")
-    if _size(model, "moe_router_topk") > experts:
-        raise UserError(
-            f"model.moe_router_topk={model.moe_router_topk} of model.num_moe_experts={experts} cannot be chosen"
-        )
+    _require(parallel_sizes.ranks_by_experts(world_size, etp, ep, pp))
+    _require(parallel_sizes.experts_by_ranks(experts, ep, world_size))
+    _require(parallel_sizes.chosen_experts(_size(model, "moe_router_topk"), experts))
 
 
 def _batches(config: Any, data_parallel: int) -> None:
     if config.train.train_iters is not None:
         _size(config.train, "train_iters", "train", least=0)
     micro, batch = _size(config.train, "micro_batch_size", "train"), _size(config.train, "global_batch_size", "train")
-    wrong = batch_sizes.misfit(batch, micro, data_parallel)
-    if wrong is not None:
-        raise UserError(wrong[0], hint=wrong[1])
+    _require(parallel_sizes.batch(batch, micro, data_parallel))
 
 
 def _lengths(config: Any, cp: int) -> None:
@@ -141,5 +113,4 @@ def _lengths(config: Any, cp: int) -> None:
             f"model.seq_length={length} and dataset.{'sequence_length' if computed else 'seq_length'}={data} differ",
             hint="the model takes what the dataset gives: set both",
         )
-    if cp > 1 and length % (2 * cp):
-        raise UserError(f"model.seq_length={length} cannot be divided by 2 x model.context_parallel_size={cp}")
+    _require(parallel_sizes.sequence_by_context(length, cp))

@@ -1,23 +1,17 @@
 """Do model, batch and sequence divide by the parallel sizes?
 
-The rules are megatron-core 0.19.2's (core/transformer/transformer_config.py, core/model_parallel_config.py,
-core/tensor_parallel/layers.py, core/pipeline_parallel/schedules.py). Some of them end a job only when its processes
-have met and built the model.
+The rules that the job checks as well are in contract/parallel_sizes.py; those here are megatron-core 0.19.2's too
+(core/model_parallel_config.py, core/tensor_parallel/layers.py, core/pipeline_parallel/schedules.py).
 """
 
 from collections.abc import Iterator
 
-from launcher.contract import batch_sizes
+from launcher.contract import parallel_sizes
+from launcher.contract.parallel_sizes import Misfit, divisors
 from launcher.planning.memory.dimensions import has_uniform_layers
 from launcher.planning.preflight.findings import ConfigView, Finding, refused
 
-_UNEVEN = (
-    "model.num_layers_in_first_pipeline_stage",
-    "model.num_layers_in_last_pipeline_stage",
-    "model.pipeline_layout",
-    "model.account_for_embedding_in_pipeline_split",
-    "model.account_for_loss_in_pipeline_split",
-)
+_UNEVEN = ("model.pipeline_layout", *(f"model.{name}" for name in parallel_sizes.UNEVEN_LAYERS))
 _TP = "tensor_model_parallel_size"
 _PP = "pipeline_model_parallel_size"
 _CP = "context_parallel_size"
@@ -37,7 +31,7 @@ def tensor(view: ConfigView) -> Iterator[Finding]:
     for name in ("num_attention_heads", "ffn_hidden_size", "padded_vocab_size"):
         value = view.number(f"model.{name}")
         if value is not None and value % tp:
-            hint = f"TP {_divisors(value, view.world_size)} would do"
+            hint = f"TP {divisors(value, view.world_size)} would do"
             if name == "padded_vocab_size":
                 name, hint = "vocab_size", f"the next multiple is {-(-value // tp) * tp}; {hint}"
             yield refused(f"model.{name}={value} cannot be divided by model.{_TP}={tp}", hint)
@@ -45,7 +39,7 @@ def tensor(view: ConfigView) -> Iterator[Finding]:
     if groups is not None and groups % tp and tp % groups:
         yield refused(
             f"model.num_query_groups={groups} is neither a multiple nor a divisor of model.{_TP}={tp}",
-            f"TP {_divisors(groups, view.world_size)} would do",
+            f"TP {divisors(groups, view.world_size)} would do",
         )
     elif groups is not None and tp > groups:
         yield Finding(
@@ -59,14 +53,14 @@ def width(view: ConfigView) -> Iterator[Finding]:
     """Hidden size by heads, where heads have no width of their own; the choice of experts."""
     hidden, heads = view.number("model.hidden_size"), view.number("model.num_attention_heads")
     channels_known = "model.kv_channels" in view.values and view.flag("model.multi_latent_attention") is False
-    if hidden and heads and channels_known and view.values["model.kv_channels"] is None and hidden % heads:
-        yield refused(f"model.hidden_size={hidden} cannot be divided by model.num_attention_heads={heads}")
+    if hidden and heads and channels_known and view.values["model.kv_channels"] is None:
+        yield from _refused(parallel_sizes.hidden_by_heads(hidden, heads))
     groups = view.number("model.num_query_groups")
-    if heads and groups and heads % groups:
-        yield refused(f"model.num_attention_heads={heads} cannot be divided by model.num_query_groups={groups}")
+    if heads and groups:
+        yield from _refused(parallel_sizes.heads_by_groups(heads, groups))
     experts, topk = view.number("model.num_moe_experts"), view.number("model.moe_router_topk")
-    if experts and topk and topk > experts:
-        yield refused(f"model.moe_router_topk={topk} of model.num_moe_experts={experts} cannot be chosen")
+    if experts and topk:
+        yield from _refused(parallel_sizes.chosen_experts(topk, experts))
 
 
 def sequence_parallelism(view: ConfigView) -> Iterator[Finding]:
@@ -85,11 +79,8 @@ def sequence_parallelism(view: ConfigView) -> Iterator[Finding]:
     length, cp = view.number("model.seq_length"), view.size(_CP)
     if length is None:
         return
-    if cp is not None and cp > 1 and length % (2 * cp):
-        yield refused(
-            f"model.seq_length={length} cannot be divided by 2 x model.{_CP}={cp}",
-            f"use {length // (2 * cp) * 2 * cp or 2 * cp} or {(length // (2 * cp) + 1) * 2 * cp}",
-        )
+    if cp is not None and (misfit := parallel_sizes.sequence_by_context(length, cp)):
+        yield from _refused(misfit)
     elif tp is not None and tp > 1 and parallel and cp is not None and length // cp % tp:
         yield refused(
             f"model.seq_length={length} / model.{_CP}={cp} cannot be divided by model.{_TP}={tp}, as sequence "
@@ -103,18 +94,15 @@ def pipeline(view: ConfigView) -> Iterator[Finding]:
     layers, pp = view.number("model.num_layers"), view.size(_PP)
     vp = view.number(f"model.{_VP}") or 1
     if pp == 1 and vp > 1:
-        yield refused(f"model.{_VP}={vp} needs a pipeline, and model.{_PP} is 1", f"leave it out, or set model.{_PP}=2")
+        yield from _refused(parallel_sizes.virtual_stages(vp, pp))
         return
-    uneven = any(view.values.get(key) for key in _UNEVEN)
-    if layers is None or pp is None or uneven or layers % (pp * vp) == 0:
+    if layers is None or pp is None or any(view.values.get(key) for key in _UNEVEN):
         return
-    parts = f"model.{_PP}={pp}" + (f" x model.{_VP}={vp}" if vp > 1 else "")
-    text = f"model.num_layers={layers} cannot be divided by {parts}" + (f" = {pp * vp}" if vp > 1 else "")
-    hint = f"PP {_divisors(layers // vp if layers % vp == 0 else layers, view.world_size)} would do"
-    if view.complete:
-        yield refused(text, f"{hint}; model.num_layers_in_first_pipeline_stage spreads layers unevenly")
-    else:
-        yield Finding(text, f"{hint}, unless the recipe spreads layers unevenly")
+    misfit = parallel_sizes.layers_by_stages(layers, pp, vp, view.world_size)
+    if misfit is not None and view.complete:
+        yield from _refused(misfit)
+    elif misfit is not None:
+        yield Finding(misfit.text, f"{misfit.hint.partition(';')[0]}, unless the recipe spreads layers unevenly")
 
 
 def experts(view: ConfigView) -> Iterator[Finding]:
@@ -122,15 +110,11 @@ def experts(view: ConfigView) -> Iterator[Finding]:
     number, ep = view.number("model.num_moe_experts"), view.size(_EP)
     if ep is None:
         return
-    if ep > 1 and number is None and view.complete:
-        yield refused(f"model.{_EP}={ep}, but the model has no experts", f"set model.{_EP}=1")
+    if view.complete:
+        yield from _refused(parallel_sizes.experts_exist(ep, number))
     if number is None:
         return
-    if number % ep:
-        yield refused(
-            f"model.num_moe_experts={number} cannot be divided by model.{_EP}={ep}",
-            f"EP {_divisors(number, view.world_size)} would do",
-        )
+    yield from _refused(parallel_sizes.experts_by_ranks(number, ep, view.world_size))
     wide, etp = view.number("model.moe_ffn_hidden_size"), view.number(f"model.{_ETP}")
     if wide and etp and wide % etp:
         yield refused(f"model.moe_ffn_hidden_size={wide} cannot be divided by model.{_ETP}={etp}")
@@ -155,11 +139,11 @@ def mixed_layers(view: ConfigView) -> Iterator[Finding]:
 def ranks(view: ConfigView) -> Iterator[Finding]:
     """The world by TP x PP x CP, and by ETP x EP x PP."""
     tp, pp, cp, ep = (view.size(name) for name in (_TP, _PP, _CP, _EP))
-    if tp and pp and cp and view.world_size % (tp * pp * cp):
-        yield refused(f"{view.world_size} ranks cannot be divided by TP {tp} x PP {pp} x CP {cp} = {tp * pp * cp}")
+    if tp and pp and cp:
+        yield from _refused(parallel_sizes.ranks_by_model(view.world_size, tp, pp, cp))
     etp = view.number(f"model.{_ETP}")
-    if etp and ep and pp and ep > 1 and view.world_size % (etp * ep * pp):
-        yield refused(f"{view.world_size} ranks cannot be divided by ETP {etp} x EP {ep} x PP {pp} = {etp * ep * pp}")
+    if etp and ep and pp and ep > 1:
+        yield from _refused(parallel_sizes.ranks_by_experts(view.world_size, etp, ep, pp))
 
 
 def microbatches(view: ConfigView) -> Iterator[Finding]:
@@ -169,9 +153,9 @@ def microbatches(view: ConfigView) -> Iterator[Finding]:
     if not (tp and pp and cp and micro and batch) or view.world_size % (tp * pp * cp):
         return
     data = view.world_size // (tp * pp * cp)
-    wrong = batch_sizes.misfit(batch, micro, data)
-    if wrong is not None:
-        yield refused(*wrong)
+    misfit = parallel_sizes.batch(batch, micro, data)
+    if misfit is not None:
+        yield from _refused(misfit)
         return
     number = batch // (micro * data)
     yield from _schedule(view, number, pp, view.number(f"model.{_VP}") or 1)
@@ -202,10 +186,9 @@ def _schedule(view: ConfigView, number: int, pp: int, vp: int) -> Iterator[Findi
         )
 
 
-def _divisors(value: int, most: int) -> str:
-    """Divisors of `value` that a world of `most` ranks can have, in words."""
-    found = [number for number in range(1, min(value, most) + 1) if value % number == 0 and most % number == 0]
-    return ", ".join(map(str, found[-4:])) or "1"
+def _refused(misfit: Misfit | None) -> Iterator[Finding]:
+    if misfit is not None:
+        yield refused(misfit.text, misfit.hint)
 
 
 RULES = (ranks, tensor, width, sequence_parallelism, pipeline, experts, mixed_layers, microbatches)
