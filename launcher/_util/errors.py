@@ -15,25 +15,13 @@ LauncherError                 what is wrong, where, what to do; carries the exit
     `-- DiskError             a file could not be written or read
 """
 
+from launcher.contract.errors import ExplainedError
 
-class LauncherError(Exception):
-    """An error with a remedy.
 
-    `message` says what is wrong, `where` names the place (file and line, option, key), `hint` says what to do.
-    """
+class LauncherError(ExplainedError):
+    """An error of the launcher, with the exit status that it leads to."""
 
     exit_status = 3
-
-    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.where = where
-        self.hint = hint
-
-    def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
-        hint = f"\n{self.hint}" if self.hint else ""
-        return f"{place}{self.message}{hint}"
 
 
 class RequestError(LauncherError):

@@ -1,14 +1,12 @@
-"""Looking after runs: each command is a function of the run directory and of what Slurm answers; there is no daemon.
+"""Status, progress, logs and cancelling: functions of run directories and of what Slurm answers. There is no daemon.
 
-figures   an attempt's numbers from its own events, pure
-facts     what a run directory says of its run
-status    what that means together with Slurm's answer
-show      statuses as a table, as plain text, as JSON
-progress  the progress line of a run that is watched
-logs      the log of a rank, printed or followed
-cancel    ending runs, or having them save and stop
-profiles  what was captured, and what it says
-page      all of it as one HTML file
-uses      whether a run still needs its image
-runs      finding runs
+progress_state   the progress of an attempt, from its own events
+run_state        the state of a run, from its directory
+status           the phase of a run, from its state and Slurm's answer
+status_table     statuses as a table, as plain text, as JSON
+follower         the progress line of a run that is watched
+logs             the log of a rank, printed or followed
+cancel           ending runs, or making them save and stop
+image_uses       whether a run still needs its image
+tail             reading files that grow
 """

@@ -1,4 +1,4 @@
-"""Ending runs, or having them save and stop."""
+"""Cancelling runs: ending them, or making them save and stop."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from launcher.watch.run_state import Start
 from launcher.watch.status import Phase, RunStatus, status_of
 
 GRACE_S = 30.0
-"""Between SIGTERM and SIGKILL for ranks on this machine (Slurm's KillWait has the same default)."""
+"""Time between SIGTERM and SIGKILL for ranks on this machine; Slurm's KillWait has the same default."""
 
 
 def cancel_run(
@@ -28,22 +28,22 @@ def cancel_run(
     grace_s: float = GRACE_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """End a run, or with `save` ask its ranks to save and stop; returns what was done, for people.
+    """End a run, or with `save` ask its ranks to save and stop; return a sentence about what was done.
 
-    A run that is over is left alone. Raises RequestError where this cannot be done from here, or there is nothing to
-    save yet, SlurmError where Slurm refused or was silent.
+    Does nothing for a run that has ended. Raises RequestError if this is not possible from here, or there is nothing to
+    save yet; SlurmError if Slurm refused or did not answer.
     """
     status = status_of([run], shell)[0][0]
     start = status.run_state.start
     if status.phase.over or start is None:
-        return f"it is over already: {status.phase.value}"
+        return f"the run has already ended: {status.phase.value}"
     if save:
         return _ask_to_stop(run, status)
     if start.how == "launched":
         return _end_here(run, start, grace_s, sleep)
     if status.job is None:
         raise OutsideError(
-            "the run's job is not known", where=str(run.path), hint="Slurm does not answer; try again when it does."
+            "the run's job is unknown", where=str(run.path), hint="Slurm does not answer; try again when it does."
         )
     run.journal.write("cancelled", job=status.job)
     control.cancel([status.job], shell)
@@ -53,15 +53,15 @@ def cancel_run(
 def _ask_to_stop(run: RunDirectory, status: RunStatus) -> str:
     if status.phase is Phase.QUEUED or status.run_state.attempt is None:
         raise RequestError(
-            "the run has not begun, so there is nothing to save",
+            "the run has not started, so there is nothing to save",
             where=str(run.path),
-            hint="Without --save it is taken out of the queue.",
+            hint="Leave out --save to remove it from the queue.",
         )
     try:
         request_stop(run, "launcher cancel --save")
     except OSError as error:
         raise OutsideError(f"cannot ask the ranks to stop: {error.strerror}", where=str(run.path)) from error
-    return "its ranks save and stop after this iteration"
+    return "the ranks will save and stop after this iteration"
 
 
 def _end_here(run: RunDirectory, start: Start, grace_s: float, sleep: Callable[[float], None]) -> str:
@@ -69,11 +69,11 @@ def _end_here(run: RunDirectory, start: Start, grace_s: float, sleep: Callable[[
         raise RequestError(
             f"the run was started on {start.host}, and its processes are there",
             where=str(run.path),
-            hint=f"Call `launcher cancel` on {start.host}; or `--save`, which works from everywhere.",
+            hint=f"Call `launcher cancel` on {start.host}, or use --save, which works from any machine.",
         )
     group = start.group
     if group is None or not members(group, run.path):
-        return "none of its processes is left"
+        return "no process of the run is left"
     run.journal.write("cancelled", group=group)
     _signal(group, signal.SIGTERM)
     waited = 0.0
@@ -82,12 +82,12 @@ def _end_here(run: RunDirectory, start: Start, grace_s: float, sleep: Callable[[
         waited += 0.1
     if members(group, run.path):
         _signal(group, signal.SIGKILL)
-        return f"its processes were killed: they had not ended {grace_s:g} s after they were asked to"
-    return "its processes have ended"
+        return f"the run's processes were killed: they had not ended {grace_s:g} s after SIGTERM"
+    return "the run's processes have ended"
 
 
 def members(group: int, run_dir: Path) -> list[int]:
-    """Processes of a group that execute this run: the number of a group is used again once it is empty."""
+    """Return the processes of a group if they belong to this run; the kernel reuses the number of an empty group."""
     found = group_members(group)
     return found if any(os.fsencode(run_dir) in _command_line(pid) for pid in found) else []
 
@@ -105,4 +105,4 @@ def _signal(group: int, number: int) -> None:
     except ProcessLookupError:
         return
     except PermissionError as error:
-        raise RequestError("the run belongs to somebody else", hint="Only its owner or root can end it.") from error
+        raise RequestError("the run belongs to another user", hint="Only its owner or root can end it.") from error

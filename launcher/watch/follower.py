@@ -1,4 +1,4 @@
-"""The progress of a run that somebody watches: a bar on a terminal, else now and then a line."""
+"""Live progress of a run: a bar on a terminal, otherwise a line now and then."""
 
 import sys
 import time
@@ -14,31 +14,31 @@ from launcher.watch.progress_state import AttemptProgress, advance, describe, nu
 from launcher.watch.run_state import Start, current_attempt, newest_start
 from launcher.watch.tail import FileTail
 
-_LOOK_S = 0.5
-"""Between looks at the files: a shared file system should not be asked ten times a second."""
+_READ_INTERVAL_S = 0.5
+"""Interval of reading the files, to spare a shared file system."""
 _FAR_S = 300 * 24 * 3600.0
 
 
 @dataclass
 class Follower:
-    """Follows the newest attempt of a run, from one to the next.
+    """Follows the newest attempt of a run, from one attempt to the next.
 
-    Call `tick` as often as you like, `say` for lines in between. With a `poller` of the run's job, the time before the
-    first attempt is explained too.
+    Call `tick` at any rate, and `say` to print a line in between. With a `poller` of the run's job, the time before the
+    first attempt is explained as well.
     """
 
     run: RunDirectory
     poller: Poller | None = None
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     every_s: float = 10.0
-    """At most one plain line in this time; the first and the last iteration are always told."""
+    """Minimum time between plain lines in seconds; the first and the last iteration are always printed."""
     clock: Callable[[], float] = time.time
     progress: AttemptProgress = field(default_factory=AttemptProgress)
     _attempt: Attempt | None = None
     _start: Start | None = None
     _tails: tuple[FileTail, ...] = ()
-    _looked: float = 0.0
-    _told: float = 0.0
+    _read_at: float = 0.0
+    _printed_at: float = 0.0
     _last: str = ""
     _bar: Any = None
     _task: Any = None
@@ -54,7 +54,7 @@ class Follower:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._looked = 0.0
+        self._read_at = 0.0
         self.tick()
         if self._bar is not None:
             self._bar.stop()
@@ -68,11 +68,11 @@ class Follower:
             self.stream.flush()
 
     def tick(self) -> None:
-        """Look for news and show them."""
+        """Read new lines of the attempt and show its progress; does nothing if called again too soon."""
         now = self.clock()
-        if now - self._looked < _LOOK_S:
+        if now - self._read_at < _READ_INTERVAL_S:
             return
-        self._looked = now
+        self._read_at = now
         self._find_attempt()
         before = self.progress
         for tail in self._tails:
@@ -81,17 +81,17 @@ class Follower:
             self._draw()
             self._bar.refresh()
         else:
-            self._tell(before, now)
+            self._print_progress(before, now)
 
     def waiting_for(self) -> str:
-        """What is waited for before the first iteration."""
+        """Describe what the run waits for before its first iteration."""
         if self._attempt is not None:
             return describe(self.progress)
         answer = self.poller.poll() if self.poller else None
         job = next(iter(answer.jobs.values()), None) if answer else None
         if self.poller is not None and self.poller.unknown_since is not None:
             since = time.strftime("%H:%M:%S", time.localtime(self.poller.unknown_since))
-            return f"Slurm does not answer since {since}"
+            return f"Slurm has not answered since {since}"
         return "starting" if job is None else queued(job, self.clock())
 
     def _find_attempt(self) -> None:
@@ -99,7 +99,7 @@ class Follower:
         if newest is None or newest == self._attempt:
             return
         if self._attempt is not None:
-            self.say(f"attempt {newest.name} begins")
+            self.say(f"attempt {newest.name} starts")
         self._attempt = newest
         self.progress = AttemptProgress()
         self._tails = (FileTail(newest.timeline), FileTail(newest.metrics))
@@ -114,28 +114,28 @@ class Follower:
             self._task, description="iteration", completed=state.iteration, total=total, numbers=numbers(state)
         )
 
-    def _tell(self, before: AttemptProgress, now: float) -> None:
+    def _print_progress(self, before: AttemptProgress, now: float) -> None:
         state = self.progress
         if state.iteration is None:
             words = self.waiting_for()
-            if words != self._last and (now - self._told >= 1.0 or not self._last):
+            if words != self._last and (now - self._printed_at >= 1.0 or not self._last):
                 self._print(words, now)
             return
         news = state.iteration != before.iteration
         first = before.iteration is None
         last = state.iteration == state.train_iters or (state.ended is not None and before.ended is None)
-        if (news and (first or now - self._told >= self.every_s)) or last:
+        if (news and (first or now - self._printed_at >= self.every_s)) or last:
             self._print(describe(state), now)
 
     def _print(self, words: str, now: float) -> None:
         if words == self._last:
             return
-        self._last, self._told = words, now
+        self._last, self._printed_at = words, now
         self.say(words)
 
 
 def queued(job: Job, now: float) -> str:
-    """A job before its first attempt, in words."""
+    """Describe a job before its first attempt."""
     if not job.state.waiting:
         return f"job {job.id} is {job.state.value.lower()}{f' on {job.nodes}' if job.nodes else ''}"
     words = f"queued{f' ({job.reason})' if job.reason else ''}"
@@ -156,5 +156,5 @@ def _bar(stream: TextIO) -> Any:
         BarColumn(bar_width=30),
         TextColumn("{task.fields[numbers]}", markup=False),
     )
-    # Not transient: the last numbers stay on the screen.
+    # Not transient, so that the last numbers stay on the screen.
     return Bar(*columns, console=Console(file=stream), refresh_per_second=4)

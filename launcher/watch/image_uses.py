@@ -1,4 +1,4 @@
-"""Whether the run behind a use of an image still needs it: asked of Slurm, of /proc and of the run's own directory."""
+"""Uses of images: whether the run of each still needs its image, by Slurm, /proc and the run directory."""
 
 import socket
 import time
@@ -14,15 +14,15 @@ from launcher.slurm.queue import State, ask_jobs
 from launcher.watch.status import status_of
 
 _SUBMITTING_S = 3600.0
-"""A launcher on another machine may be between its note and its job's number for some time, never for an hour."""
+"""Longest time that a launcher on another machine may take between recording a use and knowing its job's number."""
 
 
 def liveness(
     uses: Sequence[Use], cluster: str, shell: Shell, *, clock: Callable[[], float] = time.time
 ) -> Callable[[Use], bool | None]:
-    """Answers for each use whether it is alive; None where nobody can tell.
+    """Return a function that says whether a use is still needed; it returns None where that is unknown.
 
-    Slurm is asked once, for all jobs of the profile `cluster`: the numbers of another cluster mean nothing to it.
+    Slurm is queried once, for all jobs of the profile `cluster`; numbers of other clusters mean nothing to it.
     """
     jobs = sorted({use.job for use in uses if use.job and use.cluster == cluster})
     answer = ask_jobs(jobs, shell) if jobs else None
@@ -42,11 +42,11 @@ def liveness(
 
 
 def _goes_on(use: Use, shell: Shell) -> bool | None:
-    """What the run's directory says, once the launcher that started the run is gone and left no job's number here."""
+    """Return whether the run continues, by its directory: its launcher has ended and left no job number here."""
     path = Path(use.run_dir)
     try:
         if not path.exists():
-            # Taken back, or deleted by its user. That is known only where its place can be seen from this machine.
+            # Rolled back, or deleted by its user. That is certain only if the run root is visible on this machine.
             return False if path.parent.parent.is_dir() else None
         (status,), answer = status_of([RunDirectory.at(path)], shell)
     except (LauncherError, OSError):

@@ -1,4 +1,4 @@
-"""The log of a rank, printed or followed."""
+"""Logs of ranks, printed or followed."""
 
 import re
 import time
@@ -13,44 +13,48 @@ from launcher.rundir import Attempt, RunDirectory
 from launcher.watch.status import status_of
 from launcher.watch.tail import FileTail
 
-_LOOK_S = 0.25
-_ASK_S = 5.0
-"""Between questions whether an attempt without a verdict still goes on."""
+_READ_INTERVAL_S = 0.25
+_STATUS_INTERVAL_S = 5.0
+"""Interval of queries whether an attempt without a verdict still runs."""
 
 
 @dataclass(frozen=True)
 class RankLog:
-    """A log and what its lines begin with where several are shown."""
+    """A log file, and the prefix of its lines if several logs are shown."""
 
     path: Path
     prefix: str = ""
 
 
 def find_attempt(run: RunDirectory, number: str | None) -> Attempt | None:
-    """The attempt of this number, or the newest; None before the first. Raises RequestError if there is none such."""
+    """Return the attempt with this number, else the newest; None before the first.
+
+    Raises RequestError if there is no attempt with this number.
+    """
     attempts = run.attempts()
     if number is None:
         return attempts[-1] if attempts else None
     wanted = number.zfill(3)
     found = next((each for each in attempts if each.name == wanted), None)
     if found is None:
-        there = f"It has {', '.join(each.name for each in attempts)}." if attempts else "It has none yet."
-        raise RequestError(f"the run has no attempt {number!r}", where=str(run.path), hint=there)
+        hint = f"Its attempts: {', '.join(each.name for each in attempts) or 'none yet'}."
+        raise RequestError(f"the run has no attempt {number!r}", where=str(run.path), hint=hint)
     return found
 
 
 def choose(run: RunDirectory, attempt: Attempt, rank: str | None) -> list[RankLog]:
-    """The logs to show: the named rank's, all of them, or the one to look at (first failing rank, else rank 0).
+    """Choose the logs to show: of the named rank, of `all` ranks, or of the first failing rank, else rank 0.
 
-    Where no rank has begun, srun's own messages say why. Raises RequestError for a rank that the run has not.
+    If no rank has started, the choice is the log of srun or sbatch, which says why. Raises RequestError for a rank that
+    the run does not have.
     """
     world_size = int(run.plan.get("world_size", 0))
     if rank == "all":
         return [RankLog(attempt.log(each), f"[{each}] ") for each in range(world_size)]
     if rank is not None:
         if not re.fullmatch(r"\d+", rank) or int(rank) >= world_size:
-            there = f"Its ranks are 0 to {world_size - 1}; `--rank all` shows all."
-            raise RequestError(f"the run has no rank {rank!r}", where=str(run.path), hint=there)
+            hint = f"Its ranks are 0 to {world_size - 1}; `--rank all` shows all."
+            raise RequestError(f"the run has no rank {rank!r}", where=str(run.path), hint=hint)
         return [RankLog(attempt.log(int(rank)))]
     result: Mapping[str, Any] = attempt.result or {}
     first = result.get("first_failing_rank") or {}
@@ -62,13 +66,13 @@ def choose(run: RunDirectory, attempt: Attempt, rank: str | None) -> list[RankLo
 
 
 def print_logs(run: RunDirectory, stream: TextIO, *, rank: str | None = None, attempt: str | None = None) -> int:
-    """Print what there is; returns the number of lines. Raises RequestError where there is no attempt or no log yet."""
+    """Print the logs; return the number of lines. Raises RequestError if there is no attempt or no log yet."""
     found = find_attempt(run, attempt)
     if found is None:
         raise RequestError(
-            "nothing was logged yet: the run has not begun",
+            "there is no log yet: the run has not started",
             where=str(run.path),
-            hint="`launcher status` says what it waits for; `launcher logs -f` waits as well.",
+            hint="`launcher status` shows what it waits for; `launcher logs -f` waits for its start.",
         )
     logs = choose(run, found, rank)
     if not any(log.path.exists() for log in logs):
@@ -87,9 +91,9 @@ def follow_logs(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Print what there is and what comes, until the attempt has ended; waits for a first attempt that has not begun.
+    """Print the logs and follow them until the attempt has ended; wait for the first attempt if none has started.
 
-    `say` hears what is waited for. Raises RequestError as `print_logs` does.
+    `say` receives messages about what the run waits for. Raises RequestError for an unknown attempt or rank.
     """
     watch = _RunMonitor(run, shell, clock)
     found = find_attempt(run, attempt)
@@ -100,34 +104,34 @@ def follow_logs(
     logs = choose(run, found, rank)
     tails = [(FileTail(log.path), log.prefix) for log in logs]
     while True:
-        # Asked before reading: what was written before the end is read after it.
+        # Checked before reading, so that everything written before the end is read.
         over = found.result is not None or run.latest_attempt() != found or watch.over()
         for tail, prefix in tails:
             while _copy(tail, prefix, stream, whole=over):
                 continue
         if over:
             return
-        sleep(_LOOK_S)
+        sleep(_READ_INTERVAL_S)
 
 
 def _first_attempt(
     run: RunDirectory, watch: "_RunMonitor", say: Callable[[str], None], sleep: Callable[[float], None]
 ) -> Attempt | None:
-    said = ""
+    printed = ""
     while (found := run.latest_attempt()) is None:
         over = watch.over()
-        if watch.words and watch.words != said:
-            said = watch.words
-            say(said)
+        if watch.words and watch.words != printed:
+            printed = watch.words
+            say(printed)
         if over:
             return run.latest_attempt()
-        sleep(_LOOK_S)
+        sleep(_READ_INTERVAL_S)
     return found
 
 
 @dataclass
 class _RunMonitor:
-    """Whether a run is over, asked now and then."""
+    """Monitors whether a run has ended, with a query now and then."""
 
     run: RunDirectory
     shell: Shell
@@ -139,7 +143,7 @@ class _RunMonitor:
         now = self.clock()
         if now < self._next:
             return False
-        self._next = now + _ASK_S
+        self._next = now + _STATUS_INTERVAL_S
         statuses, _ = status_of([self.run], self.shell)
         self.words = " ".join(each for each in (statuses[0].phase.value, statuses[0].detail) if each)
         return statuses[0].phase.over

@@ -1,4 +1,4 @@
-"""How far an attempt is, from its own events. Pure: lines in, a frozen value out, and words for it."""
+"""The progress of an attempt from its own events: pure functions from lines to a frozen value, and to words."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ from typing import Any
 from launcher.contract.files import parse_lines
 
 _RECENT = 20
-"""Iterations that the time of one is taken from."""
+"""Number of iterations over which the time of one is measured."""
 
 _NEXT = {
     "imports": "setting up process groups",
@@ -19,12 +19,12 @@ _NEXT = {
     "checkpoint_loaded": "preparing data",
     "train_start": "in the first iteration",
 }
-"""After an event of the timeline: what is going on until the next one."""
+"""The phase that follows each event of the timeline."""
 
 
 @dataclass(frozen=True)
 class AttemptProgress:
-    """What an attempt has said of itself. Durations in seconds, times since the epoch."""
+    """The progress of an attempt. Durations in seconds, times in seconds since the epoch."""
 
     iteration: int | None = None
     first_iteration: int | None = None
@@ -36,24 +36,24 @@ class AttemptProgress:
     recent: tuple[float, ...] = ()
     """Durations of the last iterations."""
     phase: str = "starting the program"
-    """What is going on before the first iteration."""
+    """The phase before the first iteration, in words."""
     loaded: int | None = None
-    """Iteration of the checkpoint that it began with."""
+    """Iteration of the checkpoint that it started from."""
     saved: int | None = None
     """Iteration of its newest checkpoint."""
     ended: str | None = None
-    """How rank 0 says that it has ended."""
+    """The outcome that rank 0 has reported; None while it runs."""
     time: float | None = None
-    """Of the newest line: the last sign of life."""
+    """Time of the newest line: the last sign of life."""
 
     @property
     def seconds_per_iteration(self) -> float | None:
-        """Median of the last iterations, without the first one (which compiles and allocates) if there are others."""
+        """Return the median of the last iterations; the first, which compiles and allocates, counts only if alone."""
         return statistics.median(self.recent) if self.recent else None
 
     @property
     def seconds_left(self) -> float | None:
-        """Time to the last iteration, if it goes on as it does now."""
+        """Return the estimated time to the last iteration at the present speed."""
         per_iteration = self.seconds_per_iteration
         if per_iteration is None or self.iteration is None or self.train_iters is None:
             return None
@@ -61,7 +61,7 @@ class AttemptProgress:
 
 
 def advance(state: AttemptProgress, lines: Iterable[str]) -> AttemptProgress:
-    """The state after some lines of metrics.jsonl or timeline.jsonl. Lines that are neither change nothing."""
+    """Return the progress after some lines of metrics.jsonl or timeline.jsonl; other lines are ignored."""
     for line in parse_lines(lines):
         state = _event(state, line) if "event" in line else _iteration(state, line)
     return state
@@ -103,11 +103,11 @@ def _event(state: AttemptProgress, line: dict[str, Any]) -> AttemptProgress:
 
 
 def number(line: Mapping[str, Any], name: str) -> float | None:
-    """A finite number of a line; None where it has none, or something else in its place."""
+    """Return a finite number of a line; None if the value is missing or is not one."""
     value = line.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    # Python's json reads NaN, Infinity and integers of any length; none of them is a number here.
+    # Python's json reads NaN, Infinity and integers of any length; none of these counts as a number here.
     return value if abs(value) <= sys.float_info.max else None
 
 
@@ -116,7 +116,7 @@ def _int(value: float | None, other: int | None) -> int | None:
 
 
 def numbers(state: AttemptProgress) -> str:
-    """Loss, time per iteration, TFLOP/s where known, time left: `loss 3.21 | 0.123 s/iteration | 0:01:10 left`."""
+    """Describe loss, time per iteration, TFLOP/s and time left: `loss 3.21 | 0.123 s/iteration | 0:01:10 left`."""
     parts = []
     if state.loss is not None:
         parts.append(f"loss {state.loss:.5g}")
@@ -130,7 +130,7 @@ def numbers(state: AttemptProgress) -> str:
 
 
 def describe(state: AttemptProgress) -> str:
-    """One line: `iteration 12/20 | loss ...`, or what is waited for before the first iteration."""
+    """Describe the progress in one line: `iteration 12/20 | loss ...`, or the phase before the first iteration."""
     if state.iteration is None:
         loaded = f" (continuing after iteration {state.loaded})" if state.loaded is not None else ""
         return f"{state.phase}{loaded}"
@@ -139,7 +139,7 @@ def describe(state: AttemptProgress) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`0:01:10`, `2d 03:00:00`; a question mark for what no clock shows."""
+    """Format a duration as `0:01:10` or `2d 03:00:00`; `?` if it is not finite."""
     if not math.isfinite(seconds):
         return "?"
     minutes, rest = divmod(round(seconds), 60)

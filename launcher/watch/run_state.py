@@ -1,4 +1,4 @@
-"""What a run directory says of its run; nobody is asked."""
+"""The state of a run as its directory shows it, without a query to Slurm."""
 
 import contextlib
 import socket
@@ -19,25 +19,25 @@ _STARTS = ("submit_intent", "submit_unknown", "submit_refused", "submitted", "la
 
 @dataclass(frozen=True)
 class Start:
-    """The newest start of a run, from its journal. `how` is the event's name."""
+    """The newest start of a run, from its journal. `how` is the name of the event."""
 
     how: str
     time: float
     job: str | None = None
     token: str | None = None
     attempt: str | None = None
-    """The attempt that it began, where it was known then."""
+    """The attempt that it started, if that was known then."""
     host: str | None = None
     alive: bool | None = None
-    """Whether the process that started it still runs; None where that cannot be seen from this machine."""
+    """Whether the process that started it still runs; None if that cannot be determined on this machine."""
     group: int | None = None
-    """Process group of what it started, on `host`."""
+    """Process group of the started processes, on `host`."""
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class RunState:
-    """All that is known of a run without asking anybody."""
+    """A frozen view of a run directory."""
 
     path: Path
     name: str
@@ -51,26 +51,29 @@ class RunState:
     attempt: str | None = None
     """The newest attempt, if it belongs to the newest start."""
     touched: float = 0.0
-    """When anything was last written for that attempt."""
+    """Time of the last write for that attempt, in seconds since the epoch."""
     result: AttemptResult | None = None
     progress: AttemptProgress = field(default_factory=AttemptProgress)
     stopping: bool = False
     """Whether its ranks were asked to save and stop."""
     cancelled: bool = False
-    """Whether `launcher cancel` was called since the newest start."""
+    """Whether `launcher cancel` was called after the newest start."""
     own_job: bool = False
-    """Whether a batch job of its own runs it."""
+    """Whether it runs in its own batch job."""
     network: str | None = None
-    """What the ranks warn of in their network: the first node's sentence, and how many nodes have one."""
+    """The ranks' warning about their network: that of the first node, and the number of nodes with one."""
 
 
 def newest_start(run: RunDirectory) -> Start | None:
-    """How and when the run was last started."""
+    """Return the newest start of the run; None if it was never started."""
     return _start(run.journal.read())
 
 
 def current_attempt(run: RunDirectory, start: Start | None) -> Attempt | None:
-    """The newest attempt, if it belongs to this start: after a resume it is an old one until the new one has begun."""
+    """Return the newest attempt if it belongs to this start.
+
+    After a resume, the newest attempt is an old one until the new one has started.
+    """
     newest = run.latest_attempt()
     if newest is None or start is None:
         return None
@@ -78,7 +81,7 @@ def current_attempt(run: RunDirectory, start: Start | None) -> Attempt | None:
 
 
 def read_run_state(run: RunDirectory) -> RunState:
-    """The facts of a run. Raises RequestError where `run` is not a run directory, DiskError where it cannot be read."""
+    """Read the state of a run. Raises RequestError if `run` is not a run directory, DiskError if it is unreadable."""
     plan = run.plan
     events = run.journal.read()
     start = _start(events)
@@ -116,7 +119,7 @@ def _own_job(plan: dict[str, Any]) -> bool:
 
 
 def _network(attempt: Attempt) -> str | None:
-    """Names are enough to tell the nodes with a warning, of however many; one of them is read."""
+    """Return the first network warning and the number of nodes that have one; only one file is read."""
     warnings = sorted(attempt.network.glob("*.warning"))
     if not warnings:
         return None
@@ -132,12 +135,12 @@ def _cancelled(events: list[JournalEvent], start: Start) -> bool:
 
 
 def attempt_progress(attempt: Attempt) -> AttemptProgress:
-    """An attempt's numbers, from the ends of its files: they may be long."""
+    """Return the progress of an attempt, from the last lines of its files, which may be long."""
     return advance(advance(AttemptProgress(), last_lines(attempt.timeline)), last_lines(attempt.metrics))
 
 
 def _start(events: list[JournalEvent]) -> Start | None:
-    """The newest start; what an intent knew is kept where only its outcome came after it."""
+    """Return the newest start, completed by the intent that precedes the outcome of a submission."""
     newest = next((index for index in reversed(range(len(events))) if events[index].get("event") in _STARTS), None)
     if newest is None:
         return None
@@ -174,7 +177,7 @@ def _touched(attempt: Attempt) -> float:
 
 
 def _result(attempt: Attempt) -> AttemptResult | None:
-    # A result that cannot be read is as good as none: Slurm may still know, and status must not fail for one run.
+    # An unreadable result counts as missing: Slurm may still know the outcome, and one run must not fail a status.
     try:
         return attempt.result
     except DiskError:

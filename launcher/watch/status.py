@@ -1,4 +1,4 @@
-"""How runs are doing: a pure function of what their directories say and what Slurm answers."""
+"""Statuses of runs: a pure function of their directories and of Slurm's answer."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,11 @@ from launcher.watch.progress_state import describe
 from launcher.watch.run_state import RunState, Start, read_run_state
 
 _FAR_S = 300 * 24 * 3600.0
-"""Slurm expects a job behind one without time limit in a year: no estimate at all."""
+"""Limit of a plausible estimate: behind a job without time limit, Slurm expects a start in a year."""
 
 
 class Phase(StrEnum):
-    """What a run is doing, in one word."""
+    """The phase of a run, in one word."""
 
     PREPARED = "prepared"
     REFUSED = "refused"
@@ -38,12 +38,12 @@ class Phase(StrEnum):
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen by itself."""
+        """Return whether the run has ended, or will not continue by itself."""
         return self not in _GOING_ON
 
     @property
     def good(self) -> bool:
-        """Whether it has come to its end as it should."""
+        """Return whether the run has finished its training."""
         return self is Phase.FINISHED
 
 
@@ -52,21 +52,21 @@ _GOING_ON = {Phase.QUEUED, Phase.STARTING, Phase.RUNNING, Phase.STOPPING, Phase.
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How one run is doing. Times in seconds since the epoch, durations in seconds."""
+    """The status of a run. Times in seconds since the epoch, durations in seconds."""
 
     run_state: RunState
     phase: Phase
     detail: str = ""
-    """What it waits for, how far it is, or what came of it, for people."""
+    """What the run waits for, how far it is, or how it ended, in words."""
     job: str | None = None
     job_state: str | None = None
     reason: str | None = None
-    """Why the job waits, in Slurm's words."""
+    """Slurm's reason why the job waits."""
     expected_start: float | None = None
     unknown_since: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The status for programs."""
+        """Return the status as plain values for --json."""
         run_state, progress = self.run_state, self.run_state.progress
         result: Mapping[str, Any] = run_state.result or {}
         return {
@@ -92,6 +92,7 @@ class RunStatus:
             "loss": result.get("loss", progress.loss),
             "seconds_per_iteration": result.get("seconds_per_iteration") or progress.seconds_per_iteration,
             "tflops_per_gpu": progress.tflops_per_gpu,
+            "tokens_per_second": progress.tokens_per_second,
             "seconds_left": None if self.phase.over else progress.seconds_left,
             "last_sign": progress.time,
             "outcome": result.get("outcome"),
@@ -103,24 +104,24 @@ class RunStatus:
 def status_of(
     runs: Sequence[RunDirectory], shell: Shell, *, clock: Callable[[], float] = time.time
 ) -> tuple[list[RunStatus], Answer]:
-    """The statuses of all these runs, with one question to Slurm; raises for no run's sake but DiskError."""
+    """Return the statuses of runs, with one query to Slurm, and its answer. Raises DiskError for an unreadable run."""
     run_states = [read_run_state(run) for run in runs]
     found = [_job_of(each, shell) for each in run_states]
-    # A run of this machine that has its verdict is not Slurm's to judge; a batch job may have gone back to the queue.
+    # Slurm is not needed for a run with a verdict, except for a batch job, which may have been requeued.
     asked = [job for each, (job, _) in zip(run_states, found, strict=True) if job and (not each.result or each.own_job)]
     answer = ask_jobs(asked, shell, clock=clock) if asked else Answer({}, clock())
     statuses = []
     for run, each, (job, slurm_error) in zip(runs, run_states, found, strict=True):
-        answer_for = answer if slurm_error is None else replace(answer, unreachable=slurm_error)
+        own_answer = answer if slurm_error is None else replace(answer, unreachable=slurm_error)
         known = answer.jobs.get(job or "")
-        statuses.append(judge(_ended_meanwhile(run, each, known), known, answer_for))
+        statuses.append(judge(_ended_meanwhile(run, each, known), known, own_answer))
     return statuses, answer
 
 
 def _ended_meanwhile(run: RunDirectory, run_state: RunState, job: Job | None) -> RunState:
-    """The facts, read again where Slurm says that the job is over and they hold no verdict yet.
+    """Return the state, read again if the job has ended and the state has no verdict yet.
 
-    They were read before Slurm was asked; a job writes its verdict before it ends, so if there is one, it is there now.
+    The state was read before the query to Slurm. A job writes its verdict before it ends, so it exists now if ever.
     """
     if run_state.result or job is None or not job.terminal:
         return run_state
@@ -129,7 +130,7 @@ def _ended_meanwhile(run: RunDirectory, run_state: RunState, job: Job | None) ->
 
 
 def judge(run_state: RunState, job: Job | None, answer: Answer) -> RunStatus:
-    """What a run's own facts and Slurm's answer mean together."""
+    """Judge the phase of a run from its state and Slurm's answer."""
     start = run_state.start
     if start is None:
         return RunStatus(run_state, Phase.PREPARED, "nothing was started")
@@ -142,7 +143,7 @@ def judge(run_state: RunState, job: Job | None, answer: Answer) -> RunStatus:
             return _going_on(run_state, RunStatus(run_state, Phase.UNKNOWN))
         if answer.unreachable:
             return RunStatus(run_state, Phase.UNKNOWN, _slurm_silent(run_state, answer), unknown_since=answer.asked_at)
-        return RunStatus(run_state, Phase.UNSUBMITTED, "the submission was cut off, and Slurm knows no such job")
+        return RunStatus(run_state, Phase.UNSUBMITTED, "the submission was interrupted, and Slurm has no such job")
     return _submitted(run_state, job, answer)
 
 
@@ -156,7 +157,7 @@ def _submitted(run_state: RunState, job: Job, answer: Answer) -> RunStatus:
         return _queued(base, job, answer.asked_at)
     if job.terminal:
         return _over(run_state, base)
-    # A requeued job that has just started again: the newest attempt is the one before.
+    # If a requeued job has just started again, the newest attempt is the previous one.
     if run_state.attempt is None or (job.start is not None and run_state.touched < job.start):
         return _with(base, Phase.STARTING, f"on {job.nodes}" if job.nodes else "")
     if job.state in (State.SUSPENDED, State.STOPPED):
@@ -176,7 +177,7 @@ def _launched(run_state: RunState, start: Start, job: Job | None, answer: Answer
         return _with(base, Phase.UNKNOWN, f"it was started on {start.host}; ask there", unknown_since=answer.asked_at)
     if run_state.cancelled:
         return _with(base, Phase.CANCELLED, _reached(run_state))
-    return _with(base, Phase.LOST, f"the launcher that ran it is gone and left no verdict{_reached(run_state, '; ')}")
+    return _with(base, Phase.LOST, f"its launcher has ended and left no verdict{_reached(run_state, '; ')}")
 
 
 def _queued(base: RunStatus, job: Job, now: float) -> RunStatus:
@@ -194,7 +195,7 @@ def _going_on(run_state: RunState, base: RunStatus) -> RunStatus:
 
 
 def _over(run_state: RunState, base: RunStatus) -> RunStatus:
-    """It has ended: by the verdict, and where there is none by Slurm's word."""
+    """Return the status of a run that has ended: by its verdict, or by the state of its job if it has none."""
     state = State(base.job_state) if base.job_state else None
     if run_state.result is None:
         return _without_verdict(run_state, base, state)
@@ -253,7 +254,7 @@ def _with(base: RunStatus, phase: Phase, detail: str, **more: Any) -> RunStatus:
 
 
 def _job_of(run_state: RunState, shell: Shell) -> tuple[str | None, str | None]:
-    """The job of the newest start, or why it is not known; after a cut-off submission it is looked for by its token."""
+    """Return the job of the newest start, or why it is unknown; an interrupted submission is found by its token."""
     start = run_state.start
     if start is None or start.job or not start.token or start.how not in ("submit_intent", "submit_unknown"):
         return (start.job if start else None), None

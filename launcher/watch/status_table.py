@@ -1,4 +1,4 @@
-"""Statuses for people and for programs."""
+"""Statuses of runs as a table and as JSON."""
 
 import time
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _COLOURS = {
 
 
 def to_json(statuses: Sequence[RunStatus], answer: Answer) -> dict[str, Any]:
-    """The object of `launcher status --json`."""
+    """Return the object of `launcher status --json`."""
     return {
         "version": 1,
         "asked_at": answer.asked_at,
@@ -35,7 +35,7 @@ def to_json(statuses: Sequence[RunStatus], answer: Answer) -> dict[str, Any]:
 
 
 def row(status: RunStatus, now: float) -> tuple[str, ...]:
-    """One line of the table."""
+    """Return the cells of one row of the table."""
     values = status.to_dict()
     iteration = "" if values["iteration"] is None else str(values["iteration"])
     if iteration and values["train_iters"]:
@@ -53,11 +53,11 @@ def row(status: RunStatus, now: float) -> tuple[str, ...]:
 
 
 def detail(status: RunStatus, now: float) -> str:
-    """What it waits for or what came of it, what its ranks warn of; a waiting job's expected start is part of it."""
+    """Describe what a run waits for or how it ended, with the expected start of a waiting job and network warnings."""
     words, network = _detail(status, now), status.run_state.network
     first = _first_failing(status)
     ended_for_it = first is not None and first.get("cause") == "network"
-    if network is None or ended_for_it:  # the words say so already
+    if network is None or ended_for_it:  # the description already says so
         return words
     return " | ".join(each for each in (words, f"network: {' '.join(network.split())}") if each)
 
@@ -81,7 +81,7 @@ def _detail(status: RunStatus, now: float) -> str:
 
 
 def write_table(statuses: Sequence[RunStatus], stream: TextIO, now: float) -> None:
-    """A table on a terminal; elsewhere lines with two spaces between columns, nothing cut off."""
+    """Write a table on a terminal; otherwise lines with two spaces between columns and nothing cut off."""
     rows = [row(status, now) for status in statuses]
     if not stream.isatty():
         stream.writelines(f"{line}\n" for line in aligned([_COLUMNS, *rows]))
@@ -95,7 +95,7 @@ def write_table(statuses: Sequence[RunStatus], stream: TextIO, now: float) -> No
         table.add_column(name, overflow="fold", no_wrap=name in ("JOB", "STATE", "LEFT"))
     for status, cells in zip(statuses, rows, strict=True):
         style = _COLOURS.get(status.phase, "")
-        # Text, not markup: a reason may hold brackets.
+        # Text, not markup, because a reason may contain brackets.
         table.add_row(*(Text(cell, style=style if index == 2 else "") for index, cell in enumerate(cells)))
     Console(file=stream).print(table)
 

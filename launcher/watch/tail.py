@@ -1,4 +1,4 @@
-"""Reading a growing file piece by piece."""
+"""Reading files that grow."""
 
 import os
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass
 class FileTail:
-    """The whole lines that a file has gained since the last look; a file that is not there yet has none."""
+    """Reads the complete lines that were added to a file since the last read; a missing file has none."""
 
     path: Path
     offset: int = 0
@@ -15,10 +15,9 @@ class FileTail:
     _inode: int | None = field(default=None, init=False)
 
     def read(self, *, unfinished: bool = False, limit: int = 4 << 20) -> list[str]:
-        """New lines, without their ends; at most about `limit` bytes at once.
+        """Return new lines without their ends, at most about `limit` bytes at once.
 
-        `unfinished` also gives what stands behind the last line end: for the last look at a file that nobody writes to
-        any more.
+        `unfinished` also returns an incomplete last line: for the last read of a file that is complete.
         """
         data = self._rest + self._new(limit)
         *lines, self._rest = data.split(b"\n")
@@ -32,7 +31,7 @@ class FileTail:
             with self.path.open("rb") as file:
                 found = os.fstat(file.fileno())
                 if found.st_ino != self._inode or found.st_size < self.offset:
-                    # Another file under the same name, or one that was cut: what we have seen is not in it.
+                    # The file was replaced or truncated: start again at its beginning.
                     self.offset, self._rest = (self.offset if self._inode is None else 0), b""
                     self._inode = found.st_ino
                 file.seek(self.offset)
@@ -44,7 +43,7 @@ class FileTail:
 
 
 def last_lines(path: Path, size: int = 64 << 10) -> list[str]:
-    """The whole lines in the last `size` bytes of a file; none if there is no file."""
+    """Return the complete lines in the last `size` bytes of a file; none if it does not exist."""
     try:
         with path.open("rb") as file:
             start = max(0, os.fstat(file.fileno()).st_size - size)
@@ -53,5 +52,5 @@ def last_lines(path: Path, size: int = 64 << 10) -> list[str]:
     except OSError:
         return []
     lines = data.split(b"\n")
-    # The first is a part unless we began at the start, the last is one that is being written (or empty).
+    # The first line is incomplete unless reading began at the start; the last is being written, or empty.
     return [line.decode(errors="replace") for line in (lines[1:-1] if start else lines[:-1])]

@@ -139,9 +139,9 @@ def data(prefix: Path, document: list[int], count: int) -> None:
 def _step(step: dict[str, Any], device: str) -> dict[str, Any]:
     import torch
 
-    from launcher.job.convert import program, sources, work
+    from launcher.job.convert import sources, work
     from launcher.job.convert.events import Events
-    from launcher.job.convert.request import Request
+    from launcher.job.convert.request import REPORT, Request
 
     first = torch.distributed.get_rank() == 0
     what = step.pop("do")
@@ -161,7 +161,7 @@ def _step(step: dict[str, Any], device: str) -> dict[str, Any]:
             made.partial_dir.mkdir()
         torch.distributed.barrier()
         ok = work.convert(made, device, Events(None))
-        report = json.loads((made.partial_dir / program.REPORT).read_text())
+        report = json.loads((made.partial_dir / REPORT).read_text())
         return {**report, "answer": ok, "request": asdict(made)}
     if what == "judge":
         return _judged(

@@ -78,7 +78,8 @@ def test_a_further_section_is_a_line_in_the_list(run: RunDirectory) -> None:
 
 
 def test_the_overview_is_what_status_says(run: RunDirectory) -> None:
-    make_attempt(run, metrics=(iteration(1), iteration(2, of=4, tflops_per_gpu=412.345)), result=FINISHED)
+    speed = {"tflops_per_gpu": 412.345, "tokens_per_second": 81920.4}
+    make_attempt(run, metrics=(iteration(1), iteration(2, of=4, **speed)), result=FINISHED)
     assert rows(overview(subject(run))) == {
         "State": "finished",
         "Detail": "iteration 4/4, loss 6",
@@ -90,6 +91,7 @@ def test_the_overview_is_what_status_says(run: RunDirectory) -> None:
         "Loss": "6",
         "Seconds per iteration": "0.5",
         "TFLOP/s per GPU": "412.3",
+        "Tokens per second": "81,920",
         "Run directory": str(run.path),
     }
 

@@ -76,10 +76,10 @@ def reap(ranks: Ranks) -> Callable[[float], None]:
 def test_a_run_of_this_machine_is_ended(path: Path, ranks: Ranks) -> None:
     run = local_run(path, ranks.event())
     assert members(ranks.process.pid, path) == [ranks.process.pid]
-    assert cancel_run(run, Recorder(), sleep=reap(ranks)) == "its processes have ended"
+    assert cancel_run(run, Recorder(), sleep=reap(ranks)) == "the run's processes have ended"
     assert ranks.process.wait(5) == 0
     assert [event["event"] for event in run.journal.read()] == ["launched", "cancelled"]
-    assert cancel_run(run, Recorder()) == "it is over already: cancelled"
+    assert cancel_run(run, Recorder()) == "the run has already ended: cancelled"
 
 
 @pytest.mark.parametrize("ranks", ["signal.SIG_IGN"], indirect=True)
@@ -93,13 +93,13 @@ def test_a_group_of_somebody_else_is_left_alone(path: Path, ranks: Ranks) -> Non
     # The number of the group is used again: its processes are not this run's.
     assert members(ranks.process.pid, path.parent / "other" / "1") == []
     run = local_run(path.parent / "other" / "1", ranks.event())
-    assert cancel_run(run, Recorder()) == "none of its processes is left"
+    assert cancel_run(run, Recorder()) == "no process of the run is left"
     assert ranks.process.poll() is None
 
 
 def test_with_save_the_ranks_are_asked(path: Path, ranks: Ranks) -> None:
     run = local_run(path, ranks.event())
-    assert cancel_run(run, Recorder(), save=True) == "its ranks save and stop after this iteration"
+    assert cancel_run(run, Recorder(), save=True) == "the ranks will save and stop after this iteration"
     assert run.attempt(0).stop.exists()
     assert ranks.process.poll() is None
     assert run.journal.read()[-1]["event"] == "stop_requested"

@@ -61,7 +61,7 @@ def test_where_no_rank_began_srun_says_why(run: RunDirectory) -> None:
     [({"rank": "2"}, "no rank '2'"), ({"rank": "first"}, "no rank 'first'"), ({"attempt": "3"}, "no attempt '3'")],
 )
 def test_what_is_not_there(run: RunDirectory, options: dict[str, str], words: str) -> None:
-    with pytest.raises(RequestError, match="not begun"):
+    with pytest.raises(RequestError, match="not started"):
         printed(run)
     with_logs(run)
     with pytest.raises(RequestError, match=words) as caught:

@@ -73,7 +73,7 @@ def test_cancelled(user: User, slurm_cluster: VirtualCluster) -> None:
     # The toy saves and stops when it is asked to; the job is cancelled all the same.
     end = until(run, Phase.CANCELLED, Phase.STOPPED)
     assert end.job_state in ("CANCELLED", "COMPLETING")
-    assert cancel_run(run, LocalShell()).startswith("it is over already")
+    assert cancel_run(run, LocalShell()).startswith("the run has already ended")
 
 
 def test_saved_and_stopped(user: User) -> None:

@@ -97,7 +97,7 @@ def test_the_next_attempt_is_followed_and_old_ones_are_not(run: RunDirectory) ->
     assert [line.split(" | ")[0] for line in scene.lines()] == [
         "starting",
         "iteration 10/20",
-        "attempt 002 begins",
+        "attempt 002 starts",
         "iteration 15/20",
     ]
 
@@ -115,7 +115,7 @@ def test_the_queue_is_explained(run: RunDirectory) -> None:
         scene.wait(12)
     queued, silent, configuring = scene.lines()
     assert queued.startswith("queued (Priority), expected to start at ")
-    assert silent.startswith("Slurm does not answer since ")
+    assert silent.startswith("Slurm has not answered since ")
     assert configuring == "job 12 is configuring on n[1-2]"
 
 

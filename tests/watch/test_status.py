@@ -256,8 +256,9 @@ def test_the_table(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_object_for_programs(run: RunDirectory) -> None:
-    make_attempt(run, metrics=METRICS, result=FAILED)
+    make_attempt(run, metrics=(*METRICS[:-1], {**METRICS[-1], "tokens_per_second": 81920.0}), result=FAILED)
     status = judged(run, State.FAILED, reason="NonZeroExitCode")
     (value,) = to_json([status], Answer({}, NOW))["runs"]
+    assert value["tokens_per_second"] == 81920.0
     assert (value["phase"], value["over"], value["iteration"], value["loss"]) == ("failed", True, 2, 8.0)
     assert (value["first_failing_rank"]["host"], value["job"], value["seconds_left"]) == ("n2", "12", None)

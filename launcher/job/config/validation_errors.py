@@ -20,7 +20,7 @@ _HINTS = {
 
 
 def explain(error: Exception) -> UserError:
-    """Return the UserError for an exception from Bridge's validation; `where` is the check's place in Megatron.
+    """Return the UserError for an exception from Bridge's validation; `where` is the check's position in Megatron.
 
     An assertion without a message is shown by its condition and the numbers that it compares.
     """

@@ -141,7 +141,7 @@ def _recipe_modules() -> list[Any]:
 
 
 def _replace(modules: list[Any]) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
-    """Put a wrapped function in each recipe's place; yield what was where."""
+    """Replace each recipe by a wrapped function; yield module, name and the original."""
     made: dict[Callable[..., Any], Callable[..., Any]] = {}
     for module in modules:
         for name, value in list(vars(module).items()):

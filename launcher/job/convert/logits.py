@@ -1,4 +1,4 @@
-"""The same small batch through both models in fp32: a mapping that puts weights in a wrong place shows at once."""
+"""The same small batch through both models in fp32: a mapping that misplaces weights shows at once."""
 
 import re
 from pathlib import Path

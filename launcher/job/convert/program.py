@@ -25,9 +25,8 @@ from ..model import hf_files
 from ..watch import stdout_channel
 from . import sources
 from .events import Events, report_error
-from .request import Request, parse
+from .request import REPORT, Request, parse
 
-REPORT = "parity.json"
 _GRACE_S = 5.0
 
 

@@ -8,6 +8,9 @@ from typing import Optional
 
 from ..errors import UserError
 
+REPORT = "parity.json"
+"""Name of the report in the result's directory."""
+
 ACTIONS = ("import", "export")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "gpu")

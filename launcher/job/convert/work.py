@@ -11,8 +11,7 @@ from ..config import notes
 from ..model import hf_files, weights
 from . import architecture, logits, model, parity, writing
 from .events import Events
-from .program import REPORT
-from .request import Request
+from .request import REPORT, Request
 
 
 def run(request: Request, events: Events) -> bool:

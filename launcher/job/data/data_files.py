@@ -93,7 +93,7 @@ def check_token_ids(config: Any) -> None:
 
 
 def _require_documents(prefixes: Iterable[str], split: str) -> None:
-    """Refuse a split that gets no document of a file: megatron-core 0.19.2 would count epochs for ever.
+    """Refuse a split that gets no document of a file: megatron-core 0.19.2 would count epochs endlessly.
 
     Splits consist of whole documents (`_build_megatron_dataset_splits` in blended_megatron_dataset_builder.py). Raises
     UserError.

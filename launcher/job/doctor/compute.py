@@ -132,7 +132,7 @@ class Reduced:
     backend: str
     total: Measured
     node: Measured
-    world: Measured
+    all_nodes: Measured
     error: Optional[str] = None
 
 
@@ -149,8 +149,8 @@ def all_reduce(torch: Any, expected: Expected, ranks: int, local_ranks: int) -> 
         total = Measured(float(one.item()))
         if not gpu:
             return Reduced(backend, total, no_gpu, no_gpu)
-        node, world = _bandwidths(torch, ranks, local_ranks)
-        return Reduced(backend, total, node, world)
+        node, all_nodes = _bandwidths(torch, ranks, local_ranks)
+        return Reduced(backend, total, node, all_nodes)
     except Exception as error:  # any exception of a back end is a finding
         why = Measured(why="the ranks could not be joined")
         return Reduced(backend, why, why, why, error=_first_line(error))

@@ -38,7 +38,7 @@ class Expected:
 
     @property
     def network(self) -> Optional[Fabric]:
-        """The fabric between the nodes; None where the profile says nothing."""
+        """Return the fabric between the nodes; None where the profile has none."""
         return FABRICS.get(self.fabric or "")
 
 

@@ -161,17 +161,17 @@ def ecc_check(gpus: Gpus) -> Check:
             f"ECC is off on GPU {', '.join(off)}: wrong bits go unnoticed",
             "ask the administrators to switch it on: nvidia-smi --ecc-config=1, then a reset",
         )
-    told = [row for row in rows if row[ECC[2]].isdigit()]
-    if not told:
+    reported = [row for row in rows if row[ECC[2]].isdigit()]
+    if not reported:
         return skip(name, gpus.ecc.why or "the GPUs do not report it")
-    bad = [f"GPU {row['index']}: {row[ECC[2]]}" for row in told if int(row[ECC[2]]) > 0]
+    bad = [f"GPU {row['index']}: {row[ECC[2]]}" for row in reported if int(row[ECC[2]]) > 0]
     if bad:
         return fail(
             name,
             ", ".join(bad),
             "uncorrected memory errors since the driver was loaded",
             f"the GPU needs a reset, and repair if the errors return: {DRAIN}",
-            sum(int(row[ECC[2]]) for row in told),
+            sum(int(row[ECC[2]]) for row in reported),
         )
     return ok(name, "0 uncorrected", 0)
 
@@ -179,11 +179,11 @@ def ecc_check(gpus: Gpus) -> Check:
 def rows_check(gpus: Gpus) -> Check:
     """Check that no row of memory waits for a reset to be replaced, and none could not be replaced."""
     name = "remapped rows"
-    told = [row for row in table(gpus.rows, ROWS) if row[ROWS[2]] and row[ROWS[3]]]
-    if not told:
+    reported = [row for row in table(gpus.rows, ROWS) if row[ROWS[2]] and row[ROWS[3]]]
+    if not reported:
         return skip(name, gpus.rows.why or "the GPUs do not report it")
-    failed = [row[ROWS[0]] for row in told if _is_set(row[ROWS[3]])]
-    waiting = [row[ROWS[0]] for row in told if _is_set(row[ROWS[2]])]
+    failed = [row[ROWS[0]] for row in reported if _is_set(row[ROWS[3]])]
+    waiting = [row[ROWS[0]] for row in reported if _is_set(row[ROWS[2]])]
     if failed:
         return fail(
             name,
@@ -200,7 +200,7 @@ def rows_check(gpus: Gpus) -> Check:
             f"run nvidia-smi --gpu-reset or reboot: {DRAIN}",
             len(waiting),
         )
-    replaced = sum(int(row[ROWS[1]]) for row in told if row[ROWS[1]].isdigit())
+    replaced = sum(int(row[ROWS[1]]) for row in reported if row[ROWS[1]].isdigit())
     return ok(name, f"{replaced} replaced" if replaced else "none", replaced)
 
 

@@ -185,7 +185,7 @@ def _collectives(reduced: compute.Reduced, this: Rank, expected: Expected) -> Se
     return (
         joined,
         figure("all-reduce node", "GB/s", reduced.node, expected.all_reduce_node_gbs, "all_reduce_node_gbs"),
-        figure("all-reduce", "GB/s", reduced.world, expected.all_reduce_gbs, "all_reduce_gbs"),
+        figure("all-reduce", "GB/s", reduced.all_nodes, expected.all_reduce_gbs, "all_reduce_gbs"),
     )
 
 

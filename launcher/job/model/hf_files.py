@@ -80,7 +80,7 @@ def read_weights(directory: Path) -> Weights:
 
 
 def read_text_config(directory: Path) -> dict[str, Any]:
-    """Return the language model's part of config.json: all of it, unless it has other parts. Raises UserError."""
+    """Return the language model's part of config.json, which may be the whole. Raises UserError."""
     config = read_config(directory)
     text = config.get("text_config")
     return text if isinstance(text, dict) else config

@@ -1,7 +1,7 @@
 """The process around nsys: `python3 nsys.py COMMAND ...`, run by step.sh on the ranks that are captured.
 
 It needs only the standard library. It asks this nsys for its features, starts the command under it, and stays: nsys may
-wait for ever for processes that a program leaves behind, or hang while it writes its report (both were observed). When
+wait endlessly for processes that a program leaves behind, or hang while it writes its report (both were observed). When
 the program has ended, nsys gets a time limit. Then the report is exported to SQLite and its rows are counted, because
 an exit status of 0 and an existing file prove nothing. The result is in `profiles/STEM.nsys.json`.
 """

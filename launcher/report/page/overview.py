@@ -27,6 +27,7 @@ def overview(subject: Subject) -> Sequence[Block]:
             ("Loss", text_of(values["loss"], ".6g")),
             ("Seconds per iteration", text_of(values["seconds_per_iteration"], ".4g")),
             ("TFLOP/s per GPU", _tflops(values["tflops_per_gpu"])),
+            ("Tokens per second", text_of(values["tokens_per_second"], ",.0f")),
             ("Time left", None if values["seconds_left"] is None else clock(values["seconds_left"])),
             ("Last sign of life", None if last is None or status.phase.over else moment(last)),
             ("Run directory", values["run_dir"]),
