@@ -38,7 +38,6 @@ PENDING: tuple[str, ...] = (
     "launcher/images/store",
     "launcher/images/verify.py",
     "launcher/job/config",
-    "launcher/job/model",
     "launcher/job/network",
     "launcher/job/record.py",
     "launcher/job/result.py",
@@ -54,7 +53,6 @@ PENDING: tuple[str, ...] = (
     "launcher/report/page",
     "launcher/report/profiles",
     "launcher/rundir",
-    "launcher/watch",
 )
 
 # A phrase that reads as translated, or a word of our own for what has a usual name, and what to write instead.

@@ -144,5 +144,4 @@ _.Recorder
 _.communication_us
 _.model_parameters
 _.requeue
-_.tokens_per_second
 _.total_us
