@@ -81,7 +81,7 @@ def _check_division(layout: RankLayout, sizes: Mapping[str, int]) -> None:
     tp, pp, cp = (sizes.get(key, 1) for key in ("tp", "pp", "cp"))
     _divides(layout, counted, ("tp", "pp", "cp"), (tp, pp, cp))
     if "ep" in sizes or "etp" in sizes:
-        # Bridge sets ETP to TP unless told otherwise, and to 1 in its MoE recipes: only a stated one is counted.
+        # Bridge sets ETP to TP unless it is set, and to 1 in its MoE recipes: only a stated one is counted.
         _divides(layout, counted, ("etp", "ep", "pp"), (sizes.get("etp", 1), sizes.get("ep", 1), pp))
     if {"tp", "pp", "cp", "mbs", "gbs"} <= set(sizes):
         misfit = parallel_sizes.batch(sizes["gbs"], sizes["mbs"], layout.world_size // (tp * pp * cp))
