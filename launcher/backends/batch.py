@@ -72,7 +72,7 @@ class BatchBackend:
 
 
 def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> Submission:
-    """Submit sbatch.sh; the journal holds the intent and what came of it."""
+    """Submit sbatch.sh; the journal records the intent and the outcome."""
     token = submission_token(plan)
     run.journal.write("submit_intent", token=token, submission=plan.submission)
     try:

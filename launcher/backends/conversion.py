@@ -1,7 +1,6 @@
-"""Conversion of weights: the program that does it, started here or, as a task of submitit, on a compute node.
+"""Conversion of weights: starts launcher/job/convert here, or on a compute node as a task of submitit.
 
-Its half in the training stack is launcher/job/convert; this one starts it with the Python that tasks run with, and
-turns what it tells into a report for people.
+The program runs with the Python that tasks run with; its events become a report for people.
 """
 
 import json
@@ -21,7 +20,7 @@ from launcher.images.build.report import LineSplitter, Report
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is asked for; paths are absolute. See launcher/job/convert/request.py for the rest."""
+    """A request for a conversion; paths are absolute. launcher/job/convert/request.py describes the fields."""
 
     action: Literal["import", "export"]
     source: str
@@ -36,38 +35,42 @@ class Conversion:
 
 
 def convert(wanted: Conversion, python: str, shell: Shell, report: Report) -> dict[str, Any]:
-    """Carry it out on this machine; returns the parity report, whose `ok` says whether the result is equal.
+    """Convert on this machine. Return the parity report, whose `ok` says whether the result is equal.
 
-    Raises RequestError for a request that was wrong, CommandError where the program failed.
+    Raises RequestError for a wrong request, CommandError where the program failed.
     """
     if shutil.which(python) is None:
-        raise RequestError(f"there is no interpreter {python!r}", hint="The profile's `python` names it, or --python.")
-    told: dict[str, Any] = {}
+        raise RequestError(
+            f"there is no interpreter {python!r}", hint="Name one with --python, or `python` in the profile."
+        )
+    answer: dict[str, Any] = {}
 
     def take(line: str) -> None:
-        _pass_on(line, told, report)
+        _pass_on(line, answer, report)
 
     lines = LineSplitter(take)
     done = shell.stream(
         [python, str(resource("entrypoint.py")), "--convert", json.dumps(asdict(wanted))],
-        # What its libraries say on standard error is shown only where it failed.
+        # Standard error, which its libraries write to, is shown only where the program failed.
         lambda name, text: lines(name, text) if name == "out" else None,
         env={name: value for name, value in os.environ.items() if name not in _RANK},
         check=False,
     )
     lines.end()
-    if "error" in told:
-        kind = RequestError if told["user"] else CommandError
-        raise kind(told["error"], where=told.get("where"), hint=told.get("hint") or _last_words(told, done.stderr))
-    if "result" not in told:
+    if "error" in answer:
+        kind = RequestError if answer["user"] else CommandError
+        raise kind(
+            answer["error"], where=answer.get("where"), hint=answer.get("hint") or _last_words(answer, done.stderr)
+        )
+    if "result" not in answer:
         last = _last_line(done.stderr)
         raise CommandError(f"the conversion ended with status {done.status} and no report: {last}")
-    found: dict[str, Any] = told["result"]
+    found: dict[str, Any] = answer["result"]
     return found
 
 
 def perform(wanted: Conversion, python: str | None, events: Path) -> "dict[str, Any] | RemoteFailure":
-    """The same on a node, with a file of events; called there."""
+    """Convert on the node that calls this, with a file for the events."""
     report = EventFile(events)
     try:
         return convert(wanted, python or sys.executable, LocalShell(), report)
@@ -76,10 +79,10 @@ def perform(wanted: Conversion, python: str | None, events: Path) -> "dict[str, 
 
 
 _RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Of a job that this shell happens to be a rank of: the program makes ranks of its own."""
+"""Variables of a job in which this shell may be a rank; the program starts its own ranks."""
 
 
-def _pass_on(line: str, told: dict[str, Any], report: Report) -> None:
+def _pass_on(line: str, answer: dict[str, Any], report: Report) -> None:
     try:
         event = json.loads(line)
     except ValueError:
@@ -93,18 +96,18 @@ def _pass_on(line: str, told: dict[str, Any], report: Report) -> None:
     elif "note" in event:
         report.line(f"note: {event['note']}")
     elif "error" in event:
-        # The first is the cause: other ranks end because of it. A rank that was only interrupted says less.
-        told.setdefault("error", event["error"])
-        told.setdefault("user", event["user"])
-        told.setdefault("where", event["where"])
-        told.setdefault("hint", event["hint"])
+        # The first one is the cause, and other ranks end because of that. A rank that was only interrupted says less.
+        answer.setdefault("error", event["error"])
+        answer.setdefault("user", event["user"])
+        answer.setdefault("where", event["where"])
+        answer.setdefault("hint", event["hint"])
     elif "result" in event:
-        told["result"] = event["result"]
+        answer["result"] = event["result"]
 
 
-def _last_words(told: dict[str, Any], stderr: str) -> str | None:
-    return None if told["user"] else f"Its last words: {_last_line(stderr)}"
+def _last_words(answer: dict[str, Any], stderr: str) -> str | None:
+    return None if answer["user"] else f"Its last words: {_last_line(stderr)}"
 
 
 def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")

@@ -1,4 +1,4 @@
-"""The use of an image, noted in its store, so that `launcher image gc` leaves alone what a run needs."""
+"""A run's use of its image, recorded in the image's store, so that `launcher image gc` keeps the image."""
 
 import contextlib
 import os
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def record_image_use(plan: Plan, host: HostContext) -> str | None:
-    """Note that a run is about to need its image: right before it is started or submitted.
+    """Record that a run is about to need its image, right before the start or the submission.
 
-    Nothing is noted for an image that lies in no store. Returns a warning where the note cannot be written, as in a
-    store that is somebody else's: that keeps nobody from running. Raises ImageError if the image was removed meanwhile.
+    Return a warning where the record cannot be written, as in another user's store; the run may go on. Nothing is
+    recorded for an image that lies in no store. Raises ImageError if the image was removed meanwhile.
     """
-    if (place := _place(plan)) is None:
+    if (stored := _stored(plan)) is None:
         return None
     from launcher.images.store.uses import Use, record_use
 
-    store, digest = place
+    store, digest = stored
     use = Use(
         run_id=plan.run_id,
         run_dir=plan.run_dir,
@@ -32,7 +32,7 @@ def record_image_use(plan: Plan, host: HostContext) -> str | None:
         user=host.user,
         host=host.hostname,
         at=host.now,
-        # An allocation's number is known already; a batch job's only after it was submitted.
+        # The number of the allocation is known; that of a batch job only after the submission.
         job=host.allocation.job_id if plan.backend.current_allocation and host.allocation else None,
         pid=os.getpid(),
         start_ticks=start_ticks_of(os.getpid()) or 0,
@@ -41,34 +41,34 @@ def record_image_use(plan: Plan, host: HostContext) -> str | None:
         record_use(store, digest, use)
     except DiskError as error:
         name = plan.image.name if plan.image else digest
-        return f"that this run needs {name} cannot be noted in the store: {error.message}; gc may remove it"
+        return f"this run's use of {name} cannot be recorded in the store: {error.message}; gc may remove the image"
     return None
 
 
 def record_job(plan: Plan, job: str) -> None:
-    """Complete the note with the job's number, once a batch job has one. The job runs, whether that works or not."""
-    if (place := _place(plan)) is None:
+    """Add the job's number to the record, once a batch job has one. The job runs whether that works or not."""
+    if (stored := _stored(plan)) is None:
         return
     from launcher.images.store.uses import update_use
 
-    store, digest = place
+    store, digest = stored
     with contextlib.suppress(DiskError, ImageError):
         update_use(store, digest, plan.run_id, job=job)
 
 
 def forget_image_use(plan: Plan) -> None:
-    """Take the note back: nothing was started. What remains of one that cannot be removed, gc finds out."""
-    if (place := _place(plan)) is None:
+    """Remove the record, since nothing was started. gc recognises a record that cannot be removed."""
+    if (stored := _stored(plan)) is None:
         return
     from launcher.images.store.uses import forget_use
 
-    store, digest = place
+    store, digest = stored
     with contextlib.suppress(DiskError, ImageError):
         forget_use(store, digest, plan.run_id)
 
 
-def _place(plan: Plan) -> "tuple[Store, str] | None":
-    """The store of a plan's image and its digest; None without an image, and for one that lies in no store."""
+def _stored(plan: Plan) -> "tuple[Store, str] | None":
+    """Return the store of a plan's image, and its digest; None without an image, and for one that lies in no store."""
     if plan.image is None or plan.image.store is None or plan.image.digest is None:
         return None
     from pathlib import Path

@@ -1,7 +1,7 @@
-"""A Python function as a Slurm job, through submitit: for what a compute node does better, such as image builds.
+"""A Python function as a Slurm job, through submitit: for work that suits a compute node, such as image builds.
 
-Never the training job: its scripts are the launcher's own. submitit's watcher needs accounting, so `launcher.slurm` is
-asked for the state, and submitit is left with what it does well: the pickle, the batch script, the result.
+Training jobs use the launcher's own scripts instead. submitit's watcher needs accounting, so the state comes from
+`launcher.slurm`; submitit does the pickle, the batch script and the result.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from launcher.config.cluster import Cluster
 from launcher.scripts.render import directive
 
 _TIME_LIMIT_MIN = 240
-"""Unless the user says otherwise: a training image is 10 to 20 GB, and registries are slow."""
+"""By default: a training image has 10 to 20 GB, and registries are slow."""
 
 # Directives of a profile that describe a training node's share, not a site's rules: a task asks for its own.
 _NOT_FOR_TASKS = frozenset(
@@ -34,22 +34,22 @@ class TaskJob:
     job: str
     folder: Path
     log: Path
-    """What the function and the programs that it ran have printed."""
+    """The output of the function and of the programs that it ran."""
     result: Path
-    """Is there once the function has returned or raised."""
+    """Exists once the function has returned or raised."""
 
 
 def parameters(
     cluster: Cluster, *, name: str, cpus: int | None = None, directives: Mapping[str, bool | int | str] | None = None
 ) -> dict[str, Any]:
-    """submitit's parameters of a one-task job on this cluster; `directives` are the user's, by sbatch's long names.
+    """Return submitit's parameters of a one-task job; `directives` are the user's, by sbatch's long names.
 
     Raises PlaceError for a profile without Slurm.
     """
     if cluster.scheduler != "slurm":
         raise PlaceError(
             f"the cluster profile {cluster.name!r} has no Slurm to run a job on",
-            hint="Leave --on out to do it on this machine.",
+            hint="Leave --on out to run it on this machine.",
         )
     site: dict[str, bool | int | str] = {
         key: value for key, value in cluster.directives.items() if key not in _NOT_FOR_TASKS and value is not False
@@ -110,7 +110,7 @@ def submit_task(
 
 
 def outcome(task: TaskJob) -> Any:
-    """What the function returned. Raises OutsideError with the traceback's last line if it raised."""
+    """Return what the function returned. Raises OutsideError with the traceback's last line if it raised."""
     from submitit.core.utils import pickle_load
 
     try:
@@ -125,7 +125,7 @@ def outcome(task: TaskJob) -> Any:
 
 @contextlib.contextmanager
 def _outside_of_allocations() -> Iterator[None]:
-    """Hide the allocation that this shell happens to be in: its variables must not reach the job as its own.
+    """Hide the allocation that this shell may be in: its variables must not reach the job as its own.
 
     submitit's `clean_env` does so too, but hides SLURM_CONF with them, by which sbatch finds the cluster.
     """
@@ -140,7 +140,7 @@ def _outside_of_allocations() -> Iterator[None]:
 
 
 def _words(error: Exception) -> str:
-    """sbatch's own words out of submitit's exception: its last line that says something."""
+    """Return sbatch's message from submitit's exception: the last line with text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if line.startswith(("sbatch:", "srun:"))]
     return (said or lines or [type(error).__name__])[-1]

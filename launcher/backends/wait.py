@@ -16,18 +16,18 @@ _TICK_S = 0.1
 
 @dataclass
 class Interrupts:
-    """How often Ctrl-C (or SIGTERM) has asked this process to come to an end."""
+    """How often Ctrl-C (or SIGTERM) has asked this process to end."""
 
     count: int = 0
 
     def note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's signature
-        """One more."""
+        """Count one more."""
         self.count += 1
 
 
 @contextmanager
 def interrupts() -> Iterator[Interrupts]:
-    """Count SIGINT, SIGTERM and SIGHUP instead of dying of them."""
+    """Count SIGINT, SIGTERM and SIGHUP instead of ending."""
     counted = Interrupts()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, counted.note) for number in numbers}
@@ -60,7 +60,7 @@ def wait(started: StartedRun, counted: Interrupts, *, tick: Callable[[], None], 
 
 
 def request_stop(run: RunDirectory, reason: str) -> bool:
-    """Ask the ranks of the newest attempt to save and stop; False if there is no attempt to ask."""
+    """Ask the ranks of the newest attempt to save and stop. Return False if there is no attempt."""
     attempt = run.latest_attempt()
     if attempt is None:
         return False
@@ -70,7 +70,7 @@ def request_stop(run: RunDirectory, reason: str) -> bool:
 
 
 def summary(run: RunDirectory, attempt: Attempt | None) -> dict[str, Any]:
-    """What came of a run, for people and for --json; `outcome` is `unknown` where no verdict was written."""
+    """Return the outcome of a run, for people and for --json; it is `unknown` where no verdict was written."""
     result = attempt.result if attempt else None
     return {
         "run_dir": str(run.path),

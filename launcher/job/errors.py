@@ -10,3 +10,8 @@ class UserError(ExplainedError):
     """
 
     hint_indent = "  "
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not blank; an empty text where there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -1,4 +1,4 @@
-"""Which back end carries tokens between experts, and whether this network can: refused before anything is queued.
+"""The back end that carries tokens between experts, and whether this network supports it.
 
 Sources:
 - NVIDIA-NeMo/Megatron-Bridge issue 3343: with experts spread over two nodes on EFA both back ends die, HybridEP by an
@@ -32,7 +32,7 @@ _ALTERNATIVE = f"Use {TYPE_KEY}=alltoall (NCCL itself)"
 
 @dataclass(frozen=True)
 class Dispatcher:
-    """The decision: the back end's name (None: not known), its variables, and what is to be said."""
+    """The decision: the back end's name (None: not known), its variables, and messages about it."""
 
     name: str | None = None
     variables: tuple[Variable, ...] = ()
@@ -41,9 +41,9 @@ class Dispatcher:
 
 
 def name_of(values: Mapping[str, Any]) -> str | None:
-    """What the values by key say: alltoall, allgather, deepep, hybridep, ncclep; `flex` if its back end is not known.
+    """Return what the values by key say: alltoall, allgather, deepep, hybridep, ncclep; `flex` without a back end.
 
-    None where nothing is.
+    None where they say nothing.
     """
     kind, backend = values.get(TYPE_KEY), values.get(BACKEND_KEY)
     if kind in ("alltoall", "allgather"):
@@ -64,7 +64,7 @@ def plan_dispatcher(
 ) -> Dispatcher:
     """Judge the dispatcher on this network; `sizes` holds the parallel sizes that are known.
 
-    `stated`: whether the user named the dispatcher, rather than the recipe.
+    `stated` is whether the user named the dispatcher, rather than the recipe.
 
     Raises OverrideError with the alternative for what cannot work.
     """
@@ -84,7 +84,7 @@ def plan_dispatcher(
 
 
 def _hybridep(cluster: Cluster, layout: RankLayout, sizes: Mapping[str, int]) -> Dispatcher:
-    """HybridEP: NVLink inside a domain; between domains InfiniBand where a domain is one node, else nothing."""
+    """Judge HybridEP: NVLink inside a domain; between domains InfiniBand where a domain is one node, else nothing."""
     domain_ranks = layout.ranks_per_node * cluster.nvlink_domain_nodes
     group = _group(sizes)
     if group is not None and (group > domain_ranks or (cluster.nvlink_domain_nodes == 1 and domain_ranks % group)):
@@ -139,12 +139,12 @@ def _without_mlx5_devices(
 
 
 def _on_grace(gpu: str, *, stated: bool) -> Dispatcher:
-    """DeepEP where a node is a part of a larger NVLink domain. A recipe is written for other nodes as well."""
-    text = f"DeepEP does not know the NVLink of several nodes, and Megatron Bridge refuses it on {gpu}"
+    """Judge DeepEP where a node is part of a larger NVLink domain. A recipe is written for other nodes as well."""
+    text = f"DeepEP does not support NVLink between nodes, and Megatron Bridge refuses it on {gpu}"
     if stated:
         hint = f"Use {BACKEND_KEY}=hybridep, or {TYPE_KEY}=alltoall."
         raise OverrideError(text, where=f"{BACKEND_KEY}=deepep", hint=hint)
-    return Dispatcher("deepep", warnings=(f"{text}: what the recipe asks for is replaced by alltoall there",))
+    return Dispatcher("deepep", warnings=(f"{text}: the recipe's choice is replaced by alltoall there",))
 
 
 def _refused(name: str, cluster: Cluster, sizes: Mapping[str, int], layout: RankLayout) -> OverrideError:
@@ -162,7 +162,7 @@ def _unknown_span(name: str) -> str:
 
 
 def _group(sizes: Mapping[str, int]) -> int | None:
-    """Ranks between which tokens travel, experts' own tensor parallelism included; None where EP is not known."""
+    """Return how many ranks exchange tokens, experts' own tensor parallelism included; None where EP is not known."""
     return sizes["ep"] * sizes.get("etp", 1) if "ep" in sizes else None
 
 

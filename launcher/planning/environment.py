@@ -1,9 +1,9 @@
-"""The environment of a rank: what is set, by whom, and what loses.
+"""The environment of a rank: each variable with its origin, and with the values that it overrides.
 
-Weakest first: image, the submitting shell (a short list, and what is passed on by name), what the profile's network
-means (launcher/planning/network.py), the profile's [env], recipe, user.
-The recipe's values are known where it was run to check the configuration; the rest is decided here. Of the short list
-the image's own values win, as with pyxis: a PATH of the host leads nowhere in a container.
+Weakest first: image, the submitting shell (a short list, and what is passed on by name), the profile's network
+(launcher/planning/network.py), the profile's [env], recipe, user. The recipe's values are known where it was run to
+check the configuration. Of the short list the image's own values count, as with pyxis: the host's PATH is of no use in
+a container.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from launcher._util.errors import SpecError
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 from launcher.planning.model import Variable
 
-# What any program needs to find its commands, its user and its language. Everything else that a login shell holds
+# Any program needs these to find its commands, its user and its language. The rest of a login shell's environment
 # (PYTHONPATH, LD_LIBRARY_PATH, proxies, functions) makes runs differ between users, and is passed on only by name.
 INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TZ", "USER")
 
@@ -23,7 +23,7 @@ _HIDDEN = "(value not shown)"
 # Set on srun's side by the scripts for step.sh, which turns them into the rank's own.
 HANDED_OVER = ("LAUNCHER_ATTEMPT", "LAUNCHER_MASTER_ADDR")
 
-# Of these a container has its own, or none, whatever the host has: from the image, its user database, its login shell.
+# A container has its own values of these, or none: from the image, its user database, its login shell.
 OF_THE_CONTAINER = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "USER")
 
 
@@ -39,7 +39,7 @@ def plan_environment(
     image: Mapping[str, str | None] | None = None,
     network: Iterable[Variable] = (),
 ) -> tuple[Variable, ...]:
-    """All variables of a rank, sorted by name. `user` holds `NAME=VALUE` and `NAME`. Raises SpecError.
+    """Return all variables of a rank, sorted by name. `user` holds `NAME=VALUE` and `NAME`. Raises SpecError.
 
     `network` holds what follows from the profile's fabric and from the dispatcher of experts.
     `image` holds the image's own variables, None in place of a secret-like one's value; without a container it is None.
@@ -58,14 +58,14 @@ def plan_environment(
         if name not in RANK_VARIABLES and not is_secret(name):
             _add(variables, Variable(name, value, "the recipe's env_vars", "task"))
     for entry in user:
-        _add(variables, _said(entry, shell))
+        _add(variables, _from_option(entry, shell))
     if image is not None:
-        _put_under(variables, image)
+        _add_image(variables, image)
     return tuple(variables[key] for key in sorted(variables, key=lambda key: (key[1], key[0])))
 
 
-def _said(entry: str, shell: Mapping[str, str]) -> Variable:
-    """What `--env NAME=VALUE` or `--env NAME` means."""
+def _from_option(entry: str, shell: Mapping[str, str]) -> Variable:
+    """Parse `--env NAME=VALUE` or `--env NAME`."""
     name, given, value = entry.partition("=")
     if given:
         return Variable(name, value, "--env", "task")
@@ -77,8 +77,8 @@ def _said(entry: str, shell: Mapping[str, str]) -> Variable:
     return Variable(name, None, "--env, from the submitting shell", "inherited")
 
 
-def _put_under(variables: dict[tuple[str, str], Variable], image: Mapping[str, str | None]) -> None:
-    """The image's variables below everything else, except where a container's own always count."""
+def _add_image(variables: dict[tuple[str, str], Variable], image: Mapping[str, str | None]) -> None:
+    """Add the image's variables below everything else, except those of which a container's own value counts."""
     for name in sorted({*image, *OF_THE_CONTAINER}):
         above = variables.get(("task", name))
         value = image.get(name)
@@ -93,7 +93,7 @@ def _put_under(variables: dict[tuple[str, str], Variable], image: Mapping[str, s
 
 
 def _yields(inherited: Variable, image: Mapping[str, str | None]) -> bool:
-    """Whether an inherited variable loses to the container's: one that every task gets, and nobody asked for."""
+    """Whether the container's value overrides this inherited one: every task gets it, and no option names it."""
     return _is_standard(inherited) and (inherited.name in image or inherited.name in OF_THE_CONTAINER)
 
 
@@ -111,12 +111,12 @@ def _add(variables: dict[tuple[str, str], Variable], new: Variable) -> None:
 
 
 def overrides_image(variables: Iterable[Variable]) -> tuple[str, ...]:
-    """Names of the job that beat the image's: what was asked for by name. PATH, HOME and the like are its own."""
+    """Return the names of variables that override the image's: those passed on by name. It keeps PATH, HOME etc."""
     names = {each.name for each in variables if each.scope == "inherited" and not _is_standard(each)}
     return tuple(sorted({*names, *HANDED_OVER}))
 
 
 def passed_on(variables: Iterable[Variable]) -> tuple[str, ...]:
-    """Names for srun's --export: inherited ones, those of srun's side, and what the scripts hand over."""
+    """Return the names for srun's --export: inherited ones, those of srun's side, and what the scripts hand over."""
     names = {variable.name for variable in variables if variable.scope in ("inherited", "host")}
     return tuple(sorted({*names, *HANDED_OVER}))

@@ -39,7 +39,7 @@ class PlannedImage:
     """Absolute; of an image in the store the file that is named by its content."""
 
     digest: str | None
-    """`sha256:...` of the file; None where nobody computed it."""
+    """`sha256:...` of the file; None where it was not computed."""
 
     architecture: str | None
     size_bytes: int
@@ -128,13 +128,13 @@ class Plan:
         return self.layout.world_size
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain values: the backend by its name, and the world size where readers look for it."""
+        """Return the plan as plain values: the backend by its name, and the world size where readers look for it."""
         return {**dataclasses.asdict(self), "backend": self.backend.name, "world_size": self.world_size}
 
     def to_json(self) -> str:
-        """The text of plan.json."""
+        """Return the text of plan.json."""
         return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
 
     def argv_json(self) -> str:
-        """The text of argv.json."""
+        """Return the text of argv.json."""
         return json.dumps(self.argv, indent=1, sort_keys=True) + "\n"

@@ -37,7 +37,7 @@ def plan_network(
     Raises ImageError where the profile requires a fabric that the image cannot use.
     """
     if cluster.device == "cpu":
-        return Network(summary=_summary(cluster))  # gloo reads none of it
+        return Network(summary=_summary(cluster))  # gloo reads none of these variables
     fabric = FABRICS.get(cluster.fabric or "")
     parts = [
         *([_fabric(fabric, cluster, image, nodes, stated)] if fabric else []),
@@ -54,7 +54,7 @@ def plan_network(
 
 
 def settings(cluster: Cluster, layout: RankLayout) -> NetworkOptions | None:
-    """`options.network` of argv.json: what a rank holds NCCL's choice against; None where nobody is to look."""
+    """`options.network` of argv.json: what a rank compares NCCL's choice with; None where it does not look."""
     if cluster.network == "off" or cluster.fabric is None:
         return None
     return {

@@ -1,14 +1,14 @@
-"""Where the run's groups lie: on which nodes, and which --segment keeps each within one NVLink domain.
+"""Placement: the nodes that hold the run's groups, and the --segment that keeps each within one NVLink domain.
 
-Ranks are dealt node by node (srun's block distribution). Megatron's order is tp-cp-ep-dp-pp (megatron-core 0.19.2,
+Ranks are assigned node by node (srun's block distribution). Megatron's order is tp-cp-ep-dp-pp (megatron-core 0.19.2,
 `core/parallel_state.py`: RankGenerator), so a TP group is `tp` consecutive ranks, TP with CP is `tp*cp`, and the
 experts' generator lays ETP x EP in blocks of `etp*ep`: each kind cuts the world into aligned blocks of one size.
 
 With topology/block Slurm gives a job its nodes in segments, each within one block (an NVLink domain), and the segments
 of a block follow each other (https://slurm.schedmd.com/topology.html#block, sbatch --segment: it divides the number of
-nodes). A domain can so end only at a multiple of the segment. The smallest segment that no group crosses is what is
-asked for: larger ones wait longer for free nodes, and leave more of a domain's nodes unused. That is not the largest
-divisor of 18, as other launchers take it: 17 for 34 nodes, which no expert group divides.
+nodes). A domain can therefore end only at a multiple of the segment. The plan asks for the smallest segment that no
+group crosses: larger ones wait longer for free nodes, and leave more of a domain's nodes unused. The largest divisor of
+the nodes up to 18, as other launchers take it, is 17 for 34 nodes, which no expert group divides.
 """
 
 import math
@@ -25,7 +25,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Placement:
-    """The decision: the segment in nodes (None: Slurm is not asked), lines for people, and what is to be said."""
+    """The decision: the segment in nodes (None: Slurm is not asked), lines for people, and messages about it."""
 
     segment: int | None = None
     lines: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ def plan_placement(
 ) -> Placement:
     """Place the groups of `sizes` (those that are known). `stated` has --sbatch's or the profile's `segment` by origin.
 
-    Raises LayoutError, with the numbers, for a group that no domain can hold; who states a segment is only warned.
+    Raises LayoutError, with the numbers, for a group that no domain can hold; a stated segment causes warnings only.
     """
     lines = placement(layout, sizes)
     if cluster.nvlink_domain_nodes == 1 or layout.nodes == 1:
@@ -69,7 +69,7 @@ def plan_placement(
 
 
 def smallest_segment(layout: RankLayout, sizes: Mapping[str, int], domain_nodes: int) -> int:
-    """The fewest nodes that, taken as a unit, no TP and no expert group crosses. Raises LayoutError."""
+    """Return the fewest nodes that, taken as a unit, no TP and no expert group crosses. Raises LayoutError."""
     units = _units(sizes)
     needed = _common(layout, units.values())
     if needed <= domain_nodes:
@@ -85,7 +85,7 @@ def smallest_segment(layout: RankLayout, sizes: Mapping[str, int], domain_nodes:
 
 
 def placement(layout: RankLayout, sizes: Mapping[str, int]) -> tuple[str, ...]:
-    """A line for each kind of group that is known and has more than one rank."""
+    """Return a line for each kind of group that is known and has more than one rank."""
     lines = [f"{name}: {_where(size, layout)}" for name, size in {**_units(sizes), **_context(sizes)}.items()]
     stages = sizes.get("pp", 1)
     if stages > 1 and layout.world_size % stages == 0:
@@ -96,12 +96,12 @@ def placement(layout: RankLayout, sizes: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def crosses(size: int, segment: int, layout: RankLayout) -> bool:
-    """Whether an aligned block of `size` ranks may lie on both sides of a segment's end."""
+    """Whether an aligned block of `size` ranks may lie on both sides of the end of a segment."""
     return segment < layout.nodes and segment * layout.ranks_per_node % size != 0
 
 
 def _units(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Blocks that must not leave a domain, by what people call them."""
+    """Return the blocks that must not leave a domain, by the names that people use."""
     tp, ep, etp = (sizes.get(key, 1) for key in ("tp", "ep", "etp"))
     experts = f"EP {ep} x ETP {etp} = {ep * etp}" if etp > 1 else f"EP {ep}"
     found = {f"TP {tp}": tp, experts: ep * etp}
@@ -109,13 +109,13 @@ def _units(sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def _context(sizes: Mapping[str, int]) -> dict[str, int]:
-    """The block of CP: better within a domain, and a run without that is slower rather than wrong."""
+    """Return the block of CP: a run whose CP crosses domains is slower, not wrong."""
     tp, cp = sizes.get("tp", 1), sizes.get("cp", 1)
     return {f"CP {cp} x TP {tp} = {cp * tp}" if tp > 1 else f"CP {cp}": cp * tp} if cp > 1 else {}
 
 
 def _nodes(size: int, layout: RankLayout) -> int:
-    """After how many nodes a block of `size` ranks ends where a node ends."""
+    """Return after how many nodes a block of `size` ranks ends where a node ends."""
     return size // math.gcd(size, layout.ranks_per_node)
 
 
@@ -124,7 +124,7 @@ def _common(layout: RankLayout, sizes: Iterable[int]) -> int:
 
 
 def _with_context(layout: RankLayout, sizes: Mapping[str, int], domain_nodes: int) -> int | None:
-    """The segment that holds CP's blocks, too; None where a domain is too small for that."""
+    """Return the segment that holds CP's blocks, too; None where a domain is too small for that."""
     needed = _common(layout, (*_units(sizes).values(), *_context(sizes).values()))
     return needed if needed <= domain_nodes else None
 
@@ -135,7 +135,7 @@ def _context_warning(sizes: Mapping[str, int], cluster: Cluster) -> str:
 
 
 def _unknown(sizes: Mapping[str, int]) -> tuple[str, ...]:
-    """What the segment would depend on, and is not known."""
+    """Return what the segment depends on and is not known."""
     names = [name for name, key in (("TP", "tp"), ("CP", "cp"), ("EP", "ep")) if key not in sizes]
     names += ["ETP"] if sizes.get("ep", 1) > 1 and "etp" not in sizes else []
     return (f"--segment: {', '.join(names)} counted as 1, and the recipe decides",) if names else ()
@@ -144,12 +144,12 @@ def _unknown(sizes: Mapping[str, int]) -> tuple[str, ...]:
 def _check_stated(
     origin: str, value: object, cluster: Cluster, layout: RankLayout, sizes: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """What is wrong with a segment that somebody states; it is theirs to state."""
+    """Return warnings about a segment that the user or the profile states."""
     text = str(value)
     if value is False:
         segment, said = 1, f"{origin} leaves --segment out"
     elif value is True or not (text.isascii() and text.isdigit()) or int(text) == 0:
-        return (f"{origin} gives --segment {text!r}, which is no number of nodes",)
+        return (f"{origin} gives --segment {text!r}, which is not a number of nodes",)
     else:
         segment, said = int(text), f"{origin} gives --segment {text}"
     found = []
@@ -175,6 +175,6 @@ def _where(size: int, layout: RankLayout) -> str:
 
 
 def _span(first: int, count: int, layout: RankLayout) -> str:
-    """The nodes of `count` consecutive ranks."""
+    """Return the nodes of `count` consecutive ranks."""
     low, high = first // layout.ranks_per_node, (first + count - 1) // layout.ranks_per_node
     return f"node {low}" if low == high else f"nodes {low}-{high}"

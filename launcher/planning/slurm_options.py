@@ -1,10 +1,10 @@
-"""sbatch's options: what the launcher renders, what a profile or a user adds, and what they take away."""
+"""sbatch's options: those of the launcher, with what a profile or a user adds and removes."""
 
 from collections.abc import Mapping
 
 from launcher._util.errors import SpecError
 
-# What the scripts rely on, with what to use instead.
+# Options that the scripts rely on, with what to use instead.
 _MANAGED = {
     "array": "submit each run on its own",
     "chdir": "a rank's working directory is its run directory",
@@ -31,7 +31,7 @@ Value = bool | int | str
 def merge_options(
     *, own: Mapping[str, Value], ranks_per_node: int, profile: Mapping[str, Value], user: Mapping[str, Value]
 ) -> tuple[tuple[str, str | None], ...]:
-    """The options in order, the launcher's `own` first. Raises SpecError for one that the launcher manages itself."""
+    """Return the options in order, the launcher's `own` first. Raises SpecError for one that the launcher manages."""
     for origin, values in (("the profile's directives", profile), ("--sbatch", user)):
         for key in values:
             _check_key(key, origin)
@@ -45,14 +45,14 @@ def merge_options(
 def _check_key(key: str, origin: str) -> None:
     if not key or key.strip("abcdefghijklmnopqrstuvwxyz-") or key.startswith("-") or len(key) == 1:
         raise SpecError(
-            f"{key!r} is no long name of an option of sbatch", where=origin, hint="Such as: exclusive, mem=0."
+            f"{key!r} is not a long name of an option of sbatch", where=origin, hint="Such as: exclusive, mem=0."
         )
     if key in _MANAGED:
         raise SpecError(f"{key} is managed by the launcher", where=origin, hint=f"Instead: {_MANAGED[key]}.")
 
 
 def _computed(key: str, value: Value, ranks_per_node: int) -> Value:
-    """`true` for the two ways to ask for GPUs means: as many as there are ranks on a node."""
+    """Replace `true`, in the two ways to ask for GPUs, by the number of ranks on a node."""
     if value is True and key == "gpus-per-node":
         return ranks_per_node
     if value is True and key == "gres":
@@ -65,5 +65,7 @@ def _text(key: str, value: Value) -> str | None:
         return None
     text = str(value)
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
-        raise SpecError(f"the value of --{key} holds a control character, which sbatch cannot read", where=repr(text))
+        raise SpecError(
+            f"the value of --{key} contains a control character, which sbatch cannot read", where=repr(text)
+        )
     return text

@@ -8,13 +8,13 @@ from launcher.planning.model import RankLayout, Step, Variable
 from launcher.planning.profiler.model import ProfilerPlan
 
 _WAIT_S = 60
-"""How long the other tasks may go on after the first has ended, before Slurm ends the step (srun --wait)."""
+"""How long the other tasks may continue after the first has ended, before Slurm ends the step (srun --wait)."""
 
 
 def plan_step(
     inputs: PlanInputs, layout: RankLayout, variables: tuple[Variable, ...], profiler: ProfilerPlan | None
 ) -> Step:
-    """The step of the ranks."""
+    """Return the srun of the ranks."""
     cluster = inputs.cluster
     wait_s = profiler.finish_timeout_s if profiler else _WAIT_S
     args = [
@@ -42,9 +42,9 @@ def too_few_cpus(inputs: PlanInputs, layout: RankLayout) -> bool:
 
 
 def _rank_binds_itself(inputs: PlanInputs) -> bool:
-    """Whether Slurm is to leave the CPUs of a node to all its tasks, as long as nobody says --cpu-bind.
+    """Whether Slurm leaves all CPUs of a node to each of its tasks, unless --cpu-bind is given.
 
-    Slurm deals CPUs out without knowing which GPU a rank will have, and a rank cannot take back what was taken away
+    Slurm assigns CPUs without knowing which GPU a rank will have, and a rank cannot use a CPU outside its assignment
     (launcher/job/numa.py).
     """
     cluster = inputs.cluster
@@ -62,7 +62,7 @@ def sbatch_options(
     run_dir: str,
     segment: int | None = None,
 ) -> tuple[tuple[str, str | None], ...]:
-    """sbatch's options in order; None is a flag without a value. Raises SpecError."""
+    """Return sbatch's options in order; None is a flag without a value. Raises SpecError."""
     request, cluster = inputs.request, inputs.cluster
     own: dict[str, slurm_options.Value] = {
         "job-name": name,
@@ -87,7 +87,7 @@ def sbatch_options(
     own["export"] = ",".join(variable.name for variable in variables if variable.scope == "inherited")
     profile = dict(cluster.directives)
     if cluster.device == "cpu":
-        # A profile of CPU nodes extends one that asks for GPUs: there are none to ask for.
+        # A profile of CPU nodes may extend one that asks for GPUs, and these nodes have none.
         profile = {key: value for key, value in profile.items() if key not in ("gpus-per-node", "gres")}
     return slurm_options.merge_options(
         own=own, ranks_per_node=layout.ranks_per_node, profile=profile, user=request.sbatch

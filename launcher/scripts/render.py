@@ -24,7 +24,7 @@ def q(value: object) -> Quoted:
     """Quote one word for bash. Raises SpecError for a NUL byte, which no argument can hold."""
     text = str(value)
     if "\0" in text:
-        raise SpecError(f"{text!r} holds a NUL byte")
+        raise SpecError(f"{text!r} contains a NUL byte")
     # `NAME==mlx5_0` is right, and reads as a comparison: what begins with = is quoted, too.
     return Quoted(f"'{text}'" if text.startswith("=") and shlex.quote(text) == text else shlex.quote(text))
 
@@ -33,12 +33,12 @@ def directive(value: object) -> Quoted:
     """Quote a value for a `#SBATCH` line, which sbatch reads with rules of its own: one line, no expansion."""
     text = str(value)
     if any(ord(sign) < 32 for sign in text):
-        raise SpecError(f"{text!r} holds a control character, which sbatch cannot read")
+        raise SpecError(f"{text!r} contains a control character, which sbatch cannot read")
     if text and not set(text) & set(" \t\"'#\\"):
         return Quoted(text)
     if "'" not in text:
         return Quoted(f"'{text}'")
-    raise SpecError(f"{text!r} holds a single quote, which sbatch cannot read in a script")
+    raise SpecError(f"{text!r} contains a single quote, which sbatch cannot read in a script")
 
 
 def comment(value: object) -> Quoted:
@@ -54,7 +54,7 @@ def _refuse_unquoted(value: object) -> object:
 
 @cache
 def environment() -> "jinja2.Environment":
-    """The one Jinja environment: every template is rendered under its guards."""
+    """Return the one Jinja environment: every template is rendered under its guards."""
     import jinja2
 
     made = jinja2.Environment(
@@ -71,7 +71,7 @@ def environment() -> "jinja2.Environment":
 
 
 def render(template: str, **values: Any) -> str:
-    """The text of a template. Raises SpecError for an unquoted or unquotable value."""
+    """Return the text of a template. Raises SpecError for an unquoted or unquotable value."""
     import jinja2
 
     try:
@@ -81,9 +81,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def scripts(plan: Plan) -> dict[str, str]:
-    """The scripts of a run by their names in the run directory.
+    """Return the scripts of a run by their names in the run directory.
 
-    `step.sh` always, `sbatch.sh` with Slurm, `enter.sh` where the launcher itself leads tasks into the image.
+    `step.sh` always, `sbatch.sh` for a Slurm step, `enter.sh` where the runtime needs it.
     """
     task = [variable for variable in plan.environment if variable.scope == "task"]
     host = [variable for variable in plan.environment if variable.scope == "host"]

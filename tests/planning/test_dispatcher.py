@@ -68,7 +68,7 @@ def test_which_dispatcher_the_values_mean(values: dict[str, Any], name: str | No
         (RACK, HYBRID, {"ep": 128}, "larger than an NVLink domain of 72"),
         (RACK, HYBRID, {"ep": 64, "etp": 2}, "EP 64 x ETP 2 = 128"),
         (RACK_EFA, HYBRID, {"ep": 128}, "larger than an NVLink domain of 72"),
-        (RACK, DEEPEP, {"ep": 8}, "DeepEP does not know the NVLink of several nodes"),
+        (RACK, DEEPEP, {"ep": 8}, "DeepEP does not support NVLink between nodes"),
     ],
 )
 def test_refused_with_the_alternative(

@@ -5,9 +5,9 @@ A new fabric is a module here, its line in FABRICS, a cluster profile, and its p
 model       what a fabric is, and the values that its functions work on
 common      causes that several share
 efa         Amazon's EFA: libfabric and aws-ofi-nccl
-verbs       what InfiniBand and RoCE share
+net_ib      NCCL's own RDMA transport, which InfiniBand and RoCE share
 infiniband  with SHARP
-roce        verbs over Ethernet
+roce        RDMA over Converged Ethernet
 ethernet    TCP
 """
 

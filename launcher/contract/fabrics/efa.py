@@ -208,7 +208,7 @@ def _causes(selection: Selection, view: NodeView) -> Iterator[Cause]:
         )
     if loaded or selection.plugin_version:
         line = selection.line("ofi_failed", "failed:Libfabric", "failed:AWS Libfabric", "plugin", "plugin_path")
-        hidden = ": there is no /dev/infiniband/uverbs* in the container" if view.verbs is False else ""
+        hidden = ": there is no /dev/infiniband/uverbs* in the container" if view.uverbs is False else ""
         yield Cause(f"aws-ofi-nccl was loaded and found no device that it can use{hidden}", line)
     named = view.environment.get("NCCL_NET_PLUGIN")
     wanted = f"the plugin {named} (NCCL_NET_PLUGIN)" if named else "NCCL's plugin for EFA"

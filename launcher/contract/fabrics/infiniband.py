@@ -4,7 +4,7 @@ Sources: coreweave/nccl-tests (cb86553): NCCL_NET_PLUGIN=none selects NCCL's own
 the two variables of SHARP. CollNet itself comes from a plugin: Mellanox/nccl-rdma-sharp-plugins.
 """
 
-from . import verbs
+from . import net_ib
 from .model import (
     Cause,
     Device,
@@ -43,28 +43,28 @@ def _can_reduce(name: str) -> bool:
 
 def _judge(selection: Selection, expected: Expectation, view: NodeView) -> Verdict:
     if any(port.endswith("/IB") for port in selection.hcas):
-        return verbs.judge(selection, expected, view)
+        return net_ib.judge(selection, expected, view)
     cause = Cause("NCCL_IB_HCA leaves out the InfiniBand ports, or their links are down")
     what = f"NCCL uses Ethernet ports (RoCE: {', '.join(selection.hcas)}), and infiniband is expected"
-    return verbs.judge(selection, expected, view, bad(what, cause, selection.line("hcas")))
+    return net_ib.judge(selection, expected, view, bad(what, cause, selection.line("hcas")))
 
 
 def _owns(device: Device) -> bool:
-    return verbs.has_link(device, "InfiniBand")
+    return net_ib.has_link(device, "InfiniBand")
 
 
 INFINIBAND = Fabric(
     name="infiniband",
     title="InfiniBand",
-    accepts=verbs.accepts,
+    accepts=net_ib.accepts,
     judge=_judge,
-    why_not=verbs.why_not,
+    why_not=net_ib.why_not,
     variables=_variables,
     owns=_owns,
     sharp=True,
-    log_rules=verbs.LOG,
-    lint_rules=verbs.LINT,
-    read_variables=verbs.READ_VARIABLES,
+    log_rules=net_ib.LOG,
+    lint_rules=net_ib.LINT,
+    read_variables=net_ib.READ_VARIABLES,
     probe="ibstat",
     nsys_option="--nic-metrics",
 )

@@ -192,12 +192,12 @@ class NodeView:
 
     environment: Mapping[str, str] = field(default_factory=dict)
     """The variables that NCCL and the fabrics' libraries read."""
-    verbs: Optional[bool] = None
+    uverbs: Optional[bool] = None
     """Whether there is any /dev/infiniband/uverbs*: InfiniBand, RoCE and EFA all need one."""
     imex: Optional[bool] = None
     """Whether there is a channel in /dev/nvidia-caps-imex-channels."""
     memlock: Optional[int] = None
-    """How many bytes may be locked in memory; -1 is no limit."""
+    """How many bytes may be locked in memory; -1 where any number may."""
 
 
 @dataclass(frozen=True)

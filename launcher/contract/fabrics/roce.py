@@ -1,6 +1,6 @@
-"""RoCE: verbs over Ethernet."""
+"""RoCE: RDMA over Converged Ethernet."""
 
-from . import verbs
+from . import net_ib
 from .model import Device, Fabric, NetworkRequest, NetworkVariables
 
 _SPECTRUM_X = (
@@ -16,19 +16,19 @@ def _variables(request: NetworkRequest) -> NetworkVariables:
 
 
 def _owns(device: Device) -> bool:
-    return verbs.has_link(device, "Ethernet")
+    return net_ib.has_link(device, "Ethernet")
 
 
 ROCE = Fabric(
     name="roce",
     title="RoCE",
-    accepts=verbs.accepts,
-    judge=verbs.judge,
-    why_not=verbs.why_not,
+    accepts=net_ib.accepts,
+    judge=net_ib.judge,
+    why_not=net_ib.why_not,
     variables=_variables,
     owns=_owns,
-    log_rules=verbs.LOG,
-    lint_rules=verbs.LINT,
-    read_variables=verbs.READ_VARIABLES,
+    log_rules=net_ib.LOG,
+    lint_rules=net_ib.LINT,
+    read_variables=net_ib.READ_VARIABLES,
     probe="ibstat",
 )

@@ -1,10 +1,9 @@
 """`peft=lora|dora|none`: which adapters a recipe trains, whatever it was written with."""
 
-import dataclasses
 from typing import Any, Optional
 
 from ..errors import UserError
-from . import notes
+from . import notes, sections
 
 _LOW = 5e-5
 """Below this a learning rate is one for all weights: Bridge's recipes use 5e-6 for those, 1e-4 for adapters."""
@@ -41,20 +40,12 @@ def use(config: Any, scheme: str, bridge: Optional[str], where: str) -> None:
             f"peft={scheme}: the learning rate{_rate(config)} stays that of a recipe for all weights; adapters "
             "usually need at least ten times as much (optimizer.lr=1e-4 in Bridge's own recipes)"
         )
-    config.peft = kind(**_shared(config.peft, kind))
+    config.peft = kind(**sections.shared_values(config.peft, kind))
 
 
 def _rate(config: Any) -> str:
     rate = getattr(config.optimizer, "lr", None)
     return f" (optimizer.lr={rate:g})" if isinstance(rate, float) else ""
-
-
-def _shared(held: Any, kind: type) -> dict[str, Any]:
-    """Return the values of the replaced adapters for the fields that the new ones have as well."""
-    if not dataclasses.is_dataclass(held):
-        return {}
-    names = {field.name for field in dataclasses.fields(kind) if field.init and not field.name.startswith("_")}
-    return {one.name: getattr(held, one.name) for one in dataclasses.fields(held) if one.name in names}
 
 
 def _pretrains(config: Any, bridge: Optional[str]) -> bool:

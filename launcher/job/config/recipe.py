@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from ...contract import recipe_arguments, values
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..model import hub
 from . import arguments as _arguments
 from . import common_arguments, versions
@@ -171,7 +171,7 @@ def _raise(error: BaseException, what: str, where: str, home: "Path | None") -> 
         raise UserError(text, where=f"{error.filename}:{error.lineno or 1}") from error
     frames = [one for one in traceback.extract_tb(error.__traceback__) if home and _is_below(one.filename, home)]
     position = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else where
-    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    message = first_line(error)
     kind = type(error).__name__
     raise UserError(f"{what}: {kind}{f': {message}' if message else ''}", where=position) from error
 

@@ -3,8 +3,8 @@
 import dataclasses
 import inspect
 import typing
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional
 
 from ...contract import values
 from . import annotations
@@ -24,6 +24,21 @@ def fields(section: Any) -> dict[str, "dataclasses.Field[Any]"]:
     """Return the fields of a section (an object or a class) that a user may set, by name."""
     found = {field.name: field for field in dataclasses.fields(section) if annotations.is_settable(field)}
     return {name: field for name, field in found.items() if not annotations.is_copy(name, found)}
+
+
+def shared_values(
+    source: Any, kind: type, only: Optional[Sequence[str]] = None, without: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the values of `source` for the fields that a configuration of class `kind` has as well.
+
+    Nothing is shared where `source` is not a dataclass.
+    """
+    if not dataclasses.is_dataclass(source):
+        return {}
+    known = {field.name for field in dataclasses.fields(kind) if annotations.is_settable(field)}
+    found = known & {field.name for field in dataclasses.fields(source)}
+    wanted = found if only is None else found & set(only)
+    return {name: getattr(source, name) for name in sorted(wanted) if name not in without and hasattr(source, name)}
 
 
 def keys(section: Any, prefix: str = "") -> Iterator[str]:

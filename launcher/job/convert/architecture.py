@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..model import hub
 from .model import supported
 
@@ -108,7 +108,7 @@ def _config(loader: Any, name: str) -> Any:
     try:
         return loader.from_pretrained(name)
     except (OSError, ValueError) as error:
-        words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        words = first_line(error)
         raise UserError(
             f"the architecture {name} cannot be read: {words}", hint="name a directory: --architecture HF_DIR"
         ) from error

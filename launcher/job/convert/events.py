@@ -4,7 +4,7 @@ import json
 import time
 from typing import Any, Optional, TextIO
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 _PROGRESS_S = 0.2
 
@@ -44,7 +44,7 @@ class Events:
 def report_error(error: BaseException, stream: TextIO) -> int:
     """Write why the conversion ended; return the exit status: 2 for a wrong request, 3 for anything else."""
     user = isinstance(error, UserError)
-    message = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {_first_line(error)}"
+    message = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
     event = {
         "error": message,
         "user": user,
@@ -54,7 +54,3 @@ def report_error(error: BaseException, stream: TextIO) -> int:
     stream.write(json.dumps(event) + "\n")
     stream.flush()
     return 2 if user else 3
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ...contract.units import bytes_text
+from ..errors import first_line
 from .events import Events
 from .request import Request
 
@@ -39,7 +40,7 @@ def compare(model: "list[Any]", directory: Path, request: Request, device: str, 
         mine = _megatron(model[0], ids, device)
         theirs = _hugging_face(directory, ids) if rank == 0 else None
     except Exception as error:  # a model that this machine or this transformers cannot run is still converted
-        words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        words = first_line(error)
         return {"compared": False, "reason": f"the model cannot be run here: {type(error).__name__}: {words}"}
     if theirs is None:
         return {}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .request import Request
 
 
@@ -90,7 +90,7 @@ def load_checkpoint(model: "list[Any]", iteration: Path) -> None:
     try:
         _load_model_weights_from_checkpoint(str(iteration), model)
     except Exception as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        first = first_line(error) or type(error).__name__
         raise UserError(
             f"the checkpoint's weights do not fit this architecture: {first}", where=str(iteration)
         ) from error

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from ..errors import first_line
 from ..model.hf_files import Weights
 
 _SHOWN = 20
@@ -149,7 +150,7 @@ def names_for_transformers(directory: Path) -> "dict[str, list[str]]":
             str(directory), device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
         )
     except Exception as error:
-        words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        words = first_line(error)
         return {"missing": [], "unexpected": [], "mismatched": [], "failed": [f"{type(error).__name__}: {words}"]}
     kinds = ("missing", "unexpected", "mismatched")
     return {**{kind: sorted(str(key) for key in found[f"{kind}_keys"]) for kind in kinds}, "failed": []}

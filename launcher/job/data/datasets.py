@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ...contract import data_request, values
-from ..config import notes
+from ..config import notes, sections
 from ..errors import UserError
 from . import data_files, sft_datasets
 
@@ -113,7 +113,7 @@ def _mock(config: Any, given: Mapping[str, str]) -> None:
     if isinstance(held, MockVLMSFTDatasetConfig):
         return
     if isinstance(held, DirectHFSFTDatasetConfig):
-        own = sft_datasets.kept(held, MockVLMSFTDatasetConfig, without=("hf_processor_path", "dataloader_type"))
+        own = sections.shared_values(held, MockVLMSFTDatasetConfig, without=("hf_processor_path", "dataloader_type"))
         config.dataset = MockVLMSFTDatasetConfig(hf_processor_path=_processor(held, given), **own)
         return
     _token_ids(config, blend=None)
@@ -151,7 +151,7 @@ def _token_ids(config: Any, blend: Optional[tuple[list[str], Optional[list[float
             split=held.split if plain else "99,1,0",
             dataloader_type="single",
             seq_length=sft_datasets.length(config),
-            **sft_datasets.kept(held, GPTDatasetConfig, only=("num_workers", "pin_memory", "persistent_workers")),
+            **sections.shared_values(held, GPTDatasetConfig, only=sft_datasets.LOADER_FIELDS),
         )
     config.dataset.blend, config.dataset.blend_per_split = blend, None
     if hasattr(config.dataset, "data_path"):

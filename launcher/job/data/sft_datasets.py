@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ...contract import data_request
-from ..config import notes
+from ..config import notes, sections
 from ..errors import UserError
 from . import data_files
 
@@ -19,7 +19,7 @@ _SOURCE = (
 )
 """Fields of a recipe's data set that name what it reads; the others are kept."""
 
-_LOADER = ("num_workers", "pin_memory", "persistent_workers")
+LOADER_FIELDS = ("num_workers", "pin_memory", "persistent_workers")
 
 _OF_PAIRS = ("gsm8k", "openmathinstruct2", "squad")
 """Bridge's names for data sets on the hub whose samples are a prompt and its answer, not a conversation."""
@@ -51,18 +51,13 @@ def dataset(config: Any, kind: str, request: data_request.DataRequest, columns: 
     if direct:
         return dataclasses.replace(held, **more, validation_source=None, test_source=None)
     if isinstance(held, GPTSFTDatasetConfig):
-        own = kept(held, GPTSFTDatasetConfig, without=_SOURCE)
+        own = sections.shared_values(held, GPTSFTDatasetConfig, without=_SOURCE)
     else:
-        own = {**kept(held, GPTSFTDatasetConfig, only=_LOADER), "seed": getattr(held, "random_seed", None) or 1234}
+        own = {
+            **sections.shared_values(held, GPTSFTDatasetConfig, only=LOADER_FIELDS),
+            "seed": getattr(held, "random_seed", None) or 1234,
+        }
     return GPTSFTDatasetConfig(**{**own, "seq_length": length(config), **more})
-
-
-def kept(held: Any, kind: type, only: Optional[Sequence[str]] = None, without: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the values of a configuration for the fields that a configuration of class `kind` has as well."""
-    known = {field.name for field in dataclasses.fields(kind) if field.init and not field.name.startswith("_")}
-    found = {field.name for field in dataclasses.fields(held)} & known if dataclasses.is_dataclass(held) else set()
-    wanted = found if only is None else found & set(only)
-    return {name: getattr(held, name) for name in sorted(wanted) if name not in without and hasattr(held, name)}
 
 
 def length(config: Any) -> int:

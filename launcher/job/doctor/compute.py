@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ...contract.checks import Check, fail, ok, skip, warn
+from ..errors import first_line
 from .expected import Expected
 
 _SIZE = 8192
@@ -153,7 +154,7 @@ def all_reduce(torch: Any, expected: Expected, ranks: int, local_ranks: int) -> 
         return Reduced(backend, total, node, all_nodes)
     except Exception as error:  # any exception of a back end is a finding
         why = Measured(why="the ranks could not be joined")
-        return Reduced(backend, why, why, why, error=_first_line(error))
+        return Reduced(backend, why, why, why, error=_describe(error))
     finally:
         with contextlib.suppress(Exception):
             distributed.destroy_process_group()
@@ -186,9 +187,8 @@ def _timed(torch: Any, step: Callable[[], Any], ranks: int) -> Measured:
     return Measured(bus_gbs(_REDUCE_BYTES, ranks, (time.perf_counter() - begin) / _REDUCES))
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _describe(error: BaseException) -> str:
+    return ": ".join(filter(None, (type(error).__name__, first_line(error))))
 
 
 def facts(torch: Any) -> "dict[str, str]":

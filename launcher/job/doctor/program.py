@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ...contract.checks import Check, fail, skip
+from ..errors import first_line
 from ..rank import Rank
 from . import clock, compute, disk, gpus, host, links, probes, shared_directories, task_environment, xid
 from .expected import Expected
@@ -195,7 +196,7 @@ def _matmul(torch: Any, why: str, expected: Expected, local_rank: int) -> Check:
         try:
             measured = compute.matmul(torch, expected, local_rank)
         except RuntimeError as error:  # CUDA's errors are RuntimeErrors
-            return fail("matmul", "failed", str(error).splitlines()[0], "see xid and ecc; the rank's log has more")
+            return fail("matmul", "failed", first_line(error), "see xid and ecc; the rank's log has more")
     return compute.figure_check("matmul", "TFLOP/s", measured, expected.matmul_tflops, "matmul_tflops")
 
 

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, Optional
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .shared_download import HubError
 
 _ABSENT = {"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "DatasetNotFoundError"}
@@ -148,4 +148,4 @@ def _repository(causes: list[BaseException]) -> Optional[str]:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first_line(error) or type(error).__name__

@@ -1,6 +1,6 @@
 """What NCCL says of the network it has chosen, held against what the cluster profile expects.
 
-Not a line of this room is loaded where argv.json's `options.network` is absent or null.
+Nothing in this package is loaded where argv.json's `options.network` is absent or null.
 
 expect     what is expected, from argv.json
 variables  NCCL's debug variables: which are set, and in which file NCCL will write

@@ -1,4 +1,4 @@
-"""What is expected of the network: argv.json's `options.network`."""
+"""The expectation of the network: argv.json's `options.network`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ POLICIES = ("require", "warn")
 
 
 def read(settings: Mapping[str, Any]) -> Expectation:
-    """The expectation in `options.network`. Raises UserError for anything else in its place."""
+    """Parse `options.network`. Raises UserError for anything but an expectation."""
     lacking = [name for name in ("policy", "fabric", "nodes", "ranks_per_node") if name not in settings]
     if lacking:
         raise UserError(f"options.network lacks {', '.join(lacking)}", where="argv.json")

@@ -1,8 +1,8 @@
-"""Follows NCCL's log of one rank until it tells the network, reports it, and ends the rank if the policy says so.
+"""Follows NCCL's log of one rank until it shows the network, reports that, and ends the rank if the policy says so.
 
     python3 -S -E follower.py REQUEST        REQUEST: {"parent", "ticks", "log", "settings"} as JSON
 
-It is a process of its own because the rank sits in NCCL's calls meanwhile. It ignores the signals that Slurm sends to
+It is a process of its own because the rank is inside NCCL's calls meanwhile. It ignores the signals that Slurm sends to
 all processes of a step, and leaves by itself as soon as the rank, its parent, is gone.
 """
 
@@ -150,7 +150,7 @@ def view_of_this_process() -> NodeView:
     names = ("NCCL_", *(name for fabric in FABRICS.values() for name in fabric.read_variables))
     return NodeView(
         environment={name: value for name, value in os.environ.items() if name.startswith(names)},
-        verbs=any(Path("/dev/infiniband").glob("uverbs*")),
+        uverbs=any(Path("/dev/infiniband").glob("uverbs*")),
         imex=any(_CHANNELS.glob("channel*")),
         memlock=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
     )

@@ -1,6 +1,6 @@
-"""What is left of a verdict: `network/NNNN.json` of a node, a line in the timeline, words in the rank's log.
+"""Records of a verdict: `network/NNNN.json` of a node, a line in the timeline, a message in the rank's log.
 
-`network/NNNN.warning` holds the sentence where somebody should read it; `launcher status` looks for these.
+`network/NNNN.warning` has the sentence where a user should read it; `launcher status` looks for these files.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from ..record import End
 
 
 def read(rank: Rank) -> Optional[NetworkRecord]:
-    """The report of this rank's node; None if there is none yet."""
+    """Return the report of this rank's node; None if there is none yet."""
     return cast(Optional[NetworkRecord], read_object(rank.paths.network_record(rank.rank)))
 
 
@@ -31,7 +31,7 @@ def write(
     *,
     ends: bool = False,
 ) -> NetworkRecord:
-    """Leave the verdict in all three places; returns the report. `ends` says that the run ends for it."""
+    """Write the verdict to all three and return the report. `ends` says that the run ends because of the verdict."""
     summary: NetworkSummary = {
         "verdict": verdict.word,
         "sentence": f"node {socket.gethostname()}: {verdict.sentence}",
@@ -72,7 +72,7 @@ def write(
 
 
 def failure(report: NetworkRecord, iteration: Optional[int] = None, traceback: str = "") -> End:
-    """The end of a rank whose run ends for its network."""
+    """Return the end of a rank whose run ends because of its network."""
     exception: ExceptionRecord = {
         "type": "NetworkError",
         "message": report["sentence"],

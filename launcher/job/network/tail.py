@@ -1,4 +1,4 @@
-"""A file that grows while it is read, written by somebody else."""
+"""A file that another process writes while it is read."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ _CHUNK = 1 << 20
 
 
 class NoFileError(Exception):
-    """There is something at the path that cannot be followed: reading a pipe would take its lines from whoever does."""
+    """The path leads to something that cannot be followed: reading a pipe would take lines from its other readers."""
 
 
 class Tail:
@@ -22,16 +22,16 @@ class Tail:
         self._identity: Optional[tuple[int, int]] = None
 
     def read(self) -> "tuple[list[str], bool]":
-        """The lines since the last call, and whether the file has begun anew: cut short, or another in its place.
+        """Return the lines since the last call, and whether the file was truncated or replaced.
 
-        Raises NoFileError for what is no regular file.
+        Raises NoFileError for anything but a regular file.
         """
         try:
             found = self._path.stat()
         except OSError:
             return [], False
         if not stat.S_ISREG(found.st_mode):
-            raise NoFileError(f"{self._path} is no regular file")
+            raise NoFileError(f"{self._path} is not a regular file")
         again = self._again(found)
         try:
             with self._path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""NCCL's debug variables: what is set so that it tells its network, and in which file it will write.
+"""NCCL's debug variables: what is set so that its log shows the network, and the file that it writes.
 
 NCCL reads them when it logs for the first time (src/debug.cc of NCCL 2.30, `ncclDebugInit`), so they count when they
 are set before the first communicator.
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Optional
 
 LEVELS = ("INFO", "ABORT", "TRACE")
-"""The values of NCCL_DEBUG with which NCCL says what it has selected."""
+"""The values of NCCL_DEBUG with which NCCL logs what it selects."""
 
 SUBSYSTEMS = "INIT,NET,GRAPH"
 
 
 def wanted(environment: Mapping[str, str], path: Path) -> dict[str, str]:
-    """What to add to `environment` so that NCCL writes to `path`; what the user has set stays as it is."""
+    """Return what to add to `environment` so that NCCL logs to `path`; the user's own values stay."""
     values = {
         "NCCL_DEBUG": "INFO",
         "NCCL_DEBUG_SUBSYS": SUBSYSTEMS,
@@ -26,21 +26,21 @@ def wanted(environment: Mapping[str, str], path: Path) -> dict[str, str]:
 
 
 def blind(environment: Mapping[str, str]) -> Optional[str]:
-    """Why NCCL will not say what it has selected, with these variables; None if it will."""
+    """Return why NCCL's log will not show what it selects, with these variables; None if it will."""
     level = environment.get("NCCL_DEBUG", "")
     if level.upper() not in LEVELS:
         return f"NCCL_DEBUG={level} is below INFO"
     subsystems = environment.get("NCCL_DEBUG_SUBSYS", "")
     excluded = subsystems.startswith("^")
     named = {name.strip().upper() for name in subsystems.lstrip("^").split(",") if name.strip()}
-    # Without the variable INIT is among those that are shown; what is selected is told there.
+    # Without the variable INIT is among those that are shown; it has what NCCL selects.
     if named and (named & {"INIT", "ALL"} != set()) == excluded:
         return f"NCCL_DEBUG_SUBSYS={subsystems} leaves INIT out"
     return None
 
 
 def expand(pattern: str, host: str, pid: int) -> str:
-    """The name of the file that NCCL makes of NCCL_DEBUG_FILE: %h host without its domain, %p process, %% a percent."""
+    """Return the file name that NCCL makes of NCCL_DEBUG_FILE: %h host without its domain, %p process, %% a percent."""
     short = host.partition(".")[0].replace("%", "-").replace("/", "-")
     known = {"%": "%", "h": short, "p": str(pid)}
     name, rest = "", pattern

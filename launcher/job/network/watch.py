@@ -1,4 +1,4 @@
-"""The rank's side: NCCL's variables before torch is loaded, the follower before training, its word at the end."""
+"""The rank's side: NCCL's variables before torch is loaded, the follower before training, the report at the end."""
 
 import json
 import os
@@ -57,7 +57,7 @@ class Watch:
             report.write(self.rank, words, Selection(), self.expected, log)
 
     def explain(self, end: End) -> End:
-        """The rank's end as its network explains it: another one where the run ends for its network."""
+        """Return the rank's end, replaced where the run ends because of its network."""
         if self.process is None or self.log is None:
             return end
         # From here on this process alone writes about it.
@@ -74,7 +74,7 @@ class Watch:
         return report.failure(found, end.iteration, trace)
 
     def _last_look(self, end: End) -> Optional[NetworkRecord]:
-        """The report of a rank that ends before there was a verdict: NCCL without a network fails by itself."""
+        """Report on a rank that ends before there was a verdict: NCCL without a network fails by itself."""
         assert self.log is not None  # noqa: S101 only called where a log is followed
         following = follower.Following(self.log, self.expected, follower.view_of_this_process())
         follower.follow(following, lambda: False)

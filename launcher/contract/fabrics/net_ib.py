@@ -1,4 +1,4 @@
-"""What InfiniBand and RoCE share: NCCL's own transport over verbs (NET/IB), on adapters of the mlx5 kind.
+"""NCCL's own RDMA transport (NET/IB), which InfiniBand and RoCE share.
 
 Log lines: NCCL 2.4 to 2.30 (src/transport/net_ib, at v2.21.5-1 and 5067397).
 """
@@ -28,7 +28,7 @@ READ_VARIABLES = ("MELLANOX_VISIBLE_DEVICES",)
 
 _PORT = re.compile(r"([\w.+-]+:\d+)[\d:]*/(IB|RoCE)\b")
 _SLOW_PROVIDERS = ("tcp", "sockets", "udp", "net")
-"""Providers of libfabric that are no better than TCP."""
+"""Providers of libfabric that run over TCP."""
 
 
 def _hcas(selection: Selection, match: "re.Match[str]") -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _causes(selection: Selection, view: NodeView) -> Iterator[Cause]:
         yield Cause("the image has no libibverbs", selection.line("no_verbs"))
     named = view.environment.get("NCCL_IB_HCA")
     visible = view.environment.get("MELLANOX_VISIBLE_DEVICES")
-    if view.verbs is False:
+    if view.uverbs is False:
         hidden = f"MELLANOX_VISIBLE_DEVICES={visible}" if visible else "MELLANOX_VISIBLE_DEVICES is not set"
         yield Cause(
             f"no adapter reaches the container: there is no /dev/infiniband/uverbs*, {hidden}", _none(selection)
