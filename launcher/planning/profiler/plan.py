@@ -180,16 +180,8 @@ def _profiler(options: ProfilerOptions, values: Mapping[str, Any], viztracer: bo
 
 
 def _refuse_options_without_profiler(options: ProfilerOptions) -> None:
-    given = {
-        "--profile-steps": options.steps,
-        "--profile-ranks": options.ranks,
-        "--nsys-trace": options.trace,
-        "--nsys-arg": options.args,
-        "--gpu-metrics": options.gpu_metrics,
-        "--nsys-from": options.nsys_from,
-    }
-    option = next((option for option, value in given.items() if value), None)
-    if option:
+    window = {"--profile-steps": options.steps, "--profile-ranks": options.ranks}
+    for option in (*(option for option, value in window.items() if value), *options.nsys_options()):
         raise SpecError(f"{option} needs a profiler", where=option, hint="Add --nsys or --profiler NAME.")
 
 
