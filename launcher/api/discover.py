@@ -11,6 +11,7 @@ from launcher.api.profiler_context import find_profiler_context, own_code
 from launcher.config.cluster import Cluster
 from launcher.config.load import load_cluster, load_request
 from launcher.config.request import Request
+from launcher.contract.values import Override
 from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
 from launcher.discovery.code_files import code_files
 from launcher.discovery.host import HostContext, detect_host
@@ -59,15 +60,16 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     request = request.model_copy(update={"assignments": absolute})
     own_program = request.entrypoint is None
     stated, texts = assignments.split_arguments_and_overrides(absolute, recipe, common=own_program)
-    texts, use_viztracer = profiler_plan.extract_viztracer_key(texts)
+    parsed, use_viztracer = profiler_plan.extract_viztracer_key(overrides.parse_all(texts))
     profiling = find_profiler_context(
         profiler_plan.options_from(request), backend=backend, cluster=cluster, host=host, image=image, resumed=resumed
     )
     # A program of another kind has keys of its own.
     schema = overrides.schema_of(release.version) if own_program else None
-    checked = _check_overrides(texts, schema, recipe)
+    if schema is not None:
+        _check_overrides(parsed, schema, recipe)
     keywords = arguments.check(stated, recipe, match, schema) if stated and own_program else {}
-    files = _named_files(stated, request, recipe, host, _checkpoint_to_load(request, checked, resumed))
+    files = _named_files(stated, request, recipe, host, _checkpoint_to_load(request, parsed, resumed))
     inputs = PlanInputs(
         request=request,
         cluster=cluster,
@@ -75,9 +77,9 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         backend=backend,
         recipe=recipe,
         arguments=stated,
-        overrides=checked,
+        overrides=parsed,
         code=tuple(sorted((*code_files(recipe, request.entrypoint, host.directory), *own_code(profiling)))),
-        knowledge=index_info.knowledge_of(match, checked, arguments.sizes(keywords, checked), files),
+        knowledge=index_info.knowledge_of(match, parsed, arguments.sizes(keywords, parsed), files),
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
         recipe_text=resumed.plan["recipe"] if resumed else None,
@@ -150,7 +152,7 @@ def _named_files(
 
 
 def _checkpoint_to_load(
-    request: Request, stated: tuple[overrides.Override, ...], resumed: RunDirectory | None
+    request: Request, stated: tuple[Override, ...], resumed: RunDirectory | None
 ) -> SavedModel | None:
     """Return the checkpoint that the run is to begin from: its own, or one that the user names.
 
@@ -163,13 +165,9 @@ def _checkpoint_to_load(
     return dataclasses.replace(found, own=True) if found else None
 
 
-def _check_overrides(
-    texts: tuple[str, ...], schema: overrides.Schema | None, recipe: Recipe
-) -> tuple[overrides.Override, ...]:
-    if not texts:
-        return ()
+def _check_overrides(parsed: tuple[Override, ...], schema: overrides.Schema, recipe: Recipe) -> None:
     try:
-        return overrides.check(texts, schema)
+        overrides.check_keys(parsed, schema)
     except OverrideError as error:
         if recipe.parameters and not error.hint:
             error.hint = f"The recipe itself takes: {', '.join(recipe.parameters)}."

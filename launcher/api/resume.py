@@ -56,7 +56,7 @@ def _require_resumable(run: RunDirectory) -> None:
             hint="Wait for its end, or end it: launcher cancel --save.",
         )
     elsewhere = any(
-        text.lstrip("+").startswith(("checkpoint.save=", "checkpoint.load=")) for text in run.plan["overrides"]
+        override["key"] in ("checkpoint.save", "checkpoint.load") for override in run.plan["argv"]["overrides"]
     )
     if not elsewhere and not any(run.checkpoints.glob("iter_*")):
         raise RequestError(

@@ -43,6 +43,19 @@ class BridgeRecipeRequest(TypedDict):
     bridge: str
 
 
+class _OverrideRecord(TypedDict):
+    key: str
+    text: str
+    """As the user wrote it, in Hydra's grammar."""
+
+
+class OverrideRecord(_OverrideRecord, total=False):
+    """One override; see contract/overrides.py."""
+
+    value: Any
+    """As Hydra reads it; missing where JSON has no form for it."""
+
+
 class NetworkOptions(TypedDict):
     """What the network between the ranks is held to."""
 
@@ -105,7 +118,7 @@ class JobRequest(TypedDict):
     recipe: Union[RecipeFileRequest, BridgeRecipeRequest]
     arguments: dict[str, str]
     """Of the recipe's function, as the user wrote them."""
-    overrides: list[str]
+    overrides: list[OverrideRecord]
     options: JobOptions
 
 
@@ -114,7 +127,7 @@ class CheckRequest(TypedDict):
 
     recipe: Union[RecipeFileRequest, BridgeRecipeRequest]
     arguments: dict[str, str]
-    overrides: list[str]
+    overrides: list[OverrideRecord]
     options: JobOptions
     world_size: int
     ranks_per_node: int

@@ -53,15 +53,23 @@ class Refused(ValueError):  # noqa: N818 - what was done to the text, not a defe
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """One override: its dotted key, its value as Hydra reads it, and the text without a leading `+` or `++`."""
+class Override:
+    """One override: its dotted key, its value as Hydra reads it, and its text as the user wrote it.
+
+    A value with an interpolation (`${oc.env:HOME}`) is its text: what it becomes is known in the job.
+    """
 
     key: str
     value: Any
     text: str
 
+    @property
+    def assignment(self) -> str:
+        """Return the text without a leading `+` or `++`."""
+        return self.text.lstrip("+")
 
-def parse(text: str) -> Parsed:
+
+def parse(text: str) -> Override:
     """Read one `key=value`.
 
     Raises Refused for what is no override and for what one run cannot take (sweeps, deletions).
@@ -73,14 +81,14 @@ def parse(text: str) -> Parsed:
             raise Refused(f"{text!r} says that the value is missing: that is what ??? means to Hydra")
         return parsed
     if simple["int"] is not None:
-        return Parsed(simple["key"], int(simple["int"]), text)
+        return Override(simple["key"], int(simple["int"]), text)
     if simple["float"] is not None:
-        return Parsed(simple["key"], float(simple["float"]), text)
+        return Override(simple["key"], float(simple["float"]), text)
     word = simple["word"]
-    return Parsed(simple["key"], _WORDS.get(word.lower(), word), text)
+    return Override(simple["key"], _WORDS.get(word.lower(), word), text)
 
 
-def _parse_by_hydra(text: str) -> Parsed:
+def _parse_by_hydra(text: str) -> Override:
     key, equals, raw = text.partition("=")
     if not equals and not text.startswith("~"):
         raise Refused(f"{text!r} is not of the form KEY=VALUE")
@@ -103,7 +111,7 @@ def _parse_by_hydra(text: str) -> Parsed:
         raise Refused(f"the key of {text!r} is not a dotted name such as train.train_iters")
     if not _is_plain(value):
         raise Refused(f"{text!r} is a sweep over several values, and one run takes one", _sweep_hint(name, raw))
-    return Parsed(name, value, text.lstrip("+"))
+    return Override(name, value, text)
 
 
 def _is_plain(value: object) -> bool:

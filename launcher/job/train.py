@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Optional
 
+from ..contract.overrides import keys_of
 from ..contract.records import JobOptions, JobRequest
 from ..contract.validation import ContractError, conforming
 from . import backend, environment, record
@@ -97,7 +98,8 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
     from .model import extensions, weights
 
     fetch.begin()
-    options, keys = request["options"], paths.overridden(request["overrides"])
+    options, wanted = request["options"], overrides.read(request["overrides"])
+    keys = keys_of(wanted)
     device = backend.select(options.get("device", "auto"))
     if device == "cpu":
         from . import cpu
@@ -106,7 +108,7 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
     config = fetch.make_configuration(
         lambda: recipe.load(request["recipe"], request["arguments"], rank.run_paths.code), request, rank
     )
-    config = overrides.apply(config, request["overrides"])
+    config = overrides.apply(config, wanted)
     # The override env_vars.NAME= is also the user's, and wins over --env.
     user_env = [name for name in options.get("user_env", ()) if not paths.is_overridden(f"env_vars.{name}", keys)]
     environment.apply(environment.wanted(versions.env_vars(config), user_env, os.environ), device)
@@ -122,7 +124,7 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
     weights.choose(config, options.get("init"), look=rank.rank == 0)
     if device != "cpu":
         extensions.require(config)
-    checked = check.validate(config, rank.world_size, request["overrides"])
+    checked = check.validate(config, rank.world_size, wanted)
     found = notes.take()
     if rank.rank == 0:
         for text in (*(f"note: {one}" for one in found), *(f"warning: {one}" for one in checked.warnings)):

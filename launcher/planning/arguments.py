@@ -7,10 +7,10 @@ from launcher._util.errors import OverrideError
 from launcher.contract import data_request, key_aliases
 from launcher.contract.recipe_arguments import EVERY, FIELDS
 from launcher.contract.recipe_arguments import check as check_value
-from launcher.contract.values import Refused
+from launcher.contract.values import Override, Refused
 from launcher.discovery.recipe import BridgeRecipe, Recipe
 from launcher.discovery.recipe_index import IndexMatch
-from launcher.planning.overrides import Override, Schema, known_values
+from launcher.planning.overrides import Schema, known_values
 from launcher.planning.overrides import check as check_overrides
 
 

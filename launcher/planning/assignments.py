@@ -1,10 +1,11 @@
 """Assignments, the `KEY=VALUE` of the command line: which are arguments of `configure`, and which are overrides."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from launcher._util.errors import OverrideError
 from launcher.contract import data_request
+from launcher.contract.overrides import last_of_each_key, replaced
 from launcher.contract.recipe_arguments import is_argument
 from launcher.discovery.recipe import BridgeRecipe, Recipe, RecipeFile
 
@@ -16,11 +17,11 @@ def split_arguments_and_overrides(
 
     A key without a dot that is a parameter of the recipe's function is an argument, and so are those that every recipe
     takes (contract/recipe_arguments.py), unless `common` is False: a program that is not Bridge has keys of its own.
-    Raises OverrideError.
+    Of several values of one key the last counts (contract/overrides.py). Raises OverrideError.
     """
     arguments: dict[str, str] = {}
     overrides: list[str] = []
-    for number, text in enumerate(assignments, start=1):
+    for number, text in enumerate(last_of_each_key(assignments), start=1):
         key, given, value = text.partition("=")
         if "\0" in text:
             raise OverrideError("a NUL byte cannot be given", where=f"assignment {number}")
@@ -32,7 +33,6 @@ def split_arguments_and_overrides(
             )
         own = key in recipe.parameters
         if own or (common and is_argument(key, value, bridge=isinstance(recipe, BridgeRecipe))):
-            _refuse_twice(arguments, key, value)
             arguments[key] = value
         else:
             overrides.append(text)
@@ -64,12 +64,9 @@ def _make_path_absolute(text: str, recipe: Recipe, directory: Path) -> str:
     return f"{key}={path}" if key in paths and path.exists() else text
 
 
-def _refuse_twice(arguments: Mapping[str, str], key: str, value: str) -> None:
-    """Raise OverrideError for a second, different value: of two on one command line one is a mistake."""
-    if arguments.get(key, value) != value:
-        raise OverrideError(
-            f"{key} is given twice, as {arguments[key]!r} and {value!r}", hint="Leave one of the two out."
-        )
+def replaced_warnings(assignments: Sequence[str]) -> tuple[str, ...]:
+    """Return a warning for each assignment that a later one of the same key replaces."""
+    return tuple(f"{text} has no effect: {later} comes after it" for text, later in replaced(assignments))
 
 
 def merge_for_resume(earlier: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:

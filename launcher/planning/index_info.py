@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from launcher.contract.values import Override
 from launcher.discovery.recipe_index import IndexMatch
 from launcher.discovery.training_files import TrainingFiles
 from launcher.planning import layout
 from launcher.planning.inputs import FromIndex, FromOverrides
-from launcher.planning.overrides import Override, known_values
+from launcher.planning.overrides import known_values
 
 
 def knowledge_of(

@@ -6,13 +6,13 @@ from typing import Any
 
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
+from launcher.contract.values import Override
 from launcher.discovery.host import HostContext
 from launcher.discovery.image import Image
 from launcher.discovery.recipe import Recipe
 from launcher.discovery.recipe_index import IndexMatch
 from launcher.discovery.training_files import TrainingFiles
 from launcher.planning.backend import BackendTraits
-from launcher.planning.overrides import Override
 from launcher.planning.profiler.model import ProfilerContext
 
 _OF_TRAIN = ("global_batch_size", "micro_batch_size", "train_iters")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from launcher import __version__
-from launcher.planning import container, environment, environment_lint, index_info, step
+from launcher.planning import assignments, container, environment, environment_lint, index_info, step
 from launcher.planning.inputs import FromCheck, FromIndex, PlanInputs
 from launcher.planning.layout import PARALLEL_KEYS
 from launcher.planning.model import Plan
@@ -40,7 +40,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         layout=task.layout,
         network=task.fabric.summary,
         placement=task.fabric.placement,
-        overrides=task.overrides,
+        overrides=tuple(override.text for override in task.overrides),
         environment=task.environment,
         mounts=task.mounts,
         profiler=task.profiler,
@@ -75,7 +75,8 @@ def _of_recipe(inputs: PlanInputs) -> tuple[str, ...]:
 
 
 def _warnings(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
-    found = [
+    found = [*assignments.replaced_warnings(inputs.request.assignments)]
+    found += [
         f"{variable.name}: {variable.origin} overrides {', '.join(origin for origin, _ in variable.overridden)}"
         for variable in task.environment
         # That PATH and HOME are the image's own is how a container works, no surprise.

@@ -4,30 +4,19 @@ The schema (configs/schemas, made by tools/bridge_schema.py) knows all sections 
 datasets. What only the recipe can tell, such as whether its model is one that has the key, the job checks again.
 """
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from launcher._util.errors import OverrideError
 from launcher._util.resources import resource
 from launcher.contract.key_aliases import other_name
-from launcher.contract.values import INTERPOLATION, Parsed, Refused, nearest, parse
+from launcher.contract.values import INTERPOLATION, Override, Refused, nearest, parse
 from launcher.contract.values import check as check_value
 
 _PLACE = "configs/schemas"
-
-
-@dataclass(frozen=True)
-class Override:
-    """One override: its dotted key, its value as Hydra reads it, and its text as the user wrote it.
-
-    A value with an interpolation (`${oc.env:HOME}`) is the text of it: what it becomes is known in the job.
-    """
-
-    key: str
-    value: Any
-    text: str
 
 
 @dataclass(frozen=True)
@@ -67,23 +56,44 @@ def _versions() -> list[str]:
     return sorted(names, key=lambda text: [int(part) for part in text.split(".") if part.isdigit()])
 
 
-def check(overrides: Sequence[str], schema: Schema | None) -> tuple[Override, ...]:
-    """Parse and check every override; without a schema (another program, an unknown release) only the grammar counts.
+def parse_all(texts: Sequence[str]) -> tuple[Override, ...]:
+    """Return the overrides that the texts mean. Raises OverrideError for the first that cannot be read."""
+    parsed: list[Override] = []
+    for number, text in enumerate(texts, 1):
+        with _naming(number, text):
+            parsed.append(parse(text))
+    return tuple(parsed)
+
+
+def check_keys(overrides: Sequence[Override], schema: Schema) -> None:
+    """Check every override against the schema.
 
     Raises OverrideError for the first one that cannot work, with the nearest names or the text that would.
     """
-    checked: list[Override] = []
-    for number, text in enumerate(overrides, 1):
-        try:
-            parsed = parse(text)
-            if schema is not None:
-                _check_key(parsed.key, parsed.value, schema, added=text.startswith("+"))
-            _refuse_contradiction(parsed, checked)
-        except Refused as error:
-            shown = text if len(text) <= 200 else f"{text[:200]}..."
-            raise OverrideError(error.message, where=f"override {number}: {shown}", hint=error.hint) from None
-        checked.append(Override(parsed.key, parsed.value, text))
-    return tuple(checked)
+    for number, override in enumerate(overrides, 1):
+        with _naming(number, override.text):
+            _check_key(override.key, override.value, schema, added=override.text.startswith("+"))
+
+
+def check(texts: Sequence[str], schema: Schema | None) -> tuple[Override, ...]:
+    """Parse and check every override; without a schema (another program, an unknown release) only the grammar counts.
+
+    Raises OverrideError.
+    """
+    overrides = parse_all(texts)
+    if schema is not None:
+        check_keys(overrides, schema)
+    return overrides
+
+
+@contextlib.contextmanager
+def _naming(number: int, text: str) -> Iterator[None]:
+    """Turn a Refused of the override `text` into an OverrideError that names it."""
+    try:
+        yield
+    except Refused as error:
+        shown = text if len(text) <= 200 else f"{text[:200]}..."
+        raise OverrideError(error.message, where=f"override {number}: {shown}", hint=error.hint) from None
 
 
 def known_values(overrides: Iterable[Override]) -> dict[str, Any]:
@@ -91,13 +101,6 @@ def known_values(overrides: Iterable[Override]) -> dict[str, Any]:
     overrides = tuple(overrides)
     found = {override.key: override.value for override in overrides}
     return {key: one for key, one in found.items() if not (isinstance(one, str) and INTERPOLATION in one)}
-
-
-def _refuse_contradiction(parsed: Parsed, before: Iterable[Override]) -> None:
-    """Hydra lets the last one win; of two values on one command line one is a mistake."""
-    for override in before:
-        if override.key == parsed.key and repr(override.value) != repr(parsed.value):
-            raise Refused(f"{parsed.key} is given twice, as {override.text!r} and here", "leave one of the two out")
 
 
 def _check_key(key: str, value: Any, schema: Schema, *, added: bool) -> None:
@@ -135,12 +138,12 @@ def _check_known(key: str, value: Any, schema: Schema, *, added: bool) -> None:
 
 def _unknown(key: str, schema: Schema) -> Refused:
     if twin := other_name(key, schema.keys):
-        return Refused(f"{key} is no key of Megatron Bridge {schema.version}, which calls it {twin}", f"set {twin}")
+        return Refused(f"{key} is not a key of Megatron Bridge {schema.version}, which calls it {twin}", f"set {twin}")
     near = nearest(key, schema.keys)
     hints = [f"did you mean {', '.join(near)}?"] if near else []
     if key.partition(".")[0] in schema.open_sections:
         hints.append(f"if a class of the recipe itself has it, write +{key}=...")
-    return Refused(f"{key} is no key of Megatron Bridge {schema.version}", "; ".join(hints) or None)
+    return Refused(f"{key} is not a key of Megatron Bridge {schema.version}", "; ".join(hints) or None)
 
 
 def _options(spec: Any) -> list[Any]:

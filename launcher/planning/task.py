@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher._util.errors import LayoutError
+from launcher.contract.overrides import to_record
 from launcher.contract.paths import RECIPE
 from launcher.contract.records import BridgeRecipeRequest, JobRequest, RecipeFileRequest
+from launcher.contract.values import Override, parse
 from launcher.discovery.recipe import BridgeRecipe
 from launcher.planning import container, environment, fabric, index_info, network, run_paths
 from launcher.planning.inputs import FromIndex, PlanInputs
@@ -32,8 +34,8 @@ class TaskPlan:
     mounts: tuple[Mount, ...]
     python: str
     """The interpreter that tasks run with."""
-    overrides: tuple[str, ...]
-    """The texts of the overrides: those that the profiler adds, then the user's."""
+    overrides: tuple[Override, ...]
+    """Those that the profiler adds, then the user's."""
     argv: JobRequest
     """The content of argv.json."""
     code: tuple[tuple[str, str], ...]
@@ -60,7 +62,7 @@ def plan_task(inputs: PlanInputs) -> TaskPlan:
     run_dir = inputs.run_dir or run_paths.run_dir(inputs, name)
     runtime = container.chosen_runtime(inputs.request, inputs.cluster)
     needed = profiler.mounts if profiler else ()
-    overrides = _override_texts(inputs, profiler)
+    overrides = _overrides(inputs, profiler)
     return TaskPlan(
         name=name,
         run_dir=run_dir,
@@ -103,9 +105,9 @@ def _profiler(inputs: PlanInputs, values: dict[str, Any], layout: RankLayout) ->
     )
 
 
-def _override_texts(inputs: PlanInputs, profiler: ProfilerPlan | None) -> tuple[str, ...]:
+def _overrides(inputs: PlanInputs, profiler: ProfilerPlan | None) -> tuple[Override, ...]:
     added = profiler_plan.overrides(profiler, [override.key for override in inputs.overrides]) if profiler else ()
-    return (*added, *(override.text for override in inputs.overrides))
+    return (*(parse(text) for text in added), *inputs.overrides)
 
 
 def _layout(inputs: PlanInputs, values: dict[str, Any]) -> RankLayout:
@@ -129,7 +131,7 @@ def _layout(inputs: PlanInputs, values: dict[str, Any]) -> RankLayout:
 
 
 def _argv(
-    inputs: PlanInputs, layout: RankLayout, overrides: tuple[str, ...], profiler: ProfilerPlan | None
+    inputs: PlanInputs, layout: RankLayout, overrides: tuple[Override, ...], profiler: ProfilerPlan | None
 ) -> JobRequest:
     recipe: RecipeFileRequest | BridgeRecipeRequest
     if isinstance(inputs.recipe, BridgeRecipe):
@@ -140,7 +142,7 @@ def _argv(
         "version": 1,
         "recipe": recipe,
         "arguments": inputs.arguments,
-        "overrides": list(overrides),
+        "overrides": [to_record(override) for override in overrides],
         "options": {
             "device": inputs.cluster.device,
             "load": inputs.request.load,

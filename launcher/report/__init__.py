@@ -1,1 +1,1 @@
-"""What is made of runs for people: the page of a run and the tables of its profiles."""
+"""Reports about runs: the page of a run, and tables of its profiles."""

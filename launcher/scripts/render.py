@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher._util.errors import SpecError
-from launcher._util.resources import resource
+from launcher._util.templates import template_environment
 from launcher.planning.model import Plan
 from launcher.runtimes import BARE, RUNTIMES
 
@@ -54,20 +54,11 @@ def _refuse_unquoted(value: object) -> object:
 
 @cache
 def environment() -> "jinja2.Environment":
-    """Return the one Jinja environment: every template is rendered under its guards."""
-    import jinja2
-
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resource("templates")),
-        undefined=jinja2.StrictUndefined,
-        finalize=_refuse_unquoted,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - bash, not HTML: `finalize` is the guard
-    )
-    made.filters |= {"q": q, "directive": directive, "comment": comment}
-    return made
+    """Return the Jinja environment of all scripts: `finalize` refuses a string that passed no quoting filter."""
+    # Not escaped for HTML: these are bash scripts.
+    scripts = template_environment(_refuse_unquoted, autoescape=False)
+    scripts.filters |= {"q": q, "directive": directive, "comment": comment}
+    return scripts
 
 
 def render(template: str, **values: Any) -> str:

@@ -35,7 +35,7 @@ def names(path: str) -> list[str]:
 
 
 def main() -> int:
-    told = dict(each.partition("=")[::2] for each in json.loads((RUN / "argv.json").read_text())["overrides"])
+    told = {each["key"]: each["value"] for each in json.loads((RUN / "argv.json").read_text())["overrides"]}
     mine = f"{RANK}-{os.getpid()}"
     found: dict[str, Any] = {
         "environment": dict(os.environ),

@@ -133,8 +133,8 @@ def assert_logged(run: RunDirectory) -> None:
 
 def assert_whole(said: Said, seen: dict[str, Any]) -> None:
     assert seen["request"]["arguments"] == {"text": said.argument}
-    assert seen["request"]["overrides"][0].startswith("a.b='")
-    assert tuple(seen["request"]["overrides"][1:]) == bare(said)
+    assert seen["request"]["overrides"][0]["text"].startswith("a.b='")
+    assert tuple(each["text"] for each in seen["request"]["overrides"][1:]) == bare(said)
     assert seen["environment"]["HOSTILE"] == said.variable
 
 

@@ -79,7 +79,7 @@ def test_what_a_task_executes_is_the_same_with_every_backend(
             assert seen["environment"]["LOCAL_WORLD_SIZE"] == str(ranks)
             assert seen["environment"]["QUOTED"] == "it's $HOME"
             assert seen["request"]["arguments"] == {"text": "a b"}
-            assert tuple(seen["request"]["overrides"]) == SETTINGS[1:]
+            assert tuple(each["text"] for each in seen["request"]["overrides"]) == SETTINGS[1:]
 
 
 def test_ranks_meet_at_the_first_node_of_the_step(user: User, slurm_cluster: VirtualCluster) -> None:

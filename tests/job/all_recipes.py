@@ -43,13 +43,14 @@ def world_size(recipe: IndexedRecipe) -> int:
 
 def resolve(recipe: IndexedRecipe) -> dict[str, Any]:
     """One recipe: what differs from the index, or why it cannot be resolved."""
+    from launcher.contract.values import parse
     from launcher.job.config import check, overrides
     from launcher.job.config import recipe as recipes
     from launcher.job.errors import UserError
 
     try:
         config = recipes.load({"bridge": recipe.name}, {}, Path.cwd())
-        config = overrides.apply(config, _SHAPE if recipe.family == "gpt" else ())
+        config = overrides.apply(config, [parse(text) for text in _SHAPE] if recipe.family == "gpt" else ())
         if recipe.task in ("sft", "peft"):
             config.checkpoint.pretrained_checkpoint = str(Path.cwd())  # weights to start from are not the question
         found = check.resolved(check.validate(config, world_size(recipe)).config)

@@ -63,15 +63,17 @@ def answers_to_all(factory: "pytest.TempPathFactory") -> dict[str, dict[str, Any
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     from launcher.job.config import check, overrides, recipe
     from launcher.job.errors import UserError
+    from tests.job.override_records import override_records
 
     try:
         if "options" in request:
             os.chdir(request["base"])
-            return check.answer(request)
+            return check.answer({**request, "overrides": override_records(request["overrides"])})
         config = recipe.load(request["recipe"], request.get("arguments", {}), Path(request["base"]))
-        overrides.apply(config, request.get("overrides", ()))
+        wanted = overrides.read(override_records(request.get("overrides", ())))
+        overrides.apply(config, wanted)
         applied = {key: repr(_read(config, key)) for key in request.get("read", ())}
-        checked = check.validate(config, request.get("world_size", 1), request.get("overrides", ()))
+        checked = check.validate(config, request.get("world_size", 1), wanted)
         untouched = {key: repr(_read(config, key)) for key in request.get("read", ())}
         return {
             "ok": True,

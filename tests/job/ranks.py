@@ -14,6 +14,7 @@ from typing import Any
 
 from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import read_recipe
+from tests.job.override_records import override_records
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS: dict[str, Any] = {
@@ -86,7 +87,7 @@ def make_run(
         "version": 1,
         "recipe": {"path": f"recipe/{recipe}", "function": "configure"} if isinstance(recipe, str) else dict(recipe),
         "arguments": {},
-        "overrides": list(overrides),
+        "overrides": override_records(overrides),
         "options": options,
     }
     (path / "argv.json").write_text(json.dumps(request))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.job.bridge_process import ROOT, answers_to_all
+from tests.job.override_records import override_records
 from tests.job.wrong_requests import TABLE, Wrong
 
 pytestmark = pytest.mark.megatron
@@ -46,7 +47,7 @@ def test_place_of_an_override_names_it(answers: dict[str, dict[str, Any]]) -> No
 def check_config(request: dict[str, Any], **environ: str) -> tuple[int, dict[str, Any], str]:
     done = subprocess.run(
         [sys.executable, str(ROOT / "entrypoint.py"), "--check-config"],
-        input=json.dumps(request),
+        input=json.dumps({**request, "overrides": override_records(request.get("overrides", ()))}),
         capture_output=True,
         text=True,
         timeout=200,

@@ -16,6 +16,7 @@ from launcher.job.model import hub, weights
 from tests.backends.running import LAUNCHER
 from tests.job.bridge_process import ROOT, ask
 from tests.job.convert_process import convert_all
+from tests.job.override_records import override_records
 from tests.job.ranks import Run, make_run, train
 
 pytestmark = pytest.mark.timeout(400)
@@ -86,7 +87,7 @@ def start(path: Path, base: Path, model: Path, *overrides: str, expect: int = 0,
 
 def more_iterations(run: Run, count: int) -> None:
     request = json.loads((run.path / "argv.json").read_text())
-    request["overrides"].append(f"train.train_iters={count}")
+    request["overrides"] += override_records([f"train.train_iters={count}"])
     (run.path / "argv.json").write_text(json.dumps(request))
 
 

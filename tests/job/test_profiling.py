@@ -22,6 +22,7 @@ from launcher.job.profiling.prepare import load_custom_profiler, prepare
 from launcher.job.profiling.record import record_of
 from launcher.job.profiling.window import Window
 from launcher.job.rank import Rank
+from tests.job.override_records import override_records
 from tests.job.ranks import ROOT, make_run, train
 
 
@@ -292,7 +293,7 @@ def test_the_check_before_submitting_knows_the_recipes_own_number_of_iterations(
     request = {
         "recipe": {"path": str(ROOT / "recipes/vanilla_gpt_pretrain.py"), "function": "configure"},
         "options": {"device": "cpu", "profiler": {"name": "torch", "start": 100_000, "stop": 100_001, "ranks": [0]}},
-        "overrides": ["profiling.profile_step_start=100000", "profiling.profile_step_end=100001"],
+        "overrides": override_records(["profiling.profile_step_start=100000", "profiling.profile_step_end=100001"]),
         "world_size": 1,
         "ranks_per_node": 1,
     }

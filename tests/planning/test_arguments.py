@@ -49,7 +49,8 @@ def test_what_every_recipe_takes_is_an_argument_unless_it_is_a_section_as_a_whol
         ("model.seq_length=9",),
     )
     whole = ("peft=null", "peft={_target_: a.B}", "tokenizer={vocab_size: 5}", "peft=${x}", "+peft.dim=3")
-    assert assignments.split_arguments_and_overrides(whole, SFT) == ({}, whole)
+    for text in whole:
+        assert assignments.split_arguments_and_overrides((text,), SFT) == ({}, (text,))
     # Keywords of older releases are Bridge's recipes' alone; a program of another kind has nothing of all this.
     assert assignments.split_arguments_and_overrides(("hf_path=/m", "seq_length=8", "peft=dora"), FILE)[0] == {
         "peft": "dora"
@@ -104,9 +105,9 @@ def test_what_is_wrong_is_told_before_anything_runs(
     assert hint is None or hint in (raised.value.hint or "")
 
 
-def test_two_values_for_one_argument_are_refused() -> None:
-    with pytest.raises(OverrideError, match="peft is given twice, as 'lora' and 'dora'"):
-        assignments.split_arguments_and_overrides(("peft=lora", "peft=dora"), SFT)
+def test_of_two_values_for_one_argument_the_last_counts() -> None:
+    given, rest = assignments.split_arguments_and_overrides(("peft=lora", "train.train_iters=3", "peft=dora"), SFT)
+    assert (given, rest) == ({"peft": "dora"}, ("train.train_iters=3",))
 
 
 def test_a_recipes_own_parameter_has_its_own_values() -> None:
@@ -192,7 +193,7 @@ def test_a_plan_carries_arguments_to_the_job_and_looks_for_their_files(tmp_path:
         "seq_length": "128",
         "peft": "lora",
     }
-    assert made["argv"]["overrides"] == ["peft.dim=8"]
+    assert [each["text"] for each in made["argv"]["overrides"]] == ["peft.dim=8"]
     (warning,) = [one for one in made["warnings"] if "does not exist" in one]
     assert "hf_path: /nowhere/model does not exist on this machine" in warning
     text = plan_of(tmp_path, "bridge:llama32_1b_sft_config", "tensor_model_parallel_size=3", status=2)

@@ -96,17 +96,17 @@ def test_any_value_of_any_key_is_taken_or_refused(key: str, value: str) -> None:
         ("train.train_iters=1e3", "not the float 1000.0", "write train.train_iters=1000"),
         ("train.train_iters=1.5", "not the float 1.5", None),
         ("train.exit_signal_handler=yes", "takes true or false", "write train.exit_signal_handler=true"),
-        ("train.train_iter=5", "train.train_iter is no key of Megatron Bridge 0.6.2", "train.train_iters"),
-        ("optimiser.lr=1", "optimiser.lr is no key", "did you mean optimizer.lr"),
-        ("lr=1", "lr is no key", "did you mean optimizer.lr"),
+        ("train.train_iter=5", "train.train_iter is not a key of Megatron Bridge 0.6.2", "train.train_iters"),
+        ("optimiser.lr=1", "optimiser.lr is not a key", "did you mean optimizer.lr"),
+        ("lr=1", "lr is not a key", "did you mean optimizer.lr"),
         (
             "dataset.sequence_length=64",
             "overwrites dataset.sequence_length with dataset.seq_length",
             "set dataset.seq_length",
         ),
-        ("model.mine=1", "model.mine is no key", "+model.mine=..."),
-        ("+train.mine=1", "train.mine is no key", None),
-        ("ft={enable:true}", "ft.enable is no key", "ft.enable_ft_package"),
+        ("model.mine=1", "model.mine is not a key", "+model.mine=..."),
+        ("+train.mine=1", "train.mine is not a key", None),
+        ("ft={enable:true}", "ft.enable is not a key", "ft.enable_ft_package"),
         ("env_vars.A=[1]", "env_vars takes a mapping", None),
         ("profiling.profile_ranks.0=1", "is a list, whose items have no keys", None),
         ("train.train_iters.x=1", "train.train_iters has no keys below it", None),
@@ -159,15 +159,6 @@ def test_override_that_works(text: str, value: Any) -> None:
     assert read.text == text
 
 
-def test_one_key_with_two_values_is_refused_and_the_same_twice_is_not() -> None:
-    assert len(overrides.check(["train.train_iters=3", "+train.train_iters=3"], SCHEMA)) == 2
-    with pytest.raises(
-        OverrideError, match=r"train.train_iters is given twice, as 'train.train_iters=3' and here"
-    ) as caught:
-        overrides.check(["train.train_iters=3", "train.train_iters=4"], SCHEMA)
-    assert caught.value.where == "override 2: train.train_iters=4"
-
-
 def test_value_is_known_unless_it_is_interpolated() -> None:
     read = overrides.check(["train.train_iters=3", "train.global_batch_size=${x}"], SCHEMA)
     assert overrides.known_values(read).get("train.train_iters") == 3
@@ -177,7 +168,7 @@ def test_value_is_known_unless_it_is_interpolated() -> None:
 
 def test_program_that_is_not_bridge_has_keys_of_its_own() -> None:
     (read,) = overrides.check(["anything.at.all=[1,x]"], None)
-    assert read == overrides.Override("anything.at.all", [1, "x"], "anything.at.all=[1,x]")
+    assert read == values.Override("anything.at.all", [1, "x"], "anything.at.all=[1,x]")
 
 
 def test_every_type_of_the_schema_can_be_described_and_asked() -> None:
@@ -224,5 +215,5 @@ def test_the_schema_is_that_of_the_release_that_the_job_will_find(release: str |
     ],
 )
 def test_a_key_of_another_release_is_refused_with_its_name_in_this_one(release: str, text: str, called: str) -> None:
-    with pytest.raises(OverrideError, match=rf"is no key of Megatron Bridge {release}, which calls it {called}"):
+    with pytest.raises(OverrideError, match=rf"is not a key of Megatron Bridge {release}, which calls it {called}"):
         overrides.check([text], overrides.load_schema(release))

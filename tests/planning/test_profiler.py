@@ -11,6 +11,7 @@ from launcher._util.errors import ImageError, OverrideError, PlaceError, Request
 from launcher.discovery.profiler import find_nsys_below, read_profiler_class
 from launcher.planning.profiler import plan as profiler_plan
 from launcher.planning.profiler.model import CustomProfiler, ProfilerContext, ProfilerOptions, ProfilerPlan
+from tests.support.building import overrides
 
 NSYS = ProfilerOptions(nsys=True)
 
@@ -61,8 +62,8 @@ def test_torch_and_viztracer_have_the_usual_overrides_too() -> None:
     assert torch == decided(ProfilerOptions(profiler="torch"))
     assert torch.nsys is None
     assert "profiling.use_nsys_profiler=true" not in profiler_plan.overrides(torch, ())
-    rest, said = profiler_plan.extract_viztracer_key(("train.train_iters=20", "profiling.use_viztracer=true"))
-    assert (rest, said) == (("train.train_iters=20",), True), "Bridge has no such key"
+    rest, said = profiler_plan.extract_viztracer_key(overrides("train.train_iters=20", "profiling.use_viztracer=true"))
+    assert (rest, said) == (overrides("train.train_iters=20"), True), "Bridge has no such key"
     assert decided(ProfilerOptions(), viztracer=said) == decided(ProfilerOptions(profiler="viztracer"))
 
 
@@ -303,8 +304,8 @@ def test_the_hint_for_a_late_resume_is_itself_accepted() -> None:
 
 
 def test_use_viztracer_takes_a_truth_value() -> None:
-    with pytest.raises(OverrideError, match="takes true or false, not 'yes'"):
-        profiler_plan.extract_viztracer_key(("profiling.use_viztracer=yes",))
+    with pytest.raises(OverrideError, match="takes true or false, not the string 'yes'"):
+        profiler_plan.extract_viztracer_key(overrides("profiling.use_viztracer=yes"))
 
 
 OWN = """

@@ -69,7 +69,7 @@ def test_a_further_section_is_a_line_in_the_list(run: RunDirectory) -> None:
     more = (SectionMaker("more", "More", lambda of: (Text(of.run.path.name),)), SectionMaker("bad", "Bad", refuse))
     assert sections_of(subject(run), (*more, SectionMaker("none", "None", lambda _: ()))) == (
         Section("more", "More", (Text("0001"),)),
-        Section("bad", "Bad", (Text("This section could not be made: here: no\nDo that.", "warning"),)),
+        Section("bad", "Bad", (Text("This section could not be created: here: no\nDo that.", "warning"),)),
     )
     assert len({maker.name for maker in SECTIONS}) == len(SECTIONS)
 
@@ -131,7 +131,7 @@ def test_many_failed_attempts_are_listed_and_the_newest_explained(run: RunDirect
         make_attempt(run, number, result={**FAILED, "failed_ranks": list(range(1024))})
     blocks = outcome(subject(run))
     assert [each.text[-3:] for each in of_kind(Heading, blocks)] == ["004", "003", "002"]
-    assert of_kind(Text, blocks)[0].text == "2 earlier attempts failed; `launcher logs --attempt` has them."
+    assert of_kind(Text, blocks)[0].text == "2 earlier attempts failed; see `launcher logs --attempt`."
     assert rows(blocks)["Failed ranks"].endswith("14, 15 and 1008 more")
 
 
@@ -198,7 +198,7 @@ def test_a_page_that_cannot_be_written_names_the_option(run: RunDirectory, tmp_p
     with pytest.raises(DiskError, match="cannot write") as disk:
         write_page(run, Recorder(), tmp_path / "nowhere" / "x.html")
     assert "--output" in str(disk.value.hint)
-    with pytest.raises(RequestError, match="this is no file"):
+    with pytest.raises(RequestError, match="this is not a file"):
         write_page(run, Recorder(), tmp_path)
 
 

@@ -112,7 +112,7 @@ def test_text_that_is_half_a_sign_can_be_written(tmp_path: Path) -> None:
 
 
 def test_json_inside_a_script_cannot_end_it() -> None:
-    plot = plots.stacked_bars(HOSTILE, HOSTILE, [HOSTILE], {HOSTILE: [1.0]}, says=HOSTILE)
+    plot = plots.stacked_bars(HOSTILE, HOSTILE, [HOSTILE], {HOSTILE: [1.0]}, description=HOSTILE)
     html = render("x", [Section("s", "S", (plot,))], made="now", plotly="plotly()")
     read = Reader(html)
     assert [each.get("data-plot") for each in read.all("script")] == ["plot-s-1", None, None]

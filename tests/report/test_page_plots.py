@@ -9,7 +9,7 @@ import pytest
 from launcher.report.page import metrics, training
 from launcher.report.page.captures import captures
 from launcher.report.page.content import Plot, Table, Text
-from launcher.report.page.metrics import Points, Series, thin
+from launcher.report.page.metrics import Points, Series, downsample
 from launcher.report.page.phases import phases
 from launcher.rundir import Attempt, RunDirectory
 from tests.report.blocks import LAUNCHED, of_kind, subject
@@ -30,8 +30,8 @@ def test_every_attempt_has_its_line(run: RunDirectory) -> None:
     assert list(plots) == ["Loss", "Time of an iteration", "Gradient norm"], "no TFLOP/s: a CPU's mean nothing"
     loss = [(line["name"], line["x"], line["y"]) for line in plots["Loss"].data]
     assert loss == [("000", [1, 2], [9.0, 8.0]), ("001", [2], [8.0])]
-    assert plots["Loss"].says == "Lowest 8 (iteration 2), highest 9 (iteration 1), last 8 (iteration 2)."
-    assert plots["Gradient norm"].says.endswith("It was no finite number once, first in iteration 2.")
+    assert plots["Loss"].description == "Lowest 8 (iteration 2), highest 9 (iteration 1), last 8 (iteration 2)."
+    assert plots["Gradient norm"].description.endswith("It was not finite once, first in iteration 2.")
     assert plots["Loss"].layout["showlegend"]
     assert not plots["Gradient norm"].layout["showlegend"]
 
@@ -40,7 +40,7 @@ def test_more_attempts_than_colours_have_no_legend() -> None:
     plot = training.plot_of(training.METRICS[0], [Series(f"{number:03d}", ((number, 1.0),)) for number in range(9)])
     assert plot is not None
     assert not plot.layout["showlegend"]
-    assert plot.says.endswith("9 attempts, one colour after the other; pointing at a line names its attempt.")
+    assert plot.description.endswith("9 attempts, which share 8 colours; point at a line to see its attempt.")
 
 
 def test_lines_that_are_no_metrics_are_left_out(run: RunDirectory) -> None:
@@ -56,7 +56,7 @@ def test_iterations_far_above_the_others_lie_outside_the_plot() -> None:
     plot = training.plot_of(training.METRICS[1], [Series("000", points)])
     assert plot is not None
     assert plot.layout["yaxis"]["range"] == [0, 2.0]
-    assert plot.says.endswith("1 iteration lies above the plot; a double click on it shows all.")
+    assert plot.description.endswith("1 iteration lies above the plot; double-click it to show all.")
 
 
 def test_long_runs_are_thinned_and_say_so() -> None:
@@ -67,7 +67,9 @@ def test_long_runs_are_thinned_and_say_so() -> None:
     counts = [len(line["x"]) for line in plot.data]
     assert 2000 < counts[0] <= training.LIMIT
     assert counts[1] == 1
-    assert plot.says.endswith(f"{sum(counts)} of 100001 points are drawn: of each stretch the lowest and the highest.")
+    assert plot.description.endswith(
+        f"{sum(counts)} of 100001 points are drawn: the lowest and the highest of each stretch."
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 10, 11, 12, 37, 1000])
@@ -75,7 +77,7 @@ def test_thinning_keeps_the_ends_and_every_extreme(count: int) -> None:
     points: Points = tuple((number, 0.0) for number in range(count))
     if count > 30:
         points = (*points[:20], (20, 9.0), (21, -9.0), *points[22:])
-    kept = thin(points, 10)
+    kept = downsample(points, 10)
     assert len(kept) <= 10
     assert list(kept) == sorted(set(kept))
     assert (kept[:1], kept[-1:]) == (points[:1], points[-1:])
@@ -92,7 +94,7 @@ def test_phases_are_durations(run: RunDirectory) -> None:
         ("imports and configuration", [10]),
         ("first iteration", [3]),
     ]
-    assert bars.says == "attempt 000: 13 s."
+    assert bars.description == "attempt 000: 13 s."
     assert table.rows == (
         ("000", "imports and configuration", "1", "10.00", "", "10.0 s"),
         ("000", "first iteration", "1", "3.00", "", "14.0 s"),
@@ -130,7 +132,7 @@ def test_captures_of_torch(tmp_path: Path) -> None:
         ("idle", [0.005], ["50%"]),
     ]
     assert [each.text for each in of_kind(Text, blocks)] == [
-        "attempt 000, rank 1: the rank left no record of it: the attempt still goes on"
+        "attempt 000, rank 1: the rank left no record of it: the attempt is still running"
     ]
 
 

@@ -106,8 +106,8 @@ def test_no_ranks_means_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (trace()[:-30], "it does not unpack"),
-        (gzip.compress(b'{"traceEvents": [{"name": "step 2"}, {"name": "step 3"'), "it is cut short"),
+        (trace()[:-30], "it cannot be decompressed"),
+        (gzip.compress(b'{"traceEvents": [{"name": "step 2"}, {"name": "step 3"'), "it is truncated"),
         (trace(STEPS[:1]), "step 3 is not in it"),
         (b"", "the file is empty"),
         (None, "the file is gone"),
@@ -145,13 +145,13 @@ def exporting(argv: Any) -> Result:
             {"opens": None, "why": "no sqlite3"},
             Recorder(),
             None,
-            "not opened: no sqlite3, and nsys is not on this side",
+            "not checked: no sqlite3, and this machine has no nsys",
         ),
         (
             {"opens": None},
             Recorder({"nsys": Result(("nsys",), 1, "", "The file is damaged")}),
             False,
-            "nsys does not open it",
+            "nsys cannot read it",
         ),
         ({"opens": False, "why": "damaged"}, Recorder(), False, "nsys cannot read its own report: damaged"),
         ({"opens": True, "kernels": 0}, Recorder(), False, "holds not one kernel"),
@@ -235,7 +235,7 @@ def test_the_summary_has_a_line_per_rank_and_says_what_could_not_be_read(tmp_pat
     lines = text.getvalue().splitlines()
     assert lines[1].split() == ["000", "0", "2", "0.01", "25.0%", "0.0%", "0.0%", "75.0%"]
     assert lines[4].split() == ["0", "0.005", "100.0%", "1", "a[kernel]"]
-    assert lines[5] == "attempt 000, rank 1: the rank left no record of it: the attempt still goes on"
+    assert lines[5] == "attempt 000, rank 1: the rank left no record of it: the attempt is still running"
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,4 +255,4 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(parser.parse_args([str(run.path), "--summary", "--json"])) == 1
     answer = json.loads(capsys.readouterr().out)
     assert answer["profiles"][0]["shares"]["steps"] == 2
-    assert "does not unpack" in str(answer["profiles"][1]["why"])
+    assert "cannot be decompressed" in str(answer["profiles"][1]["why"])

@@ -184,7 +184,7 @@ def test_unions_against_counting_each_moment(seed: int) -> None:
 
 
 def test_a_snapshot_of_memory_has_no_table(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="no table of a report of memory"):
+    with pytest.raises(RequestError, match="no table for reports of memory"):
         activities.read_activities(tmp_path / "x.pickle", "memory", Recorder())
 
 

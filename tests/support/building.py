@@ -5,6 +5,7 @@ from typing import Any
 
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
+from launcher.contract.values import Override
 from launcher.discovery.host import Allocation, HostContext
 from launcher.discovery.image import Image
 from launcher.discovery.recipe import Recipe, RecipeFile
@@ -12,7 +13,7 @@ from launcher.planning import make
 from launcher.planning.backend import BACKENDS, BackendName
 from launcher.planning.inputs import ConfigKnowledge, FromOverrides
 from launcher.planning.model import Plan
-from launcher.planning.overrides import Override, check
+from launcher.planning.overrides import check
 
 RECIPE = RecipeFile(Path("/home/ada/gpt/recipes/small.py"), "configure", ("layers",), (), ())
 SHELL = {"HOME": "/home/ada", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "USER": "ada", "EDITOR": "vi"}

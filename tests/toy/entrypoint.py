@@ -97,7 +97,7 @@ def resume() -> int:
 
 def main() -> int:
     argv = (RUN / "argv.json").read_text()
-    told = dict(each.lstrip("+").partition("=")[::2] for each in json.loads(argv)["overrides"])
+    told = {each["key"]: each.get("value") for each in json.loads(argv)["overrides"]}
     iters, seconds, every = (
         int(told.get("toy.iters", 5)),
         float(told.get("toy.seconds", 0.02)),
@@ -115,14 +115,14 @@ def main() -> int:
     while step < iters:
         step += 1
         begin = time.time()
-        if told.get("toy.fail_rank") == str(RANK) and step == int(told.get("toy.fail_step", 3)):
+        if told.get("toy.fail_rank") == RANK and step == int(told.get("toy.fail_step", 3)):
             return fail(told.get("toy.fail_how", "raise"), step)
         time.sleep(seconds)
         took = time.time() - begin
         line = {
             "iteration": step,
             "train_iters": iters,
-            "loss": loss(step, told.get("toy.seed", "1")),
+            "loss": loss(step, str(told.get("toy.seed", 1))),
             "grad_norm": 1.0 / step,
         }
         line |= {"learning_rate": 1e-3, "seconds": took, "tokens": 64 * WORLD, "tokens_per_second": 64 * WORLD / took}

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from launcher.contract.files import read_lines
+from launcher.contract.overrides import to_record
+from launcher.contract.values import parse
 
 TOY = Path(__file__).with_name("entrypoint.py")
 OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
@@ -26,7 +28,9 @@ class Toy:
 
     def start(self, *overrides: str, world: int = 2, attempt: str = "000") -> list["subprocess.Popen[bytes]"]:
         (self.path / "attempts" / attempt / "ranks").mkdir(parents=True)
-        (self.path / "argv.json").write_text(json.dumps({"version": 1, "overrides": overrides}))
+        (self.path / "argv.json").write_text(
+            json.dumps({"version": 1, "overrides": [to_record(parse(text)) for text in overrides]})
+        )
         given = {"WORLD_SIZE": str(world), "LAUNCHER_RUN_DIR": str(self.path), "LAUNCHER_ATTEMPT": attempt}
         argv = [PYTHON, "-I", "-S", str(TOY)]
         environments = [{"PATH": os.defpath, **given, "RANK": str(rank)} for rank in range(world)]
@@ -65,7 +69,7 @@ def test_it_finishes(toy: Toy) -> None:
     assert (toy.path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "4\n"
     assert not list(toy.path.rglob("*.tmp"))
     seen = json.loads((toy.path / "attempts" / "000" / "ranks" / "0001.seen.json").read_text())
-    assert (seen["environment"]["RANK"], json.loads(seen["argv_json"])["overrides"][0]) == ("1", "toy.iters=4")
+    assert (seen["environment"]["RANK"], json.loads(seen["argv_json"])["overrides"][0]["text"]) == ("1", "toy.iters=4")
 
 
 def test_it_resumes_with_the_very_same_losses(toy: Toy, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def main() -> int:
     return 0 if reply["ok"] else 2
 
 
-def validate(config: Any, world_size: int, overrides: Sequence[str] = ()) -> Checked:
+def validate(config: Any, world_size: int, overrides: Sequence[values.Override] = ()) -> Checked:
     """Run Bridge's own validation, as pretrain() will, on a copy; `config` stays unchanged.
 
     `overrides` are those that were applied: if Bridge changes such a value again, a warning says so. Raises UserError
@@ -84,7 +84,9 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         from ..profiling.prepare import check_profiler
 
         check_profiler(config, profiler, "cpu" if on_cpu else "gpu")
-    checked = validate(config, int(request["world_size"]), request["overrides"])
+    from . import overrides
+
+    checked = validate(config, int(request["world_size"]), overrides.read(request["overrides"]))
     said = {"notes": list(notes.take()), "warnings": list(checked.warnings)}
     return {"ok": True, "resolved": resolved(checked.config), **said}
 
@@ -102,7 +104,7 @@ def build_config(request: Mapping[str, Any], run_recipe: Callable[[Callable[[], 
 
     on_cpu = _enable_cpu_where_needed(request["options"].get("device", "auto"))
     config = run_recipe(lambda: recipe.load(request["recipe"], request["arguments"], Path.cwd()))
-    return _overrides.apply(config, request["overrides"]), on_cpu
+    return _overrides.apply(config, _overrides.read(request["overrides"])), on_cpu
 
 
 _DISPATCHER = ("moe_token_dispatcher_type", "moe_flex_dispatcher_backend", "moe_enable_deepep")
@@ -150,10 +152,10 @@ def read_request(text: str) -> dict[str, Any]:
     return {"arguments": {}, "overrides": [], "options": {}, **request}
 
 
-def _changed(before: Any, after: Any, overrides: Sequence[str]) -> Iterator[str]:
+def _changed(before: Any, after: Any, overrides: Sequence[values.Override]) -> Iterator[str]:
     """Yield a sentence for each override whose value Bridge replaced, so that it has no effect."""
-    for text in overrides:
-        key = values.parse(text).key
+    for override in overrides:
+        key = override.key
         given, final = _at(before, key), _at(after, key)
         comparable = isinstance(given, _SCALARS) and isinstance(final, (*_SCALARS, type(None)))
         if comparable and given != final:

@@ -75,7 +75,8 @@ def _set(config: Any, given: Mapping[str, str]) -> None:
         for field in () if text == "null" else fields:
             section, _, attribute = _known(config, field).rpartition(".")
             try:
-                overrides.apply(config, [f"{section}.{attribute}={text}" if section else f"{attribute}={text}"])
+                key = f"{section}.{attribute}" if section else attribute
+                overrides.apply(config, overrides.read([{"key": key, "text": f"{key}={text}"}]))
             except UserError as error:
                 raise UserError(error.message, where=f"{name}={text}", hint=error.hint) from error
             meant[name] = getattr(getattr(config, section) if section else config, attribute)

@@ -12,21 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...contract import key_aliases, values
+from ...contract.overrides import from_record
+from ...contract.records import OverrideRecord
 from ..errors import UserError
 from . import annotations, sections
 
 
 @dataclass(frozen=True)
 class _Override:
-    """One override of the user: its position from 1, its text as given, and what it says."""
+    """One override of the user and its position from 1."""
 
     number: int
-    given: str
-    parsed: values.Parsed
+    parsed: values.Override
 
     @property
     def where(self) -> str:
-        return _where(self.number, self.given)
+        return _where(self.number, self.parsed.text)
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,23 @@ class _Leaf:
         return self.path[-1]
 
 
-def apply(config: Any, overrides: Sequence[str]) -> Any:
+def read(records: Sequence[OverrideRecord]) -> tuple[values.Override, ...]:
+    """Return the overrides of argv.json. Raises UserError for one that cannot be read."""
+    found = []
+    for number, record in enumerate(records, 1):
+        try:
+            found.append(from_record(record))
+        except values.Refused as error:
+            raise UserError(error.message, where=_where(number, record["text"]), hint=error.hint) from None
+    return tuple(found)
+
+
+def apply(config: Any, overrides: Sequence[values.Override]) -> Any:
     """Set each `key=value`, in the user's order, on `config` (changed in place and returned).
 
     Raises UserError with one sentence for the first override that cannot be taken; `where` names it.
     """
-    parsed = [_parse(number, text) for number, text in enumerate(overrides, 1)]
+    parsed = [_Override(number, override) for number, override in enumerate(overrides, 1)]
     placement = _Placement(config, parsed)
     leaves: dict[str, _Leaf] = {}
     texts: list[str] = []
@@ -59,7 +71,7 @@ def apply(config: Any, overrides: Sequence[str]) -> Any:
         with _Blame(override):
             placed = placement.place(override)
             leaves.update((leaf.key, leaf) for leaf in placed)
-            texts += [f"++{override.parsed.text}"] if placed else []
+            texts += [f"++{override.parsed.assignment}"] if placed else []
     if leaves:
         _write(config, leaves, _resolved(config, texts, leaves))
     return config
@@ -80,13 +92,6 @@ class _Blame:
 
 def _where(number: int, text: str) -> str:
     return f"override {number}: {text if len(text) <= 200 else text[:200] + '...'}"
-
-
-def _parse(number: int, text: str) -> _Override:
-    try:
-        return _Override(number, text, values.parse(text))
-    except values.Refused as error:
-        raise UserError(error.message, where=_where(number, text), hint=error.hint) from None
 
 
 class _Placement:
@@ -159,7 +164,7 @@ class _Placement:
         name, key, value = path[-1], override.parsed.key, override.parsed.value
         before = [one for one in self.every[: override.number - 1] if one.parsed.key.startswith(f"{key}.")]
         if before and not (isinstance(value, dict) and "_target_" not in value):
-            raise values.Refused(f"{key} is replaced as a whole after {before[0].given!r}", "give one of the two")
+            raise values.Refused(f"{key} is replaced as a whole after {before[0].parsed.text!r}", "give one of the two")
         values.check(key, value, sections.spec(section, name))
         if isinstance(value, str) and values.INTERPOLATION in value:
             return [_Leaf(path, section, override)]
@@ -173,7 +178,7 @@ class _Placement:
         leaves: list[_Leaf] = []
         for child, one in value.items():
             below = (*path, str(child))
-            said = _Override(override.number, override.given, values.Parsed(".".join(below), one, override.given))
+            said = _Override(override.number, values.Override(".".join(below), one, override.parsed.text))
             self._require(inner, below, said.parsed.key)
             whole = isinstance(one, dict) and "section" in _options(sections.spec(inner, below[-1]))
             leaves += self._place_section(inner, below, said) if whole else [_Leaf(below, inner, said)]

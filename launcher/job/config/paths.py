@@ -5,7 +5,6 @@ launcher moves all of it into the run directory, unless the user chose otherwise
 run loads anything.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -15,11 +14,6 @@ from ..rank import Rank
 
 # Default of megatron.bridge.training.config.ProfilingConfig.memory_snapshot_path (0.6.2), a path in NeMo's own images.
 BRIDGE_SNAPSHOT = "/nemo_run/snapshot.pickle"
-
-
-def overridden(overrides: Iterable[str]) -> frozenset[str]:
-    """Return the keys that Hydra override strings set: `train.train_iters` for `+train.train_iters=20`."""
-    return frozenset(text.partition("=")[0].lstrip("+~").strip() for text in overrides)
 
 
 def is_overridden(key: str, keys: frozenset[str]) -> bool:

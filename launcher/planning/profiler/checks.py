@@ -109,14 +109,7 @@ def _check_viztracer(context: ProfilerContext) -> None:
 
 
 def _refuse_nsys_options(name: str, options: ProfilerOptions) -> None:
-    given = {
-        "--nsys-trace": options.trace,
-        "--nsys-arg": options.args,
-        "--gpu-metrics": options.gpu_metrics,
-        "--nsys-from": options.nsys_from,
-    }
-    option = next((option for option, value in given.items() if value), None)
-    if option:
+    for option in options.nsys_options():
         raise SpecError(
             f"{option} is an option of nsys, but the profiler is {name}", where=option, hint="Leave it out."
         )

@@ -55,6 +55,16 @@ class ProfilerOptions:
     nsys_from: str | None = None
     """A directory of this host that contains nsys and is mounted into the image."""
 
+    def nsys_options(self) -> list[str]:
+        """Return the command-line options of nsys, besides --nsys, that were given."""
+        values = {
+            "--nsys-trace": self.trace,
+            "--nsys-arg": self.args,
+            "--gpu-metrics": self.gpu_metrics,
+            "--nsys-from": self.nsys_from,
+        }
+        return [option for option, value in values.items() if value]
+
 
 @dataclass(frozen=True)
 class ProfilerContext:

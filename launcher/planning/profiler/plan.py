@@ -10,6 +10,7 @@ from typing import Any
 from launcher._util.errors import OverrideError, SpecError
 from launcher.config.request import Request
 from launcher.contract.profiles import EXTENSIONS
+from launcher.contract.values import Override, show
 from launcher.planning.profiler.checks import check_arguments, check_context, check_window
 from launcher.planning.profiler.model import BUILT_IN, NsysOptions, ProfilerContext, ProfilerOptions, ProfilerPlan
 
@@ -46,24 +47,22 @@ def options_from(request: Request) -> ProfilerOptions:
     )
 
 
-def extract_viztracer_key(texts: Sequence[str]) -> tuple[tuple[str, ...], bool | None]:
+def extract_viztracer_key(overrides: Sequence[Override]) -> tuple[tuple[Override, ...], bool | None]:
     """Return the overrides without `profiling.use_viztracer`, and the value of that key; None if it is not set.
 
     Raises OverrideError for a value that is neither true nor false.
     """
-    rest: list[str] = []
     use_viztracer: bool | None = None
-    for number, text in enumerate(texts, 1):
-        key, _, value = text.partition("=")
-        if key.lstrip("+") != USE_VIZTRACER:
-            rest.append(text)
+    for number, override in enumerate(overrides, 1):
+        if override.key != USE_VIZTRACER:
             continue
-        if value.lower() not in ("true", "false"):
+        if not isinstance(override.value, bool):
             raise OverrideError(
-                f"{USE_VIZTRACER} takes true or false, not {value!r}", where=f"override {number}: {text}"
+                f"{USE_VIZTRACER} takes true or false, not {show(override.value)}",
+                where=f"override {number}: {override.text}",
             )
-        use_viztracer = value.lower() == "true"
-    return tuple(rest), use_viztracer
+        use_viztracer = override.value
+    return tuple(override for override in overrides if override.key != USE_VIZTRACER), use_viztracer
 
 
 def plan_profiler(
@@ -180,16 +179,8 @@ def _profiler(options: ProfilerOptions, values: Mapping[str, Any], viztracer: bo
 
 
 def _refuse_options_without_profiler(options: ProfilerOptions) -> None:
-    given = {
-        "--profile-steps": options.steps,
-        "--profile-ranks": options.ranks,
-        "--nsys-trace": options.trace,
-        "--nsys-arg": options.args,
-        "--gpu-metrics": options.gpu_metrics,
-        "--nsys-from": options.nsys_from,
-    }
-    option = next((option for option, value in given.items() if value), None)
-    if option:
+    window = {"--profile-steps": options.steps, "--profile-ranks": options.ranks}
+    for option in (*(option for option, value in window.items() if value), *options.nsys_options()):
         raise SpecError(f"{option} needs a profiler", where=option, hint="Add --nsys or --profiler NAME.")
 
 

@@ -1,11 +1,11 @@
-"""The page of a run: one HTML file with everything in it, made in one place from named sections.
+"""The page of a run: one self-contained HTML file, built from named sections.
 
-content    what a page is made of, without a word of HTML: sections and their blocks
-plots      lines over iterations and stacked bars, as the plain values that Plotly draws
-metrics    an attempt's numbers over its iterations, thinned where they are many
-overview, outcome, training, phases, captures, planned    a section each
-sections   the list of them, in the order of the page
-render     from sections to the file, with Plotly's own script inside; templates/page.html.j2 alone knows HTML
+content    the content of a page, free of HTML: sections and their blocks
+plots      lines over iterations and stacked bars, as plain values for Plotly
+metrics    the metrics of an attempt over its iterations, downsampled if there are many
+overview, outcome, training, phases, captures, plan    one section each
+sections   the list of sections, in the order of the page
+render     from sections to the file, with Plotly's script; only templates/page.html.j2 contains HTML
 
-A further section is a function of a `Subject` that gives blocks, and a line in `sections.SECTIONS`.
+To add a section, write a function from a `Subject` to blocks, and add it to `sections.SECTIONS`.
 """

@@ -1,4 +1,4 @@
-"""The section about what a profiler has captured: the list, how the steps' time was spent, and the longest names."""
+"""The section about profiles: the list of captures, how the time of the steps was spent, and the longest names."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from launcher.contract.profiles import asked_of
 from launcher.report.page import plots
 from launcher.report.page.content import Block, Plot, Subject, Table, Text
 from launcher.report.profiles.listing import Capture, list_profiles
-from launcher.report.profiles.tables import Summary, row, share_row, summarise
+from launcher.report.profiles.tables import Summary, capture_row, share_row, summarise
 from launcher.report.profiles.time_shares import Shares
 
 READ = 32
-"""Captures that are opened for their tables: each takes seconds."""
+"""Limit of captures that are read for tables, because each takes seconds."""
 
 _LISTED = ("Attempt", "Profiler", "Rank", "Node", "Steps", "Size", "Sound", "File")
 _SHARES = ("Attempt", "Rank", "Steps", "ms per step", "Busy", "Communication", "Exposed", "Idle")
@@ -21,26 +21,26 @@ _PART_COLOURS = (plots.COLOURS[0], plots.COLOURS[1], plots.GREY)
 
 
 def captures(subject: Subject) -> Sequence[Block]:
-    """What `launcher profiles RUN` and its `--summary` show; nothing for a run that was not profiled."""
+    """Return the blocks that `launcher profiles RUN --summary` shows; none for a run that was not profiled."""
     if not any(asked_of(attempt) for attempt in subject.run.attempts()):
         return ()
     listed = list_profiles(subject.run, subject.shell)
-    rows = tuple(row(one) for one in listed)
+    rows = tuple(capture_row(one) for one in listed)
     blocks: list[Block] = [Table("Captures", _LISTED, rows, frozenset({"Rank", "Node", "Size"}))]
     blocks += [Text(f"{_whose(one)}: {one.why}", "warning") for one in listed if one.why]
     there = [one for one in listed if one.path is not None]
     if len(there) > READ:
-        blocks.append(Text(f"Tables follow of the first {READ} of {len(there)} captures that are there."))
+        blocks.append(Text(f"The tables show the first {READ} of {len(there)} captures."))
     try:
         summaries = summarise(there[:READ], subject.shell)
     except LauncherError as error:
-        # Without polars there are no tables; the list needs none.
+        # The tables need polars, the list does not.
         return [*blocks, Text(" ".join(each for each in (f"{error.message}:", error.hint) if each), "warning")]
     return [*blocks, *tables_of(summaries)]
 
 
 def tables_of(summaries: Sequence[Summary]) -> list[Block]:
-    """Shares of all ranks, as bars and as a table, then the longest names of each; or why there are none."""
+    """Return the time shares of all ranks, as bars and as a table, then the longest names of each, or why not."""
     blocks: list[Block] = []
     bars = [(one, one.shares) for one in summaries if one.shares and one.shares.busy_us is not None]
     if bars:
@@ -58,9 +58,11 @@ def tables_of(summaries: Sequence[Summary]) -> list[Block]:
 def _bars(bars: Sequence[tuple[Summary, Shares]]) -> Plot:
     per_step = [_milliseconds(shares) for _, shares in bars]
     parts = {part: [values[index] for values in per_step] for index, part in enumerate(_PARTS)}
-    says = "Compute is all that runs besides exposed communication, copies included."
+    description = "Compute is everything that runs except exposed communication; it includes copies."
     names = [_whose(one.listed) for one, _ in bars]
-    return plots.stacked_bars("A step of each rank", "ms per step", names, parts, colours=_PART_COLOURS, says=says)
+    return plots.stacked_bars(
+        "A step of each rank", "ms per step", names, parts, colours=_PART_COLOURS, description=description
+    )
 
 
 def _milliseconds(shares: Shares) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""What a page is made of, without a word of HTML. Any text may be hostile: whoever renders it escapes it."""
+"""The content of a page, free of HTML. Any text may be hostile; the renderer escapes it."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -9,7 +9,7 @@ from launcher.rundir import RunDirectory
 
 @dataclass(frozen=True)
 class Subject:
-    """Whose page it is, and what a section may ask: the run's directory, Slurm through `shell`, the time."""
+    """The subject of a page: the run directory, a shell for queries to Slurm, the time (seconds since the epoch)."""
 
     run: RunDirectory
     shell: Shell
@@ -18,7 +18,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph. A warning says that something is missing or wrong."""
+    """A paragraph; the tone `warning` is for something missing or wrong."""
 
     kind: ClassVar[str] = "text"
     text: str
@@ -27,7 +27,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Heading:
-    """The title of what follows within a section."""
+    """A heading within a section."""
 
     kind: ClassVar[str] = "heading"
     text: str
@@ -35,7 +35,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and their values, a line each."""
+    """Names and values, one pair on each line."""
 
     kind: ClassVar[str] = "facts"
     rows: tuple[tuple[str, str], ...]
@@ -43,7 +43,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows below a header; the columns named in `numeric` are aligned to the right."""
+    """Rows below a header; the columns in `numeric` are aligned to the right."""
 
     kind: ClassVar[str] = "table"
     title: str
@@ -54,25 +54,25 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure for Plotly: `data` and `layout` as its documentation has them, plain values that JSON can hold.
+    """A figure for Plotly: `data` and `layout` as in its documentation, as values that JSON can hold.
 
-    `says` tells in words what it shows, for those who do not see it.
+    `description` says in words what the figure shows.
     """
 
     kind: ClassVar[str] = "plot"
     title: str
     data: tuple[dict[str, Any], ...]
     layout: dict[str, Any]
-    says: str = ""
+    description: str = ""
     half: bool = False
-    """Whether two may stand beside each other where there is room."""
+    """Whether two such plots may be placed side by side."""
     still: bool = False
-    """Whether there is nothing to zoom into."""
+    """Whether zooming is disabled."""
 
 
 @dataclass(frozen=True)
 class LogExcerpt:
-    """Lines as a program wrote them."""
+    """Lines of a log, as a program wrote them."""
 
     kind: ClassVar[str] = "log"
     title: str
@@ -84,7 +84,7 @@ type Block = Text | Heading | Facts | Table | Plot | LogExcerpt
 
 @dataclass(frozen=True)
 class Section:
-    """A named part of the page; `name` is its anchor."""
+    """A part of the page; `name` is its anchor."""
 
     name: str
     title: str
@@ -92,18 +92,18 @@ class Section:
 
 
 def facts(*rows: tuple[str, Any]) -> Facts:
-    """Facts without those that are not known."""
+    """Return a Facts block without unknown values."""
     return Facts(tuple((name, str(value)) for name, value in rows if value not in (None, "")))
 
 
 def text_of(value: Any, form: str = "") -> str:
-    """A value for a cell: nothing for None, a number in this form, anything else as it is."""
+    """Format a value for a cell: empty for None, a number with this format, anything else as text."""
     if value is None:
         return ""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return format(value, form) if number else str(value)
 
 
-def mapping(value: Any) -> dict[str, Any]:
-    """An object of a JSON file that may hold something else in its place."""
+def as_mapping(value: Any) -> dict[str, Any]:
+    """Return an object of a JSON file; an empty one if the file holds another kind of value."""
     return value if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""An attempt's numbers over its iterations, from metrics.jsonl."""
+"""The metrics of an attempt over its iterations, from metrics.jsonl."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ from launcher.rundir import Attempt
 from launcher.watch.progress_state import number
 
 type Points = tuple[tuple[int, float], ...]
-"""Iterations with their values, in the order in which they were written."""
+"""Pairs of an iteration and a value, in the order of the file."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One number of one attempt; `strange` are the iterations in which it was there and not finite (NaN)."""
+    """One metric of one attempt; `not_finite` holds the iterations in which its value was not finite (NaN)."""
 
     attempt: str
     points: Points
-    strange: tuple[int, ...] = ()
+    not_finite: tuple[int, ...] = ()
 
 
 def read_series(attempt: Attempt, names: Sequence[str]) -> dict[str, Series]:
-    """These numbers of an attempt. A file that is not there yet has none, a line that was cut short is left out."""
+    """Read metrics of an attempt. A missing file has no values; incomplete lines are left out."""
     points: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
-    strange: dict[str, list[int]] = {name: [] for name in names}
+    not_finite: dict[str, list[int]] = {name: [] for name in names}
     if attempt.metrics.is_file():
         with attempt.metrics.open(encoding="utf-8", errors="replace") as file:
             for line in parse_lines(file):
@@ -35,14 +35,14 @@ def read_series(attempt: Attempt, names: Sequence[str]) -> dict[str, Series]:
                     if value is not None:
                         points[name].append((int(iteration), float(value)))
                     elif isinstance(line.get(name), float):
-                        strange[name].append(int(iteration))
-    return {name: Series(attempt.name, tuple(points[name]), tuple(strange[name])) for name in names}
+                        not_finite[name].append(int(iteration))
+    return {name: Series(attempt.name, tuple(points[name]), tuple(not_finite[name])) for name in names}
 
 
-def thin(points: Points, limit: int) -> Points:
-    """At most `limit` points (four or more): the first, the last, and of each stretch the lowest and the highest.
+def downsample(points: Points, limit: int) -> Points:
+    """Return at most `limit` points (four or more): the first, the last, and the extremes of each stretch between.
 
-    So that a single spike in a million iterations is still seen.
+    A single spike in a million iterations stays visible.
     """
     if len(points) <= limit:
         return points

@@ -1,19 +1,19 @@
-"""The section that says what came of the attempts, and of failed ones where to look."""
+"""The section about the outcome of each attempt, with the logs of failed ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from launcher.contract.records import AttemptResult
-from launcher.report.page.content import Block, Heading, LogExcerpt, Subject, Table, Text, facts, mapping, text_of
-from launcher.report.page.overview import moment
+from launcher.report.page.content import Block, Heading, LogExcerpt, Subject, Table, Text, as_mapping, facts, text_of
+from launcher.report.page.overview import format_time
 from launcher.rundir import Attempt
 from launcher.watch.logs import choose
 from launcher.watch.progress_state import number
 from launcher.watch.tail import FileTail
 
 _FAILURES = 3
-"""Failed attempts that are shown with their logs: the newest."""
+"""Limit of failed attempts that are shown with their logs; the newest are shown."""
 _LINES = 60
 _BYTES = 64 << 10
 _RANKS = 16
@@ -23,7 +23,7 @@ _NUMERIC = frozenset({"Iteration", "Loss", "Seconds per iteration"})
 
 
 def outcome(subject: Subject) -> Sequence[Block]:
-    """Every attempt with a verdict, then the first failing rank of the failed ones and the end of its log."""
+    """Return a table of all attempts with a verdict, then the first failing rank of each failed one and its log."""
     judged = [(attempt, result) for attempt in subject.run.attempts() if (result := attempt.result) is not None]
     if not judged:
         return ()
@@ -33,7 +33,7 @@ def outcome(subject: Subject) -> Sequence[Block]:
     for attempt, result in reversed(failed[-_FAILURES:]):
         blocks += _failure(subject, attempt, result)
     if len(failed) > _FAILURES:
-        blocks.append(Text(f"{len(failed) - _FAILURES} earlier attempts failed; `launcher logs --attempt` has them."))
+        blocks.append(Text(f"{len(failed) - _FAILURES} earlier attempts failed; see `launcher logs --attempt`."))
     return blocks
 
 
@@ -45,13 +45,13 @@ def _row(attempt: Attempt, result: AttemptResult) -> tuple[str, ...]:
         text_of(result.get("iteration")),
         text_of(result.get("loss"), ".6g"),
         text_of(result.get("seconds_per_iteration"), ".4g"),
-        "" if ended is None else moment(ended),
+        "" if ended is None else format_time(ended),
         text_of(result.get("reason")),
     )
 
 
 def _failure(subject: Subject, attempt: Attempt, result: AttemptResult) -> list[Block]:
-    first = mapping(result.get("first_failing_rank"))
+    first = as_mapping(result.get("first_failing_rank"))
     blocks: list[Block] = [
         Heading(f"What failed in attempt {attempt.name}"),
         facts(
@@ -78,10 +78,10 @@ def _ranks(ranks: Any) -> str:
 
 
 def tail(path: Path) -> tuple[str, ...]:
-    """The last lines of a log, the unfinished one included; none if there is no log."""
+    """Return the last lines of a log with an incomplete last line; none if there is no log."""
     if not path.is_file():
         return ()
     skipped = max(0, path.stat().st_size - _BYTES)
     lines = FileTail(path, skipped).read(unfinished=True)
-    # Where the beginning was skipped, the first line is a part of one.
+    # If the beginning was skipped, the first line is incomplete.
     return tuple((lines[1:] if skipped and len(lines) > 1 else lines)[-_LINES:])

@@ -1,4 +1,4 @@
-"""The section that says how the run is doing, as `launcher status` does."""
+"""The section about the status of the run, as in `launcher status`."""
 
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from launcher.watch.status_table import detail
 
 
 def overview(subject: Subject) -> Sequence[Block]:
-    """Phase, job, size, and how far it is; asks Slurm."""
+    """Return phase, job, size and progress of the run; queries Slurm."""
     (status,), answer = status_of([subject.run], subject.shell)
     values = status.to_dict()
     last = values["last_sign"]
@@ -29,7 +29,7 @@ def overview(subject: Subject) -> Sequence[Block]:
             ("TFLOP/s per GPU", _tflops(values["tflops_per_gpu"])),
             ("Tokens per second", text_of(values["tokens_per_second"], ",.0f")),
             ("Time left", None if values["seconds_left"] is None else clock(values["seconds_left"])),
-            ("Last sign of life", None if last is None or status.phase.over else moment(last)),
+            ("Last sign of life", None if last is None or status.phase.over else format_time(last)),
             ("Run directory", values["run_dir"]),
         )
     ]
@@ -52,10 +52,10 @@ def _iteration(iteration: int | None, total: int | None) -> str | None:
 
 
 def _tflops(value: float | None) -> str | None:
-    # On a CPU it is a number without a meaning; the progress line leaves it out as well.
+    # On a CPU the value has no meaning; the progress line leaves it out as well.
     return f"{value:.1f}" if value is not None and value >= 0.05 else None
 
 
-def moment(seconds: float) -> str:
-    """A point in time for people, in this machine's zone."""
+def format_time(seconds: float) -> str:
+    """Format a point in time (seconds since the epoch) in the time zone of this machine."""
     return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds))

@@ -1,4 +1,4 @@
-"""The section about where an attempt's time went besides its iterations, from timeline.jsonl."""
+"""The section about the time that an attempt spent outside its iterations, from timeline.jsonl."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,17 +27,17 @@ _NAMES = {
     "end": "the whole attempt",
 }
 _BARS = 20
-"""Attempts in the plot: the newest."""
+"""Limit of attempts in the plot; the newest are shown."""
 
 _SHORT_S = 600.0
-"""Until then tenths of a second are told."""
+"""Durations below this are shown with tenths of a second."""
 
 _COLUMNS = ("Attempt", "Phase", "Times", "Seconds", "Longest", "Last ended after")
 
 
 @dataclass(frozen=True)
 class PhaseSummary:
-    """All of one kind in an attempt. Seconds; `ended` since the attempt's beginning."""
+    """All events of one kind in an attempt. Durations in seconds; `ended` counts from the start of the attempt."""
 
     event: str
     times: int = 0
@@ -47,12 +47,12 @@ class PhaseSummary:
 
     @property
     def name(self) -> str:
-        """For people; an event that this release does not know has its own name."""
+        """Return the name of the phase; an unknown event keeps its own name."""
         return _NAMES.get(self.event, self.event)
 
 
 def phases(subject: Subject) -> Sequence[Block]:
-    """How long each attempt took to start, and all its phases as durations."""
+    """Return a plot of how long each attempt took to start, and a table of all phases."""
     found = [(attempt.name, phases_of(read_events(attempt))) for attempt in subject.run.attempts()]
     found = [(name, of_attempt) for name, of_attempt in found if of_attempt]
     if not found:
@@ -64,7 +64,7 @@ def phases(subject: Subject) -> Sequence[Block]:
 
 
 def _bars(found: Sequence[tuple[str, Sequence[PhaseSummary]]]) -> Plot | None:
-    """What an attempt did until its first iteration had ended; None where no event says how long anything took."""
+    """Return a plot of the phases up to the end of the first iteration; None if no event states a duration."""
     seconds = {name: {each.event: each.seconds or 0.0 for each in of_attempt} for name, of_attempt in found}
     parts = {
         words: [of_attempt.get(event, 0.0) for of_attempt in seconds.values()]
@@ -75,17 +75,19 @@ def _bars(found: Sequence[tuple[str, Sequence[PhaseSummary]]]) -> Plot | None:
         return None
     names = [f"attempt {name}" for name in seconds]
     totals = (sum(values) for values in zip(*parts.values(), strict=True))
-    says = "; ".join(f"{name}: {total:.3g} s" for name, total in zip(names, totals, strict=True))
-    return plots.stacked_bars("Until the end of the first iteration", "seconds", names, parts, says=f"{says}.")
+    description = "; ".join(f"{name}: {total:.3g} s" for name, total in zip(names, totals, strict=True))
+    return plots.stacked_bars(
+        "Until the end of the first iteration", "seconds", names, parts, description=f"{description}."
+    )
 
 
 def read_events(attempt: Attempt) -> list[dict[str, Any]]:
-    """The events of an attempt, oldest first; a line that was cut short is left out."""
+    """Read the events of an attempt, oldest first; incomplete lines are left out."""
     return [line for line in read_lines(attempt.timeline) if "event" in line]
 
 
 def phases_of(events: Sequence[dict[str, Any]]) -> list[PhaseSummary]:
-    """The events by kind, in the order in which each first came."""
+    """Group events by kind, in the order of their first occurrence."""
     begin: float | None = None
     found: dict[str, PhaseSummary] = {}
     for event in events:

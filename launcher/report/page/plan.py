@@ -1,20 +1,20 @@
-"""The section that says what was decided before the run began: the essentials of plan.json."""
+"""The section about the plan of the run: the essentials of plan.json."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from launcher.planning.backend import BACKENDS, BackendTraits
-from launcher.report.page.content import Block, Facts, LogExcerpt, Subject, Table, Text, facts, mapping, text_of
+from launcher.report.page.content import Block, Facts, LogExcerpt, Subject, Table, Text, as_mapping, facts, text_of
 
 _HIDDEN = {"inherited": "(passed on)"}
 
 
 def plan_section(subject: Subject) -> Sequence[Block]:
-    """Where and how it runs, what was overridden, and each variable of its environment with its origin."""
+    """Return where and how the run runs, its overrides, and each environment variable with its origin."""
     plan = subject.run.plan
     blocks: list[Block] = [Text(f"Warning of the plan: {each}", "warning") for each in _texts(plan.get("warnings"))]
     blocks.append(_facts(plan))
-    changed = [*mapping(mapping(plan.get("argv")).get("arguments")).items()]
+    changed = [*as_mapping(as_mapping(plan.get("argv")).get("arguments")).items()]
     rows = [("argument", f"{name}={value}") for name, value in changed]
     rows += [("override", text) for text in _texts(plan.get("overrides"))]
     if rows:
@@ -24,15 +24,15 @@ def plan_section(subject: Subject) -> Sequence[Block]:
     backend = _backend(plan)
     if backend and backend.own_job and (directives := tuple(_directives(plan.get("directives")))):
         blocks.append(LogExcerpt("sbatch", directives))
-    step = [*_texts(mapping(plan.get("step")).get("srun_args"))]
-    step += _texts(mapping(plan.get("container")).get("srun_args"))
+    step = [*_texts(as_mapping(plan.get("step")).get("srun_args"))]
+    step += _texts(as_mapping(plan.get("container")).get("srun_args"))
     if backend and backend.slurm_step and step:
         blocks.append(LogExcerpt("srun", tuple(step)))
     return blocks
 
 
 def _facts(plan: dict[str, Any]) -> Facts:
-    image, layout, profiler = (mapping(plan.get(name)) for name in ("image", "layout", "profiler"))
+    image, layout, profiler = (as_mapping(plan.get(name)) for name in ("image", "layout", "profiler"))
     backend = _backend(plan)
     return facts(
         ("Backend", f"{backend.name}: {backend.title}" if backend else None),
@@ -59,13 +59,13 @@ def _profiler(profiler: dict[str, Any]) -> str:
 
 def _mounts(mounts: Any) -> Iterable[str]:
     for mount in mounts if isinstance(mounts, list) else ():
-        known = mapping(mount)
+        known = as_mapping(mount)
         yield f"{known.get('source')} at {known.get('target')}{' (read-only)' if known.get('read_only') else ''}"
 
 
 def _variables(environment: Any) -> Iterable[tuple[str, ...]]:
     for variable in environment if isinstance(environment, list) else ():
-        known = mapping(variable)
+        known = as_mapping(variable)
         hidden = _HIDDEN.get(str(known.get("scope")), "(value not shown)")
         value = hidden if known.get("value") is None else str(known["value"])
         overridden = "; ".join(f"{pair[1]} of {pair[0]}" for pair in _pairs(known.get("overridden")))

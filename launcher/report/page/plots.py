@@ -1,4 +1,4 @@
-"""Figures as the plain values that Plotly draws. Their colours besides the traces' come from the page's style sheet."""
+"""Figures as plain values for Plotly. Colours other than those of the traces come from the page's style sheet."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 from launcher.report.page.content import Plot
 
 COLOURS = ("#2878c4", "#c2540f", "#1a8060", "#a8529f", "#8a6d12", "#5f6bcb", "#c4475a", "#347f8c")
-"""Each is told from a light and a dark ground, and carries white text (contrast 4.5 and more)."""
+"""Each is visible on a light and a dark background, and has a contrast of at least 4.5 to white text."""
 
 GREY = "#6c737b"
 
 _MARKED = 60
-"""Lines of fewer points show each of them: a single one would not be seen at all."""
+"""Lines with fewer points show markers, because a single point has no line."""
 
 
 def label(text: object) -> str:
-    """Text for a label: Plotly reads a subset of HTML there, which would swallow the `<float>` of a name."""
+    """Escape text for a label: Plotly interprets a subset of HTML there, which would remove `<float>` from a name."""
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -47,13 +47,13 @@ def lines(
     unit: str,
     series: Sequence[tuple[str, Sequence[tuple[int, float]]]],
     *,
-    says: str = "",
+    description: str = "",
     from_zero: bool = False,
     top: float | None = None,
 ) -> Plot:
-    """Values over iterations, a line for each attempt; the axis ends at `top` where that is given.
+    """Return a plot of values over iterations, a line for each attempt; the axis ends at `top` if that is given.
 
-    More attempts than colours have no legend: it could not tell them apart, and would take the plot's place.
+    With more attempts than colours there is no legend, because it could not distinguish them.
     """
     data = tuple(
         {
@@ -72,7 +72,7 @@ def lines(
     layout["legend"] |= {"title": {"text": "attempt"}}
     layout["yaxis"] |= {"rangemode": "tozero" if from_zero else "normal", "exponentformat": "power"}
     layout["yaxis"] |= {"range": [0, top]} if top else {}
-    return Plot(title, data, layout, says, half=True)
+    return Plot(title, data, layout, description, half=True)
 
 
 def stacked_bars(
@@ -82,9 +82,9 @@ def stacked_bars(
     parts: Mapping[str, Sequence[float]],
     *,
     colours: Sequence[str] = COLOURS,
-    says: str = "",
+    description: str = "",
 ) -> Plot:
-    """A bar for each name, one below the other, of these parts; each part says its share of its bar."""
+    """Return a plot with a horizontal bar for each name, stacked from `parts`, with the share of each part."""
     totals = [sum(values) or 1.0 for values in zip(*parts.values(), strict=True)]
     data = tuple(
         {
@@ -102,12 +102,12 @@ def stacked_bars(
         }
         for index, (part, values) in enumerate(parts.items())
     )
-    # Room for a legend of several lines, which narrow screens need; few bars are no thicker than many.
-    room = 46 + 28 * len(names)
-    layout = _layout(room + 84, unit, "", legend=True)
-    # The first name at the top, each name a category even where it looks like a number.
+    # Leave space for a legend of several lines on narrow screens; a few bars are as thin as many.
+    bars_height = 46 + 28 * len(names)
+    layout = _layout(bars_height + 84, unit, "", legend=True)
+    # The first name is at the top, and each name is a category even if it looks like a number.
     layout["yaxis"] = {"type": "category", "autorange": "reversed", "automargin": True, "ticklabelstandoff": 8}
     layout["legend"] |= {"traceorder": "normal"}
-    layout |= {"barmode": "stack", "bargap": 1 - 22 * len(names) / room, "minreducedheight": 30}
+    layout |= {"barmode": "stack", "bargap": 1 - 22 * len(names) / bars_height, "minreducedheight": 30}
     layout |= {"uniformtext": {"mode": "hide", "minsize": 10}}
-    return Plot(title, data, layout, says, still=True)
+    return Plot(title, data, layout, description, still=True)

@@ -1,4 +1,4 @@
-"""From sections to one file that needs nothing else: Plotly's script inside, no request to anybody."""
+"""Rendering a page: one HTML file that contains Plotly's script and makes no requests."""
 
 import base64
 import hashlib
@@ -13,8 +13,9 @@ from launcher import __version__
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.resources import resource
 from launcher._util.shell import Shell
+from launcher._util.templates import template_environment
 from launcher.report.page.content import Section, Subject
-from launcher.report.page.overview import moment
+from launcher.report.page.overview import format_time
 from launcher.report.page.sections import sections_of
 from launcher.rundir import RunDirectory
 from launcher.rundir.run_directory import write_atomically
@@ -22,46 +23,46 @@ from launcher.rundir.run_directory import write_atomically
 if TYPE_CHECKING:
     import jinja2
 
-# Colours and cursor movements of terminals, then whatever else no text holds.
+# Colours and cursor movements of terminals, then other control characters.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def write_page(run: RunDirectory, shell: Shell, output: Path | None = None, *, now: float | None = None) -> Path:
-    """Make the page of a run, whole or not at all, and return where it is: `output`, or `page.html` in its directory.
+    """Write the page of a run atomically; return its path: `output`, else `page.html` in the run directory.
 
-    Raises RequestError without Plotly or for a place that is no file, DiskError where it cannot be written.
+    Raises RequestError if Plotly is not installed or the path is not a file, DiskError if it cannot be written.
     """
     path = (output or run.page).resolve()
     if path.exists() and not path.is_file():
-        raise RequestError("this is no file", where=str(path), hint="--output names the file of the page.")
+        raise RequestError("this is not a file", where=str(path), hint="--output names the file of the page.")
     plotly = plotly_js()
     subject = Subject(run, shell, time.time() if now is None else now)
     title = f"{run.path.parent.name}/{run.path.name}"
-    html = render(title, sections_of(subject), made=moment(subject.now), plotly=plotly)
+    html = render(title, sections_of(subject), made=format_time(subject.now), plotly=plotly)
     try:
         write_atomically(path, html)
     except DiskError as error:
-        hint = "--output FILE writes the page to another place."
+        hint = "--output FILE writes the page elsewhere."
         raise DiskError(error.message, where=error.where, hint=hint) from error
     return path
 
 
 def plotly_js() -> str:
-    """Plotly's script, as its package ships it. Raises RequestError where that is not installed."""
+    """Return Plotly's script from its package. Raises RequestError if that is not installed."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
         raise RequestError(
             "a page needs plotly, which is not installed", hint="pip install 'megatron-launcher[analysis]'"
         ) from None
-    # HTML looks for the end of a script, and for comments, inside its strings as well; and it knows one line end only.
+    # HTML recognises the end of a script, and comments, inside strings as well; and it has only one line end.
     script = re.sub(r"<(?=/script|!--)", r"<\\", str(get_plotlyjs()), flags=re.IGNORECASE)
     return script.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def render(title: str, sections: Sequence[Section], *, made: str, plotly: str) -> str:
-    """The text of the page."""
+    """Return the HTML of a page; `made` is the time at which it was created, in words."""
     import markupsafe
 
     draw = (resource("templates") / "page.js").read_text(encoding="utf-8")
@@ -76,20 +77,20 @@ def render(title: str, sections: Sequence[Section], *, made: str, plotly: str) -
             made=made,
             version=__version__,
             policy=policy(scripts),
-            # The two texts that are ours: everything else is escaped.
+            # Only these two scripts are trusted: everything else is escaped.
             scripts=[markupsafe.Markup(script) for script in scripts],  # noqa: S704
         )
     )
 
 
 def policy(scripts: Sequence[str]) -> str:
-    """What a browser may do for the page: run these scripts and no other, ask nobody for anything."""
+    """Return the Content-Security-Policy of a page: it may run these scripts, and make no requests."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
     rules = {
         "default-src": "'none'",
         "script-src": allowed,
-        # Plotly sets styles of what it draws, and makes pictures for those who save a plot.
+        # Plotly sets styles in its plots, and creates images when a plot is saved.
         "style-src": "'unsafe-inline'",
         "img-src": "data: blob:",
         "base-uri": "'none'",
@@ -100,23 +101,14 @@ def policy(scripts: Sequence[str]) -> str:
 
 @cache
 def _environment() -> "jinja2.Environment":
-    import jinja2
-
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resource("templates")),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        finalize=_printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # What is no JSON (NaN) is an error here, not a page whose plots stay empty.
-    made.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    return made
+    pages = template_environment(_printable, autoescape=True)
+    # A value that JSON cannot hold (NaN) is an error here, instead of a page whose plots stay empty.
+    pages.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    return pages
 
 
 def _printable(value: object) -> object:
-    """Text as a page can hold it; what the template itself writes is left alone."""
+    """Return text without control characters; trusted markup stays as it is."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _ESCAPES.sub("", value))

@@ -1,4 +1,4 @@
-"""The sections of a page, in its order."""
+"""The sections of a page, in order."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from launcher.report.page.training import training
 
 @dataclass(frozen=True)
 class SectionMaker:
-    """A section that a page can have; `make` gives its blocks, none where the run has nothing to say about it."""
+    """A possible section of a page; `make` returns its blocks, none if the section does not apply to the run."""
 
     name: str
     title: str
@@ -33,7 +33,7 @@ SECTIONS = (
 
 
 def sections_of(subject: Subject, makers: Iterable[SectionMaker] = SECTIONS) -> tuple[Section, ...]:
-    """The sections that have something to say. One that fails says why: what the others know is worth a page."""
+    """Return the sections that have blocks. A section that fails holds the error instead, and the others remain."""
     made = (Section(maker.name, maker.title, _blocks(subject, maker)) for maker in makers)
     return tuple(section for section in made if section.blocks)
 
@@ -42,4 +42,4 @@ def _blocks(subject: Subject, maker: SectionMaker) -> tuple[Block, ...]:
     try:
         return tuple(maker.make(subject))
     except (LauncherError, OSError) as error:
-        return (Text(f"This section could not be made: {error}", "warning"),)
+        return (Text(f"This section could not be created: {error}", "warning"),)

@@ -1,4 +1,4 @@
-"""The section of plots over iterations."""
+"""The section with plots over iterations."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,63 +6,67 @@ from dataclasses import dataclass
 
 from launcher.report.page import plots
 from launcher.report.page.content import Block, Plot, Subject
-from launcher.report.page.metrics import Series, read_series, thin
+from launcher.report.page.metrics import Series, downsample, read_series
 
 LIMIT = 3000
-"""Points of one plot, over all attempts; more cannot be told apart on a screen, and make the page slow."""
+"""Limit of points in one plot, over all attempts; more are indistinguishable on a screen and slow the page down."""
 
 _LEAST = 4
-"""Of one attempt, however many there are."""
+"""Minimum number of points of one attempt."""
 
 _FAR = 4.0
-"""Times the median, beyond which a duration is left outside the plot."""
+"""Multiple of the median above which a duration lies outside the plot."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of metrics.jsonl and how it is plotted."""
+    """A metric of metrics.jsonl, and how it is plotted."""
 
     name: str
     title: str
     unit: str
     least: float = float("-inf")
-    """Where no value reaches this, there is no plot."""
+    """There is no plot if no value reaches this."""
     from_zero: bool = False
     cut: bool = False
-    """Whether a few values far above the others may lie outside, so that the others are seen."""
+    """Whether a few values far above the others may lie outside the plot, so that the others stay distinguishable."""
 
 
 METRICS = (
     Metric("loss", "Loss", "loss"),
     Metric("seconds", "Time of an iteration", "seconds", from_zero=True, cut=True),
-    # On a CPU it is a number without a meaning.
+    # On a CPU the value has no meaning.
     Metric("tflops_per_gpu", "TFLOP/s per GPU", "TFLOP/s per GPU", least=0.05, from_zero=True),
     Metric("grad_norm", "Gradient norm", "gradient norm"),
 )
 
 
 def training(subject: Subject) -> Sequence[Block]:
-    """A plot for each number that the attempts have recorded."""
+    """Return a plot for each metric that the attempts have recorded."""
     attempts = [read_series(attempt, [metric.name for metric in METRICS]) for attempt in subject.run.attempts()]
     found = (plot_of(metric, [series[metric.name] for series in attempts]) for metric in METRICS)
     return [plot for plot in found if plot is not None]
 
 
 def plot_of(metric: Metric, attempts: Sequence[Series]) -> Plot | None:
-    """One number of all attempts; None if there is nothing to draw."""
+    """Return the plot of one metric of all attempts; None if there is nothing to draw."""
     series = [each for each in attempts if each.points]
     values = [value for each in series for _, value in each.points]
     if not values or max(values) < metric.least:
         return None
-    drawn = [(each.attempt, thin(each.points, _share(each, len(values)))) for each in series]
+    drawn = [(each.attempt, downsample(each.points, _share(each, len(values)))) for each in series]
     top = _top(values) if metric.cut else None
-    says = [*_extremes(series), *_not_finite(attempts), *_beyond(series, top)]
+    description = [*_extremes(series), *_not_finite_sentences(attempts), *_beyond(series, top)]
     count = sum(len(points) for _, points in drawn)
     if count < len(values):
-        says.append(f"{count} of {len(values)} points are drawn: of each stretch the lowest and the highest.")
+        description.append(f"{count} of {len(values)} points are drawn: the lowest and the highest of each stretch.")
     if len(drawn) > len(plots.COLOURS):
-        says.append(f"{len(drawn)} attempts, one colour after the other; pointing at a line names its attempt.")
-    return plots.lines(metric.title, metric.unit, drawn, says=" ".join(says), from_zero=metric.from_zero, top=top)
+        description.append(
+            f"{len(drawn)} attempts, which share {len(plots.COLOURS)} colours; point at a line to see its attempt."
+        )
+    return plots.lines(
+        metric.title, metric.unit, drawn, description=" ".join(description), from_zero=metric.from_zero, top=top
+    )
 
 
 def _share(series: Series, total: int) -> int:
@@ -82,12 +86,12 @@ def _extremes(series: Sequence[Series]) -> list[str]:
     return [f"{', '.join(words)}, last {last[1]:.5g} (iteration {last[0]})."]
 
 
-def _not_finite(series: Sequence[Series]) -> list[str]:
-    strange = [iteration for each in series for iteration in each.strange]
-    if not strange:
+def _not_finite_sentences(series: Sequence[Series]) -> list[str]:
+    not_finite = [iteration for each in series for iteration in each.not_finite]
+    if not not_finite:
         return []
-    times = "once" if len(strange) == 1 else f"in {len(strange)} iterations"
-    return [f"It was no finite number {times}, first in iteration {strange[0]}."]
+    times = "once" if len(not_finite) == 1 else f"in {len(not_finite)} iterations"
+    return [f"It was not finite {times}, first in iteration {not_finite[0]}."]
 
 
 def _beyond(series: Sequence[Series], top: float | None) -> list[str]:
@@ -95,4 +99,4 @@ def _beyond(series: Sequence[Series], top: float | None) -> list[str]:
         return []
     beyond = sum(value > top for each in series for _, value in each.points)
     lie = "iteration lies" if beyond == 1 else "iterations lie"
-    return [f"{beyond} {lie} above the plot; a double click on it shows all."]
+    return [f"{beyond} {lie} above the plot; double-click it to show all."]

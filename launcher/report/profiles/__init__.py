@@ -1,8 +1,8 @@
-"""What was captured of a run: the list, whether each report is sound, and tables of what is in them.
+"""Profiles of a run: the list of captures, whether each report is sound, and tables of their content.
 
-listing    every expected capture with its file, size, steps and what is wrong with it
-opening    whether a file opens and holds the steps that its rank recorded
-reading    nsys' SQLite export, torch's and VizTracer's traces, as polars frames
-tables     top kernels, communication, exposed communication and idle time
-show       for people and for programs
+listing       every expected capture with its file, size, steps and problems
+verify        whether a report can be read and holds the steps that its rank recorded
+activities    nsys' SQLite export and the traces of torch and VizTracer, as polars frames
+time_shares   the longest names; communication, exposed communication and idle time
+tables        the list and the summary as tables and as JSON
 """

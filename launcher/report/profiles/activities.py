@@ -1,4 +1,4 @@
-"""Reports as polars frames: one row for each activity, with its name, kind, start and end in microseconds.
+"""Activities of a report as polars frames: one row each, with name, kind, start and end in microseconds.
 
 nsys        https://docs.nvidia.com/nsight-systems/UserGuide/index.html#sqlite-schema-reference
 torch       Chrome's trace format, with the categories of Kineto (kernel, gpu_memcpy, cpu_op, user_annotation)
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 COMMUNICATION = "(?i)nccl|nvshmem|deep_?ep|hybrid_?ep|userbuffers|^gloo:|^c10d::"
-"""Names of what communicates: NCCL's kernels, those of expert-parallel back ends, gloo's threads, c10d's calls."""
+"""Names of communication: NCCL's kernels, those of expert-parallel backends, gloo's threads, c10d's calls."""
 
 _STEP = re.compile(r"step (\d+)(?: \(.*)?", re.DOTALL)
 _GPU = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -33,7 +33,7 @@ type Device = Literal["gpu", "cpu", "python"]
 
 @dataclass(frozen=True)
 class Activities:
-    """What it did: `frame` has name, kind (kernel, copy, call), start, end, thread; `steps` number, start and end."""
+    """The activities of a rank: `frame` has name, kind (kernel, copy, call), start, end, thread; `steps` its steps."""
 
     device: Device
     frame: "pl.DataFrame"
@@ -41,7 +41,7 @@ class Activities:
 
 
 def read_activities(path: Path, profiler: str, shell: Shell) -> Activities:
-    """Read a report. Raises RequestError for one that holds no timeline, DiskError for one that cannot be read."""
+    """Read a report. Raises RequestError if it has no timeline or polars is missing, DiskError if it is unreadable."""
     try:
         import polars  # noqa: F401
     except ImportError:
@@ -54,8 +54,8 @@ def read_activities(path: Path, profiler: str, shell: Shell) -> Activities:
         return read_torch(_events(path))
     if profiler == "viztracer":
         return read_viztracer(_events(path))
-    where = "https://pytorch.org/memory_viz opens it" if profiler == "memory" else "its own class knows how to read it"
-    raise RequestError(f"there is no table of a report of {profiler}", where=str(path), hint=f"{where}.")
+    viewer = "https://pytorch.org/memory_viz" if profiler == "memory" else "the tools of your own profiler class"
+    raise RequestError(f"there is no table for reports of {profiler}", where=str(path), hint=f"Open it with {viewer}.")
 
 
 def _read_report(path: Path, shell: Shell) -> Activities:
@@ -69,7 +69,7 @@ def _read_report(path: Path, shell: Shell) -> Activities:
 
 
 def read_nsys(database: Path) -> Activities:
-    """Nsys' SQLite export: kernels, copies and fills on the GPU, and the NVTX ranges of steps."""
+    """Read nsys' SQLite export: kernels, copies and fills on the GPU, and the NVTX ranges of steps."""
     import polars as pl
 
     queries = {
@@ -128,7 +128,7 @@ def _frame(events: list[dict[str, Any]]) -> "pl.DataFrame":
 
 
 def read_torch(events: list[dict[str, Any]]) -> Activities:
-    """A trace of the PyTorch profiler: the GPU's activities, or on a machine without one those of the CPU."""
+    """Read a trace of the PyTorch profiler: activities on the GPU, or on the CPU if there are none."""
     import polars as pl
 
     frame = _frame(events)
@@ -143,7 +143,7 @@ def read_torch(events: list[dict[str, Any]]) -> Activities:
 
 
 def read_viztracer(events: list[dict[str, Any]]) -> Activities:
-    """A trace of VizTracer: calls of Python functions, and of C functions from Python."""
+    """Read a trace of VizTracer: calls of Python functions, and of C functions from Python."""
     import polars as pl
 
     frame = _frame(events)

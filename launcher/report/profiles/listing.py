@@ -1,4 +1,4 @@
-"""Every capture that a run was to make, with what there is of it."""
+"""The list of captures that a run should have made, with the state of each."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from launcher.rundir import Attempt, RunDirectory
 
 @dataclass(frozen=True)
 class Capture:
-    """One expected capture. `sound` is None where its window lay before the attempt, or nothing can be told."""
+    """An expected capture. `sound` is None if its window lay before the attempt, or it could not be checked."""
 
     attempt: str
     profiler: str
@@ -29,10 +29,10 @@ class Capture:
     steps: tuple[int, ...]
     sound: bool | None
     why: str | None
-    """What is wrong with it, or could not be checked."""
+    """What is wrong with it, or could not be checked; None for a sound capture."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for --json."""
+        """Return the capture as plain values for --json."""
         return {
             "attempt": self.attempt,
             "profiler": self.profiler,
@@ -49,20 +49,20 @@ class Capture:
 
 
 def list_profiles(run: RunDirectory, shell: Shell, *, attempt: str | None = None) -> tuple[Capture, ...]:
-    """What was to be captured in an attempt (default: in all), oldest first.
+    """Return the expected captures of an attempt (default: of all), oldest first.
 
-    Raises RequestError for a run that was not profiled, or has no such attempt.
+    Raises RequestError for a run that was not profiled, or an unknown attempt.
     """
     attempts = [each for each in run.attempts() if attempt is None or each.name == attempt.zfill(3)]
     if attempt is not None and not attempts:
-        there = ", ".join(each.name for each in run.attempts()) or "none"
-        raise RequestError(f"the run has no attempt {attempt!r}", where=str(run.path), hint=f"It has {there}.")
+        known = ", ".join(each.name for each in run.attempts()) or "none"
+        raise RequestError(f"the run has no attempt {attempt!r}", where=str(run.path), hint=f"Its attempts: {known}.")
     asked = [(each, settings) for each in attempts if (settings := profiles.asked_of(each)) is not None]
     if attempts and not asked:
         raise RequestError(
             "this run was not profiled",
             where=str(run.path),
-            hint="Start one with --nsys or --profiler torch; --resume with it captures the run's later steps.",
+            hint="Start a run with --nsys or --profiler torch; with --resume, they capture later steps of this run.",
         )
     world_size = int(run.plan.get("world_size", 0))
     return tuple(found for each, settings in asked for found in _of_attempt(each, settings, world_size, shell))
@@ -94,10 +94,10 @@ def _of_attempt(attempt: Attempt, settings: ProfilerRequest, world_size: int, sh
 
 
 def _ended(attempt: Attempt, rank: int) -> str:
-    """How a rank ended, as the verdict says it of its own reports, or in general."""
+    """Describe how a rank ended, from its record, else from the attempt's verdict."""
     result = attempt.result
     if result is None:
-        return "the attempt still goes on"
+        return "the attempt is still running"
     record = read_object(attempt.rank_record(rank))
     if record is None:
         return str(result.get("reason") or f"the attempt {result.get('outcome')}")
@@ -105,7 +105,7 @@ def _ended(attempt: Attempt, rank: int) -> str:
 
 
 def missing_lines(result: AttemptResult | None) -> list[str]:
-    """What an attempt's result.json says is missing of its profiles, a line each, for `launcher logs` and others."""
+    """Return a line for each profile that an attempt's result.json reports as missing."""
     said = result.get("profiles") if result else None
     if not isinstance(said, dict):
         return []

@@ -1,4 +1,4 @@
-"""Profiles for people and for programs."""
+"""The list and the summary of captures as tables and as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ _NAME_WIDTH = 100
 
 @dataclass(frozen=True)
 class Summary:
-    """The tables of one capture, or why there are none."""
+    """The summary of one capture, or why there is none."""
 
     listed: Capture
     shares: time_shares.Shares | None
@@ -28,7 +28,7 @@ class Summary:
     why: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for --json."""
+        """Return the summary as plain values for --json."""
         return {
             **self.listed.to_dict(),
             "shares": self.shares.to_dict() if self.shares else None,
@@ -38,7 +38,7 @@ class Summary:
 
 
 def summarise(listed: Sequence[Capture], shell: Shell, *, count: int = 10) -> tuple[Summary, ...]:
-    """Read every report that is there. Raises RequestError where polars is missing."""
+    """Read and summarise every report that exists. Raises RequestError if polars is missing."""
     return tuple(_summary(one, shell, count) for one in listed)
 
 
@@ -57,15 +57,15 @@ def _summary(one: Capture, shell: Shell, count: int) -> Summary:
 
 
 def write_list(listed: Sequence[Capture], stream: TextIO) -> None:
-    """The captures, a line each, and below them what is wrong."""
-    _write(stream, _LISTED, [row(one) for one in listed])
+    """Write a table of the captures, followed by their problems."""
+    _write(stream, _LISTED, [capture_row(one) for one in listed])
     for one in listed:
         if one.why:
             stream.write(f"attempt {one.attempt}, rank {one.rank}: {one.why}\n")
 
 
-def row(one: Capture) -> tuple[str, ...]:
-    """One line of the list: attempt, profiler, rank, node, steps, size, sound, file."""
+def capture_row(one: Capture) -> tuple[str, ...]:
+    """Return a row of the list: attempt, profiler, rank, node, steps, size, sound, file."""
     sound = {True: "yes", False: "NO", None: "?"}[one.sound]
     steps = f"{one.steps[0]}:{one.steps[-1] + 1}" if one.steps else f"none of {one.window[0]}:{one.window[1]}"
     node = "" if one.node is None else str(one.node)
@@ -75,7 +75,7 @@ def row(one: Capture) -> tuple[str, ...]:
 
 
 def write_summary(summaries: Sequence[Summary], stream: TextIO) -> None:
-    """How time was spent per rank, then the longest names of each."""
+    """Write how each rank spent its time, then the longest names of each."""
     _write(stream, _SHARES, [share_row(one) for one in summaries if one.shares])
     rows = [
         (str(one.listed.rank), f"{top.own_us / 1000:.3f}", f"{top.share:.1%}", str(top.calls), top.name[:_NAME_WIDTH])
@@ -91,7 +91,7 @@ def write_summary(summaries: Sequence[Summary], stream: TextIO) -> None:
 
 
 def share_row(one: Summary) -> tuple[str, ...]:
-    """How a rank's steps were spent: attempt, rank, steps, ms per step, then the shares. Only of one that was read."""
+    """Return a row of time shares: attempt, rank, steps, ms per step, shares. The capture must have been read."""
     assert one.shares is not None  # noqa: S101 - filtered by the caller
     values = one.shares.to_dict()
     per_step = one.shares.window_us / 1000 / (one.shares.steps or 1)
@@ -101,7 +101,7 @@ def share_row(one: Summary) -> tuple[str, ...]:
 
 
 def _write(stream: TextIO, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """A table on a terminal; elsewhere lines with two spaces between columns, nothing cut off."""
+    """Write a table on a terminal; otherwise lines with two spaces between columns and nothing cut off."""
     if stream.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -111,7 +111,7 @@ def _write(stream: TextIO, columns: tuple[str, ...], rows: Sequence[tuple[str, .
         for name in columns:
             table.add_column(name, overflow="fold", no_wrap=name not in ("NAME", "FILE"))
         for cells in rows:
-            # Text, not markup: the name of a kernel holds brackets.
+            # Text, not markup, because the name of a kernel contains brackets.
             table.add_row(*map(Text, cells))
         Console(file=stream).print(table)
         return

@@ -1,11 +1,11 @@
-"""What a rank's time went into: the longest names, and how computing, communicating and waiting share the steps.
+"""Time shares of a rank: the longest names, and how the steps divide into computation, communication and idle time.
 
-    communication   time in which something communicates
-    exposed         of it, time in which nothing else runs: what overlapping would win
-    idle            time in which nothing runs at all
+    communication   time in which communication runs
+    exposed         the part of it in which nothing else runs, which better overlap would save
+    idle            time in which nothing runs
 
-All of it within the steps, from the beginning of the first to the end of the last, as unions of intervals: two streams
-that are busy at once count once.
+All times lie between the start of the first step and the end of the last. They are unions of intervals: two streams
+that are busy at the same time count once.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Top:
-    """One name: how often, how long in all, without what it called, and its share of the whole (0 to 1)."""
+    """A name with its calls, total time, time without the calls inside it, and share of the whole (0 to 1)."""
 
     name: str
     calls: int
@@ -30,7 +30,7 @@ class Top:
 
 @dataclass(frozen=True)
 class Shares:
-    """How the time of the steps was spent; None where a trace does not show it (Python calls)."""
+    """How the time of the steps was spent; None if the trace does not show it (Python calls)."""
 
     device: Device
     steps: int
@@ -41,7 +41,7 @@ class Shares:
     idle_us: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, with the shares of the window (0 to 1)."""
+        """Return plain values, with the shares of the window (0 to 1)."""
         shares = {
             name.removesuffix("_us") + "_share": None if value is None or not self.window_us else value / self.window_us
             for name, value in asdict(self).items()
@@ -51,10 +51,10 @@ class Shares:
 
 
 def top(activities: Activities, count: int = 10) -> list[Top]:
-    """The names with the most time of their own, longest first.
+    """Return the names with the most own time, longest first.
 
-    On a GPU these are kernels, over the whole report as `nsys stats` counts them: what a kernel takes is its own. Calls
-    contain calls: their own time is what is left without those.
+    On a GPU these are kernels of the whole report, as in `nsys stats`; all of a kernel's time is its own. Calls contain
+    other calls, whose time is not their own.
     """
     import polars as pl
 
@@ -76,10 +76,10 @@ def top(activities: Activities, count: int = 10) -> list[Top]:
 
 
 def _with_own_time(frame: "pl.DataFrame") -> "pl.DataFrame":
-    """The time of each call without the calls inside it, thread by thread."""
+    """Add the time of each call without the calls inside it, for each thread."""
     import polars as pl
 
-    # A caller that begins with its first call comes before it: it ends later.
+    # A caller that starts together with its first call is sorted before it, because it ends later.
     ordered = frame.sort(["thread", "start", "end"], descending=[False, False, True])
     own: list[float] = []
     stack: list[tuple[float, int]] = []
@@ -97,7 +97,7 @@ def _with_own_time(frame: "pl.DataFrame") -> "pl.DataFrame":
 
 
 def shares(activities: Activities) -> Shares:
-    """How the steps' time was spent."""
+    """Return how the time of the steps was spent."""
     import polars as pl
 
     frame, steps = activities.frame, activities.steps
@@ -123,7 +123,7 @@ def shares(activities: Activities) -> Shares:
 
 
 def union(frame: "pl.DataFrame") -> float:
-    """The length of the union of the intervals [start, end)."""
+    """Return the length of the union of the intervals [start, end)."""
     import polars as pl
 
     if frame.is_empty():

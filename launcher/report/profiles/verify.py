@@ -1,4 +1,4 @@
-"""Whether a report opens, and holds what its rank says that it holds."""
+"""Verification of reports: whether each can be read and holds the steps that its rank recorded."""
 
 import gzip
 import re
@@ -16,11 +16,11 @@ _STEP = re.compile(rb'"name": ?"step (\d+)[ "]')
 _EXPORT_TIMEOUT_S = 600.0
 
 type Answer = tuple[bool | None, str | None]
-"""Sound, and what is wrong; None where it cannot be told here, with why."""
+"""Whether a report is sound, and what is wrong; None and the reason if it cannot be checked here."""
 
 
 def check_report(path: Path, profiler: str, steps: tuple[int, ...], shell: Shell) -> Answer:
-    """Open a report that is there, is not empty and has its recorded size."""
+    """Check a report that exists, is not empty and has its recorded size."""
     if profiler == "nsys":
         return _check_nsys(path, shell)
     if profiler in ("torch", "viztracer"):
@@ -31,7 +31,7 @@ def check_report(path: Path, profiler: str, steps: tuple[int, ...], shell: Shell
 
 
 def _check_trace(path: Path, steps: tuple[int, ...]) -> Answer:
-    """A trace is whole if it unpacks to its end, closes its outer object and names every step."""
+    """Check that a trace can be decompressed to its end, closes its outer object and names every step."""
     seen: set[int] = set()
     tail = b""
     try:
@@ -40,20 +40,20 @@ def _check_trace(path: Path, steps: tuple[int, ...]) -> Answer:
                 seen.update(int(number) for number in _STEP.findall(tail + chunk))
                 tail = (tail + chunk)[-_OVERLAP:]
     except (OSError, EOFError, zlib.error) as error:
-        return False, f"it does not unpack: {error}"
+        return False, f"it cannot be decompressed: {error}"
     if not tail.rstrip().endswith(b"}"):
-        return False, "it is cut short: the trace does not end as JSON does"
+        return False, "it is truncated: the JSON does not end"
     missing = [step for step in steps if step not in seen]
     return (False, f"step {missing[0]} is not in it") if missing else (True, None)
 
 
 def _check_pickle(path: Path) -> Answer:
-    # Not loaded: a pickle runs what it holds. It ends with STOP, a dot, and begins with PROTO.
+    # Not loaded, because loading a pickle executes it. It starts with PROTO and ends with STOP, a dot.
     with path.open("rb") as file:
         first = file.read(1)
         file.seek(-1, 2)
         last = file.read(1)
-    return (True, None) if (first, last) == (b"\x80", b".") else (False, "it is no whole pickle")
+    return (True, None) if (first, last) == (b"\x80", b".") else (False, "it is not a complete pickle")
 
 
 def _check_nsys(path: Path, shell: Shell) -> Answer:
@@ -64,18 +64,21 @@ def _check_nsys(path: Path, shell: Shell) -> Answer:
         try:
             export(path, Path(directory) / "report.sqlite", shell)
         except MissingProgramError:
-            return None, f"not opened: {around.get('why') or 'nsys is not here'}, and nsys is not on this side"
+            return None, f"not checked: {around.get('why') or 'the job had no nsys'}, and this machine has no nsys"
         except CommandError as error:
-            return False, f"nsys does not open it: {error.message}"
+            return False, f"nsys cannot read it: {error.message}"
     return True, None
 
 
 def export(report: Path, database: Path, shell: Shell) -> None:
-    """Let the nsys of this side write a report as SQLite. Raises CommandError, MissingProgramError if there is none."""
+    """Export a report to SQLite with this machine's nsys.
+
+    Raises MissingProgramError if there is no nsys, CommandError if it fails.
+    """
     copy = database.with_name(report.name)
-    # A copy: the importer has been seen to change what it reads.
+    # Export a copy: the importer has been observed to change the file that it reads.
     copy.write_bytes(report.read_bytes())
     argv = ["nsys", "export", "--type=sqlite", f"--output={database}", str(copy)]
     shell.run(argv, timeout_s=_EXPORT_TIMEOUT_S)
     if not database.is_file():
-        raise CommandError("nsys export ended well and wrote nothing", where=str(report))
+        raise CommandError("nsys export succeeded but wrote no file", where=str(report))
