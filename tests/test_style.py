@@ -40,10 +40,7 @@ PENDING: tuple[str, ...] = (
     "launcher/job/record.py",
     "launcher/job/result.py",
     "launcher/planning/memory",
-    "launcher/planning/overrides.py",
     "launcher/planning/preflight",
-    "launcher/report/page",
-    "launcher/report/profiles",
     "launcher/rundir",
 )
 

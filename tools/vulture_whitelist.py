@@ -125,7 +125,6 @@ _.ended_by_launcher
 _.failed_ranks
 _.first_failing_rank
 _.missing_ranks
-_.not_finite
 _.numa_node
 _.opens
 _.passed
