@@ -6,19 +6,18 @@ Every line says where it was read. What nobody could say is a comment, never a g
 import json
 import re
 
-from launcher.contract.fabrics import FABRICS
+from launcher.contract.fabrics import FABRICS, NAMES
 from launcher.runtimes import BARE, RUNTIMES
 from launcher.slurm.info import NodeGroup
 from launcher.slurm.probe import ClusterProbe, OptionTest
 
 _KNOWN_GPUS = ("GB300", "GB200", "B300", "B200", "H200", "H100", "H20", "A100", "L40S", "V100")
 
-_NAMES = (*FABRICS,)
 _PROBES = " or ".join(dict.fromkeys(f"`{fabric.probe}`" for fabric in FABRICS.values() if fabric.probe))
 
 _UNKNOWN = (
     "# What Slurm cannot tell, so that it is not set:",
-    f"#   fabric          {', '.join(_NAMES[:-1])} or {_NAMES[-1]}: on a node, {_PROBES}",
+    f"#   fabric          {', '.join(NAMES[:-1])} or {NAMES[-1]}: on a node, {_PROBES}",
     "#   nics_per_node   devices of the fabric for GPUs: on a node, `ls /sys/class/infiniband`",
     "#   run_root        a directory that every node sees; runs go to ./runs without it",
     "#   image, mounts   what tasks run in, and what they see of the nodes' file systems",
