@@ -70,12 +70,12 @@ def probe_cluster(
     `partition` is the one to describe (default: Slurm's). Raises SpecError, SlurmError, DiskError.
     """
     from launcher._util.shell import LocalShell
-    from launcher.discovery.cluster_probe import profile
+    from launcher.discovery.cluster_probe import write_profile
     from launcher.slurm import probe
 
     target = _target(output)
     found = probe.probe_cluster(LocalShell(), partition)
-    text = profile(found, name)
+    text = write_profile(found, name)
     if target is not None:
         _write(target, text)
     return ProbedCluster(text, found.partition, target)

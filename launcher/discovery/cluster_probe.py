@@ -1,32 +1,31 @@
-"""A first profile of a cluster from what was found out about it: a pure function from answers to TOML.
+"""A first profile of a cluster: a pure function from the answers of its Slurm to TOML.
 
-Every line says where it was read. What nobody could say is a comment, never a guess.
+Each value has a comment with its source. A value that Slurm does not state becomes a comment, never a guess.
 """
 
 import json
 import re
 
-from launcher.contract.fabrics import FABRICS
+from launcher.contract.fabrics import FABRICS, NAMES
 from launcher.runtimes import BARE, RUNTIMES
 from launcher.slurm.info import NodeGroup
 from launcher.slurm.probe import ClusterProbe, OptionTest
 
 _KNOWN_GPUS = ("GB300", "GB200", "B300", "B200", "H200", "H100", "H20", "A100", "L40S", "V100")
 
-_NAMES = (*FABRICS,)
 _PROBES = " or ".join(dict.fromkeys(f"`{fabric.probe}`" for fabric in FABRICS.values() if fabric.probe))
 
 _UNKNOWN = (
-    "# What Slurm cannot tell, so that it is not set:",
-    f"#   fabric          {', '.join(_NAMES[:-1])} or {_NAMES[-1]}: on a node, {_PROBES}",
+    "# Not set, because Slurm does not know it:",
+    f"#   fabric          {', '.join(NAMES[:-1])} or {NAMES[-1]}: on a node, {_PROBES}",
     "#   nics_per_node   devices of the fabric for GPUs: on a node, `ls /sys/class/infiniband`",
-    "#   run_root        a directory that every node sees; runs go to ./runs without it",
-    "#   image, mounts   what tasks run in, and what they see of the nodes' file systems",
+    "#   run_root        a directory that all nodes share; default: ./runs",
+    "#   image, mounts   the image that tasks run in, and the directories of the nodes that they see",
 )
 
 
-def profile(found: ClusterProbe, name: str | None = None) -> str:
-    """The profile's text; `name` is what its description calls the cluster (default: Slurm's own name)."""
+def write_profile(found: ClusterProbe, name: str | None = None) -> str:
+    """Return the text of a profile; `name` names the cluster in its description (default: Slurm's ClusterName)."""
     called = name or found.settings.get("ClusterName") or "this cluster"
     sections = [
         _head(found, called),
@@ -39,7 +38,7 @@ def profile(found: ClusterProbe, name: str | None = None) -> str:
 
 
 def gpu_model(kind: str | None) -> str | None:
-    """NVIDIA's short form of a GRES type: `h100` and `nvidia_h100_80gb_hbm3` are H100; None where it says nothing."""
+    """Return NVIDIA's short form of a GRES type: H100 for `h100` and `nvidia_h100_80gb_hbm3`; None if unknown."""
     words = re.split(r"[^A-Z0-9]+", (kind or "").upper())
     return next((known for known in _KNOWN_GPUS if known in words), None)
 
@@ -52,7 +51,7 @@ def _head(found: ClusterProbe, called: str) -> list[str]:
     others = [name for name in dict.fromkeys(group.partition for group in found.groups) if name != found.partition]
     lines = [
         f"# Written by `launcher clusters probe` from a login node, Slurm {release or '(release unknown)'}.",
-        "# What is not set here is left to Slurm's own defaults; `launcher clusters show` shows what counts.",
+        "# Slurm's defaults apply to what is not set here; `launcher clusters show` shows the effective profile.",
         *([f"# Further partitions: {', '.join(others)} (probe --partition NAME describes one)."] if others else []),
         'extends = "slurm"',
         f"description = {_text(f'{called}, partition {found.partition}{gpus}')}",
@@ -62,14 +61,14 @@ def _head(found: ClusterProbe, called: str) -> list[str]:
 
 def _nodes(found: ClusterProbe) -> list[str]:
     first, *others = found.own
-    lines = [_comment(f"# sinfo: {_described(first)}")]
-    lines += [_comment(f"# sinfo: the partition also has {_described(other)}") for other in others]
+    lines = [_comment(f"# sinfo: {_group_text(first)}")]
+    lines += [_comment(f"# sinfo: the partition also has {_group_text(other)}") for other in others]
     if first.gpus:
         lines.append(f"gpus_per_node = {first.gpus}")
         lines += _gpu(first)
     else:
         lines += [
-            "# sinfo: these nodes have no GPUs in GRES. One rank a node, until somebody says more.",
+            "# sinfo: these nodes have no GPUs in GRES; one rank on each node unless you change it",
             "gpus_per_node = 1",
             "# sinfo: no GPUs in GRES; a run without GPUs uses gloo",
             'device = "cpu"',
@@ -82,11 +81,11 @@ def _nodes(found: ClusterProbe) -> list[str]:
             f"architecture = {_text(architecture)}",
         ]
     else:
-        lines.append(_comment(f"# architecture: not found out (scontrol show node: Arch={architecture or 'nothing'})"))
+        lines.append(_comment(f"# architecture: unknown (scontrol show node: Arch={architecture or 'not set'})"))
     return lines
 
 
-def _described(group: NodeGroup) -> str:
+def _group_text(group: NodeGroup) -> str:
     kind = f" of type {group.gpu_type}" if group.gpu_type else ""
     gpus = f"{group.gpus} GPUs{kind}" if group.gpus else "no GPUs"
     nodes = "1 node" if group.nodes == 1 else f"{group.nodes} nodes"
@@ -97,8 +96,8 @@ def _gpu(group: NodeGroup) -> list[str]:
     model = gpu_model(group.gpu_type)
     if model:
         return [_comment(f"# sinfo: the type in GRES is {group.gpu_type}"), f"gpu = {_text(model)}"]
-    said = f"the type in GRES is {group.gpu_type}" if group.gpu_type else "GRES names no type"
-    return [_comment(f"# gpu: not found out ({said}); nvidia-smi on a node knows it")]
+    source = f"the type in GRES is {group.gpu_type}" if group.gpu_type else "GRES names no type"
+    return [_comment(f"# gpu: unknown ({source}); nvidia-smi on a node shows it")]
 
 
 def _cpus(found: ClusterProbe, group: NodeGroup) -> list[str]:
@@ -115,18 +114,20 @@ def _cpus(found: ClusterProbe, group: NodeGroup) -> list[str]:
 
 
 def _slurm(found: ClusterProbe) -> list[str]:
-    how = "the default partition" if any(_is_default(group, found) for group in found.own) else "the one asked for"
+    how = "the default partition" if any(_is_default(group, found) for group in found.own) else "as requested"
     up = all(group.up for group in found.own)
     lines = [
-        _comment(f"# sinfo: {how}{'' if up else '; it is not up now'}"),
+        _comment(f"# sinfo: {how}{'' if up else '; it is not up at present'}"),
         f"partition = {_text(found.partition)}",
         *_time(found),
         *_runtime(found),
         *_topology(found),
     ]
-    types = ", ".join(found.mpi_types) if found.mpi_types else "could not be asked"
+    types = ", ".join(found.mpi_types) if found.mpi_types else "no answer"
     default = found.settings.get("MpiDefault", "unknown")
-    lines.append(_comment(f"# mpi: not set, ranks need none. srun --mpi=list: {types}; MpiDefault: {default}"))
+    lines.append(
+        _comment(f"# mpi: not set, because ranks need no MPI; srun --mpi=list: {types}; MpiDefault: {default}")
+    )
     lines.append(_comment(f"# accounting: {_accounting(found)}"))
     return lines
 
@@ -140,27 +141,27 @@ def _time(found: ClusterProbe) -> list[str]:
     default = found.limits.get("DefaultTime", "NONE")
     stated = "" if default == "NONE" else f"; a job that names none gets {default}"
     if limit is None:
-        return ["# time_limit: not found out (scontrol show partition)"]
+        return ["# time_limit: unknown (scontrol show partition)"]
     if limit == "UNLIMITED":
         return [_comment(f"# time_limit: not set, the partition has none (scontrol show partition){stated}")]
-    said = f"# scontrol show partition: MaxTime{stated}. A shorter one starts sooner."
-    return [_comment(said), f"time_limit = {_text(limit)}"]
+    source = f"# scontrol show partition: MaxTime{stated}. A job with a shorter limit may start sooner."
+    return [_comment(source), f"time_limit = {_text(limit)}"]
 
 
 def _runtime(found: ClusterProbe) -> list[str]:
     if found.srun_help is None:
-        return ["# runtime: not found out (srun --help did not answer); the bare machine until the profile says more"]
+        return ["# runtime: unknown (srun --help did not answer); tasks run on the bare machine unless you change it"]
     plugins = [each for each in RUNTIMES.values() if each.srun_option]
     for each in plugins:
         if each.why_unavailable(found.srun_help, frozenset()) is None:
             return [
-                f"# srun --help: it knows {each.srun_option}, so {each.name} is loaded",
+                f"# srun --help: it has {each.srun_option}, so {each.name} is loaded",
                 f"runtime = {_text(each.name)}",
             ]
     absent = " and ".join(f"no {each.srun_option}, so there is no {each.name}" for each in plugins)
     others = " or ".join(each.name for each in RUNTIMES.values() if each.programs)
     return [
-        f"# srun --help: {absent}. Whether the nodes have {others} is not known here.",
+        f"# srun --help: {absent}. Whether the nodes have {others} is unknown.",
         f"runtime = {_text(BARE.name)}",
     ]
 
@@ -168,34 +169,32 @@ def _runtime(found: ClusterProbe) -> list[str]:
 def _topology(found: ClusterProbe) -> list[str]:
     plugin = found.settings.get("TopologyPlugin", "unknown")
     test = found.option_tests.get("segment")
-    said = f"scontrol show config: TopologyPlugin={plugin}"
+    source = f"scontrol show config: TopologyPlugin={plugin}"
     if plugin != "topology/block" or test is None:
-        return [_comment(f"# topology: not set, {said}")]
+        return [_comment(f"# topology: not set, {source}")]
     if not _accepted(found, test):
-        return [_comment(f"# {said}"), _refused("topology", "--segment", found, test)]
+        return [_comment(f"# {source}"), _refused("topology", "--segment", found, test)]
     sizes = ", ".join(map(str, found.block_sizes)) or "unknown"
     return [
-        _comment(f"# {said}; sbatch --test-only accepts --segment"),
+        _comment(f"# {source}; sbatch --test-only accepts --segment"),
         'topology = "block"',
-        _comment(
-            f"# nvlink_domain_nodes: Slurm does not know it. Its blocks have {sizes} nodes (scontrol show topology);"
-        ),
-        "# where blocks are NVLink domains, such as racks of NVL72, set their number of nodes.",
+        _comment(f"# nvlink_domain_nodes: unknown. Slurm's blocks have {sizes} nodes (scontrol show topology);"),
+        "# if blocks are NVLink domains, such as racks of NVL72, set their number of nodes.",
     ]
 
 
 def _accounting(found: ClusterProbe) -> str:
     kind = found.settings.get("AccountingStorageType", "")
     if not kind or kind in ("(null)", "accounting_storage/none"):
-        return "off, so ended jobs are known for as long as Slurm remembers them"
-    return f"on ({kind}); without `account` Slurm takes each user's default"
+        return "off, so ended jobs are known only while slurmctld keeps them (MinJobAge)"
+    return f"on ({kind}); without `account` Slurm uses each user's default"
 
 
 def _directives(found: ClusterProbe) -> list[str]:
     lines = ["[directives]"]
     if found.baseline is not None and found.baseline.accepted is not True:
         words = found.baseline.words or "no answer"
-        lines.append(_comment(f"# Nothing could be tried: even a plain job is not accepted ({words})."))
+        lines.append(_comment(f"# No option could be tested: Slurm does not accept even a plain job ({words})."))
     lines += _gpu_request(found)
     for key, value, why in (
         ("exclusive", "true", "a run uses every GPU of its nodes"),
@@ -223,19 +222,19 @@ def _gpu_request(found: ClusterProbe) -> list[str]:
         if not _accepted(found, found.option_tests[key])
     ]
     if not forms:
-        return ["# sinfo: no GPUs to ask for", "gpus-per-node = false"]
+        return ["# sinfo: no GPUs to request", "gpus-per-node = false"]
     if all(found.option_tests[key].accepted is None for key in forms) or not _baseline_accepted(found):
-        return refused  # nothing is known: the form of the profile that this one extends stays
+        return refused  # nothing is known, so the extended profile decides
     taken = next((key for key in forms if _accepted(found, found.option_tests[key])), None)
     others = [key for key in forms if key != taken and _accepted(found, found.option_tests[key])]
     also = f" (and {', '.join(found.option_tests[key].options[-1] for key in others)})" if others else ""
     if taken is None:
-        return [*refused, "# sbatch --test-only refuses every form of asking for GPUs", "gpus-per-node = false"]
-    said = _comment(f"# sbatch --test-only accepts {found.option_tests[taken].options[-1]}{also}")
+        return [*refused, "# sbatch --test-only refuses every option that requests GPUs", "gpus-per-node = false"]
+    source = _comment(f"# sbatch --test-only accepts {found.option_tests[taken].options[-1]}{also}")
     if taken == "gpus-per-node":
-        return [*refused, said, "gpus-per-node = true"]
+        return [*refused, source, "gpus-per-node = true"]
     value = "true" if taken == "gres" else _text(found.option_tests[taken].options[-1].removeprefix("--gres="))
-    return [*refused, "# refused, see above", "gpus-per-node = false", said, f"gres = {value}"]
+    return [*refused, "# refused, see above", "gpus-per-node = false", source, f"gres = {value}"]
 
 
 def _segment(found: ClusterProbe) -> list[str]:
@@ -243,7 +242,7 @@ def _segment(found: ClusterProbe) -> list[str]:
     if test is None or found.settings.get("TopologyPlugin") == "topology/block":
         return []
     if _accepted(found, test):
-        return ["# segment: sbatch --test-only accepts --segment; without topology/block it means nothing"]
+        return ["# segment: sbatch --test-only accepts --segment, which has no effect without topology/block"]
     return [_refused("segment", "--segment=1", found, test)]
 
 
@@ -252,18 +251,19 @@ def _baseline_accepted(found: ClusterProbe) -> bool:
 
 
 def _accepted(found: ClusterProbe, test: OptionTest) -> bool:
-    """A refusal of the baseline job says nothing of an option."""
+    """Return whether an option was accepted; unknown, thus False, if the baseline job is refused as well."""
     return _baseline_accepted(found) and test.accepted is True
 
 
 def _usable(found: ClusterProbe, test: OptionTest) -> bool:
-    """Accepted, and not only alone: sites have rules for options that meet."""
+    """Return whether an option is accepted also together with the others: sites restrict combinations."""
     return _accepted(found, test) and (found.combined is None or found.combined.accepted is True)
 
 
 def _refused(key: str, option: str, found: ClusterProbe, test: OptionTest) -> str:
     if test.accepted is None or not _baseline_accepted(found):
-        return _comment(f"# {key}: not found out (sbatch --test-only {option}: {test.words or 'no plain job either'})")
+        reason = test.words or "even a plain job is refused"
+        return _comment(f"# {key}: unknown (sbatch --test-only {option}: {reason})")
     if test.accepted and found.combined is not None:
         words = found.combined.words or "no answer"
         return _comment(f"# {key}: sbatch --test-only accepts {option} alone, not with the others: {words}")
@@ -271,12 +271,12 @@ def _refused(key: str, option: str, found: ClusterProbe, test: OptionTest) -> st
 
 
 def _comment(text: str) -> str:
-    """One line, whatever Slurm's words hold."""
+    """Return text for one comment line: control characters, also in Slurm's messages, become spaces."""
     readable = text.encode(errors="replace").decode()
     return "".join(sign if ord(sign) >= 32 and ord(sign) != 127 else " " for sign in readable)
 
 
 def _text(value: str) -> str:
-    """A TOML string: what JSON writes is one, but for a character that TOML wants escaped, too."""
+    """Return a TOML string: a JSON string with the one further character that TOML requires to be escaped."""
     readable = value.encode(errors="replace").decode()
     return json.dumps(readable, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # a run without a container needs none of it
 
 
 @dataclass(frozen=True)
-class NetPlugin:
+class NcclNetPlugin:
     """A network plugin of NCCL in an image (launcher/images/inspect/plugins.py)."""
 
     path: str
@@ -63,7 +63,7 @@ class Image:
     packages: Mapping[str, str] | None = None
     """Versions of packages by name; those that the image build verified win. None if the image was not readable."""
 
-    net_plugins: tuple[NetPlugin, ...] | None = None
+    net_plugins: tuple[NcclNetPlugin, ...] | None = None
     """NCCL's network plugins in the order in which the loader finds them; None if the image was not readable."""
 
     moe_backends: tuple[str, ...] = ()
@@ -178,8 +178,8 @@ def _not_imported(text: str, reference: "Reference", directories: list[Path], cl
     )
 
 
-def _net_plugins(manifest: "Manifest") -> tuple[NetPlugin, ...]:
-    return tuple(NetPlugin(one.path, one.names) for one in manifest.contents.network_plugins if one.kind == "net")
+def _net_plugins(manifest: "Manifest") -> tuple[NcclNetPlugin, ...]:
+    return tuple(NcclNetPlugin(one.path, one.names) for one in manifest.contents.network_plugins if one.kind == "net")
 
 
 def _needed(manifest: "Manifest") -> tuple[str, ...]:

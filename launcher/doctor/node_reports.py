@@ -98,11 +98,11 @@ def ranks_check(there: int, words: Mapping[int, str]) -> Check:
     total = there + len(words)
     if not words:
         return ok("ranks", f"{there} of {total}", there)
-    rank, said = next(iter(words.items()))
+    rank, last_words = next(iter(words.items()))
     return fail(
         "ranks",
         f"{there} of {total}",
-        f"rank {', '.join(map(str, words))} left no record; the last line of rank {rank}'s log: {said or 'none'}",
+        f"rank {', '.join(map(str, words))} left no record; the last line of rank {rank}'s log: {last_words or 'none'}",
         "the line shows whether the node cannot read the run's directory or cannot start the container; exclude the "
         "node (--exclude) until that is repaired",
         there,
@@ -114,8 +114,8 @@ def _words(attempt: Attempt, rank: int) -> str:
     own, srun = attempt.log(rank), attempt.srun_log
     if words := last_line(own):
         return words
-    said = srun.read_text(errors="replace").splitlines() if srun.is_file() else []
-    return next((line for line in reversed(said) if re.search(rf"\btasks? {rank}\b", line)), last_line(srun))
+    last_words = srun.read_text(errors="replace").splitlines() if srun.is_file() else []
+    return next((line for line in reversed(last_words) if re.search(rf"\btasks? {rank}\b", line)), last_line(srun))
 
 
 def merge_ranks(by_rank: Mapping[int, Sequence[Check]]) -> list[Check]:

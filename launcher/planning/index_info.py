@@ -14,7 +14,7 @@ from launcher.planning.overrides import known_values
 def knowledge_of(
     index_match: IndexMatch | None, overrides: Iterable[Override], stated: Mapping[str, Any], files: TrainingFiles
 ) -> FromIndex | FromOverrides:
-    """Return what is known of a recipe that was not run; `stated` are values by key that its arguments set."""
+    """Return the known facts about a recipe that was not run; `stated` holds the values that its arguments set."""
     overrides = tuple(overrides)
     if index_match is None:
         return FromOverrides(stated, files)

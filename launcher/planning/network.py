@@ -53,7 +53,7 @@ def plan_network(
     )
 
 
-def settings(cluster: Cluster, layout: RankLayout) -> NetworkOptions | None:
+def network_options(cluster: Cluster, layout: RankLayout) -> NetworkOptions | None:
     """`options.network` of argv.json: what a rank compares NCCL's choice with; None where it does not look."""
     if cluster.network == "off" or cluster.fabric is None:
         return None

@@ -149,7 +149,7 @@ def _argv(
             "init": inputs.request.init,
             "profiler": profiler.settings() if profiler else None,
             "user_env": sorted(entry.partition("=")[0] for entry in inputs.request.env),
-            "network": network.settings(inputs.cluster, layout),
+            "network": network.network_options(inputs.cluster, layout),
             "numa_binding": inputs.cluster.numa_binding,
         },
     }

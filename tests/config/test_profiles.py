@@ -12,7 +12,7 @@ from launcher._util.resources import resource
 from launcher.config.cluster import Cluster
 from launcher.config.load import load_cluster
 from launcher.config.origins import Origin, origins, read_reasons
-from launcher.discovery.image import NetPlugin
+from launcher.discovery.image import NcclNetPlugin
 from launcher.planning.model import Plan
 from launcher.scripts import scripts
 from tests.support.building import image, plan
@@ -165,7 +165,7 @@ def made(name: str, nodes: int) -> Plan:
     found = profile(name)
     inside = image(
         architecture=found.architecture or "x86_64",
-        net_plugins=(NetPlugin("/opt/amazon/ofi-nccl/lib/libnccl-net.so", ("Libfabric",)),),
+        net_plugins=(NcclNetPlugin("/opt/amazon/ofi-nccl/lib/libnccl-net.so", ("Libfabric",)),),
     )
     return plan(profile=found, request={"nodes": nodes}, inside=None if found.runtime == "none" else inside)
 

@@ -13,7 +13,7 @@ from launcher._util.errors import RequestError, SlurmError
 from launcher._util.shell import LocalShell, Recorder, Result
 from launcher.config.cluster import Cluster
 from launcher.config.load import load_cluster
-from launcher.discovery.cluster_probe import gpu_model, profile
+from launcher.discovery.cluster_probe import gpu_model, write_profile
 from launcher.slurm.probe import ClusterProbe, OptionTest, kinds, probe_cluster
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
@@ -100,7 +100,7 @@ BLOCK = "TopologyPlugin          = topology/block\nAccountingStorageType   = acc
 
 def test_a_rack_of_nvl72_with_blocks_and_typed_gres(tmp_path: Path) -> None:
     found = probe_cluster(site(NVL72, config=BLOCK, arch="aarch64"))
-    text = profile(found)
+    text = write_profile(found)
     cluster = loaded(text, tmp_path)
     assert (cluster.partition, cluster.gpus_per_node, cluster.gpu) == ("gb200", 4, "GB200")
     assert (cluster.cpus_per_task, cluster.architecture, cluster.runtime) == (36, "aarch64", "pyxis")
@@ -109,7 +109,7 @@ def test_a_rack_of_nvl72_with_blocks_and_typed_gres(tmp_path: Path) -> None:
     assert (cluster.fabric, cluster.mpi, cluster.account, cluster.nvlink_domain_nodes) == (None, None, None, 1)
     assert "Slurm 24.05.4" in text and "mysite" in cluster.description
     assert "# Further partitions: login" in text
-    assert "Its blocks have 18 nodes (scontrol show topology)" in text
+    assert "Slurm's blocks have 18 nodes (scontrol show topology)" in text
     assert "a job that names none gets 01:00:00" in text
     assert "accounting: on (accounting_storage/slurmdbd)" in text
     assert "none, pmi2, pmix, pmix_v5; MpiDefault: pmix" in text
@@ -125,7 +125,7 @@ def test_the_partition_that_was_asked_for_and_its_most_frequent_nodes(tmp_path: 
         partition="MaxTime=UNLIMITED DefaultTime=NONE",
         refuse=refusing(gpus_per_node=words, segment="unrecognized option '--segment=1'"),
     )
-    text = profile(probe_cluster(shell, "train"), "ours")
+    text = write_profile(probe_cluster(shell, "train"), "ours")
     cluster = loaded(text, tmp_path)
     assert (cluster.partition, cluster.gpus_per_node, cluster.gpu, cluster.runtime) == ("train", 8, "H100", "none")
     assert cluster.directives == {"gpus-per-node": False, "gres": True, "exclusive": True, "mem": "0"}
@@ -142,19 +142,19 @@ def test_gres_that_is_accepted_with_its_type_only(tmp_path: Path) -> None:
         untyped = any(each.startswith("--gpus-per-node") or each == "--gres=gpu:8" for each in argv)
         return "sbatch: error: Invalid generic resource (gres) specification\n" if untyped else None
 
-    cluster = loaded(profile(probe_cluster(site(MIXED, refuse=refuse), "train")), tmp_path)
+    cluster = loaded(write_profile(probe_cluster(site(MIXED, refuse=refuse), "train")), tmp_path)
     assert cluster.directives["gpus-per-node"] is False and cluster.directives["gres"] == "gpu:h100:8"
 
 
 def test_every_form_refused_and_options_refused_together(tmp_path: Path) -> None:
-    nothing = profile(probe_cluster(site(MIXED, refuse=refusing(gres="No.", gpus_per_node="No.")), "train"))
+    nothing = write_profile(probe_cluster(site(MIXED, refuse=refusing(gres="No.", gpus_per_node="No.")), "train"))
     assert loaded(nothing, tmp_path).directives["gpus-per-node"] is False
-    assert "refuses every form of asking for GPUs" in nothing
+    assert "refuses every option that requests GPUs" in nothing
 
     def refuse(argv: Sequence[str]) -> str | None:
         return "sbatch: error: --mem and --exclusive?\n" if {"--mem=0", "--exclusive"} <= set(argv) else None
 
-    text = profile(probe_cluster(site(MIXED, refuse=refuse), "train"))
+    text = write_profile(probe_cluster(site(MIXED, refuse=refuse), "train"))
     cluster = loaded(text, tmp_path)
     assert cluster.directives == {"gpus-per-node": True} and cluster.cpus_per_task is None
     assert "# mem: sbatch --test-only accepts --mem=0 alone, not with the others: --mem and --exclusive?" in text
@@ -162,23 +162,23 @@ def test_every_form_refused_and_options_refused_together(tmp_path: Path) -> None
 
 def test_where_a_plain_job_is_refused_nothing_is_concluded_from_the_other_trials(tmp_path: Path) -> None:
     refuse = refusing(partition="Invalid account or account/partition combination specified")
-    text = profile(probe_cluster(site(NVL72, refuse=refuse)))
+    text = write_profile(probe_cluster(site(NVL72, refuse=refuse)))
     cluster = loaded(text, tmp_path)
     assert cluster.directives == {"gpus-per-node": True}  # as in the profile that it extends
     assert cluster.cpus_per_task is None and cluster.topology is None
-    assert "even a plain job is not accepted (Invalid account" in text
-    assert "# mem: not found out" in text and "refuses --mem" not in text
+    assert "Slurm does not accept even a plain job (Invalid account" in text
+    assert "# mem: unknown" in text and "refuses --mem" not in text
 
 
 def test_a_controller_that_falls_silent_is_no_refusal(tmp_path: Path) -> None:
     words = "Batch job submission failed: Socket timed out on send/recv operation"
-    text = profile(probe_cluster(site(NVL72, refuse=refusing(exclusive=words))))
-    assert "# exclusive: not found out (sbatch --test-only --exclusive: " in text
+    text = write_profile(probe_cluster(site(NVL72, refuse=refusing(exclusive=words))))
+    assert "# exclusive: unknown (sbatch --test-only --exclusive: " in text
     assert "exclusive" not in loaded(text, tmp_path).directives
 
 
 def test_nodes_without_gpus(tmp_path: Path) -> None:
-    text = profile(probe_cluster(site(MIXED)))
+    text = write_profile(probe_cluster(site(MIXED)))
     cluster = loaded(text, tmp_path)
     assert (cluster.partition, cluster.device, cluster.gpus_per_node) == ("cpu", "cpu", 1)
     assert cluster.directives == {"gpus-per-node": False}
@@ -189,12 +189,12 @@ def test_what_the_site_cannot_be_asked_is_said_to_be_unknown(tmp_path: Path) -> 
     shell = site(NVL72, partition="", arch="riscv64")
     answers = {**shell.answers}
     del answers["srun"]
-    text = profile(probe_cluster(Recorder(answers)))
+    text = write_profile(probe_cluster(Recorder(answers)))
     cluster = loaded(text, tmp_path)
     assert (cluster.architecture, cluster.runtime, cluster.time_limit) == (None, "none", None)
     for key in ("architecture", "runtime", "time_limit"):
-        assert f"# {key}: not found out" in text
-    assert "srun --mpi=list: could not be asked" in text
+        assert f"# {key}: unknown" in text
+    assert "srun --mpi=list: no answer" in text
 
 
 def test_a_partition_that_is_not_there_and_none_by_default() -> None:
@@ -247,7 +247,7 @@ def test_whatever_slurm_says_the_profile_can_be_read(words: str, name: str, acce
         "settings": settings,
         "partition": known.partition,
     }
-    text = profile(
+    text = write_profile(
         ClusterProbe(
             **{**values, "baseline": OptionTest((), accepted, words), "combined": OptionTest((), accepted, words)}
         ),
@@ -267,7 +267,7 @@ def test_on_a_real_slurm(slurm_cluster: VirtualCluster, monkeypatch: pytest.Monk
     monkeypatch.setenv("SLURM_CONF", str(slurm_cluster.conf))
     slurm_cluster.wait_idle()
     found = probe_cluster(LocalShell())
-    text = profile(found)
+    text = write_profile(found)
     cluster = loaded(text, tmp_path)
     assert (cluster.partition, cluster.gpus_per_node, cluster.cpus_per_task) == ("batch", 8, 1)
     assert cluster.directives["gpus-per-node"] is True and cluster.directives["exclusive"] is True
@@ -278,5 +278,5 @@ def test_on_a_real_slurm(slurm_cluster: VirtualCluster, monkeypatch: pytest.Monk
         and found.combined.accepted
     )
     assert cluster.architecture in ("x86_64", "aarch64")
-    short = loaded(profile(probe_cluster(LocalShell(), "short")), tmp_path)
+    short = loaded(write_profile(probe_cluster(LocalShell(), "short")), tmp_path)
     assert (short.partition, short.time_limit) == ("short", "00:10:00")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from launcher.contract.fabrics.model import NodeView
+from launcher.contract.fabrics.verdict import NodeView
 from launcher.contract.process import start_ticks_of
 from launcher.contract.records import ExceptionRecord
 from launcher.job import result as verdict

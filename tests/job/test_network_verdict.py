@@ -17,7 +17,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from launcher.contract.fabrics.efa import is_ofi
-from launcher.contract.fabrics.model import Expectation, NodeView, Selection, Verdict
+from launcher.contract.fabrics.verdict import Expectation, NodeView, Selection, Verdict
 from launcher.job.errors import UserError
 from launcher.job.network import expect, variables
 from launcher.job.network.judge import judge

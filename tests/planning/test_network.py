@@ -7,21 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher._util.errors import ImageError, RequestError
-from launcher.discovery.image import NetPlugin
+from launcher.discovery.image import NcclNetPlugin
 from launcher.planning.model import Plan, Variable
 from tests.support.building import cluster, image, plan
 
-OFI = NetPlugin("/opt/amazon/ofi-nccl/lib/libnccl-net.so", ("Libfabric", "AWS Libfabric", "OFI"))
-OLD_OFI = NetPlugin("/opt/aws-ofi-nccl/lib/libnccl-net.so.0", ("AWS Libfabric",))
-NAMELESS = NetPlugin("/opt/x/libnccl-net-x.so", ())
-SPCX = NetPlugin("/opt/hpcx/nccl_spectrum-x_plugin/lib/libnccl-net-spcx.so", ("SPCX",))
-SHARP = NetPlugin("/opt/hpcx/nccl_rdma_sharp_plugin/lib/libnccl-net.so", ("IBext_v11", "IBext_v10"))
+OFI = NcclNetPlugin("/opt/amazon/ofi-nccl/lib/libnccl-net.so", ("Libfabric", "AWS Libfabric", "OFI"))
+OLD_OFI = NcclNetPlugin("/opt/aws-ofi-nccl/lib/libnccl-net.so.0", ("AWS Libfabric",))
+NAMELESS = NcclNetPlugin("/opt/x/libnccl-net-x.so", ())
+SPCX = NcclNetPlugin("/opt/hpcx/nccl_spectrum-x_plugin/lib/libnccl-net-spcx.so", ("SPCX",))
+SHARP = NcclNetPlugin("/opt/hpcx/nccl_rdma_sharp_plugin/lib/libnccl-net.so", ("IBext_v11", "IBext_v10"))
 NGC = {"NCCL_NET_PLUGIN": "spcx", "PATH": "/usr/bin"}
 NVL72: dict[str, Any] = {"gpus_per_node": 4, "nvlink_domain_nodes": 18, "gpu": "GB200"}
 
 
 def made(
-    *plugins: NetPlugin,
+    *plugins: NcclNetPlugin,
     env: tuple[str, ...] = (),
     nodes: int = 2,
     preset: dict[str, str] | None = None,
@@ -51,7 +51,7 @@ def value(run: Plan, name: str, place: str = "task") -> str | None:
     ],
 )
 def test_on_efa_the_images_plugin_is_pinned_by_path_and_by_its_own_name(
-    plugins: tuple[NetPlugin, ...], path: str, name: str
+    plugins: tuple[NcclNetPlugin, ...], path: str, name: str
 ) -> None:
     run = made(*plugins, fabric="efa", network="require")
     assert value(run, "NCCL_NET_PLUGIN") == path
@@ -233,7 +233,7 @@ _CHANGES = st.fixed_dictionaries(
 )
 def test_a_users_value_always_wins_and_is_shown_and_nothing_but_a_refusal_is_raised(
     profile: dict[str, Any],
-    plugins: list[NetPlugin] | None,
+    plugins: list[NcclNetPlugin] | None,
     changes: dict[str, str],
     nodes: int,
     user: dict[str, str],

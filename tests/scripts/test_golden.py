@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launcher.config.load import load_cluster
-from launcher.discovery.image import NetPlugin
+from launcher.discovery.image import NcclNetPlugin
 from launcher.planning.model import Plan
 from launcher.scripts import scripts
 from tests.support.building import SHELL, allocation, cluster, host, image, plan
@@ -23,7 +23,7 @@ COMMANDS = GOLDEN / "commands.json"
 def shipped(name: str, nodes: int) -> Plan:
     """A batch job with a profile that ships, in an image that has aws-ofi-nccl."""
     profile = load_cluster(name, {"HOME": "/nowhere"})
-    plugin = NetPlugin("/opt/amazon/ofi-nccl/lib/libnccl-net.so", ("Libfabric",))
+    plugin = NcclNetPlugin("/opt/amazon/ofi-nccl/lib/libnccl-net.so", ("Libfabric",))
     inside = image(architecture=profile.architecture, net_plugins=(plugin,))
     changes = ("model.tensor_model_parallel_size=4", "model.expert_model_parallel_size=8")
     return plan(profile=profile, request={"nodes": nodes, "image": "nemo"}, changes=changes, inside=inside)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .model import Cause, NodeView
+from .verdict import Cause, NodeView
 
 
 def is_socket(network: str) -> bool:

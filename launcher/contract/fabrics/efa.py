@@ -11,25 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 from .common import asked_for, why_fewer
-from .model import (
-    GOOD,
-    UNKNOWN,
-    Cause,
-    Device,
-    Expectation,
-    Fabric,
-    LintRule,
-    NetPlugin,
-    NetworkRequest,
-    NetworkVariables,
-    NodeView,
-    Selection,
-    Verdict,
-    added,
-    bad,
-    log_rule,
-    set_field,
-)
+from .model import Device, Fabric, LintRule, NetPlugin, NetworkRequest, NetworkVariables
+from .verdict import GOOD, UNKNOWN, Cause, Expectation, NodeView, Selection, Verdict, added, bad, log_rule, set_field
 
 # ---- planning
 
@@ -230,7 +213,7 @@ def owns(device: Device) -> bool:
     return device.vendor == _AMAZON or (not device.vendor and device.name.startswith(("efa", "rdmap")))
 
 
-EFA = Fabric(
+FABRIC = Fabric(
     name="efa",
     title="EFA",
     accepts=is_ofi,

@@ -1,6 +1,7 @@
 """Plain Ethernet: TCP, so that every network of NCCL's is at least as good."""
 
-from .model import GOOD, Cause, Expectation, Fabric, NodeView, Selection, Verdict
+from .model import Fabric
+from .verdict import GOOD, Cause, Expectation, NodeView, Selection, Verdict
 
 
 def _judge(selection: Selection, _expected: Expectation, _view: NodeView) -> Verdict:
@@ -11,7 +12,7 @@ def _why_not(_selection: Selection, _view: NodeView) -> Cause:
     return Cause("no interface is left (NCCL_SOCKET_IFNAME), or NCCL_NET names none")
 
 
-ETHERNET = Fabric(
+FABRIC = Fabric(
     name="ethernet",
     title="Ethernet",
     accepts=lambda _network: True,

@@ -5,18 +5,8 @@ the two variables of SHARP. CollNet itself comes from a plugin: Mellanox/nccl-rd
 """
 
 from . import net_ib
-from .model import (
-    Cause,
-    Device,
-    Expectation,
-    Fabric,
-    NetworkRequest,
-    NetworkVariables,
-    NodeView,
-    Selection,
-    Verdict,
-    bad,
-)
+from .model import Device, Fabric, NetworkRequest, NetworkVariables
+from .verdict import Cause, Expectation, NodeView, Selection, Verdict, bad
 
 _OWN_TRANSPORT = (("NCCL_NET_PLUGIN", "none"),)
 _SHARP = (("NCCL_COLLNET_ENABLE", "1"), ("SHARP_COLL_ENABLE_PCI_RELAXED_ORDERING", "1"))
@@ -53,7 +43,7 @@ def _owns(device: Device) -> bool:
     return net_ib.has_link(device, "InfiniBand")
 
 
-INFINIBAND = Fabric(
+FABRIC = Fabric(
     name="infiniband",
     title="InfiniBand",
     accepts=net_ib.accepts,

@@ -9,20 +9,8 @@ from typing import Any, Optional
 
 from . import efa
 from .common import asked_for, is_socket, why_fewer
-from .model import (
-    GOOD,
-    UNKNOWN,
-    Cause,
-    Device,
-    Expectation,
-    LintRule,
-    NodeView,
-    Selection,
-    Verdict,
-    added,
-    bad,
-    log_rule,
-)
+from .model import Device, LintRule
+from .verdict import GOOD, UNKNOWN, Cause, Expectation, NodeView, Selection, Verdict, added, bad, log_rule
 
 READ_VARIABLES = ("MELLANOX_VISIBLE_DEVICES",)
 

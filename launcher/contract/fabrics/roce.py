@@ -19,7 +19,7 @@ def _owns(device: Device) -> bool:
     return net_ib.has_link(device, "Ethernet")
 
 
-ROCE = Fabric(
+FABRIC = Fabric(
     name="roce",
     title="RoCE",
     accepts=net_ib.accepts,

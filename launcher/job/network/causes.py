@@ -3,7 +3,7 @@
 Those of a fabric are in its module in launcher/contract/fabrics.
 """
 
-from ...contract.fabrics.model import Cause, NodeView, Selection
+from ...contract.fabrics.verdict import Cause, NodeView, Selection
 
 COMPLETED = 3
 """NVML_GPU_FABRIC_STATE_COMPLETED (nvml.h): the node has joined its NVLink domain."""

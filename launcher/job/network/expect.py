@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...contract.fabrics import FABRICS
-from ...contract.fabrics.model import Expectation
+from ...contract.fabrics.verdict import Expectation
 from ..errors import UserError
 
 POLICIES = ("require", "warn")

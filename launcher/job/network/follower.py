@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 from launcher.contract import process
 from launcher.contract.fabrics import FABRICS
-from launcher.contract.fabrics.model import BAD, GOOD, UNKNOWN, Expectation, NodeView, Selection, Verdict
+from launcher.contract.fabrics.verdict import BAD, GOOD, UNKNOWN, Expectation, NodeView, Selection, Verdict
 from launcher.job.network import expect, report
 from launcher.job.network.judge import judge
 from launcher.job.network.parse import advance

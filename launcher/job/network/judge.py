@@ -6,7 +6,7 @@
 from typing import Optional
 
 from ...contract.fabrics import FABRICS
-from ...contract.fabrics.model import BAD, GOOD, UNKNOWN, Expectation, NodeView, Selection, Verdict, bad
+from ...contract.fabrics.verdict import BAD, GOOD, UNKNOWN, Expectation, NodeView, Selection, Verdict, bad
 from . import causes
 
 _NVLINK = {"NVL", "NVB", "C2C"}

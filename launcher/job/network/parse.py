@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...contract.fabrics import FABRICS
-from ...contract.fabrics.model import Comm, LogRule, Selection, added, log_rule, set_field
+from ...contract.fabrics.verdict import Comm, LogRule, Selection, added, log_rule, set_field
 
 _MOST_LINES = 32
 """Of kinds of lines that are kept, so that a log that goes wrong does not grow in memory."""
@@ -115,5 +115,10 @@ _COMMON_RULES: tuple[LogRule, ...] = (
     log_rule(r"^Pattern \d+, .*\btype (\w+)/\w+", "", _path),
 )
 
-_RULES = tuple(dict.fromkeys((*(rule for each in FABRICS.values() for rule in each.log_rules), *_COMMON_RULES)))
+_RULES = tuple(
+    (re.compile(pattern), kind, update)
+    for pattern, kind, update in dict.fromkeys(
+        (*(rule for each in FABRICS.values() for rule in each.log_rules), *_COMMON_RULES)
+    )
+)
 """Those of the fabrics first, each once: fabrics with one transport share its rules."""

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Optional, cast
 
-from ...contract.fabrics.model import BAD, GOOD, Expectation, Selection, Verdict
+from ...contract.fabrics.verdict import BAD, GOOD, Expectation, Selection, Verdict
 from ...contract.files import append_line, read_object, write_json, write_text
 from ...contract.records import ExceptionRecord, NetworkEvent, NetworkRecord, NetworkSummary
 from ..rank import Rank

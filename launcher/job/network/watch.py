@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ...contract import process
-from ...contract.fabrics.model import BAD, UNKNOWN, Expectation, Selection, Verdict
+from ...contract.fabrics.verdict import BAD, UNKNOWN, Expectation, Selection, Verdict
 from ...contract.records import NetworkRecord
 from ..rank import Rank
 from ..record import End

@@ -106,8 +106,11 @@ def _ended(attempt: Attempt, rank: int) -> str:
 
 def missing_lines(result: AttemptResult | None) -> list[str]:
     """Return a line for each profile that an attempt's result.json reports as missing."""
-    said = result.get("profiles") if result else None
-    if not isinstance(said, dict):
+    profiles_result = result.get("profiles") if result else None
+    if not isinstance(profiles_result, dict):
         return []
-    lines = [f"no sound {said['profiler']} report of rank {one['rank']}: {one['why']}" for one in said["missing"]]
-    return [*lines, f"nothing was profiled: {said['passed']}"] if said.get("passed") else lines
+    lines = [
+        f"no sound {profiles_result['profiler']} report of rank {one['rank']}: {one['why']}"
+        for one in profiles_result["missing"]
+    ]
+    return [*lines, f"nothing was profiled: {profiles_result['passed']}"] if profiles_result.get("passed") else lines
