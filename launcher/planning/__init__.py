@@ -1,1 +1,1 @@
-"""Plan: everything about a run is decided here, purely, from what the user wrote and what the world is like."""
+"""Planning: `make_plan` decides everything about a run, as a pure function of the request and of collected facts."""

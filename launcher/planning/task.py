@@ -147,7 +147,7 @@ def _argv(
             "device": inputs.cluster.device,
             "load": inputs.request.load,
             "init": inputs.request.init,
-            "profiler": profiler.settings() if profiler else None,
+            "profiler": profiler.job_options() if profiler else None,
             "user_env": sorted(entry.partition("=")[0] for entry in inputs.request.env),
             "network": network.network_options(inputs.cluster, layout),
             "numa_binding": inputs.cluster.numa_binding,

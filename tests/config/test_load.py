@@ -1,4 +1,4 @@
-"""Profiles and requests: which value wins, and what an error says."""
+"""Profiles and requests: which value takes precedence, and the messages of errors."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The profiles that ship: their sources, what they may and may not set, and plans and scripts made with each."""
+"""The shipped profiles: their sources, the keys that they may set, and a plan and scripts made with each."""
 
 import re
 from pathlib import Path

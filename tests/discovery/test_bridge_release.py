@@ -1,4 +1,4 @@
-"""Which release of Megatron Bridge a run will find: its image's, its Python's, or the one beside the launcher."""
+"""The release of Megatron Bridge that a run will find: from its image, its Python, or beside the launcher."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A first profile from a live cluster: recorded answers of larger sites, and the real Slurm of virtual nodes."""
+"""A first profile of a live cluster: recorded answers of larger sites, and the real Slurm of virtual nodes."""
 
 import tomllib
 from collections.abc import Callable, Sequence

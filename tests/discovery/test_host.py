@@ -1,4 +1,4 @@
-"""Slurm's variables of an allocation."""
+"""The host context: Slurm's variables of an allocation, and visible GPUs."""
 
 from pathlib import Path
 

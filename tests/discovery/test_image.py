@@ -1,4 +1,4 @@
-"""--image TEXT becomes one file, with real squashfs files and a real store, or a sentence that says what to do."""
+"""Resolving --image TEXT to a file, with real squashfs files and a real store, or to an error with a remedy."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""What is read of a recipe without running it."""
+"""Reading recipes without running them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The login node's verdicts, over recorded answers."""
+"""Checks of the login node, with recorded answers."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From what ranks have left to one table."""
+"""Node reports and the table of `launcher doctor`, from the records of ranks."""
 
 import json
 from pathlib import Path

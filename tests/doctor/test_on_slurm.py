@@ -1,4 +1,4 @@
-"""`launcher doctor` on a real Slurm: quiet about healthy nodes, and every planted fault found on its own node."""
+"""`launcher doctor` on a real Slurm: no finding about healthy nodes, and every planted fault on its own node."""
 
 import json
 import os

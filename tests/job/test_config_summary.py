@@ -101,7 +101,7 @@ def test_facts_are_plain_values_by_section(built: list[dict[str, Any]]) -> None:
 
 def latent_attention(**changes: Any) -> dict[str, Any]:
     """A small model of DeepSeek-V2's kind, as a check would tell it."""
-    from tests.planning.configurations import resolved
+    from tests.planning.checked_configurations import resolved
 
     return resolved(
         **{

@@ -1,4 +1,4 @@
-"""Arguments that every recipe takes: which settings are some, what is refused of them, what they tell of sizes."""
+"""Arguments that every recipe accepts: which words are arguments, what is refused, and the sizes that they set."""
 
 import dataclasses
 import json

@@ -8,7 +8,7 @@ from launcher._util.errors import OverrideError
 from launcher.planning import dispatcher
 from launcher.planning.inputs import FromCheck
 from launcher.planning.model import RankLayout
-from tests.planning.configurations import resolved
+from tests.planning.checked_configurations import resolved
 from tests.support.building import cluster, image, plan
 
 FLEX = {"model.moe_token_dispatcher_type": "flex"}

@@ -1,4 +1,4 @@
-"""What the index of Bridge's recipes adds to a plan, and what it does not."""
+"""Facts that a plan takes from the recipe index, and those that it does not."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The memory estimate: against measurements, against other implementations' parameter counts, and against itself."""
+"""The memory estimate, against measurements, parameter counts of other implementations, and itself."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from launcher.planning import memory
 from launcher.planning.inputs import FromCheck
 from launcher.planning.memory import GIB, MemoryEstimate, StageMemory, estimate, pipeline
 from launcher.planning.memory.dimensions import NotEstimatedError, read_dimensions
-from tests.planning.configurations import resolved
+from tests.planning.checked_configurations import resolved
 from tests.support.building import cluster, plan
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "loss_or_backward", "communication", "step")

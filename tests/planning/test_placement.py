@@ -17,7 +17,7 @@ from launcher.planning import placement as topology
 from launcher.planning.backend import BATCH
 from launcher.planning.inputs import FromCheck
 from launcher.planning.model import Plan, RankLayout
-from tests.planning.configurations import resolved
+from tests.planning.checked_configurations import resolved
 from tests.support.building import allocation, cluster, host, plan
 
 RACK: dict[str, Any] = {"gpus_per_node": 4, "nvlink_domain_nodes": 18, "topology": "block"}

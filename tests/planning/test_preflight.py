@@ -1,4 +1,4 @@
-"""Preflight: every row of the table is told, a good configuration is not, and where its facts come from."""
+"""Preflight: every row of the table is reported, a good configuration is not, and the sources of its facts."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from launcher._util.errors import LauncherError, RequestError
 from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
 from launcher.planning.inputs import FromCheck
 from launcher.planning.preflight import ConfigView, Finding, findings, flattened, require
-from tests.planning.configurations import resolved
-from tests.planning.wrong_configurations import TABLE, TP, Row
+from tests.planning.checked_configurations import resolved
+from tests.planning.preflight_cases import TABLE, TP, Row
 from tests.support.building import cluster, plan
 
 

@@ -1,4 +1,4 @@
-"""Profiling, decided before anything is submitted: one switch, no two answers, and what cannot work is refused."""
+"""The profiler plan: options and overrides, contradictions, and what is refused before submission."""
 
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def test_nodes_are_the_first_ranks_of_all_nodes(nodes: int, each: int, more: set
 
 def test_what_the_job_is_told() -> None:
     options = ProfilerOptions(nsys=True, trace="cuda,osrt", args=("--cuda-memory-usage=true",), gpu_metrics=True)
-    told = decided(options, context=ProfilerContext(fabric="efa")).settings()
+    told = decided(options, context=ProfilerContext(fabric="efa")).job_options()
     assert (told["name"], told["extension"], told["finish_timeout_s"]) == ("nsys", "nsys-rep", 900)
     assert told["nsys"] == {
         "program": "nsys",
@@ -103,7 +103,7 @@ def test_an_nsys_of_the_host_is_mounted_into_the_image(tmp_path: Path) -> None:
     place = ProfilerContext(image="a.sqsh", packages={"torch": "2.9"}, nsys_from=program)
     found = decided(ProfilerOptions(nsys=True, nsys_from=str(tmp_path)), context=place)
     assert found.mounts == (str(tmp_path),)
-    nsys = found.settings()["nsys"]
+    nsys = found.job_options()["nsys"]
     assert nsys is not None
     assert nsys["program"] == str(tmp_path / "bin/nsys")
 
@@ -324,7 +324,7 @@ def test_a_profiler_of_ones_own_is_one_small_class(tmp_path: Path) -> None:
     place = ProfilerContext(
         custom=CustomProfiler(str(custom.path), "profiler/mine.py", custom.class_name, custom.extension)
     )
-    told = decided(ProfilerOptions(profiler="mine.py:Mine"), context=place).settings()
+    told = decided(ProfilerOptions(profiler="mine.py:Mine"), context=place).job_options()
     assert (told["name"], told["own"]) == ("Mine", {"path": "profiler/mine.py", "class": "Mine"})
 
 

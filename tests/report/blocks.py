@@ -1,11 +1,11 @@
-"""What a section of the page says, picked apart."""
+"""Helpers that take the blocks of a section apart."""
 
 from typing import Any
 
 from launcher._util.shell import Recorder
 from launcher.report.page.content import Block, Facts, Subject
 from launcher.rundir import RunDirectory
-from tests.watch.making import BEGIN
+from tests.watch.run_dirs import BEGIN
 
 LAUNCHED = {"event": "launched", "backend": "local", "attempt": "000", "pid": 1, "host": "elsewhere"}
 """The journal's line of a run that was started on another machine, without Slurm."""

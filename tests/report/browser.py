@@ -1,4 +1,4 @@
-"""A page as a real browser sees it: Chromium without a window, and without a network."""
+"""A headless Chromium without network access."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The page of a run: its sections, and the verb that makes it."""
+"""The page of a run: its sections, and the command that writes it."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ from launcher.report.page.render import write_page
 from launcher.report.page.sections import SECTIONS, SectionMaker, sections_of
 from launcher.rundir import RunDirectory
 from tests.report.blocks import LAUNCHED, of_kind, rows, subject
-from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
+from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
 FINISHED = {"outcome": "finished", "reason": None, "iteration": 4, "train_iters": 4, "loss": 6.0, "ended": BEGIN + 40}
 FAILED = {

@@ -1,4 +1,4 @@
-"""The page as a browser sees it: plots are drawn, nobody is asked for anything, and nothing hostile comes to life."""
+"""The page in a browser: plots are drawn, no request is made, and hostile text stays text."""
 
 import json
 import sys
@@ -15,9 +15,9 @@ from launcher.report.page.render import plotly_js, render, write_page
 from launcher.report.page.sections import sections_of
 from launcher.rundir import RunDirectory
 from tests.report.browser import Seen, open_page
+from tests.report.test_activities import GEMM
 from tests.report.test_profiles import STEPS, leave, trace
-from tests.report.test_profiles_tables import GEMM
-from tests.watch.making import BEGIN, iteration, make_attempt, make_run
+from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run
 
 graph_objects = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
 pytest.importorskip("polars", reason="polars is not installed")

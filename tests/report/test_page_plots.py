@@ -1,4 +1,4 @@
-"""The plots of a page: lines over iterations, phases, how a rank's steps were spent."""
+"""The plots of a page: lines over iterations, phases, and time shares of a rank's steps."""
 
 import json
 import sys
@@ -13,9 +13,9 @@ from launcher.report.page.metrics import Points, Series, downsample
 from launcher.report.page.phases import phases
 from launcher.rundir import Attempt, RunDirectory
 from tests.report.blocks import LAUNCHED, of_kind, subject
+from tests.report.test_activities import GEMM, REDUCE, export_of
 from tests.report.test_profiles import STEPS, leave, run_of, trace
-from tests.report.test_profiles_tables import GEMM, REDUCE, export_of
-from tests.watch.making import iteration, make_attempt, make_run
+from tests.watch.run_dirs import iteration, make_attempt, make_run
 
 
 @pytest.fixture

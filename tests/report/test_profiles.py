@@ -1,4 +1,4 @@
-"""`launcher profiles`: what is listed, whether it is sound, and what result.json and the logs say is missing."""
+"""`launcher profiles`: the list, whether captures are sound, and what result.json and the logs report as missing."""
 
 import gzip
 import io

@@ -7,7 +7,7 @@ import pytest
 
 from launcher._util.errors import RequestError
 from launcher.rundir.finding import find_run, list_runs
-from tests.watch.making import make_run
+from tests.watch.run_dirs import make_run
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Ending runs of this machine; batch jobs are cancelled in test_on_slurm.py."""
+"""Cancelling runs on this machine; batch jobs are cancelled in test_on_slurm.py."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from launcher._util.errors import RequestError, SlurmError
 from launcher._util.shell import Recorder, Result
 from launcher.rundir import RunDirectory
 from launcher.watch.cancel import cancel_run, members
-from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
+from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
 TRAPS = "import signal, sys, time; signal.signal(15, {}); open(sys.argv[1], 'w').close(); time.sleep(600)"
 

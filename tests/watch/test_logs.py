@@ -1,4 +1,4 @@
-"""The log that a user wants to see."""
+"""Printing and following the logs of ranks."""
 
 import io
 import json
@@ -10,7 +10,7 @@ from launcher._util.errors import RequestError
 from launcher._util.shell import Recorder, Result
 from launcher.rundir import RunDirectory
 from launcher.watch.logs import follow_logs, print_logs
-from tests.watch.making import BEGIN, make_attempt, make_run, submitted
+from tests.watch.run_dirs import BEGIN, make_attempt, make_run, submitted
 
 FAILED: dict[str, object] = {"outcome": "failed", "first_failing_rank": {"rank": 1, "host": "n2", "what": "x"}}
 

@@ -1,4 +1,4 @@
-"""An attempt's numbers from its own lines."""
+"""The progress of an attempt from its own lines."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from launcher.watch.progress_state import AttemptProgress, advance, clock, describe
 from launcher.watch.tail import FileTail, last_lines
-from tests.watch.making import iteration
+from tests.watch.run_dirs import iteration
 
 
 def after(*lines: dict[str, Any]) -> AttemptProgress:

@@ -1,4 +1,4 @@
-"""What a run's directory and Slurm's answer mean together."""
+"""The status of a run, from its directory and Slurm's answer."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from launcher.slurm.queue import Answer, Job, State
 from launcher.watch.run_state import read_run_state
 from launcher.watch.status import Phase, RunStatus, judge, status_of
 from launcher.watch.status_table import to_json, write_table
-from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
+from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
 NOW = BEGIN + 100
 METRICS = (iteration(1), iteration(2))

@@ -22,7 +22,7 @@ def hardware(view: ConfigView) -> Iterator[Finding]:
     generation = _GENERATION.get((view.gpu or "").upper())
     if generation is None or not view.gpus:
         return
-    for text, needed, names in _asked(view):
+    for text, needed, names in _requested(view):
         if generation < needed:
             yield refused(
                 f"{text} needs {names}, and the GPUs of the cluster profile are of type {view.gpu}",
@@ -30,23 +30,23 @@ def hardware(view: ConfigView) -> Iterator[Finding]:
             )
 
 
-def _asked(view: ConfigView) -> Iterator[tuple[str, int, str]]:
+def _requested(view: ConfigView) -> Iterator[tuple[str, int, str]]:
     """Yield each requested precision, the GPU generation that it needs, and that in words; most demanding first."""
     plan = view.values.get("mixed_precision")
     words = plan if isinstance(plan, str) and not view.complete else ""
     if view.values.get("model.fp4") or re.search("fp4", words):
-        yield f"FP4 ({_said(view, 'model.fp4', words)})", _BLACKWELL, "Blackwell"
+        yield f"FP4 ({_setting_text(view, 'model.fp4', words)})", _BLACKWELL, "Blackwell"
     elif view.values.get("model.fp8") and view.values.get("model.fp8_recipe") == "mxfp8":
         yield "MXFP8 (model.fp8_recipe=mxfp8)", _BLACKWELL, "Blackwell"
     elif "mxfp8" in words:
         yield f"MXFP8 (mixed_precision={words})", _BLACKWELL, "Blackwell"
     elif view.values.get("model.fp8") or "fp8" in words:
-        yield f"FP8 ({_said(view, 'model.fp8', words)})", _HOPPER, "Hopper or newer"
+        yield f"FP8 ({_setting_text(view, 'model.fp8', words)})", _HOPPER, "Hopper or newer"
     if view.values.get("model.bf16") or words.startswith("bf16"):
-        yield f"bf16 ({_said(view, 'model.bf16', words)})", _AMPERE, "Ampere or newer"
+        yield f"bf16 ({_setting_text(view, 'model.bf16', words)})", _AMPERE, "Ampere or newer"
 
 
-def _said(view: ConfigView, key: str, words: str) -> str:
+def _setting_text(view: ConfigView, key: str, words: str) -> str:
     value = view.values.get(key)
     return f"{key}={str(value).lower() if isinstance(value, bool) else value}" if value else f"mixed_precision={words}"
 

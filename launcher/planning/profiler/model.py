@@ -119,8 +119,8 @@ class ProfilerPlan:
     unchecked: tuple[str, ...] = ()
     """What could not be checked before the run, in words."""
 
-    def settings(self) -> ProfilerRequest:
-        """`options.profiler` of argv.json: what the job needs to know."""
+    def job_options(self) -> ProfilerRequest:
+        """Return `options.profiler` of argv.json: what the job needs to know."""
         nsys: NsysRequest | None = (
             None
             if self.nsys is None

@@ -1,4 +1,4 @@
-"""The table of what preflight says before anything is queued."""
+"""The table of what preflight reports before a run is queued."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -12,7 +12,7 @@ from launcher._util.shell import Recorder, Result
 from launcher.contract.process import start_ticks_of
 from launcher.images.store.uses import Use
 from launcher.watch.image_uses import liveness
-from tests.watch.making import BEGIN, make_attempt, make_run, submitted
+from tests.watch.run_dirs import BEGIN, make_attempt, make_run, submitted
 
 NOW = BEGIN + 100
 FINISHED = {"outcome": "finished", "iteration": 20}

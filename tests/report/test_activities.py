@@ -1,4 +1,4 @@
-"""Tables of reports: hand-made ones with answers worked out by hand."""
+"""Tables of reports, from small reports with answers calculated by hand."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What somebody who watches a run sees."""
+"""Live progress of a run, on a terminal and without one."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from launcher._util.shell import Recorder, Result
 from launcher.rundir import Attempt, RunDirectory
 from launcher.slurm.poller import Poller
 from launcher.watch.follower import Follower
-from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
+from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
 
 class Terminal(io.StringIO):

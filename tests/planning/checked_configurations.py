@@ -1,4 +1,4 @@
-"""What a check tells of a configuration, as tests of preflight and memory need it: Llama 3.2 1B, and changes to it."""
+"""Checked configurations for tests of preflight and memory: Llama 3.2 1B, with changes."""
 
 import copy
 from typing import Any

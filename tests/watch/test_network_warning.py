@@ -1,4 +1,4 @@
-"""What `launcher status` shows of a network that is not the expected one."""
+"""The warning in `launcher status` about an unexpected network."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from launcher.slurm.queue import Answer, Job, State
 from launcher.watch.run_state import read_run_state
 from launcher.watch.status import judge
 from launcher.watch.status_table import row
-from tests.watch.making import BEGIN, iteration, make_attempt, make_run, submitted
+from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
 NOW = BEGIN + 100
 WORDS = "rank 0: node n1: NCCL uses network Socket, and efa is expected"

@@ -1,4 +1,4 @@
-"""Run directories as a run leaves them, made by hand."""
+"""Run directories as a run leaves them, written by hand."""
 
 import json
 import os
