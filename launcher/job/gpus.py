@@ -17,7 +17,7 @@ _SMI_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
-class Device:
+class Gpu:
     """A GPU: its number before CUDA_VISIBLE_DEVICES, and its PCI address."""
 
     index: int
@@ -27,7 +27,7 @@ class Device:
     name: str = ""
 
 
-def present() -> tuple[Device, ...]:
+def present() -> tuple[Gpu, ...]:
     """Return the GPUs that this process may open; none where there is no driver."""
     found = from_proc(Path("/proc/driver/nvidia/gpus"), Path("/dev"))
     if found and not any("?" in device.uuid for device in found):
@@ -39,7 +39,7 @@ def present() -> tuple[Device, ...]:
     return from_smi(done.stdout) if done.returncode == 0 else found
 
 
-def from_proc(directory: Path, devices: Path) -> tuple[Device, ...]:
+def from_proc(directory: Path, devices: Path) -> tuple[Gpu, ...]:
     """Return the GPUs in the driver's directory whose device file can be opened; Slurm's cgroup denies others."""
     found = []
     for path in directory.glob("*/information"):
@@ -50,18 +50,18 @@ def from_proc(directory: Path, devices: Path) -> tuple[Device, ...]:
         if _opens(devices / f"nvidia{fields.get('device minor', '')}"):
             found.append((sysfs_address(path.parent.name), fields))
     return tuple(
-        Device(index, fields.get("gpu uuid", "?"), address, fields.get("model", ""))
+        Gpu(index, fields.get("gpu uuid", "?"), address, fields.get("model", ""))
         for index, (address, fields) in enumerate(sorted(found, key=lambda each: each[0]))
     )
 
 
-def from_smi(text: str) -> tuple[Device, ...]:
+def from_smi(text: str) -> tuple[Gpu, ...]:
     """Return the GPUs that nvidia-smi lists."""
     found = []
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",", 3)]
         if len(cells) == 4 and cells[0].isdecimal():
-            found.append(Device(int(cells[0]), cells[1], sysfs_address(cells[2]), cells[3]))
+            found.append(Gpu(int(cells[0]), cells[1], sysfs_address(cells[2]), cells[3]))
     return tuple(found)
 
 
@@ -74,7 +74,7 @@ def sysfs_address(address: str) -> str:
         return address.lower()
 
 
-def visible(devices: Sequence[Device], environ: Mapping[str, str]) -> tuple[Device, ...]:
+def visible(devices: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
     """Return the GPUs in CUDA's order, after CUDA_VISIBLE_DEVICES.
 
     Source: CUDA programming guide, "CUDA Environment Variables".
@@ -82,7 +82,7 @@ def visible(devices: Sequence[Device], environ: Mapping[str, str]) -> tuple[Devi
     value = environ.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         return tuple(devices)
-    found: list[Device] = []
+    found: list[Gpu] = []
     for token in value.split(","):
         device = _named(devices, token.strip())
         if device is None:
@@ -92,8 +92,8 @@ def visible(devices: Sequence[Device], environ: Mapping[str, str]) -> tuple[Devi
 
 
 def choose(
-    devices: Sequence[Device], local_rank: int, environ: Mapping[str, str]
-) -> "tuple[Optional[Device], Optional[str]]":
+    devices: Sequence[Gpu], local_rank: int, environ: Mapping[str, str]
+) -> "tuple[Optional[Gpu], Optional[str]]":
     """Return the GPU of a rank, or the reason why it is not known."""
     if not devices:
         return None, "no GPU is seen, or CUDA_VISIBLE_DEVICES names none that is known here (a MIG device's UUID)"
@@ -106,7 +106,7 @@ def choose(
     return devices[local_rank], None
 
 
-def _named(devices: Iterable[Device], token: str) -> Optional[Device]:
+def _named(devices: Iterable[Gpu], token: str) -> Optional[Gpu]:
     """Return the GPU that one word of CUDA_VISIBLE_DEVICES names: a number, (the start of) a UUID, an old MIG name."""
     if token.isdecimal():
         return next((device for device in devices if device.index == int(token)), None)

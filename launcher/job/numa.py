@@ -23,7 +23,7 @@ from ..contract.files import append_line, write_json
 from ..contract.records import GpuPlacement, NodePlacement, PlacementEvent, PlacementRecord
 from . import gpus
 from .environment import MARKER
-from .gpus import Device
+from .gpus import Gpu
 from .rank import Rank
 
 _SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
@@ -36,7 +36,7 @@ _MPOL_PREFERRED = 1  # include/uapi/linux/mempolicy.h
 class Binding:
     """What a rank is bound to, or the reason why to nothing."""
 
-    device: Optional[Device] = None
+    device: Optional[Gpu] = None
     node: Optional[int] = None
     """NUMA node next to the GPU; its memory is preferred."""
     cpus: frozenset[int] = frozenset()
@@ -52,7 +52,7 @@ class Binding:
         return f"{gpu}{near}{f'bound to CPUs {cpulist(self.cpus)}' if self.cpus else f'CPUs not bound: {self.why}'}"
 
 
-def plan_binding(device: Device, root: Path, allowed: frozenset[int]) -> Binding:
+def plan_binding(device: Gpu, root: Path, allowed: frozenset[int]) -> Binding:
     """Return the binding of a rank with this GPU that may run on the CPUs `allowed`; `root` is sysfs."""
     sysfs = root / "bus/pci/devices" / device.address
     stated, nodes = _number(sysfs / "numa_node"), cpus_of_nodes(root)
@@ -141,7 +141,7 @@ def prefer_memory(node: int) -> Optional[str]:
 
 
 def _report(
-    rank: Rank, binding: Binding, memory: Optional[str], devices: Sequence[Device], allowed: frozenset[int]
+    rank: Rank, binding: Binding, memory: Optional[str], devices: Sequence[Gpu], allowed: frozenset[int]
 ) -> None:
     """Print a line; write `placement/NNNN.json` on a node's first rank, and a line of the timeline on rank 0."""
     where = "" if binding.node is None else ", memory preferred there" if memory is None else f", memory not: {memory}"
@@ -166,7 +166,7 @@ def _report(
         append_line(rank.paths.timeline, line)
 
 
-def _gpu(device: Device, node: Optional[int]) -> GpuPlacement:
+def _gpu(device: Gpu, node: Optional[int]) -> GpuPlacement:
     return {
         "index": device.index,
         "uuid": device.uuid,

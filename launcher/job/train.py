@@ -27,7 +27,7 @@ class Interrupted(BaseException):
 
 
 @dataclass
-class Job:
+class RankState:
     """State of the rank's work; `end` can be determined at any point."""
 
     rank: Rank
@@ -47,33 +47,33 @@ class Job:
 
 def run(rank: Rank) -> int:
     """Train, write the record of the rank's end in any case, and return its exit status."""
-    job = Job(rank)
+    state = RankState(rank)
     timeline = Timeline(rank)
     try:
         with signals_raise():
             request = read_request(rank)
             bind_numa(rank, request["options"])
-            job.network = start_network_watch(rank, request["options"])
-            job.config, device = configure(rank, request, timeline, job.started)
-            job.window = make_profiler_window(job, request["options"], device)
-            if job.network is not None:
-                job.network.begin(device)
-        train(job, request, device, timeline)
-        end = record.End("finished", iteration=job.iteration)
+            state.network = start_network_watch(rank, request["options"])
+            state.config, device = configure(rank, request, timeline, state.started)
+            state.window = make_profiler_window(state, request["options"], device)
+            if state.network is not None:
+                state.network.begin(device)
+        train(state, request, device, timeline)
+        end = record.End("finished", iteration=state.iteration)
     except BaseException as error:  # in any case the process ends here
-        end = _judge(job, error)
-    if job.network is not None:
-        end = job.network.explain(end)
-    if job.events is not None:
+        end = _judge(state, error)
+    if state.network is not None:
+        end = state.network.explain(end)
+    if state.events is not None:
         with contextlib.suppress(Exception):
-            job.events.flush(wait=end.outcome != "failed")
-    if job.window is not None:
-        job.window.finish(end.outcome != "failed")
+            state.events.flush(wait=end.outcome != "failed")
+    if state.window is not None:
+        state.window.finish(end.outcome != "failed")
     record.write_end(rank, end)
-    timeline.event("end", time.time() - job.started, outcome=end.outcome, reason=end.reason, iteration=end.iteration)
+    timeline.event("end", time.time() - state.started, outcome=end.outcome, reason=end.reason, iteration=end.iteration)
     _print_outcome(rank, end)
     _leave_group(end)
-    if job.window is not None and job.window.ends_at_once:
+    if state.window is not None and state.window.ends_at_once:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.exit_status)
@@ -121,7 +121,7 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
     paths.stop_on_signal(config, keys)
     paths.choose_checkpoint(config, rank, keys, bool(options.get("load", False)))
     fetch.fetch_all(config, rank, options.get("init"))
-    weights.choose(config, options.get("init"), look=rank.rank == 0)
+    weights.choose(config, options.get("init"), check_files=rank.rank == 0)
     if device != "cpu":
         extensions.require(config)
     checked = check.validate(config, rank.world_size, wanted)
@@ -149,16 +149,16 @@ def start_network_watch(rank: Rank, options: JobOptions) -> Optional[Any]:
     return prepare(rank, options["network"])
 
 
-def make_profiler_window(job: Job, options: JobOptions, device: str) -> Optional[Any]:
+def make_profiler_window(state: RankState, options: JobOptions, device: str) -> Optional[Any]:
     """Return what this rank captures, if anything. Raises UserError where that cannot work."""
     if not options["profiler"]:
         return None
     from .profiling.prepare import prepare  # imported only by runs with a profiler
 
-    return prepare(job.config, job.rank, options["profiler"], device)
+    return prepare(state.config, state.rank, options["profiler"], device)
 
 
-def train(job: Job, request: JobRequest, device: str, timeline: Timeline) -> None:
+def train(state: RankState, request: JobRequest, device: str, timeline: Timeline) -> None:
     """Run Bridge's own pretrain(), or finetune() from given weights, with the launcher's callbacks."""
     from megatron.bridge.training import pretrain as bridge
 
@@ -167,15 +167,15 @@ def train(job: Job, request: JobRequest, device: str, timeline: Timeline) -> Non
     from .model.weights import require_all_tensors
 
     versions.require_callbacks(bridge.pretrain)
-    forward_step = forward.choose(job.config, request)
-    if job.rank.rank == 0:
+    forward_step = forward.choose(state.config, request)
+    if state.rank.rank == 0:
         print(*(f"note: {text}" for text in notes.take()), sep="\n", file=sys.stderr, flush=True)
-    job.events = Events(job.rank, device, timeline)
+    state.events = Events(state.rank, device, timeline)
     logging.getLogger(bridge.__name__).addFilter(_is_not_clean_stop)
-    callbacks = job.events.manager(job.config)
-    if job.window is not None:
-        job.window.attach(callbacks)
-    config: Any = job.config
+    callbacks = state.events.manager(state.config)
+    if state.window is not None:
+        state.window.attach(callbacks)
+    config: Any = state.config
     weights = config.checkpoint.pretrained_checkpoint
     if weights is None:
         bridge.pretrain(config, forward_step, callbacks=callbacks)
@@ -205,22 +205,22 @@ def signals_raise() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _judge(job: Job, error: BaseException) -> record.End:
+def _judge(state: RankState, error: BaseException) -> record.End:
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         name = "SIGINT" if isinstance(error, KeyboardInterrupt) else str(error)
-        return record.End("stopped", f"signal {name}", job.iteration)
-    in_loop = job.events is not None and job.events.progress.state is not None
+        return record.End("stopped", f"signal {name}", state.iteration)
+    in_loop = state.events is not None and state.events.progress.state is not None
     if isinstance(error, SystemExit) and error.code in (0, None) and in_loop:
-        return record.End("stopped", _stop_reason(job), job.iteration)
-    return record.failure(error, job.rank.run_paths.code, job.iteration)
+        return record.End("stopped", _stop_reason(state), state.iteration)
+    return record.failure(error, state.rank.run_paths.code, state.iteration)
 
 
-def _stop_reason(job: Job) -> str:
+def _stop_reason(state: RankState) -> str:
     """Return why Bridge's loop ended early, in Bridge's order: signal, duration, interval, stragglers."""
-    assert job.events is not None and job.config is not None  # noqa: S101 - only called inside the loop
-    progress, options = job.events.progress, job.config.train
+    assert state.events is not None and state.config is not None  # noqa: S101 - only called inside the loop
+    progress, options = state.events.progress, state.config.train
     if progress.signalled:
-        requested = (job.rank.paths.stop).exists()
+        requested = (state.rank.paths.stop).exists()
         return "requested" if requested else f"signal {signal.Signals(options.exit_signal).name}"
     minutes = (progress.last_step_time - progress.state.start_time) / 60 if progress.state is not None else 0.0
     if options.exit_duration_in_mins and minutes > options.exit_duration_in_mins:

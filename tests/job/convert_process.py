@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from tests.job.ranks import free_port
 
 if TYPE_CHECKING:
-    from launcher.job.convert.request import Request
+    from launcher.job.convert.request import ConversionRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,8 +140,8 @@ def _step(step: dict[str, Any], device: str) -> dict[str, Any]:
     import torch
 
     from launcher.job.convert import sources, work
-    from launcher.job.convert.events import Events
-    from launcher.job.convert.request import REPORT, Request
+    from launcher.job.convert.events import ConversionEvents
+    from launcher.job.convert.request import REPORT, ConversionRequest
 
     first = torch.distributed.get_rank() == 0
     what = step.pop("do")
@@ -156,37 +156,37 @@ def _step(step: dict[str, Any], device: str) -> dict[str, Any]:
     torch.distributed.barrier()
     if what in ("import", "export"):
         source = step["source"] if what == "import" else str(sources.iteration(Path(step["source"])))
-        made = Request(action=what, partial=step["target"], **{**step, "source": source})
+        made = ConversionRequest(action=what, partial=step["target"], **{**step, "source": source})
         if first:
             made.partial_dir.mkdir()
         torch.distributed.barrier()
-        ok = work.convert(made, device, Events(None))
+        ok = work.convert(made, device, ConversionEvents(None))
         report = json.loads((made.partial_dir / REPORT).read_text())
         return {**report, "answer": ok, "request": asdict(made)}
     if what == "judge":
         return _judged(
-            Request(action=step["action"], target="", partial=step["partial"], source=step["source"]), device
+            ConversionRequest(action=step["action"], target="", partial=step["partial"], source=step["source"]), device
         )
     return {}
 
 
-def _judged(made: "Request", device: str) -> dict[str, Any]:
+def _judged(made: "ConversionRequest", device: str) -> dict[str, Any]:
     """The report about a result that lies there already."""
     from megatron.bridge import AutoBridge
     from megatron.core import parallel_state
 
     from launcher.job.convert import architecture, model, work
-    from launcher.job.convert.events import Events
+    from launcher.job.convert.events import ConversionEvents
 
     try:
         if made.action == "import":
             bridge = AutoBridge.from_hf_pretrained(made.source)
             built = model.build(bridge, made, device, None)
-            return work.judge_import(bridge, built, made, device, Events(None))
+            return work.judge_import(bridge, built, made, device, ConversionEvents(None))
         found = architecture.of_checkpoint(Path(made.source), None)
         built = model.build(found.bridge, made, device, found.dtype)
         model.load_checkpoint(built, Path(made.source))
-        return work.judge_export(found.bridge, built, made, device, Events(None))
+        return work.judge_export(found.bridge, built, made, device, ConversionEvents(None))
     finally:
         parallel_state.destroy_model_parallel()
 
@@ -194,12 +194,12 @@ def _judged(made: "Request", device: str) -> dict[str, Any]:
 def main() -> None:
     """Carry out the steps of argv[1]."""
     from launcher.job.convert import model
-    from launcher.job.convert.request import Request
+    from launcher.job.convert.request import ConversionRequest
     from launcher.job.errors import UserError
     from launcher.job.watch.stdout_channel import on_stdout
 
     with on_stdout() as out:
-        device = model.init_ranks(Request(action="import", source="", target="", device="cpu"))
+        device = model.init_ranks(ConversionRequest(action="import", source="", target="", device="cpu"))
         answers = []
         for step in json.loads(sys.argv[1]):
             try:

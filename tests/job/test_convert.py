@@ -296,7 +296,7 @@ def test_a_checkpoint_that_is_not_whole_is_not_exported(tmp_path: Path) -> None:
 
 def test_ranks_of_a_request() -> None:
     def ranks(**sizes: int) -> int:
-        return request.Request("import", "a", "b", **sizes).ranks  # type: ignore[arg-type]
+        return request.ConversionRequest("import", "a", "b", **sizes).ranks  # type: ignore[arg-type]
 
     assert [ranks(), ranks(tp=2), ranks(tp=2, pp=2), ranks(ep=4), ranks(tp=2, ep=4), ranks(tp=4, ep=2, pp=2)] == [
         *(1, 2, 4, 4, 4),
@@ -305,6 +305,6 @@ def test_ranks_of_a_request() -> None:
 
 
 def start(action: str, source: Path, target: Path) -> "subprocess.CompletedProcess[str]":
-    text = request.Request(action, str(source), str(target)).to_json()
+    text = request.ConversionRequest(action, str(source), str(target)).to_json()
     command = [sys.executable, str(ROOT / "entrypoint.py"), "--convert", text]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

@@ -5,10 +5,10 @@ import pytest
 from launcher.contract.checks import Check
 from launcher.job.doctor import gpus, links, xid
 from launcher.job.doctor.expected import Expected
-from launcher.job.doctor.probes import Read
+from launcher.job.doctor.probes import Reading
 
 H100 = Expected(device="gpu", gpu="H100")
-GONE = Read(None, "nvidia-smi is not installed")
+GONE = Reading(None, "nvidia-smi is not installed")
 
 BASIC = """\
 0, NVIDIA H100 80GB HBM3, 00000000:19:00.0, 570.133.20, 81559, 1
@@ -35,7 +35,7 @@ LOG = """\
 
 
 def node(basic: str = BASIC, ecc: str = ECC, rows: str = ROWS, clocks: str = CLOCKS) -> gpus.Gpus:
-    return gpus.Gpus(Read(basic), Read(ecc), Read(rows), Read(clocks))
+    return gpus.Gpus(Reading(basic), Reading(ecc), Reading(rows), Reading(clocks))
 
 
 def all_checks(seen: gpus.Gpus, expected: Expected = H100, ranks: int = 2) -> dict[str, Check]:
@@ -105,7 +105,7 @@ def test_unknown_is_never_ok() -> None:
     assert all("nvidia-smi is not installed" in check.reason for check in found.values())
     assert gpus.count_check(silent, Expected(device="auto"), 2).verdict == "skip"
     assert gpus.count_check(silent, Expected(device="cpu"), 2).verdict == "skip"
-    lacking = gpus.Gpus(Read(BASIC), Read("0, [N/A], [N/A], [N/A]\n"), Read("x, [N/A], [N/A], [N/A]"), GONE)
+    lacking = gpus.Gpus(Reading(BASIC), Reading("0, [N/A], [N/A], [N/A]\n"), Reading("x, [N/A], [N/A], [N/A]"), GONE)
     assert {
         check.verdict for name, check in all_checks(lacking).items() if name in ("ecc", "remapped rows", "clocks")
     } == {"skip"}
@@ -161,29 +161,29 @@ def test_what_slurm_gave(visible: str | None, ranks: int, verdict: str) -> None:
 )
 def test_xids(numbers: tuple[int, ...], verdict: str, remedy: str) -> None:
     log = "\n".join(f"[  1.0] NVRM: Xid (PCI:0000:3b:00): {number}, pid=1, GPU has fallen" for number in numbers)
-    check = xid.xid_check(Read(log), True)
+    check = xid.xid_check(Reading(log), True)
     assert check.verdict == verdict
     assert remedy in check.remedy
 
 
 def test_a_kernel_log() -> None:
     assert xid.parse(LOG) == [("0000:19:00", 31)]
-    check = xid.xid_check(Read(LOG + "NVRM: Xid (PCI:0000:3B:00): 79, GPU has fallen off the bus.\n"), True)
+    check = xid.xid_check(Reading(LOG + "NVRM: Xid (PCI:0000:3B:00): 79, GPU has fallen off the bus.\n"), True)
     assert check.reason == "Xid 79 (the GPU has fallen off the bus) on 0000:3b:00"
     assert check.value == "31 x1, 79 x1"
-    unreadable = Read(None, "dmesg ended with status 1: dmesg: read kernel buffer failed: Operation not permitted")
+    unreadable = Reading(None, "dmesg ended with status 1: dmesg: read kernel buffer failed: Operation not permitted")
     assert xid.xid_check(unreadable, True).verdict == "skip"
-    assert xid.xid_check(Read(""), False).verdict == "skip"
+    assert xid.xid_check(Reading(""), False).verdict == "skip"
 
 
 def test_nvlink() -> None:
     assert links.parse_nvlink(NVLINK) == {"0": (18, 0), "1": (18, 0)}
-    assert links.nvlink_check(Read(NVLINK), 2).value == "18 links each"
+    assert links.nvlink_check(Reading(NVLINK), 2).value == "18 links each"
     down = NVLINK.replace("Link 17: 26.562 GB/s", "Link 17: <inactive>", 1)
-    check = links.nvlink_check(Read(down), 2)
+    check = links.nvlink_check(Reading(down), 2)
     assert (check.verdict, check.value) == ("fail", "GPU 0: 17 of 18")
     fewer = "\n".join(NVLINK.splitlines()[:-1])
-    assert links.nvlink_check(Read(fewer), 2).value == "GPU 1: 17 of 18"
-    assert links.nvlink_check(Read("GPU 0: NVIDIA L4 (UUID: GPU-1)\n"), 1).verdict == "skip"
-    assert links.nvlink_check(Read(None, "no"), 2).verdict == "skip"
-    assert links.nvlink_check(Read(NVLINK), 0).verdict == "skip"
+    assert links.nvlink_check(Reading(fewer), 2).value == "GPU 1: 17 of 18"
+    assert links.nvlink_check(Reading("GPU 0: NVIDIA L4 (UUID: GPU-1)\n"), 1).verdict == "skip"
+    assert links.nvlink_check(Reading(None, "no"), 2).verdict == "skip"
+    assert links.nvlink_check(Reading(NVLINK), 0).verdict == "skip"

@@ -8,7 +8,7 @@ import pytest
 from launcher.contract.checks import Check, from_dict
 from launcher.job.doctor import clock, compute, disk, host, links, shared_directories, task_environment
 from launcher.job.doctor.expected import Expected, parse
-from launcher.job.doctor.probes import Read
+from launcher.job.doctor.probes import Reading
 from launcher.job.doctor.rendezvous import Peer
 from launcher.job.errors import UserError
 
@@ -75,11 +75,11 @@ def test_a_missing_nic(tmp_path: Path) -> None:
 
 def test_libfabric() -> None:
     told = "provider: efa\n    fabric: efa\n    domain: rdmap79s0-rdm\n    type: FI_EP_RDM\n"
-    assert links.provider_check(Read(told), EFA).verdict == "ok"
-    missing = Read(None, "fi_info ended with status 61: fi_getinfo: -61 (No data available)")
+    assert links.provider_check(Reading(told), EFA).verdict == "ok"
+    missing = Reading(None, "fi_info ended with status 61: fi_getinfo: -61 (No data available)")
     assert links.provider_check(missing, EFA).verdict == "fail"
-    assert links.provider_check(Read(None, "fi_info is not installed"), EFA).verdict == "skip"
-    assert links.provider_check(Read(told), IB).verdict == "skip"
+    assert links.provider_check(Reading(None, "fi_info is not installed"), EFA).verdict == "skip"
+    assert links.provider_check(Reading(told), IB).verdict == "skip"
 
 
 def test_imex(tmp_path: Path) -> None:
@@ -112,15 +112,15 @@ def test_a_clock_that_nobody_answered() -> None:
     assert clock.clock_check([], True).verdict == "skip"
 
 
-MEMINFO = Read("MemTotal:       2113461852 kB\nMemFree: 7 kB\nMemAvailable:   2000000000 kB\n")
+MEMINFO = Reading("MemTotal:       2113461852 kB\nMemFree: 7 kB\nMemAvailable:   2000000000 kB\n")
 
 
 def test_memory() -> None:
-    assert host.memory_check(MEMINFO, Read("max")).value == "2016 GiB"
-    assert host.memory_check(MEMINFO, Read(str(100 * GIB))).value == "2016 GiB, 100 for this job"
-    low = Read((MEMINFO.text or "").replace("2000000000", "20000"))
-    assert host.memory_check(low, Read(None)).verdict == "warn"
-    assert host.memory_check(Read(None, "gone"), Read(None)).verdict == "skip"
+    assert host.memory_check(MEMINFO, Reading("max")).value == "2016 GiB"
+    assert host.memory_check(MEMINFO, Reading(str(100 * GIB))).value == "2016 GiB, 100 for this job"
+    low = Reading((MEMINFO.text or "").replace("2000000000", "20000"))
+    assert host.memory_check(low, Reading(None)).verdict == "warn"
+    assert host.memory_check(Reading(None, "gone"), Reading(None)).verdict == "skip"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_slow_directory() -> None:
 
 def test_figures_against_the_profile() -> None:
     def judged(number: float | None, expected: float | None) -> Check:
-        return compute.figure_check("matmul", "TFLOP/s", compute.Measured(number, "why"), expected, "matmul_tflops")
+        return compute.figure_check("matmul", "TFLOP/s", compute.Measurement(number, "why"), expected, "matmul_tflops")
 
     assert judged(700.0, 720.0).verdict == "ok"
     assert judged(600.0, 720.0).verdict == "warn"
@@ -227,8 +227,10 @@ def test_figures_against_the_profile() -> None:
     assert judged(700.0, None).value == "700 TFLOP/s"
     assert judged(None, 720.0).reason == "why"
     assert abs(compute.bus_gbs(10**9, 8, 0.01) - 175.0) < 1e-9
-    assert compute.connectivity_check("gloo", 4, compute.Measured(4.0), 4).value.endswith("that they reach each other)")
-    assert compute.connectivity_check("nccl", 4, compute.Measured(3.0), 4).verdict == "fail"
+    assert compute.connectivity_check("gloo", 4, compute.Measurement(4.0), 4).value.endswith(
+        "that they reach each other)"
+    )
+    assert compute.connectivity_check("nccl", 4, compute.Measurement(3.0), 4).verdict == "fail"
 
 
 def test_surroundings() -> None:

@@ -288,10 +288,10 @@ def test_half_a_model_in_the_cache_is_not_one(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
     monkeypatch.setattr(hub, "snapshot", lambda *_: tmp_path)
     section = SimpleNamespace(pretrained_checkpoint="meta/Tiny", load=None)
-    weights.choose(SimpleNamespace(**NOTHING, checkpoint=section), None, look=False)
+    weights.choose(SimpleNamespace(**NOTHING, checkpoint=section), None, check_files=False)
     assert section.pretrained_checkpoint == "meta/Tiny"
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"")
-    weights.choose(SimpleNamespace(**NOTHING, checkpoint=section), None, look=False)
+    weights.choose(SimpleNamespace(**NOTHING, checkpoint=section), None, check_files=False)
     assert section.pretrained_checkpoint == str(tmp_path)
     notes.take()
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.job import gpus, numa
-from launcher.job.gpus import Device
+from launcher.job.gpus import Gpu
 from launcher.job.numa import cpulist, parse_cpus, plan_binding
 from launcher.job.rank import read_rank
 from tests.job.ranks import ROOT, rank_environment
@@ -38,8 +38,8 @@ class Machine:
             (place / "cpulist").write_text(f"{cpus}\n")
         return root
 
-    def devices(self) -> tuple[Device, ...]:
-        return tuple(Device(index, f"GPU-{index}{index}", one[0], "H100") for index, one in enumerate(self.gpus))
+    def devices(self) -> tuple[Gpu, ...]:
+        return tuple(Gpu(index, f"GPU-{index}{index}", one[0], "H100") for index, one in enumerate(self.gpus))
 
 
 BUSES = ("18", "2a", "3a", "5d", "9a", "ab", "ba", "db")
@@ -158,7 +158,7 @@ def test_the_gpu_of_a_local_rank(count: int, local_rank: int, index: int | None)
 
 
 def test_gpus_of_several_kinds_are_told_apart_only_where_cuda_counts_by_address() -> None:
-    mixed = [Device(0, "GPU-0", "0000:01:00.0", "A100"), Device(1, "GPU-1", "0000:02:00.0", "T4")]
+    mixed = [Gpu(0, "GPU-0", "0000:01:00.0", "A100"), Gpu(1, "GPU-1", "0000:02:00.0", "T4")]
     assert gpus.choose(mixed, 1, {})[0] is None
     assert gpus.choose(mixed, 1, {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})[0] == mixed[1]
 
@@ -168,8 +168,8 @@ def test_what_nvidia_smi_lists() -> None:
         "0, GPU-aa, 00000000:18:00.0, NVIDIA H200\n1, GPU-bb, 00000009:01:00.0, NVIDIA GB200\nNo devices were found\n"
     )
     assert gpus.from_smi(text) == (
-        Device(0, "GPU-aa", "0000:18:00.0", "NVIDIA H200"),
-        Device(1, "GPU-bb", "0009:01:00.0", "NVIDIA GB200"),
+        Gpu(0, "GPU-aa", "0000:18:00.0", "NVIDIA H200"),
+        Gpu(1, "GPU-bb", "0009:01:00.0", "NVIDIA GB200"),
     )
 
 
@@ -202,7 +202,7 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 from launcher.job import gpus, numa
 from launcher.job.rank import read_rank
-gpus.present = lambda: (gpus.Device(0, "GPU-0", "0000:18:00.0", "H200"),)
+gpus.present = lambda: (gpus.Gpu(0, "GPU-0", "0000:18:00.0", "H200"),)
 path = Path
 numa.Path = lambda text: path({sys!r}) if text == "/sys" else path(text)
 numa.bind(read_rank(os.environ), {{"device": "gpu"}})
@@ -245,7 +245,7 @@ def test_where_there_is_no_gpu_nothing_is_said_or_done(tmp_path: Path, capfd: py
 def test_whatever_happens_the_run_goes_on(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails() -> tuple[Device, ...]:
+    def fails() -> tuple[Gpu, ...]:
         raise OSError("no such thing")
 
     monkeypatch.setattr(gpus, "present", fails)

@@ -74,7 +74,9 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     resumed = request.get("resumed")
     if resumed and config.peft is None:
         config.checkpoint.load = resumed
-    weights.choose(config, request["options"].get("init"), job=bool(resumed) and config.peft is None, look=not resumed)
+    weights.choose(
+        config, request["options"].get("init"), job=bool(resumed) and config.peft is None, check_files=not resumed
+    )
     if on_cpu:
         from .. import cpu
 

@@ -9,7 +9,7 @@ from ..errors import UserError, first_line
 _PROGRESS_S = 0.2
 
 
-class Events:
+class ConversionEvents:
     """Writer of events to `stream`; None for ranks other than the first, which write nothing."""
 
     def __init__(self, stream: Optional[TextIO]) -> None:

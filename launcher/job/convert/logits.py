@@ -6,8 +6,8 @@ from typing import Any, Optional
 
 from ...contract.units import bytes_text
 from ..errors import first_line
-from .events import Events
-from .request import Request
+from .events import ConversionEvents
+from .request import ConversionRequest
 
 SEED = 0
 SHAPE = (2, 16)
@@ -19,7 +19,9 @@ TOLERANCE = {"cpu": 1e-3, "gpu": 1e-2}
 _FP32 = 4
 
 
-def compare(model: "list[Any]", directory: Path, request: Request, device: str, events: Events) -> "dict[str, Any]":
+def compare(
+    model: "list[Any]", directory: Path, request: ConversionRequest, device: str, events: ConversionEvents
+) -> "dict[str, Any]":
     """Compare the logits of the Megatron `model` with those of the Hugging Face model in `directory`.
 
     The answer is complete on rank 0 only, and every rank must call this. It turns `model` into fp32, so it comes last.
@@ -67,7 +69,7 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> Optional[int]:
     return int(found[1]) * 1024 if found else None
 
 
-def _reason(model: "list[Any]", request: Request) -> Optional[str]:
+def _reason(model: "list[Any]", request: ConversionRequest) -> Optional[str]:
     if not request.logits:
         return "skipped with --no-logits"
     if request.pp > 1:

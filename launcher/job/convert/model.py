@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import UserError, first_line
-from .request import Request
+from .request import ConversionRequest
 
 
-def init_ranks(request: Request) -> str:
+def init_ranks(request: ConversionRequest) -> str:
     """Choose the device ("cpu" or "gpu") and join the other ranks; call it before any import of Megatron.
 
     Raises UserError where a requested GPU is missing.
@@ -36,7 +36,7 @@ def init_ranks(request: Request) -> str:
     return device
 
 
-def build(bridge: Any, request: Request, device: str, dtype: Optional[Any]) -> "list[Any]":
+def build(bridge: Any, request: ConversionRequest, device: str, dtype: Optional[Any]) -> "list[Any]":
     """Return Bridge's model of `bridge`'s architecture, parameters not set, as this rank's list of pipeline chunks.
 
     `dtype` (a torch.dtype) is that of its parameters; None means the architecture's. Raises UserError.
@@ -140,7 +140,7 @@ def supported(where: str) -> Iterator[None]:
         ) from error
 
 
-def _refuse_sizes(provider: Any, request: Request) -> None:
+def _refuse_sizes(provider: Any, request: ConversionRequest) -> None:
     if provider.num_layers % request.pp:
         raise UserError(f"--pp {request.pp} does not divide the model's {provider.num_layers} layers")
     if provider.num_attention_heads % request.tp:

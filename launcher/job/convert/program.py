@@ -24,8 +24,8 @@ from ..errors import UserError
 from ..model import hf_files
 from ..watch import stdout_channel
 from . import sources
-from .events import Events, report_error
-from .request import REPORT, Request, parse
+from .events import ConversionEvents, report_error
+from .request import REPORT, ConversionRequest, parse
 
 _GRACE_S = 5.0
 
@@ -46,13 +46,13 @@ def main(text: str) -> int:
             return report_error(error, out)
 
 
-def _rank(request: Request, out: TextIO) -> int:
+def _rank(request: ConversionRequest, out: TextIO) -> int:
     _end_with_parent()
     from . import work
 
     rank = int(os.environ["RANK"])
     try:
-        ok = work.run(request, Events(out if rank == 0 else None))
+        ok = work.run(request, ConversionEvents(out if rank == 0 else None))
     except BaseException as error:
         if not isinstance(error, UserError):
             import traceback
@@ -65,7 +65,7 @@ def _rank(request: Request, out: TextIO) -> int:
     return 0 if ok else 1
 
 
-def _ready(request: Request) -> Request:
+def _ready(request: ConversionRequest) -> ConversionRequest:
     """Return the request with its exact source, and a directory for the result. Raises UserError."""
     target = Path(request.target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -90,7 +90,7 @@ def _ready(request: Request) -> Request:
     return replace(request, source=source, partial=str(partial))
 
 
-def _supervise(request: Request, out: TextIO) -> int:
+def _supervise(request: ConversionRequest, out: TextIO) -> int:
     request.partial_dir.mkdir()
     try:
         status = _run_ranks(request, out)
@@ -98,13 +98,13 @@ def _supervise(request: Request, out: TextIO) -> int:
             return status
         report = json.loads((request.partial_dir / REPORT).read_text(encoding="utf-8"))
         report["target"] = str(_publish(request, whole=status == 0))
-        Events(out).result(report)
+        ConversionEvents(out).result(report)
         return status
     finally:
         shutil.rmtree(request.partial_dir, ignore_errors=True)
 
 
-def _publish(request: Request, whole: bool) -> Path:
+def _publish(request: ConversionRequest, whole: bool) -> Path:
     """Rename the result; an unequal one never gets the name under which it would be used."""
     target = Path(request.target)
     if not whole:
@@ -117,7 +117,7 @@ def _publish(request: Request, whole: bool) -> Path:
     return target
 
 
-def _run_ranks(request: Request, out: TextIO) -> int:
+def _run_ranks(request: ConversionRequest, out: TextIO) -> int:
     """Start all ranks and wait; return the status of the first that fails, after which the others are ended."""
     port, text = _free_port(), request.to_json()
     threads = max(1, (os.cpu_count() or 1) // request.ranks)

@@ -17,7 +17,7 @@ DEVICES = ("auto", "cpu", "gpu")
 
 
 @dataclass(frozen=True)
-class Request:
+class ConversionRequest:
     """One conversion. All paths are absolute: `source` is read, `partial` is written, `target` appears at the end."""
 
     action: str
@@ -54,10 +54,10 @@ class Request:
         return json.dumps(asdict(self))
 
 
-def parse(text: str) -> Request:
+def parse(text: str) -> ConversionRequest:
     """Return the request in `text`. Raises UserError for one that this program does not understand."""
     try:
-        request = Request(**json.loads(text))
+        request = ConversionRequest(**json.loads(text))
         sizes = (request.tp, request.pp, request.ep)
         good = request.action in ACTIONS and request.device in DEVICES and all(isinstance(n, int) for n in sizes)
     except (ValueError, TypeError) as error:

@@ -10,11 +10,11 @@ from typing import Any, Optional
 from ..config import notes
 from ..model import hf_files, weights
 from . import architecture, logits, model, parity, writing
-from .events import Events
-from .request import REPORT, Request
+from .events import ConversionEvents
+from .request import REPORT, ConversionRequest
 
 
-def run(request: Request, events: Events) -> bool:
+def run(request: ConversionRequest, events: ConversionEvents) -> bool:
     """Convert into `request.partial` and write the report there; return whether result and source are equal."""
     import torch
 
@@ -26,7 +26,7 @@ def run(request: Request, events: Events) -> bool:
     return ok
 
 
-def convert(request: Request, device: str, events: Events, began: Optional[float] = None) -> bool:
+def convert(request: ConversionRequest, device: str, events: ConversionEvents, began: Optional[float] = None) -> bool:
     """Run one conversion among ranks that have joined already; the model's groups are destroyed afterwards."""
     import torch
     from megatron.core import parallel_state
@@ -46,7 +46,7 @@ def convert(request: Request, device: str, events: Events, began: Optional[float
     return answer[0]
 
 
-def import_model(request: Request, device: str, events: Events) -> "dict[str, Any]":
+def import_model(request: ConversionRequest, device: str, events: ConversionEvents) -> "dict[str, Any]":
     """Convert a Hugging Face directory into a checkpoint; the report is complete on rank 0 only."""
     from megatron.bridge import AutoBridge
 
@@ -63,7 +63,9 @@ def import_model(request: Request, device: str, events: Events) -> "dict[str, An
     return judge_import(bridge, built, request, device, events)
 
 
-def judge_import(bridge: Any, built: "list[Any]", request: Request, device: str, events: Events) -> "dict[str, Any]":
+def judge_import(
+    bridge: Any, built: "list[Any]", request: ConversionRequest, device: str, events: ConversionEvents
+) -> "dict[str, Any]":
     """Compare what the written checkpoint holds with its source files."""
     files = hf_files.read_weights(Path(request.source))
     events.stage("comparing")
@@ -74,7 +76,7 @@ def judge_import(bridge: Any, built: "list[Any]", request: Request, device: str,
     return {**tally.to_dict(), "ok": tally.ok and seen.get("ok", True), "logits": seen}
 
 
-def export(request: Request, device: str, events: Events) -> "dict[str, Any]":
+def export(request: ConversionRequest, device: str, events: ConversionEvents) -> "dict[str, Any]":
     """Convert a checkpoint into a Hugging Face directory."""
     found = architecture.of_checkpoint(Path(request.source), request.architecture)
     built = model.build(found.bridge, request, device, found.dtype)
@@ -87,7 +89,9 @@ def export(request: Request, device: str, events: Events) -> "dict[str, Any]":
     return judge_export(found.bridge, built, request, device, events)
 
 
-def judge_export(bridge: Any, built: "list[Any]", request: Request, device: str, events: Events) -> "dict[str, Any]":
+def judge_export(
+    bridge: Any, built: "list[Any]", request: ConversionRequest, device: str, events: ConversionEvents
+) -> "dict[str, Any]":
     """Load the written files into a Megatron model again, and compare it with the checkpoint's weights."""
     import torch
 
@@ -113,7 +117,7 @@ def _is_first() -> bool:
     return bool(torch.distributed.get_rank() == 0)
 
 
-def _about(request: Request, device: str) -> "dict[str, Any]":
+def _about(request: ConversionRequest, device: str) -> "dict[str, Any]":
     return {
         "action": request.action,
         "source": request.source,

@@ -17,19 +17,19 @@ _REMEDY = "run chrony or ntpd on all nodes (chronyc tracking); drain the node wh
 class Sample:
     """One exchange, in seconds: when this node asked, the other's clock, when the answer arrived."""
 
-    asked: float
-    said: float
-    answered: float
+    sent: float
+    server_time: float
+    received: float
 
     @property
     def offset(self) -> float:
         """Return how far this node's clock is ahead, assuming that both ways took equally long."""
-        return (self.asked + self.answered) / 2 - self.said
+        return (self.sent + self.received) / 2 - self.server_time
 
     @property
-    def doubt(self) -> float:
+    def uncertainty(self) -> float:
         """Return half of the time that the answer took: the largest possible error of the offset."""
-        return (self.answered - self.asked) / 2
+        return (self.received - self.sent) / 2
 
 
 def clock_check(samples: Sequence[Sample], first_node: bool) -> Check:
@@ -37,21 +37,24 @@ def clock_check(samples: Sequence[Sample], first_node: bool) -> Check:
     name = "clock"
     if first_node:
         return skip(name, "the other nodes are compared with this one", "reference")
-    good = [each for each in samples if each.doubt >= 0]
+    good = [each for each in samples if each.uncertainty >= 0]
     if not good:
         return skip(name, "the first node did not answer, or the clock was set meanwhile")
-    best = min(good, key=lambda each: each.doubt)
+    best = min(good, key=lambda each: each.uncertainty)
     off = abs(best.offset)
     value = f"{best.offset * 1000:+.1f} ms" if off < _WARN_S else f"{best.offset:+.1f} s"
-    sure = off - best.doubt
+    sure = off - best.uncertainty
     way = "ahead of" if best.offset > 0 else "behind"
-    reason = f"the clock is {off:.1f} s {way} the first node's (measured to {best.doubt * 1000:.1f} ms)"
+    reason = f"the clock is {off:.1f} s {way} the first node's (measured to {best.uncertainty * 1000:.1f} ms)"
     if sure > _FAIL_S:
         return fail(name, value, reason, _REMEDY, best.offset)
     if sure > _WARN_S:
         return warn(name, value, reason, _REMEDY, best.offset)
     if off > _WARN_S:
         return skip(
-            name, f"the measurement is exact to {best.doubt:.1f} s only: the network is too slow", value, best.offset
+            name,
+            f"the offset is only known to {best.uncertainty:.1f} s: the network is slow",
+            value,
+            best.offset,
         )
     return ok(name, value, best.offset)

@@ -27,14 +27,14 @@ more, a broken link or a fall-back to TCP half or more."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A figure, or the reason why there is none."""
 
     number: Optional[float] = None
     why: str = ""
 
 
-def figure_check(name: str, unit: str, measured: Measured, expected: Optional[float], key: str) -> Check:
+def figure_check(name: str, unit: str, measured: Measurement, expected: Optional[float], key: str) -> Check:
     """Compare a measured figure with the profile's."""
     if measured.number is None:
         return skip(name, measured.why or "it was not measured")
@@ -55,7 +55,7 @@ def figure_check(name: str, unit: str, measured: Measured, expected: Optional[fl
     return judge(name, value, reason, f"{remedy}; if only this node is slow, leave it out (--exclude)", number)
 
 
-def connectivity_check(backend: str, ranks: int, measured: Measured, wanted: int) -> Check:
+def connectivity_check(backend: str, ranks: int, measured: Measurement, wanted: int) -> Check:
     """Check that all ranks added up to the right sum."""
     name = "collective"
     if measured.number is None:
@@ -110,10 +110,10 @@ def uses_gpu(torch: Any, expected: Expected) -> bool:
     return expected.device != "cpu" and bool(torch.cuda.is_available())
 
 
-def matmul(torch: Any, expected: Expected, local_rank: int) -> Measured:
+def matmul(torch: Any, expected: Expected, local_rank: int) -> Measurement:
     """Return TFLOP/s of a bf16 product of 8192 x 8192 x 8192 on this rank's GPU."""
     if not uses_gpu(torch, expected):
-        return Measured(why="no GPU to compute on")
+        return Measurement(why="no GPU to compute on")
     torch.cuda.set_device(local_rank % torch.cuda.device_count())
     left, right = (torch.randn(_SIZE, _SIZE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     for _ in range(10):
@@ -123,44 +123,44 @@ def matmul(torch: Any, expected: Expected, local_rank: int) -> Measured:
     for _ in range(_PRODUCTS):
         left @ right
     torch.cuda.synchronize()
-    return Measured(2 * _SIZE**3 * _PRODUCTS / (time.perf_counter() - begin) / 1e12)
+    return Measurement(2 * _SIZE**3 * _PRODUCTS / (time.perf_counter() - begin) / 1e12)
 
 
 @dataclass(frozen=True)
-class Reduced:
+class AllReduceResult:
     """Results of the collectives: the sum of ones over all ranks, and bandwidths where GPUs were used."""
 
     backend: str
-    total: Measured
-    node: Measured
-    all_nodes: Measured
+    total: Measurement
+    node: Measurement
+    all_nodes: Measurement
     error: Optional[str] = None
 
 
-def all_reduce(torch: Any, expected: Expected, ranks: int, local_ranks: int) -> Reduced:
+def all_reduce(torch: Any, expected: Expected, ranks: int, local_ranks: int) -> AllReduceResult:
     """Join all ranks, add ones, and measure the bandwidth in this node and across all nodes."""
     gpu = uses_gpu(torch, expected)
     backend = "nccl" if gpu else "gloo"
-    no_gpu = Measured(why="gloo on CPUs does not measure the network")
+    no_gpu = Measurement(why="gloo on CPUs does not measure the network")
     distributed = torch.distributed
     try:
         distributed.init_process_group(backend, timeout=datetime.timedelta(seconds=_TIMEOUT_S))
         one = torch.ones(1, device="cuda" if gpu else "cpu")
         distributed.all_reduce(one)
-        total = Measured(float(one.item()))
+        total = Measurement(float(one.item()))
         if not gpu:
-            return Reduced(backend, total, no_gpu, no_gpu)
+            return AllReduceResult(backend, total, no_gpu, no_gpu)
         node, all_nodes = _bandwidths(torch, ranks, local_ranks)
-        return Reduced(backend, total, node, all_nodes)
+        return AllReduceResult(backend, total, node, all_nodes)
     except Exception as error:  # any exception of a back end is a finding
-        why = Measured(why="the ranks could not be joined")
-        return Reduced(backend, why, why, why, error=_describe(error))
+        why = Measurement(why="the ranks could not be joined")
+        return AllReduceResult(backend, why, why, why, error=_describe(error))
     finally:
         with contextlib.suppress(Exception):
             distributed.destroy_process_group()
 
 
-def _bandwidths(torch: Any, ranks: int, local_ranks: int) -> "tuple[Measured, Measured]":
+def _bandwidths(torch: Any, ranks: int, local_ranks: int) -> "tuple[Measurement, Measurement]":
     distributed = torch.distributed
     data = torch.ones(_REDUCE_BYTES // 2, device="cuda", dtype=torch.bfloat16)
     me = distributed.get_rank()
@@ -169,14 +169,14 @@ def _bandwidths(torch: Any, ranks: int, local_ranks: int) -> "tuple[Measured, Me
         members = list(range(first, min(first + local_ranks, ranks)))
         created = distributed.new_group(members)
         group = created if me in members else group
-    alone = Measured(why="the node has one rank only")
+    alone = Measurement(why="the node has one rank only")
     node = _timed(torch, lambda: distributed.all_reduce(data, group=group), local_ranks) if local_ranks > 1 else alone
     if ranks == local_ranks:
-        return node, Measured(why="the job has one node only")
+        return node, Measurement(why="the job has one node only")
     return node, _timed(torch, lambda: distributed.all_reduce(data), ranks)
 
 
-def _timed(torch: Any, step: Callable[[], Any], ranks: int) -> Measured:
+def _timed(torch: Any, step: Callable[[], Any], ranks: int) -> Measurement:
     for _ in range(3):
         step()
     torch.cuda.synchronize()
@@ -184,7 +184,7 @@ def _timed(torch: Any, step: Callable[[], Any], ranks: int) -> Measured:
     for _ in range(_REDUCES):
         step()
     torch.cuda.synchronize()
-    return Measured(bus_gbs(_REDUCE_BYTES, ranks, (time.perf_counter() - begin) / _REDUCES))
+    return Measurement(bus_gbs(_REDUCE_BYTES, ranks, (time.perf_counter() - begin) / _REDUCES))
 
 
 def _describe(error: BaseException) -> str:

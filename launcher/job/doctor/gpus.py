@@ -7,7 +7,7 @@ from typing import Optional
 
 from ...contract.checks import Check, fail, ok, skip, warn
 from .expected import Expected
-from .probes import Read, first, program
+from .probes import Reading, first, program
 
 # Source of the names: `nvidia-smi --help-query-gpu` and `--help-query-remapped-rows`.
 BASIC = ("index", "name", "pci.bus_id", "driver_version", "memory.total", "memory.used")
@@ -25,10 +25,10 @@ _BUSY_MIB = 2048
 class Gpus:
     """The answers of nvidia-smi, each with the reason where there is none."""
 
-    basic: Read
-    ecc: Read
-    rows: Read
-    clocks: Read
+    basic: Reading
+    ecc: Reading
+    rows: Reading
+    clocks: Reading
 
 
 def read() -> Gpus:
@@ -42,11 +42,11 @@ def read() -> Gpus:
     return Gpus(basic, _query(ECC), _query(ROWS, "remapped-rows"), clocks)
 
 
-def _query(fields: Sequence[str], kind: str = "gpu") -> Read:
+def _query(fields: Sequence[str], kind: str = "gpu") -> Reading:
     return program(["nvidia-smi", f"--query-{kind}={','.join(fields)}", "--format=csv,noheader,nounits"])
 
 
-def table(answer: Read, fields: Sequence[str]) -> list[dict[str, str]]:
+def table(answer: Reading, fields: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of an answer by field; a value that the GPU does not have is an empty text."""
     rows = []
     for line in (answer.text or "").splitlines():

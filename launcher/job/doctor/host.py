@@ -7,7 +7,7 @@ from typing import Optional
 
 from ...contract.checks import Check, fail, ok, skip, warn
 from .expected import Expected
-from .probes import Read, file
+from .probes import Reading, file
 
 _GIB = 1024**3
 _UNLIMITED = 2**60
@@ -40,7 +40,7 @@ def _nodes(count: int) -> str:
     return "1 node" if count == 1 else f"{count} nodes"
 
 
-def memory_check(meminfo: Read, limit: Read) -> Check:
+def memory_check(meminfo: Reading, limit: Reading) -> Check:
     """Judge the node's memory, how much is free, and the job's limit."""
     name = "memory"
     sizes = {match[1]: int(match[2]) for match in re.finditer(r"^(\w+):\s+(\d+) kB", meminfo.text or "", re.MULTILINE)}

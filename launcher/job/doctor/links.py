@@ -9,7 +9,7 @@ from pathlib import Path
 from ...contract.checks import Check, fail, ok, skip, warn
 from .expected import Expected
 from .gpus import DRAIN
-from .probes import Read, file
+from .probes import Reading, file
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def verbs_check(found: Sequence[Nic], devices: Path, expected: Expected) -> Chec
     return ok(name, str(there), there)
 
 
-def provider_check(answer: Read, expected: Expected) -> Check:
+def provider_check(answer: Reading, expected: Expected) -> Check:
     """Check that libfabric offers the fabric's provider: `fi_info -p PROVIDER` lists it."""
     name = "libfabric"
     provider = expected.network.provider if expected.network else None
@@ -129,7 +129,7 @@ def provider_check(answer: Read, expected: Expected) -> Check:
     return ok(name, provider)
 
 
-def nvlink_check(answer: Read, gpu_count: int) -> Check:
+def nvlink_check(answer: Reading, gpu_count: int) -> Check:
     """Check that every GPU's links are up, and as many as its neighbours have."""
     name = "nvlink"
     if gpu_count == 0:

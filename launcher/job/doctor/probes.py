@@ -12,22 +12,22 @@ _TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
-class Read:
+class Reading:
     """A text, or why there is none."""
 
     text: Optional[str]
     why: str = ""
 
 
-def file(path: Path) -> Read:
+def file(path: Path) -> Reading:
     """Return a file's text."""
     try:
-        return Read(path.read_text(encoding="utf-8", errors="replace").strip())
+        return Reading(path.read_text(encoding="utf-8", errors="replace").strip())
     except OSError as error:
-        return Read(None, f"{path}: {error.strerror}")
+        return Reading(None, f"{path}: {error.strerror}")
 
 
-def program(argv: Sequence[str], timeout_s: float = _TIMEOUT_S, environ: Optional[Mapping[str, str]] = None) -> Read:
+def program(argv: Sequence[str], timeout_s: float = _TIMEOUT_S, environ: Optional[Mapping[str, str]] = None) -> Reading:
     """Return what a program printed; none if it is missing, failed, or did not end in time."""
     # Messages must not be translated, because they are parsed.
     env = {**(os.environ if environ is None else environ), "LC_ALL": "C"}
@@ -43,17 +43,17 @@ def program(argv: Sequence[str], timeout_s: float = _TIMEOUT_S, environ: Optiona
             check=False,
         )
     except FileNotFoundError:
-        return Read(None, f"{argv[0]} is not installed")
+        return Reading(None, f"{argv[0]} is not installed")
     except OSError as error:
-        return Read(None, f"{argv[0]}: {error.strerror}")
+        return Reading(None, f"{argv[0]}: {error.strerror}")
     except subprocess.TimeoutExpired:
-        return Read(None, f"{argv[0]} did not answer within {timeout_s:g} s")
+        return Reading(None, f"{argv[0]} did not answer within {timeout_s:g} s")
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip() or "it printed nothing").splitlines()[-1]
-        return Read(None, f"{argv[0]} ended with status {done.returncode}: {said}")
-    return Read(done.stdout)
+        return Reading(None, f"{argv[0]} ended with status {done.returncode}: {said}")
+    return Reading(done.stdout)
 
 
-def first(*readings: Read) -> Read:
+def first(*readings: Reading) -> Reading:
     """Return the first that was read; if none was, the first one with its reason."""
     return next((each for each in readings if each.text is not None), readings[0])

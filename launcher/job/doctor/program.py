@@ -58,7 +58,7 @@ def look_at_node(this: Rank, expected: Expected, found: Findings, began: float) 
 
 def _gpus(expected: Expected, found: Findings, ranks: int) -> None:
     if expected.device == "cpu":
-        seen = gpus.Gpus(*(probes.Read(None, "the profile computes on CPUs") for _ in range(4)))
+        seen = gpus.Gpus(*(probes.Reading(None, "the profile computes on CPUs") for _ in range(4)))
     else:
         seen = gpus.read()
     addresses = gpus.addresses(seen)
@@ -66,9 +66,9 @@ def _gpus(expected: Expected, found: Findings, ranks: int) -> None:
     found.add("gpu type", lambda: gpus.kind_check(seen, expected))
     for name, judge in gpus.CHECKS.items():
         found.add(name, partial(judge, seen))
-    log = probes.program(["dmesg"]) if addresses else probes.Read(None, "there are no GPUs")
+    log = probes.program(["dmesg"]) if addresses else probes.Reading(None, "there are no GPUs")
     found.add("xid", lambda: xid.xid_check(log, bool(addresses)))
-    status = probes.program(["nvidia-smi", "nvlink", "--status"]) if addresses else probes.Read(None)
+    status = probes.program(["nvidia-smi", "nvlink", "--status"]) if addresses else probes.Reading(None)
     found.add("nvlink", lambda: links.nvlink_check(status, len(addresses)))
     nodes, pci = Path("/sys/devices/system/node"), Path("/sys/bus/pci/devices")
     found.add("numa", lambda: host.numa_check(nodes, pci, addresses))
@@ -81,7 +81,7 @@ def _links(expected: Expected, found: Findings) -> None:
     found.add("nics", lambda: links.nic_check(nics, expected))
     found.add("rdma devices", lambda: links.verbs_check(nics, Path("/dev/infiniband"), expected))
     provider = expected.network.provider if expected.network else None
-    answer = probes.program(["fi_info", "-p", provider]) if provider else probes.Read(None)
+    answer = probes.program(["fi_info", "-p", provider]) if provider else probes.Reading(None)
     found.add("libfabric", lambda: links.provider_check(answer, expected))
 
 
@@ -169,14 +169,14 @@ def compute_checks(this: Rank, expected: Expected, found: Findings, complete: bo
     found.add("matmul", lambda: _matmul(torch, why, expected, this.local_rank))
     if torch is None or not complete:
         why = why or "not all nodes of the job were reached"
-        nothing = compute.Measured(why=why)
-        reduced = compute.Reduced("", nothing, nothing, nothing)
+        nothing = compute.Measurement(why=why)
+        reduced = compute.AllReduceResult("", nothing, nothing, nothing)
     else:
         reduced = compute.all_reduce(torch, expected, this.world_size, this.local_world_size)
     found.checks += _collectives(reduced, this, expected)
 
 
-def _collectives(reduced: compute.Reduced, this: Rank, expected: Expected) -> Sequence[Check]:
+def _collectives(reduced: compute.AllReduceResult, this: Rank, expected: Expected) -> Sequence[Check]:
     figure = compute.figure_check
     joined = (
         compute.failed_check(reduced.error, reduced.backend)
@@ -191,7 +191,7 @@ def _collectives(reduced: compute.Reduced, this: Rank, expected: Expected) -> Se
 
 
 def _matmul(torch: Any, why: str, expected: Expected, local_rank: int) -> Check:
-    measured = compute.Measured(why=why)
+    measured = compute.Measurement(why=why)
     if torch is not None:
         try:
             measured = compute.matmul(torch, expected, local_rank)

@@ -167,10 +167,10 @@ class Client:
         self.connection.send(key=self.key)
         found = []
         for number in range(_PINGS):
-            asked = self.clock()
+            sent = self.clock()
             self.connection.send(ping=number)
             answer = self.connection.receive(self.timeout_s)
-            found.append(Sample(asked, float(answer["time"]), self.clock()))
+            found.append(Sample(sent, float(answer["time"]), self.clock()))
         return found
 
     def exchange(self, me: Peer) -> "tuple[Peer, ...]":

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 from ...contract.checks import Check, fail, ok, skip, warn
-from .probes import Read
+from .probes import Reading
 
 # Sources: severities from awslabs/awsome-distributed-ai (95b939c),
 # 4.validation_and_observability/2.gpu-cluster-healthcheck; meanings from NVIDIA, "XID Errors".
@@ -53,7 +53,7 @@ def parse(text: str) -> list[tuple[str, int]]:
     return [(match[1].lower(), int(match[2])) for match in _LINE.finditer(text)]
 
 
-def xid_check(log: Read, has_gpus: bool) -> Check:
+def xid_check(log: Reading, has_gpus: bool) -> Check:
     """Judge the worst Xid since the node was booted."""
     name = "xid"
     if not has_gpus:

@@ -78,8 +78,8 @@ class SharedDownload:
     report: Callable[[str], None] = lambda _text: None
     timing: Timing = field(default_factory=Timing)
 
-    def run_once(self, look: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
-        """Return what `look` finds, once it finds something: after this process, or another one, did the `work`.
+    def run_once(self, find: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
+        """Return what `find` returns, once it returns something: after this process, or another one, did the `work`.
 
         Exactly one of the processes that wait together works, and all others end as it does: with the resource, or with
         the same error. Raises HubError, and what `work` raises.
@@ -87,7 +87,7 @@ class SharedDownload:
         home = self.directory / self.resource.key
         try:
             home.mkdir(parents=True, exist_ok=True)
-            return self._run_once(home, look, work)
+            return self._run_once(home, find, work)
         except OSError as error:
             if not str(error.filename).startswith(str(home.parent)):
                 raise  # raised by the work itself
@@ -98,20 +98,20 @@ class SharedDownload:
                 hint="set HF_HOME to a directory that you can write, or ask its owner to run `launcher fetch`",
             ) from error
 
-    def _run_once(self, home: Path, look: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
+    def _run_once(self, home: Path, find: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
         first = _newest_claim(home)
         watch, reported, pause = _OwnerWatch(self.timing), time.monotonic(), 0.05
         while True:
             number = _newest_claim(home)
             end = _read_end(home, number)
             if number and end and (end["attempt"] == self.attempt or number > first) and end["state"] != "left":
-                return self._result_of(end, look)
+                return self._result_of(end, find)
             if not number or end or watch.is_lost(home, number):
                 if number - first >= MAX_LOST_OWNERS:
                     tried = f"{MAX_LOST_OWNERS} processes tried, and each died or made no progress"
                     raise HubError(f"{self.resource.name} was not fetched: {tried}", hint=_BY_HAND)
                 if _create_claim(home, number + 1, self._claim_text()):
-                    return self._work_as_owner(home, number + 1, look, work)
+                    return self._work_as_owner(home, number + 1, find, work)
                 continue
             if time.monotonic() - reported >= self.timing.report_s:
                 reported = time.monotonic()
@@ -126,12 +126,12 @@ class SharedDownload:
             {"process": self.process, "attempt": self.attempt, **ProcessIdentity.of_this_process().to_dict()}
         )
 
-    def _work_as_owner(self, home: Path, number: int, look: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
+    def _work_as_owner(self, home: Path, number: int, find: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
         with _heartbeat(home / f"{number:08d}", self.resource.folders, self.timing):
             # "left" stays after a signal; then the next process continues.
             end: dict[str, Any] = {"state": "left", "attempt": self.attempt}
             try:
-                found = look()  # another process may have finished between the last look and this claim
+                found = find()  # another process may have finished between the last look and this claim
                 found = work() if found is None else found
                 end["state"] = "done"
                 return found
@@ -142,11 +142,11 @@ class SharedDownload:
             finally:
                 write_json(home / f"{number:08d}.end", end)
 
-    def _result_of(self, end: dict[str, Any], look: Callable[[], Optional[T]]) -> T:
+    def _result_of(self, end: dict[str, Any], find: Callable[[], Optional[T]]) -> T:
         if end["state"] == "failed":
             raise HubError(str(end["message"]), where=end.get("where"), hint=end.get("hint"))
         until = time.monotonic() + self.timing.settle_s
-        while (found := look()) is None:
+        while (found := find()) is None:
             # A network file system may show another machine's files only after a while.
             if time.monotonic() > until:
                 raise HubError(

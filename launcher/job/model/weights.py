@@ -40,11 +40,11 @@ class Source:
     kind: str
 
 
-def choose(config: Any, init: Optional[str], *, job: bool = True, look: bool = True) -> None:
+def choose(config: Any, init: Optional[str], *, job: bool = True, check_files: bool = True) -> None:
     """Set `config.checkpoint.pretrained_checkpoint`, and note which weights will be read and from where.
 
-    `init` is the user's --init. `job` is False in a check, which loads nothing. With `look` the files themselves are
-    checked (one rank is enough). Raises UserError for weights that are missing or do not fit.
+    `init` is the user's --init. `job` is False in a check, which loads nothing. `check_files` reads the files
+    (one rank is enough). Raises UserError for weights that are missing or do not fit.
     """
     section = config.checkpoint
     asked = hub.overriding_model()
@@ -62,7 +62,7 @@ def choose(config: Any, init: Optional[str], *, job: bool = True, look: bool = T
         named = section.pretrained_checkpoint
         source = _source(str(named or asked), "checkpoint.pretrained_checkpoint" if named else "hf_path")
         _keep_vocabulary(config, _vocabulary(source))
-        if look and source.path is not None:
+        if check_files and source.path is not None:
             _check_files(source, config)
         # fetch.fetch_all() fetches a name on the hub and replaces it by its directory. In a check nothing is
         # loaded, and Bridge only asks whether something of that name is there.
