@@ -61,7 +61,7 @@ TABLE = (
     refused(
         "model.num_query_groups=6 is neither a multiple nor a divisor", {TP: 4, "model.num_query_groups": 6}, "1, 2"
     ),
-    warned("keys and values are computed 2 times over", {TP: 8, "model.num_query_groups": 4}, "TP 4"),
+    warned("keys and values are computed 2 times", {TP: 8, "model.num_query_groups": 4}, "TP 4"),
     refused(
         "model.hidden_size=255 cannot be divided by model.num_attention_heads=4",
         {
@@ -122,14 +122,14 @@ TABLE = (
         "use a global batch size of 16",
     ),
     warned(
-        "each rank works on 512 micro-batches", {**BATCH, "train.global_batch_size": 8192}, "global_batch_size=16384"
+        "each rank processes 512 micro-batches", {**BATCH, "train.global_batch_size": 8192}, "global_batch_size=16384"
     ),
     warned(
-        "with 2 micro-batches of a step the 4 pipeline stages wait 60 % of the time",
+        "with 2 micro-batches in a step, the 4 pipeline stages are idle 60 % of the time",
         {**BATCH, PP: 4, "train.global_batch_size": 8},
     ),
     warned(
-        "5 micro-batches of a step cannot be interleaved over PP 4: 1 are left over",
+        "5 micro-batches cannot be interleaved over PP 4: 1 are left over",
         {**BATCH, PP: 4, VP: 2, "train.global_batch_size": 20},
         "multiple of 4",
     ),

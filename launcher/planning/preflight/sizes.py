@@ -1,6 +1,6 @@
-"""Do model, batch and sequence divide by the parallel sizes?
+"""Rules about parallel sizes: whether they divide model, batch and sequence.
 
-The rules that the job checks as well are in contract/parallel_sizes.py; those here are megatron-core 0.19.2's too
+Rules that the job also checks are in contract/parallel_sizes.py. Source of those here: megatron-core 0.19.2
 (core/model_parallel_config.py, core/tensor_parallel/layers.py, core/pipeline_parallel/schedules.py).
 """
 
@@ -20,11 +20,11 @@ _EP = "expert_model_parallel_size"
 _ETP = "expert_tensor_parallel_size"
 _MANY_MICROBATCHES = 256
 _BUBBLE = 0.3
-"""The share of a step that stages wait, from which it is worth a word."""
+"""The share of a step that stages are idle, from which it is reported."""
 
 
 def tensor(view: ConfigView) -> Iterator[Finding]:
-    """Heads, key-value heads, widths and vocabulary by TP."""
+    """Check that TP divides heads, key-value heads, widths and vocabulary."""
     tp = view.size(_TP)
     if tp is None or tp == 1:
         return
@@ -44,13 +44,13 @@ def tensor(view: ConfigView) -> Iterator[Finding]:
     elif groups is not None and tp > groups:
         yield Finding(
             f"model.{_TP}={tp} is more than model.num_query_groups={groups}: keys and values are computed "
-            f"{tp // groups} times over",
-            f"TP {groups} and more data parallelism is cheaper where it fits in memory",
+            f"{tp // groups} times",
+            f"TP {groups} with more data parallelism is cheaper if it fits in memory",
         )
 
 
 def width(view: ConfigView) -> Iterator[Finding]:
-    """Hidden size by heads, where heads have no width of their own; the choice of experts."""
+    """Check that heads divide the hidden size if kv_channels is not set; check head groups and chosen experts."""
     hidden, heads = view.number("model.hidden_size"), view.number("model.num_attention_heads")
     channels_known = "model.kv_channels" in view.values and view.flag("model.multi_latent_attention") is False
     if hidden and heads and channels_known and view.values["model.kv_channels"] is None:
@@ -64,17 +64,17 @@ def width(view: ConfigView) -> Iterator[Finding]:
 
 
 def sequence_parallelism(view: ConfigView) -> Iterator[Finding]:
-    """SP needs TP, and a sequence that it can split; experts with TP need SP."""
+    """Check that sequence parallelism has TP and divides the sequence, and that experts with TP use it."""
     tp, parallel = view.size(_TP), view.flag("model.sequence_parallel")
     if tp == 1 and parallel:
-        # Some of Bridge's recipes say so, and its models take it back (models/transformer_config.py): no refusal.
+        # Not refused: some of Bridge's recipes set it, and its models unset it (models/transformer_config.py).
         yield Finding(
             f"model.sequence_parallel=true needs tensor parallelism, and model.{_TP} is 1",
             f"set model.sequence_parallel=false, or model.{_TP}=2",
         )
     if tp is not None and tp > 1 and parallel is False and view.number("model.num_moe_experts"):
         yield refused(
-            f"a mixture of experts with model.{_TP}={tp} needs model.sequence_parallel=true (moe_layer.py asks for it)"
+            f"a mixture of experts with model.{_TP}={tp} needs model.sequence_parallel=true (moe_layer.py requires it)"
         )
     length, cp = view.number("model.seq_length"), view.size(_CP)
     if length is None:
@@ -83,14 +83,14 @@ def sequence_parallelism(view: ConfigView) -> Iterator[Finding]:
         yield from _refused(misfit)
     elif tp is not None and tp > 1 and parallel and cp is not None and length // cp % tp:
         yield refused(
-            f"model.seq_length={length} / model.{_CP}={cp} cannot be divided by model.{_TP}={tp}, as sequence "
-            "parallelism asks",
+            f"model.seq_length={length} / model.{_CP}={cp} cannot be divided by model.{_TP}={tp}, which sequence "
+            "parallelism requires",
             f"use {(length // (cp * tp) + 1) * cp * tp}",
         )
 
 
 def pipeline(view: ConfigView) -> Iterator[Finding]:
-    """Layers by stages and virtual stages; VP needs PP."""
+    """Check that stages and virtual stages divide the layers, and that VP has PP."""
     layers, pp = view.number("model.num_layers"), view.size(_PP)
     vp = view.number(f"model.{_VP}") or 1
     if pp == 1 and vp > 1:
@@ -106,7 +106,7 @@ def pipeline(view: ConfigView) -> Iterator[Finding]:
 
 
 def experts(view: ConfigView) -> Iterator[Finding]:
-    """Experts by EP, their width by ETP, and EP without experts."""
+    """Check that EP divides the experts and ETP their width, and that EP has experts."""
     number, ep = view.number("model.num_moe_experts"), view.size(_EP)
     if ep is None:
         return
@@ -126,7 +126,7 @@ def experts(view: ConfigView) -> Iterator[Finding]:
 
 
 def mixed_layers(view: ConfigView) -> Iterator[Finding]:
-    """A pattern of dense layers and mixtures that nothing reads."""
+    """Warn of a pattern of dense and mixture layers that has no effect."""
     pattern, spec = view.values.get("model.moe_layer_freq", 1), view.values.get("model.layer_spec")
     some_dense = 0 in pattern if isinstance(pattern, list) else pattern != 1
     if view.number("model.num_moe_experts") and some_dense and has_uniform_layers({"layer_spec": spec}):
@@ -137,7 +137,7 @@ def mixed_layers(view: ConfigView) -> Iterator[Finding]:
 
 
 def ranks(view: ConfigView) -> Iterator[Finding]:
-    """The world by TP x PP x CP, and by ETP x EP x PP."""
+    """Check that TP x PP x CP and ETP x EP x PP divide the world size."""
     tp, pp, cp, ep = (view.size(name) for name in (_TP, _PP, _CP, _EP))
     if tp and pp and cp:
         yield from _refused(parallel_sizes.ranks_by_model(view.world_size, tp, pp, cp))
@@ -147,7 +147,7 @@ def ranks(view: ConfigView) -> Iterator[Finding]:
 
 
 def microbatches(view: ConfigView) -> Iterator[Finding]:
-    """The global batch by micro-batch size x DP; what that means for the pipeline and for more nodes."""
+    """Check that micro-batch size x DP divides the global batch; warn of idle stages and of very large batches."""
     tp, pp, cp = (view.size(name) for name in (_TP, _PP, _CP))
     micro, batch = view.number("train.micro_batch_size"), view.number("train.global_batch_size")
     if not (tp and pp and cp and micro and batch) or view.world_size % (tp * pp * cp):
@@ -161,10 +161,10 @@ def microbatches(view: ConfigView) -> Iterator[Finding]:
     yield from _schedule(view, number, pp, view.number(f"model.{_VP}") or 1)
     if number >= _MANY_MICROBATCHES:
         yield Finding(
-            f"each rank works on {number} micro-batches of a step: a global batch of {batch} is large for "
+            f"each rank processes {number} micro-batches in a step: a global batch of {batch} is large for "
             f"{data} data-parallel ranks",
-            f"{batch // data} samples a rank stay the same (weak scaling) with train.global_batch_size={2 * batch} on "
-            f"twice the nodes, and a batch of {batch} there takes half the time (strong scaling)",
+            f"on twice the nodes, train.global_batch_size={2 * batch} keeps {batch // data} samples per rank (weak "
+            f"scaling), and {batch} takes half the time (strong scaling)",
         )
 
 
@@ -172,17 +172,17 @@ def _schedule(view: ConfigView, number: int, pp: int, vp: int) -> Iterator[Findi
     group = view.number("model.microbatch_group_size_per_vp_stage") or pp
     group = max(group, pp)
     if pp > 1 and vp > 1 and 0 < number % group < pp:
-        text = f"{number} micro-batches of a step cannot be interleaved over PP {pp}: {number % group} are left over"
+        text = f"{number} micro-batches cannot be interleaved over PP {pp}: {number % group} are left over"
         hint = f"use a train.global_batch_size that gives a multiple of {pp} micro-batches"
-        # Without a check the size of a group is not known for sure.
+        # The size of a group is certain only in a checked configuration.
         yield Finding(text, hint, impossible=view.complete)
         return
     idle = (pp - 1) / (number * vp + pp - 1)
     if pp > 1 and idle >= _BUBBLE:
         # Narayanan et al. 2021 (arXiv 2104.04473, section 2.2), as a share of the whole step.
         yield Finding(
-            f"with {number} micro-batches of a step the {pp} pipeline stages wait {100 * idle:.0f} % of the time",
-            "a larger train.global_batch_size, a smaller micro-batch or virtual stages shorten that",
+            f"with {number} micro-batches in a step, the {pp} pipeline stages are idle {100 * idle:.0f} % of the time",
+            "a larger train.global_batch_size, a smaller micro-batch or virtual stages reduce that",
         )
 
 
@@ -192,4 +192,4 @@ def _refused(misfit: Misfit | None) -> Iterator[Finding]:
 
 
 RULES = (ranks, tensor, width, sequence_parallelism, pipeline, experts, mixed_layers, microbatches)
-"""In the order in which they are told."""
+"""In the order of their findings."""
