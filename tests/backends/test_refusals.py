@@ -99,7 +99,7 @@ def test_wrong_requests(user: User, arguments: tuple[str, ...], words: tuple[str
 
 def test_pyxis_without_slurm(user: User) -> None:
     asked = ("run", *COMMON, "--cluster", "local", "--image", "./x.sqsh", "--runtime", "pyxis")
-    refused(user, *asked, words=("plugin of Slurm's srun", "--runtime bwrap", "--runtime none"))
+    refused(user, *asked, words=("through Slurm's srun", "--runtime bwrap", "--runtime none"))
 
 
 def test_what_slurm_refuses(user: User) -> None:
