@@ -1,11 +1,11 @@
-"""Import what an image is for, print the versions, and write them down: the last step of a build.
+"""Import the software of an image, print the versions, and write them to a file: the last step of a build.
 
     python3 containers/versions.py --output /etc/launcher/versions.json [--require NAME ...] [--only NAME ...]
 
-Each thing is looked at in a process of its own, so that one that dies of a signal is named, too. What is there but
-cannot be imported ends the build; what is absent ends it only if it is required. Standard library alone, Python 3.10.
+Each module is tested in a process of its own, so that one that a signal kills is named, too. A module that exists but
+cannot be imported ends the build; a missing one ends it only if it is required. Standard library alone, Python 3.10.
 
-The file maps a name to the version that the imported thing gave of itself, and `moe_backends` to the names of the
+The file maps a name to the version that the imported module reports, and `moe_backends` to the names of the
 expert-parallel back ends that were found. `launcher/images/inspect/contents.py` reads it.
 """
 
@@ -35,12 +35,12 @@ _OFI_NCCL = "/opt/amazon/ofi-nccl"
 
 
 class Missing(Exception):  # noqa: N818 - a state, not a fault
-    """The thing is not there."""
+    """The software is not installed."""
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What one probe said. `state` is "ok", "missing" or "broken"; `text` is the version or the reason."""
+    """The result of one probe. `state` is "ok", "missing" or "broken"; `text` is the version or the reason."""
 
     name: str
     state: str
@@ -103,7 +103,7 @@ def nccl() -> str:
 
 
 def nvshmem() -> str:
-    """NVSHMEM's wheel, its host library loaded."""
+    """Load NVSHMEM's host library and return the version of its wheel."""
     try:
         version = importlib.metadata.version("nvidia-nvshmem-cu13")
     except importlib.metadata.PackageNotFoundError as error:
@@ -128,7 +128,7 @@ def libfabric() -> str:
 
 
 def aws_ofi_nccl() -> str:
-    """NCCL's plugin for libfabric: loaded, with the version that is written in it."""
+    """Load NCCL's plugin for libfabric and return the version that is written in it."""
     files = sorted(Path(_OFI_NCCL).glob("lib*/**/libnccl-net*.so"))
     if not files:
         raise Missing(f"no libnccl-net*.so below {_OFI_NCCL}")
@@ -148,7 +148,7 @@ def rdma_core() -> str:
 
 
 def hybrid_ep() -> str:
-    """HybridEP is a class of DeepEP's newer builds."""
+    """Return the version of a DeepEP that has HybridEP, a class of its newer builds."""
     version = module("deep_ep", "deep_ep")
     if not hasattr(importlib.import_module("deep_ep"), "HybridEPBuffer"):
         raise Missing("deep_ep has no HybridEPBuffer")
@@ -179,9 +179,9 @@ PROBES: dict[str, Callable[[], str]] = {
     "hybrid-ep": hybrid_ep,
     "uccl": lambda: module("uccl.ep", "uccl"),
 }
-# What training needs wherever it runs; an image for GPUs requires more (see the Dockerfile).
+# Training needs these on every machine; an image for GPUs requires more (see the Dockerfile).
 REQUIRED = ("python", "torch", "megatron-core", "megatron-bridge", "transformers", "viztracer", "submitit")
-# Expert-parallel back ends, by the thing that brings them.
+# Expert-parallel back ends, by the package that brings them.
 BACKENDS = {"deep-ep": "deepep", "hybrid-ep": "hybridep", "uccl": "uccl", "nvshmem": "nvshmem"}
 
 
@@ -191,7 +191,7 @@ def answer(name: str) -> ProbeResult:
         return ProbeResult(name, "ok", PROBES[name]())
     except Missing as error:
         return ProbeResult(name, MISSING, str(error))
-    except BaseException as error:  # whatever a foreign module raises while it is imported is the finding
+    except BaseException as error:  # any exception of an imported module is the finding
         return ProbeResult(name, BROKEN, f"{type(error).__name__}: {error}")
 
 
@@ -217,21 +217,21 @@ def contents(found: Sequence[ProbeResult]) -> dict[str, object]:
 
 
 def faults(found: Sequence[ProbeResult], required: Sequence[str], unchanged: dict[str, object] | None) -> list[str]:
-    """Why this is not the image that was wanted."""
+    """Return the faults of the image."""
     wrong = [f"{entry.name} is broken: {entry.text}" for entry in found if entry.state == BROKEN]
     wrong += [f"{entry.name}: {entry.text}" for entry in found if entry.state == MISSING and entry.name in required]
     for entry in found:
         before = (unchanged or {}).get(entry.name)
         if before is not None and entry.state == "ok" and before != entry.text:
-            wrong.append(f"{entry.name} {before} is the base's own and was replaced by {entry.text}")
+            wrong.append(f"{entry.name} {before} of the base image was replaced by {entry.text}")
     return wrong
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ask everything, print a table, write the file; 1 if something is wrong."""
+    """Run all probes, print a table, write the file; return 1 if something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="the file to write")
-    parser.add_argument("--only", nargs="+", choices=list(PROBES), help="look at nothing else")
+    parser.add_argument("--only", nargs="+", choices=list(PROBES), help="test nothing else")
     parser.add_argument("--require", nargs="*", choices=list(PROBES), help=f"default: {' '.join(REQUIRED)}")
     parser.add_argument("--unchanged", type=Path, help="a file written earlier, whose versions must still be there")
     parser.add_argument("--probe", choices=list(PROBES), help=argparse.SUPPRESS)

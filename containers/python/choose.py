@@ -19,18 +19,18 @@ def patterns(files: Sequence[Path]) -> list[str]:
 
 
 def entries(text: str) -> Iterator[tuple[str, str]]:
-    """(name, lines) of each requirement: an entry starts at the margin, what is indented continues it."""
+    """Yield name and lines of each requirement: an entry starts at the margin, what is indented continues it."""
     for entry in re.findall(r"^[A-Za-z0-9].*\n(?:[ \t]+.*\n)*", text, re.MULTILINE):
         yield re.split(r"[^A-Za-z0-9._-]", entry, maxsplit=1)[0].lower().replace("_", "-"), entry
 
 
 def matches(name: str, wanted: Sequence[str]) -> bool:
-    """Whether one of the patterns stands for this package."""
+    """Return whether one of the patterns matches this package."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
 
 
 def main() -> None:
-    """Read, choose, print."""
+    """Read, choose and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("requirements", type=Path)
     parser.add_argument("--only", type=Path, action="append", default=[])

@@ -1,6 +1,6 @@
-"""Everything that the launcher raises for its user.
+"""Errors that the launcher raises for its user.
 
-LauncherError                 what is wrong, where, what to do; carries the exit status
+LauncherError                 what is wrong, where, what to do; has the exit status
 |-- RequestError         (2)  the request was wrong, nothing was started
 |   |-- SpecError             an option, a profile, a job file or a configuration file
 |   |-- RecipeError           the recipe's name or file

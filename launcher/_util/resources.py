@@ -1,4 +1,4 @@
-"""Where the shipped files are: at a checkout's top level, or in `launcher/share` of an installed wheel."""
+"""Files that the launcher ships: at a checkout's top level, or in `launcher/share` of an installed wheel."""
 
 from pathlib import Path
 

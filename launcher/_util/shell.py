@@ -1,7 +1,7 @@
-"""The one seam through which external programs are run.
+"""The interface through which all external programs are run.
 
 Commands are argument lists; nothing is ever handed to a shell. Functions that need a program take a `Shell`, so that a
-test can put a `Recorder` in its place. `run` is for answers, `stream` for programs that take minutes.
+test can pass a `Recorder`. `run` is for short commands, `stream` for programs that take minutes.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What a program answered; `status` is its exit status, 128+N where signal N ended it."""
+    """The end of a program: `status` is its exit status, 128+N where signal N ended it."""
 
     argv: tuple[str, ...]
     status: int
@@ -32,7 +32,7 @@ class Result:
 
 
 class Shell(Protocol):
-    """Whatever can run a program to its end."""
+    """Runs programs to their end."""
 
     def run(
         self,
@@ -65,10 +65,10 @@ class Shell(Protocol):
     ) -> Result:
         """Run `argv` and hand over what it writes while it runs, in pieces as they come, carriage returns included.
 
-        `source` is a second program, whose output is the standard input of `argv`; what it says goes to `on_text`,
+        `source` is a second program, whose output is the standard input of `argv`; its messages go to `on_text`,
         too, and with `check` its failure is raised like that of `argv`. With `terminal` the standard output is a
         terminal, for programs that show their progress nowhere else. The result holds the end of the output only
-        (64 KiB of each stream). Whatever leaves this call early (Ctrl-C, an exception of `on_text`, the time-out)
+        (64 KiB of each stream). If this call ends early (Ctrl-C, an exception of `on_text`, the time-out), it
         ends both programs and everything that they started: SIGTERM, a few seconds for them to clean up, SIGKILL. If
         this process dies, they are ended as well. Raises as `run` does.
         """
@@ -115,7 +115,7 @@ class LocalShell:
         ended = streaming.run(programs, on_text, env=env, cwd=cwd, timeout_s=timeout_s, terminal=terminal)
         results = [Result(each.argv, each.status, each.stdout, each.stderr) for each in ended]
         if check:
-            # A source that was cut off by its reader's end is not what went wrong.
+            # A source that ended because its reader did is not the cause.
             for result in sorted(results, key=lambda each: each.status == _BROKEN_PIPE):
                 checked(result)
         return results[-1]
@@ -123,7 +123,7 @@ class LocalShell:
 
 @dataclass
 class Recorder:
-    """A shell for tests: answers by program, remembers what was asked, and with which environment.
+    """A shell for tests: answers by program, and records command lines and environments.
 
     `answers` maps a program's name to a result, or to a function from the arguments to one; any other program is
     not found.
@@ -143,7 +143,7 @@ class Recorder:
         check: bool = True,
         timeout_s: float | None = None,  # noqa: ARG002
     ) -> Result:
-        """See `Shell.run`."""
+        """Answer; see `Shell.run`."""
         self.asked.append(tuple(argv))
         self.environments.append(env)
         answer = self.answers.get(argv[0])
@@ -164,7 +164,7 @@ class Recorder:
         timeout_s: float | None = None,
         terminal: bool = False,  # noqa: ARG002
     ) -> Result:
-        """See `Shell.stream`; the source is asked first."""
+        """Answer; see `Shell.stream`. The source is asked first."""
         if source is not None:
             self.run(source, env=env, cwd=cwd, check=check, timeout_s=timeout_s)
         result = self.run(argv, env=env, cwd=cwd, check=False, timeout_s=timeout_s)
@@ -260,15 +260,15 @@ _TICK_S = 1.0
 
 
 def checked(result: Result) -> Result:
-    """Return `result`, or raise CommandError with the program's own words if its exit status is not 0."""
+    """Return `result`, or raise CommandError with the program's message if its exit status is not 0."""
     if result.status == 0:
         return result
-    words = result.stderr.strip() or result.stdout.strip() or "(it said nothing)"
+    words = result.stderr.strip() or result.stdout.strip() or "(no output)"
     raise CommandError(f"{shown(result.argv)} ended with status {result.status}: {words}")
 
 
 def shown(argv: Sequence[str]) -> str:
-    """Return a command as one would type it, for messages."""
+    """Return a command as it is typed in a shell, for messages."""
     import shlex
 
     return shlex.join(argv)

@@ -1,4 +1,4 @@
-"""Running programs that take minutes: what they write is handed over as it comes, and none of them is left behind.
+"""Programs that take minutes: their output is handed over as it comes, and none of them is left behind.
 
 Used through `launcher._util.shell.Shell.stream`. The `sh` package starts the programs; the calling thread reads their
 output, so that progress with carriage returns arrives at once and an interruption is raised where it belongs.
@@ -23,7 +23,7 @@ from launcher._util.errors import CommandError, MissingProgramError
 from launcher._util.processes import group_members
 
 type OnText = Callable[[Literal["out", "err"], str], None]
-"""Is given what a program writes, as it writes it: on which of its two streams, and the text."""
+"""Called with the output of a program as it comes: the stream, and the text."""
 
 GRACE_S = 8
 """How long programs may clean up after SIGTERM."""
@@ -32,8 +32,8 @@ _KEPT = 64 * 1024
 _PIECE = 64 * 1024
 _TICK_S = 0.2
 
-# It waits for a line from the launcher: "all is over". The end of its input without one means that the launcher was
-# killed; then nobody else would end the programs (process groups $1, $2).
+# It waits for a line from the launcher: "over". The end of its input without that line means that the launcher was
+# killed; then it ends the programs (process groups $1, $2).
 _WATCHER = f'read -r _ && exit; for g; do kill -TERM "-$g"; done; sleep {GRACE_S}; for g; do kill -KILL "-$g"; done'
 
 
@@ -49,7 +49,7 @@ class Ended:
 
 @dataclass
 class _Reader:
-    """One stream of one program: bytes in, text out, the end kept."""
+    """One stream of one program: decodes its bytes, keeps the end of the text."""
 
     fd: int
     name: Literal["out", "err"]
@@ -58,11 +58,11 @@ class _Reader:
     decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
 
     def take(self) -> bool:
-        """Read what is there; False at the end."""
+        """Read a piece; return False at the end."""
         try:
             piece = os.read(self.fd, _PIECE)
         except OSError as error:
-            if error.errno != errno.EIO:  # how a terminal ends that nobody writes to any more, see pty(7)
+            if error.errno != errno.EIO:  # how a terminal without writers ends, see pty(7)
                 raise
             piece = b""
         text = self.decoder.decode(piece, final=not piece)
@@ -83,7 +83,7 @@ class _Program:
         return bool(self.process.is_alive()[0])
 
     def group_alive(self) -> bool:
-        """Whether it or anything that it started, and that did not leave its group, still runs."""
+        """Return whether it, or a process that it started and that did not leave its group, still runs."""
         return self.alive() or bool(group_members(self.process.pid))
 
     def ended(self) -> Ended:
@@ -123,8 +123,8 @@ def run(
 def _interrupted_later() -> Iterator[None]:
     """Let Ctrl-C take effect at the end of the block.
 
-    In the middle a program could have been started that nobody knows of yet, and in the hooks that Python runs after a
-    fork an exception is printed and lost.
+    Inside the block a program could have been started that is not recorded yet, and in the hooks that Python runs after
+    a fork an exception is printed and lost.
     """
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(usual):
@@ -149,7 +149,7 @@ def _start(
     terminal: bool,
     opened: contextlib.ExitStack,
 ) -> None:
-    """Start the programs into `running`, each in a session of its own: Ctrl-C in the terminal is for us alone."""
+    """Start the programs into `running`, each in a session of its own: Ctrl-C reaches the launcher alone."""
     import warnings
 
     import sh  # slow to load, and most commands run no program at all
@@ -167,7 +167,7 @@ def _start(
         readers = [_Reader(err_fd, "err", on_text)]
         opened.callback(os.close, err_fd)
         with feed, out, err, warnings.catch_warnings():
-            # sh's threads of the program before only wait: no lock is held that the child could need before it execs.
+            # sh's threads of the program before only wait: they hold no lock that the child could need before it execs.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             started = command(
                 *arguments,
@@ -203,7 +203,7 @@ def _terminal() -> tuple[int, Any]:
 
 
 def _read(running: Sequence[_Program], timeout_s: float | None) -> None:
-    """Hand over all that the programs write, until they have ended."""
+    """Hand over the output of the programs until they have ended."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with selectors.DefaultSelector() as selector:
         for program in running:
@@ -214,7 +214,7 @@ def _read(running: Sequence[_Program], timeout_s: float | None) -> None:
             for key, _ in ready:
                 if not key.data.take():
                     selector.unregister(key.fd)
-            # What a program leaves running in the background may keep its streams open for ever.
+            # A program left in the background may keep the streams open for ever.
             if not ready and selector.get_map() and not any(each.alive() for each in running):
                 return
             if deadline is not None and time.monotonic() > deadline:
@@ -238,7 +238,7 @@ def _end(running: Sequence[_Program]) -> None:
 
 
 def _drain(running: Sequence[_Program]) -> None:
-    """Throw away what is written meanwhile: a program that waits for a reader cannot end."""
+    """Discard output: a program that waits for a reader cannot end."""
     for program in running:
         for reader in program.readers:
             with contextlib.suppress(OSError):
@@ -264,7 +264,7 @@ def _watched(running: Sequence[_Program]) -> Iterator[None]:
         yield
         watcher.communicate(b"over\n")
     except BaseException:
-        # What failed is ended by our caller, in its order; the watcher stays for the case that this is not reached.
+        # The caller ends the programs, in its order; the watcher is needed only if the launcher is killed before that.
         watcher.kill()
         watcher.communicate()
         raise

@@ -1,10 +1,10 @@
-"""Text in columns, for output that is no terminal's: nothing is cut off."""
+"""Text in columns, for output that is not a terminal: nothing is cut off."""
 
 from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with two spaces between columns, each column as wide as its longest cell; all rows have as many cells."""
+    """Return lines with two spaces between columns, each as wide as its longest cell; rows have equally many cells."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
     return ["  ".join(cells).rstrip() for cells in padded]

@@ -1,4 +1,4 @@
-"""The grammar of an image's name, part by part; each error says which part is wrong and how it is written right.
+"""The grammar of an image's name, part by part; each error says which part is wrong and gives the right form.
 
 Source: the distribution project, `reference/reference.go` and `reference/regexp.go`.
 """
@@ -32,6 +32,7 @@ _MEANT_AS_DIGEST = re.compile(r"(?:sha\d+|md5|blake\w*):[^/#]*", re.IGNORECASE)
 
 
 def check_characters(text: str) -> None:
+    """Refuse an empty or too long text, and control characters and spaces. Raises ImageError."""
     if not text.strip():
         refuse(text, "it is empty", f"The form is {FORM}.")
     if len(text) > _TEXT_LIMIT:
@@ -41,16 +42,20 @@ def check_characters(text: str) -> None:
 
 
 def split_scheme(text: str) -> tuple[Scheme, str]:
+    """Return the scheme, `docker` where none is named, and the rest. Raises ImageError."""
     scheme, found, rest = text.partition("://")
     if not found:
         return "docker", text
     if scheme not in _SCHEMES:
         right = "An image of a registry is named without http:// or https://." if "http" in scheme.lower() else ""
-        refuse(text, f"{scheme!r} is no scheme for images", f"Use docker://, dockerd:// or podman://. {right}".rstrip())
+        refuse(
+            text, f"{scheme!r} is not a scheme for images", f"Use docker://, dockerd:// or podman://. {right}".rstrip()
+        )
     return scheme, rest
 
 
 def split_user_and_digest(text: str, name: str) -> tuple[str | None, str, str | None]:
+    """Return user, name and digest. Raises ImageError, without the text if that may hold a password."""
     before, found, after = name.rpartition("@")
     digest = None
     if found and _MEANT_AS_DIGEST.fullmatch(after):
@@ -95,7 +100,7 @@ def split_registry(text: str, name: str) -> tuple[str | None, str]:
 
 
 def is_registry(component: str) -> bool:
-    """Docker's rule for the first component of a name."""
+    """Return whether the first component of a name is a registry, by Docker's rule."""
     return "." in component or ":" in component or component.lower() == "localhost"
 
 
@@ -111,17 +116,18 @@ def _check_registry(text: str, registry: str) -> None:
         except ValueError:
             bracket = ""
         if not bracket or set(address) & set("%.") or (tail and not tail.startswith(":")):
-            refuse(text, f"its registry {_cut(registry)!r} is no IPv6 address in brackets", hint)
+            refuse(text, f"its registry {_cut(registry)!r} is not an IPv6 address in brackets", hint)
         colon, port = tail[:1], tail[1:]
     else:
         host, colon, port = registry.partition(":")
         if not _HOST.fullmatch(host):
-            refuse(text, f"its registry {_cut(registry)!r} is no host name", hint)
+            refuse(text, f"its registry {_cut(registry)!r} is not a host name", hint)
     if colon and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
-        refuse(text, f"the port {_cut(port)!r} of its registry is no number from 1 to 65535", hint)
+        refuse(text, f"the port {_cut(port)!r} of its registry is not a number from 1 to 65535", hint)
 
 
 def split_tag(text: str, rest: str) -> tuple[str, str | None]:
+    """Return path and tag. Raises ImageError."""
     path, colon, tag = rest.partition(":")
     if not colon:
         return path, None
@@ -129,7 +135,7 @@ def split_tag(text: str, rest: str) -> tuple[str, str | None]:
         refuse(
             text,
             f"its tag {_cut(tag)!r} is wrong",
-            "A tag has 1 to 128 letters, digits, '_', '.' and '-', and starts with none of '.' and '-'.",
+            "A tag has 1 to 128 letters, digits, '_', '.' and '-', and does not start with '.' or '-'.",
         )
     return path, tag
 
@@ -153,4 +159,5 @@ def _cut(text: str) -> str:
 
 
 def refuse(text: str, problem: str, hint: str) -> NoReturn:
+    """Refuse the name of an image. Raises ImageError."""
     raise ImageError(f"{_cut(text)!r} does not name an image: {problem}", hint=hint)

@@ -1,4 +1,4 @@
-"""The manifest of an image: the JSON file beside it, which says what it is, where it came from and what is in it.
+"""The manifest of an image: the JSON file beside it with its identity, its origin and its contents.
 
 `x.sqsh` has `x.json`. It is written once, with the image. No run needs it: for a file that has none,
 `contents.describe` finds the same by looking inside.
@@ -22,7 +22,7 @@ class _Frozen(BaseModel):
 
 
 class ImageSource(_Frozen):
-    """What an image was made from."""
+    """The origin of an image."""
 
     kind: Literal["dockerfile", "registry", "daemon", "directory", "tarball", "squashfs"]
     text: str
@@ -46,21 +46,21 @@ class NetworkPlugin(_Frozen):
     """A plugin of NCCL in the image."""
 
     path: str
-    """The real path of the file, symbolic links followed: what NCCL_NET_PLUGIN can be pinned to."""
+    """The real path of the file, symbolic links followed: a value for NCCL_NET_PLUGIN."""
 
     kind: Literal["net", "tuner", "profiler"]
 
     names: tuple[str, ...] = ()
-    """For `net`: the names found in the binary that NCCL_NET may be set to, in order; empty where none was found."""
+    """For `net`: the values of NCCL_NET found in the binary, in order; empty where none was found."""
 
 
 class Contents(_Frozen):
-    """What an image holds, as far as its files tell without running anything."""
+    """Contents of an image, as far as its files show without running anything."""
 
     packages: dict[str, str] = Field(default_factory=dict)
     """Version by name: torch, megatron-core, transformer-engine, nccl, cuda, libfabric, aws-ofi-nccl, ...
 
-    `unknown` for what is there without saying its version.
+    `unknown` for software that does not state its version.
     """
 
     python: str | None = None
@@ -69,22 +69,22 @@ class Contents(_Frozen):
     network_plugins: tuple[NetworkPlugin, ...] = ()
 
     moe_backends: tuple[str, ...] = ()
-    """Of `deepep`, `hybridep`, `nccl-gin`, `nvshmem`, `uccl`: what was found, or what the image itself declares."""
+    """Those of `deepep`, `hybridep`, `nccl-gin`, `nvshmem`, `uccl` that were found or that the image declares."""
 
     verified: dict[str, str] = Field(default_factory=dict)
-    """What the last stage of the image's build wrote to /etc/launcher/versions.json: versions seen by importing."""
+    """Versions seen by importing, which the last stage of the image's build wrote to /etc/launcher/versions.json."""
 
 
 class Manifest(_Frozen):
-    """Everything that is known of one image file."""
+    """All facts about one image file."""
 
     version: Literal[1] = 1
     digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
-    """Of the file's bytes; None where nobody computed it."""
+    """Of the file's bytes; None where it was not computed."""
 
     size_bytes: int = Field(ge=0)
     architecture: str | None = None
-    """As `uname -m` prints it: `x86_64`, `aarch64`; None where no program tells."""
+    """As `uname -m` prints it: `x86_64`, `aarch64`; None where no program of the image shows it."""
 
     created: str
     """UTC, ISO 8601: when the image was made; for a foreign file, when the file system in it was."""
@@ -93,7 +93,7 @@ class Manifest(_Frozen):
     """None for a file that the launcher did not make."""
 
     tools: dict[str, str] = Field(default_factory=dict)
-    """Version by program: what made it."""
+    """The programs that made the image: version by name."""
 
     compression: str | None = None
     """Compressor and level: `zstd:3`; the level is not always known."""
@@ -112,7 +112,7 @@ def manifest_path(image: Path) -> Path:
 def read_manifest(image: Path) -> Manifest | None:
     """Return the manifest of an image file, symbolic links followed; None if it has none.
 
-    Raises ImageError if it is there and is no manifest, DiskError if it cannot be read.
+    Raises ImageError if the file is not a manifest, DiskError if it cannot be read.
     """
     path = manifest_path(image.resolve())
     try:
@@ -130,7 +130,7 @@ def read_manifest(image: Path) -> Manifest | None:
         raise ImageError(f"broken manifest: {_first_problem(error)}", where=str(path), hint=_REMEDY) from None
 
 
-_REMEDY = "Remove it (the image is looked into then), or make the image again: `launcher image import` or `build`."
+_REMEDY = "Remove it (the image is inspected then), or make the image again: `launcher image import` or `build`."
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -1,8 +1,8 @@
-"""Names of images: what users write, and the names that registries, enroot, CloudAI and the store give the same image.
+"""Names of images: as users write them, and as registries, enroot, CloudAI and the store name the same image.
 
 The grammar is in `grammar.py`. Whether the first component of a name is a registry follows Docker: it is one if it has
 a `.` or a `:` or is `localhost`; every other name lives on Docker Hub, below `library/` if it has one component only.
-enroot's `#` ends the registry whatever it looks like (enroot `doc/cmd/import.md`).
+enroot's `#` ends the registry in every case (enroot `doc/cmd/import.md`).
 
 Three schemes: `docker://` (a registry; the default), `dockerd://` and `podman://` (an image of the local engine).
 """
@@ -35,13 +35,13 @@ _FILE_NAME_LIMIT = 255  # bytes: NAME_MAX of ext4, XFS, Lustre and NFS
 
 @dataclass(frozen=True)
 class Reference:
-    """One image by name, with everything that names leave out made explicit."""
+    """One image by name, with all defaults filled in."""
 
     scheme: Scheme
     """`docker`: in a registry. `dockerd`, `podman`: held by the engine of this machine."""
 
     user: str | None
-    """Whose credentials enroot uses at the registry; no part of the image's identity."""
+    """The user whose credentials enroot uses at the registry; not part of the image's identity."""
 
     registry: str
     """Host and port in lower case; `docker.io` for Docker Hub; empty where an engine's image is named without one."""
@@ -57,12 +57,12 @@ class Reference:
 
     @property
     def is_id(self) -> bool:
-        """Whether this is the ID of an image in the local engine."""
+        """Return whether this is the ID of an image in the local engine."""
         return self.scheme != "docker" and self.tag is None
 
     @property
     def canonical(self) -> str:
-        """The shortest text that `parse_reference` reads as the same image, Docker Hub and `latest` written out.
+        """Return the shortest text that `parse_reference` reads as the same image, Docker Hub and `latest` written out.
 
         `nvcr.io/nvidia/nemo:26.08`, `docker.io/library/debian:12`, `podman://localhost/mg:1`. Without the user.
         """
@@ -71,12 +71,12 @@ class Reference:
 
     @property
     def engine_name(self) -> str:
-        """What docker, podman or buildah are asked for: the canonical text without a scheme."""
+        """Return the name for docker, podman or buildah: the canonical text without a scheme."""
         return f"{self._name}{_suffix(self.tag, self.digest)}"
 
     @property
     def enroot_uri(self) -> str:
-        """What `enroot import` is given: `docker://nvcr.io#nvidia/nemo:26.08`; in an #SBATCH line, `\\#`.
+        r"""Return the name for `enroot import`: `docker://nvcr.io#nvidia/nemo:26.08`; in an #SBATCH line, `\#`.
 
         Always with `#`: enroot before 4.0 took everything before the first `/` for a path on Docker Hub. Docker Hub
         itself is left out: its API does not answer under the name docker.io. A tag beside a digest is left out: enroot
@@ -92,10 +92,10 @@ class Reference:
 
     @property
     def file_name(self) -> str:
-        """The image's name in the store: `nvcr.io+nvidia+nemo+26.08.sqsh`.
+        """Return the image's name in the store: `nvcr.io+nvidia+nemo+26.08.sqsh`.
 
-        Different images have different names, whatever is in them (the user is not part of an image). The characters
-        are letters, digits and `. _ - + =`: none that pyxis, Slurm or enroot read in their own way (`: , # @ /`).
+        Different images have different names (the user is not part of an image). The characters
+        are letters, digits and `. _ - + =`: none that pyxis, Slurm or enroot interpret (`: , # @ /`).
         Between `+`: registry, components, tag. `=` is the colon of a port; `++` comes before a digest, `+++` before one
         beside a tag; `++podman` marks an engine's image, except the plain `dockerd://megatron-lm:latest`, whose
         name is `megatron-lm+latest.sqsh`. A name over 255 bytes keeps its start and ends with a hash of the whole.
@@ -110,12 +110,12 @@ class Reference:
 
     @property
     def cloudai_name(self) -> str:
-        """The file name that CloudAI's image cache gives: `nvcr.io_nvidia__nemo__26.02.00.sqsh`.
+        """Return the file name of CloudAI's image cache: `nvcr.io_nvidia__nemo__26.02.00.sqsh`.
 
         Everything before the last component joined by `_`, then the last component and the tag, joined by `__`
         (CloudAI `src/cloudai/_core/installables/docker_image.py`). It is ambiguous (components may hold `_`) and may
-        hold a `:`: used to look files up, never to name one. It follows what CloudAI makes of
-        `REGISTRY#PATH`, and of names on Docker Hub without registry and `library/`.
+        hold a `:`: used to look files up, never to name one. It is the name that CloudAI
+        gives `REGISTRY#PATH`, and names on Docker Hub without registry and `library/`.
         """
         components = self._display_path.split("/")
         if self.registry and self.registry != DOCKER_HUB:
@@ -127,7 +127,7 @@ class Reference:
 
     @property
     def enroot_name(self) -> str:
-        """The file name that `enroot import` gives by itself: `nvidia+nemo+26.08.sqsh` (enroot, `src/docker.sh`).
+        """Return the default file name of `enroot import`: `nvidia+nemo+26.08.sqsh` (enroot, `src/docker.sh`).
 
         The registry is lost, except in an engine's names. Used to look files up, never to name one.
         """
@@ -147,9 +147,9 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """Read the name of an image.
+    """Parse the name of an image.
 
-    Raises ImageError, which says which part is wrong and how it is written right.
+    Raises ImageError, which says which part is wrong and gives the right form.
     """
     check_characters(text)
     scheme, name = split_scheme(text)
@@ -174,7 +174,7 @@ def parse_reference(text: str) -> Reference:
 
 
 def looks_like_path(text: str) -> bool:
-    """Whether `text` is meant as a file or directory: by its start (`/ ./ ../ ~`) or its suffix (.sqsh, .tar, ...)."""
+    """Return whether `text` means a file or directory: by its start (`/ ./ ../ ~`) or its suffix (.sqsh, .tar, ...)."""
     if "://" in text:
         return False
     starts = text in (".", "..", "~") or text.startswith(("/", "./", "../", "~"))
@@ -201,14 +201,14 @@ def _suffix(tag: str | None, digest: str | None) -> str:
 
 
 def _file_registry(registry: str) -> str:
-    """Host and port for a file's name: `=` for the colon, and at the end of a host that only `#` makes a registry."""
+    """Return host and port for a file's name: `=` for the colon, and after a host that only `#` makes a registry."""
     if registry.startswith("["):
         return "ip6" + registry[1:].replace("]:", "-").rstrip("]").replace(":", "=")
     return registry.replace(":", "=") if is_registry(registry) else f"{registry}="
 
 
 def _shortened(stem: str) -> str:
-    """`stem` with the suffix of an image, cut and marked with its hash where a file system would refuse it."""
+    """Return `stem` with the suffix of an image, cut and marked with its hash where a file system would refuse it."""
     if len(f"{stem}.sqsh") <= _FILE_NAME_LIMIT:
         return f"{stem}.sqsh"
     mark = f"+=={hashlib.sha256(stem.encode()).hexdigest()[:32]}.sqsh"

@@ -1,11 +1,12 @@
-"""One command in an image on this machine, without unpacking it: for questions before a run, not for runs.
+"""One command in an image on this machine, without unpacking it: for checks before a run, not for runs.
 
-squashfuse mounts the image in a namespace of its own, so that nothing stays mounted however this ends, and bubblewrap
-puts the command in there. The root is a tmpfs with the image's directories in it, read-only; a directory of the image
-that must hold a mount point which the image lacks is laid out entry by entry.
+squashfuse mounts the image in a namespace of its own, so that nothing stays mounted after any end, and bubblewrap
+starts the command in it. The root is a tmpfs with the image's directories in it, read-only; a directory of the image
+that must hold a mount point which the image lacks is built entry by entry.
 
-Run as a program (`python -m launcher.images.sandbox REQUEST COMMAND...`, a JSON object) it is what stands between
-the two. No command line shows the value of a variable of the run: bubblewrap reads them from a file in memory.
+Run as a program (`python -m launcher.images.sandbox REQUEST COMMAND...`, a JSON object) this module mounts the image
+and becomes bubblewrap. No command line shows the value of a variable of the run: bubblewrap reads them from a file in
+memory.
 """
 
 import json
@@ -20,17 +21,17 @@ from pathlib import Path, PurePosixPath
 
 _PROGRAMS = ("unshare", "squashfuse", "bwrap")
 _OWN = ("dev", "proc", "run", "sys", "tmp")
-"""Directories at the top that a container has of its own."""
+"""Directories at the top that every container gets new."""
 
 _NAMESPACES = ("--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child")
-"""With the command's end its process numbers are gone, and with them squashfuse and its mount."""
+"""When the command ends, its process namespace ends, and with it squashfuse and the mount."""
 
 _DEFAULT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
-"""What an image may leave unsaid."""
+"""Variables for an image that does not set them."""
 
 
 def why_unavailable(architecture: str | None) -> str | None:
-    """Why no command can be run here in an image of that architecture (`uname -m`); None where it can."""
+    """Return why no command can run here in an image of that architecture (`uname -m`); None where it can."""
     if architecture not in (None, platform.machine()):
         return f"the image is for {architecture}, and this machine is {platform.machine()}"
     missing = [program for program in _PROGRAMS if shutil.which(program) is None]
@@ -43,11 +44,11 @@ def why_unavailable(architecture: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class SandboxRequest:
-    """What is entered, and with what."""
+    """An image to enter, with mounts and environment."""
 
     image: str
     directory: str
-    """An empty directory of the caller's."""
+    """An empty directory that the caller has made."""
     mounts: tuple[tuple[str, str], ...]
     """Sources with their targets, all of them read-only."""
     environment: tuple[tuple[str, str], ...]
@@ -57,13 +58,13 @@ class SandboxRequest:
 
 
 def argv(entry: SandboxRequest, command: Sequence[str]) -> list[str]:
-    """The command line that runs `command` in an image; its environment holds the run's variables."""
+    """Return the command line that runs `command` in an image; its environment holds the run's variables."""
     namespace = [shutil.which("unshare") or "unshare", *_NAMESPACES, "--"]
     return [*namespace, sys.executable, "-m", "launcher.images.sandbox", json.dumps(asdict(entry)), *command]
 
 
 def layout(root: Path, targets: Iterable[str]) -> Iterator[str]:
-    """bwrap's words for the image at `root`, so that each of `targets` can be mounted."""
+    """Yield arguments of bwrap for the image at `root`, so that each of `targets` can be mounted."""
     wanted = {PurePosixPath(_resolved(root, target)) for target in targets}
     opened = {parent for target in wanted if not (root / target.relative_to("/")).exists() for parent in target.parents}
     yield from _lay_out(root, PurePosixPath("/"), opened)
@@ -84,9 +85,9 @@ def _lay_out(root: Path, directory: PurePosixPath, opened: set[PurePosixPath]) -
 
 
 def _resolved(root: Path, target: str) -> str:
-    """`target` with the image's own symbolic links followed (/lib may be usr/lib)."""
+    """Return `target` with the image's own symbolic links followed (/lib may be usr/lib)."""
     path = PurePosixPath("/")
-    for _ in range(40):  # Linux follows so many links and no more
+    for _ in range(40):  # Linux follows no more links than these
         parts = PurePosixPath(target).parts[1:]
         path = PurePosixPath("/")
         for number, part in enumerate(parts):
@@ -102,7 +103,7 @@ def _resolved(root: Path, target: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Mount the image, and become the command in it; 3 where the image cannot be mounted."""
+    """Mount the image and become the command in it; return 3 if the image cannot be mounted."""
     request, *command = arguments
     entry = SandboxRequest(**json.loads(request))
     done = subprocess.run(["squashfuse", entry.image, entry.directory], capture_output=True, text=True, check=False)

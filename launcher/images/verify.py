@@ -1,4 +1,4 @@
-"""Is this file an image that this cluster can run?"""
+"""Checks whether a file is an image that this cluster can run."""
 
 import hashlib
 import re
@@ -18,26 +18,26 @@ _SAME = {"amd64": "x86_64", "arm64": "aarch64"}
 
 @dataclass(frozen=True)
 class VerifiedImage:
-    """An image that nothing was found against."""
+    """An image without a fault that was found."""
 
     path: Path
     """The file, symbolic links followed."""
 
     manifest: Manifest
-    """The manifest beside the file, or what looking into it told."""
+    """The manifest beside the file, or one made by inspecting it."""
 
     unchecked: tuple[str, ...] = ()
-    """What could not be checked, and why: nothing of it counts as good."""
+    """Properties that could not be checked, and why."""
 
     warnings: tuple[str, ...] = ()
-    """What is odd but keeps no image from running."""
+    """Oddities that do not keep an image from running."""
 
 
 def check(path: Path, *, architecture: str | None, shell: Shell, checksum: bool = False) -> VerifiedImage:
-    """Check an image file; with `checksum`, every byte of it, at the speed of the disk. Without, in less than a second.
+    """Check an image file in less than a second; with `checksum`, read all of it, at the speed of the disk.
 
-    `architecture`: of the nodes, as `uname -m` prints it; None where the cluster's profile does not say.
-    Raises ImageError, which names the file, what is wrong with it and what to do; DiskError if the disk fails.
+    `architecture`: of the nodes, as `uname -m` prints it; None where the cluster's profile does not state it.
+    Raises ImageError, which names the file, its fault and what to do; DiskError if the disk fails.
     """
     superblock = read_superblock(path)
     real = path.resolve()
@@ -62,7 +62,7 @@ def check(path: Path, *, architecture: str | None, shell: Shell, checksum: bool 
 
 
 def _check_manifest(image: Path, size: int, manifest: Manifest) -> None:
-    """Refuse a manifest that belongs to another file, as far as size and name tell."""
+    """Refuse a manifest that belongs to another file, by size and name."""
     if manifest.size_bytes != size:
         _refuse(image, f"it has {size} bytes, but {manifest_path(image).name} beside it says {manifest.size_bytes}")
     named = _digest_of_name(image)
@@ -71,11 +71,11 @@ def _check_manifest(image: Path, size: int, manifest: Manifest) -> None:
 
 
 def _check_architecture(image: Path, found: str | None, wanted: str | None) -> str | None:
-    """Refuse an image for other machines; return why it could not be told, if so."""
+    """Refuse an image for other machines; return why that could not be checked, if so."""
     if found is None:
-        return "its architecture: no program in it could be looked at"
+        return "its architecture: it holds no program that shows it"
     if wanted is None:
-        return f"whether it fits the nodes: the cluster's profile names no architecture (the image is for {found})"
+        return f"whether it fits the nodes: the profile does not state their architecture (the image is for {found})"
     if _SAME.get(wanted, wanted) != found:
         raise ImageError(
             f"the image is for {found}, but the cluster's nodes are {wanted}",
@@ -89,7 +89,7 @@ def _check_digest(image: Path, manifest: Manifest) -> str | None:
     """Compare every byte; return why that was not possible, if so."""
     expected = manifest.digest or _digest_of_name(image)
     if expected is None:
-        return "its checksum: no manifest beside it and nothing in its name says what it should be"
+        return "its checksum: neither a manifest beside it nor its name states the expected one"
     found = file_digest(image)
     if found != expected:
         _refuse(image, f"its content is damaged or was changed: {found} instead of {expected}")
@@ -106,7 +106,7 @@ def file_digest(path: Path) -> str:
 
 
 def _digest_of_name(image: Path) -> str | None:
-    """The digest in the name of a file of the image store, `<64 hexadecimal digits>.sqsh`."""
+    """Return the digest in the name of a file of the image store, `<64 hexadecimal digits>.sqsh`."""
     return f"sha256:{image.stem}" if re.fullmatch(r"[0-9a-f]{64}", image.stem) else None
 
 
@@ -117,7 +117,7 @@ def _described(image: Path, shell: Shell) -> Manifest:
 
 
 def _of_superblock(superblock: Superblock) -> Manifest:
-    """What the superblock alone tells."""
+    """Return a manifest with the facts of the superblock alone."""
     return Manifest(size_bytes=superblock.file_bytes, created=made_at(superblock), compression=superblock.compression)
 
 

@@ -74,7 +74,7 @@ def test_images_go_by_age_name_and_use(store: Store) -> None:
         named: "it has a name: latest, other",
         used: "it was added or used 3 days ago",
         queued: "run queued of ada (job 123, h100) needs it",
-        unknown: "nobody can tell whether run unknown of ada (process 4711 on login1) is over",
+        unknown: "it is not known whether run unknown of ada (process 4711 on login1) is over",
     }
 
 

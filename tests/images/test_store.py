@@ -181,7 +181,7 @@ def test_a_name_whose_image_somebody_removed_is_said_to_be_broken(store: Store) 
     entry = add(store, "one", "a")
     entry.path.unlink()
     assert store.entries() == []
-    with pytest.raises(ImageError, match="no longer there") as error:
+    with pytest.raises(ImageError, match="that was removed") as error:
         store.find("a")
     assert "rm " in str(error.value.hint)
     assert add(store, "one", "a").names == ("a",)

@@ -1,1 +1,1 @@
-"""How an image comes to be: engines, enroot, registries, the layout that enroot expects, mksquashfs."""
+"""Making images: engines, enroot, registries, the layout that enroot expects, mksquashfs."""

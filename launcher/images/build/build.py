@@ -1,4 +1,4 @@
-"""From a Dockerfile to an image in the store."""
+"""Builds: from a Dockerfile to an image in the store."""
 
 import json
 import time
@@ -19,7 +19,7 @@ from launcher.images.store.store import Store, StoredImage
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What to build; it can be pickled, and sent to another machine that sees the same files."""
+    """A build to make; it can be pickled and sent to another machine that sees the same files."""
 
     dockerfile: Path
     context: Path
@@ -40,10 +40,10 @@ class BuildRequest:
 
 
 def build(request: BuildRequest, store: Store, shell: Shell, report: Report) -> ImageOutcome:
-    """Build and put the image into the store; if another process builds the same meanwhile, take what it made.
+    """Build and put the image into the store; if another process builds the same meanwhile, take its image.
 
-    Whether something has to be built again is the engine's to judge: it keeps layers. Raises ImageError for a wrong
-    request, CommandError and DiskError where it went wrong.
+    The engine decides what has to be built again: it keeps layers. Raises ImageError for a wrong request, CommandError
+    and DiskError if the build fails.
     """
     begin = time.monotonic()
     spec = DockerBuild(
@@ -65,13 +65,13 @@ def build(request: BuildRequest, store: Store, shell: Shell, report: Report) -> 
         if building.finished is not None:
             return ImageOutcome(building.finished, True, time.monotonic() - begin)
         entry = _build(request, spec, engine, compression, name, building, shell, report)
-    # What a killed build started may have gone on for a few seconds, beside this one.
+    # Containers that a killed build started may have gone on for a few seconds, beside this one.
     containers.remove_abandoned(engine, shell)
     return ImageOutcome(entry, False, time.monotonic() - begin)
 
 
 def store_name(name: str) -> str:
-    """The file name in the store for the name of an image that is made here. Raises ImageError."""
+    """Return the file name in the store for the name of an image that is made here. Raises ImageError."""
     return parse_reference(f"dockerd://{name}").file_name
 
 

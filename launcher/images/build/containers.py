@@ -1,12 +1,11 @@
-"""Containers that the launcher makes in an engine, and that never stay there.
+"""Containers that the launcher makes in an engine, and removes again.
 
-Two kinds: those made to read an image's files, under a name of ours; and those in which podman and buildah run the
-steps of a Dockerfile. An interrupted `podman build` leaves the latter behind under a name that says nothing. So each
-build adds a host name to the /etc/hosts of its steps, which is kept with the container (`buildah.json`) and not in
-the image.
+Two kinds: those made to read an image's files, under a name of the launcher's; and those in which podman and buildah
+run the steps of a Dockerfile. An interrupted `podman build` leaves the latter behind under a random name. So each build
+adds a host name to the /etc/hosts of its steps, which is kept with the container (`buildah.json`) and not in the image.
 
-Both names hold who made them: what a launcher left that was killed, the next one on this machine removes. A container
-that was killed before its buildah.json was written says nothing of whose it is, and stays.
+Both names hold the process that made them: the containers of a killed launcher are removed by the next one on this
+machine. A container whose build was killed before buildah.json was written has no known owner, and stays.
 """
 
 import contextlib
@@ -31,12 +30,12 @@ _MARK = re.compile(rf"{_BUILD}_[A-Za-z0-9._-]+")
 
 @contextlib.contextmanager
 def container_of(engine: Engine, image: EngineImage, shell: Shell) -> Iterator[str]:
-    """A container of the image, which never runs; its name. Raises CommandError."""
+    """Yield the name of a container of the image, which never runs. Raises CommandError."""
     name = _name_for(_EXPORT, Owner.of_this_process())
     identity = image.id.removeprefix("sha256:") if engine.name != "docker" else image.id
     create = ["from", "--pull-never", "--name", name, identity]
     if engine.name != "buildah":
-        # A command has to be there, also where the image has none.
+        # The engine wants a command, also where the image has none.
         create = ["create", "--name", name, identity, "/bin/sh"]
     try:
         shell.stream(engine.argv(*create))
@@ -47,7 +46,7 @@ def container_of(engine: Engine, image: EngineImage, shell: Shell) -> Iterator[s
 
 @contextlib.contextmanager
 def marked_build(engine: Engine, shell: Shell) -> Iterator[list[str]]:
-    """Options for a build, whose containers are removed if the block is left by an exception."""
+    """Yield options for a build, whose containers are removed if the block is left by an exception."""
     mark = _name_for(_BUILD, Owner.of_this_process())
     try:
         yield [] if engine.name == "docker" else ["--add-host", f"{mark}:127.0.0.1"]
@@ -85,7 +84,7 @@ def export(engine: Engine, image: EngineImage, root: Path, shell: Shell, report:
 
 @contextlib.contextmanager
 def _files_of(engine: Engine, name: str, shell: Shell) -> Iterator[list[str]]:
-    """The command that writes the container's files as a tar archive to its standard output."""
+    """Yield the command that writes the container's files as a tar archive to its standard output."""
     if engine.name != "buildah":
         yield engine.argv("export", name)
     elif os.geteuid() == 0:
@@ -95,12 +94,12 @@ def _files_of(engine: Engine, name: str, shell: Shell) -> Iterator[list[str]]:
         finally:
             shell.stream(engine.argv("umount", name), check=False)
     else:
-        # Only inside the user's own namespace is it mounted; unshare says where in a variable.
+        # It is mounted only inside the user's own namespace; unshare gives the path in a variable.
         yield engine.argv("unshare", "--mount", f"ROOT={name}", "sh", "-c", 'exec tar -C "$ROOT" -c -f - .')
 
 
 def _marks(engine: Engine) -> dict[str, str]:
-    """The containers of builds that bear a mark of ours: mark by ID."""
+    """Return the containers of builds of the launcher: mark by ID."""
     found = {}
     for state in engine.graph_root.glob("*-containers/*/userdata/buildah.json") if engine.graph_root else ():
         with contextlib.suppress(OSError):
@@ -116,7 +115,7 @@ def _remove(engine: Engine, container: str, shell: Shell) -> None:
 
 
 def _name_for(prefix: str, me: Owner) -> str:
-    """The characters that engines allow in a name, and all that tells whether its owner is alive."""
+    """Return a container's name: characters that engines allow, with the identity of the process that makes it."""
     host = re.sub(r"[^A-Za-z0-9.]", ".", me.host)
     namespace = re.sub(r"[^0-9]", "", me.pid_namespace)
     return f"{prefix}_{host}_{me.boot_id}_{namespace}_{me.pid}_{me.start_ticks}_{secrets.token_hex(3)}"

@@ -1,4 +1,4 @@
-"""Building a Dockerfile with an engine: its arguments, its progress, its errors."""
+"""Builds of a Dockerfile with an engine: arguments, progress, errors."""
 
 import os
 import platform
@@ -31,7 +31,7 @@ _KEPT_LINES = 25
 
 @dataclass(frozen=True)
 class DockerBuild:
-    """What to build: paths are absolute."""
+    """A build of a Dockerfile; paths are absolute."""
 
     dockerfile: Path
     context: Path
@@ -44,19 +44,19 @@ class DockerBuild:
 
     @property
     def platform(self) -> str | None:
-        """As engines write it, where it is not this machine's own."""
+        """Return the platform as engines write it, or None for this machine's own."""
         if self.architecture is None or self.architecture == platform.machine():
             return None
         return f"linux/{engine_architecture(self.architecture)}"
 
 
 def check(spec: DockerBuild) -> None:
-    """Raise ImageError for files that are not there, and for secrets among the build arguments."""
+    """Refuse files that do not exist, and secrets among the build arguments. Raises ImageError."""
     if not spec.dockerfile.is_file():
-        kind = "a directory" if spec.dockerfile.is_dir() else "missing"
-        raise ImageError(f"the Dockerfile is {kind}", where=str(spec.dockerfile), hint="Name the file itself (--file).")
+        problem = "is a directory" if spec.dockerfile.is_dir() else "does not exist"
+        raise ImageError(f"the Dockerfile {problem}", where=str(spec.dockerfile), hint="Name the file itself (--file).")
     if not spec.context.is_dir():
-        problem = "is no directory" if spec.context.exists() else "is missing"
+        problem = "is not a directory" if spec.context.exists() else "does not exist"
         raise ImageError(
             f"the build's context {problem}", where=str(spec.context), hint="Name a directory (--context)."
         )
@@ -65,7 +65,7 @@ def check(spec: DockerBuild) -> None:
             raise ImageError(
                 f"the build argument {name} looks like a secret, and build arguments stay in the image's history",
                 where=f"--build-arg {name}",
-                hint=f"Let the Dockerfile read it as a build secret: `RUN --mount=type=secret,id={name} ...`, and give "
+                hint=f"Let the Dockerfile read it as a build secret, `RUN --mount=type=secret,id={name} ...`, and name "
                 f"the file: --secret {name}=PATH.",
             )
     for name, path in spec.secrets:
@@ -76,8 +76,8 @@ def check(spec: DockerBuild) -> None:
 def build(engine: Engine, spec: DockerBuild, workspace: Path, shell: Shell, report: Report) -> str:
     """Build and return the image's ID; it gets no name in the engine.
 
-    Raises ImageError where the Dockerfile or the target is wrong, CommandError for a build that failed, both with the
-    engine's own words.
+    Raises ImageError if the Dockerfile or the target is wrong, CommandError for a build that failed, both with the
+    engine's messages.
     """
     report.stage(f"building {spec.dockerfile.name} with {engine.name} {engine.version}")
     identity = workspace / "image.id"
@@ -100,10 +100,10 @@ def build(engine: Engine, spec: DockerBuild, workspace: Path, shell: Shell, repo
     try:
         return identity.read_text().strip()
     except OSError:
-        raise CommandError(f"{engine.name} ended well and left no image ID", hint=_NO_ID_HINT) from None
+        raise CommandError(f"{engine.name} succeeded but wrote no image ID", hint=_NO_ID_HINT) from None
 
 
-_NO_ID_HINT = "A builder of docker's that keeps its images elsewhere was seen to do so: `docker buildx use default`."
+_NO_ID_HINT = "A docker builder that keeps its images elsewhere does that: `docker buildx use default`."
 
 
 def _environment() -> dict[str, str]:
@@ -127,7 +127,7 @@ def _words(engine: Engine, spec: DockerBuild, identity: Path) -> list[str]:
 
 
 def stage_of(line: str) -> str | None:
-    """What step a line of an engine's output begins, in words: `step 3/5 of stage base: RUN ...`; None for others."""
+    """Return the step that a line of an engine's output begins: `step 3/5 of stage base: RUN ...`; None for others."""
     if found := _BUILDAH_STEP.match(line):
         stage, stages, step, steps, what = found.groups()
         place = f" of stage {stage}/{stages}" if stages not in (None, "1") else ""
@@ -143,15 +143,19 @@ def stage_of(line: str) -> str | None:
 
 
 def _failed(engine: Engine, spec: DockerBuild, status: int, last: Sequence[str]) -> ImageError | CommandError:
-    words = "\n".join(f"  {line}" for line in last) or "  (it said nothing)"
-    message = f"{engine.name} could not build it (status {status}); its last words:\n{words}"
+    words = "\n".join(f"  {line}" for line in last) or "  (no output)"
+    message = f"{engine.name} failed (status {status}); the end of its output:\n{words}"
     place = str(spec.dockerfile)
     if _WRONG_FILE.search(words):
         hint = (
-            f"The stages of a Dockerfile are its `FROM ... AS NAME`; asked for: {spec.target}." if spec.target else None
+            f"The stages of a Dockerfile are its lines `FROM ... AS NAME`; the target is {spec.target}."
+            if spec.target
+            else None
         )
         return ImageError(message, where=place, hint=hint)
     hint = None
     if engine.name != "docker" and _RUNTIME.search(words):
-        hint = "Where containers cannot be started, BUILDAH_ISOLATION=chroot in the environment often lets builds work."
+        hint = (
+            "If containers cannot be started here, BUILDAH_ISOLATION=chroot in the environment often lets builds work."
+        )
     return CommandError(message, where=place, hint=hint)

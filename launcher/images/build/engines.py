@@ -1,7 +1,7 @@
-"""docker, podman and buildah: which of them is there and works, building with it, and getting files out of it.
+"""docker, podman and buildah: which of them works here, and the commands that images are built and unpacked with.
 
-Nothing that an engine holds is renamed or removed, except what is made here: an image is built without a name and
-known by its ID (`--iidfile`). Containers are in containers.py.
+Nothing that an engine holds is renamed or removed, except what the launcher made: an image is built without a name
+and known by its ID (`--iidfile`). Containers are in containers.py.
 """
 
 import json
@@ -30,18 +30,18 @@ class Engine:
     name: EngineName
     version: str
     options: tuple[str, ...] = ()
-    """Between its name and the verb: a storage of its own."""
+    """Between its name and the command: a storage of its own."""
     graph_root: Path | None = None
-    """Where podman and buildah keep what they hold, see containers-storage.conf(5)."""
+    """Where podman and buildah keep images and containers, see containers-storage.conf(5)."""
 
     def argv(self, *words: str) -> list[str]:
-        """A command of this engine."""
+        """Return a command line of this engine."""
         return [self.name, *self.options, *words]
 
     def private(self, directory: Path, run: Path) -> "Engine":
-        """This engine (podman or buildah) with a storage in `directory`, which holds nothing of the user's.
+        """Return this engine (podman or buildah) with a storage in `directory`, separate from the user's.
 
-        `run` is for what does not outlive a boot; podman refuses a path of more than 50 characters there.
+        `run` is for files that do not outlive a boot; podman refuses a path of more than 50 characters there.
         """
         storage = ("--root", str(directory / "root"), "--runroot", str(run))
         # Without this the storage is mounted over itself, and the mount outlives the last command.
@@ -62,20 +62,20 @@ class EngineImage:
 
 
 def find_engine(shell: Shell, wanted: str | None = None, order: Sequence[EngineName] = ORDER) -> Engine:
-    """The wanted engine, else the first that works here.
+    """Return the wanted engine, else the first that works here.
 
     Raises ImageError for an unknown name, OutsideError that says of each why it was not taken.
     """
     if wanted is not None and wanted not in order:
-        raise ImageError(f"{wanted!r} is no engine for this", where="--engine", hint=f"One of {', '.join(order)}.")
+        raise ImageError(f"{wanted!r} is not an engine for this", where="--engine", hint=f"Use {', '.join(order)}.")
     reasons = []
     for name in order if wanted is None else [cast(EngineName, wanted)]:
         found = probe(name, shell)
         if isinstance(found, Engine):
             return found
         reasons.append(f"  {name}: {found}")
-    what = f"{wanted} does not work here" if wanted else "no engine works here"
-    hint = "\n".join([f"Install one of {', '.join(order)}, or do it on another machine (--on). Tried:", *reasons])
+    what = f"{wanted} does not work here" if wanted else "no container engine works here"
+    hint = "\n".join([f"Install one of {', '.join(order)}, or use another machine (--on). Tried:", *reasons])
     raise OutsideError(what, where="--engine" if wanted else None, hint=hint)
 
 
@@ -100,7 +100,7 @@ def ask(
 
 
 def probe(name: EngineName, shell: Shell) -> Engine | str:
-    """The engine if it works on this machine, else why not."""
+    """Return the engine if it works on this machine, else why not."""
     question = ["info", "--format", "{{json .}}"] if name == "docker" else ["info"]
     if name == "podman":
         question += ["--format", "json"]
@@ -116,7 +116,7 @@ def probe(name: EngineName, shell: Shell) -> Engine | str:
     try:
         info = json.loads(result.stdout)
     except ValueError:
-        return "its answer cannot be understood"
+        return "its output cannot be read"
     return _engine_from_info(name, info)
 
 
@@ -124,7 +124,7 @@ def _engine_from_info(name: EngineName, info: Mapping[str, Any]) -> Engine | str
     if name == "docker":
         # Old clients end with status 0 where no daemon answers.
         if not info.get("ServerVersion"):
-            return str((info.get("ServerErrors") or ["no daemon answers"])[0])
+            return str((info.get("ServerErrors") or ["its daemon does not answer"])[0])
         return Engine(name, str(info["ServerVersion"]))
     host = info.get("host") or {}
     store = {key.lower(): value for key, value in (info.get("store") or {}).items()}
@@ -132,20 +132,20 @@ def _engine_from_info(name: EngineName, info: Mapping[str, Any]) -> Engine | str
     if name == "podman":
         runtime = str((host.get("ociRuntime") or {}).get("path") or "")
         if os.environ.get("BUILDAH_ISOLATION") != "chroot" and not shutil.which(runtime):
-            return f"its runtime {runtime or '(none)'} is not there: install crun or runc"
+            return f"its runtime {runtime or '(none)'} does not exist: install crun or runc"
         return Engine(name, str((info.get("version") or {}).get("Version", "unknown")), graph_root=graph_root)
     version = str(host.get("BuildahVersion") or host.get("buildahVersion") or "unknown")
     return Engine(name, version, graph_root=graph_root)
 
 
 def inspect(engine: Engine, image: str, shell: Shell) -> EngineImage | None:
-    """What the engine holds under a name or an ID; None if nothing. Raises CommandError."""
+    """Return the image that the engine holds under a name or an ID; None if it holds none. Raises CommandError."""
     words = ["inspect", "--type", "image", image] if engine.name == "buildah" else ["image", "inspect", image]
     result = ask(engine.argv(*words), shell, check=False)
     if result.status != 0:
         if re.search(r"no such (image|object)|not known|not found|failed to find", result.stderr, re.IGNORECASE):
             return None
-        raise CommandError(f"{engine.name} cannot look at {image}: {result.stderr.strip()}")
+        raise CommandError(f"{engine.name} cannot inspect {image}: {result.stderr.strip()}")
     document = json.loads(result.stdout)
     if engine.name == "buildah":
         found, identity = document["OCIv1"], document["FromImageID"]
@@ -160,7 +160,7 @@ def inspect(engine: Engine, image: str, shell: Shell) -> EngineImage | None:
 
 
 def untar_command(root: Path, archive: str, option: str | None = None) -> list[str]:
-    """The command that unpacks an archive (`-`: its input) into `root`, without device files."""
+    """Return the command that unpacks an archive (`-`: its input) into `root`, without device files."""
     argv = ["tar", "-C", str(root), "-x", "-p", "-f", archive, "--numeric-owner", "--delay-directory-restore"]
     argv += [option] if option else []
     argv += ["--warning=no-timestamp", "--anchored", "--exclude=dev/*", "--exclude=./dev/*"]
@@ -168,14 +168,14 @@ def untar_command(root: Path, archive: str, option: str | None = None) -> list[s
 
 
 def make_readable(root: Path, shell: Shell) -> None:
-    """For a normal user: files that only root could read, and directories that nobody can enter."""
+    """Let a normal user read and write all files of a tree: images hold some that only root can read."""
     if os.geteuid() != 0:
         shell.run(["chmod", "-R", "u+rwX", str(root)], check=False)
 
 
 def missing_image_error(engine: Engine, image: str) -> CommandError:
-    """For an image that was just made, and that the engine does not have."""
+    """Return the error for an image that was just made, and that the engine does not have."""
     return CommandError(
         f"{engine.name} does not have the image {image} that it has just made",
-        hint="A builder of docker's that keeps its images elsewhere does so: `docker buildx use default`.",
+        hint="A docker builder that keeps its images elsewhere does that: `docker buildx use default`.",
     )

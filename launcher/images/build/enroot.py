@@ -1,4 +1,4 @@
-"""enroot's command line, typed.
+"""Commands of enroot.
 
 Facts, from enroot's `enroot.in`, `src/runtime.sh` and `src/docker.sh`: every error has exit status 1 and a line
 `[ERROR] ...` on standard error, except those of curl, mksquashfs and unsquashfs, which come through as they are;
@@ -29,7 +29,7 @@ _TRANSFER_RETRIES = "2"
 
 @dataclass(frozen=True)
 class Settings:
-    """What enroot is told through its environment; None leaves a setting as the site and the user have it."""
+    """Settings of enroot, given in its environment; None leaves one as the site and the user have it."""
 
     temporary: Path | None = None
     """Where it unpacks: several times the size of the image."""
@@ -40,7 +40,7 @@ class Settings:
     """Plain HTTP: only for registries of this machine."""
 
     def environment(self, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The whole environment for enroot."""
+        """Return the whole environment for enroot."""
         env = dict(os.environ if inherited is None else inherited)
         if self.temporary is not None:
             env["ENROOT_TEMP_PATH"] = str(self.temporary)
@@ -58,10 +58,10 @@ class Settings:
 
 
 def settings_for(workspace: Path, compression: Compression, *, allow_http: bool) -> Settings:
-    """For an import into a workspace of the store.
+    """Return the settings for an import into a workspace of the store.
 
-    enroot unpacks in the workspace, where the room was checked, unless that is no local file system (overlayfs and
-    whiteouts do not work on most network file systems) or the user has set ENROOT_TEMP_PATH.
+    enroot unpacks in the workspace, where the free space was checked, unless that is not a local file system (overlayfs
+    and whiteouts do not work on most network file systems) or the user has set ENROOT_TEMP_PATH.
     """
     mount = mount_of(workspace)
     here = mount is not None and mount.is_local and mount.kind not in ("overlay", "tmpfs", "ramfs")
@@ -70,7 +70,7 @@ def settings_for(workspace: Path, compression: Compression, *, allow_http: bool)
 
 
 def version(shell: Shell) -> Version:
-    """The version of enroot. Raises MissingProgramError."""
+    """Return the version of enroot. Raises MissingProgramError."""
     words = ask(["enroot", "version"], shell).stdout
     found = re.search(r"\d+(\.\d+)+", words)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
@@ -85,18 +85,18 @@ def import_image(
     settings: Settings | None = None,
     on_text: OnText | None = None,
 ) -> Result:
-    """`enroot import`: an image of a registry to a new squashfs file; `architecture` as `uname -m` prints it."""
+    """Import an image of a registry to a new squashfs file; `architecture` as `uname -m` prints it."""
     options = ["--arch", architecture] if architecture else []
     argv = ["enroot", "import", *options, "--output", str(output), "--", uri]
     return shell.stream(argv, on_text, env=(settings or Settings()).environment())
 
 
 def digest(uri: str, shell: Shell, *, architecture: str | None = None, settings: Settings | None = None) -> str:
-    """`enroot digest`: of the manifest that an import would fetch now; enroot 4.0 and later."""
+    """Return the digest of the manifest that an import would fetch now; enroot 4.0 and later."""
     options = ["--arch", architecture] if architecture else []
     env = (settings or Settings()).environment()
     words = ask(["enroot", "digest", *options, "--", uri], shell, env=env, timeout_s=120).stdout
     found = re.search(r"sha256:[0-9a-f]{64}", words)
     if found is None:
-        raise CommandError(f"enroot digest gave no digest for {uri}: {words.strip()[:200]}")
+        raise CommandError(f"enroot digest printed no digest for {uri}: {words.strip()[:200]}")
     return found[0]

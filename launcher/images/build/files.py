@@ -1,4 +1,4 @@
-"""Root file systems that are not in an engine: a directory, a tarball."""
+"""Imports of root file systems that are not in an engine: a directory, a tarball."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def from_tarball(
     option = _kind(tarball)
     root = workspace / "root"
     root.mkdir()
-    # What it holds is at least this; how much more, only unpacking tells.
+    # Its content is at least this large; how much larger is known only after unpacking.
     space.require(workspace, tarball.stat().st_size, "the unpacked tarball")
     report.stage(f"unpacking {tarball.name}")
     lines = LineSplitter(report.line)
@@ -55,20 +55,20 @@ def check_root(root: Path, place: str) -> None:
     if DirectoryTree(root).find(_SHELLS):
         return
     names = sorted(path.name for path in root.iterdir())
-    hint = "A root file system has bin, etc, usr, ... at its top, and a shell: /bin/sh is what starts a container."
+    hint = "A root file system has bin, etc, usr, ... at its top, and a shell: containers are started with /bin/sh."
     if any(name in names for name in _SAVED):
         hint = (
-            "It holds layers of an image, as `docker save` writes them. Load it into an engine and import from there: "
+            "It holds layers of an image, as `docker save` writes them. Load it into an engine and import from that: "
             f"`podman load --input {Path(place).name}`, then `launcher image import podman://NAME`."
         )
     elif len(names) == 1 and DirectoryTree(root / names[0]).find(_SHELLS):
-        hint = f"There is one below {names[0]}/: import that, or make the archive from inside of it."
+        hint = f"There is one below {names[0]}/: import that directory, or make the archive inside it."
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
-    raise ImageError(f"this is no root file system: it holds {shown}, and no /bin/sh", where=place, hint=hint)
+    raise ImageError(f"this is not a root file system: it holds {shown}, and no /bin/sh", where=place, hint=hint)
 
 
 def _kind(tarball: Path) -> str | None:
-    """The option of tar for a compressed file, by its first bytes. Raises ImageError for what is no tarball."""
+    """Return the option of tar for a compressed file, by its first bytes. Raises ImageError if it is not a tarball."""
     with tarball.open("rb") as file:
         head = file.read(_TAR_MAGIC_AT + len(_TAR_MAGIC))
     for magic, option in _COMPRESSED:
@@ -79,5 +79,5 @@ def _kind(tarball: Path) -> str | None:
     raise ImageError(
         "this is neither a squashfs file nor a tarball",
         where=str(tarball),
-        hint="What can be imported: a directory, a tarball (also .gz, .zst, .xz, .bz2), a .sqsh file, an image.",
+        hint="Import a directory, a tarball (also .gz, .zst, .xz, .bz2), a .sqsh file or an image by its name.",
     )

@@ -1,4 +1,4 @@
-"""From an image elsewhere to an image in the store: a registry, an engine, a directory, a tarball, a squashfs file."""
+"""Imports into the store: from a registry, an engine, a directory, a tarball, a squashfs file."""
 
 import json
 import time
@@ -26,7 +26,7 @@ _MAGIC = b"hsqs"
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What to import; it can be pickled, and sent to another machine that sees the same files."""
+    """An import to make; it can be pickled and sent to another machine that sees the same files."""
 
     source: str
     """As the user names it: nvcr.io/nvidia/nemo:26.08, dockerd://x:latest, ./rootfs, ./rootfs.tar.zst, ./x.sqsh."""
@@ -35,7 +35,7 @@ class ImportRequest:
     """Where a relative path begins."""
 
     name: str | None = None
-    """The name in the store; None is one made of the source."""
+    """The name in the store; None is a name made from the source."""
 
     architecture: str | None = None
     """As `uname -m` prints it; None is this machine's."""
@@ -44,14 +44,14 @@ class ImportRequest:
     """None is the default; a squashfs file is taken as it is."""
 
     engine: str | None = None
-    """enroot, docker, podman or buildah; None is the first of them that can do it."""
+    """enroot, docker, podman or buildah; None is the first that works."""
 
 
 def import_image(request: ImportRequest, store: Store, shell: Shell, report: Report) -> ImageOutcome:
     """Import and put the image into the store.
 
     An image of a registry or an engine that the store has already (by its digest) is not fetched again. Raises
-    ImageError for what cannot be imported, CommandError, OutsideError and DiskError where it went wrong.
+    ImageError for a source that cannot be imported, CommandError, OutsideError and DiskError if the import fails.
     """
     begin = time.monotonic()
     pack.parse_compression(request.compression)
@@ -70,7 +70,7 @@ type _Make = Callable[[Building], StoredImage]
 def _once(
     request: ImportRequest, key: list[str], store: Store, report: Report, make: _Make
 ) -> tuple[StoredImage, bool]:
-    """Make it, unless another process makes the same at this moment: then take that."""
+    """Make an image, or take it from another process that makes the same at this moment."""
     text = json.dumps(
         ["import", *key, pipeline.target_architecture(request.architecture), request.compression, request.name]
     )
@@ -83,7 +83,11 @@ def _once(
 def _import_path(request: ImportRequest, store: Store, shell: Shell, report: Report) -> tuple[StoredImage, bool]:
     path = (request.directory / Path(request.source).expanduser()).absolute()
     if not path.exists():
-        raise ImageError("there is no such file or directory", where=str(path), hint="What should be imported?")
+        raise ImageError(
+            "the file or directory does not exist",
+            where=str(path),
+            hint="Check the path; a registry's image is named without ./ or /.",
+        )
     name = _name(request, path.name)
     if not path.is_dir() and _is_squashfs(path):
         return _once(
@@ -111,7 +115,7 @@ def _import_path(request: ImportRequest, store: Store, shell: Shell, report: Rep
 def _squashfs(
     request: ImportRequest, path: Path, name: str, building: Building, shell: Shell, report: Report
 ) -> StoredImage:
-    """A copy of a squashfs file, sharing its blocks where the file system can; what is known of it is kept."""
+    """Copy a squashfs file, sharing its blocks where the file system can; keep the facts of its manifest."""
     report.stage("checking the file")
     checked = verify.check(path, architecture=request.architecture, shell=shell)
     for warning in checked.warnings:
@@ -132,11 +136,11 @@ def _import_daemon(
 ) -> tuple[StoredImage, bool]:
     own = "docker" if reference.scheme == "dockerd" else "podman"
     if request.engine is not None and (own == "docker" or request.engine != "buildah") and request.engine != own:
-        raise ImageError(f"an image of {own} cannot be had from {request.engine}", where="--engine")
+        raise ImageError(f"an image of {own} cannot be read with {request.engine}", where="--engine")
     engine = engines.find_engine(shell, request.engine or own)
     image = engines.inspect(engine, reference.engine_name, shell)
     if image is None:
-        hint = f"`{engine.name} images` shows what it has."
+        hint = f"`{engine.name} images` lists its images."
         raise ImageError(f"{engine.name} has no image {reference.engine_name}", where=request.source, hint=hint)
     architecture = pipeline.target_architecture(request.architecture)
     name = _name(request, reference.file_name)
@@ -188,7 +192,7 @@ def _import_registry(
 
 
 def _name(request: ImportRequest, default: str) -> str:
-    """The file name in the store."""
+    """Return the file name in the store."""
     if request.name is None:
         return default
     return parse_reference(f"dockerd://{request.name}").file_name if ":" in request.name else request.name

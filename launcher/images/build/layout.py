@@ -1,9 +1,9 @@
-r"""What enroot wants to find in an image besides its files: /etc/environment, /etc/rc and /etc/fstab.
+r"""The files that enroot expects in an image: /etc/environment, /etc/rc and /etc/fstab.
 
 Facts, from enroot's `doc/image-format.md`, `src/docker.sh` and `src/common.sh`:
 
-    /etc/environment  NAME=value lines. enroot replaces `${NAME}` by the host's value, whatever quotes are around it;
-                      drops what is no assignment, and names that start with ENROOT_; takes one pair of quotes from
+    /etc/environment  NAME=value lines. enroot replaces `${NAME}` by the host's value, inside quotes too; drops lines
+                      that are not an assignment, and names that start with ENROOT_; removes one pair of quotes
                       around a value, as pam_env(8) does. There is no escape: a line break cannot be written
     /etc/rc           run by /bin/sh with the command as its arguments: working directory, entrypoint, command
     /etc/fstab        mounts; a volume of the image is a directory that is bound onto itself, to be writable
@@ -31,7 +31,7 @@ _LAYOUT_DIRECTORY = "layout"
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What an engine knows of an image besides its files: the `config` of the OCI image specification."""
+    """The configuration of an image: the `config` of the OCI image specification."""
 
     env: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
@@ -71,18 +71,18 @@ def parse_config(document: Mapping[str, Any]) -> ImageConfig:
 
 @dataclass(frozen=True)
 class Layout:
-    """Files and directories that an image gets besides those of its tree; `warnings` says what could not be carried."""
+    """Files and directories that an image gets besides those of its tree; `warnings` says what could not be kept."""
 
     files: Mapping[str, str]
     directories: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def replaced(self, root: Path) -> list[str]:
-        """Those of `files` that the tree has, too: to be left out of it."""
+        """Return those of `files` that the tree has, too, and that have to be left out of it."""
         return [name for name in self.files if _is_there(root / name)]
 
     def pseudo_files(self, root: Path, workspace: Path) -> Path:
-        """Write the files into `workspace` and what mksquashfs, run there, has to know of them; return the latter."""
+        """Write the files, and pseudo definitions for mksquashfs, into `workspace`; return the file of the latter."""
         lines = []
         made: set[PurePosixPath] = set()
         for directory in (*self.directories, "/etc"):
@@ -102,7 +102,7 @@ class Layout:
 
 
 def layout_of(config: ImageConfig, source: str) -> Layout:
-    """What enroot's own import makes of an image's config; `source` is named in a comment of /etc/rc_script."""
+    """Return the layout that enroot's own import makes of an image's config; a comment of /etc/rc names `source`."""
     lines, warnings = environment_lines(config.env)
     volumes = [
         f"${{ENROOT_ROOTFS}}{_field(path)} {_field(path)} none x-create=dir,bind,rw,nosuid,nodev\n"
@@ -118,7 +118,7 @@ def layout_of(config: ImageConfig, source: str) -> Layout:
 
 
 def bare_layout(root: Path) -> Layout:
-    """For a root file system that comes without a config: what it has of the three files is kept, the rest is default.
+    """Return the layout for a root file system without a config: of the three files its own are kept, others made.
 
     An /etc/fstab is kept only beside an /etc/rc, which no distribution has: a distribution's own would have enroot
     mount the disks of the machine that it was made on.
@@ -132,25 +132,25 @@ def bare_layout(root: Path) -> Layout:
 
 
 def environment_lines(env: Sequence[str]) -> tuple[list[str], list[str]]:
-    """/etc/environment of the assignments of an image's config, and what of them could not be written, in words."""
+    """Return the lines of /etc/environment for an image's config, and warnings of what could not be written."""
     lines, warnings = [], []
     for assignment in env:
         name, _, value = assignment.partition("=")
         if not _NAME.fullmatch(name):
-            warnings.append(f"the variable {name!r} of the image is left out: no shell can have one of that name")
+            warnings.append(f"the variable {name!r} of the image is left out: shells do not allow that name")
         elif name.startswith("ENROOT_"):
             warnings.append(f"the variable {name} of the image is left out: enroot drops its own names")
         elif "\n" in value or "\r" in value:
             warnings.append(f"the variable {name} of the image is left out: its value has a line break")
         else:
             if _HOST_VALUE.search(value):
-                warnings.append(f"the variable {name} of the image holds ${{...}}: enroot puts the host's value there")
+                warnings.append(f"the variable {name} of the image holds ${{...}}: enroot takes that from the host")
             lines.append(f"{name}={_readable(value)}\n")
     return lines, warnings
 
 
 def rc_script(config: ImageConfig, source: str) -> str:
-    """The script that starts a container: working directory, then entrypoint with the command or the user's words."""
+    """Return the script that starts a container: working directory, then entrypoint with the command or arguments."""
     entrypoint = "".join(f"{shlex.quote(word)} " for word in config.entrypoint)
     command = config.command or (() if config.entrypoint else ("/bin/sh",))
     directory = shlex.quote(config.working_directory)
@@ -171,7 +171,7 @@ _RC_LOCAL_TEXT = "# /etc/rc reads this file before it starts the command of the 
 
 
 def _readable(value: str) -> str:
-    """`value` so that readers who strip blanks and a pair of quotes get it back."""
+    """Return `value` so that a reader which strips blanks and a pair of quotes gets it back."""
     quoted = value[:1] in ("'", '"') or value[-1:] in ("'", '"')
     return f'"{value}"' if value != value.strip() or quoted else value
 
@@ -181,12 +181,12 @@ def _one_line(text: str) -> str:
 
 
 def _field(path: str) -> str:
-    """A path as fstab(5) has it."""
+    """Return a path as fstab(5) writes it."""
     return re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", path)
 
 
 def _quoted(path: PurePosixPath) -> str:
-    """A path as pseudo definitions have it: blanks and backslashes escaped."""
+    """Return a path as pseudo definitions write it: blanks and backslashes escaped."""
     return re.sub(r"([\s\\])", r"\\\1", str(path))
 
 
@@ -199,7 +199,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _missing(root: Path, directory: str) -> list[PurePosixPath]:
-    """The directories that `directory` of the image still needs, from the top; symbolic links stay inside `root`."""
+    """Return the directories to make for `directory`, from the top; symbolic links stay inside `root`."""
     place, todo, missing = PurePosixPath(), list(PurePosixPath(directory).parts), list[PurePosixPath]()
     for _ in range(100):  # a circle of symbolic links ends somewhere, too
         if not todo:

@@ -1,6 +1,6 @@
 """Packing a root file system into a squashfs file with mksquashfs.
 
-Facts: mksquashfs(1). Where its output is no terminal it shows progress once in a hundred blocks at best, so it is given
+Facts: mksquashfs(1). Unless its output is a terminal it shows progress once in a hundred blocks at best, so it is given
 one. It stores a file that it cannot read as an empty one, and says so, unless `-exit-on-error` is given.
 """
 
@@ -24,7 +24,7 @@ BLOCK_BYTES = 1 << 20
 """The largest block of the format: training images are large files that are read from start to end."""
 
 _EXCLUDED = ("dev/*", "proc/*", "sys/*", "run/*", "tmp/*", ".dockerenv")
-"""What no image has a use for. Device files also keep a normal user from unpacking an image: unsquashfs(1)."""
+"""Left out of every image. Device files also keep a normal user from unpacking an image: unsquashfs(1)."""
 
 _LEVELS = {
     "zstd": range(1, 23),
@@ -37,7 +37,7 @@ _LEVELS = {
 }
 _WORST = {"none": 1.02}
 _RATIO = 0.75
-"""Of the tree's bytes, asked for before packing: on the safe side, programs and libraries shrink to half or less."""
+"""Of the tree's bytes, required free before packing: programs and libraries usually shrink to half or less."""
 
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")
 
@@ -54,7 +54,7 @@ class Compression:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What mksquashfs is told."""
+        """Return the options of mksquashfs."""
         if self.kind == "none":
             return ("-comp", "gzip", "-noI", "-noD", "-noF", "-noX")
         if self.kind == "lz4hc":
@@ -64,28 +64,28 @@ class Compression:
 
 
 def parse_compression(text: str | None) -> Compression:
-    """Read `zstd:3`, `lz4`, `none`; None is the default. Raises ImageError with what there is."""
+    """Parse `zstd:3`, `lz4`, `none`; None is the default. Raises ImageError with the list of compressors."""
     kind, colon, level = (text or DEFAULT_COMPRESSION).partition(":")
     known = ", ".join(f"{name}[:{span[0]}-{span[-1]}]" if span else name for name, span in _LEVELS.items())
     if kind not in _LEVELS:
-        raise ImageError(f"unknown compression {text!r}", where="--compression", hint=f"One of {known}.")
+        raise ImageError(f"unknown compression {text!r}", where="--compression", hint=f"Use {known}.")
     span = _LEVELS[kind]
     if not colon:
         return Compression(kind, 3 if kind == "zstd" else None)
     if span is None or not level.isascii() or not level.isdigit() or int(level) not in span:
-        raise ImageError(f"{kind} has no level {level!r}", where="--compression", hint=f"One of {known}.")
+        raise ImageError(f"{kind} has no level {level!r}", where="--compression", hint=f"Use {known}.")
     return Compression(kind, int(level))
 
 
 def processors() -> int:
-    """How many CPUs this process may use; in a job, no more than the job has on this node."""
+    """Return how many CPUs this process may use; in a job, no more than the job has on this node."""
     mine = len(os.sched_getaffinity(0))
     job = os.environ.get("SLURM_CPUS_ON_NODE", "")
     return max(1, min(mine, int(job)) if job.isdigit() else mine)
 
 
 def tree_bytes(root: Path) -> int:
-    """What the files of a tree hold, hard links counted once; what cannot be looked at counts nothing."""
+    """Return the bytes in the files of a tree, hard links counted once, unreadable ones not at all."""
     seen: set[tuple[int, int]] = set()
     total = 0
     for directory, _, names in os.walk(root, onerror=None):
@@ -107,10 +107,9 @@ def pack(
 ) -> dict[str, str]:
     """Write `output`, a squashfs file of `root` with the files of `layout` in place of its own; return the tools.
 
-    `root` is only read. The directory of `output` is given up to this call: the layout's files are laid there for
-    mksquashfs. SOURCE_DATE_EPOCH, where it is set, becomes the time of the file system and the latest of any file in
-    it: mksquashfs reads it by itself.
-    Raises DiskError where there is too little room, CommandError with the words of mksquashfs.
+    `root` is only read. The layout's files are written beside `output`, for mksquashfs. SOURCE_DATE_EPOCH, where it is
+    set, becomes the time of the file system and the latest of any file in it: mksquashfs reads it by itself.
+    Raises DiskError if there is too little space, CommandError with the message of mksquashfs.
     """
     report.stage(f"packing with {compression}")
     workspace = output.parent
@@ -148,7 +147,7 @@ def full_disk(directory: Path, needed: int | None = None) -> Iterator[None]:
 
 
 def tool_version(shell: Shell) -> str:
-    """The version of mksquashfs: the first line of `mksquashfs -version`, which ends with status 0 or 1 by version."""
+    """Return the version of mksquashfs, from `mksquashfs -version` (status 0 or 1, by version)."""
     words = shell.run(["mksquashfs", "-version"], check=False)
     found = re.search(r"version\s+(\S+)", words.stdout + words.stderr)
     return found[1] if found else "unknown"

@@ -1,4 +1,4 @@
-"""What builds and imports share: from a root file system to an entry of the store."""
+"""The steps that builds and imports share: from a root file system to an image of the store."""
 
 import platform
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def pack_engine_image(
 def pack_tree(
     root: Path, layout: Layout, output: Path, compression: Compression, shell: Shell, report: Report
 ) -> dict[str, str]:
-    """`pack.pack`, with the layout's warnings told."""
+    """Report the layout's warnings and pack; see `pack.pack`."""
     for warning in layout.warnings:
         report.line(f"warning: {warning}")
     return pack.pack(root, layout, output, compression, shell, report)
@@ -61,11 +61,11 @@ def publish_image(
     shell: Shell,
     report: Report,
 ) -> StoredImage:
-    """Look into the finished file, check that it is for the right machines, and put it into the store.
+    """Inspect the finished file, check that it is for the right machines, and put it into the store.
 
     Raises ImageError for another architecture than `architecture`.
     """
-    report.stage("looking into the image")
+    report.stage("inspecting the image")
     found = describe(file, shell)
     check_architecture(found, architecture, source.text)
     manifest = found.model_copy(
@@ -85,31 +85,31 @@ def check_architecture(manifest: Manifest, wanted: str | None, text: str) -> Non
     if wanted is None or manifest.architecture is None or manifest.architecture == wanted:
         return
     raise ImageError(
-        f"the image is for {manifest.architecture}, and {wanted} was asked for",
+        f"the image is for {manifest.architecture}, not for {wanted}",
         where=text,
-        hint="Registries hold one image for each architecture under one name, if its maker pushed them: ask for "
-        f"--architecture {manifest.architecture}, or for another image.",
+        hint="A registry may hold one image for each architecture under one name. Use "
+        f"--architecture {manifest.architecture}, or another image.",
     )
 
 
 def target_architecture(architecture: str | None) -> str:
-    """The architecture that is meant where none is given: this machine's."""
+    """Return the given architecture, or this machine's."""
     return architecture or platform.machine()
 
 
 def report_waiting(report: Report, what: str) -> OnWait:
-    """Tells that somebody else is at the same work."""
+    """Return a function that reports which process is making the same image."""
 
-    def tell(holder: LeaseHolder) -> None:
+    def report_holder(holder: LeaseHolder) -> None:
         report.stage(f"waiting: {what} is being made by {holder.owner}")
 
-    return tell
+    return report_holder
 
 
 def reusable(
     store: Store, kind: str, digest: str | None, architecture: str, compression: str | None
 ) -> StoredImage | None:
-    """An image of the store that was made from the same image: nothing has to be fetched or packed."""
+    """Return an image of the store that was made from the same source, so that nothing has to be fetched or packed."""
     for entry in store.entries() if digest else []:
         manifest = entry.manifest
         if manifest is None or manifest.source is None or entry.problem is not None:

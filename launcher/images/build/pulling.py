@@ -1,7 +1,7 @@
 """Fetching an image from a registry: with enroot, else with podman or buildah in a storage of their own, else docker.
 
-The image is first asked for by its name, then fetched by its digest: a name that moves meanwhile does no harm, and no
-name in anybody's engine is moved.
+The image's digest is read by its name first, then the image is fetched by the digest: a name that moves meanwhile does
+no harm, and no name in the user's engine is moved.
 """
 
 import contextlib
@@ -40,28 +40,28 @@ class PulledImage:
 
 
 class PullTool(Protocol):
-    """Whatever can fetch one image of a registry."""
+    """A program that can fetch one image of a registry."""
 
     @property
     def name(self) -> str:
-        """The program."""
+        """Return the name of the program."""
         ...
 
     def digest(self, architecture: str, report: Report) -> str | None:
-        """What the registry has under the name now; None if this tool cannot ask. Raises ImageError, OutsideError."""
+        """Return the digest under the name now; None if this program cannot ask. Raises ImageError, OutsideError."""
         ...
 
     def pull(
         self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
     ) -> PulledImage:
-        """Fetch it. Raises ImageError, OutsideError."""
+        """Fetch the image. Raises ImageError, OutsideError."""
         ...
 
 
 def tool_for(reference: Reference, wanted: str | None, shell: Shell) -> PullTool:
-    """The tool that was asked for, else the best one here. Raises ImageError, OutsideError."""
+    """Return the wanted program, else the best one here. Raises ImageError, OutsideError."""
     if wanted is not None and wanted not in TOOLS:
-        raise ImageError(f"{wanted!r} cannot import", where="--engine", hint=f"One of {', '.join(TOOLS)}.")
+        raise ImageError(f"{wanted!r} cannot import images", where="--engine", hint=f"Use {', '.join(TOOLS)}.")
     if wanted in (None, "enroot"):
         try:
             return EnrootPull(reference, enroot.version(shell), shell)
@@ -82,7 +82,7 @@ def from_registry(
 
 @dataclass(frozen=True)
 class EnrootPull:
-    """`enroot import`."""
+    """A pull with `enroot import`."""
 
     reference: Reference
     version: enroot.Version
@@ -90,7 +90,7 @@ class EnrootPull:
     name: str = "enroot"
 
     def digest(self, architecture: str, report: Report) -> str | None:
-        """See `PullTool.digest`."""
+        """Return the digest; see `PullTool.digest`."""
         if self.version < enroot.DIGEST_SINCE:
             return self.reference.digest or digest_of(self.reference, architecture)
         settings = enroot.Settings(allow_http=is_loopback(self.reference.registry))
@@ -103,7 +103,7 @@ class EnrootPull:
     def pull(
         self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
     ) -> PulledImage:
-        """See `PullTool.pull`."""
+        """Fetch the image; see `PullTool.pull`."""
         report.stage(f"importing with enroot {'.'.join(map(str, self.version))}")
         output = workspace / pipeline.IMAGE
         settings = enroot.settings_for(workspace, compression, allow_http=is_loopback(self.reference.registry))
@@ -121,7 +121,7 @@ class EnrootPull:
         return PulledImage(output, digest, tools)
 
     def uri(self, digest: str | None) -> str:
-        """What enroot is asked for."""
+        """Return the image's name for `enroot import`."""
         uri = replace(self.reference, digest=digest or self.reference.digest).enroot_uri
         # Before 4.0 a digest could only be given in place of a tag, whose pattern allows for the colon.
         return uri if self.version >= enroot.DIGEST_SINCE else uri.replace("@sha256:", ":sha256:")
@@ -137,7 +137,7 @@ def _report_line(text: str, report: Report) -> None:
 
 @dataclass(frozen=True)
 class EnginePull:
-    """podman or buildah, with a storage that is removed afterwards: no name of the user's can move."""
+    """A pull with podman or buildah, into a storage that is removed afterwards: no name of the user's can move."""
 
     reference: Reference
     engine: Engine
@@ -145,17 +145,17 @@ class EnginePull:
 
     @property
     def name(self) -> str:
-        """See `PullTool.name`."""
+        """Return the name of the program."""
         return self.engine.name
 
     def digest(self, architecture: str, report: Report) -> str | None:  # noqa: ARG002
-        """See `PullTool.digest`."""
+        """Return the digest; see `PullTool.digest`."""
         return digest_of(self.reference, architecture)
 
     def pull(
         self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
     ) -> PulledImage:
-        """See `PullTool.pull`."""
+        """Fetch the image; see `PullTool.pull`."""
         report.stage(f"fetching with {self.engine.name} {self.engine.version}")
         name = pinned_name(self.reference, digest)
         with private_storage(self.engine, workspace, self.shell) as engine:
@@ -173,7 +173,7 @@ class EnginePull:
 
 @dataclass(frozen=True)
 class DockerPull:
-    """docker, which has one storage only: the image is pulled by digest, and removed unless it was there before."""
+    """A pull with docker, which has one storage: by digest, and removed afterwards if it was not there before."""
 
     reference: Reference
     engine: Engine
@@ -181,7 +181,7 @@ class DockerPull:
     name: str = "docker"
 
     def digest(self, architecture: str, report: Report) -> str | None:
-        """See `PullTool.digest`; docker can ask with the credentials that it has."""
+        """Return the digest; see `PullTool.digest`. docker can ask with the credentials that it has."""
         if (found := digest_of(self.reference, architecture)) is not None:
             return found
         words = ["buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", self.reference.engine_name]
@@ -195,12 +195,12 @@ class DockerPull:
     def pull(
         self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
     ) -> PulledImage:
-        """See `PullTool.pull`."""
+        """Fetch the image; see `PullTool.pull`."""
         if digest is None:
             raise OutsideError(
-                "docker cannot tell the digest of the image, and pulling by name could move a name of yours",
+                "docker does not give the digest of the image, and pulling by name could move one of your names",
                 where=self.reference.canonical,
-                hint="Give the digest (@sha256:...), or pull it yourself and import dockerd://NAME.",
+                hint="Name the digest (@sha256:...), or pull the image yourself and import dockerd://NAME.",
             )
         name = pinned_name(self.reference, digest)
         before = engines.inspect(self.engine, name, self.shell)
@@ -227,19 +227,19 @@ class DockerPull:
 
 
 def pinned_name(reference: Reference, digest: str | None) -> str:
-    """What engines are asked for: by digest where one is known; they refuse a tag beside it."""
+    """Return the name for engines: by digest where one is known; they refuse a tag beside it."""
     digest = digest or reference.digest
     return replace(reference, digest=digest, tag=None if digest else reference.tag).engine_name
 
 
 @contextlib.contextmanager
 def private_storage(engine: Engine, workspace: Path, shell: Shell) -> Iterator[Engine]:
-    """The engine with an empty storage: in the workspace, or on a local disk where that is no place for overlayfs."""
+    """Yield the engine with an empty storage: in the workspace, or on a local disk if overlayfs needs that."""
     mount = mount_of(workspace)
     local = mount is not None and mount.is_local
     directory = workspace / "storage" if local else Path(tempfile.mkdtemp(prefix="launcher-storage-"))
     directory.mkdir(exist_ok=True)
-    # In /tmp whatever TMPDIR says: the path has to be short.
+    # In /tmp even if TMPDIR is set: the path has to be short.
     run = Path(tempfile.mkdtemp(prefix="launcher-", dir="/tmp"))
     try:
         yield engine.private(directory, run)

@@ -1,7 +1,7 @@
-"""What a registry has under a name right now: the digest of a manifest, asked for without credentials.
+"""The digest that a registry has under a name right now, read without credentials.
 
-The protocol is the OCI distribution specification's: a manifest by tag, a token from the place that the answer 401
-names. Where credentials are needed there is no answer; those stay with enroot, docker and podman.
+The protocol is the OCI distribution specification's: a manifest by tag, a token from the address that the answer 401
+names. Where credentials are needed the digest stays unknown; enroot, docker and podman keep those.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _ENGINE_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def engine_architecture(architecture: str) -> str:
-    """`uname -m`'s name of an architecture as registries and engines write it: amd64, arm64."""
+    """Return an architecture of `uname -m` as registries and engines write it: amd64, arm64."""
     return _ENGINE_NAMES.get(architecture, architecture)
 
 
@@ -39,7 +39,7 @@ def is_loopback(registry: str) -> bool:
 
 
 def digest_of(reference: Reference, architecture: str) -> str | None:
-    """The digest of the manifest that is pulled for this architecture; None if it cannot be asked or is not there."""
+    """Return the digest of the manifest for this architecture; None if it cannot be read or does not exist."""
     host = "registry-1.docker.io" if reference.registry == DOCKER_HUB else reference.registry
     scheme = "http" if is_loopback(reference.registry) else "https"
     url = f"{scheme}://{host}/v2/{reference.path}/manifests/{reference.digest or reference.tag}"
@@ -59,7 +59,7 @@ def digest_of(reference: Reference, architecture: str) -> str | None:
 
 
 def _fetch(url: str, token: str | None = None) -> tuple[bytes, str, str]:
-    """A manifest: its bytes, media type, and digest."""
+    """Return a manifest: its bytes, media type, and digest."""
     headers = {"Accept": ", ".join((*_LISTS, *_MANIFESTS))}
     if token:
         headers["Authorization"] = f"Bearer {token}"
@@ -76,11 +76,11 @@ def _fetch(url: str, token: str | None = None) -> tuple[bytes, str, str]:
 
 
 def _token(challenge: str) -> str:
-    """A token for everybody, from where the registry's challenge says."""
+    """Return an anonymous token, from the address in the registry's challenge."""
     fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     realm = fields.pop("realm", "")
     if urllib.parse.urlsplit(realm).scheme != "https" and not is_loopback(urllib.parse.urlsplit(realm).netloc):
-        raise ValueError("the registry sends us to an unsafe place for a token")
+        raise ValueError("the registry names an unsafe address for a token")
     with urllib.request.urlopen(f"{realm}?{urllib.parse.urlencode(fields)}", timeout=_TIMEOUT_S) as answer:  # noqa: S310
         document = json.loads(answer.read(_LIMIT))
     return str(document.get("token") or document["access_token"])

@@ -1,6 +1,6 @@
-"""Making an image where somebody else waits for it: on a compute node, as a task of submitit.
+"""Builds and imports on a compute node, as a task of submitit.
 
-What happens is written to a file of events, one JSON object a line, and shown to whoever waits as if it happened there.
+Progress is written to a file of events, one JSON object a line, and shown where the user waits.
 """
 
 import json
@@ -27,21 +27,21 @@ class EventFile:
     """A Report that appends to a file."""
 
     path: Path
-    _told: float = 0.0
+    _written_at: float = 0.0
 
     def stage(self, text: str) -> None:
-        """See `Report.stage`."""
+        """Write the start of a stage; see `Report.stage`."""
         self._write({"stage": text})
 
     def line(self, text: str) -> None:
-        """See `Report.line`."""
+        """Write a line; see `Report.line`."""
         self._write({"line": text})
 
     def progress(self, done: int, total: int | None, unit: Unit) -> None:
-        """See `Report.progress`."""
+        """Write the progress; see `Report.progress`."""
         now = time.monotonic()
-        if now - self._told >= _PROGRESS_S or done == total:
-            self._told = now
+        if now - self._written_at >= _PROGRESS_S or done == total:
+            self._written_at = now
             self._write({"done": done, "total": total, "unit": unit})
 
     def _write(self, event: dict[str, object]) -> None:
@@ -63,7 +63,7 @@ def replay(event: dict[str, object], report: Report) -> None:
 
 @dataclass(frozen=True)
 class RemoteFailure:
-    """A LauncherError that was raised on the node, to be raised again where the user is."""
+    """A LauncherError that was raised on the node, to be raised again where the user waits."""
 
     kind: str
     message: str
@@ -71,7 +71,7 @@ class RemoteFailure:
     hint: str | None
 
     def error(self) -> errors.LauncherError:
-        """The error, of its own class."""
+        """Return the error, of its own class."""
         known = getattr(errors, self.kind, errors.OutsideError)
         made: errors.LauncherError = known(self.message, where=self.where, hint=self.hint)
         return made

@@ -1,4 +1,4 @@
-"""Progress of long work, told to whoever shows it: a terminal, a file, nobody. No terminal is known here."""
+"""Progress of long work, for anything that shows or records it: a terminal, a file."""
 
 import re
 from collections.abc import Callable
@@ -11,39 +11,39 @@ _LONGEST = 1 << 16  # of a line without an end
 
 
 class Report(Protocol):
-    """Is told how far the work is."""
+    """Receives the progress of long work."""
 
     def stage(self, text: str) -> None:
-        """A new part of the work begins: `building with podman`."""
+        """Begin a new part of the work: `building with podman`."""
         ...
 
     def line(self, text: str) -> None:
-        """A line of a program's own words."""
+        """Take a line of a program's output."""
         ...
 
     def progress(self, done: int, total: int | None, unit: Unit) -> None:
-        """How much of the stage is done; `total` is None where nobody knows."""
+        """Take how much of the stage is done; `total` is None where it is not known."""
         ...
 
 
 class NullReport:
-    """Tells nobody."""
+    """A Report that shows nothing."""
 
     def stage(self, text: str) -> None:
-        """See `Report.stage`."""
+        """Do nothing."""
 
     def line(self, text: str) -> None:
-        """See `Report.line`."""
+        """Do nothing."""
 
     def progress(self, done: int, total: int | None, unit: Unit) -> None:
-        """See `Report.progress`."""
+        """Do nothing."""
 
 
 class LineSplitter:
-    """Cuts the pieces that a program writes into lines: for `Shell.stream`.
+    """Splits the output of a program, which comes in pieces, into lines: for `Shell.stream`.
 
-    Carriage returns end a line, too: a progress bar is one line after another. `take` is given each line without its
-    end and without the colours of a terminal, empty lines left out.
+    Carriage returns end a line, too: a progress bar is one line after another. `take` gets each line without its end
+    and without the colours of a terminal, empty lines left out.
     """
 
     def __init__(self, take: Callable[[str], None]) -> None:
@@ -51,14 +51,14 @@ class LineSplitter:
         self._rest = {"out": "", "err": ""}
 
     def __call__(self, name: Literal["out", "err"], text: str) -> None:
-        """Take a piece of what was written to one of the two streams."""
+        """Take a piece of the output on one of the two streams."""
         *lines, self._rest[name] = re.split(r"[\r\n]", self._rest[name] + text)
         self._rest[name] = self._rest[name][-_LONGEST:]
         for line in lines:
             self._pass_on(line)
 
     def end(self) -> None:
-        """Pass on what had no end of line."""
+        """Pass on the rest, which has no end of line."""
         for name, rest in self._rest.items():
             self._rest[name] = ""
             self._pass_on(rest)

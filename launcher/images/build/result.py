@@ -1,4 +1,4 @@
-"""What making an image gives: for a build and an import alike."""
+"""The result of a build or an import."""
 
 from dataclasses import dataclass
 
@@ -11,6 +11,6 @@ class ImageOutcome:
 
     entry: StoredImage
     reused: bool
-    """It was there before, or somebody else made it while we waited."""
+    """Whether it existed before, or another process made it meanwhile."""
 
     seconds: float

@@ -1,6 +1,6 @@
-"""What goes wrong between here and a registry: what is worth another try, what is not, and what to do about it.
+"""Errors of transfers from a registry: which are worth another attempt, which are not, and what to do about them.
 
-The words are those of curl (which enroot uses), of podman, buildah and docker, and of the registries themselves: the
+The messages are those of curl (which enroot uses), of podman, buildah and docker, and of the registries themselves: the
 codes of the OCI distribution specification. curl counts as transient what its `--retry` does (curl(1)), plus
 connections that broke.
 """
@@ -49,7 +49,7 @@ _HOST = re.compile(r"\(6\)|could not resolve|no such host|name resolution", re.I
 
 
 def transient_reason(words: str) -> str | None:
-    """Why another attempt may help, in words; None if it would not."""
+    """Return why another attempt may help; None if it would not."""
     codes = [int(code) for code in _CODE.findall(words)]
     if any(code in _TRANSIENT_CODES for code in codes):
         last = next(code for code in reversed(codes) if code in _TRANSIENT_CODES)
@@ -60,33 +60,33 @@ def transient_reason(words: str) -> str | None:
 
 
 def fetch_error(words: str, reference: Reference, tool: str) -> LauncherError:
-    """The error for a user whose image could not be fetched; `words` are the tool's own, `tool` fetched it."""
+    """Return the error for an image that `tool` could not fetch; `words` are the messages of the tool."""
     place = reference.canonical
     codes = {int(code) for code in _CODE.findall(words)}
     said = f"{tool} says: {_last_lines(words)}"
     if (reason := transient_reason(words)) is not None:
         hint = "Try again later."
         if "429" in reason:
-            hint = f"Registries limit who does not log in.\n{credentials_hint(reference, tool)}"
+            hint = f"Registries limit downloads without login.\n{credentials_hint(reference, tool)}"
         return OutsideError(f"the image could not be fetched: {reason}. {said}", where=place, hint=hint)
     if codes & {401, 403} or _DENIED.search(words):
-        message = f"the registry {reference.registry} refuses access to it, or has no image of this name. {said}"
+        message = f"the registry {reference.registry} refuses access, or has no image of this name. {said}"
         return ImageError(message, where=place, hint=credentials_hint(reference, tool))
     if codes & {404} or _UNKNOWN.search(words):
         message = f"the registry {reference.registry} has no such image. {said}"
-        hint = "Look at path and tag, and whether it exists for this architecture."
+        hint = "Check path and tag, and whether the image exists for this architecture."
         if tool == "enroot":
             # Seen with the distribution registry 2.8: a HEAD request that does not name the OCI media type.
             hint += " Some registries hide images of the OCI format from enroot: `--engine podman` finds those."
         return ImageError(message, where=place, hint=hint)
     if _HOST.search(words):
         hint = "Check the registry's name, and whether this machine reaches the network (or has a proxy set)."
-        return OutsideError(f"the registry {reference.registry} is not found. {said}", where=place, hint=hint)
+        return OutsideError(f"the registry {reference.registry} was not found. {said}", where=place, hint=hint)
     return CommandError(f"the image could not be fetched. {said}", where=place)
 
 
 def credentials_hint(reference: Reference, tool: str) -> str:
-    """How this tool is given credentials. No secret is read for it."""
+    """Return how to give this tool credentials; no secret is read."""
     registry = reference.registry
     if tool != "enroot":
         return f"Log in: `{tool} login {registry}`."
@@ -95,11 +95,11 @@ def credentials_hint(reference: Reference, tool: str) -> str:
     hosts = [host, "authn.nvidia.com"] if host == "nvcr.io" else [host]
     login = "$oauthtoken" if host == "nvcr.io" else "USER"
     lines = "\n".join(f"  machine {each} login {login} password PASSWORD" for each in hosts)
-    return f"enroot takes credentials from {_short(file)} (mode 0600), in lines like\n{lines}"
+    return f"enroot reads credentials from {_short(file)} (mode 0600), in lines like\n{lines}"
 
 
 def credentials_file() -> Path:
-    """Where enroot looks for credentials: it follows ENROOT_CONFIG_PATH, then XDG_CONFIG_HOME (enroot.in)."""
+    """Return where enroot reads credentials: below ENROOT_CONFIG_PATH, else XDG_CONFIG_HOME (enroot.in)."""
     config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(os.environ.get("ENROOT_CONFIG_PATH") or f"{config}/enroot").expanduser() / ".credentials"
 
@@ -113,9 +113,9 @@ def with_retries[T](
     waits_s: Sequence[float] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Do `action`, again after a transient failure, at most `len(waits_s)` times, and say so.
+    """Run `action`, again after a transient failure, at most `len(waits_s)` times, each reported.
 
-    Raises what `explained` makes of its CommandError.
+    Raises the error that `fetch_error` makes of its CommandError.
     """
     waits = list(WAITS_S if waits_s is None else waits_s)
     for number in range(1, len(waits) + 2):
@@ -132,7 +132,7 @@ def with_retries[T](
 
 
 def _last_lines(words: str) -> str:
-    """The end of what a program said, without the command that it answered."""
+    """Return the last lines of a program's output, without the command."""
     said = re.sub(r"^.* ended with status \d+: ", "", words, count=1, flags=re.DOTALL)
     return "\n".join([line for line in said.strip().splitlines() if line.strip()][-3:])
 

@@ -1,1 +1,1 @@
-"""What is in an image: the squashfs format, one view on unpacked and packed root file systems, packages, plugins."""
+"""Contents of images: the squashfs format, one view on unpacked and packed root file systems, packages, plugins."""

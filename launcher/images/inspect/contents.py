@@ -1,6 +1,6 @@
-"""What an image holds, found in its files without running any of them.
+"""Contents of an image, found in its files without running any of them.
 
-Each finding is a function of a `Tree`, so that a directory about to be packed and a finished image are looked at alike.
+Each finding is a function of a `Tree`, so that a directory about to be packed and a finished image are read alike.
 """
 
 import json
@@ -36,14 +36,14 @@ _PROGRAMS = (
     "/lib64/ld-linux-*.so.*",
     "/lib/ld-linux-*.so.*",
 )
-"""What decides the architecture, the first that is there: every image that can be started has a shell."""
+"""Programs that decide the architecture, the first that exists: every image that can be started has a shell."""
 
 _BACKENDS = "moe_backends"
 _GIN_SINCE = (2, 28)
 
 
 def architecture(tree: Tree) -> str | None:
-    """Return the architecture of the image's programs, as `uname -m` prints it; None if it has none that tells."""
+    """Return the architecture of the image's programs, as `uname -m` prints it; None if no program shows it."""
     found = {one.path: one for one in tree.find(_PROGRAMS)}
     paths = [path for pattern in _PROGRAMS for path in sorted(found) if _fits(pattern, path)]
     contents = tree.read(list(dict.fromkeys(paths)), _PROGRAM_LIMIT)
@@ -51,7 +51,7 @@ def architecture(tree: Tree) -> str | None:
 
 
 def prepare(tree: Tree) -> None:
-    """Read at once what the findings will ask for whatever the image: each reading of an image starts a program."""
+    """Read at once the files that the findings need in every image: each reading of an image starts a program."""
     programs = [one.path for one in tree.find(_PROGRAMS)]
     tree.read([*programs, ENVIRONMENT, VERSIONS, *packages.FILES], _PROGRAM_LIMIT)
 
@@ -60,7 +60,7 @@ def environment(tree: Tree) -> dict[str, str]:
     """Return the variables that the image sets, as enroot understands /etc/environment.
 
     enroot writes it line by line from the configuration of the image (`src/docker.sh`, docker::configure) and reads it
-    back (`src/common.sh`, common::envfmt) without spaces at the start, comments, lines that are no NAME=VALUE, names
+    back (`src/common.sh`, common::envfmt) without spaces at the start, comments, lines that are not NAME=VALUE, names
     that start with ENROOT_, and one pair of quotes around the value. The last line of a name counts. A `${NAME}` in a
     value stays as it stands: enroot fills it in from the host on which the container starts.
     """
@@ -80,11 +80,11 @@ def without_secrets(variables: Mapping[str, str]) -> dict[str, str | None]:
 
 
 def inspect_tree(tree: Tree, variables: Mapping[str, str]) -> Contents:
-    """Return everything that is looked for; `variables`: the image's environment."""
+    """Return the contents of an image; `variables`: its environment."""
     library_path = directories(variables.get("LD_LIBRARY_PATH", ""))
     interpreter = python(tree, variables)
     places = packages.site_directories(interpreter, directories(variables.get("PYTHONPATH", "")))
-    # One walk for everything: what the functions below ask again is known then.
+    # One walk for everything: the functions below find the answers cached.
     tree.find([*packages.patterns(places, library_path), *plugins.patterns(library_path)])
     declared = read_versions(tree)
     versions = packages.versions(tree, places, library_path)
@@ -100,9 +100,9 @@ def inspect_tree(tree: Tree, variables: Mapping[str, str]) -> Contents:
 
 
 def describe(image: Path, shell: Shell) -> Manifest:
-    """Look into any squashfs file, without its digest: for files that have no manifest.
+    """Describe any squashfs file, without its digest: for files that have no manifest.
 
-    Raises ImageError if it is no readable image, MissingProgramError without unsquashfs.
+    Raises ImageError if it is not a readable image, MissingProgramError without unsquashfs.
     """
     superblock = read_superblock(image)
     found = describe_tree(SquashTree(image, shell), size_bytes=superblock.file_bytes, created=made_at(superblock))
@@ -120,7 +120,7 @@ def describe_tree(
 ) -> Manifest:
     """Describe a root file system: `DirectoryTree(root)` of one about to be packed, or one inside an image.
 
-    What is not known yet (digest, size) is filled in by the store with `model_copy`.
+    The store fills in digest and size with `model_copy`.
     """
     prepare(tree)
     variables = environment(tree)
@@ -144,7 +144,7 @@ def python(tree: Tree, variables: Mapping[str, str]) -> str | None:
 
 
 def read_versions(tree: Tree) -> dict[str, Any]:
-    """Return what the image's build wrote to /etc/launcher/versions.json; empty if nothing there can be read."""
+    """Return the object that the image's build wrote to /etc/launcher/versions.json; empty if it cannot be read."""
     try:
         found = json.loads(tree.read([VERSIONS], _TEXT_LIMIT).get(VERSIONS, b"{}"))
     except (ValueError, RecursionError):
@@ -159,7 +159,7 @@ def moe_backends(
     versions: Mapping[str, str],
     declared: Mapping[str, Any],
 ) -> tuple[str, ...]:
-    """Return the back ends of expert parallelism that are there, and those that the image's build declares.
+    """Return the back ends of expert parallelism that were found, and those that the image's build declares.
 
     `hybridep` is DeepEP's hybrid-ep branch: `deep_ep/hybrid_ep_buffer.py`. `nccl-gin` needs NCCL 2.28 and a plugin
     that exports the interface.

@@ -1,4 +1,4 @@
-"""Versions of what an image has installed: Python packages by their metadata directories, libraries by their files."""
+"""Versions of an image's software: Python packages by their metadata directories, libraries by their files."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from launcher.contract.profiles import NSYS_PLACES
 from launcher.images.inspect.tree import Tree
 
 UNKNOWN = "unknown"
-"""The version of what is there without saying one."""
+"""The version of software that does not state one."""
 
 PYTHON_PACKAGES = frozenset(  # a table of words
     """
@@ -19,8 +19,8 @@ PYTHON_PACKAGES = frozenset(  # a table of words
     tiktoken tokenizers torch torchao torchvision transformer-engine transformers triton uccl viztracer wandb
     """.split()  # noqa: SIM905
 )
-"""Names, normalised as in PEP 503, of what the launcher and its users ask an image about; other packages are not
-listed. The CUDA suffix of NVIDIA's wheels (`-cu12`) is left out."""
+"""Packages that are listed, by names normalised as in PEP 503; others are left out. The CUDA suffix of NVIDIA's
+wheels (`-cu12`) is dropped."""
 
 _SITES = (
     "/usr/local/lib/python3*/dist-packages",
@@ -74,7 +74,7 @@ _PKG_CONFIG = {
 }
 _NSYS = tuple(f"/{place}" for place in (*NSYS_PLACES, "usr/local/bin/nsys", "usr/bin/nsys"))
 _DEBIAN = {"nccl": "libnccl2", "nsys": "nsight-systems-cli", "libfabric": "libfabric1", "aws-ofi-nccl": "libnccl-ofi"}
-"""Debian's names, asked where the files told nothing."""
+"""Debian's names, used where the files give no version."""
 
 _TEXT_LIMIT = 1 << 20
 _DPKG_LIMIT = 32 << 20
@@ -132,7 +132,7 @@ def versions(tree: Tree, places: Sequence[str], library_path: Sequence[str]) -> 
 def python_packages(tree: Tree, places: Sequence[str]) -> dict[str, str]:
     """Return the tracked Python packages: `NAME-VERSION.dist-info`, `.egg-info` or `NAME-VERSION-pyX.egg`.
 
-    Of a package in several directories the one in the first of `places` counts: that is what Python imports.
+    Of a package in several directories the one in the first of `places` counts: Python imports that one.
     """
     found: dict[str, str] = {}
     for place in places:
@@ -147,7 +147,7 @@ def python_packages(tree: Tree, places: Sequence[str]) -> dict[str, str]:
 
 
 def library_version(tree: Tree, places: Sequence[str], name: str) -> str | None:
-    """Return the version at the end of a library's real name: `libnccl.so.2.29.3` -> `2.29.3`; None if it is not there.
+    """Return the version at the end of a library's real name: `libnccl.so.2.29.3` -> `2.29.3`; None without it.
 
     `unknown` where the name ends with less than two numbers.
     """
@@ -181,7 +181,7 @@ def nsys_version(paths: Sequence[str]) -> str | None:
 
 
 def debian_versions(tree: Tree) -> dict[str, str]:
-    """Return what dpkg's own list says of the packages in question, for Debian and Ubuntu."""
+    """Return the versions in dpkg's list, for Debian and Ubuntu."""
     text = tree.read([_DPKG], _DPKG_LIMIT).get(_DPKG, b"").decode(errors="replace")
     found = {}
     for name, package in _DEBIAN.items():
@@ -197,7 +197,7 @@ def _texts(tree: Tree) -> dict[str, str]:
 
 
 def _configured(tree: Tree, name: str) -> str | None:
-    """The version in the first pkg-config file."""
+    """Return the version in the first pkg-config file."""
     for pattern in _PKG_CONFIG[name]:
         paths = [one.path for one in tree.find([pattern])]
         for content in tree.read(paths, _TEXT_LIMIT).values():

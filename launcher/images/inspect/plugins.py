@@ -1,9 +1,9 @@
-"""NCCL's plugins in an image: where they are, and what NCCL_NET may be set to for each.
+"""NCCL's plugins in an image: where they are, and the values of NCCL_NET for each.
 
 Sources, as `repository path`:
 - NVIDIA/nccl `src/plugin/plugin_open.cc`: the names of the files, `lib` `nccl-{net,tuner,profiler}[-NAME]` `.so`.
-- NVIDIA/nccl `src/plugin/net.cc` (ncclNetInit): NCCL_NET is compared with the name in the plugin's structure, whatever
-  the case of its letters; before its `init` in newer releases, after it in older ones.
+- NVIDIA/nccl `src/plugin/net.cc` (ncclNetInit): NCCL_NET is compared with the name in the plugin's structure,
+  ignoring case; before its `init` in newer releases, after it in older ones.
 - aws/aws-ofi-nccl `src/nccl_ofi_interface_nvidia.cpp`: "Libfabric"; with NCCL_NET="AWS Libfabric" or "OFI" it takes
   that name itself. Up to 1.11.0 it was "AWS Libfabric" only. `src/Makefile.am`: names of its files.
 - Mellanox/nccl-rdma-sharp-plugins `src/p2p_plugin.c`, `src/ib_plugin.c`, `src/ucx_plugin.c`, `src/ucx_rma_plugin.c`,
@@ -79,7 +79,7 @@ def network_plugins(tree: Tree, library_path: Sequence[str]) -> tuple[NetworkPlu
 
 
 def net_names(binary: bytes) -> tuple[str, ...]:
-    """Return what NCCL_NET may be set to for a plugin: the names in its structures first, then others that it knows."""
+    """Return the values of NCCL_NET for a plugin: the names in its structures first, then others in its binary."""
     others = sorted({match[1].decode() for match in _NAMES.finditer(binary)}, key=_version_first)
     return tuple(dict.fromkeys((*plugin_names(binary), *others)))
 
@@ -91,7 +91,7 @@ def ofi_version(tree: Tree, library_path: Sequence[str]) -> str | None:
 
 
 def declares_gin(tree: Tree, library_path: Sequence[str]) -> bool:
-    """Whether a plugin exports NCCL's GIN interface, `ncclGinPlugin_vN` (NVIDIA/nccl `src/plugin/gin/gin_v13.cc`)."""
+    """Return whether a plugin exports NCCL's GIN interface, `ncclGinPlugin_vN` (nccl `src/plugin/gin/gin_v13.cc`)."""
     return any(re.search(rb"\0ncclGinPlugin_v\d+\0", binary) for binary in _binaries(tree, library_path).values())
 
 
@@ -102,7 +102,7 @@ def _version_first(name: str) -> tuple[str, int]:
 
 
 def _files(tree: Tree, library_path: Sequence[str]) -> list[TreeEntry]:
-    """Files that may be plugins, in the order of the places."""
+    """Return files that may be plugins, in the order of the places."""
     asked = patterns(library_path)
     found = [one for one in tree.find(asked) if one.kind == "file"]
     compiled = [re.compile(_as_regex(pattern)) for pattern in asked]
@@ -118,6 +118,6 @@ def _as_regex(pattern: str) -> str:
 
 
 def _binaries(tree: Tree, library_path: Sequence[str]) -> dict[str, bytes]:
-    """The libraries that may hold a net plugin, by real path."""
+    """Return the libraries that may hold a net plugin, by real path."""
     paths = dict.fromkeys(one.real_path for one in _files(tree, library_path) if "/libnccl-net" in one.path)
     return tree.read(list(paths)[:_MOST], _READ_LIMIT)

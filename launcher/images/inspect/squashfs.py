@@ -18,7 +18,7 @@ from launcher._util.shell import Result, Shell
 
 REMEDY: Final = "Make it again with `launcher image import ...` or `launcher image build`."
 PADDING: Final = 4096
-"""What mksquashfs fills a file up to, in bytes: so much may follow the file system."""
+"""mksquashfs pads a file to a multiple of so many bytes: less may follow the file system."""
 
 _MAGIC = 0x73717368  # "hsqs"
 _COMPRESSORS = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
@@ -30,7 +30,7 @@ _NO_TABLE = 0xFFFFFFFFFFFFFFFF
 
 @dataclass(frozen=True)
 class Superblock:
-    """What the first 96 bytes say."""
+    """The superblock, the first 96 bytes."""
 
     inodes: int
     made_at_s: int
@@ -51,28 +51,30 @@ class Superblock:
 
     @property
     def compression(self) -> str:
-        """`zstd:3`, or `zstd` where the level is not known."""
+        """Return `zstd:3`, or `zstd` where the level is not known."""
         return self.compressor if self.level is None else f"{self.compressor}:{self.level}"
 
 
 def read_superblock(path: Path) -> Superblock:
     """Read and check the superblock of an image.
 
-    Raises ImageError if the file is missing, unreadable, truncated, damaged or no squashfs 4.0 (and says what it looks
-    like then), DiskError if the disk fails.
+    Raises ImageError if the file is missing, unreadable, truncated, damaged or not a squashfs 4.0 (with what it looks
+    like), DiskError if the disk fails.
     """
     try:
         if path.is_dir():
             broken(path, "it is a directory", "A directory becomes an image with `launcher image import DIRECTORY`.")
         if path.exists() and not path.is_file():
-            broken(path, "it is no regular file")
+            broken(path, "it is not a regular file")
         with path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(0)
             return _checked_superblock(path, file, size)
     except (FileNotFoundError, NotADirectoryError):
         target = path.readlink() if path.is_symlink() else None
-        broken(path, f"it is a symbolic link to {target}, which does not exist" if target else "no such file")
+        broken(
+            path, f"it is a symbolic link to {target}, which does not exist" if target else "the file does not exist"
+        )
     except PermissionError:
         broken(path, "you may not read it", "Ask its owner for `chmod a+r`, and for `a+x` on the directories above it.")
     except OSError as error:
@@ -87,9 +89,9 @@ def made_at(superblock: Superblock) -> str:
 def _checked_superblock(path: Path, file: BinaryIO, size: int) -> Superblock:
     head = file.read(512)
     if len(head) < 4 or int.from_bytes(head[:4], "little") != _MAGIC:
-        broken(path, f"it is no squashfs image: {looks_like(head)}")
+        broken(path, f"it is not a squashfs image: {looks_like(head)}")
     if len(head) < _LAYOUT.size:
-        broken(path, f"it is truncated: {size} bytes hold no superblock")
+        broken(path, f"it is truncated: {size} bytes are less than a superblock")
     values = _LAYOUT.unpack_from(head)
     _, inodes, made, block_size, _, number, block_log, flags, ids, major, minor = values[:11]
     root_inode, used, *tables = values[11:]
@@ -120,7 +122,7 @@ def _checked_superblock(path: Path, file: BinaryIO, size: int) -> Superblock:
 
 
 def _level(compressor: str, head: bytes) -> int | None:
-    """The compression level, from the block of options that follows the superblock (after a u16: its length)."""
+    """Return the compression level, from the block of options that follows the superblock (after a u16: its length)."""
     if compressor not in _WITH_LEVEL:
         return None
     start = _LAYOUT.size + 2 + _WITH_LEVEL[compressor]
@@ -128,7 +130,7 @@ def _level(compressor: str, head: bytes) -> int | None:
 
 
 def looks_like(head: bytes) -> str:
-    """Say what a file that starts with `head` looks like: 512 bytes are enough."""
+    """Return what a file that starts with `head` looks like: 512 bytes are enough."""
     text = head.lstrip().lower()
     known: tuple[tuple[bool, str], ...] = (
         (not head, "it is empty"),
@@ -148,7 +150,7 @@ def looks_like(head: bytes) -> str:
         (head.startswith(b"sqsh"), "it is a squashfs of the other byte order, which no kernel since 2.6.29 reads"),
         (head.startswith(b"#!"), "it is a script"),
         (head.startswith(b"version https://git-lfs"), "it is the pointer of a file in Git LFS, not the file"),
-        (_is_text(head), "it is a text"),
+        (_is_text(head), "it is text"),
     )
     return next((words for fits, words in known if fits), f"it begins with the bytes {head[:8].hex(' ')}")
 
@@ -158,11 +160,11 @@ def _is_text(head: bytes) -> bool:
 
 
 def examine(path: Path, shell: Shell) -> None:
-    """Let unsquashfs read the superblock and the tables: the file system in `path` can be opened.
+    """Check that unsquashfs can read the superblock and the tables of an image.
 
-    Raises ImageError with unsquashfs' words, MissingProgramError without it. Takes milliseconds, whatever the size.
+    Raises ImageError with its message, MissingProgramError without unsquashfs. Takes milliseconds for any size.
     """
-    # The path of no file: nothing is listed, but all tables and the root directory are read.
+    # No file has this path: nothing is listed, but all tables and the root directory are read.
     for argv in (["unsquashfs", "-s", str(path)], ["unsquashfs", "-lls", str(path), "/.launcher-looks"]):
         result = shell.run(argv, check=False)
         if result.status != 0:
@@ -170,7 +172,7 @@ def examine(path: Path, shell: Shell) -> None:
 
 
 def words(result: Result) -> str:
-    """What unsquashfs said last, as one line."""
+    """Return the last lines of unsquashfs' output, as one line."""
     lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
     return (
         " / ".join(line.strip() for line in lines[-3:] if line.strip())[:400] or f"status {result.status}, no message"
@@ -178,4 +180,5 @@ def words(result: Result) -> str:
 
 
 def broken(path: Path, problem: str, hint: str = REMEDY) -> NoReturn:
+    """Refuse an image. Raises ImageError."""
     raise ImageError(f"the image cannot be used: {problem}", where=str(path), hint=hint)

@@ -19,7 +19,7 @@ from launcher.images.inspect.unsquashfs import DirectoryEntry, Kind, Listing, ex
 
 _HOPS = 40  # links on the way to one file, as in the kernel
 _WILD = ("*", "?", "[")
-_UNKNOWN = "\ufffd"  # in place of what is no UTF-8: such a name cannot be asked for
+_UNKNOWN = "\ufffd"  # in place of bytes that are not UTF-8: such a name cannot be asked for
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class TreeEntry:
 
 
 class Tree(Protocol):
-    """Whatever can be looked into like a root file system."""
+    """A root file system that can be read."""
 
     def find(self, patterns: Sequence[str]) -> list[TreeEntry]:
-        """Return what the patterns name, sorted by path; `*`, `?` and `[...]` match within one component.
+        """Return the files that match the patterns, sorted by path; `*`, `?` and `[...]` match within one component.
 
         Like a shell, `*` matches no name with a dot at its start.
         """
@@ -51,7 +51,7 @@ class Tree(Protocol):
     def read(self, paths: Sequence[str], limit: int) -> dict[str, bytes]:
         """Return the contents of the regular files among `paths` (no patterns), by the paths asked for.
 
-        What is missing, is no regular file or is larger than `limit` bytes is left out.
+        Left out: missing files, files that are not regular, and files larger than `limit` bytes.
         """
         ...
 
@@ -64,11 +64,11 @@ class DirectoryTree:
         self._lister = _Lister(lambda directories: {d: _scanned(root, d) for d in directories})
 
     def find(self, patterns: Sequence[str]) -> list[TreeEntry]:
-        """See `Tree.find`."""
+        """Return the matching files; see `Tree.find`."""
         return _find(self._lister, patterns, wild=True)
 
     def read(self, paths: Sequence[str], limit: int) -> dict[str, bytes]:
-        """See `Tree.read`."""
+        """Return contents; see `Tree.read`."""
         wanted = _readable(_find(self._lister, paths, wild=False), limit)
         return {path: _read_file(self._root, real_path) for path, real_path in wanted.items()}
 
@@ -83,11 +83,11 @@ class SquashTree:
         self._contents: dict[str, bytes] = {}
 
     def find(self, patterns: Sequence[str]) -> list[TreeEntry]:
-        """See `Tree.find`."""
+        """Return the matching files; see `Tree.find`."""
         return _find(self._lister, patterns, wild=True)
 
     def read(self, paths: Sequence[str], limit: int) -> dict[str, bytes]:
-        """See `Tree.read`: one call of unsquashfs for all of them, and none for what was read before."""
+        """Return contents; see `Tree.read`. One call of unsquashfs for all, none for files read before."""
         wanted = _readable(_find(self._lister, paths, wild=False), limit)
         self._contents |= extract(self._image, self._shell, sorted(set(wanted.values()) - self._contents.keys()))
         return {path: self._contents[real_path] for path, real_path in wanted.items()}
@@ -98,7 +98,7 @@ class _Listing(Protocol):
 
 
 class _Lister:
-    """Listings of real directories, each asked for once."""
+    """Listings of real directories, each read once."""
 
     def __init__(self, ask: _Listing) -> None:
         self._ask = ask
@@ -116,7 +116,7 @@ class _Lister:
 
 @dataclass(frozen=True)
 class _Step:
-    """A walk that has come to the real directory `here` and still has `rest` to go.
+    """A walk that has reached the real directory `here` and still has to follow `rest`.
 
     Components of `rest` are marked: True for those of the question, which are shown and may hold wildcards, False for
     those of a link's target.
@@ -186,7 +186,7 @@ def _matching(part: str, listing: Listing, wild: bool) -> list[str]:
 
 
 def _readable(found: Iterable[TreeEntry], limit: int) -> dict[str, str]:
-    """The real path by the path asked for, of what may be read."""
+    """Return the real path by the path asked for, of files that may be read."""
     return {
         one.path: one.real_path
         for one in found
@@ -201,7 +201,7 @@ def _scanned(root: Path, directory: str) -> Listing:
         with os.scandir(place) as entries:
             return {_text(entry.name): _entry(entry) for entry in entries if "\n" not in entry.name}
     except OSError as error:
-        raise DiskError(f"cannot look into the directory: {error.strerror}", where=str(place)) from error
+        raise DiskError(f"cannot read the directory: {error.strerror}", where=str(place)) from error
 
 
 def _entry(entry: "os.DirEntry[str]") -> DirectoryEntry:

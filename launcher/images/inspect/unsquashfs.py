@@ -1,7 +1,7 @@
-"""Looking into an image with unsquashfs, without unpacking it: directories, and single files.
+"""Directories and single files of an image, read with unsquashfs without unpacking the image.
 
 Source: squashfs-tools `CHANGES` (which option came when). Everything works with the 4.4 of RHEL 9 and Debian 11: `-cat`
-came with 4.5 and is not used (a seam of text would not bring binary files through unchanged either); without
+came with 4.5 and is not used (its output, decoded as text, would not keep binary files unchanged); without
 `-max-depth`, which is of 4.5 too, the whole file system is listed once: about a second for 50,000 files.
 """
 
@@ -41,7 +41,7 @@ Listing = dict[str, DirectoryEntry]
 
 
 def list_directories(image: Path, shell: Shell, directories: Iterable[str]) -> dict[str, Listing]:
-    """List directories of an image, without what lies below them; each may come with others that cost nothing.
+    """List directories of an image, without their subdirectories; the result may hold others, read along the way.
 
     `directories` are real paths such as `/usr/lib` (`/` is the root). One call of unsquashfs for all of the same depth.
     Raises ImageError if the image is damaged, MissingProgramError without unsquashfs.
@@ -91,7 +91,7 @@ def _parsed(image: Path, result: Result) -> dict[str, Listing]:
 
 
 def _link(text: str, size: int) -> tuple[str, str]:
-    """Split `path -> target`: the size of a link is the length of its target, whatever arrows the names hold."""
+    """Split `path -> target`: the size of a link is the length of its target, even if names hold arrows."""
     raw = text.encode(errors="replace")
     if raw[-size - 4 : len(raw) - size] == b" -> ":
         return raw[: -size - 4].decode(), raw[len(raw) - size :].decode()
@@ -102,8 +102,8 @@ def _link(text: str, size: int) -> tuple[str, str]:
 def extract(image: Path, shell: Shell, paths: Sequence[str]) -> dict[str, bytes]:
     """Read regular files of an image, by their real paths.
 
-    They are unpacked into a temporary directory that nobody else can enter, and read without following links: nothing
-    of this machine is read in their place. Whoever calls has looked at kind and size of each beforehand.
+    They are unpacked into a private temporary directory, and read without following links: no file of this machine is
+    read in their place. The caller has checked kind and size of each beforehand.
     Raises ImageError if one of them cannot be unpacked: the image is damaged.
     """
     if not paths:
@@ -126,7 +126,7 @@ def _read_unpacked(root: Path, path: str) -> bytes | None:
             place = place / part
             mode = place.lstat().st_mode
             if stat.S_ISDIR(mode):
-                place.chmod(0o700)  # whatever the image says: it has to be read, and removed
+                place.chmod(0o700)  # against the image's permissions: it has to be read, and removed
         if not stat.S_ISREG(place.lstat().st_mode):
             return None
         place.chmod(0o600)

@@ -1,1 +1,1 @@
-"""The store: content-named files, names, locks that hold across machines, who uses what, and clearing up."""
+"""The store: content-named files, names, locks that hold across machines, uses of images, garbage collection."""

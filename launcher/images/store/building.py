@@ -28,7 +28,7 @@ _OTHER_DISK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNO
 
 @dataclass(frozen=True)
 class LastBuild:
-    """What the last build of a key made; `token` tells two builds of the same content apart."""
+    """The image that the last build of a key made; `token` differs between two builds of the same content."""
 
     digest: str
     token: str
@@ -104,7 +104,7 @@ def start_building(store: Store, key: str, *, on_wait: OnWait | None = None) -> 
 
 
 def _put(building: Building, file: Path, manifest: Manifest, links: Sequence[Path]) -> Path:
-    """Publish `file` under its digest and these names; returns its final path. See `Building.add`."""
+    """Publish `file` under its digest and these names; return its final path. See `Building.add`."""
     store = building.store
     ready, digest, original = _into(building.workspace, file)
     final = store.images / f"{digest}.sqsh"
@@ -117,7 +117,7 @@ def _put(building: Building, file: Path, manifest: Manifest, links: Sequence[Pat
             raise disk_error(error.__cause__, beside, "write the manifest") from error
         raise
     with writing(store.images, "publish the image"):
-        # Readable by whom the directories let in, changed by nobody.
+        # Read-only for everyone; the permissions of the directories decide who can read.
         ready.chmod(0o444)
         beside.chmod(0o444)
         _sync(ready)
@@ -141,7 +141,7 @@ def _name(building: Building, image: Path, links: Sequence[Path]) -> None:
 
 
 def _last_build(store: Store, key: str) -> LastBuild | None:
-    """What the last build of the key made, if any."""
+    """Return the image that the last build of the key made, if any."""
     try:
         value = json.loads(_result_file(store, key).read_text())
         return LastBuild(str(value["digest"]), str(value["token"]))
@@ -151,7 +151,7 @@ def _last_build(store: Store, key: str) -> LastBuild | None:
 
 @contextlib.contextmanager
 def _publishing(building: Building) -> Iterator[None]:
-    """Nobody else publishes or removes anything during the block, and the build's own lock is still held."""
+    """Let no other process publish or remove anything during the block; check that the build's own lock is held."""
     with building.store.lock("store").held(building.on_wait):
         # Everything slow is done: what follows takes far less time than others wait before they take over.
         building.lock.check()
@@ -160,7 +160,7 @@ def _publishing(building: Building) -> Iterator[None]:
 
 
 def _finish(building: Building, digest: str, links: Sequence[Path]) -> None:
-    """Names, and the result for those who wait."""
+    """Write the names, and the result for processes that wait."""
     for link in links:
         _point(link, digest, building.workspace)
     _sync(building.store.root)
@@ -168,7 +168,7 @@ def _finish(building: Building, digest: str, links: Sequence[Path]) -> None:
 
 
 def _into(workspace: Path, file: Path) -> tuple[Path, str, Path | None]:
-    """The file in the workspace, its SHA-256, and what has to go once it is published.
+    """Return the file in the workspace, its SHA-256, and the file to remove once it is published.
 
     A file from elsewhere gets a second name in the workspace, so that it is not lost if the build fails.
     """
@@ -244,7 +244,7 @@ def _result_file(store: Store, key: str) -> Path:
 
 
 def _sync(path: Path) -> None:
-    """What was written to a file, or the names in a directory, are on the disk when this returns."""
+    """Write what the kernel holds of a file, or of the names in a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

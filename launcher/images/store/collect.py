@@ -1,12 +1,12 @@
-"""gc: removes images that nothing needs any more, and what dead builders left.
+"""Garbage collection: removal of images that nothing needs any more, and of what dead builders left.
 
-An image stays if a queued or running job names it, if nobody can tell whether one does, if it has a name (unless names
-are not to count), or if it was added or used lately. Files that the store did not make are never touched.
+An image stays if a queued or running job names it, if it is not known whether one does, if it has a name (unless names
+do not count), or if it was added or used lately. Files that the store did not make are never touched.
 
 Each image goes under the store's lock: its names, then the image moves to the trash, then its uses are read once more
 (see `uses.record_use` for the other side), then it is deleted, then its manifest. A gc that is killed in between leaves
-an image without name, one in the trash or a manifest alone: nothing that anybody sees as broken, and the next one goes
-on from there.
+an image without name, one in the trash or a manifest alone: no command sees these as broken, and the next gc goes on
+from there.
 """
 
 import contextlib
@@ -47,14 +47,14 @@ class KeptImage:
 
 @dataclass(frozen=True)
 class GcResult:
-    """What gc did, or, as a dry run, would do."""
+    """The images that gc removed and kept, or, in a dry run, would have."""
 
     removed: tuple[RemovedItem, ...]
     kept: tuple[KeptImage, ...]
 
     @property
     def freed_bytes(self) -> int:
-        """Bytes on the disk that are free again."""
+        """Return how many bytes on the disk are free again."""
         return sum(each.size_bytes for each in self.removed)
 
 
@@ -67,7 +67,7 @@ class _Policy:
     answers: dict[Use, bool | None] = field(default_factory=dict)
 
     def lives(self, use: Use) -> bool | None:
-        """What `is_live` says, asked once: it may ask Slurm, and it is asked again while the store's lock is held."""
+        """Return what `is_live` says and remember it: it may ask Slurm, and is asked again under the store's lock."""
         if use not in self.answers:
             self.answers[use] = self.is_live(use)
         return self.answers[use]
@@ -109,7 +109,7 @@ def collect(
 
 
 def _collect_one(store: Store, entry: StoredImage, policy: _Policy, *, dry_run: bool) -> KeptImage | RemovedItem | None:
-    """Keep an image or remove it; None if somebody else removed it meanwhile."""
+    """Keep an image or remove it; return None if another process removed it meanwhile."""
     if reason := _reason_to_keep(store, entry, policy):
         return KeptImage(entry, reason)
     if dry_run:
@@ -132,7 +132,7 @@ def _collect_one(store: Store, entry: StoredImage, policy: _Policy, *, dry_run: 
 
 
 def _reason_to_keep(store: Store, entry: StoredImage, policy: _Policy) -> str | None:
-    """Why an image has to stay; None if it may go."""
+    """Return why an image has to stay; None if it may go."""
     digest = entry.path.stem
     if needed := _needed_by(store, digest, policy):
         return needed
@@ -143,7 +143,7 @@ def _reason_to_keep(store: Store, entry: StoredImage, policy: _Policy) -> str | 
 
 
 def _last_used(store: Store, entry: StoredImage) -> float:
-    """When the image was used or added last, in seconds since the epoch."""
+    """Return when the image was used or added last, in seconds since the epoch."""
     used = [use.at for path in files_of(store, entry.path.stem) if (use := read_use(path))]
     return max([entry.added, *used])
 
@@ -152,13 +152,13 @@ def _needed_by(store: Store, digest: str, policy: _Policy) -> str | None:
     for path in files_of(store, digest):
         use = read_use(path)
         if use is None:
-            # One that has just been removed is no reason; one that cannot be read may be anybody's.
+            # A use that has just been removed does not count; one that cannot be read may belong to any run.
             if path.exists():
-                return f"a use of it cannot be read: {path}"
+                return f"the record of a run that uses it cannot be read: {path}"
             continue
         lives = policy.lives(use)
         if lives is None:
-            return f"nobody can tell whether {_shown(use)} is over"
+            return f"it is not known whether {_shown(use)} is over"
         if lives:
             return f"{_shown(use)} needs it"
     return None
@@ -172,7 +172,7 @@ def _delete(store: Store, entry: StoredImage, policy: _Policy, lock: HeldLock) -
         moved.rename(entry.path)
         return reason
     lock.check()
-    # From here on the image is lost to whoever comes: they see that it is not in its place.
+    # From here on the image is gone for all other processes: they see that it is not in its place.
     trash.delete(moved)
     entry.path.with_suffix(".json").unlink(missing_ok=True)
     workspace.remove_tree(store.root / "uses" / entry.path.stem)
@@ -180,7 +180,7 @@ def _delete(store: Store, entry: StoredImage, policy: _Policy, lock: HeldLock) -
 
 
 def _forget_old_uses(store: Store, policy: _Policy) -> None:
-    """Remove the notes of runs that have been over for long enough."""
+    """Remove the records of runs that have been over for long enough."""
     for directory in (store.root / "uses").glob("*"):
         with contextlib.suppress(OSError):
             for path in directory.glob("*.json"):

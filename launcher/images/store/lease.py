@@ -1,22 +1,22 @@
-"""Leases: a lock that needs nothing of the file system but exclusive creation, and that outlives no dead holder.
+"""Leases: locks that need nothing from the file system but exclusive creation, and that do not outlive their holder.
 
 A lease is a directory with files `00000001`, `00000002`, ...: generations. The file with the highest number counts: its
 content says who holds the lease or that it is free, its mtime is the holder's heartbeat.
 
 Why there are never two holders. A generation N is begun by creating the file N with O_CREAT|O_EXCL, which one process
-on one machine wins (open(2); over NFS from version 3 on), and only by who saw N-1 free or abandoned. Then the winner
-lists the directory again, and is the holder only if N is the highest number; otherwise it removes its N and starts
-over. That second look is for a process that slept since its first: the numbers that it saw may be gone by now, so that
-creating N succeeds again. It cannot be fooled, because the highest number is never removed: only the holder of N
-removes files, those below N. No step moves or removes the file of a live holder, so there is nothing to put back.
+on one machine wins (open(2); over NFS from version 3 on), and only by a process that saw N-1 free or abandoned. Then
+the winner lists the directory again, and is the holder only if N is the highest number; otherwise it removes its N and
+starts over. The second listing is for a process that was stopped since the first: the numbers that it saw may be gone
+by now, so that creating N succeeds again. The listing is reliable, because the highest number is never removed: only
+the holder of N removes files, those below N. No step moves or removes the file of a live holder.
 
 When a lease counts as abandoned: its holder's process has ended, where that can be seen (`Owner.has_ended`); or its
 heartbeat was not seen to change for `stale_s` seconds of the watcher's own watching. The clocks of two machines are
 never compared, and a watcher that was itself stopped counts no more than one heartbeat for that time.
 
-What is left is a holder that was stopped for longer than that and wakes up: two who think that they hold it. So before
-anything that counts, the holder calls `Lease.check`, which begins generation N+1 in the same way: it works only if
-nobody else did, and from then on others again have to watch for `stale_s` seconds.
+One case remains: a holder that was stopped for longer than that and wakes up, while another process holds the lease. So
+before it publishes anything, a holder calls `Lease.check`, which begins generation N+1 in the same way: that succeeds
+only if no other process did it first, and from then on others again have to watch for `stale_s` seconds.
 
 Why this is not a library. filelock 4.2.11 was measured against the tests of this module. Of a SoftFileLease a contender
 and a holder that was stopped can both be the owner: `is_lock_held_by_us` renews nothing, so a contender that judged the
@@ -26,7 +26,7 @@ cannot exchange two names (RENAME_EXCHANGE: NFS, SMB), nothing takes over a dead
 StrictSoftFileLock is never taken over by itself.
 
 The heartbeat is a thread. A long call in C that gives up the interpreter's lock (hashing, reading, waiting for a
-program) does not stop it; SIGSTOP of the whole process does, and that is what `check` is for.
+program) does not stop it; SIGSTOP of the whole process does: hence `check`.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ _HELD, _FREE = '"state": "held"', '"state": "free"'
 
 @dataclass(frozen=True)
 class LeaseTiming:
-    """How often and how long, in seconds."""
+    """Intervals of a lease, in seconds."""
 
     heartbeat_s: float = 5.0
     # More than an NFS client keeps attributes by default (acregmax and acdirmax: 60 s, nfs(5)).
@@ -60,7 +60,7 @@ class LeaseTiming:
 
 @dataclass(frozen=True)
 class LeaseHolder:
-    """Who holds a lease, as its file says; `since` in seconds since the epoch by the holder's clock, 0 if unknown."""
+    """The holder of a lease, from its file; `since` in seconds since the epoch by the holder's clock, 0 if unknown."""
 
     owner: Owner
     since: float
@@ -75,11 +75,11 @@ class Generation:
     number: int
     holder: LeaseHolder | None
     heartbeat: int
-    """The mtime in ns: it tells that something changed, not when."""
+    """The mtime in ns, of which only changes count: the clocks of machines differ."""
 
 
 class LeaseLostError(OutsideError):
-    """Somebody else took the lease over because this process was stopped for too long."""
+    """Another process took the lease over because this one was stopped for too long."""
 
 
 class Lease:
@@ -102,13 +102,13 @@ class Lease:
             raise LeaseLostError(
                 "another process took over while this one was stopped for too long: nothing was written",
                 where=str(self._directory),
-                hint="Run the command again; it finds what the other one made.",
+                hint="Run the command again; it finds the image that the other process made.",
             )
         self._number = number
         _remove_below(self._directory, number)
 
     def release(self) -> None:
-        """Give the lease back: the next one gets it at once."""
+        """Give the lease back: the next process gets it at once."""
         self._over.set()
         self._thread.join()
         # In place, the same length, on blocks that exist: this also works on a full disk. A generation that was taken
@@ -122,13 +122,13 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._over.wait(self._timing.heartbeat_s):
-            # Whoever took over removed the file; any other trouble may have passed by the next time.
+            # A process that took over removed the file; other errors may have passed by the next time.
             with contextlib.suppress(OSError):
                 os.utime(_file(self._directory, self._number))
 
 
 def newest(directory: Path) -> Generation | None:
-    """The generation that counts; None if the lease was never held. Raises DiskError."""
+    """Return the generation that counts; None if the lease was never held. Raises DiskError."""
     while True:
         number = max(_numbers(directory), default=0)
         if number == 0:
@@ -148,7 +148,7 @@ def newest(directory: Path) -> Generation | None:
 def begin(
     directory: Path, after: Generation | None, owner: Owner, timing: LeaseTiming, *, kernel: bool, mode: int
 ) -> Lease | None:
-    """Become the next holder after a generation that is free or abandoned; None if somebody else was faster.
+    """Become the next holder after a generation that is free or abandoned; return None if another process was faster.
 
     `mode` gives the permissions of the file. Raises DiskError.
     """
@@ -172,7 +172,7 @@ class Watcher:
         self.beats = 0
 
     def is_silent(self, generation: Generation) -> bool:
-        """Take one more look; whether the heartbeat has not changed for too long."""
+        """Compare the heartbeat with the last one; return whether it has not changed for too long."""
         now = time.monotonic()
         current = (generation.number, generation.heartbeat)
         if current != self._seen:
@@ -186,7 +186,7 @@ class Watcher:
 
 
 def _create(directory: Path, number: int, text: str, mode: int) -> bool:
-    """Begin a generation; False if it, or a higher one, is somebody else's."""
+    """Begin a generation; return False if another process has begun it, or a higher one."""
     path = _file(directory, number)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -232,7 +232,7 @@ def _file(directory: Path, number: int) -> Path:
 
 
 def _holder(text: bytes) -> LeaseHolder | None:
-    """Who holds it; an unknown holder for a file that is just being written, or was left half written by a crash."""
+    """Return the holder; an unknown one for a file that is just being written, or was left half written by a crash."""
     try:
         value = json.loads(text)
         if value["state"] == "free":

@@ -1,14 +1,15 @@
 """One builder at a time for one key of one store, across processes and machines.
 
-Every holder takes two things. A lease (lease.py) works everywhere, but of a holder on another machine that died one
-only learns by waiting. A lock of the kernel, where the file system has one that reaches all machines (mounts.py), is
-free in the moment in which its holder ends. So whoever gets the kernel's lock takes over at once a lease whose holder
-had the kernel's lock, too; all other leases are watched. Both always, because one directory may have kernel locks on
-one machine and none on another: a head node exports its disk, and the compute nodes mount it with `nolock`.
+Every holder takes two locks. A lease (lease.py) works everywhere, but that a holder on another machine has died is only
+learned by waiting. A lock of the kernel, where the file system has one that reaches all machines (mounts.py), is free
+as soon as its holder ends. So a process that gets the kernel's lock takes over at once a lease whose holder had the
+kernel's lock, too; all other leases are watched. Both always, because one directory may have kernel locks on one
+machine and none on another: a head node exports its disk, and the compute nodes mount it with `nolock`.
 
 The kernel's lock is flock(2), tried without waiting, so that Ctrl-C ends the waiting at once and a server that forgets
-to wake us up does not matter. On a local file system an open-file-description lock (fcntl(2), F_OFD_SETLK) is taken as
-well: NFS clients of this machine lock through the server's POSIX locks, which flock does not see.
+to wake the waiting process does not matter. On a local file system an open-file-description lock (fcntl(2),
+F_OFD_SETLK) is taken as well: NFS clients of this machine lock through the server's POSIX locks, which flock does not
+see.
 
 The file of the kernel's lock stays: removing it would let two processes lock two files of one name.
 """
@@ -40,7 +41,7 @@ from launcher.images.store.space import writing
 __all__ = ["HeldLock", "Lease", "LeaseHolder", "LeaseLostError", "LeaseTiming", "Lock", "OnWait"]
 
 OnWait = Callable[[LeaseHolder], None]
-"""Called when waiting begins and every `LeaseTiming.report_s` seconds with who holds the lock at that moment."""
+"""Called when waiting begins and every `LeaseTiming.report_s` seconds, with the holder of that moment."""
 
 _BUSY = (errno.EAGAIN, errno.EACCES)
 # flock(2), fcntl(2): none left or no lockd; not built in; not for this file system (Lustre's noflock: ENOSYS).
@@ -53,7 +54,7 @@ class HeldLock:
 
     lease: Lease
     waited: bool
-    """Whether somebody else had it when it was first asked for."""
+    """Whether another process had it at the first attempt."""
 
     def check(self) -> None:
         """Prove that it is still held; call it right before publishing. Raises LeaseLostError, DiskError."""
@@ -64,8 +65,8 @@ class HeldLock:
 class Lock:
     """The lock that lives in `directory` (created when it is first taken).
 
-    `mode` is the permissions of new directories, files get its read and write bits; `kernel` says whether the kernel's
-    locks are to be used, None: where the file system has them. `owner` is who asks, by default this process.
+    `mode` is the permissions of new directories, files get its read and write bits; `kernel` says whether to use the
+    kernel's locks, None: where the file system has them. `owner` is the process that asks, by default this one.
     """
 
     directory: Path
@@ -94,9 +95,9 @@ class Lock:
 
     @contextlib.contextmanager
     def if_abandoned(self, *, watch: bool = True) -> Iterator[HeldLock | None]:
-        """Hold the lock for the block if nobody alive does, else give None.
+        """Hold the lock for the block if no live process does, else yield None.
 
-        With `watch`, a holder of whom only the heartbeat can tell is watched until it beats or is taken for dead.
+        With `watch`, a holder whose heartbeat is the only sign of life is watched until it beats or counts as dead.
         """
         with contextlib.closing(_Attempt(self)) as attempt:
             lease = attempt.step()
@@ -111,7 +112,7 @@ class Lock:
 
 
 class _Attempt:
-    """The way to the lock: holds the kernel's lock, once it got it, until `close`."""
+    """An attempt to get the lock: holds the kernel's lock, once it has it, until `close`."""
 
     def __init__(self, lock: Lock) -> None:
         self._lock = lock
@@ -128,7 +129,7 @@ class _Attempt:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the holder was seen to live."""
+        """Return whether the holder was seen to live."""
         gone = self.holder.owner.has_ended(self._owner) if self.holder else None
         return self._busy or self._watcher.beats > 0 or gone is False
 
@@ -159,7 +160,7 @@ class _Attempt:
         return silent or holder.owner.has_ended(self._owner) is True
 
     def _take_kernel_lock(self) -> bool:
-        """Try the kernel's lock; False if another process has it. Where there are none, do without from now on."""
+        """Try the kernel's lock; return False if another process has it. Do without where the file system has none."""
         path = self._lock.directory / "lock"
         with writing(path, "open the lock"):
             descriptor = _open(path, self._lock.mode & 0o666)
@@ -169,7 +170,7 @@ class _Attempt:
                     # struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid (0 for these locks).
                     whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
                     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, whole)
-                # Somebody may have removed the file between our opening and locking it.
+                # The file may have been removed between opening and locking it.
                 if not os.path.samestat(os.fstat(descriptor), path.stat()):
                     os.close(descriptor)
                     return False
@@ -186,7 +187,7 @@ class _Attempt:
 
 
 def make_directory(path: Path, mode: int) -> None:
-    """Make a directory with exactly these permissions, whatever the umask; one that is there stays as it is."""
+    """Make a directory with exactly these permissions, independent of the umask; an existing one stays as it is."""
     try:
         path.mkdir()
     except FileExistsError:

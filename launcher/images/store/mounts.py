@@ -1,4 +1,4 @@
-r"""Whether file locks of the kernel keep out processes on other machines: a matter of the file system and its options.
+r"""Mounts, and whether the kernel's file locks there keep out processes on other machines.
 
     local     processes of this machine alone reach the files, or those of NFS clients of this machine
     nfs       flock(2), "NFS details": since Linux 2.6.12 a lock on the whole file at the server. Not so with
@@ -28,7 +28,7 @@ _LOCAL = frozenset(
 
 @dataclass(frozen=True)
 class FileSystemMount:
-    """One line of /proc/self/mountinfo, see proc_pid_mountinfo(5): where, which file system, all its options."""
+    """One line of /proc/self/mountinfo, see proc_pid_mountinfo(5): mount point, file system, all its options."""
 
     point: Path
     kind: str
@@ -36,12 +36,12 @@ class FileSystemMount:
 
     @property
     def is_local(self) -> bool:
-        """Whether the files are on a disk (or in the memory) of this machine."""
+        """Return whether the files are on a disk (or in the memory) of this machine."""
         return self.kind in _LOCAL
 
     @property
     def has_locks(self) -> bool:
-        """Whether flock(2) on a file there keeps out every process on every machine."""
+        """Return whether flock(2) on a file there keeps out every process on every machine."""
         if self.kind in ("nfs", "nfs4"):
             return not self.options & {"nolock", "local_lock=flock", "local_lock=all"}
         if self.kind == "lustre":
@@ -52,7 +52,7 @@ class FileSystemMount:
 
 
 def mount_of(path: Path, mountinfo: str | None = None) -> FileSystemMount | None:
-    """The mount that holds `path`; None if that cannot be found out. `mountinfo` replaces the kernel's text."""
+    """Return the mount that holds `path`; None if it is not known. `mountinfo` replaces the kernel's text."""
     if mountinfo is None:
         try:
             mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")

@@ -17,7 +17,7 @@ _LIMIT = 255  # bytes: NAME_MAX
 
 
 def checked_name(name: str) -> str:
-    """The file name in the store for a readable name, with `.sqsh`. Raises ImageError unless it can be one."""
+    """Return the file name in the store for a readable name, with `.sqsh`. Raises ImageError unless it can be one."""
     file_name = _file_name(name)
     if file_name is None:
         hint = "It is one file name: no '/', no '.' in front, no control characters, 255 bytes at most."
@@ -28,7 +28,7 @@ def checked_name(name: str) -> str:
 
 
 def meant_by(text: str) -> list[str]:
-    """The file names in a store's root that `text` may stand for, best first."""
+    """Return the file names in a store's root that `text` may stand for, best first."""
     # As `image build` names what it makes: megatron-lm:latest is megatron-lm+latest.sqsh.
     written = (text, text.replace("/", "+").replace(":", "+"))
     names = [name for each in written if (name := _file_name(each))]
@@ -39,12 +39,12 @@ def meant_by(text: str) -> list[str]:
 
 
 def link_to(digest: str) -> str:
-    """What a name's symbolic link holds; `digest` in hexadecimal."""
+    """Return the target of a name's symbolic link; `digest` in hexadecimal."""
     return f"sha256/{digest}{SUFFIX}"
 
 
 def target_of(path: Path) -> str | None:
-    """The digest (hexadecimal) that a name points to; None for everything that the store did not make."""
+    """Return the digest (hexadecimal) that a name points to; None for a file that the store did not make."""
     try:
         match = _LINK.fullmatch(str(path.readlink()))
     except OSError:
@@ -56,14 +56,14 @@ def check_free(path: Path) -> None:
     """Raise ImageError if a name is taken by something that the store did not make."""
     if os.path.lexists(path) and target_of(path) is None:
         raise ImageError(
-            "a file of this name that the store did not make is in the way",
+            "a file of this name exists that the store did not make",
             where=str(path),
             hint="Choose another name, or move the file away (`launcher image import` takes a .sqsh file in).",
         )
 
 
 def listed(directory: Path) -> list[str]:
-    """The file names of images in a directory, sorted. Raises ImageError."""
+    """Return the file names of images in a directory, sorted. Raises ImageError."""
     try:
         found = [path.name for path in directory.iterdir()]
     except FileNotFoundError:

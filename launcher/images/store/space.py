@@ -1,4 +1,4 @@
-"""Room on the disk: asked for before something large is written, named in the error where it was not enough."""
+"""Free space on the disk: checked before something large is written, named in the error where it was not enough."""
 
 import contextlib
 import errno
@@ -13,21 +13,21 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user may still write at `path`, or where it would be made: f_bavail of statvfs(3).
+    """Return the bytes that this user may still write at `path`, or where it would be made: f_bavail of statvfs(3).
 
-    A user's quota is not in this figure on most file systems: its end is only met while writing. Raises DiskError.
+    Most file systems leave a user's quota out of this figure: it shows only while writing. Raises DiskError.
     """
     place = _existing(path)
     try:
         answer = os.statvfs(place)
     except OSError as error:
-        raise DiskError(f"cannot ask for free space: {error.strerror}", where=str(place)) from error
-    # Root may use what is reserved, but an image there would take the room that the system keeps for itself.
+        raise DiskError(f"the free space cannot be read: {error.strerror}", where=str(place)) from error
+    # Root may use the reserved blocks, but an image in them would take the space that the system keeps for itself.
     return answer.f_bavail * answer.f_frsize
 
 
 def require(directory: Path, needed: int, what: str) -> None:
-    """Raise DiskError unless `needed` bytes are free at `directory`; `what` is what they are for ("the image")."""
+    """Raise DiskError unless `needed` bytes are free at `directory`; `what` names the purpose ("the image")."""
     free = free_bytes(directory)
     if free >= needed:
         return
@@ -39,9 +39,9 @@ def require(directory: Path, needed: int, what: str) -> None:
 
 
 def disk_error(error: OSError, path: Path, what: str, *, needed: int | None = None) -> DiskError:
-    """The DiskError that says why `what` (a verb and its object: "write the manifest") failed at `path`.
+    """Return the DiskError for `what` (a verb and its object: "write the manifest") that failed at `path`.
 
-    For a full disk and an exceeded quota it has the free bytes in it and, where `needed` is known, the missing ones.
+    For a full disk and an exceeded quota it names the free bytes and, where `needed` is known, the missing ones.
     """
     if error.errno not in _FULL:
         return DiskError(f"cannot {what}: {error.strerror or error}", where=str(path))
@@ -49,15 +49,17 @@ def disk_error(error: OSError, path: Path, what: str, *, needed: int | None = No
         free = free_bytes(path)
     except DiskError:
         free = 0
-    room = f"{bytes_text(free)} are free"
+    free_text = f"{bytes_text(free)} are free"
     if needed is not None:
         missing = f": {bytes_text(needed - free)} are missing" if needed > free else ""
-        room = f"{bytes_text(needed)} are needed, {room}{missing}"
+        free_text = f"{bytes_text(needed)} are needed, {free_text}{missing}"
     if error.errno == errno.EDQUOT:
         hint = "Your quota there is used up (`quota -s`, `lfs quota`): remove what you do not need, or ask for more."
-        return DiskError(f"cannot {what}: {error.strerror} ({room} on the disk as a whole)", where=str(path), hint=hint)
+        return DiskError(
+            f"cannot {what}: {error.strerror} ({free_text} on the disk as a whole)", where=str(path), hint=hint
+        )
     hint = "Free some space (`launcher image gc` removes images that nothing uses), or choose another directory."
-    return DiskError(f"cannot {what}: {error.strerror} ({room})", where=str(path), hint=hint)
+    return DiskError(f"cannot {what}: {error.strerror} ({free_text})", where=str(path), hint=hint)
 
 
 @contextlib.contextmanager
@@ -70,5 +72,5 @@ def writing(path: Path, what: str, *, needed: int | None = None) -> Iterator[Non
 
 
 def _existing(path: Path) -> Path:
-    """`path`, or the nearest directory above it that exists."""
+    """Return `path`, or the nearest directory above it that exists."""
     return next((each for each in (path, *path.absolute().parents) if each.exists()), Path("/"))

@@ -10,20 +10,20 @@
 
 A name that moves to another image leaves the older one where it is: a queued run names its image by content.
 
-Whatever is killed at whatever moment, the store stays whole, because of this order:
+The store stays whole, whichever process is killed at any moment, because of this order:
 
-1. The workspace's owner is noted, then the workspace is made. Everything half made lies in a workspace, where nobody
-   looks; the next builder and gc remove those of dead owners.
+1. The workspace's owner is recorded, then the workspace is made. Everything unfinished lies in a workspace, where no
+   command looks for images; the next builder and gc remove those of dead owners.
 2. The image's bytes are on the disk (fsync) before it leaves the workspace. So is the manifest.
 3. The lock is proved to be still held, then the store's own lock is taken: builders of different keys and gc publish
    and remove one after the other.
 4. The manifest is renamed to its place, the directory is synced, then the image is renamed to its place and the
    directory is synced again. An image is there from the second rename on, with its manifest. A manifest without image
-   is nothing: the next build replaces it, gc removes it.
+   does not count: the next build replaces it, gc removes it.
 5. Only then names: each is a symbolic link, created in the workspace and renamed over the old one, so that it always
    points to one of the two images. The root is synced.
-6. Last, the result of the key is noted for those who wait. Without it they build again, which gives the same content or
-   a newer one.
+6. Last, the result of the key is recorded for processes that wait. Without it they build again, which gives the same
+   content or a newer one.
 
 A name is made or replaced only if it is a link into the store: files of others in the root are never touched.
 """
@@ -48,7 +48,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 class StoredImage:
     """An image of the store.
 
-    `digest` is `sha256:<hex>`; it is None for a plain file that somebody put into the root. `manifest` is None where
+    `digest` is `sha256:<hex>`; None for a plain file in the root that the store did not make. `manifest` is None where
     there is none, or a broken one: `problem` says so.
     """
 
@@ -77,50 +77,50 @@ class Store:
 
     @property
     def images(self) -> Path:
-        """The directory of the content-named files."""
+        """Return the directory of the content-named files."""
         return self.root / "sha256"
 
     @property
     def partial(self) -> Path:
-        """The directory of the workspaces."""
+        """Return the directory of the workspaces."""
         return self.root / ".partial"
 
     @property
     def me(self) -> Owner:
-        """Who acts on this store."""
+        """Return the process that acts on this store."""
         return self.owner or Owner.of_this_process()
 
     @property
     def mode(self) -> int:
-        """The permissions of new directories. Raises DiskError without a root."""
+        """Return the permissions of new directories. Raises DiskError without a root."""
         with writing(self.root, "look at the store"):
             return self.root.stat().st_mode & 0o7777
 
     def image_path(self, digest: str) -> Path:
-        """Where the image of this digest (with or without `sha256:`) is, or would be. Raises ImageError."""
+        """Return where the image of this digest (with or without `sha256:`) is, or would be. Raises ImageError."""
         text = digest.removeprefix("sha256:")
         if not _HEX.fullmatch(text):
-            raise ImageError(f"{digest!r} is no SHA-256 digest", hint="It looks like sha256:<64 hexadecimal digits>.")
+            raise ImageError(f"{digest!r} is not a SHA-256 digest", hint="The form is sha256:<64 hexadecimal digits>.")
         return self.images / f"{text}{SUFFIX}"
 
     def names(self) -> dict[str, str]:
-        """The digest (hexadecimal) that each name in the store points to."""
+        """Return the digest (hexadecimal) that each name in the store points to."""
         found = {name: target_of(self.root / name) for name in listed(self.root)}
         return {name.removesuffix(SUFFIX): target for name, target in found.items() if target}
 
     def entries(self) -> list[StoredImage]:
-        """All images, by digest; what another process removes meanwhile is left out."""
+        """Return all images, by digest; images that another process removes meanwhile are left out."""
         names = self.names()
         paths = [self.images / name for name in listed(self.images) if _HEX.fullmatch(name.removesuffix(SUFFIX))]
         return [entry for path in paths if (entry := self._entry(path, names))]
 
     def plain_files(self) -> list[StoredImage]:
-        """The images in the root that were put there by others (CloudAI's cache, a user): no digest, not for gc."""
+        """Return the images in the root that others put there (CloudAI, a user): without digest, never removed."""
         paths = [self.root / name for name in listed(self.root) if target_of(self.root / name) is None]
         return [entry for path in paths if path.is_file() and (entry := _plain(path))]
 
     def find(self, text: str) -> StoredImage | None:
-        """The image that `text` names, None if there is none.
+        """Return the image that `text` names, None if there is none.
 
         A name with or without `.sqsh`, a reference to a registry whose image was imported, a digest, or at least 8
         digits with which only one digest begins. Raises ImageError for an ambiguous one and for a broken name.
@@ -137,7 +137,7 @@ class Store:
         return self.by_digest(text.removeprefix("sha256:"))
 
     def lock(self, name: str) -> Lock:
-        """The lock of this name: of a key's hash, or `store` for changes of what is published."""
+        """Return the lock of this name: of a key's hash, or `store` for changes of published images."""
         return Lock(self.root / ".locks" / name, self.owner, self.kernel_locks, self.timing, self.mode)
 
     def _entry(self, path: Path, names: dict[str, str]) -> StoredImage | None:
@@ -159,7 +159,7 @@ class Store:
         return StoredImage(f"sha256:{digest}", path, manifest, mine, size, added, problem)
 
     def by_digest(self, text: str) -> StoredImage | None:
-        """The image with this digest in hexadecimal, or with at least 8 of its first digits.
+        """Return the image with this digest in hexadecimal, or with at least 8 of its first digits.
 
         Raises ImageError if several digests begin so.
         """
@@ -173,7 +173,7 @@ class Store:
 
 
 def find_file(directories: Sequence[Path], reference: Reference) -> Path | None:
-    """The first file in these directories that bears a name of this reference: the store's, CloudAI's or enroot's.
+    """Return the first file in these directories with a name of this reference: the store's, CloudAI's or enroot's.
 
     A name of the store gives the content-named file that it points to.
     """
@@ -199,6 +199,4 @@ def _plain(path: Path) -> StoredImage | None:
 
 def _dangling(path: Path, digest: str) -> ImageError:
     hint = f"Make the image again (that renews the name), or remove the name: rm {path}"
-    return ImageError(
-        f"the name points to an image that is no longer there (sha256:{digest})", where=str(path), hint=hint
-    )
+    return ImageError(f"the name points to an image that was removed (sha256:{digest})", where=str(path), hint=hint)

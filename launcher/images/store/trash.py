@@ -1,7 +1,7 @@
-"""Images on their way out: gc first moves an image here, looks once more whether it is used, and only then deletes it.
+"""Images that gc is removing: it moves an image here, checks once more whether it is used, and then deletes it.
 
     <root>/.trash/<hex>.sqsh       not decided yet: if gc is killed now, it goes back to its place
-    <root>/.trash/<hex>.deleted    decided: lost to everybody, only its blocks are left to be freed
+    <root>/.trash/<hex>.deleted    decided: no process can find it any more, only its blocks are left to be freed
 
 All of this happens under the store's lock.
 """
@@ -14,7 +14,7 @@ from launcher.images.store.store import Store
 
 
 def put_in(store: Store, image: Path) -> Path:
-    """Move an image here; nothing is decided yet. Returns its path here. Raises OSError."""
+    """Move an image here; nothing is decided yet. Return its path here. Raises OSError."""
     directory = store.root / ".trash"
     make_directory(directory, store.mode)
     return image.rename(directory / image.name)

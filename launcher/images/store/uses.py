@@ -1,9 +1,9 @@
-"""Who uses which image: one small file for each run, so that gc leaves alone what a queued or running job needs.
+"""Uses of images: one small file for each run, so that gc leaves alone what a queued or running job needs.
 
     <root>/uses/<hex>/<run id>.json
 
-A use is recorded before the job is submitted, and completed with the job's number after it. Nobody has to remove it:
-gc asks whether the run still lives, and forgets it when it has been over for long enough.
+A use is recorded before the job is submitted, and completed with the job's number after it. It need not be
+removed: gc asks whether the run still lives, and forgets it when it has been over for long enough.
 """
 
 import contextlib
@@ -47,13 +47,13 @@ class Use:
 
 
 def record_use(store: Store, digest: str, use: Use) -> None:
-    """Note that a run needs the image, before its job is submitted; the image is there when this returns.
+    """Record that a run needs the image, before its job is submitted; the image is there when this returns.
 
-    Raises ImageError if it is not, DiskError if the note cannot be written (a store that only others may write to).
+    Raises ImageError if it is not, DiskError if the record cannot be written (a store that only others may write to).
 
-    Against gc at the same moment: here the note is written first, and then the image looked for; gc first moves the
-    image away and then looks for notes. So if this finds the image, gc, which has not moved it yet, will see the note
-    and put it back. If it does not, the store's lock is waited for: what gc did is then over, or undone.
+    Against gc at the same moment: here the record is written first, and then the image looked for; gc first moves the
+    image away and then looks for records. So if the image is found here, gc has not moved it yet, and will see the
+    record and put it back. If not, this waits for the store's lock: gc has then finished, or undone what it did.
     """
     image = store.image_path(digest)
     path = _file(store, digest, use.run_id)
@@ -83,12 +83,12 @@ def update_use(
     pid: int | None = None,
     start_ticks: int | None = None,
 ) -> None:
-    """Complete what `record_use` wrote with what is known only after the submission.
+    """Complete the record of `record_use` with facts that are known only after the submission.
 
-    Raises ImageError if there is no such use, DiskError.
+    Raises ImageError if no such use is recorded, DiskError.
     """
     path = _file(store, digest, run_id)
-    use = _read(path)
+    use = read_use(path)
     if use is None:
         raise ImageError(f"no use of this image by run {run_id} is recorded", where=str(path))
     new = replace(
@@ -101,20 +101,20 @@ def update_use(
 
 
 def forget_use(store: Store, digest: str, run_id: str) -> None:
-    """Remove a use that came to nothing: the job was refused. Raises DiskError."""
+    """Remove the record of a run whose job was refused. Raises DiskError."""
     path = _file(store, digest, run_id)
     with writing(path, "remove the use"):
         path.unlink(missing_ok=True)
 
 
 def uses_of(store: Store, digest: str) -> tuple[Use, ...]:
-    """Who uses the image, oldest first, finished runs among them."""
-    uses = [use for path in files_of(store, digest) if (use := _read(path))]
+    """Return the uses of the image, oldest first, finished runs among them."""
+    uses = [use for path in files_of(store, digest) if (use := read_use(path))]
     return tuple(sorted(uses, key=lambda use: use.at))
 
 
 def files_of(store: Store, digest: str) -> list[Path]:
-    """The files that hold the uses of an image; what is in one that cannot be read nobody knows."""
+    """Return the files that hold the uses of an image; one that cannot be read may stand for any run."""
     directory = _file(store, digest, "x").parent
     # Making a file in it lets an NFS client see what others did there: it takes its own change as a reason to ask
     # the server for the names again (see "Attribute caching" in nfs(5)).
@@ -129,8 +129,12 @@ def files_of(store: Store, digest: str) -> list[Path]:
 
 
 def read_use(path: Path) -> Use | None:
-    """The use in one of the files; None if it cannot be read."""
-    return _read(path)
+    """Return the use in one of the files; None if it cannot be read."""
+    try:
+        value = json.loads(path.read_text())
+        return Use(**{field.name: value[field.name] for field in fields(Use)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _file(store: Store, digest: str, run_id: str) -> Path:
@@ -139,7 +143,7 @@ def _file(store: Store, digest: str, run_id: str) -> Path:
 
 
 def _is_there(image: Path) -> bool:
-    """Whether the image is in its place; opening it lets an NFS client ask the server."""
+    """Return whether the image is in its place; opening it lets an NFS client ask the server."""
     try:
         os.close(os.open(image, os.O_RDONLY))
     except OSError:
@@ -166,11 +170,3 @@ def _write(store: Store, path: Path, use: Use) -> None:
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
-
-
-def _read(path: Path) -> Use | None:
-    try:
-        value = json.loads(path.read_text())
-        return Use(**{field.name: value[field.name] for field in fields(Use)})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

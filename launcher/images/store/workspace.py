@@ -1,10 +1,10 @@
-"""Where images are made before they are whole: one directory for each build, removed with its builder.
+"""Workspaces: directories in which images are made before they are whole, one for each build, removed with it.
 
     <root>/.partial/<key>-<host>-<pid>-<random>/           the files of a build
-    <root>/.partial/<key>-<host>-<pid>-<random>.owner      whose it is; written before the directory, removed after it
+    <root>/.partial/<key>-<host>-<pid>-<random>.owner      its owner; written before the directory, removed after it
 
-A workspace is dead if its owner's process has ended, or, where that cannot be seen, if nobody alive holds the lock of
-its key: then its builder, should it still run somewhere, has lost the lock and cannot publish anything.
+A workspace is dead if its owner's process has ended, or, where that cannot be seen, if no live process holds the lock
+of its key: then its builder, should it still run somewhere, has lost the lock and cannot publish anything.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class Workspace:
 def make(partial: Path, key: str, owner: Owner, mode: int) -> Path:
     """Make a workspace for a build of `key` (a hash, no dash in it). Raises DiskError."""
     path = partial / f"{key}-{owner.host}-{owner.pid}-{secrets.token_hex(4)}"
-    with writing(partial, "make a place for the build"):
+    with writing(partial, "make the workspace of the build"):
         make_directory(partial, mode)
         note = _note(path)
         try:
@@ -52,7 +52,7 @@ def make(partial: Path, key: str, owner: Owner, mode: int) -> Path:
 
 
 def all_in(partial: Path) -> list[Workspace]:
-    """All workspaces, also those of which only one half is left."""
+    """Return all workspaces, also those of which only the directory or the owner's file is left."""
     try:
         names = {path.name.removesuffix(".owner") for path in partial.iterdir()}
     except OSError:
@@ -70,25 +70,25 @@ def remove_dead(
     watch: bool = False,
     dry_run: bool = False,
 ) -> list[tuple[Workspace, int]]:
-    """Remove the workspaces whose builders are gone; returns them with the bytes that they took.
+    """Remove the workspaces whose builders are gone; return them with the bytes that they took.
 
-    `held` is the key whose lock the caller holds. `watch` allows to wait for the heartbeat of builders of which only
-    that can tell. What cannot be removed is left to the next one.
+    `held` is the key whose lock the caller holds. `watch` allows waiting for a heartbeat where nothing else shows
+    whether a builder lives. What cannot be removed is left to the next call.
     """
     removed = []
     for space in all_in(partial):
         try:
-            with _nobody_builds(space, seen_from, lock_of, held=held, watch=watch) as dead:
+            with _if_not_building(space, seen_from, lock_of, held=held, watch=watch) as dead:
                 size = size_of(space.path) if dead else 0
                 if dead and (dry_run or remove(space.path)):
                     removed.append((space, size))
-        except LauncherError:  # the lock belongs to somebody who lets nobody else use it
+        except LauncherError:  # the lock belongs to another user and is not readable
             continue
     return removed
 
 
 @contextlib.contextmanager
-def _nobody_builds(
+def _if_not_building(
     space: Workspace, seen_from: Owner, lock_of: Callable[[str], Lock], *, held: str | None, watch: bool
 ) -> Iterator[bool]:
     gone = space.owner.has_ended(seen_from) if space.owner else None
@@ -103,7 +103,7 @@ def _nobody_builds(
 
 
 def remove(path: Path) -> bool:
-    """Remove a workspace with its note; whether nothing of it is left."""
+    """Remove a workspace with its owner's file; return whether nothing is left."""
     if not remove_tree(path):
         return False
     with contextlib.suppress(OSError):
@@ -112,10 +112,10 @@ def remove(path: Path) -> bool:
 
 
 def remove_tree(path: Path) -> bool:
-    """Remove a directory with all in it; whether it is gone.
+    """Remove a directory with everything in it; return whether it is gone.
 
-    File systems of images hold directories that nobody may write (0555), in which a user other than root cannot
-    remove anything. A process that still writes there may put new files in the way: hence more than one try.
+    File systems of images hold read-only directories (0555), in which a user other than root cannot remove anything.
+    A process that still writes there may create new files meanwhile: hence more than one attempt.
     """
     for _ in range(3):
         shutil.rmtree(path, ignore_errors=True)
@@ -129,7 +129,7 @@ def remove_tree(path: Path) -> bool:
 
 
 def size_of(path: Path) -> int:
-    """Bytes on the disk of all files below `path`."""
+    """Return the bytes on the disk of all files below `path`."""
     total = 0
     for directory, _, names in os.walk(path):
         for name in names:
