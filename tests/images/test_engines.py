@@ -35,7 +35,7 @@ def test_the_first_that_works_in_the_order_docker_podman_buildah() -> None:
     del here["docker"]
     assert find_engine(Recorder(here)) == Engine("podman", "5.1", graph_root=Path("/g"))
     assert find_engine(Recorder(here), "buildah").name == "buildah"
-    with pytest.raises(ImageError, match="no engine"):
+    with pytest.raises(ImageError, match="not an engine"):
         find_engine(Recorder(here), "kaniko")
 
 
@@ -56,7 +56,7 @@ def test_the_real_client_is_asked() -> None:
 def test_podman_without_a_runtime_is_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BUILDAH_ISOLATION", raising=False)
     shell = Recorder({"podman": said(podman_info("/usr/bin/no-such-runtime"))})
-    assert probe("podman", shell) == "its runtime /usr/bin/no-such-runtime is not there: install crun or runc"
+    assert probe("podman", shell) == "its runtime /usr/bin/no-such-runtime does not exist: install crun or runc"
     monkeypatch.setenv("BUILDAH_ISOLATION", "chroot")
     assert isinstance(probe("podman", shell), Engine), "builds need none then"
 
@@ -68,7 +68,7 @@ def test_where_none_works_each_has_its_reason() -> None:
     hint = caught.value.hint or ""
     assert "docker: Cannot connect" in hint
     assert "podman: not installed" in hint
-    assert "buildah: its answer cannot be understood" in hint
+    assert "buildah: its output cannot be read" in hint
     assert caught.value.exit_status == 3
 
 

@@ -88,7 +88,7 @@ PERMANENT = [
     ("Error: reading manifest 9 in nvcr.io/x: manifest unknown: manifest unknown", "no such image"),
     ("Error: reading manifest: unauthorized: authentication required", "refuses access"),
     ("Error response from daemon: pull access denied for x, repository does not exist", "refuses access"),
-    ("curl: (6) Could not resolve host: nvcr.example", "is not found"),
+    ("curl: (6) Could not resolve host: nvcr.example", "was not found"),
     ("[ERROR] Command not found: jq", "could not be fetched"),
 ]
 
@@ -148,7 +148,7 @@ def test_attempts_are_bounded_and_said() -> None:
         "too many requests (429): attempt 2 of 3 in 1 s",
         "too many requests (429): attempt 3 of 3 in 2 s",
     ]
-    assert "log in" in (caught.value.hint or "").lower()
+    assert "without login" in (caught.value.hint or "").lower()
 
 
 # ---- the real one

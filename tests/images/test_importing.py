@@ -150,7 +150,7 @@ def test_an_unknown_image_and_a_registry_that_is_not_there(
 
 
 def test_another_architecture_is_refused_when_it_is_not_there(tool: str, registry: Registry, store: Store) -> None:
-    with pytest.raises(ImageError, match=r"aarch64 was asked for|no such image|x86_64"):
+    with pytest.raises(ImageError, match=r"not for aarch64|no such image|x86_64"):
         take(store, f"{registry.host}/base:1", engine=tool, architecture="aarch64")
     assert not store.entries()
 
@@ -227,7 +227,7 @@ def test_an_image_of_podman(home: EngineHome, store: Store, engine: str | None) 
 def test_images_that_no_engine_has(home: EngineHome, store: Store) -> None:
     with pytest.raises(ImageError, match="podman has no image"):
         take(store, "podman://localhost/nobody/has:this")
-    with pytest.raises(ImageError, match="cannot be had from docker"):
+    with pytest.raises(ImageError, match="cannot be read with docker"):
         take(store, f"podman://{BASE}", engine="docker")
     with pytest.raises(OutsideError, match="docker does not work here"):
         import_image(ImportRequest("dockerd://x", Path("/")), store, Recorder(), NullReport())

@@ -51,7 +51,7 @@ def test_a_use_of_what_is_not_there_is_refused_and_leaves_nothing(store: Store) 
         record_use(store, digest_of("two"), USE)
     assert "make it again" in str(error.value.hint)
     assert not (store.root / "uses" / digest_of("two")).exists()
-    with pytest.raises(ImageError, match="no SHA-256 digest"):
+    with pytest.raises(ImageError, match="not a SHA-256 digest"):
         record_use(store, "latest", USE)
     with pytest.raises(ImageError, match="no use of this image"):
         update_use(store, digest_of("one"), "unknown", job="1")

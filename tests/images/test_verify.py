@@ -83,7 +83,7 @@ def test_every_truncation_of_a_real_image_is_refused(image_file: Path, tmp_path:
     size = short.stat().st_size
     for length in sorted({size - 4097, 96, 95, 1, 0, *(some.randrange(size - 4096) for _ in range(60))}, reverse=True):
         os.truncate(short, length)
-        assert re.search("truncated|empty|no squashfs", refused(short))
+        assert re.search("truncated|empty|not a squashfs", refused(short))
 
 
 def test_a_missing_end_of_the_padding_contradicts_the_manifest_only(copy: Path) -> None:
@@ -156,7 +156,7 @@ def test_what_cannot_be_told_is_listed(tmp_path: Path) -> None:
     assert "architecture" in check(empty, architecture="x86_64", shell=SHELL).unchecked[0]
     (tmp_path / "second").mkdir()
     image = make_image(tmp_path / "second")
-    assert "names no architecture" in check(image, architecture=None, shell=SHELL).unchecked[0]
+    assert "does not state their architecture" in check(image, architecture=None, shell=SHELL).unchecked[0]
 
 
 def test_without_unsquashfs_the_rest_is_checked_and_that_is_said(image: Path, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_the_bases_own_packages_must_not_have_been_replaced(tmp_path: Path) -> N
     base.write_text('{"viztracer": "0.1", "moe_backends": []}')
     done = versions(*arguments)
     assert done.returncode == 1
-    assert "viztracer 0.1 is the base's own and was replaced by" in done.stderr
+    assert "viztracer 0.1 of the base image was replaced by" in done.stderr
 
 
 def chosen(*arguments: str) -> dict[str, str]:
