@@ -34,7 +34,7 @@ class VerifiedImage:
 
 
 def check(path: Path, *, architecture: str | None, shell: Shell, checksum: bool = False) -> VerifiedImage:
-    """Check an image file in less than a second; with `checksum`, read all of it, at the speed of the disk.
+    """Check an image file in less than a second; with `checksum`, read every byte, at the speed of the disk.
 
     `architecture`: of the nodes, as `uname -m` prints it; None where the cluster's profile does not state it.
     Raises ImageError, which names the file, its fault and what to do; DiskError if the disk fails.

@@ -78,7 +78,7 @@ class Layout:
     warnings: tuple[str, ...] = ()
 
     def replaced(self, root: Path) -> list[str]:
-        """Return those of `files` that the tree has, too, and that have to be left out of it."""
+        """Return those of `files` that the tree has, too, and that mksquashfs has to leave out."""
         return [name for name in self.files if _is_there(root / name)]
 
     def pseudo_files(self, root: Path, workspace: Path) -> Path:

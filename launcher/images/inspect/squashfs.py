@@ -142,7 +142,7 @@ def looks_like(head: bytes) -> str:
         (text.startswith((b"{", b"[")), "it is JSON, perhaps an error of a registry"),
         (b"SIF_MAGIC" in head[:64], "it is a SIF image of Apptainer"),
         (head.startswith(b"\x7fELF"), "it is a program (ELF)"),
-        (head[257:262] == b"ustar", "it is a tar archive: `launcher image import FILE.tar` makes an image of it"),
+        (head[257:262] == b"ustar", "it is a tar archive: import it with `launcher image import FILE.tar`"),
         (
             head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")),
             "it is compressed, perhaps a tar archive",

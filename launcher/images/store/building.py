@@ -22,7 +22,7 @@ from launcher.images.store.space import disk_error, require, writing
 from launcher.images.store.store import Store, StoredImage
 
 _CHUNK = 8 << 20
-# link(2): another file system or another mount of it; none there (EPERM), or not to files of others (EPERM, EACCES).
+# link(2): another file system or mount (EXDEV); none there (EPERM), or not to files of others (EPERM, EACCES).
 _OTHER_DISK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP)
 
 

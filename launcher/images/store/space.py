@@ -39,7 +39,7 @@ def require(directory: Path, needed: int, what: str) -> None:
 
 
 def disk_error(error: OSError, path: Path, what: str, *, needed: int | None = None) -> DiskError:
-    """Return the DiskError for `what` (a verb and its object: "write the manifest") that failed at `path`.
+    """Return the DiskError for `what` (such as "write the manifest") that failed at `path`.
 
     For a full disk and an exceeded quota it names the free bytes and, where `needed` is known, the missing ones.
     """
