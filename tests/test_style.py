@@ -28,7 +28,6 @@ PENDING: tuple[str, ...] = (
     "launcher/config",
     "launcher/contract",
     "launcher/discovery",
-    "launcher/job/config",
     "launcher/job/record.py",
     "launcher/job/result.py",
     "launcher/planning/memory",

@@ -141,8 +141,8 @@ def test_a_recipe_of_that_release_takes_overrides(answers: dict[str, dict[str, A
 @pytest.mark.parametrize(
     ("name", "error", "hint"),
     [
-        ("section of 0.4", "validation.eval_iters is no key of this release", "set train.eval_iters"),
-        ("name of 0.4", "dataset.seq_length is no key of this release", "set dataset.sequence_length"),
+        ("section of 0.4", "validation.eval_iters is not a key of this release", "set train.eval_iters"),
+        ("name of 0.4", "dataset.seq_length is not a key of this release", "set dataset.sequence_length"),
         ("misspelt", "train.train_iter is unknown: TrainingConfig has no field", "did you mean train.train_iters"),
         ("wrong type", "train.train_iters takes an integer or null, not the string 'many'", ""),
         ("wrong size", "8 ranks cannot be divided by TP 3 x PP 1 x CP 1 = 3", "change model.tensor_model_parallel"),

@@ -20,7 +20,7 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 def divide(
     function: Callable[..., Any], given: Mapping[str, str], *, bridge: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The arguments for the function itself, and those that every recipe takes although the function does not.
+    """Return the arguments for the function itself, and those that every recipe takes although the function does not.
 
     `bridge` says that the function is one of Bridge's own.
     """
@@ -37,7 +37,7 @@ def divide(
 
 
 def bind(function: Callable[..., Any], title: str, given: Mapping[str, str], where: str) -> dict[str, Any]:
-    """The keyword arguments of `function`, known to its user as `title`, that the raw strings mean.
+    """Return the keyword arguments of `function`, which its user knows as `title`, that the raw strings mean.
 
     Raises UserError for an unknown name (with the known ones, the nearest first), a required one that is missing, and a
     value that its annotation does not admit. Without annotation the default's type counts: bool, int, float; else the
@@ -71,7 +71,7 @@ def bind(function: Callable[..., Any], title: str, given: Mapping[str, str], whe
 
 
 def _typed_rest(rest: "inspect.Parameter | None", scope: dict[str, Any]) -> "dict[str, Any] | None":
-    """The names that `**kwargs: Unpack[SomeTypedDict]` admits, as recipes of Bridge before 0.3.1 declare them."""
+    """Return the names that `**kwargs: Unpack[SomeTypedDict]` admits, as Bridge's recipes before 0.3.1 declare them."""
     annotation = annotations.evaluate(rest.annotation, scope) if rest is not None else None
     inner = typing.get_args(annotation)
     if getattr(typing.get_origin(annotation), "__name__", "") != "Unpack" and "Unpack" not in repr(annotation):
@@ -117,7 +117,7 @@ def _convert(text: str, annotation: Any) -> Any:
 
 
 def _meanings(text: str, annotation: Any, literals: tuple[Any, ...]) -> Iterator[Any]:
-    """What the text means as a literal, null, a truth value or a number: nothing or one value."""
+    """Yield what the text means as a literal, null, a truth value or a number: nothing or one value."""
     if literals:
         yield from (one for one in literals if text == str(one) or (one is None and text.lower() in _NULL))
     elif annotation in (type(None), None):
@@ -130,7 +130,7 @@ def _meanings(text: str, annotation: Any, literals: tuple[Any, ...]) -> Iterator
 
 
 def _convert_union(text: str, alternatives: tuple[Any, ...]) -> Any:
-    """The first alternative that admits the text; null before all others, and plain text, which admits all, last."""
+    """Return the first alternative that admits the text; null before all others, and plain text last."""
     order = (type(None), bool, int, float)
     ranked = sorted(alternatives, key=lambda one: (one in (str, Any, Path), order.index(one) if one in order else 4))
     for one in ranked:

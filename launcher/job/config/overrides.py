@@ -102,7 +102,7 @@ class _Placement:
         self.every = every
 
     def place(self, override: _Override) -> list[_Leaf]:
-        """The fields that an override sets; none where it replaces a whole section, which is written at once."""
+        """Return the fields that an override sets; none where it replaces a whole section, which is written at once."""
         path = tuple(override.parsed.key.split("."))
         section = self.config
         for depth in range(1, len(path)):
@@ -126,7 +126,7 @@ class _Placement:
             twin = ".".join((*path[:-1], annotations.COPIES[name]))
             raise values.Refused(f"{key} is overwritten by {twin} before training: it changes nothing", f"set {twin}")
         if called := key_aliases.other_name(key, list(sections.keys(self.config))):
-            text = f"{key} is no key of this release of Megatron Bridge, which calls it {called}"
+            text = f"{key} is not a key of this release of Megatron Bridge, which calls it {called}"
             raise values.Refused(text, f"set {called}")
         if hasattr(section, name):
             raise values.Refused(f"{key} is computed by {type(section).__name__} itself and is not the user's to set")
@@ -135,7 +135,7 @@ class _Placement:
         raise values.Refused(f"{key} is unknown: {place}", f"did you mean {', '.join(near)}?" if near else None)
 
     def _enter(self, section: Any, path: tuple[str, ...]) -> Any:
-        """The section at `path`, created where it is null and keys below it are set."""
+        """Return the section at `path`, created where it is null and keys below it are set."""
         name, key = path[-1], ".".join(path)
         held = getattr(section, name)
         if sections.is_section(held):
@@ -149,7 +149,7 @@ class _Placement:
         return made
 
     def _given(self, key: str) -> dict[str, Any]:
-        """The values that all overrides together set right below `key`."""
+        """Return the values that all overrides together set directly below `key`."""
         given: dict[str, Any] = {}
         for override in self.every:
             parent, _, name = override.parsed.key.rpartition(".")
@@ -160,7 +160,7 @@ class _Placement:
         return given
 
     def _place_section(self, section: Any, path: tuple[str, ...], override: _Override) -> list[_Leaf]:
-        """A section as a whole: null, a name, a mapping of some of its keys, or a mapping that says its class."""
+        """Set a section as a whole: null, a name, a mapping of some of its keys, or a mapping with its class."""
         name, key, value = path[-1], override.parsed.key, override.parsed.value
         before = [one for one in self.every[: override.number - 1] if one.parsed.key.startswith(f"{key}.")]
         if before and not (isinstance(value, dict) and "_target_" not in value):
@@ -196,14 +196,14 @@ def _holds_mapping(section: Any, name: str) -> bool:
 
 
 def _check_entry(section: Any, path: tuple[str, ...], below: tuple[str, ...], value: Any) -> None:
-    """Check what goes into a mapping such as env_vars by itself: a message must not repeat all the rest of it."""
+    """Check a value for a mapping such as env_vars alone, so that a message does not repeat the other values."""
     for name in reversed(below):
         value = {name: value}
     values.check(".".join(path), value, sections.spec(section, path[-1]))
 
 
 def _resolved(config: Any, texts: list[str], leaves: dict[str, _Leaf]) -> dict[str, Any]:
-    """What Bridge's parser and OmegaConf's interpolation make of the overrides: the plain value of each leaf."""
+    """Return the plain value of each leaf, after Bridge's parser and OmegaConf's interpolation."""
     from megatron.bridge.training.utils import omegaconf_utils
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException

@@ -19,7 +19,7 @@ PARALLEL = (
 
 
 def transformer(config: Any) -> Any:
-    """The part of the model's configuration that has the parallel sizes (GPTModelConfig keeps it one level deeper)."""
+    """Return the part of the model's configuration with the parallel sizes (GPTModelConfig has it one level deeper)."""
     return getattr(config.model, "transformer", config.model)
 
 
@@ -40,9 +40,10 @@ def check(config: Any, world_size: int) -> None:
 
 
 def check_split_of_experts(config: Any, final: Any, world_size: int) -> None:
-    """The same of experts, once Bridge has settled how their weights are split (`final`) where `config` leaves it open.
+    """Refuse sizes of experts that do not fit once Bridge has decided how their weights are split (`final`).
 
-    Bridge 0.6 splits them by EP alone then; 0.3 leaves it to megatron-core, which splits them by TP as all weights.
+    Where `config` leaves it open, Bridge 0.6 splits them by EP alone; 0.3 leaves it to megatron-core, which splits them
+    by TP as all weights. Raises UserError.
     """
     model, settled = transformer(config), transformer(final)
     if getattr(settled, "num_moe_experts", None) is None or getattr(model, "expert_tensor_parallel_size", None):
@@ -107,7 +108,7 @@ def _lengths(config: Any, cp: int) -> None:
         return
     data = getattr(config.dataset, "seq_length", length)
     if data != length:
-        # Of some releases a computed name: the field is what a user can set.
+        # In some releases seq_length is computed, and users set the field behind it.
         computed = isinstance(getattr(type(config.dataset), "seq_length", None), property)
         raise UserError(
             f"model.seq_length={length} and dataset.{'sequence_length' if computed else 'seq_length'}={data} differ",
