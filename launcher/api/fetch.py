@@ -1,6 +1,5 @@
 """Fetching what a run will read of Hugging Face's hub, before it is queued."""
 
-import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from launcher.api.discover import Discovered, discover
 from launcher.api.progress import Progress
 from launcher.backends import entrypoint_call
 from launcher.config.request import Request
+from launcher.contract.events import EventReader
 from launcher.contract.hub import OFFLINE_VARIABLES
 from launcher.discovery.files import require_sources
 from launcher.planning.task import plan_task
@@ -38,12 +38,12 @@ def fetch(asked: Request, progress: Progress) -> dict[str, Any]:
     python = found.release.python or found.inputs.host.python
     call = entrypoint_call.on_this_machine(task, python, environ, "--fetch")
     with tempfile.TemporaryDirectory(prefix="launcher-fetch-") as directory:
-        events = FetchEvents(progress)
+        output = FetchOutput(progress)
         request = Path(directory) / "request.json"
         request.write_text(json.dumps(entrypoint_request(found, task)), encoding="utf-8")
         source = ("cat", str(request))
-        result = LocalShell().stream(call.argv, events.take, source=source, env=call.env, check=False)
-    return read_answer(result.stdout, result.status, events.last_line)
+        done = LocalShell().stream(call.argv, output.take, source=source, env=call.env, check=False)
+    return output.answer(done.status)
 
 
 def _require_stack(found: Discovered) -> None:
@@ -65,43 +65,32 @@ def fetch_environment(job: Mapping[str, str], shell: Mapping[str, str], warn: Ca
     return {name: value for name, value in {**routes, **job}.items() if name not in OFFLINE_VARIABLES}
 
 
-def read_answer(text: str, status: int, last_line: str) -> dict[str, Any]:
-    """Return the child's answer. Raises what it reports: RequestError, OutsideError, CommandError."""
-    answer: Any = None
-    with contextlib.suppress(ValueError):
-        answer = json.loads(text)
-    if not isinstance(answer, dict) or "ok" not in answer:
-        raise CommandError(f"fetching ended with status {status}: {last_line or 'it said nothing'}")
-    if not answer["ok"]:
-        kind = OutsideError if answer["outside"] else RequestError
-        raise kind(answer["error"], where=answer["where"], hint=answer["hint"])
-    return {key: value for key, value in answer.items() if key != "ok"}
-
-
-class FetchEvents:
-    """Pass the child's standard error on: notes and progress; of the rest the last line is kept."""
+class FetchOutput:
+    """What the child writes: events on standard output, notes and other lines on standard error."""
 
     def __init__(self, progress: Progress) -> None:
-        self.last_line = ""
+        self._events = EventReader(progress)
         self._progress = progress
-        self._rest = ""
+        self._last_line = ""
+        self._rest = {"out": "", "err": ""}
 
     def take(self, stream: Literal["out", "err"], text: str) -> None:
         """Take text as it comes."""
-        if stream == "out":
-            return
-        *lines, self._rest = (self._rest + text).split("\n")
+        *lines, self._rest[stream] = (self._rest[stream] + text).split("\n")
         for line in lines:
-            kind, _, rest = line.partition(" ")
-            if kind == "progress":
-                self._pass_on(rest)
-            elif kind == "note:":
+            if stream == "out":
+                self._events.take(line)
+            elif line.startswith("note:"):
                 self._progress.line(line)
             elif line.strip():
-                self.last_line = line.strip()
+                self._last_line = line.strip()
 
-    def _pass_on(self, text: str) -> None:
-        with contextlib.suppress(ValueError, KeyError):
-            event = json.loads(text)
-            self._progress.stage(event["name"])
-            self._progress.progress(event["bytes"], event["of"], "B")
+    def answer(self, status: int) -> dict[str, Any]:
+        """Return what was fetched. Raises what the child reports: RequestError, OutsideError, CommandError."""
+        error = self._events.error
+        if error is not None:
+            kind = {"request": RequestError, "outside": OutsideError}.get(error["fault"], CommandError)
+            raise kind(error["message"], where=error["where"], hint=error["hint"])
+        if self._events.result is None:
+            raise CommandError(f"fetching ended with status {status}: {self._last_line or 'it said nothing'}")
+        return self._events.result

@@ -1,8 +1,8 @@
 """How far long work is: the protocol that commands report to, and a listener that ignores everything."""
 
-from typing import Literal, Protocol
+from typing import Protocol
 
-Unit = Literal["B", "%", "files", "tensors"]
+from launcher.contract.events import Unit
 
 
 class Progress(Protocol):

@@ -1,6 +1,5 @@
 """Work in a job on a compute node, shown here as if it happened here. An interrupt cancels the job."""
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +41,7 @@ def perform_in_job(
 ) -> Any:
     """Submit `function(*arguments, events)`, watch the job and return the result; `tasks` is where its folder is made.
 
-    The function writes what happens to the file `events` (remote.EventFile)
+    The function writes what happens to the file `events` (contract/events.py)
     and returns a RemoteFailure where it raises.
     Raises the LauncherError that was raised on the node, or SlurmError.
     """
@@ -77,16 +76,16 @@ def perform_in_job(
 def _watch(task: "TaskJob", events: Path, progress: "Progress", poller: "Poller") -> None:
     """Show the events until the result is there. Raises SlurmError if the job ends without one."""
     from launcher._util.errors import SlurmError
-    from launcher.images.build.remote import replay
+    from launcher.contract.events import EventReader
     from launcher.watch.follower import queued
     from launcher.watch.tail import FileTail, last_lines
 
-    tail = FileTail(events)
+    tail, reader = FileTail(events), EventReader(progress)
     ended_at: float | None = None
     while True:
         there = task.result.exists()
         for line in tail.read():
-            replay(json.loads(line), progress)
+            reader.take(line)
         if there:
             return
         answer = poller.poll()

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from launcher._util.errors import CommandError, LauncherError, RequestError
 from launcher._util.resources import resource
 from launcher._util.shell import LocalShell, Shell
-from launcher.images.build.remote import EventFile, RemoteFailure
+from launcher.contract.events import EventReader, EventWriter
+from launcher.images.build.remote import RemoteFailure
 from launcher.images.build.report import LineSplitter, Report
 
 
@@ -43,12 +44,8 @@ def convert(wanted: Conversion, python: str, shell: Shell, report: Report) -> di
         raise RequestError(
             f"there is no interpreter {python!r}", hint="Name one with --python, or `python` in the profile."
         )
-    answer: dict[str, Any] = {}
-
-    def take(line: str) -> None:
-        _pass_on(line, answer, report)
-
-    lines = LineSplitter(take)
+    events = EventReader(report)
+    lines = LineSplitter(events.take)
     done = shell.stream(
         [python, str(resource("entrypoint.py")), "--convert", json.dumps(asdict(wanted))],
         # Standard error, which its libraries write to, is shown only where the program failed.
@@ -57,21 +54,20 @@ def convert(wanted: Conversion, python: str, shell: Shell, report: Report) -> di
         check=False,
     )
     lines.end()
-    if "error" in answer:
-        kind = RequestError if answer["user"] else CommandError
-        raise kind(
-            answer["error"], where=answer.get("where"), hint=answer.get("hint") or _last_words(answer, done.stderr)
-        )
-    if "result" not in answer:
-        last = _last_line(done.stderr)
+    last = _last_line(done.stderr)
+    if events.error is not None:
+        wrong = events.error["fault"] == "request"
+        kind = RequestError if wrong else CommandError
+        hint = events.error["hint"] or (None if wrong else f"Its last words: {last}")
+        raise kind(events.error["message"], where=events.error["where"], hint=hint)
+    if events.result is None:
         raise CommandError(f"the conversion ended with status {done.status} and no report: {last}")
-    found: dict[str, Any] = answer["result"]
-    return found
+    return events.result
 
 
 def perform(wanted: Conversion, python: str | None, events: Path) -> "dict[str, Any] | RemoteFailure":
     """Convert on the node that calls this, with a file for the events."""
-    report = EventFile(events)
+    report = EventWriter.to_file(events)
     try:
         return convert(wanted, python or sys.executable, LocalShell(), report)
     except LauncherError as error:
@@ -80,33 +76,6 @@ def perform(wanted: Conversion, python: str | None, events: Path) -> "dict[str, 
 
 _RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables of a job in which this shell may be a rank; the program starts its own ranks."""
-
-
-def _pass_on(line: str, answer: dict[str, Any], report: Report) -> None:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        event = {"note": line}
-    if not isinstance(event, dict):
-        return
-    if "stage" in event:
-        report.stage(event["stage"])
-    elif "done" in event:
-        report.progress(event["done"], event["total"], "tensors")
-    elif "note" in event:
-        report.line(f"note: {event['note']}")
-    elif "error" in event:
-        # The first one is the cause, and other ranks end because of that. A rank that was only interrupted says less.
-        answer.setdefault("error", event["error"])
-        answer.setdefault("user", event["user"])
-        answer.setdefault("where", event["where"])
-        answer.setdefault("hint", event["hint"])
-    elif "result" in event:
-        answer["result"] = event["result"]
-
-
-def _last_words(answer: dict[str, Any], stderr: str) -> str | None:
-    return None if answer["user"] else f"Its last words: {_last_line(stderr)}"
 
 
 def _last_line(text: str) -> str:

@@ -10,7 +10,7 @@ from launcher.cli.output import coloured, info, warn
 from launcher.contract.units import bytes_text
 
 if TYPE_CHECKING:
-    from launcher.api.progress import Unit
+    from launcher.contract.events import Unit
 
 _PLAIN_S = 10.0
 """Between two plain lines of progress, which are read later, in a log."""

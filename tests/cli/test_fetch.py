@@ -4,11 +4,12 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher._util.errors import CommandError, OutsideError, RequestError
-from launcher.api.fetch import FetchEvents, fetch_environment, read_answer
+from launcher.api.fetch import FetchOutput, fetch_environment
 from launcher.cli.main import main
 from launcher.cli.progress import TerminalProgress
 from tests.backends.running import ROOT, User, user_of
@@ -78,15 +79,23 @@ def test_a_hub_that_refuses_is_the_outside_world(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_childs_answer_is_read_answer() -> None:
-    assert read_answer('{"ok": true, "items": []}', 0, "")["items"] == []
-    refused = {"ok": False, "error": "no", "where": "x.py:3", "hint": "do", "outside": False}
+def output(*events: dict[str, Any], err: str = "") -> FetchOutput:
+    """What a child has written."""
+    found = FetchOutput(TerminalProgress(stream=io.StringIO()))
+    found.take("out", "".join(f"{json.dumps(event)}\n" for event in events))
+    found.take("err", err)
+    return found
+
+
+def test_the_childs_answer() -> None:
+    assert output({"event": "result", "value": {"items": []}}).answer(0) == {"items": []}
+    refused = {"event": "error", "message": "no", "where": "x.py:3", "hint": "do", "fault": "request"}
     with pytest.raises(RequestError, match="no"):
-        read_answer(json.dumps(refused), 2, "")
+        output(refused).answer(2)
     with pytest.raises(OutsideError, match="no"):
-        read_answer(json.dumps({**refused, "outside": True}), 3, "")
+        output({**refused, "fault": "outside"}).answer(3)
     with pytest.raises(CommandError, match="status 137: it broke"):
-        read_answer("", 137, "it broke")
+        output(err="Traceback\nit broke\n").answer(137)
 
 
 def test_the_childs_environment() -> None:
@@ -106,13 +115,16 @@ def test_the_childs_environment() -> None:
 
 def test_what_the_child_says() -> None:
     written = io.StringIO()
-    told = FetchEvents(TerminalProgress(stream=written))
-    progress = json.dumps({"name": "the tokenizer of x", "bytes": 1024, "of": 2048})
-    told.take("err", f"note: mind this\nprogress {progress}\nprogress {{nonsense\nlast wo")
-    told.take("out", "the answer")
-    told.take("err", "rds\n")
+    said = FetchOutput(TerminalProgress(stream=written))
+    stage = {"event": "stage", "text": "the tokenizer of x"}
+    progress = {"event": "progress", "done": 1024, "total": 2048, "unit": "B"}
+    said.take("err", "note: mind this\nlast wo")
+    said.take("out", f"{json.dumps(stage)}\n{json.dumps(progress)[:9]}")
+    said.take("out", f"{json.dumps(progress)[9:]}\n")
+    said.take("err", "rds\n")
     assert written.getvalue() == "  note: mind this\nthe tokenizer of x\n"
-    assert told.last_line == "last words"
+    with pytest.raises(CommandError, match="status 1: last words"):
+        said.answer(1)
 
 
 def test_another_entrypoint_cannot_fetch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

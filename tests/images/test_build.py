@@ -14,8 +14,9 @@ import pytest
 
 from launcher._util.errors import CommandError, ImageError
 from launcher._util.shell import LocalShell
+from launcher.contract.events import Unit
 from launcher.images.build.build import BuildRequest, build
-from launcher.images.build.report import NullReport, Unit
+from launcher.images.build.report import NullReport
 from launcher.images.store.store import Store
 from tests.images.engine_home import BASE, EngineHome
 

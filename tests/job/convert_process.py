@@ -139,8 +139,8 @@ def data(prefix: Path, document: list[int], count: int) -> None:
 def _step(step: dict[str, Any], device: str) -> dict[str, Any]:
     import torch
 
+    from launcher.contract.events import EventWriter
     from launcher.job.convert import sources, work
-    from launcher.job.convert.events import ConversionEvents
     from launcher.job.convert.request import REPORT, ConversionRequest
 
     first = torch.distributed.get_rank() == 0
@@ -160,7 +160,7 @@ def _step(step: dict[str, Any], device: str) -> dict[str, Any]:
         if first:
             made.partial_dir.mkdir()
         torch.distributed.barrier()
-        ok = work.convert(made, device, ConversionEvents(None))
+        ok = work.convert(made, device, EventWriter.silent())
         report = json.loads((made.partial_dir / REPORT).read_text())
         return {**report, "answer": ok, "request": asdict(made)}
     if what == "judge":
@@ -175,18 +175,18 @@ def _judged(made: "ConversionRequest", device: str) -> dict[str, Any]:
     from megatron.bridge import AutoBridge
     from megatron.core import parallel_state
 
+    from launcher.contract.events import EventWriter
     from launcher.job.convert import architecture, model, work
-    from launcher.job.convert.events import ConversionEvents
 
     try:
         if made.action == "import":
             bridge = AutoBridge.from_hf_pretrained(made.source)
             built = model.build(bridge, made, device, None)
-            return work.judge_import(bridge, built, made, device, ConversionEvents(None))
+            return work.judge_import(bridge, built, made, device, EventWriter.silent())
         found = architecture.of_checkpoint(Path(made.source), None)
         built = model.build(found.bridge, made, device, found.dtype)
         model.load_checkpoint(built, Path(made.source))
-        return work.judge_export(found.bridge, built, made, device, ConversionEvents(None))
+        return work.judge_export(found.bridge, built, made, device, EventWriter.silent())
     finally:
         parallel_state.destroy_model_parallel()
 

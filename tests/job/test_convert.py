@@ -279,8 +279,8 @@ def test_broken_files_are_found_before_anything_is_loaded(name: str, tmp_path: P
     spoil(path)
     done = start("import", path, tmp_path / "result")
     answer = json.loads(done.stdout)
-    assert done.returncode == 2 and answer["user"]
-    assert says in answer["error"]
+    assert done.returncode == 2 and answer["fault"] == "request"
+    assert says in answer["message"]
     assert [one.name for one in tmp_path.iterdir()] == ["model"]
 
 

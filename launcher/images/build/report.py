@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-Unit = Literal["B", "%", "files", "tensors"]
+from launcher.contract.events import Unit
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LONGEST = 1 << 16  # of a line without an end

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.events import EventWriter
 from ...contract.units import bytes_text
 from ..errors import first_line
-from .events import ConversionEvents
 from .request import ConversionRequest
 
 SEED = 0
@@ -20,7 +20,7 @@ _FP32 = 4
 
 
 def compare(
-    model: "list[Any]", directory: Path, request: ConversionRequest, device: str, events: ConversionEvents
+    model: "list[Any]", directory: Path, request: ConversionRequest, device: str, events: EventWriter
 ) -> "dict[str, Any]":
     """Compare the logits of the Megatron `model` with those of the Hugging Face model in `directory`.
 

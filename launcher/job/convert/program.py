@@ -19,12 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Optional, TextIO
 
+from ...contract.events import EventWriter
 from ...contract.units import bytes_text
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..model import hf_files
 from ..watch import stdout_channel
 from . import sources
-from .events import ConversionEvents, report_error
 from .request import REPORT, ConversionRequest, parse
 
 _GRACE_S = 5.0
@@ -43,7 +43,7 @@ def main(text: str) -> int:
             with _terminated():
                 return _supervise(_ready(request), out)
         except (Exception, SystemExit) as error:
-            return report_error(error, out)
+            return _report_error(error, EventWriter.to_stream(out))
 
 
 def _rank(request: ConversionRequest, out: TextIO) -> int:
@@ -52,17 +52,26 @@ def _rank(request: ConversionRequest, out: TextIO) -> int:
 
     rank = int(os.environ["RANK"])
     try:
-        ok = work.run(request, ConversionEvents(out if rank == 0 else None))
+        ok = work.run(request, EventWriter.to_stream(out) if rank == 0 else EventWriter.silent())
     except BaseException as error:
         if not isinstance(error, UserError):
             import traceback
 
             traceback.print_exc()
-        status = report_error(error, out)
+        status = _report_error(error, EventWriter.to_stream(out))
         sys.stderr.flush()
         # Other ranks wait for this one in a collective; destroying the process group would wait for them.
         os._exit(status)
     return 0 if ok else 1
+
+
+def _report_error(error: BaseException, events: EventWriter) -> int:
+    """Write why the conversion ended; return the exit status: 2 for a wrong request, 3 for anything else."""
+    if isinstance(error, UserError):
+        events.error(error.message, "request", where=error.where, hint=error.hint)
+        return 2
+    events.error(f"{type(error).__name__}: {first_line(error)}", "program")
+    return 3
 
 
 def _ready(request: ConversionRequest) -> ConversionRequest:
@@ -98,7 +107,7 @@ def _supervise(request: ConversionRequest, out: TextIO) -> int:
             return status
         report = json.loads((request.partial_dir / REPORT).read_text(encoding="utf-8"))
         report["target"] = str(_publish(request, whole=status == 0))
-        ConversionEvents(out).result(report)
+        EventWriter.to_stream(out).result(report)
         return status
     finally:
         shutil.rmtree(request.partial_dir, ignore_errors=True)

@@ -3,18 +3,19 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.events import EventWriter
 from ..config import notes
 from ..model import hf_files, weights
 from . import architecture, logits, model, parity, writing
-from .events import ConversionEvents
 from .request import REPORT, ConversionRequest
 
 
-def run(request: ConversionRequest, events: ConversionEvents) -> bool:
+def run(request: ConversionRequest, events: EventWriter) -> bool:
     """Convert into `request.partial` and write the report there; return whether result and source are equal."""
     import torch
 
@@ -26,7 +27,7 @@ def run(request: ConversionRequest, events: ConversionEvents) -> bool:
     return ok
 
 
-def convert(request: ConversionRequest, device: str, events: ConversionEvents, began: Optional[float] = None) -> bool:
+def convert(request: ConversionRequest, device: str, events: EventWriter, began: Optional[float] = None) -> bool:
     """Run one conversion among ranks that have joined already; the model's groups are destroyed afterwards."""
     import torch
     from megatron.core import parallel_state
@@ -37,7 +38,7 @@ def convert(request: ConversionRequest, device: str, events: ConversionEvents, b
     torch.distributed.broadcast_object_list(answer, src=0)
     if torch.distributed.get_rank() == 0:
         for text in notes.take():
-            events.note(text)
+            events.line(f"note: {text}")
         report |= {"seconds": round(time.monotonic() - began, 1), **_about(request, device)}
         path = request.partial_dir / REPORT
         path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -46,7 +47,7 @@ def convert(request: ConversionRequest, device: str, events: ConversionEvents, b
     return answer[0]
 
 
-def import_model(request: ConversionRequest, device: str, events: ConversionEvents) -> "dict[str, Any]":
+def import_model(request: ConversionRequest, device: str, events: EventWriter) -> "dict[str, Any]":
     """Convert a Hugging Face directory into a checkpoint; the report is complete on rank 0 only."""
     from megatron.bridge import AutoBridge
 
@@ -64,19 +65,19 @@ def import_model(request: ConversionRequest, device: str, events: ConversionEven
 
 
 def judge_import(
-    bridge: Any, built: "list[Any]", request: ConversionRequest, device: str, events: ConversionEvents
+    bridge: Any, built: "list[Any]", request: ConversionRequest, device: str, events: EventWriter
 ) -> "dict[str, Any]":
     """Compare what the written checkpoint holds with its source files."""
     files = hf_files.read_weights(Path(request.source))
     events.stage("comparing")
     model.fill_with_nan(built)
     model.load_checkpoint(built, next(request.partial_dir.glob("iter_*")))
-    tally = parity.with_files(model.export_tensors(bridge, built), files, events.progress, _is_first())
+    tally = parity.with_files(model.export_tensors(bridge, built), files, _tensors(events), _is_first())
     seen = logits.compare(built, files.directory, request, device, events)
     return {**tally.to_dict(), "ok": tally.ok and seen.get("ok", True), "logits": seen}
 
 
-def export(request: ConversionRequest, device: str, events: ConversionEvents) -> "dict[str, Any]":
+def export(request: ConversionRequest, device: str, events: EventWriter) -> "dict[str, Any]":
     """Convert a checkpoint into a Hugging Face directory."""
     found = architecture.of_checkpoint(Path(request.source), request.architecture)
     built = model.build(found.bridge, request, device, found.dtype)
@@ -85,12 +86,12 @@ def export(request: ConversionRequest, device: str, events: ConversionEvents) ->
     events.stage("writing tensors")
     dtype = model.dtype_of(request.dtype)
     stream = model.export_tensors(found.bridge, built, dtype)
-    writing.write_model(stream, found, request.partial_dir, dtype or found.dtype, events.progress, _is_first())
+    writing.write_model(stream, found, request.partial_dir, dtype or found.dtype, _tensors(events), _is_first())
     return judge_export(found.bridge, built, request, device, events)
 
 
 def judge_export(
-    bridge: Any, built: "list[Any]", request: ConversionRequest, device: str, events: ConversionEvents
+    bridge: Any, built: "list[Any]", request: ConversionRequest, device: str, events: EventWriter
 ) -> "dict[str, Any]":
     """Load the written files into a Megatron model again, and compare it with the checkpoint's weights."""
     import torch
@@ -115,6 +116,11 @@ def _is_first() -> bool:
     import torch
 
     return bool(torch.distributed.get_rank() == 0)
+
+
+def _tensors(events: EventWriter) -> Callable[[int, int], None]:
+    """Return a function that reports how many tensors of the stage are done."""
+    return lambda done, total: events.progress(done, total, "tensors")
 
 
 def _about(request: ConversionRequest, device: str) -> "dict[str, Any]":

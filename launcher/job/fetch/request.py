@@ -1,14 +1,11 @@
 """`python3 entrypoint.py --fetch`: fetch, before a run, what the run will read from the hub.
 
-Reads the request of --check-config from standard input and answers on standard output: `{"ok": true, "endpoint",
-"cache", "items": [{"kind", "name", "revision", "state": "here|fetched", "bytes", "files", "seconds"}]}`, or `{"ok":
-false, "error", "where", "hint", "outside"}`; `outside` is true where the hub, the network or the disk failed. Lines
-`progress {"name", "bytes", "of"}` on standard error report the progress. It shares downloads with the ranks of running
-jobs: what a job is fetching is not fetched twice.
+Reads the request of --check-config from standard input and writes events (contract/events.py) to standard output; the
+result is `{"endpoint", "cache", "items": [{"kind", "name", "revision", "state": "here|fetched", "bytes", "files",
+"seconds"}]}`. It shares downloads with the ranks of running jobs: what a job is fetching is not fetched twice.
 """
 
 import contextlib
-import json
 import os
 import socket
 import sys
@@ -18,6 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.events import EventWriter
 from ..config import check
 from ..errors import UserError
 from ..rank import Rank
@@ -31,18 +29,18 @@ _TICK_S = 0.5
 def main() -> int:
     """Answer one request; return the exit status: 0, 2 for a wrong request, 3 where the outside world failed."""
     with stdout_channel.on_stdout() as out:
+        events = EventWriter.to_stream(out)
         try:
-            reply = answer(check.read_request(sys.stdin.read()))
+            events.result(fetch(check.read_request(sys.stdin.read()), events))
         except UserError as error:
             outside = isinstance(error, HubError)
-            reply = {"ok": False, "error": error.message, "where": error.where, "hint": error.hint, "outside": outside}
-        json.dump(reply, out)
-        out.write("\n")
-    return 0 if reply["ok"] else 3 if reply["outside"] else 2
+            events.error(error.message, "outside" if outside else "request", where=error.where, hint=error.hint)
+            return 3 if outside else 2
+    return 0
 
 
-def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Fetch what the request's run needs and return the answer. Raises UserError."""
+def fetch(request: Mapping[str, Any], events: EventWriter) -> dict[str, Any]:
+    """Fetch what the request's run needs and return what that was. Raises UserError."""
     offline.begin()
     # This process counts as an attempt of its own (SharedDownload.attempt).
     rank = Rank(0, 0, 1, 1, 0, "", Path(f"/launcher fetch/{socket.gethostname()}/{os.getpid()}"), "000")
@@ -50,7 +48,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
     def recipe(load: Callable[[], Any]) -> Any:
         before = _repositories()
-        with _reporting("what the recipe reads from the hub", lambda: _total(_repositories()) - _total(before), None):
+        what = "what the recipe reads from the hub"
+        with _reporting(events, what, lambda: _total(_repositories()) - _total(before), None):
             config, seconds = _timed(lambda: make_configuration(load, request, rank))
         for name, now in _repositories().items():
             if now != before.get(name):
@@ -59,16 +58,16 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
     config, _ = check.build_config(request, recipe)
     for need in needs.of_config(config, request["options"].get("init")):
-        items.append(_fetched(need, rank))
-    return {"ok": True, "endpoint": explain.endpoint(), "cache": str(needs.hub_cache()), "items": items}
+        items.append(_fetched(need, rank, events))
+    return {"endpoint": explain.endpoint(), "cache": str(needs.hub_cache()), "items": items}
 
 
-def _fetched(need: needs.Need, rank: Rank) -> dict[str, Any]:
+def _fetched(need: needs.Need, rank: Rank, events: EventWriter) -> dict[str, Any]:
     folders = needs.resource(need).folders
     before = _size(folders)
     if needs.is_cached(need) is not None:
         return {**_item(need.kind, need.name, need.revision, (0, 0), before, 0.0), "state": "here"}
-    with _reporting(need.title, lambda: _size(folders)[0] - before[0], needs.size(need)):
+    with _reporting(events, need.title, lambda: _size(folders)[0] - before[0], needs.size(need)):
         _, seconds = _timed(lambda: fetch_need(need, rank))
     return _item(need.kind, need.name, need.revision, before, _size(folders), seconds)
 
@@ -111,10 +110,13 @@ def _total(repositories: Mapping[str, tuple[int, int]]) -> int:
     return sum(size for size, _ in repositories.values())
 
 
-def _reporting(name: str, growth: Callable[[], int], total: Optional[int]) -> AbstractContextManager[None]:
-    """Print a line of progress on standard error from time to time inside the block."""
+def _reporting(
+    events: EventWriter, name: str, growth: Callable[[], int], total: Optional[int]
+) -> AbstractContextManager[None]:
+    """Write a stage and its progress from time to time inside the block: nothing for one that is soon done."""
 
     def report() -> None:
-        print("progress", json.dumps({"name": name, "bytes": growth(), "of": total}), file=sys.stderr, flush=True)
+        events.stage(name)
+        events.progress(growth(), total, "B")
 
     return periodic.every(_TICK_S, report, "progress")
