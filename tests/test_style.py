@@ -25,13 +25,10 @@ PENDING: tuple[str, ...] = (
     "launcher/cli/commands",
     "launcher/cli/completion.py",
     "launcher/cli/main.py",
-    "launcher/config",
+    "launcher/config/request.py",
     "launcher/contract",
-    "launcher/discovery",
     "launcher/job/record.py",
     "launcher/job/result.py",
-    "launcher/planning/memory",
-    "launcher/planning/preflight",
     "launcher/rundir",
 )
 

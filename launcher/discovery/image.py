@@ -12,7 +12,7 @@ from launcher.config.cluster import Cluster
 from launcher.discovery.files import expanded
 from launcher.discovery.host import HostContext
 
-if TYPE_CHECKING:  # a run without a container needs none of it
+if TYPE_CHECKING:  # a run without a container does not need these
     from launcher.images.manifest import Manifest
     from launcher.images.reference import Reference
     from launcher.images.store.store import Store

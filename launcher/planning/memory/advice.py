@@ -9,7 +9,7 @@ from launcher.planning.memory.estimate import GIB, MemoryEstimate, StageMemory, 
 
 GPU_GIB = {"V100": 32, "A100": 80, "H100": 80, "H200": 141, "B200": 180, "GB200": 186, "B300": 288, "GB300": 288}
 """Memory of each GPU in NVIDIA's data sheets, in GB of 10^9 bytes; for V100 and A100 the larger variant. The driver
-reserves part of it, so less is available."""
+reserves some, so less is available."""
 
 _GB = 10**9
 
@@ -56,7 +56,7 @@ def warnings(memory: MemoryEstimate, resolved: Mapping[str, Any], gpu: str | Non
     worst = memory.worst
     return (
         f"memory: an estimate of {memory.needed / GIB:.1f} GiB (stage {worst.stage}) does not fit the "
-        f"{has * _GB / GIB:.1f} GiB of a GPU of type {gpu}; most of it: {_largest(worst)}. {_remedy(worst, resolved)}",
+        f"{has * _GB / GIB:.1f} GiB of a GPU of type {gpu}; mostly {_largest(worst)}. {_remedy(worst, resolved)}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Rules that find impossible and suspicious values in a configuration: pure functions over what is known of it.
+"""Rules that find impossible and suspicious values in a configuration: pure functions over its known values.
 
 A rule takes a `ConfigView` and yields findings. It yields none about a value that is unknown. Megatron Bridge refuses
 some values itself when a configuration is checked; a rule that repeats such a refusal looks at overrides only.
