@@ -58,6 +58,8 @@ def main() -> None:
         measure(
             {
                 "python -c pass": [sys.executable, "-c", "pass"],
+                "import launcher": [sys.executable, "-c", "import launcher"],
+                "import launcher, use plan": [sys.executable, "-c", "import launcher; launcher.plan"],
                 "launcher --help": [launcher, "--help"],
                 "launcher plan": plan,
                 "launcher plan, two overrides": [*plan, "train.train_iters=20", "model.num_layers=4"],

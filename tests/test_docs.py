@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher import __version__
-from launcher.cli.main import VERBS, main, parse, verb_parser
+from launcher.cli.main import COMMANDS, command_parser, main, parse
 from launcher.config.image import ImageSpec
 from launcher.config.load import load_cluster
 from launcher.config.load import parse as parse_model
@@ -108,7 +108,7 @@ def test_the_changelog_has_the_version() -> None:
 
 def test_the_readme_has_every_command() -> None:
     table = set(re.findall(r"^\| `launcher (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert table == set(VERBS)
+    assert table == set(COMMANDS)
 
 
 def commands() -> list[str]:
@@ -125,7 +125,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_commands_in_the_documents_are_understood(command: str) -> None:
     _, verb, *arguments = shlex.split(command, comments=True)
-    parsed = parse(verb_parser(verb), arguments)
+    parsed = parse(command_parser(verb), arguments)
     assert vars(parsed)
 
 

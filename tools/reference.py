@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from launcher._util import errors
 from launcher.cli import arguments
-from launcher.cli.main import VERBS, verb_parser
+from launcher.cli.main import COMMANDS, command_parser
 from launcher.config import load
 from launcher.config.cluster import Cluster, ExpectedPerformance
 from launcher.config.image import ImageSpec
@@ -34,7 +34,7 @@ recipe = "recipes/llama3_8b_pretrain.py"     # as seen from this file
 assignments = ["train.train_iters=100", "train.global_batch_size=64"]
 cluster = "mine"
 nodes = 4
-time_limit = "2:00:00"
+time = "2:00:00"
 env = ["NCCL_DEBUG=INFO"]
 
 [sbatch]
@@ -102,11 +102,11 @@ def command_line() -> str:
         "[Exit status](exit-status.md) lists what a command returns.",
         table(
             ("command", "what it does"),
-            [(f"[`launcher {name}`](#launcher-{name})", text) for name, text in VERBS.items()],
+            [(f"[`launcher {name}`](#launcher-{name})", text) for name, text in COMMANDS.items()],
         ),
     ]
-    for name in VERBS:
-        parts += command(verb_parser(name), 2)
+    for name in COMMANDS:
+        parts += command(command_parser(name), 2)
     return page(*parts)
 
 
@@ -243,7 +243,7 @@ def image_description() -> str:
 def options_of_requests() -> dict[str, tuple[str, str]]:
     """Return for each key of a request its option and that option's help."""
     found: dict[str, tuple[str, str]] = {}
-    for parser in (verb_parser("run"), verb_parser("submit")):
+    for parser in (command_parser("run"), command_parser("submit")):
         for action in parser._actions:
             key = arguments._NAMES.get(action.dest, action.dest)
             if key in Request.model_fields and action.help != argparse.SUPPRESS:
@@ -268,19 +268,12 @@ def request() -> str:
         "and so does a job file: a TOML file with the keys below, given in place of RECIPE.",
         f"```toml\n{JOB_FILE}```",
         f"An option wins over the file.\n"
-        f"Lists that both give are joined, the command line's last and thus strongest: {names(load_lists())}.\n"
-        f"An unknown key is refused.\n"
+        f"Lists that both give are joined, the command line's last and thus strongest: {names(load.JOINED)}.\n"
+        "An assignment on the command line replaces the file's of the same key, and so does an option of sbatch.\n"
+        "An unknown key is refused, with the nearest known one.\n"
         f"[Which value wins](defaults.md) has the whole order.",
         table(("key", "option", "value", "default", "meaning"), rows),
     )
-
-
-def load_lists() -> tuple[str, ...]:
-    """Return the keys whose values a job file and the command line add up, as load_request has them."""
-    for node in ast.walk(ast.parse(inspect.getsource(load.load_request))):
-        if isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple) and "options[key]" in ast.unparse(node):
-            return tuple(str(ast.literal_eval(each)) for each in node.iter.elts)
-    raise SystemExit("load_request no longer joins lists in a loop over a tuple of keys: mend tools/reference.py")
 
 
 def names(words: tuple[str, ...]) -> str:
@@ -288,13 +281,16 @@ def names(words: tuple[str, ...]) -> str:
     return ", ".join(f"`{word}`" for word in words)
 
 
+def profile_key(key: str) -> str:
+    """Return the key of a cluster profile that states the same as a key of a request."""
+    name = {"time": "time_limit"}.get(key, key)
+    return f"`{name}`" if name in Cluster.model_fields else ""
+
+
 def defaults() -> str:
     """Return the page of the order in which values win."""
     options = options_of_requests()
-    rows = [
-        (f"`{key}`", options[key][0], f"`LAUNCHER_{key.upper()}`", "yes" if key in Cluster.model_fields else "")
-        for key in load._DEFAULTS
-    ]
+    rows = [(f"`{key}`", options[key][0], f"`LAUNCHER_{key.upper()}`", profile_key(key)) for key in load.DEFAULTS]
     return page(
         "# Which value wins",
         "The first that gives a value counts:",

@@ -24,7 +24,7 @@ _TIMEOUT_S = 600
 
 
 def check_config(found: Discovered, progress: Progress, shell: Shell | None = None) -> FromCheck:
-    """Build and validate the run's configuration; return what became known of it.
+    """Build and validate the run's configuration; return what became known.
 
     What can be refused without running the recipe is refused first. Raises RequestError with the reason why the
     configuration cannot be trained, CommandError where the check itself failed.

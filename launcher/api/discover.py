@@ -9,7 +9,7 @@ from typing import Any, Literal
 from launcher._util.errors import OverrideError, PlaceError, RecipeError
 from launcher.api.profiler_context import find_profiler_context, own_code
 from launcher.config.cluster import Cluster
-from launcher.config.load import load_cluster, load_request
+from launcher.config.load import add_job_file, load_cluster, load_request, read_job_file
 from launcher.config.request import Request
 from launcher.contract.values import Override
 from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
@@ -93,21 +93,20 @@ def discover(asked: Request, intent: Intent) -> Discovered:
 def _layer(asked: Request, host: HostContext) -> tuple[Request, RunDirectory | None]:
     """Return the request with its defaults, and the run that it continues."""
     stated = asked.stated()
-    resumed = None
-    if "resume" in stated:
-        from launcher.api.resume import find_resumed
-
-        resumed = find_resumed(stated)
-    job_file = None
+    job: dict[str, Any] = {}
     if str(stated.get("recipe", "")).endswith(".toml"):
         job_file = host.directory / Path(stated.pop("recipe")).expanduser()
         if not job_file.is_file():
             raise RecipeError(f"there is no job file {str(job_file)!r}")
-    if resumed:
-        from launcher.api.resume import continued_request
+        job = read_job_file(job_file)
+    resumed = None
+    if "resume" in stated or "resume" in job:
+        from launcher.api.resume import continued_request, find_resumed
 
-        stated = continued_request(resumed, stated)
-    return load_request(stated, environ=host.environ, directory=host.directory, job_file=job_file), resumed
+        both = add_job_file(stated, job)
+        resumed = find_resumed(both)
+        stated, job = continued_request(resumed, both), {}
+    return load_request(stated, environ=host.environ, directory=host.directory, job=job), resumed
 
 
 def _mode(intent: Intent, cluster: Cluster, host: HostContext) -> BackendTraits:
@@ -160,7 +159,7 @@ def _checkpoint_to_load(
     """
     named = overrides.known_values(stated).get("checkpoint.load")
     if isinstance(named, str):
-        return saved_model(Path(named)) if request.load or resumed else None
+        return saved_model(Path(named)) if request.allow_checkpoint_load or resumed else None
     found = saved_model(resumed.checkpoints) if resumed else None
     return dataclasses.replace(found, own=True) if found else None
 

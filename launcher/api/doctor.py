@@ -4,7 +4,6 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import launcher
 from launcher._util.errors import LauncherError
 from launcher._util.shell import LocalShell, Shell
 from launcher.api.prepare_plan import prepare_plan
@@ -86,7 +85,7 @@ def _plan(request: DoctorRequest, this: Site) -> tuple[Plan | None, LauncherErro
     """Plan the checks as an ordinary run: container, environment, mounts and ranks are those of training."""
     asked = request.asked
     here = this.cluster.scheduler == "local" or this.host.allocation is not None
-    program = str(Path(launcher.__file__).resolve().parent / _PROGRAM)
+    program = str(Path(__file__).resolve().parents[1] / _PROGRAM)
     expectation = expected.expected_values(
         this.cluster, this.request, torch=request.torch, rendezvous_timeout_s=request.rendezvous_timeout_s
     )
@@ -95,7 +94,7 @@ def _plan(request: DoctorRequest, this: Site) -> tuple[Plan | None, LauncherErro
         "assignments": (f"expected={expectation}",),
         "entrypoint": program,
         "name": "doctor",
-        "time_limit": asked.time_limit or TIME_LIMIT,
+        "time": asked.time or TIME_LIMIT,
         "srun_args": (*_STEP, *asked.srun_args),
     }
     if asked.nodes is None and not here:

@@ -51,7 +51,7 @@ def _require_stack(found: Discovered) -> None:
         raise RequestError("only the project's own entrypoint can fetch", where="--entrypoint", hint="Leave it out.")
     if not own_stack_is_here(found):
         raise PlaceError(
-            "the training stack is not installed beside the launcher, and only running the recipe tells what it reads",
+            "the training stack is not installed beside the launcher, and only running the recipe shows what it reads",
             hint="Let the job fetch: one of its ranks does so for all; or run this where Megatron Bridge is installed.",
         )
 

@@ -37,7 +37,7 @@ def find_profiler_context(
             raise SpecError(
                 "a run is resumed with the code of its first attempt, and this profiler is not in it",
                 where=f"--profiler {options.profiler}",
-                hint="Take one that comes with the launcher, or start a new run with --load.",
+                hint="Take one that comes with the launcher, or start a new run with --allow-checkpoint-load.",
             )
     one_machine = not backend.slurm_step
     local = one_machine and image is None

@@ -24,7 +24,8 @@ def find_resumed(stated: dict[str, Any]) -> RunDirectory:
         raise RequestError(
             "--resume continues a run with its own recipe, from its own code/",
             where=stated["recipe"],
-            hint="Leave the recipe out; overrides may follow. For another recipe start a new run with --load.",
+            hint="Leave the recipe out; overrides may follow.\n"
+            "For another recipe start a new run with --allow-checkpoint-load.",
         )
     return run
 
@@ -53,7 +54,7 @@ def _require_resumable(run: RunDirectory) -> None:
         raise RequestError(
             f"the run is {status.phase.value}: {status.detail}",
             where=str(run.path),
-            hint="Wait for its end, or end it: launcher cancel --save.",
+            hint="Wait for its end, or end it: launcher cancel --checkpoint.",
         )
     elsewhere = any(
         override["key"] in ("checkpoint.save", "checkpoint.load") for override in run.plan["argv"]["overrides"]

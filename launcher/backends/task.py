@@ -49,7 +49,7 @@ def parameters(
     if cluster.scheduler != "slurm":
         raise PlaceError(
             f"the cluster profile {cluster.name!r} has no Slurm to run a job on",
-            hint="Leave --on out to run it on this machine.",
+            hint="Leave --in-job-on out to run it on this machine.",
         )
     site: dict[str, bool | int | str] = {
         key: value for key, value in cluster.directives.items() if key not in _NOT_FOR_TASKS and value is not False
@@ -94,7 +94,7 @@ def submit_task(
     except ImportError:
         raise OutsideError(
             "a task on a compute node needs submitit, which is not installed",
-            hint="Install it: pip install 'megatron-launcher[tasks]'; or leave --on out.",
+            hint="Install it: pip install 'megatron-launcher[tasks]'; or leave --in-job-on out.",
         ) from None
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 

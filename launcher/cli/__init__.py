@@ -1,1 +1,1 @@
-"""The command line: one module per verb, each parses, calls and prints; nothing is decided here."""
+"""The command line: one module per command, which parses, calls launcher/api and prints; nothing is decided here."""

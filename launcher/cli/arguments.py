@@ -1,7 +1,7 @@
 """The options that run, submit and plan share, and how they become a request."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli.completion import complete
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 # Where an option's name and the request's differ.
 _NAMES = {
-    "time": "time_limit",
     "mount": "mounts",
     "default_mount": "default_mounts",
     "srun_arg": "srun_args",
@@ -34,8 +33,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         ),
         "keys",
     )
-    where = parser.add_argument_group("where")
-    add = where.add_argument
+    resources = parser.add_argument_group("resources")
+    add = resources.add_argument
     complete(
         add("--cluster", metavar="NAME", help="cluster profile (default: slurm where Slurm is, else local)"), "clusters"
     )
@@ -49,8 +48,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--time", "-t", metavar="T", help="time limit in Slurm's notation: 30 (minutes), 2:00:00, 1-12:00:00")
     for name in ("partition", "account", "qos", "nodelist", "exclude"):
         add(f"--{name}", metavar="NAME", help=f"Slurm's --{name}")
-    inside = parser.add_argument_group("in what")
-    add = inside.add_argument
+    container = parser.add_argument_group("container")
+    add = container.add_argument
     add(
         "--image",
         metavar="IMAGE",
@@ -69,12 +68,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     slurm = parser.add_argument_group("Slurm")
     add = slurm.add_argument
     add("--sbatch", metavar="KEY[=VALUE]", action="append", default=[], help="add an option of sbatch; repeatable")
-    add("--no-sbatch", metavar="KEY", action="append", default=[], help="remove one that would be given; repeatable")
+    add("--unset-sbatch", metavar="KEY", action="append", default=[], help="remove one that would be given; repeatable")
     add("--srun-arg", metavar="ARG", action="append", help="add an argument of srun, as --srun-arg=--label; repeatable")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    run = parser.add_argument_group("the run")
+    run = parser.add_argument_group("run")
     add = run.add_argument
     add("--name", metavar="NAME", help="the run's name (default: the recipe's)")
     add("--run-root", metavar="DIR", help="directory of all runs (default: the profile's, else ./runs)")
@@ -83,7 +82,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         add("--resume", metavar="RUN", help="continue a run from its checkpoint: directory, run id, or name"),
         "runs",
     )
-    add("--load", action="store_true", default=None, help="allow checkpoint.load to name a directory with a checkpoint")
+    add(
+        "--allow-checkpoint-load",
+        action="store_true",
+        default=None,
+        help="allow checkpoint.load to name a directory with a checkpoint",
+    )
     add(
         "--init",
         choices=("pretrained", "random"),
@@ -127,10 +131,16 @@ def read_request(parsed: argparse.Namespace) -> "Request":
         name = _NAMES.get(option, option)
         if name in Request.model_fields and name != "sbatch" and value not in (None, []):
             stated[name] = tuple(value) if isinstance(value, list) else value
-    directives = read_directives(parsed.sbatch) | {key.lstrip("-"): False for key in parsed.no_sbatch}
+    directives = read_directives(parsed.sbatch) | {key.lstrip("-"): False for key in parsed.unset_sbatch}
     if directives:
         stated["sbatch"] = directives
-    return parse(Request, stated, where="the request")
+    return parse(Request, stated, where=None, label=_option)
+
+
+def _option(key: Sequence[str]) -> str:
+    """Return the option that states a key of the request."""
+    name = next((option for option, name in _NAMES.items() if name == key[0]), key[0])
+    return {"recipe": "RECIPE", "assignments": "KEY=VALUE"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def read_directives(texts: Iterable[str]) -> dict[str, bool | int | str]:
@@ -156,10 +166,10 @@ def add_store_cluster(parser: argparse.ArgumentParser) -> None:
 
 
 def add_job(parser: argparse.ArgumentParser) -> None:
-    """Add --on and the options of its job."""
+    """Add --in-job-on and the options of its job."""
     job = parser.add_argument_group("in a job")
     add = job.add_argument
-    complete(add("--on", metavar="CLUSTER", help="do it in a job on a compute node of this cluster"), "clusters")
+    complete(add("--in-job-on", metavar="CLUSTER", help="do it in a job on a compute node of this cluster"), "clusters")
     add("--cpus", metavar="N", type=int, default=8, help="CPUs of that job (default: 8)")
     add("--time", metavar="T", help="its time limit in Slurm's notation (default: 4 hours)")
     add("--partition", metavar="NAME", help="its partition (default: the profile's)")
@@ -168,11 +178,11 @@ def add_job(parser: argparse.ArgumentParser) -> None:
 
 
 def read_job(parsed: argparse.Namespace) -> "TaskJobOptions | None":
-    """Return the job that --on asks for, None without it."""
-    if not parsed.on:
+    """Return the job that --in-job-on asks for, None without it."""
+    if not parsed.in_job_on:
         return None
     from launcher.api.task_job import TaskJobOptions
 
     named = {key: getattr(parsed, key) for key in ("time", "partition", "account")}
     stated = {key: value for key, value in named.items() if value is not None}
-    return TaskJobOptions(parsed.on, parsed.cpus, {**stated, **read_directives(parsed.sbatch)})
+    return TaskJobOptions(parsed.in_job_on, parsed.cpus, {**stated, **read_directives(parsed.sbatch)})

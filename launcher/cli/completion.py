@@ -28,7 +28,7 @@ def _runs(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
 def _images(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     from launcher.api.locate import find_image_store
 
-    chosen = getattr(parsed_args, "on", None) or getattr(parsed_args, "cluster", None)
+    chosen = getattr(parsed_args, "in_job_on", None) or getattr(parsed_args, "cluster", None)
     return sorted(find_image_store(chosen).names())
 
 
@@ -47,7 +47,7 @@ def _keys(prefix: str, parsed_args: argparse.Namespace | None = None, **_: Any) 
     from launcher.planning.overrides import load_schema
 
     recipe = getattr(parsed_args, "recipe", None) or ""
-    # Up to the next dot: two thousand keys at once help nobody.
+    # Up to the next dot: two thousand keys at once are too many.
     depth = prefix.count(".") + 1
     keys = {key for key, spec in load_schema().keys.items() if key.startswith(prefix) and spec != "fixed"}
     short = {".".join(key.split(".")[:depth]) for key in keys}
@@ -57,7 +57,7 @@ def _keys(prefix: str, parsed_args: argparse.Namespace | None = None, **_: Any) 
 
 
 def _arguments(recipe: str) -> set[str]:
-    """What every recipe takes; of one of Bridge's also its own parameters and the keywords of older releases."""
+    """Return the arguments of every recipe; for one of Bridge's also its parameters and keywords of older releases."""
     from launcher.contract.recipe_arguments import EVERY, KEYWORDS
 
     if not recipe.startswith("bridge:"):

@@ -1,4 +1,4 @@
-"""`launcher`: finds the verb, and loads that verb's module alone (start-up time is part of the interface)."""
+"""`launcher`: find the command and import its module alone, because start-up time is part of the interface."""
 
 import argparse
 import os
@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from launcher import __version__
+from launcher._util.version import __version__
 
-VERBS = {
+COMMANDS = {
     "run": "run a recipe here: in this Slurm allocation, or as processes of this machine",
     "submit": "submit a recipe as a batch job",
     "plan": "show what run or submit would do; writes nothing",
@@ -29,12 +29,12 @@ _EPILOG = """\
 exit status: 0 done; 1 the run failed or stopped early; 2 the request was wrong, nothing was started;
 3 the outside world failed (Slurm, disk, network)
 
-`launcher VERB --help` says more. Completion for bash: eval "$(register-python-argcomplete launcher)"
+`launcher COMMAND --help` says more. Completion for bash: eval "$(register-python-argcomplete launcher)"
 """
 
 
 def console() -> None:
-    """The console script."""
+    """Run the console script."""
     sys.exit(main(sys.argv[1:]))
 
 
@@ -42,14 +42,14 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status."""
     if "_ARGCOMPLETE" in os.environ:
         _complete()
-    verb = next((argument for argument in arguments if not argument.startswith("-")), None)
-    if verb not in VERBS or arguments[0] != verb:
-        return _without_verb(arguments)
-    return _guarded(verb, arguments[1:])
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if command not in COMMANDS or arguments[0] != command:
+        return _without_command(arguments)
+    return _guarded(command, arguments[1:])
 
 
-def _without_verb(arguments: Sequence[str]) -> int:
-    """Help, or what is wrong with a command line that does not begin with a verb."""
+def _without_command(arguments: Sequence[str]) -> int:
+    """Print the help, or what is wrong with a command line that does not begin with a command."""
     parser = _parser()
     if not arguments:
         parser.print_help()
@@ -64,21 +64,21 @@ def _what_is_wrong(word: str) -> str:
     import difflib
 
     if word.startswith("-"):
-        return f"unknown option {word}; options follow the verb, as in: launcher run --nodes 2 RECIPE"
+        return f"unknown option {word}; options follow the command, as in: launcher run --nodes 2 RECIPE"
     if word.endswith(".py"):
-        return f"{word!r} is no verb; did you mean: launcher run {word}"
-    near = difflib.get_close_matches(word, VERBS, n=1)
+        return f"{word!r} is not a command; did you mean: launcher run {word}"
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
     guess = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{word!r} is no verb{guess} (known: {', '.join(VERBS)})"
+    return f"{word!r} is not a command{guess} (known: {', '.join(COMMANDS)})"
 
 
 def _parser() -> argparse.ArgumentParser:
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:{width}}  {text}" for verb, text in VERBS.items())
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {command:{width}}  {text}" for command, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="launcher",
-        usage="launcher VERB ...",
-        description=f"Run Megatron training on Slurm clusters in containers.\n\nverbs:\n{verbs}",
+        usage="launcher COMMAND ...",
+        description=f"Run Megatron training on Slurm clusters in containers.\n\ncommands:\n{commands}",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -87,11 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def verb_parser(verb: str, into: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
-    """The parser of one verb, as its module's `add_arguments` fills it."""
-    module = import_module(f"launcher.cli.commands.{verb}")
+def command_parser(command: str, into: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
+    """Return the parser of one command, filled by its module's `add_arguments`."""
+    module = import_module(f"launcher.cli.commands.{command}")
     parser = into or argparse.ArgumentParser(
-        prog=f"launcher {verb}",
+        prog=f"launcher {command}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -101,22 +101,22 @@ def verb_parser(verb: str, into: argparse.ArgumentParser | None = None) -> argpa
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Understand a verb's arguments; options may stand between RECIPE and KEY=VALUE.
+    """Parse a command's arguments; options may stand between RECIPE and KEY=VALUE.
 
-    argparse cannot intermix where a verb has actions with parsers of their own, and there nothing needs it.
+    argparse cannot intermix where a command has actions with parsers of their own, and there nothing needs it.
     """
     nested = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
     return parser.parse_args(list(arguments)) if nested else parser.parse_intermixed_args(list(arguments))
 
 
-def _guarded(verb: str, arguments: Sequence[str]) -> int:
-    """Run a verb; turn what the launcher raises into one paragraph and an exit status."""
+def _guarded(command: str, arguments: Sequence[str]) -> int:
+    """Run a command; turn what the launcher raises into one paragraph and an exit status."""
     from launcher._util.errors import LauncherError
 
-    parser = verb_parser(verb)
+    parser = command_parser(command)
     parsed = parse(parser, arguments)
     try:
-        return int(import_module(f"launcher.cli.commands.{verb}").main(parsed))
+        return int(import_module(f"launcher.cli.commands.{command}").main(parsed))
     except LauncherError as error:
         from launcher.cli.output import print_error
 
@@ -125,7 +125,7 @@ def _guarded(verb: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of a pipe has gone (launcher logs RUN | head): nothing is wrong.
+        # The reader of a pipe has ended (launcher logs RUN | head): nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -134,7 +134,7 @@ def _complete() -> None:
     import argcomplete
 
     parser = argparse.ArgumentParser(prog="launcher", allow_abbrev=False)
-    verbs = parser.add_subparsers()
-    for verb, text in VERBS.items():
-        verb_parser(verb, verbs.add_parser(verb, help=text))
+    commands = parser.add_subparsers()
+    for command, text in COMMANDS.items():
+        command_parser(command, commands.add_parser(command, help=text))
     argcomplete.autocomplete(parser)

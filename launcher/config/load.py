@@ -6,8 +6,9 @@ job file, cluster profile.
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -15,20 +16,24 @@ from pydantic import BaseModel, ValidationError
 from launcher._util.errors import SpecError
 from launcher._util.resources import resource
 from launcher.config.cluster import Cluster
-from launcher.config.request import Request
+from launcher.config.request import Request, assignment_key
+from launcher.contract.values import nearest
 
-# What a variable or a configuration file may preset; the rest is said for each run.
-_DEFAULTS = ("cluster", "account", "partition", "qos", "time_limit", "image", "runtime", "run_root", "shared")
+DEFAULTS = ("cluster", "account", "partition", "qos", "time", "image", "runtime", "run_root", "shared")
+"""Keys that a variable or a configuration file may preset; the rest is stated for each run."""
+
+JOINED = ("assignments", "env", "mounts", "srun_args", "nsys_args")
+"""Lists in which the options' items are added to those of a job file."""
 
 
 def cluster_directories(environ: Mapping[str, str]) -> list[Path]:
-    """Directories of profiles, the first that holds a name wins."""
+    """Return the directories of profiles; the first that has a name wins."""
     own = [Path(environ["LAUNCHER_CLUSTERS"])] if environ.get("LAUNCHER_CLUSTERS") else []
     return [*own, config_home(environ) / "clusters", resource("configs/clusters")]
 
 
 def cluster_names(environ: Mapping[str, str]) -> dict[str, Path]:
-    """Every profile's name with the file that it comes from."""
+    """Return the name of every profile with its file."""
     found: dict[str, Path] = {}
     for directory in cluster_directories(environ):
         for path in sorted(directory.glob("*.toml")):
@@ -37,7 +42,7 @@ def cluster_names(environ: Mapping[str, str]) -> dict[str, Path]:
 
 
 def load_cluster(name: str, environ: Mapping[str, str]) -> Cluster:
-    """The profile called `name`, with what it extends. Raises SpecError."""
+    """Return the profile called `name`, merged with those that it extends. Raises SpecError."""
     chain = cluster_chain(name, environ)
     merged: dict[str, Any] = {}
     for _, path in reversed(chain):
@@ -48,7 +53,7 @@ def load_cluster(name: str, environ: Mapping[str, str]) -> Cluster:
 
 
 def cluster_chain(name: str, environ: Mapping[str, str]) -> list[tuple[str, Path]]:
-    """The profile called `name` and those that it extends, itself first, each with its file. Raises SpecError."""
+    """Return the profile called `name` and then those that it extends, each with its file. Raises SpecError."""
     names = cluster_names(environ)
     chain: list[tuple[str, Path]] = []
     wanted: str | None = name
@@ -68,7 +73,7 @@ def cluster_chain(name: str, environ: Mapping[str, str]) -> list[tuple[str, Path
 
 
 def unset_keys(values: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
-    """Keys, tables with a dot, that a profile does not take from what it extends. Raises SpecError."""
+    """Return the keys (tables with a dot) that a profile does not take from those that it extends. Raises SpecError."""
     unset = values.get("unset", [])
     if not isinstance(unset, list) or not all(isinstance(key, str) for key in unset):
         raise SpecError("unset is a list of keys that the extended profile sets", where=where, hint='["env.NAME"]')
@@ -76,7 +81,7 @@ def unset_keys(values: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
 
 
 def _without(values: Mapping[str, Any], keys: Iterable[str], *, where: str) -> dict[str, Any]:
-    """The values without these keys. Raises SpecError for one that is not there: it would be a misspelt one."""
+    """Return the values without these keys. Raises SpecError for a key that is not set: it is probably misspelt."""
     left = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     for key in keys:
         table, _, name = key.rpartition(".")
@@ -87,81 +92,132 @@ def _without(values: Mapping[str, Any], keys: Iterable[str], *, where: str) -> d
     return left
 
 
+def read_job_file(path: Path) -> dict[str, Any]:
+    """Return what a job file states, by the request's keys; its recipe's path is relative to the file.
+
+    Raises SpecError.
+    """
+    values = read_toml(path)
+    parse(Request, values, where=str(path))
+    recipe = values.get("recipe")
+    if isinstance(recipe, str) and not recipe.startswith("bridge:"):
+        values["recipe"] = str(path.parent / recipe)
+    return values
+
+
+def add_job_file(stated: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the options and a job file state together; options are stronger.
+
+    Lists of both add up, those of the options last, except for assignments of the same key. So do sbatch's options.
+    """
+    merged = {**job, **stated}
+    if "assignments" in stated and "assignments" in job:
+        keys = {assignment_key(text) for text in stated["assignments"]}
+        job = {**job, "assignments": [text for text in job["assignments"] if assignment_key(text) not in keys]}
+    for key in JOINED:
+        if key in stated and key in job:
+            merged[key] = (*job[key], *stated[key])
+    if "sbatch" in stated and "sbatch" in job:
+        merged["sbatch"] = {**job["sbatch"], **stated["sbatch"]}
+    return merged
+
+
 def load_request(
-    options: Mapping[str, Any], *, environ: Mapping[str, str], directory: Path, job_file: Path | None = None
+    stated: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str],
+    directory: Path,
+    job: Mapping[str, Any] = MappingProxyType({}),
 ) -> Request:
-    """Layer everything that is said of a run. `options` are those given on the command line. Raises SpecError."""
-    job = _job(job_file) if job_file else {}
-    layers = [
-        ({name: environ[variable] for name in _DEFAULTS if environ.get(variable := f"LAUNCHER_{name.upper()}")}, None),
-        (_defaults(directory / "launcher.toml"), directory / "launcher.toml"),
-        (_defaults(config_home(environ) / "config.toml"), config_home(environ) / "config.toml"),
-        (job, job_file),
-    ]
-    merged = dict(options)
-    for values, path in layers:
-        if path is not None and values:
-            parse(Request, values, where=str(path))
-        for key, value in values.items():
-            merged.setdefault(key, value)
-    # What a job file and the command line both list adds up, the command line's last and thus strongest.
-    for key in ("assignments", "env", "mounts", "srun_args"):
-        if key in options and key in job:
-            merged[key] = (*job[key], *options[key])
+    """Return the request with its defaults: options first, then variables, launcher.toml, config.toml, the job file.
+
+    `stated` are the options, `job` is the result of `read_job_file`. Raises SpecError that names the file, or the
+    variable.
+    """
+    variables = {name: f"LAUNCHER_{name.upper()}" for name in DEFAULTS}
+    preset = {name: environ[variable] for name, variable in variables.items() if environ.get(variable)}
+    parse(Request, preset, where=None, label=lambda key: variables[key[0]])
+    directory_file, own_file = directory / "launcher.toml", config_home(environ) / "config.toml"
+    merged = {**_read_defaults(own_file), **_read_defaults(directory_file), **preset}
+    both = add_job_file(stated, job)
+    # A default is weaker than an option and stronger than the job file.
+    merged = {**both, **merged, **{key: both[key] for key in stated}}
     return parse(Request, merged, where="the request")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file's content. Raises SpecError."""
+    """Return a TOML file's content. Raises SpecError."""
     try:
         return tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise SpecError(f"cannot be read: {error}", where=str(path)) from error
 
 
-def parse[Model: BaseModel](model: type[Model], values: Mapping[str, Any], *, where: str) -> Model:
-    """Validate `values`. Raises SpecError that names each wrong key and, for an unknown one, the known ones."""
+Key = Sequence[str]
+"""The parts of a key, as pydantic locates a problem: a field, then keys or indices below it."""
+
+
+def parse[Model: BaseModel](
+    model: type[Model], values: Mapping[str, Any], *, where: str | None, label: Callable[[Key], str] = ".".join
+) -> Model:
+    """Validate `values`. `label` turns a key into what the user wrote: an option, a variable; by default the key.
+
+    Raises SpecError that names each wrong key, and for unknown ones the nearest.
+    """
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise SpecError(_sentences(model, error), where=where) from None
+        raise _spec_error(model, error, where, label) from None
 
 
-def _sentences(model: type[BaseModel], error: ValidationError) -> str:
-    lines = []
+def _spec_error(
+    model: type[BaseModel], error: ValidationError, where: str | None, label: Callable[[Key], str]
+) -> SpecError:
+    sentences, known = [], dict[str, None]()
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"] if part not in ("bool", "int", "str", "key", "[key]"))
+        key = [str(part) for part in problem["loc"] if part not in ("bool", "int", "str", "key", "[key]")]
+        text = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key; known are {', '.join(sorted(model.model_fields))}")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {message}")
-    return "; ".join(dict.fromkeys(lines))
+            fields = _fields(model, key[:-1])
+            text = _unknown(key[-1], fields)
+            known |= dict.fromkeys(sorted(fields))
+        sentences.append(f"{label(key)}: {text}")
+    hint = f"Known keys: {', '.join(known)}." if known else None
+    return SpecError("; ".join(dict.fromkeys(sentences)), where=where, hint=hint)
 
 
-def _defaults(path: Path) -> dict[str, Any]:
+def _unknown(key: str, known: Iterable[str]) -> str:
+    near = nearest(key, known, count=1)
+    return f"unknown key; did you mean {near[0]}?" if near else "unknown key"
+
+
+def _fields(model: type[BaseModel], parents: Key) -> tuple[str, ...]:
+    """Return the names of the fields below `parents`."""
+    for parent in parents:
+        inner = model.model_fields[parent].annotation if parent in model.model_fields else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return tuple(model.model_fields)
+
+
+def _read_defaults(path: Path) -> dict[str, Any]:
     values = read_toml(path) if path.is_file() else {}
-    unknown = sorted(set(values) - set(_DEFAULTS))
-    if unknown:
+    for key in sorted(set(values) - set(DEFAULTS)):
+        if key in Request.model_fields:
+            raise SpecError(
+                f"{key}: belongs to one run, and this file states defaults of all",
+                where=str(path),
+                hint=f"State it on the command line or in a job file. Keys here: {', '.join(DEFAULTS)}.",
+            )
         raise SpecError(
-            f"{unknown[0]}: unknown key; known are {', '.join(_DEFAULTS)}",
-            where=str(path),
-            hint="What belongs to one run is said on the command line or in a job file.",
+            f"{key}: {_unknown(key, DEFAULTS)}", where=str(path), hint=f"Known keys: {', '.join(DEFAULTS)}."
         )
-    return values
-
-
-def _job(path: Path) -> dict[str, Any]:
-    values = read_toml(path)
-    recipe = values.get("recipe")
-    if isinstance(recipe, str) and not recipe.startswith("bridge:"):
-        # A job file says where its recipe is as seen from itself.
-        values["recipe"] = str(path.parent / recipe)
+    parse(Request, values, where=str(path))
     return values
 
 
 def config_home(environ: Mapping[str, str]) -> Path:
-    """The user's directory of profiles and defaults: ~/.config/launcher, or as XDG_CONFIG_HOME says."""
+    """Return the user's directory of profiles and defaults: `launcher` below XDG_CONFIG_HOME (~/.config)."""
     base = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME", "~"), ".config")  # noqa: PTH118
     return Path(base).expanduser() / "launcher"
 

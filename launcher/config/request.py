@@ -1,4 +1,4 @@
-"""What one run is: everything that a user can say of it."""
+"""What a user can ask for of one run. The keys of a job file, and the options of the command line, are these."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -11,8 +11,13 @@ from launcher.contract.variables import RANK_VARIABLES, is_secret
 _TIME = re.compile(r"\d+(-\d+(:\d+){0,2})?|\d+(:\d+){1,2}|UNLIMITED|infinite")
 
 
+def assignment_key(text: str) -> str:
+    """Return the key that an assignment sets, adds or removes."""
+    return text.partition("=")[0].lstrip("+~")
+
+
 class Request(BaseModel):
-    """One run, as asked for. None means: not said, a weaker layer or a default decides."""
+    """One run, as asked for. None means not stated: a weaker layer or a default decides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +32,9 @@ class Request(BaseModel):
     gpus_per_node: Annotated[int, Field(gt=0, le=1024)] | None = None
     """Ranks on each node, one per GPU."""
 
-    time_limit: Text | None = None
+    time: Text | None = None
+    """The time limit in Slurm's notation: `30` (minutes), `2:00:00`, `1-12:00:00`."""
+
     partition: Text | None = None
     account: Text | None = None
     qos: Text | None = None
@@ -40,7 +47,7 @@ class Request(BaseModel):
     mounts: tuple[Text, ...] = ()
     default_image: Text | None = None
     default_mounts: tuple[Text, ...] = ()
-    """What srun.sh offers: used where the runtime is a container and nothing else names an image or a mount."""
+    """What srun.sh passes on: used where the runtime is a container and nothing else names an image or a mount."""
 
     env: tuple[Text, ...] = ()
     """`NAME=VALUE`, or `NAME` to pass the submitting shell's value on."""
@@ -54,7 +61,7 @@ class Request(BaseModel):
     """Whether the run directory can be read by others; else it is the user's alone (umask 077)."""
 
     resume: Text | None = None
-    load: bool = False
+    allow_checkpoint_load: bool = False
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
 
     init: Literal["pretrained", "random"] | None = None
@@ -97,11 +104,18 @@ class Request(BaseModel):
             raise ValueError("a run's name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit")
         return name
 
-    @field_validator("time_limit")
+    @field_validator("time", mode="before")
+    @classmethod
+    def _minutes(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
+
+    @field_validator("time")
     @classmethod
     def _slurm_time(cls, value: str | None) -> str | None:
         if value is not None and not _TIME.fullmatch(value):
-            raise ValueError(f"{value!r} is no time limit of Slurm's: minutes, MM:SS, HH:MM:SS or D-HH:MM:SS")
+            raise ValueError(
+                f"{value!r} is not a time limit as Slurm writes it: minutes, MM:SS, HH:MM:SS or D-HH:MM:SS"
+            )
         return value
 
     @field_validator("env")
@@ -110,14 +124,14 @@ class Request(BaseModel):
         for entry in entries:
             name, given, value = entry.partition("=")
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"{name!r} is no name of an environment variable")
+                raise ValueError(f"{name!r} is not a name of an environment variable")
             if name in RANK_VARIABLES or name.startswith(("SLURM_", "LAUNCHER_")):
                 raise ValueError(f"{name} is set for each rank and cannot be given")
             if given and is_secret(name):
                 raise ValueError(
-                    f"{name} looks like a secret: its value would stand in a script. "
+                    f"{name} looks like a secret: its value would be written into a script. "
                     f"Set it in your shell and pass it on by name: --env {name}"
                 )
             if "\0" in value:
-                raise ValueError(f"the value of {name} holds a NUL byte, which no environment can")
+                raise ValueError(f"the value of {name} holds a NUL byte, which an environment cannot hold")
         return entries

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from launcher._util.errors import OverrideError
+from launcher.config.request import assignment_key
 from launcher.contract import data_request
 from launcher.contract.overrides import last_of_each_key, replaced
 from launcher.contract.recipe_arguments import is_argument
@@ -72,9 +73,5 @@ def replaced_warnings(assignments: Sequence[str]) -> tuple[str, ...]:
 def merge_for_resume(earlier: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
     """Return the assignments of a resumed run: the earlier ones, except where a new one has the same key."""
     new = tuple(new)
-    keys = {_key(text) for text in new}
-    return (*(text for text in earlier if _key(text) not in keys), *new)
-
-
-def _key(text: str) -> str:
-    return text.partition("=")[0].lstrip("+~")
+    keys = {assignment_key(text) for text in new}
+    return (*(text for text in earlier if assignment_key(text) not in keys), *new)

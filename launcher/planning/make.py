@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from launcher import __version__
+from launcher._util.version import __version__
 from launcher.planning import assignments, container, environment, environment_lint, index_info, step
 from launcher.planning.inputs import FromCheck, FromIndex, PlanInputs
 from launcher.planning.layout import PARALLEL_KEYS

@@ -11,10 +11,10 @@ def default_cluster(host: HostContext) -> str:
     return "slurm" if host.has_slurm or host.allocation else "local"
 
 
-def choose_backend(verb: str, cluster: Cluster, host: HostContext) -> BackendTraits:
+def choose_backend(command: str, cluster: Cluster, host: HostContext) -> BackendTraits:
     """Choose the backend of `run` or `submit` on this cluster. Raises PlaceError where the command cannot run."""
     if cluster.scheduler == "local":
-        if verb == "submit":
+        if command == "submit":
             raise PlaceError(
                 f"the cluster profile {cluster.name!r} has no Slurm to submit to",
                 hint="Use `launcher run` on this machine, or name a cluster: --cluster slurm.",
@@ -25,7 +25,7 @@ def choose_backend(verb: str, cluster: Cluster, host: HostContext) -> BackendTra
             f"the cluster profile {cluster.name!r} needs Slurm, but srun and sbatch are not on the PATH",
             hint="Run the command on the cluster's login node, or on this machine alone: --cluster local.",
         )
-    if verb == "submit":
+    if command == "submit":
         return BATCH
     if host.allocation is None:
         raise PlaceError(

@@ -74,7 +74,7 @@ def sbatch_options(
     }
     optional = {
         "cpus-per-task": cluster.cpus_per_task,
-        "time": request.time_limit or cluster.time_limit,
+        "time": request.time or cluster.time_limit,
         "partition": request.partition or cluster.partition,
         "account": request.account or cluster.account,
         "qos": request.qos or cluster.qos,

@@ -145,7 +145,7 @@ def _argv(
         "overrides": [to_record(override) for override in overrides],
         "options": {
             "device": inputs.cluster.device,
-            "load": inputs.request.load,
+            "load": inputs.request.allow_checkpoint_load,
             "init": inputs.request.init,
             "profiler": profiler.job_options() if profiler else None,
             "user_env": sorted(entry.partition("=")[0] for entry in inputs.request.env),

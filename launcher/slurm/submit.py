@@ -32,7 +32,7 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     ("nodes not in this partition", "Choose nodes of the partition: `sinfo -N -p PARTITION`."),
     (
         "nvalid generic resource",
-        "This cluster has no such resource; `sinfo -o '%G'` lists them. --no-sbatch gres leaves it out.",
+        "This cluster has no such resource; `sinfo -o '%G'` lists them. --unset-sbatch gres leaves it out.",
     ),
     ("nvalid feature", "`sinfo -o '%f'` lists the features."),
     ("eservation", "`scontrol show reservation` lists reservations and who may use them."),
@@ -42,10 +42,10 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     ),
     ("nvalid license", "`scontrol show licenses` lists them."),
     ("ependency", "A job of --dependency is wrong or has ended already."),
-    ("emory specification", "Ask for less memory, or leave it to the site with --no-sbatch mem."),
+    ("emory specification", "Ask for less memory, or leave it to the site with --unset-sbatch mem."),
     (
         "unrecognized option",
-        "This Slurm does not know the option; --no-sbatch KEY leaves one out that the profile gives.",
+        "This Slurm does not know the option; --unset-sbatch KEY leaves one out that the profile gives.",
     ),
     ("nvalid wckey", "Give a key of yours: --sbatch wckey=KEY."),
     (

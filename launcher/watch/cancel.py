@@ -55,10 +55,10 @@ def _ask_to_stop(run: RunDirectory, status: RunStatus) -> str:
         raise RequestError(
             "the run has not started, so there is nothing to save",
             where=str(run.path),
-            hint="Leave out --save to remove it from the queue.",
+            hint="Leave out --checkpoint to remove it from the queue.",
         )
     try:
-        request_stop(run, "launcher cancel --save")
+        request_stop(run, "launcher cancel --checkpoint")
     except OSError as error:
         raise OutsideError(f"cannot ask the ranks to stop: {error.strerror}", where=str(run.path)) from error
     return "the ranks will save and stop after this iteration"
@@ -69,7 +69,7 @@ def _end_here(run: RunDirectory, start: Start, grace_s: float, sleep: Callable[[
         raise RequestError(
             f"the run was started on {start.host}, and its processes are there",
             where=str(run.path),
-            hint=f"Call `launcher cancel` on {start.host}, or use --save, which works from any machine.",
+            hint=f"Call `launcher cancel` on {start.host}, or use --checkpoint, which works from any machine.",
         )
     group = start.group
     if group is None or not members(group, run.path):

@@ -91,6 +91,8 @@ def test_a_slurm_profile_without_slurm(alone: User) -> None:
         (("small.py", "--sbatch", "nodes=3"), ("nodes is managed by the launcher", "--nodes")),
         (("small.py", "--resume", "small"), ("small",)),
         (("job.toml",), ("no job file",)),
+        (("small.py", "--time", "soon"), ("error: --time: 'soon' is not a time limit",)),
+        (("small.py", "--env", "1A=b"), ("error: --env: '1A' is not a name",)),
     ],
 )
 def test_wrong_requests(user: User, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
@@ -142,7 +144,7 @@ def test_a_directory_that_cannot_be_written(user: User) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("rnu", "small.py"), ("'rnu' is no verb", "'run'")),
+        (("rnu", "small.py"), ("'rnu' is not a command", "'run'")),
         (("small.py",), ("launcher run small.py",)),
         (("--nodes", "2", "run"), ("unknown option --nodes",)),
         (("run", "small.py", "--node", "2"), ("unrecognized arguments: --node",)),

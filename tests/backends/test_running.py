@@ -115,7 +115,7 @@ def test_a_run_that_goes_on_or_has_saved_nothing_cannot_be_resumed(user: User, s
     until(lambda: (Path(answer["run_dir"]) / "attempts/000/metrics.jsonl").exists())
     refused = user.run("submit", "--resume", "small", status=2).stderr
     assert "the run is running" in refused
-    assert "launcher cancel --save" in refused
+    assert "launcher cancel --checkpoint" in refused
     user.run("cancel", "small")
     slurm_cluster.wait(answer["job"], "CANCELLED")
     user.run("run", "small.py", *LOCAL, "toy.fail_rank=0", "toy.fail_step=1", "--name", "short", status=1)
@@ -182,7 +182,7 @@ def test_following_a_job_and_leaving_it_alone(user: User, slurm_cluster: Virtual
     assert (run.returncode, answer["outcome"]) == (0, "running")
     assert "goes on" in err
     assert slurm_cluster.state(answer["job"]) == "RUNNING"
-    user.run("cancel", answer["run_id"], "--save")
+    user.run("cancel", answer["run_id"], "--checkpoint")
     slurm_cluster.wait(answer["job"], "FAILED", "COMPLETED")
     status = json.loads(user.run("status", answer["run_id"], "--json").stdout)["runs"][0]
     assert (status["phase"], status["outcome"]) == ("stopped", "stopped")

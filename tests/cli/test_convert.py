@@ -67,7 +67,7 @@ def test_a_model_goes_there_here_and_back_in_a_job(
     again = user.run("convert", "import", str(models[0]), "made/checkpoint", status=2)
     assert "exists already and is not empty" in again.stderr
 
-    options = ("--on", "virtual", "--cpus", "1", "--json")
+    options = ("--in-job-on", "virtual", "--cpus", "1", "--json")
     done = user.run("convert", "export", "made/checkpoint", "made/model", *options)
     report = json.loads(done.stdout)
     assert re.search(r"job \d+ on virtual", done.stderr) and "writing tensors" in done.stderr
@@ -131,7 +131,7 @@ def processes(text: str) -> list[str]:
         (("import", "nowhere", "clusters"), "exists already and is not empty"),
         (("import", "nowhere", "there", "--tp", "0"), "0 is not a number of ranks"),
         (("import", "nowhere", "there", "--dtype", "float8"), "invalid choice"),
-        (("import", "nowhere", "there", "--on", "local"), "has no Slurm to run a job on"),
+        (("import", "nowhere", "there", "--in-job-on", "local"), "has no Slurm to run a job on"),
     ],
 )
 def test_wrong_requests_are_refused_at_once(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_rebuilt_name_changes_nothing_for_a_queued_run_and_gc_leaves_its_image
     queued = json.loads(user.user.run("submit", *asked).stdout)
     newer = build(user.user, "--cluster", "here", "--build-arg", "GREETING=good day")
     assert newer["digest"] != built["digest"]
-    collect = ("image", "gc", "--cluster", "here", "--named", "--older-than", "0", "--json")
+    collect = ("image", "gc", "--cluster", "here", "--include-named", "--older-than", "0", "--json")
     kept = json.loads(user.user.run(*collect).stdout)
     assert [each["digest"] for each in kept["kept"]] == [built["digest"]]
     assert f"job {queued['job']}" in kept["kept"][0]["reason"]
@@ -206,7 +206,7 @@ def test_a_build_in_a_job_is_shown_as_if_it_happened_here(
         "project/Dockerfile",
         "--name",
         "mine:1",
-        "--on",
+        "--in-job-on",
         "virtual",
         "--cpus",
         "2",
@@ -222,7 +222,7 @@ def test_a_build_in_a_job_is_shown_as_if_it_happened_here(
     failed = user.run(*argv, status=3)
     assert "these are its own words" in failed.stderr
     assert "error:" in failed.stderr
-    missing_file = user.run("image", "import", "nowhere.sqsh", "--on", "virtual", "--cpus", "2", status=2)
+    missing_file = user.run("image", "import", "nowhere.sqsh", "--in-job-on", "virtual", "--cpus", "2", status=2)
     assert "nowhere.sqsh" in missing_file.stderr
 
 

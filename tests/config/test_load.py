@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from launcher._util.errors import SpecError
-from launcher.config.load import cluster_names, load_cluster, load_request
+from launcher.config.load import cluster_names, load_cluster, load_request, read_job_file
 from launcher.config.origins import origins
 from launcher.contract.variables import is_secret
 
@@ -23,7 +23,8 @@ def profile(home: dict[str, str], name: str, text: str, where: str = "mine") -> 
 
 
 def request(home: dict[str, str], job: Path | None = None, **options: Any) -> Any:
-    return load_request(options, environ=home, directory=Path(home["HOME"]), job_file=job)
+    stated = read_job_file(job) if job else {}
+    return load_request(options, environ=home, directory=Path(home["HOME"]), job=stated)
 
 
 def test_every_shipped_profile_is_valid() -> None:
@@ -62,7 +63,7 @@ def test_the_users_own_profile_hides_a_shipped_one(home: dict[str, str]) -> None
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("gpus = 8\n", "gpus: unknown key; known are account"),
+        ("gpus = 8\n", "gpus: unknown key; did you mean gpu?"),
         ("gpus_per_node = 0\n", "gpus_per_node: Input should be greater than 0"),
         ('runtime = "docker"\n', "runtime: Input should be 'pyxis', 'enroot', 'bwrap' or 'none'"),
         ('architecture = "sparc"\n', "architecture: Input should be 'x86_64' or 'aarch64'"),
@@ -84,7 +85,7 @@ def test_a_wrong_profile_is_named_with_its_file(home: dict[str, str], text: str,
 
 def test_the_first_layer_that_says_it_wins(home: dict[str, str], tmp_path: Path) -> None:
     job = tmp_path / "job.toml"
-    job.write_text('recipe = "r/x.py"\nnodes = 4\naccount = "job"\nassignments = ["a=1"]\n')
+    job.write_text('recipe = "r/x.py"\nnodes = 4\naccount = "job"\nassignments = ["a=1", "b=1"]\n')
     config = tmp_path / ".config/launcher/config.toml"
     config.write_text('account = "config"\n')
     assert request(home, job).account == "config"
@@ -92,7 +93,7 @@ def test_the_first_layer_that_says_it_wins(home: dict[str, str], tmp_path: Path)
     assert request(home, job).account == "directory"
     assert request({**home, "LAUNCHER_ACCOUNT": "variable"}, job).account == "variable"
     found = request({**home, "LAUNCHER_ACCOUNT": "variable"}, job, account="option", assignments=("a=2",))
-    assert (found.account, found.nodes, found.assignments) == ("option", 4, ("a=1", "a=2"))
+    assert (found.account, found.nodes, found.assignments) == ("option", 4, ("b=1", "a=2"))
     assert found.recipe == str(tmp_path / "r/x.py")
 
 
@@ -102,10 +103,10 @@ def test_the_first_layer_that_says_it_wins(home: dict[str, str], tmp_path: Path)
         ({"env": ("HF_TOKEN=hf_x",)}, "pass it on by name: --env HF_TOKEN"),
         ({"env": ("RANK=1",)}, "RANK is set for each rank"),
         ({"env": ("LAUNCHER_RUN_DIR=/x",)}, "is set for each rank"),
-        ({"env": ("1A=1",)}, "no name of an environment variable"),
+        ({"env": ("1A=1",)}, "not a name of an environment variable"),
         ({"name": "a b"}, "a run's name is"),
         ({"name": "-a"}, "a run's name is"),
-        ({"time_limit": "two hours"}, "no time limit of Slurm's"),
+        ({"time": "two hours"}, "is not a time limit"),
         ({"nodes": 0}, "greater than 0"),
     ],
 )
@@ -115,9 +116,41 @@ def test_a_wrong_request_is_refused(home: dict[str, str], options: dict[str, Any
     assert sentence in caught.value.message
 
 
+def test_a_job_files_keys_all_count(home: dict[str, str], tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text(
+        'time = 30\ncheck_config = false\nresume = "old"\nallow_checkpoint_load = true\nmounts = ["/a"]\n'
+        'nsys_args = ["--one"]\n[sbatch]\nexclusive = true\nmem = "8G"\n'
+    )
+    found = request(home, job, nsys_args=("--two",), mounts=("/b",), sbatch={"mem": False, "hold": True})
+    assert (found.time, found.check_config, found.resume, found.allow_checkpoint_load) == ("30", False, "old", True)
+    assert (found.mounts, found.nsys_args) == (("/a", "/b"), ("--one", "--two"))
+    assert found.sbatch == {"exclusive": True, "mem": False, "hold": True}
+
+
+def test_unknown_keys_of_a_job_file_are_named_once_with_the_nearest(home: dict[str, str], tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text("tiem = 30\ncheck-config = true\nzzz = 1\n")
+    with pytest.raises(SpecError) as caught:
+        request(home, job)
+    assert caught.value.message == (
+        "tiem: unknown key; did you mean time?; check-config: unknown key; did you mean check_config?; zzz: unknown key"
+    )
+    assert (caught.value.hint or "").count("known keys") + (caught.value.hint or "").count("Known keys") == 1
+    assert caught.value.where == str(job)
+
+
+def test_a_wrong_default_is_named_by_its_variable_or_file(home: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="LAUNCHER_TIME: 'soon' is not a time limit"):
+        request({**home, "LAUNCHER_TIME": "soon"})
+    (tmp_path / "launcher.toml").write_text("acount = 'a'\n")
+    with pytest.raises(SpecError, match="acount: unknown key; did you mean account"):
+        request(home)
+
+
 @pytest.mark.parametrize("value", ["30", "30:00", "1:00:00", "1-12", "1-12:30", "1-12:30:00", "UNLIMITED"])
 def test_slurms_time_limits_are_taken(home: dict[str, str], value: str) -> None:
-    assert request(home, time_limit=value).time_limit == value
+    assert request(home, time=value).time == value
 
 
 def test_the_value_of_a_refused_secret_is_not_repeated(home: dict[str, str]) -> None:
@@ -128,7 +161,7 @@ def test_the_value_of_a_refused_secret_is_not_repeated(home: dict[str, str]) -> 
 
 def test_what_belongs_to_one_run_is_refused_as_a_default(home: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "launcher.toml").write_text("nodes = 4\n")
-    with pytest.raises(SpecError, match="nodes: unknown key"):
+    with pytest.raises(SpecError, match="nodes: belongs to one run"):
         request(home)
 
 

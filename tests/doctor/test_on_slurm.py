@@ -148,7 +148,7 @@ def test_a_node_that_does_not_see_the_run(own: tuple[VirtualCluster, User]) -> N
     cluster, user = own
     (user.directory / "runs").mkdir()
     cluster.run("srun", "-w", "n3", "mount", "-t", "tmpfs", "tmpfs", str(user.directory / "runs"))
-    found, _ = doctor(user, "--nodes=3", "--quick", "--patience=5", status=1)
+    found, _ = doctor(user, "--nodes=3", "--quick", "--rendezvous-timeout=5", status=1)
     assert ("n3", "ranks", "fail") in bad(found)
     assert "task 4 launch failed" in found["n3"]["ranks"]["reason"]
     for node in ("n1", "n2"):

@@ -9,7 +9,7 @@ import pytest
 from launcher._util.errors import DiskError, LauncherError, RequestError
 from launcher._util.shell import Recorder
 from launcher.cli.commands.page import main
-from launcher.cli.main import verb_parser
+from launcher.cli.main import command_parser
 from launcher.report.page.content import Block, Heading, LogExcerpt, Section, Subject, Table, Text
 from launcher.report.page.outcome import outcome, tail
 from launcher.report.page.overview import overview
@@ -177,13 +177,13 @@ def test_the_plan_with_the_origin_of_every_value(run: RunDirectory) -> None:
     ]
 
 
-# The verb
+# The command
 
 
 def test_the_verb(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("plotly", reason="plotly is not installed")
     make_attempt(run, result=FINISHED)
-    parser = verb_parser("page")
+    parser = command_parser("page")
     assert main(parser.parse_args([str(run.path)])) == 0
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", f"page: {run.page}\n")

@@ -12,7 +12,7 @@ import pytest
 from launcher._util.errors import RequestError
 from launcher._util.shell import Recorder, Result
 from launcher.cli.commands.profiles import main
-from launcher.cli.main import verb_parser
+from launcher.cli.main import command_parser
 from launcher.contract.paths import AttemptPaths
 from launcher.job import result as verdict
 from launcher.report.profiles.listing import list_profiles, missing_lines
@@ -242,7 +242,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of(tmp_path)
     for rank in (0, 1):
         leave(run, rank, trace())
-    parser = verb_parser("profiles")
+    parser = command_parser("profiles")
     assert main(parser.parse_args([str(run.path)])) == 0
     assert "torch_job9_attempt000_node0_rank1.pt.trace.json.gz" in capsys.readouterr().out
     leave(run, 1, trace()[:-30])

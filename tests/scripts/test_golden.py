@@ -32,7 +32,7 @@ def shipped(name: str, nodes: int) -> Plan:
 PLANS: dict[str, Plan] = {
     "local": plan("local", request={"gpus_per_node": 2}),
     "srun": plan("allocation", where=host(allocation=allocation(2, 4))),
-    "sbatch": plan(request={"nodes": 2, "time_limit": "30:00"}, changes=("train.train_iters=20",)),
+    "sbatch": plan(request={"nodes": 2, "time": "30:00"}, changes=("train.train_iters=20",)),
     "pyxis": plan(
         profile=cluster(
             gpus_per_node=8,

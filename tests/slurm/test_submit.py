@@ -129,13 +129,13 @@ def script(tmp_path: Path) -> Path:
         (["--nodes=5"], "Node count specification invalid", "--nodes"),
         (["--nodes=9999"], "More processors requested", "partition"),
         (["--gpus-per-node=9"], "node configuration is not available", "sinfo"),
-        (["--gres=tpu:1"], "generic resource", "--no-sbatch gres"),
-        (["--mem=1T"], "Memory specification", "sinfo|--no-sbatch mem"),
+        (["--gres=tpu:1"], "generic resource", "--unset-sbatch gres"),
+        (["--mem=1T"], "Memory specification", "sinfo|--unset-sbatch mem"),
         (["--nodelist=n9"], "Invalid node name", "sinfo -N"),
         (["--reservation=x"], "reservation", "scontrol show reservation"),
         (["--constraint=x"], "feature", "%f"),
         (["--licenses=x:1"], "license", "licenses"),
-        (["--no-such-option"], "unrecognized option", "--no-sbatch"),
+        (["--no-such-option"], "unrecognized option", "--unset-sbatch"),
     ],
 )
 def test_refusals_are_slurms_own_words_and_a_way_out(

@@ -1,4 +1,4 @@
-"""End runs, waiting or running; with --save their ranks write a checkpoint first."""
+"""End runs, waiting or running; with --checkpoint their ranks write a checkpoint first."""
 
 import argparse
 
@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher cancel`."""
     add = parser.add_argument
     complete(add("runs", metavar="RUN", nargs="+", help="a directory, a run id, or a name's newest run"), "runs")
-    add("--save", action="store_true", help="ask the ranks to save a checkpoint and stop after this iteration")
+    add("--checkpoint", action="store_true", help="ask the ranks to save a checkpoint and stop after this iteration")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)
 
@@ -21,7 +21,7 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.api.cancel import cancel
 
     done = {}
-    for one in cancel(parsed.runs, run_root=parsed.run_root, save=parsed.save):
+    for one in cancel(parsed.runs, run_root=parsed.run_root, save=parsed.checkpoint):
         done[str(one.run.path)] = one.detail
         info(f"{one.run.path.parent.name}/{one.run.path.name}: {one.detail}")
     if parsed.json:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("target", metavar="MEGATRON_DIR", help="the checkpoint directory to make")
     _add_shared(one)
     one = actions.add_parser("export", help="a Megatron checkpoint into a Hugging Face directory", allow_abbrev=False)
-    of_run = "a checkpoint directory, one iteration of it, or a run (directory, id or name): its newest"
+    of_run = "a checkpoint directory, an iteration in one, or a run (directory, id or name): its newest"
     complete(one.add_argument("source", metavar="MEGATRON_DIR", help=of_run), "runs")
     one.add_argument("target", metavar="HF_DIR", help="the directory to make")
     one.add_argument(

@@ -34,10 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--env", metavar="NAME[=VALUE]", action="append", help="set a variable, or pass this shell's on; repeatable")
     add("--run-root", metavar="DIR", help="where the job's directory is made (default: the profile's, else ./runs)")
     add("--sbatch", metavar="KEY[=VALUE]", action="append", default=[], help="add an option of sbatch; repeatable")
-    add("--no-sbatch", metavar="KEY", action="append", default=[], help="remove one that would be given; repeatable")
+    add("--unset-sbatch", metavar="KEY", action="append", default=[], help="remove one that would be given; repeatable")
     add("--srun-arg", metavar="ARG", action="append", help="add an argument of srun, as --srun-arg=--label; repeatable")
     add("--quick", action="store_true", help="leave out what needs torch: matrix product and all-reduce")
-    add("--patience", metavar="S", type=float, default=60.0, help="how long nodes wait for each other (default: 60 s)")
+    add(
+        "--rendezvous-timeout",
+        metavar="S",
+        type=float,
+        default=60.0,
+        help="how long nodes wait for each other (default: 60 s)",
+    )
     add("--json", action="store_true", help="print one JSON object")
 
 
@@ -47,7 +53,9 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.cli.progress import TerminalProgress
     from launcher.doctor.report import table_lines
 
-    request = DoctorRequest(read_request(parsed), torch=not parsed.quick, rendezvous_timeout_s=parsed.patience)
+    request = DoctorRequest(
+        read_request(parsed), torch=not parsed.quick, rendezvous_timeout_s=parsed.rendezvous_timeout
+    )
     found = examine(request, TerminalProgress())
     status = 3 if found.slurm_error is not None else 0 if found.healthy else 1
     if parsed.json:

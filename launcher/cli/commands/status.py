@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher status`."""
     add = parser.add_argument
     complete(add("runs", metavar="RUN", nargs="*", help="a directory, a run id, or a name's newest run"), "runs")
-    add("--last", metavar="N", type=int, default=20, help="without RUN: how many (default: 20)")
+    add("--limit", metavar="N", type=int, default=20, help="without RUN: how many (default: 20)")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)
 
@@ -23,7 +23,7 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.api.status import read_statuses
     from launcher.watch.status_table import to_json, write_table
 
-    found = read_statuses(parsed.runs, run_root=parsed.run_root, limit=parsed.last)
+    found = read_statuses(parsed.runs, run_root=parsed.run_root, limit=parsed.limit)
     if parsed.json:
         print_json(to_json(found.runs, found.answer))
     elif found.runs:

@@ -84,7 +84,7 @@ def _follow(submitted: "SubmittedRun", counted: "Interrupts") -> tuple[int, dict
     with Follower(submitted.run, Poller((job,), LocalShell())) as follower:
         outcome = follow_run(submitted.run, tick=follower.tick, leave=lambda: counted.count > 0)
         if outcome is None:
-            info(f"job {job} goes on; launcher status {run_id} tells how, launcher cancel {run_id} ends it")
+            info(f"job {job} goes on; launcher status {run_id} shows how, launcher cancel {run_id} ends it")
             return 0, {"outcome": "running"}
     print_outcome(outcome.run, outcome.summary)
     return outcome.exit_status, outcome.summary

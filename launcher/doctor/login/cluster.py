@@ -141,7 +141,7 @@ def directives_check(site: Site, tested: CommandOutput) -> Check:
             "refused",
             tested.why,
             "`launcher plan RECIPE --script` shows the options; remove a directive of the profile with KEY = false, or "
-            "for one run with --no-sbatch KEY",
+            "for one run with --unset-sbatch KEY",
         )
     return ok(name, "accepted (sbatch --test-only)")
 

@@ -90,7 +90,7 @@ def time_check(site: Site) -> Check:
     name = "time limit"
     if unknown := site.why_unknown:
         return skip(name, unknown)
-    wanted = site.request.time_limit or site.cluster.time_limit
+    wanted = site.request.time or site.cluster.time_limit
     limits = [group.time_limit_min for group in site.groups if group.partition == site.partition]
     most = limits[0] if limits else None
     allowed = "no limit" if most is None else f"up to {most // 60}:{most % 60:02d} h"

@@ -75,7 +75,7 @@ def find_engine(shell: Shell, wanted: str | None = None, order: Sequence[EngineN
             return found
         reasons.append(f"  {name}: {found}")
     what = f"{wanted} does not work here" if wanted else "no container engine works here"
-    hint = "\n".join([f"Install one of {', '.join(order)}, or use another machine (--on). Tried:", *reasons])
+    hint = "\n".join([f"Install one of {', '.join(order)}, or use another machine (--in-job-on). Tried:", *reasons])
     raise OutsideError(what, where="--engine" if wanted else None, hint=hint)
 
 

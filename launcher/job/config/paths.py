@@ -73,10 +73,13 @@ def _first_load(wish: Optional[str], load: bool) -> Optional[str]:
         raise UserError(
             f"checkpoint.load={wish} {what}; a new run loads a checkpoint only when you allow it",
             where="checkpoint.load",
-            hint="allow it with --load, or continue the run that wrote it with --resume",
+            hint="allow it with --allow-checkpoint-load, or continue the run that wrote it with --resume",
         )
     if load:
-        raise UserError(f"--load was given, but checkpoint.load={wish} holds no checkpoint", where="checkpoint.load")
+        raise UserError(
+            f"--allow-checkpoint-load was given, but checkpoint.load={wish} holds no checkpoint",
+            where="checkpoint.load",
+        )
     return None
 
 

@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import __version__
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.resources import resource
 from launcher._util.shell import Shell
 from launcher._util.templates import template_environment
+from launcher._util.version import __version__
 from launcher.report.page.content import Section, Subject
 from launcher.report.page.overview import format_time
 from launcher.report.page.sections import sections_of

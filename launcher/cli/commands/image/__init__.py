@@ -16,7 +16,7 @@ ACTIONS = {
     "list": "list the images of the store",
     "inspect": "show what an image holds: versions, plugins, environment, source, users",
     "verify": "check that a file is an image, whole, and of the cluster's architecture (status 2 if not)",
-    "gc": "remove images that nobody uses any more",
+    "gc": "remove images that are no longer used",
 }
 
 _MODULES = {"build": "make", "import": "make", "list": "show", "inspect": "show", "verify": "show", "gc": "gc"}

@@ -8,8 +8,9 @@ from launcher.cli.output import info, print_json
 from launcher.contract.units import bytes_text
 
 GC_HELP = """\
-Remove images that no queued or running job names and that nobody has used for a while, and what dead builds left.
-An image that a name points to stays, unless --named is given. Where Slurm does not answer, everything in use stays.
+Remove images that no queued or running job names and that were not used for a while, and what dead builds left.
+An image that a name points to stays, unless --include-named is given.
+Where Slurm does not answer, everything in use stays.
 """
 
 
@@ -17,7 +18,7 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
     """Add the options of gc."""
     add = parser.add_argument
     add("--older-than", metavar="AGE", default="30d", help="not used for this long: 12h, 30d (default), 0")
-    add("--named", action="store_true", help="images with a name may go, too")
+    add("--include-named", action="store_true", help="images with a name may go, too")
     add("--dry-run", "-n", action="store_true", help="say what would go, and why the rest stays")
     add_store_cluster(parser)
 
@@ -28,7 +29,7 @@ def run_gc(parsed: argparse.Namespace) -> int:
 
     found = collect_images(
         older_than_s=_seconds(parsed.older_than),
-        include_named=parsed.named,
+        include_named=parsed.include_named,
         dry_run=parsed.dry_run,
         cluster=parsed.cluster,
     )

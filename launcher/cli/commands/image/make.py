@@ -1,4 +1,4 @@
-"""`launcher image build` and `launcher image import`: here, or with --on in a job on a compute node."""
+"""`launcher image build` and `launcher image import`: here, or with --in-job-on in a job on a compute node."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ Build a Dockerfile with docker, podman or buildah, whichever works here, and put
 
   launcher image build                             the project's own image: configs/images/megatron.toml
   launcher image build -f Dockerfile --name my:1   a Dockerfile of yours; then `--image my:1`
-  launcher image build --on gb200                  in a job on a compute node of that cluster
+  launcher image build --in-job-on gb200                  in a job on a compute node of that cluster
 """
 
 IMPORT_HELP = """\
