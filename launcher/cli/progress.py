@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from launcher._util.progress_bar import progress_bar
 from launcher.cli.output import coloured, info, warn
 from launcher.contract.units import bytes_text
 
@@ -30,7 +31,7 @@ class TerminalProgress:
 
     def __enter__(self) -> Self:
         if self.stream.isatty():
-            self._bar = _bar(self.stream)
+            self._bar = progress_bar(self.stream)
             self._bar.start()
         return self
 
@@ -92,17 +93,3 @@ def _numbers(done: int, total: int | None, unit: "Unit") -> str:
     if unit == "B":
         return bytes_text(done) if total is None else f"{bytes_text(done)} of {bytes_text(total)}"
     return f"{done} {unit}" if total is None else f"{done} of {total} {unit}"
-
-
-def _bar(stream: TextIO) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        SpinnerColumn(finished_text=" "),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        TextColumn("{task.fields[numbers]}", markup=False),
-        TimeElapsedColumn(),
-    )
-    return Progress(*columns, console=Console(file=stream), refresh_per_second=4)

@@ -1,8 +1,14 @@
-"""The little on which the launcher and its half in the job must agree, and nothing else.
+"""What the launcher and its half in the job agree on.
 
-Like `launcher/job` it travels with each run: the standard library alone (Hydra's parser inside a function), valid
-on Python 3.10, and it imports nothing from the rest.
+The package travels with each run, as launcher/job does: the standard library alone (Hydra's parser inside a function),
+valid on Python 3.10, and it imports nothing from the rest of the launcher.
 
-    values   override texts in Hydra's grammar, and whether a value fits a type
-    names    environment variables that nobody may override, and those that hold secrets
+    paths, records, validation      every path of a run directory, a type for every file in it, and the check of a value
+    files, process, events          whole files and JSON lines, the identity of a process, progress of long work
+    values, overrides               override texts in Hydra's grammar, types, and overrides as they travel
+    recipe_arguments, data_request  arguments of recipes, and what `data=` means
+    parallel_sizes, key_aliases     rules of sizes, and keys that releases call by different names
+    profiles, checks, hub           captures of profilers, findings of the doctor, Hugging Face's hub
+    fabrics                         one module for each fabric
+    variables, units, errors        names of environment variables, quantities for people, errors that explain
 """

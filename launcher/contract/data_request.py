@@ -1,4 +1,4 @@
-"""What `data=` means: the words of a request to train on something, read alike by plan and job.
+"""Requests for data, the texts of `data=`, as plan and job both read them.
 
 | text | meaning |
 | --- | --- |
@@ -55,13 +55,13 @@ class DataRequest:
 
 
 def parse(text: str) -> DataRequest:
-    """The request that `text` makes. Raises Refused."""
+    """Return the request that `text` makes. Raises Refused."""
     if text == "mock":
         return DataRequest("mock")
     if text.startswith("hf:"):
         name, _, subset = text[3:].partition(":")
         if not name:
-            raise Refused(f"data={text} names no data set", "such as data=hf:squad or data=hf:openai/gsm8k:main")
+            raise Refused(f"data={text} does not name a data set", "such as data=hf:squad or data=hf:openai/gsm8k:main")
         return DataRequest("hub", (name,), subset=subset or None)
     items = [one for one in re.split(r"[,\s]+", text) if one]
     if not items:
@@ -78,7 +78,7 @@ def parse(text: str) -> DataRequest:
 
 
 def columns(text: str) -> tuple[str, ...]:
-    """`data_columns=`: a prompt's and its answer's column, or that of a conversation. Raises Refused."""
+    """Return the columns of `data_columns=`: a prompt's and its answer's, or a conversation's. Raises Refused."""
     names = tuple(one.strip() for one in text.split(","))
     if not all(names) or len(names) > 2 or len(set(names)) < len(names):
         raise Refused(
@@ -89,12 +89,12 @@ def columns(text: str) -> tuple[str, ...]:
 
 
 def is_indexed(prefix: str) -> bool:
-    """Whether Megatron's two files are there."""
+    """Return whether Megatron's two files exist for a prefix."""
     return all(Path(f"{prefix}{ending}").is_file() for ending in (".bin", ".idx"))
 
 
 def split_files(directory: Path) -> dict[str, Path]:
-    """The *.jsonl of a directory by Bridge's names of the splits; empty where there is none for training."""
+    """Return the *.jsonl of a directory by Bridge's names of the splits; none where there is none for training."""
     found = {}
     for split, names in _SPLITS.items():
         file = next((one for name in names if (one := directory / f"{name}.jsonl").is_file()), None)
@@ -104,7 +104,7 @@ def split_files(directory: Path) -> dict[str, Path]:
 
 
 def anchored(text: str, directory: Path) -> str:
-    """The same request with absolute paths for what is there below `directory`; the rest as it was."""
+    """Return the request with absolute paths for what exists below `directory`; the rest stays as it was."""
     if text == "mock" or text.startswith("hf:"):
         name, colon, rest = text.removeprefix("hf:").partition(":")
         path = absolute(name, directory)
@@ -113,7 +113,7 @@ def anchored(text: str, directory: Path) -> str:
 
 
 def absolute(name: str, directory: Path) -> Path:
-    """A path as seen from `directory`, without `..`; links stay, as nodes may see them elsewhere."""
+    """Return a path as seen from `directory`, without `..`; links stay, because nodes may see them elsewhere."""
     return Path(os.path.normpath(directory.absolute() / Path(name).expanduser()))
 
 

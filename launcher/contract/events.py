@@ -1,4 +1,4 @@
-"""How a program tells another one how far its work is and what came of it: one JSON object a line.
+"""Progress and outcome of long work, as one program reports them to another: one JSON object a line.
 
 Conversions and fetching write these lines to standard output, tasks on a compute node to a file that the launcher
 follows. `EventWriter` writes them and `EventReader` passes them on.

@@ -1,4 +1,4 @@
-"""Keys of the configuration that releases of Megatron Bridge call by different names."""
+"""Keys of the configuration that have different names in different releases of Megatron Bridge."""
 
 from collections.abc import Container, Mapping
 from typing import Optional
@@ -15,7 +15,7 @@ _OTHER = {**OLDER, **{old: new for new, old in OLDER.items()}}
 
 
 def other_name(key: str, known: Container[str]) -> Optional[str]:
-    """What a release with the keys `known` calls the key of another one; None where it has no other name for it."""
+    """Return what a release with the keys `known` calls the key of another release; None if it has no name for it."""
     for name, other in _OTHER.items():
         twin = other + key[len(name) :]
         if (key == name or key.startswith(f"{name}.")) and twin in known:

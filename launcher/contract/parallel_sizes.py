@@ -1,4 +1,4 @@
-"""Whether ranks, model, batch and sequence divide by the parallel sizes: each rule once, for the plan and for the job.
+"""Rules by which ranks, model, batch and sequence divide by the parallel sizes, for the plan and for the job.
 
 The rules are megatron-core 0.19.2's: core/parallel_state.py (initialize_model_parallel), core/transformer/
 transformer_config.py, core/num_microbatches_calculator.py and core/pipeline_parallel/schedules.py. Megatron states some

@@ -1,4 +1,4 @@
-"""Which process is which: a process id is used again, a process id with the time of its start is not."""
+"""The identity of a process: its number, which is used again later, with the time of its start, which is not."""
 
 import os
 import socket

@@ -1,6 +1,6 @@
-"""What a profiled rank leaves behind, and whether it is what was asked for.
+"""The files of a captured rank, and the check that they are what was asked for.
 
-A captured rank leaves in `attempts/NNN/profiles/`, all with one stem that nothing else has:
+A captured rank leaves in `attempts/NNN/profiles/`, all with one stem of their own:
 
     STEM.EXT         the report, trace or snapshot
     STEM.record.json the rank's own record: which steps it saw, and what became of the capture
@@ -29,21 +29,21 @@ EXTENSIONS = {"nsys": "nsys-rep", "torch": "pt.trace.json.gz", "viztracer": "jso
 RECORD = ".record.json"
 """How the name of a rank's record ends."""
 
-NSYS_PLACES = (
+NSYS_PATTERNS = (
     "opt/nvidia/nsight-systems*/*/bin/nsys",
     "opt/nvidia/nsight-systems*/*/target-linux-*/nsys",
     "usr/local/cuda*/bin/nsys",
     "opt/nvidia/nsight-compute/*/host/target-linux-*/nsys",
 )
-"""Where NVIDIA's packages put nsys; an image's PATH does not always lead there."""
+"""Where NVIDIA's packages put nsys, which an image's PATH does not always contain."""
 
 
 def find_nsys(program: str = "nsys", *, path: Optional[str] = None, root: Path = Path("/")) -> Optional[str]:
-    """The program on `path` (default: PATH), or for plain `nsys` the newest of those in NSYS_PLACES."""
+    """Return the program on `path` (default: PATH), or for plain `nsys` the newest of those in NSYS_PATTERNS."""
     found = shutil.which(program, path=path)
     if found is not None or program != "nsys":
         return found
-    for pattern in NSYS_PLACES:
+    for pattern in NSYS_PATTERNS:
         there = [each for each in root.glob(pattern) if os.access(each, os.X_OK)]
         if there:
             return str(max(there, key=_numbers))
@@ -55,8 +55,8 @@ def _numbers(path: Path) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Found:
-    """One expected capture. `sound` is None where the window lay before this attempt: nothing was to be had."""
+class CaptureCheck:
+    """An expected capture. `sound` is None where its window lay before this attempt, so that there is nothing of it."""
 
     rank: int
     sound: Optional[bool]
@@ -68,22 +68,22 @@ class Found:
     """The steps that were captured whole."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the check as plain values."""
         return {**asdict(self), "steps": list(self.steps)}
 
 
 def stem(profiler: str, job: str, attempt: str, node: int, rank: int) -> str:
-    """The name of a rank's files without their ending; `job` is Slurm's number, or `local`."""
+    """Return the name of a rank's files without their ending; `job` is Slurm's number, or `local`."""
     return f"{profiler}_job{job}_attempt{attempt}_node{node}_rank{rank}"
 
 
 def expected_ranks(settings: ProfilerRequest, world_size: int) -> tuple[int, ...]:
-    """The ranks that were to be captured; an empty list in the request means all."""
+    """Return the ranks to capture; an empty list in the request means all."""
     return tuple(int(rank) for rank in settings.get("ranks") or range(world_size))
 
 
 def asked_of(attempt: AttemptPaths) -> Optional[ProfilerRequest]:
-    """What was to be captured in an attempt; None if nothing.
+    """Return what was to be captured in an attempt; None if nothing.
 
     --resume gives a run a new argv.json and keeps the old one beside the logs of the newest attempt of before.
     """
@@ -91,14 +91,14 @@ def asked_of(attempt: AttemptPaths) -> Optional[ProfilerRequest]:
     later = sorted(
         each for each in run.attempts_directory.iterdir() if each.name.isdigit() and each.name >= attempt.name
     )
-    places = [*(each / run.argv_file.name for each in later), run.argv_file]
-    request = next((found for place in places if (found := read_object(place)) is not None), {})
+    files = [*(each / run.argv_file.name for each in later), run.argv_file]
+    request = next((found for file in files if (found := read_object(file)) is not None), {})
     settings = (request.get("options") or {}).get("profiler")
     return cast(ProfilerRequest, settings) if isinstance(settings, dict) else None
 
 
 def result(attempt: AttemptPaths, world_size: int, ended: Callable[[int], str]) -> Optional[ProfilesResult]:
-    """What result.json says of an attempt's profiles; None for a run without a profiler.
+    """Return what result.json says of an attempt's profiles; None for a run without a profiler.
 
     `ended(rank)` says in a few words how a rank ended. `missing` has each expected capture that is not sound.
     """
@@ -121,13 +121,13 @@ def result(attempt: AttemptPaths, world_size: int, ended: Callable[[int], str]) 
 
 
 def record_path(directory: Path, settings: ProfilerRequest, rank: int) -> Optional[Path]:
-    """A rank's record in the directory of profiles, whichever job and node wrote it; None if it left none."""
+    """Return the path of a rank's record, whichever job and node wrote it; None if there is none."""
     pattern = f"{settings['name']}_job*_attempt*_node*_rank{rank}{RECORD}"
     return min(directory.glob(pattern), default=None)
 
 
-def judge(directory: Path, settings: ProfilerRequest, rank: int, ended: str) -> Found:
-    """What became of one rank's capture, told from its records and its file.
+def judge(directory: Path, settings: ProfilerRequest, rank: int, ended: str) -> CaptureCheck:
+    """Check one rank's capture by its records and its file.
 
     `ended` is how the rank ended, in a few words ("finished at iteration 20"): the reason of what was never reached.
     """
@@ -136,21 +136,21 @@ def judge(directory: Path, settings: ProfilerRequest, rank: int, ended: str) -> 
     start, stop = settings["start"], settings["stop"]
     if path is None or record is None:
         inner = _around_nsys(directory, settings, rank)
-        return Found(rank, False, f"the rank left no record of it: {inner or ended}", None, None, ())
+        return CaptureCheck(rank, False, f"the rank left no record of its capture: {inner or ended}", None, None, ())
     start, stop = record.get("window") or (start, stop)
     steps = tuple(int(step) for step in record.get("steps") or ())
     state = record.get("state")
     if state == "passed":
         why = f"the attempt began at step {record.get('began_at')}, after the window {start}:{stop}"
-        return Found(rank, None, why, None, None, ())
+        return CaptureCheck(rank, None, why, None, None, ())
     if state == "failed":
-        return Found(rank, False, f"the profiler failed: {record.get('error')}", None, None, steps)
+        return CaptureCheck(rank, False, f"the profiler failed: {record.get('error')}", None, None, steps)
     if state == "waiting":
         when = "the training loop" if record.get("began_at") is None else f"step {start}"
-        return Found(rank, False, f"the rank ended before {when}: {ended}", None, None, ())
+        return CaptureCheck(rank, False, f"the rank ended before {when}: {ended}", None, None, ())
     if state == "capturing" and settings["name"] != "nsys":
         why = f"the rank ended inside the window {start}:{stop}: {ended}"
-        return Found(rank, False, why, None, None, steps)
+        return CaptureCheck(rank, False, why, None, None, steps)
     missing = _missing_steps(steps, start, stop, ended)
     if settings["name"] == "nsys":
         return _judge_nsys(path, rank, steps, missing)
@@ -166,41 +166,41 @@ def _missing_steps(steps: tuple[int, ...], start: int, stop: int, ended: str) ->
 
 def _judge_file(
     path: Path, recorded: Optional[int], rank: int, steps: tuple[int, ...], missing: Optional[str]
-) -> Found:
+) -> CaptureCheck:
     try:
         size = path.stat().st_size
     except OSError:
-        return Found(rank, False, "the file is gone: its rank had written it", path.name, None, steps)
+        return CaptureCheck(rank, False, "the file is gone: its rank had written it", path.name, None, steps)
     why = missing
     if size == 0:
         why = "the file is empty"
     elif recorded is not None and size != recorded:
         why = f"the file has {size} bytes, and the rank had written {recorded}"
-    return Found(rank, why is None, why, path.name, size, steps)
+    return CaptureCheck(rank, why is None, why, path.name, size, steps)
 
 
-def _judge_nsys(record: Path, rank: int, steps: tuple[int, ...], missing: Optional[str]) -> Found:
+def _judge_nsys(record: Path, rank: int, steps: tuple[int, ...], missing: Optional[str]) -> CaptureCheck:
     around = read_object(record.with_name(record.name.replace(RECORD, ".nsys.json")))
     if around is None:
         why = "the process around nsys left no record: it was killed while the report was being written"
-        return Found(rank, False, why, None, None, steps)
+        return CaptureCheck(rank, False, why, None, None, steps)
     name = around.get("file")
     if not name:
-        return Found(rank, False, str(around.get("why") or "nsys wrote no report"), None, None, steps)
+        return CaptureCheck(rank, False, str(around.get("why") or "nsys wrote no report"), None, None, steps)
     found = _judge_file(record.with_name(str(name)), around.get("bytes"), rank, steps, missing)
     if not found.sound:
         return found
     if around.get("opens") is False:
-        return Found(
+        return CaptureCheck(
             rank, False, f"nsys cannot read its own report: {around.get('why')}", found.file, found.bytes, steps
         )
     if around.get("kernels") == 0:
-        return Found(rank, False, "the report opens and holds not one kernel", found.file, found.bytes, steps)
+        return CaptureCheck(rank, False, "the report opens and holds not one kernel", found.file, found.bytes, steps)
     return found
 
 
 def _around_nsys(directory: Path, settings: ProfilerRequest, rank: int) -> Optional[str]:
-    """Why nsys did not start the program, if the process around it says so."""
+    """Return why nsys did not start the program, if the process around it says so."""
     if settings["name"] != "nsys":
         return None
     path = min(directory.glob(f"nsys_job*_attempt*_node*_rank{rank}.nsys.json"), default=None)

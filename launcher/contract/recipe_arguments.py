@@ -1,6 +1,6 @@
 """Arguments of recipes that plan and job have to read alike: which every recipe takes, and those of older releases.
 
-A setting `NAME=VALUE` without a dot is an argument of the recipe where the recipe has such a parameter. Beyond that
+An assignment `NAME=VALUE` without a dot is an argument of the recipe where the recipe has such a parameter. Beyond that
 
 | name | recipes | meaning |
 | --- | --- | --- |
@@ -101,7 +101,7 @@ _SECTIONS = ("peft", "tokenizer")
 
 
 def is_argument(name: str, value: str, *, bridge: bool) -> bool:
-    """Whether the setting `name=value` is an argument although the recipe has no such parameter.
+    """Return whether the assignment `name=value` is an argument although the recipe has no such parameter.
 
     `bridge` says that the recipe is one of Bridge's own.
     """
@@ -127,7 +127,7 @@ def check(name: str, value: str) -> None:
 
 
 def successors(name: str, known: Iterable[str]) -> list[str]:
-    """What became of X_finetune_config of Bridge up to 0.3.0: X_sft_config and X_peft_config, where they exist."""
+    """Return what replaced X_finetune_config of Bridge up to 0.3.0: X_sft_config and X_peft_config, if they exist."""
     stem, found, _ = name.partition("_finetune_config")
     known = set(known)
     return [one for one in (f"{stem}_sft_config", f"{stem}_peft_config") if found and one in known]

@@ -4,7 +4,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def bytes_text(count: int) -> str:
-    """A number of bytes in powers of 1024: `15.5 GiB`, `999 B`."""
+    """Return a number of bytes as text in powers of 1024: `15.5 GiB`, `999 B`."""
     value = float(count)
     for unit in _UNITS[:-1]:
         # What rounding would turn into 1024 belongs to the next unit.

@@ -1,4 +1,4 @@
-"""Whether a value from a JSON file has the form that a TypedDict describes."""
+"""The check that a value from a JSON file has the form that a TypedDict describes."""
 
 import types
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 INTERPOLATION = "${"
-"""What a value with an interpolation contains: only the job knows what it becomes, so no type is checked before."""
+"""The mark of an interpolation. Only the job knows what it becomes, so its type is not checked before."""
 
 # What Hydra's grammar reads as one token (or as one plain word) and that surely means the same here. Anything else is
 # Hydra's business; loading its parser costs more than the rest of a plan, so the simple cases do without it.
@@ -72,7 +72,7 @@ class Override:
 def parse(text: str) -> Override:
     """Read one `key=value`.
 
-    Raises Refused for what is no override and for what one run cannot take (sweeps, deletions).
+    Raises Refused for a text that is not an override, and for what one run cannot take (sweeps, deletions).
     """
     simple = _SIMPLE.fullmatch(text)
     if simple is None:
@@ -131,7 +131,7 @@ def _sweep_hint(key: str, raw: str) -> str:
 
 
 def fits(value: object, spec: Any) -> bool:
-    """Whether `value`, as Hydra reads it, may stand in a field of type `spec`. No bool is an int here, and no float."""
+    """Return whether `value`, as Hydra reads it, fits a field of type `spec`. A bool is neither an int nor a float."""
     if isinstance(value, str) and INTERPOLATION in value:
         return True
     if isinstance(spec, list):
@@ -155,7 +155,7 @@ def fits(value: object, spec: Any) -> bool:
 
 
 def describe(spec: Any) -> str:
-    """What a value of this type is, in words: "an integer or null"."""
+    """Return a description of the values of this type: "an integer or null"."""
     if isinstance(spec, list):
         return " or ".join(describe(one) for one in spec)
     if isinstance(spec, str):
@@ -179,7 +179,7 @@ def check(key: str, value: object, spec: Any) -> None:
 
 
 def show(value: object) -> str:
-    """A value as the message names it, with the name of its type where the text alone would mislead."""
+    """Return a value as messages name it, with the name of its type where the text alone would mislead."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     if isinstance(value, float):

@@ -41,7 +41,7 @@ class Rank:
 
 
 def read_rank(environment: Mapping[str, str]) -> Rank:
-    """The rank that `environment` describes.
+    """Return the rank that `environment` describes.
 
     Raises UserError, one sentence, for a variable that is missing, not a number, or contradicts another one.
     """

@@ -1,4 +1,4 @@
-"""The record that a rank leaves of its own end, `ranks/NNNN.json`, and what is in it."""
+"""The record of a rank's own end, `ranks/NNNN.json`."""
 
 import os
 import socket
@@ -49,7 +49,7 @@ class End:
 
 
 def failure(error: BaseException, code_dir: Path, iteration: Optional[int] = None) -> End:
-    """The end of a rank whose exception is `error`; `code_dir` tells the user's own files from the rest."""
+    """Return the end of a rank whose exception is `error`; `code_dir` holds the user's own files."""
     user = isinstance(error, UserError)
     where = error.where if isinstance(error, UserError) and error.where else place(error.__traceback__, code_dir)
     message = error.message if isinstance(error, UserError) else str(error)
@@ -66,7 +66,7 @@ def failure(error: BaseException, code_dir: Path, iteration: Optional[int] = Non
 
 
 def is_communication(error: BaseException) -> bool:
-    """Whether `error` says that a peer or the network is gone: mostly a consequence of another rank's end."""
+    """Return whether `error` says that a peer or the network is gone: mostly a consequence of another rank's end."""
     if type(error).__name__ in COMMUNICATION_TYPES or isinstance(error, ConnectionError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in PEER_LOST)

@@ -1,4 +1,4 @@
-"""What came of an attempt: composes result.json from what the ranks left, and prints one word.
+"""The result of an attempt: a program that writes result.json from what the ranks left, and prints one word.
 
     python3 result.py RUN_DIR ATTEMPT WORLD_SIZE STEP_STATUS        -> finished | stopped | failed
 
@@ -37,7 +37,7 @@ TERMINATED, KILLED = 128 + signal.SIGTERM, 128 + signal.SIGKILL
 
 
 class RankEnd(NamedTuple):
-    """All that is known of a rank's end."""
+    """The end of one rank, as far as it is known."""
 
     rank: int
     record: Optional[RankRecord]
@@ -50,7 +50,7 @@ class RankEnd(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether it did not come to a good end. What follows a good end's record (a crash while leaving) is none."""
+        """Whether it did not end well. A crash after the record of a good end does not count."""
         return self.outcome not in ("finished", "stopped")
 
     @property
@@ -60,7 +60,7 @@ class RankEnd(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """Whether it was ended from outside, without a word of its own."""
+        """Whether it was ended from outside, without a record of its own."""
         return self.record is None and self.exit is not None and self.exit.status in (TERMINATED, KILLED)
 
     @property
@@ -70,32 +70,32 @@ class RankEnd(NamedTuple):
 
     @property
     def time(self) -> float:
-        """When it failed; infinity where nothing tells."""
+        """When it failed; infinity where that is unknown."""
         if self.record is not None and self.outcome == "failed" and is_number(self.record.get("time")):
             return float(self.record["time"])
         return self.exit.time if self.exit else float("inf")
 
     @property
     def host(self) -> Optional[str]:
-        """Where it ran, if anything tells."""
+        """Where it ran; None where that is unknown."""
         host = self.record.get("host") if self.record else None
         return str(host) if host else self.exit.host if self.exit else None
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value from JSON is a finite number (true and false are none)."""
+    """Return whether a value from JSON is a finite number; true and false are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_record(path: Path) -> Optional[RankRecord]:
-    """A rank's own record; None if there is none, or not one."""
+    """Return a rank's own record; None if there is none, or something else in its place."""
     record = read_object(path)
     # Whatever else it lacks: another program than ours may have written it.
     return cast(RankRecord, record) if record and record.get("outcome") in OUTCOMES else None
 
 
 def read_exit(path: Path) -> Optional[ExitRecord]:
-    """The line `STATUS SECONDS HOST` of a rank's step.sh; None if there is none, or not one."""
+    """Return what a rank's step.sh recorded; None if there is nothing, or something else in its place."""
     try:
         return ExitRecord.parse(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError):
@@ -111,7 +111,7 @@ def read_whole_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_ranks(attempt: AttemptPaths, world_size: int) -> list[RankEnd]:
-    """Every rank's end."""
+    """Return the end of every rank."""
     return [
         RankEnd(rank, read_record(attempt.rank_record(rank)), read_exit(attempt.exit_record(rank)))
         for rank in range(world_size)
@@ -119,7 +119,7 @@ def read_ranks(attempt: AttemptPaths, world_size: int) -> list[RankEnd]:
 
 
 def first_failing(ranks: list[RankEnd]) -> Optional[RankEnd]:
-    """The rank to look at, or None if none failed."""
+    """Return the rank to look at first; None if none failed."""
     failing = [rank for rank in ranks if rank.failed]
     if not failing:
         return None
@@ -133,7 +133,7 @@ def first_failing(ranks: list[RankEnd]) -> Optional[RankEnd]:
 
 
 def is_consequence(ended: RankEnd, causes: list[RankEnd]) -> bool:
-    """Whether a rank that was ended from outside was so because another one had failed.
+    """Return whether a rank was ended from outside because another one had failed.
 
     Not if it came first: the kernel's out-of-memory killer, or an operator. A peer may write down its lost connection
     before step.sh sees why it was lost, but nobody is ended for it before that peer has exited: that time counts.
@@ -145,17 +145,20 @@ def is_consequence(ended: RankEnd, causes: list[RankEnd]) -> bool:
 
 
 def by_time(rank: RankEnd) -> tuple[float, int]:
-    """Sorts by time, then by rank."""
+    """Return a key that sorts by time, then by rank."""
     return rank.time, rank.rank
 
 
 def by_kind_and_time(rank: RankEnd) -> tuple[int, float, int]:
-    """Sorts failing ranks: own errors (a wrong network is one) and deaths, those that left nothing, lost peers."""
+    """Return a key that sorts failing ranks: own errors and deaths, those that left nothing, lost peers.
+
+    A wrong network is an error of the rank's own.
+    """
     return 2 if rank.lost_peers else 1 if rank.missing else 0, rank.time, rank.rank
 
 
 def what(rank: RankEnd) -> str:
-    """How a failing rank ended, in a few words."""
+    """Return how a failing rank ended, in a few words."""
     exception = rank.record.get("exception") if rank.record else None
     if rank.outcome == "failed" and isinstance(exception, dict):
         # A wrong request or network is said in a sentence of its own; anything else is known by its exception.
@@ -170,19 +173,19 @@ def what(rank: RankEnd) -> str:
 
 
 def ending(rank: RankEnd) -> str:
-    """How any rank ended, and where: `finished at iteration 20`."""
+    """Return how any rank ended, and when: `finished at iteration 20`."""
     iteration = rank.record.get("iteration") if rank.record else None
     return f"{what(rank) if rank.failed else rank.outcome}{'' if iteration is None else f' at iteration {iteration}'}"
 
 
 def where(rank: RankEnd) -> Optional[str]:
-    """File and line of a failing rank's exception, if it told them."""
+    """Return file and line of a failing rank's exception, if its record has them."""
     exception = rank.record.get("exception") if rank.record else None
     return exception.get("where") if isinstance(exception, dict) else None
 
 
 def signal_name(number: int) -> str:
-    """`signal 9 (SIGKILL)`."""
+    """Return a signal's number with its name: `signal 9 (SIGKILL)`."""
     try:
         return f"signal {number} ({signal.Signals(number).name})"
     except ValueError:
@@ -190,14 +193,14 @@ def signal_name(number: int) -> str:
 
 
 def outcome_of(ranks: list[RankEnd]) -> Outcome:
-    """The attempt's outcome: one failed rank makes it failed, one stopped rank makes it stopped."""
+    """Return the attempt's outcome: one failed rank makes it failed, one stopped rank makes it stopped."""
     if any(rank.failed for rank in ranks):
         return "failed"
     return "stopped" if any(rank.outcome == "stopped" for rank in ranks) else "finished"
 
 
 def progress_of(metrics: list[dict[str, Any]], ranks: list[RankEnd]) -> ProgressResult:
-    """The last iteration, its loss, and the median time of one."""
+    """Return the last iteration, its loss, and the median time of an iteration."""
     said = [rank.record["iteration"] for rank in ranks if rank.record and is_number(rank.record.get("iteration"))]
     logged = [line["iteration"] for line in metrics if is_number(line.get("iteration"))]
     losses = [line["loss"] for line in metrics if is_number(line.get("loss"))]
@@ -212,7 +215,7 @@ def progress_of(metrics: list[dict[str, Any]], ranks: list[RankEnd]) -> Progress
 
 
 def reason_of(ranks: list[RankEnd], first: Optional[RankEnd], step_status: int) -> Optional[str]:
-    """Why it stopped, as the ranks say, or what the first failing rank died of."""
+    """Return why the attempt stopped, as the ranks say, or how the first failing rank ended."""
     if all(rank.missing for rank in ranks):
         return f"no rank left a record: the step ended with status {step_status} before the program began"
     if first is not None:
@@ -228,7 +231,7 @@ def profiles_of(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[Profile
 
 
 def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float) -> AttemptResult:
-    """result.json's content."""
+    """Return the content of result.json."""
     ranks = read_ranks(attempt, world_size)
     first = first_failing(ranks)
     times = [line["time"] for line in read_whole_lines(attempt.timeline) if is_number(line.get("time"))]

@@ -34,13 +34,13 @@ class Schema:
 
 
 def load_schema(version: str | None = None) -> Schema:
-    """The committed schema of a release, by default of the newest that has one. Raises FileNotFoundError."""
+    """Return the committed schema of a release, by default of the newest that has one. Raises FileNotFoundError."""
     content = json.loads(resource(f"{_PLACE}/bridge-{version or _versions()[-1]}.json").read_text(encoding="utf-8"))
     return Schema(content["bridge"], content["keys"], content["renamed"], tuple(content["open"]))
 
 
 def schema_of(release: str | None) -> Schema | None:
-    """The schema that suits the release that a job will find; None where there is none, so that the job will tell.
+    """Return the schema for the release that a job will find; None where there is none, so that the job has to check.
 
     Unknown is taken for the newest. Releases that differ in the last number alone have the same keys.
     """
@@ -97,7 +97,7 @@ def _naming(number: int, text: str) -> Iterator[None]:
 
 
 def known_values(overrides: Iterable[Override]) -> dict[str, Any]:
-    """The values of all overrides by key, without those that only the job knows (an interpolation)."""
+    """Return the values of all overrides by key, without those that only the job knows (interpolations)."""
     overrides = tuple(overrides)
     found = {override.key: override.value for override in overrides}
     return {key: one for key, one in found.items() if not (isinstance(one, str) and INTERPOLATION in one)}

@@ -1,8 +1,8 @@
-"""The run directory: what a run is, what was done, what came of it. It is the only database.
+"""The run directory on disk: what a run is, what was done, what came of it. It is the only database.
 
-rundir    the paths of a run and its attempts, reading and writing its files
-journal   what the launcher did, one line each, on disk before the next thing happens
-code      the snapshot of code that a run executes
+run_directory   a run and its attempts: reading and writing their files
+journal         what the launcher did, one line each, on disk before the next step
+finding         runs by directory, run id or name
 """
 
 from launcher.rundir.journal import Journal

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from launcher._util.progress_bar import progress_bar
 from launcher.rundir import Attempt, RunDirectory
 from launcher.slurm.poller import Poller
 from launcher.slurm.queue import Job
@@ -46,7 +47,7 @@ class Follower:
     def __enter__(self) -> Self:
         self._start = newest_start(self.run)
         if self.stream.isatty():
-            self._bar = _bar(self.stream)
+            self._bar = progress_bar(self.stream, counted=True)
             self._task = self._bar.add_task("starting", total=None, numbers="")
             self._bar.start()
         return self
@@ -142,19 +143,3 @@ def queued(job: Job, now: float) -> str:
     if job.start is not None and 0 <= job.start - now < _FAR_S:
         words += f", expected to start at {time.strftime('%H:%M on %Y-%m-%d', time.localtime(job.start))}"
     return words
-
-
-def _bar(stream: TextIO) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        MofNCompleteColumn(),
-        BarColumn(bar_width=30),
-        TextColumn("{task.fields[numbers]}", markup=False),
-    )
-    # Not transient, so that the last numbers stay on the screen.
-    return Bar(*columns, console=Console(file=stream), refresh_per_second=4)

@@ -100,7 +100,7 @@ def said(directory: Path) -> dict[str, Any]:
     return content
 
 
-def judged(directory: Path, ended: str = "finished at iteration 6") -> profiles.Found:
+def judged(directory: Path, ended: str = "finished at iteration 6") -> profiles.CaptureCheck:
     return profiles.judge(directory / "attempts/000/profiles", settings(), 0, ended)
 
 
@@ -231,7 +231,7 @@ def test_only_the_ranks_that_were_asked_for_capture(tmp_path: Path) -> None:
     assert judged_own(tmp_path).sound
 
 
-def judged_own(directory: Path) -> profiles.Found:
+def judged_own(directory: Path) -> profiles.CaptureCheck:
     return profiles.judge(directory / "attempts/000/profiles", settings("Mine"), 0, "")
 
 

@@ -174,7 +174,7 @@ def environment(run: Path, **more: str) -> dict[str, str]:
     return {**RANK, "LAUNCHER_RUN_DIR": str(run), "PATH": f"{run}/bin:{os.environ['PATH']}", **more}
 
 
-def profile(run: Path, fake: str = "", status: int = 0) -> tuple[int, str, profiles.Found]:
+def profile(run: Path, fake: str = "", status: int = 0) -> tuple[int, str, profiles.CaptureCheck]:
     """The exit status and words of the process around nsys, and the verdict on its report."""
     argv = [sys.executable, str(PROGRAM), sys.executable, str(run / "trained.py"), str(status)]
     done = subprocess.run(argv, env=environment(run, FAKE=fake), capture_output=True, text=True, timeout=100)
@@ -239,7 +239,7 @@ def test_a_program_that_fails_keeps_its_status(tmp_path: Path) -> None:
     (run / "trained.py").write_text("import sys; sys.exit(7)")
     status, _, found = profile(run)
     assert status == 7
-    assert found.why == "the rank left no record of it: finished"
+    assert found.why == "the rank left no record of its capture: finished"
 
 
 @pytest.mark.parametrize(

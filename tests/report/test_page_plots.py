@@ -132,7 +132,7 @@ def test_captures_of_torch(tmp_path: Path) -> None:
         ("idle", [0.005], ["50%"]),
     ]
     assert [each.text for each in of_kind(Text, blocks)] == [
-        "attempt 000, rank 1: the rank left no record of it: the attempt is still running"
+        "attempt 000, rank 1: the rank left no record of its capture: the attempt is still running"
     ]
 
 

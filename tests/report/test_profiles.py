@@ -179,7 +179,7 @@ def test_what_is_missing_is_said_with_the_reason(tmp_path: Path) -> None:
     assert (said["expected"], said["found"]) == (2, 0)
     assert [(one["rank"], one["why"]) for one in said["missing"]] == [
         (0, "the rank ended before step 2: ValueError: bad at iteration 1"),
-        (1, "the rank left no record of it: left no record"),
+        (1, "the rank left no record of its capture: left no record"),
     ]
     result = run.attempts()[0].result
     assert missing_lines(result) == [
@@ -235,7 +235,7 @@ def test_the_summary_has_a_line_per_rank_and_says_what_could_not_be_read(tmp_pat
     lines = text.getvalue().splitlines()
     assert lines[1].split() == ["000", "0", "2", "0.01", "25.0%", "0.0%", "0.0%", "75.0%"]
     assert lines[4].split() == ["0", "0.005", "100.0%", "1", "a[kernel]"]
-    assert lines[5] == "attempt 000, rank 1: the rank left no record of it: the attempt is still running"
+    assert lines[5] == "attempt 000, rank 1: the rank left no record of its capture: the attempt is still running"
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

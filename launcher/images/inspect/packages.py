@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 
-from launcher.contract.profiles import NSYS_PLACES
+from launcher.contract.profiles import NSYS_PATTERNS
 from launcher.images.inspect.tree import Tree
 
 UNKNOWN = "unknown"
@@ -72,7 +72,7 @@ _PKG_CONFIG = {
         "/usr/lib64/pkgconfig/ucx.pc",
     ),
 }
-_NSYS = tuple(f"/{place}" for place in (*NSYS_PLACES, "usr/local/bin/nsys", "usr/bin/nsys"))
+_NSYS = tuple(f"/{place}" for place in (*NSYS_PATTERNS, "usr/local/bin/nsys", "usr/bin/nsys"))
 _DEBIAN = {"nccl": "libnccl2", "nsys": "nsight-systems-cli", "libfabric": "libfabric1", "aws-ofi-nccl": "libnccl-ofi"}
 """Debian's names, used where the files give no version."""
 

@@ -1,4 +1,4 @@
-"""What a training run says about itself while it runs: metrics.jsonl, timeline.jsonl, and the request to stop."""
+"""Metrics and timeline of a training run while it runs, and the request to stop."""
 
 import signal
 import time
@@ -65,7 +65,7 @@ class Events:
         self._first = True
 
     def manager(self, config: Any) -> Any:
-        """A CallbackManager of Bridge with this object's methods registered."""
+        """Return a CallbackManager of Bridge with this object's methods registered."""
         from megatron.bridge.training.callbacks import CallbackManager
 
         manager = CallbackManager()
@@ -100,7 +100,7 @@ class Events:
             self._timeline.event("checkpoint_loaded", load, iteration=int(context.state.train_state.step))
 
     def train_start(self, context: Any) -> None:
-        """The loop is about to begin."""
+        """Record that the training loop begins."""
         if self.progress.state is None:  # nothing was said of the data
             self._model_made(context)
         self._watch_signals(context.state)
@@ -114,7 +114,7 @@ class Events:
         self._step_start = time.monotonic()
 
     def train_step_end(self, context: Any) -> None:
-        """An iteration has ended on the host; on a GPU its last kernels may still run."""
+        """Measure an iteration that has ended on the host; on a GPU its last kernels may still run."""
         now = time.monotonic()
         since = self._step_start if self._step_end is None else self._step_end
         self._step_end = now
@@ -129,7 +129,7 @@ class Events:
         self._look_for_stop(context.state)
 
     def train_end(self, context: Any) -> None:
-        """The loop has ended by itself."""
+        """Write what is held back: the loop has ended by itself."""
         del context
         self.flush(wait=True)
 
@@ -139,11 +139,11 @@ class Events:
             self._metrics.settle(self.progress.state, wait=wait)
 
     def eval_start(self, _context: Any) -> None:
-        """An evaluation begins."""
+        """Note when an evaluation begins."""
         self._evaluation_start = time.monotonic()
 
     def eval_end(self, context: Any) -> None:
-        """An evaluation has ended; its time belongs to no iteration."""
+        """Record an evaluation that has ended; its time does not count for an iteration."""
         losses = {name: float(value) for name, value in (context.total_loss_dict or {}).items() if _is_number(value)}
         iteration = int(context.state.train_state.step)
         self._timeline.event(
@@ -152,7 +152,7 @@ class Events:
         self._step_end = None
 
     def checkpoint_save(self, context: Any) -> None:
-        """A checkpoint was written, or handed to the process that writes it; its time belongs to no iteration."""
+        """Record a checkpoint that was written, or handed to its writer; its time does not count for an iteration."""
         iteration = int(context.state.train_state.step)
         self._timeline.event("save", _running(context.state.timers, "save-checkpoint"), iteration=iteration)
         self._step_end = None

@@ -9,7 +9,7 @@ from typing import TextIO
 
 @contextlib.contextmanager
 def on_stdout() -> Iterator[TextIO]:
-    """Standard output for answers alone: what libraries print, in Python or in C, goes to standard error."""
+    """Reserve standard output for answers: what libraries print, in Python or in C, goes to standard error."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
