@@ -21,10 +21,6 @@ PENDING: tuple[str, ...] = (
     # Written from the code.
     "docs/reference/command-line.md",
     "launcher/config/request.py",
-    "launcher/contract",
-    "launcher/job/record.py",
-    "launcher/job/result.py",
-    "launcher/rundir",
 )
 
 # A phrase that reads as translated, or a word of our own for what has a usual name, and what to write instead.

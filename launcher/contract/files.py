@@ -106,7 +106,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _sync_directory(path: Path) -> None:
-    # The rename itself is durable only when the directory is; some network file systems refuse that, which is no loss.
+    # The rename is durable only when the directory is. Some network file systems refuse that: they have no need for it.
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,7 +1,7 @@
 """Overrides as they travel: parsed once, by the launcher, and carried whole through the plan and argv.json to the job.
 
-Of several values of one key the last counts, in the plan as in the job, and the plan says so. That is what users of
-Hydra know from its command line, and what a wrapper script relies on that passes "$@" after values of its own.
+Of several values of one key the last counts, in the plan as in the job, and the plan says so. Users of Hydra
+expect it, and a wrapper script that passes "$@" after values of its own relies on it.
 """
 
 import json

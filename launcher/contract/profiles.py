@@ -56,7 +56,7 @@ def _numbers(path: Path) -> list[int]:
 
 @dataclass(frozen=True)
 class CaptureCheck:
-    """An expected capture. `sound` is None where its window lay before this attempt, so that there is nothing of it."""
+    """An expected capture. `sound` is None where its window lay before this attempt, so that it left no file."""
 
     rank: int
     sound: Optional[bool]

@@ -50,7 +50,7 @@ class _OverrideRecord(TypedDict):
 
 
 class OverrideRecord(_OverrideRecord, total=False):
-    """One override; see contract/overrides.py."""
+    """One override, parsed by the launcher."""
 
     value: Any
     """As Hydra reads it; missing where JSON has no form for it."""

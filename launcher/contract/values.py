@@ -78,7 +78,7 @@ def parse(text: str) -> Override:
     if simple is None:
         parsed = _parse_by_hydra(text)
         if parsed.value == "???":
-            raise Refused(f"{text!r} says that the value is missing: that is what ??? means to Hydra")
+            raise Refused(f"{text!r} says that the value is missing: Hydra reads ??? so")
         return parsed
     if simple["int"] is not None:
         return Override(simple["key"], int(simple["int"]), text)

@@ -136,7 +136,7 @@ def is_consequence(ended: RankEnd, causes: list[RankEnd]) -> bool:
     """Return whether a rank was ended from outside because another one had failed.
 
     Not if it came first: the kernel's out-of-memory killer, or an operator. A peer may write down its lost connection
-    before step.sh sees why it was lost, but nobody is ended for it before that peer has exited: that time counts.
+    before step.sh sees why it was lost, but no rank is ended for it before that peer has exited: that time counts.
     """
     if ended.exit is not None and ended.exit.status == TERMINATED and any(rank.missing for rank in causes):
         return True

@@ -1,4 +1,4 @@
-"""The run directory on disk: what a run is, what was done, what came of it. It is the only database.
+"""The run directory on disk, the only database: what a run is, what was done, how it ended.
 
 run_directory   a run and its attempts: reading and writing their files
 journal         what the launcher did, one line each, on disk before the next step

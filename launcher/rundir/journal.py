@@ -1,4 +1,4 @@
-"""The journal of a run: what the launcher was about to do and what came of it."""
+"""The journal of a run: what the launcher was about to do, and the outcome."""
 
 import time
 from dataclasses import dataclass
