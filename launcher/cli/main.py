@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from launcher._util.version import __version__
-
 COMMANDS = {
     "run": "run a recipe here: in this Slurm allocation, or as processes of this machine",
     "submit": "submit a recipe as a batch job",
@@ -54,7 +52,12 @@ def _without_command(arguments: Sequence[str]) -> int:
     if not arguments:
         parser.print_help()
         return 2
-    if arguments[0] in ("-h", "--help", "--version"):
+    if arguments[0] == "--version":
+        from launcher._util.version import __version__
+
+        print(f"megatron-launcher {__version__}")
+        return 0
+    if arguments[0] in ("-h", "--help"):
         parser.parse_args(arguments[:1])
     print(f"launcher: error: {_what_is_wrong(arguments[0])}", file=sys.stderr)
     return 2
@@ -83,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"megatron-launcher {__version__}")
+    parser.add_argument("--version", action="store_true", help="show program's version number and exit")
     return parser
 
 
