@@ -19,7 +19,7 @@ from launcher.discovery.image import Image, resolve_image
 from launcher.discovery.recipe import BridgeRecipe, Recipe, read_recipe
 from launcher.discovery.recipe_index import IndexMatch, lookup, with_index_info
 from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
-from launcher.planning import arguments, assignments, container, index_info, overrides, place
+from launcher.planning import arguments, assignments, backend_choice, container, index_info, overrides
 from launcher.planning.backend import BackendTraits
 from launcher.planning.inputs import PlanInputs
 from launcher.planning.profiler import plan as profiler_plan
@@ -47,7 +47,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     if request.recipe is None:
         command = "run" if intent == "plan" else intent
         raise RecipeError("no recipe was given", hint=f"Such as: launcher {command} recipes/vanilla_gpt_pretrain.py")
-    cluster = load_cluster(request.cluster or place.default_cluster(host), host.environ)
+    cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
     cluster = cluster.model_copy(update={"python": request.python or cluster.python})
     backend = _mode(intent, cluster, host)
     recipe = read_recipe(request.recipe, host.directory)
@@ -111,12 +111,12 @@ def _layer(asked: Request, host: HostContext) -> tuple[Request, RunDirectory | N
 
 def _mode(intent: Intent, cluster: Cluster, host: HostContext) -> BackendTraits:
     if intent != "plan":
-        return place.choose_backend(intent, cluster, host)
+        return backend_choice.choose_backend(intent, cluster, host)
     try:
-        return place.choose_backend("run", cluster, host)
+        return backend_choice.choose_backend("run", cluster, host)
     except PlaceError as error:
         try:
-            return place.choose_backend("submit", cluster, host)
+            return backend_choice.choose_backend("submit", cluster, host)
         except PlaceError:
             raise error from None
 

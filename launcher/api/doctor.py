@@ -19,7 +19,7 @@ from launcher.doctor.login import run_checks
 from launcher.doctor.node_reports import collect_reports
 from launcher.doctor.report import DoctorReport
 from launcher.doctor.site import CommandOutput, Site
-from launcher.planning import place
+from launcher.planning import backend_choice
 from launcher.planning.model import Plan
 from launcher.scripts import scripts
 
@@ -77,7 +77,7 @@ def examine(request: DoctorRequest, progress: Progress) -> Examination:
 def _site(asked: Request, shell: Shell) -> Site:
     host = detect_host()
     request = load_request(asked.stated(), environ=host.environ, directory=host.directory)
-    cluster = load_cluster(request.cluster or place.default_cluster(host), host.environ)
+    cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
     return site.collect(cluster, request, host, shell)
 
 

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +25,35 @@ _ROUTES = ("HF_TOKEN", "HF_ENDPOINT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CU
 """How this machine reaches the hub, with all `*_proxy`; a job has its own."""
 
 
-def fetch(asked: Request, progress: Progress) -> dict[str, Any]:
-    """Have the run's own code fetch it in a child process; return what it read and from where.
+@dataclass(frozen=True)
+class FetchedItem:
+    """One thing that a run reads of the hub."""
 
-    The object has `items` (kind, name, state, files, bytes, seconds), `endpoint` and `cache`. Raises a RequestError of
-    the kind that fits, OutsideError where the hub or the disk failed.
+    kind: str
+    """What it is for the run: configuration, tokenizer, weights, data."""
+    name: str
+    """Its name on the hub."""
+    revision: str | None
+    state: Literal["here", "fetched"]
+    """Whether it was in the cache already."""
+    files: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What was fetched, from where, and into which cache."""
+
+    endpoint: str
+    cache: str
+    items: tuple[FetchedItem, ...]
+
+
+def fetch(asked: Request, progress: Progress) -> Fetched:
+    """Have the run's own code fetch what it will read, in a child process.
+
+    Raises a RequestError of the kind that fits, OutsideError where the hub or the disk failed.
     """
     found = discover(asked, "plan")
     task = plan_task(found.inputs)
@@ -43,7 +68,9 @@ def fetch(asked: Request, progress: Progress) -> dict[str, Any]:
         request.write_text(json.dumps(entrypoint_request(found, task)), encoding="utf-8")
         source = ("cat", str(request))
         done = LocalShell().stream(call.argv, output.take, source=source, env=call.env, check=False)
-    return output.answer(done.status)
+    answer = output.answer(done.status)
+    items = tuple(FetchedItem(**item) for item in answer["items"])
+    return Fetched(answer["endpoint"], answer["cache"], items)
 
 
 def _require_stack(found: Discovered) -> None:

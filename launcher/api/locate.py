@@ -15,12 +15,12 @@ def find_run_root(run_root: str | None = None) -> Path:
     """Return the directory of the runs that `run` and `submit` make here with the same `run_root`. Raises SpecError."""
     from launcher.config.load import load_cluster, load_request
     from launcher.discovery.host import detect_host
-    from launcher.planning import place, run_paths
+    from launcher.planning import backend_choice, run_paths
 
     host = detect_host()
     stated = {"run_root": run_root} if run_root else {}
     request = load_request(stated, environ=host.environ, directory=host.directory)
-    cluster = load_cluster(request.cluster or place.default_cluster(host), host.environ)
+    cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
     return run_paths.run_root(request, cluster, host)
 
 
@@ -35,12 +35,12 @@ def find_cluster(name: str | None = None) -> "tuple[Cluster, HostContext]":
     """Return the cluster profile that `run` would take here, or the one that is named. Raises SpecError."""
     from launcher.config.load import load_cluster, load_request
     from launcher.discovery.host import detect_host
-    from launcher.planning import place
+    from launcher.planning import backend_choice
 
     host = detect_host()
     stated = {"cluster": name} if name else {}
     request = load_request(stated, environ=host.environ, directory=host.directory)
-    return load_cluster(request.cluster or place.default_cluster(host), host.environ), host
+    return load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ), host
 
 
 def find_image_store(cluster: str | None = None) -> "Store":

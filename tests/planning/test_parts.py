@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from launcher._util.errors import OverrideError, PlaceError, SpecError
-from launcher.planning import assignments, environment, place, slurm_options
+from launcher.planning import assignments, backend_choice, environment, slurm_options
 from launcher.planning.backend import ALLOCATION, BATCH, LOCAL
 from launcher.planning.profiler import plan as profiler_plan
 from tests.support.building import RECIPE, SHELL, allocation, cluster, host, plan
@@ -99,16 +99,16 @@ def test_assignments_of_a_resumed_run_replace_earlier_ones_with_the_same_key() -
 
 def test_places() -> None:
     local, slurm = cluster(scheduler="local"), cluster()
-    assert place.choose_backend("run", local, host(has_slurm=False)) is LOCAL
-    assert place.choose_backend("run", slurm, host(allocation=allocation())) is ALLOCATION
-    assert place.choose_backend("submit", slurm, host()) is BATCH
+    assert backend_choice.choose_backend("run", local, host(has_slurm=False)) is LOCAL
+    assert backend_choice.choose_backend("run", slurm, host(allocation=allocation())) is ALLOCATION
+    assert backend_choice.choose_backend("submit", slurm, host()) is BATCH
     for verb, profile, here, words in (
         ("run", slurm, host(), "salloc"),
         ("run", slurm, host(has_slurm=False), "--cluster local"),
         ("submit", local, host(), "launcher run"),
     ):
         with pytest.raises(PlaceError) as caught:
-            place.choose_backend(verb, profile, here)
+            backend_choice.choose_backend(verb, profile, here)
         assert words in (caught.value.hint or "")
 
 

@@ -26,16 +26,18 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.cli.progress import TerminalProgress
 
     with TerminalProgress() as progress:
-        answer = fetch(arguments.read_request(parsed), progress)
+        found = fetch(arguments.read_request(parsed), progress)
     if parsed.json:
-        print_json(answer)
-    fetched = [one for one in answer["items"] if one["state"] == "fetched"]
-    for one in answer["items"]:
-        text = f"{bytes_text(one['bytes'])} in {one['files']} files"
-        state = f"fetched {text} in {one['seconds']:.0f} s" if one in fetched else f"in the cache, {text}"
-        info(f"{one['kind']:14} {one['name']}: {state}")
+        from dataclasses import asdict
+
+        print_json(asdict(found))
+    fetched = [one for one in found.items if one.state == "fetched"]
+    for one in found.items:
+        text = f"{bytes_text(one.bytes)} in {one.files} files"
+        state = f"fetched {text} in {one.seconds:.0f} s" if one in fetched else f"in the cache, {text}"
+        info(f"{one.kind:14} {one.name}: {state}")
     if fetched:
-        info(f"{bytes_text(sum(one['bytes'] for one in fetched))} from {answer['endpoint']} into {answer['cache']}")
+        info(f"{bytes_text(sum(one.bytes for one in fetched))} from {found.endpoint} into {found.cache}")
     else:
-        info(f"nothing to fetch: {answer['cache']} has all that the run will read of the hub")
+        info(f"nothing to fetch: {found.cache} has all that the run will read of the hub")
     return 0

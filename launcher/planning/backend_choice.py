@@ -1,4 +1,4 @@
-"""Which backend a command uses here."""
+"""The choice of the cluster profile and the backend where a request does not name them."""
 
 from launcher._util.errors import PlaceError
 from launcher.config.cluster import Cluster
@@ -7,7 +7,7 @@ from launcher.planning.backend import ALLOCATION, BATCH, LOCAL, BackendTraits
 
 
 def default_cluster(host: HostContext) -> str:
-    """The profile of a request that names none."""
+    """Return the name of the profile of a request that does not name one."""
     return "slurm" if host.has_slurm or host.allocation else "local"
 
 
@@ -29,7 +29,7 @@ def choose_backend(command: str, cluster: Cluster, host: HostContext) -> Backend
         return BATCH
     if host.allocation is None:
         raise PlaceError(
-            "this shell is in no allocation of Slurm, so `run` has no nodes",
+            "this shell is not in an allocation of Slurm, so `run` has no nodes",
             hint="Make one first (salloc -N 1 --gpus-per-node=8) and run the command in it, submit a batch job\n"
             "(launcher submit), or run on this machine without Slurm: --cluster local.",
         )
