@@ -16,19 +16,10 @@ from typing import TYPE_CHECKING, Protocol
 from launcher._util import streaming
 from launcher._util.errors import CommandError, DiskError, MissingProgramError
 from launcher._util.streaming import OnText as OnText
+from launcher._util.streaming import Result as Result
 
 if TYPE_CHECKING:
     import subprocess
-
-
-@dataclass(frozen=True)
-class Result:
-    """The end of a program: `status` is its exit status, 128+N where signal N ended it."""
-
-    argv: tuple[str, ...]
-    status: int
-    stdout: str
-    stderr: str
 
 
 class Shell(Protocol):
@@ -112,8 +103,7 @@ class LocalShell:
     ) -> Result:
         """Run `argv` and hand over its output; see `Shell.stream`."""
         programs = [tuple(each) for each in (source, argv) if each is not None]
-        ended = streaming.run(programs, on_text, env=env, cwd=cwd, timeout_s=timeout_s, terminal=terminal)
-        results = [Result(each.argv, each.status, each.stdout, each.stderr) for each in ended]
+        results = streaming.run(programs, on_text, env=env, cwd=cwd, timeout_s=timeout_s, terminal=terminal)
         if check:
             # A source that ended because its reader did is not the cause.
             for result in sorted(results, key=lambda each: each.status == _BROKEN_PIPE):

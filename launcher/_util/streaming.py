@@ -38,8 +38,8 @@ _WATCHER = f'read -r _ && exit; for g; do kill -TERM "-$g"; done; sleep {GRACE_S
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A program that has ended: its exit status (128+N where signal N ended it) and the end of what it wrote."""
+class Result:
+    """The end of a program: `status` is its exit status, 128+N where signal N ended it."""
 
     argv: tuple[str, ...]
     status: int
@@ -86,10 +86,10 @@ class _Program:
         """Return whether it, or a process that it started and that did not leave its group, still runs."""
         return self.alive() or bool(group_members(self.process.pid))
 
-    def ended(self) -> Ended:
+    def ended(self) -> Result:
         status = int(self.process.wait())
         texts = {each.name: each.tail for each in self.readers}
-        return Ended(self.argv, status if status >= 0 else 128 - status, texts.get("out", ""), texts["err"])
+        return Result(self.argv, status if status >= 0 else 128 - status, texts.get("out", ""), texts["err"])
 
 
 def run(
@@ -100,7 +100,7 @@ def run(
     cwd: Path | None = None,
     timeout_s: float | None = None,
     terminal: bool = False,
-) -> list[Ended]:
+) -> list[Result]:
     """Run one program, or several of which each reads what the one before writes; see `Shell.stream`.
 
     With `terminal` the last one's output goes to a terminal of 80 columns. Raises MissingProgramError, and CommandError

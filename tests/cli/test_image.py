@@ -297,7 +297,7 @@ def test_broken_images_are_refused_with_status_2(image_file: Path, tmp_path: Pat
         (("build", "megatron", "-f", "Dockerfile"), "SPEC and --file"),
         (("build", "nothing"), "nothing"),
         (("import", "nvcr.io/NVIDIA/nemo:26.08"), "lower-case letters"),
-        (("import", "./nowhere"), "there is no such file"),
+        (("import", "./nowhere"), "the file or directory does not exist"),
         (("gc", "--older-than", "soon"), "is not an age"),
     ],
 )

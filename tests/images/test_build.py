@@ -159,9 +159,9 @@ def test_wrong_requests(home: EngineHome, request_: BuildRequest, store: Store) 
         assert caught.value.exit_status == 2
         return str(caught.value)
 
-    assert "the Dockerfile is missing" in refused(dockerfile=context / "nope")
+    assert "the Dockerfile does not exist" in refused(dockerfile=context / "nope")
     assert "is a directory" in refused(dockerfile=context)
-    assert "context is missing" in refused(context=context / "nope")
+    assert "context does not exist" in refused(context=context / "nope")
     assert "context is no directory" in refused(context=context / "hello.txt")
     words = refused(target="third")
     assert '"third" was not found' in words

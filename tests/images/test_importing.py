@@ -274,7 +274,7 @@ def test_what_is_no_root_file_system(home: EngineHome, slim: Path, store: Store,
     assert "podman load --input saved.tar" in refused(str(saved))
     (tmp_path / "notes.tar").write_text("x" * 1000)
     assert "neither a squashfs file nor a tarball" in refused(f"{tmp_path}/notes.tar")
-    assert "no such file" in refused(f"{tmp_path}/nothing.sqsh")
+    assert "does not exist" in refused(f"{tmp_path}/nothing.sqsh")
     assert not store.entries()
 
 

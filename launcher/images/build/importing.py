@@ -86,7 +86,7 @@ def _import_path(request: ImportRequest, store: Store, shell: Shell, report: Rep
         raise ImageError(
             "the file or directory does not exist",
             where=str(path),
-            hint="Check the path; a registry's image is named without ./ or /.",
+            hint="Check the path. An image of a registry is named without ./ or / in front.",
         )
     name = _name(request, path.name)
     if not path.is_dir() and _is_squashfs(path):
