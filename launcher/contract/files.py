@@ -4,20 +4,24 @@ import contextlib
 import json
 import math
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
 
-def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:
+def write_text(path: Path, text: str, *, mode: int = 0o666, exact_mode: bool = False) -> None:
     """Write a file so that a reader sees all of it or nothing, even after a crash of the machine.
 
-    `mode` is subject to the umask. Raises OSError, and then leaves the file of before.
+    `mode` is subject to the umask unless `exact_mode` is set. Raises OSError, and then leaves the file of before.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A thread id is one of the machine's process ids: no other thread has this name.
+    temporary = path.with_name(f".{path.name[:100]}.{threading.get_native_id()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            if exact_mode:
+                os.fchmod(file.fileno(), mode)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -4,8 +4,6 @@
 `contents.describe` finds the same by looking inside.
 """
 
-import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -13,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from launcher._util.errors import DiskError, ImageError
+from launcher.contract.files import write_text
 
 _READ_LIMIT = 16 << 20  # bytes of a manifest; a larger file is something else
 
@@ -143,18 +142,9 @@ def _first_problem(error: ValidationError) -> str:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write `manifest` to `path`: whole or not at all, on the disk when this returns. Raises DiskError."""
     text = manifest.model_dump_json(indent=2) + "\n"
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        write_text(path, text, mode=0o644, exact_mode=True)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise DiskError(f"cannot write the image's manifest: {error.strerror}", where=str(path)) from error
 
 

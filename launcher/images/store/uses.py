@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from launcher._util.errors import ImageError, LauncherError
+from launcher.contract.files import write_text
 from launcher.images.store import trash
 from launcher.images.store.lock import make_directory
 from launcher.images.store.space import writing
@@ -155,18 +156,9 @@ def _write(store: Store, path: Path, use: Use) -> None:
     with writing(path, "record the use of the image"):
         while True:
             make_directory(path.parent, store.mode)
-            temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
             try:
-                with temporary.open("x") as file:
-                    file.write(json.dumps(asdict(use)))
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.chmod(store.mode & 0o666)
-                temporary.replace(path)
+                write_text(path, json.dumps(asdict(use)), mode=store.mode & 0o666, exact_mode=True)
                 return
             except FileNotFoundError:
                 # gc removed the empty directory in between.
                 time.sleep(0.01)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
