@@ -162,7 +162,7 @@ def test_wrong_requests(home: EngineHome, request_: BuildRequest, store: Store) 
     assert "the Dockerfile does not exist" in refused(dockerfile=context / "nope")
     assert "is a directory" in refused(dockerfile=context)
     assert "context does not exist" in refused(context=context / "nope")
-    assert "context is no directory" in refused(context=context / "hello.txt")
+    assert "context is not a directory" in refused(context=context / "hello.txt")
     words = refused(target="third")
     assert '"third" was not found' in words
     assert "FROM ... AS NAME" in words
