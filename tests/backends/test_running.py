@@ -150,6 +150,7 @@ def test_runs_are_looked_for_where_the_profile_puts_them(alone: User) -> None:
     assert "iteration 9/9" in alone.run("logs", "small", environ=mine).stdout
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_the_step(alone: User) -> None:
     hanging = ("toy.iters=400", "toy.fail_rank=0", "toy.fail_step=1", "toy.fail_how=hang")
     run = started(alone, "run", "small.py", *LOCAL, *hanging)

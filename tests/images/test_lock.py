@@ -345,6 +345,7 @@ for number in range(rounds):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "place", "deaths"),
     [

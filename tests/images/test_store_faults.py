@@ -19,6 +19,8 @@ from launcher.images.store.lock import LeaseLostError
 from tests.images.locks import QUICK, ROOT, in_memory, script
 from tests.images.stores import MANIFEST, a_store, add, whole
 
+pytestmark = pytest.mark.slow
+
 needs_mksquashfs = pytest.mark.skipif(
     shutil.which("mksquashfs") is None, reason="needs mksquashfs: apt-get install squashfs-tools"
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tests.job.ranks import free_port
+from tests.support.warm import warm_python
 
 if TYPE_CHECKING:
     from launcher.job.convert.request import Request
@@ -51,7 +52,7 @@ def convert_all(steps: list[dict[str, Any]], ranks: int = 1, timeout_s: float = 
     for rank in range(ranks):
         each = {**names, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1}
         environment = {**os.environ, **{name: str(value) for name, value in each.items()}}
-        command = [sys.executable, "-m", "tests.job.convert_process", json.dumps(steps)]
+        command = [warm_python(), "-m", "tests.job.convert_process", json.dumps(steps)]
         # Files, not pipes: nobody reads them before the end.
         out, err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 open until the end of this function
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=err)

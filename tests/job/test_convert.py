@@ -201,6 +201,7 @@ def test_what_cannot_be_converted_is_said(name: str, says: str, one: dict[str, l
     assert says in one[name][-1]["error"]
 
 
+@pytest.mark.megatron
 def test_a_tally_counts_what_is_lost_and_what_is_new() -> None:
     torch = pytest.importorskip("torch")
     tally = parity.Tally()

@@ -18,6 +18,8 @@ import pytest
 from tests.job.hub_server import hub
 from tests.job.ranks import ROOT, free_port, rank_environment
 
+pytestmark = pytest.mark.slow
+
 RANKS = 16
 TOKEN = "hf_theValueThatNobodyMayWriteDown"
 MODEL = {

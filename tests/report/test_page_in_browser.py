@@ -19,6 +19,8 @@ from tests.report.test_profiles import STEPS, leave, trace
 from tests.report.test_profiles_tables import GEMM
 from tests.watch.making import BEGIN, iteration, make_attempt, make_run
 
+pytestmark = pytest.mark.slow
+
 graph_objects = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
 pytest.importorskip("polars", reason="polars is not installed")
 

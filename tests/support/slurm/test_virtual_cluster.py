@@ -28,7 +28,10 @@ from tests.support.slurm.virtual_cluster import (
 
 NewCluster = Callable[..., VirtualCluster]
 ROOT = Path(__file__).parents[3]
-pytestmark = pytest.mark.skipif(missing_programs() is not None, reason=missing_programs() or "")
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(missing_programs() is not None, reason=missing_programs() or ""),
+]
 both_ways = pytest.mark.parametrize("namespaces", [None, False], ids=["namespaces", "plain"])
 
 

@@ -34,6 +34,7 @@ from tests.support.slurm.machine import (
     client_environment,
     missing_programs,
 )
+from tests.support.tiers import refuse_in_quick
 
 __all__ = ["ClusterError", "VirtualCluster", "client_environment", "missing_programs", "virtual_cluster", "wait_until"]
 
@@ -57,6 +58,7 @@ class VirtualCluster:
         With `die_with_caller` the cluster ends with this process, however that dies. Raises ClusterError with the
         ends of the logs.
         """
+        refuse_in_quick("a Slurm", "slurm")
         options = options or ClusterOptions()
         if (reason := missing_programs()) is not None:
             raise ClusterError(reason)
