@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.backends.running import LAUNCHER, ROOT, user_of
+from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
 from tests.support.warm import warm_python
 
@@ -105,7 +106,7 @@ def test_an_ended_conversion_leaves_no_result_and_no_process(
         assert started.stderr.readline().strip() == "loading Megatron"
         started.send_signal(number)
     assert started.returncode == (130 if number == signal.SIGINT else -number)
-    end = time.monotonic() + 30
+    end = time.monotonic() + seconds(30)
     while (left := processes(str(tmp_path))) and time.monotonic() < end:
         time.sleep(0.1)
     assert not left

@@ -13,6 +13,7 @@ import pytest
 
 from tests.backends.containers import contained, missing
 from tests.backends.running import LAUNCHER, PROFILE, User, user_of
+from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 Found = dict[str, dict[str, dict[str, Any]]]
@@ -223,11 +224,11 @@ def test_ctrl_c_takes_the_job_out_of_the_queue(user: User, slurm_cluster: Virtua
     slurm_cluster.wait(blocker, "RUNNING")
     argv = [str(LAUNCHER), "doctor", "--nodes=2", "--quick", "--json"]
     with subprocess.Popen(argv, cwd=user.directory, env=user.environ, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + seconds(30)
         while "doctor" not in slurm_cluster.run("squeue", "-h", "-o", "%j").stdout and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=seconds(30))
     answer = json.loads(out)
     assert answer["not_checked"] == "ended by Ctrl-C"
     assert process.returncode == 1

@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.support.limits import seconds
 from tests.support.warm import warm_python
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def ask(
         input=json.dumps(requests),
         capture_output=True,
         text=True,
-        timeout=timeout_s,
+        timeout=seconds(timeout_s),
         cwd=ROOT,
         check=False,
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tests.job.ranks import free_port
+from tests.support.limits import seconds
 from tests.support.warm import warm_python
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def convert_all(steps: list[dict[str, Any]], ranks: int = 1, timeout_s: float = 
 def _wait(processes: "list[subprocess.Popen[bytes]]", timeout_s: float) -> list[int | None]:
     """Exit statuses once all have ended, one has failed, or the time is over."""
     ended: list[int | None] = []
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + seconds(timeout_s)
     while time.monotonic() < end:
         ended = [process.poll() for process in processes]
         if None not in ended or any(ended):

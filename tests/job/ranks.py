@@ -15,6 +15,7 @@ from typing import Any
 from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import read_recipe
 from tests.job.override_records import override_records
+from tests.support.limits import seconds
 from tests.support.warm import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +130,7 @@ class Ranks:
 
     def wait(self, timeout_s: float = 180) -> list[int]:
         """Exit statuses of all ranks; a rank that outlives the timeout fails the test with the tails of all logs."""
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + seconds(timeout_s)
         try:
             return [process.wait(max(0.1, end - time.monotonic())) for process in self.processes]
         except subprocess.TimeoutExpired:
@@ -137,7 +138,7 @@ class Ranks:
 
     def wait_for(self, ready: Callable[[], bool], timeout_s: float = 150) -> None:
         """Wait until `ready()`; fails when the ranks end before."""
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + seconds(timeout_s)
         while not ready():
             assert time.monotonic() < end, f"not reached in {timeout_s} s\n{self.tails()}"
             assert any(process.poll() is None for process in self.processes), f"ended too early\n{self.tails()}"

@@ -10,6 +10,7 @@ import pytest
 from launcher.planning.memory import estimate
 from launcher.planning.memory.dimensions import read_dimensions
 from launcher.planning.memory.parameters import whole_model
+from tests.support.limits import seconds
 from tests.support.warm import warm_python
 
 pytestmark = pytest.mark.megatron
@@ -73,7 +74,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         input=json.dumps(MODELS),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=seconds(280),
         cwd=ROOT,
         check=False,
     )

@@ -23,6 +23,7 @@ from launcher.job.profiling.window import Window
 from launcher.job.rank import Rank
 from tests.job.override_records import override_records
 from tests.job.ranks import ROOT, make_run, train
+from tests.support.limits import seconds
 from tests.support.warm import warm_python
 
 
@@ -298,7 +299,9 @@ def test_the_check_before_submitting_knows_the_recipes_own_number_of_iterations(
         "ranks_per_node": 1,
     }
     argv = [warm_python(), str(ROOT / "entrypoint.py"), "--check-config"]
-    done = subprocess.run(argv, input=json.dumps(request), capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(
+        argv, input=json.dumps(request), capture_output=True, text=True, timeout=seconds(280), check=False
+    )
     assert done.returncode == 2, done.stderr
     assert "steps 100000:100001 cannot be profiled: the run ends after" in json.loads(done.stdout)["error"]
 

@@ -41,9 +41,10 @@ def arrange(items: list[pytest.Item]) -> None:
             item.add_marker("quick")
         module = item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(module))
-        limit = item.get_closest_marker("timeout")
-        if limit is not None and SCALE != 1:
-            item.add_marker(pytest.mark.timeout(seconds(limit.args[0])), append=False)
+        if SCALE != 1:
+            marker = item.get_closest_marker("timeout")
+            limit = float(item.config.getini("timeout") if marker is None else marker.args[0])
+            item.add_marker(pytest.mark.timeout(seconds(limit)), append=False)
     items.sort(key=_order)
 
 

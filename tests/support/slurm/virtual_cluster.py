@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.support.limits import seconds
 from tests.support.slurm import machine
 from tests.support.slurm.config import ClusterOptions, address, write_files
 from tests.support.slurm.machine import (
@@ -145,7 +146,7 @@ class VirtualCluster:
         if self._owner_fd >= 0:
             os.close(self._owner_fd)
             self._owner_fd = -1
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + seconds(10)
         while pid and machine.start_ticks(pid) == ticks:
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
@@ -219,7 +220,9 @@ class VirtualCluster:
     ) -> subprocess.CompletedProcess[str]:
         """Run a client command and return what it printed. `more` goes to subprocess.run."""
         env = {**self.environment, **more.pop("env", {})}
-        return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=timeout_s, check=check, **more)
+        return subprocess.run(
+            argv, env=env, capture_output=True, text=True, timeout=seconds(timeout_s), check=check, **more
+        )
 
     def submit(self, script: str, *options: str, cwd: Path | None = None) -> str:
         """Submit a batch script by its text; returns the job id. See `output` for what it prints."""
@@ -270,7 +273,7 @@ def wait_until(
 ) -> None:
     """Wait for a condition; raises ClusterError with the ends of the cluster's logs."""
     timeout_s = cluster.options.start_timeout_s if timeout_s is None else timeout_s
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + seconds(timeout_s)
     pause = 0.005
     while not condition():
         if time.monotonic() > deadline:
