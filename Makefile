@@ -1,8 +1,13 @@
 # make demo      train a small GPT with the real Megatron on this machine, without a GPU
 # make build     the training image from the Dockerfile, with docker, podman or buildah, into megatron-lm+latest.sqsh
-# make test      everything that is checked: style, types, layers, tests
+# make quick     style, types, layers, and the tests without Slurm, Megatron or images: two minutes
+# make test      everything that is checked: the same with all tests, twenty minutes on two cores
+# make soak      matrices and storms that a test run has no time for
+# make coverage  the tests again, with the branch coverage that they reach
 # They install what they need first, into .venv.
 #
+# WORKERS        processes that run tests: 2. Each may hold a Slurm and two training stacks of 1.1 GB.
+# TEST_TIME_SCALE=3 triples every time limit in the tests, for a slow or busy machine.
 # TORCH_INDEX    a package index that serves torch 2.13.0 without CUDA, such as the CPU index named on pytorch.org. The
 #                wheel of the default index brings 2.6 GB of CUDA libraries. From there torch alone is installed, in the
 #                same version, without a hash to compare.
@@ -11,13 +16,16 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo build test lint types layers unit soak golden requirements schema bench docs reference clean
+.PHONY: help install demo build quick test lint types layers unit soak coverage golden requirements schema bench docs reference clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLD_BRIDGE := .venv-bridge-0.3.1
 DOCS_VENV := .venv-docs
+WORKERS := 2
+# The tests of a module stay together, and the modules in the order that tests/support/tiers.py gives them.
+PARALLEL := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -33,6 +41,9 @@ demo: install
 
 build: install
 	$(BIN)/launcher image build --link megatron-lm+latest.sqsh $(BUILD_ARGS)
+
+quick: install lint types layers
+	$(BIN)/pytest $(PARALLEL) -q -m quick
 
 test: install lint types layers unit
 
@@ -50,11 +61,16 @@ layers: install
 unit: install
 	@tools/test_packages.sh
 	@tools/old_bridge.sh $(OLD_BRIDGE)
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 soak: install ## what needs longer than a test run may take
 	@tools/test_packages.sh
 	$(BIN)/pytest -m soak
+
+coverage: install
+	@tools/test_packages.sh
+	@tools/old_bridge.sh $(OLD_BRIDGE)
+	$(BIN)/pytest $(PARALLEL) -q --cov --cov-report=term:skip-covered --cov-report=html
 
 golden: install ## accept the scripts as they are rendered now
 	UPDATE_GOLDEN=1 $(BIN)/pytest tests/scripts -q

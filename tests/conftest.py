@@ -1,23 +1,30 @@
 """Fixtures for all tests: a real Slurm where its programs are installed."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.images import images
+from tests.support import tiers, warm
 from tests.support.slurm.config import ClusterOptions
 from tests.support.slurm.virtual_cluster import VirtualCluster, missing_programs, virtual_cluster
 
 CLUSTER = pytest.StashKey[VirtualCluster]()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that use a cluster carry the marker `slurm` by themselves, so that `-m "not slurm"` leaves them out."""
-    for item in items:
-        if {"slurm_cluster", "new_cluster"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.slurm)
+    """Tiers by fixtures: before pytest selects by marker, and before pytest-xdist looks for groups."""
+    tiers.arrange(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A quick test is held to it."""
+    with contextlib.contextmanager(tiers.guarded)(item):
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +74,10 @@ def image_file(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("image")
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "GREETING": "hello from the image", "NCCL_DEBUG": "VERSION"}
     return images.small_image(directory / "small.sqsh", environment=environment, files={"/etc/made-for": "tests\n"})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_fork_servers() -> Iterator[None]:
+    """The servers that tests have started end with the session."""
+    yield
+    warm.stop_all()

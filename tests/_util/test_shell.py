@@ -11,6 +11,7 @@ import pytest
 from launcher._util.errors import CommandError, MissingProgramError
 from launcher._util.processes import group_members
 from launcher._util.shell import LocalShell
+from tests.support.limits import seconds
 
 
 def test_what_a_program_answered() -> None:
@@ -67,7 +68,7 @@ print("sh" in sys.modules)
 
 def test_the_members_of_a_process_group_without_those_that_have_ended() -> None:
     with subprocess.Popen(["sh", "-c", "sleep 60 & wait"], process_group=0) as process:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + seconds(20)
         while len(group_members(process.pid)) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         found = group_members(process.pid)

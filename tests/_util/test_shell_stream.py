@@ -13,6 +13,7 @@ import pytest
 
 from launcher._util.errors import CommandError, MissingProgramError
 from launcher._util.shell import LocalShell, Recorder, Result
+from tests.support.limits import seconds
 
 
 def alive(pid: int) -> bool:
@@ -24,7 +25,7 @@ def alive(pid: int) -> bool:
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 30) -> bool:
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + seconds(timeout_s)
     while not condition():
         if time.monotonic() > end:
             return condition()  # a machine that stood still meanwhile has had no time to come true

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ class User:
             env={**self.environ, **(environ or {})},
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=seconds(timeout_s),
             errors="surrogateescape",
         )
         assert status is None or done.returncode == status, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"

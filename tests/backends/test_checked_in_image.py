@@ -14,6 +14,7 @@ from launcher.images import sandbox
 from tests.backends.containers import contained
 from tests.backends.running import ROOT
 from tests.images.images import small_image
+from tests.support.limits import seconds
 
 RECIPE = """
 from pathlib import Path
@@ -49,7 +50,7 @@ def enter(
     entry = sandbox.SandboxRequest(str(image), str(directory), mounts, (("GREETING", "hi"),), tuple(variables))
     argv = sandbox.argv(entry, ["sh", "-c", command])
     return subprocess.run(
-        argv, env={**os.environ, **variables}, input="in\n", capture_output=True, text=True, timeout=60
+        argv, env={**os.environ, **variables}, input="in\n", capture_output=True, text=True, timeout=seconds(60)
     )
 
 

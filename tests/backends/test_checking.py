@@ -7,6 +7,7 @@ import pytest
 
 from tests.backends.running import ROOT, user_of
 from tests.support.slurm.virtual_cluster import VirtualCluster
+from tests.support.warm import warm_python
 
 VANILLA = str(ROOT / "recipes/vanilla_gpt_pretrain.py")
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.megatron
 def test_the_plan_knows_the_recipes_environment(tmp_path: Path) -> None:
     user = user_of(tmp_path)
     asked = ("plan", VANILLA, "--cluster", "local", "--json", "--check-config", "env_vars.MINE=7")
-    done = user.run(*asked)
+    done = user.run(*asked, "--python", warm_python())
     plan = json.loads(done.stdout)
     found = {each["name"]: each for each in plan["plan"]["environment"]}
     assert (found["MINE"]["value"], found["MINE"]["origin"]) == ("7", "the recipe's env_vars")

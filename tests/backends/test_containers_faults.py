@@ -29,6 +29,7 @@ from tests.backends.test_secrets import CANARY, assert_nowhere
 from tests.backends.test_secrets import PROGRAM as TELLS_ITS_SECRET
 from tests.backends.tiny import tiny_image
 from tests.support.building import RECIPE
+from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(missing("bwrap") is not None, reason=str(missing("bwrap")))]
@@ -66,7 +67,7 @@ def entering(plan: Plan, *command: str, verb: str = "run") -> "subprocess.Popen[
 def entered(plan: Plan, *command: str, verb: str = "run") -> tuple[int, str, str]:
     """Its status, and what it printed."""
     process = entering(plan, *command, verb=verb)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=seconds(60))
     return process.returncode, out, err
 
 
@@ -205,7 +206,7 @@ def test_what_reaches_enter_sh_alone_is_passed_on(tiny: Path, tmp_path: Path) ->
     assert process.stdout is not None
     assert process.stdout.readline() == "in\n"
     os.kill(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=seconds(30))
     assert (process.returncode, out) == (7, "term\n"), err
 
 
@@ -226,7 +227,7 @@ def test_a_secret_passed_on_by_name_is_in_no_file_and_on_no_command_line(image_f
         assert_nowhere(tmp_path / "runs")
         time.sleep(0.02)
     assert_nowhere(tmp_path / "runs")
-    process.communicate(timeout=60)
+    process.communicate(timeout=seconds(60))
     assert_nowhere(tmp_path / "runs")
     digests = {path.read_text() for path in tmp_path.glob("runs/small/*/here-*")}
     assert digests == {hashlib.sha256(CANARY.encode()).hexdigest()}
@@ -255,7 +256,7 @@ def test_a_normal_user(image_file: Path) -> None:
         ]
         argv += ["launcher-012345678901-abcdef-1-000", "bash", "-c", command]
         environ = {"PATH": os.environ["PATH"], "HOME": "/"}
-        done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=seconds(60))
         if "No permissions to create" in done.stderr or "Operation not permitted" in done.stderr:
             pytest.skip(f"this machine gives normal users no namespaces: {done.stderr.strip()}")
         assert done.stdout.splitlines() == [str(uid), "tests", "written", "hello from the image", "Linux"], done.stderr

@@ -8,6 +8,7 @@ import pytest
 
 from tests.backends.containers import contained, logs, missing
 from tests.backends.running import ROOT
+from tests.support.warm import warm_python
 
 VANILLA = str(ROOT / "recipes/vanilla_gpt_pretrain.py")
 SHORT = ("train.train_iters=4", "checkpoint.save=null")
@@ -30,7 +31,7 @@ def test_training_in_an_image_gives_the_losses_of_the_bare_machine(image_file: P
     common = (VANILLA, *SHORT, "--gpus-per-node", "2", "--json")
     inside = user.user.run("run", *common, "--cluster", "alone", "--image", str(image_file), timeout_s=600)
     run = Path(json.loads(inside.stdout)["run_dir"])
-    bare = user.user.run("run", *common, "--cluster", "local", timeout_s=600)
+    bare = user.user.run("run", *common, "--cluster", "local", "--python", warm_python(), timeout_s=600)
     assert len(losses(run)) == 4
     assert losses(run) == losses(Path(json.loads(bare.stdout)["run_dir"]))
     assert logs(run).count("launcher: unpacking") == 1

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.backends.running import LAUNCHER, ROOT, TOY, User, user_of
+from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 LOCAL = ("--cluster", "local", "--gpus-per-node", "2", "--entrypoint", TOY)
@@ -34,7 +35,7 @@ def losses(run: Path, attempt: str = "000") -> dict[int, float]:
 
 
 def until(true: Callable[[], Any], timeout_s: float = 30) -> None:
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + seconds(timeout_s)
     while not true():
         assert time.monotonic() < end, "it did not come to pass"
         time.sleep(0.05)
@@ -95,7 +96,7 @@ def test_ctrl_c_saves_and_stops_and_resume_goes_on_with_the_same_losses(alone: U
     run = started(alone, "run", "small.py", *LOCAL, "toy.iters=60", "toy.seconds=0.1", "--json")
     until(lambda: len(alone.runs()) == 2 and (alone.runs()[-1] / "attempts/000/metrics.jsonl").exists())
     run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=60)
+    out, err = run.communicate(timeout=seconds(60))
     answer = json.loads(out)
     assert (run.returncode, answer["outcome"], answer["reason"]) == (1, "stopped", "requested")
     assert "Ctrl-C again" in err
@@ -150,6 +151,7 @@ def test_runs_are_looked_for_where_the_profile_puts_them(alone: User) -> None:
     assert "iteration 9/9" in alone.run("logs", "small", environ=mine).stdout
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_the_step(alone: User) -> None:
     hanging = ("toy.iters=400", "toy.fail_rank=0", "toy.fail_step=1", "toy.fail_how=hang")
     run = started(alone, "run", "small.py", *LOCAL, *hanging)
@@ -158,7 +160,7 @@ def test_a_second_ctrl_c_ends_the_step(alone: User) -> None:
     time.sleep(0.5)
     assert run.poll() is None
     run.send_signal(signal.SIGINT)
-    run.communicate(timeout=60)
+    run.communicate(timeout=seconds(60))
     assert run.returncode == 1
     leftover = [line for line in Path("/proc").glob("[0-9]*/cmdline") if str(alone.directory).encode() in _read(line)]
     assert leftover == []
@@ -177,7 +179,7 @@ def test_following_a_job_and_leaving_it_alone(user: User, slurm_cluster: Virtual
     run = started(user, "submit", "small.py", *BATCH, "--follow", "toy.iters=60", "toy.seconds=0.1")
     until(lambda: len(user.runs()) == 2 and (user.runs()[-1] / "attempts/000/metrics.jsonl").exists())
     run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=30)
+    out, err = run.communicate(timeout=seconds(30))
     answer = json.loads(out)
     assert (run.returncode, answer["outcome"]) == (0, "running")
     assert "goes on" in err

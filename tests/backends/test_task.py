@@ -10,6 +10,7 @@ import pytest
 from launcher._util.errors import OutsideError, PlaceError, SlurmError, SpecError
 from launcher.backends.task import TaskJob, outcome, parameters, submit_task
 from launcher.config.cluster import Cluster
+from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 
@@ -40,7 +41,7 @@ def client(slurm_cluster: VirtualCluster, monkeypatch: pytest.MonkeyPatch) -> Vi
 
 def finished(task: TaskJob) -> TaskJob:
     """Wait for the result."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds(60)
     while not task.result.exists():
         assert time.monotonic() < deadline, task.log.read_text()
         time.sleep(0.1)

@@ -4,14 +4,15 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.backends.running import LAUNCHER, ROOT, user_of
+from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
+from tests.support.warm import warm_python
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -35,7 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A small model, and the same with a tensor that no Qwen3 has."""
     base = tmp_path_factory.mktemp("models")
     good, odd = base / "good", base / "odd"
-    command = [sys.executable, "-c", MAKE, str(good), str(odd)]
+    command = [warm_python(), "-c", MAKE, str(good), str(odd)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     (good / "tokenizer_config.json").write_text('{"from": "the source"}')
@@ -51,7 +52,9 @@ def test_a_model_goes_there_here_and_back_in_a_job(
     tmp_path: Path, slurm_cluster: VirtualCluster, models: tuple[Path, Path]
 ) -> None:
     user = user_of(tmp_path, slurm_cluster)
-    done = user.run("convert", "import", str(models[0]), "made/checkpoint", "--json", "--no-logits")
+    done = user.run(
+        "convert", "import", str(models[0]), "made/checkpoint", "--json", "--no-logits", "--python", warm_python()
+    )
     report = json.loads(done.stdout)
     assert report == json.loads((tmp_path / "made/checkpoint/parity.json").read_text())
     assert report["ok"] and report["bit_exact"] == 25
@@ -82,7 +85,8 @@ def test_a_model_goes_there_here_and_back_in_a_job(
 @pytest.mark.megatron
 def test_what_is_not_equal_does_not_get_the_name(tmp_path: Path, models: tuple[Path, Path]) -> None:
     user = user_of(tmp_path)
-    done = user.run("convert", "import", str(models[1]), "checkpoint", "--no-logits", "--json", status=1)
+    options = ("--no-logits", "--json", "--python", warm_python())
+    done = user.run("convert", "import", str(models[1]), "checkpoint", *options, status=1)
     report = json.loads(done.stdout)
     assert not report["ok"] and report["missing"] == ["model.nobody_knows.weight"]
     assert "import NOT EQUAL" in done.stderr and "lost     1: model.nobody_knows.weight" in done.stderr
@@ -102,7 +106,7 @@ def test_an_ended_conversion_leaves_no_result_and_no_process(
         assert started.stderr.readline().strip() == "loading Megatron"
         started.send_signal(number)
     assert started.returncode == (130 if number == signal.SIGINT else -number)
-    end = time.monotonic() + 30
+    end = time.monotonic() + seconds(30)
     while (left := processes(str(tmp_path))) and time.monotonic() < end:
         time.sleep(0.1)
     assert not left

@@ -18,6 +18,7 @@ from tests.backends.containers import Contained, contained, found, missing
 from tests.backends.running import LAUNCHER, User, user_of
 from tests.images.engine_home import EngineHome, make_home, missing_engine, slim_root
 from tests.images.stores import whole
+from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 pytestmark = pytest.mark.timeout(300)
@@ -150,7 +151,7 @@ def test_eight_builds_at_once_are_one(engines: EngineHome, tmp_path: Path) -> No
         )
         for _ in range(8)
     ]
-    ended = [process.communicate(timeout=200) for process in processes]
+    ended = [process.communicate(timeout=seconds(200)) for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, ended
     answers = [json.loads(out) for out, _ in ended]
     assert len({answer["digest"] for answer in answers}) == 1

@@ -19,6 +19,7 @@ from tests.backends.running import ROOT, TOY, user_of
 from tests.contract.written import check_written
 from tests.job.ranks import Run, make_run, train
 from tests.support.building import cluster, plan
+from tests.support.limits import seconds
 
 SCONTROL = """#!/bin/bash
 [[ $2 == hostnames ]] && echo n1 || echo "NodeName=n1 NodeAddr=127.0.0.1 State=IDLE"
@@ -71,7 +72,9 @@ def run_batch_script(directory: Path, run: RunPaths) -> int:
         "SLURM_JOB_ID": "77",
         "SLURM_JOB_NODELIST": "n1",
     }
-    return subprocess.run(["bash", str(run.sbatch_script)], env=environment, timeout=60, check=False).returncode
+    return subprocess.run(
+        ["bash", str(run.sbatch_script)], env=environment, timeout=seconds(60), check=False
+    ).returncode
 
 
 @pytest.mark.parametrize(

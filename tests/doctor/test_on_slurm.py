@@ -13,6 +13,7 @@ import pytest
 
 from tests.backends.containers import contained, missing
 from tests.backends.running import LAUNCHER, PROFILE, User, user_of
+from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 Found = dict[str, dict[str, dict[str, Any]]]
@@ -148,6 +149,8 @@ def test_a_node_that_does_not_see_the_run(own: tuple[VirtualCluster, User]) -> N
     cluster, user = own
     (user.directory / "runs").mkdir()
     cluster.run("srun", "-w", "n3", "mount", "-t", "tmpfs", "tmpfs", str(user.directory / "runs"))
+    # In memory: other tests may keep the disk busy, and a slow one would be found, too.
+    profile(user, 'scratch = "/dev/shm"')
     found, _ = doctor(user, "--nodes=3", "--quick", "--rendezvous-timeout=5", status=1)
     assert ("n3", "ranks", "fail") in bad(found)
     assert "task 4 launch failed" in found["n3"]["ranks"]["reason"]
@@ -223,11 +226,11 @@ def test_ctrl_c_takes_the_job_out_of_the_queue(user: User, slurm_cluster: Virtua
     slurm_cluster.wait(blocker, "RUNNING")
     argv = [str(LAUNCHER), "doctor", "--nodes=2", "--quick", "--json"]
     with subprocess.Popen(argv, cwd=user.directory, env=user.environ, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + seconds(30)
         while "doctor" not in slurm_cluster.run("squeue", "-h", "-o", "%j").stdout and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=seconds(30))
     answer = json.loads(out)
     assert answer["not_checked"] == "ended by Ctrl-C"
     assert process.returncode == 1

@@ -6,6 +6,8 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.limits import seconds
+
 BASE = "localhost/launcher-test-base:1"
 
 STORAGE = """\
@@ -84,7 +86,9 @@ class EngineHome:
 
     def podman(self, *words: str, text: str | None = None) -> str:
         env = {**os.environ, **self.environment}
-        done = subprocess.run(["podman", *words], input=text, capture_output=True, text=True, env=env, timeout=120)
+        done = subprocess.run(
+            ["podman", *words], input=text, capture_output=True, text=True, env=env, timeout=seconds(120)
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -108,7 +112,7 @@ class EngineHome:
         mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for path in reversed(mounted):
             if Path(path).is_relative_to(self.directory):
-                subprocess.run(["umount", "--lazy", path], check=True, timeout=60)
+                subprocess.run(["umount", "--lazy", path], check=True, timeout=seconds(60))
 
     def volumes(self) -> set[str]:
         return set(self.podman("volume", "ls", "--quiet").splitlines())

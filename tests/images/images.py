@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support.limits import seconds
+
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "megatron-launcher-tests"
 _SUITE = "bookworm"
 _PACKAGES = "python3"
@@ -36,7 +38,7 @@ def debian_root() -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         # Signatures are checked with the keys of debian-archive-keyring, which mmdebstrap brings.
         argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(partial)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds(300))
         if done.returncode != 0:
             raise RuntimeError(f"mmdebstrap ended with status {done.returncode}:\n{done.stderr[-2000:]}")
         partial.rename(root)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.limits import seconds
+
 CONFIG = """\
 version: 0.1
 log:
@@ -53,7 +55,7 @@ class Registry:
         ]
         subprocess.run(argv, check=True, capture_output=True)
         path, tag = name.split(":")
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds(10))
         with contextlib.closing(connection):
             accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
             connection.request("HEAD", f"/v2/{path}/manifests/{tag}", headers={"Accept": accept})
@@ -76,7 +78,7 @@ def running_registry(directory: Path) -> Iterator[Registry]:
     with registry.log.open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
     try:
-        end = time.monotonic() + 20
+        end = time.monotonic() + seconds(20)
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", registry.port), timeout=1):
                 break
@@ -153,7 +155,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if isinstance(fault, Status):
             self.reply(fault.code, (*fault.headers, ("Content-Length", "0")), b"")
             return
-        connection = http.client.HTTPConnection("127.0.0.1", self.behind.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.behind.port, timeout=seconds(30))
         with contextlib.closing(connection):
             connection.request(
                 self.command, self.path, headers={"Accept": ", ".join(self.headers.get_all("Accept", []))}

@@ -19,6 +19,7 @@ from launcher.images.build.build import BuildRequest, build
 from launcher.images.build.report import NullReport
 from launcher.images.store.store import Store
 from tests.images.engine_home import BASE, EngineHome
+from tests.support.limits import seconds
 
 DOCKERFILE = f"""\
 FROM {BASE} AS first
@@ -269,7 +270,7 @@ def test_nothing_is_left_of_a_build_that_is_ended(
         process.send_signal(number)
         rest = process.stdout.read()
     assert ("interrupted" in rest) == (number == signal.SIGINT), rest
-    end = time.monotonic() + 15
+    end = time.monotonic() + seconds(15)
     while (left := processes_with(str(store.root)) + processes_with(str(request_.context))) and time.monotonic() < end:
         time.sleep(0.05)
     assert not left
@@ -286,7 +287,7 @@ def test_nothing_is_left_of_a_build_that_is_ended(
 def test_eight_processes_at_once_make_one_build(home: EngineHome, request_: BuildRequest, store: Store) -> None:
     argv = [sys.executable, "-c", CALLER, str(request_.context), str(store.root), "podman"]
     processes = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(8)]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=seconds(120))[0] for process in processes]
     made = [line.split() for output in outputs for line in output.splitlines() if line.startswith("made")]
     assert len(made) == 8, outputs
     assert len({digest for _, digest, _ in made}) == 1

@@ -20,6 +20,7 @@ from launcher.images.store.store import Store
 from launcher.images.store.uses import Use, record_use, uses_of
 from tests.images.locks import node, script
 from tests.images.stores import a_store, add, digest_of, whole
+from tests.support.limits import seconds
 
 DAY = 86400.0
 USE = Use("run-1", "/runs/x/run-1", "batch", "h100", "ada", "login1", 0.0, "123", 4711, 99)
@@ -180,7 +181,7 @@ def test_a_use_that_comes_while_gc_has_the_image_in_hand_saves_it(
             done = collect(mine, older_than_s=0, is_live=lambda _: True, keep_names=False)
         if calls < moment:
             break
-        rival.join(10)
+        rival.join(seconds(10))
         there = mine.by_digest(digest) is not None
         assert outcomes[-1] is there
         assert there is (done.removed == ())
@@ -246,7 +247,7 @@ def test_two_at_once_remove_each_image_once(store: Store) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(seconds(30))
     assert len(done) == 2
     assert contents(store) == []
     assert sum(each.freed_bytes for each in done) == 8
@@ -268,7 +269,7 @@ def test_a_builder_that_adds_what_gc_takes_away_keeps_it(store: Store) -> None:
             failures.append(number)
         (store.root / "latest.sqsh").unlink()
     stop.set()
-    thread.join(30)
+    thread.join(seconds(30))
     assert failures == []
 
 

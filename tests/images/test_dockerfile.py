@@ -11,6 +11,7 @@ import pytest
 
 from tests.images.engine_home import EngineHome
 from tests.images.images import debian_root
+from tests.support.limits import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
@@ -146,7 +147,7 @@ def build(home: EngineHome, *words: str, context: Path) -> subprocess.CompletedP
 
     env = {**os.environ, **home.environment}
     argv = ["buildah", "bud", "--layers", *words, str(context)]
-    return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=280)
+    return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=seconds(280))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from launcher.images.store.lock import LeaseHolder, LeaseLostError, LeaseTiming
 from launcher.images.store.mounts import mount_of
 from launcher.images.store.owner import UNKNOWN_OWNER, Owner
 from tests.images.locks import QUICK, a_lock, node, script
+from tests.support.limits import seconds
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_a_stopped_holder_loses_the_lease_and_notices(tmp_path: Path) -> None:
         with a_lock(tmp_path, host="node-b", kernel=False).held() as held:
             process.send_signal(signal.SIGCONT)
             assert said(process) == "lost"
-            process.wait(10)
+            process.wait(seconds(10))
             held.check()  # its end took nothing from the new holder
             with a_lock(tmp_path, host="node-c", kernel=False).if_abandoned() as third:
                 assert third is None
@@ -283,7 +284,7 @@ def test_interrupt_ends_the_waiting_at_once(tmp_path: Path, kind: str) -> None:
         assert waiting.stdout.readline() == "waiting\n"
         began = time.monotonic()
         waiting.send_signal(signal.SIGINT)
-        _, words = waiting.communicate(timeout=5)
+        _, words = waiting.communicate(timeout=seconds(5))
         assert time.monotonic() - began < 2
         assert words.rstrip().endswith("KeyboardInterrupt")
 
@@ -345,6 +346,7 @@ for number in range(rounds):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "place", "deaths"),
     [
@@ -360,7 +362,7 @@ def test_a_storm_of_twenty_with_killed_holders_never_has_two_inside(
     workers = [script(STORM, tmp_path, seed, 4, deaths, kind, place) for seed in range(20)]
     codes = []
     for worker in workers:
-        worker.communicate(timeout=60)
+        worker.communicate(timeout=seconds(60))
         codes.append(worker.returncode)
     assert not (tmp_path / "violations").exists(), (tmp_path / "violations").read_text()
     assert sorted(set(codes)) == [-signal.SIGKILL, 0]

@@ -97,7 +97,7 @@ def _archive(directory: Path) -> bytes:
         (b"#!/bin/sh\n", "script"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (b"404 page not found\n", "text"),
-        (gzip.compress(b"x"), "compressed"),
+        (gzip.compress(b"x", mtime=0), "compressed"),
         (b"sqsh" + bytes(200), "byte order"),
         (b"\x89PNG\r\n\x1a\n", "89 50 4e 47"),
     ],

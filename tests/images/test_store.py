@@ -20,6 +20,7 @@ from launcher.images.store.owner import Owner
 from launcher.images.store.store import Store, find_file
 from tests.images.locks import in_memory, node, script
 from tests.images.stores import MANIFEST, a_store, add, digest_of, whole
+from tests.support.limits import seconds
 
 
 @pytest.fixture
@@ -263,7 +264,7 @@ def test_who_waited_gets_what_the_other_made(store: Store) -> None:
     with start_building(store, "key") as building:
         assert building.finished is None
         thread.start()
-        assert waiting.wait(10)
+        assert waiting.wait(seconds(10))
         (building.workspace / "x").write_text("one")
         entry = building.add(building.workspace / "x", MANIFEST, ["a"])
     thread.join()
@@ -282,7 +283,7 @@ def test_who_waited_for_a_failure_builds(store: Store) -> None:
     thread = threading.Thread(target=second)
     with pytest.raises(RuntimeError, match="no network"), start_building(store, "key"):
         thread.start()
-        waiting.wait(10)
+        waiting.wait(seconds(10))
         raise RuntimeError("no network")
     thread.join()
     assert seen == [None]

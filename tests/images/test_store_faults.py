@@ -18,6 +18,9 @@ from launcher.images.store.building import start_building
 from launcher.images.store.lock import LeaseLostError
 from tests.images.locks import QUICK, ROOT, in_memory, script
 from tests.images.stores import MANIFEST, a_store, add, whole
+from tests.support.limits import seconds
+
+pytestmark = pytest.mark.slow
 
 needs_mksquashfs = pytest.mark.skipif(
     shutil.which("mksquashfs") is None, reason="needs mksquashfs: apt-get install squashfs-tools"
@@ -28,7 +31,7 @@ def run(module: str, *arguments: object) -> str:
     """What a module of the tests prints in a process of its own."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     argv = [sys.executable, "-W", "ignore", "-m", f"tests.images.{module}", *map(str, arguments)]
-    done = subprocess.run(argv, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(argv, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=seconds(120))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -167,7 +170,7 @@ with start_building(store, "key") as building:
         (building.workspace / "x").write_text("fresh")
         stopped.send_signal(signal.SIGCONT)
         # Its workspace is gone, too: another machine's, whose lock was free.
-        assert stopped.communicate("\n", timeout=20)[0].strip() in (LeaseLostError.__name__, "DiskError")
+        assert stopped.communicate("\n", timeout=seconds(20))[0].strip() in (LeaseLostError.__name__, "DiskError")
         entry = building.add(building.workspace / "x", MANIFEST, ["latest"])
     assert whole(near) == [entry]
     assert QUICK.stale_s < 2

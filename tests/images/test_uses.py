@@ -15,6 +15,7 @@ from launcher.images.store.store import Store
 from launcher.images.store.uses import Use, files_of, forget_use, record_use, update_use, uses_of
 from tests.images.locks import in_memory
 from tests.images.stores import a_store, add, digest_of
+from tests.support.limits import seconds
 
 USE = Use(
     "20260102-030405-abcd", "/runs/x/20260102-030405-abcd", "batch", "h100", "ada", "login1", 1000.0, None, 4711, 99
@@ -84,7 +85,7 @@ def test_a_run_waits_for_the_gc_that_has_its_image_in_hand(store: Store) -> None
         assert thread.is_alive()
         assert uses_of(store, digest_of("one")) == (USE,)  # which gc reads now
         moved.rename(image)
-    thread.join(10)
+    thread.join(seconds(10))
     assert uses_of(store, digest_of("one")) == (USE,)
 
 

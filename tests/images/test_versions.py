@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.limits import seconds
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "containers/versions.py"
 CHOOSE = ROOT / "containers/python/choose.py"
@@ -17,7 +19,7 @@ CHOOSE = ROOT / "containers/python/choose.py"
 def versions(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, str(SCRIPT), *arguments]
     env = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **({"PYTHONPATH": str(path)} if path else {})}
-    return subprocess.run(argv, capture_output=True, text=True, timeout=800, env=env)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=seconds(800), env=env)
 
 
 @pytest.fixture

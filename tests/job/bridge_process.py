@@ -16,6 +16,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.support.limits import seconds
+from tests.support.warm import warm_python
+
 if TYPE_CHECKING:
     import pytest
 
@@ -26,13 +29,18 @@ _ANSWERS: dict[str, dict[str, Any]] = {}
 def ask(
     requests: list[dict[str, Any]], timeout_s: float = 280, python: str = sys.executable, *options: str
 ) -> list[Any]:
-    """The answers to `requests`, from a fresh process; AssertionError with its standard error where it failed."""
+    """The answers to `requests`, from a process of their own; AssertionError with its standard error where it failed.
+
+    Without options it is a fork that has Megatron imported already.
+    """
+    if not options:
+        python = warm_python(python)
     done = subprocess.run(
         [python, "-m", "tests.job.bridge_process", *options],
         input=json.dumps(requests),
         capture_output=True,
         text=True,
-        timeout=timeout_s,
+        timeout=seconds(timeout_s),
         cwd=ROOT,
         check=False,
     )

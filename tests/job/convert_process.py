@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tests.job.ranks import free_port
+from tests.support.limits import seconds
+from tests.support.warm import warm_python
 
 if TYPE_CHECKING:
     from launcher.job.convert.request import ConversionRequest
@@ -51,7 +53,7 @@ def convert_all(steps: list[dict[str, Any]], ranks: int = 1, timeout_s: float = 
     for rank in range(ranks):
         each = {**names, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1}
         environment = {**os.environ, **{name: str(value) for name, value in each.items()}}
-        command = [sys.executable, "-m", "tests.job.convert_process", json.dumps(steps)]
+        command = [warm_python(), "-m", "tests.job.convert_process", json.dumps(steps)]
         # Files, not pipes: nobody reads them before the end.
         out, err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 open until the end of this function
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
@@ -73,7 +75,7 @@ def convert_all(steps: list[dict[str, Any]], ranks: int = 1, timeout_s: float = 
 def _wait(processes: "list[subprocess.Popen[bytes]]", timeout_s: float) -> list[int | None]:
     """Exit statuses once all have ended, one has failed, or the time is over."""
     ended: list[int | None] = []
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + seconds(timeout_s)
     while time.monotonic() < end:
         ended = [process.poll() for process in processes]
         if None not in ended or any(ended):

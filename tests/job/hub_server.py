@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.limits import seconds
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -48,7 +50,7 @@ class Hub:
 
     def wait_for(self, name: str, timeout_s: float = 60) -> None:
         """Wait until the content of the file `name` was asked for."""
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + seconds(timeout_s)
         while not self.bodies()[name]:
             assert time.monotonic() < end, f"{name} was not asked for: {self.asked}"
             time.sleep(0.02)

@@ -15,6 +15,8 @@ from typing import Any
 from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import read_recipe
 from tests.job.override_records import override_records
+from tests.support.limits import seconds
+from tests.support.warm import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS: dict[str, Any] = {
@@ -103,16 +105,19 @@ class Ranks:
     attempt: str = "000"
     environment: Mapping[str, str] = field(default_factory=dict)
     python: str = sys.executable
+    cold: bool = False
+    """Start real interpreters, where the start itself is looked at, and not forks of one with the training stack."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __enter__(self) -> "Ranks":
         logs = self.run.attempt(self.attempt) / "logs"
         logs.mkdir(parents=True)
         port = str(free_port())
+        python = self.python if self.cold else warm_python(self.python)
         for rank in range(self.count):
             environment = {**rank_environment(self.run.path, rank, self.count, self.attempt, port), **self.environment}
             with (logs / f"rank-{rank:04d}.log").open("wb") as log:
-                command = [self.python, str(self.run.path / "code" / "entrypoint.py")]
+                command = [python, str(self.run.path / "code" / "entrypoint.py")]
                 process = subprocess.Popen(command, cwd=self.run.path, env=environment, stdout=log, stderr=log)
             self.processes.append(process)
         return self
@@ -125,7 +130,7 @@ class Ranks:
 
     def wait(self, timeout_s: float = 180) -> list[int]:
         """Exit statuses of all ranks; a rank that outlives the timeout fails the test with the tails of all logs."""
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + seconds(timeout_s)
         try:
             return [process.wait(max(0.1, end - time.monotonic())) for process in self.processes]
         except subprocess.TimeoutExpired:
@@ -133,7 +138,7 @@ class Ranks:
 
     def wait_for(self, ready: Callable[[], bool], timeout_s: float = 150) -> None:
         """Wait until `ready()`; fails when the ranks end before."""
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + seconds(timeout_s)
         while not ready():
             assert time.monotonic() < end, f"not reached in {timeout_s} s\n{self.tails()}"
             assert any(process.poll() is None for process in self.processes), f"ended too early\n{self.tails()}"
@@ -146,10 +151,15 @@ class Ranks:
 
 
 def train(
-    run: Run, ranks: int = 2, attempt: str = "000", expect: int | None = 0, python: str = sys.executable
+    run: Run,
+    ranks: int = 2,
+    attempt: str = "000",
+    expect: int | None = 0,
+    python: str = sys.executable,
+    cold: bool = False,
 ) -> list[int]:
     """Run one attempt to its end; every rank must leave with `expect` (None: anything goes)."""
-    with Ranks(run, ranks, attempt, python=python) as running:
+    with Ranks(run, ranks, attempt, python=python, cold=cold) as running:
         statuses = running.wait()
         assert expect is None or statuses == [expect] * ranks, f"statuses {statuses}\n{running.tails()}"
         return statuses

@@ -16,6 +16,7 @@ from launcher.discovery.recipe_index import IndexedRecipe, load_index
 from launcher.job.model import hub
 from tests.job import old_bridge
 from tests.job.bridge_process import ROOT
+from tests.support.limits import seconds
 
 pytestmark = [pytest.mark.megatron, pytest.mark.timeout(600)]
 
@@ -31,7 +32,7 @@ def resolved(request: pytest.FixtureRequest) -> tuple[str, dict[str, dict[str, A
         [RELEASES[request.param], "-m", "tests.job.all_recipes"],
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=seconds(500),
         cwd=ROOT,
         check=False,
     )

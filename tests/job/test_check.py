@@ -12,6 +12,7 @@ import pytest
 from tests.job.bridge_process import ROOT, answers_to_all
 from tests.job.override_records import override_records
 from tests.job.wrong_requests import TABLE, Wrong
+from tests.support.limits import seconds
 
 pytestmark = pytest.mark.megatron
 
@@ -50,7 +51,7 @@ def check_config(request: dict[str, Any], **environ: str) -> tuple[int, dict[str
         input=json.dumps({**request, "overrides": override_records(request.get("overrides", ()))}),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=seconds(200),
         env={**os.environ, **environ},
         check=False,
     )
@@ -124,7 +125,7 @@ def test_check_config_refuses_a_request_that_it_cannot_read(text: str, says: str
         input=text,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=seconds(60),
         check=False,
     )
     answer = json.loads(done.stdout)

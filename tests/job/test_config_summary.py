@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import pytest
 from launcher.planning.memory import estimate
 from launcher.planning.memory.dimensions import read_dimensions
 from launcher.planning.memory.parameters import whole_model
+from tests.support.limits import seconds
+from tests.support.warm import warm_python
 
 pytestmark = pytest.mark.megatron
 
@@ -69,11 +70,11 @@ MODELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 def built(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each model's check tells, and how many parameters it has when Megatron builds it."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("store") / "store")],
+        [warm_python(), "-c", PROGRAM, str(tmp_path_factory.mktemp("store") / "store")],
         input=json.dumps(MODELS),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=seconds(280),
         cwd=ROOT,
         check=False,
     )

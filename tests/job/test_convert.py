@@ -14,6 +14,7 @@ from launcher.job.convert import parity, request, sources
 from launcher.job.errors import UserError
 from launcher.job.model import hf_files
 from tests.job.convert_process import ROOT, convert_all
+from tests.support.limits import seconds
 
 FAMILIES = ("llama", "qwen2", "qwen3", "qwen3_moe")
 SECOND = "model-00002-of-00002.safetensors"
@@ -201,6 +202,7 @@ def test_what_cannot_be_converted_is_said(name: str, says: str, one: dict[str, l
     assert says in one[name][-1]["error"]
 
 
+@pytest.mark.megatron
 def test_a_tally_counts_what_is_lost_and_what_is_new() -> None:
     torch = pytest.importorskip("torch")
     tally = parity.Tally()
@@ -307,4 +309,4 @@ def test_ranks_of_a_request() -> None:
 def start(action: str, source: Path, target: Path) -> "subprocess.CompletedProcess[str]":
     text = request.ConversionRequest(action, str(source), str(target)).to_json()
     command = [sys.executable, str(ROOT / "entrypoint.py"), "--convert", text]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds(60))

@@ -142,6 +142,7 @@ def test_each_patch_is_still_needed(probe: dict[str, Any]) -> None:
     assert probe["others"] == [["router without Transformer Engine's matrix product", False]]
 
 
+@pytest.mark.megatron
 def test_a_release_that_the_patches_were_not_written_for_gets_those_of_the_one_before() -> None:
     from launcher.job.cpu import patch
 

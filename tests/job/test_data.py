@@ -3,13 +3,13 @@
 import json
 import math
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.job.ranks import Run, make_run, train
+from tests.support.warm import warm_python
 
 pytestmark = [pytest.mark.megatron, pytest.mark.timeout(400)]
 
@@ -86,7 +86,7 @@ SHORT = (
 def material(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, float]]:
     """A directory with a small model, its tokenizer and data of every kind; by kind of sample the model's own loss."""
     base = tmp_path_factory.mktemp("material")
-    done = subprocess.run([sys.executable, "-c", MATERIAL, str(base)], capture_output=True, text=True, check=False)
+    done = subprocess.run([warm_python(), "-c", MATERIAL, str(base)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     losses: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return base, losses
@@ -171,6 +171,6 @@ print(json.dumps({name: list(one.size) for name, one in layers.items() if hasatt
 
 def saved_shapes(checkpoint: Path) -> dict[str, list[int]]:
     """Shapes of what a checkpoint has of the model's layers, by name."""
-    done = subprocess.run([sys.executable, "-c", SHAPES, str(checkpoint)], capture_output=True, text=True, check=True)
+    done = subprocess.run([warm_python(), "-c", SHAPES, str(checkpoint)], capture_output=True, text=True, check=True)
     shapes: dict[str, list[int]] = json.loads(done.stdout.splitlines()[-1])
     return shapes

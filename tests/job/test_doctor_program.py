@@ -12,6 +12,7 @@ import pytest
 
 from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import RecipeFile, read_recipe
+from tests.support.limits import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
@@ -43,7 +44,7 @@ def run(directory: Path, python: str, expected: dict[str, Any], **environ: str) 
         **environ,
     }
     argv = [python, "-X", "dev", str(directory / "code/entrypoint.py")]
-    return subprocess.run(argv, env=given, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(argv, env=given, capture_output=True, text=True, timeout=seconds(120), check=False)
 
 
 @pytest.mark.parametrize("python", [sys.executable, str(OLDEST)], ids=["this", "oldest"])

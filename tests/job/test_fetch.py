@@ -17,6 +17,9 @@ import pytest
 
 from tests.job.hub_server import hub
 from tests.job.ranks import ROOT, free_port, rank_environment
+from tests.support.limits import seconds
+
+pytestmark = pytest.mark.slow
 
 RANKS = 16
 TOKEN = "hf_theValueThatNobodyMayWriteDown"
@@ -44,7 +47,7 @@ class Fetching:
 
     def results(self, timeout_s: float = 100) -> list[tuple[int, str, str]]:
         """Of each rank its status, standard output and standard error."""
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + seconds(timeout_s)
         found = []
         for process in self.processes:
             out, err = process.communicate(timeout=max(1.0, end - time.monotonic()))

@@ -3,12 +3,12 @@
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.job.ranks import Run, make_run, train
+from tests.support.warm import warm_python
 
 pytestmark = [pytest.mark.megatron, pytest.mark.timeout(400)]
 
@@ -95,7 +95,7 @@ PROMPT, COMPLETION = "w1 w2 w3", "w4 w8 w15 w16 w23 w42"
 
 def said(code: str, *arguments: str) -> list[str]:
     """The words of the last line that a small program prints."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([warm_python(), "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()[-1].split()[1:]
 

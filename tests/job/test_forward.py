@@ -13,6 +13,7 @@ import pytest
 from launcher.job.errors import UserError
 from launcher.job.model import forward
 from tests.job.ranks import make_run, train
+from tests.support.warm import warm_python
 
 HERE = Path(__file__).parent
 
@@ -54,7 +55,7 @@ print(json.dumps({"providers": found, "steps": steps}))
 @pytest.fixture(scope="module")
 def bridge() -> dict[str, Any]:
     """What is chosen for each provider with text and with pictures; the first parameters of each step."""
-    done = subprocess.run([sys.executable, "-c", EVERY_PROVIDER], capture_output=True, text=True, check=False)
+    done = subprocess.run([warm_python(), "-c", EVERY_PROVIDER], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer

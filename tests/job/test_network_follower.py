@@ -23,6 +23,7 @@ from launcher.job.network.watch import Watch, own_log, prepare
 from launcher.job.rank import Rank, read_rank
 from launcher.job.record import End, write_end
 from tests.job.ranks import ROOT, rank_environment
+from tests.support.limits import seconds
 
 OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
 LOGS = Path(__file__).with_name("nccl_logs")
@@ -47,7 +48,7 @@ def text(name: str) -> str:
 
 
 def until(true: Callable[[], Any], timeout_s: float = 30) -> None:
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + seconds(timeout_s)
     while not true():
         assert time.monotonic() < end, "it did not come to pass"
         time.sleep(0.05)
@@ -129,7 +130,7 @@ def test_a_rank_ends_with_the_sentence_where_its_network_is_required(tmp_path: P
     with running(tmp_path, how) as rank:
         rank.nccl.write_text(text("efa_socket"))
         number = signal.SIGTERM if how == "meek" else signal.SIGKILL
-        assert rank.process.wait(30) == -number
+        assert rank.process.wait(seconds(30)) == -number
     record = json.loads((rank.rank.paths.path / "ranks/0000.json").read_text())
     assert (record["outcome"], record["cause"], record["pid"]) == ("failed", "network", rank.process.pid)
     assert record["exception"]["type"] == "NetworkError"
@@ -205,7 +206,7 @@ def test_a_log_that_never_comes_leaves_the_network_unknown(tmp_path: Path, pytho
         env=rank_environment(tmp_path, 0, 16),
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=seconds(20),
         check=True,
     )
     found = report.read(rank)

@@ -59,7 +59,9 @@ def test_a_process_that_starts_anew_is_watched_once(tmp_path: Path, log: str, wo
     request = json.loads((run.path / "argv.json").read_text())
     request["arguments"] = {"said": str(LOGS / f"{log}.log")}
     (run.path / "argv.json").write_text(json.dumps(request))
-    with Ranks(run, 1, environment={"NCCL_DEBUG_FILE": str(tmp_path / "nccl.log")}) as ranks:
+    # One of the two is a real start: its variables must be there before NCCL is loaded, and its CPUs bound.
+    environment = {"NCCL_DEBUG_FILE": str(tmp_path / "nccl.log")}
+    with Ranks(run, 1, environment=environment, cold=word == "bad") as ranks:
         assert ranks.wait() == [0], ranks.tails()
     starts = (run.path / "starts").read_text().splitlines()
     assert [line.split()[1] for line in starts] == ["1", "2"]

@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import json
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +23,8 @@ from launcher.job.profiling.window import Window
 from launcher.job.rank import Rank
 from tests.job.override_records import override_records
 from tests.job.ranks import ROOT, make_run, train
+from tests.support.limits import seconds
+from tests.support.warm import warm_python
 
 
 class Probe:
@@ -297,8 +298,10 @@ def test_the_check_before_submitting_knows_the_recipes_own_number_of_iterations(
         "world_size": 1,
         "ranks_per_node": 1,
     }
-    argv = [sys.executable, str(ROOT / "entrypoint.py"), "--check-config"]
-    done = subprocess.run(argv, input=json.dumps(request), capture_output=True, text=True, timeout=280, check=False)
+    argv = [warm_python(), str(ROOT / "entrypoint.py"), "--check-config"]
+    done = subprocess.run(
+        argv, input=json.dumps(request), capture_output=True, text=True, timeout=seconds(280), check=False
+    )
     assert done.returncode == 2, done.stderr
     assert "steps 100000:100001 cannot be profiled: the run ends after" in json.loads(done.stdout)["error"]
 

@@ -16,6 +16,7 @@ import pytest
 from launcher.contract import profiles
 from launcher.job.profiling import nsys, nsys_command, nsys_report
 from launcher.job.profiling.nsys_command import NsysProgram
+from tests.support.limits import seconds
 
 PROGRAM = Path(nsys.__file__)
 NAME = "nsys_job77_attempt000_node1_rank3"
@@ -177,7 +178,7 @@ def environment(run: Path, **more: str) -> dict[str, str]:
 def profile(run: Path, fake: str = "", status: int = 0) -> tuple[int, str, profiles.CaptureCheck]:
     """The exit status and words of the process around nsys, and the verdict on its report."""
     argv = [sys.executable, str(PROGRAM), sys.executable, str(run / "trained.py"), str(status)]
-    done = subprocess.run(argv, env=environment(run, FAKE=fake), capture_output=True, text=True, timeout=100)
+    done = subprocess.run(argv, env=environment(run, FAKE=fake), capture_output=True, text=True, timeout=seconds(100))
     settings = json.loads((run / "argv.json").read_text())["options"]["profiler"]
     return done.returncode, done.stderr, profiles.judge(run / "attempts/000/profiles", settings, 3, "finished")
 
@@ -300,7 +301,7 @@ def test_the_real_nsys_with_the_real_command_line(tmp_path: Path, signalled: boo
     log = (run / "log").open("wb")
     process = subprocess.Popen(argv, env=environment(run), stdout=log, stderr=log, start_new_session=True)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + seconds(60)
         while not (run / "ready").exists():
             assert time.monotonic() < end, (run / "log").read_text()
             assert process.poll() is None, (run / "log").read_text()
@@ -309,7 +310,7 @@ def test_the_real_nsys_with_the_real_command_line(tmp_path: Path, signalled: boo
             os.killpg(process.pid, signal.SIGTERM)
         else:
             (run / "go").touch()
-        assert process.wait(100) == 0, (run / "log").read_text()
+        assert process.wait(seconds(100)) == 0, (run / "log").read_text()
     finally:
         log.close()
         if process.poll() is None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.limits import seconds
+
 _NO_NETWORK = ("--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking", "--disable-component-update")
 
 
@@ -33,7 +35,7 @@ def open_page(page: Path, directory: Path) -> Seen:
     argv = [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", *_NO_NETWORK]
     argv += [f"--user-data-dir={directory / 'profile'}", "--enable-logging=stderr", f"--log-net-log={log}"]
     argv += ["--window-size=1280,1000", "--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=240)
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=seconds(240))
     return Seen(done.stdout, tuple(re.findall(r"CONSOLE\S* (.*)", done.stderr)), tuple(_requests(log)))
 
 

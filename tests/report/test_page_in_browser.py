@@ -19,6 +19,8 @@ from tests.report.test_activities import GEMM
 from tests.report.test_profiles import STEPS, leave, trace
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run
 
+pytestmark = pytest.mark.slow
+
 graph_objects = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
 pytest.importorskip("polars", reason="polars is not installed")
 

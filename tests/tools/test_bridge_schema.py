@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.job import old_bridge
+from tests.support.limits import seconds
+from tests.support.warm import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = [
@@ -30,7 +32,7 @@ def test_committed_schema_is_as_generated_and_a_difference_is_told(version: str,
         f"print('changed', main(['--check', '--directory', {str(tmp_path)!r}]))\n"
     )
     done = subprocess.run(
-        [python, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=250, check=False
+        [warm_python(python), "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=seconds(250), check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "committed 0" in done.stdout, done.stdout[-3000:]

@@ -14,6 +14,7 @@ import pytest
 from launcher.contract.files import read_lines
 from launcher.contract.overrides import to_record
 from launcher.contract.values import parse
+from tests.support.limits import seconds
 
 TOY = Path(__file__).with_name("entrypoint.py")
 OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
@@ -40,7 +41,7 @@ class Toy:
         ]
 
     def run(self, *overrides: str, world: int = 2, attempt: str = "000") -> list[int]:
-        return [process.wait(20) for process in self.start(*overrides, world=world, attempt=attempt)]
+        return [process.wait(seconds(20)) for process in self.start(*overrides, world=world, attempt=attempt)]
 
     def lines(self, name: str, attempt: str = "000") -> list[dict[str, Any]]:
         path = self.path / "attempts" / attempt / name
@@ -87,7 +88,7 @@ def test_it_resumes_with_the_very_same_losses(toy: Toy, tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["file", "signal"])
 def test_it_saves_and_stops(toy: Toy, how: str) -> None:
     processes = toy.start("toy.iters=10000", "toy.seconds=0.01", "toy.save_every=100000")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + seconds(20)
     while not (toy.lines("metrics.jsonl") and toy.listening(2)) and time.monotonic() < deadline:
         time.sleep(0.02)
     if how == "file":
@@ -95,7 +96,7 @@ def test_it_saves_and_stops(toy: Toy, how: str) -> None:
     else:
         for process in processes:
             process.send_signal(signal.SIGTERM)
-    assert [process.wait(20) for process in processes] == [0, 0]
+    assert [process.wait(seconds(20)) for process in processes] == [0, 0]
     last = toy.rank(0)
     assert (last["outcome"], last["reason"]) == ("stopped", "requested" if how == "file" else "signal SIGTERM")
     assert (toy.path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == f"{last['iteration']}\n"

@@ -8,6 +8,7 @@ import pytest
 
 from tests.backends.running import PROFILE, ROOT, User, user_of
 from tests.support.slurm.virtual_cluster import VirtualCluster
+from tests.support.warm import warm_python
 
 LOGS = ROOT / "tests/job/nccl_logs"
 
@@ -33,7 +34,7 @@ def user(tmp_path: Path, slurm_cluster: VirtualCluster) -> User:
     return found
 
 
-def submitted(user: User, cluster: VirtualCluster, log: str, policy: str, iterations: int) -> Path:
+def submitted(user: User, cluster: VirtualCluster, log: str, policy: str, iterations: int, *more: str) -> Path:
     """Train on two nodes that are to have EFA, while their NCCL says what is in `log`."""
     expected = f'fabric = "efa"\nnetwork = "{policy}"\n'
     (user.directory / "clusters/virtual.toml").write_text(PROFILE + expected)
@@ -43,7 +44,7 @@ def submitted(user: User, cluster: VirtualCluster, log: str, policy: str, iterat
         f"train.train_iters={iterations}",
         "checkpoint.save=null",
         *("--env", f"NCCL_DEBUG_FILE={user.directory}/nccl.%h.%p", "--env", "NCCL_DEBUG=INFO"),
-        *("--nodes", "2", "--gpus-per-node", "1", "--json", "--no-check-config"),
+        *("--nodes", "2", "--gpus-per-node", "1", "--json", "--no-check-config", *more),
     )
     answer = json.loads(user.run("submit", *asked).stdout)
     cluster.wait(answer["job"], "COMPLETED", "FAILED", timeout_s=600)
@@ -84,7 +85,7 @@ def test_a_run_without_the_network_that_it_requires_ends_with_the_reason(
 
 
 def test_a_run_that_is_only_warned_goes_on_and_each_node_tells(user: User, slurm_cluster: VirtualCluster) -> None:
-    run = submitted(user, slurm_cluster, "efa_tcp", "warn", 6)
+    run = submitted(user, slurm_cluster, "efa_tcp", "warn", 6, "--python", warm_python())
     assert result(run)["outcome"] == "finished"
     reports = [json.loads(path.read_text()) for path in sorted((run / "attempts/000/network").glob("*.json"))]
     assert [(one["rank"], one["node"], one["verdict"]) for one in reports] == [(0, 0, "bad"), (1, 1, "bad")]

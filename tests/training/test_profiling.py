@@ -8,6 +8,7 @@ import pytest
 
 from tests.backends.running import ROOT, User, user_of
 from tests.support.slurm.virtual_cluster import VirtualCluster
+from tests.support.warm import warm_python
 
 VANILLA = str(ROOT / "recipes/vanilla_gpt_pretrain.py")
 SHORT = ("train.train_iters=5", "checkpoint.save=null")
@@ -42,6 +43,8 @@ def submitted(user: User, cluster: VirtualCluster, *arguments: str, nodes: int =
         str(ranks),
         "--json",
         "--no-check-config",
+        "--python",
+        warm_python(),
     )
     answer = json.loads(user.run("submit", *asked).stdout)
     state = cluster.wait(answer["job"], "COMPLETED", "FAILED", timeout_s=600)
@@ -104,7 +107,10 @@ def test_a_profiler_of_ones_own_and_a_window_that_is_never_reached(user: User, s
     assert len(json.loads(report.read_text())) == 2
     asked = ("--profiler", "torch", "--profile-steps", "3:4", "train.exit_interval=2")
     answer = json.loads(
-        user.run("submit", VANILLA, *SHORT, *asked, "--gpus-per-node", "1", "--json", "--no-check-config").stdout
+        user.run(
+            *("submit", VANILLA, *SHORT, *asked, "--gpus-per-node", "1", "--json", "--no-check-config"),
+            *("--python", warm_python()),
+        ).stdout
     )
     slurm_cluster.wait(answer["job"], "COMPLETED", "FAILED", timeout_s=600)
     logs = user.run("logs", answer["run_dir"])

@@ -7,6 +7,7 @@ import pytest
 
 from tests.backends.running import ROOT, User, user_of
 from tests.support.slurm.virtual_cluster import VirtualCluster
+from tests.support.warm import warm_python
 
 VANILLA = str(ROOT / "recipes/vanilla_gpt_pretrain.py")
 MOE = str(ROOT / "recipes/qwen3_moe_pretrain.py")
@@ -26,18 +27,22 @@ def losses(run: Path, attempt: str = "000") -> dict[int, float]:
 
 
 def local(user: User, ranks: int, *arguments: str) -> dict[int, float]:
-    asked = (*arguments, "--cluster", "local", "--gpus-per-node", str(ranks), "--json")
+    asked = (*arguments, "--cluster", "local", "--gpus-per-node", str(ranks), "--json", "--python", warm_python())
     return losses(Path(json.loads(user.run("run", *asked, timeout_s=400).stdout)["run_dir"]))
 
 
 def allocated(user: User, nodes: int, ranks: int, *arguments: str) -> dict[int, float]:
     options = (f"-N{nodes}", f"--ntasks-per-node={ranks}")
-    done = user.salloc("run", *arguments, "--gpus-per-node", str(ranks), "--json", options=options, timeout_s=400)
+    asked = (*arguments, "--gpus-per-node", str(ranks), "--json", "--python", warm_python())
+    done = user.salloc("run", *asked, options=options, timeout_s=400)
     return losses(Path(json.loads(done.stdout)["run_dir"]))
 
 
-def batch(user: User, cluster: VirtualCluster, nodes: int, ranks: int, *arguments: str) -> dict[int, float]:
-    asked = (*arguments, "-N", str(nodes), "--gpus-per-node", str(ranks), "--json", "--no-check-config")
+def batch(
+    user: User, cluster: VirtualCluster, nodes: int, ranks: int, *arguments: str, cold: bool = False
+) -> dict[int, float]:
+    python = () if cold else ("--python", warm_python())
+    asked = (*arguments, "-N", str(nodes), "--gpus-per-node", str(ranks), "--json", "--no-check-config", *python)
     answer = json.loads(user.run("submit", *asked).stdout)
     assert cluster.wait(answer["job"], "COMPLETED", "FAILED", timeout_s=400) == "COMPLETED"
     return losses(Path(answer["run_dir"]))
@@ -47,7 +52,7 @@ def test_two_ranks_have_the_same_losses_in_every_mode(user: User, slurm_cluster:
     found = [
         local(user, 2, VANILLA, *SHORT),
         allocated(user, 1, 2, VANILLA, *SHORT),
-        batch(user, slurm_cluster, 2, 1, VANILLA, *SHORT),
+        batch(user, slurm_cluster, 2, 1, VANILLA, *SHORT, cold=True),
     ]
     assert list(found[0]) == [1, 2, 3, 4, 5, 6]
     assert found[0] == found[1] == found[2]
@@ -82,7 +87,7 @@ def test_a_batch_job_is_stopped_and_resumed_with_the_losses_of_an_uninterrupted_
     asked = (VANILLA, "train.train_iters=20")
     whole = local(user, 2, *asked)
     submit = ("submit", *asked, "train.exit_interval=10", "--gpus-per-node", "2", "--json", "--no-check-config")
-    first = json.loads(user.run(*submit).stdout)
+    first = json.loads(user.run(*submit, "--python", warm_python()).stdout)
     slurm_cluster.wait(first["job"], "FAILED", "COMPLETED", timeout_s=400)
     run = Path(first["run_dir"])
     result = json.loads((run / "attempts/000/result.json").read_text())

@@ -15,6 +15,7 @@ from launcher._util.errors import RequestError, SlurmError
 from launcher._util.shell import Recorder, Result
 from launcher.rundir import RunDirectory
 from launcher.watch.cancel import cancel_run, members
+from tests.support.limits import seconds
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
 TRAPS = "import signal, sys, time; signal.signal(15, {}); open(sys.argv[1], 'w').close(); time.sleep(600)"
@@ -27,7 +28,7 @@ class Ranks:
         ready = path.parent / "ready"
         argv = [sys.executable, "-I", "-S", "-c", TRAPS.format(handler), str(ready), str(path / "step.sh")]
         self.process = subprocess.Popen(argv, start_new_session=True)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + seconds(20)
         while not ready.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
 
@@ -77,7 +78,7 @@ def test_a_run_of_this_machine_is_ended(path: Path, ranks: Ranks) -> None:
     run = local_run(path, ranks.event())
     assert members(ranks.process.pid, path) == [ranks.process.pid]
     assert cancel_run(run, Recorder(), sleep=reap(ranks)) == "the run's processes have ended"
-    assert ranks.process.wait(5) == 0
+    assert ranks.process.wait(seconds(5)) == 0
     assert [event["event"] for event in run.journal.read()] == ["launched", "cancelled"]
     assert cancel_run(run, Recorder()) == "the run has already ended: cancelled"
 
@@ -86,7 +87,7 @@ def test_a_run_of_this_machine_is_ended(path: Path, ranks: Ranks) -> None:
 def test_ranks_that_do_not_listen_are_killed(path: Path, ranks: Ranks) -> None:
     words = cancel_run(local_run(path, ranks.event()), Recorder(), grace_s=0.5, sleep=reap(ranks))
     assert "killed" in words
-    assert ranks.process.wait(5) == -9
+    assert ranks.process.wait(seconds(5)) == -9
 
 
 def test_a_group_of_somebody_else_is_left_alone(path: Path, ranks: Ranks) -> None:

@@ -13,6 +13,7 @@ from launcher.watch.cancel import cancel_run
 from launcher.watch.logs import follow_logs
 from launcher.watch.status import Phase, RunStatus, status_of
 from tests.backends.running import TOY, User, user_of
+from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
 
 
@@ -32,7 +33,7 @@ def status(run: RunDirectory) -> RunStatus:
 
 
 def until(run: RunDirectory, *phases: Phase, timeout_s: float = 30) -> RunStatus:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + seconds(timeout_s)
     while (now := status(run)).phase not in phases and time.monotonic() < deadline:
         time.sleep(0.1)
     assert now.phase in phases, now

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.limits import seconds
 from tests.support.slurm import machine
 from tests.support.slurm.config import ClusterOptions
 from tests.support.slurm.virtual_cluster import (
@@ -28,7 +29,10 @@ from tests.support.slurm.virtual_cluster import (
 
 NewCluster = Callable[..., VirtualCluster]
 ROOT = Path(__file__).parents[3]
-pytestmark = pytest.mark.skipif(missing_programs() is not None, reason=missing_programs() or "")
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(missing_programs() is not None, reason=missing_programs() or ""),
+]
 both_ways = pytest.mark.parametrize("namespaces", [None, False], ids=["namespaces", "plain"])
 
 
@@ -108,7 +112,7 @@ def test_nothing_is_left_even_with_running_jobs(namespaces: bool | None, place: 
     )
     assert processes_of(place)
     cluster.down()
-    assert client.wait(timeout=10) != 0
+    assert client.wait(timeout=seconds(10)) != 0
     assert processes_of(place) == []
     assert not place.exists()
     cluster.down()  # a second time harms nobody
@@ -131,7 +135,7 @@ time.sleep(600)
     assert owner.stdout.readline() == "up\n"
     owner.kill()
     owner.communicate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + seconds(10)
     while (processes_of(place) or place.exists()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert processes_of(place) == []
@@ -145,7 +149,7 @@ def test_the_keeper_takes_all_along_when_it_is_killed(place: Path) -> None:
         pytest.skip("only a PID namespace can promise that")
     cluster.submit("sleep 600")
     os.kill(int((place / "run" / "keeper.pid").read_text().split()[0]), signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + seconds(10)
     while processes_of(place) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert processes_of(place) == []
@@ -206,7 +210,9 @@ def test_by_hand(place: Path) -> None:
     command = [sys.executable, "-m", "tests.support.slurm.virtual_cluster"]
 
     def do(*argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            [*command, *argv], cwd=ROOT, capture_output=True, text=True, timeout=seconds(60), check=False
+        )
 
     assert do("up", str(place), "--nodes=2", "--gpus=1").returncode == 0
     environment = do("env", str(place)).stdout.strip()
@@ -263,7 +269,7 @@ print(Path({str(place / "c")!r}).exists())
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
     argv = [*lower, candidates[0], "-c", program]
     shown = subprocess.run(
-        argv, cwd=place / "code", env=environment, capture_output=True, text=True, timeout=60, check=False
+        argv, cwd=place / "code", env=environment, capture_output=True, text=True, timeout=seconds(60), check=False
     )
     assert shown.stderr == ""
     assert shown.stdout.splitlines() == [str([str(user.pw_uid)] * 8), "False"]

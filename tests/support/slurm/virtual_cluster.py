@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.support.limits import seconds
 from tests.support.slurm import machine
 from tests.support.slurm.config import ClusterOptions, address, write_files
 from tests.support.slurm.machine import (
@@ -34,6 +35,7 @@ from tests.support.slurm.machine import (
     client_environment,
     missing_programs,
 )
+from tests.support.tiers import refuse_in_quick
 
 __all__ = ["ClusterError", "VirtualCluster", "client_environment", "missing_programs", "virtual_cluster", "wait_until"]
 
@@ -57,6 +59,7 @@ class VirtualCluster:
         With `die_with_caller` the cluster ends with this process, however that dies. Raises ClusterError with the
         ends of the logs.
         """
+        refuse_in_quick("a Slurm", "slurm")
         options = options or ClusterOptions()
         if (reason := missing_programs()) is not None:
             raise ClusterError(reason)
@@ -143,7 +146,7 @@ class VirtualCluster:
         if self._owner_fd >= 0:
             os.close(self._owner_fd)
             self._owner_fd = -1
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + seconds(10)
         while pid and machine.start_ticks(pid) == ticks:
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
@@ -217,7 +220,9 @@ class VirtualCluster:
     ) -> subprocess.CompletedProcess[str]:
         """Run a client command and return what it printed. `more` goes to subprocess.run."""
         env = {**self.environment, **more.pop("env", {})}
-        return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=timeout_s, check=check, **more)
+        return subprocess.run(
+            argv, env=env, capture_output=True, text=True, timeout=seconds(timeout_s), check=check, **more
+        )
 
     def submit(self, script: str, *options: str, cwd: Path | None = None) -> str:
         """Submit a batch script by its text; returns the job id. See `output` for what it prints."""
@@ -268,7 +273,7 @@ def wait_until(
 ) -> None:
     """Wait for a condition; raises ClusterError with the ends of the cluster's logs."""
     timeout_s = cluster.options.start_timeout_s if timeout_s is None else timeout_s
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + seconds(timeout_s)
     pause = 0.005
     while not condition():
         if time.monotonic() > deadline:
