@@ -463,6 +463,9 @@ class JournalValues(TypedDict, total=False):
     token: str
     job: Optional[str]
     cluster: Optional[str]
+    """Slurm's name of the job's cluster; None where Slurm did not say."""
+    clusters: Optional[str]
+    """The clusters among which the request lets Slurm choose, as given to sbatch."""
     recovered: bool
     error: str
     attempt: str
