@@ -38,7 +38,7 @@ class BatchJob:
             self.job = answer.jobs.get(self.submission.job, self.job)
         unanswered = self.poller.unknown_since is not None
         if (self.job is not None and self.job.terminal) or (unanswered and self.outcome is not None):
-            return {"finished": 0, "stopped": 1, "failed": 1}.get(str(self.outcome), 3)
+            return {"finished": 0, "stopped": 1, "failed": 1, "diverged": 1}.get(str(self.outcome), 3)
         return None
 
     @property

@@ -35,6 +35,7 @@ class Phase(StrEnum):
     FINISHED = "finished"
     STOPPED = "stopped"
     FAILED = "failed"
+    DIVERGED = "diverged"
     CANCELLED = "cancelled"
     LOST = "lost"
     UNKNOWN = "unknown"
@@ -253,7 +254,7 @@ def _over(run_state: RunState, base: RunStatus) -> RunStatus:
     )
     if outcome == "failed" and (state is State.CANCELLED or run_state.cancelled):
         return _with(base, Phase.CANCELLED, words)
-    phase = Phase(outcome) if outcome in ("finished", "stopped", "failed") else Phase.UNKNOWN
+    phase = Phase(outcome) if outcome in ("finished", "stopped", "failed", "diverged") else Phase.UNKNOWN
     return _with(base, phase, words)
 
 
