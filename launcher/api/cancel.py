@@ -17,10 +17,13 @@ class Cancelled:
     detail: str
 
 
-def cancel(names: Sequence[str], *, run_root: str | None = None, save: bool = False) -> Iterator[Cancelled]:
+def cancel(
+    names: Sequence[str], *, run_root: str | None = None, save: bool = False, force: bool = False
+) -> Iterator[Cancelled]:
     """End the named runs one after the other while the result is iterated over; all are looked up before that.
 
-    With `save` the ranks are asked to save a checkpoint and to stop. Raises RequestError, SlurmError.
+    With `save` the ranks are asked to save a checkpoint and to stop. With `force` a job is ended although Slurm does
+    not show whether it is the run's. Raises RequestError, OutsideError, SlurmError.
     """
     runs = [find_run(name, run_root) for name in names]
-    return (Cancelled(run, cancel_run(run, LocalShell(), save=save)) for run in runs)
+    return (Cancelled(run, cancel_run(run, LocalShell(), save=save, force=force)) for run in runs)

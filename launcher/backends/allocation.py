@@ -49,6 +49,8 @@ class AllocationBackend:
         """Start sbatch.sh. Raises OutsideError."""
         environment = for_allocation(plan, host.environ)
         process = programs.start(["bash", str(run.sbatch_script)], env=environment, log=run.sbatch_log)
-        mine = this_launcher(process.pid)
-        run.journal.write("launched", backend=plan.backend.name, job=host.environ["SLURM_JOB_ID"], **mine)
+        mine, cluster = this_launcher(process.pid), host.environ.get("SLURM_CLUSTER_NAME")
+        run.journal.write(
+            "launched", backend=plan.backend.name, job=host.environ["SLURM_JOB_ID"], cluster=cluster, **mine
+        )
         return AllocatedStep(run, process)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from launcher._util.errors import LauncherError
+from launcher._util.errors import LauncherError, SlurmError
 from launcher._util.shell import Shell
 from launcher.backends.image_uses import record_job
 from launcher.backends.process_environment import for_job
@@ -11,6 +11,7 @@ from launcher.planning.backend import BATCH
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
 from launcher.slurm import control
+from launcher.slurm.info import cluster_name
 from launcher.slurm.poller import Poller
 from launcher.slurm.queue import Job
 from launcher.slurm.submit import Submission, SubmissionUnknownError, submit
@@ -37,7 +38,7 @@ class BatchJob:
             self.job = answer.jobs.get(self.submission.job, self.job)
         unanswered = self.poller.unknown_since is not None
         if (self.job is not None and self.job.terminal) or (unanswered and self.outcome is not None):
-            return {"finished": 0, "stopped": 1, "failed": 1}.get(str(self.outcome), 3)
+            return {"finished": 0, "stopped": 1, "failed": 1, "diverged": 1}.get(str(self.outcome), 3)
         return None
 
     @property
@@ -49,7 +50,7 @@ class BatchJob:
 
     def cancel(self) -> None:
         """Take the job out of the queue, or end it. Raises SlurmError."""
-        control.cancel((self.submission.job,), self.shell)
+        control.cancel((self.submission.job,), self.shell, cluster=self.submission.cluster)
 
     def finish(self, status: int) -> int:
         """Return `status`: sbatch.sh itself cleans up."""
@@ -67,16 +68,19 @@ class BatchBackend:
         Raises SlurmError if Slurm refuses it, SubmissionUnknownError if Slurm did not answer and the job may exist.
         """
         submission = _submit(plan, host, run, shell)
-        record_job(plan, submission.job)
-        return BatchJob(run, submission, shell, Poller((submission.job,), shell))
+        if submission.cluster is None:
+            # The number in this record is looked up in the local Slurm. A job of another cluster is found by its run.
+            record_job(plan, submission.job)
+        return BatchJob(run, submission, shell, Poller((submission.job,), shell, submission.cluster))
 
 
 def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> Submission:
     """Submit sbatch.sh; the journal records the intent and the outcome."""
-    token = submission_token(plan)
-    run.journal.write("submit_intent", token=token, submission=plan.submission)
+    token, clusters = submission_token(plan), dict(plan.directives).get("clusters")
+    run.journal.write("submit_intent", token=token, submission=plan.submission, clusters=clusters)
+    environment = for_job(plan, host.environ)
     try:
-        submission = submit(run.sbatch_script, shell, token=token, env=for_job(plan, host.environ), cwd=run.path)
+        submission = submit(run.sbatch_script, shell, token=token, clusters=clusters, env=environment, cwd=run.path)
     except SubmissionUnknownError as error:
         run.journal.write("submit_unknown", token=token, error=error.message)
         raise
@@ -87,10 +91,18 @@ def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> S
         "submitted",
         backend=plan.backend.name,
         job=submission.job,
-        cluster=submission.cluster,
+        cluster=submission.cluster or _local_cluster(shell),
         recovered=submission.recovered,
     )
     return submission
+
+
+def _local_cluster(shell: Shell) -> str | None:
+    """Return Slurm's name of the local cluster; None where it does not say."""
+    try:
+        return cluster_name(shell)
+    except SlurmError:
+        return None
 
 
 def submission_token(plan: Plan) -> str:

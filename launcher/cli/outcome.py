@@ -14,7 +14,8 @@ def print_outcome(run: RunDirectory, outcome: dict[str, Any]) -> None:
     first = outcome.get("first_failing_rank") or {}
     colour = {"finished": "green", "stopped": "yellow"}.get(word, "red")
     # A failure's reason is its first failing rank, which is printed below.
-    reason = f" ({outcome['reason']})" if outcome.get("reason") and not first else ""
+    said_below = bool(first) and word == "failed"
+    reason = f" ({outcome['reason']})" if outcome.get("reason") and not said_below else ""
     info(f"{coloured(word, colour)}{reason}{_numbers(outcome)}")
     if first:
         where = f"{first['where']}: " if first.get("where") else ""

@@ -19,7 +19,11 @@ the code of its first attempt, and a later launcher may have written its argv.js
 
 from typing import Any, Literal, NamedTuple, Optional, TypedDict, Union, final
 
-Outcome = Literal["finished", "stopped", "failed"]
+RankOutcome = Literal["finished", "stopped", "failed"]
+"""How a rank says that it ended."""
+
+Outcome = Literal[RankOutcome, "diverged"]
+"""How an attempt ended: `diverged` where the ranks trained on although their loss was not finite any more."""
 
 Cause = Literal["user", "program", "communication", "network", "container"]
 """Of a failure: a wrong request, the program, a lost peer, a network that policy does not allow, or no container."""
@@ -155,7 +159,7 @@ class RankRecord(TypedDict):
     host: str
     pid: int
     time: float
-    outcome: Outcome
+    outcome: RankOutcome
     reason: Optional[str]
     """Why it stopped."""
     iteration: Optional[int]
@@ -280,7 +284,7 @@ class TimelineEvent(_TimelineEvent, total=False):
     device: str
     iteration: Optional[int]
     losses: dict[str, Optional[float]]
-    outcome: Outcome
+    outcome: RankOutcome
     reason: Optional[str]
     # event "network": NetworkSummary
     verdict: str
@@ -417,8 +421,11 @@ class ProgressResult(TypedDict):
     iteration: Optional[int]
     train_iters: Optional[int]
     loss: Optional[float]
+    """That of the last logged iteration; null where it was not finite or not logged."""
     seconds_per_iteration: Optional[float]
     """The median."""
+    diverged_at: Optional[int]
+    """The first of the last iterations whose loss was not finite; null where the loss was finite at the end."""
 
 
 class AttemptResult(ProgressResult):
@@ -463,6 +470,9 @@ class JournalValues(TypedDict, total=False):
     token: str
     job: Optional[str]
     cluster: Optional[str]
+    """Slurm's name of the job's cluster; None where Slurm did not say."""
+    clusters: Optional[str]
+    """The clusters among which the request lets Slurm choose, as given to sbatch."""
     recovered: bool
     error: str
     attempt: str

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Optional
 
 from ..contract.files import write_json
-from ..contract.records import Cause, ExceptionRecord, Outcome, RankRecord
+from ..contract.records import Cause, ExceptionRecord, RankOutcome, RankRecord
 from .errors import UserError
 from .rank import Rank
 
@@ -34,7 +34,7 @@ COMMUNICATION_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 class End:
     """How a rank ended. `outcome` is finished, stopped or failed; `iteration` the last one that was completed."""
 
-    outcome: Outcome
+    outcome: RankOutcome
     reason: Optional[str] = None
     iteration: Optional[int] = None
     exception: Optional[ExceptionRecord] = None

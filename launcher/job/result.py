@@ -1,6 +1,6 @@
 """The result of an attempt: a program that writes result.json from what the ranks left, and prints one word.
 
-    python3 result.py RUN_DIR ATTEMPT WORLD_SIZE STEP_STATUS        -> finished | stopped | failed
+    python3 result.py RUN_DIR ATTEMPT WORLD_SIZE STEP_STATUS        -> finished | stopped | failed | diverged
 
 It is run as a file, in the image or on the host, after the step has ended; it needs the standard library alone. The
 first failing rank is the one to look at: one with an error of its own, or that died without a word, comes before those
@@ -28,10 +28,13 @@ from launcher.contract.records import (
     Outcome,
     ProfilesResult,
     ProgressResult,
+    RankOutcome,
     RankRecord,
 )
 
-OUTCOMES = get_args(Outcome)
+OUTCOMES = get_args(RankOutcome)
+DIVERGED_AFTER = 10
+"""Number of logged iterations in a row without a finite loss after which a failed attempt counts as diverged."""
 # Slurm (--kill-on-bad-exit, --wait, scancel, the time limit) and the local launcher end ranks with these.
 TERMINATED, KILLED = 128 + signal.SIGTERM, 128 + signal.SIGKILL
 
@@ -44,7 +47,7 @@ class RankEnd(NamedTuple):
     exit: Optional[ExitRecord]
 
     @property
-    def outcome(self) -> Optional[Outcome]:
+    def outcome(self) -> Optional[RankOutcome]:
         """finished, stopped, failed; None if the rank said nothing about it."""
         return None if self.record is None else self.record["outcome"]
 
@@ -192,30 +195,73 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def outcome_of(ranks: list[RankEnd]) -> Outcome:
-    """Return the attempt's outcome: one failed rank makes it failed, one stopped rank makes it stopped."""
-    if any(rank.failed for rank in ranks):
+def not_finite_at_end(metrics: list[dict[str, Any]]) -> list[int]:
+    """Return the last logged iterations, oldest first, as far back as their loss is not finite.
+
+    Iterations that fp16's loss scaler skipped do not count: they change no weight. A loss that was not logged is
+    unknown, and not a sign of divergence.
+    """
+    found = []
+    for line in reversed(metrics):
+        if line.get("skipped") is True or not is_number(line.get("iteration")):
+            continue
+        if not loss_is_not_finite(line):
+            break
+        found.append(int(line["iteration"]))
+    return found[::-1]
+
+
+def loss_is_not_finite(line: dict[str, Any]) -> bool:
+    """Return whether an iteration's loss was NaN or infinite: written so, or null and named in `not_finite`."""
+    loss, names = line.get("loss"), line.get("not_finite")
+    if isinstance(loss, float):
+        return not math.isfinite(loss)
+    return loss is None and isinstance(names, list) and "loss" in names
+
+
+def outcome_of(ranks: list[RankEnd], not_finite: list[int]) -> Outcome:
+    """Return the attempt's outcome: one failed rank makes it failed, one stopped rank makes it stopped.
+
+    `not_finite` holds the last iterations, as `not_finite_at_end` returns them. They make it diverged where the ranks
+    ended well, and where a failure came after many of them, which is then a consequence.
+    """
+    failed = any(rank.failed for rank in ranks)
+    if len(not_finite) >= (DIVERGED_AFTER if failed else 1):
+        return "diverged"
+    if failed:
         return "failed"
     return "stopped" if any(rank.outcome == "stopped" for rank in ranks) else "finished"
 
 
 def progress_of(metrics: list[dict[str, Any]], ranks: list[RankEnd]) -> ProgressResult:
-    """Return the last iteration, its loss, and the median time of an iteration."""
+    """Return the last iteration, the loss of the last logged one, and the median time of an iteration.
+
+    A loss that is missing or not finite is not replaced by that of an earlier iteration.
+    """
     said = [rank.record["iteration"] for rank in ranks if rank.record and is_number(rank.record.get("iteration"))]
     logged = [line["iteration"] for line in metrics if is_number(line.get("iteration"))]
-    losses = [line["loss"] for line in metrics if is_number(line.get("loss"))]
+    loss = next((line.get("loss") for line in reversed(metrics) if is_number(line.get("iteration"))), None)
     totals = [line["train_iters"] for line in metrics if is_number(line.get("train_iters"))]
     seconds = [line["seconds"] for line in metrics if is_number(line.get("seconds"))]
     return {
         "iteration": max(said + logged, default=None),
         "train_iters": totals[-1] if totals else None,
-        "loss": losses[-1] if losses else None,
+        "loss": loss if is_number(loss) else None,
         "seconds_per_iteration": statistics.median(seconds) if seconds else None,
+        "diverged_at": next(iter(not_finite_at_end(metrics)), None),
     }
 
 
-def reason_of(ranks: list[RankEnd], first: Optional[RankEnd], step_status: int) -> Optional[str]:
-    """Return why the attempt stopped, as the ranks say, or how the first failing rank ended."""
+def reason_of(
+    ranks: list[RankEnd], first: Optional[RankEnd], step_status: int, diverged_at: Optional[int]
+) -> Optional[str]:
+    """Return why the attempt stopped, as the ranks say, or how the first failing rank ended.
+
+    `diverged_at` is the iteration at which the loss of a diverged attempt stopped being finite, else None.
+    """
+    if diverged_at is not None:
+        failure = "" if first is None else f"; then rank {first.rank}: {what(first)}"
+        return f"the loss was not finite from iteration {diverged_at} on{failure}"
     if all(rank.missing for rank in ranks):
         return f"no rank left a record: the step ended with status {step_status} before the program began"
     if first is not None:
@@ -234,13 +280,16 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
     """Return the content of result.json."""
     ranks = read_ranks(attempt, world_size)
     first = first_failing(ranks)
+    metrics = read_whole_lines(attempt.metrics)
+    outcome = outcome_of(ranks, not_finite_at_end(metrics))
+    progress = progress_of(metrics, ranks)
     times = [line["time"] for line in read_whole_lines(attempt.timeline) if is_number(line.get("time"))]
     return {
         "version": 1,
         "attempt": attempt.name,
-        "outcome": outcome_of(ranks),
-        "reason": reason_of(ranks, first, step_status),
-        **progress_of(read_whole_lines(attempt.metrics), ranks),
+        "outcome": outcome,
+        "reason": reason_of(ranks, first, step_status, progress["diverged_at"] if outcome == "diverged" else None),
+        **progress,
         "first_failing_rank": None
         if first is None
         else {

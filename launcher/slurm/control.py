@@ -5,19 +5,22 @@ from collections.abc import Sequence
 from launcher._util.errors import SlurmError
 from launcher._util.shell import Shell
 from launcher.slurm.ask import answer, ask, first_error
+from launcher.slurm.queue import in_cluster
 
 # Slurm's messages about a job that has ended already: there is nothing left to end.
 _GONE = ("Invalid job id", "Job/step already completing or completed")
 
 
-def cancel(jobs: Sequence[str], shell: Shell) -> None:
+def cancel(jobs: Sequence[str], shell: Shell, *, cluster: str | None = None) -> None:
     """End jobs, waiting or running; jobs that have ended already are left as they are.
+
+    `cluster` is Slurm's name of their cluster where it is not the local one.
 
     Raises SlurmError, SlurmUnavailableError.
     """
     if not jobs:
         return
-    result = ask(["scancel", *jobs], shell)
+    result = ask(["scancel", *in_cluster(cluster), *jobs], shell)
     if result.status != 0 and not any(words in result.stderr for words in _GONE):
         raise SlurmError(f"scancel: {first_error(result)}")
 

@@ -93,6 +93,11 @@ def settings(shell: Shell) -> dict[str, str]:
     return found
 
 
+def cluster_name(shell: Shell) -> str | None:
+    """Return the name of the local cluster. Raises SlurmError, SlurmUnavailableError."""
+    return settings(shell).get("ClusterName") or None
+
+
 def version(shell: Shell) -> tuple[int, ...]:
     """Return Slurm's release, such as (22, 5, 8). Raises SlurmError, SlurmUnavailableError."""
     match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", answer(["sinfo", "--version"], shell))

@@ -14,6 +14,8 @@ class Poller:
 
     ids: tuple[str, ...]
     shell: Shell
+    cluster: str | None = None
+    """Slurm's name of the jobs' cluster; None for the local one."""
     clock: Callable[[], float] = time.time
     shortest_s: float = 2.0
     longest_s: float = 60.0
@@ -29,7 +31,7 @@ class Poller:
         now = self.clock()
         if now < self._next:
             return self.answer
-        new = ask_jobs(self.ids, self.shell, clock=self.clock)
+        new = ask_jobs(self.ids, self.shell, cluster=self.cluster, clock=self.clock)
         changed = self.answer is None or _states(new) != _states(self.answer)
         if new.unreachable is None:
             self.answer, self.unknown_since = new, None

@@ -2,16 +2,19 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from launcher._util.shell import Shell
 from launcher.slurm.ask import SlurmUnavailableError, ask, first_error
 
-# Free text last: a name may hold the separator. Fields: https://slurm.schedmd.com/squeue.html#OPT_format
+# Free text last: it may hold the separator. Fields: https://slurm.schedmd.com/squeue.html#OPT_format
 _SQUEUE = ("%i", "%A", "%T", "%S", "%e", "%V", "%N", "%r")
 _SACCT = ("JobID", "JobIDRaw", "State", "ExitCode", "Start", "End", "Submit", "NodeList")
+# Command, working directory and comment: what identifies a job besides its number.
+_SQUEUE_ORIGIN = ("%o", "%Z", "%k")
+_SACCT_ORIGIN = ("SubmitLine", "WorkDir", "Comment")
 _IDS_PER_COMMAND = 2000
 _SETTLED_S = 60.0
 """A job that was preempted or lost its node may go back to the queue; after so many seconds it has ended for good."""
@@ -107,6 +110,24 @@ class Job:
     exit_status: int | None = None
     """Of the batch script, from accounting; 128+N for signal N."""
     source: str = "squeue"
+    origin: str | None = None
+    """Command, working directory and comment, separated by `|`; None where Slurm did not print them."""
+
+    def belongs_to(self, token: str | None, scripts: Sequence[str]) -> bool | None:
+        """Return whether this is the job of one of the batch scripts `scripts`, or carries `token` in its comment.
+
+        A number alone does not identify a job: each cluster counts on its own, and a controller that has lost its
+        state begins again. A site may rewrite comments, so either sign is enough. None where Slurm shows neither.
+        """
+        if self.origin is None:
+            return None
+        if token and re.search(rf"(?<![\w-]){re.escape(token)}(?![\w-])", self.origin):
+            return True
+        if any(re.search(rf"(?:^|[ |]){re.escape(script)}(?:$|[ |])", self.origin) for script in scripts):
+            return True
+        command, directory = (_words(each) for each in (*self.origin.split("|"), "", "")[:2])
+        directories = {script.rpartition("/")[0] for script in scripts}
+        return False if command or (directory and directory not in directories) else None
 
 
 @dataclass(frozen=True)
@@ -119,8 +140,12 @@ class Answer:
     """Slurm's error message where it did not answer; every job is UNKNOWN then."""
 
 
-def ask_jobs(ids: Iterable[str], shell: Shell, *, clock: Callable[[], float] = time.time) -> Answer:
-    """Return the states of these jobs from one squeue and at most one sacct for each 2000 jobs.
+def ask_jobs(
+    ids: Iterable[str], shell: Shell, *, cluster: str | None = None, clock: Callable[[], float] = time.time
+) -> Answer:
+    """Return the states of these jobs of one cluster from one squeue and at most one sacct for each 2000 jobs.
+
+    `cluster` is named only where it is not the local one: Slurm finds other clusters through its accounting database.
 
     Raises no error of Slurm's: see `Answer.unreachable`.
     """
@@ -129,14 +154,14 @@ def ask_jobs(ids: Iterable[str], shell: Shell, *, clock: Callable[[], float] = t
     jobs: dict[str, Job] = {}
     try:
         for some in _chunks(wanted):
-            jobs |= _from_squeue(some, shell, now)
+            jobs |= _from_squeue(some, shell, now, cluster)
     except SlurmUnavailableError as error:
         return Answer({each: Job(each, State.UNKNOWN) for each in wanted}, now, unreachable=error.message)
     left = [each for each in wanted if each not in jobs]
     problem = None
     try:
         for some in _chunks(left):
-            found, problem = _from_sacct(some, shell, now)
+            found, problem = _from_sacct(some, shell, now, cluster)
             jobs |= found
     except SlurmUnavailableError as error:
         problem = error.message
@@ -164,10 +189,12 @@ def parse_squeue(text: str, now: float) -> dict[str, Job]:
     """Return the jobs in squeue's lines, under the id that people see (`12_3`) and under the plain one."""
     jobs: dict[str, Job] = {}
     for line in text.splitlines():
-        fields = line.split("|", len(_SQUEUE) - 1)
+        fields = line.split("|", len(_SQUEUE))
         if len(fields) < len(_SQUEUE):
             continue  # a header that squeue prints for several clusters, or a message
-        shown, plain, state_text, start, end, submitted, nodes, reason = (each.strip() for each in fields)
+        shown, plain, state_text, start, end, submitted, nodes, reason = (
+            each.strip() for each in fields[: len(_SQUEUE)]
+        )
         state = parse_state(state_text)
         ended = parse_time(end) if state.terminal else None
         job = Job(
@@ -179,6 +206,7 @@ def parse_squeue(text: str, now: float) -> dict[str, Job]:
             start=parse_time(start),
             end=ended,
             nodes=_words(nodes),
+            origin=fields[-1].strip() if len(fields) > len(_SQUEUE) else None,
         )
         jobs[shown] = job
         jobs.setdefault(plain, job)
@@ -189,10 +217,12 @@ def parse_sacct(text: str, now: float) -> dict[str, Job]:
     """Return the jobs in sacct's lines (--allocations: without steps)."""
     jobs: dict[str, Job] = {}
     for line in text.splitlines():
-        fields = line.split("|", len(_SACCT) - 1)
+        fields = line.split("|", len(_SACCT))
         if len(fields) < len(_SACCT):
             continue
-        shown, plain, state_text, status, start, end, submitted, nodes = (each.strip() for each in fields)
+        shown, plain, state_text, status, start, end, submitted, nodes = (
+            each.strip() for each in fields[: len(_SACCT)]
+        )
         state = parse_state(state_text)
         ended = parse_time(end)
         job = Job(
@@ -205,6 +235,7 @@ def parse_sacct(text: str, now: float) -> dict[str, Job]:
             nodes=_words(nodes),
             exit_status=parse_exit(status) if state.terminal else None,
             source="sacct",
+            origin=fields[-1].strip() if len(fields) > len(_SACCT) else None,
         )
         jobs[shown] = job
         jobs.setdefault(plain, job)
@@ -219,13 +250,19 @@ def parse_exit(text: str) -> int | None:
     return 128 + int(match[2]) if int(match[2]) else int(match[1])
 
 
-def _from_squeue(ids: list[str], shell: Shell, now: float) -> dict[str, Job]:
+def in_cluster(cluster: str | None) -> list[str]:
+    """Return the option that sends a command to another cluster; none for the local one."""
+    return [f"--clusters={cluster}"] if cluster else []
+
+
+def _from_squeue(ids: list[str], shell: Shell, now: float, cluster: str | None) -> dict[str, Job]:
     argv = [
         "squeue",
+        *in_cluster(cluster),
         "--noheader",
         "--array",
         "--states=all",
-        f"--format={'|'.join(_SQUEUE)}",
+        f"--format={'|'.join((*_SQUEUE, *_SQUEUE_ORIGIN))}",
         f"--jobs={','.join(ids)}",
     ]
     result = ask(argv, shell)
@@ -235,13 +272,14 @@ def _from_squeue(ids: list[str], shell: Shell, now: float) -> dict[str, Job]:
     return {name: job for name, job in parse_squeue(result.stdout, now).items() if name in ids}
 
 
-def _from_sacct(ids: list[str], shell: Shell, now: float) -> tuple[dict[str, Job], str | None]:
+def _from_sacct(ids: list[str], shell: Shell, now: float, cluster: str | None) -> tuple[dict[str, Job], str | None]:
     argv = [
         "sacct",
+        *in_cluster(cluster),
         "--allocations",
         "--parsable2",
         "--noheader",
-        f"--format={','.join(_SACCT)}",
+        f"--format={','.join((*_SACCT, *_SACCT_ORIGIN))}",
         f"--jobs={','.join(ids)}",
     ]
     result = ask(argv, shell)

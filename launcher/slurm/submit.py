@@ -9,6 +9,7 @@ from pathlib import Path
 from launcher._util.errors import CommandError, MissingProgramError, RequestError, SlurmError
 from launcher._util.shell import Result, Shell
 from launcher.slurm.ask import SlurmUnavailableError, answer, first_error, unavailable_line
+from launcher.slurm.queue import in_cluster
 
 _TIMEOUT_S = 150.0
 """sbatch itself tries again for up to two minutes while the controller's queue is full."""
@@ -79,6 +80,7 @@ def submit(
     shell: Shell,
     *,
     token: str,
+    clusters: str | None = None,
     options: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
@@ -89,7 +91,8 @@ def submit(
     """Submit a batch script and return the job.
 
     `token` must be in the job's comment or name (from the script's own directives, or `options`) and in no
-    other job's: it identifies the job where sbatch got no answer. Raises RequestError with sbatch's message where Slurm
+    other job's: it identifies the job where sbatch got no answer. `clusters` are those that the script names besides
+    the local one. Raises RequestError with sbatch's message where Slurm
     refused the request, SubmissionUnknownError where the job may exist, SlurmError where it does not.
     """
     result = None
@@ -105,10 +108,10 @@ def submit(
         return submission
     if result is not None and result.status != 0 and not _may_exist(result):
         raise refusal(result)
-    found = search(token, shell, patience_s=patience_s, clock=clock, sleep=sleep)
+    found = search(token, shell, clusters=clusters, patience_s=patience_s, clock=clock, sleep=sleep)
     if found is None:
         raise SlurmError(f"sbatch: {words}", hint="Slurm answers again and does not have the job: submit it again.")
-    return Submission(found, recovered=True)
+    return found
 
 
 def parse_submission(text: str) -> Submission | None:
@@ -130,21 +133,24 @@ def refusal(result: Result) -> RequestError | SlurmError:
     return RequestError(f"sbatch refused the job: {words}", hint=hint)
 
 
-def find_submission(token: str, shell: Shell) -> str | None:
+def find_submission(token: str, shell: Shell, clusters: str | None = None) -> Submission | None:
     """Return the job that has `token` in its comment or name, ended or not; None if Slurm has no such job.
+
+    `clusters` are Slurm's names of clusters to search in place of the local one, separated by commas.
 
     Raises SlurmUnavailableError.
     """
     whole = re.compile(rf"(?<![\w-]){re.escape(token)}(?![\w-])")  # run-1 is not in run-10
     for argv in (
-        ["squeue", "--me", "--noheader", "--states=all", "--format=%i|%k|%j"],
+        ["squeue", *in_cluster(clusters), "--me", "--noheader", "--states=all", "--format=%i|%k|%j"],
         [
             "sacct",
+            *in_cluster(clusters),
             "--allocations",
             "--parsable2",
             "--noheader",
             "--starttime=now-1day",
-            "--format=JobIDRaw,Comment,JobName",
+            f"--format=JobIDRaw,{'Cluster,' if clusters else ''}Comment,JobName",
         ],
     ):
         try:
@@ -155,10 +161,15 @@ def find_submission(token: str, shell: Shell) -> str | None:
             return None
         except SlurmError:
             continue  # without accounting only the queue can have it
+        cluster = None
         for line in text.splitlines():
+            if line.startswith("CLUSTER: "):
+                cluster = line.removeprefix("CLUSTER: ").strip()
             job, _, rest = line.partition("|")
+            if clusters and argv[0] == "sacct":
+                cluster, _, rest = rest.partition("|")
             if whole.search(rest):
-                return job.strip()
+                return Submission(job.strip(), cluster or _only(clusters), recovered=True)
     return None
 
 
@@ -166,10 +177,11 @@ def search(
     token: str,
     shell: Shell,
     *,
+    clusters: str | None = None,
     patience_s: float = 30.0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> str | None:
+) -> Submission | None:
     """Look for a submission that got no answer until it is found or cannot arrive any more.
 
     Returns None once Slurm has answered for more than its MessageTimeout without such a job: it may be submitted again.
@@ -180,9 +192,9 @@ def search(
     message_timeout_s: float | None = None
     while True:
         try:
-            job = find_submission(token, shell)
-            if job is not None:
-                return job
+            found = find_submission(token, shell, clusters)
+            if found is not None:
+                return found
             if message_timeout_s is None:
                 message_timeout_s = _message_timeout_s(shell)
             absent_since = clock() if absent_since is None else absent_since
@@ -196,6 +208,11 @@ def search(
                     hint=f"When Slurm answers again, `squeue --me -o '%i %k %j' | grep {token}` shows whether it does.",
                 ) from error
         sleep(1.0)
+
+
+def _only(clusters: str | None) -> str | None:
+    """Return the cluster if one is named; of several only Slurm knows which one took the job."""
+    return clusters if clusters and "," not in clusters else None
 
 
 def _may_exist(result: Result) -> bool:

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher._util.errors import OutsideError, RequestError
+from launcher._util.errors import OutsideError, RequestError, SlurmError
 from launcher._util.processes import group_members
 from launcher._util.shell import Shell
 from launcher.backends.wait import request_stop
 from launcher.rundir import RunDirectory
 from launcher.slurm import control
 from launcher.watch.run_state import Start
-from launcher.watch.status import Phase, RunStatus, status_of
+from launcher.watch.status import UNPROVEN, Phase, RunStatus, status_of
 
 GRACE_S = 30.0
 """Time between SIGTERM and SIGKILL for ranks on this machine; Slurm's KillWait has the same default."""
@@ -25,16 +25,24 @@ def cancel_run(
     shell: Shell,
     *,
     save: bool = False,
+    force: bool = False,
     grace_s: float = GRACE_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
     """End a run, or with `save` ask its ranks to save and stop; return a sentence about what was done.
 
-    Does nothing for a run that has ended. Raises RequestError if this is not possible from here, or there is nothing to
-    save yet; SlurmError if Slurm refused or did not answer.
+    Does nothing for a run that has ended. A job is ended only if Slurm shows that it is the run's; with `force` also
+    where Slurm shows nothing about it. Raises RequestError if this is not possible from here, or there is nothing to
+    save yet; SlurmError if Slurm refused or did not answer; OutsideError if the run's job is not known.
     """
     status = status_of([run], shell)[0][0]
     start = status.run_state.start
+    if status.job_proven is False and status.phase in (Phase.UNKNOWN, Phase.LOST):
+        raise OutsideError(
+            f"nothing was ended: {status.detail}",
+            where=str(run.path),
+            hint="Call `launcher cancel` on a login node of the cluster on which the run was submitted.",
+        )
     if status.phase.over or start is None:
         return f"the run has already ended: {status.phase.value}"
     if save:
@@ -45,8 +53,20 @@ def cancel_run(
         raise OutsideError(
             "the run's job is unknown", where=str(run.path), hint="Slurm does not answer; try again when it does."
         )
-    run.journal.write("cancelled", job=status.job)
-    control.cancel([status.job], shell)
+    if status.unknown_since is not None and not force:
+        raise SlurmError(
+            f"job {status.job} was not ended: {status.detail}",
+            where=str(run.path),
+            hint="Try again when Slurm answers: until then it is not known whether the job is still this run's.",
+        )
+    if status.job_proven is None and not force:
+        raise OutsideError(
+            f"job {status.job} was not ended: {UNPROVEN}",
+            where=str(run.path),
+            hint=f"See `scontrol show job {status.job}`; if it is this run's: launcher cancel --force.",
+        )
+    run.journal.write("cancelled", job=status.job, cluster=status.job_cluster)
+    control.cancel([status.job], shell, cluster=status.job_cluster)
     return f"job {status.job} is cancelled"
 
 

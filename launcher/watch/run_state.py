@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher._util.errors import DiskError
+from launcher.contract.paths import RunPaths
 from launcher.contract.process import is_alive
 from launcher.contract.records import AttemptResult, JournalEvent
 from launcher.planning.backend import BACKENDS
@@ -24,6 +25,10 @@ class Start:
     how: str
     time: float
     job: str | None = None
+    cluster: str | None = None
+    """Slurm's name of the job's cluster; None where that was not recorded."""
+    clusters: str | None = None
+    """The clusters among which sbatch was to choose; None for the local one."""
     token: str | None = None
     attempt: str | None = None
     """The attempt that it started, if that was known then."""
@@ -60,6 +65,8 @@ class RunState:
     """Whether `launcher cancel` was called after the newest start."""
     own_job: bool = False
     """Whether it runs in its own batch job."""
+    batch_scripts: tuple[str, ...] = ()
+    """Paths of its batch script, as the submission and as this machine sees it."""
     network: str | None = None
     """The ranks' warning about their network: that of the first node, and the number of nodes with one."""
 
@@ -97,6 +104,7 @@ def read_run_state(run: RunDirectory) -> RunState:
         world_size=int(plan.get("world_size", 0)),
         start=start,
         own_job=_own_job(plan),
+        batch_scripts=_batch_scripts(run, plan),
         attempts=len(attempts),
         cancelled=start is not None and _cancelled(events, start),
     )
@@ -116,6 +124,11 @@ def read_run_state(run: RunDirectory) -> RunState:
 def _own_job(plan: dict[str, Any]) -> bool:
     traits = BACKENDS.get(str(plan.get("backend")))
     return traits is not None and traits.own_job
+
+
+def _batch_scripts(run: RunDirectory, plan: dict[str, Any]) -> tuple[str, ...]:
+    planned = RunPaths(Path(str(plan.get("run_dir", run.path))))
+    return tuple(dict.fromkeys((str(planned.sbatch_script), str(run.sbatch_script))))
 
 
 def _network(attempt: Attempt) -> str | None:
@@ -152,6 +165,8 @@ def _start(events: list[JournalEvent]) -> Start | None:
         how=str(event["event"]),
         time=float(began.get("time", 0)),
         job=event.get("job"),
+        cluster=event.get("cluster"),
+        clusters=intent.get("clusters"),
         token=intent.get("token"),
         attempt=event.get("attempt"),
         host=event.get("host"),

@@ -9,10 +9,13 @@ from typing import Any
 from launcher._util.errors import SlurmError
 from launcher._util.shell import Shell
 from launcher.rundir import RunDirectory
+from launcher.slurm.info import cluster_name
 from launcher.slurm.queue import Answer, Job, State, ask_jobs
 from launcher.slurm.submit import find_submission
 from launcher.watch.progress_state import describe
 from launcher.watch.run_state import RunState, Start, read_run_state
+
+UNPROVEN = "Slurm shows neither the comment nor the command of this job, so it may be another one"
 
 _FAR_S = 300 * 24 * 3600.0
 """Limit of a plausible estimate: behind a job without time limit, Slurm expects a start in a year."""
@@ -32,6 +35,7 @@ class Phase(StrEnum):
     FINISHED = "finished"
     STOPPED = "stopped"
     FAILED = "failed"
+    DIVERGED = "diverged"
     CANCELLED = "cancelled"
     LOST = "lost"
     UNKNOWN = "unknown"
@@ -59,6 +63,10 @@ class RunStatus:
     detail: str = ""
     """What the run waits for, how far it is, or how it ended, in words."""
     job: str | None = None
+    job_cluster: str | None = None
+    """Slurm's name of the job's cluster where it is not the local one."""
+    job_proven: bool | None = None
+    """Whether Slurm's job of this number is the run's: False if it is another one, None if that is not known."""
     job_state: str | None = None
     reason: str | None = None
     """Slurm's reason why the job waits."""
@@ -81,6 +89,8 @@ class RunStatus:
             "over": self.phase.over,
             "detail": self.detail,
             "job": self.job,
+            "job_cluster": self.job_cluster,
+            "job_proven": self.job_proven,
             "job_state": self.job_state,
             "reason": self.reason,
             "expected_start": self.expected_start,
@@ -106,16 +116,53 @@ def status_of(
 ) -> tuple[list[RunStatus], Answer]:
     """Return the statuses of runs, with one query to Slurm, and its answer. Raises DiskError for an unreadable run."""
     run_states = [read_run_state(run) for run in runs]
-    found = [_job_of(each, shell) for each in run_states]
+    here = _local_cluster(run_states, shell)
+    found = [_job_of(each, here, shell) for each in run_states]
     # Slurm is not needed for a run with a verdict, except for a batch job, which may have been requeued.
-    asked = [job for each, (job, _) in zip(run_states, found, strict=True) if job and (not each.result or each.own_job)]
-    answer = ask_jobs(asked, shell, clock=clock) if asked else Answer({}, clock())
+    asked: dict[str | None, list[str]] = {}
+    for each, known in zip(run_states, found, strict=True):
+        if known.job and (not each.result or each.own_job):
+            asked.setdefault(known.cluster, []).append(known.job)
+    answers = {cluster: ask_jobs(ids, shell, cluster=cluster, clock=clock) for cluster, ids in asked.items()}
+    nothing = Answer({}, clock())
     statuses = []
-    for run, each, (job, slurm_error) in zip(runs, run_states, found, strict=True):
-        own_answer = answer if slurm_error is None else replace(answer, unreachable=slurm_error)
-        known = answer.jobs.get(job or "")
-        statuses.append(judge(_ended_meanwhile(run, each, known), known, own_answer))
-    return statuses, answer
+    for run, each, known in zip(runs, run_states, found, strict=True):
+        answer = answers.get(known.cluster, nothing)
+        if known.error is not None:
+            answer = replace(answer, unreachable=known.error)
+        statuses.append(_judge_proven(run, each, known, answer))
+    return statuses, answers.get(None) or next(iter(answers.values()), nothing)
+
+
+@dataclass(frozen=True)
+class _KnownJob:
+    """The job of a run's newest start, as far as it is known without asking for its state."""
+
+    job: str | None = None
+    cluster: str | None = None
+    """None for the local cluster."""
+    error: str | None = None
+    """Why the job could not be looked for."""
+
+
+def _judge_proven(run: RunDirectory, run_state: RunState, known: _KnownJob, answer: Answer) -> RunStatus:
+    """Judge the phase after having made sure that the job which Slurm describes is the run's own."""
+    job, start = answer.jobs.get(known.job or ""), run_state.start
+    if job is None or start is None or start.how == "launched" or job.source == "none" or job.state is State.UNKNOWN:
+        return replace(judge(_ended_meanwhile(run, run_state, job), job, answer), job_cluster=known.cluster)
+    proven = job.belongs_to(start.token, run_state.batch_scripts)
+    if proven is False:
+        words = f"Slurm's job {job.id} is not this run's"
+        if start.cluster is None:
+            answer = replace(answer, unreachable=f"{words}, and the journal does not name the run's cluster")
+            job = Job(job.id, State.UNKNOWN)
+        else:
+            # The right controller was asked: it has lost the run's job, and gives out its numbers again.
+            job = Job(job.id, State.FORGOTTEN, terminal=True, reason=words, source="none")
+    status = judge(_ended_meanwhile(run, run_state, job), job, answer)
+    if proven is None and not status.phase.over:
+        status = replace(status, detail=f"{status.detail} | {UNPROVEN}")
+    return replace(status, job=None if proven is False else status.job, job_cluster=known.cluster, job_proven=proven)
 
 
 def _ended_meanwhile(run: RunDirectory, run_state: RunState, job: Job | None) -> RunState:
@@ -207,7 +254,7 @@ def _over(run_state: RunState, base: RunStatus) -> RunStatus:
     )
     if outcome == "failed" and (state is State.CANCELLED or run_state.cancelled):
         return _with(base, Phase.CANCELLED, words)
-    phase = Phase(outcome) if outcome in ("finished", "stopped", "failed") else Phase.UNKNOWN
+    phase = Phase(outcome) if outcome in ("finished", "stopped", "failed", "diverged") else Phase.UNKNOWN
     return _with(base, phase, words)
 
 
@@ -253,12 +300,26 @@ def _with(base: RunStatus, phase: Phase, detail: str, **more: Any) -> RunStatus:
     return replace(base, phase=phase, detail=detail, **more)
 
 
-def _job_of(run_state: RunState, shell: Shell) -> tuple[str | None, str | None]:
-    """Return the job of the newest start, or why it is unknown; an interrupted submission is found by its token."""
-    start = run_state.start
-    if start is None or start.job or not start.token or start.how not in ("submit_intent", "submit_unknown"):
-        return (start.job if start else None), None
+def _local_cluster(run_states: Sequence[RunState], shell: Shell) -> str | None:
+    """Return the name of the local cluster where the cluster of a job is recorded; None where Slurm does not answer."""
+    if not any(each.start and each.start.cluster for each in run_states):
+        return None
     try:
-        return find_submission(start.token, shell), None
+        return cluster_name(shell)
+    except SlurmError:
+        return None
+
+
+def _job_of(run_state: RunState, here: str | None, shell: Shell) -> _KnownJob:
+    """Return the job of the newest start; that of an interrupted submission is found by its token."""
+    start = run_state.start
+    if start is None:
+        return _KnownJob()
+    if start.job or not start.token or start.how not in ("submit_intent", "submit_unknown"):
+        elsewhere = start.cluster if here is not None and start.cluster != here else None
+        return _KnownJob(start.job, elsewhere)
+    try:
+        found = find_submission(start.token, shell, start.clusters)
     except SlurmError as error:
-        return None, error.message
+        return _KnownJob(error=error.message)
+    return _KnownJob(found.job, found.cluster) if found else _KnownJob()

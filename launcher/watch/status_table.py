@@ -16,6 +16,7 @@ _COLOURS = {
     Phase.RUNNING: "cyan",
     Phase.STARTING: "cyan",
     Phase.FAILED: "red",
+    Phase.DIVERGED: "red",
     Phase.LOST: "red",
     Phase.REFUSED: "red",
     Phase.UNKNOWN: "yellow",

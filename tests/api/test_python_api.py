@@ -161,4 +161,4 @@ print(run.cancel(save=True), run.wait(60, poll_s=0.5).phase, sep="; ")
 """
     late, cancelled = python(user, code).splitlines()
     assert late.endswith("is still running after 0.2 s")
-    assert cancelled == "its ranks save and stop after this iteration; stopped"
+    assert cancelled == "the ranks will save and stop after this iteration; stopped"

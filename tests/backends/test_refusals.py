@@ -70,7 +70,7 @@ def test_a_slurm_profile_without_slurm(alone: User) -> None:
         ((), ("no recipe was given", "recipes/")),
         (("small.py", "x"), ("'x' is not KEY=VALUE",)),
         (("small.py", "train.train_itres=3"), ("train.train_itres", "train.train_iters")),
-        (("small.py", "txet=3"), ("txet is no key", "takes: text, other")),
+        (("small.py", "txet=3"), ("txet is not a key", "takes: text, other")),
         (("small.py", "train.train_iters=abc"), ("train.train_iters", "integer")),
         (("small.py", "train.train_iters=1e3"), ("train.train_iters=1000",)),
         (("small.py", "dataset.sequence_length=8"), ("dataset.seq_length",)),

@@ -61,6 +61,20 @@ def test_a_run_tells_its_progress_and_its_outcome(alone: User) -> None:
     assert f"run directory: {answer['run_dir']}" in done.stderr
 
 
+@pytest.mark.parametrize("where", ["local", "batch"])
+def test_a_loss_of_nan_is_not_a_success(user: User, where: str) -> None:
+    nan = ("toy.iters=6", "toy.nan_from=4", "--name", "nan")
+    if where == "local":
+        done = user.run("run", "small.py", *LOCAL, *nan, "--json", status=1)
+    else:
+        done = user.run("submit", "small.py", *BATCH, *nan, "--follow", status=1)
+    answer = json.loads(done.stdout)
+    assert (answer["outcome"], answer["diverged_at"], answer["loss"]) == ("diverged", 4, None)
+    assert "diverged (the loss was not finite from iteration 4 on): iteration 6 of 6" in done.stderr
+    (status,) = json.loads(user.run("status", "nan", "--json").stdout)["runs"]
+    assert (status["phase"], status["loss"]) == ("diverged", None)
+
+
 @pytest.mark.parametrize(
     ("how", "what"),
     [

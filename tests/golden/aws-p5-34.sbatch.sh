@@ -106,6 +106,6 @@ each=(
 done' tidy "$container_name" >/dev/null 2>>"$attempt_dir/logs/srun.log"
 case ${word##*$'\n'} in
     finished) exit 0 ;;
-    stopped | failed) exit 1 ;;
+    stopped | failed | diverged) exit 1 ;;
     *) fail "no verdict on attempt $LAUNCHER_ATTEMPT (srun ended with status $status); see $attempt_dir/logs/srun.log" ;;
 esac

@@ -84,6 +84,6 @@ each=(
 "${each[@]}" bash "$run_dir/enter.sh" remove "$container_name" 2>>"$attempt_dir/logs/srun.log"
 case ${word##*$'\n'} in
     finished) exit 0 ;;
-    stopped | failed) exit 1 ;;
+    stopped | failed | diverged) exit 1 ;;
     *) fail "no verdict on attempt $LAUNCHER_ATTEMPT (srun ended with status $status); see $attempt_dir/logs/srun.log" ;;
 esac

@@ -74,6 +74,6 @@ verdict=("$run_dir/code/launcher/job/result.py" "$run_dir" "$LAUNCHER_ATTEMPT" 8
 word=$("${one[@]}" "${container[@]}" "${enter_run[@]}" /opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/srun.log")
 case ${word##*$'\n'} in
     finished) exit 0 ;;
-    stopped | failed) exit 1 ;;
+    stopped | failed | diverged) exit 1 ;;
     *) fail "no verdict on attempt $LAUNCHER_ATTEMPT (srun ended with status $status); see $attempt_dir/logs/srun.log" ;;
 esac

@@ -172,7 +172,7 @@ def test_wrong_requests(home: EngineHome, request_: BuildRequest, store: Store) 
     secret = refused(build_args=(("HF_TOKEN", "hf_abc"),))
     assert "build secret" in secret
     assert "hf_abc" not in secret
-    assert "One of zstd" in refused(compression="zip")
+    assert "Use zstd" in refused(compression="zip")
     assert "no level '99'" in refused(compression="zstd:99")
     assert "does not name an image" in refused(name="Not A Name")
     assert not store.entries()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.contract.files import write_json
-from launcher.contract.records import Outcome
+from launcher.contract.records import RankOutcome
 from launcher.job import record
 from launcher.job.errors import UserError
 from launcher.job.rank import Rank, read_rank
@@ -91,7 +91,7 @@ def test_causes(error: BaseException, cause: str, status: int, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("outcome", "status"), [("finished", 0), ("stopped", 0)])
-def test_an_end_in_order_has_status_0(outcome: Outcome, status: int) -> None:
+def test_an_end_in_order_has_status_0(outcome: RankOutcome, status: int) -> None:
     assert record.End(outcome).exit_status == status
 
 

@@ -189,7 +189,8 @@ def test_numbers_come_from_the_metrics(tmp_path: Path) -> None:
     (attempt / "metrics.jsonl").write_text(f'{text}\n{{"iteration": 4, "loss": null, "seconds": true}}\n{{"iterat')
     (attempt / "timeline.jsonl").write_text('{"time": 3.5, "event": "imports"}\n[1]\n{"time": 4.5, "event": "end"}\n')
     result = verdict.compose(AttemptPaths(attempt), 1, 0, now=100.0)
-    assert (result["iteration"], result["train_iters"], result["loss"]) == (5, 20, 7.0)
+    # The loss of iteration 4 was not logged: that of iteration 3 does not stand for it.
+    assert (result["iteration"], result["train_iters"], result["loss"]) == (5, 20, None)
     assert (result["seconds_per_iteration"], result["started"], result["ended"]) == (0.4, 3.5, 11.0)
 
 
@@ -225,3 +226,43 @@ def test_as_a_file_on_the_oldest_python(tmp_path: Path) -> None:
         done = call(*wrong)
         assert (done.returncode, done.stdout) == (2, "")
         assert "usage" in done.stderr
+
+
+LINE = {"train_iters": 20, "seconds": 0.1}
+GOOD, NAN = {**LINE, "loss": 2.0}, {**LINE, "loss": float("nan")}
+NULLED = {**LINE, "loss": None, "not_finite": ["grad_norm", "loss"]}
+UNLOGGED = {**LINE, "loss": None}
+SKIPPED = {**NULLED, "skipped": True}
+INFINITE = {**LINE, "loss": float("inf")}
+CRASHED = record("failed")
+
+
+@pytest.mark.parametrize(
+    ("lines", "end", "outcome", "diverged_at", "loss"),
+    [
+        ([GOOD] * 3 + [NAN] * 3, FINISHED, "diverged", 4, None),
+        ([GOOD] * 3 + [NULLED] * 3, FINISHED, "diverged", 4, None),
+        ([GOOD] * 5 + [INFINITE], FINISHED, "diverged", 6, None),
+        ([GOOD, NAN, GOOD, NAN], STOPPED, "diverged", 4, None),
+        ([NAN] * 9 + [GOOD], FINISHED, "finished", None, 2.0),
+        ([GOOD, UNLOGGED], FINISHED, "finished", None, None),
+        ([UNLOGGED] * 12, FINISHED, "finished", None, None),
+        ([GOOD] + [SKIPPED] * 12, FINISHED, "finished", None, None),
+        ([GOOD, NULLED, SKIPPED, NULLED, SKIPPED], FINISHED, "diverged", 2, None),
+        ([GOOD] + [NULLED] * 9, CRASHED, "failed", 2, None),
+        ([GOOD] + [NULLED] * 10, CRASHED, "diverged", 2, None),
+        ([], FINISHED, "finished", None, None),
+    ],
+    ids=str,
+)
+def test_a_loss_that_is_not_finite_is_an_outcome_and_is_not_replaced_by_an_older_one(
+    tmp_path: Path, lines: list[dict[str, Any]], end: dict[str, Any], outcome: str, diverged_at: int | None, loss: Any
+) -> None:
+    attempt_of(tmp_path, [(end, "0 11 n1")])
+    numbered = [json.dumps({"iteration": index, **line}) for index, line in enumerate(lines, 1)]
+    (tmp_path / "attempts/000/metrics.jsonl").write_text("".join(f"{line}\n" for line in numbered))
+    result = verdict.compose(AttemptPaths(tmp_path / "attempts/000"), 1, 0, now=100.0)
+    assert (result["outcome"], result["diverged_at"], result["loss"]) == (outcome, diverged_at, loss)
+    if outcome == "diverged":
+        assert f"not finite from iteration {diverged_at} on" in str(result["reason"])
+        assert ("rank 0: ValueError: bad" in str(result["reason"])) is (end is CRASHED)

@@ -107,7 +107,7 @@ def test_a_controller_that_is_not_there_got_nothing() -> None:
 
 def test_a_job_that_has_ended_is_found_in_accounting() -> None:
     shell = Recorder({"squeue": said(), "sacct": said("12|token-1|run\n")})
-    assert find_submission("token-1", shell) == "12"
+    assert find_submission("token-1", shell) == Submission("12", recovered=True)
 
 
 # ---- on a real cluster
@@ -159,7 +159,7 @@ def test_a_job_of_a_real_cluster(slurm_cluster: VirtualCluster, script: Path, mo
     name = "a|b $(c) 'd'"
     sent = submit(script, LocalShell(), token="run-7f3a", options=["--comment=run-7f3a", f"--job-name={name}"])
     assert slurm_cluster.wait(sent.job, "COMPLETED") == "COMPLETED"
-    assert find_submission("run-7f3a", LocalShell()) == sent.job, "also after it has ended"
+    assert find_submission("run-7f3a", LocalShell()) == Submission(sent.job, recovered=True), "also after it has ended"
     assert find_submission("run-0000", LocalShell()) is None
 
 

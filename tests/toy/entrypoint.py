@@ -1,9 +1,9 @@
 """A stand-in for entrypoint.py: the same files, the same end, no Megatron; the standard library alone.
 
 It is told what to do by overrides: toy.iters, toy.seconds (of an iteration), toy.save_every, toy.seed,
-toy.start_seconds, toy.fail_rank with toy.fail_step and toy.fail_how (raise, user, exit, kill, hang). What it was given
-lies afterwards in ranks/NNNN.seen.json. Its loss depends on step, seed and world size alone: a resumed run must
-repeat it exactly.
+toy.start_seconds, toy.nan_from (the step from which the loss is NaN), toy.fail_rank with toy.fail_step and toy.fail_how
+(raise, user, exit, kill, hang). What it was given lies afterwards in ranks/NNNN.seen.json. Its loss depends on step,
+seed and world size alone: a resumed run must repeat it exactly.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ def main() -> int:
     event("imports", time.time() - START)
     time.sleep(float(told.get("toy.start_seconds", 0)))
     event("model", time.time() - START)
-    step = resume()
+    step, nan = resume(), float("nan")
     event("train_start", None)
     while step < iters:
         step += 1
@@ -122,7 +122,9 @@ def main() -> int:
         line = {
             "iteration": step,
             "train_iters": iters,
-            "loss": loss(step, str(told.get("toy.seed", 1))),
+            "loss": loss(step, str(told.get("toy.seed", 1)))
+            if step < int(told.get("toy.nan_from", iters + 1))
+            else nan,
             "grad_norm": 1.0 / step,
         }
         line |= {"learning_rate": 1e-3, "seconds": took, "tokens": 64 * WORLD, "tokens_per_second": 64 * WORLD / took}

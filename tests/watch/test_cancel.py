@@ -115,7 +115,7 @@ def test_not_from_here(path: Path) -> None:
 
 def test_a_waiting_job_has_nothing_to_save(path: Path) -> None:
     run = make_run(path, *submitted())
-    waiting = Result(("squeue",), 0, f"12|12|PENDING|{int(BEGIN)}|N/A|1||Priority\n", "")
+    waiting = Result(("squeue",), 0, f"12|12|PENDING|{int(BEGIN)}|N/A|1||Priority|/x/sbatch.sh|/x|token-1\n", "")
     shell = Recorder({"squeue": waiting, "scancel": Result(("scancel",), 0, "", "")})
     with pytest.raises(RequestError, match="nothing to save"):
         cancel_run(run, shell, save=True)

@@ -70,7 +70,8 @@ def test_what_is_not_there(run: RunDirectory, options: dict[str, str], words: st
 
 
 def squeue(state: str) -> Recorder:
-    return Recorder({"squeue": Result(("squeue",), 0, f"12|12|{state}|{int(BEGIN)}|N/A|1|n1|Priority\n", "")})
+    line = f"12|12|{state}|{int(BEGIN)}|N/A|1|n1|Priority|/x/sbatch.sh|/x|token-1\n"
+    return Recorder({"squeue": Result(("squeue",), 0, line, "")})
 
 
 def test_following_ends_with_the_attempt_and_misses_nothing(run: RunDirectory) -> None:

@@ -29,6 +29,13 @@ FAILED = {
     "iteration": 2,
     "first_failing_rank": {"rank": 1, "host": "n2", "what": "ValueError: bad", "cause": "program"},
 }
+DIVERGED = {
+    "outcome": "diverged",
+    "reason": "the loss was not finite from iteration 4 on",
+    "iteration": 20,
+    "train_iters": 20,
+    "loss": None,
+}
 STOPPED = {"outcome": "stopped", "reason": "requested", "iteration": 7, "train_iters": 20}
 
 
@@ -84,6 +91,7 @@ def test_starting_running_stopping(run: RunDirectory) -> None:
         (State.COMPLETING, FINISHED, Phase.FINISHED, "iteration 20/20"),
         (State.FAILED, FAILED, Phase.FAILED, "rank 1: ValueError: bad"),
         (State.FAILED, STOPPED, Phase.STOPPED, "requested"),
+        (State.FAILED, DIVERGED, Phase.DIVERGED, "from iteration 4 on | iteration 20/20"),
         (State.TIMEOUT, STOPPED, Phase.STOPPED, "the job's time limit | requested"),
         (State.FORGOTTEN, FINISHED, Phase.FINISHED, "iteration 20/20"),
         (State.FORGOTTEN, FAILED, Phase.FAILED, "rank 1"),

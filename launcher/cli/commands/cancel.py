@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     complete(add("runs", metavar="RUN", nargs="+", help="a directory, a run id, or a name's newest run"), "runs")
     add("--checkpoint", action="store_true", help="ask the ranks to save a checkpoint and stop after this iteration")
+    add("--force", action="store_true", help="end the job even if Slurm does not show whether it is the run's")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)
 
@@ -21,7 +22,7 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.api.cancel import cancel
 
     done = {}
-    for one in cancel(parsed.runs, run_root=parsed.run_root, save=parsed.checkpoint):
+    for one in cancel(parsed.runs, run_root=parsed.run_root, save=parsed.checkpoint, force=parsed.force):
         done[str(one.run.path)] = one.detail
         info(f"{one.run.path.parent.name}/{one.run.path.name}: {one.detail}")
     if parsed.json:

@@ -81,7 +81,7 @@ def _follow(submitted: "SubmittedRun", counted: "Interrupts") -> tuple[int, dict
     from launcher.watch.follower import Follower
 
     job, run_id = submitted.job, submitted.run_id
-    with Follower(submitted.run, Poller((job,), LocalShell())) as follower:
+    with Follower(submitted.run, Poller((job,), LocalShell(), submitted.cluster)) as follower:
         outcome = follow_run(submitted.run, tick=follower.tick, leave=lambda: counted.count > 0)
         if outcome is None:
             info(f"job {job} goes on; launcher status {run_id} shows how, launcher cancel {run_id} ends it")

@@ -29,7 +29,11 @@ def outcome(subject: Subject) -> Sequence[Block]:
         return ()
     rows = tuple(_row(attempt, result) for attempt, result in judged)
     blocks: list[Block] = [Table("Attempts", _COLUMNS, rows, _NUMERIC)]
-    failed = [(attempt, result) for attempt, result in judged if result.get("outcome") == "failed"]
+    failed = [
+        (attempt, result)
+        for attempt, result in judged
+        if result.get("outcome") == "failed" or result.get("first_failing_rank")
+    ]
     for attempt, result in reversed(failed[-_FAILURES:]):
         blocks += _failure(subject, attempt, result)
     if len(failed) > _FAILURES:
