@@ -134,6 +134,10 @@ _.selected
 _.MODELS
 _.own_files
 
+# Python and pydantic call these by themselves.
+_.__dir__
+_._minutes
+
 # Dead, or used by tests alone: to be removed.
 _.DIFFERENT_VARIABLES
 _.INIT

@@ -260,5 +260,5 @@ def test_checks_are_what_they_say() -> None:
     for wrong in (("x", "good"), ("x", "skip"), ("x", "fail", "", None, "reason")):
         with pytest.raises(ValueError, match="x: "):
             Check(*wrong)
-    with pytest.raises(ValueError, match="no check"):
+    with pytest.raises(ValueError, match="not a check"):
         from_dict({"verdict": "ok"})

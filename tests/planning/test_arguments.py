@@ -85,7 +85,7 @@ WRONG = [
     (PEFT, {"peft": "lora", "peft_scheme": "dora"}, "contradict each other", "Leave one"),
     (SFT, {"seq_length": "long"}, "seq_length=long sets model.seq_length: model.seq_length takes an integer", None),
     (SFT, {"data": ""}, "data= is empty", "PREFIX"),
-    (SFT, {"data": "hf:"}, "names no data set", "hf:squad"),
+    (SFT, {"data": "hf:"}, "does not name a data set", "hf:squad"),
     (SFT, {"data": "0.3 /a /b"}, "weights and prefixes do not alternate", "0.3,/data/a,0.7,/data/b"),
     (SFT, {"data": "/a.jsonl,/b.jsonl"}, "only one file of samples", "directory"),
     (SFT, {"data_columns": "a,b,c"}, "it takes PROMPT,COMPLETION", "question,answer"),
