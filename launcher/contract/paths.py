@@ -51,6 +51,11 @@ class AttemptPaths:
         return self.logs / "srun.log"
 
     @property
+    def verdict_log(self) -> Path:
+        """What srun said of the steps after the training: the verdict and the clean-up."""
+        return self.logs / "verdict.log"
+
+    @property
     def ranks(self) -> Path:
         """The directory of what each rank left about its end."""
         return self.path / "ranks"

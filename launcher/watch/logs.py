@@ -60,7 +60,7 @@ def choose(run: RunDirectory, attempt: Attempt, rank: str | None) -> list[RankLo
     first = result.get("first_failing_rank") or {}
     chosen = attempt.log(int(first.get("rank", 0)))
     if result and not chosen.is_file():
-        outside = (attempt.srun_log, run.sbatch_log)
+        outside = (attempt.srun_log, attempt.verdict_log, run.sbatch_log)
         return [RankLog(next((path for path in outside if path.is_file() and path.stat().st_size), chosen))]
     return [RankLog(chosen)]
 
