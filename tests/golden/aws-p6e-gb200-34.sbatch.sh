@@ -82,17 +82,31 @@ trap : INT TERM # a signal ends the step, not this script, which still has to wr
 "${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log"
 status=$?
 
+# ---- resources: srun reads those of the job from its variables; the steps below take one task each, and no GPU count
+for variable in $(compgen -v); do
+    case $variable in
+        SLURM_GPU* | SLURM_GRES* | SLURM_STEP_GRES | SLURM_TRES_* | SLURM_MEM_* | SLURM_CPU_BIND* | SLURM_CPUS_PER_*) ;;
+        SLURM_NTASKS* | SLURM_NPROCS | SLURM_DISTRIBUTION | SLURM_HINT | SLURM_THREAD* | SLURM_CORE_SPEC) ;;
+        SLURM_EXACT | SLURM_EXCLUSIVE | SLURM_LABELIO | SLURM_STD*MODE | SLURM_SIGNAL | SRUN_*) ;;
+        *) continue ;;
+    esac
+    unset "$variable"
+done
+
 # ---- verdict: launcher/job writes it, in the image; this script reads one word
 one=(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10)
 verdict=("$run_dir/code/launcher/job/result.py" "$run_dir" "$LAUNCHER_ATTEMPT" 136 "$status")
-word=$("${one[@]}" "${container[@]}" "${enter_run[@]}" python3 "${verdict[@]}" 2>>"$attempt_dir/logs/srun.log")
-# Where no container starts, the launcher's own interpreter writes it.
-[[ -n $word ]] || word=$("${one[@]}" /opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/srun.log")
+no_gpus=(--gres=none) # else the controller asks for all GPUs of the job on the one node
+# A container's hooks may need the GPUs. Where no container starts, the launcher's own interpreter writes the verdict.
+inside=("${container[@]}" "${enter_run[@]}" python3 "${verdict[@]}")
+word=$("${one[@]}" "${inside[@]}" 2>>"$attempt_dir/logs/verdict.log")
+[[ -n $word ]] || word=$("${one[@]}" "${no_gpus[@]}" "${inside[@]}" 2>>"$attempt_dir/logs/verdict.log")
+[[ -n $word ]] || word=$("${one[@]}" "${no_gpus[@]}" /opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/verdict.log")
 
 # ---- clean up: remove the unpacked image from each node; containers of cancelled jobs are removed by later jobs
 each=(
     srun --nodes=34 --ntasks=34 --ntasks-per-node=1 --nodelist="$nodelist"
-    --export="$export" --input=none --time=10 --overcommit
+    --export="$export" --input=none --time=10 --overcommit "${no_gpus[@]}"
 )
 # shellcheck disable=SC2016 # expanded by the nodes' shells
 "${each[@]}" bash -c 'for name in $(enroot list); do
@@ -105,9 +119,9 @@ each=(
         [[ -z $answer || $answer == *"Invalid job id"* ]] || continue
     fi
     enroot remove --force "$name"
-done' tidy "$container_name" >/dev/null 2>>"$attempt_dir/logs/srun.log"
+done' tidy "$container_name" >/dev/null 2>>"$attempt_dir/logs/verdict.log"
 case ${word##*$'\n'} in
     finished) exit 0 ;;
     stopped | failed | diverged) exit 1 ;;
-    *) fail "no verdict on attempt $LAUNCHER_ATTEMPT (srun ended with status $status); see $attempt_dir/logs/srun.log" ;;
+    *) fail "no verdict on attempt $LAUNCHER_ATTEMPT (srun ended with status $status); see $attempt_dir/logs/verdict.log" ;;
 esac
