@@ -1,6 +1,7 @@
 """Continuing a run: which one is meant, whether it can go on, and what it is asked for again."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from launcher._util.errors import RequestError
@@ -8,6 +9,8 @@ from launcher.api.locate import find_run
 from launcher.planning import assignments
 from launcher.planning.profiler.model import OPTIONS
 from launcher.rundir import RunDirectory
+from launcher.rundir.lease import end_lease
+from launcher.rundir.submit_lock import submit_lock
 
 
 def find_resumed(stated: dict[str, Any]) -> RunDirectory:
@@ -42,6 +45,22 @@ def continued_request(run: RunDirectory, stated: Mapping[str, Any]) -> dict[str,
     if merged.get("entrypoint"):
         merged["entrypoint"] = str(run.code / "entrypoint.py")
     return merged
+
+
+@contextmanager
+def starting_alone(run: RunDirectory | None) -> Iterator[None]:
+    """Keep other launchers from starting an attempt of the run that is continued; nothing for a new run (None).
+
+    Between the plan and this moment another launcher may have started one: that is looked at again. The lease of an
+    owner that has ended is put aside. Raises RequestError.
+    """
+    if run is None:
+        yield
+        return
+    with submit_lock(run):
+        _require_resumable(run)
+        end_lease(run)
+        yield
 
 
 def _require_resumable(run: RunDirectory) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from launcher._util.shell import LocalShell
 from launcher.api.prepare_plan import PreparedPlan
 from launcher.api.progress import Progress
+from launcher.api.resume import starting_alone
 from launcher.backends import start, wait
 from launcher.backends.protocol import StartedRun
 from launcher.backends.wait import Interrupts
@@ -32,7 +33,8 @@ def start_run(prepared: PreparedPlan, progress: Progress) -> StartedRun:
     """
     for warning in prepared.plan.warnings:
         progress.warn(warning)
-    return start.start_run(prepared.plan, prepared.inputs.host, prepared.resumed, LocalShell(), progress.warn)
+    with starting_alone(prepared.resumed):
+        return start.start_run(prepared.plan, prepared.inputs.host, prepared.resumed, LocalShell(), progress.warn)
 
 
 def wait_for_run(

@@ -8,6 +8,7 @@ from typing import Any
 from launcher._util.shell import LocalShell
 from launcher.api.prepare_plan import PreparedPlan
 from launcher.api.progress import Progress
+from launcher.api.resume import starting_alone
 from launcher.api.run import Outcome
 from launcher.backends import start
 from launcher.rundir import RunDirectory
@@ -48,7 +49,8 @@ def submit_plan(prepared: PreparedPlan, progress: Progress) -> SubmittedRun:
     plan = prepared.plan
     for warning in plan.warnings:
         progress.warn(warning)
-    started = start.submit_run(plan, prepared.inputs.host, prepared.resumed, LocalShell(), progress.warn)
+    with starting_alone(prepared.resumed):
+        started = start.submit_run(plan, prepared.inputs.host, prepared.resumed, LocalShell(), progress.warn)
     submission = started.submission
     return SubmittedRun(started.run, submission.job, submission.cluster, plan.name, plan.run_id)
 

@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import dataclass
 
 from launcher._util import shell as programs
+from launcher._util.errors import DiskError
 from launcher._util.processes import this_launcher
 from launcher._util.shell import Shell
 from launcher.backends.local import exit_status
@@ -50,7 +51,12 @@ class AllocationBackend:
         environment = for_allocation(plan, host.environ)
         process = programs.start(["bash", str(run.sbatch_script)], env=environment, log=run.sbatch_log)
         mine, cluster = this_launcher(process.pid), host.environ.get("SLURM_CLUSTER_NAME")
-        run.journal.write(
-            "launched", backend=plan.backend.name, job=host.environ["SLURM_JOB_ID"], cluster=cluster, **mine
-        )
-        return AllocatedStep(run, process)
+        job, step = host.environ["SLURM_JOB_ID"], AllocatedStep(run, process)
+        try:
+            run.journal.write("launched", backend=plan.backend.name, token=plan.token, job=job, cluster=cluster, **mine)
+        except DiskError:
+            # What is not recorded must not go on: its directory is about to be removed.
+            step.cancel()
+            process.wait()
+            raise
+        return step

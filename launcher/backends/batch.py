@@ -1,8 +1,9 @@
 """The batch backend: sbatch.sh as a Slurm job of its own, submitted once, recorded before and after."""
 
+import contextlib
 from dataclasses import dataclass, field
 
-from launcher._util.errors import LauncherError, SlurmError
+from launcher._util.errors import DiskError, LauncherError, SlurmError
 from launcher._util.shell import Shell
 from launcher.backends.image_uses import record_job
 from launcher.backends.process_environment import for_job
@@ -15,6 +16,10 @@ from launcher.slurm.info import cluster_name
 from launcher.slurm.poller import Poller
 from launcher.slurm.queue import Job
 from launcher.slurm.submit import Submission, SubmissionUnknownError, submit
+
+
+class QueuedUnrecordedError(DiskError):
+    """Slurm has the job, and its number could not be written to the journal."""
 
 
 @dataclass
@@ -76,24 +81,35 @@ class BatchBackend:
 
 def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> Submission:
     """Submit sbatch.sh; the journal records the intent and the outcome."""
-    token, clusters = submission_token(plan), dict(plan.directives).get("clusters")
+    token, clusters = plan.token, dict(plan.directives).get("clusters")
     run.journal.write("submit_intent", token=token, submission=plan.submission, clusters=clusters)
     environment = for_job(plan, host.environ)
     try:
         submission = submit(run.sbatch_script, shell, token=token, clusters=clusters, env=environment, cwd=run.path)
     except SubmissionUnknownError as error:
-        run.journal.write("submit_unknown", token=token, error=error.message)
+        # The intent is on disk. A journal that takes no more must not hide what sbatch has answered.
+        with contextlib.suppress(DiskError):
+            run.journal.write("submit_unknown", token=token, error=error.message)
         raise
     except LauncherError as error:
-        run.journal.write("submit_refused", token=token, error=error.message)
+        with contextlib.suppress(DiskError):
+            run.journal.write("submit_refused", token=token, error=error.message)
         raise
-    run.journal.write(
-        "submitted",
-        backend=plan.backend.name,
-        job=submission.job,
-        cluster=submission.cluster or _local_cluster(shell),
-        recovered=submission.recovered,
-    )
+    try:
+        run.journal.write(
+            "submitted",
+            backend=plan.backend.name,
+            token=token,
+            job=submission.job,
+            cluster=submission.cluster or _local_cluster(shell),
+            recovered=submission.recovered,
+        )
+    except DiskError as error:
+        raise QueuedUnrecordedError(
+            f"job {submission.job} is queued, but that could not be recorded: {error.message}",
+            where=error.where,
+            hint=f"`launcher status {run.path}` finds the job in Slurm; `scancel {submission.job}` ends it.",
+        ) from error
     return submission
 
 
@@ -103,8 +119,3 @@ def _local_cluster(shell: Shell) -> str | None:
         return cluster_name(shell)
     except SlurmError:
         return None
-
-
-def submission_token(plan: Plan) -> str:
-    """Return the comment of the job, which identifies this submission among all others."""
-    return dict(plan.directives)["comment"] or ""

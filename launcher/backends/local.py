@@ -1,5 +1,6 @@
 """The local backend: ranks as plain processes of this machine, each running step.sh as srun would run it."""
 
+import contextlib
 import os
 import random
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from launcher._util import shell as programs
-from launcher._util.errors import OutsideError
+from launcher._util.errors import DiskError, OutsideError
 from launcher._util.processes import this_launcher
 from launcher._util.shell import Shell
 from launcher.backends.process_environment import inherited
@@ -18,6 +19,7 @@ from launcher.discovery.host import HostContext
 from launcher.planning.backend import LOCAL
 from launcher.planning.model import Plan
 from launcher.rundir import Attempt, RunDirectory
+from launcher.rundir.lease import end_lease, take_lease
 
 _KILL_AFTER_S = 10
 """Between SIGTERM and SIGKILL, for ranks that wait for one that failed."""
@@ -42,11 +44,14 @@ class LocalRanks:
         try:
             for rank in range(self.plan.world_size):
                 self.processes.append(self._start_rank(rank, port))
+            mine, token = this_launcher(self.processes[0].pid), self.plan.token
+            self.run.journal.write(
+                "launched", backend=self.plan.backend.name, token=token, attempt=self.attempt.name, **mine
+            )
         except OutsideError:
             self.signal(signal.SIGKILL)
+            end_lease(self.run, only=self.plan.token)
             raise
-        mine = this_launcher(self.processes[0].pid)
-        self.run.journal.write("launched", backend=self.plan.backend.name, attempt=self.attempt.name, **mine)
 
     def _start_rank(self, rank: int, port: int) -> "subprocess.Popen[bytes]":
         return programs.start(
@@ -127,6 +132,8 @@ class LocalRanks:
             str(status),
         ]
         word = programs.run(argv).stdout.strip()
+        with contextlib.suppress(DiskError):
+            end_lease(self.run, only=self.plan.token)
         if self.plan.container is not None:
             # If the launcher is killed before this, the next run on this machine removes the container.
             programs.run(self._enter("remove"), env=inherited(self.plan, self.environ), check=False)
@@ -139,8 +146,12 @@ class LocalBackend:
     traits = LOCAL
 
     def start(self, plan: Plan, run: RunDirectory, host: HostContext, shell: Shell) -> LocalRanks:  # noqa: ARG002
-        """Begin an attempt and start its ranks. Raises OutsideError."""
-        ranks = LocalRanks(run, run.begin_attempt(), plan, host.python, host.environ)
+        """Begin an attempt and start its ranks. Raises OutsideError, also where another job or process owns the run."""
+        attempt = run.begin_attempt()
+        if (owner := take_lease(run, plan.token, attempt.name)) is not None:
+            who = f"job {owner['job_id']}" if owner["job_id"] else f"a process on {owner['host']}"
+            raise OutsideError(f"{who} executes this run", where=str(run.path), hint="See `launcher status`.")
+        ranks = LocalRanks(run, attempt, plan, host.python, host.environ)
         ranks.start()
         return ranks
 

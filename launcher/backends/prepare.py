@@ -53,7 +53,6 @@ def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
             partial.mkdir()
             _write_records(partial, plan, texts)
             copy_code(RunPaths(partial).code, plan)
-            RunPaths(partial).claims.mkdir()
             partial.rename(final)
         except (OSError, DiskError) as error:
             _remove(partial, made)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from launcher._util.errors import LauncherError, SlurmError
 from launcher._util.shell import Shell
 from launcher.backends.allocation import AllocationBackend
-from launcher.backends.batch import BatchBackend, BatchJob
+from launcher.backends.batch import BatchBackend, BatchJob, QueuedUnrecordedError
 from launcher.backends.image_uses import forget_image_use, record_image_use
 from launcher.backends.local import LocalBackend
 from launcher.backends.prepare import prepare
@@ -26,8 +26,8 @@ def start_run(
     """Write the run directory of a plan and start the run.
 
     Raises DiskError, CommandError, SlurmError, or ImageError for an image that was removed meanwhile. A new run that
-    was not started leaves nothing behind; where Slurm did not answer and the job may exist, the directory stays,
-    because the job would need it.
+    was not started leaves nothing behind; where the job exists or may exist, the directory stays, because the job
+    would need it.
     """
     return _start(BACKENDS[plan.backend.name], plan, host, resumed, shell, warn)
 
@@ -58,6 +58,8 @@ def _start[Started: StartedRun](
             error.message,
             hint=f"The run directory stays, because the job would need it: launcher status {run.path}\n{error.hint}",
         ) from error
+    except QueuedUnrecordedError:
+        raise
     except LauncherError:
         forget_image_use(plan)
         prepared.rollback()

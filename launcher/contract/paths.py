@@ -201,9 +201,14 @@ class RunPaths:
         return self.path / "journal.jsonl"
 
     @property
-    def claims(self) -> Path:
-        """The directory of which job owns which submission."""
-        return self.path / "claims"
+    def lease(self) -> Path:
+        """The file that names the run's owner; missing while no job or process executes the run."""
+        return self.path / "lease"
+
+    @property
+    def submit_lock(self) -> Path:
+        """The file that the launcher locks while it starts another attempt."""
+        return self.path / ".submit.lock"
 
     @property
     def attempts_directory(self) -> Path:
@@ -230,9 +235,9 @@ class RunPaths:
         """What `launcher page` made of the run."""
         return self.path / "page.html"
 
-    def claim(self, submission: int) -> Path:
-        """Return the path of the file that holds the job of a submission."""
-        return self.claims / f"submission-{submission}"
+    def ended_lease(self, nonce: str) -> Path:
+        """Return the path of the lease of an owner that has ended."""
+        return self.path / f"lease.{nonce}.ended"
 
     def attempt_paths(self, name: str) -> AttemptPaths:
         """Return the paths of the attempt of this name (`000`), whether it exists or not."""

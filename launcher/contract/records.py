@@ -445,12 +445,29 @@ class AttemptResult(ProgressResult):
     ended: float
 
 
+# ---- the lease
+
+
+class Lease(TypedDict):
+    """The content of the file `lease`: who executes the run now."""
+
+    version: Literal[1]
+    nonce: str
+    """The token of its submission."""
+    cluster: Optional[str]
+    job_id: Optional[str]
+    """None for a process outside Slurm."""
+    host: str
+    attempt: str
+    time: float
+
+
 # ---- the journal
 
 StartEvent = Literal["submit_intent", "submit_unknown", "submit_refused", "submitted", "launched"]
 """The events that say how a run was started, and what came of that."""
 
-JournalEventName = Literal[StartEvent, "stop_requested", "cancelled"]
+JournalEventName = Literal[StartEvent, "not_owner", "stop_requested", "cancelled"]
 
 
 class StartedBy(TypedDict):
@@ -473,6 +490,9 @@ class JournalValues(TypedDict, total=False):
     """Slurm's name of the job's cluster; None where Slurm did not say."""
     clusters: Optional[str]
     """The clusters among which the request lets Slurm choose, as given to sbatch."""
+    owner: str
+    """The nonce of the job that owns the run, where another one has not got it."""
+    owner_job: str
     recovered: bool
     error: str
     attempt: str

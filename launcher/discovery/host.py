@@ -47,7 +47,10 @@ class HostContext:
     """Seconds since the epoch."""
 
     run_id: str
-    """The id of a new run: its time and four random hexadecimal digits."""
+    """The id of a new run: its time and twelve random hexadecimal digits."""
+
+    nonce: str
+    """Random, for the one submission that this process may make."""
 
     has_slurm: bool
     """Whether srun and sbatch are on the PATH."""
@@ -69,11 +72,17 @@ def detect_host(environ: Mapping[str, str] = os.environ, directory: Path | None 
         user=environ.get("USER") or getpass.getuser(),
         hostname=socket.gethostname(),
         now=now,
-        run_id=f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(2)}",
+        run_id=new_run_id(now),
+        nonce=secrets.token_hex(6),
         has_slurm=bool(shutil.which("srun", path=path) and shutil.which("sbatch", path=path)),
         gpus=count_gpus(environ),
         allocation=read_allocation(environ),
     )
+
+
+def new_run_id(now: float) -> str:
+    """Return an id for a run that begins at `now`: 48 random bits tell it from others of the same second."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(6)}"
 
 
 def count_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int:

@@ -127,6 +127,11 @@ class Plan:
         """Number of ranks."""
         return self.layout.world_size
 
+    @property
+    def token(self) -> str:
+        """What identifies this submission among all others: the comment of its job, and the nonce of its lease."""
+        return dict(self.directives)["comment"] or ""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values: the backend by its name, and the world size where readers look for it."""
         return {**dataclasses.asdict(self), "backend": self.backend.name, "world_size": self.world_size}

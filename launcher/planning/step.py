@@ -68,7 +68,7 @@ def sbatch_options(
         "job-name": name,
         "output": f"{run_dir}/sbatch.log",
         "open-mode": "append",
-        "comment": f"launcher:{Path(run_dir).name}:{inputs.submission}",
+        "comment": f"launcher:{Path(run_dir).name}:{inputs.host.nonce}",
         "nodes": layout.nodes,
         "ntasks-per-node": layout.ranks_per_node,
     }

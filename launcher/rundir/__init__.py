@@ -2,6 +2,8 @@
 
 run_directory   a run and its attempts: reading and writing their files
 journal         what the launcher did, one line each, on disk before the next step
+lease           which job or process executes a run
+submit_lock     one launcher at a time starts another attempt
 finding         runs by directory, run id or name
 """
 

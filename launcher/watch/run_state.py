@@ -12,6 +12,7 @@ from launcher.contract.process import is_alive
 from launcher.contract.records import AttemptResult, JournalEvent
 from launcher.planning.backend import BACKENDS
 from launcher.rundir import Attempt, RunDirectory
+from launcher.rundir.lease import ended_lease, read_lease
 from launcher.watch.progress_state import AttemptProgress, advance
 from launcher.watch.tail import last_lines
 
@@ -72,8 +73,8 @@ class RunState:
 
 
 def newest_start(run: RunDirectory) -> Start | None:
-    """Return the newest start of the run; None if it was never started."""
-    return _start(run.journal.read())
+    """Return the newest start of the run, of several at once that of its owner; None if it was never started."""
+    return _start(run, run.journal.read())
 
 
 def current_attempt(run: RunDirectory, start: Start | None) -> Attempt | None:
@@ -91,7 +92,7 @@ def read_run_state(run: RunDirectory) -> RunState:
     """Read the state of a run. Raises RequestError if `run` is not a run directory, DiskError if it is unreadable."""
     plan = run.plan
     events = run.journal.read()
-    start = _start(events)
+    start = _start(run, events)
     attempts = run.attempts()
     current = current_attempt(run, start)
     run_state = RunState(
@@ -152,28 +153,50 @@ def attempt_progress(attempt: Attempt) -> AttemptProgress:
     return advance(advance(AttemptProgress(), last_lines(attempt.timeline)), last_lines(attempt.metrics))
 
 
-def _start(events: list[JournalEvent]) -> Start | None:
-    """Return the newest start, completed by the intent that precedes the outcome of a submission."""
-    newest = next((index for index in reversed(range(len(events))) if events[index].get("event") in _STARTS), None)
-    if newest is None:
+def _start(run: RunDirectory, events: list[JournalEvent]) -> Start | None:
+    """Return the start to which the run belongs now, completed by the intent that precedes a submission's outcome.
+
+    That is the owner's while the run has one, otherwise the newest whose job was not turned away by an owner.
+    """
+    starts = [(event, _intent(events, index)) for index, event in enumerate(events) if event.get("event") in _STARTS]
+    if not starts:
         return None
-    event = events[newest]
-    none: dict[str, Any] = {}
-    intent = next((each for each in reversed(events[: newest + 1]) if each.get("event") == "submit_intent"), none)
+    owner = read_lease(run)
+    turned_away = {event.get("job") for event in events if event.get("event") == "not_owner"}
+    owned = [each for each in starts if owner and _token(*each) == owner["nonce"]]
+    others = [each for each in starts if each[0].get("job") is None or each[0].get("job") not in turned_away]
+    event, intent = (owned or others or starts)[-1]
     began = intent if str(event["event"]).startswith("submit") and intent else event
+    token = _token(event, intent)
+    lease = owner if owner and owner["nonce"] == token else ended_lease(run, token) if token else None
+    # Of two jobs that one submission has led to, the owner counts.
+    job = lease["job_id"] if lease and lease["job_id"] else event.get("job")
     return Start(
         how=str(event["event"]),
         time=float(began.get("time", 0)),
-        job=event.get("job"),
+        job=job,
         cluster=event.get("cluster"),
         clusters=intent.get("clusters"),
-        token=intent.get("token"),
-        attempt=event.get("attempt"),
+        token=token,
+        attempt=event.get("attempt") or (lease["attempt"] if lease else None),
         host=event.get("host"),
         alive=_alive(event),
         group=event.get("group"),
         error=event.get("error"),
     )
+
+
+def _intent(events: list[JournalEvent], index: int) -> dict[str, Any]:
+    """Return the intent of the event at `index`: the newest before it, with its token where it has one."""
+    token = events[index].get("token")
+    for event in reversed(events[: index + 1]):
+        if event.get("event") == "submit_intent" and token in (None, event.get("token")):
+            return dict(event)
+    return {}
+
+
+def _token(event: JournalEvent, intent: dict[str, Any]) -> str | None:
+    return event.get("token") or intent.get("token")
 
 
 def _alive(event: JournalEvent) -> bool | None:

@@ -17,6 +17,7 @@ RANK = 3
 # What stands for a number or a name in a template, as the module writes it.
 FILLED = (
     ("$LAUNCHER_ATTEMPT", ATTEMPT.name),
+    ("$owner_attempt", ATTEMPT.name),
     ("%4t", f"{RANK:04d}"),
     ("{{", "0"),
 )
@@ -24,7 +25,7 @@ FILLED = (
 
 def known() -> set[str]:
     """Every path of a run, relative to it."""
-    found: set[Path] = {RUN.claim(0)}
+    found: set[Path] = set()
     for owner in (RUN, ATTEMPT):
         for name in dir(type(owner)):
             value = getattr(type(owner), name)
@@ -55,9 +56,7 @@ def test_templates_write_paths() -> None:
     names = {template.name: written_by(template) for template in TEMPLATES}
     assert {"code/entrypoint.py", "attempts/007/ranks/0003.exit", "attempts/007"} <= names["step.sh.j2"]
     assert "attempts/007/ranks/0003.json" in names["enter.sh.j2"]
-    assert {"claims/submission-0", "latest", "attempts/007/logs/srun.log", "attempts/007/logs/rank-0003.log"} <= names[
-        "sbatch.sh.j2"
-    ]
+    assert {"lease", "latest", "attempts/007/logs/srun.log", "attempts/007/logs/rank-0003.log"} <= names["sbatch.sh.j2"]
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)

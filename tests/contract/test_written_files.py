@@ -1,6 +1,7 @@
 """Every writer keeps to the contract: the real rank, the toy, the shell scripts, the launcher itself."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 
 from launcher.backends.prepare import create
 from launcher.contract.paths import RunPaths
+from launcher.contract.records import Lease
+from launcher.contract.validation import problems
 from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import read_recipe
 from launcher.planning.model import Plan
@@ -95,7 +98,10 @@ def test_batch_scripts_and_the_toy(tmp_path: Path, overrides: tuple[str, ...], s
     assert counts["ranks/*.json"] == (1 if "toy.fail_how=kill" in overrides else 2)
     assert counts["metrics.jsonl"] == 4
     assert f'"outcome": "{outcome}"' in run.attempt_paths("000").result_file.read_text()
-    assert (run.claim(0).read_text(), run.latest.resolve().name) == ("77\n", "000")
+    assert not run.lease.exists(), "the job has ended"
+    ended = json.loads(run.ended_lease(made.token).read_text())
+    assert list(problems(ended, Lease)) == []
+    assert (ended["job_id"], ended["attempt"], run.latest.resolve().name) == ("77", "000", "000")
 
 
 def test_the_launcher_itself(tmp_path: Path) -> None:

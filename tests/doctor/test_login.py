@@ -36,7 +36,7 @@ CONFIG = {
 def site(values: dict[str, Any] | None = None, request: dict[str, Any] | None = None, **more: Any) -> Site:
     """A cluster of H100 nodes whose profile says so; `values` are the profile's, `more` what was answered."""
     stated = {"name": "big", "gpus_per_node": 8, "gpu": "H100", "runtime": "pyxis", **(values or {})}
-    host = HostContext(Path("/home/ann"), {}, "/usr/bin/python3", "ann", "login", 0.0, "id", True, 0, None)
+    host = HostContext(Path("/home/ann"), {}, "/usr/bin/python3", "ann", "login", 0.0, "id", "nonce", True, 0, None)
     answers: dict[str, Any] = {
         "controllers": "Slurmctld(primary) at ctl is UP",
         "release": (24, 11, 5),

@@ -29,6 +29,7 @@ def host(**changes: Any) -> HostContext:
         "hostname": "login",
         "now": 1_790_000_000.0,
         "run_id": "20260921-120000-abcd",
+        "nonce": "0123456789ab",
         "has_slurm": True,
         "gpus": 0,
         "allocation": None,

@@ -35,9 +35,11 @@ def started_check(seconds: Optional[float], expected: Expected) -> Check:
 
 
 def script_began(run_dir: Path) -> Optional[float]:
-    """Return when the newest submission was claimed, which is the first thing that sbatch.sh does."""
-    times = [path.stat().st_mtime for path in (run_dir / "claims").glob("submission-*")]
-    return max(times, default=None)
+    """Return when the job took the lease of the run, which is the first thing that sbatch.sh does."""
+    try:
+        return (run_dir / "lease").stat().st_mtime
+    except OSError:
+        return None
 
 
 def mpi_check(environ: Mapping[str, str], expected: Expected) -> Check:
