@@ -4,7 +4,7 @@
 #SBATCH --job-name=small
 #SBATCH --output=/home/ada/gpt/runs/small/20260921-120000-abcd/sbatch.log
 #SBATCH --open-mode=append
-#SBATCH --comment=launcher:20260921-120000-abcd:0
+#SBATCH --comment=launcher:20260921-120000-abcd:0123456789ab
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
 #SBATCH --segment=2
@@ -19,22 +19,77 @@ fail() {
     exit 3
 }
 
-# ---- claim: one job owns this submission. sbatch may report a time-out although it queued the job, which is then sent twice
-mkdir -p "$run_dir/claims" || fail "cannot write to $run_dir on ${HOSTNAME:-this node}: is it on a shared file system?"
-claim=$run_dir/claims/submission-0
-if ! (set -o noclobber; echo "$SLURM_JOB_ID" >"$claim") 2>/dev/null && [[ $(<"$claim") != "$SLURM_JOB_ID" ]]; then
-    echo "launcher: job $(<"$claim") has this submission; job $SLURM_JOB_ID leaves it alone" >&2
-    exit 0
-fi
-
-# ---- attempt: the first free number; a requeued job begins another one
-for ((number = 0; ; number++)); do
+# ---- owner: one job at a time runs this run. sbatch may report a time-out although it queued the job, which is then
+# sent twice. The lease is a file that is linked into place whole; an empty or unreadable one belongs to no job.
+nonce=launcher:20260921-120000-abcd:0123456789ab
+lease=$run_dir/lease
+read_lease() { # FILE: sets `text` and `owner_*`; of a file that is not a lease `owner` stays empty
+    owner='' owner_job='' owner_cluster='' owner_attempt='' text=''
+    { text=$(<"$1"); } 2>/dev/null
+    [[ $text =~ \"nonce\":\ \"([^\"]+)\".*\} ]] && owner=${BASH_REMATCH[1]}
+    [[ $text =~ \"job_id\":\ \"([^\"]+)\" ]] && owner_job=${BASH_REMATCH[1]}
+    [[ $text =~ \"cluster\":\ \"([^\"]+)\" ]] && owner_cluster=${BASH_REMATCH[1]}
+    [[ $text =~ \"attempt\":\ \"([0-9]+)\" ]] && owner_attempt=${BASH_REMATCH[1]}
+}
+owner_has_ended() { # Of the owner that read_lease has found. Without an answer from Slurm it has not.
+    local states elsewhere=()
+    [[ -n $owner ]] || return 0
+    if [[ $owner == "$nonce" ]]; then
+        [[ $owner_job == "$SLURM_JOB_ID" ]] # this job before it was requeued, or another job of the same submission
+        return
+    fi
+    [[ -n $owner_attempt && -e $run_dir/attempts/$owner_attempt/result.json ]] && return 0
+    [[ -n $owner_job ]] || return 1
+    [[ -z $owner_cluster || $owner_cluster == "${SLURM_CLUSTER_NAME-}" ]] || elsewhere=("--clusters=$owner_cluster")
+    states=$(squeue "${elsewhere[@]}" --noheader --states=all --jobs="$owner_job" --format=%T 2>&1) ||
+        [[ $states == *"Invalid job id"* ]] || return 1
+    ! grep -qE '^(PENDING|RUNNING|SUSPENDED|STOPPED|CONFIGURING|COMPLETING|REQUEUE|SIGNALING|RESIZING|STAGE_OUT|SPECIAL|PREEMPTED|NODE_FAIL)' <<<"$states"
+}
+lose() {
+    local who=${owner_job:+job $owner_job}
+    printf '{"time": %s, "event": "not_owner", "job": "%s", "owner": "%s", "owner_job": "%s"}\n' \
+        "$(date +%s)" "$SLURM_JOB_ID" "$owner" "$owner_job" >>"$run_dir/journal.jsonl"
+    echo "launcher: ${who:-another process} owns this run; job $SLURM_JOB_ID ends without touching it" >&2
+    exit 1
+}
+set_aside() { # Only one process wins the renaming; one that was late puts back what it should not have moved
+    local expected=$text aside=$lease.${owner:-unreadable-$SLURM_JOB_ID}.ended
+    mv -T "$lease" "$aside" 2>/dev/null || return 0
+    read_lease "$aside"
+    [[ $text == "$expected" ]] || ln -T "$aside" "$lease" 2>/dev/null
+}
+release() {
+    read_lease "$lease"
+    [[ $text != "$mine" ]] || mv -T "$lease" "$lease.$nonce.ended"
+}
+for ((number = 0; ; number++)); do # the first free number; a requeued job begins another attempt
     printf -v LAUNCHER_ATTEMPT '%03d' "$number"
-    attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
-    [[ -e $attempt_dir ]] && continue
-    mkdir -p "$run_dir/attempts" && mkdir "$attempt_dir" "$attempt_dir/logs" "$attempt_dir/ranks" && break
-    [[ -e $attempt_dir/logs ]] || fail "cannot create $attempt_dir: is the disk full?"
+    [[ -e $run_dir/attempts/$LAUNCHER_ATTEMPT ]] || break
 done
+read_lease "$lease.$nonce.ended"
+[[ -z $owner_job || $owner_job == "$SLURM_JOB_ID" ]] || lose
+printf -v mine '{"version": 1, "nonce": "%s", "cluster": %s, "job_id": "%s", "host": "%s", "attempt": "%s", "time": %s}' \
+    "$nonce" "${SLURM_CLUSTER_NAME:+\"$SLURM_CLUSTER_NAME\"}" "$SLURM_JOB_ID" "${HOSTNAME-}" "$LAUNCHER_ATTEMPT" "$(date +%s)"
+mine=${mine/\"cluster\": ,/\"cluster\": null,}
+temporary=$lease.$SLURM_JOB_ID.$$.tmp
+{ echo "$mine" >"$temporary" && [[ $(<"$temporary") == "$mine" ]]; } 2>/dev/null || {
+    rm -f "$temporary"
+    fail "cannot write to $run_dir on ${HOSTNAME:-this node}: is its disk full, and is it on a shared file system?"
+}
+while :; do
+    ln -T "$temporary" "$lease" 2>/dev/null
+    read_lease "$lease" # over NFS the status of ln may be wrong
+    [[ $text != "$mine" ]] || break
+    owner_has_ended || { rm -f "$temporary"; lose; }
+    set_aside
+done
+rm -f "$temporary"
+trap release EXIT
+
+# ---- attempt
+attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
+mkdir -p "$run_dir/attempts" && mkdir "$attempt_dir" "$attempt_dir/logs" "$attempt_dir/ranks" ||
+    fail "cannot create $attempt_dir: is the disk full?"
 ln -sfn "attempts/$LAUNCHER_ATTEMPT" "$run_dir/latest"
 export LAUNCHER_ATTEMPT
 
