@@ -2,15 +2,21 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.images import images
 from tests.support import tiers, warm
+from tests.support.limits import seconds
 from tests.support.slurm.config import ClusterOptions
 from tests.support.slurm.virtual_cluster import VirtualCluster, missing_programs, virtual_cluster
 
+# Hypothesis' limit for one example, scaled as all others are.
+settings.register_profile("tests", deadline=timedelta(seconds=seconds(1)))
+settings.load_profile("tests")
 CLUSTER = pytest.StashKey[VirtualCluster]()
 
 

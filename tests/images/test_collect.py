@@ -105,9 +105,10 @@ def test_a_dry_run_says_the_same_and_changes_nothing(store: Store, tmp_path: Pat
         return sorted((str(path), path.lstat().st_ino) for path in quiet)
 
     before = listing()
-    planned = collect(store, older_than_s=30 * DAY, is_live=over, dry_run=True, now=time.time())
+    now = time.time()
+    planned = collect(store, older_than_s=30 * DAY, is_live=over, dry_run=True, now=now)
     assert listing() == before
-    done = collect(store, older_than_s=30 * DAY, is_live=over, now=time.time())
+    done = collect(store, older_than_s=30 * DAY, is_live=over, now=now)
     assert planned == done
     assert [each.path for each in done.removed][-1] == left
     assert {each.reason for each in done.removed if each.digest is None} == {"its builder is gone"}

@@ -179,13 +179,13 @@ def test_a_file_of_the_users_is_the_one_that_is_followed(tmp_path: Path) -> None
 @pytest.mark.parametrize("written", ["", "efa_socket"])
 def test_the_follower_is_gone_seconds_after_its_rank(tmp_path: Path, written: str) -> None:
     with running(tmp_path) as rank:
-        time.sleep(1)
+        time.sleep(seconds(1))
         # All that Slurm sends to every process of a step.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(rank.follower, number)
         if written:
             rank.nccl.write_text(text(written))
-        time.sleep(1)
+        time.sleep(seconds(1))
         assert not gone(rank.follower)
         rank.process.kill()
         rank.process.wait()
