@@ -55,7 +55,7 @@ def test_srun_sh_outside_an_allocation(alone: User) -> None:
 
 
 def test_run_on_a_login_node(user: User) -> None:
-    refused(user, "run", *COMMON, words=("in no allocation", "salloc", "--cluster local"))
+    refused(user, "run", *COMMON, words=("not in an allocation", "salloc", "--cluster local"))
 
 
 def test_a_slurm_profile_without_slurm(alone: User) -> None:

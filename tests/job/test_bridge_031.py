@@ -239,7 +239,7 @@ def test_a_run_is_planned_for_the_release_of_its_python(
     monkeypatch.chdir(tmp_path)
     common = ["--cluster", "local", "--gpus-per-node", "2", "--python", old_bridge.PYTHON]
     assert main(["plan", "bridge:qwen3_30b_a3b_pretrain_config", *common, "validation.eval_iters=1"]) == 2
-    assert "validation.eval_iters is no key of Megatron Bridge 0.3.1, which calls it train.eval_iters" in (
+    assert "validation.eval_iters is not a key of Megatron Bridge 0.3.1, which calls it train.eval_iters" in (
         capsys.readouterr().err
     )
     assert main(["plan", "bridge:vanilla_gpt_pretrain_config", *common]) == 2

@@ -121,7 +121,7 @@ def test_a_profiler_of_ones_own_and_a_window_that_is_never_reached(user: User, s
     ("asked", "words"),
     [
         (("--nsys",), "CUDA starts the capture of nsys, and this run is on CPU"),
-        (("--profiler", "torch", "--profile-steps", "4:6"), "train.train_iters=5 ends before"),
+        (("--profiler", "torch", "--profile-steps", "4:6"), "the run ends at train.train_iters=5"),
         (
             ("--profiler", "torch", "--profile-steps", "1:2", "--profile-ranks", "2"),
             "names rank 2, but ranks are 0 to 1",
