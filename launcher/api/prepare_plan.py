@@ -1,15 +1,17 @@
 """From a request to its plan, made once: discovery first, then the check of the configuration where it is wanted."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from launcher.api.discover import Discovered, Intent, discover
 from launcher.api.progress import Progress, Silent
+from launcher.backends.prepare import RunExistsError
 from launcher.config.request import Request
 from launcher.discovery.bridge_release import BridgeRelease
 from launcher.discovery.files import require_sources
+from launcher.discovery.host import new_run_id
 from launcher.planning.inputs import PlanInputs
 from launcher.planning.make import make_plan
 from launcher.planning.model import Plan
@@ -59,6 +61,20 @@ def prepare_plan(
     plan = make_plan(found.inputs)
     require_sources(mount.source for mount in plan.mounts)
     return PreparedPlan(plan, found.inputs, found.resumed, found.release)
+
+
+def start_new[T](prepared: PreparedPlan, start: Callable[[PreparedPlan], T]) -> T:
+    """Return `start(prepared)`, with another run id where the one that was drawn is taken."""
+    for _ in range(8):
+        try:
+            return start(prepared)
+        except RunExistsError:
+            if prepared.resumed is not None:
+                raise
+            host = dataclasses.replace(prepared.inputs.host, run_id=new_run_id(prepared.inputs.host.now))
+            inputs = dataclasses.replace(prepared.inputs, host=host)
+            prepared = dataclasses.replace(prepared, plan=make_plan(inputs), inputs=inputs)
+    return start(prepared)
 
 
 def _wants_check(found: Discovered, policy: CheckPolicy) -> bool:

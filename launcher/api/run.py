@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher._util.shell import LocalShell
-from launcher.api.prepare_plan import PreparedPlan
+from launcher.api.prepare_plan import PreparedPlan, start_new
 from launcher.api.progress import Progress
 from launcher.api.resume import starting_alone
 from launcher.backends import start, wait
@@ -33,8 +33,12 @@ def start_run(prepared: PreparedPlan, progress: Progress) -> StartedRun:
     """
     for warning in prepared.plan.warnings:
         progress.warn(warning)
+
+    def begin(made: PreparedPlan) -> StartedRun:
+        return start.start_run(made.plan, made.inputs.host, made.resumed, LocalShell(), progress.warn)
+
     with starting_alone(prepared.resumed):
-        return start.start_run(prepared.plan, prepared.inputs.host, prepared.resumed, LocalShell(), progress.warn)
+        return start_new(prepared, begin)
 
 
 def wait_for_run(

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher._util.shell import LocalShell
-from launcher.api.prepare_plan import PreparedPlan
+from launcher.api.prepare_plan import PreparedPlan, start_new
 from launcher.api.progress import Progress
 from launcher.api.resume import starting_alone
 from launcher.api.run import Outcome
 from launcher.backends import start
+from launcher.backends.batch import BatchJob
 from launcher.rundir import RunDirectory
 
 _TICK_S = 0.2
@@ -49,10 +50,14 @@ def submit_plan(prepared: PreparedPlan, progress: Progress) -> SubmittedRun:
     plan = prepared.plan
     for warning in plan.warnings:
         progress.warn(warning)
+
+    def submit(made: PreparedPlan) -> BatchJob:
+        return start.submit_run(made.plan, made.inputs.host, made.resumed, LocalShell(), progress.warn)
+
     with starting_alone(prepared.resumed):
-        started = start.submit_run(plan, prepared.inputs.host, prepared.resumed, LocalShell(), progress.warn)
+        started = start_new(prepared, submit)
     submission = started.submission
-    return SubmittedRun(started.run, submission.job, submission.cluster, plan.name, plan.run_id)
+    return SubmittedRun(started.run, submission.job, submission.cluster, plan.name, started.run.path.name)
 
 
 def follow_run(run: RunDirectory, *, tick: Callable[[], None], leave: Callable[[], bool]) -> Outcome | None:

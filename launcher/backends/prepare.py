@@ -1,22 +1,37 @@
 """The run directory: made under a temporary name and renamed, so that it is there whole or not at all."""
 
+import contextlib
 import errno
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import DiskError, RequestError
+from launcher.contract import files
 from launcher.contract.paths import ARGV, PLAN, SCRIPTS, RunPaths
+from launcher.contract.process import ProcessIdentity
 from launcher.planning.model import Plan
 from launcher.planning.task import TaskPlan
 from launcher.rundir import RunDirectory
 from launcher.rundir.run_directory import write_atomically
 from launcher.scripts import scripts
 
+_PARTIAL = ".partial"
+_MAKER = "maker.json"
+"""Which process writes the directory; removed when it is whole."""
+
+_UNNAMED_S = 3600.0
+
 _RECORDS = (PLAN, ARGV, *SCRIPTS)
+
+
+class RunExistsError(DiskError):
+    """The id of the run is taken: a new one has to be drawn."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +58,49 @@ def prepare(plan: Plan, resumed: RunDirectory | None) -> Prepared:
 
 
 def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
-    """Write a new run's directory, whole or not at all. Raises DiskError."""
+    """Write a new run's directory, whole or not at all. Raises RunExistsError where its id is taken, DiskError.
+
+    Only what this process has made is removed again. What killed launchers of this machine have left is removed, too.
+    """
     final = Path(plan.run_dir)
-    partial = final.with_name(f".{final.name}.partial")
+    partial: Path | None = None
     made: tuple[Path, ...] = ()
     with _umask(shared=plan.shared):
         try:
             made = _make_parents(final.parent)
-            partial.mkdir()
+            _sweep(final.parent)
+            partial = _make_partial(final)
             _write_records(partial, plan, texts)
             copy_code(RunPaths(partial).code, plan)
+            (partial / _MAKER).unlink()
             partial.rename(final)
         except (OSError, DiskError) as error:
             _remove(partial, made)
+            if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final.exists():
+                raise RunExistsError("another run has this id", where=str(final)) from error
             raise _disk_error(error, final) from error
     return Prepared(RunDirectory(final), made)
+
+
+def _make_partial(final: Path) -> Path:
+    """Make the directory in which the run is written, with the identity of this process in it."""
+    partial = final.with_name(f".{final.name}.{secrets.token_hex(6)}{_PARTIAL}")
+    partial.mkdir()
+    files.write_json(partial / _MAKER, ProcessIdentity.of_this_process().to_dict())
+    return partial
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what launchers have left that ended before their run's directory was whole."""
+    for partial in directory.glob(f".*{_PARTIAL}"):
+        with contextlib.suppress(OSError):
+            if partial.is_symlink() or partial.stat().st_uid != os.geteuid():
+                continue
+            maker = ProcessIdentity.from_dict(files.read_object(partial / _MAKER) or {})
+            unfinished_s = time.time() - partial.stat().st_mtime
+            # Without an identity it was killed in its first moment, or is about to write it.
+            if maker.has_ended() if maker else unfinished_s > _UNNAMED_S:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def renew(run: RunDirectory, plan: Plan, texts: Mapping[str, str]) -> None:
@@ -94,10 +137,11 @@ def _make_parents(directory: Path) -> tuple[Path, ...]:
     return missing
 
 
-def _remove(directory: Path, made: Sequence[Path]) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
+def _remove(directory: Path | None, made: Sequence[Path]) -> None:
+    if directory is not None:
+        shutil.rmtree(directory, ignore_errors=True)
     for path in made:
-        if path.is_dir() and not any(path.iterdir()):
+        with contextlib.suppress(OSError):  # another run may be there by now
             path.rmdir()
 
 

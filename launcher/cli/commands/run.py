@@ -42,7 +42,7 @@ def main(parsed: argparse.Namespace) -> int:
     plan = prepared.plan
     with interrupts() as counted:
         started = start_run(prepared, progress)
-        info(f"run {coloured(f'{plan.name}/{plan.run_id}', 'bold')}: {started.run.path}")
+        info(f"run {coloured(f'{plan.name}/{started.run.path.name}', 'bold')}: {started.run.path}")
         with Follower(started.run) as follower:
             outcome = wait_for_run(started, counted, tick=follower.tick, say=follower.say)
     print_outcome(outcome.run, outcome.summary)
