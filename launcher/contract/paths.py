@@ -41,6 +41,11 @@ class AttemptPaths:
         return self.path.name
 
     @property
+    def start(self) -> Path:
+        """Which submission and which start of its job the attempt belongs to; a StartRecord."""
+        return self.path / "start"
+
+    @property
     def logs(self) -> Path:
         """The directory of the logs of ranks and of srun."""
         return self.path / "logs"

@@ -3,6 +3,7 @@
     RunPaths.argv_file              JobRequest
     AttemptPaths.rank_record        RankRecord
     AttemptPaths.exit_record        ExitRecord, one line of text
+    AttemptPaths.start              StartRecord, one line of text
     AttemptPaths.result_file        AttemptResult
     AttemptPaths.metrics            MetricsLine, one for each iteration
     AttemptPaths.timeline           TimelineEvent, one for each phase
@@ -180,6 +181,22 @@ class ExitRecord(NamedTuple):
         """Return the record in a line `STATUS SECONDS HOST`. Raises ValueError."""
         status, seconds, host = text.split()[:3]
         return cls(int(status), float(seconds), host)
+
+
+class StartRecord(NamedTuple):
+    """The start that an attempt under Slurm belongs to. Written as one line of text: `NONCE JOB SECONDS`."""
+
+    nonce: str
+    """The token of its submission."""
+    job: str
+    job_start: Optional[float]
+    """When Slurm's controller started the job, by its own clock; a dash where the controller did not answer."""
+
+    @classmethod
+    def parse(cls, text: str) -> "StartRecord":
+        """Return the record in a line. Raises ValueError."""
+        nonce, job, seconds = text.split()[:3]
+        return cls(nonce, job, None if seconds == "-" else float(seconds))
 
 
 class EnvironmentRecord(TypedDict):

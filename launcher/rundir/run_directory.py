@@ -7,7 +7,7 @@ from typing import Any, cast
 from launcher._util.errors import DiskError, RequestError
 from launcher.contract import files
 from launcher.contract.paths import AttemptPaths, RunPaths, attempt_name
-from launcher.contract.records import AttemptResult
+from launcher.contract.records import AttemptResult, StartRecord
 from launcher.rundir.journal import Journal
 
 
@@ -39,6 +39,14 @@ class Attempt(AttemptPaths):
     def result(self) -> AttemptResult | None:
         """How the attempt ended; None while it has not. Raises DiskError."""
         return cast(AttemptResult | None, read_json(self.result_file))
+
+    @property
+    def start_record(self) -> StartRecord | None:
+        """The start that it belongs to; None for one that is not under Slurm, or where that cannot be read."""
+        try:
+            return StartRecord.parse(self.start.read_text())
+        except (OSError, ValueError):
+            return None
 
 
 class RunDirectory(RunPaths):

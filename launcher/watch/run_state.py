@@ -1,6 +1,5 @@
 """The state of a run as its directory shows it, without a query to Slurm."""
 
-import contextlib
 import socket
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,8 +55,8 @@ class RunState:
     attempts: int = 0
     attempt: str | None = None
     """The newest attempt, if it belongs to the newest start."""
-    touched: float = 0.0
-    """Time of the last write for that attempt, in seconds since the epoch."""
+    job_start: float | None = None
+    """When Slurm started the job for that attempt, by the controller's clock; None where that is unknown."""
     result: AttemptResult | None = None
     progress: AttemptProgress = field(default_factory=AttemptProgress)
     stopping: bool = False
@@ -80,12 +79,16 @@ def newest_start(run: RunDirectory) -> Start | None:
 def current_attempt(run: RunDirectory, start: Start | None) -> Attempt | None:
     """Return the newest attempt if it belongs to this start.
 
-    After a resume, the newest attempt is an old one until the new one has started.
+    After a resume, the newest attempt is an old one until the new one has started. They are told apart by what the
+    attempt itself recorded, not by times: the clocks of login and compute nodes differ.
     """
     newest = run.latest_attempt()
     if newest is None or start is None:
         return None
-    return newest if start.attempt == newest.name or _touched(newest) >= start.time else None
+    if start.attempt == newest.name:
+        return newest
+    record = newest.start_record
+    return newest if record is not None and record.nonce == start.token else None
 
 
 def read_run_state(run: RunDirectory) -> RunState:
@@ -114,7 +117,7 @@ def read_run_state(run: RunDirectory) -> RunState:
     return replace(
         run_state,
         attempt=current.name,
-        touched=_touched(current),
+        job_start=record.job_start if (record := current.start_record) else None,
         result=_result(current),
         progress=attempt_progress(current),
         stopping=current.stop.exists(),
@@ -145,7 +148,9 @@ def _network(attempt: Attempt) -> str | None:
 
 
 def _cancelled(events: list[JournalEvent], start: Start) -> bool:
-    return any(each.get("event") == "cancelled" and float(each.get("time", 0)) >= start.time for each in events)
+    # By order: the times may be those of several login nodes.
+    began = next((index for index, each in enumerate(events) if each.get("time") == start.time), 0)
+    return any(each.get("event") == "cancelled" for each in events[began:])
 
 
 def attempt_progress(attempt: Attempt) -> AttemptProgress:
@@ -203,15 +208,6 @@ def _alive(event: JournalEvent) -> bool | None:
     if event.get("event") != "launched" or event.get("host") != socket.gethostname() or "pid" not in event:
         return None
     return is_alive(int(event["pid"]), event.get("start_ticks"))
-
-
-def _touched(attempt: Attempt) -> float:
-    paths = [attempt.path, attempt.logs, attempt.ranks, attempt.metrics, attempt.timeline]
-    times = [0.0]
-    for path in paths:
-        with contextlib.suppress(OSError):
-            times.append(path.stat().st_mtime)
-    return max(times)
 
 
 def _result(attempt: Attempt) -> AttemptResult | None:

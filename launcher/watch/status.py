@@ -205,7 +205,8 @@ def _submitted(run_state: RunState, job: Job, answer: Answer) -> RunStatus:
     if job.terminal:
         return _over(run_state, base)
     # If a requeued job has just started again, the newest attempt is the previous one.
-    if run_state.attempt is None or (job.start is not None and run_state.touched < job.start):
+    began = run_state.job_start
+    if run_state.attempt is None or (job.start is not None and began is not None and began < job.start):
         return _with(base, Phase.STARTING, f"on {job.nodes}" if job.nodes else "")
     if job.state in (State.SUSPENDED, State.STOPPED):
         return _with(base, Phase.SUSPENDED, describe(run_state.progress))

@@ -27,3 +27,15 @@ def user(tmp_path: Path, slurm_cluster: VirtualCluster) -> User:
 def test_the_verdict_does_not_take_the_resources_of_the_training(user: User, options: tuple[str, ...]) -> None:
     done = user.run("submit", "small.py", *BATCH, "toy.iters=2", "--follow", *options)
     assert json.loads(done.stdout)["outcome"] == "finished"
+
+
+def test_a_login_node_whose_clock_is_ahead(user: User) -> None:
+    done = user.run("submit", "small.py", *BATCH, "toy.iters=2", "--name", "early", "--follow")
+    run = Path(json.loads(done.stdout)["run_dir"])
+    journal = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    ahead = [json.dumps({**event, "time": event["time"] + 300}) for event in journal]
+    (run / "journal.jsonl").write_text("".join(f"{line}\n" for line in ahead))
+    (status,) = json.loads(user.run("status", "early", "--json").stdout)["runs"]
+    assert (status["phase"], status["attempt"], status["iteration"]) == ("finished", "000", 2)
+    _, job, started = (run / "attempts/000/start").read_text().split()
+    assert (job, abs(float(started) - journal[0]["time"]) < 60) == (status["job"], True)

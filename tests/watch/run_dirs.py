@@ -21,9 +21,10 @@ def make_run(path: Path, *events: dict[str, Any], backend: str = "batch", world_
     return RunDirectory(path)
 
 
-def submitted(job: str = "12") -> tuple[dict[str, Any], ...]:
+def submitted(job: str = "12", nonce: str = "token-1") -> tuple[dict[str, Any], ...]:
     """The journal of a submission."""
-    return {"event": "submit_intent", "token": "token-1"}, {"event": "submitted", "backend": "batch", "job": job}
+    intent = {"event": "submit_intent", "token": nonce}
+    return intent, {"event": "submitted", "backend": "batch", "job": job}
 
 
 def iteration(number: int, *, of: int = 20, seconds: float = 0.5, **more: Any) -> dict[str, Any]:
@@ -39,9 +40,14 @@ def make_attempt(
     metrics: tuple[dict[str, Any], ...] = (),
     timeline: tuple[dict[str, Any], ...] = (),
     result: dict[str, Any] | None = None,
-    touched: float = BEGIN + 50,
+    nonce: str = "token-1",
+    job_start: float | None = None,
+    written: float = BEGIN - 300,
 ) -> Attempt:
-    """An attempt with these lines and this verdict, last written at `touched`."""
+    """An attempt of this submission with these lines and this verdict, its files written at `written`.
+
+    That is before the run was started: the login node's clock is five minutes ahead.
+    """
     attempt = run.attempt(number)
     attempt.logs.mkdir(parents=True)
     attempt.ranks.mkdir()
@@ -50,6 +56,7 @@ def make_attempt(
             path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     if result is not None:
         (attempt.path / "result.json").write_text(json.dumps({"version": 1, "attempt": attempt.name, **result}))
+    attempt.start.write_text(f"{nonce} 12 {'-' if job_start is None else int(job_start)}\n")
     for path in (*attempt.path.iterdir(), attempt.path):
-        os.utime(path, (touched, touched))
+        os.utime(path, (written, written))
     return attempt

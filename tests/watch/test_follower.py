@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> RunDirectory:
 def test_plain_lines_are_few_but_first_and_last_are_there(run: RunDirectory) -> None:
     scene = Scene(run, io.StringIO())
     with scene.follower:
-        attempt = make_attempt(run, touched=BEGIN + 31)
+        attempt = make_attempt(run)
         scene.wait(1)
         scene.add(attempt, {"event": "imports"}, {"event": "process_groups"})
         scene.wait(2)
@@ -68,7 +68,7 @@ def test_plain_lines_are_few_but_first_and_last_are_there(run: RunDirectory) -> 
 def test_an_early_end_is_told_with_its_last_iteration(run: RunDirectory) -> None:
     scene = Scene(run, io.StringIO())
     with scene.follower:
-        attempt = make_attempt(run, touched=BEGIN + 31)
+        attempt = make_attempt(run)
         scene.add(attempt, iteration(1))
         scene.wait(1)
         scene.add(attempt, iteration(2), iteration(3), {"event": "end", "outcome": "stopped"})
@@ -78,21 +78,21 @@ def test_an_early_end_is_told_with_its_last_iteration(run: RunDirectory) -> None
 
 def test_the_last_news_are_read_on_leaving(run: RunDirectory) -> None:
     scene = Scene(run, io.StringIO())
-    attempt = make_attempt(run, touched=BEGIN + 31)
+    attempt = make_attempt(run)
     with scene.follower:
         scene.add(attempt, iteration(1), iteration(20))
     assert scene.lines()[-1].startswith("iteration 20/20")
 
 
 def test_the_next_attempt_is_followed_and_old_ones_are_not(run: RunDirectory) -> None:
-    make_attempt(run, 0, metrics=(iteration(9),), touched=BEGIN - 100)
+    make_attempt(run, 0, metrics=(iteration(9),), nonce="token-0")
     scene = Scene(run, io.StringIO())
     with scene.follower:
         scene.wait(1)
         assert scene.lines() == ["starting"]
-        scene.add(make_attempt(run, 1, touched=BEGIN + 31), iteration(10))
+        scene.add(make_attempt(run, 1), iteration(10))
         scene.wait(1)
-        scene.add(make_attempt(run, 2, touched=BEGIN + 33), iteration(15))
+        scene.add(make_attempt(run, 2), iteration(15))
         scene.wait(1)
     assert [line.split(" | ")[0] for line in scene.lines()] == [
         "starting",
@@ -124,7 +124,7 @@ def test_a_bar_on_a_terminal(run: RunDirectory, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("COLUMNS", "160")
     scene = Scene(run, Terminal())
     with scene.follower:
-        attempt = make_attempt(run, touched=BEGIN + 31)
+        attempt = make_attempt(run)
         scene.wait(1)
         scene.add(attempt, iteration(1), iteration(12, tflops_per_gpu=412.0))
         scene.wait(1)

@@ -64,7 +64,7 @@ def test_back_in_the_queue(run: RunDirectory) -> None:
 
 
 def test_started_again_after_a_requeue_the_old_verdict_does_not_count(run: RunDirectory) -> None:
-    make_attempt(run, metrics=METRICS, result=FAILED, touched=BEGIN + 50)
+    make_attempt(run, metrics=METRICS, result=FAILED, job_start=BEGIN + 20)
     assert judged(run, State.RUNNING, start=BEGIN + 60).phase is Phase.STARTING
     assert judged(run, State.RUNNING, start=BEGIN + 20).phase is Phase.FAILED
 
@@ -175,11 +175,11 @@ def test_a_submission_that_was_cut_off_is_found_by_its_token(tmp_path: Path) -> 
 
 
 def test_after_a_resume_the_old_attempt_does_not_count(run: RunDirectory) -> None:
-    make_attempt(run, metrics=METRICS, result=FINISHED, touched=BEGIN + 50)
+    make_attempt(run, metrics=METRICS, result=FINISHED)
     assert read_run_state(run).attempt == "000"
     with (run.path / "journal.jsonl").open("a") as journal:
-        for event in submitted("13"):
-            journal.write(json.dumps({"time": BEGIN + 60, **event}) + "\n")
+        for event in submitted("13", nonce="token-2"):
+            journal.write(json.dumps({"time": BEGIN - 60, **event}) + "\n")  # by another login node's clock
     facts = read_run_state(run)
     assert (facts.attempt, facts.attempts, facts.result, facts.start and facts.start.job) == (None, 1, None, "13")
 
@@ -221,7 +221,7 @@ def ticks_of(pid: int) -> int:
 def test_local_runs(tmp_path: Path) -> None:
     def phase(name: str, event: dict[str, Any], result: dict[str, Any] | None = None) -> Phase:
         run = make_run(tmp_path / name / "1", event, backend="local")
-        make_attempt(run, metrics=METRICS, result=result, touched=0)
+        make_attempt(run, metrics=METRICS, result=result)
         (status,), _ = status_of([run], Recorder())
         return status.phase
 
