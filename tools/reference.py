@@ -365,14 +365,21 @@ def paths_table(paths: RunPaths | AttemptPaths) -> str:
         if isinstance(member, property):
             path = getattr(paths, name)
         elif inspect.isfunction(member) and not name.startswith("_"):
-            path = getattr(paths, name)(0 if "int" in str(member.__annotations__) else "NNN")
+            path = getattr(paths, name)(example_of(member))
         else:
             continue
         text = inspect.cleandoc(member.__doc__ or "").removeprefix("Return the path of ")
         if isinstance(path, Path) and path != paths.path:
-            place = str(path.relative_to(paths.path)).replace("0000", "NNNN").replace("-0", "-N")
+            place = str(path.relative_to(paths.path))
+            place = place.replace("0000000", "N" * 7).replace("0000", "NNNN").replace("-0", "-N")
             rows.append((place, text[0].upper() + text[1:]))
     return table(("path", "what it is"), [(f"`{place}`", text) for place, text in sorted(rows)])
+
+
+def example_of(method: Any) -> Any:
+    """Return an argument for a method of the classes of paths: a number, a checkpoint's directory or a name."""
+    kinds = {kind for argument, kind in method.__annotations__.items() if argument != "return"}
+    return 0 if int in kinds else Path("RUN/checkpoints/iter_NNNNNNN") if Path in kinds else "NNN"
 
 
 # --- Records ----------------------------------------------------------------------------------------------------------
@@ -413,7 +420,11 @@ def place_of(text: str) -> str:
         return f"attempts/NNN/{text}"
     paths = RunPaths(Path("RUN")) if name == "RunPaths" else RunPaths(Path("RUN")).attempt_paths("NNN")
     found = getattr(paths, member)
-    return str((found(0) if callable(found) else found).relative_to("RUN")).replace("0000", "NNNN")
+    return (
+        str((found(example_of(found)) if callable(found) else found).relative_to("RUN"))
+        .replace("0000000", "NNNNNNN")
+        .replace("0000", "NNNN")
+    )
 
 
 def is_record(value: Any) -> bool:

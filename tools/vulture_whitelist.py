@@ -127,8 +127,12 @@ _.first_failing_rank
 _.missing_ranks
 _.numa_node
 _.opens
+_.own_sum
 _.passed
+_.passed_over
 _.selected
+_.verified_bytes
+_.verified_files
 
 # What only tests compare with: files of a runtime's own, a name that a template writes.
 _.MODELS

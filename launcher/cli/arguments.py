@@ -89,6 +89,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="allow checkpoint.load to name a directory with a checkpoint",
     )
     add(
+        "--verify",
+        choices=("full", "budget", "sizes"),
+        help="what of a checkpoint is verified before it is loaded: all sums, those that 120 s allow, or the sizes",
+    )
+    add(
         "--init",
         choices=("pretrained", "random"),
         help="start from the weights that hf_path or the recipe names, or from random ones with the same architecture",

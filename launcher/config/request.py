@@ -64,6 +64,9 @@ class Request(BaseModel):
     allow_checkpoint_load: bool = False
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
 
+    verify: Literal["full", "budget", "sizes"] = "budget"
+    """What is verified of a checkpoint before it is loaded: all sums, those that 120 s allow, or the sizes alone."""
+
     init: Literal["pretrained", "random"] | None = None
     """What a new run starts from: weights that `hf_path` or `checkpoint.pretrained_checkpoint` name, or random ones.
     None: the former where something names them."""

@@ -6,6 +6,7 @@
 Templates write some of these paths themselves; tests/contract holds them to this module.
 """
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ MODELS = "models"
 ENTRYPOINT = "entrypoint.py"
 PLAN, ARGV = "plan.json", "argv.json"
 SBATCH_SCRIPT, STEP_SCRIPT, ENTER_SCRIPT = "sbatch.sh", "step.sh", "enter.sh"
+
+MANIFEST = "launcher-manifest.json"
+"""In a checkpoint's own directory: names, sizes and sums of its files."""
 
 SCRIPTS = (SBATCH_SCRIPT, STEP_SCRIPT, ENTER_SCRIPT)
 """Rendered from the plan. `enter.sh` where the launcher itself leads tasks into the image."""
@@ -104,6 +108,11 @@ class AttemptPaths:
     def doctor(self) -> Path:
         """The directory of what `launcher doctor` found on each rank."""
         return self.path / "doctor"
+
+    @property
+    def checkpoint_choice(self) -> Path:
+        """The checkpoint that the attempt starts from, as rank 0 chose it for all ranks."""
+        return self.path / "checkpoint.json"
 
     @property
     def result_file(self) -> Path:
@@ -231,6 +240,16 @@ class RunPaths:
         return self.path / "checkpoints"
 
     @property
+    def manifests(self) -> Path:
+        """The directory of manifests of checkpoints that are saved outside the run."""
+        return self.path / "manifests"
+
+    @property
+    def set_aside_directory(self) -> Path:
+        """The directory of the markers of checkpoints that were found damaged and are not loaded any more."""
+        return self.path / "set-aside"
+
+    @property
     def tensorboard(self) -> Path:
         """Where TensorBoard's files go unless the user says otherwise."""
         return self.path / "tensorboard"
@@ -243,6 +262,20 @@ class RunPaths:
     def ended_lease(self, nonce: str) -> Path:
         """Return the path of the lease of an owner that has ended."""
         return self.path / f"lease.{nonce}.ended"
+
+    def manifest(self, checkpoint: Path) -> Path:
+        """Return the path of the manifest of a checkpoint: in its directory `iter_NNNNNNN` if that is the run's.
+
+        Nothing is written into a directory outside the run.
+        """
+        if checkpoint.resolve().is_relative_to(self.path.resolve()):
+            return checkpoint / MANIFEST
+        of_directory = zlib.crc32(str(checkpoint.parent.resolve()).encode())
+        return self.manifests / f"{checkpoint.name}-{of_directory:08x}.json"
+
+    def set_aside(self, iteration: int) -> Path:
+        """Return the path of the marker that sets the checkpoint of an iteration aside."""
+        return self.set_aside_directory / f"iter_{iteration:07d}.json"
 
     def attempt_paths(self, name: str) -> AttemptPaths:
         """Return the paths of the attempt of this name (`000`), whether it exists or not."""

@@ -11,6 +11,9 @@
     AttemptPaths.environment        EnvironmentRecord
     AttemptPaths.network_record     NetworkRecord
     AttemptPaths.placement_record   PlacementRecord
+    AttemptPaths.checkpoint_choice  CheckpointChoice
+    RunPaths.manifest               CheckpointManifest
+    RunPaths.set_aside              SetAside
     profiles/STEM.record.json       CaptureRecord
     profiles/STEM.nsys.json         NsysRecord
 
@@ -28,6 +31,10 @@ Outcome = Literal[RankOutcome, "diverged"]
 
 Cause = Literal["user", "program", "communication", "network", "container"]
 """Of a failure: a wrong request, the program, a lost peer, a network that policy does not allow, or no container."""
+
+
+VerifyMode = Literal["full", "budget", "sizes"]
+"""Of a checkpoint's files: all sums, those that a time limit allows, or the sizes alone."""
 
 
 # ---- argv.json
@@ -114,6 +121,8 @@ class JobOptions(TypedDict):
     network: Optional[NetworkOptions]
     """Null where the network is not checked."""
     numa_binding: bool
+    verify: VerifyMode
+    """How a checkpoint is verified before it is loaded."""
 
 
 class JobRequest(TypedDict):
@@ -205,6 +214,77 @@ class EnvironmentRecord(TypedDict):
     version: Literal[1]
     environment: dict[str, str]
     left_out: list[str]
+
+
+class FileSum(TypedDict):
+    """Size and sum of a file, the sum in hexadecimal digits."""
+
+    bytes: int
+    sum: str
+
+
+class CheckpointManifest(TypedDict):
+    """The files of a checkpoint as they were when its save was final."""
+
+    version: Literal[1]
+    iteration: int
+    algorithm: Literal["xxh3_64", "crc32"]
+    files: dict[str, FileSum]
+    own_sum: str
+    """crc32 of this file's content without this key."""
+
+
+class SetAside(TypedDict):
+    """Why a checkpoint is not loaded any more. A later save of the same iteration removes the marker."""
+
+    version: Literal[1]
+    time: float
+    attempt: str
+    directory: str
+    iteration: int
+    file: str
+    reason: str
+
+
+class CheckpointVerification(TypedDict):
+    """What was verified of a checkpoint before it was loaded."""
+
+    state: Literal["verified", "partly verified", "sizes only", "unverified"]
+    """`unverified`: no sums were recorded when it was saved; its structure was checked."""
+    mode: VerifyMode
+    files: int
+    bytes: int
+    verified_files: int
+    verified_bytes: int
+    note: Optional[str]
+
+
+class PassedOver(TypedDict):
+    """A checkpoint that was not chosen; `set_aside` says that a marker was written."""
+
+    iteration: int
+    file: str
+    reason: str
+    set_aside: bool
+
+
+class CheckpointChoice(TypedDict):
+    """What an attempt loads. Rank 0 writes it once, all others follow it."""
+
+    version: Literal[1]
+    time: float
+    seconds: float
+    resumed: bool
+    """Whether it continues the run; else it loads what the user named, or nothing."""
+    iteration: Optional[int]
+    load: Optional[str]
+    ckpt_step: Optional[int]
+    verification: Optional[CheckpointVerification]
+    passed_over: list[PassedOver]
+    error: Optional[str]
+    """Why no attempt can start from here."""
+    where: Optional[str]
+    hint: Optional[str]
 
 
 class _MetricsLine(TypedDict):
@@ -303,6 +383,13 @@ class TimelineEvent(_TimelineEvent, total=False):
     losses: dict[str, Optional[float]]
     outcome: RankOutcome
     reason: Optional[str]
+    # event "checkpoint_verified"
+    verification: Optional[CheckpointVerification]
+    passed_over: list[PassedOver]
+    # event "checksums": the manifest of a checkpoint was written
+    files: int
+    bytes: int
+    algorithm: str
     # event "network": NetworkSummary
     verdict: str
     sentence: str

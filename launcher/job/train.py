@@ -13,13 +13,17 @@ from types import FrameType
 from typing import Any, Optional
 
 from ..contract.overrides import keys_of
-from ..contract.records import JobOptions, JobRequest
+from ..contract.records import CheckpointChoice, JobOptions, JobRequest
 from ..contract.validation import ContractError, conforming
 from . import backend, environment, record
 from .config import notes, paths
 from .errors import UserError
 from .rank import Rank
 from .watch.events import Events, Timeline
+
+_SUMS_LIMIT_S = {"finished": 45.0, "stopped": 10.0, "failed": 0.0}
+"""How long the end of a rank waits for the sums of its last checkpoint: less than srun waits for the last task (60 s),
+and less than a time limit or a preemption leaves."""
 
 
 class Interrupted(BaseException):
@@ -67,6 +71,7 @@ def run(rank: Rank) -> int:
     if state.events is not None:
         with contextlib.suppress(Exception):
             state.events.flush(wait=end.outcome != "failed")
+            state.events.finish_sums(_SUMS_LIMIT_S[end.outcome])
     if state.window is not None:
         state.window.finish(end.outcome != "failed")
     record.write_end(rank, end)
@@ -119,7 +124,10 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
         config = cpu.prepare(config)
     paths.place_files(config, rank, keys)
     paths.stop_on_signal(config, keys)
-    paths.choose_checkpoint(config, rank, keys, bool(options.get("load", False)))
+    began = time.monotonic()
+    choice = paths.choose_checkpoint(config, rank, keys, bool(options.get("load", False)), options["verify"])
+    if choice is not None and choice["iteration"] is not None:
+        _report_choice(choice, rank, timeline, time.monotonic() - began)
     fetch.fetch_all(config, rank, options.get("init"))
     weights.choose(config, options.get("init"), check_files=rank.rank == 0)
     if device != "cpu":
@@ -130,6 +138,25 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
         for text in (*(f"note: {one}" for one in found), *(f"warning: {one}" for one in checked.warnings)):
             print(text, file=sys.stderr, flush=True)
     return config, device
+
+
+def _report_choice(choice: CheckpointChoice, rank: Rank, timeline: Timeline, seconds: float) -> None:
+    from .model import manifest
+
+    verification = choice["verification"]
+    timeline.event(
+        "checkpoint_verified",
+        seconds,
+        iteration=choice["iteration"],
+        verification=verification,
+        passed_over=choice["passed_over"],
+    )
+    if rank.rank == 0:
+        for one in choice["passed_over"]:
+            what = "set aside" if one["set_aside"] else "passed over"
+            print(f"warning: checkpoint {one['iteration']} is {what}: {one['file']} {one['reason']}", file=sys.stderr)
+        how = manifest.describe(verification) if verification else "not verified"
+        print(f"loading checkpoint {choice['iteration']}: {how}", flush=True)
 
 
 def bind_numa(rank: Rank, options: JobOptions) -> None:

@@ -151,5 +151,6 @@ def _argv(
             "user_env": sorted(entry.partition("=")[0] for entry in inputs.request.env),
             "network": network.network_options(inputs.cluster, layout),
             "numa_binding": inputs.cluster.numa_binding,
+            "verify": inputs.request.verify,
         },
     }

@@ -39,6 +39,8 @@ class AttemptProgress:
     """The phase before the first iteration, in words."""
     loaded: int | None = None
     """Iteration of the checkpoint that it started from."""
+    verified: str | None = None
+    """What was verified of that checkpoint: `verified`, `partly verified`, `sizes only` or `unverified`."""
     saved: int | None = None
     """Iteration of its newest checkpoint."""
     ended: str | None = None
@@ -97,6 +99,10 @@ def _event(state: AttemptProgress, line: dict[str, Any]) -> AttemptProgress:
         return replace(state, saved=_int(iteration, state.saved))
     if name == "checkpoint_loaded":
         return replace(state, loaded=_int(iteration, state.loaded))
+    if name == "checkpoint_verified":
+        verification = line.get("verification")
+        found = verification.get("state") if isinstance(verification, dict) else None
+        return replace(state, loaded=_int(iteration, state.loaded), verified=str(found) if found else None)
     if name == "end":
         return replace(state, ended=str(line.get("outcome") or "ended"))
     return state
@@ -132,7 +138,8 @@ def numbers(state: AttemptProgress) -> str:
 def describe(state: AttemptProgress) -> str:
     """Describe the progress in one line: `iteration 12/20 | loss ...`, or the phase before the first iteration."""
     if state.iteration is None:
-        loaded = f" (continuing after iteration {state.loaded})" if state.loaded is not None else ""
+        verified = f", checkpoint {state.verified}" if state.verified else ""
+        loaded = f" (continuing after iteration {state.loaded}{verified})" if state.loaded is not None else ""
         return f"{state.phase}{loaded}"
     of = f"/{state.train_iters}" if state.train_iters else ""
     return " | ".join(part for part in (f"iteration {state.iteration}{of}", numbers(state)) if part)

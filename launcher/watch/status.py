@@ -100,6 +100,8 @@ class RunStatus:
             "iteration": result.get("iteration", progress.iteration),
             "train_iters": result.get("train_iters") or progress.train_iters,
             "loss": result.get("loss", progress.loss),
+            "loaded_iteration": progress.loaded,
+            "loaded_checkpoint": progress.verified,
             "seconds_per_iteration": result.get("seconds_per_iteration") or progress.seconds_per_iteration,
             "tflops_per_gpu": progress.tflops_per_gpu,
             "tokens_per_second": progress.tokens_per_second,

@@ -8,6 +8,7 @@ from launcher.contract.paths import AttemptPaths, RunPaths
 from launcher.contract.records import (
     AttemptResult,
     CaptureRecord,
+    CheckpointChoice,
     EnvironmentRecord,
     ExitRecord,
     JobRequest,
@@ -28,6 +29,7 @@ KINDS: dict[str, Any] = {
     "metrics.jsonl": MetricsLine,
     "result.json": AttemptResult,
     "environment.json": EnvironmentRecord,
+    "checkpoint.json": CheckpointChoice,
     "network/*.json": NetworkRecord,
     "placement/*.json": PlacementRecord,
     "profiles/*.record.json": CaptureRecord,

@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
     "user_env": [],
     "network": None,
     "numa_binding": False,
+    "verify": "budget",
 }
 _PROFILER = {"extension": "", "finish_timeout_s": 900, "nsys": None, "own": None}
 _NETWORK = {"nvlink_domain": False, "nics_per_node": None}

@@ -103,7 +103,7 @@ for name, functions in {{
 paths.place_files = paths.stop_on_signal = paths.choose_checkpoint = lambda *a: None
 
 rank = read_rank(json.loads({environment!r}))
-request = {{"recipe": {{}}, "arguments": {{}}, "overrides": [], "options": {{"device": {device!r}}}}}
+request = {{"recipe": {{}}, "arguments": {{}}, "overrides": [], "options": {{"device": {device!r}, "verify": "sizes"}}}}
 _, device = train.configure(rank, request, train.Timeline(rank), 0.0)
 found = [name for name in sys.modules if name.startswith("launcher.job.cpu")]
 print(device, torch.compile is compile_before, found)

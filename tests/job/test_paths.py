@@ -1,9 +1,6 @@
 """Where files go and which checkpoint is loaded, on plain objects and files."""
 
 import pickle
-import sys
-import types
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +13,8 @@ from launcher.job.config import paths
 from launcher.job.errors import UserError
 from launcher.job.model import checkpoints
 from launcher.job.rank import Rank, read_rank
+from tests.job.checkpoint_files import write_checkpoint
 from tests.job.ranks import rank_environment
-
-SHARDS = {"__0_0.distcp": 1000, "__1_0.distcp": 900}
 
 
 @pytest.fixture
@@ -28,35 +24,8 @@ def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rank:
 
 
 @pytest.fixture
-def torch_metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
-    """Classes of torch.distributed.checkpoint's metadata, so that the tests can pickle them without torch."""
-    module = types.ModuleType("torch_checkpoint_stand_in")
-    for name in ("Metadata", "MetadataIndex", "_StorageInfo"):
-        setattr(module, name, type(name, (), {"__module__": module.__name__}))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    yield module
-
-
-@pytest.fixture
-def save(torch_metadata: types.ModuleType) -> Any:
-    def write(directory: Path, step: int) -> Path:
-        path = directory / f"iter_{step:07d}"
-        path.mkdir(parents=True)
-        metadata = torch_metadata.Metadata()
-        metadata.storage_data = {}
-        for name, size in SHARDS.items():
-            (path / name).write_bytes(b"x" * size)
-            for offset in (0, size - 100):
-                index, info = torch_metadata.MetadataIndex(), torch_metadata._StorageInfo()
-                info.__dict__.update(relative_path=name, offset=offset, length=100)
-                metadata.storage_data[index] = info
-        (path / ".metadata").write_bytes(pickle.dumps(metadata))
-        for name in ("metadata.json", "train_state.pt", "run_config.yaml"):
-            (path / name).write_text("{}")
-        (directory / "latest_checkpointed_iteration.txt").write_text(str(step))
-        return path
-
-    return write
+def save() -> Any:
+    return write_checkpoint
 
 
 def config(rank: Rank, **checkpoint: Any) -> Any:
@@ -226,5 +195,5 @@ def test_reading_metadata_runs_nothing_from_it(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "attacked",))
 
     with pytest.raises((TypeError, KeyError)):
-        checkpoints.shard_sizes(pickle.dumps(Attack()))
+        checkpoints.shard_items(pickle.dumps(Attack()))
     assert not (tmp_path / "attacked").exists()

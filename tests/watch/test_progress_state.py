@@ -37,6 +37,13 @@ def test_a_resumed_attempt_says_so() -> None:
     assert describe(state) == "in the first iteration (continuing after iteration 40)"
 
 
+def test_a_resumed_attempt_says_what_was_verified_of_its_checkpoint() -> None:
+    event = {"event": "checkpoint_verified", "iteration": 40, "verification": {"state": "partly verified"}}
+    state = after({"event": "imports"}, event)
+    assert describe(state) == "setting up process groups (continuing after iteration 40, checkpoint partly verified)"
+    assert (state.loaded, state.verified) == (40, "partly verified")
+
+
 def test_numbers_of_an_iteration() -> None:
     state = after(iteration(1, seconds=30.0), iteration(2), iteration(3, tflops_per_gpu=412.34))
     assert describe(state) == "iteration 3/20 | loss 7 | 0.500 s/iteration | 412.3 TFLOP/s/GPU | 0:00:08 left"

@@ -8,9 +8,11 @@ run loads anything.
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.records import CheckpointChoice, VerifyMode
 from ..errors import UserError
 from ..model import checkpoints
 from ..rank import Rank
+from . import choices
 
 # Default of megatron.bridge.training.config.ProfilingConfig.memory_snapshot_path (0.6.2), a path in NeMo's own images.
 BRIDGE_SNAPSHOT = "/nemo_run/snapshot.pickle"
@@ -49,18 +51,48 @@ def stop_on_signal(config: Any, keys: frozenset[str]) -> None:
             setattr(config.train, name, True)
 
 
-def choose_checkpoint(config: Any, rank: Rank, keys: frozenset[str], load: bool) -> None:
-    """Set in `config.checkpoint` what this attempt loads.
+def choose_checkpoint(
+    config: Any, rank: Rank, keys: frozenset[str], load: bool, verify: VerifyMode = "budget"
+) -> Optional[CheckpointChoice]:
+    """Set in `config.checkpoint` what this attempt loads; return the record of it where files were looked at.
 
     Attempt 000 loads nothing, or what the user named in `checkpoint.load` and allowed (`load`). A later attempt
-    continues from the newest complete checkpoint of the run, wherever the tracker points; where none was saved yet, it
-    starts as attempt 000 did. Raises UserError where a new run would load a checkpoint without permission, or a
-    permitted one does not exist.
+    continues from the newest whole checkpoint of the run, wherever the tracker points; where none was saved yet, it
+    starts as attempt 000 did. Rank 0 verifies (`verify`) and chooses, and the others follow its record. Raises
+    UserError where a new run would load a checkpoint without permission, a permitted one does not exist or is damaged,
+    or no checkpoint of the run is whole.
     """
     section = config.checkpoint
+    step: Optional[int] = section.ckpt_step if is_overridden("checkpoint.ckpt_step", keys) else None
     later = int(rank.attempt) > 0 and section.save
-    if not (later and _resume(section, keys)):
+    if later and _is_remote(section.save):
+        # Only Bridge can read remote paths; without a step it loads what its tracker names.
+        section.load, section.ckpt_step, section.finetune = section.save, step, False
+        return None
+    if not later and not (load and section.load and not _is_default(section.load) and not _is_remote(section.load)):
         section.load = _first_load(section.load, load)
+        return None
+    choice = choices.agreed(rank, verify, lambda: _choose(section, rank, step, load, bool(later), verify))
+    section.load = choice["load"]
+    if choice["resumed"]:
+        section.ckpt_step = choice["ckpt_step"]
+        # Fine-tuning resets iteration and optimizer on load: right for initial weights, wrong for the run's own
+        # checkpoint.
+        section.finetune = False
+    return choice
+
+
+def _choose(
+    section: Any, rank: Rank, step: Optional[int], load: bool, later: bool, verify: VerifyMode
+) -> CheckpointChoice:
+    if later:
+        choice = choices.resumed(rank, Path(section.save), step, section.ckpt_format, verify)
+        if choice["iteration"] is not None:
+            return choice
+    wish = _first_load(section.load, load)
+    if wish is None or _is_remote(wish):
+        return choices.record(load=wish)
+    return choices.allowed(rank, Path(wish), section.ckpt_step, section.ckpt_format, verify)
 
 
 def _first_load(wish: Optional[str], load: bool) -> Optional[str]:
@@ -81,38 +113,6 @@ def _first_load(wish: Optional[str], load: bool) -> Optional[str]:
             where="checkpoint.load",
         )
     return None
-
-
-def _resume(section: Any, keys: frozenset[str]) -> bool:
-    """Set what continues the run; return False where nothing was saved yet."""
-    step: Optional[int] = section.ckpt_step if is_overridden("checkpoint.ckpt_step", keys) else None
-    if _is_remote(section.save):
-        # Only Bridge can read remote paths; without a step it loads what its tracker names.
-        section.load, section.ckpt_step = section.save, step
-    else:
-        directory = Path(section.save)
-        step = _complete_step(directory, section.ckpt_format) if step is None else step
-        if step is None:
-            return False
-        # Without a tracker Bridge silently starts from nothing; an iteration's own directory needs none.
-        tracked = checkpoints.has_tracker(directory)
-        section.load = str(directory if tracked else directory / f"iter_{step:07d}")
-        section.ckpt_step = step if tracked else None
-    # Fine-tuning resets iteration and optimizer on load: right for initial weights, wrong for the run's own checkpoint.
-    section.finetune = False
-    return True
-
-
-def _complete_step(directory: Path, ckpt_format: str) -> Optional[int]:
-    step = checkpoints.newest_complete(directory, ckpt_format)
-    if step is None and checkpoints.has_tracker(directory):
-        found = ", ".join(str(number) for number, _ in checkpoints.iterations(directory)) or "none"
-        raise UserError(
-            f"none of the checkpoints that this run saved in {directory} is complete (iterations: {found})",
-            where=str(directory),
-            hint="name one with checkpoint.ckpt_step=N, or start a new run; resuming would start from nothing",
-        )
-    return step
 
 
 def _is_remote(path: str) -> bool:

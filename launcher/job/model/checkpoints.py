@@ -1,4 +1,4 @@
-"""Which checkpoints of a directory are complete: pure functions over files, with the standard library alone.
+"""Which checkpoints of a directory are whole by their structure: pure functions over files, standard library alone.
 
 Bridge 0.6.2 takes the iteration from its tracker file and has no second choice: after a save that was cut short behind
 the tracker (or with a shard lost later) every resume fails, and without a tracker Bridge silently starts from nothing.
@@ -6,17 +6,37 @@ So this module looks at the directories themselves.
 
 Layout of a `torch_dist` checkpoint, as written by Bridge 0.6.2 with megatron-core 0.19.2: `iter_NNNNNNN/` with shards
 `__R_W.distcp`, `.metadata` (written after all shards), `metadata.json`, then `train_state.pt` and `run_config.yaml`;
-beside the directories `latest_train_state.pt` and `latest_checkpointed_iteration.txt`.
+beside the directories `latest_train_state.pt` and `latest_checkpointed_iteration.txt`. Both trackers are written after
+everything that loading needs.
 """
 
+import json
 import pickle
 import re
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 TRACKERS = ("latest_train_state.pt", "latest_checkpointed_iteration.txt")
 MARKERS = ("run_config.yaml", "train_state.pt", "metadata.json", ".metadata")
 REQUIRED = ("train_state.pt", ".metadata")
+SHARD = re.compile(r"__(\d+)_\d+\.distcp")
+"""A shard's name; the number is the rank that wrote it."""
+
+_HEAD_BYTES = 16
+"""How much of an item is read: torch.save begins each with the signature of a zip archive, never with zeros."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a checkpoint is not whole: the file, and what is wrong with it."""
+
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.reason}"
 
 
 def newest_complete(directory: Path, ckpt_format: str = "torch_dist") -> Optional[int]:
@@ -37,14 +57,42 @@ def iterations(directory: Path) -> list[tuple[int, Path]]:
 
 def is_complete(path: Path, ckpt_format: str = "torch_dist") -> bool:
     """Return whether an iteration's directory has every file that loading needs, none shorter than written."""
+    return find_problem(path, ckpt_format) is None
+
+
+def find_problem(path: Path, ckpt_format: str = "torch_dist") -> Optional[Problem]:
+    """Return what keeps the checkpoint in an iteration's directory from being loaded, as its structure shows it.
+
+    Shards are held against `.metadata`: they exist, have their size, and the items that are looked at in each are not
+    zeros. A changed byte is not seen; sums see that (manifest.py). None where nothing was found. Never raises.
+    """
     required = (*REQUIRED, "metadata.json") if ckpt_format == "torch_dist" else REQUIRED
-    if not all(_size(path / name) > 0 for name in required):
-        return False
+    for name in required:
+        if (size := _size(path / name)) <= 0:
+            return Problem(name, "is missing" if size < 0 else "is empty")
+    if ckpt_format == "torch_dist" and not _is_backend(path / "metadata.json"):
+        return Problem("metadata.json", "does not name the format of the checkpoint")
+    if not _is_archive(path / "train_state.pt"):
+        return Problem("train_state.pt", "is damaged: it is not a whole archive of torch.save")
     try:
-        shards = shard_sizes((path / ".metadata").read_bytes())
-    except (OSError, pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError, TypeError):
-        return False
-    return bool(shards) and all(_size(path / name) >= size for name, size in shards.items())
+        items = shard_items((path / ".metadata").read_bytes())
+    except Exception as error:  # garbage makes an unpickler raise anything
+        return Problem(".metadata", f"cannot be read ({type(error).__name__}: {str(error)[:100]})")
+    if not items:
+        return Problem(".metadata", "lists no shard")
+    for name, places in sorted(items.items()):
+        problem = _shard_problem(path, name, places)
+        if problem is not None:
+            return problem
+    return None
+
+
+def tracked_iteration(directory: Path) -> Optional[int]:
+    """Return the iteration that the text tracker names: the newest whose save is final. None where none is named."""
+    try:
+        return int((directory / TRACKERS[1]).read_text(encoding="utf-8").strip())
+    except (OSError, ValueError):
+        return None
 
 
 def holds_checkpoint(directory: Path) -> bool:
@@ -60,19 +108,18 @@ def has_tracker(directory: Path) -> bool:
     return any((directory / name).is_file() for name in TRACKERS)
 
 
-def shard_sizes(metadata: bytes) -> dict[str, int]:
-    """Return the bytes that each shard file has at least, from the pickled `.metadata` of a checkpoint.
+def shard_items(metadata: bytes) -> dict[str, list[tuple[int, int]]]:
+    """Return offset and length of each item in each shard file, from the pickled `.metadata` of a checkpoint.
 
     The pickle (of torch.distributed.checkpoint) is read without torch and without running any code from it: every class
-    becomes a bare record.
+    becomes a bare record. What is not such a pickle raises an exception of any kind.
     """
-    sizes: dict[str, int] = {}
+    items: dict[str, list[tuple[int, int]]] = {}
     content = _Records(metadata).load()
     for info in vars(content)["storage_data"].values():
         fields = vars(info)
-        name = str(fields["relative_path"])
-        sizes[name] = max(sizes.get(name, 0), int(fields["offset"]) + int(fields["length"]))
-    return sizes
+        items.setdefault(str(fields["relative_path"]), []).append((int(fields["offset"]), int(fields["length"])))
+    return items
 
 
 class _Record:
@@ -103,3 +150,39 @@ def _size(path: Path) -> int:
         return path.stat().st_size if path.is_file() else -1
     except OSError:
         return -1
+
+
+def _is_backend(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and isinstance(content.get("sharded_backend"), str)
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return bool(archive.namelist())
+    except Exception:  # a directory of an archive that is garbage makes zipfile raise anything
+        return False
+
+
+def _shard_problem(path: Path, name: str, places: list[tuple[int, int]]) -> Optional[Problem]:
+    if Path(name).name != name:
+        return Problem(".metadata", f"names a shard outside the checkpoint: {name[:100]!r}")
+    size, needed = _size(path / name), max(map(sum, places))
+    if size < needed:
+        what = "is missing" if size < 0 else f"has {size} bytes where {needed} were written"
+        return Problem(name, what)
+    offsets = sorted(offset for offset, length in places if length >= _HEAD_BYTES)
+    looked_at = {offsets[0], offsets[len(offsets) // 2], offsets[-1]} if offsets else set()
+    try:
+        with (path / name).open("rb") as shard:
+            for offset in sorted(looked_at):
+                shard.seek(offset)
+                if not any(shard.read(_HEAD_BYTES)):
+                    return Problem(name, f"holds zeros at byte {offset}, where an item begins")
+    except (OSError, ValueError) as error:
+        return Problem(name, f"cannot be read ({error})")
+    return None

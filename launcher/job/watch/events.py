@@ -10,6 +10,7 @@ from typing import Any, Optional
 from ...contract.files import JsonLines
 from ..config import versions
 from ..rank import Rank
+from .checkpoint_sums import CheckpointSums
 from .metrics import Metrics
 
 _SETUP = ("model-and-optimizer-setup", "load-checkpoint")
@@ -57,6 +58,7 @@ class Events:
         self._rank = rank
         self._timeline = timeline
         self._metrics = Metrics(rank, device) if rank.rank == rank.world_size - 1 else None
+        self._sums: Optional[CheckpointSums] = None
         self._created = time.monotonic()
         self._loop_start = 0.0
         self._step_start = 0.0
@@ -68,6 +70,9 @@ class Events:
         """Return a CallbackManager of Bridge with this object's methods registered."""
         from megatron.bridge.training.callbacks import CallbackManager
 
+        directory = config.checkpoint.save
+        if directory and "://" not in directory and self._rank.local_rank == 0:
+            self._sums = CheckpointSums(self._rank, Path(directory), self._timeline)
         manager = CallbackManager()
         for name in (
             "train_start",
@@ -104,6 +109,8 @@ class Events:
         if self.progress.state is None:  # nothing was said of the data
             self._model_made(context)
         self._watch_signals(context.state)
+        if self._sums is not None:
+            self._sums.begin(int(context.state.train_state.step))
         self._timeline.event("train_start", _active(context.state.timers, "train/valid/test-data-iterators-setup"))
         self._loop_start = time.monotonic()
 
@@ -155,7 +162,14 @@ class Events:
         """Record a checkpoint that was written, or handed to its writer; its time does not count for an iteration."""
         iteration = int(context.state.train_state.step)
         self._timeline.event("save", _running(context.state.timers, "save-checkpoint"), iteration=iteration)
+        if self._sums is not None:
+            self._sums.look()
         self._step_end = None
+
+    def finish_sums(self, limit_s: float) -> None:
+        """Wait for the sums of the last checkpoint, at most `limit_s`."""
+        if self._sums is not None:
+            self._sums.finish(limit_s)
 
     def _watch_signals(self, state: Any) -> None:
         # Bridge leaves with exit status 0 whatever made it stop, and the ranks' answers about signals are all that

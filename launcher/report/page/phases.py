@@ -12,6 +12,7 @@ from launcher.watch.progress_state import clock, number
 
 _STARTING = {
     "imports": "imports and configuration",
+    "checkpoint_verified": "verifying the checkpoint",
     "process_groups": "process groups",
     "model": "model and optimizer",
     "checkpoint_loaded": "loading the checkpoint",
@@ -21,6 +22,7 @@ _STARTING = {
 _NAMES = {
     **_STARTING,
     "save": "saving checkpoints",
+    "checksums": "sums of checkpoints, beside the training",
     "evaluation": "evaluation",
     "stop_requested": "asked to save and stop",
     "stop_refused": "refused to save and stop",

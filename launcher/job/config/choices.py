@@ -1,0 +1,195 @@
+"""Which checkpoint an attempt loads: rank 0 verifies and chooses, and its record binds all ranks.
+
+A damaged checkpoint of the run is set aside by a marker in the run's directory, and the next older one is taken. In a
+directory outside the run nothing is changed, and a damaged checkpoint there is refused.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Optional, cast
+
+from ...contract.files import read_object, write_json
+from ...contract.paths import MANIFEST
+from ...contract.records import CheckpointChoice, CheckpointVerification, PassedOver, SetAside, VerifyMode
+from ..errors import UserError
+from ..model import checkpoints, manifest
+from ..model.checkpoints import Problem
+from ..rank import Rank
+
+BUDGET_S = 120.0
+"""How long sums are taken with `verify` budget."""
+
+WAIT_S = {"full": 24 * 3600.0, "budget": 1800.0, "sizes": 1800.0}
+"""How long other ranks wait for rank 0: its imports, and the verification."""
+
+_POLL_S = 0.2
+
+
+def agreed(rank: Rank, verify: VerifyMode, choose: Callable[[], CheckpointChoice]) -> CheckpointChoice:
+    """Return what `choose` returns on rank 0, on every rank. Raises its UserError on every rank too."""
+    path = rank.paths.checkpoint_choice
+    if rank.rank == 0:
+        began = time.monotonic()
+        try:
+            choice = choose()
+        except UserError as error:
+            choice = record(error=error.message, where=error.where, hint=error.hint)
+            write_json(path, choice)
+            raise
+        except OSError as error:
+            write_json(path, record(error=f"the checkpoints cannot be read: {error}", where=error.filename))
+            raise
+        choice["seconds"] = time.monotonic() - began
+        write_json(path, choice)
+        return choice
+    end = time.monotonic() + WAIT_S[verify]
+    while (content := read_object(path)) is None:
+        if time.monotonic() > end:
+            raise UserError(
+                f"rank 0 has not chosen a checkpoint after {WAIT_S[verify]:.0f} s",
+                where=str(path),
+                hint="see the log of rank 0",
+            )
+        time.sleep(_POLL_S)
+    found = cast(CheckpointChoice, content)
+    if found["error"] is not None:
+        raise UserError(found["error"], where=found["where"], hint=found["hint"])
+    return found
+
+
+def resumed(rank: Rank, directory: Path, step: Optional[int], ckpt_format: str, verify: VerifyMode) -> CheckpointChoice:
+    """Return what continues the run: the newest whole checkpoint in `directory`, or that of `step`.
+
+    Without any checkpoint its iteration is None. Raises UserError where none is whole, or a damaged one may not be set
+    aside.
+    """
+    deadline = time.monotonic() + BUDGET_S
+    found = checkpoints.iterations(directory)
+    tracked = checkpoints.tracked_iteration(directory)
+    own = directory.resolve().is_relative_to(rank.run_dir.resolve())
+    passed: list[PassedOver] = []
+    if step is not None:
+        path = next((path for number, path in found if number == step), directory / f"iter_{step:07d}")
+        verdict = _verify(rank, path, ckpt_format, verify, deadline)
+        if verdict.problem is not None:
+            raise _refusal(path, verdict.problem, "name another with checkpoint.ckpt_step=N")
+        return _resume_from(directory, step, verdict.verification, passed)
+    for number, path in reversed(found):
+        if own and (marker := read_object(rank.run_paths.set_aside(number))) is not None:
+            passed.append(_passed(number, Problem(str(marker.get("file")), str(marker.get("reason"))), True))
+            continue
+        verdict = _verify(rank, path, ckpt_format, verify, deadline)
+        if verdict.problem is None:
+            return _resume_from(directory, number, verdict.verification, passed)
+        is_final = rank.run_paths.manifest(path).exists() or (tracked is not None and number <= tracked)
+        if is_final and not own:
+            raise _refusal(
+                path,
+                verdict.problem,
+                "nothing is changed in a directory outside the run: remove this checkpoint yourself, or name an older "
+                "one with checkpoint.ckpt_step=N",
+            )
+        marked = is_final and _set_aside(rank, number, path, verdict.problem)
+        passed.append(_passed(number, verdict.problem, marked))
+    if checkpoints.has_tracker(directory):
+        numbers = ", ".join(str(number) for number, _ in found) or "none"
+        first = f"; {passed[0]['iteration']}: {passed[0]['file']} {passed[0]['reason']}" if passed else ""
+        raise UserError(
+            f"none of the checkpoints that this run saved in {directory} is complete (iterations: {numbers}){first}",
+            where=str(directory),
+            hint="name one with checkpoint.ckpt_step=N, or start a new run; resuming would start from nothing",
+        )
+    return record(passed_over=passed)
+
+
+def allowed(rank: Rank, wish: Path, step: Optional[int], ckpt_format: str, verify: VerifyMode) -> CheckpointChoice:
+    """Return the choice of a checkpoint that the user named and allowed. Raises UserError for a damaged one.
+
+    What Bridge loads from it is verified: the directory itself, or the iteration of `step` or of the tracker.
+    """
+    number, path = _loaded_from(wish, step)
+    if path is None:
+        return record(load=str(wish))
+    verdict = _verify(rank, path, ckpt_format, verify, time.monotonic() + BUDGET_S)
+    if verdict.problem is not None:
+        raise _refusal(path, verdict.problem, "name a whole one with checkpoint.load or checkpoint.ckpt_step=N")
+    return record(load=str(wish), iteration=number, verification=verdict.verification)
+
+
+def record(**known: Any) -> CheckpointChoice:
+    """Return a choice with what is known, and nothing else."""
+    nothing: CheckpointChoice = {
+        "version": 1,
+        "time": time.time(),
+        "seconds": 0.0,
+        "resumed": False,
+        "iteration": None,
+        "load": None,
+        "ckpt_step": None,
+        "verification": None,
+        "passed_over": [],
+        "error": None,
+        "where": None,
+        "hint": None,
+    }
+    return cast(CheckpointChoice, {**nothing, **known})
+
+
+def _verify(rank: Rank, path: Path, ckpt_format: str, verify: VerifyMode, deadline: float) -> manifest.Verdict:
+    # The manifest in the directory itself goes where the checkpoint goes, into another run too.
+    inside = path / MANIFEST
+    where = inside if inside.exists() else rank.run_paths.manifest(path)
+    return manifest.verify(path, where, ckpt_format, verify, deadline=deadline, seed=int(rank.attempt))
+
+
+def _resume_from(
+    directory: Path, step: int, verification: Optional[CheckpointVerification], passed: list[PassedOver]
+) -> CheckpointChoice:
+    # Without a tracker Bridge silently starts from nothing; an iteration's own directory needs none.
+    tracked = checkpoints.has_tracker(directory)
+    return record(
+        resumed=True,
+        iteration=step,
+        load=str(directory if tracked else directory / f"iter_{step:07d}"),
+        ckpt_step=step if tracked else None,
+        verification=verification,
+        passed_over=passed,
+    )
+
+
+def _loaded_from(wish: Path, step: Optional[int]) -> tuple[Optional[int], Optional[Path]]:
+    """Return iteration and directory of the checkpoint that Bridge loads from `wish`; None where that is not known."""
+    found = checkpoints.iterations(wish)
+    if not found:
+        is_one = any((wish / name).is_file() for name in checkpoints.MARKERS)
+        digits = wish.name.removeprefix("iter_")
+        return (int(digits) if digits.isdigit() else None), (wish if is_one else None)
+    number = checkpoints.tracked_iteration(wish) if step is None else step
+    return number, next((path for each, path in found if each == number), None)
+
+
+def _set_aside(rank: Rank, iteration: int, path: Path, problem: Problem) -> bool:
+    """Write the marker, and return whether that was possible: the older checkpoint is loaded in any case."""
+    marker: SetAside = {
+        "version": 1,
+        "time": time.time(),
+        "attempt": rank.attempt,
+        "directory": str(path),
+        "iteration": iteration,
+        "file": problem.file,
+        "reason": problem.reason,
+    }
+    try:
+        write_json(rank.run_paths.set_aside(iteration), marker)
+    except OSError:
+        return False
+    return True
+
+
+def _passed(iteration: int, problem: Problem, set_aside: bool) -> PassedOver:
+    return {"iteration": iteration, "file": problem.file, "reason": problem.reason, "set_aside": set_aside}
+
+
+def _refusal(path: Path, problem: Problem, hint: str) -> UserError:
+    return UserError(f"checkpoint {path} is not whole: {problem}", where=str(path / problem.file), hint=hint)

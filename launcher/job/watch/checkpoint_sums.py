@@ -1,0 +1,150 @@
+"""The sums of checkpoints, taken beside the training once a save is final.
+
+The first rank of each node sums the shards that its node's ranks wrote, mostly from the page cache; rank 0 also the
+files that no rank's name is in. Each leaves its part in the checkpoint's directory, and rank 0 makes the manifest of
+all parts. A save is final when the text tracker names it: Bridge writes that last, for asynchronous saves too.
+"""
+
+import contextlib
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+from ...contract.files import read_object, write_json
+from ...contract.records import FileSum
+from ..model import checkpoints, manifest
+from ..rank import Rank
+
+PARTS_LIMIT_S = 900.0
+"""How long rank 0 waits for the parts of other nodes; later the checkpoint stays without a manifest."""
+
+_PART = manifest.PREFIX + "sums-"
+_THREADS = 2
+_POLL_S = 0.5
+
+
+class CheckpointSums:
+    """One node's part in the manifests of a run's checkpoints; on rank 0 the manifests too.
+
+    Failures are reported on standard error and never end the training: a checkpoint without manifest is `unverified`.
+    """
+
+    def __init__(self, rank: Rank, directory: Path, timeline: Any) -> None:
+        self._rank = rank
+        self._directory = directory
+        self._timeline = timeline
+        self._seen: Optional[int] = None
+        self._waiting: queue.Queue[Optional[int]] = queue.Queue()
+        self._over = threading.Event()
+        self._thread: Optional[threading.Thread] = None
+
+    def begin(self, iteration: int) -> None:
+        """Start after the checkpoint of this iteration: the sums of older ones are no longer those of the save."""
+        self._seen = iteration
+
+    def look(self) -> None:
+        """Take the sums of the checkpoint that the tracker names, if this attempt saved it."""
+        iteration = checkpoints.tracked_iteration(self._directory)
+        if iteration is None or self._seen is None or iteration <= self._seen:
+            return
+        self._seen = iteration
+        if self._rank.rank == 0:
+            with contextlib.suppress(OSError):
+                self._forget(iteration)
+        if self._thread is None:
+            # A daemon: a process that has to end does not wait for it.
+            self._thread = threading.Thread(target=self._work, name="checkpoint-sums", daemon=True)
+            self._thread.start()
+        self._waiting.put(iteration)
+
+    def finish(self, limit_s: float) -> None:
+        """Wait for the sums of the last checkpoint, at most `limit_s`, and stop."""
+        if limit_s > 0:
+            self.look()
+        if self._thread is not None:
+            self._waiting.put(None)
+            self._thread.join(max(0.0, limit_s))
+        self._over.set()
+
+    def _forget(self, iteration: int) -> None:
+        """Remove what an earlier save of this iteration has left."""
+        path = self._checkpoint(iteration)
+        for old in (self._rank.run_paths.manifest(path), self._rank.run_paths.set_aside(iteration)):
+            old.unlink(missing_ok=True)
+        for part in self._parts(iteration, "*"):
+            if part not in self._parts(iteration):
+                part.unlink(missing_ok=True)
+
+    def _work(self) -> None:
+        while (iteration := self._waiting.get()) is not None and not self._over.is_set():
+            try:
+                self._sum(iteration)
+            except Exception as error:
+                self._say(f"warning: no sums of checkpoint {iteration} were recorded: {error}")
+
+    def _sum(self, iteration: int) -> None:
+        path, began = self._checkpoint(iteration), time.monotonic()
+        algorithm = manifest.best_algorithm()
+        own = [name for name in manifest.file_names(path) if self._is_own(name)]
+        found, unreadable = manifest.sum_files(path, own, algorithm, threads=_THREADS, stop=self._over, nice=True)
+        if unreadable:
+            raise OSError(f"{min(unreadable)} cannot be read")
+        if self._over.is_set():
+            return
+        if self._rank.rank != 0:
+            write_json(self._part(iteration, self._rank.rank), {"algorithm": algorithm, "files": found})
+            return
+        files = self._merged(iteration, algorithm, found)
+        if files is None:
+            return
+        manifest.write_manifest(self._rank.run_paths.manifest(path), iteration, algorithm, files)
+        self._timeline.event(
+            "checksums",
+            time.monotonic() - began,
+            iteration=iteration,
+            files=len(files),
+            bytes=sum(one["bytes"] for one in files.values()),
+            algorithm=algorithm,
+        )
+
+    def _merged(self, iteration: int, algorithm: str, own: dict[str, FileSum]) -> Optional[dict[str, FileSum]]:
+        """Return the sums of all files, once every node has left its part; None where that took too long."""
+        path, end = self._checkpoint(iteration), time.monotonic() + PARTS_LIMIT_S
+        while not self._over.is_set():
+            files, parts = dict(own), self._parts(iteration)
+            for part in parts:
+                content = read_object(part) or {}
+                if content.get("algorithm") == algorithm:
+                    files.update(content.get("files", {}))
+            missing = [name for name in manifest.file_names(path) if name not in files]
+            if not missing:
+                for part in parts:
+                    part.unlink(missing_ok=True)
+                return files
+            if time.monotonic() > end:
+                raise OSError(f"no node has summed {missing[0]} after {PARTS_LIMIT_S:.0f} s")
+            self._over.wait(_POLL_S)
+        return None
+
+    def _is_own(self, name: str) -> bool:
+        match = checkpoints.SHARD.fullmatch(name)
+        if match is None:
+            return self._rank.rank == 0
+        return int(match[1]) // self._rank.local_world_size == self._rank.node_rank
+
+    def _parts(self, iteration: int, attempt: Optional[str] = None) -> list[Path]:
+        of_attempt = f"{_PART}{iteration:07d}-{attempt or self._rank.attempt}"
+        return sorted(self._part(iteration, 0).parent.glob(f"{of_attempt}-*.json"))
+
+    def _part(self, iteration: int, rank: int) -> Path:
+        directory = self._rank.run_paths.manifest(self._checkpoint(iteration)).parent
+        return directory / f"{_PART}{iteration:07d}-{self._rank.attempt}-{rank:04d}.json"
+
+    def _checkpoint(self, iteration: int) -> Path:
+        return self._directory / f"iter_{iteration:07d}"
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)

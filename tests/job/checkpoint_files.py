@@ -1,0 +1,61 @@
+"""Checkpoints of synthetic files in the layout that Megatron Bridge writes, made without torch."""
+
+import json
+import pickle
+import random
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+from launcher.contract.paths import RunPaths
+from launcher.job.model import manifest
+
+SHARDS = {"__0_0.distcp": 1000, "__1_0.distcp": 900}
+
+_MODULE = types.ModuleType("torch_checkpoint_stand_in")
+for _name in ("Metadata", "MetadataIndex", "_StorageInfo"):
+    setattr(_MODULE, _name, type(_name, (), {"__module__": _MODULE.__name__}))
+
+
+def write_checkpoint(directory: Path, step: int) -> Path:
+    """Write a checkpoint and the tracker that names it; returns the iteration's directory."""
+    path = directory / f"iter_{step:07d}"
+    path.mkdir(parents=True, exist_ok=True)
+    metadata, numbers = _MODULE.Metadata(), random.Random(step)  # noqa: S311 - bytes to write
+    metadata.storage_data = {}
+    for name, size in SHARDS.items():
+        (path / name).write_bytes(b"PK" * 10 + numbers.randbytes(size - 20))
+        for offset in (0, size - 100):
+            index, info = _MODULE.MetadataIndex(), _MODULE._StorageInfo()
+            info.__dict__.update(relative_path=name, offset=offset, length=100)
+            metadata.storage_data[index] = info
+    (path / ".metadata").write_bytes(_pickled(metadata))
+    (path / "metadata.json").write_text(json.dumps({"sharded_backend": "torch_dist", "common_backend": "torch"}))
+    (path / "run_config.yaml").write_text("train: {}\n")
+    with zipfile.ZipFile(path / "train_state.pt", "w") as archive:
+        archive.writestr("train_state/data.pkl", numbers.randbytes(200))
+    (directory / "latest_checkpointed_iteration.txt").write_text(str(step))
+    return path
+
+
+def empty_metadata() -> bytes:
+    """A `.metadata` that can be read, and names no shard."""
+    return _pickled(_MODULE.Metadata())
+
+
+def record_sums(run_dir: Path, path: Path) -> Path:
+    """Write the manifest of a checkpoint of a run; returns its path."""
+    algorithm = manifest.best_algorithm()
+    files, _ = manifest.sum_files(path, manifest.file_names(path), algorithm)
+    where = RunPaths(run_dir).manifest(path)
+    manifest.write_manifest(where, int(path.name.removeprefix("iter_")), algorithm, files)
+    return where
+
+
+def _pickled(value: object) -> bytes:
+    sys.modules[_MODULE.__name__] = _MODULE
+    try:
+        return pickle.dumps(value)
+    finally:
+        del sys.modules[_MODULE.__name__]

@@ -1,0 +1,319 @@
+"""Checkpoints are summed when a save is final, verified before they are loaded, and set aside where they are damaged.
+
+Tier: quick (no torch, no processes), about 15 s.
+"""
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.contract.paths import MANIFEST, RunPaths
+from launcher.contract.records import CheckpointChoice, SetAside, VerifyMode
+from launcher.contract.validation import problems
+from launcher.job.config import choices
+from launcher.job.errors import UserError
+from launcher.job.model import checkpoints, manifest
+from launcher.job.rank import Rank, read_rank
+from launcher.job.watch.checkpoint_sums import CheckpointSums
+from tests.job.checkpoint_files import empty_metadata, record_sums, write_checkpoint
+from tests.job.ranks import rank_environment
+
+PLACES = 40
+
+
+def resuming(run: Path, rank: int = 0) -> Rank:
+    return read_rank(rank_environment(run, rank, 2, "001"))
+
+
+def resume(run: Path, verify: VerifyMode = "full", directory: Path | None = None) -> CheckpointChoice:
+    return choices.resumed(resuming(run), directory or run / "checkpoints", None, "torch_dist", verify)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with the checkpoints 10 and 20, both with a manifest."""
+    directory = tmp_path / "run"
+    for step in (10, 20):
+        record_sums(directory, write_checkpoint(directory / "checkpoints", step))
+    return directory
+
+
+def damaged(content: bytes, kind: str, place: int, bit: int) -> bytes:
+    if kind == "cut":
+        return content[:place]
+    if kind == "zeros":
+        changed = content[:place] + bytes(len(content[place : place + 64])) + content[place + 64 :]
+        if changed != content:
+            return changed
+    return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("kind", ["flip", "cut", "zeros"])
+def test_a_damaged_file_is_never_loaded_and_the_next_older_checkpoint_is(
+    run: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+    numbers = random.Random(kind)  # noqa: S311 - places of damage
+    newest = run / "checkpoints" / "iter_0000020"
+    names = sorted(path.name for path in newest.iterdir())
+    assert {"__0_0.distcp", ".metadata", "metadata.json", "train_state.pt", "run_config.yaml", MANIFEST} <= {*names}
+    for name in names:
+        content = (newest / name).read_bytes()
+        for _ in range(PLACES):
+            place, bit = numbers.randrange(len(content)), numbers.randrange(8)
+            (newest / name).write_bytes(damaged(content, kind, place, bit))
+            choice = resume(run)
+            where = f"{kind} of {name} at byte {place}, bit {bit}"
+            assert choice["iteration"] == choice["ckpt_step"] == 10, where
+            (passed,) = choice["passed_over"]
+            assert (passed["iteration"], passed["file"], passed["set_aside"]) == (20, name, True), where
+            RunPaths(run).set_aside(20).unlink()
+        (newest / name).write_bytes(content)
+    assert resume(run)["iteration"] == 20, "what was restored is loaded"
+
+
+@pytest.mark.parametrize("name", ["__1_0.distcp", ".metadata", "train_state.pt", MANIFEST])
+def test_a_missing_file_is_damage_but_a_missing_manifest_is_said(run: Path, name: str) -> None:
+    (run / "checkpoints" / "iter_0000020" / name).unlink()
+    choice = resume(run)
+    if name == MANIFEST:
+        assert choice["iteration"] == 20
+        assert choice["verification"] is not None
+        assert choice["verification"]["state"] == "unverified"
+    else:
+        assert choice["iteration"] == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("__0_0.distcp", bytes(1000), "holds zeros"),
+        ("train_state.pt", b"PK\x03\x04 and no more", "not a whole archive"),
+        ("metadata.json", b"\x00\xff{{{", "does not name the format"),
+        (".metadata", empty_metadata(), "cannot be read"),
+        (".metadata", b"garbage", "cannot be read"),
+    ],
+    ids=["zero-filled shard", "cut train state", "garbage in metadata.json", "no storage_data", "garbage in .metadata"],
+)
+def test_damage_that_the_structure_shows_needs_no_manifest(run: Path, name: str, content: bytes, words: str) -> None:
+    path = run / "checkpoints" / "iter_0000020"
+    (path / MANIFEST).unlink()
+    (path / name).write_bytes(content)
+    choice = resume(run, "sizes")
+    assert choice["iteration"] == 10
+    assert [(passed["iteration"], passed["file"]) for passed in choice["passed_over"]] == [(20, name)]
+    assert words in choice["passed_over"][0]["reason"]
+
+
+def test_a_marker_names_iteration_file_and_reason_and_holds_for_later_attempts(run: Path) -> None:
+    shard = run / "checkpoints" / "iter_0000020" / "__0_0.distcp"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:500] + bytes(64) + content[564:])
+    resume(run)
+    marker = json.loads(RunPaths(run).set_aside(20).read_text())
+    assert list(problems(marker, SetAside)) == []
+    assert (marker["iteration"], marker["file"]) == (20, "__0_0.distcp")
+    assert "its sum is not the one that was recorded" in marker["reason"]
+    shard.write_bytes(content)
+    assert resume(run)["iteration"] == 10
+
+
+def test_in_a_directory_outside_the_run_nothing_is_changed(tmp_path: Path, run: Path) -> None:
+    elsewhere = (run / "checkpoints").rename(tmp_path / "elsewhere")
+    shard = elsewhere / "iter_0000020" / "__0_0.distcp"
+    shard.write_bytes(bytes(10) + shard.read_bytes()[10:])
+    before = {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match=r"iter_0000020 is not whole: __0_0\.distcp is damaged") as refused:
+        resume(run, directory=elsewhere)
+    assert refused.value.where == str(shard)
+    with pytest.raises(UserError, match=r"__0_0\.distcp is damaged"):
+        choices.allowed(resuming(run), elsewhere, None, "torch_dist", "full")
+    after = {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*")}
+    assert after == before
+    assert choices.allowed(resuming(run), elsewhere, 10, "torch_dist", "full")["load"] == str(elsewhere)
+
+
+def test_an_unfinished_save_outside_the_run_is_passed_over(tmp_path: Path, run: Path) -> None:
+    elsewhere = (run / "checkpoints").rename(tmp_path / "elsewhere")
+    (elsewhere / "iter_0000030").mkdir()
+    choice = resume(run, directory=elsewhere)
+    assert choice["iteration"] == 20
+    assert [passed["set_aside"] for passed in choice["passed_over"]] == [False]
+    assert not RunPaths(run).set_aside_directory.exists()
+
+
+def test_what_is_verified_depends_on_the_mode_and_is_recorded(run: Path) -> None:
+    path = run / "checkpoints" / "iter_0000020"
+    where = path / MANIFEST
+
+    def verified(mode: VerifyMode, deadline: float | None = None) -> Any:
+        verdict = manifest.verify(path, where, "torch_dist", mode, deadline=deadline)
+        assert verdict.problem is None
+        return verdict.verification
+
+    whole = verified("full")
+    assert (whole["state"], whole["verified_files"], whole["files"]) == ("verified", 6, 6)
+    part = verified("budget", time.monotonic() - 1)
+    assert (part["state"], part["verified_files"]) == ("partly verified", 4)
+    assert part["bytes"] - part["verified_bytes"] == 1900
+    assert "not verified: 2 files" in manifest.describe(part)
+    shard = path / "__0_0.distcp"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    assert verified("sizes")["state"] == "sizes only"
+
+
+def test_without_xxhash_sums_are_crc32_and_others_are_said_to_be_unverified(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run / "checkpoints" / "iter_0000020"
+    monkeypatch.setitem(__import__("sys").modules, "xxhash", None)
+    found = manifest.verify(path, path / MANIFEST, "torch_dist", "full").verification
+    assert found is not None
+    assert (found["state"], found["verified_files"]) == ("sizes only", 0)
+    record_sums(run, path)
+    assert json.loads((path / MANIFEST).read_text())["algorithm"] == "crc32"
+    found = manifest.verify(path, path / MANIFEST, "torch_dist", "full").verification
+    assert found is not None
+    assert found["state"] == "verified"
+
+
+def test_all_ranks_follow_the_record_of_rank_0(run: Path) -> None:
+    def other() -> CheckpointChoice:
+        raise AssertionError("only rank 0 chooses")
+
+    first = choices.agreed(resuming(run), "full", lambda: resume(run))
+    record = resuming(run).paths.checkpoint_choice
+    assert list(problems(json.loads(record.read_text()), CheckpointChoice)) == []
+    assert choices.agreed(resuming(run, 1), "full", other) == first
+    assert first["iteration"] == 20
+
+
+def test_all_ranks_refuse_what_rank_0_refuses(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (run / "checkpoints").glob("iter_*"):
+        (path / "__0_0.distcp").write_bytes(b"")
+    words = r"none of the checkpoints .* \(iterations: 10, 20\); 20: __0_0\.distcp has 0 bytes where 1000 were written"
+    for rank in (0, 1):
+        with pytest.raises(UserError, match=words):
+            choices.agreed(resuming(run, rank), "budget", lambda: resume(run))
+    monkeypatch.setitem(choices.WAIT_S, "budget", 0.1)
+    resuming(run).paths.checkpoint_choice.unlink()
+    with pytest.raises(UserError, match="rank 0 has not chosen"):
+        choices.agreed(resuming(run, 1), "budget", lambda: resume(run))
+
+
+class Noted:
+    """A timeline that keeps its events."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def event(self, name: str, seconds: float | None = None, **more: Any) -> None:
+        self.events.append({"event": name, "seconds": seconds, **more})
+
+
+def two_nodes(run: Path, attempt: str = "000") -> tuple[list[CheckpointSums], Noted]:
+    """The parts of two nodes with one rank each, at the beginning of the training loop."""
+    timeline, parts = Noted(), []
+    run.mkdir(exist_ok=True)
+    for rank in (0, 1):
+        environment = {**rank_environment(run, rank, 2, attempt), "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        environment["NODE_RANK"] = str(rank)
+        parts.append(CheckpointSums(read_rank(environment), run / "checkpoints", timeline))
+        parts[-1].begin(0)
+    return parts, timeline
+
+
+def test_each_node_sums_its_shards_and_rank_0_writes_the_manifest(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    nodes, timeline = two_nodes(run)
+    path = write_checkpoint(run / "checkpoints", 10)
+    for node in reversed(nodes):
+        node.look()
+        node.look()
+    for node in reversed(nodes):
+        node.finish(20)
+    made = manifest.read_manifest(path / MANIFEST)
+    assert made is not None
+    assert sorted(made["files"]) == manifest.file_names(path)
+    assert [entry.name for entry in path.iterdir() if "launcher-" in entry.name] == [MANIFEST]
+    assert [(event["event"], event["iteration"], event["files"]) for event in timeline.events] == [("checksums", 10, 6)]
+    assert resume(run)["verification"] == manifest.verify(path, path / MANIFEST, "torch_dist", "full").verification
+
+
+def test_a_save_that_is_not_final_is_not_summed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    nodes, _ = two_nodes(run)
+    path = write_checkpoint(run / "checkpoints", 10)
+    (path.parent / "latest_checkpointed_iteration.txt").write_text("0")
+    for node in nodes:
+        node.look()
+    assert not (path / MANIFEST).exists()
+    # An asynchronous save becomes final at the end of the run.
+    (path.parent / "latest_checkpointed_iteration.txt").write_text("10")
+    for node in reversed(nodes):
+        node.finish(20)
+    assert (path / MANIFEST).exists()
+
+
+def test_the_checkpoint_that_was_loaded_gets_no_sums_after_the_fact(run: Path) -> None:
+    before = (run / "checkpoints" / "iter_0000020" / MANIFEST).stat().st_mtime_ns
+    nodes, timeline = two_nodes(run, "001")
+    for node in nodes:
+        node.begin(20)
+        node.look()
+        node.finish(20)
+    assert (run / "checkpoints" / "iter_0000020" / MANIFEST).stat().st_mtime_ns == before
+    assert timeline.events == []
+
+
+def test_a_later_save_of_the_iteration_replaces_manifest_and_marker(run: Path) -> None:
+    path = run / "checkpoints" / "iter_0000020"
+    (path / "__0_0.distcp").write_bytes(b"damaged")
+    assert resume(run)["iteration"] == 10
+    nodes, _ = two_nodes(run, "001")
+    (path / "__0_0.distcp").unlink()
+    write_checkpoint(run / "checkpoints", 20)
+    for node in reversed(nodes):
+        node.look()
+        node.finish(20)
+    assert not RunPaths(run).set_aside(20).exists()
+    choice = resume(run)
+    assert choice["iteration"] == 20
+    assert choice["verification"] is not None
+    assert choice["verification"]["state"] == "verified"
+
+
+def test_a_directory_outside_the_run_gets_no_manifest(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir()
+    environment = {**rank_environment(run, 0, 1), "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}
+    sums = CheckpointSums(read_rank(environment), elsewhere, Noted())
+    sums.begin(0)
+    path = write_checkpoint(elsewhere, 10)
+    names = sorted(entry.name for entry in path.iterdir())
+    sums.look()
+    sums.finish(20)
+    assert sorted(entry.name for entry in path.iterdir()) == names
+    assert len(list(RunPaths(run).manifests.iterdir())) == 1
+    shard = path / "__1_0.distcp"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match=r"__1_0\.distcp is damaged"):
+        resume(run, directory=elsewhere)
+
+
+def test_the_launchers_own_files_are_not_part_of_a_checkpoint(run: Path) -> None:
+    path = run / "checkpoints" / "iter_0000020"
+    names = manifest.file_names(path)
+    for name in (".launcher-sums-0000020-000-0001.json.7.tmp", f".{MANIFEST}.7.tmp", ".nfs0001"):
+        (path / name).write_text("")
+    assert manifest.file_names(path) == names
+
+
+def test_shard_names_say_which_rank_wrote_them() -> None:
+    match = checkpoints.SHARD.fullmatch("__12_3.distcp")
+    assert match is not None
+    assert match[1] == "12"
