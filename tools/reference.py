@@ -397,7 +397,7 @@ def records_page() -> str:
         rows.append((f"`{place_of(place)}`", f"[{record}](#{record.lower()})", note))
     parts = ["# Records", sentences(head), table(("file", "record", ""), rows), sentences(rest)]
     for name, value in vars(records).items():
-        if name.startswith("_") or not (is_record(value) or value is records.ExitRecord):
+        if name.startswith("_") or not (is_record(value) or value in (records.ExitRecord, records.StartRecord)):
             continue
         own = {key: text for each in lineage(name, bases) for key, text in docs.get(each, {}).items()}
         required = getattr(value, "__required_keys__", frozenset(value.__annotations__))
