@@ -12,6 +12,9 @@ from launcher.rundir import RunDirectory
 from launcher.rundir.lease import end_lease
 from launcher.rundir.submit_lock import submit_lock
 
+_OF_ONE_SUBMISSION = ("hold", "begin", "deadline", "dependency")
+"""Options of sbatch that say when one job starts. They are not repeated by --resume."""
+
 
 def find_resumed(stated: dict[str, Any]) -> RunDirectory:
     """Return the run that `stated` names with `resume`.
@@ -38,6 +41,10 @@ def continued_request(run: RunDirectory, stated: Mapping[str, Any]) -> dict[str,
     # What was profiled then need not be profiled again.
     before = {key: value for key, value in run.plan["request"].items() if key not in OPTIONS}
     new = stated.get("assignments", ())
+    # The number of nodes may have come from the allocation of that time: a run does not change its size by itself.
+    before = {"nodes": run.plan["layout"]["nodes"], **before}
+    if isinstance(options := before.get("sbatch"), dict):
+        before["sbatch"] = {key: value for key, value in options.items() if key not in _OF_ONE_SUBMISSION}
     merged = {**before, **stated, "assignments": assignments.merge_for_resume(before.get("assignments", ()), new)}
     recipe = run.plan["argv"]["recipe"]
     if "path" in recipe:

@@ -1,0 +1,37 @@
+"""What a resume asks for again, and what it does not. Cost: about 15 s on the shared cluster."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.backends.running import TOY, User, user_of
+from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
+
+
+@pytest.fixture
+def user(slurm_cluster: VirtualCluster, tmp_path: Path) -> User:
+    return user_of(tmp_path, slurm_cluster)
+
+
+def test_a_run_of_an_allocation_keeps_its_nodes_and_a_hold_is_of_one_job(
+    user: User, slurm_cluster: VirtualCluster
+) -> None:
+    common = ("small.py", "--gpus-per-node=2", f"--entrypoint={TOY}", "--no-check-config", "toy.save_every=1")
+    user.salloc("run", *common, "toy.iters=2", options=("-N2", "--ntasks-per-node=2", "--gpus-per-node=2"))
+    (run,) = user.runs()
+    user.run("submit", "--resume", str(run), "toy.iters=4", "--sbatch", "hold")
+    held = json.loads((run / "plan.json").read_text())
+    assert held["layout"]["nodes"] == 2
+    assert ["hold", None] in held["directives"]
+    user.run("cancel", str(run))
+
+    def over() -> bool:
+        return bool(json.loads(user.run("status", str(run), "--json").stdout)["runs"][0]["over"])
+
+    wait_until(over, "the held job to end", slurm_cluster, 30)
+    user.run("submit", "--resume", str(run), "toy.iters=6")
+    plan = json.loads((run / "plan.json").read_text())
+    assert plan["layout"]["world_size"] == 4
+    assert ["hold", None] not in plan["directives"]
+    assert (plan["request"].get("sbatch") or {}) == {}
