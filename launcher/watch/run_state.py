@@ -79,7 +79,7 @@ def newest_start(run: RunDirectory) -> Start | None:
 def current_attempt(run: RunDirectory, start: Start | None) -> Attempt | None:
     """Return the newest attempt if it belongs to this start.
 
-    After a resume, the newest attempt is an old one until the new one has started. They are told apart by what the
+    After a resume, the newest attempt is an old one until the new one has started. They are distinguished by what the
     attempt itself recorded, not by times: the clocks of login and compute nodes differ.
     """
     newest = run.latest_attempt()
