@@ -1,6 +1,8 @@
 """The state of a run as its directory shows it, without a query to Slurm."""
 
+import re
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,8 @@ class RunState:
     attempts: int = 0
     attempt: str | None = None
     """The newest attempt, if it belongs to the newest start."""
+    slurm_said: str | None = None
+    """What Slurm wrote to sbatch.log about the end of the start's job: `CANCELLED`, or after `DUE TO` why."""
     job_start: float | None = None
     """When Slurm started the job for that attempt, by the controller's clock; None where that is unknown."""
     result: AttemptResult | None = None
@@ -117,12 +121,29 @@ def read_run_state(run: RunDirectory) -> RunState:
     return replace(
         run_state,
         attempt=current.name,
+        slurm_said=slurm_words(last_lines(run.sbatch_log), start.job) if start else None,
         job_start=record.job_start if (record := current.start_record) else None,
         result=_result(current),
         progress=attempt_progress(current),
         stopping=current.stop.exists(),
         network=_network(current),
     )
+
+
+def slurm_words(lines: Iterable[str], job: str | None) -> str | None:
+    """Return what the last of Slurm's lines in sbatch.log says about the end of this job.
+
+    slurmstepd writes there `*** JOB 12 ON n1 CANCELLED AT 2026-01-31T10:00:00 DUE TO TIME LIMIT ***`, without
+    `DUE TO` for a job that was cancelled. Source: Slurm, src/slurmd/slurmstepd/req.c.
+    """
+    found = None
+    for line in lines:
+        match = re.search(
+            r"\*\*\* (?:JOB|STEP) (\d+)(?:\.\S+)? ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?[, ]", line
+        )
+        if match and match[1] == job:
+            found = match[2] or "CANCELLED"
+    return found
 
 
 def _own_job(plan: dict[str, Any]) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 from launcher._util.errors import SlurmError
 from launcher._util.shell import Shell
+from launcher.contract import verdict
+from launcher.contract.paths import RunPaths
 from launcher.rundir import RunDirectory
 from launcher.slurm.info import cluster_name
 from launcher.slurm.queue import Answer, Job, State, ask_jobs
@@ -19,6 +21,19 @@ UNPROVEN = "Slurm shows neither the comment nor the command of this job, so it m
 
 _FAR_S = 300 * 24 * 3600.0
 """Limit of a plausible estimate: behind a job without time limit, Slurm expects a start in a year."""
+
+
+_ENDED_BY_STATE = {
+    State.CANCELLED: "cancelled",
+    State.TIMEOUT: "the job's time limit",
+    State.NODE_FAIL: "a node failed",
+    State.PREEMPTED: "preempted",
+}
+_ENDED_BY_WORDS = {
+    "TIME LIMIT": "the job's time limit",
+    "PREEMPTION": "preempted",
+    "NODE FAILURE": "a node failed",
+}
 
 
 class Phase(StrEnum):
@@ -170,12 +185,28 @@ def _judge_proven(run: RunDirectory, run_state: RunState, known: _KnownJob, answ
 def _ended_meanwhile(run: RunDirectory, run_state: RunState, job: Job | None) -> RunState:
     """Return the state, read again if the job has ended and the state has no verdict yet.
 
-    The state was read before the query to Slurm. A job writes its verdict before it ends, so it exists now if ever.
+    The state was read before the query to Slurm. A job writes its verdict before it ends, so it exists now if ever;
+    otherwise the ranks' own records count.
     """
-    if run_state.result or job is None or not job.terminal:
+    start = run_state.start
+    over = start is not None and start.alive is False if job is None else job.terminal
+    if run_state.result or not over:
         return run_state
     again = read_run_state(run)
-    return again if again.start == run_state.start else run_state
+    return _judged_by_ranks(again if again.start == run_state.start else run_state)
+
+
+def _judged_by_ranks(run_state: RunState) -> RunState:
+    """Return the state with the verdict that the job would have written, where all its ranks say that they ended well.
+
+    A job that Slurm has ended cannot write it itself.
+    """
+    if run_state.result or run_state.attempt is None or run_state.world_size < 1:
+        return run_state
+    attempt = RunPaths(run_state.path).attempt_paths(run_state.attempt)
+    if any(rank.failed for rank in verdict.read_ranks(attempt, run_state.world_size)):
+        return run_state
+    return replace(run_state, result=verdict.compose(attempt, run_state.world_size, 0, now=time.time()))
 
 
 def judge(run_state: RunState, job: Job | None, answer: Answer) -> RunStatus:
@@ -251,27 +282,49 @@ def _over(run_state: RunState, base: RunStatus) -> RunStatus:
         return _without_verdict(run_state, base, state)
     outcome = str(run_state.result.get("outcome"))
     reason = run_state.result.get("reason")
-    ended_by = {State.CANCELLED: "cancelled", State.TIMEOUT: "the job's time limit"}.get(state) if state else None
-    words = " | ".join(
-        each for each in (ended_by, str(reason) if reason else None, _reached(run_state) or None) if each
+    ended_by = None if outcome == "finished" else _ended_by(run_state, state)
+    saved = (
+        f"checkpoint of iteration {run_state.progress.saved}; `--resume` continues it" if _resumable(run_state) else ""
     )
+    words = " | ".join(each for each in (ended_by, str(reason or ""), _reached(run_state), saved) if each)
     if outcome == "failed" and (state is State.CANCELLED or run_state.cancelled):
         return _with(base, Phase.CANCELLED, words)
     phase = Phase(outcome) if outcome in ("finished", "stopped", "failed", "diverged") else Phase.UNKNOWN
     return _with(base, phase, words)
 
 
+def _ended_by(run_state: RunState, state: State | None) -> str | None:
+    """Return what ended the job from outside: by its state, and where that says nothing, by sbatch.log and the journal.
+
+    Without accounting Slurm forgets the state of a job a few minutes after its end.
+    """
+    by_state = _ENDED_BY_STATE.get(state) if state else None
+    if by_state is not None or (state is not None and state is not State.FORGOTTEN):
+        return by_state
+    said = run_state.slurm_said
+    if said is None or said == "CANCELLED":
+        return "cancelled" if said or run_state.cancelled else None
+    return _ENDED_BY_WORDS.get(said, f"ended by Slurm due to {said.lower()}")
+
+
+def _resumable(run_state: RunState) -> bool:
+    outcome = run_state.result.get("outcome") if run_state.result else None
+    return run_state.progress.saved is not None and outcome in (None, "stopped")
+
+
 def _without_verdict(run_state: RunState, base: RunStatus, state: State | None) -> RunStatus:
     reached = _reached(run_state, "; ")
-    if state is State.CANCELLED:
+    if _resumable(run_state):
+        reached += f"; checkpoint of iteration {run_state.progress.saved}, `--resume` continues it"
+    ended_by = _ended_by(run_state, state)
+    if ended_by == "cancelled":
         return _with(base, Phase.CANCELLED, f"the job was cancelled{reached}")
+    if ended_by is not None:
+        return _with(base, Phase.FAILED, f"{ended_by}{reached}")
     if state is State.FORGOTTEN or state is None:
         why = f" ({base.reason})" if base.reason else ""
         return _with(base, Phase.LOST, f"Slurm no longer has the job{why}, and there is no verdict{reached}")
     words = {
-        State.TIMEOUT: "the job's time limit",
-        State.NODE_FAIL: "a node failed",
-        State.PREEMPTED: "preempted",
         State.OUT_OF_MEMORY: "out of memory on the host",
         State.COMPLETED: "the job ended without a verdict; see sbatch.log",
     }.get(state, f"{state.value}{f' ({base.reason})' if base.reason else ''}; see sbatch.log")

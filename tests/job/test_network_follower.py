@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from launcher.contract import verdict
 from launcher.contract.fabrics.verdict import NodeView
 from launcher.contract.process import start_ticks_of
 from launcher.contract.records import ExceptionRecord
-from launcher.job import result as verdict
 from launcher.job.network import follower, report, variables
 from launcher.job.network.tail import NoFileError, Tail
 from launcher.job.network.watch import Watch, own_log, prepare

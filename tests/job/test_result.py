@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launcher.contract import verdict
 from launcher.contract.paths import AttemptPaths
-from launcher.job import result as verdict
+from launcher.job import result as program
 
-PROGRAM = Path(verdict.__file__)
+PROGRAM = Path(program.__file__)
 OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
 
 

@@ -13,8 +13,8 @@ from launcher._util.errors import RequestError
 from launcher._util.shell import Recorder, Result
 from launcher.cli.commands.profiles import main
 from launcher.cli.main import command_parser
+from launcher.contract import verdict
 from launcher.contract.paths import AttemptPaths
-from launcher.job import result as verdict
 from launcher.report.profiles.listing import list_profiles, missing_lines
 from launcher.report.profiles.tables import summarise, write_list, write_summary
 from launcher.rundir import RunDirectory

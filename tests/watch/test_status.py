@@ -270,3 +270,62 @@ def test_the_object_for_programs(run: RunDirectory) -> None:
     assert value["tokens_per_second"] == 81920.0
     assert (value["phase"], value["over"], value["iteration"], value["loss"]) == ("failed", True, 2, 8.0)
     assert (value["first_failing_rank"]["host"], value["job"], value["seconds_left"]) == ("n2", "12", None)
+
+
+# ---- jobs that could not write a verdict, on a cluster without accounting
+
+
+def sbatch_log(run: RunDirectory, why: str, job: str = "12") -> None:
+    words = f"slurmstepd: error: *** JOB {job} ON n1 CANCELLED AT 2026-11-25T21:00:00{why} ***\n"
+    run.sbatch_log.write_text(f"something else\n{words}")
+
+
+@pytest.mark.parametrize(
+    ("why", "phase", "words"),
+    [
+        (" DUE TO TIME LIMIT", Phase.FAILED, "the job's time limit; iteration 2/20, loss 8; checkpoint of iteration 2"),
+        (" DUE TO PREEMPTION", Phase.FAILED, "preempted; iteration 2/20"),
+        (" DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS", Phase.FAILED, "a node failed; iteration 2/20"),
+        ("", Phase.CANCELLED, "the job was cancelled; iteration 2/20"),
+    ],
+)
+def test_what_slurm_wrote_to_the_log_counts_where_it_forgot_the_job(
+    run: RunDirectory, why: str, phase: Phase, words: str
+) -> None:
+    make_attempt(run, metrics=METRICS, timeline=({"event": "save", "iteration": 2},))
+    sbatch_log(run, why)
+    status = judged(run, State.FORGOTTEN)
+    assert status.phase is phase
+    assert status.detail.startswith(words)
+    assert "`--resume`" in status.detail
+    sbatch_log(run, why, job="11")
+    assert judged(run, State.FORGOTTEN).phase is Phase.LOST, "the line is about another job"
+
+
+def test_the_launchers_own_cancel_counts_where_slurm_forgot_the_job(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "small" / "1", *submitted(), {"event": "cancelled", "job": "12"})
+    make_attempt(run, metrics=METRICS)
+    assert judged(run, State.FORGOTTEN).phase is Phase.CANCELLED
+
+
+@pytest.mark.parametrize(("outcome", "reason"), [("finished", None), ("stopped", "signal SIGTERM")])
+def test_ranks_that_ended_well_are_the_verdict_of_a_job_that_was_ended(
+    run: RunDirectory, outcome: str, reason: str | None
+) -> None:
+    attempt = make_attempt(run, metrics=METRICS, timeline=({"event": "save", "iteration": 2},))
+    sbatch_log(run, " DUE TO TIME LIMIT")
+
+    def ask() -> RunStatus:
+        forgotten = Recorder({"squeue": Result(("squeue",), 0, "", ""), "sacct": Result(("sacct",), 1, "", "disabled")})
+        return status_of([run], forgotten, clock=lambda: NOW)[0][0]
+
+    for rank in range(2):
+        assert ask().phase is Phase.FAILED
+        record = {"version": 1, "rank": rank, "host": "n1", "outcome": outcome, "reason": reason, "iteration": 2}
+        attempt.rank_record(rank).write_text(json.dumps(record))
+    status = ask()
+    assert (status.phase.value, status.to_dict()["outcome"]) == (outcome, outcome)
+    reached = "iteration 2/20, loss 8"
+    saved = "checkpoint of iteration 2; `--resume` continues it"
+    stopped = f"the job's time limit | signal SIGTERM | {reached} | {saved}"
+    assert status.detail == (stopped if outcome == "stopped" else reached)

@@ -1,0 +1,299 @@
+"""The verdict on an attempt, from what its ranks left: composed in the job, or by the launcher where no job could.
+
+The first failing rank is the one to look at: one with an error of its own, or that died without a word, comes before
+those which only noticed that a peer was gone; those that were ended after the first failure come last.
+"""
+
+import math
+import signal
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, cast, get_args
+
+from launcher.contract import profiles
+from launcher.contract.files import read_lines, read_object
+from launcher.contract.paths import AttemptPaths
+from launcher.contract.records import (
+    AttemptResult,
+    ExitRecord,
+    Outcome,
+    ProfilesResult,
+    ProgressResult,
+    RankOutcome,
+    RankRecord,
+)
+
+OUTCOMES = get_args(RankOutcome)
+DIVERGED_AFTER = 10
+"""Number of logged iterations in a row without a finite loss after which a failed attempt counts as diverged."""
+# Slurm (--kill-on-bad-exit, --wait, scancel, the time limit) and the local launcher end ranks with these.
+TERMINATED, KILLED = 128 + signal.SIGTERM, 128 + signal.SIGKILL
+
+
+class RankEnd(NamedTuple):
+    """The end of one rank, as far as it is known."""
+
+    rank: int
+    record: Optional[RankRecord]
+    exit: Optional[ExitRecord]
+
+    @property
+    def outcome(self) -> Optional[RankOutcome]:
+        """finished, stopped, failed; None if the rank said nothing about it."""
+        return None if self.record is None else self.record["outcome"]
+
+    @property
+    def failed(self) -> bool:
+        """Whether it did not end well. A crash after the record of a good end does not count."""
+        return self.outcome not in ("finished", "stopped")
+
+    @property
+    def missing(self) -> bool:
+        """Whether it left nothing at all: its node is lost, or its step.sh was killed with it."""
+        return self.record is None and self.exit is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was ended from outside, without a record of its own."""
+        return self.record is None and self.exit is not None and self.exit.status in (TERMINATED, KILLED)
+
+    @property
+    def lost_peers(self) -> bool:
+        """Whether it failed because communication did."""
+        return self.record is not None and self.outcome == "failed" and self.record.get("cause") == "communication"
+
+    @property
+    def time(self) -> float:
+        """When it failed; infinity where that is unknown."""
+        if self.record is not None and self.outcome == "failed" and is_number(self.record.get("time")):
+            return float(self.record["time"])
+        return self.exit.time if self.exit else float("inf")
+
+    @property
+    def host(self) -> Optional[str]:
+        """Where it ran; None where that is unknown."""
+        host = self.record.get("host") if self.record else None
+        return str(host) if host else self.exit.host if self.exit else None
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value from JSON is a finite number; true and false are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_record(path: Path) -> Optional[RankRecord]:
+    """Return a rank's own record; None if there is none, or something else in its place."""
+    record = read_object(path)
+    # Whatever else it lacks: another program than ours may have written it.
+    return cast(RankRecord, record) if record and record.get("outcome") in OUTCOMES else None
+
+
+def read_exit(path: Path) -> Optional[ExitRecord]:
+    """Return what a rank's step.sh recorded; None if there is nothing, or something else in its place."""
+    try:
+        return ExitRecord.parse(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError):
+        return None
+
+
+def read_whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file of JSON lines; none where it cannot be read."""
+    try:
+        return read_lines(path)
+    except OSError:
+        return []
+
+
+def read_ranks(attempt: AttemptPaths, world_size: int) -> list[RankEnd]:
+    """Return the end of every rank."""
+    return [
+        RankEnd(rank, read_record(attempt.rank_record(rank)), read_exit(attempt.exit_record(rank)))
+        for rank in range(world_size)
+    ]
+
+
+def first_failing(ranks: list[RankEnd]) -> Optional[RankEnd]:
+    """Return the rank to look at first; None if none failed."""
+    failing = [rank for rank in ranks if rank.failed]
+    if not failing:
+        return None
+    # Where one rank fails in earnest, one that had finished and crashed while leaving may have pulled it down.
+    crashed = [rank for rank in ranks if not rank.failed and rank.exit is not None and rank.exit.status != 0]
+    causes = [rank for rank in failing + crashed if not rank.ended]
+    ended_first = [rank for rank in failing if rank.ended and not is_consequence(rank, causes)]
+    if ended_first:
+        return min(ended_first, key=by_time)
+    return min(causes or failing, key=by_kind_and_time)
+
+
+def is_consequence(ended: RankEnd, causes: list[RankEnd]) -> bool:
+    """Return whether a rank was ended from outside because another one had failed.
+
+    Not if it came first: the kernel's out-of-memory killer, or an operator. A peer may write down its lost connection
+    before step.sh sees why it was lost, but no rank is ended for it before that peer has exited: that time counts.
+    """
+    if ended.exit is not None and ended.exit.status == TERMINATED and any(rank.missing for rank in causes):
+        return True
+    exits = [rank.exit.time if rank.lost_peers and rank.exit else rank.time for rank in causes]
+    return any(ended.time > each for each in exits)
+
+
+def by_time(rank: RankEnd) -> tuple[float, int]:
+    """Return a key that sorts by time, then by rank."""
+    return rank.time, rank.rank
+
+
+def by_kind_and_time(rank: RankEnd) -> tuple[int, float, int]:
+    """Return a key that sorts failing ranks: own errors and deaths, those that left nothing, lost peers.
+
+    A wrong network is an error of the rank's own.
+    """
+    return 2 if rank.lost_peers else 1 if rank.missing else 0, rank.time, rank.rank
+
+
+def what(rank: RankEnd) -> str:
+    """Return how a failing rank ended, in a few words."""
+    exception = rank.record.get("exception") if rank.record else None
+    if rank.outcome == "failed" and isinstance(exception, dict):
+        # A wrong request or network is said in a sentence of its own; anything else is known by its exception.
+        kind = "" if rank.record and rank.record.get("cause") in ("user", "network") else f"{exception.get('type')}: "
+        return f"{kind}{exception.get('message')}"
+    if rank.exit is None:
+        return "left no record"
+    after = f" after it had {rank.outcome}" if rank.record else ""
+    if rank.exit.status > 128:
+        return f"killed by {signal_name(rank.exit.status - 128)}{after}"
+    return f"ended with status {rank.exit.status}{after or ' without a record'}"
+
+
+def ending(rank: RankEnd) -> str:
+    """Return how any rank ended, and when: `finished at iteration 20`."""
+    iteration = rank.record.get("iteration") if rank.record else None
+    return f"{what(rank) if rank.failed else rank.outcome}{'' if iteration is None else f' at iteration {iteration}'}"
+
+
+def where(rank: RankEnd) -> Optional[str]:
+    """Return file and line of a failing rank's exception, if its record has them."""
+    exception = rank.record.get("exception") if rank.record else None
+    return exception.get("where") if isinstance(exception, dict) else None
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's number with its name: `signal 9 (SIGKILL)`."""
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def not_finite_at_end(metrics: list[dict[str, Any]]) -> list[int]:
+    """Return the last logged iterations, oldest first, as far back as their loss is not finite.
+
+    Iterations that fp16's loss scaler skipped do not count: they change no weight. A loss that was not logged is
+    unknown, and not a sign of divergence.
+    """
+    found = []
+    for line in reversed(metrics):
+        if line.get("skipped") is True or not is_number(line.get("iteration")):
+            continue
+        if not loss_is_not_finite(line):
+            break
+        found.append(int(line["iteration"]))
+    return found[::-1]
+
+
+def loss_is_not_finite(line: dict[str, Any]) -> bool:
+    """Return whether an iteration's loss was NaN or infinite: written so, or null and named in `not_finite`."""
+    loss, names = line.get("loss"), line.get("not_finite")
+    if isinstance(loss, float):
+        return not math.isfinite(loss)
+    return loss is None and isinstance(names, list) and "loss" in names
+
+
+def outcome_of(ranks: list[RankEnd], not_finite: list[int]) -> Outcome:
+    """Return the attempt's outcome: one failed rank makes it failed, one stopped rank makes it stopped.
+
+    `not_finite` holds the last iterations, as `not_finite_at_end` returns them. They make it diverged where the ranks
+    ended well, and where a failure came after many of them, which is then a consequence.
+    """
+    failed = any(rank.failed for rank in ranks)
+    if len(not_finite) >= (DIVERGED_AFTER if failed else 1):
+        return "diverged"
+    if failed:
+        return "failed"
+    return "stopped" if any(rank.outcome == "stopped" for rank in ranks) else "finished"
+
+
+def progress_of(metrics: list[dict[str, Any]], ranks: list[RankEnd]) -> ProgressResult:
+    """Return the last iteration, the loss of the last logged one, and the median time of an iteration.
+
+    A loss that is missing or not finite is not replaced by that of an earlier iteration.
+    """
+    said = [rank.record["iteration"] for rank in ranks if rank.record and is_number(rank.record.get("iteration"))]
+    logged = [line["iteration"] for line in metrics if is_number(line.get("iteration"))]
+    loss = next((line.get("loss") for line in reversed(metrics) if is_number(line.get("iteration"))), None)
+    totals = [line["train_iters"] for line in metrics if is_number(line.get("train_iters"))]
+    seconds = [line["seconds"] for line in metrics if is_number(line.get("seconds"))]
+    return {
+        "iteration": max(said + logged, default=None),
+        "train_iters": totals[-1] if totals else None,
+        "loss": loss if is_number(loss) else None,
+        "seconds_per_iteration": statistics.median(seconds) if seconds else None,
+        "diverged_at": next(iter(not_finite_at_end(metrics)), None),
+    }
+
+
+def reason_of(
+    ranks: list[RankEnd], first: Optional[RankEnd], step_status: int, diverged_at: Optional[int]
+) -> Optional[str]:
+    """Return why the attempt stopped, as the ranks say, or how the first failing rank ended.
+
+    `diverged_at` is the iteration at which the loss of a diverged attempt stopped being finite, else None.
+    """
+    if diverged_at is not None:
+        failure = "" if first is None else f"; then rank {first.rank}: {what(first)}"
+        return f"the loss was not finite from iteration {diverged_at} on{failure}"
+    if all(rank.missing for rank in ranks):
+        return f"no rank left a record: the step ended with status {step_status} before the program began"
+    if first is not None:
+        return f"rank {first.rank}: {what(first)}"
+    reasons = [rank.record.get("reason") for rank in ranks if rank.record and rank.outcome == "stopped"]
+    crashed = [f"rank {rank.rank}: {what(rank)}" for rank in ranks if rank.exit is not None and rank.exit.status != 0]
+    return next((str(reason) for reason in reasons + crashed if reason), None)
+
+
+def profiles_of(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[ProfilesResult]:
+    """Return what became of the profiles that were asked for; None if none were."""
+    return profiles.result(attempt, len(ranks), lambda rank: ending(ranks[rank]))
+
+
+def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float) -> AttemptResult:
+    """Return the content of result.json."""
+    ranks = read_ranks(attempt, world_size)
+    first = first_failing(ranks)
+    metrics = read_whole_lines(attempt.metrics)
+    outcome = outcome_of(ranks, not_finite_at_end(metrics))
+    progress = progress_of(metrics, ranks)
+    times = [line["time"] for line in read_whole_lines(attempt.timeline) if is_number(line.get("time"))]
+    return {
+        "version": 1,
+        "attempt": attempt.name,
+        "outcome": outcome,
+        "reason": reason_of(ranks, first, step_status, progress["diverged_at"] if outcome == "diverged" else None),
+        **progress,
+        "first_failing_rank": None
+        if first is None
+        else {
+            "rank": first.rank,
+            "host": first.host,
+            "what": what(first),
+            "where": where(first),
+            "cause": first.record.get("cause") if first.record else None,
+        },
+        "failed_ranks": [rank.rank for rank in ranks if rank.failed],
+        "missing_ranks": [rank.rank for rank in ranks if rank.missing],
+        "profiles": profiles_of(attempt, ranks),
+        "step_status": step_status,
+        "started": min(times, default=None),
+        "ended": max((rank.exit.time for rank in ranks if rank.exit), default=now),
+    }
