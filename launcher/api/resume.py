@@ -33,6 +33,7 @@ def find_resumed(stated: dict[str, Any]) -> RunDirectory:
             hint="Leave the recipe out; overrides may follow.\n"
             "For another recipe start a new run with --allow-checkpoint-load.",
         )
+    _require_something_left(run, stated)
     return run
 
 
@@ -52,6 +53,24 @@ def continued_request(run: RunDirectory, stated: Mapping[str, Any]) -> dict[str,
     if merged.get("entrypoint"):
         merged["entrypoint"] = str(run.code / "entrypoint.py")
     return merged
+
+
+def _require_something_left(run: RunDirectory, stated: Mapping[str, Any]) -> None:
+    """Refuse a finished run unless something is changed, and unless its number of iterations has grown if stated."""
+    attempt = run.latest_attempt()
+    result = attempt.result if attempt else None
+    if result is None or result["outcome"] != "finished":
+        return
+    changes = stated.get("assignments", ())
+    wanted = [text.partition("=")[2] for text in changes if text.lstrip("+").startswith("train.train_iters=")]
+    done = result["iteration"] or 0
+    if changes and not (wanted and wanted[-1].isdigit() and int(wanted[-1]) <= done):
+        return
+    raise RequestError(
+        f"the run has finished its {done} iterations, so there is nothing to continue",
+        where=str(run.path),
+        hint=f"Ask for more, such as: train.train_iters={2 * done}.",
+    )
 
 
 @contextmanager

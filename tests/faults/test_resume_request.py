@@ -14,6 +14,16 @@ def user(slurm_cluster: VirtualCluster, tmp_path: Path) -> User:
     return user_of(tmp_path, slurm_cluster)
 
 
+def test_a_finished_run_is_continued_only_for_more(tmp_path: Path) -> None:
+    alone = user_of(tmp_path)
+    common = ("small.py", "--gpus-per-node=1", f"--entrypoint={TOY}", "--no-check-config", "toy.save_every=1")
+    alone.run("run", *common, "toy.iters=3", "--name", "done")
+    for more in ((), ("train.train_iters=3",)):
+        assert "has finished its 3 iterations" in alone.run("run", "--resume", "done", *more, status=2).stderr
+    alone.run("run", "--resume", "done", "toy.iters=5")
+    assert "iteration 5/5" in alone.run("logs", "done").stdout
+
+
 def test_a_run_of_an_allocation_keeps_its_nodes_and_a_hold_is_of_one_job(
     user: User, slurm_cluster: VirtualCluster
 ) -> None:
