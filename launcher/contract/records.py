@@ -539,6 +539,8 @@ class AttemptResult(ProgressResult):
     attempt: str
     outcome: Outcome
     reason: Optional[str]
+    failure: Optional[str]
+    """The class of a failure (contract/failures.py); null where no rule matches, and without a failure."""
     first_failing_rank: Optional[FailingRank]
     failed_ranks: list[int]
     missing_ranks: list[int]

@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, cast, get_args
 
-from launcher.contract import profiles
+from launcher.contract import failures, profiles
 from launcher.contract.files import read_lines, read_object
 from launcher.contract.paths import AttemptPaths
 from launcher.contract.records import (
@@ -26,6 +26,7 @@ from launcher.contract.records import (
 OUTCOMES = get_args(RankOutcome)
 DIVERGED_AFTER = 10
 """Number of logged iterations in a row without a finite loss after which a failed attempt counts as diverged."""
+SRUN_LOG_BYTES = 256 << 10
 # Slurm (--kill-on-bad-exit, --wait, scancel, the time limit) and the local launcher end ranks with these.
 TERMINATED, KILLED = 128 + signal.SIGTERM, 128 + signal.SIGKILL
 
@@ -262,6 +263,22 @@ def reason_of(
     return next((str(reason) for reason in reasons + crashed if reason), None)
 
 
+def failure_of(attempt: AttemptPaths, first: Optional[RankEnd]) -> Optional[tuple[str, str]]:
+    """Return the class of a failure, and the line of srun.log that shows it: empty where an exception does."""
+    exception = first.record.get("exception") if first and first.record else None
+    if first is not None and first.outcome == "failed" and isinstance(exception, dict):
+        if first.record is None or first.record.get("cause") == "user":
+            return None
+        found = failures.classify(exception=f"{exception.get('type')}: {exception.get('message')}")
+        return (found[0], "") if found else None
+    try:
+        with attempt.srun_log.open("rb") as file:
+            said = file.read(SRUN_LOG_BYTES).decode(errors="replace")
+    except OSError:
+        return None
+    return failures.classify(srun=said)
+
+
 def profiles_of(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[ProfilesResult]:
     """Return what became of the profiles that were asked for; None if none were."""
     return profiles.result(attempt, len(ranks), lambda rank: ending(ranks[rank]))
@@ -274,12 +291,15 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
     metrics = read_whole_lines(attempt.metrics)
     outcome = outcome_of(ranks, not_finite_at_end(metrics))
     progress = progress_of(metrics, ranks)
+    reason = reason_of(ranks, first, step_status, progress["diverged_at"] if outcome == "diverged" else None)
+    failure = failure_of(attempt, first) if outcome == "failed" else None
     times = [line["time"] for line in read_whole_lines(attempt.timeline) if is_number(line.get("time"))]
     return {
         "version": 1,
         "attempt": attempt.name,
         "outcome": outcome,
-        "reason": reason_of(ranks, first, step_status, progress["diverged_at"] if outcome == "diverged" else None),
+        "reason": f"{reason} ({failure[1]})" if failure and failure[1] else reason,
+        "failure": failure[0] if failure else None,
         **progress,
         "first_failing_rank": None
         if first is None

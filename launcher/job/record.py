@@ -9,24 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Optional
 
+from ..contract.failures import classify
 from ..contract.files import write_json
 from ..contract.records import Cause, ExceptionRecord, RankOutcome, RankRecord
 from .errors import UserError
 from .rank import Rank
 
-# What gloo and NCCL say when it is the other side that is gone. Neither gives these errors a type of its own:
-# gloo raises a plain RuntimeError.
-PEER_LOST = (
-    "gloo/transport",
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Broken pipe",
-    "NCCL error",
-    "NCCL communicator was aborted",
-    "Timed out waiting",
-    "watchdog",
-    "DistStoreError",
-)
 COMMUNICATION_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 
 
@@ -67,9 +55,14 @@ def failure(error: BaseException, code_dir: Path, iteration: Optional[int] = Non
 
 def is_communication(error: BaseException) -> bool:
     """Return whether `error` says that a peer or the network is gone: mostly a consequence of another rank's end."""
-    if type(error).__name__ in COMMUNICATION_TYPES or isinstance(error, ConnectionError):
+    if isinstance(error, ConnectionError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in PEER_LOST)
+    # Neither gloo nor NCCL gives a lost peer a type of its own: gloo raises a plain RuntimeError, and torch's
+    # DistBackendError also stands for memory that NCCL did not get, and for a wrong set-up.
+    found = classify(exception=f"{type(error).__name__}: {error}")
+    if type(error).__name__ in COMMUNICATION_TYPES:
+        return found is None or found[0] == "lost peer"
+    return isinstance(error, RuntimeError) and found is not None and found[0] == "lost peer"
 
 
 def place(trace: Optional[TracebackType], code_dir: Path) -> Optional[str]:

@@ -267,3 +267,13 @@ def test_a_loss_that_is_not_finite_is_an_outcome_and_is_not_replaced_by_an_older
     if outcome == "diverged":
         assert f"not finite from iteration {diverged_at} on" in str(result["reason"])
         assert ("rank 0: ValueError: bad" in str(result["reason"])) is (end is CRASHED)
+
+
+def test_srun_says_why_a_rank_left_no_record(tmp_path: Path) -> None:
+    attempt_of(tmp_path, [(FINISHED, "0 11 n1"), (None, "137 10 n1")])
+    said = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed."
+    (tmp_path / "attempts/000/logs").mkdir()
+    (tmp_path / "attempts/000/logs/srun.log").write_text(f"{said}\n")
+    result = verdict.compose(AttemptPaths(tmp_path / "attempts/000"), 2, 137, now=100.0)
+    assert (result["outcome"], result["failure"]) == ("failed", "out of memory (host)")
+    assert result["reason"] == f"rank 1: killed by signal 9 (SIGKILL) ({said})"
