@@ -137,7 +137,7 @@ step=(
     --output="$attempt_dir/logs/rank-%4t.log"
     "${container[@]}"
 )
-trap : INT TERM # a signal ends the step, not this script, which still has to write the verdict
+trap : INT TERM USR1 USR2 # a signal, also one of --sbatch signal=B:USR1@60, does not end this script before the verdict
 "${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log"
 status=$?
 
