@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.backends.running import TOY, User, user_of
-from tests.support.slurm.virtual_cluster import VirtualCluster
+from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
 
 BATCH = ("--nodes", "2", "--entrypoint", TOY, "--json")
 
@@ -39,3 +39,12 @@ def test_a_login_node_whose_clock_is_ahead(user: User) -> None:
     assert (status["phase"], status["attempt"], status["iteration"]) == ("finished", "000", 2)
     _, job, started = (run / "attempts/000/start").read_text().split()
     assert (job, abs(float(started) - journal[0]["time"]) < 60) == (status["job"], True)
+
+
+def test_a_signal_to_the_batch_script_does_not_end_it(user: User, slurm_cluster: VirtualCluster) -> None:
+    started = json.loads(user.run("submit", "small.py", *BATCH, "toy.iters=40", "toy.seconds=0.1").stdout)
+    metrics = Path(started["run_dir"]) / "attempts/000/metrics.jsonl"
+    wait_until(metrics.exists, "the training to begin", slurm_cluster)
+    slurm_cluster.run("scancel", "--batch", "--signal=USR1", started["job"])
+    assert slurm_cluster.wait(started["job"], "COMPLETED", "FAILED") == "COMPLETED"
+    assert json.loads((metrics.parent / "result.json").read_text())["outcome"] == "finished"
