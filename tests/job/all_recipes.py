@@ -30,7 +30,7 @@ RESOLVED = {
 }
 """Keys of the index, with the names that a resolved configuration has for them."""
 
-_SHAPE = ("model.num_layers=8", "model.hidden_size=64", "model.num_attention_heads=8")
+_SHAPE = ("model.num_layers=48", "model.hidden_size=64", "model.num_attention_heads=8")
 """For the recipes of family gpt, which leave it to their user."""
 
 
