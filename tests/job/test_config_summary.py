@@ -24,6 +24,7 @@ warnings.simplefilter("ignore")
 logging.disable(logging.WARNING)
 answers = []
 from launcher.job import cpu
+from launcher.contract.values import parse
 from launcher.job.config import check, overrides, recipe
 from pathlib import Path
 cpu.enable()
@@ -35,7 +36,7 @@ parallel_state.initialize_model_parallel()
 tensor_parallel.model_parallel_cuda_manual_seed(1)
 for path, changes in json.load(sys.stdin):
     config = recipe.load({"path": path, "function": "configure"}, {}, Path.cwd())
-    config = cpu.prepare(overrides.apply(config, changes))
+    config = cpu.prepare(overrides.apply(config, [parse(text) for text in changes]))
     found = check.resolved(check.validate(config, 1).config)
     provider = config.model
     if provider.vocab_size is None:

@@ -29,11 +29,12 @@ for patch in cpu.patches():
 found["others"] = [[patch.name, patch.fits() and patch.needed()] for patch in cpu.PATCHES if patch not in cpu.patches()]
 
 from pathlib import Path
+from launcher.contract.values import parse
 from launcher.job.config import overrides, recipe
 
 def make(file, *changes, **arguments):
     config = recipe.load({{"path": f"recipes/{{file}}", "function": "configure"}}, arguments, Path({root!r}))
-    return overrides.apply(config, list(changes))
+    return overrides.apply(config, [parse(text) for text in changes])
 
 def refusal(config):
     try:
@@ -91,7 +92,7 @@ class Config(types.SimpleNamespace):
     model = types.SimpleNamespace()
 for name, functions in {{
     "config.recipe": {{"load": lambda *a: Config()}},
-    "config.overrides": {{"apply": lambda config, texts: config}},
+    "config.overrides": {{"read": lambda records: (), "apply": lambda config, changes: config}},
     "config.check": {{"validate": lambda *a: types.SimpleNamespace(warnings=())}},
     "model.weights": {{"choose": lambda *a, **k: None}},
 }}.items():
