@@ -16,13 +16,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What is not mended yet; a path covers everything under it. Remove a line with the commit that cleans its package.
-PENDING: tuple[str, ...] = (
-    # Written from the code.
-    "docs/reference/command-line.md",
-    "launcher/config/request.py",
-)
-
 # A phrase that reads as translated, or a word of our own for what has a usual name, and what to write instead.
 BANNED: dict[str, str] = {
     r"(?<!there )\b(?:is|are|was|were) no\b(?! (?:longer|more|less|later)\b)": "X is not a Y",
@@ -121,14 +114,7 @@ def hits_in(path: Path) -> list[Hit]:
     return found
 
 
-def is_pending(path: Path) -> bool:
-    name = str(path.relative_to(ROOT))
-    return any(name == entry or name.startswith(f"{entry}/") for entry in PENDING)
-
-
-@pytest.mark.parametrize(
-    "path", [path for path in files() if not is_pending(path)], ids=lambda path: str(path.relative_to(ROOT))
-)
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_people_read_is_plain_english(path: Path) -> None:
     hits = hits_in(path)
     assert not hits, "\n" + "\n".join(map(str, hits))

@@ -127,6 +127,7 @@ _.first_failing_rank
 _.missing_ranks
 _.numa_node
 _.opens
+_.owner_job
 _.own_sum
 _.passed
 _.passed_over
