@@ -199,9 +199,10 @@ def _ended_meanwhile(run: RunDirectory, run_state: RunState, job: Job | None) ->
 def _judged_by_ranks(run_state: RunState) -> RunState:
     """Return the state with the verdict that the job would have written, where all its ranks say that they ended well.
 
-    A job that Slurm has ended cannot write it itself.
+    A job that Slurm has ended cannot write it itself. A run that its user has cancelled stays cancelled, also where its
+    ranks have saved and stopped.
     """
-    if run_state.result or run_state.attempt is None or run_state.world_size < 1:
+    if run_state.result or run_state.cancelled or run_state.attempt is None or run_state.world_size < 1:
         return run_state
     attempt = RunPaths(run_state.path).attempt_paths(run_state.attempt)
     if any(rank.failed for rank in verdict.read_ranks(attempt, run_state.world_size)):
