@@ -130,6 +130,6 @@ def test_a_second_job_of_one_submission_leaves_it_alone(user: User, slurm_cluste
         text=True,
         check=True,
     ).stdout.strip()
-    assert slurm_cluster.wait(twin, "COMPLETED") == "COMPLETED"
+    assert slurm_cluster.wait(twin, "FAILED") == "FAILED"
     assert [path.name for path in (run / "attempts").iterdir()] == ["000"]
-    assert f"job {answer['job']} has this submission" in (run / "sbatch.log").read_text()
+    assert f"job {answer['job']} owns this run" in (run / "sbatch.log").read_text()

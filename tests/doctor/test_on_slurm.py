@@ -151,7 +151,7 @@ def test_a_node_that_does_not_see_the_run(own: tuple[VirtualCluster, User]) -> N
     cluster.run("srun", "-w", "n3", "mount", "-t", "tmpfs", "tmpfs", str(user.directory / "runs"))
     # In memory: other tests may keep the disk busy, and a slow one would be found, too.
     profile(user, 'scratch = "/dev/shm"')
-    found, _ = doctor(user, "--nodes=3", "--quick", "--rendezvous-timeout=seconds(5)", status=1)
+    found, _ = doctor(user, "--nodes=3", "--quick", f"--rendezvous-timeout={seconds(5):g}", status=1)
     assert ("n3", "ranks", "fail") in bad(found)
     assert "task 4 launch failed" in found["n3"]["ranks"]["reason"]
     for node in ("n1", "n2"):
