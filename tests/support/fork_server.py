@@ -22,6 +22,7 @@ import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -206,6 +207,8 @@ class Server:
             os.kill(child, number)
 
     def _end_all(self) -> None:
+        """End all children; nothing is left of this server, even where the process that started it was killed."""
+        shutil.rmtree(Path(self.listening.getsockname()).parent, ignore_errors=True)
         for child in self.clients:
             os.kill(child, signal.SIGKILL)
 
@@ -299,7 +302,6 @@ def become_program(request: Request) -> None:
 
 def main() -> Request | None:
     """Import, then serve; in a child, return its request."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     server = Server(socket.socket(fileno=int(sys.argv[1])))
     import_stack()
     threads = [thread.name for thread in threading.enumerate()]

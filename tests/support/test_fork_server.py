@@ -14,6 +14,7 @@ import pytest
 
 from tests.job import old_bridge
 from tests.job.bridge_process import ROOT
+from tests.job.override_records import override_records
 from tests.job.ranks import Run, make_run, train
 from tests.support import warm
 from tests.support.limits import seconds
@@ -207,7 +208,7 @@ def test_a_check_is_answered_alike_cold_and_forked() -> None:
     request: dict[str, Any] = {
         "recipe": {"path": str(ROOT / "recipes/qwen3_moe_pretrain.py"), "function": "configure"},
         "arguments": {},
-        "overrides": ["env_vars.MINE=1", "train.global_batch_size=16"],
+        "overrides": override_records(("env_vars.MINE=1", "train.global_batch_size=16")),
         "settings": {"device": "auto"},
         "world_size": 8,
         "ranks_per_node": 8,

@@ -36,15 +36,15 @@ class ForkServer:
     def stop(self) -> None:
         """End the server with all its children."""
         assert self.process.stdin is not None
+        if (cold := self.directory / "cold").exists() and (report := os.environ.get("TEST_COLD_STARTS")):
+            with Path(report).open("a") as file:
+                file.write(cold.read_text())
         self.process.stdin.close()
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        if (cold := self.directory / "cold").exists() and (report := os.environ.get("TEST_COLD_STARTS")):
-            with Path(report).open("a") as file:
-                file.write(cold.read_text())
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
