@@ -25,7 +25,7 @@ OLD_BRIDGE := .venv-bridge-0.3.1
 DOCS_VENV := .venv-docs
 WORKERS := 2
 # The tests of a module stay together, and the modules in the order that tests/support/tiers.py gives them.
-PARALLEL := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile

@@ -22,7 +22,7 @@ CLUSTER = pytest.StashKey[VirtualCluster]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tiers by fixtures: before pytest selects by marker, and before pytest-xdist looks for groups."""
+    """Tiers by fixtures: before pytest selects by marker."""
     tiers.arrange(items)
 
 

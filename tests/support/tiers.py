@@ -32,15 +32,13 @@ _current: str | None = None
 
 
 def arrange(items: list[pytest.Item]) -> None:
-    """Give the tests their tiers, scale their time limits, and keep each module on one worker of pytest-xdist."""
+    """Give the tests their tiers, scale their time limits, and put those that take long first."""
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in BY_FIXTURE:
                 item.add_marker(BY_FIXTURE[fixture])
         if not any(item.get_closest_marker(name) for name in OTHERS):
             item.add_marker("quick")
-        module = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(module))
         if SCALE != 1:
             marker = item.get_closest_marker("timeout")
             limit = float(item.config.getini("timeout") if marker is None else marker.args[0])
