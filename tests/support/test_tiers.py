@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import tiers, warm
+from tests.support import quick, tiers, warm
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 
@@ -33,7 +33,7 @@ def ends(*markers: str) -> Any:
 @pytest.fixture(autouse=True)
 def _again_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test that runs inside this one leaves no trace."""
-    monkeypatch.setattr(tiers, "_current", tiers._current)
+    monkeypatch.setattr(quick, "current", quick.current)
 
 
 def test_a_quick_test_starts_neither_a_slurm_nor_the_training_stack(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import quick
 from tests.support.limits import SCALE, seconds
 
 BY_FIXTURE = {
@@ -26,9 +27,6 @@ CPU_S = 12
 """What a quick test may take of CPU time, its children's included: less than importing the training stack."""
 FIRST = ("training/", "job/test_bridge_031", "job/test_all_recipes", "cli/", "backends/", "doctor/", "job/test_fetch")
 """Beginnings of the paths of modules that take long: workers begin with them, and none is left with one at the end."""
-
-_current: str | None = None
-"""The quick test that runs now."""
 
 
 def arrange(items: list[pytest.Item]) -> None:
@@ -54,26 +52,19 @@ def _order(item: pytest.Item) -> tuple[int, int]:
 
 def guarded(item: pytest.Item) -> Iterator[None]:
     """Around a test: fail one that is called quick and is not."""
-    global _current
     if item.get_closest_marker("quick") is None:
         yield
         return
     had_torch, before = "torch" in sys.modules, _cpu_s()
-    _current = item.nodeid
+    quick.current = item.nodeid
     try:
         yield
     finally:
-        _current = None
+        quick.current = None
     if "torch" in sys.modules and not had_torch:
         pytest.fail(f"{item.nodeid} is quick, and imports torch: mark it `megatron`", pytrace=False)
     if (used := _cpu_s() - before) > CPU_S:
         pytest.fail(f"{item.nodeid} is quick, and takes {used:.0f} s of CPU time: mark it `slow`", pytrace=False)
-
-
-def refuse_in_quick(what: str, marker: str) -> None:
-    """Raise where the test that runs now is a quick one; called by what starts a Slurm or the training stack."""
-    if _current is not None:
-        raise AssertionError(f"{_current} is quick, and starts {what}: mark it `{marker}`")
 
 
 def _cpu_s() -> float:

@@ -61,7 +61,7 @@ def warm_python(python: str = sys.executable) -> str:
 def start(python: str = sys.executable) -> ForkServer:
     """Start a server of its own for `python`; the caller stops it."""
     # Here, as this module is also imported where there is no pytest.
-    from tests.support.tiers import refuse_in_quick
+    from tests.support.quick import refuse_in_quick
 
     refuse_in_quick("the training stack", "megatron")
     directory = Path(tempfile.mkdtemp(prefix="fork-", dir="/tmp"))

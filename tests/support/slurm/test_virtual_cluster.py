@@ -246,8 +246,8 @@ def test_as_an_ordinary_user(namespaces: bool | None, place: Path) -> None:
     if not candidates or shutil.which("setpriv") is None:
         pytest.skip("no system Python, or no setpriv")
     shutil.copytree(
-        ROOT / "tests" / "cluster",
-        place / "code" / "tests" / "cluster",
+        ROOT / "tests" / "support",
+        place / "code" / "tests" / "support",
         ignore=shutil.ignore_patterns("test_*", "__pycache__"),
     )
     home = place / "home"

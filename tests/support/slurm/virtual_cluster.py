@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.limits import seconds
+from tests.support.quick import refuse_in_quick
 from tests.support.slurm import machine
 from tests.support.slurm.config import ClusterOptions, address, write_files
 from tests.support.slurm.machine import (
@@ -35,7 +36,6 @@ from tests.support.slurm.machine import (
     client_environment,
     missing_programs,
 )
-from tests.support.tiers import refuse_in_quick
 
 __all__ = ["ClusterError", "VirtualCluster", "client_environment", "missing_programs", "virtual_cluster", "wait_until"]
 
