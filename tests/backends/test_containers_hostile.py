@@ -107,10 +107,10 @@ def carried_out(said: Said, directory: Path, tiny: Path) -> bytes | None:
         code = code_files(recipe, request.entrypoint, directory)
         given = make.PlanInputs(request, cluster, host, LOCAL, recipe, {}, (), code, image=found)
         plan = make.make_plan(given)
+        started = start_run(plan, host, None, LocalShell(), pytest.fail)
     except RequestError as error:
         assert error.message
         return None
-    started = start_run(plan, host, None, LocalShell(), pytest.fail)
     run = started.run
     assert waited(started) == 0, run.attempt(0).log(0).read_text(errors="replace")
     started.finish(0)

@@ -98,11 +98,12 @@ def carried_out(
                 code_files(recipe, TOY, directory),
             )
         )
+        # In an allocation sbatch.sh is rendered too, which refuses a run root with a single quote.
+        started = start_run(plan, host, None, LocalShell(), pytest.fail)
     except RequestError as error:
         assert error.message
         assert sorted(directory.rglob("*")) == before
         return None
-    started = start_run(plan, host, None, LocalShell(), pytest.fail)
     run = started.run
     status = waited(started)
     assert status == 0, (run.path / "sbatch.log").read_text() if backend.slurm_step else status
