@@ -56,6 +56,10 @@ def cancel_run(
         return _ask_to_stop(run, status)
     if start.how == "launched":
         return _end_here(run, start, grace_s, sleep)
+    return _end_job(run, status, shell, force)
+
+
+def _end_job(run: RunDirectory, status: RunStatus, shell: Shell, force: bool) -> str:
     if status.job is None:
         raise OutsideError(
             "the run's job is unknown", where=str(run.path), hint="Slurm does not answer; try again when it does."
@@ -75,7 +79,7 @@ def cancel_run(
     try:
         run.journal.write("cancelled", job=status.job, cluster=status.job_cluster)
     except DiskError:
-        if damage is None:
+        if status.run_state.damage is None:
             raise  # a damaged journal does not keep the job from being ended
     control.cancel([status.job], shell, cluster=status.job_cluster)
     return f"job {status.job} is cancelled"
