@@ -145,6 +145,8 @@ def _read_run_state(run: RunDirectory) -> RunState:
     start = _start(run, events, owner)
     if journal_damage is None and not any(event["event"] in _STARTS for event in events):
         journal_damage = _lost_start(run, owner, attempts)
+    if start is not None and (wrong := _wrong_job(start)):
+        start, journal_damage = replace(start, job=None, cluster=None, clusters=None), journal_damage or wrong
     current = current_attempt(run, start)
     result, result_damage = _result(current) if current else (None, None)
     run_state = replace(
@@ -200,6 +202,15 @@ def _read_journal(run: RunDirectory) -> tuple[list[JournalEvent], str | None]:
         return run.journal.read_checked()
     except DiskError as error:
         return [], error.message
+
+
+def _wrong_job(start: Start) -> str | None:
+    """Return why Slurm cannot be asked for the job; one wrong number would spoil its answer for all jobs."""
+    if start.job is not None and not re.fullmatch(r"[0-9]+([_+][0-9]+)*", start.job):
+        return f"{start.job!r} is not the number of a job"
+    clusters = [each for each in (start.cluster, start.clusters) if each is not None]
+    wrong = next((each for each in clusters if not (each.isascii() and each.isprintable())), None)
+    return f"{wrong!r} is not the name of a cluster" if wrong is not None else None
 
 
 def _lost_start(run: RunDirectory, owner: Lease | None, attempts: list[Attempt]) -> str | None:
