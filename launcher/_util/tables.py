@@ -8,3 +8,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
     return ["  ".join(cells).rstrip() for cells in padded]
+
+
+def printable(text: str) -> str:
+    """Return the text with each character that is not printable as its escape sequence: a terminal would obey it."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

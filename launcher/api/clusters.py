@@ -23,6 +23,15 @@ class ListedCluster:
 
 
 @dataclass(frozen=True)
+class WrongCluster:
+    """A cluster profile that cannot be used."""
+
+    name: str
+    file: Path
+    error: SpecError
+
+
+@dataclass(frozen=True)
 class ClusterDetails:
     """A cluster profile with the origin of each value."""
 
@@ -47,13 +56,16 @@ def known_cluster_names() -> list[str]:
     return sorted(cluster_names(os.environ))
 
 
-def list_clusters() -> tuple[ListedCluster, ...]:
-    """Return all profiles by name. Raises SpecError for one that is wrong."""
+def list_clusters() -> tuple[tuple[ListedCluster, ...], tuple[WrongCluster, ...]]:
+    """Return all profiles by name, and those that are wrong."""
     shipped = resource("configs/clusters")
-    return tuple(
-        ListedCluster(name, load_cluster(name, os.environ), path, path.parent != shipped)
-        for name, path in sorted(cluster_names(os.environ).items())
-    )
+    found, wrong = list[ListedCluster](), list[WrongCluster]()
+    for name, path in sorted(cluster_names(os.environ).items()):
+        try:
+            found.append(ListedCluster(name, load_cluster(name, os.environ), path, path.parent != shipped))
+        except SpecError as error:
+            wrong.append(WrongCluster(name, path, error))
+    return tuple(found), tuple(wrong)
 
 
 def show_cluster(name: str) -> ClusterDetails:

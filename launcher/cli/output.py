@@ -40,14 +40,9 @@ def print_error(error: LauncherError, *, as_json: bool) -> None:
     if error.hint:
         info(error.hint)
     if as_json:
-        print_json(
-            {
-                "error": {
-                    "kind": type(error).__name__,
-                    "message": error.message,
-                    "where": error.where,
-                    "hint": error.hint,
-                },
-                "exit_status": error.exit_status,
-            }
-        )
+        print_json({"error": error_object(error), "exit_status": error.exit_status})
+
+
+def error_object(error: LauncherError) -> dict[str, str | None]:
+    """Return the object of an error in --json."""
+    return {"kind": type(error).__name__, "message": error.message, "where": error.where, "hint": error.hint}

@@ -68,7 +68,10 @@ def cluster_chain(name: str, environ: Mapping[str, str]) -> list[tuple[str, Path
                 f"{', '.join(str(path) for path in cluster_directories(environ))}.",
             )
         chain.append((wanted, names[wanted]))
-        wanted = read_toml(names[wanted]).get("extends")
+        extended = read_toml(names[wanted]).get("extends")
+        if extended is not None and not isinstance(extended, str):
+            raise SpecError("extends is the name of one profile", where=str(names[wanted]), hint='extends = "slurm"')
+        wanted = extended
     return chain
 
 
@@ -148,8 +151,8 @@ def load_request(
 def read_toml(path: Path) -> dict[str, Any]:
     """Return a TOML file's content. Raises SpecError."""
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"cannot be read: {error}", where=str(path)) from error
 
 

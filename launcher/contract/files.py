@@ -46,7 +46,7 @@ def read_object(path: Path) -> Optional[dict[str, Any]]:
     """Return the JSON object in a file; None where there is no file, or something else in it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -94,7 +94,7 @@ def parse_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             yield value

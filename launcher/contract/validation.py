@@ -1,5 +1,6 @@
 """The check that a value from a JSON file has the form that a TypedDict describes."""
 
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -85,7 +86,9 @@ def _is_plain(value: object, kind: Any) -> bool:
     # JSON has one kind of number, and true is not one.
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+    if kind is float and isinstance(value, int):
+        return abs(value) <= sys.float_info.max  # JSON's integers have any length
+    return isinstance(value, kind)
 
 
 def _at(place: str, text: str) -> str:

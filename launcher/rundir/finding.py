@@ -1,5 +1,6 @@
 """Finding runs by directory, run id or name."""
 
+import contextlib
 import difflib
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from launcher.rundir import RunDirectory
 def list_runs(root: Path) -> list[RunDirectory]:
     """Return all runs below a run root, `<root>/<name>/<run id>`, newest first."""
     # [!.]: a directory that is still being written has a hidden name.
-    found = [(path.stat().st_mtime_ns, str(path), path.parent) for path in root.glob(f"*/[!.]*/{PLAN}")]
+    found = []
+    for path in root.glob(f"*/[!.]*/{PLAN}"):
+        with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+            found.append((path.stat().st_mtime_ns, str(path), path.parent))
     return [RunDirectory(path.resolve()) for _, _, path in sorted(found, reverse=True)]
 
 
@@ -21,7 +25,7 @@ def find_run(name: str, root: Path) -> RunDirectory:
     Raises RequestError with what there is.
     """
     for directory in (Path(name).expanduser(), root / name):
-        if RunPaths(directory).plan_file.is_file():
+        if RunPaths(directory).plan_file.exists():
             return RunDirectory.at(directory)
     runs = list_runs(root)
     exact = [run for run in runs if run.path.name == name]

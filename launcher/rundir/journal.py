@@ -3,11 +3,14 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack, cast
+from typing import Unpack, cast, get_args
 
 from launcher._util.errors import DiskError
 from launcher.contract import files
 from launcher.contract.records import JournalEvent, JournalEventName, JournalValues
+from launcher.contract.validation import problems
+
+_NAMES = get_args(JournalEventName)
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,31 @@ class Journal:
             raise DiskError(f"cannot write the journal: {error.strerror}", where=str(self.path)) from error
 
     def read(self) -> list[JournalEvent]:
-        """Return all events, oldest first; a line that a crash cut short is left out. Raises DiskError."""
+        """Return all events, oldest first; lines cut short or of a wrong form are left out. Raises DiskError."""
+        return self.read_checked()[0]
+
+    def read_checked(self) -> tuple[list[JournalEvent], str | None]:
+        """Return all events, and what is wrong with the first that has a wrong form. Raises DiskError.
+
+        A line that a crash cut short is not wrong, nor is an event that only a later launcher knows.
+        """
         try:
-            return cast(list[JournalEvent], files.read_lines(self.path))
+            lines = files.read_lines(self.path)
         except OSError as error:
             raise DiskError(f"cannot read the journal: {error.strerror}", where=str(self.path)) from error
+        events, wrong = list[JournalEvent](), None
+        for line in lines:
+            name = line.get("event")
+            if isinstance(name, str) and name not in _NAMES:
+                continue
+            found = next(problems(line, JournalEvent, unknown_keys=True), None)
+            if found is None:
+                events.append(cast(JournalEvent, line))
+            else:
+                wrong = (
+                    wrong or f"an event of the journal {found if found.startswith('lacks') else f'is wrong: {found}'}"
+                )
+        return events, wrong
 
     def last(self, *events: JournalEventName) -> JournalEvent | None:
         """Return the newest event of one of these kinds; None if there is none."""

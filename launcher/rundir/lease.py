@@ -5,23 +5,36 @@ import json
 import os
 import socket
 import time
+from pathlib import Path
 from typing import cast
 
 from launcher._util.errors import DiskError
 from launcher.contract import files
 from launcher.contract.paths import RunPaths
 from launcher.contract.records import Lease
+from launcher.contract.validation import problems
 
 
 def read_lease(run: RunPaths) -> Lease | None:
-    """Return the lease of the run; None where there is none, or an empty or unreadable one, which owns nothing."""
-    value = files.read_object(run.lease)
-    return cast(Lease, value) if value and isinstance(value.get("nonce"), str) else None
+    """Return the lease of the run; None where there is none, or an empty or damaged one, which owns nothing."""
+    return _read(run.lease)
 
 
 def ended_lease(run: RunPaths, nonce: str) -> Lease | None:
-    """Return the last lease of a submission that has ended; None where it never had one."""
-    return cast(Lease | None, files.read_object(run.ended_lease(nonce)))
+    """Return the last lease of a submission that has ended; None where it never had one, or a damaged one."""
+    return _read(run.ended_lease(nonce))
+
+
+def lease_damage(run: RunPaths) -> str | None:
+    """Return what is wrong with a lease that is a JSON object of another form; None for any other file."""
+    value = files.read_object(run.lease)
+    found = next(problems(value, Lease, unknown_keys=True), None) if value else None
+    return f"the lease is wrong: {found}" if found else None
+
+
+def _read(path: Path) -> Lease | None:
+    value = files.read_object(path)
+    return None if any(problems(value, Lease, unknown_keys=True)) else cast(Lease, value)
 
 
 def take_lease(run: RunPaths, nonce: str, attempt: str) -> Lease | None:

@@ -22,10 +22,10 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if there is none yet. Raises DiskError for anything else in its place."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DiskError(f"cannot read {path.name}: {error}", where=str(path)) from error
     if not isinstance(value, dict):
         raise DiskError(f"{path.name} does not hold a JSON object", where=str(path))
@@ -56,7 +56,7 @@ class RunDirectory(RunPaths):
     def at(cls, path: Path) -> "RunDirectory":
         """Return the run directory at `path`. Raises RequestError if there is none."""
         run = cls(path)
-        if not run.plan_file.is_file():
+        if not run.plan_file.exists():  # a damaged one, such as a directory, is still a run's
             raise _not_a_run(path)
         return cls(path.resolve())
 

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher._util.errors import OutsideError, RequestError, SlurmError
+from launcher._util.errors import DiskError, OutsideError, RequestError, SlurmError
 from launcher._util.processes import group_members
 from launcher._util.shell import Shell
 from launcher.backends.wait import request_stop
 from launcher.rundir import RunDirectory
 from launcher.slurm import control
+from launcher.slurm.queue import State
 from launcher.watch.run_state import Start
 from launcher.watch.status import UNPROVEN, Phase, RunStatus, status_of
 
@@ -33,7 +34,8 @@ def cancel_run(
 
     Does nothing for a run that has ended. A job is ended only if Slurm shows that it is the run's; with `force` also
     where Slurm shows nothing about it. Raises RequestError if this is not possible from here, or there is nothing to
-    save yet; SlurmError if Slurm refused or did not answer; OutsideError if the run's job is not known.
+    save yet; SlurmError if Slurm refused or did not answer; OutsideError if the run's job is not known, or not
+    proven to be the run's.
     """
     status = status_of([run], shell)[0][0]
     start = status.run_state.start
@@ -43,12 +45,21 @@ def cancel_run(
             where=str(run.path),
             hint="Call `launcher cancel` on a login node of the cluster on which the run was submitted.",
         )
+    damage = status.run_state.damage
+    if damage is not None:
+        _refuse_unknown(run, status, damage)
+        if status.job_state is not None and State(status.job_state).terminal:
+            return f"job {status.job} has already ended: {status.job_state}"
     if status.phase.over or start is None:
         return f"the run has already ended: {status.phase.value}"
     if save:
         return _ask_to_stop(run, status)
     if start.how == "launched":
         return _end_here(run, start, grace_s, sleep)
+    return _end_job(run, status, shell, force)
+
+
+def _end_job(run: RunDirectory, status: RunStatus, shell: Shell, force: bool) -> str:
     if status.job is None:
         raise OutsideError(
             "the run's job is unknown", where=str(run.path), hint="Slurm does not answer; try again when it does."
@@ -65,9 +76,25 @@ def cancel_run(
             where=str(run.path),
             hint=f"See `scontrol show job {status.job}`; if it is this run's: launcher cancel --force.",
         )
-    run.journal.write("cancelled", job=status.job, cluster=status.job_cluster)
+    try:
+        run.journal.write("cancelled", job=status.job, cluster=status.job_cluster)
+    except DiskError:
+        if status.run_state.damage is None:
+            raise  # a damaged journal does not keep the job from being ended
     control.cancel([status.job], shell, cluster=status.job_cluster)
     return f"job {status.job} is cancelled"
+
+
+def _refuse_unknown(run: RunDirectory, status: RunStatus, damage: str) -> None:
+    """Refuse a damaged run that shows neither a job nor processes that could be ended. Raises OutsideError."""
+    start = status.run_state.start
+    if start is not None and (status.job is not None if start.how != "launched" else start.group is not None):
+        return
+    raise OutsideError(
+        f"nothing was ended: it is unknown what the run's job is, because {damage}",
+        where=str(run.path),
+        hint="If it still runs, `squeue --me` shows its job, and `scancel` ends it.",
+    )
 
 
 def _ask_to_stop(run: RunDirectory, status: RunStatus) -> str:

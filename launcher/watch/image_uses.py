@@ -11,7 +11,7 @@ from launcher.contract.process import is_alive
 from launcher.images.store.uses import Use
 from launcher.rundir import RunDirectory
 from launcher.slurm.queue import State, ask_jobs
-from launcher.watch.status import status_of
+from launcher.watch.status import Phase, status_of
 
 _SUBMITTING_S = 3600.0
 """Longest time that a launcher on another machine may take between recording a use and knowing its job's number."""
@@ -53,4 +53,4 @@ def _goes_on(use: Use, shell: Shell) -> bool | None:
         return None
     if status.phase.over:
         return None if answer.unreachable else False
-    return None if status.unknown_since is not None else True
+    return None if status.phase is Phase.UNKNOWN else True

@@ -5,17 +5,48 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from launcher._util.errors import DiskError
+from launcher._util.errors import DiskError, LauncherError
 from launcher.contract.paths import RunPaths
 from launcher.contract.process import is_alive
-from launcher.contract.records import AttemptResult, JournalEvent
+from launcher.contract.records import AttemptResult, JournalEvent, Lease
+from launcher.contract.validation import ContractError, conforming, problems
 from launcher.planning.backend import BACKENDS
 from launcher.rundir import Attempt, RunDirectory
-from launcher.rundir.lease import ended_lease, read_lease
+from launcher.rundir.lease import ended_lease, lease_damage, read_lease
 from launcher.watch.progress_state import AttemptProgress, advance
 from launcher.watch.tail import last_lines
+
+
+class _Plan(TypedDict, total=False):
+    """What of plan.json is read here."""
+
+    name: str
+    run_id: str
+    run_dir: str
+    backend: str
+    cluster: str
+    recipe: Any
+    world_size: int
+
+
+class _FailingRank(TypedDict, total=False):
+    host: str | None
+    cause: str | None
+
+
+class _Verdict(TypedDict, total=False):
+    """What of result.json a status shows."""
+
+    outcome: str
+    reason: str | None
+    iteration: int | None
+    train_iters: int | None
+    loss: float | None
+    seconds_per_iteration: float | None
+    first_failing_rank: _FailingRank | None
+
 
 _STARTS = ("submit_intent", "submit_unknown", "submit_refused", "submitted", "launched")
 
@@ -71,13 +102,15 @@ class RunState:
     """Whether it runs in its own batch job."""
     batch_scripts: tuple[str, ...] = ()
     """Paths of its batch script, as the submission and as this machine sees it."""
+    damage: str | None = None
+    """Why the directory does not show how the run is: which of its files is lost or damaged."""
     network: str | None = None
     """The ranks' warning about their network: that of the first node, and the number of nodes with one."""
 
 
 def newest_start(run: RunDirectory) -> Start | None:
     """Return the newest start of the run, of several at once that of its owner; None if it was never started."""
-    return _start(run, run.journal.read())
+    return _start(run, run.journal.read(), read_lease(run))
 
 
 def current_attempt(run: RunDirectory, start: Start | None) -> Attempt | None:
@@ -96,23 +129,29 @@ def current_attempt(run: RunDirectory, start: Start | None) -> Attempt | None:
 
 
 def read_run_state(run: RunDirectory) -> RunState:
-    """Read the state of a run. Raises RequestError if `run` is not a run directory, DiskError if it is unreadable."""
-    plan = run.plan
-    events = run.journal.read()
-    start = _start(run, events)
+    """Read the state of a run. What is lost or damaged in its directory, `damage` says; nothing is raised for it."""
+    try:
+        return _read_run_state(run)
+    except (LauncherError, OSError) as error:
+        words = error.message if isinstance(error, LauncherError) else f"the run directory cannot be read: {error}"
+        return _planned(run, {}, words)
+
+
+def _read_run_state(run: RunDirectory) -> RunState:
+    plan, plan_damage = _read_plan(run)
+    events, journal_damage = _read_journal(run)
+    owner = read_lease(run)
     attempts = run.attempts()
+    start = _start(run, events, owner)
+    if journal_damage is None and not any(event["event"] in _STARTS for event in events):
+        journal_damage = _lost_start(run, owner, attempts)
+    if start is not None and (wrong := _wrong_job(start)):
+        start, journal_damage = replace(start, job=None, cluster=None, clusters=None), journal_damage or wrong
     current = current_attempt(run, start)
-    run_state = RunState(
-        path=run.path,
-        name=str(plan.get("name", run.path.parent.name)),
-        run_id=str(plan.get("run_id", run.path.name)),
-        backend=str(plan.get("backend", "?")),
-        cluster=str(plan.get("cluster", "?")),
-        recipe=str(plan.get("recipe", "?")),
-        world_size=int(plan.get("world_size", 0)),
+    result, result_damage = _result(current) if current else (None, None)
+    run_state = replace(
+        _planned(run, plan, plan_damage or journal_damage or lease_damage(run) or result_damage),
         start=start,
-        own_job=_own_job(plan),
-        batch_scripts=_batch_scripts(run, plan),
         attempts=len(attempts),
         cancelled=start is not None and _cancelled(events, start),
     )
@@ -123,11 +162,71 @@ def read_run_state(run: RunDirectory) -> RunState:
         attempt=current.name,
         slurm_said=slurm_words(last_lines(run.sbatch_log), start.job) if start else None,
         job_start=record.job_start if (record := current.start_record) else None,
-        result=_result(current),
+        result=result,
         progress=attempt_progress(current),
         stopping=current.stop.exists(),
         network=_network(current),
     )
+
+
+def _planned(run: RunDirectory, plan: _Plan, damage: str | None) -> RunState:
+    """Return the state of a run of which nothing is known but its plan, or only its path."""
+    return RunState(
+        path=run.path,
+        name=plan.get("name", run.path.parent.name),
+        run_id=plan.get("run_id", run.path.name),
+        backend=plan.get("backend", "?"),
+        cluster=plan.get("cluster", "?"),
+        recipe=str(plan.get("recipe", "?")),
+        world_size=plan.get("world_size", 0),
+        start=None,
+        own_job=_own_job(plan),
+        batch_scripts=_batch_scripts(run, plan),
+        damage=damage,
+    )
+
+
+def _read_plan(run: RunDirectory) -> tuple[_Plan, str | None]:
+    """Return the plan, or an empty one and what is wrong with it."""
+    try:
+        return conforming(run.plan, _Plan, unknown_keys=True), None
+    except LauncherError as error:
+        return {}, error.message
+    except ContractError as error:
+        return {}, f"plan.json is wrong: {error}"
+
+
+def _read_journal(run: RunDirectory) -> tuple[list[JournalEvent], str | None]:
+    """Return the events of the journal, and what is wrong with it."""
+    try:
+        return run.journal.read_checked()
+    except DiskError as error:
+        return [], error.message
+
+
+def _wrong_job(start: Start) -> str | None:
+    """Return why Slurm cannot be asked for the job; one wrong number would spoil its answer for all jobs."""
+    if start.job is not None and not re.fullmatch(r"[0-9]+([_+][0-9]+)*", start.job):
+        return f"{start.job!r} is not the number of a job"
+    clusters = [each for each in (start.cluster, start.clusters) if each is not None]
+    wrong = next((each for each in clusters if not (each.isascii() and each.isprintable())), None)
+    return f"{wrong!r} is not the name of a cluster" if wrong is not None else None
+
+
+def _lost_start(run: RunDirectory, owner: Lease | None, attempts: list[Attempt]) -> str | None:
+    """Return what shows that the run was started although the journal has no start; None where nothing does."""
+    journal = run.journal_file
+    if owner is not None:
+        sign = f"job {owner['job_id']} has its lease" if owner["job_id"] else "a process has its lease"
+    elif attempts:
+        sign = f"it has attempt {attempts[-1].name}"
+    elif any(run.path.glob("lease.*.ended")):
+        sign = "a job that has ended had its lease"
+    elif journal.exists() and journal.stat().st_size:
+        return "the journal has no readable event"
+    else:
+        return None
+    return f"the journal {'has no start' if journal.exists() else 'is lost'} of the run, but {sign}"
 
 
 def slurm_words(lines: Iterable[str], job: str | None) -> str | None:
@@ -146,13 +245,13 @@ def slurm_words(lines: Iterable[str], job: str | None) -> str | None:
     return found
 
 
-def _own_job(plan: dict[str, Any]) -> bool:
-    traits = BACKENDS.get(str(plan.get("backend")))
+def _own_job(plan: _Plan) -> bool:
+    traits = BACKENDS.get(plan.get("backend", ""))
     return traits is not None and traits.own_job
 
 
-def _batch_scripts(run: RunDirectory, plan: dict[str, Any]) -> tuple[str, ...]:
-    planned = RunPaths(Path(str(plan.get("run_dir", run.path))))
+def _batch_scripts(run: RunDirectory, plan: _Plan) -> tuple[str, ...]:
+    planned = RunPaths(Path(plan.get("run_dir", run.path)))
     return tuple(dict.fromkeys((str(planned.sbatch_script), str(run.sbatch_script))))
 
 
@@ -179,15 +278,15 @@ def attempt_progress(attempt: Attempt) -> AttemptProgress:
     return advance(advance(AttemptProgress(), last_lines(attempt.timeline)), last_lines(attempt.metrics))
 
 
-def _start(run: RunDirectory, events: list[JournalEvent]) -> Start | None:
+def _start(run: RunDirectory, events: list[JournalEvent], owner: Lease | None) -> Start | None:
     """Return the start to which the run belongs now, completed by the intent that precedes a submission's outcome.
 
-    That is the owner's while the run has one, otherwise the newest whose job was not turned away by an owner.
+    That is the owner's while the run has one, otherwise the newest whose job was not turned away by an owner. Of a
+    journal without a start only the owner is left, by its lease.
     """
     starts = [(event, _intent(events, index)) for index, event in enumerate(events) if event.get("event") in _STARTS]
     if not starts:
-        return None
-    owner = read_lease(run)
+        return _start_of(owner) if owner else None
     turned_away = {event.get("job") for event in events if event.get("event") == "not_owner"}
     owned = [each for each in starts if owner and _token(*each) == owner["nonce"]]
     others = [each for each in starts if each[0].get("job") is None or each[0].get("job") not in turned_away]
@@ -212,6 +311,18 @@ def _start(run: RunDirectory, events: list[JournalEvent]) -> Start | None:
     )
 
 
+def _start_of(owner: Lease) -> Start:
+    return Start(
+        how="submitted" if owner["job_id"] else "launched",
+        time=owner["time"],
+        job=owner["job_id"],
+        cluster=owner["cluster"],
+        token=owner["nonce"],
+        attempt=owner["attempt"],
+        host=owner["host"],
+    )
+
+
 def _intent(events: list[JournalEvent], index: int) -> dict[str, Any]:
     """Return the intent of the event at `index`: the newest before it, with its token where it has one."""
     token = events[index].get("token")
@@ -231,9 +342,11 @@ def _alive(event: JournalEvent) -> bool | None:
     return is_alive(int(event["pid"]), event.get("start_ticks"))
 
 
-def _result(attempt: Attempt) -> AttemptResult | None:
-    # An unreadable result counts as missing: Slurm may still know the outcome, and one run must not fail a status.
+def _result(attempt: Attempt) -> tuple[AttemptResult | None, str | None]:
+    """Return the verdict, or what is wrong with its form. An unreadable one counts as missing: Slurm may know more."""
     try:
-        return attempt.result
+        result = attempt.result
     except DiskError:
-        return None
+        return None, None
+    wrong = next(problems(result, _Verdict | None, unknown_keys=True), None)
+    return (None, f"result.json is wrong: {wrong}") if wrong else (result, None)

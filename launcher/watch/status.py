@@ -131,7 +131,7 @@ class RunStatus:
 def status_of(
     runs: Sequence[RunDirectory], shell: Shell, *, clock: Callable[[], float] = time.time
 ) -> tuple[list[RunStatus], Answer]:
-    """Return the statuses of runs, with one query to Slurm, and its answer. Raises DiskError for an unreadable run."""
+    """Return the statuses of runs, with one query to Slurm, and its answer. A damaged run is `unknown`."""
     run_states = [read_run_state(run) for run in runs]
     here = _local_cluster(run_states, shell)
     found = [_job_of(each, here, shell) for each in run_states]
@@ -190,7 +190,7 @@ def _ended_meanwhile(run: RunDirectory, run_state: RunState, job: Job | None) ->
     """
     start = run_state.start
     over = start is not None and start.alive is False if job is None else job.terminal
-    if run_state.result or not over:
+    if run_state.result or run_state.damage or not over:
         return run_state
     again = read_run_state(run)
     return _judged_by_ranks(again if again.start == run_state.start else run_state)
@@ -213,6 +213,8 @@ def _judged_by_ranks(run_state: RunState) -> RunState:
 def judge(run_state: RunState, job: Job | None, answer: Answer) -> RunStatus:
     """Judge the phase of a run from its state and Slurm's answer."""
     start = run_state.start
+    if run_state.damage is not None:
+        return _damaged(run_state, run_state.damage, job, answer)
     if start is None:
         return RunStatus(run_state, Phase.PREPARED, "nothing was started")
     if start.how == "submit_refused":
@@ -226,6 +228,15 @@ def judge(run_state: RunState, job: Job | None, answer: Answer) -> RunStatus:
             return RunStatus(run_state, Phase.UNKNOWN, _slurm_silent(run_state, answer), unknown_since=answer.asked_at)
         return RunStatus(run_state, Phase.UNSUBMITTED, "the submission was interrupted, and Slurm has no such job")
     return _submitted(run_state, job, answer)
+
+
+def _damaged(run_state: RunState, damage: str, job: Job | None, answer: Answer) -> RunStatus:
+    """Return the status of a run whose directory is damaged: unknown, with what Slurm says of its job."""
+    base = RunStatus(run_state, Phase.UNKNOWN, damage)
+    if job is not None and job.state is not State.UNKNOWN:
+        return replace(base, job=job.id, job_state=job.state.value, reason=job.reason)
+    job_id = job.id if job is not None else run_state.start.job if run_state.start else None
+    return replace(base, job=job_id, unknown_since=answer.asked_at if answer.unreachable else None)
 
 
 def _submitted(run_state: RunState, job: Job, answer: Answer) -> RunStatus:

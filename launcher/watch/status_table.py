@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from launcher._util.tables import aligned
+from launcher._util.tables import aligned, printable
 from launcher.contract.records import FailingRank
 from launcher.slurm.queue import Answer
 from launcher.watch.progress_state import clock
@@ -36,12 +36,12 @@ def to_json(statuses: Sequence[RunStatus], answer: Answer) -> dict[str, Any]:
 
 
 def row(status: RunStatus, now: float) -> tuple[str, ...]:
-    """Return the cells of one row of the table."""
+    """Return the cells of one row of the table, in which a control character is written as its escape sequence."""
     values = status.to_dict()
     iteration = "" if values["iteration"] is None else str(values["iteration"])
     if iteration and values["train_iters"]:
         iteration += f"/{values['train_iters']}"
-    return (
+    cells = (
         f"{status.run_state.name}/{status.run_state.run_id}",
         status.job or "",
         status.phase.value,
@@ -51,6 +51,7 @@ def row(status: RunStatus, now: float) -> tuple[str, ...]:
         "" if values["seconds_left"] is None else clock(values["seconds_left"]),
         detail(status, now),
     )
+    return tuple(map(printable, cells))
 
 
 def detail(status: RunStatus, now: float) -> str:

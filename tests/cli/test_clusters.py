@@ -45,6 +45,40 @@ def test_the_list_is_a_table_that_marks_the_users_own(capsys: pytest.CaptureFixt
     assert found["mine"]["own"] and not found["slurm"]["own"] and found["mine"]["gpu"] == "H200"
 
 
+WRONG = {
+    "extends a list": 'extends = ["aws-p5"]',
+    "extends a number": "extends = 1",
+    "extends a table": "[extends]",
+    "extends nothing known": 'extends = "nowhere"',
+    "extends itself": 'extends = "bad"',
+    "unknown key": "gpux = 1",
+    "wrong type": "gpus_per_node = []",
+    "unset a number": "unset = 1",
+    "bad TOML": "gpu = ",
+    "deep": "env = " + "[" * 100_000,
+    "not UTF-8": b'gpu = "\xff"',
+    "a directory": None,
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_profile_hides_no_other(capsys: pytest.CaptureFixture[str], home: Path, name: str) -> None:
+    content, bad = WRONG[name], home / "mine" / "bad.toml"
+    if content is None:
+        bad.mkdir()
+    else:
+        bad.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert main(["clusters", "list"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 18 and "mine*" in out
+    (line,) = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert "the profile bad is wrong: " in line
+    assert main(["clusters", "list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (len(found["clusters"]), list(found["errors"])) == (17, ["bad"])
+    assert main(["clusters", "show", "bad"]) == 2
+
+
 def test_show_gives_each_value_its_reason_its_file_and_what_it_replaced(
     capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:

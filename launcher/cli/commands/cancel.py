@@ -4,7 +4,7 @@ import argparse
 
 from launcher.cli.arguments import add_run_root
 from launcher.cli.completion import complete
-from launcher.cli.output import info, print_json
+from launcher.cli.output import error_object, info, print_error, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +18,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """End the runs and print what was done to each."""
+    """End the runs and print what was done to each; return the highest of their exit statuses."""
     from launcher.api.cancel import cancel
 
-    done = {}
+    done, failed, status = {}, {}, 0
     for one in cancel(parsed.runs, run_root=parsed.run_root, save=parsed.checkpoint, force=parsed.force):
+        if one.error is not None:
+            failed[str(one.run.path)] = error_object(one.error)
+            status = max(status, one.error.exit_status)
+            print_error(one.error, as_json=False)
+            continue
         done[str(one.run.path)] = one.detail
         info(f"{one.run.path.parent.name}/{one.run.path.name}: {one.detail}")
     if parsed.json:
-        print_json({"runs": done})
-    return 0
+        print_json({"runs": done, "errors": failed, "exit_status": status})
+    return status

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli.completion import complete
-from launcher.cli.output import info, print_json
+from launcher.cli.output import error_object, info, print_json, warn
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
@@ -53,12 +53,13 @@ def _check(parsed: argparse.Namespace) -> None:
 def _list(parsed: argparse.Namespace) -> int:
     from launcher.api.clusters import list_clusters
 
-    found = list_clusters()
+    found, wrong = list_clusters()
     if parsed.json:
         rows = {
             one.name: {"file": str(one.file), "own": one.own, **one.cluster.model_dump(mode="json")} for one in found
         }
-        print_json({"clusters": rows})
+        errors = {one.name: {"file": str(one.file), **error_object(one.error)} for one in wrong}
+        print_json({"clusters": rows, "errors": errors})
         return 0
     table = [(f"{one.name}{'*' if one.own else ''}", *_columns(one.cluster)) for one in found]
     table = [("NAME", "GPUS", "FABRIC", "DESCRIPTION"), *table]
@@ -69,6 +70,8 @@ def _list(parsed: argparse.Namespace) -> int:
         )
     if any(one.own for one in found):
         info("* your own")
+    for bad in wrong:
+        warn(" ".join(f"the profile {bad.name} is wrong: {bad.error.where or bad.file}: {bad.error.message}".split()))
     return 0
 
 
