@@ -70,6 +70,7 @@ def slurm_conf(directory: Path, options: ClusterOptions, *, user: str, port: int
         "ClusterName=virtual",
         "SlurmctldHost=localhost(127.0.0.1)",
         f"SlurmctldPort={port + 1}",
+        f"FirstJobId={first_job_id()}",
         f"SlurmUser={user}",
         f"SlurmdUser={user}",
         "AuthType=auth/munge",
@@ -121,6 +122,16 @@ def gres_conf(directory: Path, options: ClusterOptions) -> str:
     last = options.gpus - 1
     files = f"{directory}/dev/nvidia[0-{last}]" if last else f"{directory}/dev/nvidia0"
     return f"AutoDetect=off\nNodeName={','.join(options.names)} Name=gpu File={files}\n"
+
+
+def first_job_id() -> int:
+    """Return the first number for jobs: another one for each worker of pytest-xdist.
+
+    step.sh derives a run's port from the job's number modulo 9000; jobs of two clusters of this machine with equal
+    numbers would listen at the same one.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return 1 + int(worker) % 8 * 1125
 
 
 def write_files(directory: Path, options: ClusterOptions, *, user: str, port: int, namespaces: bool) -> None:
