@@ -18,7 +18,7 @@ One case remains: a holder that was stopped for longer than that and wakes up, w
 before it publishes anything, a holder calls `Lease.check`, which begins generation N+1 in the same way: that succeeds
 only if no other process did it first, and from then on others again have to watch for `stale_s` seconds.
 
-Why this is not a library. filelock 4.2.11 was measured apart from the tests of this module. Of a SoftFileLease a contender
+Why this is not a library. filelock 4.2.11 was measured apart from these tests. Of a SoftFileLease a contender
 and a holder that was stopped can both be the owner: `is_lock_held_by_us` renews nothing, so a contender that judged the
 lease abandoned before the holder asked takes it after the holder has asked. Both stopped for longer than the lease (a
 suspended machine, a hanging file server), it was taken from a live holder in 8 of 10 trials. Where the file system
