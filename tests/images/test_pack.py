@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -88,28 +89,25 @@ def test_the_same_tree_gives_the_same_bytes_where_a_time_is_set(
     assert len(digests) == 1
 
 
-def test_a_file_that_cannot_be_read_is_an_error_not_an_empty_file(tmp_path: Path, tree: Path) -> None:
+def test_a_file_that_cannot_be_read_is_an_error_not_an_empty_file(tree: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to become another user")
     (tree / "etc/secret").write_text("x")
     (tree / "etc/secret").chmod(0)
-    for directory in (tree, tmp_path):
-        directory.chmod(0o777)
-    (tmp_path / "out").mkdir(mode=0o777)
-    (tmp_path / "out").chmod(0o777)
 
     class Nobody(LocalShell):
         def stream(self, argv, *rest, **options):  # type: ignore[no-untyped-def]
             return super().stream(["setpriv", "--reuid=65534", "--clear-groups", *argv], *rest, **options)
 
-    # Only where a normal user gets as far as the tree.
-    reachable = all(parent.stat().st_mode & 0o001 for parent in tree.parents)
-    if not reachable:
-        for parent in tree.parents:
-            if not parent.stat().st_mode & 0o001 and "pytest" in str(parent):
-                parent.chmod(parent.stat().st_mode | 0o011)
-    with pytest.raises(CommandError, match="secret"):
-        pack.pack(tree, Layout({}), tmp_path / "out/x.sqsh", parse_compression(None), Nobody(), NullReport())
+    # Outside pytest's own directory, which every pytest that starts closes to other users.
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        copy, out = Path(directory, "a tree"), Path(directory, "out")
+        shutil.copytree(tree, copy, symlinks=True)
+        out.mkdir()
+        out.chmod(0o777)
+        with pytest.raises(CommandError, match="secret"):
+            pack.pack(copy, Layout({}), out / "x.sqsh", parse_compression(None), Nobody(), NullReport())
 
 
 def test_a_disk_too_small_is_named_before_and_while_packing(

@@ -58,9 +58,15 @@ def node_program(node: str, directory: Path, *, namespaces: bool) -> list[str]:
         return ["slurmd", "-D", "-N", node]
     # bash is the node's process 1, so it reaps, and takes everything along when it dies. /run is the node's own
     # because container runtimes keep state there.
-    script = (
-        'mount --bind "$2/etc/hosts" /etc/hosts; mount --bind "$2/run/$1" /run; hostname "$1"; slurmd -D -N "$1" & wait'
-    )
+    # A job with --export=NAMES starts a login shell for the rest of its environment. The shell's start-up files are
+    # emptied: a version manager's lock, left by a job that was killed, would delay every later job by a minute.
+    script = """
+        mount --bind "$2/etc/hosts" /etc/hosts; mount --bind "$2/run/$1" /run; hostname "$1"
+        for file in ~/.bash_profile ~/.bash_login ~/.profile; do
+            [[ ! -f $file ]] || mount --bind /dev/null "$file"
+        done
+        slurmd -D -N "$1" & wait
+    """
     return unshare(["bash", "-c", script, "node", node, str(directory)], nested=True)
 
 
