@@ -102,6 +102,7 @@ def _send(
     os.umask(umask)
     header = {
         "arguments": arguments,
+        "stand_in": str(Path(facts["socket"]).with_name("python")),
         "environment": dict(os.environ),
         "directory": str(Path.cwd()),
         "umask": umask,

@@ -19,6 +19,7 @@ import importlib
 import importlib.machinery
 import io
 import json
+import multiprocessing.spawn
 import os
 import runpy
 import selectors
@@ -276,6 +277,8 @@ def become_program(request: Request) -> None:
         # The library has read the variable when it was loaded.
         sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
     sys.orig_argv[:] = [sys.executable, *arguments]
+    # A process that multiprocessing spawns (the writer of checkpoints) would import torch once more: two CPU seconds.
+    multiprocessing.spawn.set_executable(request.header["stand_in"])
     python_path = [one for one in environment.get("PYTHONPATH", "").split(os.pathsep) if one]
     sys.path[:] = [*python_path, *(one for one in sys.path if one != str(Path(__file__).parent))]
     main = types.ModuleType("__main__")

@@ -216,3 +216,23 @@ def test_a_check_is_answered_alike_cold_and_forked() -> None:
     cold, forked = both(sys.executable, str(ROOT / "entrypoint.py"), "--check-config", input=json.dumps(request))
     assert cold.returncode == 0, cold.stdout
     assert json.loads(forked.stdout) == json.loads(cold.stdout)
+
+
+def test_a_process_that_multiprocessing_spawns_is_a_child_of_the_server_too(tmp_path: Path) -> None:
+    (tmp_path / "spawns.py").write_text(
+        "import multiprocessing, sys\n"
+        "def answer(queue):\n"
+        "    queue.put(('torch' in sys.modules, __name__))\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    queue = context.Queue()\n"
+        "    process = context.Process(target=answer, args=(queue,))\n"
+        "    process.start()\n"
+        "    print(queue.get())\n"
+        "    process.join()\n"
+        "    print(process.exitcode)\n"
+    )
+    done = subprocess.run(
+        [warm_python(), str(tmp_path / "spawns.py")], capture_output=True, text=True, timeout=seconds(60), check=False
+    )
+    assert (done.stdout, done.stderr) == ("(True, '__mp_main__')\n0\n", "")
