@@ -82,7 +82,8 @@ def namespaces_work() -> bool:
 
 def claim_ports(directory: Path) -> tuple[socket.socket, int]:
     """A free range of ports below the ephemeral ones, and the bound socket that keeps other clusters away from it."""
-    bases = range(10240, 32000, PORTS_PER_CLUSTER)
+    # Without 20000 to 28999: step.sh takes MASTER_PORT from there.
+    bases = [*range(10240, 20000 - PORTS_PER_CLUSTER, PORTS_PER_CLUSTER), *range(29000, 32000, PORTS_PER_CLUSTER)]
     first = zlib.crc32(str(directory).encode()) % len(bases)
     for base in [*bases[first:], *bases[:first]]:
         guard = socket.socket()
