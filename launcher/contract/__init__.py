@@ -5,6 +5,7 @@ valid on Python 3.10, and it imports nothing from the rest of the launcher.
 
     paths, records, validation      every path of a run directory, a type for every file in it, and the check of a value
     files, process, events          whole files and JSON lines, the identity of a process, progress of long work
+    generations                     ownership of a directory by numbered files, on every file system
     values, overrides               override texts in Hydra's grammar, types, and overrides as they travel
     recipe_arguments, data_request  arguments of recipes, and what `data=` means
     parallel_sizes, key_aliases     rules of sizes, and keys that releases call by different names

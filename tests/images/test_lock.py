@@ -14,8 +14,8 @@ from subprocess import Popen
 import pytest
 
 from launcher.images.store import lock
-from launcher.images.store.lease import Generation, Watcher, begin, newest
-from launcher.images.store.lock import LeaseHolder, LeaseLostError, LeaseTiming
+from launcher.images.store.lease import begin, newest
+from launcher.images.store.lock import LeaseHolder, LeaseLostError
 from launcher.images.store.mounts import mount_of
 from launcher.images.store.owner import UNKNOWN_OWNER, Owner
 from tests.images.locks import QUICK, a_lock, node, script
@@ -215,28 +215,6 @@ def test_a_half_written_lease_is_taken_over_by_its_silence_alone(tmp_path: Path)
     began = time.monotonic()
     with a_lock(tmp_path, kernel=False).held():
         assert time.monotonic() - began > QUICK.stale_s * 0.8
-
-
-def test_clocks_of_other_machines_do_not_matter() -> None:
-    watcher = Watcher(LeaseTiming(heartbeat_s=10, stale_s=0.05))
-    for heartbeat in (10**18, 5, 10**19, 0):  # each one a sign of life, however old it claims to be
-        time.sleep(0.06)
-        assert not watcher.is_silent(Generation(1, None, heartbeat))
-    time.sleep(0.06)
-    assert watcher.is_silent(Generation(1, None, 0))
-
-
-def test_a_watcher_that_was_stopped_itself_goes_on_watching(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    watcher = Watcher(LeaseTiming(heartbeat_s=5, stale_s=90))
-    assert not watcher.is_silent(Generation(1, None, 1))
-    now += 3600
-    assert not watcher.is_silent(Generation(1, None, 1))
-    for _ in range(17):
-        now += 5
-        silent = watcher.is_silent(Generation(1, None, 1))
-    assert silent
 
 
 def test_a_lock_of_an_nfs_client_of_this_machine_counts(tmp_path: Path) -> None:

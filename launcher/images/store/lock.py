@@ -24,13 +24,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher.contract.generations import HeartbeatWatcher
 from launcher.images.store.lease import (
     Generation,
-    Lease,
+    HeldLease,
     LeaseHolder,
     LeaseLostError,
     LeaseTiming,
-    Watcher,
     begin,
     newest,
 )
@@ -38,7 +38,7 @@ from launcher.images.store.mounts import mount_of
 from launcher.images.store.owner import UNKNOWN_OWNER, Owner
 from launcher.images.store.space import writing
 
-__all__ = ["HeldLock", "Lease", "LeaseHolder", "LeaseLostError", "LeaseTiming", "Lock", "OnWait"]
+__all__ = ["HeldLock", "LeaseHolder", "LeaseLostError", "LeaseTiming", "Lock", "OnWait"]
 
 OnWait = Callable[[LeaseHolder], None]
 """Called when waiting begins and every `LeaseTiming.report_s` seconds, with the holder of that moment."""
@@ -52,7 +52,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 class HeldLock:
     """The lock, held."""
 
-    lease: Lease
+    lease: HeldLease
     waited: bool
     """Whether another process had it at the first attempt."""
 
@@ -117,7 +117,7 @@ class _Attempt:
     def __init__(self, lock: Lock) -> None:
         self._lock = lock
         self._owner = lock.owner or Owner.of_this_process()
-        self._watcher = Watcher(lock.timing)
+        self._watcher = HeartbeatWatcher(lock.timing.heartbeat_s, lock.timing.stale_s)
         self._file: int | None = None
         with writing(lock.directory, "make the directory of the lock"):
             make_directory(lock.directory, lock.mode)
@@ -133,7 +133,7 @@ class _Attempt:
         gone = self.holder.owner.has_ended(self._owner) if self.holder else None
         return self._busy or self._watcher.beats > 0 or gone is False
 
-    def step(self) -> Lease | None:
+    def step(self) -> HeldLease | None:
         """Try once, without waiting."""
         self._busy = self._kernel and self._file is None and not self._take_kernel_lock()
         current = newest(self._lock.directory)
@@ -156,7 +156,7 @@ class _Attempt:
     def _is_abandoned(self, current: Generation, holder: LeaseHolder) -> bool:
         if self._file is not None and holder.by_kernel:
             return True
-        silent = self._watcher.is_silent(current)
+        silent = self._watcher.is_silent(current.number, current.heartbeat)
         return silent or holder.owner.has_ended(self._owner) is True
 
     def _take_kernel_lock(self) -> bool:

@@ -1,24 +1,20 @@
 """Downloads shared by processes that have a directory in common: one process works, the others wait for its result.
 
 Processes of one job, of several jobs and of several machines may share a Hugging Face cache. That directory is all that
-they are known to share, so they coordinate there: files `00000001`, `00000002`, ... are claims, the highest number
-counts, and `NUMBER.end` records how it ended. A process claims a download by creating the file with O_CREAT|O_EXCL,
-which succeeds for one process only (open(2); over NFS from version 3 on) and works on every file system. Kernel locks
-are not used: a Lustre mount may have none, or one for each node alone (mount.lustre: noflock, localflock), and a lock
-does not show how its owner fared.
+they are known to share, so they coordinate there: a claim is a generation (contract/generations.py, which says why one
+process only begins it), and `NUMBER.end` records how it ended. Kernel locks are not used: a Lustre mount may have none,
+or one for each node alone (mount.lustre: noflock, localflock), and a lock does not show how its owner fared.
 
-The mtime of a claim is its owner's heartbeat. An owner counts as lost when its process is seen to have ended (same
-machine, same pid namespace), or when the heartbeat has not changed for `silent_s` of a waiter's own watching: clocks
-are never compared. The heartbeat also stops when nothing has arrived for `stall_s`. A process that was only stopped may
-thus be replaced, and then two fetch: huggingface_hub's cache tolerates that (each file is written under another name
-and renamed); what is lost is a request, not a file.
+An owner counts as lost when its process is seen to have ended (same machine, same pid namespace), or when its
+heartbeat has not changed for `silent_s`. The heartbeat also stops when nothing has arrived for `stall_s`. A process
+that was only stopped may thus be replaced, and then two fetch: huggingface_hub's cache tolerates that (each file is
+written under another name and renamed); what is lost is a request, not a file.
 """
 
 import contextlib
 import json
 import os
 import random
-import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -26,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
+from ...contract import generations
 from ...contract.files import write_json
 from ...contract.process import ProcessIdentity
 from ...contract.units import bytes_text
@@ -47,8 +44,7 @@ class Timing:
     """Intervals and limits, in seconds."""
 
     beat_s: float = 3.0
-    # More than an NFS client keeps attributes by default (acregmax, acdirmax: 60 s, nfs(5)).
-    silent_s: float = 90.0
+    silent_s: float = generations.SILENT_S
     stall_s: float = 900.0
     poll_s: float = 1.0
     report_s: float = 30.0
@@ -99,18 +95,19 @@ class SharedDownload:
             ) from error
 
     def _run_once(self, home: Path, find: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
-        first = _newest_claim(home)
-        watch, reported, pause = _OwnerWatch(self.timing), time.monotonic(), 0.05
+        first = generations.newest_number(home)
+        watcher = generations.HeartbeatWatcher(self.timing.beat_s, self.timing.silent_s)
+        reported, pause = time.monotonic(), 0.05
         while True:
-            number = _newest_claim(home)
+            number = generations.newest_number(home)
             end = _read_end(home, number)
             if number and end and (end["attempt"] == self.attempt or number > first) and end["state"] != "left":
                 return self._result_of(end, find)
-            if not number or end or watch.is_lost(home, number):
+            if not number or end or _is_lost(home, number, watcher):
                 if number - first >= MAX_LOST_OWNERS:
                     tried = f"{MAX_LOST_OWNERS} processes tried, and each died or made no progress"
                     raise HubError(f"{self.resource.name} was not fetched: {tried}", hint=_BY_HAND)
-                if _create_claim(home, number + 1, self._claim_text()):
+                if generations.begin(home, number + 1, self._claim_text()):
                     return self._work_as_owner(home, number + 1, find, work)
                 continue
             if time.monotonic() - reported >= self.timing.report_s:
@@ -127,7 +124,7 @@ class SharedDownload:
         )
 
     def _work_as_owner(self, home: Path, number: int, find: Callable[[], Optional[T]], work: Callable[[], T]) -> T:
-        with _heartbeat(home / f"{number:08d}", self.resource.folders, self.timing):
+        with _heartbeat(generations.file_of(home, number), self.resource.folders, self.timing):
             # "left" stays after a signal; then the next process continues.
             end: dict[str, Any] = {"state": "left", "attempt": self.attempt}
             try:
@@ -140,7 +137,7 @@ class SharedDownload:
                 end["where"] = getattr(error, "where", None)
                 raise
             finally:
-                write_json(home / f"{number:08d}.end", end)
+                write_json(_end_file(home, number), end)
 
     def _result_of(self, end: dict[str, Any], find: Callable[[], Optional[T]]) -> T:
         if end["state"] == "failed":
@@ -161,62 +158,25 @@ class SharedDownload:
 _BY_HAND = "fetch it before the job with the same environment: `launcher fetch RECIPE`"
 
 
-class _OwnerWatch:
-    """Observation of a claim's owner, by this process's own monotonic clock."""
-
-    def __init__(self, timing: Timing) -> None:
-        self._timing = timing
-        self._seen: Optional[tuple[int, int]] = None
-        self._looked = self._quiet = 0.0
-
-    def is_lost(self, home: Path, number: int) -> bool:
-        path, now = home / f"{number:08d}", time.monotonic()
-        try:
-            # Opening, unlike stat, makes an NFS client ask for the attributes (close-to-open, nfs(5)).
-            with path.open("rb") as file:
-                beat, text = os.fstat(file.fileno()).st_mtime_ns, file.read()
-        except OSError:
-            return False  # a later claim has replaced it
-        if (number, beat) != self._seen:
-            self._seen, self._quiet = (number, beat), 0.0
-        else:
-            # A waiter that was itself stopped did not watch in that time.
-            self._quiet += min(now - self._looked, self._timing.beat_s)
-        self._looked = now
-        return self._quiet >= self._timing.silent_s or _has_ended(text)
+def _is_lost(home: Path, number: int, watcher: generations.HeartbeatWatcher) -> bool:
+    try:
+        heartbeat, claim = generations.read(home, number)
+    except OSError:
+        return False  # a later claim has replaced it
+    return watcher.is_silent(number, heartbeat) or _has_ended(claim)
 
 
-def _newest_claim(home: Path) -> int:
-    return max((int(path.name) for path in home.iterdir() if re.fullmatch(r"[0-9]{8}", path.name)), default=0)
+def _end_file(home: Path, number: int) -> Path:
+    return home / f"{number:08d}.end"
 
 
 def _read_end(home: Path, number: int) -> dict[str, Any]:
     """Return how the claim ended; empty while its owner works."""
     with contextlib.suppress(OSError, ValueError):
-        end = json.loads((home / f"{number:08d}.end").read_text(encoding="utf-8"))
+        end = json.loads(_end_file(home, number).read_text(encoding="utf-8"))
         if isinstance(end, dict) and {"state", "attempt"} <= end.keys():
             return end
     return {}
-
-
-def _create_claim(home: Path, number: int, text: str) -> bool:
-    """Create the file of a claim; return False where another process has that number or a later one."""
-    path = home / f"{number:08d}"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        return False
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    if _newest_claim(home) != number:
-        # This process slept between looking and creating: numbers below the newest are removed, and so can be created.
-        path.unlink(missing_ok=True)
-        return False
-    for other in home.iterdir():
-        if other.name[:8].isdigit() and int(other.name[:8]) < number:
-            with contextlib.suppress(OSError):
-                other.unlink()
-    return True
 
 
 def _heartbeat(path: Path, folders: tuple[Path, ...], timing: Timing) -> AbstractContextManager[None]:
@@ -257,7 +217,7 @@ def _has_ended(claim: bytes) -> bool:
 
 def _owner_name(home: Path, number: int) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads((home / f"{number:08d}").read_text(encoding="utf-8"))["process"])
+        return str(json.loads(generations.file_of(home, number).read_text(encoding="utf-8"))["process"])
     return "another process"
 
 
