@@ -1,9 +1,9 @@
 """Converting weights between Hugging Face's format and Megatron's, here or in a job."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from launcher._util.errors import RequestError
 from launcher._util.shell import LocalShell
@@ -11,58 +11,37 @@ from launcher.api.locate import find_cluster, find_run
 from launcher.api.progress import Progress
 from launcher.api.task_job import TaskJobOptions, perform_in_job
 from launcher.backends import conversion
-from launcher.backends.conversion import Conversion
+from launcher.contract.conversion import ConversionRequest
 
 
-@dataclass(frozen=True)
-class ConversionRequest:
-    """What to convert; paths are relative to the current directory."""
-
-    action: Literal["import", "export"]
-    source: str
-    """A directory; to export also the name of a run."""
-    target: str
-    """The directory to make: it must not exist, or be empty."""
-    architecture: str | None = None
-    """The directory with config.json and the tokenizer, in place of what the checkpoint remembers."""
-    tp: int = 1
-    pp: int = 1
-    ep: int = 1
-    dtype: str | None = None
-    """The type of the result; None for the source's."""
-    logits: bool = True
-    """Whether to run both models and compare what they answer."""
-    device: str = "auto"
-    python: str | None = None
-    """The interpreter with the training stack; None for the profile's or this one."""
-    job: TaskJobOptions | None = None
-    """The job to do it in; None for this machine."""
-
-
-def convert(request: ConversionRequest, progress: Progress) -> dict[str, Any]:
+def convert(
+    request: ConversionRequest, progress: Progress, *, python: str | None = None, job: TaskJobOptions | None = None
+) -> dict[str, Any]:
     """Convert and return the parity report, whose `ok` says whether the result is equal to its source.
 
-    Raises RequestError for what cannot be converted, CommandError where the conversion failed, SlurmError.
+    The request's paths are relative to the current directory. `python` is the interpreter with the training stack, None
+    for the profile's or this one; `job` is the job to convert in, None for this machine. Raises RequestError for what
+    cannot be converted, CommandError where the conversion failed, SlurmError.
     """
-    cluster, host = find_cluster(request.job.cluster if request.job else None)
-    wanted = _conversion(request, host.directory)
-    python = request.python or cluster.python
-    if request.job is None:
-        return conversion.convert(wanted, python or sys.executable, LocalShell(), progress)
+    cluster, host = find_cluster(job.cluster if job else None)
+    request = _with_absolute_paths(request, host.directory)
+    python = python or cluster.python
+    if job is None:
+        return conversion.convert(request, python or sys.executable, LocalShell(), progress)
     found: dict[str, Any] = perform_in_job(
         conversion.perform,
-        (wanted, python),
-        job=request.job,
+        (request, python),
+        job=job,
         cluster=cluster,
         name="convert",
         # Beside the result, which the node has to see anyway.
-        tasks=Path(wanted.target).parent / ".launcher-tasks",
+        tasks=Path(request.target).parent / ".launcher-tasks",
         progress=progress,
     )
     return found
 
 
-def _conversion(request: ConversionRequest, directory: Path) -> Conversion:
+def _with_absolute_paths(request: ConversionRequest, directory: Path) -> ConversionRequest:
     source = _absolute(directory, request.source)
     if request.action == "export" and not source.exists() and "/" not in request.source:
         source = _run_directory(request.source, source)
@@ -74,18 +53,7 @@ def _conversion(request: ConversionRequest, directory: Path) -> Conversion:
     architecture = request.architecture
     if architecture and _absolute(directory, architecture).exists():
         architecture = str(_absolute(directory, architecture))
-    return Conversion(
-        action=request.action,
-        source=str(source),
-        target=str(target),
-        architecture=architecture,
-        tp=request.tp,
-        pp=request.pp,
-        ep=request.ep,
-        dtype=request.dtype,
-        logits=request.logits,
-        device=request.device,
-    )
+    return replace(request, source=str(source), target=str(target), architecture=architecture)
 
 
 def _run_directory(name: str, directory: Path) -> Path:

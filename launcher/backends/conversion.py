@@ -3,42 +3,25 @@
 The program runs with the Python that tasks run with; its events become a report for people.
 """
 
-import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from launcher._util.errors import CommandError, LauncherError, RequestError
 from launcher._util.resources import resource
 from launcher._util.shell import LocalShell, Shell
+from launcher.contract.conversion import ConversionRequest
 from launcher.contract.events import EventReader, EventWriter
 from launcher.images.build.remote import RemoteFailure
 from launcher.images.build.report import LineSplitter, Report
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """A request for a conversion; paths are absolute. launcher/job/convert/request.py describes the fields."""
-
-    action: Literal["import", "export"]
-    source: str
-    target: str
-    architecture: str | None = None
-    tp: int = 1
-    pp: int = 1
-    ep: int = 1
-    dtype: str | None = None
-    logits: bool = True
-    device: str = "auto"
-
-
-def convert(wanted: Conversion, python: str, shell: Shell, report: Report) -> dict[str, Any]:
+def convert(request: ConversionRequest, python: str, shell: Shell, report: Report) -> dict[str, Any]:
     """Convert on this machine. Return the parity report, whose `ok` says whether the result is equal.
 
-    Raises RequestError for a wrong request, CommandError where the program failed.
+    The request's paths are absolute. Raises RequestError for a wrong request, CommandError where the program failed.
     """
     if shutil.which(python) is None:
         raise RequestError(
@@ -47,7 +30,7 @@ def convert(wanted: Conversion, python: str, shell: Shell, report: Report) -> di
     events = EventReader(report)
     lines = LineSplitter(events.take)
     done = shell.stream(
-        [python, str(resource("entrypoint.py")), "--convert", json.dumps(asdict(wanted))],
+        [python, str(resource("entrypoint.py")), "--convert", request.to_json()],
         # Standard error, which its libraries write to, is shown only where the program failed.
         lambda name, text: lines(name, text) if name == "out" else None,
         env={name: value for name, value in os.environ.items() if name not in _RANK},
@@ -65,11 +48,11 @@ def convert(wanted: Conversion, python: str, shell: Shell, report: Report) -> di
     return events.result
 
 
-def perform(wanted: Conversion, python: str | None, events: Path) -> "dict[str, Any] | RemoteFailure":
+def perform(request: ConversionRequest, python: str | None, events: Path) -> "dict[str, Any] | RemoteFailure":
     """Convert on the node that calls this, with a file for the events."""
     report = EventWriter.to_file(events)
     try:
-        return convert(wanted, python or sys.executable, LocalShell(), report)
+        return convert(request, python or sys.executable, LocalShell(), report)
     except LauncherError as error:
         return RemoteFailure(type(error).__name__, error.message, error.where, error.hint)
 

@@ -8,6 +8,7 @@ valid on Python 3.10, and it imports nothing from the rest of the launcher.
     generations                     ownership of a directory by numbered files, on every file system
     values, overrides               override texts in Hydra's grammar, types, and overrides as they travel
     recipe_arguments, data_request  arguments of recipes, and what `data=` means
+    conversion                      the request of a conversion of weights
     parallel_sizes, key_aliases     rules of sizes, and keys that releases call by different names
     profiles, checks, hub           captures of profilers, findings of the doctor, Hugging Face's hub
     fabrics                         one module for each fabric

@@ -21,7 +21,7 @@ from tests.support.limits import seconds
 from tests.support.warm import warm_python
 
 if TYPE_CHECKING:
-    from launcher.job.convert.request import ConversionRequest
+    from launcher.contract.conversion import ConversionRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,9 +141,9 @@ def data(prefix: Path, document: list[int], count: int) -> None:
 def _step(step: dict[str, Any], device: str) -> dict[str, Any]:
     import torch
 
+    from launcher.contract.conversion import REPORT, ConversionRequest
     from launcher.contract.events import EventWriter
     from launcher.job.convert import sources, work
-    from launcher.job.convert.request import REPORT, ConversionRequest
 
     first = torch.distributed.get_rank() == 0
     what = step.pop("do")
@@ -195,8 +195,8 @@ def _judged(made: "ConversionRequest", device: str) -> dict[str, Any]:
 
 def main() -> None:
     """Carry out the steps of argv[1]."""
+    from launcher.contract.conversion import ConversionRequest
     from launcher.job.convert import model
-    from launcher.job.convert.request import ConversionRequest
     from launcher.job.errors import UserError
     from launcher.job.watch.stdout_channel import on_stdout
 

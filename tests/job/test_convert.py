@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from launcher.job.convert import parity, request, sources
+from launcher.contract.conversion import ConversionRequest
+from launcher.job.convert import parity, sources
 from launcher.job.errors import UserError
 from launcher.job.model import hf_files
 from tests.job.convert_process import ROOT, convert_all
@@ -298,7 +299,7 @@ def test_a_checkpoint_that_is_not_whole_is_not_exported(tmp_path: Path) -> None:
 
 def test_ranks_of_a_request() -> None:
     def ranks(**sizes: int) -> int:
-        return request.ConversionRequest("import", "a", "b", **sizes).ranks  # type: ignore[arg-type]
+        return ConversionRequest("import", "a", "b", **sizes).ranks  # type: ignore[arg-type]
 
     assert [ranks(), ranks(tp=2), ranks(tp=2, pp=2), ranks(ep=4), ranks(tp=2, ep=4), ranks(tp=4, ep=2, pp=2)] == [
         *(1, 2, 4, 4, 4),
@@ -307,6 +308,6 @@ def test_ranks_of_a_request() -> None:
 
 
 def start(action: str, source: Path, target: Path) -> "subprocess.CompletedProcess[str]":
-    text = request.ConversionRequest(action, str(source), str(target)).to_json()
+    text = ConversionRequest(action, str(source), str(target)).to_json()
     command = [sys.executable, str(ROOT / "entrypoint.py"), "--convert", text]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds(60))

@@ -13,6 +13,7 @@ from typing import Any
 from launcher.cli.arguments import add_job, read_job
 from launcher.cli.completion import complete
 from launcher.cli.output import coloured, info, print_json
+from launcher.contract.conversion import DEVICES, DTYPES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +40,9 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     add("--tp", metavar="N", type=_size, default=1, help="split tensors over N ranks (default: 1)")
     add("--pp", metavar="N", type=_size, default=1, help="split layers over N ranks (default: 1)")
     add("--ep", metavar="N", type=_size, default=1, help="split experts over N ranks (default: 1)")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="of the result (default: the source's)")
+    add("--dtype", choices=DTYPES, help="of the result (default: the source's)")
     add("--no-logits", action="store_true", help="do not run both models to compare what they answer")
-    add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="default: GPUs where there are enough")
+    add("--device", choices=DEVICES, default="auto", help="default: GPUs where there are enough")
     add("--python", metavar="PATH", help="interpreter with the training stack (default: the profile's, this one)")
     add_job(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -56,8 +57,9 @@ def _size(text: str) -> int:
 
 def main(parsed: argparse.Namespace) -> int:
     """Convert and print the report. Return 1 where the result is not equal to its source."""
-    from launcher.api.convert import ConversionRequest, convert
+    from launcher.api.convert import convert
     from launcher.cli.progress import TerminalProgress
+    from launcher.contract.conversion import ConversionRequest
 
     request = ConversionRequest(
         action=parsed.action,
@@ -70,11 +72,9 @@ def main(parsed: argparse.Namespace) -> int:
         dtype=parsed.dtype,
         logits=not parsed.no_logits,
         device=parsed.device,
-        python=parsed.python,
-        job=read_job(parsed),
     )
     with TerminalProgress() as progress:
-        found = convert(request, progress)
+        found = convert(request, progress, python=parsed.python, job=read_job(parsed))
     if parsed.json:
         print_json(found)
     for line in summary(found):

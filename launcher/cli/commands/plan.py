@@ -2,10 +2,15 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING, Literal
 
 from launcher.cli import arguments
 from launcher.cli.output import coloured, print_json, warn
-from launcher.planning.model import Plan
+
+if TYPE_CHECKING:
+    from launcher.api.prepare_plan import CheckPolicy, PreparedPlan
+    from launcher.cli.progress import TerminalProgress
+    from launcher.planning.model import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +39,30 @@ def main(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def show(plan: Plan, *, as_json: bool, with_scripts: bool) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser, command: Literal["run", "submit"]) -> None:
+    """Add the options that `run` and `submit` share: a run's own, and --dry-run."""
+    arguments.add_common(parser)
+    arguments.add_check(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help=f"show the plan and do nothing: `launcher plan --for {command}`"
+    )
+
+
+def prepare_or_show(
+    parsed: argparse.Namespace, command: Literal["run", "submit"], check: "CheckPolicy", progress: "TerminalProgress"
+) -> "PreparedPlan | None":
+    """Return the plan of `run` or `submit`. With --dry-run print it without a check and return None."""
+    from launcher.api.prepare_plan import prepare_plan
+
+    check = "never" if parsed.dry_run else check
+    prepared = prepare_plan(arguments.read_request(parsed), command, check=check, progress=progress)
+    if not parsed.dry_run:
+        return prepared
+    show(prepared.plan, as_json=parsed.json, with_scripts=False)
+    return None
+
+
+def show(plan: "Plan", *, as_json: bool, with_scripts: bool) -> None:
     """Print a plan on standard output: one object, or text for people."""
     if as_json or with_scripts:
         from launcher.scripts import scripts
@@ -51,7 +79,7 @@ def show(plan: Plan, *, as_json: bool, with_scripts: bool) -> None:
             print(f"\n--- {name}\n{text}", end="")
 
 
-def _lines(plan: Plan) -> list[str]:
+def _lines(plan: "Plan") -> list[str]:
     layout = plan.layout
     nodes = "node" if layout.nodes == 1 else "nodes"
     parallel = " ".join(f"{name.upper()}={value}" for name, value in layout.parallel) or "as the recipe says"
@@ -95,7 +123,7 @@ def _lines(plan: Plan) -> list[str]:
     return lines
 
 
-def _memory_rows(plan: Plan) -> list[str]:
+def _memory_rows(plan: "Plan") -> list[str]:
     if plan.memory is None:
         return []
     from launcher.planning.memory import lines

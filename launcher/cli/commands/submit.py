@@ -9,7 +9,7 @@ With --follow the run is watched; Ctrl-C then leaves the job alone.
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from launcher.cli import arguments
+from launcher.cli.commands import plan
 from launcher.cli.output import coloured, info, print_json
 
 if TYPE_CHECKING:
@@ -21,26 +21,19 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher submit`."""
-    arguments.add_common(parser)
-    arguments.add_check(parser)
+    plan.add_run_arguments(parser, "submit")
     add = parser.add_argument
-    add("--dry-run", action="store_true", help="show the plan and do nothing: `launcher plan --for submit`")
     add("--follow", action="store_true", help="watch the run until it has ended")
     add("--json", action="store_true", help="print job and run directory as one JSON object")
 
 
 def main(parsed: argparse.Namespace) -> int:
     """Submit it and print the job; with --follow also show its progress and the outcome."""
-    from launcher.api.prepare_plan import CheckPolicy, prepare_plan
     from launcher.cli.progress import TerminalProgress
 
     progress = TerminalProgress()
-    check: CheckPolicy = "never" if parsed.dry_run else "if possible"
-    prepared = prepare_plan(arguments.read_request(parsed), "submit", check=check, progress=progress)
-    if parsed.dry_run:
-        from launcher.cli.commands.plan import show
-
-        show(prepared.plan, as_json=parsed.json, with_scripts=False)
+    prepared = plan.prepare_or_show(parsed, "submit", "if possible", progress)
+    if prepared is None:
         return 0
     if not parsed.follow:
         submitted = _submit(prepared, progress)

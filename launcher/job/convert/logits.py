@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.conversion import ConversionRequest
 from ...contract.events import EventWriter
 from ...contract.units import bytes_text
 from ..errors import first_line
-from .request import ConversionRequest
 
 SEED = 0
 SHAPE = (2, 16)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.conversion import ConversionRequest
 from ..errors import UserError, first_line
-from .request import ConversionRequest
 
 
 def init_ranks(request: ConversionRequest) -> str:

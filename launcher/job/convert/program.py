@@ -19,13 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Optional, TextIO
 
+from ...contract.conversion import REPORT, ConversionRequest, parse
 from ...contract.events import EventWriter
 from ...contract.units import bytes_text
 from ..errors import UserError, first_line
 from ..model import hf_files
 from ..watch import stdout_channel
 from . import sources
-from .request import REPORT, ConversionRequest, parse
 
 _GRACE_S = 5.0
 
@@ -37,13 +37,20 @@ def main(text: str) -> int:
     """
     with stdout_channel.on_stdout() as out:
         try:
-            request = parse(text)
+            request = _read_request(text)
             if "RANK" in os.environ:
                 return _rank(request, out)
             with _terminated():
                 return _supervise(_ready(request), out)
         except (Exception, SystemExit) as error:
             return _report_error(error, EventWriter.to_stream(out))
+
+
+def _read_request(text: str) -> ConversionRequest:
+    try:
+        return parse(text)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--convert cannot read its request: {error}") from None
 
 
 def _rank(request: ConversionRequest, out: TextIO) -> int:

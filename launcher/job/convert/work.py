@@ -8,11 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract.conversion import REPORT, ConversionRequest
 from ...contract.events import EventWriter
 from ..config import notes
 from ..model import hf_files, weights
 from . import architecture, logits, model, parity, writing
-from .request import REPORT, ConversionRequest
 
 
 def run(request: ConversionRequest, events: EventWriter) -> bool:

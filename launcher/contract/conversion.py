@@ -1,12 +1,10 @@
-"""The request of one conversion, as it travels from the command line to every rank."""
+"""The request of one conversion of weights, from the command line to every rank, and the names that both halves use."""
 
 import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
-
-from ..errors import UserError
 
 REPORT = "parity.json"
 """Name of the report in the result's directory."""
@@ -18,21 +16,28 @@ DEVICES = ("auto", "cpu", "gpu")
 
 @dataclass(frozen=True)
 class ConversionRequest:
-    """One conversion. All paths are absolute: `source` is read, `partial` is written, `target` appears at the end."""
+    """One conversion: `source` is read, `target` appears at the end. In a job all paths are absolute."""
 
     action: str
+    """One of ACTIONS."""
     source: str
+    """A directory; for an export also the name of a run, which launcher/api replaces by the run's directory."""
     target: str
+    """The directory to make: it must not exist, or be empty."""
     partial: str = ""
+    """The directory in which the result is made; the program that starts the ranks chooses it."""
     architecture: Optional[str] = None
-    """For an export: a directory or a hub name with the config.json; None for the model that the checkpoint names."""
+    """For an export: a directory or a hub name with config.json and the tokenizer; None for the model that the
+    checkpoint names."""
     tp: int = 1
     pp: int = 1
     ep: int = 1
     dtype: Optional[str] = None
-    """None means the source's dtype."""
+    """The type of the result, one of DTYPES; None for the source's."""
     logits: bool = True
+    """Whether to run both models and compare what they answer."""
     device: str = "auto"
+    """One of DEVICES."""
 
     @property
     def ranks(self) -> int:
@@ -55,13 +60,10 @@ class ConversionRequest:
 
 
 def parse(text: str) -> ConversionRequest:
-    """Return the request in `text`. Raises UserError for one that this program does not understand."""
-    try:
-        request = ConversionRequest(**json.loads(text))
-        sizes = (request.tp, request.pp, request.ep)
-        good = request.action in ACTIONS and request.device in DEVICES and all(isinstance(n, int) for n in sizes)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"--convert cannot read its request: {error}") from None
-    if not good or min(sizes) < 1 or request.dtype not in (None, *DTYPES):
-        raise UserError(f"--convert cannot read its request: {text}")
+    """Return the request in `text`. Raises ValueError or TypeError for anything else."""
+    request = ConversionRequest(**json.loads(text))
+    sizes = (request.tp, request.pp, request.ep)
+    known = request.action in ACTIONS and request.device in DEVICES and request.dtype in (None, *DTYPES)
+    if not known or not all(isinstance(size, int) for size in sizes) or min(sizes) < 1:
+        raise ValueError(text)
     return request
