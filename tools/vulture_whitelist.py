@@ -135,21 +135,11 @@ _.selected
 _.verified_bytes
 _.verified_files
 
-# What only tests compare with: files of a runtime's own, a name that a template writes.
-_.MODELS
-_.own_files
+# Fields that dataclasses.asdict writes.
+_.communication_us
+_.model_parameters
+_.total_us
 
 # Python and pydantic call these by themselves.
 _.__dir__
 _._minutes
-
-# Dead, or used by tests alone: to be removed.
-_.DIFFERENT_VARIABLES
-_.INIT
-_.TASKS
-_.NullReport
-_.Recorder
-_.communication_us
-_.model_parameters
-_.requeue
-_.total_us

@@ -3,10 +3,11 @@
 from typing import Protocol
 
 from launcher.contract.events import Unit
+from launcher.images.build.report import Report
 
 
-class Progress(Protocol):
-    """Hear what happens while a command works. A `Report` of launcher/images hears the same of the work itself."""
+class Progress(Report, Protocol):
+    """Hear what happens while a command works: what a `Report` hears of the work itself, and words for people."""
 
     def info(self, text: str) -> None:
         """Take a sentence that a person should read now."""
@@ -14,18 +15,6 @@ class Progress(Protocol):
 
     def warn(self, text: str) -> None:
         """Take a warning."""
-        ...
-
-    def stage(self, text: str) -> None:
-        """Begin a new part of the work, such as `building with podman`."""
-        ...
-
-    def line(self, text: str) -> None:
-        """Take a line that a program wrote."""
-        ...
-
-    def progress(self, done: int, total: int | None, unit: Unit) -> None:
-        """Take how much of the stage is done; `total` is None where it is unknown."""
         ...
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from launcher._util.resources import resource
 from launcher.discovery.recipe_index import Index, IndexedRecipe, load_index
 
-TASKS = ("pretrain", "sft", "peft")
-
 
 @dataclass(frozen=True)
 class ShippedRecipe:

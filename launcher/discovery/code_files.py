@@ -5,6 +5,7 @@ from pathlib import Path
 
 from launcher._util.errors import RecipeError
 from launcher._util.resources import resource
+from launcher.contract.paths import ENTRYPOINT, MODELS, RECIPE
 from launcher.discovery.recipe import Recipe, RecipeFile
 
 
@@ -21,17 +22,17 @@ def _program(entrypoint: str | None, directory: Path) -> Iterator[tuple[str, str
     main = (directory / Path(entrypoint).expanduser()).resolve() if entrypoint else resource("entrypoint.py")
     if not main.is_file():
         raise RecipeError(f"there is no program {entrypoint!r}", where="--entrypoint")
-    yield "entrypoint.py", str(main)
+    yield ENTRYPOINT, str(main)
     package = Path(__file__).resolve().parent.parent
     yield "launcher/__init__.py", str(package / "__init__.py")
     for part in ("contract", "job"):
         for path in sorted((package / part).rglob("*.py")):
             yield f"launcher/{path.relative_to(package).as_posix()}", str(path)
     for path in sorted(resource("configs/models").glob("*.json")):
-        yield f"models/{path.name}", str(path)
+        yield f"{MODELS}/{path.name}", str(path)
 
 
 def _recipe(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if isinstance(recipe, RecipeFile):
         for path in (recipe.path, *recipe.beside):
-            yield f"recipe/{path.name}", str(path)
+            yield f"{RECIPE}/{path.name}", str(path)

@@ -26,6 +26,3 @@ CONTAINERS: tuple[ContainerRuntime, ...] = tuple(each for each in RUNTIMES.value
 
 UNMOUNTABLE = "".join(sorted({sign for each in CONTAINERS for sign in each.unmountable}))
 """Characters of a path that some runtime cannot mount. Plans refuse them for all: a run can change its runtime."""
-
-DIFFERENT_VARIABLES = ("SHLVL", "SLURM_TASK_PID", "_")
-"""Variables that differ between runtimes: how many shells stand before the program, and which process is the task's."""

@@ -8,9 +8,6 @@ devices (NVIDIA_VISIBLE_DEVICES, ...).
 from launcher.contract.variables import RANK_VARIABLES
 from launcher.runtimes.model import Container, ContainerRequest, ContainerRuntime
 
-ROOT_FILES = ("/.lock", "/etc/gshadow-", "/etc/rc.local", "/etc/shadow-")
-"""Files that enroot adds to a container's root for its own use, and that its tools leave there."""
-
 
 def container(request: ContainerRequest) -> Container:
     """Return the container with its mounts as `enroot start --mount` takes them: entries of fstab(5)."""
@@ -38,5 +35,4 @@ ENROOT = ContainerRuntime(
     nvidia_hooks=True,
     enter_template="enter_enroot.sh.j2",
     unmountable=",:",
-    own_files=ROOT_FILES,
 )

@@ -86,9 +86,6 @@ class ContainerRuntime:
     unmountable: str = ""
     """Characters that its list of mounts cannot express."""
 
-    own_files: tuple[str, ...] = ()
-    """Files that it puts into a container's root for its own use."""
-
     @property
     def is_container(self) -> bool:
         """Whether tasks run in an image."""

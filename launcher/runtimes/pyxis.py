@@ -4,7 +4,6 @@ Where a task differs from one in enroot or bwrap: /tmp is a tmpfs of each step; 
 hooks choose the devices (NVIDIA_VISIBLE_DEVICES, ...) and mount what PMIx needs.
 """
 
-from launcher.runtimes.enroot import ROOT_FILES
 from launcher.runtimes.model import Container, ContainerRequest, ContainerRuntime
 
 
@@ -35,5 +34,4 @@ PYXIS = ContainerRuntime(
     srun_template="srun_pyxis.sh.j2",
     removal_template="remove_pyxis.sh.j2",
     unmountable=",:",
-    own_files=ROOT_FILES,
 )

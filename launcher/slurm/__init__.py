@@ -4,7 +4,7 @@ ask      one command: the environment that makes its output readable, "no" kept 
 submit   sbatch, exactly once, its refusals explained
 queue    states of jobs, from squeue and then sacct
 poller   the same repeatedly, with pauses
-control  scancel, requeue, host names
+control  scancel, host names
 info     a cluster: partitions, GPUs, MPI types, Slurm's configuration
 nodes    single nodes: state, reason, resources
 probe    all of that at once, and which options sbatch accepts

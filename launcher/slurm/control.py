@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from launcher._util.errors import SlurmError
 from launcher._util.shell import Shell
-from launcher.slurm.ask import answer, ask, first_error
+from launcher.slurm.ask import ask, first_error
 from launcher.slurm.queue import in_cluster
 
 # Slurm's messages about a job that has ended already: there is nothing left to end.
@@ -23,14 +23,6 @@ def cancel(jobs: Sequence[str], shell: Shell, *, cluster: str | None = None) -> 
     result = ask(["scancel", *in_cluster(cluster), *jobs], shell)
     if result.status != 0 and not any(words in result.stderr for words in _GONE):
         raise SlurmError(f"scancel: {first_error(result)}")
-
-
-def requeue(job: str, shell: Shell) -> None:
-    """Send a job back to the queue.
-
-    Raises SlurmError (the job has ended, or was submitted with --no-requeue), SlurmUnavailableError.
-    """
-    answer(["scontrol", "requeue", job], shell)
 
 
 def hostnames(nodelist: str, shell: Shell) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import CommandError, MissingProgramError
-from launcher._util.shell import LocalShell, Recorder, Result
+from launcher._util.shell import LocalShell, Result
 from tests.support.limits import seconds
+from tests.support.recorder import Recorder
 
 
 def alive(pid: int) -> bool:

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher._util.errors import RequestError, SlurmError
-from launcher._util.shell import LocalShell, Recorder, Result
+from launcher._util.shell import LocalShell, Result
 from launcher.config.cluster import Cluster
 from launcher.config.load import load_cluster
 from launcher.discovery.cluster_probe import gpu_model, write_profile
 from launcher.slurm.probe import ClusterProbe, OptionTest, kinds, probe_cluster
+from tests.support.recorder import Recorder
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 Refuse = Callable[[Sequence[str]], str | None]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from launcher._util.errors import ImageError
-from launcher._util.shell import LocalShell, Recorder
+from launcher._util.shell import LocalShell
 from launcher.config.cluster import Cluster
 from launcher.discovery.image import Image, image_store, resolve_image
 from launcher.images.inspect.contents import describe
@@ -17,6 +17,7 @@ from launcher.images.manifest import Manifest
 from launcher.images.store.building import start_building
 from launcher.images.store.store import Store
 from tests.support.building import host
+from tests.support.recorder import Recorder
 
 REFERENCE = "nvcr.io/nvidia/nemo:26.08"
 

@@ -14,9 +14,9 @@ import pytest
 
 from launcher._util.errors import CommandError, ImageError
 from launcher._util.shell import LocalShell
+from launcher.api.progress import Silent
 from launcher.contract.events import Unit
 from launcher.images.build.build import BuildRequest, build
-from launcher.images.build.report import NullReport
 from launcher.images.store.store import Store
 from tests.images.engine_home import BASE, EngineHome
 from tests.support.limits import seconds
@@ -113,7 +113,7 @@ def test_everything_of_a_dockerfile_arrives(
 
 
 def test_a_container_starts_as_the_image_wants(request_: BuildRequest, store: Store, tmp_path: Path) -> None:
-    image = build(request_, store, LocalShell(), NullReport()).entry.path
+    image = build(request_, store, LocalShell(), Silent()).entry.path
     root = tmp_path / "unpacked"
     subprocess.run(
         ["unsquashfs", "-quiet", "-no-progress", "-dest", str(root), str(image)], check=True, stdout=subprocess.DEVNULL
@@ -130,7 +130,7 @@ def test_a_container_starts_as_the_image_wants(request_: BuildRequest, store: St
 
 
 def test_the_target_is_built_and_no_other(request_: BuildRequest, store: Store) -> None:
-    image = build(replace(request_, target="first"), store, LocalShell(), NullReport()).entry.path
+    image = build(replace(request_, target="first"), store, LocalShell(), Silent()).entry.path
     assert "opt/tools/hello.txt" not in listing(image)
     assert cat(image, "etc/fstab") == ""
 
@@ -141,7 +141,7 @@ def test_what_was_there_before_is_there_afterwards(home: EngineHome, request_: B
     home.podman("create", "--name", "launcher-export-of-mine", BASE, "/bin/sh")
     try:
         images, names, containers, volumes = home.images(), home.names(), home.containers(), home.volumes()
-        build(request_, store, LocalShell(), NullReport())
+        build(request_, store, LocalShell(), Silent())
         assert home.names() == names
         assert images <= home.images()
         assert home.containers() == containers
@@ -156,7 +156,7 @@ def test_wrong_requests(home: EngineHome, request_: BuildRequest, store: Store) 
 
     def refused(**change: object) -> str:
         with pytest.raises(ImageError) as caught:
-            build(replace(request_, **change), store, LocalShell(), NullReport())  # type: ignore[arg-type]
+            build(replace(request_, **change), store, LocalShell(), Silent())  # type: ignore[arg-type]
         assert caught.value.exit_status == 2
         return str(caught.value)
 
@@ -181,7 +181,7 @@ def test_wrong_requests(home: EngineHome, request_: BuildRequest, store: Store) 
 def test_a_build_that_fails_has_the_last_words_of_its_programs(request_: BuildRequest, store: Store) -> None:
     (request_.context / "Dockerfile").write_text(f"FROM {BASE}\nRUN echo the reason is here; exit 7\n")
     with pytest.raises(CommandError, match="the reason is here") as caught:
-        build(request_, store, LocalShell(), NullReport())
+        build(request_, store, LocalShell(), Silent())
     assert caught.value.where == str(request_.dockerfile)
     assert not store.entries()
     assert not any(store.partial.iterdir())
@@ -192,7 +192,7 @@ def test_a_build_secret_is_read_and_stays_out(request_: BuildRequest, store: Sto
     secret.write_text("s3cr3t-value")
     line = 'RUN --mount=type=secret,id=HF_TOKEN test "$(cat /run/secrets/HF_TOKEN)" = s3cr3t-value && touch /read'
     (request_.context / "Dockerfile").write_text(f"FROM {BASE}\n{line}\n")
-    entry = build(replace(request_, secrets=(("HF_TOKEN", secret),)), store, LocalShell(), NullReport()).entry
+    entry = build(replace(request_, secrets=(("HF_TOKEN", secret),)), store, LocalShell(), Silent()).entry
     assert "read" in listing(entry.path)
     assert not any("HF_TOKEN" in name for name in listing(entry.path))
     assert b"s3cr3t" not in entry.path.read_bytes()
@@ -278,7 +278,7 @@ def test_nothing_is_left_of_a_build_that_is_ended(
     if number == signal.SIGKILL:
         # The next build clears up, whatever it builds.
         (request_.context / "Dockerfile").write_text(f"FROM {BASE}\nRUN echo next\n")
-        build(replace(request_, name="x:1", engine=engine), store, LocalShell(), NullReport())
+        build(replace(request_, name="x:1", engine=engine), store, LocalShell(), Silent())
     assert home.containers() == before
     assert not any(store.partial.iterdir())
     assert mounts_below(home.directory, store.root) == mounts
@@ -305,7 +305,7 @@ def test_a_base_of_debian_with_python(home: EngineHome, debian: Path, request_: 
     home.podman("import", "--quiet", str(archive), name)
     archive.unlink()
     (request_.context / "Dockerfile").write_text(f"FROM {name}\nRUN python3 -c 'print(6 * 7)' > /answer\n")
-    entry = build(replace(request_, compression="lz4"), store, LocalShell(), NullReport()).entry
+    entry = build(replace(request_, compression="lz4"), store, LocalShell(), Silent()).entry
     assert cat(entry.path, "answer") == "42\n"
     assert entry.manifest is not None
     assert (entry.manifest.compression, entry.manifest.contents.python) == ("lz4", "/usr/bin/python3")

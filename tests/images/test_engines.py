@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import ImageError, OutsideError
-from launcher._util.shell import LocalShell, Recorder, Result
+from launcher._util.shell import LocalShell, Result
+from launcher.api.progress import Silent
 from launcher.images.build import containers, dockerfile
 from launcher.images.build.dockerfile import DockerBuild, stage_of
 from launcher.images.build.engines import Engine, find_engine, inspect, probe
-from launcher.images.build.report import NullReport
 from tests.images.engine_home import BASE, EngineHome
+from tests.support.recorder import Recorder
 
 DOCKER = {"ServerVersion": "27.1.1"}
 NO_DAEMON = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
@@ -86,7 +87,7 @@ def test_what_docker_is_asked_for(tmp_path: Path) -> None:
 
     shell = Recorder({"docker": docker, "tar": said(), "chmod": said()})
     engine = Engine("docker", "27")
-    identity = dockerfile.build(engine, spec, tmp_path, shell, NullReport())
+    identity = dockerfile.build(engine, spec, tmp_path, shell, Silent())
     assert identity == "sha256:" + "a" * 64
     words = " ".join(shell.asked[0])
     assert words == (
@@ -98,7 +99,7 @@ def test_what_docker_is_asked_for(tmp_path: Path) -> None:
     image = inspect(engine, identity, shell)
     assert image is not None
     assert image.digest == "sha256:" + "b" * 64
-    containers.export(engine, image, tmp_path / "root", shell, NullReport())
+    containers.export(engine, image, tmp_path / "root", shell, Silent())
     create, export, _, remove = [argv for argv in shell.asked[2:] if argv[0] in ("docker", "tar")]
     name = create[create.index("--name") + 1]
     assert create == ("docker", "create", "--name", name, image.id, "/bin/sh")

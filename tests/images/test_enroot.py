@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import CommandError, ImageError, LauncherError, OutsideError
-from launcher._util.shell import LocalShell, Recorder, Result
+from launcher._util.shell import LocalShell, Result
 from launcher.images.build import enroot, pack
 from launcher.images.build.enroot import Settings, settings_for
 from launcher.images.build.layout import ImageConfig, Layout, rc_script
@@ -16,6 +16,7 @@ from launcher.images.build.pulling import EnrootPull
 from launcher.images.build.transfers import fetch_error, transient_reason, with_retries
 from launcher.images.reference import parse_reference
 from tests.images.test_build import Told
+from tests.support.recorder import Recorder
 
 REFERENCE = parse_reference("nvcr.io/nvidia/nemo:26.08")
 DIGEST = "sha256:" + "a" * 64

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import ImageError, OutsideError
-from launcher._util.shell import LocalShell, Recorder, Result
+from launcher._util.shell import LocalShell, Result
+from launcher.api.progress import Silent
 from launcher.images.build.importing import ImportRequest, import_image
-from launcher.images.build.report import NullReport
 from launcher.images.build.result import ImageOutcome
 from launcher.images.store.store import Store
 from tests.images.engine_home import BASE, EngineHome
 from tests.images.registry import Broken, Cut, Fault, Registry, Status, times
 from tests.images.test_build import Told, cat, listing
+from tests.support.recorder import Recorder
 
 
 @pytest.fixture(params=["enroot", "podman"])
@@ -35,7 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def take(store: Store, source: str, told: Told | None = None, **options: str | None) -> ImageOutcome:
     directory = Path(options.pop("directory") or "/") if "directory" in options else store.root.parent
     request = ImportRequest(source, directory, **options)
-    return import_image(request, store, LocalShell(), told or NullReport())
+    return import_image(request, store, LocalShell(), told or Silent())
 
 
 # ---- registries
@@ -197,7 +198,7 @@ def test_docker_pulls_by_digest_and_removes_only_what_was_not_there(
 
     shell = Docker()
     request = ImportRequest(f"{registry.host}/for-docker:1", tmp_path, engine="docker")
-    made = import_image(request, store, shell, NullReport())
+    made = import_image(request, store, shell, Silent())
     assert cat(made.entry.path, "etc/environment") == "A=b\n"
     verbs = [argv[1] for argv in shell.asked]
     assert verbs == ["info", "image", "pull", "image", "create", "export", "rm", "image"]
@@ -230,7 +231,7 @@ def test_images_that_no_engine_has(home: EngineHome, store: Store) -> None:
     with pytest.raises(ImageError, match="cannot be read with docker"):
         take(store, f"podman://{BASE}", engine="docker")
     with pytest.raises(OutsideError, match="docker does not work here"):
-        import_image(ImportRequest("dockerd://x", Path("/")), store, Recorder(), NullReport())
+        import_image(ImportRequest("dockerd://x", Path("/")), store, Recorder(), Silent())
 
 
 # ---- files

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher._util.shell import LocalShell
+from launcher.api.progress import Silent
 from launcher.images.build import enroot, pack
 from launcher.images.build.importing import ImportRequest, import_image
 from launcher.images.build.layout import (
@@ -21,7 +22,6 @@ from launcher.images.build.layout import (
     rc_script,
 )
 from launcher.images.build.registry import digest_of
-from launcher.images.build.report import NullReport
 from launcher.images.reference import parse_reference
 from launcher.images.store.store import Store
 from tests.images.engine_home import BASE, EngineHome
@@ -179,7 +179,7 @@ def test_the_same_image_as_enroot_makes(
         settings=enroot.Settings(tmp_path, pack.parse_compression("gzip"), allow_http=True),
     )
     request = ImportRequest(name, tmp_path, engine="podman", compression="gzip")
-    mine = import_image(request, ours, LocalShell(), NullReport()).entry.path
+    mine = import_image(request, ours, LocalShell(), Silent()).entry.path
     assert rest(mine, "etc/environment") == rest(theirs, "etc/environment")
     assert sorted(rest(mine, "etc/fstab").splitlines()) == sorted(rest(theirs, "etc/fstab").splitlines())
     assert files(mine) == files(theirs)

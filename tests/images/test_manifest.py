@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher._util.errors import DiskError, ImageError, MissingProgramError
-from launcher._util.shell import LocalShell, Recorder
+from launcher._util.shell import LocalShell
 from launcher.images.inspect.contents import describe, describe_tree
 from launcher.images.inspect.tree import DirectoryTree
 from launcher.images.manifest import (
@@ -24,6 +24,7 @@ from launcher.images.manifest import (
     write_manifest,
 )
 from tests.images.trees import make_tree, needs_squashfs, pack, tiny_elf
+from tests.support.recorder import Recorder
 
 HEX = "ab" * 32
 FULL = Manifest(

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import CommandError, DiskError, ImageError
-from launcher._util.shell import LocalShell, Recorder, Result
+from launcher._util.shell import LocalShell, Result
+from launcher.api.progress import Silent
 from launcher.images.build import pack
 from launcher.images.build.layout import Layout, bare_layout
 from launcher.images.build.pack import Compression, parse_compression, processors, tree_bytes
-from launcher.images.build.report import NullReport
 from launcher.images.inspect.squashfs import read_superblock
 from tests.images.test_build import Told, cat, listing
+from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.skipif(
     shutil.which("mksquashfs") is None, reason="needs mksquashfs: apt-get install squashfs-tools"
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 
 def pack_it(root: Path, output: Path, text: str = "zstd:1", layout: Layout | None = None) -> Path:
     output.parent.mkdir(exist_ok=True)
-    pack.pack(root, layout or Layout({}), output, parse_compression(text), LocalShell(), NullReport())
+    pack.pack(root, layout or Layout({}), output, parse_compression(text), LocalShell(), Silent())
     return output
 
 
@@ -107,7 +108,7 @@ def test_a_file_that_cannot_be_read_is_an_error_not_an_empty_file(tree: Path) ->
         out.mkdir()
         out.chmod(0o777)
         with pytest.raises(CommandError, match="secret"):
-            pack.pack(copy, Layout({}), out / "x.sqsh", parse_compression(None), Nobody(), NullReport())
+            pack.pack(copy, Layout({}), out / "x.sqsh", parse_compression(None), Nobody(), Silent())
 
 
 def test_a_disk_too_small_is_named_before_and_while_packing(
@@ -127,7 +128,7 @@ def test_a_disk_too_small_is_named_before_and_while_packing(
             tmp_path / "out/x.sqsh",
             parse_compression(None),
             Recorder({"mksquashfs": full}),
-            NullReport(),
+            Silent(),
         )
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import ImageError, MissingProgramError
-from launcher._util.shell import LocalShell, Recorder
+from launcher._util.shell import LocalShell
 from launcher.images.inspect.squashfs import examine, looks_like, read_superblock
 from launcher.images.inspect.tree import DirectoryTree, SquashTree
 from tests.images.trees import make_tree, needs_squashfs, pack
+from tests.support.recorder import Recorder
 
 pytestmark = needs_squashfs
 

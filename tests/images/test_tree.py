@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher._util.errors import DiskError, ImageError, MissingProgramError
-from launcher._util.shell import LocalShell, Recorder, Result
+from launcher._util.shell import LocalShell, Result
 from launcher.images.inspect.tree import DirectoryTree, SquashTree, Tree, TreeEntry
 from tests.images.trees import CountingShell, make_tree, needs_squashfs, pack
+from tests.support.recorder import Recorder
 
 pytestmark = needs_squashfs
 

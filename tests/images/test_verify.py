@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import ImageError
-from launcher._util.shell import LocalShell, Recorder
+from launcher._util.shell import LocalShell
 from launcher.images.inspect.contents import describe
 from launcher.images.manifest import Manifest, manifest_path, read_manifest, write_manifest
 from launcher.images.verify import VerifiedImage, check, file_digest
 from tests.images.trees import make_tree, needs_squashfs, pack, tiny_elf
+from tests.support.recorder import Recorder
 
 pytestmark = needs_squashfs
 

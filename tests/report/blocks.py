@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from launcher._util.shell import Recorder
 from launcher.report.page.content import Block, Facts, Subject
 from launcher.rundir import RunDirectory
+from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN
 
 LAUNCHED = {"event": "launched", "backend": "local", "attempt": "000", "pid": 1, "host": "elsewhere"}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from launcher._util.errors import DiskError, RequestError
-from launcher._util.shell import Recorder
 from launcher.report.profiles import activities, time_shares
 from launcher.report.profiles.time_shares import Top
+from tests.support.recorder import Recorder
 
 pl = pytest.importorskip("polars", reason="polars is not installed")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import DiskError, LauncherError, RequestError
-from launcher._util.shell import Recorder
 from launcher.cli.commands.page import main
 from launcher.cli.main import command_parser
 from launcher.report.page.content import Block, Heading, LogExcerpt, Section, Subject, Table, Text
@@ -18,6 +17,7 @@ from launcher.report.page.render import write_page
 from launcher.report.page.sections import SECTIONS, SectionMaker, sections_of
 from launcher.rundir import RunDirectory
 from tests.report.blocks import LAUNCHED, of_kind, rows, subject
+from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
 FINISHED = {"outcome": "finished", "reason": None, "iteration": 4, "train_iters": 4, "loss": 6.0, "ended": BEGIN + 40}

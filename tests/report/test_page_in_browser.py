@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from launcher._util.shell import Recorder
 from launcher.report.page import plots
 from launcher.report.page.content import Heading, LogExcerpt, Plot, Section, Subject, Table, Text, facts
 from launcher.report.page.render import plotly_js, render, write_page
@@ -17,6 +16,7 @@ from launcher.rundir import RunDirectory
 from tests.report.browser import Seen, open_page
 from tests.report.test_activities import GEMM
 from tests.report.test_profiles import STEPS, leave, trace
+from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run
 
 pytestmark = pytest.mark.slow

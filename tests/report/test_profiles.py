@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from launcher._util.errors import RequestError
-from launcher._util.shell import Recorder, Result
+from launcher._util.shell import Result
 from launcher.cli.commands.profiles import main
 from launcher.cli.main import command_parser
 from launcher.contract import verdict
@@ -18,6 +18,7 @@ from launcher.contract.paths import AttemptPaths
 from launcher.report.profiles.listing import list_profiles, missing_lines
 from launcher.report.profiles.tables import summarise, write_list, write_summary
 from launcher.rundir import RunDirectory
+from tests.support.recorder import Recorder
 
 STEPS = [event for step in (2, 3) for event in [{"ph": "X", "name": f"step {step}", "cat": "user_annotation"}]]
 

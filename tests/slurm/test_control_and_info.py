@@ -3,9 +3,10 @@
 import pytest
 
 from launcher._util.errors import SlurmError
-from launcher._util.shell import LocalShell, Recorder, Result
+from launcher._util.shell import LocalShell, Result
 from launcher.slurm import control, info
 from launcher.slurm.ask import SlurmUnavailableError
+from tests.support.recorder import Recorder
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 
@@ -23,15 +24,6 @@ def test_jobs_are_cancelled_and_ended_ones_left_alone(here: VirtualCluster) -> N
     assert here.wait(running, "CANCELLED") == here.wait(waiting, "CANCELLED") == "CANCELLED"
     assert here.state(ended) == "COMPLETED"
     control.cancel([], Recorder())
-
-
-def test_requeue(here: VirtualCluster) -> None:
-    job = here.submit("sleep 600", "--requeue")
-    here.wait(job, "RUNNING")
-    control.requeue(job, LocalShell())
-    assert here.wait(job, "PENDING", "RUNNING")
-    with pytest.raises(SlurmError, match="Invalid job id"):
-        control.requeue("4000000", LocalShell())
 
 
 @pytest.mark.parametrize(

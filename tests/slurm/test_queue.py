@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from launcher._util.shell import LocalShell, Recorder, Result
+from launcher._util.shell import LocalShell, Result
 from launcher.slurm.poller import Poller
 from launcher.slurm.queue import Job, State, ask_jobs, parse_exit, parse_sacct, parse_squeue, parse_state, parse_time
+from tests.support.recorder import Recorder
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 NOW = 1_800_000_000.0

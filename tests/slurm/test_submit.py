@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import RequestError, SlurmError
-from launcher._util.shell import LocalShell, Recorder, Result
+from launcher._util.shell import LocalShell, Result
 from launcher.slurm.submit import Submission, SubmissionUnknownError, find_submission, parse_submission, submit
+from tests.support.recorder import Recorder
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from launcher._util.errors import RequestError, SlurmError
-from launcher._util.shell import Recorder, Result
+from launcher._util.shell import Result
 from launcher.rundir import RunDirectory
 from launcher.watch.cancel import cancel_run, members
 from tests.support.limits import seconds
+from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
 TRAPS = "import signal, sys, time; signal.signal(15, {}); open(sys.argv[1], 'w').close(); time.sleep(600)"

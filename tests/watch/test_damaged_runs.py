@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from launcher._util.errors import OutsideError
-from launcher._util.shell import Recorder, Result
+from launcher._util.shell import Result
 from launcher.api.scripting import Run
 from launcher.rundir import RunDirectory
 from launcher.rundir.finding import list_runs
 from launcher.watch.cancel import cancel_run
 from launcher.watch.status import Phase, status_of
 from launcher.watch.status_table import to_json, write_table
+from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
 LEASE = {

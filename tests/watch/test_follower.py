@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from launcher._util.shell import Recorder, Result
+from launcher._util.shell import Result
 from launcher.rundir import Attempt, RunDirectory
 from launcher.slurm.poller import Poller
 from launcher.watch.follower import Follower
+from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from launcher._util.shell import Recorder, Result
+from launcher._util.shell import Result
 from launcher.contract.process import start_ticks_of
 from launcher.images.store.uses import Use
 from launcher.watch.image_uses import liveness
+from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, make_attempt, make_run, submitted
 
 NOW = BEGIN + 100

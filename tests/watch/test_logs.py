@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import RequestError
-from launcher._util.shell import Recorder, Result
+from launcher._util.shell import Result
 from launcher.rundir import RunDirectory
 from launcher.watch.logs import follow_logs, print_logs
+from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, make_attempt, make_run, submitted
 
 FAILED: dict[str, object] = {"outcome": "failed", "first_failing_rank": {"rank": 1, "host": "n2", "what": "x"}}

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from launcher._util.shell import Recorder, Result
+from launcher._util.shell import Result
 from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer, Job, State
 from launcher.watch.run_state import read_run_state
 from launcher.watch.status import Phase, RunStatus, judge, status_of
 from launcher.watch.status_table import to_json, write_table
+from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
 NOW = BEGIN + 100

@@ -26,19 +26,6 @@ class Report(Protocol):
         ...
 
 
-class NullReport:
-    """A Report that shows nothing."""
-
-    def stage(self, text: str) -> None:
-        """Do nothing."""
-
-    def line(self, text: str) -> None:
-        """Do nothing."""
-
-    def progress(self, done: int, total: int | None, unit: Unit) -> None:
-        """Do nothing."""
-
-
 class LineSplitter:
     """Splits the output of a program, which comes in pieces, into lines: for `Shell.stream`.
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...contract.paths import MODELS
 from ..errors import UserError
 
 # The hub names a snapshot by its commit; its library accepts any 40 hex digits.
@@ -84,7 +85,7 @@ def _directories() -> tuple[Path, ...]:
     """Return configs/models of a run directory (code/models), a checkout, and an installed wheel (launcher/share)."""
     here = Path(__file__).resolve()
     return (
-        here.parents[3] / "models",
+        here.parents[3] / MODELS,
         here.parents[3] / "configs" / "models",
         here.parents[2] / "share" / "configs" / "models",
     )

@@ -23,7 +23,6 @@ from ..config import notes
 from ..errors import UserError
 from . import checkpoints, hf_files, hub
 
-INIT = ("pretrained", "random")
 RANDOM = "or train the same architecture from random weights: --init random"
 
 _CONVERSION = "megatron.bridge.models.conversion.model_bridge"
