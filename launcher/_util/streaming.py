@@ -241,12 +241,13 @@ def _drain(running: Sequence[_Program]) -> None:
     """Discard output: a program that waits for a reader cannot end."""
     for program in running:
         for reader in program.readers:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # nothing to read now, or the terminal's other side is closed
                 os.read(reader.fd, _PIECE)
 
 
 def _signal(running: Sequence[_Program], number: signal.Signals) -> None:
     for program in running:
+        # All of the group have ended, or what is left of it runs as another user.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(program.process.pid, number)
 

@@ -92,7 +92,7 @@ def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> S
             run.journal.write("submit_unknown", token=token, error=error.message)
         raise
     except LauncherError as error:
-        with contextlib.suppress(DiskError):
+        with contextlib.suppress(DiskError):  # as above
             run.journal.write("submit_refused", token=token, error=error.message)
         raise
     try:

@@ -132,6 +132,7 @@ class LocalRanks:
             str(status),
         ]
         word = programs.run(argv).stdout.strip()
+        # The outcome is written; a lease that stays names a process that has ended.
         with contextlib.suppress(DiskError):
             end_lease(self.run, only=self.plan.token)
         if self.plan.container is not None:
@@ -173,7 +174,7 @@ def free_port() -> int:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
-                continue
+                continue  # taken
             return port
     raise OutsideError(
         "none of a hundred ports between 20000 and 29000 is free", hint="End the programs that listen there."

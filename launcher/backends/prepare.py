@@ -93,7 +93,7 @@ def _make_partial(final: Path) -> Path:
 def _sweep(directory: Path) -> None:
     """Remove what launchers have left that ended before their run's directory was whole."""
     for partial in directory.glob(f".*{_PARTIAL}"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # its launcher, or another one that sweeps, has just renamed or removed it
             if partial.is_symlink() or partial.stat().st_uid != os.geteuid():
                 continue
             maker = ProcessIdentity.from_dict(files.read_object(partial / _MAKER) or {})

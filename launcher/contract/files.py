@@ -27,7 +27,7 @@ def write_text(path: Path, text: str, *, mode: int = 0o666, exact_mode: bool = F
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the error that is raised is the cause
             temporary.unlink()
         raise
     _sync_directory(path.parent)

@@ -103,6 +103,6 @@ class ProcessIdentity:
         except ProcessLookupError:
             return True
         except OSError:
-            pass
+            pass  # EPERM: the process is another user's, so it exists, and /proc may say more
         fields = stat(self.pid)
         return False if fields is None else fields[0] in "ZX" or start_ticks(fields) != self.start_ticks

@@ -77,7 +77,7 @@ def _checks(record: Mapping[str, Any]) -> list[Check]:
         try:
             found.append(from_dict(value))
         except (ValueError, TypeError, AttributeError):
-            continue
+            continue  # a node of another release wrote it, or one that ended while it wrote
     return found
 
 

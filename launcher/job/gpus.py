@@ -46,7 +46,7 @@ def from_proc(directory: Path, devices: Path) -> tuple[Gpu, ...]:
         try:
             fields = _fields(path.read_text(encoding="utf-8", errors="replace"))
         except OSError:
-            continue
+            continue  # the cgroup of the step may hide it
         if _opens(devices / f"nvidia{fields.get('device minor', '')}"):
             found.append((sysfs_address(path.parent.name), fields))
     return tuple(

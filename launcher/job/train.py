@@ -69,7 +69,7 @@ def run(rank: Rank) -> int:
     if state.network is not None:
         end = state.network.explain(end)
     if state.events is not None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # the end of this rank has to be recorded, whatever else fails
             state.events.flush(wait=end.outcome != "failed")
             state.events.finish_sums(_SUMS_LIMIT_S[end.outcome])
     if state.window is not None:

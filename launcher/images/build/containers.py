@@ -102,7 +102,7 @@ def _marks(engine: Engine) -> dict[str, str]:
     """Return the containers of builds of the launcher: mark by ID."""
     found = {}
     for state in engine.graph_root.glob("*-containers/*/userdata/buildah.json") if engine.graph_root else ():
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # removed since the listing, or another user's
             if match := _MARK.search(state.read_text(errors="replace")):
                 found[state.parent.parent.name] = match[0]
     return found
@@ -110,7 +110,7 @@ def _marks(engine: Engine) -> dict[str, str]:
 
 def _remove(engine: Engine, container: str, shell: Shell) -> None:
     words = ["rm", container] if engine.name == "buildah" else ["rm", "--force", "--volumes", container]
-    with contextlib.suppress(LauncherError):
+    with contextlib.suppress(LauncherError):  # the next build on this machine tries again
         shell.stream(engine.argv(*words), check=False)
 
 

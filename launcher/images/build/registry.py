@@ -54,6 +54,7 @@ def digest_of(reference: Reference, architecture: str) -> str | None:
                 found = str(each["digest"])
                 return found if re.fullmatch(r"sha256:[0-9a-f]{64}", found) else None
     except (OSError, ValueError, KeyError, TypeError):
+        # No network, credentials that only the engine has, or another protocol: the image is then known by its name.
         pass
     return None
 

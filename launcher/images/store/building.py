@@ -135,7 +135,7 @@ def _name(building: Building, image: Path, links: Sequence[Path]) -> None:
     with writing(building.store.root, "make the names of the image"), _publishing(building):
         if not image.exists():
             raise ImageError("the image is no longer in the store", where=str(image), hint="Run the command again.")
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(PermissionError):  # another user's image; gc then counts its age from the build
             os.utime(image.with_suffix(".json"))
         _finish(building, image.stem, links)
 

@@ -125,7 +125,7 @@ def _collect_one(store: Store, entry: StoredImage, policy: _Policy, *, dry_run: 
         try:
             reason = _delete(store, fresh, policy, lock)
         except OSError as error:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # every later gc puts back what lies there
                 trash.put_back(store)
             reason = f"it cannot be removed: {error.strerror}"
     return KeptImage(fresh, reason) if reason else removed
@@ -182,7 +182,7 @@ def _delete(store: Store, entry: StoredImage, policy: _Policy, lock: HeldLock) -
 def _forget_old_uses(store: Store, policy: _Policy) -> None:
     """Remove the records of runs that have been over for long enough."""
     for directory in (store.root / "uses").glob("*"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # another user's records, or removed by another gc
             for path in directory.glob("*.json"):
                 use = read_use(path)
                 old = use is not None and policy.now - max(use.at, path.stat().st_mtime) >= policy.older_than_s

@@ -205,6 +205,6 @@ def _open(path: Path, mode: int) -> int:
         return os.open(path, os.O_RDWR)
     except FileNotFoundError:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(PermissionError):  # another user made it since, with the mode it should have
             os.fchmod(descriptor, mode)
         return descriptor

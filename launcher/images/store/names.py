@@ -32,7 +32,7 @@ def meant_by(text: str) -> list[str]:
     # As `image build` names what it makes: megatron-lm:latest is megatron-lm+latest.sqsh.
     written = (text, text.replace("/", "+").replace(":", "+"))
     names = [name for each in written if (name := _file_name(each))]
-    with contextlib.suppress(ImageError):
+    with contextlib.suppress(ImageError):  # not a reference: then only a name
         reference = parse_reference(text)
         names += [reference.file_name, reference.cloudai_name]
     return list(dict.fromkeys(names))

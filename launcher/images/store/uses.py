@@ -61,12 +61,13 @@ def record_use(store: Store, digest: str, use: Use) -> None:
     _write(store, path, use)
     if _is_there(image):
         return
+    # Whether the image is there decides; a store that cannot be locked or written is then reported as missing it.
     with contextlib.suppress(LauncherError, OSError), store.lock("store").held():
         trash.put_back(store)
     if _is_there(image):
         return
     path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # other runs use the image
         path.parent.rmdir()
     raise ImageError(
         f"the image sha256:{image.stem} is not in the store",
@@ -120,7 +121,7 @@ def files_of(store: Store, digest: str) -> list[Path]:
     # Making a file in it lets an NFS client see what others did there: it takes its own change as a reason to ask
     # the server for the names again (see "Attribute caching" in nfs(5)).
     marker = directory / f".{secrets.token_hex(4)}"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # a store that this user may only read
         marker.touch()
         marker.unlink()
     try:

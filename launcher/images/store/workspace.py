@@ -106,7 +106,7 @@ def remove(path: Path) -> bool:
     """Remove a workspace with its owner's file; return whether nothing is left."""
     if not remove_tree(path):
         return False
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the result says whether it is gone
         _note(path).unlink(missing_ok=True)
     return not _note(path).exists()
 
@@ -133,14 +133,14 @@ def size_of(path: Path) -> int:
     total = 0
     for directory, _, names in os.walk(path):
         for name in names:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # removed since the listing
                 total += os.lstat(os.path.join(directory, name)).st_blocks * 512  # noqa: PTH118 - not worth a Path each
     return total
 
 
 def _allow_all(directory: Path) -> None:
     """Give the owner all rights on a directory."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the removal that follows reports what it cannot remove
         mode = directory.lstat().st_mode
         if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
             directory.chmod(stat.S_IMODE(mode) | stat.S_IRWXU)

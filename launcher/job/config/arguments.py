@@ -125,7 +125,7 @@ def _meanings(text: str, annotation: Any, literals: tuple[Any, ...]) -> Iterator
     elif annotation is bool:
         yield from (word in _TRUE for word in (*_TRUE, *_FALSE) if text.lower() == word)
     else:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError):  # the caller says what the argument takes
             yield annotation(text)
 
 
@@ -139,7 +139,7 @@ def _convert_union(text: str, alternatives: tuple[Any, ...]) -> Any:
         try:
             return _convert(text, one)
         except ValueError:
-            continue
+            continue  # the next alternative may admit it
     described = values.describe(annotations.union([annotations.spec(one) for one in alternatives]))
     raise ValueError(f"it takes {described}, not {text!r}")
 

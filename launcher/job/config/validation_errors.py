@@ -60,7 +60,7 @@ def _condition(frame: "FrameType | None", error: Exception) -> str:
         try:
             tree = ast.parse(textwrap.dedent("".join(lines[:count])))
         except SyntaxError:
-            continue
+            continue  # the statement goes on in the next line
         if tree.body and isinstance(tree.body[0], ast.Assert):
             condition = tree.body[0].test
             return f"the condition {ast.unparse(condition)} is false{_numbers(condition, frame)}"

@@ -59,10 +59,10 @@ def probe(path: Path, size: int = PROBE_BYTES, *, make: bool = False) -> Probe:
     except OSError as error:
         return Probe(str(path), error=error.strerror or str(error), number=error.errno)
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the write failed before there was a file
             name.unlink()
         if made:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # in use by now
                 path.rmdir()
 
 

@@ -54,7 +54,7 @@ class JsonConnection:
 
     def close(self) -> None:
         """Close the connection."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # closing flushes, and the other side may be gone
             self._stream.close()
         self._connection.close()
 
@@ -125,7 +125,7 @@ class RendezvousServer:
             try:
                 accepted, _ = self.listener.accept()
             except OSError:
-                return
+                return  # the listener was closed
             threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
 
     def _serve(self, accepted: socket.socket) -> None:
@@ -181,7 +181,7 @@ class Client:
 
     def finish(self) -> None:
         """Report that this node has looked, and wait until the others have too."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the server ended first: it waits for no one any more
             self.connection.send(done=True)
             self.connection.receive(self.timeout_s * 2)
         self.connection.close()

@@ -58,7 +58,7 @@ class Marks:
     def remove(self) -> None:
         """Remove the marks."""
         for path in self.written.values():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # a directory that went away since is reported by the checks
                 path.unlink()
 
 

@@ -205,7 +205,7 @@ def _decides(name: str) -> int:
 def _weights_are_whole(files: Path) -> bool:
     """Return whether all shards exist that an index, or a shard's name ("-00001-of-00004"), announces."""
     for name in _INDEXES:
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # no such index: names of shards decide
             shards = set(json.loads((files / name).read_text(encoding="utf-8"))["weight_map"].values())
             return all((files / shard).is_file() for shard in shards)
     found = [one.name for pattern in ("*.safetensors", "pytorch_model*.bin") for one in files.glob(pattern)]

@@ -172,7 +172,7 @@ def _end_file(home: Path, number: int) -> Path:
 
 def _read_end(home: Path, number: int) -> dict[str, Any]:
     """Return how the claim ended; empty while its owner works."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # not written yet
         end = json.loads(_end_file(home, number).read_text(encoding="utf-8"))
         if isinstance(end, dict) and {"state", "attempt"} <= end.keys():
             return end
@@ -189,7 +189,7 @@ def _heartbeat(path: Path, folders: tuple[Path, ...], timing: Timing) -> Abstrac
         if now != size:
             size, since = now, time.monotonic()
         if time.monotonic() - since < timing.stall_s:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # a later claim has replaced it, or the next beat succeeds
                 os.utime(path)
 
     return periodic.every(timing.beat_s, beat, "fetch")
@@ -216,7 +216,7 @@ def _has_ended(claim: bytes) -> bool:
 
 
 def _owner_name(home: Path, number: int) -> str:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # replaced, or half written
         return str(json.loads(generations.file_of(home, number).read_text(encoding="utf-8"))["process"])
     return "another process"
 

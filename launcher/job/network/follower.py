@@ -67,7 +67,7 @@ class Parent:
 
     def _send(self, number: int) -> None:
         if self.alive and process.start_ticks_of(self.pid) == self.ticks:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it has ended since the look
                 os.kill(self.pid, number)
 
 

@@ -26,7 +26,7 @@ _SAY_PID = 'echo $$ >"$1"; shift; exec "$@"'
 
 def adopt_orphans() -> None:
     """Become the parent of processes whose own parent ends, so that nsys' agents can be found."""
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError):  # another libc; agents of nsys then end by themselves, or late
         ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -65,7 +65,7 @@ class Supervised:
         self.started = pid is not None
         status = self._after_nsys(pid, status) if pid is not None else status
         _send([pid for pid in descendants(os.getpid()) if is_nsys(pid)], signal.SIGKILL)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the program may never have started
             self._pid_file.unlink()
         return 128 - status if status < 0 else status
 

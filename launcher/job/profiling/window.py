@@ -111,7 +111,7 @@ class Window:
         if self._open and save:
             self._close()
         elif self._open:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the rank's own end is what has to be recorded now
                 self.record.write()
         self._done = True
 
@@ -154,7 +154,7 @@ class Window:
             self._open, self._done = False, True
             self.record.state = "failed"
             self.record.error = self.record.error or f"{type(error).__name__}: {error}"
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the line below says it, too
                 self.record.write()
             _say(f"the profiler failed (training continues): {self.record.error}")
 

@@ -52,7 +52,7 @@ class CheckpointSums:
             return
         self._seen = iteration
         if self._rank.rank == 0:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the manifest of this save replaces what stays
                 self._forget(iteration)
         if self._thread is None:
             # A daemon: a process that has to end does not wait for it.
