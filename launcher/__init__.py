@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from launcher._util.errors import (
         CommandError,
+        ConfigError,
         DiskError,
         ImageError,
         LauncherError,
@@ -16,11 +17,10 @@ if TYPE_CHECKING:
         MissingProgramError,
         OutsideError,
         OverrideError,
-        PlaceError,
+        PrerequisiteError,
         RecipeError,
         RequestError,
         SlurmError,
-        SpecError,
     )
     from launcher._util.version import __version__
     from launcher.api.prepare_plan import PreparedPlan as Plan
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CommandError",
+    "ConfigError",
     "DiskError",
     "ImageError",
     "LauncherError",
@@ -35,13 +36,12 @@ __all__ = [
     "MissingProgramError",
     "OutsideError",
     "OverrideError",
-    "PlaceError",
     "Plan",
+    "PrerequisiteError",
     "RecipeError",
     "RequestError",
     "Run",
     "SlurmError",
-    "SpecError",
     "__version__",
     "plan",
     "run",

@@ -8,7 +8,7 @@ import io
 import re
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,6 +139,27 @@ def test_every_kind_of_text_is_read() -> None:
     assert list(python_texts('fail(f"{x} is no {y}", "word")  # a')) == [(1, "# a"), (1, "{} is no {}")]
     assert list(shell_texts('# a comment\nfail "is no $x" "word"')) == [(1, "# a comment"), (2, "is no $x")]
     assert list(markdown_texts("a `b c`\n```\nd\n```\ne")) == [(1, "a ``"), (5, "e")]
+
+
+def class_names(paths: Iterable[Path]) -> dict[str, list[str]]:
+    """Return where each class is defined, by name."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(f"{path}:{node.lineno}")
+    return found
+
+
+def test_a_class_name_stands_once(tmp_path: Path) -> None:
+    """A word has one meaning, in error messages and search results too."""
+    found = class_names(sorted(ROOT.glob("launcher/**/*.py")))
+    twice = {name: places for name, places in found.items() if len(places) > 1}
+    assert len(found) > 300
+    assert not twice, twice
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text("class Step: ...\n")
+    assert len(class_names(sorted(tmp_path.glob("*.py")))["Step"]) == 2
 
 
 if __name__ == "__main__":

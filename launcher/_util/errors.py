@@ -2,12 +2,12 @@
 
 LauncherError                 what is wrong, where, what to do; has the exit status
 |-- RequestError         (2)  the request was wrong, nothing was started
-|   |-- SpecError             an option, a profile, a job file or a configuration file
+|   |-- ConfigError           an option, a profile, a job file or a configuration file
 |   |-- RecipeError           the recipe's name or file
 |   |-- OverrideError         a key=value
 |   |-- ImageError            an image is unknown, broken, or not one that this cluster can run
-|   |-- LayoutError         nodes, ranks and parallel sizes do not fit together
-|   `-- PlaceError            the command cannot run here (no allocation, a login node)
+|   |-- LayoutError           nodes, ranks and parallel sizes do not fit together
+|   `-- PrerequisiteError     this machine, shell or cluster lacks something: an allocation, Slurm, nsys
 `-- OutsideError         (3)  the outside world failed: a program, Slurm, the disk, the network
     |-- CommandError          a program ended with an error, or did not end
     |   `-- MissingProgramError   it is not installed
@@ -30,7 +30,7 @@ class RequestError(LauncherError):
     exit_status = 2
 
 
-class SpecError(RequestError):
+class ConfigError(RequestError):
     """An option, a cluster profile, a job file or a configuration file is wrong."""
 
 
@@ -50,8 +50,8 @@ class ImageError(RequestError):
     """An image is unknown, broken, or not one that this cluster can run; or its name cannot be understood."""
 
 
-class PlaceError(RequestError):
-    """The command cannot run in this place."""
+class PrerequisiteError(RequestError):
+    """The request needs something that this machine, shell or cluster lacks."""
 
 
 class OutsideError(LauncherError):

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher._util.errors import DiskError, SpecError
+from launcher._util.errors import ConfigError, DiskError
 from launcher._util.resources import resource
 from launcher.config.cluster import Cluster
 from launcher.config.load import cluster_chain, cluster_names, config_home, load_cluster
@@ -28,7 +28,7 @@ class WrongCluster:
 
     name: str
     file: Path
-    error: SpecError
+    error: ConfigError
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def list_clusters() -> tuple[tuple[ListedCluster, ...], tuple[WrongCluster, ...]
     for name, path in sorted(cluster_names(os.environ).items()):
         try:
             found.append(ListedCluster(name, load_cluster(name, os.environ), path, path.parent != shipped))
-        except SpecError as error:
+        except ConfigError as error:
             wrong.append(WrongCluster(name, path, error))
     return tuple(found), tuple(wrong)
 
 
 def show_cluster(name: str) -> ClusterDetails:
-    """Return one profile with the origin of each value. Raises SpecError."""
+    """Return one profile with the origin of each value. Raises ConfigError."""
     cluster = load_cluster(name, os.environ)
     return ClusterDetails(cluster, tuple(cluster_chain(name, os.environ)), origins(name, os.environ))
 
@@ -79,7 +79,7 @@ def probe_cluster(
 ) -> ProbedCluster:
     """Return a first profile of the cluster whose login node this is, and write it to `output`, a new file.
 
-    `partition` is the one to describe (default: Slurm's). Raises SpecError, SlurmError, DiskError.
+    `partition` is the one to describe (default: Slurm's). Raises ConfigError, SlurmError, DiskError.
     """
     from launcher._util.shell import LocalShell
     from launcher.discovery.cluster_probe import write_profile
@@ -104,11 +104,11 @@ def _target(output: Path | None) -> Path | None:
         return None
     target = output.expanduser().absolute()
     if target.suffix != ".toml" or target.name == ".toml":
-        raise SpecError(
+        raise ConfigError(
             f"{output} is not the name of a profile's file", where="--output", hint="It ends in .toml: mine.toml."
         )
     if target.exists():
-        raise SpecError(f"{target} is there already", where="--output", hint="Move it away, or choose another name.")
+        raise ConfigError(f"{target} is there already", where="--output", hint="Move it away, or choose another name.")
     return target
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher._util.errors import OverrideError, PlaceError, RecipeError
+from launcher._util.errors import OverrideError, PrerequisiteError, RecipeError
 from launcher.api.profiler_context import find_profiler_context, own_code
 from launcher.config.cluster import Cluster
 from launcher.config.load import add_job_file, load_cluster, load_request, read_job_file
@@ -114,10 +114,10 @@ def _mode(intent: Intent, cluster: Cluster, host: HostContext) -> BackendTraits:
         return backend_choice.choose_backend(intent, cluster, host)
     try:
         return backend_choice.choose_backend("run", cluster, host)
-    except PlaceError as error:
+    except PrerequisiteError as error:
         try:
             return backend_choice.choose_backend("submit", cluster, host)
-        except PlaceError:
+        except PrerequisiteError:
             raise error from None
 
 

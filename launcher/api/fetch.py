@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher._util.errors import CommandError, OutsideError, PlaceError, RequestError
+from launcher._util.errors import CommandError, OutsideError, PrerequisiteError, RequestError
 from launcher._util.shell import LocalShell
 from launcher.api.check_config import entrypoint_request, own_stack_is_here, task_environment
 from launcher.api.discover import Discovered, discover
@@ -77,7 +77,7 @@ def _require_stack(found: Discovered) -> None:
     if found.inputs.request.entrypoint is not None:
         raise RequestError("only the project's own entrypoint can fetch", where="--entrypoint", hint="Leave it out.")
     if not own_stack_is_here(found):
-        raise PlaceError(
+        raise PrerequisiteError(
             "the training stack is not installed beside the launcher, and only running the recipe shows what it reads",
             hint="Let the job fetch: one of its ranks does so for all; or run this where Megatron Bridge is installed.",
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher._util.errors import ImageError, SpecError
+from launcher._util.errors import ConfigError, ImageError
 from launcher._util.shell import LocalShell
 from launcher.api.locate import find_cluster
 from launcher.discovery.image import find_image, image_store
@@ -90,7 +90,7 @@ class CollectedImages:
 
 
 def build_image(build: BuildOptions, options: ImageOptions, progress: "Progress") -> "ImageOutcome":
-    """Build an image and put it into the store. Raises SpecError, ImageError, CommandError, DiskError, SlurmError."""
+    """Build an image and put it into the store. Raises ConfigError, ImageError, CommandError, DiskError, SlurmError."""
     from launcher.images.build.build import BuildRequest
 
     cluster, host = find_cluster(options.job.cluster if options.job else options.cluster)
@@ -173,7 +173,7 @@ def _secrets(files: Mapping[str, str], directory: Path) -> tuple[tuple[str, Path
     for name, file in files.items():
         path = directory / Path(file).expanduser()
         if not path.is_file():
-            raise SpecError(
+            raise ConfigError(
                 f"there is no file {path}",
                 where="--secret",
                 hint="The file holds the secret; the build sees it as NAME.",
@@ -183,13 +183,13 @@ def _secrets(files: Mapping[str, str], directory: Path) -> tuple[tuple[str, Path
 
 
 def _spec(build: BuildOptions, name: str | None, directory: Path) -> "ImageSpec":
-    """Return the description that is meant: a shipped one, or that of a Dockerfile alone. Raises SpecError."""
+    """Return the description that is meant: a shipped one, or that of a Dockerfile alone. Raises ConfigError."""
     from launcher.config.image import ImageSpec, load_image_spec
 
     if build.file is None:
         return load_image_spec(build.spec or "megatron", os.environ)
     if build.spec is not None:
-        raise SpecError("SPEC and --file both say what to build", hint="Give one of them.")
+        raise ConfigError("SPEC and --file both say what to build", hint="Give one of them.")
     file = directory / Path(build.file).expanduser()
     # As docker does: without a name of its own, the image is called after the directory that is built.
     name = name or f"{file.resolve().parent.name.lower()}:latest"
@@ -207,7 +207,7 @@ def _link(link: Path, image: Path) -> None:
 
 
 def list_images(cluster: str | None = None) -> ImageList:
-    """Return all images of a profile's store. Raises SpecError, DiskError."""
+    """Return all images of a profile's store. Raises ConfigError, DiskError."""
     found, host = find_cluster(cluster)
     store = image_store(found, host.environ)
     entries = [*store.entries(), *store.plain_files()]

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def find_run_root(run_root: str | None = None) -> Path:
-    """Return the directory of the runs that `run` and `submit` make here with the same `run_root`. Raises SpecError."""
+    """Return the directory of the runs that `run` and `submit` make here with the same `run_root`.
+
+    Raises ConfigError.
+    """
     from launcher.config.load import load_cluster, load_request
     from launcher.discovery.host import detect_host
     from launcher.planning import backend_choice, run_paths
@@ -32,7 +35,7 @@ def find_run(name: str, run_root: str | None = None) -> RunDirectory:
 
 
 def find_cluster(name: str | None = None) -> "tuple[Cluster, HostContext]":
-    """Return the cluster profile that `run` would take here, or the one that is named. Raises SpecError."""
+    """Return the cluster profile that `run` would take here, or the one that is named. Raises ConfigError."""
     from launcher.config.load import load_cluster, load_request
     from launcher.discovery.host import detect_host
     from launcher.planning import backend_choice
@@ -44,7 +47,7 @@ def find_cluster(name: str | None = None) -> "tuple[Cluster, HostContext]":
 
 
 def find_image_store(cluster: str | None = None) -> "Store":
-    """Return the image store of that profile. Raises SpecError."""
+    """Return the image store of that profile. Raises ConfigError."""
     from launcher.discovery.image import image_store
 
     found, host = find_cluster(cluster)

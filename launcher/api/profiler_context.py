@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher.config.cluster import Cluster
 from launcher.planning.backend import BackendTraits
 from launcher.planning.profiler.model import CustomProfiler, ProfilerContext, ProfilerOptions
@@ -25,7 +25,7 @@ def find_profiler_context(
 ) -> ProfilerContext:
     """Look at the place where the run's profiler would work.
 
-    Raises SpecError for a user's own profiler, or an nsys of the host, that is not there.
+    Raises ConfigError for a user's own profiler, or an nsys of the host, that is not there.
     """
     from launcher.discovery import profiler
 
@@ -34,7 +34,7 @@ def find_profiler_context(
         found = profiler.read_profiler_class(options.profiler, host.directory)
         custom = CustomProfiler(str(found.path), f"profiler/{found.path.name}", found.class_name, found.extension)
         if resumed and not (resumed.code / custom.path).is_file():
-            raise SpecError(
+            raise ConfigError(
                 "a run is resumed with the code of its first attempt, and this profiler is not in it",
                 where=f"--profiler {options.profiler}",
                 hint="Take one that comes with the launcher, or start a new run with --allow-checkpoint-load.",

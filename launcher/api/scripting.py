@@ -181,7 +181,10 @@ def run(recipe: str | Path | None = None, *assignments: str, **options: Unpack[R
 
 
 def runs(root: str | Path | None = None) -> list[Run]:
-    """Return all runs below a run root, newest first; by default that of `run` and `submit` here. Raises SpecError."""
+    """Return all runs below a run root, newest first; by default that of `run` and `submit` here.
+
+    Raises ConfigError.
+    """
     from launcher.rundir.finding import list_runs
 
     return [Run(one.path) for one in list_runs(find_run_root(str(root) if root else None))]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher._util.errors import OutsideError, PlaceError, SlurmError
+from launcher._util.errors import OutsideError, PrerequisiteError, SlurmError
 from launcher.backends.process_environment import SLURM_CLIENT
 from launcher.config.cluster import Cluster
 from launcher.scripts.render import directive
@@ -44,10 +44,10 @@ def parameters(
 ) -> dict[str, Any]:
     """Return submitit's parameters of a one-task job; `directives` are the user's, by sbatch's long names.
 
-    Raises PlaceError for a profile without Slurm.
+    Raises PrerequisiteError for a profile without Slurm.
     """
     if cluster.scheduler != "slurm":
-        raise PlaceError(
+        raise PrerequisiteError(
             f"the cluster profile {cluster.name!r} has no Slurm to run a job on",
             hint="Leave --in-job-on out to run it on this machine.",
         )

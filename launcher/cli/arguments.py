@@ -127,7 +127,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def read_request(parsed: argparse.Namespace) -> "Request":
-    """Return what the command line states of a run; other options of the command are left out. Raises SpecError."""
+    """Return what the command line states of a run; other options of the command are left out. Raises ConfigError."""
     from launcher.config.load import parse
     from launcher.config.request import Request
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher._util.resources import resource
 from launcher.config.load import config_home, parse, read_toml
 
@@ -47,17 +47,17 @@ def image_specs(environ: Mapping[str, str]) -> dict[str, Path]:
 
 
 def load_image_spec(name: str, environ: Mapping[str, str]) -> ImageSpec:
-    """Return the image description `name`. Raises SpecError if it does not exist or is invalid."""
+    """Return the image description `name`. Raises ConfigError if it does not exist or is invalid."""
     known = image_specs(environ)
     if name not in known:
-        raise SpecError(
+        raise ConfigError(
             f"there is no image description {name!r}",
             hint=f"Known: {', '.join(sorted(known)) or 'none'}. To build a Dockerfile: launcher image build -f FILE.",
         )
     path = known[name]
     values = read_toml(path)
     if "directory" in values:
-        raise SpecError("directory: unknown key", where=str(path))
+        raise ConfigError("directory: unknown key", where=str(path))
     shipped = resource("configs/images")
     directory = shipped.parents[1] if path.parent == shipped else path.parent
     return parse(ImageSpec, {**values, "directory": directory}, where=str(path))

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher._util.resources import resource
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request, assignment_key
@@ -42,7 +42,7 @@ def cluster_names(environ: Mapping[str, str]) -> dict[str, Path]:
 
 
 def load_cluster(name: str, environ: Mapping[str, str]) -> Cluster:
-    """Return the profile called `name`, merged with those that it extends. Raises SpecError."""
+    """Return the profile called `name`, merged with those that it extends. Raises ConfigError."""
     chain = cluster_chain(name, environ)
     merged: dict[str, Any] = {}
     for _, path in reversed(chain):
@@ -53,16 +53,16 @@ def load_cluster(name: str, environ: Mapping[str, str]) -> Cluster:
 
 
 def cluster_chain(name: str, environ: Mapping[str, str]) -> list[tuple[str, Path]]:
-    """Return the profile called `name` and then those that it extends, each with its file. Raises SpecError."""
+    """Return the profile called `name` and then those that it extends, each with its file. Raises ConfigError."""
     names = cluster_names(environ)
     chain: list[tuple[str, Path]] = []
     wanted: str | None = name
     while wanted is not None:
         seen = [each for each, _ in chain]
         if wanted in seen:
-            raise SpecError(f"profiles extend each other in a circle: {' -> '.join([*seen, wanted])}")
+            raise ConfigError(f"profiles extend each other in a circle: {' -> '.join([*seen, wanted])}")
         if wanted not in names:
-            raise SpecError(
+            raise ConfigError(
                 f"there is no cluster profile {wanted!r}",
                 hint=f"Known profiles: {', '.join(sorted(names))}. Directories: "
                 f"{', '.join(str(path) for path in cluster_directories(environ))}.",
@@ -70,27 +70,30 @@ def cluster_chain(name: str, environ: Mapping[str, str]) -> list[tuple[str, Path
         chain.append((wanted, names[wanted]))
         extended = read_toml(names[wanted]).get("extends")
         if extended is not None and not isinstance(extended, str):
-            raise SpecError("extends is the name of one profile", where=str(names[wanted]), hint='extends = "slurm"')
+            raise ConfigError("extends is the name of one profile", where=str(names[wanted]), hint='extends = "slurm"')
         wanted = extended
     return chain
 
 
 def unset_keys(values: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
-    """Return the keys (tables with a dot) that a profile does not take from those that it extends. Raises SpecError."""
+    """Return the keys (tables with a dot) that a profile does not take from those that it extends.
+
+    Raises ConfigError.
+    """
     unset = values.get("unset", [])
     if not isinstance(unset, list) or not all(isinstance(key, str) for key in unset):
-        raise SpecError("unset is a list of keys that the extended profile sets", where=where, hint='["env.NAME"]')
+        raise ConfigError("unset is a list of keys that the extended profile sets", where=where, hint='["env.NAME"]')
     return tuple(unset)
 
 
 def _without(values: Mapping[str, Any], keys: Iterable[str], *, where: str) -> dict[str, Any]:
-    """Return the values without these keys. Raises SpecError for a key that is not set: it is probably misspelt."""
+    """Return the values without these keys. Raises ConfigError for a key that is not set: it is probably misspelt."""
     left = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     for key in keys:
         table, _, name = key.rpartition(".")
         inner = left.get(table) if table else left
         if not isinstance(inner, dict) or name not in inner:
-            raise SpecError(f"unset names {key!r}, which the extended profile does not set", where=where)
+            raise ConfigError(f"unset names {key!r}, which the extended profile does not set", where=where)
         del inner[name]
     return left
 
@@ -98,7 +101,7 @@ def _without(values: Mapping[str, Any], keys: Iterable[str], *, where: str) -> d
 def read_job_file(path: Path) -> dict[str, Any]:
     """Return what a job file states, by the request's keys; its recipe's path is relative to the file.
 
-    Raises SpecError.
+    Raises ConfigError.
     """
     values = read_toml(path)
     parse(Request, values, where=str(path))
@@ -134,7 +137,7 @@ def load_request(
 ) -> Request:
     """Return the request with its defaults: options first, then variables, launcher.toml, config.toml, the job file.
 
-    `stated` are the options, `job` is the result of `read_job_file`. Raises SpecError that names the file, or the
+    `stated` are the options, `job` is the result of `read_job_file`. Raises ConfigError that names the file, or the
     variable.
     """
     variables = {name: f"LAUNCHER_{name.upper()}" for name in DEFAULTS}
@@ -149,11 +152,11 @@ def load_request(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return a TOML file's content. Raises SpecError."""
+    """Return a TOML file's content. Raises ConfigError."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise SpecError(f"cannot be read: {error}", where=str(path)) from error
+        raise ConfigError(f"cannot be read: {error}", where=str(path)) from error
 
 
 Key = Sequence[str]
@@ -165,7 +168,7 @@ def parse[Model: BaseModel](
 ) -> Model:
     """Validate `values`. `label` turns a key into what the user wrote: an option, a variable; by default the key.
 
-    Raises SpecError that names each wrong key, and for unknown ones the nearest.
+    Raises ConfigError that names each wrong key, and for unknown ones the nearest.
     """
     try:
         return model.model_validate(dict(values))
@@ -175,7 +178,7 @@ def parse[Model: BaseModel](
 
 def _spec_error(
     model: type[BaseModel], error: ValidationError, where: str | None, label: Callable[[Key], str]
-) -> SpecError:
+) -> ConfigError:
     sentences, known = [], dict[str, None]()
     for problem in error.errors(include_url=False):
         key = [str(part) for part in problem["loc"] if part not in ("bool", "int", "str", "key", "[key]")]
@@ -186,7 +189,7 @@ def _spec_error(
             known |= dict.fromkeys(sorted(fields))
         sentences.append(f"{label(key)}: {text}")
     hint = f"Known keys: {', '.join(known)}." if known else None
-    return SpecError("; ".join(dict.fromkeys(sentences)), where=where, hint=hint)
+    return ConfigError("; ".join(dict.fromkeys(sentences)), where=where, hint=hint)
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:
@@ -207,12 +210,12 @@ def _read_defaults(path: Path) -> dict[str, Any]:
     values = read_toml(path) if path.is_file() else {}
     for key in sorted(set(values) - set(DEFAULTS)):
         if key in Request.model_fields:
-            raise SpecError(
+            raise ConfigError(
                 f"{key}: belongs to one run, and this file states defaults of all",
                 where=str(path),
                 hint=f"State it on the command line or in a job file. Keys here: {', '.join(DEFAULTS)}.",
             )
-        raise SpecError(
+        raise ConfigError(
             f"{key}: {_unknown(key, DEFAULTS)}", where=str(path), hint=f"Known keys: {', '.join(DEFAULTS)}."
         )
     parse(Request, values, where=str(path))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher.config.load import cluster_chain, unset_keys
 
 Key = tuple[str, ...]
@@ -42,7 +42,7 @@ class Origin:
 def origins(name: str, environ: Mapping[str, str]) -> tuple[Origin, ...]:
     """Return every value of a profile in the order of its files, the base first.
 
-    Raises SpecError if a profile is missing, cannot be read or extends itself.
+    Raises ConfigError if a profile is missing, cannot be read or extends itself.
     """
     found: dict[Key, tuple[Stated, ...]] = {}
     for _, path in reversed(cluster_chain(name, environ)):
@@ -63,7 +63,7 @@ def _others(stated: tuple[Stated, ...]) -> tuple[Stated, ...]:
 def read_reasons(text: str, *, where: str = "the text") -> dict[Key, tuple[Any, str | None]]:
     """Return every value of a TOML text with its reason; a key inside a table has several parts.
 
-    Raises SpecError for text that is not valid TOML.
+    Raises ConfigError for text that is not valid TOML.
     """
     import tomlkit  # here, not at the top: few commands show where a value comes from
     from tomlkit.exceptions import TOMLKitError
@@ -71,7 +71,7 @@ def read_reasons(text: str, *, where: str = "the text") -> dict[Key, tuple[Any, 
     try:
         document = tomlkit.parse(text)
     except TOMLKitError as error:
-        raise SpecError(f"cannot be read: {error}", where=where) from error
+        raise ConfigError(f"cannot be read: {error}", where=where) from error
     return dict(_walk(document.body, ()))
 
 
@@ -112,4 +112,4 @@ def _text(path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, ValueError) as error:
-        raise SpecError(f"cannot be read: {error}", where=str(path)) from error
+        raise ConfigError(f"cannot be read: {error}", where=str(path)) from error

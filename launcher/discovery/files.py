@@ -4,14 +4,14 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 
 
 def require_sources(sources: Iterable[str]) -> None:
-    """Raise SpecError unless every source of a mount exists on this machine, where the run is submitted."""
+    """Raise ConfigError unless every source of a mount exists on this machine, where the run is submitted."""
     for source in sources:
         if not Path(source).exists():
-            raise SpecError(
+            raise ConfigError(
                 f"{source} cannot be mounted: it does not exist",
                 where="--mount",
                 hint="Create it, or leave the mount out.",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher._util.errors import PlaceError
+from launcher._util.errors import PrerequisiteError
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class HostContext:
 
 
 def detect_host(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> HostContext:
-    """Read the host context. Raises PlaceError if the shell's Slurm variables contradict each other."""
+    """Read the host context. Raises PrerequisiteError if the shell's Slurm variables contradict each other."""
     now = time.time()
     path = environ.get("PATH", os.defpath)
     return HostContext(
@@ -98,15 +98,15 @@ def count_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int:
 def read_allocation(environ: Mapping[str, str]) -> Allocation | None:
     """Return the allocation that Slurm's variables describe; None outside an allocation.
 
-    Raises PlaceError if SLURM_JOB_ID is set without a number of nodes. Source of the names, which salloc sets as well:
-    https://slurm.schedmd.com/sbatch.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES.
+    Raises PrerequisiteError if SLURM_JOB_ID is set without a number of nodes. Source of the names, which salloc sets as
+    well: https://slurm.schedmd.com/sbatch.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES.
     """
     job = environ.get("SLURM_JOB_ID")
     if not job:
         return None
     nodes = environ.get("SLURM_JOB_NUM_NODES") or environ.get("SLURM_NNODES")
     if not nodes or not nodes.isdigit():
-        raise PlaceError(
+        raise PrerequisiteError(
             f"SLURM_JOB_ID is {job}, but SLURM_JOB_NUM_NODES is {nodes!r}: this shell has only some variables of "
             "an allocation",
             hint="Unset SLURM_JOB_ID, or run the command in the shell that salloc started.",

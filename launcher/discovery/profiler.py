@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher.contract.profiles import find_nsys
 
 _METHODS = ("start", "stop", "save")
@@ -24,28 +24,28 @@ class ProfilerClass:
 def read_profiler_class(text: str, directory: Path) -> ProfilerClass:
     """Read the profiler class `path.py:Class` without running its file.
 
-    Raises SpecError if the file or class does not exist, or if start(), stop() or save() is missing in a class without
-    base classes. A class with base classes may inherit them; the job checks again.
+    Raises ConfigError if the file or class does not exist, or if start(), stop() or save() is missing in a class
+    without base classes. A class with base classes may inherit them; the job checks again.
     """
     name, _, class_name = text.rpartition(":")
     path = (directory / Path(name).expanduser()).resolve()
     if not path.is_file():
-        raise SpecError(
+        raise ConfigError(
             f"there is no file {name!r}", where="--profiler", hint="Name a profiler of your own as path.py:Class."
         )
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
-        raise SpecError(f"the profiler's file is not valid Python: {error}", where=str(path)) from error
+        raise ConfigError(f"the profiler's file is not valid Python: {error}", where=str(path)) from error
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     found = classes.get(class_name)
     if found is None:
         hint = f"Its classes: {', '.join(classes)}." if classes else "It defines no class."
-        raise SpecError(f"the file has no class {class_name!r}", where=str(path), hint=hint)
+        raise ConfigError(f"the file has no class {class_name!r}", where=str(path), hint=hint)
     methods = {node.name for node in found.body if isinstance(node, ast.FunctionDef)}
     lacking = [method for method in _METHODS if method not in methods]
     if lacking and not found.bases:
-        raise SpecError(
+        raise ConfigError(
             f"the class {class_name} has no {', '.join(f'{method}()' for method in lacking)}",
             where=f"{path}:{found.lineno}",
             hint="A profiler class needs start(), stop() and save(path).",
@@ -76,14 +76,14 @@ def has_viztracer() -> bool:
 
 
 def find_nsys_below(directory: str) -> str:
-    """Return the path of nsys in an installation of Nsight Systems. Raises SpecError if there is none."""
+    """Return the path of nsys in an installation of Nsight Systems. Raises ConfigError if there is none."""
     root = Path(directory).resolve()
     for pattern in ("nsys", "bin/nsys", "target-linux-*/nsys"):
         for path in sorted(root.glob(pattern)):
             # The symbolic link in bin/ is not followed: its target may lie outside the mounted directory.
             if path.is_file():
                 return str(path)
-    raise SpecError(
+    raise ConfigError(
         "there is no nsys in this directory",
         where=f"--nsys-from {directory}",
         hint="Name a directory such as /opt/nvidia/nsight-systems/2025.5.1, which contains bin/ or target-linux-x64/.",

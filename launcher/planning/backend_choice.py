@@ -1,6 +1,6 @@
 """The choice of the cluster profile and the backend where a request does not name them."""
 
-from launcher._util.errors import PlaceError
+from launcher._util.errors import PrerequisiteError
 from launcher.config.cluster import Cluster
 from launcher.discovery.host import HostContext
 from launcher.planning.backend import ALLOCATION, BATCH, LOCAL, BackendTraits
@@ -12,23 +12,26 @@ def default_cluster(host: HostContext) -> str:
 
 
 def choose_backend(command: str, cluster: Cluster, host: HostContext) -> BackendTraits:
-    """Choose the backend of `run` or `submit` on this cluster. Raises PlaceError where the command cannot run."""
+    """Choose the backend of `run` or `submit` on this cluster.
+
+    Raises PrerequisiteError where the command cannot run.
+    """
     if cluster.scheduler == "local":
         if command == "submit":
-            raise PlaceError(
+            raise PrerequisiteError(
                 f"the cluster profile {cluster.name!r} has no Slurm to submit to",
                 hint="Use `launcher run` on this machine, or name a cluster: --cluster slurm.",
             )
         return LOCAL
     if not host.has_slurm:
-        raise PlaceError(
+        raise PrerequisiteError(
             f"the cluster profile {cluster.name!r} needs Slurm, but srun and sbatch are not on the PATH",
             hint="Run the command on the cluster's login node, or on this machine alone: --cluster local.",
         )
     if command == "submit":
         return BATCH
     if host.allocation is None:
-        raise PlaceError(
+        raise PrerequisiteError(
             "this shell is not in an allocation of Slurm, so `run` has no nodes",
             hint="Make one first (salloc -N 1 --gpus-per-node=8) and run the command in it, submit a batch job\n"
             "(launcher submit), or run on this machine without Slurm: --cluster local.",

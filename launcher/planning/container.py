@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.discovery.image import Image
@@ -24,18 +24,21 @@ def chosen_runtime(request: Request, cluster: Cluster) -> ContainerRuntime:
 
 
 def wanted_image(request: Request, cluster: Cluster, backend: BackendTraits) -> str | None:
-    """Return the text that names the run's image; None on the bare machine. Raises SpecError where they do not fit."""
+    """Return the text that names the run's image; None on the bare machine.
+
+    Raises ConfigError where they do not fit.
+    """
     runtime = chosen_runtime(request, cluster)
     if not runtime.is_container:
         if request.image is not None:
-            raise SpecError(
+            raise ConfigError(
                 f"--image {request.image} needs a container, but the runtime is {runtime.name}",
                 hint=f"Give a runtime that the cluster has ({_names(CONTAINERS)}), or leave the image out.",
             )
         return None
     if runtime.needs_srun and not backend.slurm_step:
         others = _names(each for each in CONTAINERS if not each.needs_srun)
-        raise SpecError(
+        raise ConfigError(
             f"{runtime.name} enters images through Slurm's srun, and a local run starts its ranks without Slurm",
             where="--runtime",
             hint=f"Enter the image with another runtime ({others}), run on the bare machine ({_option(BARE)}), "
@@ -43,7 +46,7 @@ def wanted_image(request: Request, cluster: Cluster, backend: BackendTraits) -> 
         )
     image = request.image or cluster.image or request.default_image
     if image is None:
-        raise SpecError(
+        raise ConfigError(
             f"the runtime {runtime.name} of the cluster profile {cluster.name!r} needs an image",
             hint="Name one (--image NAME; `launcher image list` shows the store's), or run on the bare nodes: "
             f"{_option(BARE)}.",
@@ -67,7 +70,7 @@ def describe_image(image: Image) -> PlannedImage:
 def plan_container(
     inputs: PlanInputs, runtime: ContainerRuntime, mounts: tuple[Mount, ...], run_dir: str, named: tuple[str, ...]
 ) -> Container | None:
-    """Return how tasks get into the image; None on the bare machine. Raises SpecError for an unmountable path."""
+    """Return how tasks get into the image; None on the bare machine. Raises ConfigError for an unmountable path."""
     if inputs.image is None or runtime.container is None:
         return None
     scratch = inputs.cluster.scratch
@@ -92,11 +95,11 @@ def plan_mounts(
 ) -> tuple[Mount, ...]:
     """Return the mounts besides the run directory's own; `needed` are directories that the run itself reads.
 
-    Raises SpecError.
+    Raises ConfigError.
     """
     if not runtime.is_container:
         if request.mounts:
-            raise SpecError(
+            raise ConfigError(
                 f"--mount needs a container, but the runtime is {runtime.name}",
                 hint=f"Give --image, and a runtime that the cluster has ({_names(CONTAINERS)}).",
             )
@@ -108,7 +111,7 @@ def plan_mounts(
     for mount in mounts:
         other = taken.setdefault(mount.target, mount)
         if other != mount:
-            raise SpecError(
+            raise ConfigError(
                 f"{mount.source} and {other.source} are both to be mounted at {mount.target}",
                 where="--mount",
                 hint="Mount one of them elsewhere: --mount SRC:DST.",
@@ -117,7 +120,7 @@ def plan_mounts(
 
 
 def read_mounts(texts: Iterable[str]) -> tuple[Mount, ...]:
-    """Parse `SRC[:DST][:ro|rw]`; the same mount given twice counts once. Raises SpecError."""
+    """Parse `SRC[:DST][:ro|rw]`; the same mount given twice counts once. Raises ConfigError."""
     return tuple(dict.fromkeys(_read_mount(text) for text in texts))
 
 
@@ -134,7 +137,7 @@ def _read_mount(text: str) -> Mount:
     target = rest[0] if rest and rest[0] not in ("ro", "rw") else source
     flags = [part for part in rest[1:] or rest if part in ("ro", "rw")]
     if len(rest) > 2 or (len(rest) == 2 and not flags):
-        raise SpecError(
+        raise ConfigError(
             f"{text!r} is not a mount",
             where="--mount",
             hint="A mount is SRC, SRC:DST or SRC:DST:ro; a path with ':' cannot be mounted.",
@@ -142,9 +145,11 @@ def _read_mount(text: str) -> Mount:
     for path in (source, target):
         _check_path(path, where="--mount")
         if not path.startswith("/"):
-            raise SpecError(f"{path!r} is not an absolute path", where="--mount", hint="Write it from the root: /data.")
+            raise ConfigError(
+                f"{path!r} is not an absolute path", where="--mount", hint="Write it from the root: /data."
+            )
         if ".." in PurePosixPath(path).parts:
-            raise SpecError(f"{path!r} contains '..'", where="--mount", hint="Write the path without it.")
+            raise ConfigError(f"{path!r} contains '..'", where="--mount", hint="Write the path without it.")
     return Mount(source, str(PurePosixPath(target)).replace("//", "/"), "ro" in flags)
 
 
@@ -152,7 +157,7 @@ def _check_path(path: str, *, where: str) -> None:
     wrong = next((sign for sign in path if sign in UNMOUNTABLE or ord(sign) < 32 or ord(sign) == 127), None)
     if wrong:
         readers = " and ".join(each.name for each in CONTAINERS if each.unmountable)
-        raise SpecError(
+        raise ConfigError(
             f"{path!r} contains {wrong!r}, which cannot be quoted in the lists of mounts of {readers}",
             where=where,
             hint="Choose another path, or make a symbolic link with another name.",

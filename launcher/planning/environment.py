@@ -9,7 +9,7 @@ a container.
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 from launcher.planning.model import Variable
 
@@ -39,7 +39,7 @@ def plan_environment(
     image: Mapping[str, str | None] | None = None,
     network: Iterable[Variable] = (),
 ) -> tuple[Variable, ...]:
-    """Return all variables of a rank, sorted by name. `user` holds `NAME=VALUE` and `NAME`. Raises SpecError.
+    """Return all variables of a rank, sorted by name. `user` holds `NAME=VALUE` and `NAME`. Raises ConfigError.
 
     `network` holds what follows from the profile's fabric and from the dispatcher of experts.
     `image` holds the image's own variables, None in place of a secret-like one's value; without a container it is None.
@@ -70,7 +70,7 @@ def _from_option(entry: str, shell: Mapping[str, str]) -> Variable:
     if given:
         return Variable(name, value, "--env", "task")
     if name not in shell:
-        raise SpecError(
+        raise ConfigError(
             f"--env {name} passes on the value of this shell, which has none",
             hint=f"Set it first (export {name}=...), or give a value: --env {name}=VALUE.",
         )

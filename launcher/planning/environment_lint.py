@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from launcher.contract.fabrics.model import LintRule
-from launcher.planning.environment_lint_rules import RULES, LintContext, Rule
+from launcher.planning.environment_lint_rules import RULES, ConditionalRule, LintContext
 from launcher.planning.model import Variable
 
 __all__ = ["RULES", "LintContext", "warnings"]
@@ -35,7 +35,7 @@ def _rules(context: LintContext) -> tuple[LintRule, ...]:
 
 
 def _matches(rule: LintRule, variable: Variable) -> bool:
-    set_by = rule.set_by if isinstance(rule, Rule) else ""
+    set_by = rule.set_by if isinstance(rule, ConditionalRule) else ""
     if not re.fullmatch(rule.name, variable.name) or not variable.origin.startswith(set_by):
         return False
     if variable.value is None:

@@ -40,7 +40,7 @@ def _everywhere(_: LintContext) -> bool:
 
 
 @dataclass(frozen=True)
-class Rule(LintRule):
+class ConditionalRule(LintRule):
     """A rule that holds wherever `applies` says so."""
 
     applies: Callable[[LintContext], bool] = _everywhere
@@ -56,16 +56,16 @@ def _domain(context: LintContext) -> bool:
     return context.nodes > 1 and context.cluster.nvlink_domain_nodes > 1
 
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[ConditionalRule, ...] = (
     # ---- obsolete
-    Rule(
+    ConditionalRule(
         "FI_EFA_USE_DEVICE_RDMA",
         "obsolete",
         "since libfabric 1.18 with aws-ofi-nccl 1.7 RDMA is used wherever the device has it",
         "leave it out",
         _EFA,
     ),
-    Rule(
+    ConditionalRule(
         "FI_EFA_FORK_SAFE",
         "obsolete",
         "since Linux 5.15 a fork is safe without it",
@@ -73,7 +73,7 @@ RULES: tuple[Rule, ...] = (
         _EFA,
     ),
     *(
-        Rule(
+        ConditionalRule(
             f"NCCL_{name}",
             "obsolete",
             f"since PyTorch 2.2 it is called TORCH_NCCL_{name}",
@@ -83,7 +83,7 @@ RULES: tuple[Rule, ...] = (
         for name in ("ASYNC_ERROR_HANDLING", "BLOCKING_WAIT", "DESYNC_DEBUG", "ENABLE_TIMING")
     ),
     # ---- contradictory
-    Rule(
+    ConditionalRule(
         "NCCL_NET",
         "contradictory",
         "the profile has a faster network, and this one is TCP",
@@ -92,7 +92,7 @@ RULES: tuple[Rule, ...] = (
         value="socket",
         applies=_rdma,
     ),
-    Rule(
+    ConditionalRule(
         "NCCL_SOCKET_IFNAME",
         "contradictory",
         "a run of several nodes cannot meet through the loopback interface",
@@ -101,7 +101,7 @@ RULES: tuple[Rule, ...] = (
         value="=?lo",
         applies=lambda context: context.nodes > 1,
     ),
-    Rule(
+    ConditionalRule(
         "NCCL_COLLNET_ENABLE",
         "contradictory",
         "the profile says sharp = true, and this keeps NCCL from it",
@@ -110,7 +110,7 @@ RULES: tuple[Rule, ...] = (
         value="0",
         applies=lambda context: context.cluster.sharp,
     ),
-    Rule(
+    ConditionalRule(
         "NCCL_NET_PLUGIN",
         "contradictory",
         "the profile says sharp = true, and NCCL knows SHARP through a plugin alone",
@@ -119,7 +119,7 @@ RULES: tuple[Rule, ...] = (
         value="none|.*spcx.*",
         applies=lambda context: context.cluster.sharp,
     ),
-    Rule(
+    ConditionalRule(
         "NCCL_MNNVL_ENABLE",
         "contradictory",
         "the profile's nodes share NVLink, and this keeps NCCL from using it between them",
@@ -128,7 +128,7 @@ RULES: tuple[Rule, ...] = (
         value="0",
         applies=_domain,
     ),
-    Rule(
+    ConditionalRule(
         "NCCL_CUMEM_ENABLE",
         "contradictory",
         "NVLink between nodes needs memory of the cuMem functions, which this switches off",
@@ -137,7 +137,7 @@ RULES: tuple[Rule, ...] = (
         value="0",
         applies=_domain,
     ),
-    Rule(
+    ConditionalRule(
         "NVIDIA_DRIVER_CAPABILITIES",
         "contradictory",
         "IMEX channels, which NVLink between nodes needs, come into a container with the capability `compute` only",
@@ -147,7 +147,7 @@ RULES: tuple[Rule, ...] = (
         applies=_domain,
     ),
     # ---- dangerous
-    Rule(
+    ConditionalRule(
         "NCCL_ALGO",
         "dangerous",
         "it takes the choice by size and topology away from NCCL, for every operation of the run",
@@ -155,7 +155,7 @@ RULES: tuple[Rule, ...] = (
         _NCCL,
         value=_FORCED,
     ),
-    Rule(
+    ConditionalRule(
         "NCCL_PROTO",
         "dangerous",
         "it takes the choice away from NCCL, and LL128 on a platform without it corrupts data",
@@ -163,7 +163,7 @@ RULES: tuple[Rule, ...] = (
         _NCCL,
         value=f"(?!simple$){_FORCED}",
     ),
-    Rule(
+    ConditionalRule(
         "NCCL_PROTO",
         "dangerous",
         "it takes the faster protocols for small messages away from NCCL",
@@ -172,7 +172,7 @@ RULES: tuple[Rule, ...] = (
         value="simple",
         applies=lambda context: not context.fabric_has_rule("NCCL_PROTO"),
     ),
-    Rule(
+    ConditionalRule(
         "NCCL_P2P_DISABLE",
         "dangerous",
         "GPUs of a node no longer reach each other over NVLink",
@@ -180,7 +180,7 @@ RULES: tuple[Rule, ...] = (
         _NCCL,
         value=_ON,
     ),
-    Rule(
+    ConditionalRule(
         "NCCL_DEBUG",
         "dangerous",
         "every call of every rank is written to the log",
@@ -189,7 +189,7 @@ RULES: tuple[Rule, ...] = (
         value="trace",
         applies=lambda context: context.nodes > 1,
     ),
-    Rule(
+    ConditionalRule(
         "CUDA_LAUNCH_BLOCKING",
         "dangerous",
         "the CPU waits for each kernel: nothing overlaps",
@@ -197,14 +197,14 @@ RULES: tuple[Rule, ...] = (
         "https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#cuda-environment-variables",
         value="1",
     ),
-    Rule(
+    ConditionalRule(
         "CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES",
         "dangerous",
         "each rank takes the device of its LOCAL_RANK among those that are visible, and Slurm says which are the job's",
         "leave it out; --gpus-per-node starts fewer ranks",
         "https://slurm.schedmd.com/gres.html#GPU_Management",
     ),
-    Rule(
+    ConditionalRule(
         "CUDA_DEVICE_MAX_CONNECTIONS",
         "dangerous",
         "the right value depends on the model's parallelism and the GPU, so that recipes state it; a recipe's own wins",

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.discovery.files import expanded
@@ -24,11 +24,11 @@ def run_root(request: Request, cluster: Cluster, host: HostContext) -> Path:
 
 
 def run_dir(inputs: PlanInputs, name: str) -> str:
-    """Return the directory of a new run. Raises SpecError for a path that Slurm could not write its log to."""
+    """Return the directory of a new run. Raises ConfigError for a path that Slurm could not write its log to."""
     path = str(run_root(inputs.request, inputs.cluster, inputs.host) / name / inputs.host.run_id)
     wrong = sorted({sign for sign in path if ord(sign) < 32 or ord(sign) == 127 or sign in "%\\"})
     if wrong:
-        raise SpecError(
+        raise ConfigError(
             f"the run directory {path!r} contains {', '.join(map(repr, wrong))}, which Slurm does not take literally",
             where="--run-root",
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 
 # Options that the scripts rely on, with what to use instead.
 _MANAGED = {
@@ -31,7 +31,7 @@ Value = bool | int | str
 def merge_options(
     *, own: Mapping[str, Value], ranks_per_node: int, profile: Mapping[str, Value], user: Mapping[str, Value]
 ) -> tuple[tuple[str, str | None], ...]:
-    """Return the options in order, the launcher's `own` first. Raises SpecError for one that the launcher manages."""
+    """Return the options in order, the launcher's `own` first. Raises ConfigError for one that the launcher manages."""
     for origin, values in (("the profile's directives", profile), ("--sbatch", user)):
         for key in values:
             _check_key(key, origin)
@@ -44,11 +44,11 @@ def merge_options(
 
 def _check_key(key: str, origin: str) -> None:
     if not key or key.strip("abcdefghijklmnopqrstuvwxyz-") or key.startswith("-") or len(key) == 1:
-        raise SpecError(
+        raise ConfigError(
             f"{key!r} is not a long name of an option of sbatch", where=origin, hint="Such as: exclusive, mem=0."
         )
     if key in _MANAGED:
-        raise SpecError(f"{key} is managed by the launcher", where=origin, hint=f"Instead: {_MANAGED[key]}.")
+        raise ConfigError(f"{key} is managed by the launcher", where=origin, hint=f"Instead: {_MANAGED[key]}.")
 
 
 def _computed(key: str, value: Value, ranks_per_node: int) -> Value:
@@ -65,7 +65,7 @@ def _text(key: str, value: Value) -> str | None:
         return None
     text = str(value)
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
-        raise SpecError(
+        raise ConfigError(
             f"the value of --{key} contains a control character, which sbatch cannot read", where=repr(text)
         )
     return text

@@ -62,7 +62,7 @@ def sbatch_options(
     run_dir: str,
     segment: int | None = None,
 ) -> tuple[tuple[str, str | None], ...]:
-    """Return sbatch's options in order; None is a flag without a value. Raises SpecError."""
+    """Return sbatch's options in order; None is a flag without a value. Raises ConfigError."""
     request, cluster = inputs.request, inputs.cluster
     own: dict[str, slurm_options.Value] = {
         "job-name": name,

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher._util.templates import template_environment
 from launcher.planning.model import Plan
 from launcher.runtimes import BARE, RUNTIMES
@@ -21,10 +21,10 @@ class Quoted(str):
 
 
 def q(value: object) -> Quoted:
-    """Quote one word for bash. Raises SpecError for a NUL byte, which no argument can hold."""
+    """Quote one word for bash. Raises ConfigError for a NUL byte, which no argument can hold."""
     text = str(value)
     if "\0" in text:
-        raise SpecError(f"{text!r} contains a NUL byte")
+        raise ConfigError(f"{text!r} contains a NUL byte")
     # `NAME==mlx5_0` is right, and reads as a comparison: what begins with = is quoted, too.
     return Quoted(f"'{text}'" if text.startswith("=") and shlex.quote(text) == text else shlex.quote(text))
 
@@ -33,12 +33,12 @@ def directive(value: object) -> Quoted:
     """Quote a value for a `#SBATCH` line, which sbatch reads with rules of its own: one line, no expansion."""
     text = str(value)
     if any(ord(sign) < 32 for sign in text):
-        raise SpecError(f"{text!r} contains a control character, which sbatch cannot read")
+        raise ConfigError(f"{text!r} contains a control character, which sbatch cannot read")
     if text and not set(text) & set(" \t\"'#\\"):
         return Quoted(text)
     if "'" not in text:
         return Quoted(f"'{text}'")
-    raise SpecError(f"{text!r} contains a single quote, which sbatch cannot read in a script")
+    raise ConfigError(f"{text!r} contains a single quote, which sbatch cannot read in a script")
 
 
 def comment(value: object) -> Quoted:
@@ -48,7 +48,7 @@ def comment(value: object) -> Quoted:
 
 def _refuse_unquoted(value: object) -> object:
     if isinstance(value, str) and not isinstance(value, Quoted):
-        raise SpecError(f"a template writes {value!r} unquoted", hint="Pipe it through |q.")
+        raise ConfigError(f"a template writes {value!r} unquoted", hint="Pipe it through |q.")
     return value
 
 
@@ -62,13 +62,13 @@ def environment() -> "jinja2.Environment":
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the text of a template. Raises SpecError for an unquoted or unquotable value."""
+    """Return the text of a template. Raises ConfigError for an unquoted or unquotable value."""
     import jinja2
 
     try:
         return environment().get_template(template).render(**values)
     except jinja2.UndefinedError as error:
-        raise SpecError(f"the template uses a value that the plan lacks: {error}", where=template) from None
+        raise ConfigError(f"the template uses a value that the plan lacks: {error}", where=template) from None
 
 
 def scripts(plan: Plan) -> dict[str, str]:

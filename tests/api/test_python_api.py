@@ -84,9 +84,9 @@ def test_the_options_are_those_of_a_request() -> None:
 
 
 def test_a_wrong_option_is_named() -> None:
-    with pytest.raises(launcher.SpecError, match="time: 'soon' is not a time limit"):
+    with pytest.raises(launcher.ConfigError, match="time: 'soon' is not a time limit"):
         launcher.plan("small.py", time="soon")
-    with pytest.raises(launcher.SpecError, match="node: unknown key; did you mean nodes"):
+    with pytest.raises(launcher.ConfigError, match="node: unknown key; did you mean nodes"):
         launcher.plan("small.py", node=2)  # type: ignore[call-arg]
 
 
@@ -111,7 +111,7 @@ assert run.cancel().endswith("ended: finished"), run.cancel()
 assert launcher.runs() == [run] == [launcher.Run.find("small")]
 try:
     launcher.submit("small.py", **options)
-except launcher.PlaceError as error:
+except launcher.PrerequisiteError as error:
     print("no Slurm", error.hint)
 """
     assert "no Slurm" in python(user, code)

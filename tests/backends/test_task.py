@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher._util.errors import OutsideError, PlaceError, SlurmError, SpecError
+from launcher._util.errors import ConfigError, OutsideError, PrerequisiteError, SlurmError
 from launcher.backends.task import TaskJob, outcome, parameters, submit_task
 from launcher.config.cluster import Cluster
 from tests.support.limits import seconds
@@ -94,7 +94,7 @@ def test_the_sites_rules_hold_for_tasks_and_its_gpus_do_not() -> None:
 
 
 def test_what_cannot_be_a_job_is_refused() -> None:
-    with pytest.raises(PlaceError, match="no Slurm"):
+    with pytest.raises(PrerequisiteError, match="no Slurm"):
         parameters(Cluster(name="laptop", scheduler="local"), name="image")
-    with pytest.raises(SpecError, match="single quote"):
+    with pytest.raises(ConfigError, match="single quote"):
         parameters(SITE, name="image", directives={"comment": "it's"})

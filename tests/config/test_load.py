@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher.config.load import cluster_names, load_cluster, load_request, read_job_file
 from launcher.config.origins import origins
 from launcher.contract.variables import is_secret
@@ -49,7 +49,7 @@ def test_a_profile_leaves_out_what_the_extended_one_sets(home: dict[str, str]) -
     assert ("env", "A") not in {each.key for each in origins("less", home)}
     for wrong in ('["nics_per_nod"]', '["env.Z"]', '"env"', "[1]"):
         profile(home, "wrong", f'extends = "base"\nunset = {wrong}\n')
-        with pytest.raises(SpecError, match="unset"):
+        with pytest.raises(ConfigError, match="unset"):
             load_cluster("wrong", home)
 
 
@@ -77,7 +77,7 @@ def test_the_users_own_profile_hides_a_shipped_one(home: dict[str, str]) -> None
 )
 def test_a_wrong_profile_is_named_with_its_file(home: dict[str, str], text: str, sentence: str) -> None:
     profile(home, "broken", text)
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(ConfigError) as caught:
         load_cluster("broken", home)
     assert sentence in caught.value.message
     assert "nowhere" in text or "extends" in text or "broken.toml" in (caught.value.where or "")
@@ -111,7 +111,7 @@ def test_the_first_layer_that_says_it_wins(home: dict[str, str], tmp_path: Path)
     ],
 )
 def test_a_wrong_request_is_refused(home: dict[str, str], options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(ConfigError) as caught:
         request(home, **options)
     assert sentence in caught.value.message
 
@@ -131,7 +131,7 @@ def test_a_job_files_keys_all_count(home: dict[str, str], tmp_path: Path) -> Non
 def test_unknown_keys_of_a_job_file_are_named_once_with_the_nearest(home: dict[str, str], tmp_path: Path) -> None:
     job = tmp_path / "job.toml"
     job.write_text("tiem = 30\ncheck-config = true\nzzz = 1\n")
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(ConfigError) as caught:
         request(home, job)
     assert caught.value.message == (
         "tiem: unknown key; did you mean time?; check-config: unknown key; did you mean check_config?; zzz: unknown key"
@@ -141,10 +141,10 @@ def test_unknown_keys_of_a_job_file_are_named_once_with_the_nearest(home: dict[s
 
 
 def test_a_wrong_default_is_named_by_its_variable_or_file(home: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="LAUNCHER_TIME: 'soon' is not a time limit"):
+    with pytest.raises(ConfigError, match="LAUNCHER_TIME: 'soon' is not a time limit"):
         request({**home, "LAUNCHER_TIME": "soon"})
     (tmp_path / "launcher.toml").write_text("acount = 'a'\n")
-    with pytest.raises(SpecError, match="acount: unknown key; did you mean account"):
+    with pytest.raises(ConfigError, match="acount: unknown key; did you mean account"):
         request(home)
 
 
@@ -154,14 +154,14 @@ def test_slurms_time_limits_are_taken(home: dict[str, str], value: str) -> None:
 
 
 def test_the_value_of_a_refused_secret_is_not_repeated(home: dict[str, str]) -> None:
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(ConfigError) as caught:
         request(home, env=("HF_TOKEN=hf_canary",))
     assert "hf_canary" not in str(caught.value)
 
 
 def test_what_belongs_to_one_run_is_refused_as_a_default(home: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "launcher.toml").write_text("nodes = 4\n")
-    with pytest.raises(SpecError, match="nodes: belongs to one run"):
+    with pytest.raises(ConfigError, match="nodes: belongs to one run"):
         request(home)
 
 

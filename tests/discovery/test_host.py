@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher._util.errors import PlaceError
+from launcher._util.errors import PrerequisiteError
 from launcher.discovery.host import Allocation, count_gpus, detect_host, read_allocation
 
 
@@ -27,7 +27,7 @@ def test_an_allocation_is_read(environ: dict[str, str], expected: Allocation | N
 
 
 def test_half_an_allocation_is_refused() -> None:
-    with pytest.raises(PlaceError, match="only some variables of an allocation"):
+    with pytest.raises(PrerequisiteError, match="only some variables of an allocation"):
         read_allocation({"SLURM_JOB_ID": "7"})
 
 

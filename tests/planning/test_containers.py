@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher.planning import container, environment
 from launcher.planning.backend import BACKENDS
 from launcher.planning.model import Variable
@@ -52,15 +52,15 @@ def test_mounts(text: str, expected: tuple[str, str, bool]) -> None:
     ],
 )
 def test_mounts_that_a_runtime_would_misread_are_refused(text: str, words: str) -> None:
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(ConfigError) as caught:
         container.read_mounts([text])
     assert words in caught.value.message
 
 
 def test_two_mounts_on_one_place_are_refused_and_the_same_one_twice_is_one() -> None:
-    with pytest.raises(SpecError, match="/data and /fsx are both to be mounted at /data"):
+    with pytest.raises(ConfigError, match="/data and /fsx are both to be mounted at /data"):
         contained(mounts=("/fsx:/data",), request={"mounts": ("/data",)})
-    with pytest.raises(SpecError, match="both to be mounted at /home/ada/gpt/runs"):
+    with pytest.raises(ConfigError, match="both to be mounted at /home/ada/gpt/runs"):
         contained(mounts=("/fsx:/home/ada/gpt/runs/small/20260921-120000-abcd",))
     assert len(contained(mounts=("/fsx", "/fsx:/fsx"), request={"mounts": ("/fsx",)}).mounts) == 1
 
@@ -68,7 +68,7 @@ def test_two_mounts_on_one_place_are_refused_and_the_same_one_twice_is_one() -> 
 @pytest.mark.parametrize("root", ["a,b", "a:b"])
 @pytest.mark.parametrize("runtime", ["pyxis", "enroot", "bwrap"])
 def test_a_run_directory_that_cannot_be_mounted_is_refused(runtime: str, root: str) -> None:
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(ConfigError) as caught:
         contained(runtime, {"run_root": root})
     assert caught.value.where == "--run-root"
 
@@ -132,7 +132,7 @@ def test_enroots_words_are_fstab_and_bwraps_are_plain() -> None:
 def test_image_and_runtime_that_do_not_fit(profile: Any, request_: Any, backend: Any, words: str) -> None:
     from launcher.config.request import Request
 
-    with pytest.raises(SpecError, match=words):
+    with pytest.raises(ConfigError, match=words):
         container.wanted_image(Request(**request_), cluster(**profile), BACKENDS[backend])
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from launcher._util.errors import OverrideError, PlaceError, SpecError
+from launcher._util.errors import ConfigError, OverrideError, PrerequisiteError
 from launcher.planning import assignments, backend_choice, environment, slurm_options
 from launcher.planning.backend import ALLOCATION, BATCH, LOCAL
 from launcher.planning.profiler import plan as profiler_plan
@@ -52,7 +52,7 @@ def test_a_value_passed_on_by_name_is_nowhere_in_the_plan() -> None:
 
 
 def test_passing_on_what_is_not_set_is_refused() -> None:
-    with pytest.raises(SpecError, match="this shell, which has none"):
+    with pytest.raises(ConfigError, match="this shell, which has none"):
         variables(user=("HF_TOKEN",))
 
 
@@ -76,7 +76,7 @@ def test_directives_are_added_and_removed(
 
 @pytest.mark.parametrize("key", ["nodes", "output", "export", "N", "--mem", "", "Mem", "job name", "array"])
 def test_directives_that_the_launcher_manages_or_sbatch_lacks_are_refused(key: str) -> None:
-    with pytest.raises(SpecError):
+    with pytest.raises(ConfigError):
         slurm_options.merge_options(own={}, ranks_per_node=4, profile={}, user={key: True})
 
 
@@ -107,7 +107,7 @@ def test_places() -> None:
         ("run", slurm, host(has_slurm=False), "--cluster local"),
         ("submit", local, host(), "launcher run"),
     ):
-        with pytest.raises(PlaceError) as caught:
+        with pytest.raises(PrerequisiteError) as caught:
             backend_choice.choose_backend(verb, profile, here)
         assert words in (caught.value.hint or "")
 

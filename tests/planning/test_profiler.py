@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher._util.errors import ImageError, OverrideError, PlaceError, RequestError, SpecError
+from launcher._util.errors import ConfigError, ImageError, OverrideError, PrerequisiteError, RequestError
 from launcher.discovery.profiler import find_nsys_below, read_profiler_class
 from launcher.planning.profiler import plan as profiler_plan
 from launcher.planning.profiler.model import CustomProfiler, ProfilerContext, ProfilerOptions, ProfilerPlan
@@ -140,7 +140,7 @@ WRONG: dict[str, tuple[ProfilerOptions, dict[str, Any], dict[str, Any], type[Req
         OverrideError,
         "--profile-ranks nodes and profiling.profile_ranks=[0] contradict each other",
     ),
-    "no window": (ProfilerOptions(nsys=True, steps="10-12"), {}, {}, SpecError, "'10-12' is not a window of steps"),
+    "no window": (ProfilerOptions(nsys=True, steps="10-12"), {}, {}, ConfigError, "'10-12' is not a window of steps"),
     "empty window": (ProfilerOptions(nsys=True, steps="12:12"), {}, {}, OverrideError, "the window 12:12 has no steps"),
     "after the run": (NSYS, {"train.train_iters": 11}, {}, OverrideError, "the run ends at train.train_iters=11"),
     "before the resume point": (
@@ -157,7 +157,7 @@ WRONG: dict[str, tuple[ProfilerOptions, dict[str, Any], dict[str, Any], type[Req
         OverrideError,
         "names rank 16, but ranks are 0 to 15",
     ),
-    "no ranks": (ProfilerOptions(nsys=True, ranks="0-3"), {}, {}, SpecError, "'0-3' is not a list of ranks"),
+    "no ranks": (ProfilerOptions(nsys=True, ranks="0-3"), {}, {}, ConfigError, "'0-3' is not a list of ranks"),
     "ranks of the job's": (
         NSYS,
         {},
@@ -198,21 +198,21 @@ WRONG: dict[str, tuple[ProfilerOptions, dict[str, Any], dict[str, Any], type[Req
         NSYS,
         {},
         {"context": ProfilerContext(local=True)},
-        PlaceError,
+        PrerequisiteError,
         "there is no nsys on this machine",
     ),
     "nsys without a GPU": (
         NSYS,
         {},
         {"context": ProfilerContext(device="cpu")},
-        PlaceError,
+        PrerequisiteError,
         "CUDA starts the capture of nsys",
     ),
     "memory without a GPU": (
         ProfilerOptions(profiler="memory"),
         {},
         {"context": ProfilerContext(device="cpu")},
-        PlaceError,
+        PrerequisiteError,
         "the memory profiler records CUDA's allocator",
     ),
     "no VizTracer in the image": (
@@ -226,51 +226,51 @@ WRONG: dict[str, tuple[ProfilerOptions, dict[str, Any], dict[str, Any], type[Req
         ProfilerOptions(profiler="viztracer"),
         {},
         {"context": ProfilerContext(local=True, viztracer=False)},
-        PlaceError,
+        PrerequisiteError,
         "this Python has no VizTracer",
     ),
-    "unknown": (ProfilerOptions(profiler="vtune"), {}, {}, SpecError, "there is no profiler 'vtune'"),
-    "steps of nothing": (ProfilerOptions(steps="1:2"), {}, {}, SpecError, "--profile-steps needs a profiler"),
+    "unknown": (ProfilerOptions(profiler="vtune"), {}, {}, ConfigError, "there is no profiler 'vtune'"),
+    "steps of nothing": (ProfilerOptions(steps="1:2"), {}, {}, ConfigError, "--profile-steps needs a profiler"),
     "nsys' options for another": (
         ProfilerOptions(profiler="torch", gpu_metrics=True),
         {},
         {},
-        SpecError,
+        ConfigError,
         "--gpu-metrics is an option of nsys",
     ),
     "nsys' sampling": (
         ProfilerOptions(nsys=True, args=("--sample=cpu",)),
         {},
         {},
-        SpecError,
+        ConfigError,
         "--sample of nsys cannot be set: CPU sampling hangs",
     ),
     "nsys' output": (
         ProfilerOptions(nsys=True, args=("-o x",)),
         {},
         {},
-        SpecError,
+        ConfigError,
         "-o of nsys cannot be set: the launcher names",
     ),
     "nsys' positional": (
         ProfilerOptions(nsys=True, args=("python3",)),
         {},
         {},
-        SpecError,
+        ConfigError,
         "'python3' is not a long option",
     ),
     "nsys' empty trace": (
         ProfilerOptions(nsys=True, trace="cuda,"),
         {},
         {},
-        SpecError,
+        ConfigError,
         "is not a list of what to trace",
     ),
     "mount without an image": (
         ProfilerOptions(nsys=True, nsys_from="/opt/nsys"),
         {},
         {},
-        SpecError,
+        ConfigError,
         "--nsys-from mounts nsys into an image",
     ),
 }
@@ -341,6 +341,6 @@ def test_a_broken_profiler_of_ones_own_is_refused(tmp_path: Path, text: str, wor
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "half.py").write_text("class Mine:\n    def start(self): ...\n")
     (tmp_path / "broken.py").write_text("class Mine\n")
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(ConfigError) as caught:
         read_profiler_class(text, tmp_path)
     assert words in caught.value.message

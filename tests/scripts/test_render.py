@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher.scripts.render import directive, environment, q, render
 
 HOSTILE = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40) | st.sampled_from(
@@ -40,22 +40,22 @@ def test_bash_sees_exactly_the_quoted_words(words: list[str]) -> None:
 
 def test_a_template_that_forgets_to_quote_is_refused() -> None:
     template = environment().from_string("echo {{ name }}")
-    with pytest.raises(SpecError, match="unquoted"):
+    with pytest.raises(ConfigError, match="unquoted"):
         template.render(name="a; b")
     assert environment().from_string("echo {{ name|q }}").render(name="a; b") == "echo 'a; b'"
 
 
 def test_a_value_that_the_plan_lacks_is_refused() -> None:
-    with pytest.raises(SpecError, match="lacks"):
+    with pytest.raises(ConfigError, match="lacks"):
         render("step.sh.j2")
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\tb", "it's"])
 def test_what_sbatch_cannot_read_is_refused(text: str) -> None:
-    with pytest.raises(SpecError):
+    with pytest.raises(ConfigError):
         directive(text)
 
 
 def test_a_nul_byte_is_refused() -> None:
-    with pytest.raises(SpecError):
+    with pytest.raises(ConfigError):
         q("a\0b")

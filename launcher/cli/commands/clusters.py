@@ -38,16 +38,16 @@ def main(parsed: argparse.Namespace) -> int:
 
 
 def _check(parsed: argparse.Namespace) -> None:
-    from launcher._util.errors import SpecError
+    from launcher._util.errors import ConfigError
     from launcher.api.clusters import known_cluster_names
 
     if parsed.action == "show" and parsed.profile is None:
-        raise SpecError("which profile?", hint=f"Known: {', '.join(known_cluster_names())}.")
+        raise ConfigError("which profile?", hint=f"Known: {', '.join(known_cluster_names())}.")
     if parsed.action != "show" and parsed.profile is not None:
-        raise SpecError(f"clusters {parsed.action} takes no name of a profile", where=parsed.profile)
+        raise ConfigError(f"clusters {parsed.action} takes no name of a profile", where=parsed.profile)
     given = [f"--{name}" for name in ("output", "partition", "name") if getattr(parsed, name) is not None]
     if parsed.action != "probe" and given:
-        raise SpecError(f"clusters {parsed.action} has no option {given[0]}", hint="It belongs to clusters probe.")
+        raise ConfigError(f"clusters {parsed.action} has no option {given[0]}", hint="It belongs to clusters probe.")
 
 
 def _list(parsed: argparse.Namespace) -> int:

@@ -136,7 +136,9 @@ def record(**known: Any) -> CheckpointChoice:
     return cast(CheckpointChoice, {**nothing, **known})
 
 
-def _verify(rank: Rank, path: Path, ckpt_format: str, verify: VerifyMode, deadline: float) -> manifest.Verdict:
+def _verify(
+    rank: Rank, path: Path, ckpt_format: str, verify: VerifyMode, deadline: float
+) -> manifest.CheckpointVerdict:
     # The manifest in the directory itself goes where the checkpoint goes, into another run too.
     inside = path / MANIFEST
     where = inside if inside.exists() else rank.run_paths.manifest(path)

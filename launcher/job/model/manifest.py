@@ -37,7 +37,7 @@ class DamagedError(Exception):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckpointVerdict:
     """What a checkpoint turned out to be; `problem` is None where it may be loaded."""
 
     problem: Optional[Problem]
@@ -133,7 +133,7 @@ def verify(
     *,
     deadline: Optional[float] = None,
     seed: int = 0,
-) -> Verdict:
+) -> CheckpointVerdict:
     """Return whether a checkpoint may be loaded, by its structure, its sizes and its sums.
 
     With `mode` budget the sums end at `deadline`; `seed` varies which shards come first. A checkpoint without manifest
@@ -142,10 +142,10 @@ def verify(
     try:
         manifest = read_manifest(manifest_path)
     except DamagedError as error:
-        return Verdict(Problem(manifest_path.name, str(error)), None)
+        return CheckpointVerdict(Problem(manifest_path.name, str(error)), None)
     if manifest is None:
         problem = checkpoints.find_problem(directory, ckpt_format)
-        return Verdict(problem, None if problem else _result("unverified", mode, {}, {}))
+        return CheckpointVerdict(problem, None if problem else _result("unverified", mode, {}, {}))
     files = manifest["files"]
     problem = _size_problem(directory, files)
     algorithm: Algorithm = manifest["algorithm"]
@@ -164,9 +164,9 @@ def verify(
         more, problem = _compare(directory, shards, files, algorithm, deadline if mode == "budget" else None)
         found.update(more)
     if problem is not None:
-        return Verdict(problem, None)
+        return CheckpointVerdict(problem, None)
     state: _State = "verified" if len(found) == len(files) else "partly verified" if found else "sizes only"
-    return Verdict(None, _result(state, mode, files, found, note))
+    return CheckpointVerdict(None, _result(state, mode, files, found, note))
 
 
 def describe(verification: CheckpointVerification) -> str:

@@ -31,7 +31,7 @@ class Timeline:
 
 
 @dataclass
-class Progress:
+class LoopProgress:
     """What the sequence in train.py needs to know about the loop after it was left."""
 
     state: Optional[Any] = None
@@ -53,7 +53,7 @@ class Events:
     """
 
     def __init__(self, rank: Rank, device: str, timeline: Timeline) -> None:
-        self.progress = Progress()
+        self.progress = LoopProgress()
         self._stop_file: Path = rank.paths.stop
         self._rank = rank
         self._timeline = timeline

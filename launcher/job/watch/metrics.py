@@ -17,7 +17,7 @@ LOSS = "lm loss"
 
 
 @dataclass
-class Step:
+class EndedIteration:
     """An iteration that has ended on the host. `numbers` are floats, or a pinned tensor, complete once `ready` is."""
 
     iteration: int
@@ -41,7 +41,7 @@ class Metrics:
         self._lines = JsonLines(rank.paths.metrics, parents=True)
         self._world_size = rank.world_size
         self._gpu = device == "gpu"
-        self._waiting: Optional[Step] = None
+        self._waiting: Optional[EndedIteration] = None
 
     def measure(self, context: Any, seconds: float) -> None:
         """Take the numbers of an iteration that has just ended; `seconds` is how long it took."""
@@ -50,7 +50,7 @@ class Metrics:
         train = context.state.train_state
         losses = dict(context.loss_dict or {})
         values, ready = _to_host(list(losses.values()), self._gpu)
-        self._waiting = Step(
+        self._waiting = EndedIteration(
             # Bridge counts the iteration after its callbacks.
             iteration=int(train.step) + 1,
             seconds=seconds,
@@ -78,7 +78,7 @@ class Metrics:
         self._waiting = None
         self._lines.append(self._line(step, state))
 
-    def _line(self, step: Step, state: Any) -> dict[str, Any]:
+    def _line(self, step: EndedIteration, state: Any) -> dict[str, Any]:
         config, train = state.cfg, state.train_state
         losses = {name: float(value) for name, value in zip(step.names, step.numbers, strict=True)}
         loss = losses.pop(LOSS, None)

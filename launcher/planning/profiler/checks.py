@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from launcher._util.errors import ImageError, OverrideError, PlaceError, SpecError
+from launcher._util.errors import ConfigError, ImageError, OverrideError, PrerequisiteError
 from launcher.planning.profiler.model import ProfilerContext, ProfilerOptions
 
 _RESERVED = {
@@ -55,15 +55,15 @@ def check_window(start: int, stop: int, values: Mapping[str, Any], context: Prof
 def check_context(name: str, options: ProfilerOptions, values: Mapping[str, Any], context: ProfilerContext) -> None:
     """Raise an error if the profiler `name` cannot work in this run.
 
-    Raises PlaceError for the wrong device or a program missing on this machine, ImageError for one missing in the
-    image, OverrideError or SpecError for options that contradict it.
+    Raises PrerequisiteError for the wrong device or a program missing on this machine, ImageError for one missing in
+    the image, OverrideError or ConfigError for options that contradict it.
     """
     if name == "nsys":
         _check_nsys(options, values, context)
     else:
         _refuse_nsys_options(name, options)
     if context.device == "cpu" and name == "memory":
-        raise PlaceError(
+        raise PrerequisiteError(
             "the memory profiler records CUDA's allocator, and this run is on CPU",
             where="--profiler memory",
             hint="On CPU use --profiler torch or --profiler viztracer.",
@@ -71,12 +71,12 @@ def check_context(name: str, options: ProfilerOptions, values: Mapping[str, Any]
     if name == "viztracer":
         _check_viztracer(context)
     if ":" in name and context.custom is None:
-        raise SpecError(f"the class of the profiler {name!r} was not read", where="--profiler")
+        raise ConfigError(f"the class of the profiler {name!r} was not read", where="--profiler")
 
 
 def _check_nsys(options: ProfilerOptions, values: Mapping[str, Any], context: ProfilerContext) -> None:
     if context.device == "cpu":
-        raise PlaceError(
+        raise PrerequisiteError(
             "CUDA starts the capture of nsys, and this run is on CPU: there would be no report",
             where="--nsys",
             hint="On CPU use --profiler torch or --profiler viztracer.",
@@ -89,10 +89,10 @@ def _check_nsys(options: ProfilerOptions, values: Mapping[str, Any], context: Pr
         )
     if options.nsys_from:
         if context.image is None and not context.local:
-            raise SpecError("--nsys-from mounts nsys into an image, and this run has none", where="--nsys-from")
+            raise ConfigError("--nsys-from mounts nsys into an image, and this run has none", where="--nsys-from")
         return
     if context.local and context.nsys is None:
-        raise PlaceError("--nsys needs nsys, and there is no nsys on this machine", where="--nsys")
+        raise PrerequisiteError("--nsys needs nsys, and there is no nsys on this machine", where="--nsys")
     if context.image is not None and context.packages is not None and "nsys" not in context.packages:
         raise ImageError(
             "--nsys needs nsys, and the image has no nsys",
@@ -105,30 +105,32 @@ def _check_viztracer(context: ProfilerContext) -> None:
     if context.image is not None and context.packages is not None and "viztracer" not in context.packages:
         raise ImageError("the image has no VizTracer", where=context.image, hint="Install viztracer in its Dockerfile.")
     if context.local and not context.viztracer:
-        raise PlaceError("this Python has no VizTracer", where="--profiler viztracer", hint="pip install viztracer")
+        raise PrerequisiteError(
+            "this Python has no VizTracer", where="--profiler viztracer", hint="pip install viztracer"
+        )
 
 
 def _refuse_nsys_options(name: str, options: ProfilerOptions) -> None:
     for option in options.nsys_options():
-        raise SpecError(
+        raise ConfigError(
             f"{option} is an option of nsys, but the profiler is {name}", where=option, hint="Leave it out."
         )
 
 
 def check_arguments(args: Sequence[str], trace: str | None) -> None:
-    """Raise SpecError for arguments that would break the capture of nsys, or are not options."""
+    """Raise ConfigError for arguments that would break the capture of nsys, or are not options."""
     for argument in args:
         option = argument.partition("=")[0].split(maxsplit=1)[0] if argument.strip() else ""
         why = _RESERVED.get(option) or _RESERVED.get(option[:2] if not option.startswith("--") else "")
         if why:
-            raise SpecError(f"{option} of nsys cannot be set: {why}", where=f"--nsys-arg={argument}")
+            raise ConfigError(f"{option} of nsys cannot be set: {why}", where=f"--nsys-arg={argument}")
         if not option.startswith("--"):
-            raise SpecError(
+            raise ConfigError(
                 f"{argument!r} is not a long option of nsys",
                 where="--nsys-arg",
                 hint="Write for example --nsys-arg=--nic-metrics=true.",
             )
     if trace is not None and not all(trace.split(",")):
-        raise SpecError(
+        raise ConfigError(
             f"{trace!r} is not a list of what to trace", where="--nsys-trace", hint="Write for example cuda,nvtx,osrt."
         )

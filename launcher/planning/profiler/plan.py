@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from launcher._util.errors import OverrideError, SpecError
+from launcher._util.errors import ConfigError, OverrideError
 from launcher.config.request import Request
 from launcher.contract.profiles import EXTENSIONS
 from launcher.contract.values import Override, show
@@ -78,8 +78,8 @@ def plan_profiler(
     """Plan the profiler that the options and overrides of a run request; None for a run without a profiler.
 
     `values` holds the overrides that are known before the job, `unknown` the keys of the others, `viztracer` the value
-    that extract_viztracer_key returned. Raises SpecError or OverrideError for contradictory or wrong values, PlaceError
-    or ImageError if the profiler cannot work where the ranks run.
+    that extract_viztracer_key returned. Raises ConfigError or OverrideError for contradictory or wrong values,
+    PrerequisiteError or ImageError if the profiler cannot work where the ranks run.
     """
     name = _profiler(options, values, viztracer)
     if name is None:
@@ -142,7 +142,7 @@ def plan_for(
 def _profiler(options: ProfilerOptions, values: Mapping[str, Any], viztracer: bool | None) -> str | None:
     """Return the name of the requested profiler; None if there is none.
 
-    Raises OverrideError for contradictions or a second profiler, SpecError for an unknown name. Two profilers would
+    Raises OverrideError for contradictions or a second profiler, ConfigError for an unknown name. Two profilers would
     slow down what the other measures, and CUPTI supports one reader.
     """
     requested = {
@@ -170,7 +170,7 @@ def _profiler(options: ProfilerOptions, values: Mapping[str, Any], viztracer: bo
         )
     name = next(iter(given.values()), None)
     if name is not None and name != "nsys" and name not in BUILT_IN and ":" not in name:
-        raise SpecError(
+        raise ConfigError(
             f"there is no profiler {name!r}",
             where="--profiler",
             hint=f"Use {', '.join(BUILT_IN)}, a class of your own as path.py:Class, or --nsys.",
@@ -181,7 +181,7 @@ def _profiler(options: ProfilerOptions, values: Mapping[str, Any], viztracer: bo
 def _refuse_options_without_profiler(options: ProfilerOptions) -> None:
     window = {"--profile-steps": options.steps, "--profile-ranks": options.ranks}
     for option in (*(option for option, value in window.items() if value), *options.nsys_options()):
-        raise SpecError(f"{option} needs a profiler", where=option, hint="Add --nsys or --profiler NAME.")
+        raise ConfigError(f"{option} needs a profiler", where=option, hint="Add --nsys or --profiler NAME.")
 
 
 def _steps(options: ProfilerOptions, values: Mapping[str, Any]) -> tuple[int, int]:
@@ -191,7 +191,7 @@ def _steps(options: ProfilerOptions, values: Mapping[str, Any]) -> tuple[int, in
         return start, start + _STEPS if last is None else int(last)
     match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", options.steps)
     if match is None:
-        raise SpecError(
+        raise ConfigError(
             f"{options.steps!r} is not a window of steps",
             where="--profile-steps",
             hint="Write FIRST:END, such as 10:15 for the steps 10 to 14.",
@@ -235,7 +235,7 @@ def _all(ranks: Sequence[int], world_size: int) -> set[int]:
 
 
 def parse_ranks(text: str, *, world_size: int, ranks_per_node: int) -> tuple[int, ...]:
-    """Parse ranks such as `0,8,nodes` into sorted numbers; an empty tuple for `all`. Raises SpecError."""
+    """Parse ranks such as `0,8,nodes` into sorted numbers; an empty tuple for `all`. Raises ConfigError."""
     found: set[int] = set()
     for word in text.split(","):
         if word == "all":
@@ -245,7 +245,7 @@ def parse_ranks(text: str, *, world_size: int, ranks_per_node: int) -> tuple[int
         elif re.fullmatch(r"\d{1,9}", word):
             found.add(int(word))
         else:
-            raise SpecError(
+            raise ConfigError(
                 f"{text!r} is not a list of ranks",
                 where="--profile-ranks",
                 hint="Write numbers with commas (0,8), `nodes` for the first rank of each node, or `all`.",

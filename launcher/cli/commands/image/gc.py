@@ -62,9 +62,11 @@ def run_gc(parsed: argparse.Namespace) -> int:
 
 
 def _seconds(text: str) -> float:
-    from launcher._util.errors import SpecError
+    from launcher._util.errors import ConfigError
 
     match = re.fullmatch(r"(\d+)\s*([smhdw]?)", text)
     if match is None:
-        raise SpecError(f"{text!r} is not an age", where="--older-than", hint="Such as 12h, 30d, 8w, or 0 for any age.")
+        raise ConfigError(
+            f"{text!r} is not an age", where="--older-than", hint="Such as 12h, 30d, 8w, or 0 for any age."
+        )
     return int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]

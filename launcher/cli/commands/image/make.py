@@ -105,13 +105,13 @@ def _options(parsed: argparse.Namespace) -> "ImageOptions":
 
 
 def _secrets(texts: list[str]) -> dict[str, str]:
-    from launcher._util.errors import SpecError
+    from launcher._util.errors import ConfigError
 
     found = {}
     for text in texts:
         name, _, file = text.partition("=")
         if not name or not file:
-            raise SpecError(
+            raise ConfigError(
                 f"{text!r} is not NAME=FILE",
                 where="--secret",
                 hint="The file holds the secret; the build sees it as NAME.",
@@ -121,13 +121,13 @@ def _secrets(texts: list[str]) -> dict[str, str]:
 
 
 def _build_args(texts: list[str]) -> dict[str, str]:
-    from launcher._util.errors import SpecError
+    from launcher._util.errors import ConfigError
 
     found = {}
     for text in texts:
         name, given, value = text.partition("=")
         if not given and name not in os.environ:
-            raise SpecError(f"--build-arg {name} passes on the value of this shell, which has none")
+            raise ConfigError(f"--build-arg {name} passes on the value of this shell, which has none")
         found[name] = value if given else os.environ[name]
     return found
 
