@@ -221,7 +221,7 @@ class DockerPull:
             )
         finally:
             if before is None:
-                with contextlib.suppress(CommandError):  # the image is packed; what stays costs space alone
+                with contextlib.suppress(CommandError):  # the image is packed; what stays only costs space
                     self.shell.stream(self.engine.argv("image", "rm", name), check=False)
         return PulledImage(file, digest, tools)
 

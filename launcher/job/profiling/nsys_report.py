@@ -46,7 +46,7 @@ def examine(program: str, report: Path, *, ended: bool, after_s: float, limit_s:
         return {**found, "why": f"the report cannot be exported: {error}"}
     finally:
         for path in report.parent.glob(f".export-{report.stem}.*"):
-            with contextlib.suppress(OSError):  # a left-over costs space alone; the report is what counts
+            with contextlib.suppress(OSError):  # a left-over only costs space
                 path.unlink()
     if done.returncode != 0 or not database.is_file():
         words = " ".join(done.stdout.decode(errors="replace").split())[-_KEPT:]

@@ -111,7 +111,7 @@ class Window:
         if self._open and save:
             self._close()
         elif self._open:
-            with contextlib.suppress(OSError):  # the rank's own end is what has to be recorded now
+            with contextlib.suppress(OSError):  # the rank's own end still has to be recorded
                 self.record.write()
         self._done = True
 
