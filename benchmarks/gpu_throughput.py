@@ -92,7 +92,7 @@ def main() -> None:
     asked = parser.parse_args()
     batch = 8 * asked.gpus
     overrides = [f"train.train_iters={asked.iterations}", f"train.global_batch_size={batch}", *asked.overrides]
-    # Writing a gigabyte-sized checkpoint at the end is no part of an iteration.
+    # Writing a gigabyte-sized checkpoint at the end is not part of an iteration.
     overrides += ["checkpoint.save=null"]
     found: dict[str, list[float]] = {"plain python": [], "launcher run": []}
     with tempfile.TemporaryDirectory() as directory:

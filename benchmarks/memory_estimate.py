@@ -119,7 +119,7 @@ def _measure(shape: Shape, asked: argparse.Namespace) -> Row:
             if name in os.environ:
                 argv += ["--env", name]
         argv += [f"train.train_iters={asked.iterations}", f"train.global_batch_size={asked.batch * shape.gpus}"]
-        # A checkpoint's buffers are no part of training; a run of few iterations has fewer of them to warm up.
+        # A checkpoint's buffers are not part of training; a run of few iterations has fewer of them to warm up.
         argv += ["checkpoint.save=null", "checkpoint.load=null", "scheduler.lr_warmup_iters=1", "logger.log_interval=1"]
         try:
             done = subprocess.run(

@@ -41,7 +41,11 @@ class Hit(NamedTuple):
 
 
 def files() -> list[Path]:
-    found = [*ROOT.glob("launcher/**/*.py"), *ROOT.glob("recipes/**/*.py"), *ROOT.glob("tools/*.py")]
+    found = [
+        path for folder in ("launcher", "recipes", "benchmarks", "tests") for path in ROOT.glob(f"{folder}/**/*.py")
+    ]
+    found.remove(Path(__file__).resolve())  # it quotes what it refuses
+    found += ROOT.glob("tools/*.py")
     found += [*ROOT.glob("templates/*.j2"), *ROOT.glob("containers/**/*.sh"), *ROOT.glob("tools/*.sh")]
     found += [
         *ROOT.glob("*.md"),
@@ -54,10 +58,16 @@ def files() -> list[Path]:
 
 
 def python_texts(source: str) -> Iterator[tuple[int, str]]:
-    """Yield comments and every piece of prose, which has white space; the values in an f-string are `{}`."""
+    """Yield names of tests as sentences, comments and every piece of prose, which has white space.
+
+    The values in an f-string are `{}`.
+    """
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            yield node.lineno, node.name.replace("_", " ")
     yield from ((line, text) for line, text in python_strings(source) if re.search(r"\s", text))
 
 
@@ -137,6 +147,7 @@ def test_banned_phrases_are_found(text: str, count: int) -> None:
 
 def test_every_kind_of_text_is_read() -> None:
     assert list(python_texts('fail(f"{x} is no {y}", "word")  # a')) == [(1, "# a"), (1, "{} is no {}")]
+    assert list(python_texts("def test_a_b(): ...\ndef a_b(): ...")) == [(1, "test a b")]
     assert list(shell_texts('# a comment\nfail "is no $x" "word"')) == [(1, "# a comment"), (2, "is no $x")]
     assert list(markdown_texts("a `b c`\n```\nd\n```\ne")) == [(1, "a ``"), (5, "e")]
 

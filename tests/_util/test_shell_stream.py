@@ -139,7 +139,7 @@ CALLER = textwrap.dedent(
     import sys
     from launcher._util.shell import LocalShell
 
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests under nohup has it ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup have it ignored
 
     def show(name, text):
         print(text, end="", flush=True)

@@ -30,7 +30,7 @@ class User:
     def run(
         self, *arguments: str, status: int | None = 0, timeout_s: float = 120, environ: Mapping[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
-        """`launcher ARGUMENTS`; `status` is what it has to end with."""
+        """`launcher ARGUMENTS`; it has to end with `status`."""
         return self.call([str(LAUNCHER), *arguments], status=status, timeout_s=timeout_s, environ=environ)
 
     def call(
@@ -69,7 +69,7 @@ class User:
     def runs(self) -> list[Path]:
         """All run directories, oldest first."""
         plans = self.directory.glob("runs/*/[!.]*/plan.json")
-        # A run id tells the second; of two within one the plan that was written first is the older.
+        # A run id has the second; of two within one the plan that was written first is the older.
         return [path.parent for path in sorted(plans, key=lambda it: (it.parent.name[:15], it.stat().st_mtime_ns))]
 
     def seen(self, run: Path) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def test_no_command_line_shows_a_variable_of_the_run(image: Path, tmp_path: Path
     assert "not-to-be-seen" not in "".join(lines)
 
 
-def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_an_image_is_refused(tmp_path: Path) -> None:
     if (reason := sandbox.why_unavailable(None)) is not None:
         pytest.skip(reason)
     (tmp_path / "no.sqsh").write_bytes(b"no image" * 100)

@@ -99,7 +99,7 @@ def test_what_was_killed_while_unpacking_is_never_taken_for_whole(image_file: Pa
     assert trees(tmp_path) == []
 
 
-def test_unsquashfs_that_fails_is_told(image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsquashfs_that_fails_is_reported(image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = subprocess.run(["which", "unsquashfs"], capture_output=True, text=True, check=True).stdout.strip()
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/unsquashfs").write_text(
@@ -161,7 +161,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_scratch_disk_is_told_in_the_log_and_in_the_outcome(
+def test_a_full_scratch_disk_is_named_in_the_log_and_in_the_outcome(
     image_file: Path, tmp_path: Path, small_disk: Path
 ) -> None:
     user = contained(tmp_path, "bwrap", image_file, scratch=str(small_disk))

@@ -11,7 +11,7 @@ import pytest
 from tests.backends.running import PROFILE, TOY, User, user_of
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
-# All that may differ between backends: what Slurm tells a task, and what follows from where it runs.
+# All that may differ between backends: what Slurm gives a task, and what follows from where it runs.
 DIFFERING = re.compile(
     r"SLURM.*|MASTER_ADDR|MASTER_PORT|LAUNCHER_RUN_DIR|PWD|TMPDIR|CUDA_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ROCR_VISIBLE_DEVICES"
     r"|ZE_AFFINITY_MASK|HOSTNAME|_"

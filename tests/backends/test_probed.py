@@ -1,4 +1,4 @@
-"""A job from a profile that nobody has edited: written by `launcher clusters probe` on the cluster that it runs on."""
+"""A job from an unedited profile, written by `launcher clusters probe` on the cluster that it runs on."""
 
 import json
 from pathlib import Path

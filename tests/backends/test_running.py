@@ -1,4 +1,4 @@
-"""What a run looks like to whoever started it: progress, Ctrl-C, failures, resuming. The toy program trains."""
+"""What a run looks like to its user: progress, Ctrl-C, failures, resuming. The toy program trains."""
 
 import json
 import signal
@@ -52,7 +52,7 @@ def started(user: User, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_a_run_tells_its_progress_and_its_outcome(alone: User) -> None:
+def test_a_run_shows_its_progress_and_its_outcome(alone: User) -> None:
     done = alone.run("run", "small.py", *LOCAL, "toy.iters=4", "--json")
     answer = json.loads(done.stdout)
     assert (answer["outcome"], answer["iteration"], answer["train_iters"]) == ("finished", 4, 4)
@@ -78,7 +78,7 @@ def test_a_loss_of_nan_is_not_a_success(user: User, where: str) -> None:
 @pytest.mark.parametrize(
     ("how", "what"),
     [
-        ("raise", "ValueError: told to fail"),
+        ("raise", "ValueError: asked to fail"),
         ("exit", "ended with status 7 without a record"),
         ("kill", "killed by signal 9 (SIGKILL)"),
     ],
@@ -101,8 +101,8 @@ def test_the_first_failing_rank_is_named(
 def test_a_wrong_request_that_only_the_job_finds_is_one_sentence(alone: User) -> None:
     wrong = ("toy.fail_rank=1", "toy.fail_how=user")
     done = alone.run("run", "small.py", *LOCAL, *wrong, status=1)
-    assert "error: toy.py:1 in step 3: told to fail" in done.stderr
-    assert done.stderr.count("told to fail") == 1
+    assert "error: toy.py:1 in step 3: asked to fail" in done.stderr
+    assert done.stderr.count("asked to fail") == 1
 
 
 def test_ctrl_c_saves_and_stops_and_resume_goes_on_with_the_same_losses(alone: User) -> None:
@@ -226,7 +226,7 @@ def test_on_a_terminal_progress_is_a_bar(alone: User) -> None:
     assert "finished" in done.stdout
 
 
-def test_help_of_every_verb_and_python_m(alone: User) -> None:
+def test_help_of_every_command_and_python_m(alone: User) -> None:
     overview = alone.run("--help").stdout
     for verb in ("run", "submit", "plan", "status", "logs", "cancel", "recipes", "clusters"):
         assert f"  {verb} " in overview

@@ -13,7 +13,7 @@ from tests.support.slurm.virtual_cluster import VirtualCluster
 
 CANARY = "hf_CANARY" + "7f3a" * 5
 
-# Tells that it got the value without repeating it, then stays so that /proc can be read.
+# Shows that it got the value without repeating it, then stays so that /proc can be read.
 PROGRAM = """
 import hashlib, os, pathlib, time
 run = pathlib.Path(os.environ["LAUNCHER_RUN_DIR"])

@@ -61,7 +61,7 @@ def test_a_model_goes_there_here_and_back_in_a_job(
     assert report["target"] == str(tmp_path / "made/checkpoint")
     words = r"import equal: .*made/checkpoint .*\n  tensors  25, 25 bit-exact\n  logits   not compared"
     assert re.search(words, done.stderr)
-    # No bar where nobody watches a terminal.
+    # No bar where standard error is not a terminal.
     assert "\r" not in done.stderr and "of 25 tensors" not in done.stderr
     assert names(tmp_path / "made") == ["checkpoint"]
     config = (tmp_path / "made/checkpoint/iter_0000000/run_config.yaml").read_text()
@@ -144,7 +144,7 @@ def test_wrong_requests_are_refused_at_once(arguments: tuple[str, ...], says: st
     assert names(tmp_path) == []
 
 
-def test_a_name_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_name_without_a_run_is_refused(tmp_path: Path) -> None:
     refused = user_of(tmp_path).run("convert", "export", "nobodys", "out", status=2).stderr
     assert f"there is no directory {tmp_path}/nobodys, and no run 'nobodys'" in refused
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The image verb as its users meet it: real engines, a real Slurm, the command line."""
+"""`launcher image` as its users meet it: real engines, a real Slurm, the command line."""
 
 import json
 import os

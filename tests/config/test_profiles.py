@@ -234,7 +234,7 @@ def test_comments_of_all_forms_of_toml() -> None:
         "env.Y = '2'\n"
         "d = {e = 1, f = 2} # both\n"
         "# of the table\n[directives] # also of the table\n"
-        "# why mem\nmem = '0'\n# nobody's\n\n"
+        "# why mem\nmem = '0'\n# without an owner\n\n"
         "'gpus-per-node' = true\n# the end's\n"
     )
     assert read_reasons(text) == {

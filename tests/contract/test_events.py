@@ -1,4 +1,4 @@
-"""Lines by which one program tells another how far its work is."""
+"""Lines by which one program reports to another how far its work is."""
 
 import io
 import json

@@ -69,7 +69,7 @@ def test_objects_alone_are_read(tmp_path: Path) -> None:
     assert files.read_object(tmp_path / "y.json") is files.read_object(tmp_path / "none.json") is None
 
 
-def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
+def test_a_process_differs_from_a_later_one_with_its_number() -> None:
     me = ProcessIdentity.of_this_process()
     assert ProcessIdentity.from_dict({**me.to_dict(), "who": "rank 0"}) == me
     assert ProcessIdentity.from_dict({"pid": 1}) is None
@@ -82,7 +82,7 @@ def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
     assert group_of(me.pid) == os.getpgrp()
 
 
-def test_a_process_that_nobody_has_waited_for_has_ended() -> None:
+def test_a_process_that_was_not_waited_for_has_ended() -> None:
     with subprocess.Popen([sys.executable, "-S", "-c", ""]) as child:
         child_ticks = start_ticks_of(child.pid)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)

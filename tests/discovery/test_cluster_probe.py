@@ -171,7 +171,7 @@ def test_where_a_plain_job_is_refused_nothing_is_concluded_from_the_other_trials
     assert "# mem: unknown" in text and "refuses --mem" not in text
 
 
-def test_a_controller_that_falls_silent_is_no_refusal(tmp_path: Path) -> None:
+def test_a_controller_that_falls_silent_does_not_refuse(tmp_path: Path) -> None:
     words = "Batch job submission failed: Socket timed out on send/recv operation"
     text = write_profile(probe_cluster(site(NVL72, refuse=refusing(exclusive=words))))
     assert "# exclusive: unknown (sbatch --test-only --exclusive: " in text

@@ -24,7 +24,7 @@ REFERENCE = "nvcr.io/nvidia/nemo:26.08"
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small image: /bin/true tells the architecture, /etc/environment the variables."""
+    """A small image: /bin/true has the architecture, /etc/environment the variables."""
     if shutil.which("mksquashfs") is None:
         pytest.skip("needs mksquashfs: apt-get install squashfs-tools")
     directory = tmp_path_factory.mktemp("image")

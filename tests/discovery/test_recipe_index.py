@@ -87,7 +87,7 @@ def test_releases() -> None:
         load_index("9.9")
 
 
-def test_the_installed_release_is_told_by_its_metadata(tmp_path: Path) -> None:
+def test_the_installed_release_is_read_from_its_metadata(tmp_path: Path) -> None:
     assert installed_version((str(tmp_path),)) is None
     (tmp_path / "megatron_bridge-0.3.1.dist-info").mkdir()
     assert installed_version(("/nowhere", str(tmp_path))) == "0.3.1"

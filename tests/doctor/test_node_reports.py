@@ -112,7 +112,7 @@ def test_jobs_that_will_not_start() -> None:
     assert describe_end(None, "") == "the job is gone"
 
 
-def test_what_the_nodes_are_told() -> None:
+def test_what_the_nodes_are_given() -> None:
     cluster = Cluster(name="x", runtime="pyxis", mounts=("/fsx", "/a:/b:ro", "/c:/d"), fabric="efa", nics_per_node=32)
     told = json.loads(expected.expected_values(cluster, Request(), torch=True, rendezvous_timeout_s=60))
     assert told["directories"] == ["/fsx", "/b", "/d"]

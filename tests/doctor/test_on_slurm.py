@@ -204,7 +204,7 @@ def test_a_wrong_request(user: User) -> None:
     assert "there is no cluster profile" in user.run("doctor", "--cluster=nowhere", status=2).stderr
 
 
-def test_the_job_is_what_training_would_be_in(slurm_cluster: VirtualCluster, tmp_path: Path, image_file: Path) -> None:
+def test_the_job_has_what_training_would_have(slurm_cluster: VirtualCluster, tmp_path: Path, image_file: Path) -> None:
     if (reason := missing("bwrap")) is not None:
         pytest.skip(reason)
     (tmp_path / "data").mkdir()

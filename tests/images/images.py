@@ -12,7 +12,7 @@ from tests.support.limits import seconds
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "megatron-launcher-tests"
 _SUITE = "bookworm"
 _PACKAGES = "python3"
-# Device nodes cannot be unpacked by a normal user; what was left behind by the installation only takes room.
+# Device nodes cannot be unpacked by a normal user; what was left behind by the installation only takes space.
 _EXCLUDED = ("dev/*", "proc/*", "sys/*", "run/*", "usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*")
 
 NEEDED = ("mmdebstrap", "mksquashfs", "unsquashfs")

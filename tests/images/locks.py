@@ -17,7 +17,7 @@ QUICK = LeaseTiming(heartbeat_s=0.1, stale_s=1.0, poll_s=0.01, report_s=0.2)
 
 
 def node(name: str) -> Owner:
-    """This process as one of another machine: nobody can look whether it still runs."""
+    """This process as one of another machine: no process here can look whether it still runs."""
     return replace(Owner.of_this_process(), host=name, boot_id=f"boot of {name}")
 
 

@@ -18,7 +18,7 @@ from launcher.images.store.lock import LeaseTiming
 from launcher.images.store.store import Store
 from tests.images.stores import add, whole
 
-# Nobody competes here: what has to be waited for (a lease that was not yet written) may count as silent soon.
+# There are no competitors: what has to be waited for (a lease that was not yet written) may count as silent soon.
 QUICK = LeaseTiming(heartbeat_s=0.05, stale_s=0.2, poll_s=0.01)
 STEPS = [
     "open",

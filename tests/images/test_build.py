@@ -37,7 +37,7 @@ CMD ["sh", "-c", "echo \\"it's $PWD\\""]
 
 
 @dataclass
-class Told:
+class Recorded:
     """A report that remembers."""
 
     stages: list[str] = field(default_factory=list)
@@ -77,7 +77,7 @@ def listing(image: Path) -> set[str]:
 def test_everything_of_a_dockerfile_arrives(
     home: EngineHome, request_: BuildRequest, store: Store, engine: str
 ) -> None:
-    told = Told()
+    told = Recorded()
     made = build(replace(request_, engine=engine, build_args=(("GREETING", "good day"),)), store, LocalShell(), told)
     assert not made.reused
     image = made.entry.path
@@ -211,7 +211,7 @@ CALLER = textwrap.dedent(
     from launcher.images.store.store import Store
     from launcher._util.shell import LocalShell
 
-    class Told:
+    class Recorded:
         def stage(self, text): print("stage", text, flush=True)
         def line(self, text): print("line", text, flush=True)
         def progress(self, done, total, unit): print("progress", done, flush=True)
@@ -219,7 +219,7 @@ CALLER = textwrap.dedent(
     context = Path(sys.argv[1])
     request = BuildRequest(context / "Dockerfile", context, "x:1", engine=sys.argv[3])
     try:
-        made = build(request, Store(Path(sys.argv[2])), LocalShell(), Told())
+        made = build(request, Store(Path(sys.argv[2])), LocalShell(), Recorded())
         print("made", made.entry.digest, made.reused, flush=True)
     except KeyboardInterrupt:
         print("interrupted", flush=True)

@@ -1,4 +1,4 @@
-"""gc takes what nothing needs, and nothing else, whoever comes in between."""
+"""gc takes what nothing needs, and nothing else, even if a run begins in between."""
 
 import os
 import subprocess
@@ -79,7 +79,7 @@ def test_images_go_by_age_name_and_use(store: Store) -> None:
     }
 
 
-def test_names_may_be_told_not_to_count(store: Store) -> None:
+def test_names_count_unless_they_are_included(store: Store) -> None:
     aged(store, "old", 40, "a", "b")
     aged(store, "older", 50, "c")
     record_use(store, digest_of("older"), USE)
@@ -157,7 +157,7 @@ def test_an_unreadable_note_keeps_the_image(store: Store) -> None:
 def test_a_use_that_comes_while_gc_has_the_image_in_hand_saves_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between every two steps of gc a run records its use: it has the image afterwards, or it is told."""
+    """Between every two steps of gc a run records its use: it has the image afterwards, or is refused."""
     outcomes = []
     for moment in range(1, 12):
         mine = a_store(store.root.with_name(f"images-{moment}"))

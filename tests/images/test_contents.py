@@ -114,7 +114,7 @@ def test_a_whole_image_is_described(tmp_path: Path) -> None:
 
 @needs_squashfs
 def test_any_part_of_it_looks_the_same_packed(tmp_path: Path) -> None:
-    """Trees with some of the files and links of a real one: what is found packed is what is found unpacked."""
+    """Trees with some of the files and links of a real one: packed and unpacked, the same is found."""
     some = random.Random(5)  # noqa: S311
     names, links = sorted(NEMO), sorted(LINKS)
     for number in range(8):
@@ -167,7 +167,7 @@ QUOTES = r"""s/^\([[:alpha:]_][[:alnum:]_]*\)=["\x27]\(.*\)["\x27][[:space:]]*$/
 
 @settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.text("AB_1= #'\"ENROT\t$x", max_size=14), max_size=5).map("\n".join))
-def test_the_environment_is_what_the_program_sed_makes_of_it(
+def test_the_environment_equals_the_output_of_the_program_sed(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
     done = subprocess.run(
@@ -183,7 +183,7 @@ def test_the_environment_is_what_the_program_sed_makes_of_it(
     assert contents.environment(DirectoryTree(make_tree(root, {"etc/environment": text}))) == expected
 
 
-def test_hostile_files_are_no_findings(tmp_path: Path) -> None:
+def test_hostile_files_yield_no_findings(tmp_path: Path) -> None:
     deep = "[" * 100_000
     files: dict[str, str | bytes] = {
         "etc/launcher/versions.json": deep,
@@ -283,7 +283,7 @@ def test_names_are_read_from_the_structures_of_a_real_library(tmp_path: Path, fl
     assert plugin_names(library) == ("Site Fabric", "Old Name")
     assert net_names(library) == ("Site Fabric", "Old Name", "IBext_v10")
     some = random.Random(6)  # noqa: S311
-    for _ in range(300):  # a damaged library tells what it tells, and never ends in another error
+    for _ in range(300):  # the outcome of a damaged library does not matter, but it is never another error
         damaged = bytearray(library)
         for _ in range(20):
             damaged[some.randrange(len(damaged))] = some.randrange(256)

@@ -40,7 +40,7 @@ def test_the_first_that_works_in_the_order_docker_podman_buildah() -> None:
         find_engine(Recorder(here), "kaniko")
 
 
-def test_a_client_without_a_daemon_is_no_engine() -> None:
+def test_a_client_without_a_daemon_is_not_an_engine() -> None:
     for answer in (
         said("", 1, NO_DAEMON),
         said(json.dumps({"ServerVersion": "", "ServerErrors": [NO_DAEMON]})),  # old clients end well
@@ -54,7 +54,7 @@ def test_the_real_client_is_asked() -> None:
     assert isinstance(found, Engine) or "daemon" in found.lower()
 
 
-def test_podman_without_a_runtime_is_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_podman_without_a_runtime_is_not_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BUILDAH_ISOLATION", raising=False)
     shell = Recorder({"podman": said(podman_info("/usr/bin/no-such-runtime"))})
     assert probe("podman", shell) == "its runtime /usr/bin/no-such-runtime does not exist: install crun or runc"
@@ -126,7 +126,7 @@ def test_steps_are_recognised(line: str, stage: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", ["podman", "buildah"])
-def test_an_engine_tells_what_it_holds(home: EngineHome, name: str) -> None:
+def test_an_engine_lists_what_it_holds(home: EngineHome, name: str) -> None:
     engine = find_engine(LocalShell(), name)
     image = inspect(engine, BASE, LocalShell())
     assert image is not None

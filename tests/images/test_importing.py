@@ -112,7 +112,7 @@ def test_a_connection_that_is_cut_in_a_layer(
     assert cat(made.entry.path, "etc/os-release") == "ID=test\n"
 
 
-# podman waits for minutes where it is told that there were too many requests.
+# podman waits for minutes where the registry answers that there were too many requests.
 @pytest.mark.parametrize(
     ("tool", "fault", "error", "words"),
     [
@@ -257,7 +257,7 @@ def test_a_root_file_system(home: EngineHome, slim: Path, store: Store, tmp_path
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (slim / "etc").iterdir()) == before
 
 
-def test_what_is_no_root_file_system(home: EngineHome, slim: Path, store: Store, tmp_path: Path) -> None:
+def test_what_is_not_a_root_file_system(home: EngineHome, slim: Path, store: Store, tmp_path: Path) -> None:
     def refused(source: str) -> str:
         with pytest.raises(ImageError) as caught:
             take(store, source)

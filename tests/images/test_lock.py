@@ -1,4 +1,4 @@
-"""One holder at a time, whatever the file system offers, whoever is killed or stopped."""
+"""One holder at a time, whatever the file system offers, whichever process is killed or stopped."""
 
 import contextlib
 import errno
@@ -131,7 +131,7 @@ def test_a_second_one_waits_and_learns_for_whom(tmp_path: Path, kernel: bool) ->
 @pytest.mark.parametrize("host", ["node-a", "this one"])
 @pytest.mark.parametrize("kernel", [True, False])
 def test_a_killed_holder_is_followed(tmp_path: Path, host: str, kernel: bool) -> None:
-    """At once where the kernel or /proc tells, after the silence of its heartbeat where nothing else does."""
+    """At once where the kernel or /proc shows it, after the silence of its heartbeat where nothing else does."""
     with holder(tmp_path, host, "kernel" if kernel else "lease") as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -185,14 +185,14 @@ def test_a_check_makes_others_watch_anew(tmp_path: Path) -> None:
         held.check()
         after = newest(tmp_path / "lock")
         assert before is not None
-        # Whoever had judged the first generation abandoned comes too late.
+        # A process that had judged the first generation abandoned comes too late.
         assert begin(tmp_path / "lock", before, node("node-b"), QUICK, kernel=False, mode=0o600) is None
         assert newest(tmp_path / "lock") == after
         held.check()
 
 
 def test_one_who_slept_for_several_holders_gets_nothing(tmp_path: Path) -> None:
-    """Its number is free again by then: only the second look tells."""
+    """Its number is free again by then: only the second look shows it."""
     directory = tmp_path / "lock"
     with a_lock(tmp_path, kernel=False).held():
         old = newest(directory)
@@ -267,7 +267,7 @@ def test_interrupt_ends_the_waiting_at_once(tmp_path: Path, kind: str) -> None:
         assert words.rstrip().endswith("KeyboardInterrupt")
 
 
-def test_what_can_be_told_of_a_process() -> None:
+def test_what_is_known_of_a_process() -> None:
     me = Owner.of_this_process()
     assert me.has_ended(me) is False
     assert me.has_ended(node("elsewhere")) is None
@@ -294,7 +294,7 @@ random.seed(seed)
 me = Owner.of_this_process()
 if far:
     me = replace(me, host=f"node-{seed}", boot_id=str(seed))
-# Silence counts only where nothing else tells a death; a busy disk can make a heartbeat late.
+# Silence counts only where nothing else shows a death; a busy disk can make a heartbeat late.
 stale_s = 4.0 if far and not kernel else 20.0
 lock = Lock(directory / "lock", me, kernel, LeaseTiming(heartbeat_s=0.2, stale_s=stale_s, poll_s=0.01))
 inside = directory / "inside"

@@ -125,7 +125,7 @@ def _write_many(path: Path, tool: str) -> None:
         write_manifest(path, FULL.model_copy(update={"tools": {tool: tool * 1000}}))
 
 
-def test_readers_never_see_half_of_it(tmp_path: Path) -> None:
+def test_readers_never_see_half_a_manifest(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_manifest(path, FULL)
     context = multiprocessing.get_context("forkserver")

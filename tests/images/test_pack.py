@@ -96,7 +96,7 @@ def test_a_file_that_cannot_be_read_is_an_error_not_an_empty_file(tree: Path) ->
     (tree / "etc/secret").write_text("x")
     (tree / "etc/secret").chmod(0)
 
-    class Nobody(LocalShell):
+    class OtherUser(LocalShell):
         def stream(self, argv, *rest, **options):  # type: ignore[no-untyped-def]
             return super().stream(["setpriv", "--reuid=65534", "--clear-groups", *argv], *rest, **options)
 
@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_read_is_an_error_not_an_empty_file(tree: Path) ->
         out.mkdir()
         out.chmod(0o777)
         with pytest.raises(CommandError, match="secret"):
-            pack.pack(copy, Layout({}), out / "x.sqsh", parse_compression(None), Nobody(), Silent())
+            pack.pack(copy, Layout({}), out / "x.sqsh", parse_compression(None), OtherUser(), Silent())
 
 
 def test_a_disk_too_small_is_named_before_and_while_packing(

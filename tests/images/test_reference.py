@@ -249,7 +249,7 @@ def test_long_names_differ_by_their_hash() -> None:
 
 
 @pytest.mark.parametrize("text", ["/a/b", "./x", "../x", "~/x.sqsh", "x.sqsh", "dir/x.sqsh", "rootfs.tar.gz", ".", "~"])
-def test_a_path_is_told_by_its_start_or_suffix(text: str) -> None:
+def test_a_path_is_recognised_by_its_start_or_suffix(text: str) -> None:
     assert looks_like_path(text)
 
 

@@ -326,13 +326,13 @@ def test_workspaces_of_other_machines_stay_while_their_lock_is_held(tmp_path: Pa
         collect(near, older_than_s=0, is_live=lambda _: None)
         assert building.workspace.is_dir()
         assert left.exists()  # its key is being built
-        assert not lost.exists()  # nobody builds that
+        assert not lost.exists()  # nothing builds that
     add(near, "two")
     assert not left.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_directories_that_nobody_may_write_are_removed_by_their_owner(tmp_path: Path) -> None:
+def test_read_only_directories_are_removed_by_their_owner(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     code = """
 import os, sys

@@ -100,7 +100,7 @@ def test_the_hosts_files_are_never_read(root: Path) -> None:
         assert set(tree.read(paths, 1 << 20).values()) == {b"the image's own"}
 
 
-def test_large_files_and_what_is_no_file_are_left_out(root: Path) -> None:
+def test_large_files_and_what_is_not_a_file_are_left_out(root: Path) -> None:
     os.mkfifo(root / "fifo")
     if os.geteuid() == 0:
         os.mknod(root / "etc/device", 0o20666, os.makedev(1, 5))  # /dev/zero: endless where it is read
@@ -139,7 +139,7 @@ def test_what_the_image_forbids_is_read_by_a_normal_user(root: Path) -> None:
     ways = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 
     class User(LocalShell):
-        """Unpacks as nobody does; the directory it unpacks into has to be that user's."""
+        """Unpacks as another user; the directory it unpacks into has to be that user's."""
 
         def run(self, argv: Sequence[str], **options: object) -> Result:
             if "-d" in argv:
@@ -153,7 +153,7 @@ def test_what_the_image_forbids_is_read_by_a_normal_user(root: Path) -> None:
         assert SquashTree(image, User()).read(["/etc/environment"], 10) == {"/etc/environment": b"A=1\n"}
 
 
-def test_damage_and_a_missing_program_are_told_apart(root: Path, tmp_path: Path) -> None:
+def test_damage_and_a_missing_program_are_distinguished(root: Path, tmp_path: Path) -> None:
     image = pack(root, tmp_path / "x.sqsh", "-noD", "-noI", "-no-fragments", "-noF")
     data = image.read_bytes()
     broken = tmp_path / "broken.sqsh"

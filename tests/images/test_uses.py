@@ -89,7 +89,7 @@ def test_a_run_waits_for_the_gc_that_has_its_image_in_hand(store: Store) -> None
     assert uses_of(store, digest_of("one")) == (USE,)
 
 
-def test_files_that_hold_no_use_are_no_uses(store: Store) -> None:
+def test_files_that_hold_no_use_do_not_count(store: Store) -> None:
     record_use(store, digest_of("one"), USE)
     directory = store.root / "uses" / digest_of("one")
     (directory / "broken.json").write_text('{"run_id": "x"')

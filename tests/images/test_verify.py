@@ -152,7 +152,7 @@ def test_an_image_for_other_machines_is_refused(debian: Path, tmp_path: Path) ->
     assert check(image, architecture="arm64", shell=SHELL).unchecked == ()
 
 
-def test_what_cannot_be_told_is_listed(tmp_path: Path) -> None:
+def test_what_cannot_be_verified_is_listed(tmp_path: Path) -> None:
     empty = pack(make_tree(tmp_path / "root", {"README": "no program"}), tmp_path / "x.sqsh")
     assert "architecture" in check(empty, architecture="x86_64", shell=SHELL).unchecked[0]
     (tmp_path / "second").mkdir()

@@ -1,8 +1,8 @@
 """One process with the real Megatron Bridge on CPU that answers many requests: importing it takes longest.
 
 Reads a JSON list of requests from standard input (recipe, arguments, overrides, world_size, and `read`: keys to
-report), writes a JSON list of answers. What raises anything but UserError is told by its type. With --patches the first
-answer is, for each patch of the CPU back end, whether it fits and is needed right before it is applied.
+report), writes a JSON list of answers. What raises anything but UserError is answered by its type. With --patches the
+first answer is, for each patch of the CPU back end, whether it fits and is needed right before it is applied.
 """
 
 import json

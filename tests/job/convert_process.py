@@ -1,7 +1,7 @@
 """Ranks that carry out many conversions after importing Megatron once: `convert_all` starts them and has their answers.
 
 A step is {"do": ..., ...}: `make` a small random model, `alter` one of its tensors or drop it, `import`, `export`,
-`judge` (compare a result once more), `data` (a file of tokens), `loss` of a model on a sample. Each answer is what
+`judge` (compare a result once more), `data` (a file of tokens), `loss` of a model on a sample. Each answer has what
 rank 0 found, or the error.
 """
 
@@ -54,7 +54,7 @@ def convert_all(steps: list[dict[str, Any]], ranks: int = 1, timeout_s: float = 
         each = {**names, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1}
         environment = {**os.environ, **{name: str(value) for name, value in each.items()}}
         command = [warm_python(), "-m", "tests.job.convert_process", json.dumps(steps)]
-        # Files, not pipes: nobody reads them before the end.
+        # Files, not pipes: they are read only at the end.
         out, err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 open until the end of this function
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         started.append((process, out, err))

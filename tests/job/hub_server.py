@@ -19,7 +19,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """What it has, what was asked of it, and how it misbehaves.
+    """What it has, what was requested, and how it misbehaves.
 
     `models` and `datasets` hold repositories by name: file name to content. `status` answers a path's first requests
     with these statuses; `stalled` are file names whose body stops half way until `go_on` is set; `torn` those whose

@@ -1,6 +1,6 @@
 """A recipe: a tiny Qwen2.5-VL on pictures that are all bright or all dark, and a word that says which.
 
-The text is the same in all samples. Whoever does not see the picture cannot do better than a loss of ln 2.
+The text is the same in all samples. A model that does not see the picture cannot do better than a loss of ln 2.
 """
 
 # ruff: noqa: TID253

@@ -34,7 +34,7 @@ def test_wrong_request_is_refused_with_its_own_sentence(row: Wrong, answers: dic
     assert row.hint in (answer["hint"] or "")
 
 
-def test_no_two_rows_are_told_the_same(answers: dict[str, dict[str, Any]]) -> None:
+def test_no_two_rows_have_the_same_message(answers: dict[str, dict[str, Any]]) -> None:
     assert len(TABLE) >= 30
     for row in TABLE:
         told = [other.says for other in TABLE if row.says in answers[other.says]["error"]]

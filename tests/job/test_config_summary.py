@@ -1,4 +1,4 @@
-"""What a check tells of a configuration, and that the estimate counts the parameters of the models that come of it."""
+"""What a check shows of a configuration, and that the estimate counts the parameters of the models it builds."""
 
 import json
 import subprocess
@@ -69,7 +69,7 @@ MODELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each model's check tells, and how many parameters it has when Megatron builds it."""
+    """What each model's check shows, and how many parameters it has when Megatron builds it."""
     done = subprocess.run(
         [warm_python(), "-c", PROGRAM, str(tmp_path_factory.mktemp("store") / "store")],
         input=json.dumps(MODELS),

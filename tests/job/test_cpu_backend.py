@@ -13,7 +13,7 @@ from launcher.job import backend
 from launcher.job.errors import UserError
 from tests.job.ranks import ROOT
 
-# One process for all questions that need Megatron: importing it is what takes the time.
+# One process for all questions that need Megatron: importing it takes the time.
 PROBE = """
 import json, sys
 sys.path.insert(0, {root!r})

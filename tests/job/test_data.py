@@ -109,7 +109,7 @@ def test_a_blend_of_token_ids_is_learnt_down_to_its_entropy(
     given = {"data": f"1,{base}/sevens,3,{base}/coins"}
     run = run_with(tmp_path / "run", "vanilla_gpt_pretrain.py", given, "train.train_iters=40", "dataset.num_workers=0")
     losses = run.losses()
-    # A quarter of the samples is one token over and over, the others are coins: nobody can do better than this.
+    # A quarter of the samples is one token over and over, the others are coins: no model can do better than this.
     entropy = 0.75 * math.log(2)
     assert losses[1] > 4
     assert math.isclose(sum(losses[one] for one in range(36, 41)) / 5, entropy, abs_tol=0.08)

@@ -107,7 +107,7 @@ def test_clocks(offset: float, trip: float, verdict: str) -> None:
         assert ("ahead of" if offset > 0 else "behind") in check.reason
 
 
-def test_a_clock_that_nobody_answered() -> None:
+def test_a_clock_without_an_answer() -> None:
     assert clock.clock_check([], False).verdict == "skip"
     assert clock.clock_check([], True).verdict == "skip"
 
@@ -233,7 +233,7 @@ def test_figures_against_the_profile() -> None:
     assert compute.connectivity_check("nccl", 4, compute.Measurement(3.0), 4).verdict == "fail"
 
 
-def test_surroundings() -> None:
+def test_the_environment_of_a_task() -> None:
     assert (
         task_environment.started_check(9.0, Expected(runtime="pyxis", container=True)).value
         == "pyxis container after 9.0 s"

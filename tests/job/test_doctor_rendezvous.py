@@ -63,7 +63,7 @@ def test_one_that_does_not_come_and_a_stranger() -> None:
     silent.close()
 
 
-def test_nobody_listens() -> None:
+def test_without_a_listener() -> None:
     opened, port = listening()
     opened.close()
     client, why = connect(HERE, port, "run-000", 0.5)

@@ -19,7 +19,7 @@ def test_the_recipe_wins_over_the_profile_and_loses_to_the_user() -> None:
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "LAUNCHER_RUN_DIR", environment.MARKER])
-def test_nobody_overrides_what_makes_a_rank(name: str) -> None:
+def test_variables_that_make_a_rank_cannot_be_overridden(name: str) -> None:
     assert environment.wanted({name: "9"}, [], {name: "0"}) == {}
 
 

@@ -102,7 +102,7 @@ def test_sixteen_ranks_fetch_each_file_once_and_then_none(tmp_path: Path) -> Non
         assert shards == {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
         wanted = {*SMALL, *shards, "model.safetensors.index.json"}
         assert server.bodies() == dict.fromkeys(wanted, 1)
-        # Recipe, tokenizer and weights each ask whether config.json is what the cache has; of all else one does.
+        # Recipe, tokenizer and weights each ask whether the cached config.json is current; of all else one does.
         assert max(Counter(server.asked).values()) <= 3
 
         server.asked.clear()
@@ -130,7 +130,7 @@ def test_another_rank_goes_on_where_the_first_is_killed(tmp_path: Path) -> None:
             found = running.results()
         server.go_on.set()
     assert sorted(status for status, _, _ in found) == [-signal.SIGKILL, 0, 0, 0]
-    # The file that tells whether there is a tokenizer comes last.
+    # The file that shows whether there is a tokenizer comes last.
     assert server.order() == [*SMALL, "tokenizer.json"]
 
 

@@ -83,7 +83,7 @@ def test_weights_are_here_when_all_shards_are(snapshot: Path, files: tuple[str, 
     for name in files:
         (snapshot / name).write_text(INDEX)
     need = needs.Need("weights", "org/x")
-    assert needs.is_cached(need) is None  # without config.json nobody can read them
+    assert needs.is_cached(need) is None  # without config.json they cannot be read
     (snapshot / "config.json").write_text("{}")
     assert needs.is_cached(need) is (True if whole else None)
 
@@ -112,7 +112,7 @@ def undecided() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("undecided")
-def test_libraries_that_are_loaded_hear_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_that_are_loaded_go_offline_too(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     old = SimpleNamespace(_is_offline_mode=False)  # as transformers 4 has it

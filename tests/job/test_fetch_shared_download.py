@@ -123,7 +123,7 @@ def test_a_dead_holder_on_this_machine_is_overtaken_at_once(tmp_path: Path) -> N
     assert download(tmp_path, timing=slow).run_once(lambda: None, lambda: "mine") == "mine"
 
 
-def test_a_holder_that_was_told_to_stop_leaves_its_download(tmp_path: Path) -> None:
+def test_an_owner_that_was_signalled_leaves_its_download(tmp_path: Path) -> None:
     def stop() -> str:
         raise KeyboardInterrupt
 
@@ -132,7 +132,7 @@ def test_a_holder_that_was_told_to_stop_leaves_its_download(tmp_path: Path) -> N
     assert download(tmp_path, timing=Timing(silent_s=1000)).run_once(lambda: None, lambda: "mine") == "mine"
 
 
-def test_nobody_waits_for_ever_where_each_holder_dies(tmp_path: Path) -> None:
+def test_waiting_ends_where_each_owner_dies(tmp_path: Path) -> None:
     hold(tmp_path, 1, ELSEWHERE)
 
     def follow_each_other() -> None:

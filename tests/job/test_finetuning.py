@@ -34,7 +34,7 @@ model = LlamaForCausalLM(LlamaConfig(
 with torch.no_grad():
     for parameter in model.parameters():
         if parameter.ndim > 1:
-            parameter.mul_(6)  # far from what random initialisation gives, so that the loss tells them apart
+            parameter.mul_(6)  # far from what random initialisation gives, so that the loss differs
 model.save_pretrained(directory)
 
 ids = torch.tensor([[tokenizer.token_to_id(word) for word in sys.argv[2].split()] + [2]])

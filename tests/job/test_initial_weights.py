@@ -122,7 +122,7 @@ def test_a_run_starts_from_a_model_goes_on_without_it_and_gives_a_model_back(
         ]
     )
     assert exported["ok"], exported
-    # What the sixth iteration begins with is what the fifth has saved.
+    # The sixth iteration begins with what the fifth has saved.
     assert math.isclose(read["loss"], sixth[6], rel_tol=1e-5)
     assert (tmp_path / "back" / "model.safetensors").read_bytes() != (base / "model/model.safetensors").read_bytes()
 
@@ -296,7 +296,7 @@ def test_half_a_model_in_the_cache_is_not_one(tmp_path: Path, monkeypatch: pytes
     notes.take()
 
 
-def test_a_checkpoint_that_lost_a_shard_is_no_start(tmp_path: Path) -> None:
+def test_a_checkpoint_that_lost_a_shard_is_not_a_start(tmp_path: Path) -> None:
     (tmp_path / "iter_0000003").mkdir()
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
     section = SimpleNamespace(pretrained_checkpoint=str(tmp_path), load=None)

@@ -190,7 +190,7 @@ def test_the_follower_is_gone_seconds_after_its_rank(tmp_path: Path, written: st
         rank.process.kill()
         rank.process.wait()
         until(lambda: gone(rank.follower), 3)
-    # What was known by then is left; the rank's end is for whoever ended it to explain.
+    # What was known by then is left; the rank's end is explained elsewhere.
     assert rank.report.get("verdict") == ("bad" if written else None)
     assert not (rank.rank.paths.path / "ranks").exists()
 

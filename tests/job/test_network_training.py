@@ -40,7 +40,7 @@ def configure(said: str):
 """
 
 
-def test_a_run_that_expects_nothing_of_its_network_loads_no_line_of_it(tmp_path: Path) -> None:
+def test_a_run_without_an_expected_network_does_not_load_the_watch(tmp_path: Path) -> None:
     settings = {"network": None, "numa_binding": False}
     run = make_run(tmp_path / "run", "loaded.py", SHORT, settings, {"loaded.py": LOADED})
     train(run, 1)

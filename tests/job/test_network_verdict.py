@@ -181,7 +181,7 @@ def test_before_a_communicator_is_up_nothing_is_good() -> None:
         assert judge(parse(lines), expectation(**expected)).word == "unknown", name
 
 
-def test_a_socket_is_no_matter_where_nvlink_joins_all_ranks() -> None:
+def test_a_socket_does_not_matter_where_nvlink_joins_all_ranks() -> None:
     lines = [line.replace("Using network IB", "Using network Socket") for line in lines_of("mnnvl")]
     within = {**DOMAIN, "fabric": "efa"}
     assert judge(parse(lines), expectation(**within)).word == "good"
@@ -202,7 +202,7 @@ def test_a_list_of_ports_that_was_cut_off_is_not_counted() -> None:
     assert judge(parse(lines), expectation("infiniband", nics_per_node=8)).word == "good"
 
 
-def test_what_was_selected_is_told() -> None:
+def test_what_was_selected_is_reported() -> None:
     selected = parse(lines_of("efa"))
     assert selected == replace(
         selected,

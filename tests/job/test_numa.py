@@ -157,7 +157,7 @@ def test_the_gpu_of_a_local_rank(count: int, local_rank: int, index: int | None)
     assert (why is None) == (device is not None)
 
 
-def test_gpus_of_several_kinds_are_told_apart_only_where_cuda_counts_by_address() -> None:
+def test_gpus_of_several_kinds_are_matched_only_where_cuda_counts_by_address() -> None:
     mixed = [Gpu(0, "GPU-0", "0000:01:00.0", "A100"), Gpu(1, "GPU-1", "0000:02:00.0", "T4")]
     assert gpus.choose(mixed, 1, {})[0] is None
     assert gpus.choose(mixed, 1, {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})[0] == mixed[1]

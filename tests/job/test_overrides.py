@@ -24,7 +24,7 @@ def test_override_arrives_as_the_type_that_the_field_has(name: str, answers: dic
         assert answer["read"][key].startswith(shown), f"{key}: {answer['read'][key]}"
 
 
-def test_what_nobody_named_stays_as_the_recipe_has_it(answers: dict[str, dict[str, Any]]) -> None:
+def test_what_was_not_named_stays_as_the_recipe_has_it(answers: dict[str, dict[str, Any]]) -> None:
     """Bridge's own way back turns each tuple of the configuration into a list."""
     read = answers["plain values"]["read"]
     assert read["ddp.param_name_patterns_for_fp32_local_accumulation"] == "()"

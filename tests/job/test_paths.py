@@ -89,7 +89,7 @@ def test_a_new_run_loads_nothing_from_bridges_default_directory(rank: Rank, save
     assert made.checkpoint.load is None
 
 
-def test_a_new_run_refuses_a_checkpoint_that_nobody_allowed(rank: Rank, save: Any, tmp_path: Path) -> None:
+def test_a_new_run_refuses_a_checkpoint_that_was_not_allowed(rank: Rank, save: Any, tmp_path: Path) -> None:
     save(tmp_path / "old", 10)
     made = config(rank, load=str(tmp_path / "old"))
     with pytest.raises(UserError, match="holds a checkpoint; a new run loads a checkpoint only when you allow it"):
@@ -143,7 +143,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_from_nothing(ran
         paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
 
 
-def test_a_first_save_that_was_cut_short_is_no_checkpoint(rank: Rank, save: Any) -> None:
+def test_a_first_save_that_was_cut_short_is_not_a_checkpoint(rank: Rank, save: Any) -> None:
     made = config(rank, save=str(rank.run_dir / "checkpoints"))
     path = save(rank.run_dir / "checkpoints", 10)
     (path / ".metadata").unlink()

@@ -1,4 +1,4 @@
-"""The window of steps on a rank: which steps, what is left behind, and that a run without it loads nothing of it."""
+"""The window of steps on a rank: which steps, what is left behind, and that other runs do not load the package."""
 
 import contextlib
 import gzip
@@ -137,7 +137,7 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
     assert "[12" in probe.calls
 
 
-def test_a_window_that_lies_before_the_attempt_is_no_missing_report(
+def test_a_window_before_the_attempt_is_not_a_missing_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Loop(window_of(tmp_path, Probe())).run(3, 6)
@@ -191,7 +191,7 @@ def test_a_run_that_fails_inside_the_window_saves_nothing(tmp_path: Path) -> Non
     ],
     ids=["gone", "empty", "cut"],
 )
-def test_an_unsound_report_is_told(tmp_path: Path, damage: Any, why: str) -> None:
+def test_an_unsound_report_is_named(tmp_path: Path, damage: Any, why: str) -> None:
     Loop(window_of(tmp_path, Probe())).run(0, 6)
     (report,) = tmp_path.glob("attempts/000/profiles/*.txt")
     damage(report)
@@ -254,7 +254,7 @@ def test_the_job_refuses_what_only_it_can_know(
         prepare(config(**changes), rank_of(tmp_path), settings(name), device)
 
 
-def test_a_class_of_ones_own_that_is_no_profiler_is_refused(tmp_path: Path) -> None:
+def test_a_class_that_is_not_a_profiler_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "class Mine:\n    def start(self): ...\nclass Bad:\n    def __init__(self, x): ..."
     )
@@ -279,7 +279,7 @@ WINDOW = ("profiling.profile_step_start=2", "profiling.profile_step_end=4", "pro
 
 @pytest.mark.megatron
 @pytest.mark.timeout(600)
-def test_a_run_without_a_profiler_loads_no_line_of_it(tmp_path: Path) -> None:
+def test_a_run_without_a_profiler_does_not_load_the_package(tmp_path: Path) -> None:
     overrides = ["train.train_iters=3", "checkpoint.save=null"]
     run = make_run(tmp_path / "run", "loaded.py", overrides, files={"loaded.py": LOADED})
     train(run, 1)

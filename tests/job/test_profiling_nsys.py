@@ -210,7 +210,7 @@ def test_a_sound_report(tmp_path: Path) -> None:
         ("no kernels", "the report opens and holds not one kernel"),
     ],
 )
-def test_an_unsound_report_is_told_and_does_not_fail_the_run(tmp_path: Path, fake: str, why: str) -> None:
+def test_an_unsound_report_is_named_and_does_not_fail_the_run(tmp_path: Path, fake: str, why: str) -> None:
     status, _, found = profile(run_of(tmp_path), fake)
     assert (status, found.sound) == (0, False)
     assert why in str(found.why)

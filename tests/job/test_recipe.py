@@ -96,7 +96,7 @@ def test_argument_is_converted_by_its_annotation(name: str, text: str, value: An
         ("anything", "[1]", "[1]"),
     ],
 )
-def test_without_annotation_the_default_tells_the_type(name: str, text: str, value: Any) -> None:
+def test_without_annotation_the_default_decides_the_type(name: str, text: str, value: Any) -> None:
     converted = arguments.bind(bare, "configure", {name: text}, "x.py")[name]
     assert converted == value
     assert type(converted) is type(value)
@@ -192,7 +192,7 @@ def test_a_name_with_dots_and_dashes_is_a_file_like_others(home: Path) -> None:
     assert recipe.import_file(file).NAME == "llama3_1-8b of mine"
 
 
-def test_error_in_a_file_beside_the_recipe_is_told_there(home: Path) -> None:
+def test_an_error_in_a_file_beside_the_recipe_names_that_file(home: Path) -> None:
     (home / "wrong_of_mine.py").write_text("\n\ndef oops():\n    return [][1]\n")
     file = home / "calls_of_mine.py"
     file.write_text("import wrong_of_mine\nwrong_of_mine.oops()\n")

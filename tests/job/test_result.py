@@ -140,7 +140,7 @@ def test_host_and_cause_of_the_first_failing_rank(tmp_path: Path) -> None:
     assert (first["host"], first["cause"]) == ("n8", None)
 
 
-def test_a_crash_after_the_end_is_told_but_no_failure(tmp_path: Path) -> None:
+def test_a_crash_after_the_end_is_reported_and_is_not_a_failure(tmp_path: Path) -> None:
     result = judge(tmp_path, [(FINISHED, "0 11 a"), (FINISHED, "139 11 a")], status=139)
     assert (result["outcome"], result["failed_ranks"], result["step_status"]) == ("finished", [], 139)
     assert result["reason"] == "rank 1: killed by signal 11 (SIGSEGV) after it had finished"

@@ -181,7 +181,7 @@ def test_keywords_go_where_they_belong(answers: dict[str, dict[str, Any]]) -> No
     assert answers["small"]["read"] == {"tokenizer.tokenizer_type": "'NullTokenizer'", "train.global_batch_size": "4"}
 
 
-def test_a_keyword_that_nobody_knows_is_refused_with_those_that_are_known(answers: dict[str, dict[str, Any]]) -> None:
+def test_an_unknown_keyword_is_refused_with_those_that_are_known(answers: dict[str, dict[str, Any]]) -> None:
     answer = answers["mistaken"]
     assert answer["type"] == "UserError", answer
     assert re.search(r"\(\) has no keyword 'sequence_length'; it has seq_length, ", answer["error"])

@@ -100,7 +100,7 @@ def test_the_loss_is_the_one_that_bridge_logs(reference: Run) -> None:
     assert values == [pytest.approx(loss, rel=1e-6) for loss in reference.losses().values()]
 
 
-def test_the_timeline_tells_the_phases_in_order(reference: Run) -> None:
+def test_the_timeline_has_the_phases_in_order(reference: Run) -> None:
     order = ["imports", "process_groups", "model", "train_start", "first_step", "save", "save", "end"]
     assert [event for event in reference.events() if event != "checksums"] == order
     lines = reference.lines("timeline.jsonl")

@@ -11,7 +11,7 @@ VP, EP, ETP = (f"model.{kind}_parallel_size" for kind in ("virtual_pipeline_mode
 
 @dataclass(frozen=True)
 class Row:
-    """What is known, what must be said of it, and whether that is a refusal. Nothing else may be said."""
+    """What is known, what must be said about that, and whether it is a refusal. Nothing else may be said."""
 
     says: str
     values: dict[str, Any]

@@ -95,7 +95,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("recipe", "given", "says", "hint"), WRONG, ids=[row[2] for row in WRONG])
-def test_what_is_wrong_is_told_before_anything_runs(
+def test_what_is_wrong_is_reported_before_anything_runs(
     recipe: BridgeRecipe | RecipeFile, given: dict[str, str], says: str, hint: str | None
 ) -> None:
     known = lookup(recipe.name, "0.6.2") if isinstance(recipe, BridgeRecipe) else None
@@ -200,5 +200,5 @@ def test_a_plan_carries_arguments_to_the_job_and_looks_for_their_files(tmp_path:
     assert "TP" in text or "tensor" in text
 
 
-def test_described_is_what_the_index_says() -> None:
+def test_described_values_come_from_the_index() -> None:
     assert dataclasses.asdict(SFT) == {"name": "llama32_1b_sft_config", "parameters": (), "task": "sft"}

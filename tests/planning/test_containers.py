@@ -148,7 +148,7 @@ def variables(**changes: Any) -> dict[tuple[str, str], Variable]:
     return {(each.name, each.scope): each for each in environment.plan_environment(**{**values, **changes})}
 
 
-def test_the_image_is_the_weakest_and_what_beats_it_is_told() -> None:
+def test_the_image_is_the_weakest_and_what_overrides_it_is_named() -> None:
     found = variables(user=("NCCL_DEBUG=INFO",), profile={"NCCL_DEBUG": "WARN"})["NCCL_DEBUG", "task"]
     assert (found.value, found.overridden) == ("INFO", (("cluster profile c", "WARN"), ("the image", "VERSION")))
     assert variables()["GREETING", "image"].value == "hello"

@@ -133,7 +133,7 @@ def test_experts_have_data_parallel_ranks_of_their_own() -> None:
     whole, four = of(1, **MIXTURE).worst, of(4, batch=16, **spread).worst
     experts = 8 * 3 * 2048 * 1024 * 16
     assert whole.parameters - four.parameters == experts * 3 // 4
-    # A quarter of the experts on each of four ranks: nobody else has them, so their state is not spread.
+    # A quarter of the experts on each of four ranks: no other rank has them, so their state is not spread.
     dense = whole.parameters - experts
     assert four.optimizer == 12 * (dense // 4) + 12 * (experts // 4)
 

@@ -78,10 +78,10 @@ def test_an_image_without_a_plugin_for_efa_is_warned_of_or_refused() -> None:
     with pytest.raises(ImageError, match="no aws-ofi-nccl") as caught:
         made(SPCX, fabric="efa", network="require")
     assert "--env NCCL_NET_PLUGIN=" in (caught.value.hint or "")
-    # One node talks over NVLink alone; and where nobody looks nobody says anything.
+    # One node talks over NVLink alone; and without a policy nothing is said.
     made(SPCX, fabric="efa", network="require", nodes=1)
     assert not [text for text in made(SPCX, fabric="efa", network="off").warnings if "no aws-ofi-nccl" in text]
-    # Whoever names a plugin of their own, mounted from the node, is believed.
+    # A plugin that the user names, mounted from the node, is accepted.
     made(SPCX, fabric="efa", network="require", env=("NCCL_NET_PLUGIN=/opt/amazon/ofi-nccl/lib/libnccl-net.so",))
 
 
@@ -155,7 +155,7 @@ def test_an_nvlink_domain_of_several_nodes() -> None:
     assert value(made(fabric="infiniband", runtime="bwrap", **NVL72), "NVIDIA_IMEX_CHANNELS", "host") is None
 
 
-def test_what_the_job_is_told_to_look_for() -> None:
+def test_what_the_job_looks_for() -> None:
     run = made(OFI, fabric="efa", network="require", nics_per_node=32)
     assert run.argv["options"]["network"] == {
         "policy": "require",
@@ -176,7 +176,7 @@ def test_what_the_job_is_told_to_look_for() -> None:
     assert (told["policy"], told["nvlink_domain"], told["nics_per_node"]) == ("warn", True, None)
 
 
-def test_on_cpu_nccl_is_told_nothing_and_the_expectation_stands() -> None:
+def test_on_cpu_nccl_gets_no_variables_and_the_expectation_stands() -> None:
     run = plan(profile=cluster(gpus_per_node=2, device="cpu", fabric="efa"), request={"nodes": 2})
     assert not [one for one in run.environment if one.origin == "fabric efa"]
     network = run.argv["options"]["network"]

@@ -15,7 +15,7 @@ from tests.support.building import cluster, plan
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.says[:60])
-def test_row_is_told_and_nothing_else(row: Row) -> None:
+def test_a_row_yields_its_finding_and_no_other(row: Row) -> None:
     found = findings(ConfigView(**{"values": row.values, "world_size": 8, "nodes": 1, "complete": False, **row.more}))
     assert len(found) == 1, [finding.text for finding in found]
     assert row.says in found[0].text
@@ -54,7 +54,7 @@ def test_a_good_configuration_is_not_spoken_of() -> None:
         ({"fp8": "hybrid", "seq_length": 4095, "micro": 1}, "4095 tokens of a micro-batch"),
     ],
 )
-def test_what_only_a_whole_configuration_tells_is_refused_then(changes: dict[str, Any], says: str) -> None:
+def test_what_only_a_whole_configuration_shows_is_refused_then(changes: dict[str, Any], says: str) -> None:
     found = [finding for finding in complete(**changes) if finding.impossible]
     assert any(says in finding.text for finding in found), found
 
@@ -74,7 +74,7 @@ def test_nothing_is_known_of_the_precision_of_a_gpu_without_a_name_or_of_a_cpu()
     assert findings(ConfigView(values, world_size=1, nodes=1, complete=False, gpu="H100", gpus=False)) == ()
 
 
-def test_all_refusals_are_told_at_once_with_what_to_do() -> None:
+def test_all_refusals_are_reported_at_once_with_what_to_do() -> None:
     view = ConfigView(
         {TP: 8, "model.num_attention_heads": 12, "model.num_query_groups": 3, "train.train_iters": 0},
         world_size=8,

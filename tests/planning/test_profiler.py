@@ -52,7 +52,7 @@ def test_the_options_and_the_overrides_say_the_same() -> None:
     }
     assert decided(ProfilerOptions(), values) == by_option
     assert decided(ProfilerOptions(nsys=True, steps="3:7", ranks="0,8"), values) == by_option, (
-        "saying it twice is no contradiction"
+        "saying it twice is not a contradiction"
     )
     assert profiler_plan.overrides(by_option, tuple(values)) == ()
 
@@ -83,7 +83,7 @@ def test_nodes_are_the_first_ranks_of_all_nodes(nodes: int, each: int, more: set
     assert list(found) == sorted(found)
 
 
-def test_what_the_job_is_told() -> None:
+def test_what_the_job_is_given() -> None:
     options = ProfilerOptions(nsys=True, trace="cuda,osrt", args=("--cuda-memory-usage=true",), gpu_metrics=True)
     told = decided(options, context=ProfilerContext(fabric="efa")).job_options()
     assert (told["name"], told["extension"], told["finish_timeout_s"]) == ("nsys", "nsys-rep", 900)

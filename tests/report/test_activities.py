@@ -97,7 +97,7 @@ def test_a_report_without_kernels_and_without_ranges(tmp_path: Path) -> None:
     assert time_shares.shares(found).busy_us is None
 
 
-def test_an_export_that_is_none_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_export_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").write_text("not a database, whatever its name says; " * 50)
     with pytest.raises(DiskError, match="cannot be read"):
         activities.read_nsys(tmp_path / "x.sqlite")
@@ -129,7 +129,7 @@ def test_a_trace_of_torch_on_a_gpu(tmp_path: Path) -> None:
     shares = time_shares.shares(found)
     assert (shares.device, shares.steps, shares.window_us) == ("gpu", 1, 10)
     assert (shares.busy_us, shares.communication_us, shares.exposed_us, shares.idle_us) == (8, 5, 4, 2)
-    assert [one.name for one in time_shares.top(found)] == [REDUCE, GEMM], "a copy is no kernel"
+    assert [one.name for one in time_shares.top(found)] == [REDUCE, GEMM], "a copy is not a kernel"
 
 
 def test_a_trace_of_torch_on_cpu_counts_each_call_without_those_in_it(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_snapshot_of_memory_has_no_table(tmp_path: Path) -> None:
         activities.read_activities(tmp_path / "x.pickle", "memory", Recorder())
 
 
-def test_a_trace_that_is_cut_short_is_told(tmp_path: Path) -> None:
+def test_a_trace_that_is_cut_short_is_named(tmp_path: Path) -> None:
     path = trace_of(tmp_path / "x.gz", [event("step 3", "user_annotation", 0, 10)] * 100)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DiskError, match="the trace cannot be read"):

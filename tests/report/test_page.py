@@ -74,10 +74,10 @@ def test_a_further_section_is_a_line_in_the_list(run: RunDirectory) -> None:
     assert len({maker.name for maker in SECTIONS}) == len(SECTIONS)
 
 
-# How it is doing, and what came of it
+# How it is doing, and how it ended
 
 
-def test_the_overview_is_what_status_says(run: RunDirectory) -> None:
+def test_the_overview_agrees_with_status(run: RunDirectory) -> None:
     speed = {"tflops_per_gpu": 412.345, "tokens_per_second": 81920.4}
     make_attempt(run, metrics=(iteration(1), iteration(2, of=4, **speed)), result=FINISHED)
     assert rows(overview(subject(run))) == {
@@ -139,7 +139,7 @@ def test_the_end_of_a_log(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
     assert tail(log) == ()
     log.write_text(f"{'first ' * 20_000}\nlast")
-    assert tail(log) == ("last",), "the rest of a line whose beginning was skipped is no line"
+    assert tail(log) == ("last",), "the rest of a line whose beginning was skipped is not a line"
 
 
 # The plan
@@ -180,7 +180,7 @@ def test_the_plan_with_the_origin_of_every_value(run: RunDirectory) -> None:
 # The command
 
 
-def test_the_verb(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("plotly", reason="plotly is not installed")
     make_attempt(run, result=FINISHED)
     parser = command_parser("page")

@@ -43,7 +43,7 @@ def test_more_attempts_than_colours_have_no_legend() -> None:
     assert plot.description.endswith("9 attempts, which share 8 colours; point at a line to see its attempt.")
 
 
-def test_lines_that_are_no_metrics_are_left_out(run: RunDirectory) -> None:
+def test_lines_that_are_not_metrics_are_left_out(run: RunDirectory) -> None:
     attempt = make_attempt(run)
     long = "9" * 400
     lines = ("[1]", '{"iteration": 1, "loss": 2}', '{"loss": 3}', '{"iteration": 2, "loss": true}')

@@ -115,7 +115,7 @@ def test_no_ranks_means_all(tmp_path: Path) -> None:
     ],
     ids=["cut", "unfinished", "a step short", "empty", "gone"],
 )
-def test_a_trace_that_is_not_sound_is_told(tmp_path: Path, content: bytes | None, why: str) -> None:
+def test_a_trace_that_is_not_sound_is_named(tmp_path: Path, content: bytes | None, why: str) -> None:
     run = run_of(tmp_path, ranks=(0,))
     leave(run, 0, content)
     (found,) = list_profiles(run, Recorder())
@@ -210,7 +210,7 @@ def test_a_run_without_a_profiler_has_none(tmp_path: Path) -> None:
         list_profiles(run, Recorder())
 
 
-def test_an_earlier_attempt_is_judged_by_what_was_asked_of_it(tmp_path: Path) -> None:
+def test_an_earlier_attempt_is_judged_by_its_own_request(tmp_path: Path) -> None:
     run = run_of(tmp_path, ranks=(0,))
     leave(run, 0, trace())
     for name in ("001", "002"):
@@ -239,7 +239,7 @@ def test_the_summary_has_a_line_per_rank_and_says_what_could_not_be_read(tmp_pat
     assert lines[5] == "attempt 000, rank 1: the rank left no record of its capture: the attempt is still running"
 
 
-def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of(tmp_path)
     for rank in (0, 1):
         leave(run, rank, trace())

@@ -26,7 +26,7 @@ def test_newest_first(root: Path) -> None:
     assert list_runs(root / "none") == []
 
 
-def test_a_directory_that_is_still_being_written_is_no_run(root: Path) -> None:
+def test_a_directory_that_is_still_being_written_is_not_a_run(root: Path) -> None:
     make_run(root / "small/.20260103-000004-dddd.partial")
     assert len(list_runs(root)) == 3
 

@@ -29,7 +29,7 @@ def test_attempts_begun_at_once_are_different(tmp_path: Path) -> None:
     assert sorted(names) == [f"{number:03d}" for number in range(8)]
 
 
-def test_a_directory_without_a_plan_is_no_run(tmp_path: Path) -> None:
+def test_a_directory_without_a_plan_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"holds no plan\.json"):
         RunDirectory.at(tmp_path)
 

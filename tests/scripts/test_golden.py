@@ -80,7 +80,7 @@ PLANS: dict[str, Plan] = {
     ),
     "nsys": plan(request={"nodes": 2, "nsys": True}, changes=("profiling.profile_ranks=[0,4]",)),
     "nsys-all": plan(request={"nodes": 1, "nsys": True}, changes=("profiling.profile_ranks=[]",)),
-    # One of each fabric, and NVLink over several nodes; 34 nodes are no whole number of racks of 18.
+    # One of each fabric, and NVLink over several nodes; 34 nodes are not a whole number of racks of 18.
     **{
         f"{name}-{nodes}": shipped(name, nodes)
         for name in ("aws-p5", "azure-nd-h100-v5", "aws-p6e-gb200", "oci-h100")

@@ -1,4 +1,4 @@
-"""Quoting: what reaches a program is what was asked for, or the rendering refuses it."""
+"""Quoting: a program gets exactly the text that was asked for, or the rendering refuses it."""
 
 import subprocess
 

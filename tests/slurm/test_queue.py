@@ -159,7 +159,7 @@ def test_ten_thousand_jobs_fit_on_command_lines() -> None:
 @pytest.mark.parametrize(
     "accounting", [said(), said("", 1, NO_ACCOUNTING), said("", 1, "sacct: error: slurm_persist_conn_open: x")]
 )
-def test_a_job_that_nobody_knows_is_forgotten_not_failed(queue: Result, accounting: Result) -> None:
+def test_an_unknown_job_is_forgotten_not_failed(queue: Result, accounting: Result) -> None:
     answer = ask_jobs(["5"], answering(queue, accounting))
     assert (answer.jobs["5"].state, answer.jobs["5"].terminal) == (State.FORGOTTEN, True)
     reason = answer.jobs["5"].reason

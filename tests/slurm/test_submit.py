@@ -90,7 +90,7 @@ def test_a_job_that_stays_absent_was_not_accepted() -> None:
     )
 
 
-def test_a_job_that_nobody_can_look_for_is_unknown() -> None:
+def test_a_job_that_cannot_be_looked_for_is_unknown() -> None:
     with pytest.raises(SubmissionUnknownError, match="it may exist") as caught:
         send(Recorder({"sbatch": said("", 1, TIMED_OUT), "squeue": said("", 1, SILENT)}))
     assert "grep token-1" in (caught.value.hint or "")

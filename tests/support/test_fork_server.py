@@ -105,9 +105,9 @@ def test_files_that_were_handed_on_are_open_there(tmp_path: Path) -> None:
 
 WAITS = """
 import os, signal, sys, time
-def told(number, _frame):
+def show(number, _frame):
     print("got", signal.Signals(number).name, flush=True)
-signal.signal(signal.SIGUSR1, told)
+signal.signal(signal.SIGUSR1, show)
 print(os.getpid(), os.getsid(0), flush=True)
 while True:
     time.sleep(0.05)

@@ -23,7 +23,7 @@ INDEXES = sorted((ROOT / "configs" / "bridge").glob("recipes-*.json"))
         pytest.param(old_bridge.PYTHON, id="0.3.1", marks=old_bridge.needed),
     ],
 )
-def test_committed_index_is_as_generated_and_a_difference_is_told(python: str, tmp_path: Path) -> None:
+def test_committed_index_is_as_generated_and_a_difference_is_shown(python: str, tmp_path: Path) -> None:
     """One process, as the imports take longest: the committed file first, then one with a changed line."""
     code = f"""
 import pathlib

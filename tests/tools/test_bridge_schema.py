@@ -20,7 +20,7 @@ PYTHONS = [
 
 @pytest.mark.megatron
 @pytest.mark.parametrize(("version", "python"), PYTHONS)
-def test_committed_schema_is_as_generated_and_a_difference_is_told(version: str, python: str, tmp_path: Path) -> None:
+def test_committed_schema_is_as_generated_and_a_difference_is_shown(version: str, python: str, tmp_path: Path) -> None:
     """Two checks in one process, as the import takes longest: of the committed file, and of one with a changed key."""
     committed = ROOT / "configs" / "schemas" / f"bridge-{version}.json"
     line = next(line for line in committed.read_text().splitlines() if '"train.train_iters"' in line)

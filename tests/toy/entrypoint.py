@@ -1,6 +1,6 @@
 """A stand-in for entrypoint.py: the same files, the same end, no Megatron; the standard library alone.
 
-It is told what to do by overrides: toy.iters, toy.seconds (of an iteration), toy.save_every, toy.seed,
+Overrides say what it does: toy.iters, toy.seconds (of an iteration), toy.save_every, toy.seed,
 toy.start_seconds, toy.nan_from (the step from which the loss is NaN), toy.fail_rank with toy.fail_step and toy.fail_how
 (raise, user, exit, kill, hang). What it was given lies afterwards in ranks/NNNN.seen.json. Its loss depends on step,
 seed and world size alone: a resumed run must repeat it exactly.
@@ -69,11 +69,11 @@ def fail(how: str, step: int) -> int:
         time.sleep(1)
     trace = {
         "type": "ValueError",
-        "message": "told to fail",
+        "message": "asked to fail",
         "where": f"toy.py:1 in step {step}",
         "traceback": "Traceback",
     }
-    print("ValueError: told to fail", file=sys.stderr, flush=True)
+    print("ValueError: asked to fail", file=sys.stderr, flush=True)
     return end("failed", step - 1, exception=trace, cause="user" if how == "user" else "program")
 
 
@@ -104,7 +104,7 @@ def main() -> int:
         int(told.get("toy.save_every", 5)),
     )
     signal.signal(signal.SIGTERM, lambda number, _frame: signalled.append(number))
-    # Whoever sees this file may send a signal.
+    # A test that sees this file may send a signal.
     seen = {"argv": sys.argv, "argv_json": argv, "environment": dict(os.environ), "cwd": str(Path.cwd())}
     write(HERE / "ranks" / f"{RANK:04d}.seen.json", json.dumps(seen))
     event("imports", time.time() - START)

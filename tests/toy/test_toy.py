@@ -106,7 +106,7 @@ def test_it_saves_and_stops(toy: Toy, how: str) -> None:
     ("how", "status", "what"),
     [("raise", 1, "ValueError"), ("user", 2, "ValueError"), ("exit", 7, ""), ("kill", -9, "")],
 )
-def test_it_fails_as_it_is_told(toy: Toy, how: str, status: int, what: str) -> None:
+def test_it_fails_as_requested(toy: Toy, how: str, status: int, what: str) -> None:
     assert toy.run("toy.fail_rank=1", f"toy.fail_how={how}", "toy.seconds=0") == [0, status]
     record = toy.path / "attempts" / "000" / "ranks" / "0001.json"
     assert record.exists() == bool(what)

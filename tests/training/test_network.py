@@ -84,7 +84,7 @@ def test_a_run_without_the_network_that_it_requires_ends_with_the_reason(
     assert f"error: rank {first['rank']}: {sentence}" in log
 
 
-def test_a_run_that_is_only_warned_goes_on_and_each_node_tells(user: User, slurm_cluster: VirtualCluster) -> None:
+def test_a_run_that_is_only_warned_goes_on_and_each_node_reports(user: User, slurm_cluster: VirtualCluster) -> None:
     run = submitted(user, slurm_cluster, "efa_tcp", "warn", 6, "--python", warm_python())
     assert result(run)["outcome"] == "finished"
     reports = [json.loads(path.read_text()) for path in sorted((run / "attempts/000/network").glob("*.json"))]

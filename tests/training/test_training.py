@@ -1,4 +1,4 @@
-"""Real Megatron on a real Slurm: the same losses, whoever starts the ranks."""
+"""Real Megatron on a real Slurm: the same losses, whatever starts the ranks."""
 
 import json
 from pathlib import Path

@@ -66,7 +66,7 @@ def test_plain_lines_are_few_but_first_and_last_are_there(run: RunDirectory) -> 
     assert len(set(shown)) == len(shown)
 
 
-def test_an_early_end_is_told_with_its_last_iteration(run: RunDirectory) -> None:
+def test_an_early_end_is_shown_with_its_last_iteration(run: RunDirectory) -> None:
     scene = Scene(run, io.StringIO())
     with scene.follower:
         attempt = make_attempt(run)

@@ -62,7 +62,7 @@ def test_a_job_is_slurms_to_judge(tmp_path: Path, state: str, expected: bool) ->
     assert lives(one, squeue=squeue(state)) is expected
 
 
-def test_a_job_that_the_queue_has_forgotten_is_over_and_one_that_nobody_answers_for_is_not(tmp_path: Path) -> None:
+def test_a_job_that_the_queue_has_forgotten_is_over_and_one_without_an_answer_is_not(tmp_path: Path) -> None:
     one = use(tmp_path / "runs/small/1", job="12")
     assert lives(one, squeue=squeue()) is False
     assert lives(one, squeue=SILENT) is None
@@ -81,7 +81,7 @@ def test_a_launcher_that_lives_needs_it(tmp_path: Path) -> None:
     assert lives(use(run.path, host="login2")) is None, "it may be submitting at this moment"
 
 
-def test_after_the_launcher_the_run_directory_tells(tmp_path: Path) -> None:
+def test_after_the_launcher_the_run_directory_decides(tmp_path: Path) -> None:
     gone = ended()
     killed_before_submitting = make_run(tmp_path / "runs/small/1")
     assert lives(use(killed_before_submitting.path, **gone)) is False
@@ -101,7 +101,7 @@ def test_after_the_launcher_the_run_directory_tells(tmp_path: Path) -> None:
     assert lives(use(local.path, **elsewhere)) is False
 
 
-def test_a_run_that_was_taken_back_needs_nothing_but_an_absent_file_system_tells_nothing(tmp_path: Path) -> None:
+def test_a_run_that_was_taken_back_needs_nothing_but_an_absent_file_system_proves_nothing(tmp_path: Path) -> None:
     (tmp_path / "runs/small").mkdir(parents=True)
     assert lives(use(tmp_path / "runs/small/1", **ended())) is False
     assert lives(use(tmp_path / "other/small/1", **ended())) is None

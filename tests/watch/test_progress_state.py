@@ -57,7 +57,7 @@ def test_the_first_iteration_counts_only_while_it_is_the_only_one() -> None:
     assert len(after(*(iteration(number) for number in range(1, 100))).recent) == 20
 
 
-def test_a_loss_that_is_no_number_is_left_out() -> None:
+def test_a_loss_that_is_not_a_number_is_left_out() -> None:
     assert "loss" not in describe(after(iteration(1), iteration(2, loss=None)))
 
 

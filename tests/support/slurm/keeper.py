@@ -1,7 +1,7 @@
 """The keeper: one process that owns every daemon of a virtual cluster and ends with all of them.
 
 It starts daemons when asked over a Unix socket (one JSON object a line, one line back), collects what they leave, and
-tears the cluster down when told to, or when the process that wanted the cluster is gone: it holds the read end of a
+tears the cluster down on request, or when the process that wanted the cluster is gone: it holds the read end of a
 pipe whose write end only that process has, so even SIGKILL there is noticed. Where namespaces work the keeper is
 process 1 of a PID namespace: if the keeper itself is killed, the kernel kills everything in it.
 
@@ -143,7 +143,7 @@ class Keeper:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def serve(self, server: socket.socket, owner_fd: int) -> None:
-        """Answer requests until `down`, or until the owner's end of the pipe `owner_fd` (-1: nobody's) is closed."""
+        """Answer requests until `down`, or until the owner's end of the pipe `owner_fd` (-1: without one) is closed."""
         wakeup, wakeup_write = os.pipe()
         os.set_blocking(wakeup_write, False)
         signal.set_wakeup_fd(wakeup_write)

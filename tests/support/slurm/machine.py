@@ -105,7 +105,7 @@ def accepts(where: Path | tuple[str, int]) -> bool:
 
 
 def start_ticks(pid: int) -> int:
-    """When a process started, in the kernel's ticks: tells a reused pid apart. 0: it is gone, or a zombie."""
+    """When a process started, in the kernel's ticks, which a reused pid does not share. 0: it is gone, or a zombie."""
     try:
         fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
     except OSError:

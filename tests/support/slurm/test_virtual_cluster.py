@@ -115,7 +115,7 @@ def test_nothing_is_left_even_with_running_jobs(namespaces: bool | None, place: 
     assert client.wait(timeout=seconds(10)) != 0
     assert processes_of(place) == []
     assert not place.exists()
-    cluster.down()  # a second time harms nobody
+    cluster.down()  # a second time is harmless
 
 
 @both_ways

@@ -151,7 +151,7 @@ class VirtualCluster:
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.005)
-        with contextlib.suppress(ChildProcessError):  # a cluster found by `attach` is nobody's child here
+        with contextlib.suppress(ChildProcessError):  # a cluster found by `attach` is not a child of this process
             os.waitpid(pid, os.WNOHANG) if pid else None
         shutil.rmtree(self.directory, ignore_errors=True)
 
