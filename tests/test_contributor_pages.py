@@ -117,7 +117,7 @@ def test_the_fabric(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fabric.judge(Selection(providers=("cxi",)), expected, view).word == GOOD
     verdict = fabric.judge(Selection(providers=("tcp",)), expected, view)
     assert verdict.word == BAD and "lacks aws-ofi-nccl" in verdict.sentence
-    request = fabrics.model.NetworkRequest("require", nodes=2, sharp=False)  # type: ignore[attr-defined]
+    request = fabrics.model.NetworkRequest("require", nodes=2, sharp=False)
     assert dict(fabric.variables(request).variables) == {"FI_PROVIDER": "cxi"}
 
 

@@ -15,7 +15,7 @@ from launcher.images.build.pack import Compression
 from launcher.images.build.pulling import EnrootPull
 from launcher.images.build.transfers import fetch_error, transient_reason, with_retries
 from launcher.images.reference import parse_reference
-from tests.images.test_build import Told
+from tests.images.test_build import Recorded
 from tests.support.recorder import Recorder
 
 REFERENCE = parse_reference("nvcr.io/nvidia/nemo:26.08")
@@ -112,7 +112,7 @@ def test_permanent_failures_end_at_once_with_what_to_do(words: str, meaning: str
         raise CommandError(f"enroot import x ended with status 1: [INFO] hello\n{words}")
 
     with pytest.raises(LauncherError, match=meaning) as caught:
-        with_retries(fail, REFERENCE, "enroot", Told(), sleep=lambda _: None)
+        with_retries(fail, REFERENCE, "enroot", Recorded(), sleep=lambda _: None)
     assert len(calls) == 1
     assert words in caught.value.message
     if meaning == "refuses access":
@@ -137,7 +137,7 @@ def test_where_credentials_belong_and_how_a_line_looks(tmp_path: Path, monkeypat
 
 
 def test_attempts_are_bounded_and_said() -> None:
-    told, slept = Told(), list[float]()
+    told, slept = Recorded(), list[float]()
 
     def fail() -> None:
         raise CommandError(TRANSIENT[0])
@@ -162,7 +162,7 @@ def test_a_container_of_the_real_enroot(enroot_program: str, slim: Path, tmp_pat
     layout = Layout(
         {"etc/environment": "GREETING=hello from the image\n", "etc/rc": rc_script(ImageConfig(), "x"), "etc/fstab": ""}
     )
-    pack.pack(slim, layout, image, Compression("lz4"), shell, Told())
+    pack.pack(slim, layout, image, Compression("lz4"), shell, Recorded())
     env = {**Settings(tmp_path, Compression("lz4")).environment(), "ENROOT_DATA_PATH": str(tmp_path / "data")}
 
     def call(*words: str) -> str:

@@ -17,7 +17,7 @@ from launcher.images.build.result import ImageOutcome
 from launcher.images.store.store import Store
 from tests.images.engine_home import BASE, EngineHome
 from tests.images.registry import Broken, Cut, Fault, Registry, Status, times
-from tests.images.test_build import Told, cat, listing
+from tests.images.test_build import Recorded, cat, listing
 from tests.support.recorder import Recorder
 
 
@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launcher.images.build.transfers.WAITS_S", (0.1, 0.2))
 
 
-def take(store: Store, source: str, told: Told | None = None, **options: str | None) -> ImageOutcome:
+def take(store: Store, source: str, told: Recorded | None = None, **options: str | None) -> ImageOutcome:
     directory = Path(options.pop("directory") or "/") if "directory" in options else store.root.parent
     request = ImportRequest(source, directory, **options)
     return import_image(request, store, LocalShell(), told or Silent())
@@ -96,7 +96,7 @@ def test_a_name_that_has_moved_is_fetched(home: EngineHome, registry: Registry, 
 @pytest.mark.parametrize(("tool", "fault"), [("enroot", Status(429)), ("podman", Status(503))], indirect=["tool"])
 def test_a_registry_that_fails_twice(tool: str, quick: None, broken: Broken, store: Store, fault: Fault) -> None:
     broken.fault = times(2, fault)
-    told = Told()
+    told = Recorded()
     assert take(store, f"{broken.host}/base:1", told, engine=tool).entry.names
     assert len(store.entries()) == 1
     if tool == "enroot":

@@ -16,7 +16,7 @@ from launcher.images.build import pack
 from launcher.images.build.layout import Layout, bare_layout
 from launcher.images.build.pack import Compression, parse_compression, processors, tree_bytes
 from launcher.images.inspect.squashfs import read_superblock
-from tests.images.test_build import Told, cat, listing
+from tests.images.test_build import Recorded, cat, listing
 from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.skipif(
@@ -72,7 +72,7 @@ def test_what_no_image_needs_is_left_out(tree: Path, tmp_path: Path) -> None:
 def test_progress_comes_in_percent(tree: Path, tmp_path: Path) -> None:
     (tree / "etc/random").write_text(os.urandom(12_000_000).hex())
     (tmp_path / "out").mkdir()
-    told = Told()
+    told = Recorded()
     pack.pack(tree, Layout({}), tmp_path / "out/x.sqsh", Compression("zstd", 15), LocalShell(), told)
     assert told.percent == sorted(told.percent)
     assert told.percent[-1] == 100
