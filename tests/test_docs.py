@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from launcher import __version__
-from launcher.cli.main import COMMANDS, command_parser, main, parse
+from launcher.cli.main import COMMANDS, command_parser, main
+from launcher.cli.parser import parse
 from launcher.config.image import ImageSpec
 from launcher.config.load import load_cluster
 from launcher.config.load import parse as parse_model

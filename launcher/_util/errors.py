@@ -8,12 +8,15 @@ LauncherError                 what is wrong, where, what to do; has the exit sta
 |   |-- ImageError            an image is unknown, broken, or not one that this cluster can run
 |   |-- LayoutError           nodes, ranks and parallel sizes do not fit together
 |   `-- PrerequisiteError     this machine, shell or cluster lacks something: an allocation, Slurm, nsys
-`-- OutsideError         (3)  the outside world failed: a program, Slurm, the disk, the network
-    |-- CommandError          a program ended with an error, or did not end
-    |   `-- MissingProgramError   it is not installed
-    |-- SlurmError            Slurm refused or did not answer
-    `-- DiskError             a file could not be written or read
+|-- OutsideError         (3)  the outside world failed: a program, Slurm, the disk, the network
+|   |-- CommandError          a program ended with an error, or did not end
+|   |   `-- MissingProgramError   it is not installed
+|   |-- SlurmError            Slurm refused or did not answer
+|   `-- DiskError             a file could not be written or read
+`-- InternalError        (3)  a defect of the launcher
 """
+
+import errno
 
 from launcher.contract.errors import ExplainedError
 
@@ -74,3 +77,29 @@ class SlurmError(OutsideError):
 
 class DiskError(OutsideError):
     """A file could not be written or read."""
+
+
+class InternalError(LauncherError):
+    """A defect of the launcher."""
+
+    exit_status = 3
+
+
+def explained(error: Exception) -> LauncherError:
+    """Return the error that a user is shown for one that nothing has foreseen."""
+    if isinstance(error, OSError):
+        name = str(error.filename) if error.filename is not None else None
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return RequestError(f"this is not a path: {(error.strerror or '').lower()}", where=name)
+        return DiskError((error.strerror or str(error)).lower(), where=name)
+    if isinstance(error, (RecursionError, MemoryError)):
+        return RequestError("something in the request is nested too deeply, or too large")
+    import traceback
+
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = frame.filename.rpartition("/launcher/")[2]
+    return InternalError(
+        f"internal error: {type(error).__name__}: {error}",
+        where=f"{place}:{frame.lineno}",
+        hint="This is a defect of the launcher. LAUNCHER_TRACEBACK=1 prints where it is.",
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from launcher._util.errors import ConfigError, DiskError
 from launcher._util.resources import resource
+from launcher._util.user_paths import exists, user_path
 from launcher.config.cluster import Cluster
 from launcher.config.load import cluster_chain, cluster_names, config_home, load_cluster
 from launcher.config.origins import Origin, origins
@@ -102,12 +103,12 @@ def _target(output: Path | None) -> Path | None:
     """Return the file to write, checked before anything is asked."""
     if output is None:
         return None
-    target = output.expanduser().absolute()
+    target = user_path(str(output), Path.cwd(), where="--output")
     if target.suffix != ".toml" or target.name == ".toml":
         raise ConfigError(
             f"{output} is not the name of a profile's file", where="--output", hint="It ends in .toml: mine.toml."
         )
-    if target.exists():
+    if exists(target):
         raise ConfigError(f"{target} is there already", where="--output", hint="Move it away, or choose another name.")
     return target
 

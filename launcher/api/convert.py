@@ -7,6 +7,7 @@ from typing import Any
 
 from launcher._util.errors import RequestError
 from launcher._util.shell import LocalShell
+from launcher._util.user_paths import user_path
 from launcher.api.locate import find_cluster, find_run
 from launcher.api.progress import Progress
 from launcher.api.task_job import TaskJobOptions, perform_in_job
@@ -64,4 +65,4 @@ def _run_directory(name: str, directory: Path) -> Path:
 
 
 def _absolute(directory: Path, text: str) -> Path:
-    return (directory / Path(text).expanduser()).absolute()
+    return user_path(text, directory)

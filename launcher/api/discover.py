@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher._util.errors import OverrideError, PrerequisiteError, RecipeError
+from launcher._util.user_paths import exists, user_path
 from launcher.api.profiler_context import find_profiler_context, own_code
 from launcher.config.cluster import Cluster
 from launcher.config.load import add_job_file, load_cluster, load_request, read_job_file
@@ -95,8 +96,8 @@ def _layer(asked: Request, host: HostContext) -> tuple[Request, RunDirectory | N
     stated = asked.stated()
     job: dict[str, Any] = {}
     if str(stated.get("recipe", "")).endswith(".toml"):
-        job_file = host.directory / Path(stated.pop("recipe")).expanduser()
-        if not job_file.is_file():
+        job_file = user_path(stated.pop("recipe"), host.directory, error=RecipeError)
+        if not exists(job_file):
             raise RecipeError(f"there is no job file {str(job_file)!r}")
         job = read_job_file(job_file)
     resumed = None
@@ -132,7 +133,7 @@ def _with_python(request: Request, host: HostContext) -> Request:
     if request.python is None or "/" not in request.python:
         return request
     # Not resolved: a virtual environment's python is a link, and finds its packages by where the link lies.
-    return request.model_copy(update={"python": str(host.directory / Path(request.python).expanduser())})
+    return request.model_copy(update={"python": str(user_path(request.python, host.directory, where="--python"))})
 
 
 def _match(recipe: Recipe, request: Request, release: BridgeRelease) -> IndexMatch | None:

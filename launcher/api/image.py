@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from launcher._util.errors import ConfigError, ImageError
 from launcher._util.shell import LocalShell
+from launcher._util.user_paths import is_file, user_path
 from launcher.api.locate import find_cluster
 from launcher.discovery.image import find_image, image_store
 from launcher.images.store.uses import Use, uses_of
@@ -96,7 +97,7 @@ def build_image(build: BuildOptions, options: ImageOptions, progress: "Progress"
     cluster, host = find_cluster(options.job.cluster if options.job else options.cluster)
     directory = host.directory
     spec = _spec(build, options.name, directory)
-    context = directory / Path(build.context).expanduser() if build.context else spec.directory / spec.context
+    context = user_path(build.context, directory, where="--context") if build.context else spec.directory / spec.context
     request = BuildRequest(
         dockerfile=spec.directory / spec.dockerfile,
         context=context,
@@ -110,7 +111,7 @@ def build_image(build: BuildOptions, options: ImageOptions, progress: "Progress"
     )
     made = _make(request, options, cluster, progress)
     if build.link:
-        link = directory / Path(build.link).expanduser()
+        link = user_path(build.link, directory, where="--link")
         _link(link, made.entry.path)
         progress.info(f"{link} -> {made.entry.path}")
     return made
@@ -171,8 +172,8 @@ def _make_in_job(
 def _secrets(files: Mapping[str, str], directory: Path) -> tuple[tuple[str, Path], ...]:
     found = []
     for name, file in files.items():
-        path = directory / Path(file).expanduser()
-        if not path.is_file():
+        path = user_path(file, directory, where="--secret")
+        if not is_file(path):
             raise ConfigError(
                 f"there is no file {path}",
                 where="--secret",
@@ -190,7 +191,7 @@ def _spec(build: BuildOptions, name: str | None, directory: Path) -> "ImageSpec"
         return load_image_spec(build.spec or "megatron", os.environ)
     if build.spec is not None:
         raise ConfigError("SPEC and --file both say what to build", hint="Give one of them.")
-    file = directory / Path(build.file).expanduser()
+    file = user_path(build.file, directory, where="--file")
     # As docker does: without a name of its own, the image is called after the directory that is built.
     name = name or f"{file.resolve().parent.name.lower()}:latest"
     return ImageSpec(dockerfile=file.name, context=".", name=name, directory=file.parent)

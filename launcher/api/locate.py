@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher._util.user_paths import require_directory
 from launcher.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def find_run_root(run_root: str | None = None) -> Path:
     stated = {"run_root": run_root} if run_root else {}
     request = load_request(stated, environ=host.environ, directory=host.directory)
     cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
-    return run_paths.run_root(request, cluster, host)
+    root = run_paths.run_root(request, cluster, host)
+    require_directory(root, "--run-root" if run_root else "the run root")
+    return root
 
 
 def find_run(name: str, run_root: str | None = None) -> RunDirectory:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from launcher._util.shell import LocalShell
+from launcher._util.user_paths import user_path
 from launcher.api.locate import find_run
 from launcher.report.page.render import write_page
 
@@ -13,4 +14,4 @@ def make_page(name: str, *, run_root: str | None = None, output: str | None = No
     Raises RequestError, DiskError.
     """
     run = find_run(name, run_root)
-    return write_page(run, LocalShell(), Path(output).expanduser() if output else None)
+    return write_page(run, LocalShell(), user_path(output, Path.cwd(), where="--output") if output else None)

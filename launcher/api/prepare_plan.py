@@ -3,8 +3,10 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from launcher._util.user_paths import require_directory
 from launcher.api.discover import Discovered, Intent, discover
 from launcher.api.progress import Progress, Silent
 from launcher.backends.prepare import RunExistsError
@@ -60,6 +62,7 @@ def prepare_plan(
         found = dataclasses.replace(found, inputs=dataclasses.replace(found.inputs, knowledge=knowledge))
     plan = make_plan(found.inputs)
     require_sources(mount.source for mount in plan.mounts)
+    require_directory(Path(plan.run_dir).parent, "--run-root")
     return PreparedPlan(plan, found.inputs, found.resumed, found.release)
 
 

@@ -2,15 +2,38 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypedDict
 
-from launcher._util.errors import RequestError
+from launcher._util.errors import ConfigError, DiskError, RequestError
 from launcher.api.locate import find_run
+from launcher.config.load import parse
+from launcher.config.request import Request
+from launcher.contract.records import BridgeRecipeRequest, OverrideRecord, RecipeFileRequest
+from launcher.contract.validation import ContractError, conforming
 from launcher.planning import assignments
 from launcher.planning.profiler.model import OPTIONS
 from launcher.rundir import RunDirectory
 from launcher.rundir.lease import end_lease
 from launcher.rundir.submit_lock import submit_lock
+
+
+class _EarlierLayout(TypedDict):
+    nodes: int
+
+
+class _EarlierArgv(TypedDict):
+    recipe: RecipeFileRequest | BridgeRecipeRequest
+    overrides: list[OverrideRecord]
+
+
+class _EarlierPlan(TypedDict):
+    """What a resumed run reads of the plan of its last attempt."""
+
+    request: dict[str, Any]
+    recipe: str
+    layout: _EarlierLayout
+    argv: _EarlierArgv
+
 
 _OF_ONE_SUBMISSION = ("hold", "begin", "deadline", "dependency")
 """Options of sbatch that say when one job starts. They are not repeated by --resume."""
@@ -39,20 +62,31 @@ def find_resumed(stated: dict[str, Any]) -> RunDirectory:
 
 def continued_request(run: RunDirectory, stated: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the run was asked for, with what is stated now in its place; its code is the first attempt's."""
+    plan = _checked_plan(run)
     # What was profiled then need not be profiled again.
-    before = {key: value for key, value in run.plan["request"].items() if key not in OPTIONS}
+    before = {key: value for key, value in plan["request"].items() if key not in OPTIONS}
     new = stated.get("assignments", ())
     # The number of nodes may have come from the allocation of that time: a run does not change its size by itself.
-    before = {"nodes": run.plan["layout"]["nodes"], **before}
+    before = {"nodes": plan["layout"]["nodes"], **before}
     if isinstance(options := before.get("sbatch"), dict):
         before["sbatch"] = {key: value for key, value in options.items() if key not in _OF_ONE_SUBMISSION}
     merged = {**before, **stated, "assignments": assignments.merge_for_resume(before.get("assignments", ()), new)}
-    recipe = run.plan["argv"]["recipe"]
+    recipe = plan["argv"]["recipe"]
     if "path" in recipe:
         merged["recipe"] = f"{run.code / recipe['path']}:{recipe['function']}"
     if merged.get("entrypoint"):
         merged["entrypoint"] = str(run.code / "entrypoint.py")
     return merged
+
+
+def _checked_plan(run: RunDirectory) -> _EarlierPlan:
+    """Return the plan of the run's last attempt. Raises DiskError for one of another form."""
+    try:
+        plan = conforming(run.plan, _EarlierPlan, unknown_keys=True)
+        parse(Request, plan["request"], where="request")
+    except (ContractError, ConfigError) as error:
+        raise DiskError(f"the plan of the run is damaged: {error}", where=str(run.plan_file)) from None
+    return plan
 
 
 def _require_something_left(run: RunDirectory, stated: Mapping[str, Any]) -> None:
@@ -94,6 +128,7 @@ def _require_resumable(run: RunDirectory) -> None:
     from launcher._util.shell import LocalShell
     from launcher.watch.status import status_of
 
+    plan = _checked_plan(run)
     status = status_of([run], LocalShell())[0][0]
     if not status.phase.over:
         raise RequestError(
@@ -101,9 +136,7 @@ def _require_resumable(run: RunDirectory) -> None:
             where=str(run.path),
             hint="Wait for its end, or end it: launcher cancel --checkpoint.",
         )
-    elsewhere = any(
-        override["key"] in ("checkpoint.save", "checkpoint.load") for override in run.plan["argv"]["overrides"]
-    )
+    elsewhere = any(override["key"] in ("checkpoint.save", "checkpoint.load") for override in plan["argv"]["overrides"])
     if not elsewhere and not any(run.checkpoints.glob("iter_*")):
         raise RequestError(
             "the run has saved no checkpoint, so there is nothing to continue from",

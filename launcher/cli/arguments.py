@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli.completion import complete
+from launcher.cli.parser import count, whole_number
 from launcher.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     complete(
         add("--cluster", metavar="NAME", help="cluster profile (default: slurm where Slurm is, else local)"), "clusters"
     )
-    add("--nodes", "-N", metavar="N", type=int, help="nodes (default: the allocation's, else 1)")
+    add("--nodes", "-N", metavar="N", type=whole_number, help="nodes (default: the allocation's, else 1)")
     add(
         "--gpus-per-node",
         metavar="N",
-        type=int,
+        type=whole_number,
         help="ranks on each node, one per GPU (default: allocation, profile, 8)",
     )
     add("--time", "-t", metavar="T", help="time limit in Slurm's notation: 30 (minutes), 2:00:00, 1-12:00:00")
@@ -175,7 +176,7 @@ def add_job(parser: argparse.ArgumentParser) -> None:
     job = parser.add_argument_group("in a job")
     add = job.add_argument
     complete(add("--in-job-on", metavar="CLUSTER", help="do it in a job on a compute node of this cluster"), "clusters")
-    add("--cpus", metavar="N", type=int, default=8, help="CPUs of that job (default: 8)")
+    add("--cpus", metavar="N", type=count, default=8, help="CPUs of that job (default: 8)")
     add("--time", metavar="T", help="its time limit in Slurm's notation (default: 4 hours)")
     add("--partition", metavar="NAME", help="its partition (default: the profile's)")
     add("--account", metavar="NAME", help="its account (default: the profile's)")

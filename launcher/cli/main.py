@@ -1,10 +1,13 @@
 """`launcher`: find the command and import its module alone, because start-up time is part of the interface."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+
+from launcher.cli.parser import Parser, parse
 
 COMMANDS = {
     "run": "run a recipe here: in this Slurm allocation, or as processes of this machine",
@@ -23,6 +26,10 @@ COMMANDS = {
     "doctor": "check the login node, and compute nodes in a job",
 }
 
+_OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
+
+_LONGEST_WORD = 60
+
 _EPILOG = """\
 exit status: 0 done; 1 the run failed or stopped early; 2 the request was wrong, nothing was started;
 3 the outside world failed (Slurm, disk, network)
@@ -33,34 +40,104 @@ exit status: 0 done; 1 the run failed or stopped early; 2 the request was wrong,
 
 def console() -> None:
     """Run the console script."""
+    _open_standard_streams()
     sys.exit(main(sys.argv[1:]))
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit status."""
+    """Run one command and return its exit status; turn what it raises into one paragraph.
+
+    With --json an error is an object on standard output, too, also where the command line cannot be parsed.
+    """
     if "_ARGCOMPLETE" in os.environ:
         _complete()
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe has ended (launcher logs RUN | head): nothing is wrong.
+        _leave_output()
+        return 0
+    except Exception as error:
+        return _report(error, as_json="--json" in arguments)
+    return status
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from launcher._util.errors import ConfigError
+
+    for number, argument in enumerate(arguments, 1):
+        if any("\ud800" <= sign <= "\udfff" for sign in argument):
+            raise ConfigError("contains bytes that are not UTF-8", where=f"argument {number}")
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
     if command not in COMMANDS or arguments[0] != command:
         return _without_command(arguments)
-    return _guarded(command, arguments[1:])
+    parser = command_parser(command)
+    try:
+        parsed = parse(parser, arguments[1:])
+    except SystemExit as end:  # --help has been printed
+        return int(end.code or 0)
+    return int(import_module(f"launcher.cli.commands.{command}").main(parsed))
+
+
+def _report(error: Exception, *, as_json: bool) -> int:
+    """Print what went wrong and return the exit status."""
+    from launcher._util.errors import DiskError, LauncherError, explained
+
+    if isinstance(error, LauncherError):
+        found: LauncherError = error
+    elif isinstance(error, OSError) and error.filename is None and error.errno in _OF_OUTPUT:
+        # Files of the launcher have names, and their errors are explained where they are written.
+        found = DiskError(f"standard output cannot be written: {(error.strerror or '').lower()}")
+        as_json = False
+        _leave_output()
+    else:
+        found = explained(error)
+        if os.environ.get("LAUNCHER_TRACEBACK"):
+            raise error
+    from launcher.cli.output import print_error
+
+    try:
+        print_error(found, as_json=as_json)
+        sys.stdout.flush()
+    except OSError:
+        _leave_output()
+    return found.exit_status
+
+
+def _open_standard_streams() -> None:
+    """Open what the caller has closed, so that no other file gets the number of a standard stream."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    # A name that is not UTF-8 is shown with escapes.
+    sys.stdout = os.fdopen(1, "w", closefd=False) if sys.stdout is None else sys.stdout
+    sys.stderr = os.fdopen(2, "w", closefd=False) if sys.stderr is None else sys.stderr
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _leave_output() -> None:
+    """Let what is still to be written to standard output go nowhere: the interpreter writes it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _without_command(arguments: Sequence[str]) -> int:
-    """Print the help, or what is wrong with a command line that does not begin with a command."""
-    parser = _parser()
-    if not arguments:
-        parser.print_help()
-        return 2
+    """Print the help. Raises ConfigError for a command line that does not begin with a command."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _parser().print_help()
+        return 0 if arguments else 2
     if arguments[0] == "--version":
         from launcher._util.version import __version__
 
         print(f"megatron-launcher {__version__}")
         return 0
-    if arguments[0] in ("-h", "--help"):
-        parser.parse_args(arguments[:1])
-    print(f"launcher: error: {_what_is_wrong(arguments[0])}", file=sys.stderr)
-    return 2
+    from launcher._util.errors import ConfigError
+
+    raise ConfigError(_what_is_wrong(arguments[0]))
 
 
 def _what_is_wrong(word: str) -> str:
@@ -70,6 +147,7 @@ def _what_is_wrong(word: str) -> str:
         return f"unknown option {word}; options follow the command, as in: launcher run --nodes 2 RECIPE"
     if word.endswith(".py"):
         return f"{word!r} is not a command; did you mean: launcher run {word}"
+    word = word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}..."
     near = difflib.get_close_matches(word, COMMANDS, n=1)
     guess = f"; did you mean {near[0]!r}?" if near else ""
     return f"{word!r} is not a command{guess} (known: {', '.join(COMMANDS)})"
@@ -93,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
 def command_parser(command: str, into: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
     """Return the parser of one command, filled by its module's `add_arguments`."""
     module = import_module(f"launcher.cli.commands.{command}")
-    parser = into or argparse.ArgumentParser(
+    parser = into or Parser(
         prog=f"launcher {command}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -101,36 +179,6 @@ def command_parser(command: str, into: argparse.ArgumentParser | None = None) ->
     )
     module.add_arguments(parser)
     return parser
-
-
-def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse a command's arguments; options may stand between RECIPE and KEY=VALUE.
-
-    argparse cannot intermix where a command has actions with parsers of their own, and there nothing needs it.
-    """
-    nested = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
-    return parser.parse_args(list(arguments)) if nested else parser.parse_intermixed_args(list(arguments))
-
-
-def _guarded(command: str, arguments: Sequence[str]) -> int:
-    """Run a command; turn what the launcher raises into one paragraph and an exit status."""
-    from launcher._util.errors import LauncherError
-
-    parser = command_parser(command)
-    parsed = parse(parser, arguments)
-    try:
-        return int(import_module(f"launcher.cli.commands.{command}").main(parsed))
-    except LauncherError as error:
-        from launcher.cli.output import print_error
-
-        print_error(error, as_json=getattr(parsed, "json", False))
-        return error.exit_status
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader of a pipe has ended (launcher logs RUN | head): nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _complete() -> None:

@@ -1,13 +1,19 @@
 """Output for people on standard error, for programs on standard output; colours only on a terminal."""
 
+import contextlib
 import json
 import os
+import re
 import sys
 from typing import Any, TextIO
 
 from launcher._util.errors import LauncherError
+from launcher._util.tables import printable
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
+_KEPT = re.compile(r"(\n|\t|\033\[(?:0|1|2|31|32|33)m)")
+_LONGEST = {"message": 1000, "where": 300, "hint": 500}
+"""Characters of an error's parts; what a user gave may be of any length."""
 
 
 def coloured(text: str, colour: str, stream: TextIO | None = None) -> str:
@@ -18,9 +24,29 @@ def coloured(text: str, colour: str, stream: TextIO | None = None) -> str:
     return f"\033[{_COLOURS[colour]}m{text}\033[0m"
 
 
+def safe(text: str) -> str:
+    """Return lines for a terminal, in which only the colours of `coloured` are left of all control characters.
+
+    Names, reasons and logs come from files and programs, and a terminal would obey what they contain.
+    """
+    parts = _KEPT.split(text)
+    return "".join(part if number % 2 else printable(part) for number, part in enumerate(parts))
+
+
 def info(text: str = "") -> None:
-    """Print a line for people."""
-    print(text, file=sys.stderr, flush=True)
+    """Print lines for people. What cannot be printed, as on a full disk, does not end the work."""
+    try:
+        print(safe(text), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def say(text: str) -> None:
+    """Print lines of a command's answer on standard output."""
+    print(safe(text))
 
 
 def warn(text: str) -> None:
@@ -35,14 +61,25 @@ def print_json(value: dict[str, Any]) -> None:
 
 def print_error(error: LauncherError, *, as_json: bool) -> None:
     """Print an error as one paragraph; with --json, as an object too."""
-    where = f"{error.where}: " if error.where else ""
-    info(f"{coloured('error:', 'red')} {where}{error.message}")
-    if error.hint:
-        info(error.hint)
+    shown = error_object(error)
+    where = f"{shown['where']}: " if shown["where"] else ""
+    info(f"{coloured('error:', 'red')} {where}{shown['message']}")
+    if shown["hint"]:
+        info(shown["hint"])
     if as_json:
-        print_json({"error": error_object(error), "exit_status": error.exit_status})
+        print_json({"error": shown, "exit_status": error.exit_status})
 
 
 def error_object(error: LauncherError) -> dict[str, str | None]:
-    """Return the object of an error in --json."""
-    return {"kind": type(error).__name__, "message": error.message, "where": error.where, "hint": error.hint}
+    """Return the object of an error in --json; its parts are shortened."""
+    parts = {name: getattr(error, name) for name in _LONGEST}
+    shortened = {name: text and _shortened(text, _LONGEST[name]) for name, text in parts.items()}
+    return {"kind": type(error).__name__, **shortened}
+
+
+def _shortened(text: str, limit: int) -> str:
+    """Return the beginning and the end of a text that is longer than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    left_out = len(text) - limit + 40
+    return f"{text[: limit // 2 - 20]} ... ({left_out} characters left out) ... {text[-(limit // 2 - 20) :]}"

@@ -2,13 +2,19 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from launcher.config.texts import plain, slurm_time
 from launcher.contract.fabrics import FABRICS
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 from launcher.runtimes import RUNTIMES
 
-Text = Annotated[str, Field(min_length=1)]
+Word = Annotated[str, AfterValidator(plain)]
+Text = Annotated[Word, Field(min_length=1)]
+TimeLimit = Annotated[Text, AfterValidator(slurm_time)]
+Flag = Annotated[bool, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, gt=0)]
+Speed = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 if TYPE_CHECKING:
     Fabric = str
     Runtime = str
@@ -23,13 +29,13 @@ class ExpectedPerformance(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    matmul_tflops: Annotated[float, Field(gt=0)] | None = None
+    matmul_tflops: Speed | None = None
     """Dense bf16 matrix product of 8192 x 8192 x 8192 on one GPU, TFLOP/s."""
 
-    all_reduce_node_gbs: Annotated[float, Field(gt=0)] | None = None
+    all_reduce_node_gbs: Speed | None = None
     """Bus bandwidth of a large all-reduce over the GPUs of one node, GB/s (10^9 bytes per second)."""
 
-    all_reduce_gbs: Annotated[float, Field(gt=0)] | None = None
+    all_reduce_gbs: Speed | None = None
     """Bus bandwidth of a large all-reduce across nodes, GB/s."""
 
 
@@ -44,7 +50,7 @@ class Cluster(BaseModel):
     description: str = ""
     """One line for `launcher clusters list`."""
 
-    extends: str | None = None
+    extends: Word | None = None
     """The profile that this one is based on."""
 
     scheduler: Literal["slurm", "local"] = "slurm"
@@ -57,19 +63,19 @@ class Cluster(BaseModel):
     """What happens to a run whose NCCL does not select this fabric: `require` ends it with the reason, `warn` lets it
     continue with a warning, `off` disables the check."""
 
-    nics_per_node: Annotated[int, Field(gt=0)] | None = None
+    nics_per_node: Count | None = None
     """Number of fabric devices on a node: EFA devices, or InfiniBand HCAs for GPU traffic."""
 
-    sharp: bool = False
+    sharp: Flag = False
     """Whether NCCL uses in-network reduction (SHARP): sets NCCL_COLLNET_ENABLE=1 and the related variables."""
 
-    nvlink_domain_nodes: Annotated[int, Field(gt=0)] = 1
+    nvlink_domain_nodes: Count = 1
     """Number of nodes in one NVLink domain: 1 where NVLink ends at the node, 18 for a rack of GB200 NVL72."""
 
     topology: Literal["block"] | None = None
     """Slurm's topology plugin, if jobs can request parts of the topology: `block` supports --segment."""
 
-    numa_binding: bool = True
+    numa_binding: Flag = True
     """Whether each rank is bound to the CPUs and memory next to its GPU, within the CPUs that Slurm allocated."""
 
     gpu: Text | None = None
@@ -81,10 +87,10 @@ class Cluster(BaseModel):
     device: Literal["auto", "gpu", "cpu"] = "gpu"
     """What ranks compute on. `gpu` ends a run that finds no GPU, `cpu` selects the gloo backend, `auto` detects."""
 
-    gpus_per_node: Annotated[int, Field(gt=0, le=1024)] | None = None
+    gpus_per_node: Annotated[Count, Field(le=1024)] | None = None
     """Number of GPUs on a node; one rank is started for each."""
 
-    cpus_per_task: Annotated[int, Field(gt=0)] | None = None
+    cpus_per_task: Count | None = None
     """Number of CPUs for one rank."""
 
     runtime: Runtime = "none"
@@ -104,7 +110,7 @@ class Cluster(BaseModel):
     architecture: Literal["x86_64", "aarch64"] | None = None
     """Architecture of the nodes, as `uname -m` prints it; images of another one are refused. None: not checked."""
 
-    container_writable: bool = True
+    container_writable: Flag = True
     """Whether a container's root is writable: Megatron compiles helpers and writes caches into its own directories."""
 
     scratch: Text | None = None
@@ -112,45 +118,45 @@ class Cluster(BaseModel):
     as `/raid/$USER`; variables are expanded on the node. Default: `${TMPDIR:-/tmp}` for bwrap, ENROOT_DATA_PATH for
     enroot."""
 
-    python: str | None = None
+    python: Word | None = None
     """The interpreter that runs the entrypoint. Default: `python3` in a container, else the launcher's own."""
 
     launcher_python: Text | None = None
     """The interpreter that runs the launcher's own functions on the nodes (image builds, the verdict of a run whose
     container does not start). Default: the interpreter of this launcher."""
 
-    run_root: str | None = None
+    run_root: Word | None = None
     """The directory of all runs, on a file system that all nodes share; `~` and `$NAME` are expanded. Default: `runs`
     in the current directory."""
 
-    mpi: str | None = None
+    mpi: Word | None = None
     """The value of srun's --mpi: `none`, `pmix`, `pmi2`; see `srun --mpi=list`."""
 
-    partition: str | None = None
+    partition: Word | None = None
     """The Slurm partition. Default: Slurm's default partition."""
 
-    account: str | None = None
+    account: Word | None = None
     """The Slurm account. Default: the user's default account."""
 
-    qos: str | None = None
+    qos: Word | None = None
     """The Slurm quality of service. Default: Slurm's choice."""
 
-    time_limit: str | None = None
+    time_limit: TimeLimit | None = None
     """The time limit in Slurm's notation, such as `30:00` (minutes and seconds) or `1-12:00:00`."""
 
-    directives: dict[str, bool | int | str] = Field(default_factory=dict)
+    directives: dict[Word, bool | int | Word] = Field(default_factory=dict)
     """sbatch options by their long names: a value sets the option, true adds a flag, false removes a generated one."""
 
-    srun_args: tuple[str, ...] = ()
+    srun_args: tuple[Word, ...] = ()
     """Further arguments of the step's srun, one string each: `--network=...`."""
 
-    mounts: tuple[str, ...] = ()
+    mounts: tuple[Word, ...] = ()
     """`SRC[:DST[:ro]]` for every container; without effect where the runtime is `none`."""
 
-    env: dict[EnvironmentName, str] = Field(default_factory=dict)
+    env: dict[EnvironmentName, Word] = Field(default_factory=dict)
     """Variables of each rank, set inside the container."""
 
-    host_env: dict[EnvironmentName, str] = Field(default_factory=dict)
+    host_env: dict[EnvironmentName, Word] = Field(default_factory=dict)
     """Variables outside the container, for enroot's hooks: NVIDIA_VISIBLE_DEVICES, MELLANOX_VISIBLE_DEVICES, ..."""
 
     inherit: tuple[EnvironmentName, ...] = ()

@@ -17,6 +17,7 @@ from launcher._util.errors import ConfigError
 from launcher._util.resources import resource
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request, assignment_key
+from launcher.contract import files
 from launcher.contract.values import nearest
 
 DEFAULTS = ("cluster", "account", "partition", "qos", "time", "image", "runtime", "run_root", "shared")
@@ -24,6 +25,19 @@ DEFAULTS = ("cluster", "account", "partition", "qos", "time", "image", "runtime"
 
 JOINED = ("assignments", "env", "mounts", "srun_args", "nsys_args")
 """Lists in which the options' items are added to those of a job file."""
+
+
+_LARGEST_BYTES = 256 << 10
+"""Of a configuration file: the largest that ships has 3 KiB, and tomlkit reads 100 KiB a second."""
+
+_DEEPEST = 16
+"""Tables and lists of a configuration file inside each other: profiles have two."""
+
+_SHOWN = 8
+"""Mistakes of one file that a message names."""
+
+_SWITCHES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+"""What a variable that presets a switch may hold."""
 
 
 def cluster_directories(environ: Mapping[str, str]) -> list[Path]:
@@ -106,7 +120,7 @@ def read_job_file(path: Path) -> dict[str, Any]:
     values = read_toml(path)
     parse(Request, values, where=str(path))
     recipe = values.get("recipe")
-    if isinstance(recipe, str) and not recipe.startswith("bridge:"):
+    if isinstance(recipe, str) and not recipe.startswith(("bridge:", "~")):
         values["recipe"] = str(path.parent / recipe)
     return values
 
@@ -141,7 +155,9 @@ def load_request(
     variable.
     """
     variables = {name: f"LAUNCHER_{name.upper()}" for name in DEFAULTS}
-    preset = {name: environ[variable] for name, variable in variables.items() if environ.get(variable)}
+    preset: dict[str, Any] = {name: environ[variable] for name, variable in variables.items() if environ.get(variable)}
+    if "shared" in preset:
+        preset["shared"] = _SWITCHES.get(preset["shared"].lower(), preset["shared"])
     parse(Request, preset, where=None, label=lambda key: variables[key[0]])
     directory_file, own_file = directory / "launcher.toml", config_home(environ) / "config.toml"
     merged = {**_read_defaults(own_file), **_read_defaults(directory_file), **preset}
@@ -154,9 +170,15 @@ def load_request(
 def read_toml(path: Path) -> dict[str, Any]:
     """Return a TOML file's content. Raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=str(path)) from error
+        values = tomllib.loads(files.read_text(path, limit=_LARGEST_BYTES))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"cannot be read: {reason}", where=str(path)) from error
+    except RecursionError:
+        values = None
+    if values is None or files.is_deeper_than(values, _DEEPEST):
+        raise ConfigError(f"cannot be read: it is nested more than {_DEEPEST} deep", where=str(path))
+    return values
 
 
 Key = Sequence[str]
@@ -179,7 +201,7 @@ def parse[Model: BaseModel](
 def _spec_error(
     model: type[BaseModel], error: ValidationError, where: str | None, label: Callable[[Key], str]
 ) -> ConfigError:
-    sentences, known = [], dict[str, None]()
+    sentences, known = list[str](), dict[str, None]()
     for problem in error.errors(include_url=False):
         key = [str(part) for part in problem["loc"] if part not in ("bool", "int", "str", "key", "[key]")]
         text = problem["msg"].removeprefix("Value error, ")
@@ -189,7 +211,10 @@ def _spec_error(
             known |= dict.fromkeys(sorted(fields))
         sentences.append(f"{label(key)}: {text}")
     hint = f"Known keys: {', '.join(known)}." if known else None
-    return ConfigError("; ".join(dict.fromkeys(sentences)), where=where, hint=hint)
+    sentences = list(dict.fromkeys(sentences))
+    if len(sentences) > _SHOWN:
+        sentences[_SHOWN:] = [f"and {len(sentences) - _SHOWN} more"]
+    return ConfigError("; ".join(sentences), where=where, hint=hint)
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:
@@ -207,7 +232,8 @@ def _fields(model: type[BaseModel], parents: Key) -> tuple[str, ...]:
 
 
 def _read_defaults(path: Path) -> dict[str, Any]:
-    values = read_toml(path) if path.is_file() else {}
+    # A directory of this name, or a link to nothing, is not silently taken for no file.
+    values = read_toml(path) if os.path.lexists(path) else {}
     for key in sorted(set(values) - set(DEFAULTS)):
         if key in Request.model_fields:
             raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from launcher._util.errors import ConfigError
 from launcher.config.load import cluster_chain, unset_keys
+from launcher.contract import files
 
 Key = tuple[str, ...]
 """`("env", "NCCL_DEBUG")` is the key NCCL_DEBUG of the table [env]."""
@@ -110,6 +111,7 @@ def _words(comment: str) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return files.read_text(path)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=str(path)) from error
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"cannot be read: {reason}", where=str(path)) from error

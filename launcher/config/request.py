@@ -5,10 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from launcher.config.cluster import Runtime, Text
+from launcher.config.cluster import Count, Flag, Runtime, Text, TimeLimit, Word
 from launcher.contract.variables import RANK_VARIABLES, is_secret
-
-_TIME = re.compile(r"\d+(-\d+(:\d+){0,2})?|\d+(:\d+){1,2}|UNLIMITED|infinite")
 
 
 def assignment_key(text: str) -> str:
@@ -24,15 +22,15 @@ class Request(BaseModel):
     recipe: Text | None = None
     """`path.py[:function]` or `bridge:NAME`."""
 
-    assignments: tuple[str, ...] = ()
+    assignments: tuple[Word, ...] = ()
     """`KEY=VALUE` in the user's order: arguments of `configure` and Hydra overrides."""
 
     cluster: Text | None = None
-    nodes: Annotated[int, Field(gt=0, le=100_000)] | None = None
-    gpus_per_node: Annotated[int, Field(gt=0, le=1024)] | None = None
+    nodes: Annotated[Count, Field(le=100_000)] | None = None
+    gpus_per_node: Annotated[Count, Field(le=1024)] | None = None
     """Ranks on each node, one per GPU."""
 
-    time: Text | None = None
+    time: TimeLimit | None = None
     """The time limit in Slurm's notation: `30` (minutes), `2:00:00`, `1-12:00:00`."""
 
     partition: Text | None = None
@@ -57,11 +55,11 @@ class Request(BaseModel):
 
     name: str | None = None
     run_root: Text | None = None
-    shared: bool = False
+    shared: Flag = False
     """Whether the run directory can be read by others; else it is the user's alone (umask 077)."""
 
     resume: Text | None = None
-    allow_checkpoint_load: bool = False
+    allow_checkpoint_load: Flag = False
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
 
     verify: Literal["full", "budget", "sizes"] = "budget"
@@ -71,7 +69,7 @@ class Request(BaseModel):
     """What a new run starts from: weights that `hf_path` or `checkpoint.pretrained_checkpoint` name, or random ones.
     None: the former where something names them."""
 
-    nsys: bool = False
+    nsys: Flag = False
     profiler: Text | None = None
     """torch, viztracer, memory, or a user's own `path.py:Class`; nsys has a switch of its own."""
 
@@ -83,15 +81,15 @@ class Request(BaseModel):
 
     nsys_trace: Text | None = None
     nsys_args: tuple[Text, ...] = ()
-    gpu_metrics: bool = False
+    gpu_metrics: Flag = False
     nsys_from: Text | None = None
     """A directory of the host with an nsys, to be mounted into the image."""
 
     entrypoint: Text | None = None
     """A program of the same contract in place of the project's entrypoint.py."""
 
-    check_config: bool | None = None
-    sbatch: dict[str, bool | int | str] = Field(default_factory=dict)
+    check_config: Flag | None = None
+    sbatch: dict[Word, bool | int | Word] = Field(default_factory=dict)
     """sbatch's options: a value sets one, true adds a flag, false removes what would be rendered."""
 
     srun_args: tuple[Text, ...] = ()
@@ -110,22 +108,13 @@ class Request(BaseModel):
     @field_validator("time", mode="before")
     @classmethod
     def _minutes(cls, value: object) -> object:
-        return str(value) if type(value) is int else value
-
-    @field_validator("time")
-    @classmethod
-    def _slurm_time(cls, value: str | None) -> str | None:
-        if value is not None and not _TIME.fullmatch(value):
-            raise ValueError(
-                f"{value!r} is not a time limit as Slurm writes it: minutes, MM:SS, HH:MM:SS or D-HH:MM:SS"
-            )
-        return value
+        return str(value) if type(value) is int and abs(value) < 10**9 else value
 
     @field_validator("env")
     @classmethod
     def _environment(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
         for entry in entries:
-            name, given, value = entry.partition("=")
+            name, given, _ = entry.partition("=")
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"{name!r} is not a name of an environment variable")
             if name in RANK_VARIABLES or name.startswith(("SLURM_", "LAUNCHER_")):
@@ -135,6 +124,4 @@ class Request(BaseModel):
                     f"{name} looks like a secret: its value would be written into a script. "
                     f"Set it in your shell and pass it on by name: --env {name}"
                 )
-            if "\0" in value:
-                raise ValueError(f"the value of {name} holds a NUL byte, which an environment cannot hold")
         return entries

@@ -1,13 +1,85 @@
 """Files that another process may read at any moment: written whole, or appended to line by line."""
 
 import contextlib
+import errno
 import json
 import math
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, BinaryIO, Optional
+
+RUN_FILE_BYTES = 64 << 20
+"""The largest file of a run that is read whole."""
+
+LINES_FILE_BYTES = 1 << 30
+"""The largest file of JSON lines that is read whole: the metrics of some million iterations."""
+
+MAX_DEPTH = 100
+"""The deepest nesting of objects and lists in a file of JSON or TOML: functions that call themselves follow it."""
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading. Nothing else is waited for, such as a fifo.
+
+    Raises OSError, whose `strerror` says what is wrong with the file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except ValueError:
+        raise OSError(errno.EINVAL, "the name contains a NUL byte", str(path)) from None
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
+    raise OSError(errno.EINVAL, "is not a regular file", str(path))
+
+
+def read_bytes(path: Path, *, limit: int = RUN_FILE_BYTES) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes. Raises OSError as `open_regular` does."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(limit + 1) if size <= limit else b""
+    if size > limit or len(content) > limit:
+        shown = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
+        raise OSError(errno.EFBIG, f"is larger than {shown}", str(path))
+    return content
+
+
+def read_text(path: Path, *, limit: int = RUN_FILE_BYTES, errors: str = "strict") -> str:
+    """Return the text of a regular file in UTF-8, as `read_bytes` reads it. Raises OSError, UnicodeDecodeError."""
+    return read_bytes(path, limit=limit).decode("utf-8", errors)
+
+
+def is_deeper_than(value: object, limit: int) -> bool:
+    """Return whether objects and lists are nested more than `limit` deep."""
+    level: list[object] = [value]
+    for _ in range(limit + 1):
+        inner: list[object] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner.extend(each.values())
+            elif isinstance(each, list):
+                inner.extend(each)
+        if not inner:
+            return False
+        level = inner
+    return True
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text. Raises ValueError, also for one that is nested too deeply."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    if is_deeper_than(value, MAX_DEPTH):
+        raise ValueError("is nested too deeply")
+    return value
 
 
 def write_text(path: Path, text: str, *, mode: int = 0o666, exact_mode: bool = False) -> None:
@@ -45,8 +117,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_object(path: Path) -> Optional[dict[str, Any]]:
     """Return the JSON object in a file; None where there is no file, or something else in it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = parse_json(read_text(path))
+    except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -93,8 +165,8 @@ def parse_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Yield the objects of JSON lines; a line that a crash cut short, or that holds anything else, is left out."""
     for line in lines:
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
+            value = parse_json(line)
+        except ValueError:
             continue
         if isinstance(value, dict):
             yield value
@@ -103,7 +175,7 @@ def parse_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a file of JSON lines, oldest first; none where there is no file. Raises OSError."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_text(path, limit=LINES_FILE_BYTES, errors="replace")
     except FileNotFoundError:
         return []
     return list(parse_lines(text.splitlines()))

@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, cast, get_args
 
-from launcher.contract import failures, profiles
+from launcher.contract import failures, files, profiles
 from launcher.contract.files import read_lines, read_object
 from launcher.contract.paths import AttemptPaths
 from launcher.contract.records import (
@@ -92,7 +92,7 @@ def read_record(path: Path) -> Optional[RankRecord]:
 def read_exit(path: Path) -> Optional[ExitRecord]:
     """Return what a rank's step.sh recorded; None if there is nothing, or something else in its place."""
     try:
-        return ExitRecord.parse(path.read_text(encoding="utf-8", errors="replace"))
+        return ExitRecord.parse(files.read_text(path, errors="replace"))
     except (OSError, ValueError):
         return None
 
@@ -272,7 +272,7 @@ def failure_of(attempt: AttemptPaths, first: Optional[RankEnd]) -> Optional[tupl
         found = failures.classify(exception=f"{exception.get('type')}: {exception.get('message')}")
         return (found[0], "") if found else None
     try:
-        with attempt.srun_log.open("rb") as file:
+        with files.open_regular(attempt.srun_log) as file:
             said = file.read(SRUN_LOG_BYTES).decode(errors="replace")
     except OSError:
         return None

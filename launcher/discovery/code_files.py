@@ -5,6 +5,7 @@ from pathlib import Path
 
 from launcher._util.errors import RecipeError
 from launcher._util.resources import resource
+from launcher._util.user_paths import is_file, user_path
 from launcher.contract.paths import ENTRYPOINT, MODELS, RECIPE
 from launcher.discovery.recipe import Recipe, RecipeFile
 
@@ -19,8 +20,10 @@ def code_files(recipe: Recipe, entrypoint: str | None, directory: Path) -> tuple
 
 
 def _program(entrypoint: str | None, directory: Path) -> Iterator[tuple[str, str]]:
-    main = (directory / Path(entrypoint).expanduser()).resolve() if entrypoint else resource("entrypoint.py")
-    if not main.is_file():
+    main = resource("entrypoint.py")
+    if entrypoint:
+        main = user_path(entrypoint, directory, where="--entrypoint", error=RecipeError).resolve()
+    if not is_file(main):
         raise RecipeError(f"there is no program {entrypoint!r}", where="--entrypoint")
     yield ENTRYPOINT, str(main)
     package = Path(__file__).resolve().parent.parent

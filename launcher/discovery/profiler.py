@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import ConfigError
+from launcher._util.user_paths import exists, user_path
+from launcher.contract.files import read_text
 from launcher.contract.profiles import find_nsys
+from launcher.discovery.recipe import SOURCE_BYTES
 
 _METHODS = ("start", "stop", "save")
 
@@ -28,14 +31,16 @@ def read_profiler_class(text: str, directory: Path) -> ProfilerClass:
     without base classes. A class with base classes may inherit them; the job checks again.
     """
     name, _, class_name = text.rpartition(":")
-    path = (directory / Path(name).expanduser()).resolve()
-    if not path.is_file():
+    path = user_path(name, directory, where="--profiler").resolve()
+    if not exists(path):
         raise ConfigError(
             f"there is no file {name!r}", where="--profiler", hint="Name a profiler of your own as path.py:Class."
         )
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError) as error:
+        tree = ast.parse(read_text(path, limit=SOURCE_BYTES))
+    except OSError as error:
+        raise ConfigError(f"the profiler's file cannot be read: {error.strerror}", where=str(path)) from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(f"the profiler's file is not valid Python: {error}", where=str(path)) from error
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     found = classes.get(class_name)
@@ -77,7 +82,7 @@ def has_viztracer() -> bool:
 
 def find_nsys_below(directory: str) -> str:
     """Return the path of nsys in an installation of Nsight Systems. Raises ConfigError if there is none."""
-    root = Path(directory).resolve()
+    root = user_path(directory, Path.cwd(), where="--nsys-from").resolve()
     for pattern in ("nsys", "bin/nsys", "target-linux-*/nsys"):
         for path in sorted(root.glob(pattern)):
             # The symbolic link in bin/ is not followed: its target may lie outside the mounted directory.

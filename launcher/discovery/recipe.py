@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import RecipeError
+from launcher._util.user_paths import exists, is_file, user_path
+from launcher.contract.files import read_bytes
+
+SOURCE_BYTES = 1 << 20
+"""The largest recipe that is read: the largest of Megatron Bridge's has 30 KiB."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +53,29 @@ def read_recipe(text: str, directory: Path) -> Recipe:
         return BridgeRecipe(name)
     head, colon, function = text.rpartition(":")
     file, function = (head, function) if colon and head.endswith(".py") else (text, "configure")
-    path = (directory / Path(file).expanduser()).resolve()
     if not file.endswith(".py"):
         raise RecipeError(
             f"{text!r} is not a recipe",
             hint="A recipe is a Python file (path.py or path.py:function) or a Bridge recipe (bridge:NAME).",
         )
-    if not path.is_file():
+    path = user_path(file, directory, error=RecipeError).resolve()
+    if not exists(path):
         raise RecipeError(f"there is no recipe {file!r}", where=str(directory), hint=_others(path))
     parameters, required = _signature(path, function)
-    beside = tuple(sorted(other for other in path.parent.glob("*.py") if other != path))
+    beside = tuple(sorted(other for other in path.parent.glob("*.py") if other != path and is_file(other)))
     return RecipeFile(path, function, parameters, required, beside)
 
 
 def _signature(path: Path, function: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
+        tree = ast.parse(read_bytes(path, limit=SOURCE_BYTES), filename=str(path))
     except SyntaxError as error:
         raise RecipeError(f"the recipe is not valid Python: {error.msg}", where=f"{path}:{error.lineno}") from None
     except (OSError, ValueError) as error:
-        raise RecipeError(f"the recipe cannot be read: {error}", where=str(path)) from None
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise RecipeError(f"the recipe cannot be read: {reason}", where=str(path)) from None
+    except (RecursionError, MemoryError):
+        raise RecipeError("the recipe cannot be read: its expressions are nested too deeply", where=str(path)) from None
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     node = functions.get(function)
     if node is None:

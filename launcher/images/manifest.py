@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from launcher._util.errors import DiskError, ImageError
-from launcher.contract.files import write_text
+from launcher.contract.files import open_regular, write_text
 
 _READ_LIMIT = 16 << 20  # bytes of a manifest; a larger file is something else
 
@@ -115,7 +115,7 @@ def read_manifest(image: Path) -> Manifest | None:
     """
     path = manifest_path(image.resolve())
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read(_READ_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 from launcher._util.errors import ConfigError
 
-# Options that the scripts rely on, with what to use instead.
-_MANAGED = {
+MANAGED = {
     "array": "submit each run on its own",
     "chdir": "a rank's working directory is its run directory",
     "comment": "it identifies the submission",
@@ -24,6 +23,7 @@ _MANAGED = {
     "wait": "--follow",
     "wrap": "a recipe",
 }
+"""Options that the scripts rely on, with what to use instead."""
 
 Value = bool | int | str
 
@@ -47,8 +47,8 @@ def _check_key(key: str, origin: str) -> None:
         raise ConfigError(
             f"{key!r} is not a long name of an option of sbatch", where=origin, hint="Such as: exclusive, mem=0."
         )
-    if key in _MANAGED:
-        raise ConfigError(f"{key} is managed by the launcher", where=origin, hint=f"Instead: {_MANAGED[key]}.")
+    if key in MANAGED:
+        raise ConfigError(f"{key} is managed by the launcher", where=origin, hint=f"Instead: {MANAGED[key]}.")
 
 
 def _computed(key: str, value: Value, ranks_per_node: int) -> Value:

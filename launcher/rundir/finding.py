@@ -5,6 +5,7 @@ import difflib
 from pathlib import Path
 
 from launcher._util.errors import RequestError
+from launcher._util.user_paths import exists, user_path
 from launcher.contract.paths import PLAN, RunPaths
 from launcher.rundir import RunDirectory
 
@@ -24,8 +25,8 @@ def find_run(name: str, root: Path) -> RunDirectory:
 
     Raises RequestError with what there is.
     """
-    for directory in (Path(name).expanduser(), root / name):
-        if RunPaths(directory).plan_file.exists():
+    for directory in (user_path(name, Path.cwd(), where="RUN"), root / name):
+        if exists(RunPaths(directory).plan_file):
             return RunDirectory.at(directory)
     runs = list_runs(root)
     exact = [run for run in runs if run.path.name == name]

@@ -1,10 +1,10 @@
 """A run and its attempts on disk: their paths (contract/paths.py), and reading and writing them."""
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
 from launcher._util.errors import DiskError, RequestError
+from launcher._util.user_paths import exists
 from launcher.contract import files
 from launcher.contract.paths import AttemptPaths, RunPaths, attempt_name
 from launcher.contract.records import AttemptResult, StartRecord
@@ -22,11 +22,12 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if there is none yet. Raises DiskError for anything else in its place."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = files.parse_json(files.read_text(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DiskError(f"cannot read {path.name}: {error}", where=str(path)) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DiskError(f"cannot read {path.name}: {reason}", where=str(path)) from error
     if not isinstance(value, dict):
         raise DiskError(f"{path.name} does not hold a JSON object", where=str(path))
     return value
@@ -44,7 +45,7 @@ class Attempt(AttemptPaths):
     def start_record(self) -> StartRecord | None:
         """The start that it belongs to; None for one that is not under Slurm, or where that cannot be read."""
         try:
-            return StartRecord.parse(self.start.read_text())
+            return StartRecord.parse(files.read_text(self.start))
         except (OSError, ValueError):
             return None
 
@@ -56,7 +57,7 @@ class RunDirectory(RunPaths):
     def at(cls, path: Path) -> "RunDirectory":
         """Return the run directory at `path`. Raises RequestError if there is none."""
         run = cls(path)
-        if not run.plan_file.exists():  # a damaged one, such as a directory, is still a run's
+        if not exists(run.plan_file):  # a damaged one, such as a directory, is still a run's
             raise _not_a_run(path)
         return cls(path.resolve())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from launcher._util.errors import RequestError
+from launcher._util.errors import DiskError, RequestError
 from launcher._util.shell import Shell
 from launcher.rundir import Attempt, RunDirectory
 from launcher.watch.status import status_of
@@ -16,6 +16,9 @@ from launcher.watch.tail import FileTail
 _READ_INTERVAL_S = 0.25
 _STATUS_INTERVAL_S = 5.0
 """Interval of queries whether an attempt without a verdict still runs."""
+
+
+_MOST_RANKS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,30 @@ def choose(run: RunDirectory, attempt: Attempt, rank: str | None) -> list[RankLo
     If no rank has started, the choice is the log of srun or sbatch, which says why. Raises RequestError for a rank that
     the run does not have.
     """
-    world_size = int(run.plan.get("world_size", 0))
+    world_size = _world_size(run)
     if rank == "all":
         return [RankLog(attempt.log(each), f"[{each}] ") for each in range(world_size)]
     if rank is not None:
-        if not re.fullmatch(r"\d+", rank) or int(rank) >= world_size:
+        if not re.fullmatch(r"[0-9]{1,9}", rank) or int(rank) >= world_size:
             hint = f"Its ranks are 0 to {world_size - 1}; `--rank all` shows all."
             raise RequestError(f"the run has no rank {rank!r}", where=str(run.path), hint=hint)
         return [RankLog(attempt.log(int(rank)))]
     result: Mapping[str, Any] = attempt.result or {}
-    first = result.get("first_failing_rank") or {}
-    chosen = attempt.log(int(first.get("rank", 0)))
+    first = result.get("first_failing_rank")
+    rank_of_it = first.get("rank") if isinstance(first, dict) else None
+    chosen = attempt.log(rank_of_it if type(rank_of_it) is int and 0 <= rank_of_it < world_size else 0)
     if result and not chosen.is_file():
         outside = (attempt.srun_log, attempt.verdict_log, run.sbatch_log)
         return [RankLog(next((path for path in outside if path.is_file() and path.stat().st_size), chosen))]
     return [RankLog(chosen)]
+
+
+def _world_size(run: RunDirectory) -> int:
+    """Return the number of the run's ranks. Raises DiskError for a plan without one."""
+    world_size = run.plan.get("world_size")
+    if type(world_size) is not int or not 0 < world_size <= _MOST_RANKS:
+        raise DiskError("the plan of the run is damaged: it has no number of ranks", where=str(run.plan_file))
+    return world_size
 
 
 def print_logs(run: RunDirectory, stream: TextIO, *, rank: str | None = None, attempt: str | None = None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from launcher._util.errors import DiskError, LauncherError
+from launcher.contract import files
 from launcher.contract.paths import RunPaths
 from launcher.contract.process import is_alive
 from launcher.contract.records import AttemptResult, JournalEvent, Lease
@@ -261,7 +262,7 @@ def _network(attempt: Attempt) -> str | None:
     if not warnings:
         return None
     try:
-        words = warnings[0].read_text(encoding="utf-8", errors="replace").strip()
+        words = files.read_text(warnings[0], errors="replace").strip()
     except OSError:
         words = "a warning that cannot be read"
     return words if len(warnings) == 1 else f"{words} (and {len(warnings) - 1} more nodes)"

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher.contract.files import open_regular
+
 
 @dataclass
 class FileTail:
@@ -28,7 +30,7 @@ class FileTail:
 
     def _new(self, limit: int) -> bytes:
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 found = os.fstat(file.fileno())
                 if found.st_ino != self._inode or found.st_size < self.offset:
                     # The file was replaced or truncated: start again at its beginning.
@@ -45,7 +47,7 @@ class FileTail:
 def last_lines(path: Path, size: int = 64 << 10) -> list[str]:
     """Return the complete lines in the last `size` bytes of a file; none if it does not exist."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = max(0, os.fstat(file.fileno()).st_size - size)
             file.seek(start)
             data = file.read()

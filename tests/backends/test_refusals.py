@@ -147,8 +147,8 @@ def test_a_directory_that_cannot_be_written(user: User) -> None:
         (("rnu", "small.py"), ("'rnu' is not a command", "'run'")),
         (("small.py",), ("launcher run small.py",)),
         (("--nodes", "2", "run"), ("unknown option --nodes",)),
-        (("run", "small.py", "--node", "2"), ("unrecognized arguments: --node",)),
-        (("run", "small.py", "--nodes", "two"), ("invalid int value",)),
+        (("run", "small.py", "--node", "2"), ("unknown option --node; did you mean --nodes?",)),
+        (("run", "small.py", "--nodes", "two"), ("'two' is not a whole number",)),
     ],
 )
 def test_wrong_words(alone: User, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from launcher.cli.arguments import add_job, read_job
 from launcher.cli.completion import complete
 from launcher.cli.output import coloured, info, print_json
+from launcher.cli.parser import count
 from launcher.contract.conversion import DEVICES, DTYPES
 
 
@@ -37,22 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--tp", metavar="N", type=_size, default=1, help="split tensors over N ranks (default: 1)")
-    add("--pp", metavar="N", type=_size, default=1, help="split layers over N ranks (default: 1)")
-    add("--ep", metavar="N", type=_size, default=1, help="split experts over N ranks (default: 1)")
+    add("--tp", metavar="N", type=count, default=1, help="split tensors over N ranks (default: 1)")
+    add("--pp", metavar="N", type=count, default=1, help="split layers over N ranks (default: 1)")
+    add("--ep", metavar="N", type=count, default=1, help="split experts over N ranks (default: 1)")
     add("--dtype", choices=DTYPES, help="of the result (default: the source's)")
     add("--no-logits", action="store_true", help="do not run both models to compare what they answer")
     add("--device", choices=DEVICES, default="auto", help="default: GPUs where there are enough")
     add("--python", metavar="PATH", help="interpreter with the training stack (default: the profile's, this one)")
     add_job(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _size(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of ranks")
-    return value
 
 
 def main(parsed: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import sys
 from launcher.cli.arguments import read_request
 from launcher.cli.completion import complete
 from launcher.cli.output import coloured, info, print_json
+from launcher.cli.parser import seconds, whole_number
 from launcher.runtimes import RUNTIMES
 
 _TIME_LIMIT = "15"
@@ -23,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher doctor`: those of a run that name nodes, job and container, and its own."""
     add = parser.add_argument
     complete(add("--cluster", metavar="NAME", help="cluster profile (default: as for run and submit)"), "clusters")
-    add("--nodes", "-N", metavar="N", type=int, help="check that many compute nodes as well, in a job")
-    add("--gpus-per-node", metavar="N", type=int, help="ranks on each node (default: allocation, profile, 8)")
+    add("--nodes", "-N", metavar="N", type=whole_number, help="check that many compute nodes as well, in a job")
+    add("--gpus-per-node", metavar="N", type=whole_number, help="ranks on each node (default: allocation, profile, 8)")
     add("--time", "-t", metavar="T", help=f"time limit of the job (default: {_TIME_LIMIT} minutes)")
     for name in ("partition", "account", "qos", "nodelist", "exclude"):
         add(f"--{name}", metavar="NAME", help=f"Slurm's --{name}")
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--rendezvous-timeout",
         metavar="S",
-        type=float,
+        type=seconds,
         default=60.0,
         help="how long nodes wait for each other (default: 60 s)",
     )

@@ -6,6 +6,7 @@ import sys
 from launcher.cli.arguments import add_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
+from launcher.cli.parser import count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show per rank how the steps' time was spent (communication, exposed, idle), and the longest kernels",
     )
-    add("--top", metavar="N", type=int, default=10, help="with --summary: so many kernels or calls (default: 10)")
+    add("--top", metavar="N", type=count, default=10, help="with --summary: so many kernels or calls (default: 10)")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)
 

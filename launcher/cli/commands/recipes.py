@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher._util.tables import aligned
 from launcher.cli.output import coloured, info, print_json
+from launcher.cli.parser import count
 
 if TYPE_CHECKING:
     from launcher.discovery.recipe_index import IndexedRecipe
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("pattern", metavar="PATTERN", nargs="?", default="", help="only names that hold this text; * and ? as in files")
     add("--task", choices=("pretrain", "sft", "peft"), help="only recipes of this task")
-    add("--gpus", metavar="N", type=int, help="only Bridge's recipes that were written for N GPUs")
+    add("--gpus", metavar="N", type=count, help="only Bridge's recipes that were written for N GPUs")
     add("--hardware", metavar="H", help="only Bridge's recipes that were written for h100, b200, gb200, ...")
     add("--bridge", metavar="VERSION", help="list the recipes of this release (default: the newest known)")
     add("--json", action="store_true", help="print one JSON object")
@@ -45,7 +46,7 @@ def main(parsed: argparse.Namespace) -> int:
         shipped = [{"path": str(one.path), "description": one.description} for one in found.shipped]
         bridge = {"version": found.version, "recipes": [_object(one) for one in found.bridge]}
         print_json({"recipes": shipped, "bridge": bridge})
-        return 0
+        return 0 if found.shipped or found.bridge else 1
     for one in found.shipped:
         print(f"{_shown(one.path)}  {one.description}")
     if found.bridge:

@@ -7,13 +7,14 @@ import time
 from launcher.cli.arguments import add_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
+from launcher.cli.parser import count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher status`."""
     add = parser.add_argument
     complete(add("runs", metavar="RUN", nargs="*", help="a directory, a run id, or a name's newest run"), "runs")
-    add("--limit", metavar="N", type=int, default=20, help="without RUN: how many (default: 20)")
+    add("--limit", metavar="N", type=count, default=20, help="without RUN: how many (default: 20)")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)
 

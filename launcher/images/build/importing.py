@@ -8,6 +8,8 @@ from pathlib import Path
 
 from launcher._util.errors import DiskError, ImageError
 from launcher._util.shell import Shell
+from launcher._util.user_paths import exists, user_path
+from launcher.contract.files import open_regular
 from launcher.images import verify
 from launcher.images.build import engines, pack, pipeline
 from launcher.images.build.files import from_directory, from_tarball
@@ -81,8 +83,8 @@ def _once(
 
 
 def _import_path(request: ImportRequest, store: Store, shell: Shell, report: Report) -> tuple[StoredImage, bool]:
-    path = (request.directory / Path(request.source).expanduser()).absolute()
-    if not path.exists():
+    path = user_path(request.source, request.directory, error=ImageError)
+    if not exists(path):
         raise ImageError(
             "the file or directory does not exist",
             where=str(path),
@@ -200,7 +202,7 @@ def _name(request: ImportRequest, default: str) -> str:
 
 def _is_squashfs(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(_MAGIC)) == _MAGIC
     except OSError as error:
         raise DiskError(f"cannot read it: {error.strerror}", where=str(path)) from error

@@ -1,9 +1,10 @@
 """The metrics of an attempt over its iterations, from metrics.jsonl."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from launcher.contract.files import parse_lines
+from launcher.contract.files import open_regular, parse_lines
 from launcher.rundir import Attempt
 from launcher.watch.progress_state import number
 
@@ -24,18 +25,21 @@ def read_series(attempt: Attempt, names: Sequence[str]) -> dict[str, Series]:
     """Read metrics of an attempt. A missing file has no values; incomplete lines are left out."""
     points: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
     not_finite: dict[str, list[int]] = {name: [] for name in names}
-    if attempt.metrics.is_file():
-        with attempt.metrics.open(encoding="utf-8", errors="replace") as file:
-            for line in parse_lines(file):
-                iteration = number(line, "iteration")
-                if iteration is None:
-                    continue
-                for name in names:
-                    value = number(line, name)
-                    if value is not None:
-                        points[name].append((int(iteration), float(value)))
-                    elif isinstance(line.get(name), float):
-                        not_finite[name].append(int(iteration))
+    try:
+        opened = open_regular(attempt.metrics)
+    except OSError:  # there is none yet, or it is not a file
+        opened = io.BytesIO()
+    with io.TextIOWrapper(opened, encoding="utf-8", errors="replace") as file:
+        for line in parse_lines(file):
+            iteration = number(line, "iteration")
+            if iteration is None:
+                continue
+            for name in names:
+                value = number(line, name)
+                if value is not None:
+                    points[name].append((int(iteration), float(value)))
+                elif isinstance(line.get(name), float):
+                    not_finite[name].append(int(iteration))
     return {name: Series(attempt.name, tuple(points[name]), tuple(not_finite[name])) for name in names}
 
 

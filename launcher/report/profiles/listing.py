@@ -9,7 +9,8 @@ from launcher._util.errors import RequestError
 from launcher._util.shell import Shell
 from launcher.contract import profiles
 from launcher.contract.files import read_object
-from launcher.contract.records import AttemptResult, ProfilerRequest
+from launcher.contract.records import AttemptResult, ProfilerRequest, ProfilesResult
+from launcher.contract.validation import problems
 from launcher.report.profiles.verify import check_report
 from launcher.rundir import Attempt, RunDirectory
 
@@ -107,7 +108,7 @@ def _ended(attempt: Attempt, rank: int) -> str:
 def missing_lines(result: AttemptResult | None) -> list[str]:
     """Return a line for each profile that an attempt's result.json reports as missing."""
     profiles_result = result.get("profiles") if result else None
-    if not isinstance(profiles_result, dict):
+    if not isinstance(profiles_result, dict) or any(problems(profiles_result, ProfilesResult, unknown_keys=True)):
         return []
     lines = [
         f"no sound {profiles_result['profiler']} report of rank {one['rank']}: {one['why']}"

@@ -1,0 +1,49 @@
+"""Paths that a user wrote: expanded, and refused where none can exist."""
+
+import errno
+import os
+from pathlib import Path
+
+from launcher._util.errors import ConfigError, RequestError
+
+
+def user_path(text: str, directory: Path, *, where: str | None = None, error: type[RequestError] = ConfigError) -> Path:
+    """Return the absolute path that `text` means in `directory`; `~` and `~NAME` are home directories.
+
+    Raises `error` for a text that is not the path of anything: without such a user, too long, with a NUL byte, or a
+    symbolic link that leads to itself.
+    """
+    if "\0" in text:
+        raise error(f"{text!r} contains a NUL byte, which no path can hold", where=where)
+    try:
+        path = directory / Path(text).expanduser()
+    except RuntimeError:
+        raise error(f"{text!r}: this machine has no user {text.partition('/')[0][1:]!r}", where=where) from None
+    try:
+        path.stat()
+    except OSError as failed:
+        if failed.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise error(f"{text!r} is not a path: {(failed.strerror or '').lower()}", where=where) from None
+    return path
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a regular file; False also for a name that no file can have."""
+    return os.path.isfile(path)  # noqa: PTH113 - pathlib's raises for a name that is too long
+
+
+def is_directory(path: Path) -> bool:
+    """Return whether there is a directory; False also for a name that none can have."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is anything; False also for a name that nothing can have."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def require_directory(path: Path, where: str) -> None:
+    """Raise ConfigError where a directory can neither be nor be made, because a file has its name or that of a parent."""
+    above = next((each for each in (path, *path.parents) if exists(each)), None)
+    if above is not None and not is_directory(above):
+        raise ConfigError(f"{above} is not a directory", where=where)
