@@ -86,7 +86,7 @@ class InternalError(LauncherError):
 
 
 def explained(error: Exception) -> LauncherError:
-    """Return the error that a user is shown for one that nothing has foreseen."""
+    """Return the error that a user is shown for an exception that is not the launcher's."""
     if isinstance(error, OSError):
         name = str(error.filename) if error.filename is not None else None
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):

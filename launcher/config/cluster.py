@@ -10,7 +10,7 @@ from launcher.contract.variables import RANK_VARIABLES, is_secret
 from launcher.runtimes import RUNTIMES
 
 Word = Annotated[str, AfterValidator(plain)]
-Text = Annotated[Word, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(plain)]
 TimeLimit = Annotated[Text, AfterValidator(slurm_time)]
 Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, gt=0)]

@@ -133,7 +133,7 @@ def processes(text: str) -> list[str]:
         (("export", "small.py", "there"), "there is no directory"),
         (("import", "nowhere", "there", "--python", "/no/python"), "there is no interpreter '/no/python'"),
         (("import", "nowhere", "clusters"), "exists already and is not empty"),
-        (("import", "nowhere", "there", "--tp", "0"), "0 is not a number of ranks"),
+        (("import", "nowhere", "there", "--tp", "0"), "0 is not a whole number of at least 1"),
         (("import", "nowhere", "there", "--dtype", "float8"), "invalid choice"),
         (("import", "nowhere", "there", "--in-job-on", "local"), "has no Slurm to run a job on"),
     ],
