@@ -43,7 +43,7 @@ def exists(path: Path) -> bool:
 
 
 def require_directory(path: Path, where: str) -> None:
-    """Raise ConfigError where a directory can neither be nor be made, because a file has its name or that of a parent."""
+    """Raise ConfigError where a directory can neither be nor be made, because of a file on the way."""
     above = next((each for each in (path, *path.parents) if exists(each)), None)
     if above is not None and not is_directory(above):
         raise ConfigError(f"{above} is not a directory", where=where)
