@@ -1,4 +1,7 @@
-"""Every writer keeps to the contract: the real rank, the toy, the shell scripts, the launcher itself."""
+"""Every writer keeps to the contract: the toy, the shell scripts, the launcher itself.
+
+The real rank: tests/job/test_profiling.py for one that trains, tests/job/test_training.py for one that fails.
+"""
 
 import dataclasses
 import json
@@ -20,7 +23,6 @@ from launcher.planning.model import Plan
 from launcher.scripts import scripts
 from tests.backends.running import ROOT, TOY, user_of
 from tests.contract.written import check_written
-from tests.job.ranks import Run, make_run, train
 from tests.support.building import cluster, plan
 from tests.support.limits import seconds
 
@@ -111,47 +113,6 @@ def test_the_launcher_itself(tmp_path: Path) -> None:
     (directory,) = user.runs()
     counts = check_written(RunPaths(directory))
     assert (counts["journal.jsonl"], counts["result.json"], counts["ranks/*.exit"]) == (1, 1, 2)
-
-
-@pytest.mark.megatron
-@pytest.mark.timeout(600)
-def test_the_real_rank(tmp_path: Path) -> None:
-    overrides = [
-        *("train.train_iters=3", "train.eval_interval=2", "train.eval_iters=1", "checkpoint.save_interval=2"),
-        *("profiling.use_pytorch_profiler=true", "profiling.profile_step_start=1", "profiling.profile_step_end=2"),
-    ]
-    asked = {"name": "torch", "start": 1, "stop": 2, "ranks": [0]}
-    expected = {"policy": "warn", "fabric": "efa", "nodes": 1, "ranks_per_node": 2}
-    run = make_run(tmp_path / "run", overrides=overrides, settings={"profiler": asked, "network": expected})
-    train(run, 2)
-    assert check_result(run) == "finished"
-    counts = check_written(RunPaths(run.path))
-    assert counts.pop("timeline.jsonl") >= 8
-    assert counts == {
-        "argv.json": 1,
-        "ranks/*.json": 2,
-        "metrics.jsonl": 3,
-        "environment.json": 1,
-        "result.json": 1,
-        "network/*.json": 1,
-        "profiles/*.record.json": 1,
-    }
-
-
-@pytest.mark.megatron
-@pytest.mark.timeout(600)
-def test_the_real_rank_that_fails(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", overrides=["train.train_iters=3", "model.num_layers=-1"])
-    train(run, 1, expect=2)
-    assert check_result(run, world_size=1) == "failed"
-    assert check_written(RunPaths(run.path))["ranks/*.json"] == 1
-
-
-def check_result(run: Run, world_size: int = 2) -> str:
-    """Have result.json composed as sbatch.sh has it; returns the word."""
-    program = RunPaths(run.path).result_program
-    argv = [sys.executable, "-S", str(program), str(run.path), "000", str(world_size), "0"]
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_a_signal_is_an_exit_status(tmp_path: Path) -> None:

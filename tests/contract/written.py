@@ -1,6 +1,8 @@
 """Everything that a run has left, held against the types of the contract."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from launcher.contract.records import (
     TimelineEvent,
 )
 from launcher.contract.validation import problems
+from tests.job.ranks import Run
 
 KINDS: dict[str, Any] = {
     "argv.json": JobRequest,
@@ -71,3 +74,10 @@ def _check(directory: Path, counts: dict[str, int], deep: bool = True) -> list[s
             counts[pattern] = counts.get(pattern, 0) + 1
             found += [f"{path}: {sentence}" for sentence in problems(value, KINDS[pattern])]
     return found
+
+
+def compose_result(run: Run, world_size: int = 2) -> str:
+    """Have result.json composed as sbatch.sh has it; return the word."""
+    program = RunPaths(run.path).result_program
+    argv = [sys.executable, "-S", str(program), str(run.path), "000", str(world_size), "0"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""Real Megatron on CPU: what a run does with its network's expectation, and that it loads nothing of it without one."""
+"""Real Megatron on CPU: what a run does with its network's expectation, and what it does not load without one."""
 
 import json
 from pathlib import Path
@@ -40,15 +40,15 @@ def configure(said: str):
 """
 
 
-def test_a_run_without_an_expected_network_does_not_load_the_watch(tmp_path: Path) -> None:
-    settings = {"network": None, "numa_binding": False}
+def test_a_run_without_an_expected_network_and_a_profiler_loads_neither(tmp_path: Path) -> None:
+    settings = {"network": None, "numa_binding": False, "profiler": None}
     run = make_run(tmp_path / "run", "loaded.py", SHORT, settings, {"loaded.py": LOADED})
     train(run, 1)
     loaded = max((path.read_text() for path in run.path.glob("loaded.*")), key=len).splitlines()
     assert "launcher.job.watch.events" in loaded, "the list is one of a rank that trained"
-    assert not [name for name in loaded if "network" in name or "numa" in name or "gpus" in name]
-    assert not list(run.attempt().glob("network*"))
-    assert not list(run.attempt().glob("placement*"))
+    assert not [name for name in loaded if any(word in name for word in ("network", "numa", "gpus", "profil"))]
+    for pattern in ("network*", "placement*", "profiles/*"):
+        assert not list(run.attempt().glob(pattern))
 
 
 @pytest.mark.parametrize(("log", "word"), [("efa", "good"), ("efa_socket", "bad")])

@@ -1,4 +1,4 @@
-"""The window of steps on a rank: which steps, what is left behind, and that other runs do not load the package."""
+"""The window of steps on a rank: which steps, and what is left behind."""
 
 import contextlib
 import gzip
@@ -15,12 +15,13 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from launcher.contract import profiles
-from launcher.contract.paths import AttemptPaths
+from launcher.contract.paths import AttemptPaths, RunPaths
 from launcher.job.errors import UserError
 from launcher.job.profiling.prepare import load_custom_profiler, prepare
 from launcher.job.profiling.record import record_of
 from launcher.job.profiling.window import Window
 from launcher.job.rank import Rank
+from tests.contract.written import check_written, compose_result
 from tests.job.override_records import override_records
 from tests.job.ranks import ROOT, make_run, train
 from tests.support.limits import seconds
@@ -264,29 +265,7 @@ def test_a_class_that_is_not_a_profiler_is_refused(tmp_path: Path) -> None:
         load_custom_profiler(tmp_path / "mine.py", "Bad")
 
 
-LOADED = """
-import atexit, os, sys
-from pathlib import Path
-from vanilla_gpt_pretrain import configure
-
-@atexit.register
-def tell():
-    ours = [name for name in sys.modules if name.startswith("launcher.")]
-    Path(os.environ["LAUNCHER_RUN_DIR"], f"loaded.{os.getpid()}").write_text("\\n".join(ours))
-"""
 WINDOW = ("profiling.profile_step_start=2", "profiling.profile_step_end=4", "profiling.profile_ranks=[1]")
-
-
-@pytest.mark.megatron
-@pytest.mark.timeout(600)
-def test_a_run_without_a_profiler_does_not_load_the_package(tmp_path: Path) -> None:
-    overrides = ["train.train_iters=3", "checkpoint.save=null"]
-    run = make_run(tmp_path / "run", "loaded.py", overrides, files={"loaded.py": LOADED})
-    train(run, 1)
-    loaded = max((path.read_text() for path in run.path.glob("loaded.*")), key=len).splitlines()
-    assert "launcher.job.watch.events" in loaded, "the list is one of a rank that trained"
-    assert not [name for name in loaded if "profil" in name]
-    assert not list((run.attempt() / "profiles").glob("*"))
 
 
 @pytest.mark.megatron
@@ -309,9 +288,14 @@ def test_the_check_before_submitting_knows_the_recipes_own_number_of_iterations(
 @pytest.mark.megatron
 @pytest.mark.timeout(600)
 def test_the_pytorch_profiler_traces_the_rank_and_steps_that_were_asked_for(tmp_path: Path) -> None:
-    overrides = ["train.train_iters=5", "checkpoint.save=null", "profiling.use_pytorch_profiler=true", *WINDOW]
+    """Also: all that a real rank writes is as the contract has it, an expected network and evaluation included."""
+    overrides = [
+        *("train.train_iters=5", "train.eval_interval=2", "train.eval_iters=1", "checkpoint.save_interval=2"),
+        *("profiling.use_pytorch_profiler=true", *WINDOW),
+    ]
     asked = {"name": "torch", "start": 2, "stop": 4, "ranks": [1]}
-    run = make_run(tmp_path / "run", overrides=overrides, settings={"profiler": asked})
+    expected = {"policy": "warn", "fabric": "efa", "nodes": 1, "ranks_per_node": 2}
+    run = make_run(tmp_path / "run", overrides=overrides, settings={"profiler": asked, "network": expected})
     train(run, 2)
     directory = run.attempt() / "profiles"
     name = "torch_joblocal_attempt000_node0_rank1"
@@ -327,3 +311,15 @@ def test_the_pytorch_profiler_traces_the_rank_and_steps_that_were_asked_for(tmp_
     found = profiles.result(AttemptPaths(run.attempt()), 2, lambda _rank: "")
     assert found is not None
     assert (found["expected"], found["found"], found["missing"]) == (1, 1, [])
+    assert compose_result(run) == "finished"
+    counts = check_written(RunPaths(run.path))
+    assert counts.pop("timeline.jsonl") >= 8
+    assert counts == {
+        "argv.json": 1,
+        "ranks/*.json": 2,
+        "metrics.jsonl": 5,
+        "environment.json": 1,
+        "result.json": 1,
+        "network/*.json": 1,
+        "profiles/*.record.json": 1,
+    }

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher.contract.paths import RunPaths
+from tests.contract.written import check_written, compose_result
 from tests.job.ranks import Ranks, Run, make_run, train
 
 pytestmark = [pytest.mark.megatron, pytest.mark.timeout(600)]
@@ -238,3 +240,5 @@ def test_a_wrong_request_ends_before_training_with_one_sentence(tmp_path: Path) 
     assert (end["outcome"], end["cause"]) == ("failed", "user")
     assert "context_parallel_size=2 does not run on CPU" in end["exception"]["message"]
     assert "Traceback" not in run.log(0)
+    assert compose_result(run, world_size=1) == "failed"
+    assert check_written(RunPaths(run.path))["ranks/*.json"] == 1

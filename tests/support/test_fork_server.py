@@ -209,7 +209,7 @@ def test_a_check_is_answered_alike_cold_and_forked() -> None:
         "recipe": {"path": str(ROOT / "recipes/qwen3_moe_pretrain.py"), "function": "configure"},
         "arguments": {},
         "overrides": override_records(("env_vars.MINE=1", "train.global_batch_size=16")),
-        "settings": {"device": "auto"},
+        "options": {"device": "auto"},
         "world_size": 8,
         "ranks_per_node": 8,
     }

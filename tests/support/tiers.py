@@ -25,8 +25,12 @@ BY_FIXTURE = {
 OTHERS = ("slurm", "megatron", "slow", "soak")
 CPU_S = 12
 """What a quick test may take of CPU time, its children's included: less than importing the training stack."""
-FIRST = ("training/", "job/test_bridge_031", "job/test_all_recipes", "cli/", "backends/", "doctor/", "job/test_fetch")
-"""Beginnings of the paths of modules that take long: workers begin with them, and none is left with one at the end."""
+FIRST = (
+    *("job/test_all_recipes", "backends/test_modes", "support/test_fork_server", "job/test_network_training"),
+    *("training/", "job/test_bridge_031", "cli/", "faults/", "backends/", "doctor/", "job/test_fetch", "job/"),
+)
+"""Beginnings of the paths of modules that take long, the longest first: workers begin with them, and none is left with
+one at the end. `PYTEST_ADDOPTS=--durations=0 make test` shows how long each test takes."""
 
 
 def arrange(items: list[pytest.Item]) -> None:
