@@ -115,6 +115,11 @@ class AttemptPaths:
         return self.path / "checkpoint.json"
 
     @property
+    def sums(self) -> Path:
+        """The directory in which nodes share the sums of the checkpoint that is to be loaded."""
+        return self.path / "sums"
+
+    @property
     def result_file(self) -> Path:
         """How the attempt ended; missing while it goes on."""
         return self.path / "result.json"

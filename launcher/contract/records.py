@@ -12,6 +12,8 @@
     AttemptPaths.network_record     NetworkRecord
     AttemptPaths.placement_record   PlacementRecord
     AttemptPaths.checkpoint_choice  CheckpointChoice
+    sums/ITERATION.request.json     SumsRequest
+    sums/ITERATION.NODE.json        SumsAnswer
     RunPaths.manifest               CheckpointManifest
     RunPaths.set_aside              SetAside
     profiles/STEM.record.json       CaptureRecord
@@ -232,6 +234,25 @@ class CheckpointManifest(TypedDict):
     files: dict[str, FileSum]
     own_sum: str
     """crc32 of this file's content without this key."""
+
+
+class SumsRequest(TypedDict):
+    """What rank 0 asks the other nodes to sum. Node N of `count` takes every `count`-th name from the N-th on."""
+
+    version: Literal[1]
+    directory: str
+    algorithm: Literal["xxh3_64", "crc32"]
+    names: list[str]
+    seconds: Optional[float]
+    """How long; null: as long as it takes."""
+
+
+class SumsAnswer(TypedDict):
+    """What a node has summed of its share."""
+
+    version: Literal[1]
+    node: int
+    files: dict[str, FileSum]
 
 
 class SetAside(TypedDict):

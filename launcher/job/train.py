@@ -101,10 +101,14 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
     from . import fetch
     from .config import check, overrides, recipe, versions
     from .model import extensions, weights
+    from .model.shared_sums import SharedSums
 
     fetch.begin()
     options, wanted = request["options"], overrides.read(request["overrides"])
     keys = keys_of(wanted)
+    sums = SharedSums(rank, options["verify"])
+    if paths.loads(rank, bool(options.get("load", False))):
+        sums.begin(paths.likely_checkpoints(rank, {one.key: one.value for one in wanted}))
     device = backend.select(options.get("device", "auto"))
     if device == "cpu":
         from . import cpu
@@ -125,7 +129,8 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
     paths.place_files(config, rank, keys)
     paths.stop_on_signal(config, keys)
     began = time.monotonic()
-    choice = paths.choose_checkpoint(config, rank, keys, bool(options.get("load", False)), options["verify"])
+    choice = paths.choose_checkpoint(config, rank, keys, bool(options.get("load", False)), options["verify"], sums)
+    sums.end()
     if choice is not None and choice["iteration"] is not None:
         _report_choice(choice, rank, timeline, time.monotonic() - began)
     fetch.fetch_all(config, rank, options.get("init"))
@@ -190,7 +195,7 @@ def train(state: RankState, request: JobRequest, device: str, timeline: Timeline
     from megatron.bridge.training import pretrain as bridge
 
     from .config import versions
-    from .model import forward
+    from .model import forward, loading
     from .model.weights import require_all_tensors
 
     versions.require_callbacks(bridge.pretrain)
@@ -204,14 +209,15 @@ def train(state: RankState, request: JobRequest, device: str, timeline: Timeline
         state.window.attach(callbacks)
     config: Any = state.config
     weights = config.checkpoint.pretrained_checkpoint
-    if weights is None:
-        bridge.pretrain(config, forward_step, callbacks=callbacks)
-    else:
-        # The same loop, but it refuses to start where the weights are not found.
-        from megatron.bridge.training.finetune import finetune
+    with loading.watched(config, state.rank, device):
+        if weights is None:
+            bridge.pretrain(config, forward_step, callbacks=callbacks)
+        else:
+            # The same loop, but it refuses to start where the weights are not found.
+            from megatron.bridge.training.finetune import finetune
 
-        with require_all_tensors(weights):
-            finetune(config, forward_step, callbacks=callbacks)
+            with require_all_tensors(weights):
+                finetune(config, forward_step, callbacks=callbacks)
 
 
 @contextlib.contextmanager

@@ -18,8 +18,11 @@ for _name in ("Metadata", "MetadataIndex", "_StorageInfo"):
     setattr(_MODULE, _name, type(_name, (), {"__module__": _MODULE.__name__}))
 
 
-def write_checkpoint(directory: Path, step: int) -> Path:
-    """Write a checkpoint and the tracker that names it; returns the iteration's directory."""
+def write_checkpoint(directory: Path, step: int, *, common_file: bool = True) -> Path:
+    """Write a checkpoint and the trackers that name it; returns the iteration's directory.
+
+    With `common_file` it has `common.pt`, as megatron-core 0.16.1 writes it; else an item of a shard, as of 0.19.2.
+    """
     path = directory / f"iter_{step:07d}"
     path.mkdir(parents=True, exist_ok=True)
     metadata, numbers = _MODULE.Metadata(), random.Random(step)  # noqa: S311 - bytes to write
@@ -28,13 +31,16 @@ def write_checkpoint(directory: Path, step: int) -> Path:
         (path / name).write_bytes(b"PK" * 10 + numbers.randbytes(size - 20))
         for offset in (0, size - 100):
             index, info = _MODULE.MetadataIndex(), _MODULE._StorageInfo()
+            index.fqn = f"{name}.{offset}" if common_file or offset else "common_state/shard_0_1"
             info.__dict__.update(relative_path=name, offset=offset, length=100)
             metadata.storage_data[index] = info
     (path / ".metadata").write_bytes(_pickled(metadata))
     (path / "metadata.json").write_text(json.dumps({"sharded_backend": "torch_dist", "common_backend": "torch"}))
     (path / "run_config.yaml").write_text("train: {}\n")
-    with zipfile.ZipFile(path / "train_state.pt", "w") as archive:
-        archive.writestr("train_state/data.pkl", numbers.randbytes(200))
+    for archive_path in (path / "train_state.pt", directory / "latest_train_state.pt", path / "common.pt"):
+        if archive_path.name != "common.pt" or common_file:
+            with zipfile.ZipFile(archive_path, "w") as archive:
+                archive.writestr(f"{archive_path.stem}/data.pkl", numbers.randbytes(200))
     (directory / "latest_checkpointed_iteration.txt").write_text(str(step))
     return path
 

@@ -4,23 +4,28 @@ Tier: quick (no torch, no processes), about 15 s.
 """
 
 import json
+import pickle
 import random
 import time
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launcher.contract.paths import MANIFEST, RunPaths
-from launcher.contract.records import CheckpointChoice, SetAside, VerifyMode
+from launcher.contract.records import CheckpointChoice, SetAside, SumsAnswer, SumsRequest, VerifyMode
 from launcher.contract.validation import problems
 from launcher.job.config import choices
 from launcher.job.errors import UserError
-from launcher.job.model import checkpoints, manifest
+from launcher.job.model import checkpoints, loading, manifest, shared_sums
+from launcher.job.model.shared_sums import SharedSums
 from launcher.job.rank import Rank, read_rank
 from launcher.job.watch.checkpoint_sums import CheckpointSums
 from tests.job.checkpoint_files import empty_metadata, record_sums, write_checkpoint
 from tests.job.ranks import rank_environment
+from tests.support.limits import seconds
 
 PLACES = 40
 
@@ -60,7 +65,8 @@ def test_a_damaged_file_is_never_loaded_and_the_next_older_checkpoint_is(
     numbers = random.Random(kind)  # noqa: S311 - places of damage
     newest = run / "checkpoints" / "iter_0000020"
     names = sorted(path.name for path in newest.iterdir())
-    assert {"__0_0.distcp", ".metadata", "metadata.json", "train_state.pt", "run_config.yaml", MANIFEST} <= {*names}
+    kinds = {"__0_0.distcp", ".metadata", "common.pt", "metadata.json", "train_state.pt", "run_config.yaml", MANIFEST}
+    assert kinds <= {*names}
     for name in names:
         content = (newest / name).read_bytes()
         for _ in range(PLACES):
@@ -76,7 +82,36 @@ def test_a_damaged_file_is_never_loaded_and_the_next_older_checkpoint_is(
     assert resume(run)["iteration"] == 20, "what was restored is loaded"
 
 
-@pytest.mark.parametrize("name", ["__1_0.distcp", ".metadata", "train_state.pt", MANIFEST])
+@pytest.mark.parametrize("name", ["latest_train_state.pt", "latest_checkpointed_iteration.txt"])
+def test_a_damaged_tracker_changes_nothing(run: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+    tracker, numbers = run / "checkpoints" / name, random.Random(name)  # noqa: S311 - places of damage
+    content = tracker.read_bytes()
+    for kind in ("flip", "cut", "zeros"):
+        for _ in range(PLACES):
+            place, bit = numbers.randrange(len(content)), numbers.randrange(8)
+            tracker.write_bytes(damaged(content, kind, place, bit))
+            choice = resume(run)
+            # Bridge does not read its trackers where it is given the iteration.
+            assert (choice["iteration"], choice["ckpt_step"]) == (20, 20), f"{kind} at byte {place}, bit {bit}"
+            assert choice["passed_over"] == []
+
+
+@pytest.mark.parametrize("text", ["", "\x00\xff", "30", "2O"])
+def test_a_checkpoint_that_the_user_named_is_refused_where_its_tracker_is_damaged(
+    tmp_path: Path, run: Path, text: str
+) -> None:
+    elsewhere = (run / "checkpoints").rename(tmp_path / "elsewhere")
+    choice = choices.allowed(resuming(run), elsewhere, None, "torch_dist", "full")
+    assert (choice["iteration"], choice["ckpt_step"]) == (20, 20), "what was verified is what Bridge loads"
+    (elsewhere / "latest_checkpointed_iteration.txt").write_text(text)
+    with pytest.raises(UserError, match="names no checkpoint that is there") as refused:
+        choices.allowed(resuming(run), elsewhere, None, "torch_dist", "full")
+    assert "checkpoint.ckpt_step=" in (refused.value.hint or "")
+    assert choices.allowed(resuming(run), elsewhere, 10, "torch_dist", "full")["iteration"] == 10
+
+
+@pytest.mark.parametrize("name", ["__1_0.distcp", ".metadata", "common.pt", "train_state.pt", MANIFEST])
 def test_a_missing_file_is_damage_but_a_missing_manifest_is_said(run: Path, name: str) -> None:
     (run / "checkpoints" / "iter_0000020" / name).unlink()
     choice = resume(run)
@@ -93,20 +128,33 @@ def test_a_missing_file_is_damage_but_a_missing_manifest_is_said(run: Path, name
     [
         ("__0_0.distcp", bytes(1000), "holds zeros"),
         ("train_state.pt", b"PK\x03\x04 and no more", "not a whole archive"),
+        ("common.pt", b"", "not a whole archive"),
+        ("common.pt", None, "is missing"),
         ("metadata.json", b"\x00\xff{{{", "does not name the format"),
         (".metadata", empty_metadata(), "cannot be read"),
         (".metadata", b"garbage", "cannot be read"),
     ],
-    ids=["zero-filled shard", "cut train state", "garbage in metadata.json", "no storage_data", "garbage in .metadata"],
+    ids=[
+        *("zero-filled shard", "cut train state", "cut common state", "no common state"),
+        *("garbage in metadata.json", "no storage_data", "garbage in .metadata"),
+    ],
 )
-def test_damage_that_the_structure_shows_needs_no_manifest(run: Path, name: str, content: bytes, words: str) -> None:
+def test_damage_that_the_structure_shows_needs_no_manifest(
+    run: Path, name: str, content: bytes | None, words: str
+) -> None:
     path = run / "checkpoints" / "iter_0000020"
     (path / MANIFEST).unlink()
-    (path / name).write_bytes(content)
+    (path / name).unlink() if content is None else (path / name).write_bytes(content)
     choice = resume(run, "sizes")
     assert choice["iteration"] == 10
     assert [(passed["iteration"], passed["file"]) for passed in choice["passed_over"]] == [(20, name)]
     assert words in choice["passed_over"][0]["reason"]
+
+
+def test_a_checkpoint_whose_shards_hold_the_common_state_needs_no_file_of_it(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, 10, common_file=False)
+    assert not (path / "common.pt").exists()
+    assert checkpoints.is_complete(path)
 
 
 def test_a_marker_names_iteration_file_and_reason_and_holds_for_later_attempts(run: Path) -> None:
@@ -156,9 +204,9 @@ def test_what_is_verified_depends_on_the_mode_and_is_recorded(run: Path) -> None
         return verdict.verification
 
     whole = verified("full")
-    assert (whole["state"], whole["verified_files"], whole["files"]) == ("verified", 6, 6)
+    assert (whole["state"], whole["verified_files"], whole["files"]) == ("verified", 7, 7)
     part = verified("budget", time.monotonic() - 1)
-    assert (part["state"], part["verified_files"]) == ("partly verified", 4)
+    assert (part["state"], part["verified_files"]) == ("partly verified", 5)
     assert part["bytes"] - part["verified_bytes"] == 1900
     assert "not verified: 2 files" in manifest.describe(part)
     shard = path / "__0_0.distcp"
@@ -215,6 +263,134 @@ class Noted:
         self.events.append({"event": name, "seconds": seconds, **more})
 
 
+def on_node(run: Path, node: int, attempt: str = "001") -> Rank:
+    """The one rank of a node, of two."""
+    names = {"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "NODE_RANK": str(node)}
+    return read_rank({**rank_environment(run, node, 2, attempt), **names})
+
+
+@pytest.fixture
+def other_node(run: Path) -> Iterator[SharedSums]:
+    """A second node that sums what it is asked."""
+    sums = SharedSums(on_node(run, 1), "full")
+    sums.begin(None)
+    yield sums
+    sums.end()
+
+
+def resume_on_two_nodes(run: Path, sums: SharedSums) -> CheckpointChoice:
+    return choices.resumed(on_node(run, 0), run / "checkpoints", None, "torch_dist", "full", sums)
+
+
+def test_the_nodes_share_the_sums_of_a_checkpoint_that_is_to_be_loaded(
+    run: Path, other_node: SharedSums, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summed = note_sums(monkeypatch)
+    choice = resume_on_two_nodes(run, SharedSums(on_node(run, 0), "full"))
+    assert choice["iteration"] == 20
+    assert choice["verification"] is not None
+    assert choice["verification"]["state"] == "verified"
+    directory = resuming(run).paths.sums
+    request = json.loads((directory / "iter_0000020.request.json").read_text())
+    answer = json.loads((directory / "iter_0000020.0001.json").read_text())
+    assert not [*problems(request, SumsRequest), *problems(answer, SumsAnswer)]
+    assert sorted(request["names"]) == ["__0_0.distcp", "__1_0.distcp"]
+    assert [*answer["files"]] == request["names"][1:], "each node takes its share"
+    assert sorted(name for name in summed if name.endswith(".distcp")) == sorted(request["names"]), "once each"
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", "__1_0.distcp"])
+def test_damage_in_the_share_of_any_node_is_found(run: Path, other_node: SharedSums, name: str) -> None:
+    shard = run / "checkpoints" / "iter_0000020" / name
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    choice = resume_on_two_nodes(run, SharedSums(on_node(run, 0), "full"))
+    assert choice["iteration"] == 10
+    assert choice["verification"] is not None
+    assert choice["verification"]["state"] == "verified"
+    assert [passed["file"] for passed in choice["passed_over"]] == [name]
+
+
+def test_what_a_node_does_not_answer_rank_0_sums_itself(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_sums, "_PATIENCE_S", 0.1)
+    choice = resume_on_two_nodes(run, SharedSums(on_node(run, 0), "full"))
+    assert choice["verification"] is not None
+    assert (choice["iteration"], choice["verification"]["state"]) == (20, "verified")
+
+
+def test_the_newest_checkpoint_is_summed_beside_the_imports(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summed = note_sums(monkeypatch)
+    sums = SharedSums(resuming(run), "full")
+    sums.begin(run / "checkpoints")
+    end = time.monotonic() + seconds(10)
+    while sum(name.endswith(".distcp") for name in summed) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    choice = choices.resumed(resuming(run), run / "checkpoints", None, "torch_dist", "full", sums)
+    assert choice["verification"] is not None
+    assert (choice["iteration"], choice["verification"]["state"]) == (20, "verified")
+    assert sorted(name for name in summed if name.endswith(".distcp")) == ["__0_0.distcp", "__1_0.distcp"]
+
+
+def note_sums(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note each file that is summed."""
+    summed, sum_file = list[str](), manifest._sum_file
+
+    def noted(path: Path, *arguments: Any) -> Any:
+        summed.append(path.name)
+        return sum_file(path, *arguments)
+
+    monkeypatch.setattr(manifest, "_sum_file", noted)
+    return summed
+
+
+def test_without_sums_a_damaged_checkpoint_that_cannot_be_loaded_is_set_aside(run: Path) -> None:
+    (run / "checkpoints" / "iter_0000020" / MANIFEST).unlink()
+    choice = resume(run)
+    assert choice["iteration"] == 20
+    assert loading.mark(resuming(run), choice, "EOFError: ").endswith("the next attempt continues from an older one")
+    marker = json.loads(RunPaths(run).set_aside(20).read_text())
+    assert list(problems(marker, SetAside)) == []
+    again = resume(run)
+    assert again["iteration"] == 10
+    assert again["passed_over"][0]["reason"] == "could not be loaded (EOFError: )"
+
+
+def test_a_failed_loading_sets_nothing_aside_that_may_be_whole(tmp_path: Path, run: Path) -> None:
+    assert "its files are as they were saved" in loading.mark(resuming(run), resume(run), "EOFError: ")
+    elsewhere = (run / "checkpoints").rename(tmp_path / "elsewhere")
+    (elsewhere / "iter_0000020" / MANIFEST).unlink()
+    said = loading.mark(resuming(run), resume(run, directory=elsewhere), "EOFError: ")
+    assert "nothing is changed in a directory outside the run" in said
+    assert not RunPaths(run).set_aside_directory.exists()
+
+
+def test_damage_is_told_from_other_failures_of_loading() -> None:
+    def raised(read: Any) -> BaseException:
+        with pytest.raises(Exception) as caught:
+            read()
+        return caught.value
+
+    assert loading.damage_in(raised(lambda: json.loads("{"))) is not None
+    assert loading.damage_in(raised(lambda: pickle.loads(b"garbage")))  # noqa: S301 is not None
+    below_a_reader = raised(lambda: zipfile.ZipFile(Path(__file__)))
+    assert loading.damage_in(below_a_reader) is not None
+    wrapped = RuntimeError("load failed")
+    wrapped.__cause__ = below_a_reader
+    assert loading.damage_in(wrapped) is not None
+    of_ranks = RuntimeError("CheckpointException ranks: [1]")
+    of_ranks.failures = {1: (below_a_reader, [])}  # type: ignore[attr-defined]
+    assert loading.damage_in(of_ranks) is not None
+    for other in (
+        RuntimeError("size mismatch for decoder.weight"),
+        KeyError("decoder.layers.4"),
+        OSError(5, "Input/output error"),
+        MemoryError(),
+        RuntimeError("CUDA out of memory"),
+        ConnectionResetError("Connection reset by peer"),
+    ):
+        assert loading.damage_in(other) is None, other
+
+
 def two_nodes(run: Path, attempt: str = "000") -> tuple[list[CheckpointSums], Noted]:
     """The parts of two nodes with one rank each, at the beginning of the training loop."""
     timeline, parts = Noted(), []
@@ -240,7 +416,7 @@ def test_each_node_sums_its_shards_and_rank_0_writes_the_manifest(tmp_path: Path
     assert made is not None
     assert sorted(made["files"]) == manifest.file_names(path)
     assert [entry.name for entry in path.iterdir() if "launcher-" in entry.name] == [MANIFEST]
-    assert [(event["event"], event["iteration"], event["files"]) for event in timeline.events] == [("checksums", 10, 6)]
+    assert [(event["event"], event["iteration"], event["files"]) for event in timeline.events] == [("checksums", 10, 7)]
     assert resume(run)["verification"] == manifest.verify(path, path / MANIFEST, "torch_dist", "full").verification
 
 

@@ -40,6 +40,11 @@ def config(rank: Rank, **checkpoint: Any) -> Any:
     )
 
 
+def forget_trackers(directory: Path) -> None:
+    for name in checkpoints.TRACKERS:
+        (directory / name).unlink()
+
+
 def later(rank: Rank) -> Rank:
     return read_rank(rank_environment(rank.run_dir, 0, 2, "001"))
 
@@ -124,7 +129,7 @@ def test_a_later_attempt_takes_the_newest_complete_iteration(rank: Rank, save: A
 def test_without_a_tracker_the_iterations_own_directory_is_loaded(rank: Rank, save: Any) -> None:
     made = config(rank, save=str(rank.run_dir / "checkpoints"))
     path = save(rank.run_dir / "checkpoints", 10)
-    (path.parent / "latest_checkpointed_iteration.txt").unlink()
+    forget_trackers(path.parent)
     paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
     assert (made.checkpoint.load, made.checkpoint.ckpt_step) == (str(path), None)
 
@@ -147,7 +152,7 @@ def test_a_first_save_that_was_cut_short_is_not_a_checkpoint(rank: Rank, save: A
     made = config(rank, save=str(rank.run_dir / "checkpoints"))
     path = save(rank.run_dir / "checkpoints", 10)
     (path / ".metadata").unlink()
-    (path.parent / "latest_checkpointed_iteration.txt").unlink()
+    forget_trackers(path.parent)
     paths.choose_checkpoint(made, later(rank), frozenset(), load=False)
     assert made.checkpoint.load is None
     assert made.checkpoint.finetune is True
@@ -195,5 +200,5 @@ def test_reading_metadata_runs_nothing_from_it(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "attacked",))
 
     with pytest.raises((TypeError, KeyError)):
-        checkpoints.shard_items(pickle.dumps(Attack()))
+        checkpoints.read_metadata(pickle.dumps(Attack()))
     assert not (tmp_path / "attacked").exists()

@@ -1,5 +1,6 @@
 """Real Megatron on CPU, in real processes: what a run writes, how it ends, and that it continues exactly."""
 
+import json
 import math
 import shutil
 import signal
@@ -168,6 +169,26 @@ def test_flipped_bytes_in_the_newest_checkpoint_are_found_and_the_older_one_is_l
     assert not (run.path / "set-aside" / "iter_0000020.json").exists()
     sums = run.path / "checkpoints" / "iter_0000020" / "launcher-manifest.json"
     assert sums.stat().st_mtime > shard.stat().st_mtime
+
+
+def test_damage_that_only_the_load_finds_ends_the_attempt_and_the_next_takes_the_older_checkpoint(
+    reference: Run, tmp_path: Path
+) -> None:
+    run = reference.copy(tmp_path / "resumed")
+    newest = run.path / "checkpoints" / "iter_0000020"
+    # Without a manifest no sum shows it, and the structure is whole: an item has lost the directory of its archive.
+    (newest / "launcher-manifest.json").unlink()
+    shard = newest / "__1_0.distcp"
+    shard.write_bytes(shard.read_bytes()[:-60] + b"\x01" * 60)
+    train(run, attempt="001", expect=None)
+    end = next(end for rank in (0, 1) if "cannot be loaded" in (end := run.end(rank, "001"))["exception"]["message"])
+    assert end["outcome"] == "failed"
+    assert "unverified: no sums were recorded" in run.log(0, "001")
+    marker = json.loads((run.path / "set-aside" / "iter_0000020.json").read_text())
+    assert (marker["iteration"], marker["file"]) == (20, "iter_0000020")
+    assert "could not be loaded" in marker["reason"]
+    train(run, attempt="002")
+    assert run.losses("002") == {iteration: loss for iteration, loss in reference.losses().items() if iteration > 10}
 
 
 def test_sigterm_stops_all_ranks_after_saving(interrupted: Run) -> None:

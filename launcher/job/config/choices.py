@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any, Optional, cast
 
 from ...contract.files import read_object, write_json
-from ...contract.paths import MANIFEST
 from ...contract.records import CheckpointChoice, CheckpointVerification, PassedOver, SetAside, VerifyMode
 from ..errors import UserError
 from ..model import checkpoints, manifest
 from ..model.checkpoints import Problem
+from ..model.shared_sums import BUDGET_S, SharedSums, manifest_of
 from ..rank import Rank
-
-BUDGET_S = 120.0
-"""How long sums are taken with `verify` budget."""
 
 WAIT_S = {"full": 24 * 3600.0, "budget": 1800.0, "sizes": 1800.0}
 """How long other ranks wait for rank 0: its imports, and the verification."""
 
 _POLL_S = 0.2
+_POLL_OF_MANY_S = 1.0
+_MANY = 256
+"""Ranks; as many ask the file system less often."""
 
 
 def agreed(rank: Rank, verify: VerifyMode, choose: Callable[[], CheckpointChoice]) -> CheckpointChoice:
@@ -51,18 +51,25 @@ def agreed(rank: Rank, verify: VerifyMode, choose: Callable[[], CheckpointChoice
                 where=str(path),
                 hint="see the log of rank 0",
             )
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_S if rank.world_size < _MANY else _POLL_OF_MANY_S)
     found = cast(CheckpointChoice, content)
     if found["error"] is not None:
         raise UserError(found["error"], where=found["where"], hint=found["hint"])
     return found
 
 
-def resumed(rank: Rank, directory: Path, step: Optional[int], ckpt_format: str, verify: VerifyMode) -> CheckpointChoice:
+def resumed(
+    rank: Rank,
+    directory: Path,
+    step: Optional[int],
+    ckpt_format: str,
+    verify: VerifyMode,
+    sums: Optional[SharedSums] = None,
+) -> CheckpointChoice:
     """Return what continues the run: the newest whole checkpoint in `directory`, or that of `step`.
 
-    Without any checkpoint its iteration is None. Raises UserError where none is whole, or a damaged one may not be set
-    aside.
+    Without any checkpoint its iteration is None. `sums` shares the work among the nodes. Raises UserError where none is
+    whole, or a damaged one may not be set aside.
     """
     deadline = time.monotonic() + BUDGET_S
     found = checkpoints.iterations(directory)
@@ -71,7 +78,7 @@ def resumed(rank: Rank, directory: Path, step: Optional[int], ckpt_format: str, 
     passed: list[PassedOver] = []
     if step is not None:
         path = next((path for number, path in found if number == step), directory / f"iter_{step:07d}")
-        verdict = _verify(rank, path, ckpt_format, verify, deadline)
+        verdict = _verify(rank, path, ckpt_format, verify, deadline, sums)
         if verdict.problem is not None:
             raise _refusal(path, verdict.problem, "name another with checkpoint.ckpt_step=N")
         return _resume_from(directory, step, verdict.verification, passed)
@@ -79,7 +86,7 @@ def resumed(rank: Rank, directory: Path, step: Optional[int], ckpt_format: str, 
         if own and (marker := read_object(rank.run_paths.set_aside(number))) is not None:
             passed.append(_passed(number, Problem(str(marker.get("file")), str(marker.get("reason"))), True))
             continue
-        verdict = _verify(rank, path, ckpt_format, verify, deadline)
+        verdict = _verify(rank, path, ckpt_format, verify, deadline, sums)
         if verdict.problem is None:
             return _resume_from(directory, number, verdict.verification, passed)
         is_final = rank.run_paths.manifest(path).exists() or (tracked is not None and number <= tracked)
@@ -103,18 +110,27 @@ def resumed(rank: Rank, directory: Path, step: Optional[int], ckpt_format: str, 
     return record(passed_over=passed)
 
 
-def allowed(rank: Rank, wish: Path, step: Optional[int], ckpt_format: str, verify: VerifyMode) -> CheckpointChoice:
+def allowed(
+    rank: Rank,
+    wish: Path,
+    step: Optional[int],
+    ckpt_format: str,
+    verify: VerifyMode,
+    sums: Optional[SharedSums] = None,
+) -> CheckpointChoice:
     """Return the choice of a checkpoint that the user named and allowed. Raises UserError for a damaged one.
 
-    What Bridge loads from it is verified: the directory itself, or the iteration of `step` or of the tracker.
+    What Bridge loads from it is verified: the directory itself, or the iteration of `step` or of the tracker. That
+    iteration is in the choice's `ckpt_step`, since Bridge reads another tracker than this module does.
     """
     number, path = _loaded_from(wish, step)
     if path is None:
         return record(load=str(wish))
-    verdict = _verify(rank, path, ckpt_format, verify, time.monotonic() + BUDGET_S)
+    verdict = _verify(rank, path, ckpt_format, verify, time.monotonic() + BUDGET_S, sums)
     if verdict.problem is not None:
         raise _refusal(path, verdict.problem, "name a whole one with checkpoint.load or checkpoint.ckpt_step=N")
-    return record(load=str(wish), iteration=number, verification=verdict.verification)
+    pinned = number if path != wish else None
+    return record(load=str(wish), iteration=number, ckpt_step=pinned, verification=verdict.verification)
 
 
 def record(**known: Any) -> CheckpointChoice:
@@ -137,12 +153,17 @@ def record(**known: Any) -> CheckpointChoice:
 
 
 def _verify(
-    rank: Rank, path: Path, ckpt_format: str, verify: VerifyMode, deadline: float
+    rank: Rank, path: Path, ckpt_format: str, verify: VerifyMode, deadline: float, sums: Optional[SharedSums]
 ) -> manifest.CheckpointVerdict:
-    # The manifest in the directory itself goes where the checkpoint goes, into another run too.
-    inside = path / MANIFEST
-    where = inside if inside.exists() else rank.run_paths.manifest(path)
-    return manifest.verify(path, where, ckpt_format, verify, deadline=deadline, seed=int(rank.attempt))
+    return manifest.verify(
+        path,
+        manifest_of(rank, path),
+        ckpt_format,
+        verify,
+        deadline=deadline,
+        seed=int(rank.attempt),
+        take_sums=sums.take if sums else None,
+    )
 
 
 def _resume_from(
@@ -161,14 +182,26 @@ def _resume_from(
 
 
 def _loaded_from(wish: Path, step: Optional[int]) -> tuple[Optional[int], Optional[Path]]:
-    """Return iteration and directory of the checkpoint that Bridge loads from `wish`; None where that is not known."""
+    """Return iteration and directory of the checkpoint that Bridge loads from `wish`; None where that is not known.
+
+    Raises UserError where the tracker is damaged.
+    """
     found = checkpoints.iterations(wish)
     if not found:
         is_one = any((wish / name).is_file() for name in checkpoints.MARKERS)
         digits = wish.name.removeprefix("iter_")
         return (int(digits) if digits.isdigit() else None), (wish if is_one else None)
+    tracker = wish / checkpoints.TRACKERS[1]
     number = checkpoints.tracked_iteration(wish) if step is None else step
-    return number, next((path for each, path in found if each == number), None)
+    path = next((path for each, path in found if each == number), None)
+    if step is None and path is None and tracker.exists() and tracker.read_bytes().strip() != b"release":
+        numbers = ", ".join(str(each) for each, _ in found)
+        raise UserError(
+            f"the tracker {tracker} names no checkpoint that is there (iterations: {numbers})",
+            where=str(tracker),
+            hint="name one with checkpoint.ckpt_step=N",
+        )
+    return number, path
 
 
 def _set_aside(rank: Rank, iteration: int, path: Path, problem: Problem) -> bool:

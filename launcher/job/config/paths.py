@@ -5,12 +5,14 @@ launcher moves all of it into the run directory, unless the user chose otherwise
 run loads anything.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
 from ...contract.records import CheckpointChoice, VerifyMode
 from ..errors import UserError
 from ..model import checkpoints
+from ..model.shared_sums import SharedSums
 from ..rank import Rank
 from . import choices
 
@@ -40,6 +42,21 @@ def place_files(config: Any, rank: Rank, keys: frozenset[str]) -> None:
             setattr(owner, name, str(path))
 
 
+def loads(rank: Rank, load: bool) -> bool:
+    """Return whether this attempt may load a checkpoint: a later one, or one that was allowed to (`load`)."""
+    return load or int(rank.attempt) > 0
+
+
+def likely_checkpoints(rank: Rank, overrides: Mapping[str, Any]) -> Optional[Path]:
+    """Return the directory that a later attempt continues from unless the recipe names another; None if unknown."""
+    if int(rank.attempt) == 0:
+        return None
+    named = overrides.get("checkpoint.save")
+    if named is None:
+        return rank.run_paths.checkpoints
+    return None if not isinstance(named, str) or _is_remote(named) or "${" in named else Path(named)
+
+
 def stop_on_signal(config: Any, keys: frozenset[str]) -> None:
     """Let a signal save and stop the run, unless the user overrode that.
 
@@ -52,13 +69,19 @@ def stop_on_signal(config: Any, keys: frozenset[str]) -> None:
 
 
 def choose_checkpoint(
-    config: Any, rank: Rank, keys: frozenset[str], load: bool, verify: VerifyMode = "budget"
+    config: Any,
+    rank: Rank,
+    keys: frozenset[str],
+    load: bool,
+    verify: VerifyMode = "budget",
+    sums: Optional[SharedSums] = None,
 ) -> Optional[CheckpointChoice]:
     """Set in `config.checkpoint` what this attempt loads; return the record of it where files were looked at.
 
     Attempt 000 loads nothing, or what the user named in `checkpoint.load` and allowed (`load`). A later attempt
     continues from the newest whole checkpoint of the run, wherever the tracker points; where none was saved yet, it
-    starts as attempt 000 did. Rank 0 verifies (`verify`) and chooses, and the others follow its record. Raises
+    starts as attempt 000 did. Rank 0 verifies (`verify`, the work shared by
+    `sums`) and chooses, and the others follow its record. Raises
     UserError where a new run would load a checkpoint without permission, a permitted one does not exist or is damaged,
     or no checkpoint of the run is whole.
     """
@@ -72,10 +95,11 @@ def choose_checkpoint(
     if not later and not (load and section.load and not _is_default(section.load) and not _is_remote(section.load)):
         section.load = _first_load(section.load, load)
         return None
-    choice = choices.agreed(rank, verify, lambda: _choose(section, rank, step, load, bool(later), verify))
+    choice = choices.agreed(rank, verify, lambda: _choose(section, rank, step, load, bool(later), verify, sums))
     section.load = choice["load"]
-    if choice["resumed"]:
+    if choice["resumed"] or choice["ckpt_step"] is not None:
         section.ckpt_step = choice["ckpt_step"]
+    if choice["resumed"]:
         # Fine-tuning resets iteration and optimizer on load: right for initial weights, wrong for the run's own
         # checkpoint.
         section.finetune = False
@@ -83,16 +107,22 @@ def choose_checkpoint(
 
 
 def _choose(
-    section: Any, rank: Rank, step: Optional[int], load: bool, later: bool, verify: VerifyMode
+    section: Any,
+    rank: Rank,
+    step: Optional[int],
+    load: bool,
+    later: bool,
+    verify: VerifyMode,
+    sums: Optional[SharedSums],
 ) -> CheckpointChoice:
     if later:
-        choice = choices.resumed(rank, Path(section.save), step, section.ckpt_format, verify)
+        choice = choices.resumed(rank, Path(section.save), step, section.ckpt_format, verify, sums)
         if choice["iteration"] is not None:
             return choice
     wish = _first_load(section.load, load)
     if wish is None or _is_remote(wish):
         return choices.record(load=wish)
-    return choices.allowed(rank, Path(wish), section.ckpt_step, section.ckpt_format, verify)
+    return choices.allowed(rank, Path(wish), section.ckpt_step, section.ckpt_format, verify, sums)
 
 
 def _first_load(wish: Optional[str], load: bool) -> Optional[str]:

@@ -7,7 +7,8 @@ So this module looks at the directories themselves.
 Layout of a `torch_dist` checkpoint, as written by Bridge 0.6.2 with megatron-core 0.19.2: `iter_NNNNNNN/` with shards
 `__R_W.distcp`, `.metadata` (written after all shards), `metadata.json`, then `train_state.pt` and `run_config.yaml`;
 beside the directories `latest_train_state.pt` and `latest_checkpointed_iteration.txt`. Both trackers are written after
-everything that loading needs.
+everything that loading needs. Earlier releases of megatron-core (0.16.1) write what is no tensor to `common.pt`; 0.19.2
+writes it into a shard, as the item `common_state` (core/dist_checkpointing/serialization.py).
 """
 
 import json
@@ -21,6 +22,7 @@ from typing import Any, Optional
 TRACKERS = ("latest_train_state.pt", "latest_checkpointed_iteration.txt")
 MARKERS = ("run_config.yaml", "train_state.pt", "metadata.json", ".metadata")
 REQUIRED = ("train_state.pt", ".metadata")
+COMMON = "common.pt"
 SHARD = re.compile(r"__(\d+)_\d+\.distcp")
 """A shard's name; the number is the rank that wrote it."""
 
@@ -66,21 +68,18 @@ def find_problem(path: Path, ckpt_format: str = "torch_dist") -> Optional[Proble
     Shards are held against `.metadata`: they exist, have their size, and the items that are looked at in each are not
     zeros. A changed byte is not seen; sums see that (manifest.py). None where nothing was found. Never raises.
     """
-    required = (*REQUIRED, "metadata.json") if ckpt_format == "torch_dist" else REQUIRED
-    for name in required:
-        if (size := _size(path / name)) <= 0:
-            return Problem(name, "is missing" if size < 0 else "is empty")
-    if ckpt_format == "torch_dist" and not _is_backend(path / "metadata.json"):
-        return Problem("metadata.json", "does not name the format of the checkpoint")
-    if not _is_archive(path / "train_state.pt"):
-        return Problem("train_state.pt", "is damaged: it is not a whole archive of torch.save")
+    problem = _small_file_problem(path, is_torch_dist=ckpt_format == "torch_dist")
+    if problem is not None:
+        return problem
     try:
-        items = shard_items((path / ".metadata").read_bytes())
+        content = read_metadata((path / ".metadata").read_bytes())
     except Exception as error:  # garbage makes an unpickler raise anything
         return Problem(".metadata", f"cannot be read ({type(error).__name__}: {str(error)[:100]})")
-    if not items:
+    if not content.items:
         return Problem(".metadata", "lists no shard")
-    for name, places in sorted(items.items()):
+    if ckpt_format == "torch_dist" and not content.has_common_state and _size(path / COMMON) < 0:
+        return Problem(COMMON, "is missing")
+    for name, places in sorted(content.items.items()):
         problem = _shard_problem(path, name, places)
         if problem is not None:
             return problem
@@ -108,18 +107,30 @@ def has_tracker(directory: Path) -> bool:
     return any((directory / name).is_file() for name in TRACKERS)
 
 
-def shard_items(metadata: bytes) -> dict[str, list[tuple[int, int]]]:
-    """Return offset and length of each item in each shard file, from the pickled `.metadata` of a checkpoint.
+@dataclass(frozen=True)
+class Metadata:
+    """What `.metadata` says of the shards."""
+
+    items: dict[str, list[tuple[int, int]]]
+    """Offset and length of each item, by the name of the shard's file."""
+    has_common_state: bool
+    """Whether the shards hold what is not a tensor as well; otherwise `common.pt` does."""
+
+
+def read_metadata(metadata: bytes) -> Metadata:
+    """Return what the pickled `.metadata` of a checkpoint says.
 
     The pickle (of torch.distributed.checkpoint) is read without torch and without running any code from it: every class
     becomes a bare record. What is not such a pickle raises an exception of any kind.
     """
     items: dict[str, list[tuple[int, int]]] = {}
+    has_common_state = False
     content = _Records(metadata).load()
-    for info in vars(content)["storage_data"].values():
+    for index, info in vars(content)["storage_data"].items():
         fields = vars(info)
         items.setdefault(str(fields["relative_path"]), []).append((int(fields["offset"]), int(fields["length"])))
-    return items
+        has_common_state = has_common_state or str(vars(index).get("fqn")).startswith("common_state/")
+    return Metadata(items, has_common_state)
 
 
 class _Record:
@@ -143,6 +154,19 @@ class _Records(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         return type(name, (_Record,), {"__module__": module})
+
+
+def _small_file_problem(path: Path, *, is_torch_dist: bool) -> Optional[Problem]:
+    required = (*REQUIRED, "metadata.json") if is_torch_dist else REQUIRED
+    for name in required:
+        if (size := _size(path / name)) <= 0:
+            return Problem(name, "is missing" if size < 0 else "is empty")
+    if is_torch_dist and not _is_backend(path / "metadata.json"):
+        return Problem("metadata.json", "does not name the format of the checkpoint")
+    for name in ("train_state.pt", COMMON):
+        if (name in required or _size(path / name) >= 0) and not _is_archive(path / name):
+            return Problem(name, "is damaged: it is not a whole archive of torch.save")
+    return None
 
 
 def _size(path: Path) -> int:

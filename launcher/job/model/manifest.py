@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Optional
@@ -23,6 +23,12 @@ from . import checkpoints
 from .checkpoints import Problem
 
 Algorithm = Literal["xxh3_64", "crc32"]
+
+Summed = tuple[dict[str, FileSum], list[str]]
+"""Sizes and sums of files by name, and the names of those that could not be read."""
+
+TakeSums = Callable[[Path, Sequence[str], Algorithm, Optional[float]], Summed]
+"""Takes the sums of files in a directory until a deadline (time.monotonic), by an algorithm."""
 
 _State = Literal["verified", "partly verified", "sizes only", "unverified"]
 
@@ -69,7 +75,7 @@ def sum_files(
     deadline: Optional[float] = None,
     stop: Optional[threading.Event] = None,
     nice: bool = False,
-) -> tuple[dict[str, FileSum], list[str]]:
+) -> Summed:
     """Return sizes and sums of files, and the names of those that could not be read.
 
     They are read by `threads`; `nice` gives these the lowest priority. A file is in neither if it was not done at the
@@ -133,11 +139,12 @@ def verify(
     *,
     deadline: Optional[float] = None,
     seed: int = 0,
+    take_sums: Optional[TakeSums] = None,
 ) -> CheckpointVerdict:
     """Return whether a checkpoint may be loaded, by its structure, its sizes and its sums.
 
     With `mode` budget the sums end at `deadline`; `seed` varies which shards come first. A checkpoint without manifest
-    is `unverified`. Files are summed at full speed by at most eight threads. Never raises.
+    is `unverified`. Shards are summed by `take_sums`, else here, at full speed by at most eight threads. Never raises.
     """
     try:
         manifest = read_manifest(manifest_path)
@@ -151,7 +158,7 @@ def verify(
     algorithm: Algorithm = manifest["algorithm"]
     found: dict[str, FileSum] = {}
     note = None
-    if mode != "sizes" and _hasher(algorithm) is None:
+    if mode != "sizes" and not can_sum(algorithm):
         note = f"the sums are {algorithm}, and the package xxhash is not installed"
     elif mode != "sizes" and problem is None:
         # All but the shards first: they are small, and no parser is given a file of which a byte has changed.
@@ -161,7 +168,8 @@ def verify(
     if mode != "sizes" and note is None and problem is None:
         shards = [name for name in files if name not in found]
         random.Random(seed).shuffle(shards)  # noqa: S311 - an order, not a secret
-        more, problem = _compare(directory, shards, files, algorithm, deadline if mode == "budget" else None)
+        end = deadline if mode == "budget" else None
+        more, problem = _compare(directory, shards, files, algorithm, end, take_sums)
         found.update(more)
     if problem is not None:
         return CheckpointVerdict(problem, None)
@@ -219,14 +227,19 @@ def _compare(
     wanted: Mapping[str, FileSum],
     algorithm: Algorithm,
     deadline: Optional[float],
+    take_sums: Optional[TakeSums] = None,
 ) -> tuple[dict[str, FileSum], Optional[Problem]]:
-    found, unreadable = sum_files(directory, names, algorithm, threads=_threads(), deadline=deadline)
+    found, unreadable = (take_sums or _take_sums)(directory, names, algorithm, deadline)
     if unreadable:
         return found, Problem(min(unreadable), "cannot be read")
     changed = [name for name, one in found.items() if one != wanted[name]]
     if changed:
         return found, Problem(min(changed), "is damaged: its sum is not the one that was recorded when it was saved")
     return found, None
+
+
+def _take_sums(directory: Path, names: Sequence[str], algorithm: Algorithm, deadline: Optional[float]) -> Summed:
+    return sum_files(directory, names, algorithm, threads=full_speed(), deadline=deadline)
 
 
 def _sum_file(path: Path, algorithm: Algorithm, deadline: Optional[float], stop: threading.Event) -> Optional[FileSum]:
@@ -270,8 +283,14 @@ def _hasher(algorithm: str) -> Optional[Any]:
     return xxhash.xxh3_64()
 
 
-def _threads() -> int:
+def full_speed() -> int:
+    """Return the number of threads that sum at full speed."""
     return min(8, len(os.sched_getaffinity(0)))
+
+
+def can_sum(algorithm: str) -> bool:
+    """Return whether this interpreter has the algorithm."""
+    return _hasher(algorithm) is not None
 
 
 def _lowest_priority() -> None:
