@@ -12,6 +12,7 @@ from launcher.api.profiler_context import find_profiler_context, own_code
 from launcher.config.cluster import Cluster
 from launcher.config.load import add_job_file, load_cluster, load_request, read_job_file
 from launcher.config.request import Request
+from launcher.contract import room
 from launcher.contract.values import Override
 from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
 from launcher.discovery.code_files import code_files
@@ -20,7 +21,7 @@ from launcher.discovery.image import Image, resolve_image
 from launcher.discovery.recipe import BridgeRecipe, Recipe, read_recipe
 from launcher.discovery.recipe_index import IndexMatch, lookup, with_index_info
 from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
-from launcher.planning import arguments, assignments, backend_choice, container, index_info, overrides
+from launcher.planning import arguments, assignments, backend_choice, container, index_info, overrides, run_paths
 from launcher.planning.backend import BackendTraits
 from launcher.planning.inputs import PlanInputs
 from launcher.planning.profiler import plan as profiler_plan
@@ -87,6 +88,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         image=image,
         profiling=profiling,
         use_viztracer=use_viztracer,
+        room=_room(request, parsed, cluster, host, resumed),
     )
     return Discovered(inputs, resumed, release)
 
@@ -163,6 +165,20 @@ def _checkpoint_to_load(
         return saved_model(Path(named)) if request.allow_checkpoint_load or resumed else None
     found = saved_model(resumed.checkpoints) if resumed else None
     return dataclasses.replace(found, own=True) if found else None
+
+
+def _room(
+    request: Request,
+    stated: tuple[Override, ...],
+    cluster: Cluster,
+    host: HostContext,
+    resumed: RunDirectory | None,
+) -> room.Room | None:
+    """Return the room where the run's checkpoints go; None where it saves none, or that is not seen here."""
+    named = overrides.known_values(stated).get("checkpoint.save", "")
+    if named == "":
+        return room.look(resumed.checkpoints if resumed else run_paths.run_root(request, cluster, host))
+    return room.look(Path(named)) if isinstance(named, str) and named.startswith("/") else None
 
 
 def _check_overrides(parsed: tuple[Override, ...], schema: overrides.Schema, recipe: Recipe) -> None:

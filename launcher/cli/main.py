@@ -16,6 +16,7 @@ COMMANDS = {
     "status": "show runs and how they are doing",
     "logs": "print or follow the log of a rank",
     "cancel": "end runs, or have them save and stop",
+    "gc": "remove checkpoints of a run by policy",
     "image": "build, import, list, verify and clean up container images",
     "profiles": "show what a profiler has captured of a run, and where the time went",
     "page": "make one HTML page of a run: how it is doing, plots, what failed, profiles, plan",

@@ -411,6 +411,8 @@ class TimelineEvent(_TimelineEvent, total=False):
     files: int
     bytes: int
     algorithm: str
+    # event "no_room": the save of this iteration cannot fit; `bytes` is what it needs
+    free_bytes: int
     # event "network": NetworkSummary
     verdict: str
     sentence: str

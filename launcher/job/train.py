@@ -146,7 +146,7 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
 
 
 def _report_choice(choice: CheckpointChoice, rank: Rank, timeline: Timeline, seconds: float) -> None:
-    from .model import manifest
+    from ..contract import manifest
 
     verification = choice["verification"]
     timeline.event(

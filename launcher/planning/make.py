@@ -54,6 +54,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         unchecked=_unchecked(inputs, task),
         warnings=(*_warnings(inputs, task), *task.fabric.warnings, *task.preflight.warnings),
         memory=task.preflight.memory,
+        checkpoints=task.preflight.checkpoints,
     )
 
 

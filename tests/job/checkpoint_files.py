@@ -8,8 +8,8 @@ import types
 import zipfile
 from pathlib import Path
 
+from launcher.contract import manifest
 from launcher.contract.paths import RunPaths
-from launcher.job.model import manifest
 
 SHARDS = {"__0_0.distcp": 1000, "__1_0.distcp": 900}
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from launcher.contract import checkpoints, manifest
 from launcher.contract.paths import MANIFEST, RunPaths
 from launcher.contract.records import CheckpointChoice, SetAside, SumsAnswer, SumsRequest, VerifyMode
 from launcher.contract.validation import problems
 from launcher.job.config import choices
 from launcher.job.errors import UserError
-from launcher.job.model import checkpoints, loading, manifest, shared_sums
+from launcher.job.model import loading, shared_sums
 from launcher.job.model.shared_sums import SharedSums
 from launcher.job.rank import Rank, read_rank
 from launcher.job.watch.checkpoint_sums import CheckpointSums

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from launcher.contract import checkpoints
 from launcher.contract.overrides import keys_of
 from launcher.contract.values import parse
 from launcher.job.config import paths
 from launcher.job.errors import UserError
-from launcher.job.model import checkpoints
 from launcher.job.rank import Rank, read_rank
 from tests.job.checkpoint_files import write_checkpoint
 from tests.job.ranks import rank_environment

@@ -75,7 +75,7 @@ def test_the_decoy_of_the_test_above_would_be_found(tmp_path: Path) -> None:
 
 def test_the_modules_before_torch_need_the_standard_library_alone() -> None:
     # -S leaves out site-packages.
-    modules = """rank, record, environment, train, backend, config.paths, model.checkpoints, model.architectures,
+    modules = """rank, record, environment, train, backend, config.paths, model.architectures,
         watch.events, watch.metrics"""
     imports = "; ".join(f"import launcher.job.{module.strip()}" for module in modules.split(","))
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {imports}"

@@ -95,6 +95,7 @@ def _lines(plan: "Plan") -> list[str]:
         *(_row("  placement", text) for text in plan.placement),
         *([_row("network", plan.network)] if plan.network else []),
         *_memory_rows(plan),
+        *_checkpoint_rows(plan),
         _row("image", str(plan.image or "none: the bare machine")),
         _row("python", plan.python),
         *(_row("  mount", f"{m.source} -> {m.target}{' (read-only)' if m.read_only else ''}") for m in plan.mounts),
@@ -130,6 +131,15 @@ def _memory_rows(plan: "Plan") -> list[str]:
 
     first, *rest = lines(plan.memory)
     return [_row("memory", f"estimate: {first}"), *(_row("", text) for text in rest)]
+
+
+def _checkpoint_rows(plan: Plan) -> list[str]:
+    if plan.checkpoints is None:
+        return []
+    from launcher.planning.checkpoint_room import lines
+
+    first, *rest = lines(plan.checkpoints)
+    return [_row("checkpoints", f"estimate: {first}"), *(_row("", text) for text in rest)]
 
 
 def _row(label: str, text: str) -> str:

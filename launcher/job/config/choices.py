@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional, cast
 
+from ...contract import checkpoints, manifest
+from ...contract.checkpoints import Problem
 from ...contract.files import read_object, write_json
 from ...contract.records import CheckpointChoice, CheckpointVerification, PassedOver, SetAside, VerifyMode
 from ..errors import UserError
-from ..model import checkpoints, manifest
-from ..model.checkpoints import Problem
 from ..model.shared_sums import BUDGET_S, SharedSums, manifest_of
 from ..rank import Rank
 

@@ -47,7 +47,8 @@ FIELDS = {
     ),
     "checkpoint": (
         *("save", "load", "pretrained_checkpoint", "save_interval", "finetune", "async_save", "ckpt_format"),
-        "load_optim",
+        *("load_optim", "save_optim", "most_recent_k", "fully_parallel_save", "dist_ckpt_optim_fully_reshardable"),
+        "non_persistent_save_interval",
     ),
     "dataset": (
         *("blend", "blend_per_split", "data_path", "dataset_root", "dataset_name", "path_to_cache", "path"),

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract import checkpoints
 from ...contract.records import CheckpointChoice, VerifyMode
 from ..errors import UserError
-from ..model import checkpoints
 from ..model.shared_sums import SharedSums
 from ..rank import Rank
 from . import choices

@@ -11,6 +11,7 @@
 | experts where ETP is not set | split by TP too | 0.6: by EP alone | `sizes.check_split_of_experts` |
 | callbacks of pretrain() | absent | 0.3.0 | `require_callbacks` |
 | events: data opened, checkpoint saved | absent | 0.6 | `listen` |
+| what the loop calls to save | `train.save_checkpoint` | 0.6: `checkpointing.save_checkpoint` | `before_saves` |
 
 Nothing here compares versions: functions are asked for their signature and sections for their fields. Keywords and what
 they set are those of the recipe functions of 0.3.0 (`*CommonKwargs`, `*FinetuneKwargs`).
@@ -61,6 +62,27 @@ def listen(manager: Any, name: str, listener: Callable[[Any], None]) -> None:
 
         for module in (train, pretrain):
             module.save_checkpoint = _followed_by(module.save_checkpoint, listener)
+
+
+def before_saves(listener: Callable[[Any], None]) -> None:
+    """Call `listener` with Bridge's state before each save: the functions that save are wrapped.
+
+    In 0.6.2 the checkpoint manager calls that of `checkpointing`, in 0.3.1 the loop calls its own reference.
+    """
+    from megatron.bridge.training import checkpointing, pretrain, train
+
+    for module in (checkpointing, pretrain, train):
+        if hasattr(module, "save_checkpoint"):
+            module.save_checkpoint = _preceded_by(module.save_checkpoint, listener)
+
+
+def _preceded_by(save: Callable[..., Any], listener: Callable[[Any], None]) -> Callable[..., Any]:
+    @functools.wraps(save)
+    def save_checkpoint(state: Any, *arguments: Any, **keywords: Any) -> Any:
+        listener(state)
+        return save(state, *arguments, **keywords)
+
+    return save_checkpoint
 
 
 def _followed_by(save: Callable[..., Any], listener: Callable[[Any], None]) -> Callable[..., Any]:

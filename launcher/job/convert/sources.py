@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
+from ...contract import checkpoints
 from ..errors import UserError
-from ..model import checkpoints, hf_files
+from ..model import hf_files
 
 _RUN = ("plan.json", "argv.json")
 _ITERATION = re.compile(r"iter_\d+")

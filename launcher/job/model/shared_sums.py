@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract import checkpoints, manifest
 from ...contract.files import read_object, write_json
 from ...contract.paths import MANIFEST
 from ...contract.records import FileSum, SumsAnswer, SumsRequest, VerifyMode
 from ..rank import Rank
-from . import checkpoints, manifest
 
 BUDGET_S = 120.0
 """How long sums are taken with `verify` budget."""

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract import checkpoints
 from ...contract.hub import is_hub_name
 from ..config import notes
 from ..errors import UserError
-from . import checkpoints, hf_files, hub
+from . import hf_files, hub
 
 RANDOM = "or train the same architecture from random weights: --init random"
 

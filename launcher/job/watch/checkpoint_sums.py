@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
+from ...contract import checkpoints, manifest
 from ...contract.files import read_object, write_json
 from ...contract.records import FileSum
-from ..model import checkpoints, manifest
 from ..rank import Rank
 
 PARTS_LIMIT_S = 900.0
@@ -37,9 +37,14 @@ class CheckpointSums:
         self._directory = directory
         self._timeline = timeline
         self._seen: Optional[int] = None
+        self._last_bytes: Optional[int] = None
         self._waiting: queue.Queue[Optional[int]] = queue.Queue()
         self._over = threading.Event()
         self._thread: Optional[threading.Thread] = None
+
+    def last_bytes(self) -> Optional[int]:
+        """Return the size of the last checkpoint whose manifest this rank has written; None before one."""
+        return self._last_bytes
 
     def begin(self, iteration: int) -> None:
         """Start after the checkpoint of this iteration: the sums of older ones are no longer those of the save."""
@@ -101,12 +106,13 @@ class CheckpointSums:
         if files is None:
             return
         manifest.write_manifest(self._rank.run_paths.manifest(path), iteration, algorithm, files)
+        self._last_bytes = sum(one["bytes"] for one in files.values())
         self._timeline.event(
             "checksums",
             time.monotonic() - began,
             iteration=iteration,
             files=len(files),
-            bytes=sum(one["bytes"] for one in files.values()),
+            bytes=self._last_bytes,
             algorithm=algorithm,
         )
 

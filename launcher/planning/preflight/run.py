@@ -1,5 +1,6 @@
 """The preflight of a plan: impossible and suspicious values, and how much memory the run needs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ class PreflightResult:
 
     memory: dict[str, Any] | None
     """The memory estimate in plain values; None if there is none."""
+    checkpoints: dict[str, Any] | None
+    """The estimate of the checkpoints in plain values; None if there is none."""
     warnings: tuple[str, ...]
     unchecked: tuple[str, ...]
     """What could not be checked before the run, in words."""
@@ -23,8 +26,12 @@ class PreflightResult:
 def run_preflight(inputs: PlanInputs, layout: RankLayout) -> PreflightResult:
     """Apply all rules and estimate the memory. Raises RequestError if a rule finds an impossible value."""
     found = preflight.require(preflight.findings(_config_view(inputs, layout)))
-    ahead = _memory(inputs, layout)
-    return PreflightResult(ahead.memory, (*found, *ahead.warnings), ahead.unchecked)
+    if not isinstance(inputs.knowledge, FromCheck):
+        unchecked = ("memory: the recipe decides", "size of checkpoints: the recipe decides")
+        return PreflightResult(None, None, found, unchecked)
+    memory, of_memory, unknown = _memory(inputs, layout, inputs.knowledge.resolved)
+    saved, of_room, also_unknown = _checkpoints(inputs, layout, inputs.knowledge)
+    return PreflightResult(memory, saved, (*found, *of_memory, *of_room), (*unknown, *also_unknown))
 
 
 def _config_view(inputs: PlanInputs, layout: RankLayout) -> preflight.ConfigView:
@@ -48,15 +55,33 @@ def _config_view(inputs: PlanInputs, layout: RankLayout) -> preflight.ConfigView
     )
 
 
-def _memory(inputs: PlanInputs, layout: RankLayout) -> PreflightResult:
+_Estimate = tuple[dict[str, Any] | None, tuple[str, ...], tuple[str, ...]]
+"""An estimate in plain values, warnings, and what is unknown."""
+
+
+def _memory(inputs: PlanInputs, layout: RankLayout, resolved: Mapping[str, Any]) -> _Estimate:
     """Estimate the memory of a checked configuration; without one there is no estimate."""
-    if not isinstance(inputs.knowledge, FromCheck):
-        return PreflightResult(None, (), ("memory: the recipe decides",))
     if inputs.cluster.device == "cpu":
-        return PreflightResult(None, (), ())
+        return None, (), ()
     from launcher.planning import memory  # only here: most plans are made without a check
 
-    found, reason = memory.try_estimate(inputs.knowledge.resolved, layout.world_size)
+    found, reason = memory.try_estimate(resolved, layout.world_size)
     if found is None:
-        return PreflightResult(None, (), (f"memory: {reason}",))
-    return PreflightResult(found.to_dict(), memory.warnings(found, inputs.knowledge.resolved, inputs.cluster.gpu), ())
+        return None, (), (f"memory: {reason}",)
+    return found.to_dict(), memory.warnings(found, resolved, inputs.cluster.gpu), ()
+
+
+def _checkpoints(inputs: PlanInputs, layout: RankLayout, knowledge: FromCheck) -> _Estimate:
+    """Estimate the checkpoints, and compare them with the room that there is. Raises RequestError."""
+    from launcher.planning import checkpoint_room, memory
+
+    saves = known_values(inputs.overrides).get("checkpoint.save", "") is not None
+    own = knowledge.files.loads if knowledge.files.loads and knowledge.files.loads.own else None
+    try:
+        size = checkpoint_room.estimate(
+            knowledge.resolved, layout.world_size, saves=saves, done=own.iteration if own else 0
+        )
+    except memory.NotEstimatedError as error:
+        return None, (), (f"size of checkpoints: {error}",)
+    unknown = () if inputs.room or not size.at_once else ("room for checkpoints: their directory is not seen here",)
+    return size.to_dict(), checkpoint_room.findings(size, inputs.room), unknown

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Optional
 
-from ...contract.files import write_text
-from ...contract.records import CheckpointManifest, CheckpointVerification, FileSum, VerifyMode
-from ...contract.validation import ContractError, conforming
 from . import checkpoints
 from .checkpoints import Problem
+from .files import write_text
+from .records import CheckpointManifest, CheckpointVerification, FileSum, VerifyMode
+from .validation import ContractError, conforming
 
 Algorithm = Literal["xxh3_64", "crc32"]
 

@@ -1,0 +1,167 @@
+"""Removing checkpoints of a run by policy: what is there, what would go, and what went."""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from launcher._util.errors import DiskError, RequestError
+from launcher._util.shell import LocalShell
+from launcher.api.locate import find_run
+from launcher.contract.files import read_object
+from launcher.contract.records import VerifyMode
+from launcher.rundir import RunDirectory
+from launcher.rundir.checkpoints import (
+    Policy,
+    Protected,
+    SavedCheckpoint,
+    apply_policy,
+    find_checkpoints,
+    remove,
+    sum_problem,
+    sweep,
+)
+from launcher.rundir.submit_lock import submit_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from launcher.watch.status import RunStatus
+
+
+VERIFY_S = 120.0
+"""How long sums are taken with `verify` budget."""
+
+
+@dataclass(frozen=True)
+class CollectedCheckpoints:
+    """The checkpoints of a run, and which of them were removed."""
+
+    run: RunDirectory
+    found: tuple[SavedCheckpoint, ...]
+    """All that were there, oldest first."""
+    removed: tuple[int, ...]
+    """Iterations that were removed; without `remove` none."""
+    live: str | None
+    """How the run is, where it goes on."""
+
+    @property
+    def going(self) -> tuple[SavedCheckpoint, ...]:
+        """Return the checkpoints that the policy removes."""
+        return tuple(one for one in self.found if not one.keep)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for --json."""
+        return {
+            "run_dir": str(self.run.path),
+            "live": self.live,
+            "checkpoints": [
+                {
+                    "iteration": one.iteration,
+                    "bytes": one.bytes,
+                    "files": one.files,
+                    "state": one.state,
+                    "keep": one.keep or None,
+                    "removed": one.iteration in self.removed,
+                }
+                for one in self.found
+            ],
+            "bytes_to_remove": sum(one.bytes for one in self.going),
+        }
+
+
+def collect_checkpoints(
+    name: str,
+    *,
+    keep_last: int,
+    keep_every: int | None = None,
+    run_root: str | None = None,
+    verify: VerifyMode = "budget",
+    confirm: "Callable[[CollectedCheckpoints], bool] | None" = None,
+) -> CollectedCheckpoints:
+    """Remove the checkpoints of a run that a policy does not keep, if `confirm` agrees; None removes nothing.
+
+    Kept are the newest `keep_last` whole checkpoints, those at multiples of `keep_every`, the newest one with sums, and
+    of a live run the newest final one with all that follows. The sums of the newest one are verified before anything is
+    removed (`verify`); if they are wrong, it is not whole, and the next older one counts as the newest. While files are
+    removed no attempt of the run is started.
+    Raises RequestError for a policy that keeps nothing, a run whose state is unknown, or checkpoints outside the run;
+    DiskError.
+    """
+    if keep_last < 1 or (keep_every is not None and keep_every < 1):
+        raise RequestError(
+            "at least one checkpoint is kept, and multiples are of a positive number", where="--keep-last"
+        )
+    run = find_run(name, run_root)
+    _require_own(run)
+    policy = Policy(keep_last, keep_every)
+    with submit_lock(run):
+        damaged = _damaged(run, verify) if confirm is not None else {}
+        planned = _look(run, policy, damaged)
+        if confirm is None or not planned.going or not confirm(planned):
+            return planned
+        # The run may have gone on meanwhile: only what is removable now as well is removed.
+        now = {one.iteration: one for one in _look(run, policy, damaged).going}
+        removed = []
+        for one in planned.going:
+            if one.iteration in now:
+                remove(run, now[one.iteration])
+                removed.append(one.iteration)
+        sweep(run)
+    return CollectedCheckpoints(run, planned.found, tuple(removed), planned.live)
+
+
+def _damaged(run: RunDirectory, verify: VerifyMode) -> dict[int, str]:
+    """Return what is wrong with the newest checkpoints by their sums, up to the first one with right sums."""
+    deadline, damaged = time.monotonic() + VERIFY_S, dict[int, str]()
+    for one in reversed(find_checkpoints(run)):
+        if one.verifiable:
+            if (problem := sum_problem(run, one, verify, deadline)) is None:
+                break
+            damaged[one.iteration] = problem
+    return damaged
+
+
+def _look(run: RunDirectory, policy: Policy, damaged: Mapping[int, str]) -> CollectedCheckpoints:
+    from launcher.watch.status import status_of
+
+    status = status_of([run], LocalShell())[0][0]
+    protected = _protected(run, status)
+    found = [one.found_damaged(damaged.get(one.iteration)) for one in find_checkpoints(run)]
+    found = apply_policy(found, policy, protected)
+    live = None if status.phase.over else f"{status.phase.value}: {status.detail}".rstrip(": ")
+    return CollectedCheckpoints(run, tuple(found), (), live)
+
+
+def _protected(run: RunDirectory, status: "RunStatus") -> Protected:
+    """Return what stays because of the run's state. Raises RequestError where that is unknown."""
+    if status.phase.over and status.phase.value != "lost":  # its ranks may be alive where nobody sees them
+        return Protected()
+    if status.phase.value == "unknown":
+        raise RequestError(
+            f"it is unknown whether the run goes on: {status.detail}",
+            where=str(run.path),
+            hint="Nothing was removed; try again when Slurm answers.",
+        )
+    from launcher.contract import checkpoints
+
+    attempt = run.latest_attempt()
+    choice = (read_object(attempt.checkpoint_choice) if attempt else None) or {}
+    loaded = choice.get("iteration")
+    tracked = checkpoints.tracked_iteration(run.checkpoints)
+    return Protected(
+        after=0 if tracked is None else tracked,
+        iterations=frozenset([loaded] if isinstance(loaded, int) else []),
+    )
+
+
+def _require_own(run: RunDirectory) -> None:
+    """Refuse a run that saves elsewhere: nothing is removed outside a run's directory. Raises RequestError."""
+    with contextlib.suppress(DiskError, KeyError, TypeError):
+        for override in run.plan["argv"]["overrides"]:
+            if override["key"] == "checkpoint.save" and override.get("value") != str(run.checkpoints):
+                raise RequestError(
+                    f"the run saves with {override['text']}, and nothing is removed outside its own directory",
+                    where=str(run.path),
+                )
