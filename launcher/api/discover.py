@@ -12,7 +12,7 @@ from launcher.api.profiler_context import find_profiler_context, own_code
 from launcher.config.cluster import Cluster
 from launcher.config.load import add_job_file, load_cluster, load_request, read_job_file
 from launcher.config.request import Request
-from launcher.contract import room
+from launcher.contract import disk_space
 from launcher.contract.values import Override
 from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
 from launcher.discovery.code_files import code_files
@@ -88,7 +88,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         image=image,
         profiling=profiling,
         use_viztracer=use_viztracer,
-        room=_room(request, parsed, cluster, host, resumed),
+        space=_space(request, parsed, cluster, host, resumed),
     )
     return Discovered(inputs, resumed, release)
 
@@ -167,18 +167,18 @@ def _checkpoint_to_load(
     return dataclasses.replace(found, own=True) if found else None
 
 
-def _room(
+def _space(
     request: Request,
     stated: tuple[Override, ...],
     cluster: Cluster,
     host: HostContext,
     resumed: RunDirectory | None,
-) -> room.Room | None:
-    """Return the room where the run's checkpoints go; None where it saves none, or that is not seen here."""
+) -> disk_space.DiskSpace | None:
+    """Return the space where the run's checkpoints go; None where it saves none, or that is not seen here."""
     named = overrides.known_values(stated).get("checkpoint.save", "")
     if named == "":
-        return room.look(resumed.checkpoints if resumed else run_paths.run_root(request, cluster, host))
-    return room.look(Path(named)) if isinstance(named, str) and named.startswith("/") else None
+        return disk_space.look(resumed.checkpoints if resumed else run_paths.run_root(request, cluster, host))
+    return disk_space.look(Path(named)) if isinstance(named, str) and named.startswith("/") else None
 
 
 def _check_overrides(parsed: tuple[Override, ...], schema: overrides.Schema, recipe: Recipe) -> None:

@@ -136,7 +136,7 @@ def _look(run: RunDirectory, policy: Policy, damaged: Mapping[int, str]) -> Coll
 
 def _protected(run: RunDirectory, status: "RunStatus") -> Protected:
     """Return what stays because of the run's state. Raises RequestError where that is unknown."""
-    if status.phase.over and status.phase.value != "lost":  # its ranks may be alive where nobody sees them
+    if status.phase.over and status.phase.value != "lost":  # its ranks may be alive out of Slurm's sight
         return Protected()
     if status.phase.value == "unknown":
         raise RequestError(

@@ -10,7 +10,8 @@ valid on Python 3.10, and it imports nothing from the rest of the launcher.
     recipe_arguments, data_request  arguments of recipes, and what `data=` means
     conversion                      the request of a conversion of weights
     parallel_sizes, key_aliases     rules of sizes, and keys that releases call by different names
-    checkpoints, manifest, room     which checkpoints are whole, their sums, and what a file system can take
+    checkpoints, manifest           which checkpoints are whole, and their sums
+    disk_space                      what a file system can still take
     profiles, checks, hub           captures of profilers, findings of the doctor, Hugging Face's hub
     fabrics                         one module for each fabric
     variables, units, errors        names of environment variables, quantities for people, errors that explain

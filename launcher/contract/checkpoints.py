@@ -7,8 +7,8 @@ So this module looks at the directories themselves.
 Layout of a `torch_dist` checkpoint, as written by Bridge 0.6.2 with megatron-core 0.19.2: `iter_NNNNNNN/` with shards
 `__R_W.distcp`, `.metadata` (written after all shards), `metadata.json`, then `train_state.pt` and `run_config.yaml`;
 beside the directories `latest_train_state.pt` and `latest_checkpointed_iteration.txt`. Both trackers are written after
-everything that loading needs. Earlier releases of megatron-core (0.16.1) write what is no tensor to `common.pt`; 0.19.2
-writes it into a shard, as the item `common_state` (core/dist_checkpointing/serialization.py).
+everything that loading needs. megatron-core 0.16.1 writes other objects than tensors to `common.pt`; 0.19.2 writes them
+into a shard, as the item `common_state` (core/dist_checkpointing/serialization.py).
 """
 
 import json

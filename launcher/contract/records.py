@@ -411,7 +411,7 @@ class TimelineEvent(_TimelineEvent, total=False):
     files: int
     bytes: int
     algorithm: str
-    # event "no_room": the save of this iteration cannot fit; `bytes` is what it needs
+    # event "no_space": the save of this iteration cannot fit; it needs `bytes`
     free_bytes: int
     # event "network": NetworkSummary
     verdict: str

@@ -6,7 +6,7 @@ from typing import Any
 
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
-from launcher.contract.room import Room
+from launcher.contract.disk_space import DiskSpace
 from launcher.contract.values import Override
 from launcher.discovery.host import HostContext
 from launcher.discovery.image import Image
@@ -101,7 +101,7 @@ class PlanInputs:
     """What is known of the place where a profiler is to work."""
     use_viztracer: bool | None = None
     """The value of `profiling.use_viztracer`, a key that is not Bridge's."""
-    room: Room | None = None
-    """The room in the file system of the checkpoints; None where it cannot be seen from here."""
+    space: DiskSpace | None = None
+    """The space in the file system of the checkpoints; None where it cannot be seen from here."""
     image: Image | None = None
     """The image that container.wanted_image names, inspected; None on the bare machine."""

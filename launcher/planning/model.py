@@ -122,7 +122,7 @@ class Plan:
     memory: dict[str, Any] | None = None
     """The estimate of launcher/planning/memory in bytes; None where nothing was checked, or no formula fits."""
     checkpoints: dict[str, Any] | None = None
-    """Size and number of the checkpoints as launcher/planning/checkpoint_room.py estimates them; None as above."""
+    """Size and number of the checkpoints as launcher/planning/checkpoint_space.py estimates them; None as above."""
 
     @property
     def world_size(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from launcher.contract import checkpoints, manifest
+from launcher.contract import checkpoints, disk_space, manifest
 from launcher.contract.paths import MANIFEST, RunPaths
 from launcher.contract.records import CheckpointChoice, SetAside, SumsAnswer, SumsRequest, VerifyMode
 from launcher.contract.validation import problems
@@ -24,6 +24,7 @@ from launcher.job.model import loading, shared_sums
 from launcher.job.model.shared_sums import SharedSums
 from launcher.job.rank import Rank, read_rank
 from launcher.job.watch.checkpoint_sums import CheckpointSums
+from launcher.job.watch.save_space import SaveSpace
 from tests.job.checkpoint_files import empty_metadata, record_sums, write_checkpoint
 from tests.job.ranks import rank_environment
 from tests.support.limits import seconds
@@ -494,3 +495,51 @@ def test_shard_names_say_which_rank_wrote_them() -> None:
     match = checkpoints.SHARD.fullmatch("__12_3.distcp")
     assert match is not None
     assert match[1] == "12"
+
+
+@pytest.mark.parametrize(
+    ("last", "planned", "says"),
+    [
+        (5000, None, "needs about 4.9 KiB (as the last one)"),
+        (4000, None, None),
+        (None, 9000, "needs about 8.8 KiB (as the plan estimates)"),
+        (None, None, None),
+    ],
+)
+def test_a_save_that_cannot_fit_is_said_and_nothing_is_removed(
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    last: int | None,
+    planned: int | None,
+    says: str | None,
+) -> None:
+    before = sorted(run.rglob("*"))
+    found = disk_space.DiskSpace(str(run / "checkpoints"), 4000, 10**9, None, None, None)
+    monkeypatch.setattr(disk_space, "look", lambda _: found)
+    if planned is not None:
+        (run / "plan.json").write_text(json.dumps({"checkpoints": {"bytes": planned}}))
+        before = sorted(run.rglob("*"))
+    timeline = Noted()
+    SaveSpace(resuming(run), run / "checkpoints", timeline, lambda: last).before_save(30)
+    said = capsys.readouterr().err
+    if says is None:
+        assert (said, timeline.events) == ("", [])
+    else:
+        assert f"the save of iteration 30 {says}" in said
+        assert "has 3.9 KiB left: it cannot fit; checkpoint 20 stays" in said
+        (event,) = timeline.events
+        assert (event["event"], event["bytes"], event["free_bytes"]) == ("no_space", last or planned, 4000)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_the_size_of_the_next_save_is_that_of_the_checkpoint_that_was_loaded(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choice = choices.agreed(resuming(run), "full", lambda: resume(run))
+    assert choice["verification"] is not None
+    size = choice["verification"]["bytes"]
+    found = disk_space.DiskSpace("/d", size - 1, 10**9, None, None, None)
+    monkeypatch.setattr(disk_space, "look", lambda _: found)
+    SaveSpace(resuming(run), run / "checkpoints", Noted()).before_save(30)
+    assert "(as checkpoint 20)" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from typing import Any
 
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
+from launcher.contract.disk_space import DiskSpace
 from launcher.contract.values import Override
 from launcher.discovery.host import Allocation, HostContext
 from launcher.discovery.image import Image
@@ -16,6 +17,7 @@ from launcher.planning.model import Plan
 from launcher.planning.overrides import check
 
 RECIPE = RecipeFile(Path("/home/ada/gpt/recipes/small.py"), "configure", ("layers",), (), ())
+SPACE = DiskSpace("/home/ada/gpt", 10**18, 10**18, None, None, None)
 SHELL = {"HOME": "/home/ada", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "USER": "ada", "EDITOR": "vi"}
 
 
@@ -81,8 +83,12 @@ def plan(
     where: HostContext | None = None,
     inside: Image | None = None,
     known: ConfigKnowledge | None = None,
+    space: DiskSpace | None = SPACE,
 ) -> Plan:
-    """A plan for `backend`; `changes` are overrides, `inside` the image, `known` what is known of the configuration."""
+    """A plan for `backend`; `changes` are overrides, `inside` the image, `known` what is known of the configuration.
+
+    `space` is what the file system of its checkpoints can take.
+    """
     return make.make_plan(
         make.PlanInputs(
             request=Request.model_validate({"recipe": "recipes/small.py", **(request or {})}),
@@ -94,6 +100,7 @@ def plan(
             overrides=overrides(*changes),
             code=(("entrypoint.py", "/opt/launcher/entrypoint.py"),),
             image=inside,
+            space=space,
             knowledge=known or FromOverrides(),
         )
     )

@@ -136,7 +136,7 @@ def _memory_rows(plan: "Plan") -> list[str]:
 def _checkpoint_rows(plan: Plan) -> list[str]:
     if plan.checkpoints is None:
         return []
-    from launcher.planning.checkpoint_room import lines
+    from launcher.planning.checkpoint_space import lines
 
     first, *rest = lines(plan.checkpoints)
     return [_row("checkpoints", f"estimate: {first}"), *(_row("", text) for text in rest)]

@@ -12,7 +12,7 @@ from ..config import versions
 from ..rank import Rank
 from .checkpoint_sums import CheckpointSums
 from .metrics import Metrics
-from .save_room import SaveRoom
+from .save_space import SaveSpace
 
 _SETUP = ("model-and-optimizer-setup", "load-checkpoint")
 """Bridge's timers of what it makes before it opens data."""
@@ -75,8 +75,8 @@ class Events:
         if directory and "://" not in directory and self._rank.local_rank == 0:
             self._sums = CheckpointSums(self._rank, Path(directory), self._timeline)
             if self._rank.rank == 0:
-                room = SaveRoom(self._rank, Path(directory), self._timeline, self._sums.last_bytes)
-                versions.before_saves(lambda state: room.before_save(int(state.train_state.step)))
+                space = SaveSpace(self._rank, Path(directory), self._timeline, self._sums.last_bytes)
+                versions.before_saves(lambda state: space.before_save(int(state.train_state.step)))
         manager = CallbackManager()
         for name in (
             "train_start",

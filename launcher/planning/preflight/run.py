@@ -30,8 +30,8 @@ def run_preflight(inputs: PlanInputs, layout: RankLayout) -> PreflightResult:
         unchecked = ("memory: the recipe decides", "size of checkpoints: the recipe decides")
         return PreflightResult(None, None, found, unchecked)
     memory, of_memory, unknown = _memory(inputs, layout, inputs.knowledge.resolved)
-    saved, of_room, also_unknown = _checkpoints(inputs, layout, inputs.knowledge)
-    return PreflightResult(memory, saved, (*found, *of_memory, *of_room), (*unknown, *also_unknown))
+    saved, of_space, also_unknown = _checkpoints(inputs, layout, inputs.knowledge)
+    return PreflightResult(memory, saved, (*found, *of_memory, *of_space), (*unknown, *also_unknown))
 
 
 def _config_view(inputs: PlanInputs, layout: RankLayout) -> preflight.ConfigView:
@@ -72,16 +72,16 @@ def _memory(inputs: PlanInputs, layout: RankLayout, resolved: Mapping[str, Any])
 
 
 def _checkpoints(inputs: PlanInputs, layout: RankLayout, knowledge: FromCheck) -> _Estimate:
-    """Estimate the checkpoints, and compare them with the room that there is. Raises RequestError."""
-    from launcher.planning import checkpoint_room, memory
+    """Estimate the checkpoints, and compare them with the space that there is. Raises RequestError."""
+    from launcher.planning import checkpoint_space, memory
 
     saves = known_values(inputs.overrides).get("checkpoint.save", "") is not None
     own = knowledge.files.loads if knowledge.files.loads and knowledge.files.loads.own else None
     try:
-        size = checkpoint_room.estimate(
+        size = checkpoint_space.estimate(
             knowledge.resolved, layout.world_size, saves=saves, done=own.iteration if own else 0
         )
     except memory.NotEstimatedError as error:
         return None, (), (f"size of checkpoints: {error}",)
-    unknown = () if inputs.room or not size.at_once else ("room for checkpoints: their directory is not seen here",)
-    return size.to_dict(), checkpoint_room.findings(size, inputs.room), unknown
+    unknown = () if inputs.space or not size.at_once else ("space for checkpoints: their directory is not seen here",)
+    return size.to_dict(), checkpoint_space.findings(size, inputs.space), unknown

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
-from ...contract import checkpoints, room
+from ...contract import checkpoints, disk_space
 from ...contract.files import read_object
 from ...contract.units import bytes_text
 from ..rank import Rank
 
 
-class SaveRoom:
-    """Compares the size of the next checkpoint with the room in its directory.
+class SaveSpace:
+    """Compares the size of the next checkpoint with the space in its directory.
 
     `last_bytes` returns the size of the last one that this attempt has saved; None before its sums are done.
     """
@@ -36,9 +36,9 @@ class SaveRoom:
         """
         try:
             size, source = self._size()
-            found = room.look(self._directory)
+            found = disk_space.look(self._directory)
         except Exception as error:
-            print(f"warning: the room for checkpoints could not be seen: {error}", file=sys.stderr, flush=True)
+            print(f"warning: the space for checkpoints could not be seen: {error}", file=sys.stderr, flush=True)
             return
         if size is None or found is None or size <= found.available_bytes:
             return
@@ -50,7 +50,7 @@ class SaveRoom:
             file=sys.stderr,
             flush=True,
         )
-        self._timeline.event("no_room", iteration=iteration, bytes=size, free_bytes=found.available_bytes)
+        self._timeline.event("no_space", iteration=iteration, bytes=size, free_bytes=found.available_bytes)
 
     def _size(self) -> tuple[Optional[int], str]:
         """Return the size of the checkpoint before, else what the plan estimates, and which; None for neither."""

@@ -23,7 +23,7 @@ class Quota(NamedTuple):
     limit_files: Optional[int]
 
 
-class Room(NamedTuple):
+class DiskSpace(NamedTuple):
     """What a file system can take. None: unknown, or no limit."""
 
     directory: str
@@ -56,8 +56,8 @@ class Room(NamedTuple):
         return self.total_bytes if limit is None else min(limit, self.total_bytes)
 
 
-def look(directory: Path) -> Optional[Room]:
-    """Return the room in `directory`, which need not exist yet; None where its file system cannot be seen here."""
+def look(directory: Path) -> Optional[DiskSpace]:
+    """Return the space in `directory`, which need not exist yet; None where its file system cannot be seen here."""
     found = next((path for path in (directory, *directory.parents) if path.is_dir()), None)
     # A path of which not even the first part exists lies on a file system that is mounted elsewhere.
     if found is None or (found == Path(found.anchor) and directory != found):
@@ -66,7 +66,7 @@ def look(directory: Path) -> Optional[Room]:
         facts = os.statvfs(found)
     except OSError:
         return None
-    return Room(
+    return DiskSpace(
         directory=str(found),
         free_bytes=facts.f_bavail * facts.f_frsize,
         total_bytes=facts.f_blocks * facts.f_frsize,

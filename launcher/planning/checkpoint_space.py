@@ -1,4 +1,4 @@
-"""How large the checkpoints of a run will be, and whether there is room for them.
+"""How large the checkpoints of a run will be, and whether there is space for them.
 
 Bytes of a checkpoint: the weights once, in the type of the parameters, and the optimizer's state. The distributed
 optimizer saves main weight and states in fp32, for every tensor- and pipeline-parallel rank its own copy of what these
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher._util.errors import RequestError
-from launcher.contract.room import Room
+from launcher.contract.disk_space import DiskSpace
 from launcher.contract.units import bytes_text
 from launcher.planning.memory import NotEstimatedError, parameters, pipeline
 from launcher.planning.memory.dimensions import Dimensions, read_dimensions
 from launcher.planning.memory.estimate import stage_parameters
 
 _SHARDS_PER_RANK = 2
-_SMALL_FILES = 12
+_SMALL_FILES = 8
 """Files besides the shards: .metadata, metadata.json, train_state.pt, run_config.yaml, manifest, tokenizer."""
 
 _FORMATS = ("torch_dist", "fsdp_dtensor")
@@ -69,36 +69,35 @@ def estimate(resolved: Mapping[str, Any], world_size: int, *, saves: bool = True
     return CheckpointSize(size, _files(checkpoint, sizes), saved, at_once, _notes(config))
 
 
-def findings(size: CheckpointSize, room: Room | None) -> tuple[str, ...]:
-    """Return warnings where the free room is too small.
+def findings(size: CheckpointSize, space: DiskSpace | None) -> tuple[str, ...]:
+    """Return warnings where the free space is too small.
 
-    Raises RequestError where one checkpoint exceeds all that the file system or the quota could ever hold; free room
+    Raises RequestError where one checkpoint exceeds all that the file system or the quota could ever hold; free space
     may change before the job saves, so the lack of it is a warning.
     """
-    if room is None or size.at_once == 0:
+    if space is None or size.at_once == 0:
         return ()
     one = bytes_text(size.bytes)
-    if size.bytes > _CERTAIN * room.most_bytes:
-        what = "the quota" if room.most_bytes < room.total_bytes else "the file system"
+    if size.bytes > _CERTAIN * space.most_bytes:
+        what = "the quota" if space.most_bytes < space.total_bytes else "the file system"
         raise RequestError(
-            f"a checkpoint of about {one} does not fit {what} of {room.directory}, "
-            f"which holds {bytes_text(room.most_bytes)}",
+            f"a checkpoint of about {one} does not fit {what} of {space.directory}, "
+            f"which holds {bytes_text(space.most_bytes)}",
             where="checkpoint.save",
             hint="save elsewhere with checkpoint.save=DIR, or leave the optimizer out with checkpoint.save_optim=false",
         )
-    kept = f"{size.at_once} checkpoints" if size.at_once > 1 else "a checkpoint"
+    several, whole = size.at_once > 1, size.bytes * size.at_once
+    kept = f"{size.at_once} checkpoints of about {one} each" if several else f"a checkpoint of about {one}"
+    remedy = _remedy(size, space)
     found = []
-    if size.bytes * size.at_once > room.available_bytes:
-        found.append(
-            f"{kept} of about {one}{' each' if size.at_once > 1 else ''} need {bytes_text(size.bytes * size.at_once)}, "
-            f"and {room.directory} has {bytes_text(room.available_bytes)} left{_of_quota(room)}; {_remedy(size, room)}"
-        )
-    files = room.available_files
+    if whole > space.available_bytes:
+        left = f"{bytes_text(space.available_bytes)} left{_of_quota(space)}"
+        needs = f"need {bytes_text(whole)}" if several else "is to be saved"
+        found.append(f"{kept} {needs}, and {space.directory} has {left}; {remedy}")
+    files = space.available_files
     if files is not None and size.files * size.at_once > files:
-        found.append(
-            f"{kept} of up to {size.files} files need {size.files * size.at_once} files, "
-            f"and {room.directory} can take {files} more; {_remedy(size, room)}"
-        )
+        needed = size.files * size.at_once
+        found.append(f"{kept}: up to {needed} files, and {space.directory} can take {files} more; {remedy}")
     return tuple(found)
 
 
@@ -158,12 +157,12 @@ def _notes(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(text for holds, text in rows if holds)
 
 
-def _of_quota(room: Room) -> str:
-    return " of the quota" if room.available_bytes < room.free_bytes else ""
+def _of_quota(space: DiskSpace) -> str:
+    return " of the quota" if space.available_bytes < space.free_bytes else ""
 
 
-def _remedy(size: CheckpointSize, room: Room) -> str:
+def _remedy(size: CheckpointSize, space: DiskSpace) -> str:
     if size.at_once > 1:
-        fit = max(1, room.available_bytes // max(1, size.bytes) - 1)
-        return f"make room, or keep fewer with checkpoint.most_recent_k={min(fit, size.at_once - 1)}"
-    return "make room, or save elsewhere with checkpoint.save=DIR"
+        fit = max(1, space.available_bytes // max(1, size.bytes) - 1)
+        return f"free some space, or keep fewer with checkpoint.most_recent_k={min(fit, size.at_once - 1)}"
+    return "free some space, or save elsewhere with checkpoint.save=DIR"
