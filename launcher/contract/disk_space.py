@@ -31,7 +31,6 @@ class DiskSpace(NamedTuple):
     free_bytes: int
     total_bytes: int
     free_files: Optional[int]
-    total_files: Optional[int]
     quota: Optional[Quota]
 
     @property
@@ -72,7 +71,6 @@ def look(directory: Path) -> Optional[DiskSpace]:
         total_bytes=facts.f_blocks * facts.f_frsize,
         # File systems that make inodes as they need them say 0 of 0.
         free_files=facts.f_favail if facts.f_files else None,
-        total_files=facts.f_files or None,
         quota=_quota(found),
     )
 

@@ -37,7 +37,7 @@ def test_an_answer_that_is_not_a_quota_leaves_it_unknown(text: str) -> None:
 
 
 def test_the_smaller_of_free_space_and_quota_counts() -> None:
-    free = DiskSpace("/d", 1000, 5000, 10, 100, None)
+    free = DiskSpace("/d", 1000, 5000, 10, None)
     assert (free.available_bytes, free.available_files, free.most_bytes) == (1000, 10, 5000)
     limited = free._replace(quota=Quota(900, 1500, 95, 100))
     assert (limited.available_bytes, limited.available_files, limited.most_bytes) == (600, 5, 1500)

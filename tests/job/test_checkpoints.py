@@ -515,7 +515,7 @@ def test_a_save_that_cannot_fit_is_said_and_nothing_is_removed(
     says: str | None,
 ) -> None:
     before = sorted(run.rglob("*"))
-    found = disk_space.DiskSpace(str(run / "checkpoints"), 4000, 10**9, None, None, None)
+    found = disk_space.DiskSpace(str(run / "checkpoints"), 4000, 10**9, None, None)
     monkeypatch.setattr(disk_space, "look", lambda _: found)
     if planned is not None:
         (run / "plan.json").write_text(json.dumps({"checkpoints": {"bytes": planned}}))
@@ -539,7 +539,7 @@ def test_the_size_of_the_next_save_is_that_of_the_checkpoint_that_was_loaded(
     choice = choices.agreed(resuming(run), "full", lambda: resume(run))
     assert choice["verification"] is not None
     size = choice["verification"]["bytes"]
-    found = disk_space.DiskSpace("/d", size - 1, 10**9, None, None, None)
+    found = disk_space.DiskSpace("/d", size - 1, 10**9, None, None)
     monkeypatch.setattr(disk_space, "look", lambda _: found)
     SaveSpace(resuming(run), run / "checkpoints", Noted()).before_save(30)
     assert "(as checkpoint 20)" in capsys.readouterr().err

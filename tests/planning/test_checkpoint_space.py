@@ -88,7 +88,7 @@ def test_an_unknown_size_is_printed_as_unknown(changes: dict[str, Any], says: st
 
 TEN = CheckpointSize(bytes=1000, files=20, saved=10, at_once=10, notes=())
 ONE = CheckpointSize(bytes=1000, files=20, saved=1, at_once=1, notes=())
-SPACE = DiskSpace("/d", 20_000, 20_000, 1000, 1000, None)
+SPACE = DiskSpace("/d", 20_000, 20_000, 1000, None)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_the_plan_has_the_estimate_and_compares_it_before_anything_is_queued() -
     assert made.checkpoints is not None
     assert (made.checkpoints["bytes"], made.checkpoints["at_once"]) == (PARAMETERS * 14, 10)
     assert made.checkpoints["bytes_at_once"] == PARAMETERS * 140
-    small = DiskSpace("/d", PARAMETERS * 20, PARAMETERS * 20, None, None, None)
+    small = DiskSpace("/d", PARAMETERS * 20, PARAMETERS * 20, None, None)
     made = plan(request={"nodes": 2}, known=known, space=small)
     assert [text for text in made.warnings if "10 checkpoints of about 16.1 GiB each need 161.1 GiB" in text]
     made = plan(request={"nodes": 2}, known=known, space=small, changes=("checkpoint.save=null",))

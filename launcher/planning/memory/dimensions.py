@@ -141,7 +141,7 @@ class Dimensions:
 def read_dimensions(resolved: Mapping[str, Any], world_size: int) -> Dimensions:
     """Read the dimensions of a checked configuration. Raises NotEstimatedError with the reason."""
     config = resolved.get("config")
-    if not isinstance(config, Mapping):
+    if not isinstance(config, Mapping) or "model" not in config:
         raise NotEstimatedError("the check did not report the model's sizes")
     model = config["model"]
     _require_known_kind(model)
