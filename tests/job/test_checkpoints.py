@@ -105,7 +105,7 @@ def test_a_checkpoint_that_the_user_named_is_refused_where_its_tracker_is_damage
 ) -> None:
     elsewhere = (run / "checkpoints").rename(tmp_path / "elsewhere")
     choice = choices.allowed(resuming(run), elsewhere, None, "torch_dist", "full")
-    assert (choice["iteration"], choice["ckpt_step"]) == (20, 20), "what was verified is what Bridge loads"
+    assert (choice["iteration"], choice["ckpt_step"]) == (20, 20), "Bridge loads the iteration that was verified"
     (elsewhere / "latest_checkpointed_iteration.txt").write_text(text)
     with pytest.raises(UserError, match="names no checkpoint that is there") as refused:
         choices.allowed(resuming(run), elsewhere, None, "torch_dist", "full")
@@ -153,7 +153,7 @@ def test_damage_that_the_structure_shows_needs_no_manifest(
     assert words in choice["passed_over"][0]["reason"]
 
 
-def test_a_checkpoint_whose_shards_hold_the_common_state_needs_no_file_of_it(tmp_path: Path) -> None:
+def test_a_checkpoint_whose_shards_hold_the_common_state_needs_no_common_file(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, 10, common_file=False)
     assert not (path / "common.pt").exists()
     assert checkpoints.is_complete(path)
@@ -366,7 +366,7 @@ def test_a_failed_loading_sets_nothing_aside_that_may_be_whole(tmp_path: Path, r
     assert not RunPaths(run).set_aside_directory.exists()
 
 
-def test_damage_is_told_from_other_failures_of_loading() -> None:
+def test_damage_is_distinguished_from_other_failures_of_loading() -> None:
     def raised(read: Any) -> BaseException:
         with pytest.raises(Exception) as caught:
             read()

@@ -87,7 +87,7 @@ def plan(
 ) -> Plan:
     """A plan for `backend`; `changes` are overrides, `inside` the image, `known` what is known of the configuration.
 
-    `space` is what the file system of its checkpoints can take.
+    `space` describes the file system of its checkpoints.
     """
     return make.make_plan(
         make.PlanInputs(

@@ -133,7 +133,7 @@ def _memory_rows(plan: "Plan") -> list[str]:
     return [_row("memory", f"estimate: {first}"), *(_row("", text) for text in rest)]
 
 
-def _checkpoint_rows(plan: Plan) -> list[str]:
+def _checkpoint_rows(plan: "Plan") -> list[str]:
     if plan.checkpoints is None:
         return []
     from launcher.planning.checkpoint_space import lines
