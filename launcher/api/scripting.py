@@ -48,6 +48,7 @@ class RunOptions(TypedDict, total=False):
     shared: bool | None
     resume: str | Path | None
     allow_checkpoint_load: bool | None
+    keep_going: bool | None
     verify: Literal["full", "budget", "sizes"] | None
     init: Literal["pretrained", "random"] | None
     nsys: bool | None

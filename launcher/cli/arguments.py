@@ -90,6 +90,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="allow checkpoint.load to name a directory with a checkpoint",
     )
     add(
+        "--keep-going",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="continue a batch run by itself after time limits, preemption, lost nodes and crashes until it has finished",
+    )
+    add(
         "--verify",
         choices=("full", "budget", "sizes"),
         help="what of a checkpoint is verified before it is loaded: all sums, those that 120 s allow, or the sizes",

@@ -39,6 +39,27 @@ class ExpectedPerformance(BaseModel):
     """Bus bandwidth of a large all-reduce across nodes, GB/s."""
 
 
+class Retry(BaseModel):
+    """How a run that keeps going is continued, and when it gives up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    without_progress: Annotated[int, Field(ge=1, le=100)] = 3
+    """Number of attempts in a row without a newer checkpoint after which the run ends; preempted ones do not count."""
+
+    backoff_s: Annotated[float, Field(ge=0, le=3600)] = 30
+    """Seconds before the next attempt after one without progress; doubled for each further one, up to 10 minutes."""
+
+    strikes: Annotated[int, Field(ge=1)] = 2
+    """Number of failures that point at a node after which it is excluded; an error of its hardware counts at once."""
+
+    strike_hours: Annotated[float, Field(gt=0)] = 24
+    """Number of hours for which a strike counts."""
+
+    excluded_percent: Annotated[float, Field(ge=0, le=100)] = 10
+    """The most nodes that are excluded, in percent of the run's nodes; one node always may be."""
+
+
 class Cluster(BaseModel):
     """A cluster profile. Where a site states no value, Slurm's own default applies."""
 
@@ -143,6 +164,12 @@ class Cluster(BaseModel):
 
     time_limit: TimeLimit | None = None
     """The time limit in Slurm's notation, such as `30:00` (minutes and seconds) or `1-12:00:00`."""
+
+    keep_going: bool = False
+    """Whether batch runs are continued by themselves until they have finished, as with --keep-going."""
+
+    retry: Retry = Field(default_factory=Retry)
+    """How such a run is continued, and when it gives up."""
 
     directives: dict[Word, bool | int | Word] = Field(default_factory=dict)
     """sbatch options by their long names: a value sets the option, true adds a flag, false removes a generated one."""

@@ -62,6 +62,9 @@ class Request(BaseModel):
     allow_checkpoint_load: Flag = False
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
 
+    keep_going: bool | None = None
+    """Whether a batch run is continued by itself until it has finished; None: as the profile says."""
+
     verify: Literal["full", "budget", "sizes"] = "budget"
     """What is verified of a checkpoint before it is loaded: all sums, those that 120 s allow, or the sizes alone."""
 

@@ -50,6 +50,11 @@ class AttemptPaths:
         return self.path / "start"
 
     @property
+    def nodes(self) -> Path:
+        """Slurm's names of the attempt's nodes in the order of their ranks, one a line."""
+        return self.path / "nodes"
+
+    @property
     def logs(self) -> Path:
         """The directory of the logs of ranks and of srun."""
         return self.path / "logs"
@@ -123,6 +128,16 @@ class AttemptPaths:
     def result_file(self) -> Path:
         """How the attempt ended; missing while it goes on."""
         return self.path / "result.json"
+
+    @property
+    def next_file(self) -> Path:
+        """What was decided after the attempt, where the run keeps going."""
+        return self.path / "next.json"
+
+    @property
+    def successor(self) -> Path:
+        """The token of a successor and then sbatch's options for it, one a line; read by sbatch.sh."""
+        return self.path / "successor"
 
     @property
     def stop(self) -> Path:

@@ -5,6 +5,7 @@
     AttemptPaths.exit_record        ExitRecord, one line of text
     AttemptPaths.start              StartRecord, one line of text
     AttemptPaths.result_file        AttemptResult
+    AttemptPaths.next_file          NextAttempt
     AttemptPaths.metrics            MetricsLine, one for each iteration
     AttemptPaths.timeline           TimelineEvent, one for each phase
     RunPaths.journal_file           JournalEvent, one for each thing that the launcher did
@@ -109,6 +110,23 @@ class ProfilerRequest(TypedDict):
     own: Optional[CustomProfilerRequest]
 
 
+class RetryPolicy(TypedDict):
+    """How a run keeps going: when it gives up, how long it waits, and which nodes its jobs avoid."""
+
+    without_progress: int
+    """Attempts in a row without a newer checkpoint after which it ends."""
+    backoff_s: float
+    """Seconds before the attempt after the first one without progress; doubled for each further one."""
+    strikes: int
+    """Failures that point at a node after which it is excluded."""
+    strike_hours: float
+    """How long a strike counts."""
+    excluded_percent: float
+    """The most nodes that are excluded, in percent of the run's own number; one node always may be."""
+    exclude: Optional[str]
+    """The nodes that the user excludes, as Slurm lists them."""
+
+
 class JobOptions(TypedDict):
     """The launcher's own options that count in the job."""
 
@@ -125,6 +143,8 @@ class JobOptions(TypedDict):
     numa_binding: bool
     verify: VerifyMode
     """How a checkpoint is verified before it is loaded."""
+    keep_going: Optional[RetryPolicy]
+    """Null where the run ends with its first attempt."""
 
 
 class JobRequest(TypedDict):
@@ -574,6 +594,29 @@ class AttemptResult(ProgressResult):
     ended: float
 
 
+# ---- next.json
+
+NextAction = Literal["end", "requeue", "successor"]
+
+
+class NextAttempt(TypedDict):
+    """What was decided after an attempt of a run that keeps going (contract/next_attempt.py)."""
+
+    version: Literal[1]
+    time: float
+    kind: str
+    """Why the attempt ended (contract/next_attempt.py, Kind)."""
+    action: NextAction
+    reason: str
+    delay_s: float
+    exclude: list[str]
+    """Nodes that the next attempt must not get."""
+    ckpt_step: Optional[int]
+    """The checkpoint from which a diverged run continues; newer ones are set aside."""
+    token: Optional[str]
+    """What would identify the job of a successor."""
+
+
 # ---- the lease
 
 
@@ -593,7 +636,7 @@ class Lease(TypedDict):
 
 # ---- the journal
 
-StartEvent = Literal["submit_intent", "submit_unknown", "submit_refused", "submitted", "launched"]
+StartEvent = Literal["submit_intent", "submit_unknown", "submit_refused", "submitted", "launched", "requeue"]
 """The events that say how a run was started, and what came of that."""
 
 JournalEventName = Literal[StartEvent, "not_owner", "stop_requested", "cancelled"]

@@ -2,7 +2,10 @@
 
     python3 result.py RUN_DIR ATTEMPT WORLD_SIZE STEP_STATUS        -> finished | stopped | failed | diverged
 
-It is run as a file, in the image or on the host, after the step has ended; it needs the standard library alone.
+Of a run that keeps going it also writes what comes next, and where that is another attempt, the word is
+`requeue:SECONDS` or `successor:SECONDS`, with the time to wait before it.
+
+A STEP_STATUS of -1 stands for an attempt that Slurm has ended before a verdict. It is run as a file, in the image or on the host, after the step has ended; it needs the standard library alone.
 """
 
 import sys
@@ -16,13 +19,15 @@ if __name__ == "__main__":
 from launcher.contract.files import write_json
 from launcher.contract.paths import RunPaths
 from launcher.contract.verdict import compose
+from launcher.job.next_attempt import plan_next
 
 
 def main(arguments: list[str]) -> int:
     """Compose, write, print the word. The exit status is 0 whatever the word; 2 for wrong arguments."""
     try:
         run_dir, attempt_name, world_size, step_status = arguments
-        attempt = RunPaths(Path(run_dir)).attempt_paths(attempt_name)
+        run = RunPaths(Path(run_dir))
+        attempt = run.attempt_paths(attempt_name)
         numbers = int(world_size), int(step_status)
         if numbers[0] < 1:
             raise ValueError(f"a world of {world_size} ranks")
@@ -33,7 +38,13 @@ def main(arguments: list[str]) -> int:
         return 2
     result = compose(attempt, *numbers, now=time.time())
     write_json(attempt.result_file, result)
-    print(result["outcome"])
+    word: str = result["outcome"]
+    try:
+        following = plan_next(run, attempt, result, numbers[0], killed=numbers[1] < 0)
+        if following is not None and following["action"] != "end":
+            word = f"{following['action']}:{round(following['delay_s'])}"
+    finally:  # the verdict counts, whatever else fails
+        print(word)
     return 0
 
 

@@ -12,7 +12,7 @@ from launcher.contract.paths import RECIPE
 from launcher.contract.records import BridgeRecipeRequest, JobRequest, RecipeFileRequest
 from launcher.contract.values import Override, parse
 from launcher.discovery.recipe import BridgeRecipe
-from launcher.planning import container, environment, fabric, index_info, network, run_paths
+from launcher.planning import container, environment, fabric, index_info, network, retry, run_paths
 from launcher.planning.inputs import FromIndex, PlanInputs
 from launcher.planning.layout import PARALLEL_KEYS, plan_layout
 from launcher.planning.model import RankLayout, Variable
@@ -152,5 +152,6 @@ def _argv(
             "network": network.network_options(inputs.cluster, layout),
             "numa_binding": inputs.cluster.numa_binding,
             "verify": inputs.request.verify,
+            "keep_going": retry.plan_retry(inputs),
         },
     }

@@ -85,6 +85,8 @@ def scripts(plan: Plan) -> dict[str, str]:
         "task_environment": task,
         "host_environment": host,
         "run_dir": Path(plan.run_dir),
+        "directives": dict(plan.directives),
+        "keeps_going": plan.argv["options"]["keep_going"] is not None,
     }
     names = ["step.sh", "sbatch.sh"] if plan.backend.slurm_step else ["step.sh"]
     if runtime.enter_template:

@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "network": None,
     "numa_binding": False,
     "verify": "budget",
+    "keep_going": None,
 }
 _PROFILER = {"extension": "", "finish_timeout_s": 900, "nsys": None, "own": None}
 _NETWORK = {"nvlink_domain": False, "nics_per_node": None}

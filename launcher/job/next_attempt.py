@@ -1,0 +1,227 @@
+"""What the verdict step does about the next attempt: it decides, and writes everything down before sbatch.sh acts."""
+
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional, get_args
+
+from launcher.contract import next_attempt, verdict
+from launcher.contract.files import read_lines, read_object, write_json, write_text
+from launcher.contract.next_attempt import AttemptFacts, Decision
+from launcher.contract.paths import AttemptPaths, RunPaths
+from launcher.contract.records import (
+    NextAttempt,
+    OverrideRecord,
+    RetryPolicy,
+    SetAside,
+    StartEvent,
+    StartRecord,
+)
+
+_SLURM_SAID = {"TIME LIMIT": "time limit", "PREEMPTION": "preempted", "JOB REQUEUE": "requeued"}
+"""What slurmstepd writes into sbatch.log after DUE TO, and the kind of end that it stands for."""
+
+
+def plan_next(
+    run: RunPaths, attempt: AttemptPaths, result: Mapping[str, Any], world_size: int, *, killed: bool = False
+) -> Optional[NextAttempt]:
+    """Decide what follows an attempt, write that down and return it; None for a run that does not keep going.
+
+    Checkpoints that a diverged attempt has spoiled are set aside. `killed` says that Slurm has ended the attempt before
+    a verdict. Raises OSError.
+    """
+    argv = read_object(run.argv_file) or {}
+    policy = argv.get("options", {}).get("keep_going")
+    if not isinstance(policy, dict):
+        return None
+    attempts = [each for each in attempts_of(run) if each.name <= attempt.name]
+    facts = [
+        next_attempt.facts_of(each, result, ended_by=ended_by(run, each, killed), world_size=world_size)
+        if each.name == attempt.name
+        else past_facts(each, world_size)
+        for each in attempts
+    ]
+    decision = next_attempt.decide(
+        facts,
+        _policy(policy),
+        now=time.time(),
+        nodes=max(1, len(_lines(attempt.nodes))),
+        excluded=excluded_by_job(attempts),
+        since=first_of_submission(attempts),
+    )
+    return _record(run, attempt, facts, decision, policy, argv.get("overrides", []))
+
+
+def _policy(values: Mapping[str, Any]) -> RetryPolicy:
+    return {
+        "without_progress": int(values["without_progress"]),
+        "backoff_s": float(values["backoff_s"]),
+        "strikes": int(values["strikes"]),
+        "strike_hours": float(values["strike_hours"]),
+        "excluded_percent": float(values["excluded_percent"]),
+        "exclude": values["exclude"],
+    }
+
+
+def attempts_of(run: RunPaths) -> list[AttemptPaths]:
+    """Return all attempts, oldest first."""
+    if not run.attempts_directory.is_dir():
+        return []
+    names = sorted(path.name for path in run.attempts_directory.iterdir() if path.name.isdigit())
+    return [run.attempt_paths(name) for name in sorted(names, key=int)]
+
+
+def past_facts(attempt: AttemptPaths, world_size: int) -> AttemptFacts:
+    """Return the facts of an earlier attempt, of one without a verdict from what its ranks have left."""
+    result = read_object(attempt.result_file)
+    if result is None:
+        result = dict(verdict.compose(attempt, world_size, -1, now=_modified(attempt.path)))
+    before = next_attempt.read_next(attempt)
+    return next_attempt.facts_of(attempt, result, ended_by=before["kind"] if before else None, world_size=world_size)
+
+
+def first_of_submission(attempts: Sequence[AttemptPaths]) -> int:
+    """Return the index of the first attempt that the newest one continues by itself, without anybody's --resume."""
+    index = len(attempts) - 1
+    while index > 0 and _follows_by_itself(attempts[index - 1], attempts[index]):
+        index -= 1
+    return index
+
+
+def _follows_by_itself(before: AttemptPaths, after: AttemptPaths) -> bool:
+    decided, token = next_attempt.read_next(before), nonce_of(after)
+    return token is not None and token in (nonce_of(before), decided["token"] if decided else None)
+
+
+def nonce_of(attempt: AttemptPaths) -> Optional[str]:
+    """Return the token of the submission that an attempt belongs to; None where that cannot be read."""
+    try:
+        return StartRecord.parse(attempt.start.read_text(encoding="utf-8")).nonce
+    except (OSError, ValueError):
+        return None
+
+
+def excluded_by_job(attempts: Sequence[AttemptPaths]) -> tuple[str, ...]:
+    """Return the nodes that the job of the newest attempt excludes: it may be a successor, submitted for that."""
+    token = nonce_of(attempts[-1])
+    for before in attempts[:-1]:
+        decided = next_attempt.read_next(before)
+        if decided is not None and token is not None and decided["token"] == token:
+            return tuple(decided["exclude"])
+    return ()
+
+
+def ended_by(run: RunPaths, attempt: AttemptPaths, killed: bool) -> Optional[str]:
+    """Return what ended the newest attempt from outside, as a kind of end; None where nothing shows that."""
+    if _was_cancelled(run):
+        return "cancelled"
+    asked = _text(attempt.stop)
+    if asked:
+        return next((kind for kind in ("time limit", "preempted") if kind[:7] in asked), "asked")
+    return _slurm_said(run, attempt) if killed else None
+
+
+def _was_cancelled(run: RunPaths) -> bool:
+    """Return whether `launcher cancel` was called after the newest start: by order, as clocks differ."""
+    try:
+        names = [event.get("event") for event in read_lines(run.journal_file)]
+    except OSError:
+        return False
+    starts = [index for index, name in enumerate(names) if name in get_args(StartEvent)]
+    return "cancelled" in names[starts[-1] if starts else 0 :]
+
+
+def _slurm_said(run: RunPaths, attempt: AttemptPaths) -> Optional[str]:
+    """Return what Slurm says in sbatch.log of the end of this attempt's job, which has not written a verdict."""
+    try:
+        job = StartRecord.parse(attempt.start.read_text(encoding="utf-8")).job
+    except (OSError, ValueError):
+        return None
+    found = None
+    for line in _text(run.sbatch_log).splitlines()[-2000:]:
+        match = re.search(r"\*\*\* JOB (\d+) ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?[, ]", line)
+        if match and match[1] == job:
+            found = _SLURM_SAID.get(match[2], "machine") if match[2] else "cancelled"
+    return found
+
+
+def _record(
+    run: RunPaths,
+    attempt: AttemptPaths,
+    facts: Sequence[AttemptFacts],
+    decision: Decision,
+    policy: Mapping[str, Any],
+    overrides: Sequence[OverrideRecord],
+) -> NextAttempt:
+    token = None
+    if decision.action != "end":
+        run_token = (nonce_of(attempt) or f"launcher:{run.path.name}:").rpartition(":")[0]
+        token = f"{run_token}:{secrets.token_hex(6)}"
+        if decision.ckpt_step is not None:
+            _set_aside(run, attempt, facts, decision.ckpt_step, overrides)
+        # A requeue that Slurm refuses becomes a successor, so its options are written in either case.
+        write_text(attempt.successor, "".join(f"{line}\n" for line in (token, *_options(decision, token, policy))))
+    record: NextAttempt = {
+        "version": 1,
+        "time": time.time(),
+        "kind": facts[-1].kind,
+        "action": decision.action,
+        "reason": decision.reason,
+        "delay_s": decision.delay_s,
+        "exclude": list(decision.exclude),
+        "ckpt_step": decision.ckpt_step,
+        "token": token,
+    }
+    write_json(attempt.next_file, record)
+    return record
+
+
+def _options(decision: Decision, token: str, policy: Mapping[str, Any]) -> list[str]:
+    """Return sbatch's options for a successor; those on its command line come before those in the script."""
+    options = [f"--comment={token}"]
+    exclude = [*([policy["exclude"]] if policy["exclude"] else []), *decision.exclude]
+    if decision.exclude:
+        options.append(f"--exclude={','.join(exclude)}")
+    if decision.delay_s >= 1:
+        options.append(f"--begin=now+{round(decision.delay_s)}")
+    return options
+
+
+def _set_aside(
+    run: RunPaths, attempt: AttemptPaths, facts: Sequence[AttemptFacts], step: int, overrides: Sequence[OverrideRecord]
+) -> None:
+    """Set the checkpoints that were saved after the first bad loss aside. Raises OSError."""
+    directory = next((each["value"] for each in overrides if each.get("key") == "checkpoint.save"), None)
+    path = Path(directory) if isinstance(directory, str) else run.checkpoints
+    spoiled = {each for one in facts for each in one.saves if each > step}
+    for iteration in sorted(spoiled):
+        marker: SetAside = {
+            "version": 1,
+            "time": time.time(),
+            "attempt": attempt.name,
+            "directory": str(path / f"iter_{iteration:07d}"),
+            "iteration": iteration,
+            "file": "the checkpoint",
+            "reason": f"was saved after the loss had stopped being finite at iteration {facts[-1].diverged_at}",
+        }
+        write_json(run.set_aside(iteration), marker)
+
+
+def _lines(path: Path) -> list[str]:
+    return _text(path).split()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
