@@ -15,7 +15,7 @@ from launcher.config.request import Request
 from launcher.contract import disk_space
 from launcher.contract.values import Override
 from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
-from launcher.discovery.code_files import code_files
+from launcher.discovery.code_files import code_digest, code_files
 from launcher.discovery.host import HostContext, detect_host
 from launcher.discovery.image import Image, resolve_image
 from launcher.discovery.recipe import BridgeRecipe, Recipe, read_recipe
@@ -72,6 +72,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         _check_overrides(parsed, schema, recipe)
     keywords = arguments.check(stated, recipe, match, schema) if stated and own_program else {}
     files = _named_files(stated, request, recipe, host, _checkpoint_to_load(request, parsed, resumed))
+    code = tuple(sorted((*code_files(recipe, request.entrypoint, host.directory), *own_code(profiling))))
     inputs = PlanInputs(
         request=request,
         cluster=cluster,
@@ -80,11 +81,14 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         recipe=recipe,
         arguments=stated,
         overrides=parsed,
-        code=tuple(sorted((*code_files(recipe, request.entrypoint, host.directory), *own_code(profiling)))),
+        code=code,
+        code_digest=code_digest(code, own_entrypoint=not own_program),
+        bridge=release.version if own_program else None,
         knowledge=index_info.knowledge_of(match, parsed, arguments.sizes(keywords, parsed), files),
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
         recipe_text=resumed.plan["recipe"] if resumed else None,
+        previous=resumed.plan if resumed else None,
         image=image,
         profiling=profiling,
         use_viztracer=use_viztracer,

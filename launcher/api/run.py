@@ -33,6 +33,8 @@ def start_run(prepared: PreparedPlan, progress: Progress) -> StartedRun:
     """
     for warning in prepared.plan.warnings:
         progress.warn(warning)
+    for change in prepared.plan.changes:
+        progress.info(f"changed: {change}")
 
     def begin(made: PreparedPlan) -> StartedRun:
         return start.start_run(made.plan, made.inputs.host, made.resumed, LocalShell(), progress.warn)

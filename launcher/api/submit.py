@@ -1,5 +1,6 @@
 """Submitting a recipe as a batch job, and following it."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from launcher.api.resume import starting_alone
 from launcher.api.run import Outcome
 from launcher.backends import start
 from launcher.backends.batch import BatchJob
+from launcher.planning.model import Change
 from launcher.rundir import RunDirectory
 
 _TICK_S = 0.2
@@ -29,6 +31,8 @@ class SubmittedRun:
     """Slurm's name of the cluster, where sbatch printed one."""
     name: str
     run_id: str
+    changes: tuple[Change, ...] = ()
+    """What a resume has changed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for programs."""
@@ -38,6 +42,7 @@ class SubmittedRun:
             "name": self.name,
             "run_id": self.run_id,
             "run_dir": str(self.run.path),
+            "changes": [dataclasses.asdict(change) for change in self.changes],
         }
 
 
@@ -50,6 +55,8 @@ def submit_plan(prepared: PreparedPlan, progress: Progress) -> SubmittedRun:
     plan = prepared.plan
     for warning in plan.warnings:
         progress.warn(warning)
+    for change in plan.changes:
+        progress.info(f"changed: {change}")
 
     def submit(made: PreparedPlan) -> BatchJob:
         return start.submit_run(made.plan, made.inputs.host, made.resumed, LocalShell(), progress.warn)
@@ -57,7 +64,7 @@ def submit_plan(prepared: PreparedPlan, progress: Progress) -> SubmittedRun:
     with starting_alone(prepared.resumed):
         started = start_new(prepared, submit)
     submission = started.submission
-    return SubmittedRun(started.run, submission.job, submission.cluster, plan.name, started.run.path.name)
+    return SubmittedRun(started.run, submission.job, submission.cluster, plan.name, started.run.path.name, plan.changes)
 
 
 def follow_run(run: RunDirectory, *, tick: Callable[[], None], leave: Callable[[], bool]) -> Outcome | None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Where an option's name and the request's differ.
 _NAMES = {
+    "allow_change": "allow_changes",
     "mount": "mounts",
     "default_mount": "default_mounts",
     "srun_arg": "srun_args",
@@ -84,6 +85,18 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "runs",
     )
     add(
+        "--allow-change",
+        metavar="KEY",
+        action="append",
+        help="allow --resume to change this key although another training goes on then; repeatable",
+    )
+    add(
+        "--attempts",
+        metavar="N",
+        type=int,
+        help="queue N jobs for a batch run, each behind the other; with --resume also behind a job that still runs",
+    )
+    add(
         "--allow-checkpoint-load",
         action="store_true",
         default=None,
@@ -93,7 +106,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--keep-going",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="continue a batch run by itself after time limits, preemption, lost nodes and crashes until it has finished",
+        help="continue a batch run by itself, after time limits, lost nodes and crashes too, until it has finished",
     )
     add(
         "--verify",

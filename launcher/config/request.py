@@ -59,6 +59,12 @@ class Request(BaseModel):
     """Whether the run directory can be read by others; else it is the user's alone (umask 077)."""
 
     resume: Text | None = None
+    allow_changes: tuple[Text, ...] = ()
+    """Keys that a resumed run may change although another training goes on then."""
+
+    attempts: Annotated[int, Field(gt=0, le=100)] | None = None
+    """How many jobs are queued for a batch run, one behind the other."""
+
     allow_checkpoint_load: Flag = False
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
 

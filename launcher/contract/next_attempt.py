@@ -7,7 +7,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Optional, get_args
+from typing import Any, Literal, NamedTuple, Optional, cast, get_args
 
 from .files import read_lines, read_object
 from .paths import AttemptPaths
@@ -112,7 +112,8 @@ def decide(
     if idle >= policy["without_progress"]:
         return Decision("end", f"{idle} attempts in a row have saved nothing new")
     exclude = nodes_to_exclude(attempts, policy, now=now, nodes=nodes)
-    delay = min(BACKOFF_LIMIT_S, policy["backoff_s"] * 2 ** (idle - 1)) if idle and last.kind not in NOT_COUNTED else 0.0
+    waits = idle and last.kind not in NOT_COUNTED
+    delay = min(BACKOFF_LIMIT_S, policy["backoff_s"] * 2 ** (idle - 1)) if waits else 0.0
     why = _WHY.get(last.kind, last.kind)
     if set(exclude) - set(excluded):
         return Decision("successor", f"{why}; without {', '.join(exclude)}", delay, exclude, step)
@@ -214,16 +215,19 @@ def kind_of(result: Mapping[str, Any], ended_by: Optional[str] = None) -> Kind:
         return "finished" if outcome == "finished" else "superseded"
     if outcome == "failed" and (first.get("cause") == "user" or result.get("failure") == "user error"):
         return "user error"
-    for kind in get_args(Kind):
-        if kind == ended_by:
-            return kind
+    if ended_by in get_args(Kind):
+        return cast(Kind, ended_by)
     if outcome == "diverged":
         return "diverged"
     if outcome == "stopped":
         return next((kind for pattern, kind in _STOPPED if re.search(pattern, reason)), "asked")
     what = str(first.get("what") or "")
     own_error = first.get("cause") == "program" or what.startswith("ended with status")
-    return "program" if own_error and result.get("failure") in (None, "out of memory (GPU)", "NCCL setup") else "machine"
+    return "program" if own_error and result.get("failure") in _OF_THE_PROGRAM else "machine"
+
+
+_OF_THE_PROGRAM = (None, "out of memory (GPU)", "NCCL setup")
+"""Classes of failures (contract/failures.py) that an error of the program itself may have."""
 
 
 _STOPPED: tuple[tuple[str, Kind], ...] = (
@@ -245,7 +249,9 @@ def saves_of(attempt: AttemptPaths) -> tuple[int, ...]:
     return tuple(step for step in found if isinstance(step, int) and not isinstance(step, bool))
 
 
-def blamed(attempt: AttemptPaths, result: Mapping[str, Any], kind: Kind, world_size: int) -> tuple[tuple[str, int], ...]:
+def blamed(
+    attempt: AttemptPaths, result: Mapping[str, Any], kind: Kind, world_size: int
+) -> tuple[tuple[str, int], ...]:
     """Return the nodes that a failure points at. A failure of the program points at none."""
     if kind != "machine":
         return ()
@@ -256,10 +262,10 @@ def blamed(attempt: AttemptPaths, result: Mapping[str, Any], kind: Kind, world_s
     node = node_of(attempt, first.get("rank"), world_size)
     if node is None:
         return ()
-    failure, what = result.get("failure"), str(first.get("what") or "")
+    failure, what = str(result.get("failure") or ""), str(first.get("what") or "")
     if failure in _OF_THE_NODE:
         return ((node, _OF_THE_NODE[failure]),)
-    killed = what.startswith("killed by signal 9") and failure is None
+    killed = what.startswith("killed by signal 9") and not failure
     return ((node, 1),) if killed or first.get("cause") == "network" else ()
 
 
@@ -277,7 +283,7 @@ def read_next(attempt: AttemptPaths) -> Optional[NextAttempt]:
     found = read_object(attempt.next_file)
     if found is None or found.get("action") not in get_args(NextAction):
         return None
-    return found  # type: ignore[return-value]
+    return cast(NextAttempt, found)
 
 
 def _text(path: Any) -> str:

@@ -1,6 +1,7 @@
 """The files that a run needs in its `code/` directory, with their sources."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from launcher._util.errors import RecipeError
@@ -39,3 +40,16 @@ def _recipe(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if isinstance(recipe, RecipeFile):
         for path in (recipe.path, *recipe.beside):
             yield f"{RECIPE}/{path.name}", str(path)
+
+
+def code_digest(files: Iterable[tuple[str, str]], *, own_entrypoint: bool) -> str:
+    """Return a digest of the user's own files among those of code/: the recipe's, and an entrypoint of the user's own.
+
+    What belongs to the launcher is left out: a resumed run keeps the copy of its first attempt. Raises OSError.
+    """
+    total = hashlib.sha256()
+    for target, source in sorted(files):
+        if target.startswith(f"{RECIPE}/") or (own_entrypoint and target == ENTRYPOINT):
+            content = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+            total.update(f"{target} {content}\n".encode())
+    return total.hexdigest()[:16]

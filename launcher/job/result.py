@@ -5,7 +5,8 @@
 Of a run that keeps going it also writes what comes next, and where that is another attempt, the word is
 `requeue:SECONDS` or `successor:SECONDS`, with the time to wait before it.
 
-A STEP_STATUS of -1 stands for an attempt that Slurm has ended before a verdict. It is run as a file, in the image or on the host, after the step has ended; it needs the standard library alone.
+A STEP_STATUS of -1 stands for an attempt that Slurm has ended before a verdict. The program is run as a file, in the
+image or on the host, after the step has ended; it needs the standard library alone.
 """
 
 import sys

@@ -95,6 +95,12 @@ class PlanInputs:
     submission: int = 0
     run_dir: str | None = None
     """The directory of a resumed run; a new one gets its own."""
+    previous: Mapping[str, Any] | None = None
+    """plan.json of a resumed run."""
+    code_digest: str | None = None
+    """Of the files of `code` that are the user's own."""
+    bridge: str | None = None
+    """The release of Megatron Bridge that the job finds; None where it is unknown."""
     recipe_text: str | None = None
     """How the user named the recipe of a resumed run, which is now a snapshot in the run directory."""
     profiling: ProfilerContext = field(default=ProfilerContext())

@@ -1,9 +1,11 @@
 """`make_plan`: the one place that decides everything about a run, from values alone."""
 
+import dataclasses
 from pathlib import Path
 
+from launcher._util.errors import SpecError
 from launcher._util.version import __version__
-from launcher.planning import assignments, container, environment, environment_lint, index_info, step
+from launcher.planning import assignments, container, environment, environment_lint, index_info, resume_changes, step
 from launcher.planning.inputs import FromCheck, FromIndex, PlanInputs
 from launcher.planning.layout import PARALLEL_KEYS
 from launcher.planning.model import Plan
@@ -14,13 +16,19 @@ from launcher.planning.task import TaskPlan, plan_task
 __all__ = ["PlanInputs", "make_plan", "run_root"]
 
 
+_OF_ONE_COMMAND = {"resume", "allow_changes", "attempts"}
+"""Keys of a request that --resume does not ask for again."""
+
+
 def make_plan(inputs: PlanInputs) -> Plan:
     """Decide the run. Raises a RequestError of the kind that fits for whatever cannot work."""
     request, cluster = inputs.request, inputs.cluster
+    if request.allow_changes and inputs.previous is None:
+        raise SpecError("--allow-change permits a resumed run to change, and this run is new", where="--allow-change")
     task = plan_task(inputs)
     runtime = container.chosen_runtime(request, cluster)
     named = environment.overrides_image(task.environment)
-    return Plan(
+    plan = Plan(
         version=1,
         launcher=__version__,
         backend=inputs.backend,
@@ -50,12 +58,19 @@ def make_plan(inputs: PlanInputs) -> Plan:
         step=step.plan_step(inputs, task.layout, task.environment, task.profiler),
         argv=task.argv,
         code=task.code,
-        request=request.model_dump(mode="json", exclude_defaults=True, exclude={"resume"}),
+        request=request.model_dump(mode="json", exclude_defaults=True, exclude=_OF_ONE_COMMAND),
         unchecked=_unchecked(inputs, task),
         warnings=(*_warnings(inputs, task), *task.fabric.warnings, *task.preflight.warnings),
+        code_digest=inputs.code_digest,
+        bridge=inputs.bridge,
         memory=task.preflight.memory,
         checkpoints=task.preflight.checkpoints,
     )
+    if inputs.previous is None:
+        return plan
+    changes = resume_changes.find_changes(inputs.previous, plan)
+    resume_changes.require_permission(changes, request.allow_changes, task.run_dir)
+    return dataclasses.replace(plan, changes=changes)
 
 
 def _unchecked(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:

@@ -76,6 +76,27 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Change:
+    """One thing that a resume changes of its run; None stands for a value that was or is not stated."""
+
+    key: str
+    before: str | None
+    after: str | None
+    needs_permission: bool
+    """Whether another training would go on."""
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_shortened(self.before)} -> {_shortened(self.after)} ({self.why})"
+
+
+def _shortened(value: str | None) -> str:
+    if value is None:
+        return "not stated"
+    return value if len(value) <= 60 else f"{value[:57]}..."
+
+
+@dataclass(frozen=True)
 class Plan:
     """One run, decided. Written to plan.json; the same plan gives the same scripts, byte for byte."""
 
@@ -119,6 +140,12 @@ class Plan:
     unchecked: tuple[str, ...]
     """What only running the recipe can tell."""
     warnings: tuple[str, ...]
+    code_digest: str | None = None
+    """Of the recipe's files, and of an entrypoint of the user's own; None where that was not computed."""
+    bridge: str | None = None
+    """The release of Megatron Bridge that the job finds; None where it is unknown."""
+    changes: tuple[Change, ...] = ()
+    """What a resume changes, compared with the attempt before."""
     memory: dict[str, Any] | None = None
     """The estimate of launcher/planning/memory in bytes; None where nothing was checked, or no formula fits."""
     checkpoints: dict[str, Any] | None = None

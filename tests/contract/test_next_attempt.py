@@ -41,7 +41,12 @@ attempts = st.builds(
 )
 histories = st.lists(attempts, min_size=1, max_size=8)
 policies = st.builds(
-    lambda idle, strikes, percent: {**POLICY, "without_progress": idle, "strikes": strikes, "excluded_percent": percent},
+    lambda idle, strikes, percent: {
+        **POLICY,
+        "without_progress": idle,
+        "strikes": strikes,
+        "excluded_percent": percent,
+    },
     st.integers(1, 4),
     st.integers(1, 4),
     st.integers(0, 100),
@@ -122,7 +127,8 @@ def test_the_same_failure_at_the_same_step_is_poison() -> None:
 
 def test_the_wait_grows_and_progress_ends_it() -> None:
     idle = facts("machine")
-    delays = [decide([idle] * count, {**POLICY, "without_progress": 9}, now=NOW, nodes=4).delay_s for count in range(1, 8)]
+    patient: RetryPolicy = {**POLICY, "without_progress": 9}
+    delays = [decide([idle] * count, patient, now=NOW, nodes=4).delay_s for count in range(1, 8)]
     assert delays == [30, 60, 120, 240, 480, 600, 600]
     assert decide([idle, idle, facts("machine", saves=(5,))], POLICY, now=NOW, nodes=4).delay_s == 0
 
@@ -141,7 +147,7 @@ def test_strikes_expire_and_the_worst_node_comes_first() -> None:
     ("result", "ended_by", "kind"),
     [
         ({"outcome": "finished"}, "cancelled", "finished"),
-        ({"outcome": "failed", "first_failing_rank": {"cause": "user", "what": "UserError"}}, "time limit", "user error"),
+        ({"outcome": "failed", "first_failing_rank": {"cause": "user", "what": "E"}}, "time limit", "user error"),
         ({"outcome": "failed", "first_failing_rank": {"cause": "program", "what": "ValueError: x"}}, None, "program"),
         ({"outcome": "failed", "first_failing_rank": {"cause": None, "what": "ended with status 7"}}, None, "program"),
         ({"outcome": "failed", "first_failing_rank": {"cause": None, "what": "killed by signal 9"}}, None, "machine"),

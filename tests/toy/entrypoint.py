@@ -2,8 +2,9 @@
 
 Overrides say what it does: toy.iters, toy.seconds (of an iteration), toy.save_every, toy.seed,
 toy.start_seconds, toy.nan_from (the step from which the loss is NaN), toy.fail_rank with toy.fail_step and toy.fail_how
-(raise, user, exit, kill, hang). What it was given lies afterwards in ranks/NNNN.seen.json. Its loss depends on step,
-seed and world size alone: a resumed run must repeat it exactly.
+(raise, user, exit, kill, hang). With toy.bad_attempts=N ranks fail, and the loss is NaN, in the first N attempts alone.
+What it was given lies afterwards in ranks/NNNN.seen.json. Its loss depends on step, seed and world size alone: a
+resumed run must repeat it exactly.
 """
 
 import hashlib
@@ -83,6 +84,7 @@ def save(step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / "state.json", json.dumps({"iteration": step}))
         write(RUN / "checkpoints" / "latest_checkpointed_iteration.txt", f"{step}\n")
+        (RUN / "set-aside" / f"{folder.name}.json").unlink(missing_ok=True)
         event("save", 0.0, iteration=step)
 
 
@@ -90,7 +92,10 @@ def resume() -> int:
     tracker = RUN / "checkpoints" / "latest_checkpointed_iteration.txt"
     if ATTEMPT == "000" or not tracker.exists():
         return 0
-    step = json.loads((tracker.parent / f"iter_{int(tracker.read_text()):07d}" / "state.json").read_text())["iteration"]
+    newest = f"iter_{int(tracker.read_text()):07d}"
+    saved = [path for path in sorted(tracker.parent.glob("iter_*")) if path.name <= newest]
+    good = [path for path in saved if not (RUN / "set-aside" / f"{path.name}.json").exists()]
+    step = json.loads((good[-1] / "state.json").read_text())["iteration"]
     event("checkpoint_loaded", 0.0, iteration=step)
     return int(step)
 
@@ -111,11 +116,12 @@ def main() -> int:
     time.sleep(float(told.get("toy.start_seconds", 0)))
     event("model", time.time() - START)
     step, nan = resume(), float("nan")
+    bad = int(ATTEMPT) < int(told.get("toy.bad_attempts", 1000))
     event("train_start", None)
     while step < iters:
         step += 1
         begin = time.time()
-        if told.get("toy.fail_rank") == RANK and step == int(told.get("toy.fail_step", 3)):
+        if bad and told.get("toy.fail_rank") == RANK and step == int(told.get("toy.fail_step", 3)):
             return fail(told.get("toy.fail_how", "raise"), step)
         time.sleep(seconds)
         took = time.time() - begin
@@ -123,7 +129,7 @@ def main() -> int:
             "iteration": step,
             "train_iters": iters,
             "loss": loss(step, str(told.get("toy.seed", 1)))
-            if step < int(told.get("toy.nan_from", iters + 1))
+            if not bad or step < int(told.get("toy.nan_from", iters + 1))
             else nan,
             "grad_norm": 1.0 / step,
         }

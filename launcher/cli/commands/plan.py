@@ -106,6 +106,9 @@ def _lines(plan: "Plan") -> list[str]:
         lines.append(
             _row("profiler", f"{plan.profiler.name}, steps {plan.profiler.start}:{plan.profiler.stop}, ranks {ranks}")
         )
+    if plan.argv["options"]["keep_going"]:
+        lines.append(_row("keep going", "after time limits, preemption, lost nodes and crashes, until it has finished"))
+    lines += [_row("" if number else "changed", str(change)) for number, change in enumerate(plan.changes)]
     lines.append(_row("environment", "name = value (origin)"))
     for variable in plan.environment:
         hidden = "(passed on)" if variable.scope == "inherited" else "(value not shown)"
