@@ -210,6 +210,7 @@ def facts_of(
 def kind_of(result: Mapping[str, Any], ended_by: Optional[str] = None) -> Kind:
     """Return why an attempt ended. `ended_by` comes before the verdict, except of one that is finished or wrong."""
     outcome, reason = str(result.get("outcome")), str(result.get("reason") or "")
+    ended_by = result.get("stopped_by") or ended_by
     first = result.get("first_failing_rank") or {}
     if outcome in ("finished", "superseded"):
         return "finished" if outcome == "finished" else "superseded"

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 from launcher._util.tables import aligned, printable
 from launcher.contract.records import FailingRank
 from launcher.slurm.queue import Answer
+from launcher.watch.history import history_of, lines
 from launcher.watch.progress_state import clock
 from launcher.watch.status import Phase, RunStatus
 
@@ -31,7 +32,7 @@ def to_json(statuses: Sequence[RunStatus], answer: Answer) -> dict[str, Any]:
         "version": 1,
         "asked_at": answer.asked_at,
         "unreachable": answer.unreachable,
-        "runs": [status.to_dict() for status in statuses],
+        "runs": [{**status.to_dict(), **history_of(status).to_dict()} for status in statuses],
     }
 
 
@@ -100,6 +101,17 @@ def write_table(statuses: Sequence[RunStatus], stream: TextIO, now: float) -> No
         # Text, not markup, because a reason may contain brackets.
         table.add_row(*(Text(cell, style=style if index == 2 else "") for index, cell in enumerate(cells)))
     Console(file=stream).print(table)
+
+
+def write_histories(statuses: Sequence[RunStatus], stream: TextIO) -> None:
+    """Write what became of each attempt, of the runs that have had several or keep going."""
+    for status in statuses:
+        history = history_of(status)
+        if len(history.attempts) > 1 or any(each.ended_because for each in history.attempts):
+            head, *rest = map(printable, lines(history))
+            stream.writelines(
+                f"{line}\n" for line in ("", f"{status.run_state.run_id}: {head}", *(f"  {one}" for one in rest))
+            )
 
 
 def _number(value: Any, form: str) -> str:

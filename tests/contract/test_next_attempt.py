@@ -164,6 +164,9 @@ def test_strikes_expire_and_the_worst_node_comes_first() -> None:
         ({"outcome": "stopped", "reason": "exit_duration"}, None, "time limit"),
         ({"outcome": "stopped", "reason": "exit_interval"}, None, "asked"),
         ({"outcome": "diverged"}, None, "diverged"),
+        ({"outcome": "stopped", "reason": "cancelled", "stopped_by": "cancelled"}, None, "cancelled"),
+        ({"outcome": "stopped", "reason": "preempted", "stopped_by": "preempted"}, None, "preempted"),
+        ({"outcome": "stopped", "reason": "signal", "stopped_by": "signal"}, None, "asked"),
     ],
 )
 def test_kinds_of_ends(result: dict[str, Any], ended_by: str | None, kind: str) -> None:

@@ -18,6 +18,8 @@ RANK = 3
 FILLED = (
     ("$LAUNCHER_ATTEMPT", ATTEMPT.name),
     ("$owner_attempt", ATTEMPT.name),
+    ("$before", ATTEMPT.name),
+    ("/$1/", f"/{ATTEMPT.name}/"),
     ("%4t", f"{RANK:04d}"),
     ("{{", "0"),
 )

@@ -2,9 +2,9 @@
 
 Overrides say what it does: toy.iters, toy.seconds (of an iteration), toy.save_every, toy.seed,
 toy.start_seconds, toy.nan_from (the step from which the loss is NaN), toy.fail_rank with toy.fail_step and toy.fail_how
-(raise, user, exit, kill, hang). With toy.bad_attempts=N ranks fail, and the loss is NaN, in the first N attempts alone.
-What it was given lies afterwards in ranks/NNNN.seen.json. Its loss depends on step, seed and world size alone: a
-resumed run must repeat it exactly.
+(raise, user, exit, kill, hang). With toy.bad_attempts=N the loss is NaN and ranks fail in the first N attempts alone.
+toy.lemon names a file: ranks on a node that it lists are killed after six iterations. What it was given lies afterwards
+in ranks/NNNN.seen.json. Its loss depends on step, seed and world size alone: a resumed run must repeat it exactly.
 """
 
 import hashlib
@@ -116,6 +116,7 @@ def main() -> int:
     time.sleep(float(told.get("toy.start_seconds", 0)))
     event("model", time.time() - START)
     step, nan = resume(), float("nan")
+    start, lemons = step, Path(told["toy.lemon"]).read_text().split() if "toy.lemon" in told else []
     bad = int(ATTEMPT) < int(told.get("toy.bad_attempts", 1000))
     event("train_start", None)
     while step < iters:
@@ -123,6 +124,8 @@ def main() -> int:
         begin = time.time()
         if bad and told.get("toy.fail_rank") == RANK and step == int(told.get("toy.fail_step", 3)):
             return fail(told.get("toy.fail_how", "raise"), step)
+        if step == start + 7 and os.environ.get("SLURMD_NODENAME") in lemons:
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(seconds)
         took = time.time() - begin
         line = {

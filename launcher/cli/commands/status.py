@@ -22,13 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Print a table of the runs, or an object."""
     from launcher.api.status import read_statuses
-    from launcher.watch.status_table import to_json, write_table
+    from launcher.watch.status_table import to_json, write_histories, write_table
 
     found = read_statuses(parsed.runs, run_root=parsed.run_root, limit=parsed.limit)
     if parsed.json:
         print_json(to_json(found.runs, found.answer))
     elif found.runs:
         write_table(found.runs, sys.stdout, time.time())
+        if parsed.runs:
+            write_histories(found.runs, sys.stdout)
     else:
         info(f"no runs in {found.run_root}; --run-root names another directory")
     return 0

@@ -1,0 +1,221 @@
+"""Runs that keep going, on a real Slurm of virtual nodes with the toy: about 60 s on an idle machine."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backends.running import PROFILE, TOY, User, user_of
+from tests.support.limits import seconds
+from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
+
+COMMON = ("small.py", f"--entrypoint={TOY}", "--no-check-config", "--keep-going", "--json")
+RETRY = "\n[retry]\nbackoff_s = 0\n"
+
+
+@pytest.fixture
+def user(slurm_cluster: VirtualCluster, tmp_path: Path) -> User:
+    return impatient(tmp_path, slurm_cluster)
+
+
+def impatient(directory: Path, cluster: VirtualCluster) -> User:
+    """A user whose profile waits for nothing between attempts."""
+    user = user_of(directory, cluster)
+    (directory / "clusters/virtual.toml").write_text(PROFILE + RETRY)
+    return user
+
+
+def submit(user: User, *settings: str) -> tuple[Path, str]:
+    """Submit a run that keeps going; return its directory and its job."""
+    answer = json.loads(user.run("submit", *COMMON, *settings).stdout)
+    return Path(answer["run_dir"]), answer["job"]
+
+
+def decided(run: Path) -> list[str]:
+    """What was decided after each attempt."""
+    paths = sorted(run.glob("attempts/*/next.json"))
+    return [json.loads(path.read_text())["action"] for path in paths]
+
+
+def last(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(max(run.glob("attempts/*/next.json")).read_text())
+    return found
+
+
+def losses(run: Path) -> dict[int, float]:
+    """The loss of each iteration: that of the last attempt that computed it."""
+    found = {}
+    for path in sorted(run.glob("attempts/*/metrics.jsonl")):
+        for line in path.read_text().splitlines():
+            found[json.loads(line)["iteration"]] = json.loads(line)["loss"]
+    return found
+
+
+def status(user: User, run: Path) -> dict[str, Any]:
+    (found,) = json.loads(user.run("status", str(run), "--json").stdout)["runs"]
+    return dict(found)
+
+
+def jobs(run: Path) -> list[str]:
+    """The run's jobs, in the order in which the journal names them."""
+    lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    return list(dict.fromkeys(line["job"] for line in lines if line.get("job")))
+
+
+def begun(run: Path, attempt: str) -> float:
+    """When the first rank of an attempt began."""
+    return float(json.loads((run / f"attempts/{attempt}/timeline.jsonl").read_text().splitlines()[0])["time"])
+
+
+def test_a_crash_is_requeued_and_the_losses_are_those_of_an_uninterrupted_run(
+    user: User, slurm_cluster: VirtualCluster
+) -> None:
+    """The job keeps its number, so a job that waits for it with afterok still does, and is held until the end."""
+    shape = ("--nodes=2", "toy.iters=30", "toy.seconds=0.02")
+    straight, _ = submit(user, *shape, "--name=straight")
+    run, job = submit(
+        user,
+        *shape,
+        "--name=crashes",
+        "+toy.fail_rank=3",
+        "+toy.fail_step=18",
+        "toy.fail_how=kill",
+        "+toy.bad_attempts=1",
+    )
+    after = slurm_cluster.submit("true", f"--dependency=afterok:{job}")
+    wait_until((run / "attempts/000/next.json").exists, "the first verdict", slurm_cluster, 60)
+    failed = time.time()
+    wait_until((run / "attempts/001/metrics.jsonl").exists, "the second attempt", slurm_cluster, 60)
+    # Slurm starts a requeued job no earlier than cred_expire, here 5 s, after its end.
+    assert begun(run, "001") - failed < seconds(15)
+    assert slurm_cluster.state(after) == "PENDING"
+    assert slurm_cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED"
+    assert slurm_cluster.wait(after, "COMPLETED", "FAILED") == "COMPLETED"
+    assert (decided(run), jobs(run)) == (["requeue", "end"], [job])
+    loaded = json.loads((run / "attempts/001/timeline.jsonl").read_text().splitlines()[2])["iteration"]
+    assert loaded > 0, "the second attempt has continued"
+    wait_until(lambda: status(user, straight)["over"], "the other run", slurm_cluster, 60)
+    assert losses(run) == losses(straight)
+    assert len(losses(run)) == 30
+    seen = status(user, run)
+    first = json.loads((run / "attempts/000/result.json").read_text())
+    assert (seen["phase"], seen["attempts"]) == ("finished", 2)
+    assert seen["lost_iterations"] == first["iteration"] - loaded
+    assert [each["next"] for each in seen["history"]] == ["requeued", None]
+    assert 0 < seen["goodput"] < 1
+    assert "killed by signal 9" in seen["history"][0]["why"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "actions", "reason"),
+    [
+        (("+toy.fail_rank=0", "toy.fail_how=user"), ["end"], "the request is wrong"),
+        (("+toy.fail_rank=0", "+toy.fail_step=7"), ["requeue", "end"], "poisoned"),
+        (("+toy.fail_rank=0", "toy.fail_how=kill", "+toy.fail_step=2"), ["requeue", "successor", "end"], "3 attempts"),
+        (("+toy.nan_from=12",), ["requeue", "end"], "a second time"),
+    ],
+    ids=["user error", "poisoned", "no progress", "diverged twice"],
+)
+def test_what_ends(
+    user: User, slurm_cluster: VirtualCluster, settings: tuple[str, ...], actions: list[str], reason: str
+) -> None:
+    run, _ = submit(user, "--nodes=1", "toy.iters=20", "toy.seconds=0.01", "toy.save_every=5", *settings)
+    wait_until(lambda: decided(run)[-1:] == ["end"], "the end", slurm_cluster, 90)
+    assert decided(run) == actions
+    assert reason in last(run)["reason"]
+    wait_until(lambda: status(user, run)["over"], "the job to end", slurm_cluster, 30)
+    assert status(user, run)["phase"] == ("diverged" if "nan" in settings[0] else "failed")
+
+
+def test_a_diverged_run_continues_once_from_before_the_first_bad_loss(
+    user: User, slurm_cluster: VirtualCluster
+) -> None:
+    run, job = submit(
+        user,
+        "--nodes=1",
+        "toy.iters=20",
+        "toy.seconds=0.01",
+        "toy.save_every=5",
+        "+toy.nan_from=12",
+        "+toy.bad_attempts=1",
+    )
+    assert slurm_cluster.wait(job, "COMPLETED", "FAILED", timeout_s=90) == "COMPLETED"
+    first = json.loads((run / "attempts/000/next.json").read_text())
+    assert (first["kind"], first["ckpt_step"]) == ("diverged", 10)
+    assert json.loads((run / "attempts/001/timeline.jsonl").read_text().splitlines()[2])["iteration"] == 10
+    assert not list((run / "set-aside").iterdir()), "what was set aside is saved again"
+    assert (status(user, run)["phase"], status(user, run)["lost_iterations"]) == ("finished", 10)
+
+
+def test_a_cancelled_run_stays_cancelled(user: User, slurm_cluster: VirtualCluster) -> None:
+    """By the launcher, and by somebody's scancel."""
+    one, first = submit(user, "--nodes=1", "toy.iters=5000", "toy.seconds=0.05", "--name=one")
+    two, second = submit(user, "--nodes=1", "toy.iters=5000", "toy.seconds=0.05", "--name=two")
+    for run in (one, two):
+        wait_until((run / "attempts/000/metrics.jsonl").exists, "the training to begin", slurm_cluster, 60)
+    user.run("cancel", str(one))
+    slurm_cluster.run("scancel", second)
+    for run, job in ((one, first), (two, second)):
+        slurm_cluster.wait(job, "CANCELLED", "COMPLETED", "FAILED")
+        assert "requeue" not in decided(run)
+    assert slurm_cluster.run("squeue", "-h", "-o", "%i").stdout.split() == []
+
+
+def test_a_job_that_may_not_be_requeued_gets_a_successor(user: User, slurm_cluster: VirtualCluster) -> None:
+    settings = (
+        "--nodes=1",
+        "toy.iters=20",
+        "toy.seconds=0.01",
+        "+toy.fail_rank=1",
+        "+toy.fail_step=12",
+        "+toy.bad_attempts=1",
+    )
+    run, job = submit(user, *settings, "--sbatch", "no-requeue", "--env", "SEEN=yes")
+    wait_until(lambda: len(jobs(run)) == 2, "a successor", slurm_cluster, 60)
+    assert slurm_cluster.wait(job, "COMPLETED", "FAILED") == "FAILED"
+    successor = jobs(run)[-1]
+    assert slurm_cluster.wait(successor, "COMPLETED", "FAILED") == "COMPLETED"
+    assert (status(user, run)["phase"], status(user, run)["job"]) == ("finished", successor)
+    tokens = [(run / f"attempts/{name}/start").read_text().split()[0] for name in ("000", "001")]
+    assert len(set(tokens)) == 2
+    shown = slurm_cluster.run("scontrol", "show", "job", successor).stdout
+    assert tokens[1] in shown
+    environment = json.loads((run / "attempts/001/ranks/0000.seen.json").read_text())["environment"]
+    assert environment["SLURM_JOB_ID"] == successor
+    assert environment["SEEN"] == "yes"
+
+
+def test_a_node_that_kills_ranks_is_excluded_by_a_successor(user: User, slurm_cluster: VirtualCluster) -> None:
+    """Slurm takes the first idle nodes, so it would give the job the same one again."""
+    (user.directory / "lemon").write_text("n1\n")
+    run, job = submit(
+        user, "--nodes=2", "toy.iters=30", "toy.seconds=0.01", "toy.save_every=4", f"+toy.lemon={user.directory}/lemon"
+    )
+    wait_until(lambda: "successor" in decided(run), "the node to be excluded", slurm_cluster, 90)
+    assert decided(run) == ["requeue", "successor"]
+    assert last(run)["exclude"] == ["n1"]
+    wait_until(lambda: len(jobs(run)) == 2, "a successor", slurm_cluster, 60)
+    successor = jobs(run)[-1]
+    assert "ExcNodeList=n1" in slurm_cluster.run("scontrol", "show", "job", successor).stdout
+    assert slurm_cluster.wait(successor, "COMPLETED", "FAILED", timeout_s=90) == "COMPLETED"
+    assert "n1" not in (run / "attempts/002/nodes").read_text().split()
+    assert (decided(run), len(losses(run))) == (["requeue", "successor", "end"], 30)
+
+
+def test_a_node_failure(new_cluster: Callable[..., VirtualCluster], tmp_path: Path) -> None:
+    """Slurm itself requeues the job and kills its script, so the next start judges; the run ends on other nodes."""
+    cluster = new_cluster(nodes=3, node_timeout_s=5)
+    user = impatient(tmp_path, cluster)
+    run, job = submit(user, "--nodes=2", "toy.iters=60", "toy.seconds=0.1", "toy.save_every=5")
+    metrics = run / "attempts/000/metrics.jsonl"
+    wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 12, "the training", cluster, 60)
+    cluster.fail("n2")
+    wait_until((run / "attempts/001/metrics.jsonl").exists, "the second attempt", cluster, 90)
+    first = json.loads((run / "attempts/000/next.json").read_text())
+    assert (first["kind"], first["action"]) == ("machine", "requeue")
+    assert cluster.wait(job, "COMPLETED", "FAILED", timeout_s=60) == "COMPLETED"
+    assert sorted(losses(run)) == list(range(1, 61))
+    assert [each["kind"] for each in status(user, run)["history"]] == ["machine", "finished"]
