@@ -57,7 +57,7 @@ class AttemptFacts(NamedTuple):
     what: str = ""
     """How the first failing rank ended, without the details: two failures with the same words are the same failure."""
     iteration: Optional[int] = None
-    """The last completed one."""
+    """The last one that the first failing rank has completed, or any rank where that is not known."""
     saves: tuple[int, ...] = ()
     """The iterations of its checkpoints."""
     diverged_at: Optional[int] = None
@@ -199,12 +199,18 @@ def facts_of(
         name=attempt.name,
         kind=kind,
         what=str(first.get("what") or "").partition(":")[0],
-        iteration=result.get("iteration"),
+        iteration=_failed_at(attempt, first.get("rank"), result),
         saves=saves_of(attempt),
         diverged_at=result.get("diverged_at"),
         ended=float(result.get("ended") or 0.0),
         blamed=blamed(attempt, result, kind, world_size),
     )
+
+
+def _failed_at(attempt: AttemptPaths, rank: Any, result: Mapping[str, Any]) -> Optional[int]:
+    record = read_object(attempt.rank_record(rank)) if isinstance(rank, int) else None
+    found = record.get("iteration") if record is not None else result.get("iteration")
+    return found if isinstance(found, int) else None
 
 
 def kind_of(result: Mapping[str, Any], ended_by: Optional[str] = None) -> Kind:

@@ -109,45 +109,36 @@ def test_a_crash_is_requeued_and_the_losses_are_those_of_an_uninterrupted_run(
     assert "killed by signal 9" in seen["history"][0]["why"]
 
 
-@pytest.mark.parametrize(
-    ("settings", "actions", "reason"),
-    [
-        (("+toy.fail_rank=0", "toy.fail_how=user"), ["end"], "the request is wrong"),
-        (("+toy.fail_rank=0", "+toy.fail_step=7"), ["requeue", "end"], "poisoned"),
-        (("+toy.fail_rank=0", "toy.fail_how=kill", "+toy.fail_step=2"), ["requeue", "successor", "end"], "3 attempts"),
-        (("+toy.nan_from=12",), ["requeue", "end"], "a second time"),
-    ],
-    ids=["user error", "poisoned", "no progress", "diverged twice"],
-)
-def test_what_ends(
-    user: User, slurm_cluster: VirtualCluster, settings: tuple[str, ...], actions: list[str], reason: str
-) -> None:
-    run, _ = submit(user, "--nodes=1", "toy.iters=20", "toy.seconds=0.01", "toy.save_every=5", *settings)
-    wait_until(lambda: decided(run)[-1:] == ["end"], "the end", slurm_cluster, 90)
-    assert decided(run) == actions
-    assert reason in last(run)["reason"]
-    wait_until(lambda: status(user, run)["over"], "the job to end", slurm_cluster, 30)
-    assert status(user, run)["phase"] == ("diverged" if "nan" in settings[0] else "failed")
+ENDS = {
+    "wrong": (("+toy.fail_rank=0", "toy.fail_how=user"), ["end"], "the request is wrong", "failed"),
+    "poisoned": (("+toy.fail_rank=0", "+toy.fail_step=7"), ["requeue", "end"], "poisoned", "failed"),
+    "idle": (
+        ("+toy.fail_rank=0", "toy.fail_how=kill", "+toy.fail_step=2"),
+        ["requeue", "successor", "end"],
+        "3 attempts in a row have saved nothing new",
+        "failed",
+    ),
+    "nan-again": (("+toy.nan_from=12",), ["requeue", "end"], "a second time", "diverged"),
+    "nan-once": (("+toy.nan_from=12", "+toy.bad_attempts=1"), ["requeue", "end"], "complete", "finished"),
+}
 
 
-def test_a_diverged_run_continues_once_from_before_the_first_bad_loss(
-    user: User, slurm_cluster: VirtualCluster
-) -> None:
-    run, job = submit(
-        user,
-        "--nodes=1",
-        "toy.iters=20",
-        "toy.seconds=0.01",
-        "toy.save_every=5",
-        "+toy.nan_from=12",
-        "+toy.bad_attempts=1",
-    )
-    assert slurm_cluster.wait(job, "COMPLETED", "FAILED", timeout_s=90) == "COMPLETED"
+def test_what_ends_and_what_diverges(user: User, slurm_cluster: VirtualCluster) -> None:
+    """A wrong request is never repeated, a poisoned one once, a run without progress three times, NaN once."""
+    common = ("--nodes=1", "toy.iters=20", "toy.seconds=0.01", "toy.save_every=5")
+    runs = {name: submit(user, *common, *case[0], f"--name={name}") for name, case in ENDS.items()}
+    for name, (_, actions, reason, phase) in ENDS.items():
+        run, _job = runs[name]
+        wait_until(lambda run=run: decided(run)[-1:] == ["end"], f"the end of {name}", slurm_cluster, 90)  # type: ignore[misc]
+        assert (decided(run), reason in last(run)["reason"]) == (actions, True), (name, last(run))
+        wait_until(lambda run=run: status(user, run)["over"], f"the job of {name}", slurm_cluster, 30)  # type: ignore[misc]
+        assert status(user, run)["phase"] == phase, name
+    run, _job = runs["nan-once"]
     first = json.loads((run / "attempts/000/next.json").read_text())
     assert (first["kind"], first["ckpt_step"]) == ("diverged", 10)
     assert json.loads((run / "attempts/001/timeline.jsonl").read_text().splitlines()[2])["iteration"] == 10
     assert not list((run / "set-aside").iterdir()), "what was set aside is saved again"
-    assert (status(user, run)["phase"], status(user, run)["lost_iterations"]) == ("finished", 10)
+    assert status(user, run)["lost_iterations"] == 10
 
 
 def test_a_cancelled_run_stays_cancelled(user: User, slurm_cluster: VirtualCluster) -> None:
@@ -191,7 +182,7 @@ def test_a_job_that_may_not_be_requeued_gets_a_successor(user: User, slurm_clust
 def test_a_node_that_kills_ranks_is_excluded_by_a_successor(user: User, slurm_cluster: VirtualCluster) -> None:
     """Slurm takes the first idle nodes, so it would give the job the same one again."""
     (user.directory / "lemon").write_text("n1\n")
-    run, job = submit(
+    run, _job = submit(
         user, "--nodes=2", "toy.iters=30", "toy.seconds=0.01", "toy.save_every=4", f"+toy.lemon={user.directory}/lemon"
     )
     wait_until(lambda: "successor" in decided(run), "the node to be excluded", slurm_cluster, 90)
@@ -199,7 +190,6 @@ def test_a_node_that_kills_ranks_is_excluded_by_a_successor(user: User, slurm_cl
     assert last(run)["exclude"] == ["n1"]
     wait_until(lambda: len(jobs(run)) == 2, "a successor", slurm_cluster, 60)
     successor = jobs(run)[-1]
-    assert "ExcNodeList=n1" in slurm_cluster.run("scontrol", "show", "job", successor).stdout
     assert slurm_cluster.wait(successor, "COMPLETED", "FAILED", timeout_s=90) == "COMPLETED"
     assert "n1" not in (run / "attempts/002/nodes").read_text().split()
     assert (decided(run), len(losses(run))) == (["requeue", "successor", "end"], 30)
@@ -209,10 +199,12 @@ def test_a_node_failure(new_cluster: Callable[..., VirtualCluster], tmp_path: Pa
     """Slurm itself requeues the job and kills its script, so the next start judges; the run ends on other nodes."""
     cluster = new_cluster(nodes=3, node_timeout_s=5)
     user = impatient(tmp_path, cluster)
-    run, job = submit(user, "--nodes=2", "toy.iters=60", "toy.seconds=0.1", "toy.save_every=5")
+    run, job = submit(user, "--nodes=2", "toy.iters=60", "toy.seconds=0.15", "toy.save_every=5")
     metrics = run / "attempts/000/metrics.jsonl"
     wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 12, "the training", cluster, 60)
     cluster.fail("n2")
+    # Slurm itself takes about 25 s to say so.
+    cluster.run("scontrol", "update", "nodename=n2", "state=down", "reason=lost")
     wait_until((run / "attempts/001/metrics.jsonl").exists, "the second attempt", cluster, 90)
     first = json.loads((run / "attempts/000/next.json").read_text())
     assert (first["kind"], first["action"]) == ("machine", "requeue")
