@@ -14,7 +14,7 @@ Text = Annotated[str, Field(min_length=1), AfterValidator(plain)]
 TimeLimit = Annotated[Text, AfterValidator(slurm_time)]
 Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, gt=0)]
-Speed = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 if TYPE_CHECKING:
     Fabric = str
     Runtime = str
@@ -29,13 +29,13 @@ class ExpectedPerformance(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    matmul_tflops: Speed | None = None
+    matmul_tflops: Positive | None = None
     """Dense bf16 matrix product of 8192 x 8192 x 8192 on one GPU, TFLOP/s."""
 
-    all_reduce_node_gbs: Speed | None = None
+    all_reduce_node_gbs: Positive | None = None
     """Bus bandwidth of a large all-reduce over the GPUs of one node, GB/s (10^9 bytes per second)."""
 
-    all_reduce_gbs: Speed | None = None
+    all_reduce_gbs: Positive | None = None
     """Bus bandwidth of a large all-reduce across nodes, GB/s."""
 
 
@@ -44,19 +44,19 @@ class Retry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    without_progress: Annotated[int, Field(ge=1, le=100)] = 3
+    without_progress: Annotated[Count, Field(le=100)] = 3
     """Number of attempts in a row without a newer checkpoint after which the run ends; preempted ones do not count."""
 
-    backoff_s: Annotated[float, Field(ge=0, le=3600)] = 30
+    backoff_s: Annotated[float, Field(strict=True, ge=0, le=3600)] = 30
     """Seconds before the next attempt after one without progress; doubled for each further one, up to 10 minutes."""
 
-    strikes: Annotated[int, Field(ge=1)] = 2
+    strikes: Count = 2
     """Number of failures that point at a node after which it is excluded; an error of its hardware counts at once."""
 
-    strike_hours: Annotated[float, Field(gt=0)] = 24
+    strike_hours: Positive = 24
     """Number of hours for which a strike counts."""
 
-    excluded_percent: Annotated[float, Field(ge=0, le=100)] = 10
+    excluded_percent: Annotated[float, Field(strict=True, ge=0, le=100)] = 10
     """The most nodes that are excluded, in percent of the run's nodes; one node always may be."""
 
 
@@ -165,7 +165,7 @@ class Cluster(BaseModel):
     time_limit: TimeLimit | None = None
     """The time limit in Slurm's notation, such as `30:00` (minutes and seconds) or `1-12:00:00`."""
 
-    keep_going: bool = False
+    keep_going: Flag = False
     """Whether batch runs are continued by themselves until they have finished, as with --keep-going."""
 
     retry: Retry = Field(default_factory=Retry)

@@ -62,13 +62,10 @@ class Request(BaseModel):
     allow_changes: tuple[Text, ...] = ()
     """Keys that a resumed run may change although another training goes on then."""
 
-    attempts: Annotated[int, Field(gt=0, le=100)] | None = None
-    """How many jobs are queued for a batch run, one behind the other."""
-
     allow_checkpoint_load: Flag = False
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
 
-    keep_going: bool | None = None
+    keep_going: Flag | None = None
     """Whether a batch run is continued by itself until it has finished; None: as the profile says."""
 
     verify: Literal["full", "budget", "sizes"] = "budget"

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher._util.version import __version__
 from launcher.planning import assignments, container, environment, environment_lint, index_info, resume_changes, step
 from launcher.planning.inputs import FromCheck, FromIndex, PlanInputs
@@ -16,7 +16,7 @@ from launcher.planning.task import TaskPlan, plan_task
 __all__ = ["PlanInputs", "make_plan", "run_root"]
 
 
-_OF_ONE_COMMAND = {"resume", "allow_changes", "attempts"}
+_OF_ONE_COMMAND = {"resume", "allow_changes"}
 """Keys of a request that --resume does not ask for again."""
 
 
@@ -24,7 +24,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
     """Decide the run. Raises a RequestError of the kind that fits for whatever cannot work."""
     request, cluster = inputs.request, inputs.cluster
     if request.allow_changes and inputs.previous is None:
-        raise SpecError("--allow-change permits a resumed run to change, and this run is new", where="--allow-change")
+        raise ConfigError("--allow-change permits a resumed run to change, and this run is new", where="--allow-change")
     task = plan_task(inputs)
     runtime = container.chosen_runtime(request, cluster)
     named = environment.overrides_image(task.environment)

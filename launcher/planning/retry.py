@@ -1,6 +1,6 @@
 """Whether a run keeps going by itself, and by which policy."""
 
-from launcher._util.errors import SpecError
+from launcher._util.errors import ConfigError
 from launcher.contract.records import RetryPolicy
 from launcher.planning.inputs import PlanInputs
 
@@ -8,13 +8,13 @@ from launcher.planning.inputs import PlanInputs
 def plan_retry(inputs: PlanInputs) -> RetryPolicy | None:
     """Return the policy of a run that keeps going, None for any other.
 
-    Only a batch job can come back by itself: in another mode the profile's key has no effect, and raises SpecError
+    Only a batch job can come back by itself: in another mode the profile's key has no effect, and raises ConfigError
     where the request states it.
     """
     wanted = inputs.request.keep_going
     if not inputs.backend.own_job:
         if wanted:
-            raise SpecError(
+            raise ConfigError(
                 "--keep-going is for batch jobs: nothing starts the next attempt of a run in this shell",
                 where="--keep-going",
                 hint="Use `launcher submit`, or continue the run yourself with --resume.",
