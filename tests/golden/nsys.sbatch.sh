@@ -18,7 +18,7 @@ fail() {
 
 # ---- owner: one job at a time runs this run. sbatch may report a time-out although it queued the job, which is then
 # sent twice. The lease is a file that is linked into place whole; an empty or unreadable one belongs to no job.
-nonce=launcher:20260921-120000-abcd:0123456789ab
+nonce=${1-launcher:20260921-120000-abcd:0123456789ab} # a successor is this file with a token of its own
 lease=$run_dir/lease
 read_lease() { # FILE: sets `text` and `owner_*`; of a file that is not a lease `owner` stays empty
     owner='' owner_job='' owner_cluster='' owner_attempt='' text=''
@@ -83,6 +83,31 @@ done
 rm -f "$temporary"
 trap release EXIT
 
+# ---- a job that was queued behind another one has nothing to do where that one has finished, or where it would fail too
+printf -v before '%03d' "$((number > 0 ? number - 1 : 0))"
+if (($#)) && { ended=$(<"$run_dir/attempts/$before/result.json"); } 2>/dev/null; then
+    if [[ $ended == *'"outcome": "finished"'* ]]; then
+        echo "launcher: the run has finished; job $SLURM_JOB_ID has nothing to do" >&2
+        exit 0
+    elif [[ $ended == *'"cause": "user"'* ]]; then
+        echo "launcher: the request is wrong, and job $SLURM_JOB_ID would fail in the same way: see attempt $before" >&2
+        exit 1
+    fi
+fi
+
+clear_resources() { # For steps of one task each: srun reads the job's resources from these variables
+    local variable
+    for variable in $(compgen -v); do
+        case $variable in
+            SLURM_GPU* | SLURM_GRES* | SLURM_STEP_GRES | SLURM_TRES_* | SLURM_MEM_* | SLURM_CPU_BIND* | SLURM_CPUS_PER_*) ;;
+            SLURM_NTASKS* | SLURM_NPROCS | SLURM_DISTRIBUTION | SLURM_HINT | SLURM_THREAD* | SLURM_CORE_SPEC) ;;
+            SLURM_EXACT | SLURM_EXCLUSIVE | SLURM_LABELIO | SLURM_STD*MODE | SLURM_SIGNAL | SRUN_*) ;;
+            *) continue ;;
+        esac
+        unset "$variable"
+    done
+}
+
 # ---- attempt
 attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
 mkdir -p "$run_dir/attempts" && mkdir "$attempt_dir" "$attempt_dir/logs" "$attempt_dir/ranks" ||
@@ -99,6 +124,7 @@ names=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || fail "scontrol cannot 
 mapfile -t nodes <<<"$names"
 nodes=("${nodes[@]:0:2}")
 nodelist=$(IFS=,; echo "${nodes[*]}")
+printf '%s\n' "${nodes[@]}" >"$attempt_dir/nodes"
 [[ $(scontrol show node "${nodes[0]}") =~ NodeAddr=([^[:space:]]+) ]] || fail "scontrol does not know the address of ${nodes[0]}"
 export LAUNCHER_MASTER_ADDR=${BASH_REMATCH[1]}
 
@@ -127,22 +153,15 @@ trap : INT TERM USR1 USR2 # a signal, also one of --sbatch signal=B:USR1@60, doe
 status=$?
 
 # ---- resources: srun reads those of the job from its variables; the steps below take one task each, and no GPU count
-for variable in $(compgen -v); do
-    case $variable in
-        SLURM_GPU* | SLURM_GRES* | SLURM_STEP_GRES | SLURM_TRES_* | SLURM_MEM_* | SLURM_CPU_BIND* | SLURM_CPUS_PER_*) ;;
-        SLURM_NTASKS* | SLURM_NPROCS | SLURM_DISTRIBUTION | SLURM_HINT | SLURM_THREAD* | SLURM_CORE_SPEC) ;;
-        SLURM_EXACT | SLURM_EXCLUSIVE | SLURM_LABELIO | SLURM_STD*MODE | SLURM_SIGNAL | SRUN_*) ;;
-        *) continue ;;
-    esac
-    unset "$variable"
-done
+clear_resources
 
 # ---- verdict: launcher/job writes it, in the image; this script reads one word
 one=(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10)
 verdict=("$run_dir/code/launcher/job/result.py" "$run_dir" "$LAUNCHER_ATTEMPT" 8 "$status")
 no_gpus=(--gres=none) # else the controller asks for all GPUs of the job on the one node
 word=$("${one[@]}" "${no_gpus[@]}" "${enter_run[@]}" /opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/verdict.log")
-case ${word##*$'\n'} in
+word=${word##*$'\n'}
+case $word in
     finished) exit 0 ;;
     stopped | failed | diverged) exit 1 ;;
     *) fail "no verdict on attempt $LAUNCHER_ATTEMPT (srun ended with status $status); see $attempt_dir/logs/verdict.log" ;;

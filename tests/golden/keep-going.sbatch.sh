@@ -1,0 +1,243 @@
+#!/bin/bash
+# Run small/20260921-120000-abcd on 2 x 4 ranks, written by Megatron Launcher 0.1.0.
+# sbatch runs this file in a job of its own; `launcher run` runs it in the current allocation.
+#SBATCH --job-name=small
+#SBATCH --output=/home/ada/gpt/runs/small/20260921-120000-abcd/sbatch.log
+#SBATCH --open-mode=append
+#SBATCH --comment=launcher:20260921-120000-abcd:0123456789ab
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --exclude=n7
+#SBATCH --export=HOME,LANG,PATH,USER
+#SBATCH --hold
+set -uo pipefail
+umask 077
+run_dir=/home/ada/gpt/runs/small/20260921-120000-abcd
+fail() {
+    echo "launcher: $*" >&2
+    exit 3
+}
+
+# ---- owner: one job at a time runs this run. sbatch may report a time-out although it queued the job, which is then
+# sent twice. The lease is a file that is linked into place whole; an empty or unreadable one belongs to no job.
+nonce=${1-launcher:20260921-120000-abcd:0123456789ab} # a successor is this file with a token of its own
+lease=$run_dir/lease
+read_lease() { # FILE: sets `text` and `owner_*`; of a file that is not a lease `owner` stays empty
+    owner='' owner_job='' owner_cluster='' owner_attempt='' text=''
+    { text=$(<"$1"); } 2>/dev/null
+    [[ $text =~ \"nonce\":\ \"([^\"]+)\".*\} ]] && owner=${BASH_REMATCH[1]}
+    [[ $text =~ \"job_id\":\ \"([^\"]+)\" ]] && owner_job=${BASH_REMATCH[1]}
+    [[ $text =~ \"cluster\":\ \"([^\"]+)\" ]] && owner_cluster=${BASH_REMATCH[1]}
+    [[ $text =~ \"attempt\":\ \"([0-9]+)\" ]] && owner_attempt=${BASH_REMATCH[1]}
+}
+owner_has_ended() { # Of the owner that read_lease has found. Without an answer from Slurm it has not.
+    local states elsewhere=()
+    [[ -n $owner ]] || return 0
+    if [[ $owner == "$nonce" ]]; then
+        [[ $owner_job == "$SLURM_JOB_ID" ]] # this job before it was requeued, or another job of the same submission
+        return
+    fi
+    [[ -n $owner_attempt && -e $run_dir/attempts/$owner_attempt/result.json ]] && return 0
+    [[ -n $owner_job ]] || return 1
+    [[ -z $owner_cluster || $owner_cluster == "${SLURM_CLUSTER_NAME-}" ]] || elsewhere=("--clusters=$owner_cluster")
+    states=$(squeue "${elsewhere[@]}" --noheader --states=all --jobs="$owner_job" --format=%T 2>&1) ||
+        [[ $states == *"Invalid job id"* ]] || return 1
+    ! grep -qE '^(PENDING|RUNNING|SUSPENDED|STOPPED|CONFIGURING|COMPLETING|REQUEUE|SIGNALING|RESIZING|STAGE_OUT|SPECIAL|PREEMPTED|NODE_FAIL)' <<<"$states"
+}
+lose() {
+    local who=${owner_job:+job $owner_job}
+    printf '{"time": %s, "event": "not_owner", "job": "%s", "owner": "%s", "owner_job": "%s"}\n' \
+        "$(date +%s)" "$SLURM_JOB_ID" "$owner" "$owner_job" >>"$run_dir/journal.jsonl"
+    echo "launcher: ${who:-another process} owns this run; job $SLURM_JOB_ID ends without touching it" >&2
+    exit 1
+}
+set_aside() { # Only one process wins the renaming; one that was late puts back what it should not have moved
+    local expected=$text aside=$lease.${owner:-unreadable-$SLURM_JOB_ID}.ended
+    mv -T "$lease" "$aside" 2>/dev/null || return 0
+    read_lease "$aside"
+    [[ $text == "$expected" ]] || ln -T "$aside" "$lease" 2>/dev/null
+}
+release() {
+    read_lease "$lease"
+    [[ $text != "$mine" ]] || mv -T "$lease" "$lease.$nonce.ended"
+}
+for ((number = 0; ; number++)); do # the first free number; a requeued job begins another attempt
+    printf -v LAUNCHER_ATTEMPT '%03d' "$number"
+    [[ -e $run_dir/attempts/$LAUNCHER_ATTEMPT ]] || break
+done
+read_lease "$lease.$nonce.ended"
+[[ -z $owner_job || $owner_job == "$SLURM_JOB_ID" ]] || lose
+printf -v mine '{"version": 1, "nonce": "%s", "cluster": %s, "job_id": "%s", "host": "%s", "attempt": "%s", "time": %s}' \
+    "$nonce" "${SLURM_CLUSTER_NAME:+\"$SLURM_CLUSTER_NAME\"}" "$SLURM_JOB_ID" "${HOSTNAME-}" "$LAUNCHER_ATTEMPT" "$(date +%s)"
+mine=${mine/\"cluster\": ,/\"cluster\": null,}
+temporary=$lease.$SLURM_JOB_ID.$$.tmp
+{ echo "$mine" >"$temporary" && [[ $(<"$temporary") == "$mine" ]]; } 2>/dev/null || {
+    rm -f "$temporary"
+    fail "cannot write to $run_dir on ${HOSTNAME:-this node}: is its disk full, and is it on a shared file system?"
+}
+while :; do
+    ln -T "$temporary" "$lease" 2>/dev/null
+    read_lease "$lease" # over NFS the status of ln may be wrong
+    [[ $text != "$mine" ]] || break
+    owner_has_ended || { rm -f "$temporary"; lose; }
+    set_aside
+done
+rm -f "$temporary"
+trap release EXIT
+
+# ---- a job that was queued behind another one has nothing to do where that one has finished, or where it would fail too
+printf -v before '%03d' "$((number > 0 ? number - 1 : 0))"
+if (($#)) && { ended=$(<"$run_dir/attempts/$before/result.json"); } 2>/dev/null; then
+    if [[ $ended == *'"outcome": "finished"'* ]]; then
+        echo "launcher: the run has finished; job $SLURM_JOB_ID has nothing to do" >&2
+        exit 0
+    elif [[ $ended == *'"cause": "user"'* ]]; then
+        echo "launcher: the request is wrong, and job $SLURM_JOB_ID would fail in the same way: see attempt $before" >&2
+        exit 1
+    fi
+fi
+
+clear_resources() { # For steps of one task each: srun reads the job's resources from these variables
+    local variable
+    for variable in $(compgen -v); do
+        case $variable in
+            SLURM_GPU* | SLURM_GRES* | SLURM_STEP_GRES | SLURM_TRES_* | SLURM_MEM_* | SLURM_CPU_BIND* | SLURM_CPUS_PER_*) ;;
+            SLURM_NTASKS* | SLURM_NPROCS | SLURM_DISTRIBUTION | SLURM_HINT | SLURM_THREAD* | SLURM_CORE_SPEC) ;;
+            SLURM_EXACT | SLURM_EXCLUSIVE | SLURM_LABELIO | SLURM_STD*MODE | SLURM_SIGNAL | SRUN_*) ;;
+            *) continue ;;
+        esac
+        unset "$variable"
+    done
+}
+
+# ---- next attempt of a run that keeps going: launcher/job has decided and written it down, this script does it
+here=${SLURM_CLUSTER_NAME:+\"$SLURM_CLUSTER_NAME\"}
+note() { # EVENT TOKEN [MEMBERS]: a line of the journal, written before what it announces
+    printf '{"time": %s, "event": "%s", "token": "%s", "cluster": %s%s}\n' \
+        "$(date +%s)" "$1" "$2" "${here:-null}" "${3-}" >>"$run_dir/journal.jsonl"
+}
+requeue() { # SECONDS: the same job again, which keeps its number. Returns only if Slurm refuses.
+    local delay=$1 job=$SLURM_JOB_ID words
+    note requeue "$nonce" ", \"job\": \"$job\""
+    release
+    if words=$(scontrol requeue "$job" 2>&1); then
+        # Slurm is about to end this script.
+        ((delay == 0)) || for _ in 1 2 3; do scontrol update "JobId=$job" "StartTime=now+$delay" 2>/dev/null && break; done
+        exit 1
+    fi
+    echo "launcher: job $job cannot be requeued: $words" >&2
+    [[ $words != *"pending execution"* ]] || exit 1 # Slurm has done so itself, as for a node that was lost
+    return 1
+}
+submit_successor() { # Queue another job for this run, which begins once this one has ended. Returns 1 if Slurm refuses.
+    local job=$SLURM_JOB_ID line words said='no answer' answer='' token
+    mapfile -t words <"$run_dir/attempts/$1/successor" && [[ -n ${words[1]-} ]] || return 1
+    token=${words[0]}
+    note submit_intent "$token"
+    while read -r line; do
+        [[ $line =~ ^([0-9]+)(\;.+)?$ ]] && answer=${BASH_REMATCH[1]} && continue
+        echo "launcher: successor: $line" >&2
+        said=$line
+    done < <(
+        for variable in $(compgen -v); do # what describes this job must not describe the other
+            case $variable in
+                SLURM_CONF) ;;
+                SLURM_* | SBATCH_* | SRUN_*) unset "$variable" ;;
+            esac
+        done
+        sbatch --parsable --dependency="afterany:$job" "${words[@]:1}" "$run_dir/sbatch.sh" "$token" 2>&1
+    )
+    if [[ -z $answer ]]; then
+        note submit_refused "$token" ", \"error\": \"${said//[^[:alnum:] .,:;()=_-]/ }\""
+        return 1
+    fi
+    scontrol release "$answer"
+    note submitted "$token" ", \"job\": \"$answer\", \"backend\": \"batch\", \"recovered\": false"
+    echo "launcher: job $answer continues this run after job $job" >&2
+}
+follow() { # ATTEMPT WORD: do what was decided after the attempt. Returns if nothing is to follow.
+    case $2 in
+        requeue:*) requeue "${2#*:}" || { submit_successor "$1" && exit 1; } ;;
+        successor:*) { submit_successor "$1" && exit 1; } || requeue "${2#*:}" ;;
+    esac
+}
+
+# Of an attempt that Slurm has ended with its job, or whose node is lost, no step could judge: that is done now.
+read -r before_nonce _ 2>/dev/null <"$run_dir/attempts/$before/start"
+if [[ ${before_nonce-} == "$nonce" && ! -e $run_dir/attempts/$before/next.json ]]; then
+    word=$(
+        clear_resources
+        srun --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --input=none --time=10 --gres=none \
+            /opt/python/bin/python3 "$run_dir/code/launcher/job/result.py" "$run_dir" "$before" 8 -1
+    )
+    word=${word##*$'\n'}
+    case $word in
+        '' | requeue:*) ;; # it goes on here and now
+        successor:*) ! submit_successor "$before" || exit 1 ;;
+        *)
+            echo "launcher: attempt $before has ended this run: $word" >&2
+            [[ $word != finished ]] || exit 0
+            exit 1
+            ;;
+    esac
+fi
+
+# ---- attempt
+attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
+mkdir -p "$run_dir/attempts" && mkdir "$attempt_dir" "$attempt_dir/logs" "$attempt_dir/ranks" ||
+    fail "cannot create $attempt_dir: is the disk full?"
+ln -sfn "attempts/$LAUNCHER_ATTEMPT" "$run_dir/latest"
+export LAUNCHER_ATTEMPT
+# Which start this attempt belongs to, by its token and by the controller's own clock: clocks of other machines differ.
+job_start=${SLURM_JOB_START_TIME:-$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%S 2>/dev/null)}
+[[ $job_start =~ ^[0-9]+$ ]] || job_start=-
+echo "$nonce $SLURM_JOB_ID $job_start" >"$attempt_dir/start" || fail "cannot write to $attempt_dir: is the disk full?"
+
+# ---- nodes: rank 0 listens on the first one, at the address by which Slurm itself reaches it
+names=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || fail "scontrol cannot list the nodes $SLURM_JOB_NODELIST"
+mapfile -t nodes <<<"$names"
+nodes=("${nodes[@]:0:2}")
+nodelist=$(IFS=,; echo "${nodes[*]}")
+printf '%s\n' "${nodes[@]}" >"$attempt_dir/nodes"
+[[ $(scontrol show node "${nodes[0]}") =~ NodeAddr=([^[:space:]]+) ]] || fail "scontrol does not know the address of ${nodes[0]}"
+export LAUNCHER_MASTER_ADDR=${BASH_REMATCH[1]}
+
+# ---- step: one task for each rank; since Slurm 22.05 srun does not inherit --cpus-per-task from the job
+[[ -z ${SLURM_CPUS_PER_TASK-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+container=()
+enter_rank=()
+enter_run=()
+exported=(HOME LANG LAUNCHER_ATTEMPT LAUNCHER_MASTER_ADDR PATH USER)
+export=$(IFS=,; echo "${exported[*]}")
+step=(
+    srun --nodelist="$nodelist" --export="$export"
+    --nodes=2
+    --ntasks=8
+    --ntasks-per-node=4
+    --kill-on-bad-exit=1
+    --wait=60
+    --open-mode=append
+    --input=none
+    --cpu-bind=none
+    --output="$attempt_dir/logs/rank-%4t.log"
+    "${container[@]}"
+)
+trap : INT TERM USR1 USR2 # a signal, also one of --sbatch signal=B:USR1@60, does not end this script before the verdict
+"${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log"
+status=$?
+
+# ---- resources: srun reads those of the job from its variables; the steps below take one task each, and no GPU count
+clear_resources
+
+# ---- verdict: launcher/job writes it, in the image; this script reads one word
+one=(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10)
+verdict=("$run_dir/code/launcher/job/result.py" "$run_dir" "$LAUNCHER_ATTEMPT" 8 "$status")
+no_gpus=(--gres=none) # else the controller asks for all GPUs of the job on the one node
+word=$("${one[@]}" "${no_gpus[@]}" "${enter_run[@]}" /opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/verdict.log")
+word=${word##*$'\n'}
+follow "$LAUNCHER_ATTEMPT" "${word:-requeue:0}" # without a word it is judged when it begins again
+case $word in
+    finished) exit 0 ;;
+    stopped | failed | diverged | requeue:* | successor:*) exit 1 ;;
+    *) fail "no verdict on attempt $LAUNCHER_ATTEMPT (srun ended with status $status); see $attempt_dir/logs/verdict.log" ;;
+esac

@@ -1,0 +1,42 @@
+#!/bin/bash
+# What one task executes, the same file with every backend: its rank, its environment, the program, the program's end.
+# The arguments are in argv.json beside this file; no text of the user's passes through a shell.
+set -u
+umask 077
+run_dir=$(cd -- "${BASH_SOURCE[0]%/*}" && pwd) || exit 2
+
+# ---- rank: from Slurm where it started this task; the local backend sets the same variables itself
+if [[ -n ${SLURM_PROCID-} ]]; then
+    export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID NODE_RANK=$SLURM_NODEID
+    export WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE=4
+    export MASTER_ADDR=$LAUNCHER_MASTER_ADDR
+    # Two steps of a job, and two jobs on a node, get different ports; Linux assigns 32768 and above by itself.
+    export MASTER_PORT=$((20000 + (SLURM_JOB_ID * 31 + SLURM_STEP_ID) % 9000))
+fi
+unset LAUNCHER_MASTER_ADDR
+if [[ $WORLD_SIZE != 8 ]]; then
+    echo "launcher: the plan has 8 ranks, but this step was started with $WORLD_SIZE" >&2
+    exit 2
+fi
+
+# ---- environment: the cluster profile's, and --env
+export PYTHONUNBUFFERED=1
+export LAUNCHER_RUN_DIR=$run_dir LAUNCHER_ATTEMPT
+
+# ---- program
+cd -- "$run_dir" && unset OLDPWD || exit 2
+attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
+command=(/opt/python/bin/python3 "$run_dir/code/entrypoint.py")
+# This shell stays, to record the end of a program that cannot do so itself (killed, os._exit).
+trap : INT TERM HUP USR1 USR2
+"${command[@]}" &
+program=$!
+while :; do
+    wait "$program"
+    status=$?
+    kill -0 "$program" 2>/dev/null || break # a signal to this shell ends `wait`, not the program
+done
+printf -v record '%s/ranks/%04d.exit' "$attempt_dir" "$RANK"
+now=${EPOCHREALTIME:-$(date +%s)}
+echo "$status ${now/,/.} ${HOSTNAME:-unknown}" >"$record.tmp" && mv -f "$record.tmp" "$record"
+exit "$status"
