@@ -59,7 +59,7 @@ def require_permission(changes: Sequence[Change], allowed: Sequence[str], run_di
     raise RequestError(
         f"resuming would go on with another training: {some}",
         where=run_dir,
-        hint=f"If that is what you want: {options}. Otherwise leave it as it was, or start a new run.",
+        hint=f"To allow it: {options}. Otherwise leave it as it was, or start a new run.",
     )
 
 
@@ -77,7 +77,7 @@ def _changes(before: Mapping[str, Any], after: Plan) -> Iterator[Change]:
 
 
 _KNOWN_LATER = ("code", "bridge", "image", "launcher")
-"""What plans of older launchers do not record: that it was unknown is no change."""
+"""A plan of an older launcher does not record these; what was unknown has not changed."""
 
 
 def judge(key: str, *, own_program: bool = False) -> tuple[bool, str]:

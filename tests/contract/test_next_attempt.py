@@ -54,7 +54,7 @@ policies = st.builds(
 
 
 @given(histories, st.sampled_from(FINAL), policies)
-def test_what_nobody_wants_repeated_is_never_repeated(history: list[AttemptFacts], kind: str, policy: Any) -> None:
+def test_a_final_end_is_never_repeated(history: list[AttemptFacts], kind: str, policy: Any) -> None:
     assert decide([*history, facts(kind)], policy, now=NOW, nodes=4).action == "end"
 
 
