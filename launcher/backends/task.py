@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher._util.errors import OutsideError, PrerequisiteError, SlurmError
+from launcher._util.errors import ConfigError, OutsideError, PrerequisiteError, SlurmError
 from launcher.backends.process_environment import SLURM_CLIENT
 from launcher.config.cluster import Cluster
+from launcher.config.texts import slurm_time
 from launcher.scripts.render import directive
 
 _TIME_LIMIT_MIN = 240
@@ -63,8 +64,12 @@ def parameters(
             site.pop(key, None)
         else:
             site[key] = value
-    for value in site.values():
+    for key, value in site.items():
         directive(value)  # refuses what sbatch cannot read
+        if isinstance(value, str):
+            site[key] = value.replace("\\", "\\\\")  # as sbatch reads it in a script, see there
+    if isinstance(limit := site["time"], str):
+        _check_time(limit)
     return {
         "job_name": name,
         # submitit's own default names a wckey, which clusters with wckeys refuse.
@@ -74,6 +79,13 @@ def parameters(
         "signal_delay_s": 60,
         "additional_parameters": site,
     }
+
+
+def _check_time(limit: str) -> None:
+    try:
+        slurm_time(limit)
+    except ValueError as error:
+        raise ConfigError(str(error), where="--time") from None
 
 
 def submit_task(

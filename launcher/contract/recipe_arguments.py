@@ -93,6 +93,9 @@ KEYWORDS = frozenset({*FIELDS, *DATA_KEYWORDS, *SPECIAL_KEYWORDS, "hf_path"})
 EVERY = ("peft", "data", "data_columns", "tokenizer", "forward_step")
 """What every recipe takes, unless it has a parameter of that name itself."""
 
+_NAMES = ("data", "data_columns", "tokenizer", "forward_step", "hf_path")
+"""Those whose value is a name or a path."""
+
 SCHEMES = ("lora", "dora", "none")
 """What `peft=` takes."""
 
@@ -118,6 +121,8 @@ def check(name: str, value: str) -> None:
         near = nearest(value.lower(), SCHEMES, count=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise Refused(f"peft={value}: it takes {', '.join(SCHEMES)}", f"{hint}fields are overrides: peft.dim=16")
+    if name in _NAMES and value.lower() == "none":
+        raise Refused(f"{name}={value} would be the name {value!r}", f"leave {name} out for what the recipe has")
     if name == "data":
         data_request.parse(value)
     elif name == "data_columns":

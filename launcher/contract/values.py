@@ -36,6 +36,10 @@ _ATOMS: dict[str, tuple[str, tuple[type, ...]]] = {
     "section": ("a set of keys {...}", (dict,)),
     "fixed": ("an object that only a recipe can give", ()),
 }
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_DEEPEST = 32
+_MOST_ITEMS = 2000
+"""Hydra's parser reads about 5,000 items of a list in a second."""
 _SHOWN = 16
 """So many names of a list are in a message."""
 _DTYPES = frozenset(
@@ -92,6 +96,7 @@ def _parse_by_hydra(text: str) -> Override:
     key, equals, raw = text.partition("=")
     if not equals and not text.startswith("~"):
         raise Refused(f"{text!r} is not of the form KEY=VALUE")
+    _check_size(key, raw)
     from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 
     functions = create_functions()
@@ -112,6 +117,33 @@ def _parse_by_hydra(text: str) -> Override:
     if not _is_plain(value):
         raise Refused(f"{text!r} is a sweep over several values, and one run takes one", _sweep_hint(name, raw))
     return Override(name, value, text)
+
+
+def _check_size(key: str, raw: str) -> None:
+    """Raise Refused for a value that Hydra's parser would take long to read, or could not read at all."""
+    depth = deepest = 0
+    for sign in _QUOTED.sub("", raw):
+        depth += (sign in "[{(") - (sign in "]})")
+        deepest = max(deepest, depth)
+    if deepest > _DEEPEST:
+        raise Refused(f"the value of {key} is nested {deepest} deep; at most {_DEEPEST} can be read")
+    if (items := raw.count(",") + 1) > _MOST_ITEMS:
+        raise Refused(f"the value of {key} has {items} items; at most {_MOST_ITEMS} can be read")
+
+
+def refuse_bare_none(override: Override, spec: Any) -> None:
+    """Raise Refused for `KEY=None` where the key takes text or null: Hydra reads it as the text "None"."""
+    raw = override.text.partition("=")[2].strip()
+    options = spec if isinstance(spec, list) else [spec]
+    plain = {one for one in options if isinstance(one, str)}
+    if raw.lower() != "none" or not plain & {"str", "path", "none", "any"}:
+        return
+    if any(isinstance(one, dict) and fits(override.value, one) for one in options):
+        return
+    hint = f"write {override.key}=null"
+    if plain & {"str", "path", "any"}:
+        hint += f""" for no value; for the text: '{override.key}="{raw}"'"""
+    raise Refused(f"{override.key}={raw} would be the text {raw!r}", hint)
 
 
 def _is_plain(value: object) -> bool:

@@ -21,7 +21,8 @@ def check(
 
     Raises OverrideError for a wrong value.
     """
-    for name in sorted(_common(arguments, recipe)):
+    named = {"hf_path"} & set(arguments) if isinstance(recipe, BridgeRecipe) else set[str]()
+    for name in sorted(_common(arguments, recipe) | named):
         try:
             check_value(name, arguments[name])
         except Refused as error:

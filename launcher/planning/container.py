@@ -75,7 +75,7 @@ def plan_container(
         return None
     scratch = inputs.cluster.scratch
     if scratch is not None:
-        _check_path(scratch, where=f"scratch of the cluster profile {inputs.cluster.name!r}")
+        _check_path(scratch, BARE, where=f"scratch of the cluster profile {inputs.cluster.name!r}")
     run = hashlib.sha256(run_dir.encode()).hexdigest()[:6]
     return runtime.container(
         ContainerRequest(
@@ -104,9 +104,9 @@ def plan_mounts(
                 hint=f"Give --image, and a runtime that the cluster has ({_names(CONTAINERS)}).",
             )
         return ()
-    _check_path(run_dir, where="--run-root")
+    _check_path(run_dir, runtime, where="--run-root")
     wanted = (*cluster.mounts, *(request.mounts or request.default_mounts))
-    mounts = read_mounts((*wanted, *(f"{path}:ro" for path in needed)))
+    mounts = read_mounts((*wanted, *(f"{path}:ro" for path in needed)), runtime)
     taken = {run_dir: Mount(run_dir, run_dir)}
     for mount in mounts:
         other = taken.setdefault(mount.target, mount)
@@ -119,9 +119,12 @@ def plan_mounts(
     return mounts
 
 
-def read_mounts(texts: Iterable[str]) -> tuple[Mount, ...]:
-    """Parse `SRC[:DST][:ro|rw]`; the same mount given twice counts once. Raises ConfigError."""
-    return tuple(dict.fromkeys(_read_mount(text) for text in texts))
+def read_mounts(texts: Iterable[str], runtime: ContainerRuntime) -> tuple[Mount, ...]:
+    """Parse `SRC[:DST][:ro|rw]`; the same mount given twice counts once.
+
+    Raises ConfigError, also for a path that the runtime cannot mount.
+    """
+    return tuple(dict.fromkeys(_read_mount(text, runtime) for text in texts))
 
 
 def _names(runtimes: Iterable[ContainerRuntime]) -> str:
@@ -132,7 +135,7 @@ def _option(runtime: ContainerRuntime) -> str:
     return f"--runtime {runtime.name}"
 
 
-def _read_mount(text: str) -> Mount:
+def _read_mount(text: str, runtime: ContainerRuntime) -> Mount:
     source, *rest = text.split(":")
     target = rest[0] if rest and rest[0] not in ("ro", "rw") else source
     flags = [part for part in rest[1:] or rest if part in ("ro", "rw")]
@@ -143,7 +146,7 @@ def _read_mount(text: str) -> Mount:
             hint="A mount is SRC, SRC:DST or SRC:DST:ro; a path with ':' cannot be mounted.",
         )
     for path in (source, target):
-        _check_path(path, where="--mount")
+        _check_path(path, runtime, where="--mount")
         if not path.startswith("/"):
             raise ConfigError(
                 f"{path!r} is not an absolute path", where="--mount", hint="Write it from the root: /data."
@@ -153,12 +156,13 @@ def _read_mount(text: str) -> Mount:
     return Mount(source, str(PurePosixPath(target)).replace("//", "/"), "ro" in flags)
 
 
-def _check_path(path: str, *, where: str) -> None:
-    wrong = next((sign for sign in path if sign in UNMOUNTABLE or ord(sign) < 32 or ord(sign) == 127), None)
+def _check_path(path: str, runtime: ContainerRuntime, *, where: str) -> None:
+    refused = UNMOUNTABLE + runtime.unmountable
+    wrong = next((sign for sign in path if sign in refused or ord(sign) < 32 or ord(sign) == 127), None)
     if wrong:
-        readers = " and ".join(each.name for each in CONTAINERS if each.unmountable)
+        whose = runtime.name if wrong in runtime.unmountable else "the runtimes"
         raise ConfigError(
-            f"{path!r} contains {wrong!r}, which cannot be quoted in the lists of mounts of {readers}",
+            f"{path!r} contains {wrong!r}, which a list of mounts of {whose} cannot express",
             where=where,
             hint="Choose another path, or make a symbolic link with another name.",
         )

@@ -13,7 +13,7 @@ from typing import Any
 from launcher._util.errors import OverrideError
 from launcher._util.resources import resource
 from launcher.contract.key_aliases import other_name
-from launcher.contract.values import INTERPOLATION, Override, Refused, nearest, parse
+from launcher.contract.values import INTERPOLATION, Override, Refused, nearest, parse, refuse_bare_none
 from launcher.contract.values import check as check_value
 
 _PLACE = "configs/schemas"
@@ -72,6 +72,7 @@ def check_keys(overrides: Sequence[Override], schema: Schema) -> None:
     """
     for number, override in enumerate(overrides, 1):
         with _naming(number, override.text):
+            refuse_bare_none(override, schema.keys.get(override.key, "any"))
             _check_key(override.key, override.value, schema, added=override.text.startswith("+"))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from launcher._util.errors import ConfigError
+from launcher.config.texts import slurm_time
 
 MANAGED = {
     "array": "submit each run on its own",
@@ -68,4 +69,9 @@ def _text(key: str, value: Value) -> str | None:
         raise ConfigError(
             f"the value of --{key} contains a control character, which sbatch cannot read", where=repr(text)
         )
+    if key in ("time", "time-min"):
+        try:
+            slurm_time(text)
+        except ValueError as error:
+            raise ConfigError(str(error), where=f"--{key}") from None
     return text

@@ -24,5 +24,5 @@ BARE = NONE
 
 CONTAINERS: tuple[ContainerRuntime, ...] = tuple(each for each in RUNTIMES.values() if each.is_container)
 
-UNMOUNTABLE = "".join(sorted({sign for each in CONTAINERS for sign in each.unmountable}))
-"""Characters of a path that some runtime cannot mount. Plans refuse them for all: a run can change its runtime."""
+UNMOUNTABLE = ",:"
+"""Characters of a path that plans refuse for every container: most runtimes' lists of mounts cannot express them."""

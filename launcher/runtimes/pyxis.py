@@ -24,6 +24,10 @@ def container(request: ContainerRequest) -> Container:
     return Container("pyxis", request.label, request.writable, srun_args, (), request.named, None)
 
 
+# It splits its list at `,` and `:`, then writes each mount into a script, as `echo "SRC DST FLAGS"`, whose output is
+# read as fstab(5). Blanks and backslashes are escaped since pyxis 0.24 only (pyxis_slurmstepd.c, fstab_escape).
+_UNMOUNTABLE = ',: \\"$`'
+
 PYXIS = ContainerRuntime(
     name="pyxis",
     title="a plugin of srun",
@@ -33,5 +37,5 @@ PYXIS = ContainerRuntime(
     nvidia_hooks=True,
     srun_template="srun_pyxis.sh.j2",
     removal_template="remove_pyxis.sh.j2",
-    unmountable=",:",
+    unmountable=_UNMOUNTABLE,
 )

@@ -30,14 +30,17 @@ def q(value: object) -> Quoted:
 
 
 def directive(value: object) -> Quoted:
-    """Quote a value for a `#SBATCH` line, which sbatch reads with rules of its own: one line, no expansion."""
+    """Quote a value for a `#SBATCH` line, which sbatch reads with rules of its own: one line, no expansion.
+
+    A backslash takes the meaning from the next character, in quotes, too (Slurm 22.05 to 26.05).
+    """
     text = str(value)
     if any(ord(sign) < 32 for sign in text):
         raise ConfigError(f"{text!r} contains a control character, which sbatch cannot read")
     if text and not set(text) & set(" \t\"'#\\"):
         return Quoted(text)
     if "'" not in text:
-        return Quoted(f"'{text}'")
+        return Quoted("'" + text.replace("\\", "\\\\") + "'")
     raise ConfigError(f"{text!r} contains a single quote, which sbatch cannot read in a script")
 
 

@@ -200,6 +200,13 @@ def overrides() -> Iterator[Row]:
         ("model.num_layers.x=1", "no keys below"),
         ("x" * 5000 + "=1", ""),
         ("a." * 3000 + "b=1", ""),
+        ("checkpoint.save=None", "write checkpoint.save=null"),
+        ("checkpoint.load=none", "write checkpoint.load=null"),
+        ("train.train_iters=None", "write train.train_iters=null"),
+        ("data=None", "would be the name"),
+        ("tokenizer=none", "would be the name"),
+        ("model.num_layers=" + "[" * 3000, "nested 3000 deep"),
+        ("model.num_layers=[" + "1," * 5000 + "1]", "5001 items"),
         ("data=", "data= is empty"),
         ("data=0.5,0.5", "do not alternate"),
         ("data_columns=a,b,c", "PROMPT,COMPLETION"),
@@ -208,6 +215,29 @@ def overrides() -> Iterator[Row]:
     ]
     for text, words in cases:
         yield Row(("plan", "small.py", text), words)
+    for option, value, words in (
+        ("--time", "99:99:99", "99 is not below 60"),
+        ("--time", "1-24", "24 is not below 24"),
+        ("--time", "30:99", "99 is not below 60"),
+        ("--time", "٣", "is not a time limit"),
+        ("--time", "9" * 30, "is not a time limit"),
+        ("--time", "soon", "is not a time limit"),
+        ("--env", "1A=b", "is not a name"),
+        ("--env", "=b", "is not a name"),
+        ("--env", "RANK=3", "is set for each rank"),
+        ("--env", "SLURM_JOB_ID=3", "is set for each rank"),
+        ("--env", "HF_TOKEN=x", "looks like a secret"),
+        ("--env", "NOT_SET_ANYWHERE", "has none"),
+        ("--name", "a/b", "a run's name is"),
+        ("--name", LONG, "a run's name is"),
+        ("--nodes", "100001", "less than or equal to 100000"),
+        ("--gpus-per-node", "99999", "less than or equal to 1024"),
+        ("--mount", "/x", "needs a container"),
+        ("--cluster", "no\nwhere", "no cluster profile"),
+        ("--cluster", "", "--cluster"),
+        ("--image", "x.sqsh", "needs a container"),
+    ):
+        yield Row(("plan", "small.py", option, value), words)
     yield Row(("plan", "small.py", *(f"a{number}=1" for number in range(2000))), "is not a key")
 
 

@@ -1,14 +1,22 @@
 """Image, mounts and runtime: what is decided, refused, warned of."""
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from launcher._util.errors import ConfigError
 from launcher.planning import container, environment
 from launcher.planning.backend import BACKENDS
 from launcher.planning.model import Variable
+from launcher.runtimes.bwrap import BWRAP
+from launcher.runtimes.enroot import ENROOT
+from launcher.runtimes.model import ContainerRequest
+from launcher.runtimes.pyxis import PYXIS
 from tests.support.building import SHELL, cluster, image, plan
 
 
@@ -33,7 +41,7 @@ def contained(runtime: str = "bwrap", request: dict[str, Any] | None = None, **p
     ],
 )
 def test_mounts(text: str, expected: tuple[str, str, bool]) -> None:
-    (mount,) = container.read_mounts([text])
+    (mount,) = container.read_mounts([text], BWRAP)
     assert (mount.source, mount.target, mount.read_only) == expected
 
 
@@ -53,7 +61,7 @@ def test_mounts(text: str, expected: tuple[str, str, bool]) -> None:
 )
 def test_mounts_that_a_runtime_would_misread_are_refused(text: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        container.read_mounts([text])
+        container.read_mounts([text], BWRAP)
     assert words in caught.value.message
 
 
@@ -186,3 +194,44 @@ def test_what_was_not_looked_at_is_listed() -> None:
     made = plan(profile=cluster(runtime="pyxis", image="x"), inside=inside)
     assert "the image: unsquashfs is missing" in made.unchecked
     assert "odd" in made.warnings
+
+
+def mounted_by_pyxis(options: str) -> list[tuple[str, str]]:
+    """Return what pyxis 0.23 mounts for --container-mounts: it writes a script of echo, whose output is fstab(5)."""
+    entries = [entry.split(":") for entry in options.split(",")]
+    lines = "".join(f'echo "{source} {target} {"".join(flags)}"\n' for source, target, *flags in entries)
+    printed = subprocess.run(["bash"], input=lines, capture_output=True, text=True, check=True).stdout
+    return [tuple(unescaped(word) for word in line.split()[:2]) for line in printed.splitlines()]  # type: ignore[misc]
+
+
+def unescaped(word: str) -> str:
+    """Return a field of fstab(5): three octal digits after a backslash are a character."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word)
+
+
+PLACES = st.text(st.sampled_from("ab/ .-_$`\"'\\,:;|&<>*?(){}[]#!~%@=+é0740"), min_size=1, max_size=12)
+
+
+@given(st.lists(st.tuples(PLACES, PLACES), min_size=1, max_size=3))
+@example([("a b", "c")])
+@example([("$(touch trap)", "c")])
+@example([("a\\040b", "c")])
+@example([('a"b', "c")])
+@example([("a#b", "c*d")])
+@settings(max_examples=50)
+def test_pyxis_mounts_each_path_that_is_not_refused_as_it_is(paths: list[tuple[str, str]]) -> None:
+    try:
+        mounts = container.read_mounts([f"/s{source}:/t{target}" for source, target in paths], PYXIS)
+    except ConfigError:
+        return
+    made = PYXIS.container and PYXIS.container(ContainerRequest("x.sqsh", "x", mounts, "/run", True, (), None))
+    assert made is not None
+    (given_to_srun,) = (each for each in made.srun_args if each.startswith("--container-mounts="))
+    assert mounted_by_pyxis(given_to_srun.partition("=")[2]) == [(mount.source, mount.target) for mount in mounts]
+
+
+@pytest.mark.parametrize("sign", [" ", "$", "`", '"', "\\"])
+def test_a_path_that_pyxis_would_misread_is_refused_for_pyxis_alone(sign: str) -> None:
+    with pytest.raises(ConfigError, match="a list of mounts of pyxis cannot express"):
+        container.read_mounts([f"/a{sign}b"], PYXIS)
+    assert container.read_mounts([f"/a{sign}b"], ENROOT)

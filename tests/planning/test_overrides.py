@@ -217,3 +217,31 @@ def test_the_schema_is_that_of_the_release_that_the_job_will_find(release: str |
 def test_a_key_of_another_release_is_refused_with_its_name_in_this_one(release: str, text: str, called: str) -> None:
     with pytest.raises(OverrideError, match=rf"is not a key of Megatron Bridge {release}, which calls it {called}"):
         overrides.check([text], overrides.load_schema(release))
+
+
+@pytest.mark.parametrize("text", ["checkpoint.save=None", "checkpoint.load=none", "tokenizer.tokenizer_model=NONE"])
+def test_none_in_place_of_null_is_refused(text: str) -> None:
+    with pytest.raises(OverrideError, match="would be the text") as caught:
+        overrides.check([text], SCHEMA)
+    key = text.partition("=")[0]
+    assert f"write {key}=null" in (caught.value.hint or "")
+    assert overrides.check([f"{key}=null"], SCHEMA)[0].value is None
+    assert overrides.check([f"{key}='None'"], SCHEMA)[0].value == "None"
+
+
+@pytest.mark.parametrize("spec", [{"literal": ["none", "full"]}, ["none", {"enum": {"none": 0}}], ["int", "none"]])
+def test_none_stays_what_a_type_says(spec: Any) -> None:
+    override = values.parse("a.b=none")
+    if spec == ["int", "none"]:
+        with pytest.raises(values.Refused, match="would be the text"):
+            values.refuse_bare_none(override, spec)
+    else:
+        values.refuse_bare_none(override, spec)
+
+
+@pytest.mark.parametrize("value", ["[" * 3000, "[" * 33 + "]" * 33, "{a:" * 40 + "1" + "}" * 40, f"[{'1,' * 5000}1]"])
+def test_values_that_hydra_reads_slowly_are_refused_before_it_reads_them(value: str) -> None:
+    with pytest.raises(OverrideError, match="at most"):
+        overrides.check([f"model.x={value}"], None)
+    quoted = overrides.check([f"model.x='{'[' * 40}'"], None)[0]
+    assert quoted.value == "[" * 40

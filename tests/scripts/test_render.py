@@ -56,6 +56,10 @@ def test_what_sbatch_cannot_read_is_refused(text: str) -> None:
         directive(text)
 
 
+def test_a_backslash_is_doubled_for_sbatch() -> None:
+    assert directive("DOMAIN\\ada") == "'DOMAIN\\\\ada'"
+
+
 def test_a_nul_byte_is_refused() -> None:
     with pytest.raises(ConfigError):
         q("a\0b")

@@ -4,6 +4,7 @@ import pytest
 
 from launcher._util.errors import SlurmError
 from launcher._util.shell import LocalShell, Result
+from launcher.scripts.render import directive
 from launcher.slurm import control, info
 from launcher.slurm.ask import SlurmUnavailableError
 from tests.support.recorder import Recorder
@@ -101,3 +102,10 @@ def test_no_slurm_here() -> None:
         info.node_groups(Recorder())
     with pytest.raises(SlurmError):
         info.mpi_types(Recorder())
+
+
+@pytest.mark.parametrize("account", ["domain\\ada", "a\\\\b", "a b", "\\", 'say "x"'])
+def test_an_account_reaches_slurm_as_it_was_given(slurm_cluster: VirtualCluster, account: str) -> None:
+    script = f"#!/bin/bash\n#SBATCH --account={directive(account)}\n#SBATCH --hold\ntrue\n"
+    job = slurm_cluster.submit(script)
+    assert slurm_cluster.run("squeue", "-h", "-j", job, "-o", "%a").stdout == f"{account}\n"
