@@ -615,7 +615,13 @@ _NUMBERS = ("x", "", "1.5", "٣", "1_000", "0x10", " 3", "9" * 30)
 def _options(words: tuple[str, ...], parser: argparse.ArgumentParser) -> Iterator[Row]:
     """Yield wrong uses of each option of a parser."""
     needed = [each.dest for each in parser._actions if not each.option_strings and each.nargs in (None, "+")]
-    given = (*words, *(["x"] * len(needed)))
+    required = [
+        word
+        for each in parser._actions
+        if each.required and each.option_strings
+        for word in (each.option_strings[0], "1")
+    ]
+    given = (*words, *(["x"] * len(needed)), *required)
     yield Row((*given, "--no-such-option"), "unknown option --no-such-option")
     yield Row((*given, "--no-such-option", "--json"), "unknown option --no-such-option")
     for action in parser._actions:
