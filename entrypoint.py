@@ -23,9 +23,10 @@ def main() -> int:
         from launcher.job.convert import program
 
         return program.main(sys.argv[2])
-    from launcher.job import rank, record
+    from launcher.job import rank, record, signals
     from launcher.job.errors import UserError
 
+    signals.ignore_notices()
     try:
         if sys.argv[1:]:
             raise UserError(

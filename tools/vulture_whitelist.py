@@ -108,6 +108,9 @@ _.run_verify
 
 # Read by templates.
 _.inside_template
+
+# Keys of records that sbatch.sh writes for people.
+_.left_s
 _.nsys_program
 _.removal_template
 _.srun_template

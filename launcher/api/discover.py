@@ -20,6 +20,7 @@ from launcher.discovery.host import HostContext, detect_host
 from launcher.discovery.image import Image, resolve_image
 from launcher.discovery.recipe import BridgeRecipe, Recipe, read_recipe
 from launcher.discovery.recipe_index import IndexMatch, lookup, with_index_info
+from launcher.discovery.saves import longest_save_s
 from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
 from launcher.planning import arguments, assignments, backend_choice, container, index_info, overrides, run_paths
 from launcher.planning.backend import BackendTraits
@@ -90,6 +91,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         recipe_text=resumed.plan["recipe"] if resumed else None,
         previous=resumed.plan if resumed else None,
         image=image,
+        save_s=longest_save_s(attempt.timeline for attempt in resumed.attempts()) if resumed else None,
         profiling=profiling,
         use_viztracer=use_viztracer,
         space=_space(request, parsed, cluster, host, resumed),

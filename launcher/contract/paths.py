@@ -141,8 +141,18 @@ class AttemptPaths:
 
     @property
     def stop(self) -> Path:
-        """The file whose existence asks the ranks to save and stop."""
+        """The file whose existence asks the ranks to save and stop; its first line says why."""
         return self.path / "stop"
+
+    @property
+    def signalled(self) -> Path:
+        """A file of step.sh for sbatch.sh, where Slurm has sent SIGTERM to a task."""
+        return self.path / "signalled"
+
+    @property
+    def notice(self) -> Path:
+        """Why Slurm ends the job, as sbatch.sh has learnt from the controller; missing where it does not."""
+        return self.path / "notice.json"
 
     def log(self, rank: int) -> Path:
         """Return the path of a rank's log."""

@@ -4,6 +4,7 @@
     AttemptPaths.rank_record        RankRecord
     AttemptPaths.exit_record        ExitRecord, one line of text
     AttemptPaths.start              StartRecord, one line of text
+    AttemptPaths.notice             Notice
     AttemptPaths.result_file        AttemptResult
     AttemptPaths.next_file          NextAttempt
     AttemptPaths.metrics            MetricsLine, one for each iteration
@@ -31,6 +32,10 @@ RankOutcome = Literal["finished", "stopped", "failed"]
 
 Outcome = Literal[RankOutcome, "diverged"]
 """How an attempt ended: `diverged` where the ranks trained on although their loss was not finite any more."""
+
+StopCause = Literal["asked", "time limit", "preempted", "requeued", "cancelled", "signal"]
+"""What ended an attempt from outside: a user's `cancel --checkpoint` or Ctrl-C; Slurm, as sbatch.sh has learnt from the
+controller; or a SIGTERM while the controller did not answer."""
 
 Cause = Literal["user", "program", "communication", "network", "container"]
 """Of a failure: a wrong request, the program, a lost peer, a network that policy does not allow, or no container."""
@@ -528,6 +533,19 @@ class NsysRecord(_NsysRecord, total=False):
     seconds: float
 
 
+# ---- what sbatch.sh leaves
+
+
+class Notice(TypedDict):
+    """Why Slurm ends the job of an attempt. Written once, by sbatch.sh."""
+
+    version: Literal[1]
+    time: float
+    why: StopCause
+    left_s: Optional[int]
+    """Until the end of the job, as the controller said then; null where it has none or the controller did not say."""
+
+
 # ---- result.json
 
 
@@ -582,6 +600,10 @@ class AttemptResult(ProgressResult):
     attempt: str
     outcome: Outcome
     reason: Optional[str]
+    stopped_by: Optional[StopCause]
+    """Null where nothing from outside ended it."""
+    checkpoint: Optional[int]
+    """The iteration of the newest checkpoint that it saved."""
     failure: Optional[str]
     """The class of a failure (contract/failures.py); null where no rule matches, and without a failure."""
     first_failing_rank: Optional[FailingRank]

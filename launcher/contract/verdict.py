@@ -16,14 +16,18 @@ from launcher.contract.paths import AttemptPaths
 from launcher.contract.records import (
     AttemptResult,
     ExitRecord,
+    Notice,
     Outcome,
     ProfilesResult,
     ProgressResult,
     RankOutcome,
     RankRecord,
+    StopCause,
 )
+from launcher.contract.validation import problems
 
 OUTCOMES = get_args(RankOutcome)
+STOP_CAUSES = get_args(StopCause)
 DIVERGED_AFTER = 10
 """Number of logged iterations in a row without a finite loss after which a failed attempt counts as diverged."""
 SRUN_LOG_BYTES = 256 << 10
@@ -211,8 +215,37 @@ def loss_is_not_finite(line: dict[str, Any]) -> bool:
     return loss is None and isinstance(names, list) and "loss" in names
 
 
-def outcome_of(ranks: list[RankEnd], not_finite: list[int]) -> Outcome:
+class OuterEnd(NamedTuple):
+    """What ended an attempt from outside, and when that was known; infinity where only the file `stop` shows it."""
+
+    cause: StopCause
+    time: float = float("inf")
+
+    def explains(self, rank: RankEnd) -> bool:
+        """Return whether a failed rank may have been ended for this cause: it has no error of its own from before."""
+        if self.cause == "asked":
+            return False
+        if rank.missing or rank.lost_peers:
+            return True
+        return rank.ended and rank.exit is not None and (rank.exit.status == TERMINATED or rank.exit.time >= self.time)
+
+
+def read_outer_end(attempt: AttemptPaths) -> Optional[OuterEnd]:
+    """Return what ended an attempt from outside, as sbatch.sh or the file `stop` says; None where nothing did."""
+    notice = read_object(attempt.notice)
+    if notice is not None and not any(problems(notice, Notice, unknown_keys=True)):
+        return OuterEnd(notice["why"], float(notice["time"]))
+    try:
+        asked = attempt.stop.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+    return OuterEnd(cast(StopCause, asked) if asked in STOP_CAUSES else "asked")
+
+
+def outcome_of(ranks: list[RankEnd], not_finite: list[int], outer: Optional[OuterEnd] = None) -> Outcome:
     """Return the attempt's outcome: one failed rank makes it failed, one stopped rank makes it stopped.
+
+    Ranks that Slurm has ended with their job (`outer`) did not fail.
 
     `not_finite` holds the last iterations, as `not_finite_at_end` returns them. They make it diverged where the ranks
     ended well, and where a failure came after many of them, which is then a consequence.
@@ -221,7 +254,8 @@ def outcome_of(ranks: list[RankEnd], not_finite: list[int]) -> Outcome:
     if len(not_finite) >= (DIVERGED_AFTER if failed else 1):
         return "diverged"
     if failed:
-        return "failed"
+        stopped = outer is not None and all(outer.explains(rank) for rank in ranks if rank.failed)
+        return "stopped" if stopped else "failed"
     return "stopped" if any(rank.outcome == "stopped" for rank in ranks) else "finished"
 
 
@@ -263,6 +297,13 @@ def reason_of(
     return next((str(reason) for reason in reasons + crashed if reason), None)
 
 
+def stop_reason(outer: OuterEnd, ranks: list[RankEnd]) -> str:
+    """Return why an attempt was stopped, and how many of its ranks had not ended by themselves by then."""
+    cause = "requested" if outer.cause == "asked" else outer.cause
+    killed = sum(rank.failed for rank in ranks)
+    return f"{cause}; {killed} of {len(ranks)} ranks were ended before they had stopped" if killed else cause
+
+
 def failure_of(attempt: AttemptPaths, first: Optional[RankEnd]) -> Optional[tuple[str, str]]:
     """Return the class of a failure, and the line of srun.log that shows it: empty where an exception does."""
     exception = first.record.get("exception") if first and first.record else None
@@ -289,16 +330,24 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
     ranks = read_ranks(attempt, world_size)
     first = first_failing(ranks)
     metrics = read_whole_lines(attempt.metrics)
-    outcome = outcome_of(ranks, not_finite_at_end(metrics))
+    outer = read_outer_end(attempt)
+    outcome = outcome_of(ranks, not_finite_at_end(metrics), outer)
     progress = progress_of(metrics, ranks)
     reason = reason_of(ranks, first, step_status, progress["diverged_at"] if outcome == "diverged" else None)
     failure = failure_of(attempt, first) if outcome == "failed" else None
-    times = [line["time"] for line in read_whole_lines(attempt.timeline) if is_number(line.get("time"))]
+    if outcome == "stopped" and outer is not None:
+        reason = stop_reason(outer, ranks)
+        first = None
+    timeline = read_whole_lines(attempt.timeline)
+    times = [line["time"] for line in timeline if is_number(line.get("time"))]
+    saves = [line["iteration"] for line in timeline if line.get("event") == "save" and is_number(line.get("iteration"))]
     return {
         "version": 1,
         "attempt": attempt.name,
         "outcome": outcome,
         "reason": f"{reason} ({failure[1]})" if failure and failure[1] else reason,
+        "stopped_by": outer.cause if outer is not None and outcome == "stopped" else None,
+        "checkpoint": saves[-1] if saves else None,
         "failure": failure[0] if failure else None,
         **progress,
         "first_failing_rank": None

@@ -117,9 +117,9 @@ def ended_by(run: RunPaths, attempt: AttemptPaths, killed: bool) -> Optional[str
     """Return what ended the newest attempt from outside, as a kind of end; None where nothing shows that."""
     if _was_cancelled(run):
         return "cancelled"
-    asked = _text(attempt.stop)
-    if asked:
-        return next((kind for kind in ("time limit", "preempted") if kind[:7] in asked), "asked")
+    outer = verdict.read_outer_end(attempt)
+    if outer is not None:
+        return "machine" if outer.cause == "signal" else outer.cause
     return _slurm_said(run, attempt) if killed else None
 
 

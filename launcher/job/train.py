@@ -15,6 +15,7 @@ from typing import Any, Optional
 from ..contract.overrides import keys_of
 from ..contract.records import CheckpointChoice, JobOptions, JobRequest
 from ..contract.validation import ContractError, conforming
+from ..contract.verdict import STOP_CAUSES
 from . import backend, environment, record
 from .config import notes, paths
 from .errors import UserError
@@ -253,8 +254,8 @@ def _stop_reason(state: RankState) -> str:
     assert state.events is not None and state.config is not None  # noqa: S101 - only called inside the loop
     progress, options = state.events.progress, state.config.train
     if progress.signalled:
-        requested = (state.rank.paths.stop).exists()
-        return "requested" if requested else f"signal {signal.Signals(options.exit_signal).name}"
+        asked = _stop_request(state.rank)
+        return asked or f"signal {signal.Signals(options.exit_signal).name}"
     minutes = (progress.last_step_time - progress.state.start_time) / 60 if progress.state is not None else 0.0
     if options.exit_duration_in_mins and minutes > options.exit_duration_in_mins:
         return "exit_duration"
@@ -262,6 +263,15 @@ def _stop_reason(state: RankState) -> str:
         return "exit_interval"
     # Bridge checks the duration a moment after the time that was recorded here.
     return "exit_duration" if options.exit_duration_in_mins else "straggler detection"
+
+
+def _stop_request(rank: Rank) -> Optional[str]:
+    """Return why the file `stop` asks to stop: what sbatch.sh has learnt, else `requested`; None without the file."""
+    try:
+        text = rank.paths.stop.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+    return text if text in STOP_CAUSES else "requested"
 
 
 def _is_not_clean_stop(entry: logging.LogRecord) -> bool:

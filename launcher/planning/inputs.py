@@ -109,5 +109,7 @@ class PlanInputs:
     """The value of `profiling.use_viztracer`, a key that is not Bridge's."""
     space: DiskSpace | None = None
     """The space in the file system of the checkpoints; None where it cannot be seen from here."""
+    save_s: float | None = None
+    """How long the longest save of earlier attempts took; None where none was measured."""
     image: Image | None = None
     """The image that container.wanted_image names, inspected; None on the bare machine."""

@@ -55,6 +55,8 @@ def make_plan(inputs: PlanInputs) -> Plan:
         directives=step.sbatch_options(
             inputs, task.layout, task.environment, task.name, task.run_dir, task.fabric.segment
         ),
+        token=step.token(inputs, task.run_dir),
+        stop_s=step.stop_seconds(inputs),
         step=step.plan_step(inputs, task.layout, task.environment, task.profiler),
         argv=task.argv,
         code=task.code,

@@ -130,6 +130,10 @@ class Plan:
     profiler: ProfilerPlan | None
     directives: tuple[tuple[str, str | None], ...]
     """sbatch's options in the order of the script; None is a flag without a value."""
+    token: str
+    """What identifies this submission among all others: in the comment of its job, and the nonce of its lease."""
+    stop_s: int
+    """How many seconds before the end of its job the ranks are asked to save and to stop."""
     step: Step
     argv: JobRequest
     """The content of argv.json."""
@@ -155,11 +159,6 @@ class Plan:
     def world_size(self) -> int:
         """Number of ranks."""
         return self.layout.world_size
-
-    @property
-    def token(self) -> str:
-        """What identifies this submission among all others: the comment of its job, and the nonce of its lease."""
-        return dict(self.directives)["comment"] or ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values: the backend by its name, and the world size where readers look for it."""

@@ -1,5 +1,6 @@
 """sbatch's options: those of the launcher, with what a profile or a user adds and removes."""
 
+import json
 from collections.abc import Mapping
 
 from launcher._util.errors import ConfigError
@@ -8,7 +9,6 @@ from launcher.config.texts import slurm_time
 MANAGED = {
     "array": "submit each run on its own",
     "chdir": "a rank's working directory is its run directory",
-    "comment": "it identifies the submission",
     "error": "it goes where the output goes",
     "export": "--env",
     "export-file": "--env",
@@ -41,6 +41,30 @@ def merge_options(
         for key, value in values.items():
             merged[key] = _computed(key, value, ranks_per_node)
     return tuple((key, _text(key, value)) for key, value in merged.items() if value is not False)
+
+
+def comment(token: str, profile: Value | None, user: Value | None) -> str:
+    """Return the comment of the job: the token of its submission, beside what a site's own recovery reads.
+
+    NVIDIA Mission Control reads the key `APS` of a JSON object; the token is then a key's value in the same object.
+    Raises SpecError for another comment.
+    """
+    merged: dict[str, object] = {}
+    for origin, text in (("the profile's directives", profile), ("--sbatch", user)):
+        if text is None:
+            continue
+        try:
+            value = json.loads(text) if isinstance(text, str) else None
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise SpecError(
+                "comment is managed by the launcher, which adds the submission's token to a JSON object only",
+                where=origin,
+                hint="""Such as: --sbatch 'comment={"APS": {"auto_resume_mode": "requeue"}}'.""",
+            )
+        merged |= value
+    return json.dumps({**merged, "launcher": token}) if merged else token
 
 
 def _check_key(key: str, origin: str) -> None:

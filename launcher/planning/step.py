@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from launcher.planning import environment, slurm_options
+from launcher.planning import environment, slurm_options, time_limit
 from launcher.planning.inputs import PlanInputs
 from launcher.planning.model import RankLayout, Step, Variable
 from launcher.planning.profiler.model import ProfilerPlan
@@ -54,6 +54,18 @@ def _rank_binds_itself(inputs: PlanInputs) -> bool:
     return cluster.numa_binding and cluster.device != "cpu" and not said
 
 
+def token(inputs: PlanInputs, run_dir: str) -> str:
+    """Return what identifies this submission among all others."""
+    return f"launcher:{Path(run_dir).name}:{inputs.host.nonce}"
+
+
+def stop_seconds(inputs: PlanInputs) -> int:
+    """Return how many seconds before the end of its job the ranks are asked to stop: the user's, or what is needed."""
+    wanted = inputs.request.sbatch.get("signal", inputs.cluster.directives.get("signal"))
+    own = None if wanted is None or isinstance(wanted, bool) else time_limit.stop_seconds_of_notice(str(wanted))
+    return time_limit.stop_seconds(inputs.save_s) if own is None else own
+
+
 def sbatch_options(
     inputs: PlanInputs,
     layout: RankLayout,
@@ -68,7 +80,10 @@ def sbatch_options(
         "job-name": name,
         "output": f"{run_dir}/sbatch.log",
         "open-mode": "append",
-        "comment": f"launcher:{Path(run_dir).name}:{inputs.host.nonce}",
+        "comment": slurm_options.comment(
+            token(inputs, run_dir), cluster.directives.get("comment"), request.sbatch.get("comment")
+        ),
+        "signal": time_limit.notice(stop_seconds(inputs), request.time or cluster.time_limit),
         "nodes": layout.nodes,
         "ntasks-per-node": layout.ranks_per_node,
     }
@@ -85,10 +100,9 @@ def sbatch_options(
     own |= {key: value for key, value in optional.items() if value is not None}
     # Only names: the values travel in Slurm's own record of the job's environment.
     own["export"] = ",".join(variable.name for variable in variables if variable.scope == "inherited")
-    profile = dict(cluster.directives)
+    profile = {key: value for key, value in cluster.directives.items() if key != "comment"}
+    user = {key: value for key, value in request.sbatch.items() if key != "comment"}
     if cluster.device == "cpu":
         # A profile of CPU nodes may extend one that asks for GPUs, and these nodes have none.
         profile = {key: value for key, value in profile.items() if key not in ("gpus-per-node", "gres")}
-    return slurm_options.merge_options(
-        own=own, ranks_per_node=layout.ranks_per_node, profile=profile, user=request.sbatch
-    )
+    return slurm_options.merge_options(own=own, ranks_per_node=layout.ranks_per_node, profile=profile, user=user)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from launcher._util.errors import ConfigError
 from launcher._util.templates import template_environment
 from launcher.planning.model import Plan
+from launcher.planning.time_limit import MARGIN_S
 from launcher.runtimes import BARE, RUNTIMES
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def scripts(plan: Plan) -> dict[str, str]:
         "run_dir": Path(plan.run_dir),
         "directives": dict(plan.directives),
         "keeps_going": plan.argv["options"]["keep_going"] is not None,
+        "requeues": plan.backend.own_job and plan.argv["options"]["keep_going"] is None,
+        "stop_margin_s": MARGIN_S,
     }
     names = ["step.sh", "sbatch.sh"] if plan.backend.slurm_step else ["step.sh"]
     if runtime.enter_template:

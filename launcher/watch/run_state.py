@@ -42,6 +42,7 @@ class _Verdict(TypedDict, total=False):
 
     outcome: str
     reason: str | None
+    stopped_by: str | None
     iteration: int | None
     train_iters: int | None
     loss: float | None

@@ -36,6 +36,10 @@ _ENDED_BY_WORDS = {
 }
 
 
+_STOPS = ("the job's time limit", "preempted")
+"""What ends a run although nothing in it has failed."""
+
+
 class Phase(StrEnum):
     """The phase of a run, in one word."""
 
@@ -123,6 +127,8 @@ class RunStatus:
             "seconds_left": None if self.phase.over else progress.seconds_left,
             "last_sign": progress.time,
             "outcome": result.get("outcome"),
+            "stopped_by": result.get("stopped_by"),
+            "checkpoint": result.get("checkpoint", progress.saved),
             "first_failing_rank": result.get("first_failing_rank"),
             "network": run_state.network,
         }
@@ -294,12 +300,13 @@ def _over(run_state: RunState, base: RunStatus) -> RunStatus:
         return _without_verdict(run_state, base, state)
     outcome = str(run_state.result.get("outcome"))
     reason = run_state.result.get("reason")
-    ended_by = None if outcome == "finished" else _ended_by(run_state, state)
-    saved = (
-        f"checkpoint of iteration {run_state.progress.saved}; `--resume` continues it" if _resumable(run_state) else ""
+    stopped_by = run_state.result.get("stopped_by")
+    ended_by = None if outcome == "finished" or stopped_by not in (None, "asked") else _ended_by(run_state, state)
+    words = " | ".join(
+        each for each in (ended_by, str(reason or ""), _reached(run_state), _how_to_continue(run_state)) if each
     )
-    words = " | ".join(each for each in (ended_by, str(reason or ""), _reached(run_state), saved) if each)
-    if outcome == "failed" and (state is State.CANCELLED or run_state.cancelled):
+    cancelled = state is State.CANCELLED or run_state.cancelled
+    if stopped_by == "cancelled" or (outcome == "failed" and cancelled):
         return _with(base, Phase.CANCELLED, words)
     phase = Phase(outcome) if outcome in ("finished", "stopped", "failed", "diverged") else Phase.UNKNOWN
     return _with(base, phase, words)
@@ -319,20 +326,27 @@ def _ended_by(run_state: RunState, state: State | None) -> str | None:
     return _ENDED_BY_WORDS.get(said, f"ended by Slurm due to {said.lower()}")
 
 
-def _resumable(run_state: RunState) -> bool:
+def _how_to_continue(run_state: RunState) -> str:
+    """Return the newest checkpoint and the command that continues the run; nothing where neither is known to apply."""
     outcome = run_state.result.get("outcome") if run_state.result else None
-    return run_state.progress.saved is not None and outcome in (None, "stopped")
+    saved = run_state.progress.saved
+    if saved is None or outcome not in (None, "stopped"):
+        return ""
+    command = "submit" if run_state.own_job else "run"
+    run = f"{run_state.name}/{run_state.run_id}"
+    return f"checkpoint of iteration {saved}; `launcher {command} --resume {run}` continues it"
 
 
 def _without_verdict(run_state: RunState, base: RunStatus, state: State | None) -> RunStatus:
     reached = _reached(run_state, "; ")
-    if _resumable(run_state):
-        reached += f"; checkpoint of iteration {run_state.progress.saved}, `--resume` continues it"
+    if continued := _how_to_continue(run_state):
+        reached += f"; {continued}"
     ended_by = _ended_by(run_state, state)
     if ended_by == "cancelled":
         return _with(base, Phase.CANCELLED, f"the job was cancelled{reached}")
     if ended_by is not None:
-        return _with(base, Phase.FAILED, f"{ended_by}{reached}")
+        phase = Phase.STOPPED if ended_by in _STOPS else Phase.FAILED
+        return _with(base, phase, f"{ended_by}{reached}")
     if state is State.FORGOTTEN or state is None:
         why = f" ({base.reason})" if base.reason else ""
         return _with(base, Phase.LOST, f"Slurm no longer has the job{why}, and there is no verdict{reached}")

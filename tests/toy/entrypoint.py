@@ -2,9 +2,10 @@
 
 Overrides say what it does: toy.iters, toy.seconds (of an iteration), toy.save_every, toy.seed,
 toy.start_seconds, toy.nan_from (the step from which the loss is NaN), toy.fail_rank with toy.fail_step and toy.fail_how
-(raise, user, exit, kill, hang). With toy.bad_attempts=N the loss is NaN and ranks fail in the first N attempts alone.
-toy.lemon names a file: ranks on a node that it lists are killed after six iterations. What it was given lies afterwards
-in ranks/NNNN.seen.json. Its loss depends on step, seed and world size alone: a resumed run must repeat it exactly.
+(raise, user, exit, kill, hang), toy.save_seconds (of the save at a stop), toy.term=save (SIGTERM saves and stops whatever
+its reason). With toy.bad_attempts=N the loss is NaN and ranks fail in the first N attempts alone. toy.lemon names a
+file: ranks on a node that it lists are killed after six iterations. What it was given lies afterwards in
+ranks/NNNN.seen.json. Its loss depends on step, seed and world size alone: a resumed run must repeat it exactly.
 """
 
 import hashlib
@@ -108,7 +109,11 @@ def main() -> int:
         float(told.get("toy.seconds", 0.02)),
         int(told.get("toy.save_every", 5)),
     )
-    signal.signal(signal.SIGTERM, lambda number, _frame: signalled.append(number))
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    # Under Slurm sbatch.sh learns what SIGTERM means, and writes `stop` or ends the step.
+    if told.get("toy.term") == "save" or (HERE / "start").exists():
+        signal.signal(signal.SIGTERM, lambda number, _frame: signalled.append(number))
     # A test that sees this file may send a signal.
     seen = {"argv": sys.argv, "argv_json": argv, "environment": dict(os.environ), "cwd": str(Path.cwd())}
     write(HERE / "ranks" / f"{RANK:04d}.seen.json", json.dumps(seen))
@@ -139,9 +144,14 @@ def main() -> int:
         line |= {"learning_rate": 1e-3, "seconds": took, "tokens": 64 * WORLD, "tokens_per_second": 64 * WORLD / took}
         append("metrics.jsonl", **line, tflops_per_gpu=None, memory_bytes=None)
         print(f"iteration {step}/{iters}", flush=True)
-        if (HERE / "stop").exists() or signalled:
+        stop = (HERE / "stop").exists()
+        if stop or (signalled and told.get("toy.term") == "save"):
+            time.sleep(float(told.get("toy.save_seconds", 0)))
             save(step)
-            return end("stopped", step, "requested" if (HERE / "stop").exists() else "signal SIGTERM")
+            why = (HERE / "stop").read_text().strip() if stop else "signal SIGTERM"
+            return end(
+                "stopped", step, why if why in ("time limit", "preempted", "requeued") or not stop else "requested"
+            )
         if step % every == 0 or step == iters:
             save(step)
     return end("finished", step)

@@ -87,7 +87,7 @@ def test_it_resumes_with_the_very_same_losses(toy: Toy, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["file", "signal"])
 def test_it_saves_and_stops(toy: Toy, how: str) -> None:
-    processes = toy.start("toy.iters=10000", "toy.seconds=0.01", "toy.save_every=100000")
+    processes = toy.start("toy.iters=10000", "toy.seconds=0.01", "toy.save_every=100000", "+toy.term=save")
     deadline = time.monotonic() + seconds(20)
     while not (toy.lines("metrics.jsonl") and toy.listening(2)) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -99,7 +99,7 @@ def test_starting_running_stopping(run: RunDirectory) -> None:
         (State.UNKNOWN, FINISHED, Phase.FINISHED, "iteration 20/20"),
         (State.CANCELLED, FAILED, Phase.CANCELLED, "cancelled"),
         (State.CANCELLED, None, Phase.CANCELLED, "the job was cancelled; iteration 2/20, loss 8"),
-        (State.TIMEOUT, None, Phase.FAILED, "the job's time limit; iteration 2/20"),
+        (State.TIMEOUT, None, Phase.STOPPED, "the job's time limit; iteration 2/20"),
         (State.NODE_FAIL, None, Phase.FAILED, "a node failed"),
         (State.OUT_OF_MEMORY, None, Phase.FAILED, "out of memory"),
         (State.COMPLETED, None, Phase.FAILED, "without a verdict"),
@@ -284,8 +284,12 @@ def sbatch_log(run: RunDirectory, why: str, job: str = "12") -> None:
 @pytest.mark.parametrize(
     ("why", "phase", "words"),
     [
-        (" DUE TO TIME LIMIT", Phase.FAILED, "the job's time limit; iteration 2/20, loss 8; checkpoint of iteration 2"),
-        (" DUE TO PREEMPTION", Phase.FAILED, "preempted; iteration 2/20"),
+        (
+            " DUE TO TIME LIMIT",
+            Phase.STOPPED,
+            "the job's time limit; iteration 2/20, loss 8; checkpoint of iteration 2",
+        ),
+        (" DUE TO PREEMPTION", Phase.STOPPED, "preempted; iteration 2/20"),
         (" DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS", Phase.FAILED, "a node failed; iteration 2/20"),
         ("", Phase.CANCELLED, "the job was cancelled; iteration 2/20"),
     ],
@@ -298,7 +302,7 @@ def test_what_slurm_wrote_to_the_log_counts_where_it_forgot_the_job(
     status = judged(run, State.FORGOTTEN)
     assert status.phase is phase
     assert status.detail.startswith(words)
-    assert "`--resume`" in status.detail
+    assert "`launcher submit --resume small/0001` continues it" in status.detail
     sbatch_log(run, why, job="11")
     assert judged(run, State.FORGOTTEN).phase is Phase.LOST, "the line is about another job"
 
@@ -321,12 +325,12 @@ def test_ranks_that_ended_well_are_the_verdict_of_a_job_that_was_ended(
         return status_of([run], forgotten, clock=lambda: NOW)[0][0]
 
     for rank in range(2):
-        assert ask().phase is Phase.FAILED
+        assert ask().phase is Phase.STOPPED
         record = {"version": 1, "rank": rank, "host": "n1", "outcome": outcome, "reason": reason, "iteration": 2}
         attempt.rank_record(rank).write_text(json.dumps(record))
     status = ask()
     assert (status.phase.value, status.to_dict()["outcome"]) == (outcome, outcome)
     reached = "iteration 2/20, loss 8"
-    saved = "checkpoint of iteration 2; `--resume` continues it"
+    saved = "checkpoint of iteration 2; `launcher submit --resume small/0001` continues it"
     stopped = f"the job's time limit | signal SIGTERM | {reached} | {saved}"
     assert status.detail == (stopped if outcome == "stopped" else reached)

@@ -10,6 +10,7 @@ from typing import Any, Optional
 from ...contract.files import JsonLines
 from ..config import versions
 from ..rank import Rank
+from ..signals import Termination
 from .checkpoint_sums import CheckpointSums
 from .metrics import Metrics
 from .save_space import SaveSpace
@@ -56,6 +57,8 @@ class Events:
     def __init__(self, rank: Rank, device: str, timeline: Timeline) -> None:
         self.progress = LoopProgress()
         self._stop_file: Path = rank.paths.stop
+        self._termination = Termination(rank.paths)
+        self._bridges_handler: Any = None
         self._rank = rank
         self._timeline = timeline
         self._metrics = Metrics(rank, device) if rank.rank == rank.world_size - 1 else None
@@ -189,15 +192,24 @@ class Events:
             return received
 
         handler.signals_received = noted
+        if state.cfg.train.exit_signal == signal.SIGTERM:
+            self._bridges_handler = signal.getsignal(signal.SIGTERM)
+            self._termination.install()
 
     def _look_for_stop(self, state: Any) -> None:
-        if self._rank.rank != 0 or self.progress.requested or not self._stop_file.exists():
+        if self._rank.rank != 0 or self.progress.requested:
+            return
+        if not self._stop_file.exists() and not self._termination.unanswered:
             return
         self.progress.requested = True
         if state.cfg.train.exit_signal_handler:
             self._timeline.event("stop_requested", iteration=int(state.train_state.step) + 1)
             # Bridge asks all ranks after this iteration whether one was signalled; then all save and leave together.
-            signal.raise_signal(state.cfg.train.exit_signal)
+            number = state.cfg.train.exit_signal
+            if callable(self._bridges_handler):
+                self._bridges_handler(number, None)
+            else:
+                signal.raise_signal(number)
         else:
             self._timeline.event("stop_refused", reason="train.exit_signal_handler=false")
 

@@ -28,6 +28,10 @@ class ClusterOptions:
     """How long `squeue` remembers an ended job (Slurm's default: 300)."""
     node_timeout_s: int = 10
     """SlurmdTimeout: how long until a dead node is declared down (Slurm's default: 300)."""
+    kill_wait_s: int = 2
+    """KillWait: between SIGTERM and SIGKILL at the end of a job (Slurm's default: 30)."""
+    grace_s: int | None = None
+    """GraceTime of the partition `low`, whose jobs those of the partition `urgent` preempt; None: there are neither."""
     start_timeout_s: float = 30
     extra: tuple[str, ...] = field(default=())
     """More lines of slurm.conf; a later line wins over an earlier one."""
@@ -97,7 +101,7 @@ def slurm_conf(directory: Path, options: ClusterOptions, *, user: str, port: int
         "SlurmdParameters=config_overrides",
         "JobAcctGatherType=jobacct_gather/none",
         f"JobCompType=jobcomp/filetxt\nJobCompLoc={d}/log/jobcomp.txt",
-        "KillWait=2",
+        f"KillWait={options.kill_wait_s}",
         f"MinJobAge={options.min_job_age_s}",
         f"MessageTimeout={options.message_timeout_s}",
         "SlurmctldTimeout=30",
@@ -110,9 +114,22 @@ def slurm_conf(directory: Path, options: ClusterOptions, *, user: str, port: int
     lines += [
         "PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
         "PartitionName=short Nodes=ALL MaxTime=10 MaxNodes=1 State=UP",
+        *_preemption(options),
         *options.extra,
     ]
     return "\n".join([*lines, ""])
+
+
+def _preemption(options: ClusterOptions) -> list[str]:
+    """slurm.conf's lines of two more partitions, one of which takes the other one's nodes."""
+    if options.grace_s is None:
+        return []
+    return [
+        "PreemptType=preempt/partition_prio",
+        "PreemptMode=REQUEUE",
+        f"PartitionName=low Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime={options.grace_s} State=UP",
+        "PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF State=UP",
+    ]
 
 
 def gres_conf(directory: Path, options: ClusterOptions) -> str:

@@ -1,0 +1,168 @@
+"""Time limit, preemption and signals, on a real Slurm of virtual nodes with the toy program.
+
+Cost: about 45 s on an idle machine, most of it waiting for Slurm; the real time limit is in `make soak`.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backends.running import TOY, User, user_of
+from tests.faults.shims import put
+from tests.support.slurm.config import ClusterOptions
+from tests.support.slurm.virtual_cluster import VirtualCluster, missing_programs, virtual_cluster, wait_until
+
+pytestmark = pytest.mark.slurm
+
+COMMON = ("small.py", "--nodes=1", f"--entrypoint={TOY}", "--no-check-config", "--json")
+LONG = ("toy.iters=5000", "toy.seconds=0.05", "toy.save_every=100000")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[VirtualCluster]:
+    """Four nodes; jobs of the partition `urgent` preempt those of `low`."""
+    if (reason := missing_programs()) is not None:
+        pytest.skip(reason)
+    with virtual_cluster(ClusterOptions(gpus=0, grace_s=30, kill_wait_s=4)) as made:
+        yield made
+
+
+@pytest.fixture
+def user(cluster: VirtualCluster, tmp_path: Path) -> Iterator[User]:
+    yield user_of(tmp_path, cluster)
+    cluster.cancel_all()
+
+
+class Started:
+    """A run in a batch job, training."""
+
+    def __init__(self, user: User, cluster: VirtualCluster, *options: str) -> None:
+        self.user, self.cluster = user, cluster
+        answer = json.loads(user.run("submit", *COMMON, *LONG, *options).stdout)
+        self.job, self.path = str(answer["job"]), Path(answer["run_dir"])
+        wait_until(lambda: self.trains("000"), "the training to begin", cluster, 60)
+
+    def attempt(self, name: str) -> Path:
+        return self.path / "attempts" / name
+
+    def trains(self, attempt: str) -> bool:
+        return (self.attempt(attempt) / "metrics.jsonl").exists()
+
+    def scontrol(self, *words: str) -> None:
+        self.cluster.run("scontrol", "update", f"jobid={self.job}", *words)
+
+    def signal(self, number: str, *options: str) -> None:
+        self.cluster.run("scancel", *options, f"--signal={number}", self.job)
+
+    def result(self, attempt: str = "000", timeout_s: float = 30) -> dict[str, Any]:
+        """The verdict, once it is there."""
+        path = self.attempt(attempt) / "result.json"
+        wait_until(path.exists, "the verdict", self.cluster, timeout_s)
+        return dict(json.loads(path.read_text()))
+
+    def status(self) -> dict[str, Any]:
+        (found,) = json.loads(self.user.run("status", str(self.path), "--json").stdout)["runs"]
+        return dict(found)
+
+    def saved(self) -> list[str]:
+        return sorted(path.name for path in self.path.glob("checkpoints/iter_*"))
+
+    def iteration(self) -> int:
+        return len((self.attempt("000") / "metrics.jsonl").read_text().splitlines())
+
+    def after_slurm_forgot(self) -> dict[str, Any]:
+        """The status once the job has ended and Slurm, which has no accounting here, does not know it any more."""
+        self.cluster.wait(self.job, "CANCELLED", "COMPLETED", "FAILED", "TIMEOUT")
+        put(self.user, {"squeue": "#!/bin/bash\nexit 0\n"})
+        return self.status()
+
+
+def test_preempted_within_its_grace_time_it_saves_and_goes_on_in_the_same_job(
+    user: User, cluster: VirtualCluster
+) -> None:
+    run = Started(user, cluster, "--partition=low", "--sbatch", "exclusive", "--nodelist=n1", "toy.save_seconds=2")
+    urgent = cluster.submit("sleep 1", "--partition=urgent", "--exclusive", "--nodelist=n1")
+    result = run.result()
+    assert (result["outcome"], result["stopped_by"], result["reason"]) == ("stopped", "preempted", "preempted")
+    assert run.saved()[0] == f"iter_{result['checkpoint']:07d}"
+    notice = json.loads((run.attempt("000") / "notice.json").read_text())
+    assert (notice["why"], 0 < notice["left_s"] <= 30) == ("preempted", True)
+    wait_until(lambda: cluster.state(urgent) not in ("PENDING", "CONFIGURING"), "the urgent job", cluster, 20)
+    wait_until(lambda: run.trains("001"), "the run to go on", cluster, 60)
+    assert run.status()["job"] == run.job
+    timeline = (run.attempt("001") / "timeline.jsonl").read_text()
+    assert f'"event": "checkpoint_loaded", "seconds": 0.0, "iteration": {result["checkpoint"]}' in timeline
+
+
+def test_the_end_of_a_job_that_moves(user: User, cluster: VirtualCluster) -> None:
+    """Notices while the end is far do nothing; once it is near, the ranks save, and Slurm may forget the job."""
+    run = Started(user, cluster, "--time=60")
+    run.signal("USR1", "--batch")
+    run.signal("USR1")
+    run.signal("USR2", "--batch")
+    run.signal("USR2")
+    before = run.iteration()
+    wait_until(lambda: run.iteration() > before + 20, "it to go on", cluster)
+    assert not (run.attempt("000") / "stop").exists()
+    run.scontrol("EndTime=now+3")
+    run.signal("USR1", "--batch")  # as Slurm does within 30 s
+    result = run.result()
+    assert (result["outcome"], result["stopped_by"], result["reason"]) == ("stopped", "time limit", "time limit")
+    assert run.saved() == [f"iter_{result['checkpoint']:07d}"]
+    status = run.after_slurm_forgot()
+    assert (status["phase"], status["stopped_by"], status["checkpoint"]) == (
+        "stopped",
+        "time limit",
+        result["checkpoint"],
+    )
+    assert re.search(r"time limit .* `launcher submit --resume small/\S+` continues it", status["detail"])
+
+
+def test_a_users_own_notice_is_honoured(user: User, cluster: VirtualCluster) -> None:
+    """It takes the place of the launcher's, for the script or for the ranks; its time counts."""
+    script = Started(user, cluster, "--time=60", "--sbatch", "signal=B:USR2@90", "--name", "script")
+    ranks = Started(user, cluster, "--time=60", "--sbatch", "signal=USR1@12", "--name", "ranks")
+    for run in (script, ranks):
+        assert "#SBATCH --signal=B:USR1@" not in (run.path / "sbatch.sh").read_text()
+    script.scontrol("EndTime=now+3")
+    script.signal("USR2", "--batch")
+    ranks.scontrol("EndTime=now+16")
+    ranks.signal("USR1")  # as Slurm does: to every task, and nothing to the script
+    assert script.result()["stopped_by"] == "time limit"
+    assert not (ranks.attempt("000") / "stop").exists(), "its script believes that the end is an hour away"
+    ranks.signal("USR1", "--batch")
+    assert ranks.result()["stopped_by"] == "time limit"
+    assert 5 < json.loads((ranks.attempt("000") / "notice.json").read_text())["left_s"] <= 12
+
+
+def test_a_cancelled_job_saves_nothing_unless_asked(user: User, cluster: VirtualCluster) -> None:
+    run = Started(user, cluster, "--name", "plain")
+    asked = Started(user, cluster, "--name", "asked", "toy.save_seconds=1")
+    signalled = Started(user, cluster, "--name", "signalled")
+    user.run("cancel", str(asked.path), "--checkpoint")
+    user.run("cancel", str(run.path))
+    signalled.signal("TERM")
+    result = run.result()
+    assert (result["outcome"], result["stopped_by"]) == ("stopped", "cancelled")
+    assert asked.result()["stopped_by"] == "asked"
+    assert signalled.result()["outcome"] == "failed"
+    assert (run.after_slurm_forgot()["phase"], run.saved()) == ("cancelled", [])
+    assert (asked.status()["phase"], len(asked.saved())) == ("stopped", 1)
+    assert (signalled.status()["phase"], signalled.saved()) == ("failed", [])
+
+
+def test_ranks_that_had_finished_when_the_job_was_ended(user: User, cluster: VirtualCluster) -> None:
+    """The job can write no verdict, and Slurm forgets it: the ranks' records say the rest."""
+    profile = user.directory / "clusters/virtual.toml"
+    profile.write_text(profile.read_text() + 'launcher_python = "/does/not/exist"\n')
+    run = Started(user, cluster, "toy.iters=60")
+    run.signal("STOP", "--batch")  # the script gets no further before the end of its job
+    records = run.attempt("000") / "ranks"
+    wait_until(lambda: len(list(records.glob("*.exit"))) == 2, "the ranks to finish", cluster)
+    cluster.run("scancel", run.job)
+    assert run.after_slurm_forgot()["phase"] == "finished"
+    assert not (run.attempt("000") / "result.json").exists()
