@@ -162,7 +162,7 @@ def _record(
         if decision.ckpt_step is not None:
             _set_aside(run, attempt, facts, decision.ckpt_step, overrides)
         # A requeue that Slurm refuses becomes a successor, so its options are written in either case.
-        write_text(attempt.successor, "".join(f"{line}\n" for line in (token, *_options(decision, token, policy))))
+        write_text(attempt.successor, "".join(f"{line}\n" for line in (token, *_options(run, decision, token, policy))))
     record: NextAttempt = {
         "version": 1,
         "time": time.time(),
@@ -178,9 +178,17 @@ def _record(
     return record
 
 
-def _options(decision: Decision, token: str, policy: Mapping[str, Any]) -> list[str]:
+def _comment(run: RunPaths, token: str) -> str:
+    """Return the comment of the run's job with another token: a site's own recovery reads the rest."""
+    plan = read_object(run.plan_file) or {}
+    comment = dict(plan.get("directives") or ()).get("comment")
+    before = plan.get("token")
+    return comment.replace(before, token) if comment and before else token
+
+
+def _options(run: RunPaths, decision: Decision, token: str, policy: Mapping[str, Any]) -> list[str]:
     """Return sbatch's options for a successor; those on its command line come before those in the script."""
-    options = [f"--comment={token}"]
+    options = [f"--comment={_comment(run, token)}"]
     exclude = [*([policy["exclude"]] if policy["exclude"] else []), *decision.exclude]
     if decision.exclude:
         options.append(f"--exclude={','.join(exclude)}")

@@ -47,7 +47,7 @@ def comment(token: str, profile: Value | None, user: Value | None) -> str:
     """Return the comment of the job: the token of its submission, beside what a site's own recovery reads.
 
     NVIDIA Mission Control reads the key `APS` of a JSON object; the token is then a key's value in the same object.
-    Raises SpecError for another comment.
+    Raises ConfigError for another comment.
     """
     merged: dict[str, object] = {}
     for origin, text in (("the profile's directives", profile), ("--sbatch", user)):
@@ -58,7 +58,7 @@ def comment(token: str, profile: Value | None, user: Value | None) -> str:
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            raise SpecError(
+            raise ConfigError(
                 "comment is managed by the launcher, which adds the submission's token to a JSON object only",
                 where=origin,
                 hint="""Such as: --sbatch 'comment={"APS": {"auto_resume_mode": "requeue"}}'.""",
