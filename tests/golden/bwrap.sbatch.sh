@@ -5,6 +5,7 @@
 #SBATCH --output=/home/ada/gpt/runs/small/20260921-120000-abcd/sbatch.log
 #SBATCH --open-mode=append
 #SBATCH --comment=launcher:20260921-120000-abcd:0123456789ab
+#SBATCH --signal=B:USR1@210
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
 #SBATCH --export=HOME,LANG,PATH,USER
@@ -150,9 +151,108 @@ step=(
     --output="$attempt_dir/logs/rank-%4t.log"
     "${container[@]}"
 )
-trap : INT TERM USR1 USR2 # a signal, also one of --sbatch signal=B:USR1@60, does not end this script before the verdict
-"${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log"
-status=$?
+
+# ---- notice: why the job ends. The ranks learn it from the file `stop`, the verdict from `notice.json`. Slurm signals
+# this script before the time limit (--signal=B:USR1@N, up to a minute early) and when it ends the job. Of a preemption it
+# signals the tasks alone; then step.sh leaves the file `signalled`.
+stop_s=150 # before the end the ranks are asked to save a checkpoint and to stop, but not in the first half
+half_s=$stop_s ended_by='' over=0 may_requeue=0
+notice=$attempt_dir/notice.json stop=$attempt_dir/stop signalled=$attempt_dir/signalled
+look() { # sets `why` (empty where nothing ends the job) and `left_s` until its end; fails if Slurm does not answer
+    local shown state end=''
+    why='' left_s=''
+    shown=$(SLURM_TIME_FORMAT=%s scontrol --oneliner show job "$SLURM_JOB_ID" 2>/dev/null) || return 1
+    [[ $shown =~ [[:space:]]JobState=([A-Z_]+) ]] || return 1
+    state=${BASH_REMATCH[1]}
+    [[ ! $shown =~ [[:space:]]Requeue=1[[:space:]] ]] || may_requeue=1
+    [[ ! $shown =~ [[:space:]]EndTime=([0-9]+) ]] || { end=${BASH_REMATCH[1]} && left_s=$((end - $(date +%s))); }
+    [[ -z $end || ! $shown =~ [[:space:]]StartTime=([0-9]+) ]] || half_s=$(((end - BASH_REMATCH[1]) / 2))
+    [[ $state == RUNNING || $state == SUSPENDED ]] || over=1 # Slurm starts no further step
+    if [[ $shown =~ [[:space:]]PreemptTime=[0-9] || $state == PREEMPTED ]]; then
+        why=preempted
+    elif [[ $shown =~ [[:space:]]Reason=TimeLimit[[:space:]] || $state == TIMEOUT || $state == DEADLINE ]]; then
+        why='time limit'
+    elif ((!over)); then
+        [[ -z $left_s ]] || ((left_s > stop_s || left_s > half_s)) || why='time limit'
+    elif [[ $shown =~ [[:space:]]Restarts=([0-9]+) ]] && ((BASH_REMATCH[1] > ${SLURM_RESTART_COUNT:-0})); then
+        case $(<"$attempt_dir/logs/srun.log") in
+            *"DUE TO PREEMPTION"*) why=preempted ;;
+            *"DUE TO NODE FAILURE"*) ;;
+            *) why=requeued ;;
+        esac
+    else
+        why=cancelled
+    fi
+}
+measure() { # raises `stop_s` to what the last save of this attempt shows
+    local line save_s=0
+    while read -r line; do
+        [[ $line != *'"event": "save"'* || ! $line =~ \"seconds\":\ ([0-9]+) ]] || save_s=${BASH_REMATCH[1]}
+    done < <(tail -n 50 "$attempt_dir/timeline.jsonl" 2>/dev/null)
+    ((stop_s >= save_s * 3 / 2 + 30)) || stop_s=$((save_s * 3 / 2 + 30))
+}
+watch() { # wakes this script when step.sh has seen a signal, and near the end of the job, which may have moved
+    local deadline='' left tick=0
+    trap - TERM INT USR1 USR2
+    ! look || [[ -z $left_s ]] || deadline=$((SECONDS + left_s))
+    while sleep 1 && kill -0 $$; do
+        left=$((deadline - SECONDS))
+        if [[ -e $signalled ]]; then
+            kill -s USR1 $$
+        elif [[ -n $deadline ]]; then
+            ((tick++ % 30 || left > 3600)) || measure
+            ((left <= stop_s && left <= half_s)) && look || continue
+            [[ -z $left_s ]] && deadline='' || deadline=$((SECONDS + left_s))
+            [[ -z $why || -e $stop ]] || kill -s USR1 $$
+        fi
+    done
+}
+on_signal() {
+    [[ ! -e $signalled ]] || terminated=1
+    measure
+    look || ((!terminated)) || why=signal # without an answer too much is saved rather than too little
+    if [[ -n $why && -z $ended_by ]]; then
+        ended_by=$why
+        printf '{"version": 1, "time": %s, "why": "%s", "left_s": %s}\n' "$(date +%s)" "$why" "${left_s:-null}" \
+            >"$notice.tmp" && mv -f "$notice.tmp" "$notice"
+    fi
+    if [[ -z $why ]] && ((!terminated)); then # the end of the job may have moved
+        kill "$watcher"
+        start_watch
+    elif [[ -e $stop ]]; then # asked already, perhaps by `launcher cancel --checkpoint`
+        rm -f "$signalled"
+    elif [[ -z $why ]]; then # srun ends the step after a failure, or a user does: a moment for the ranks' own records
+        : >"$signalled"
+        patience=${patience:-$((SECONDS + 3))}
+        ((SECONDS < patience)) || kill -s TERM "$srun"
+    elif [[ $why == cancelled ]]; then # each step.sh ends its program
+        rm -f "$signalled"
+    else
+        rm -f "$signalled"
+        echo "launcher: $why: the ranks are asked to save and to stop" >&2
+        echo "$why" >"$stop.tmp" && mv -f "$stop.tmp" "$stop"
+    fi
+}
+start_watch() {
+    watch >/dev/null 2>&1 &
+    watcher=$!
+    disown
+}
+woken=0 terminated=0 patience=''
+trap 'woken=1' USR1 USR2
+trap 'woken=1 terminated=1' TERM
+trap : INT
+"${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log" &
+srun=$!
+start_watch
+while :; do
+    woken=0
+    wait "$srun"
+    status=$?
+    ((woken)) || break # else a signal has ended `wait`; bash keeps the status of srun for the next one
+    on_signal
+done
+kill "$watcher"
 
 # ---- resources: srun reads those of the job from its variables; the steps below take one task each, and no GPU count
 clear_resources
@@ -161,19 +261,26 @@ clear_resources
 one=(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10)
 verdict=("$run_dir/code/launcher/job/result.py" "$run_dir" "$LAUNCHER_ATTEMPT" 16 "$status")
 no_gpus=(--gres=none) # else the controller asks for all GPUs of the job on the one node
-# A container's hooks may need the GPUs. Where no container starts, the launcher's own interpreter writes the verdict.
-inside=("${container[@]}" "${enter_run[@]}" python3 "${verdict[@]}")
-word=$("${one[@]}" "${inside[@]}" 2>>"$attempt_dir/logs/verdict.log")
-[[ -n $word ]] || word=$("${one[@]}" "${no_gpus[@]}" "${inside[@]}" 2>>"$attempt_dir/logs/verdict.log")
-[[ -n $word ]] || word=$("${one[@]}" "${no_gpus[@]}" /opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/verdict.log")
+word=''
+if ((!over)); then
+    # A container's hooks may need the GPUs.
+    inside=("${container[@]}" "${enter_run[@]}" python3 "${verdict[@]}")
+    word=$("${one[@]}" "${inside[@]}" 2>>"$attempt_dir/logs/verdict.log")
+    [[ -n $word ]] || word=$("${one[@]}" "${no_gpus[@]}" "${inside[@]}" 2>>"$attempt_dir/logs/verdict.log")
+fi
+# Where no step and no container starts, the launcher's own interpreter writes it.
+[[ -n $word ]] || word=$(/opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/verdict.log")
 
 # ---- clean up: remove the unpacked image from each node; containers of cancelled jobs are removed by later jobs
 each=(
     srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --nodelist="$nodelist"
     --export="$export" --input=none --time=10 --overcommit "${no_gpus[@]}"
 )
-"${each[@]}" bash "$run_dir/enter.sh" remove "$container_name" 2>>"$attempt_dir/logs/verdict.log"
+((over)) || "${each[@]}" bash "$run_dir/enter.sh" remove "$container_name" 2>>"$attempt_dir/logs/verdict.log"
 word=${word##*$'\n'}
+if [[ $word == stopped && $ended_by == preempted ]] && ((may_requeue && !over)); then
+    scontrol requeue "$SLURM_JOB_ID" # Slurm itself does so only if the job still runs when its grace time is over
+fi
 case $word in
     finished) exit 0 ;;
     stopped | failed | diverged) exit 1 ;;

@@ -2,6 +2,7 @@
 # What one task executes, the same file with every backend: its rank, its environment, the program, the program's end.
 # The arguments are in argv.json beside this file; no text of the user's passes through a shell.
 set -u
+trap '' USR1 USR2 # sites and users let Slurm send these to every process of a step; they end neither this nor the program
 umask 077
 run_dir=$(cd -- "${BASH_SOURCE[0]%/*}" && pwd) || exit 2
 
@@ -32,15 +33,35 @@ case $RANK in
         command=(/opt/python/bin/python3 "$run_dir/code/launcher/job/profiling/nsys.py" "${command[@]}")
         ;;
 esac
-# This shell stays, to record the end of a program that cannot do so itself (killed, os._exit).
-trap : INT TERM HUP USR1 USR2
+# This shell stays, to record the end of a program that cannot do so itself (killed, os._exit). Whether SIGTERM means to
+# save and stop or to end, only Slurm's controller knows: sbatch.sh asks it once the file `signalled` is there.
+reader=''
+on_term() {
+    [[ -n ${SLURM_PROCID-} ]] || return
+    [[ -e $attempt_dir/signalled ]] || : >"$attempt_dir/signalled"
+    [[ -z $reader ]] || return
+    end_if_cancelled >/dev/null 2>&1 &
+    reader=$!
+    disown
+}
+end_if_cancelled() {
+    trap '' TERM
+    until [[ -e $attempt_dir/notice.json ]]; do sleep 1; done
+    [[ $(<"$attempt_dir/notice.json") != *'"cancelled"'* || -e $attempt_dir/stop ]] || kill -s KILL "$program"
+}
+trap : INT HUP
+trap on_term TERM
 "${command[@]}" &
 program=$!
 while :; do
     wait "$program"
     status=$?
-    kill -0 "$program" 2>/dev/null || break # a signal to this shell ends `wait`, not the program
+    kill -0 "$program" 2>/dev/null && continue # a signal to this shell ends `wait`, not the program
+    wait "$program" # bash keeps its status
+    status=$?
+    break
 done
+[[ -z $reader ]] || kill -s KILL "$reader" 2>/dev/null
 printf -v record '%s/ranks/%04d.exit' "$attempt_dir" "$RANK"
 now=${EPOCHREALTIME:-$(date +%s)}
 echo "$status ${now/,/.} ${HOSTNAME:-unknown}" >"$record.tmp" && mv -f "$record.tmp" "$record"
