@@ -27,6 +27,7 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
 
+from launcher.discovery.recipe import BridgeRecipe  # noqa: E402 - likewise
 from tools import hub_standins  # noqa: E402 - from the checkout that this file lies in
 
 KEYS = {
@@ -92,16 +93,67 @@ def generate() -> dict[str, Any]:
         "keys": KEYS,
         "shadowed": shadowed,
         "recipes": dict(sorted(entries.items())),
+        "shipped": _shipped(),
     }
 
 
 def render(index: dict[str, Any]) -> str:
     """JSON with one recipe on a line, so that a change of version reads well as a diff."""
-    lines = [
-        f"  {json.dumps(name)}: {json.dumps(entry, separators=(',', ':'))}" for name, entry in index["recipes"].items()
-    ]
     head = [f" {json.dumps(name)}: {json.dumps(index[name])}," for name in ("bridge", "keys", "shadowed")]
-    return "\n".join(["{", *head, ' "recipes": {', ",\n".join(lines), " }", "}", ""])
+    parts = [part for name in ("recipes", "shipped") for part in (f' "{name}": {{', _lines(index[name]), " },")]
+    return "\n".join(["{", *head, *parts[:-1], " }", "}", ""])
+
+
+def _lines(entries: dict[str, Any]) -> str:
+    return ",\n".join(
+        f"  {json.dumps(name)}: {json.dumps(entry, separators=(',', ':'))}" for name, entry in entries.items()
+    )
+
+
+_OTHER_VALUES = {"adapter": "dora", "moe_token_dispatcher_type": "deepep"}
+"""For each parameter of a shipped recipe, a value besides its default; all others take paths."""
+
+
+def _shipped() -> dict[str, Any]:
+    """Describe the recipe files that the launcher ships, by their content: a copy of one is known as well.
+
+    A value is there if the recipe decides it whatever its arguments are; `altered_by` names, for each value that is
+    not, the parameters that another value of which changes it.
+    """
+    from launcher.discovery.recipe import read_recipe
+    from launcher.discovery.recipe_index import content_digest
+
+    entries = {}
+    for path in sorted((_ROOT / "recipes").glob("*.py")):
+        recipe = read_recipe(str(path), _ROOT)
+        assert not isinstance(recipe, BridgeRecipe)
+        said = {"file": path.name, "parameters": list(recipe.parameters)}
+        entries[content_digest(recipe)] = _without_none({**said, **_of_file(path, recipe.required)})
+    return entries
+
+
+def _of_file(path: Path, required: tuple[str, ...]) -> dict[str, Any]:
+    sys.path.insert(0, str(path.parent))
+    try:
+        return _decided_for_all(importlib.import_module(path.stem).configure, required)
+    except ImportError as error:  # a recipe for another release of Bridge
+        return {"not_run": _reason(error)}
+    finally:
+        sys.path.remove(str(path.parent))
+
+
+def _decided_for_all(function: Callable[..., Any], required: tuple[str, ...]) -> dict[str, Any]:
+    needed = {name: _ROOT / "configs" / "models" for name in required}
+    plain = _decided(lambda: function(**needed))
+    altered: dict[str, list[str]] = {}
+    for name in inspect.signature(function).parameters:
+        other = _OTHER_VALUES.get(name) or str(_ROOT / "configs")
+        changed = _decided(lambda: function(**{**needed, name: other}))  # noqa: B023 called at once
+        for short in KEYS:
+            if plain.get(short) != changed.get(short):
+                altered.setdefault(short, []).append(name)
+    decided = {key: value for key, value in plain.items() if key not in ("asks_hub", "tokenizer") or not required}
+    return {**decided, "altered_by": altered}
 
 
 def _make_importable() -> None:

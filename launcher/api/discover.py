@@ -19,7 +19,7 @@ from launcher.discovery.code_files import code_digest, code_files
 from launcher.discovery.host import HostContext, detect_host
 from launcher.discovery.image import Image, resolve_image
 from launcher.discovery.recipe import BridgeRecipe, Recipe, read_recipe
-from launcher.discovery.recipe_index import IndexMatch, lookup, with_index_info
+from launcher.discovery.recipe_index import IndexMatch, lookup, lookup_file, with_index_info
 from launcher.discovery.saves import longest_save_s
 from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
 from launcher.planning import arguments, assignments, backend_choice, container, index_info, overrides, run_paths
@@ -85,7 +85,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         code=code,
         code_digest=code_digest(code, own_entrypoint=not own_program),
         bridge=release.version if own_program else None,
-        knowledge=index_info.knowledge_of(match, parsed, arguments.sizes(keywords, parsed), files),
+        knowledge=index_info.knowledge_of(match, parsed, stated, arguments.sizes(keywords, parsed), files),
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
         recipe_text=resumed.plan["recipe"] if resumed else None,
@@ -145,10 +145,12 @@ def _with_python(request: Request, host: HostContext) -> Request:
 
 
 def _match(recipe: Recipe, request: Request, release: BridgeRelease) -> IndexMatch | None:
-    """Return what the index has of a Bridge recipe of the release that the job will find."""
-    if not isinstance(recipe, BridgeRecipe) or request.entrypoint is not None:
+    """Return what the index has of a Bridge recipe, or of a file that the launcher ships, for the job's release."""
+    if request.entrypoint is not None:
         return None
-    return lookup(recipe.name, release.version)
+    if isinstance(recipe, BridgeRecipe):
+        return lookup(recipe.name, release.version)
+    return lookup_file(recipe, release.version)
 
 
 def _named_files(

@@ -1,10 +1,12 @@
 """The index of Megatron Bridge's recipes, read from files that tools/bridge_recipes.py has generated."""
 
+import ast
 import functools
+import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from launcher._util.errors import RecipeError
 from launcher._util.resources import resource
 from launcher.contract.recipe_arguments import successors
 from launcher.contract.values import nearest
-from launcher.discovery.recipe import BridgeRecipe
+from launcher.discovery.recipe import BridgeRecipe, RecipeFile
 
 _DIRECTORY = "configs/bridge"
 
@@ -53,6 +55,9 @@ class IndexedRecipe:
     elsewhere: bool = False
     """Whether `bridge:` cannot name it: Bridge has the function, but its package does not export it."""
 
+    altered_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For each value that depends on the recipe's arguments, by key, the parameters that change it."""
+
 
 @dataclass(frozen=True)
 class Index:
@@ -60,6 +65,8 @@ class Index:
 
     version: str
     recipes: Mapping[str, IndexedRecipe]
+    shipped: Mapping[str, IndexedRecipe] = field(default_factory=dict)
+    """The recipe files that the launcher ships, by `content_digest`."""
 
     def require(self, name: str) -> IndexedRecipe:
         """Return the recipe of that name. Raises RecipeError with the nearest names if there is none."""
@@ -142,6 +149,47 @@ def lookup(name: str, version: str | None) -> IndexMatch:
     return IndexMatch(index.version, None, (text,))
 
 
+def lookup_file(recipe: RecipeFile, version: str | None) -> IndexMatch | None:
+    """Look up a recipe file that the launcher ships, or an unchanged copy; None for any other, and another release.
+
+    `version` is the release that the job will find, None if it is unknown.
+    """
+    plain = None if version in (None, "unknown") else str(version).partition("+")[0]
+    if recipe.function != "configure" or plain not in (None, *versions()):
+        return None
+    index = load_index(plain)
+    found = index.shipped.get(content_digest(recipe))
+    return IndexMatch(index.version, found) if found is not None else None
+
+
+def content_digest(recipe: RecipeFile) -> str:
+    """Return a digest of the recipe's file, and of the files beside it that it imports. Raises OSError."""
+    digest = hashlib.sha256()
+    seen: set[Path] = set()
+    waiting = [recipe.path]
+    beside = {path.stem: path for path in recipe.beside}
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        content = path.read_bytes()
+        digest.update(hashlib.sha256(content).digest())
+        waiting += sorted(beside[name] for name in _imported(content) if name in beside)
+    return digest.hexdigest()[:32]
+
+
+def _imported(content: bytes) -> set[str]:
+    """Return the top-level names of the modules that a file imports anywhere."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
 def with_index_info(recipe: BridgeRecipe, index_match: IndexMatch | None) -> BridgeRecipe:
     """Return the recipe with parameters and task from the index; unchanged if the index has no entry."""
     if index_match is None or index_match.recipe is None:
@@ -178,7 +226,11 @@ def _read(path: Path) -> Index:
     for name, entry in entries.items():
         alias_of = entry.get("alias_of")
         recipes[name] = _recipe(name, entries[alias_of] if alias_of else entry, keys, alias_of)
-    return Index(content["bridge"], recipes)
+    shipped = {
+        digest: _recipe(entry["file"], {"package": "launcher", "module": entry["file"], "family": "", **entry}, keys, None)
+        for digest, entry in content["shipped"].items()
+    }
+    return Index(content["bridge"], recipes, shipped)
 
 
 def _recipe(name: str, entry: dict[str, Any], keys: dict[str, str], alias_of: str | None) -> IndexedRecipe:
@@ -201,4 +253,5 @@ def _recipe(name: str, entry: dict[str, Any], keys: dict[str, str], alias_of: st
         alias_of=alias_of,
         not_run=entry.get("not_run"),
         elsewhere=entry.get("elsewhere", False),
+        altered_by={keys[short]: tuple(names) for short, names in entry.get("altered_by", {}).items()},
     )

@@ -12,21 +12,34 @@ from launcher.planning.overrides import known_values
 
 
 def knowledge_of(
-    index_match: IndexMatch | None, overrides: Iterable[Override], stated: Mapping[str, Any], files: TrainingFiles
+    index_match: IndexMatch | None,
+    overrides: Iterable[Override],
+    arguments: Iterable[str],
+    stated: Mapping[str, Any],
+    files: TrainingFiles,
 ) -> FromIndex | FromOverrides:
-    """Return the known facts about a recipe that was not run; `stated` holds the values that its arguments set."""
+    """Return the known facts about a recipe that was not run.
+
+    `arguments` are the names of those that it gets, `stated` the values by key that they are known to set.
+    """
     overrides = tuple(overrides)
     if index_match is None:
         return FromOverrides(stated, files)
-    values = {**_values_of(index_match, overrides), **stated}
+    values = {**_values_of(index_match, overrides, frozenset(arguments)), **stated}
     return FromIndex(index_match, values, _env_of(index_match, overrides), files)
 
 
-def _values_of(index_match: IndexMatch, overrides: Iterable[Override]) -> Mapping[str, Any]:
-    """Return the recipe's values by key, without those that an override replaces, even by a value known only later."""
+def _values_of(
+    index_match: IndexMatch, overrides: Iterable[Override], arguments: frozenset[str]
+) -> Mapping[str, Any]:
+    """Return the recipe's values by key, without those that an argument changes or that an override replaces.
+
+    A replaced one is unknown here even where its new value is known only in the job.
+    """
     if index_match.recipe is None:
         return {}
     replaced = {override.key for override in overrides}
+    replaced |= {key for key, names in index_match.recipe.altered_by.items() if arguments.intersection(names)}
     values = index_match.recipe.values
     return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & replaced}
 

@@ -31,7 +31,7 @@ def plan(*changes: str, known: IndexMatch = KNOWN, **request: Any) -> Plan:
             arguments={},
             overrides=overrides,
             code=(),
-            knowledge=index_info.knowledge_of(known, overrides, {}, TrainingFiles()),
+            knowledge=index_info.knowledge_of(known, overrides, (), {}, TrainingFiles()),
         )
     )
 
