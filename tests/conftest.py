@@ -1,6 +1,7 @@
 """Fixtures for all tests: a real Slurm where its programs are installed."""
 
 import contextlib
+import os
 from collections.abc import Callable, Generator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +32,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """A quick test is held to it."""
     with contextlib.contextmanager(tiers.guarded)(item):
         return (yield)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Answers of checks are not kept in the home directory."""
+    os.environ["LAUNCHER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

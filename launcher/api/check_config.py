@@ -9,6 +9,7 @@ from typing import Any
 
 from launcher._util.errors import CommandError, RequestError
 from launcher._util.shell import LocalShell, Shell
+from launcher.api.check_cache import CheckCache
 from launcher.api.discover import Discovered
 from launcher.api.progress import Progress
 from launcher.backends import entrypoint_call
@@ -31,23 +32,31 @@ def check_config(found: Discovered, progress: Progress, shell: Shell | None = No
     """
     task = plan_task(found.inputs)
     require_sources(mount.source for mount in task.mounts)
-    progress.info("checking the configuration with the recipe itself (--no-check-config leaves this out)")
     request = entrypoint_request(found, task)
     recipe = request["recipe"]
-    with _call(found, task, progress) as call:
-        if "path" in recipe:
-            inside: RecipeFileRequest = {"path": call.path_inside(recipe["path"]), "function": recipe["function"]}
-            request["recipe"] = inside
-        result = (shell or LocalShell()).run(
-            call.argv, input=json.dumps(request), env=call.env, check=False, timeout_s=_TIMEOUT_S
-        )
-    answer = _answer(result.stdout)
-    if answer is None:
-        words = result.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-        raise CommandError(f"the configuration check ended with status {result.status}: {words[0]}")
-    if not answer["ok"]:
-        text, where = (call.own_paths(answer.get(key)) for key in ("error", "where"))
-        raise RequestError(text or "", where=where, hint=answer.get("hint"))
+    cache = CheckCache(found, task, request, task_environment(found, task))
+    kept = cache.read()
+    answer: dict[str, Any] | None
+    if kept is not None:
+        answer, checked = kept
+        progress.info(f"nothing has changed since the check of {checked}, and its answer is used")
+    else:
+        progress.info("checking the configuration with the recipe itself (--no-check-config leaves this out)")
+        with _call(found, task, progress) as call:
+            if "path" in recipe:
+                inside: RecipeFileRequest = {"path": call.path_inside(recipe["path"]), "function": recipe["function"]}
+                request["recipe"] = inside
+            result = (shell or LocalShell()).run(
+                call.argv, input=json.dumps(request), env=call.env, check=False, timeout_s=_TIMEOUT_S
+            )
+        answer = _answer(result.stdout)
+        if answer is None:
+            words = result.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+            raise CommandError(f"the configuration check ended with status {result.status}: {words[0]}")
+        if not answer["ok"]:
+            text, where = (call.own_paths(answer.get(key)) for key in ("error", "where"))
+            raise RequestError(text or "", where=where, hint=answer.get("hint"))
+        cache.write(answer)
     for text in answer.get("notes", ()):
         progress.info(f"note: {text}")
     for text in answer.get("warnings", ()):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher._util.errors import RequestError
 from launcher._util.user_paths import require_directory
 from launcher.api.discover import Discovered, Intent, discover
 from launcher.api.progress import Progress, Silent
@@ -19,9 +20,9 @@ from launcher.planning.make import make_plan
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
 
-CheckPolicy = Literal["never", "if asked", "if possible"]
-"""Whether to run the recipe first: only where the request says so, or wherever the training stack is at hand unless the
-request forbids it."""
+CheckPolicy = Literal["never", "if asked", "if unknown", "if possible"]
+"""Whether to run the recipe first: where the request says so; besides, unless it forbids it, where the training stack
+is at hand, "if unknown" only for a recipe that the index does not describe."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,13 @@ def prepare_plan(
     plan = make_plan(found.inputs)
     require_sources(mount.source for mount in plan.mounts)
     require_directory(Path(plan.run_dir).parent, "--run-root")
+    if plan.guesses and check != "never" and intent == "submit" and found.inputs.request.check_config is None:
+        raise RequestError(
+            f"the recipe was not run, and the job depends on what it decides: {'; '.join(plan.guesses)}",
+            where=plan.recipe,
+            hint="State these values as overrides, plan where the training stack or an image with it is at hand, or "
+            "let the guesses stand: --no-check-config.",
+        )
     return PreparedPlan(plan, found.inputs, found.resumed, found.release)
 
 
@@ -84,6 +92,8 @@ def _wants_check(found: Discovered, policy: CheckPolicy) -> bool:
     asked = found.inputs.request.check_config
     if policy == "never" or asked is not None or policy == "if asked":
         return policy != "never" and bool(asked)
+    if policy == "if unknown" and found.inputs.knowledge.recipe_is_known:
+        return False
     from launcher.api.check_config import stack_is_here
 
     return found.inputs.request.entrypoint is None and stack_is_here(found)

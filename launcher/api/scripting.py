@@ -155,7 +155,9 @@ def plan(
     `recipe` is a path, a `bridge:NAME` or a job file; `assignments` are its arguments and overrides, KEY=VALUE.
     Without `command` the plan is that of `run`, or of `submit` where `run` is impossible. Raises RequestError.
     """
-    return prepare_plan(_request(recipe, assignments, options), command or "plan", progress=_Logged())
+    return prepare_plan(
+        _request(recipe, assignments, options), command or "plan", check="if unknown", progress=_Logged()
+    )
 
 
 def submit(recipe: str | Path | None = None, *assignments: str, **options: Unpack[RunOptions]) -> Run:

@@ -227,7 +227,9 @@ def _read(path: Path) -> Index:
         alias_of = entry.get("alias_of")
         recipes[name] = _recipe(name, entries[alias_of] if alias_of else entry, keys, alias_of)
     shipped = {
-        digest: _recipe(entry["file"], {"package": "launcher", "module": entry["file"], "family": "", **entry}, keys, None)
+        digest: _recipe(
+            entry["file"], {"package": "launcher", "module": entry["file"], "family": "", **entry}, keys, None
+        )
         for digest, entry in content["shipped"].items()
     }
     return Index(content["bridge"], recipes, shipped)

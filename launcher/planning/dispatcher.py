@@ -38,6 +38,8 @@ class Dispatcher:
     variables: tuple[Variable, ...] = ()
     warnings: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
+    guesses: tuple[str, ...] = ()
+    """Those of `unchecked` on which it depends whether the run works."""
 
 
 def name_of(values: Mapping[str, Any]) -> str | None:
@@ -73,7 +75,8 @@ def plan_dispatcher(
         return Dispatcher(name)
     if name is None:
         matters = _without_mlx5(cluster) or cluster.nvlink_domain_nodes > 1
-        return Dispatcher(unchecked=(f"{TYPE_KEY}: the recipe decides, and not each works here",) if matters else ())
+        unknown = (f"{TYPE_KEY}: the recipe decides, and not each works here",) if matters else ()
+        return Dispatcher(unchecked=unknown, guesses=unknown)
     if name == "deepep" and cluster.gpu in _GRACE:
         return _on_grace(cluster.gpu or "", stated=stated)
     if name == "hybridep":

@@ -24,6 +24,8 @@ class FabricPlan:
     segment: int | None
     warnings: tuple[str, ...]
     unchecked: tuple[str, ...]
+    guesses: tuple[str, ...]
+    """Those of `unchecked` on which the job depends: its nodes, or whether it works at all."""
 
 
 def plan_fabric(inputs: PlanInputs, layout: RankLayout, overridden: Mapping[str, Any]) -> FabricPlan:
@@ -46,6 +48,7 @@ def plan_fabric(inputs: PlanInputs, layout: RankLayout, overridden: Mapping[str,
         segment=placed.segment,
         warnings=(*net.warnings, *experts.warnings, *placed.warnings),
         unchecked=(*net.unchecked, *experts.unchecked, *placed.unchecked),
+        guesses=(*experts.guesses, *placed.guesses),
     )
 
 

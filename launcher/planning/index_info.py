@@ -29,9 +29,7 @@ def knowledge_of(
     return FromIndex(index_match, values, _env_of(index_match, overrides), files)
 
 
-def _values_of(
-    index_match: IndexMatch, overrides: Iterable[Override], arguments: frozenset[str]
-) -> Mapping[str, Any]:
+def _values_of(index_match: IndexMatch, overrides: Iterable[Override], arguments: frozenset[str]) -> Mapping[str, Any]:
     """Return the recipe's values by key, without those that an argument changes or that an override replaces.
 
     A replaced one is unknown here even where its new value is known only in the job.

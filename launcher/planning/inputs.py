@@ -35,6 +35,11 @@ class FromOverrides:
         """The recipe's env_vars: unknown."""
         return None
 
+    @property
+    def recipe_is_known(self) -> bool:
+        """Whether it is known what the recipe decides."""
+        return False
+
 
 @dataclass(frozen=True)
 class FromIndex:
@@ -50,6 +55,11 @@ class FromIndex:
 
     files: TrainingFiles = field(default=TrainingFiles())
     """What exists of the files that the arguments name."""
+
+    @property
+    def recipe_is_known(self) -> bool:
+        """Whether it is known what the recipe decides: the index may cover only its name, or be of another release."""
+        return self.match.recipe is not None and self.match.recipe.not_run is None
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,11 @@ class FromCheck:
     def env(self) -> Mapping[str, str]:
         """The recipe's env_vars."""
         return self.resolved.get("env_vars") or {}
+
+    @property
+    def recipe_is_known(self) -> bool:
+        """Whether it is known what the recipe decides."""
+        return True
 
 
 ConfigKnowledge = FromOverrides | FromIndex | FromCheck

@@ -65,6 +65,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         warnings=(*_warnings(inputs, task), *task.fabric.warnings, *task.preflight.warnings),
         code_digest=inputs.code_digest,
         bridge=inputs.bridge,
+        guesses=task.fabric.guesses,
         memory=task.preflight.memory,
         checkpoints=task.preflight.checkpoints,
     )
@@ -92,8 +93,17 @@ def _of_recipe(inputs: PlanInputs) -> tuple[str, ...]:
     return (*(f"{key}: the recipe decides" for key in sizes), "the recipe's env_vars", "the recipe's own values")
 
 
+_NOT_CHECKED = (
+    "NOT CHECKED: the recipe was not run, so what it decides is unknown: parallel sizes, batch sizes, dispatcher, "
+    "env_vars, memory. It is run where the training stack is installed, or an image with it can be entered"
+)
+
+
 def _warnings(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
     found = [*assignments.replaced_warnings(inputs.request.assignments)]
+    unasked = inputs.request.check_config is None and inputs.request.entrypoint is None
+    if unasked and inputs.backend.own_job and not inputs.knowledge.recipe_is_known:
+        found.append(_NOT_CHECKED)
     found += [
         f"{variable.name}: {variable.origin} overrides {', '.join(origin for origin, _ in variable.overridden)}"
         for variable in task.environment

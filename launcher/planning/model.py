@@ -150,6 +150,8 @@ class Plan:
     """The release of Megatron Bridge that the job finds; None where it is unknown."""
     changes: tuple[Change, ...] = ()
     """What a resume changes, compared with the attempt before."""
+    guesses: tuple[str, ...] = ()
+    """What is unknown and changes the job: a wrong guess costs its time in the queue."""
     memory: dict[str, Any] | None = None
     """The estimate of launcher/planning/memory in bytes; None where nothing was checked, or no formula fits."""
     checkpoints: dict[str, Any] | None = None

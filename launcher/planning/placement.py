@@ -31,6 +31,8 @@ class Placement:
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
+    guesses: tuple[str, ...] = ()
+    """Those of `unchecked` that decide the segment."""
 
 
 def plan_placement(
@@ -61,11 +63,14 @@ def plan_placement(
     warnings = () if with_context else (_context_warning(sizes, cluster),)
     segment = with_context or segment
     if segment == 1:
-        return Placement(None, (*lines, "segment: none is needed, no group is larger than a node"), warnings, unknown)
+        said = (
+            "segment: not known to be needed" if unknown else "segment: none is needed, no group is larger than a node"
+        )
+        return Placement(None, (*lines, said), warnings, unknown, unknown)
     used = cluster.nvlink_domain_nodes // segment * segment
     whole = cluster.nvlink_domain_nodes
     said = f"segment {segment} nodes: no TP or EP group leaves its NVLink domain ({used} of its {whole} nodes are used)"
-    return Placement(segment, (*lines, said), warnings, unknown)
+    return Placement(segment, (*lines, said), warnings, unknown, unknown)
 
 
 def smallest_segment(layout: RankLayout, sizes: Mapping[str, int], domain_nodes: int) -> int:

@@ -90,6 +90,7 @@ def user_of(directory: Path, cluster: VirtualCluster | None = None) -> User:
     (directory / "small.py").write_text(RECIPE)
     base = cluster.environment if cluster else dict(os.environ)
     environ = {name: value for name, value in base.items() if not name.startswith(("LAUNCHER", "SBATCH", "SRUN"))}
+    environ |= {"LAUNCHER_CACHE": str(directory / "cache")}
     environ |= {"LAUNCHER_CLUSTERS": str(directory / "clusters"), "LAUNCHER_CLUSTER": "virtual" if cluster else "local"}
     environ.pop("SLURM_JOB_ID", None)
     return User(directory, environ)

@@ -34,3 +34,16 @@ def test_submit_checks_before_it_queues(tmp_path: Path, slurm_cluster: VirtualCl
     assert "global" in done.stderr.lower()
     assert sorted(tmp_path.rglob("*")) == before
     assert slurm_cluster.run("squeue", "--noheader").stdout == ""
+
+
+def test_an_unchanged_recipe_is_not_checked_again(tmp_path: Path) -> None:
+    user = user_of(tmp_path)
+    (tmp_path / "mine.py").write_text(Path(VANILLA).read_text() + "\nfrom sizes import ITERATIONS\n")
+    (tmp_path / "sizes.py").write_text("ITERATIONS = 3\n")
+    asked = ("plan", "mine.py", "--cluster", "local", "--python", warm_python())
+    first, second = (user.run(*asked) for _ in range(2))
+    assert "checking the configuration" in first.stderr
+    assert "nothing has changed since the check of" in second.stderr
+    (tmp_path / "sizes.py").write_text("ITERATIONS = 4\n")
+    assert "checking the configuration" in user.run(*asked).stderr
+    assert "checking the configuration" in user.run(*asked, "train.train_iters=4").stderr

@@ -34,7 +34,7 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.cli.progress import TerminalProgress
 
     request = arguments.read_request(parsed)
-    prepared = prepare_plan(request, parsed.purpose or "plan", progress=TerminalProgress())
+    prepared = prepare_plan(request, parsed.purpose or "plan", check="if unknown", progress=TerminalProgress())
     show(prepared.plan, as_json=parsed.json, with_scripts=parsed.script)
     return 0
 
@@ -51,10 +51,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, command: Literal["run", "
 def prepare_or_show(
     parsed: argparse.Namespace, command: Literal["run", "submit"], check: "CheckPolicy", progress: "TerminalProgress"
 ) -> "PreparedPlan | None":
-    """Return the plan of `run` or `submit`. With --dry-run print it without a check and return None."""
+    """Return the plan of `run` or `submit`. With --dry-run print it, as `launcher plan` does, and return None."""
     from launcher.api.prepare_plan import prepare_plan
 
-    check = "never" if parsed.dry_run else check
+    check = "if unknown" if parsed.dry_run else check
     prepared = prepare_plan(arguments.read_request(parsed), command, check=check, progress=progress)
     if not parsed.dry_run:
         return prepared

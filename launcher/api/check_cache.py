@@ -1,0 +1,127 @@
+"""Answers of --check-config, kept for as long as nothing that they depend on has changed: files count by content."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from launcher._util.version import __version__
+from launcher.api.discover import Discovered
+from launcher.contract import files
+from launcher.contract.records import CheckRequest
+from launcher.discovery.recipe import RecipeFile
+from launcher.planning.task import TaskPlan
+
+_KEPT = 200
+_MOST_FILES = 2000
+
+
+class CheckCache:
+    """The kept answer to one request.
+
+    It lies in the directory LAUNCHER_CACHE, else ~/.cache/megatron-launcher (below XDG_CACHE_HOME if that is set), and
+    only its user can read it.
+    """
+
+    def __init__(self, found: Discovered, task: TaskPlan, request: CheckRequest, env: Mapping[str, str]) -> None:
+        environ = found.inputs.host.environ
+        home = environ.get("XDG_CACHE_HOME") or f"{environ.get('HOME', '~')}/.cache"
+        own = environ.get("LAUNCHER_CACHE") or f"{home}/megatron-launcher"
+        self._directory = Path(own).expanduser() / "checks"
+        try:
+            self._path: Path | None = self._directory / f"{_digest(found, task, request, env)}.json"
+        except (OSError, _TooManyError):
+            self._path = None
+
+    def read(self) -> tuple[dict[str, Any], str] | None:
+        """Return the answer, and when it was given; None if there is none that counts."""
+        if self._path is None:
+            return None
+        answer = files.read_object(self._path)
+        if answer is None or answer.get("ok") is not True:
+            return None
+        try:
+            given = time.localtime(self._path.stat().st_mtime)
+        except OSError:
+            return None
+        return answer, time.strftime("%Y-%m-%d %H:%M", given)
+
+    def write(self, answer: Mapping[str, Any]) -> None:
+        """Keep the answer; without space or permission nothing is kept."""
+        if self._path is None:
+            return
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            files.write_text(self._path, json.dumps(answer), mode=0o600)
+            kept = sorted(self._directory.glob("*.json"), key=lambda path: path.stat().st_mtime)
+            for path in kept[:-_KEPT]:
+                path.unlink(missing_ok=True)
+        except OSError:
+            return
+
+
+class _TooManyError(Exception):
+    """So many files that reading them would take longer than it may save."""
+
+
+def _digest(found: Discovered, task: TaskPlan, request: CheckRequest, env: Mapping[str, str]) -> str:
+    """Return a digest of all that the answer depends on. Raises OSError, _TooManyError."""
+    image = found.inputs.image
+    if image is not None and image.digest is None:
+        raise _TooManyError  # the content of the image was never computed
+    python = found.release.python or found.inputs.host.python
+    known = {
+        "launcher": __version__,
+        "request": request,
+        "environment": sorted(env.items()),
+        "image": image.digest if image else None,
+        "release": found.release.version,
+        "python": [python, *_packages(python)] if image is None else None,
+        "code": _contents([Path(source) for _target, source in task.code]),
+        "beside": _contents(_sources(found.inputs.recipe.path.parent))
+        if isinstance(found.inputs.recipe, RecipeFile)
+        else None,
+        "named": [_state(path) for path in _named(request)],
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def _packages(python: str) -> list[tuple[str, int]]:
+    """Return when something was last installed for the interpreter."""
+    root = Path(python).parent.parent / "lib"
+    return [(str(path), path.stat().st_mtime_ns) for path in sorted(root.glob("python*/site-packages"))]
+
+
+def _contents(paths: Iterable[Path]) -> list[tuple[str, str]]:
+    return [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
+
+
+def _sources(directory: Path) -> list[Path]:
+    """Return the Python files below the recipe's directory, which it can import."""
+    found = []
+    for root, directories, names in os.walk(directory):
+        directories[:] = sorted(name for name in directories if not name.startswith(".") and name != "__pycache__")
+        found += [Path(root, name) for name in sorted(names) if name.endswith(".py")]
+        if len(found) + len(directories) > _MOST_FILES:
+            raise _TooManyError
+    return found
+
+
+def _named(request: CheckRequest) -> Iterator[Path]:
+    """Yield the paths among the values of arguments and overrides that exist, with what lies in directories."""
+    texts = [*request["arguments"].values(), *(str(one) for one in request["options"].values())]
+    texts += [value for record in request["overrides"] for value in record.values() if isinstance(value, str)]
+    for text in texts:
+        value = text.rpartition("=")[2].strip("'\"")
+        path = Path(value)
+        if value.startswith("/") and path.exists():
+            yield path
+            yield from sorted(path.iterdir()) if path.is_dir() else ()
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    found = path.stat()
+    return str(path), found.st_size, found.st_mtime_ns
