@@ -109,7 +109,8 @@ def _units(sizes: Mapping[str, int]) -> dict[str, int]:
     """Return the blocks that must not leave a domain, by the names that people use."""
     tp, ep, etp = (sizes.get(key, 1) for key in ("tp", "ep", "etp"))
     experts = f"EP {ep} x ETP {etp} = {ep * etp}" if etp > 1 else f"EP {ep}"
-    found = {f"TP {tp}": tp, experts: ep * etp}
+    # Of a model without experts Bridge sets ETP to TP: those groups are the same.
+    found = {f"TP {tp}": tp, **({experts: ep * etp} if ep > 1 or etp != tp else {})}
     return {name: size for name, size in found.items() if size > 1}
 
 

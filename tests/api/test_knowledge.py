@@ -16,7 +16,8 @@ from launcher.planning.model import Plan
 from tests.backends.running import ROOT
 from tests.support.warm import warm_python
 
-NODES = {"deepseek_v3_pretrain": 128, "llama3_70b_pretrain": 8, "qwen3_30b_a3b_pretrain": 16, "vanilla_gpt_pretrain": 1}
+GPUS = {"deepseek_v3_pretrain": 1024, "llama3_70b_pretrain": 64, "llama32_1b_pretrain": 4}
+GPUS |= {"qwen3_moe_pretrain": 4, "vanilla_gpt_pretrain": 4}
 CLUSTERS = ("dgx-gb200-nvl72", "aws-p5", "oci-h100")
 CHANGES = ("train.train_iters=20", "model.expert_model_parallel_size=1", "env_vars.MINE=7")
 
@@ -31,15 +32,19 @@ def prepared(name: str, cluster: str, *assignments: str, check: bool = False) ->
     """The plan of a job of 16 or more GPUs, made with the interpreter of the fork server where it is to be checked."""
     stated = {"recipe": str(ROOT / "recipes" / f"{name}.py"), "assignments": assignments}
     stated |= {"cluster": cluster, "runtime": "none"}
-    nodes = NODES.get(name, 4) * (2 if cluster.startswith("dgx-gb200") else 1)
+    per_node = 4 if cluster.startswith("dgx-gb200") else min(8, GPUS.get(name, 8))
+    stated |= {"nodes": GPUS.get(name, 16) // per_node, "gpus_per_node": per_node}
+    # The file system of a test may be too small for a checkpoint.
+    stated |= {"assignments": (*assignments, "checkpoint.save=null")}
     more = {"check_config": True, "python": warm_python()} if check else {"check_config": False}
-    return prepare_plan(Request.model_validate({**stated, "nodes": nodes, "name": "same", **more}), "submit")
+    return prepare_plan(Request.model_validate({**stated, "name": "same", **more}), "submit")
 
 
 def decided(plan: Plan) -> dict[str, object]:
     """What a job gets from the plan; its identity and what was said of the check are left out."""
     values = plan.to_dict()
-    own = ("run_id", "run_dir", "request", "unchecked", "guesses", "warnings", "memory", "python", "launcher_python")
+    own = ("run_id", "run_dir", "request", "unchecked", "guesses", "warnings", "memory", "checkpoints")
+    own = (*own, "python", "launcher_python")
     kept = {key: value for key, value in values.items() if key not in own}
     kept["directives"] = [one for one in plan.directives if one[0] not in ("comment", "output", "error")]
     kept["layout"] = dataclasses.replace(plan.layout, parallel=())
