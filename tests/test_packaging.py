@@ -46,9 +46,6 @@ def test_the_wheel_plans_and_runs(site: Path, tmp_path: Path) -> None:
     (tmp_path / "small.py").write_text("def configure():\n    return None\n")
     asked = ("plan", "small.py", "train.train_iters=3", "--json", "--no-check-config")
     plan = json.loads(launcher(site, tmp_path, *asked))
-    plan = json.loads(
-        launcher(site, tmp_path, "plan", "small.py", "train.train_iters=3", "--json", "--no-check-config")
-    )
     sources = {source for target, source in plan["plan"]["code"] if not target.startswith("recipe/")}
     assert all(source.startswith(str(site)) for source in sources)
     toy = str(ROOT / "tests/toy/entrypoint.py")
