@@ -30,7 +30,7 @@ def shipped() -> list[str]:
 
 def prepared(name: str, cluster: str, *assignments: str, check: bool = False) -> PreparedPlan:
     """The plan of a job of 16 or more GPUs, made with the interpreter of the fork server where it is to be checked."""
-    stated = {"recipe": str(ROOT / "recipes" / f"{name}.py"), "assignments": assignments}
+    stated: dict[str, object] = {"recipe": str(ROOT / "recipes" / f"{name}.py"), "assignments": assignments}
     stated |= {"cluster": cluster, "runtime": "none"}
     per_node = 4 if cluster.startswith("dgx-gb200") else min(8, GPUS.get(name, 8))
     stated |= {"nodes": GPUS.get(name, 16) // per_node, "gpus_per_node": per_node}
@@ -43,8 +43,8 @@ def prepared(name: str, cluster: str, *assignments: str, check: bool = False) ->
 def decided(plan: Plan) -> dict[str, object]:
     """What a job gets from the plan; its identity and what was said of the check are left out."""
     values = plan.to_dict()
-    own = ("run_id", "run_dir", "request", "unchecked", "guesses", "warnings", "memory", "checkpoints")
-    own = (*own, "python", "launcher_python")
+    own = {"run_id", "run_dir", "request", "unchecked", "guesses", "warnings", "memory", "checkpoints"}
+    own |= {"python", "launcher_python"}
     kept = {key: value for key, value in values.items() if key not in own}
     kept["directives"] = [one for one in plan.directives if one[0] not in ("comment", "output", "error")]
     kept["layout"] = dataclasses.replace(plan.layout, parallel=())
