@@ -11,6 +11,7 @@ _._slurm_time
 _.completer
 _.filters
 _.find_class
+_.persistent_load
 _.to_text_provider
 _.works_around
 
@@ -125,6 +126,7 @@ _.TimelineEvent
 _.allowed_cpus
 _.bound_cpus
 _.ended_by_launcher
+_.evidence
 _.failed_ranks
 _.first_failing_rank
 _.missing_ranks

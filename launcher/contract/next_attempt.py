@@ -220,7 +220,9 @@ def kind_of(result: Mapping[str, Any], ended_by: Optional[str] = None) -> Kind:
     first = result.get("first_failing_rank") or {}
     if outcome in ("finished", "superseded"):
         return "finished" if outcome == "finished" else "superseded"
-    if outcome == "failed" and (first.get("cause") == "user" or result.get("failure") == "user error"):
+    failure = result.get("failure")
+    # An error of that class after the first iteration may come from the data of a step: the next attempt shows it.
+    if outcome == "failed" and (first.get("cause") == "user" or (failure == "user error" and not _trained(result))):
         return "user error"
     if ended_by in get_args(Kind):
         return cast(Kind, ended_by)
@@ -230,10 +232,14 @@ def kind_of(result: Mapping[str, Any], ended_by: Optional[str] = None) -> Kind:
         return next((kind for pattern, kind in _STOPPED if re.search(pattern, reason)), "asked")
     what = str(first.get("what") or "")
     own_error = first.get("cause") == "program" or what.startswith("ended with status")
-    return "program" if own_error and result.get("failure") in _OF_THE_PROGRAM else "machine"
+    return "program" if own_error and failure in _OF_THE_PROGRAM else "machine"
 
 
-_OF_THE_PROGRAM = (None, "out of memory (GPU)", "NCCL setup")
+def _trained(result: Mapping[str, Any]) -> bool:
+    return bool(result.get("iteration"))
+
+
+_OF_THE_PROGRAM = (None, "out of memory (GPU)", "program error", "user error", "poisoned")
 """Classes of failures (contract/failures.py) that an error of the program itself may have."""
 
 

@@ -110,6 +110,11 @@ class AttemptPaths:
         return self.path / "placement"
 
     @property
+    def stacks(self) -> Path:
+        """The directory of stacks and of dumps of torch's flight recorder, of ranks that made no progress."""
+        return self.path / "stacks"
+
+    @property
     def doctor(self) -> Path:
         """The directory of what `launcher doctor` found on each rank."""
         return self.path / "doctor"

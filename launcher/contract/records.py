@@ -593,6 +593,21 @@ class ProgressResult(TypedDict):
     """The first of the last iterations whose loss was not finite; null where the loss was finite at the end."""
 
 
+class FailureEvidence(TypedDict):
+    """What names the cause of a failure."""
+
+    rule: str
+    """The row of the table (contract/failures.py) that decided."""
+    line: str
+    node: Optional[str]
+    """The node that the lines name; null where they name none."""
+    ranks: list[int]
+    """The ranks that the lines name; of a hang those that did not come to the collective."""
+    collective: Optional[str]
+    todo: str
+    """What to do about it."""
+
+
 class AttemptResult(ProgressResult):
     """The content of result.json: how an attempt ended."""
 
@@ -606,6 +621,7 @@ class AttemptResult(ProgressResult):
     """The iteration of the newest checkpoint that it saved."""
     failure: Optional[str]
     """The class of a failure (contract/failures.py); null where no rule matches, and without a failure."""
+    evidence: Optional[FailureEvidence]
     first_failing_rank: Optional[FailingRank]
     failed_ranks: list[int]
     missing_ranks: list[int]

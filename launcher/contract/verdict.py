@@ -10,12 +10,15 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, cast, get_args
 
-from launcher.contract import failures, files, profiles
+from launcher.contract import failures, files, flight_recorder, profiles
+from launcher.contract.failures import FailureCause, Level
 from launcher.contract.files import read_lines, read_object
-from launcher.contract.paths import AttemptPaths
+from launcher.contract.paths import AttemptPaths, attempt_name
 from launcher.contract.records import (
     AttemptResult,
     ExitRecord,
+    FailingRank,
+    FailureEvidence,
     Notice,
     Outcome,
     ProfilesResult,
@@ -31,6 +34,14 @@ STOP_CAUSES = get_args(StopCause)
 DIVERGED_AFTER = 10
 """Number of logged iterations in a row without a finite loss after which a failed attempt counts as diverged."""
 SRUN_LOG_BYTES = 256 << 10
+LOG_BYTES = 64 << 10
+"""Bytes that are read of the end of a log."""
+SHOWN = 300
+"""Characters that a reason quotes of a line."""
+MAY_BE_POISONED = ("program error", "user error", "hang", "out of memory (GPU)", "out of memory (host)")
+"""The classes of failures that the data of a step can cause."""
+RANKS_READ = 256
+"""Ranks whose logs are read, beside the first failing one's."""
 # Slurm (--kill-on-bad-exit, --wait, scancel, the time limit) and the local launcher end ranks with these.
 TERMINATED, KILLED = 128 + signal.SIGTERM, 128 + signal.SIGKILL
 
@@ -304,20 +315,106 @@ def stop_reason(outer: OuterEnd, ranks: list[RankEnd]) -> str:
     return f"{cause}; {killed} of {len(ranks)} ranks were ended before they had stopped" if killed else cause
 
 
-def failure_of(attempt: AttemptPaths, first: Optional[RankEnd]) -> Optional[tuple[str, str]]:
-    """Return the class of a failure, and the line of srun.log that shows it: empty where an exception does."""
-    exception = first.record.get("exception") if first and first.record else None
-    if first is not None and first.outcome == "failed" and isinstance(exception, dict):
-        if first.record is None or first.record.get("cause") == "user":
-            return None
-        found = failures.classify(exception=f"{exception.get('type')}: {exception.get('message')}")
-        return (found[0], "") if found else None
+def failure_of(attempt: AttemptPaths, ranks: list[RankEnd], first: Optional[RankEnd]) -> Optional[FailureCause]:
+    """Return the cause of a failure, from what the ranks, srun and Slurm have left; None where nothing names one.
+
+    The rank to look at first counts most; the others, srun.log and sbatch.log are asked where it only lost its peers,
+    or said nothing.
+    """
+    if first is not None and first.record is not None and first.record.get("cause") == "user":
+        return failures.request_error(what(first))
+    sources = [_said_by(attempt, first)] if first else []
+    found = failures.classify(*sources)
+    if found is None or found.level > Level.ERROR:
+        others = [_said_by(attempt, rank) for rank in ranks if rank.failed and rank is not first][:RANKS_READ]
+        outside = _tail(attempt.srun_log, SRUN_LOG_BYTES), _tail(attempt.path.parents[1] / "sbatch.log", LOG_BYTES)
+        found = failures.classify(*sources, *outside, *others)
+    if found is None:
+        return failures.unnamed_error(what(first)) if first and first.record and first.outcome == "failed" else None
+    return _hang_with_ranks(found, attempt, ranks) if found.failure == "hang" else found
+
+
+def _said_by(attempt: AttemptPaths, rank: RankEnd) -> str:
+    """Return a failing rank's exception, else the end of its log."""
+    exception = rank.record.get("exception") if rank.record else None
+    if rank.outcome == "failed" and isinstance(exception, dict):
+        return f"{exception.get('type')}: {exception.get('message')}"
+    # A rank that was ended from outside has nothing to say: what its log shows it has survived.
+    return "" if rank.ended else _tail(attempt.log(rank.rank), LOG_BYTES)
+
+
+def _tail(path: Path, size: int) -> str:
     try:
-        with files.open_regular(attempt.srun_log) as file:
-            said = file.read(SRUN_LOG_BYTES).decode(errors="replace")
+        with files.open_regular(path) as file:
+            file.seek(max(0, file.seek(0, 2) - size))
+            return file.read(size).decode(errors="replace")
     except OSError:
+        return ""
+
+
+def _hang_with_ranks(found: FailureCause, attempt: AttemptPaths, ranks: list[RankEnd]) -> FailureCause:
+    """Return the finding with the ranks that did not come: by the flight recorder, else those that report nothing."""
+    stuck = flight_recorder.analyse(flight_recorder.read_directory(attempt.stacks)[0], len(ranks))
+    if stuck is not None:
+        return found._replace(line=flight_recorder.describe(stuck), ranks=stuck.ranks, collective=stuck.name)
+    if found.ranks:
+        return found
+    waited = {rank.rank for rank in ranks if rank.failed and not rank.ended and _waited_in_vain(attempt, rank)}
+    silent = tuple(rank.rank for rank in ranks if rank.rank not in waited)
+    return found._replace(ranks=silent) if waited and silent else found
+
+
+def _waited_in_vain(attempt: AttemptPaths, rank: RankEnd) -> bool:
+    own = failures.classify(_said_by(attempt, rank))
+    return own is not None and own.level >= Level.LINK
+
+
+def failed_there_before(attempt: AttemptPaths, failure: FailureCause, iteration: Optional[int]) -> bool:
+    """Return whether the attempt before failed after the same iteration, and neither failure points at a machine."""
+    if iteration is None or failure.failure not in MAY_BE_POISONED or not attempt.name.isdecimal():
+        return False
+    before = read_object(attempt.path.with_name(attempt_name(int(attempt.name) - 1)) / attempt.result_file.name) or {}
+    return (
+        before.get("outcome") == "failed"
+        and before.get("iteration") == iteration
+        and before.get("failure") in (None, "poisoned", *MAY_BE_POISONED)
+    )
+
+
+def with_evidence(reason: str, failure: FailureCause) -> str:
+    """Return why the attempt ended, with the line that names the cause unless the reason has it already."""
+    shown = failure.line if len(failure.line) <= SHOWN else f"{failure.line[: SHOWN - 3]}..."
+    if failure.failure == "hang" and failure.ranks:
+        return (
+            f"{flight_recorder.numbers(failure.ranks)} did not come to {failure.collective or 'a collective'} ({shown})"
+        )
+    return reason if shown in reason or failure.line in reason else f"{reason} ({shown})"
+
+
+def evidence_of(failure: FailureCause) -> FailureEvidence:
+    """Return what names the cause of a failure, and what to do."""
+    return {
+        "rule": failure.rule,
+        "line": failure.line,
+        "node": failure.node,
+        "ranks": list(failure.ranks) or ([] if failure.rank is None else [failure.rank]),
+        "collective": failure.collective,
+        "todo": failure.todo,
+    }
+
+
+def rank_to_look_at(
+    ranks: list[RankEnd], first: Optional[RankEnd], failure: Optional[FailureCause]
+) -> Optional[FailingRank]:
+    """Return the first failing rank; of a hang the one that did not come, since the others were ended for it."""
+    if failure is not None and failure.failure == "hang" and failure.ranks and failure.ranks[0] < len(ranks):
+        stuck = ranks[failure.ranks[0]]
+        words = f"did not come to {failure.collective or 'a collective'}"
+        return {"rank": stuck.rank, "host": stuck.host, "what": words, "where": where(stuck), "cause": None}
+    if first is None:
         return None
-    return failures.classify(srun=said)
+    cause = first.record.get("cause") if first.record else None
+    return {"rank": first.rank, "host": first.host, "what": what(first), "where": where(first), "cause": cause}
 
 
 def profiles_of(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[ProfilesResult]:
@@ -334,31 +431,30 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
     outcome = outcome_of(ranks, not_finite_at_end(metrics), outer)
     progress = progress_of(metrics, ranks)
     reason = reason_of(ranks, first, step_status, progress["diverged_at"] if outcome == "diverged" else None)
-    failure = failure_of(attempt, first) if outcome == "failed" else None
     if outcome == "stopped" and outer is not None:
         reason = stop_reason(outer, ranks)
         first = None
     timeline = read_whole_lines(attempt.timeline)
     times = [line["time"] for line in timeline if is_number(line.get("time"))]
     saves = [line["iteration"] for line in timeline if line.get("event") == "save" and is_number(line.get("iteration"))]
+    failure = failure_of(attempt, ranks, first) if outcome == "failed" else None
+    if failure is not None and failure.failure == "diverged":
+        outcome = "diverged"
+    elif failure is not None and failed_there_before(attempt, failure, progress["iteration"]):
+        failure = failures.poisoned(failure)
+    if failure is not None:
+        reason = with_evidence(str(reason), failure)
     return {
         "version": 1,
         "attempt": attempt.name,
         "outcome": outcome,
-        "reason": f"{reason} ({failure[1]})" if failure and failure[1] else reason,
+        "reason": reason,
         "stopped_by": outer.cause if outer is not None and outcome == "stopped" else None,
         "checkpoint": saves[-1] if saves else None,
-        "failure": failure[0] if failure else None,
+        "failure": failure.failure if failure else None,
+        "evidence": evidence_of(failure) if failure else None,
         **progress,
-        "first_failing_rank": None
-        if first is None
-        else {
-            "rank": first.rank,
-            "host": first.host,
-            "what": what(first),
-            "where": where(first),
-            "cause": first.record.get("cause") if first.record else None,
-        },
+        "first_failing_rank": rank_to_look_at(ranks, first, failure),
         "failed_ranks": [rank.rank for rank in ranks if rank.failed],
         "missing_ranks": [rank.rank for rank in ranks if rank.missing],
         "profiles": profiles_of(attempt, ranks),

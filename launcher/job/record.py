@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Optional
 
-from ..contract.failures import classify
+from ..contract.failures import Level, classify
 from ..contract.files import write_json
 from ..contract.records import Cause, ExceptionRecord, RankOutcome, RankRecord
 from .errors import UserError
@@ -59,10 +59,10 @@ def is_communication(error: BaseException) -> bool:
         return True
     # Neither gloo nor NCCL gives a lost peer a type of its own: gloo raises a plain RuntimeError, and torch's
     # DistBackendError also stands for memory that NCCL did not get, and for a wrong set-up.
-    found = classify(exception=f"{type(error).__name__}: {error}")
+    found = classify(f"{type(error).__name__}: {error}")
     if type(error).__name__ in COMMUNICATION_TYPES:
-        return found is None or found[0] == "lost peer"
-    return isinstance(error, RuntimeError) and found is not None and found[0] == "lost peer"
+        return found is None or found.level >= Level.LINK
+    return isinstance(error, RuntimeError) and found is not None and found.level >= Level.LINK
 
 
 def place(trace: Optional[TracebackType], code_dir: Path) -> Optional[str]:

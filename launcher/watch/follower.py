@@ -11,6 +11,7 @@ from launcher._util.progress_bar import progress_bar
 from launcher.rundir import Attempt, RunDirectory
 from launcher.slurm.poller import Poller
 from launcher.slurm.queue import Job
+from launcher.watch.outside import outside_words
 from launcher.watch.progress_state import AttemptProgress, advance, describe, numbers
 from launcher.watch.run_state import Start, current_attempt, newest_start
 from launcher.watch.tail import FileTail
@@ -87,7 +88,8 @@ class Follower:
     def waiting_for(self) -> str:
         """Describe what the run waits for before its first iteration."""
         if self._attempt is not None:
-            return describe(self.progress)
+            said = outside_words(self.run, self._attempt) if self.progress.time is None else None
+            return " | ".join(each for each in (describe(self.progress), said) if each)
         answer = self.poller.poll() if self.poller else None
         job = next(iter(answer.jobs.values()), None) if answer else None
         if self.poller is not None and self.poller.unknown_since is not None:

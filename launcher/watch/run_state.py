@@ -16,6 +16,7 @@ from launcher.contract.validation import ContractError, conforming, problems
 from launcher.planning.backend import BACKENDS
 from launcher.rundir import Attempt, RunDirectory
 from launcher.rundir.lease import ended_lease, lease_damage, read_lease
+from launcher.watch.outside import outside_words
 from launcher.watch.progress_state import AttemptProgress, advance
 from launcher.watch.tail import last_lines
 
@@ -92,6 +93,8 @@ class RunState:
     """The newest attempt, if it belongs to the newest start."""
     slurm_said: str | None = None
     """What Slurm wrote to sbatch.log about the end of the start's job: `CANCELLED`, or after `DUE TO` why."""
+    outside: str | None = None
+    """What srun.log or sbatch.log says, where no rank has given a sign yet."""
     job_start: float | None = None
     """When Slurm started the job for that attempt, by the controller's clock; None where that is unknown."""
     result: AttemptResult | None = None
@@ -150,6 +153,7 @@ def _read_run_state(run: RunDirectory) -> RunState:
     if start is not None and (wrong := _wrong_job(start)):
         start, journal_damage = replace(start, job=None, cluster=None, clusters=None), journal_damage or wrong
     current = current_attempt(run, start)
+    progress = attempt_progress(current) if current else AttemptProgress()
     result, result_damage = _result(current) if current else (None, None)
     run_state = replace(
         _planned(run, plan, plan_damage or journal_damage or lease_damage(run) or result_damage),
@@ -165,7 +169,8 @@ def _read_run_state(run: RunDirectory) -> RunState:
         slurm_said=slurm_words(last_lines(run.sbatch_log), start.job) if start else None,
         job_start=record.job_start if (record := current.start_record) else None,
         result=result,
-        progress=attempt_progress(current),
+        progress=progress,
+        outside=outside_words(run, current) if progress.time is None else None,
         stopping=current.stop.exists(),
         network=_network(current),
     )

@@ -9,6 +9,7 @@ from typing import Any
 from launcher._util.errors import SlurmError
 from launcher._util.shell import Shell
 from launcher.contract import verdict
+from launcher.contract.failures import of_state
 from launcher.contract.paths import RunPaths
 from launcher.rundir import RunDirectory
 from launcher.slurm.info import cluster_name
@@ -16,12 +17,16 @@ from launcher.slurm.queue import Answer, Job, State, ask_jobs
 from launcher.slurm.submit import find_submission
 from launcher.watch.progress_state import describe
 from launcher.watch.run_state import RunState, Start, read_run_state
+from launcher.watch.tail import last_lines
 
 UNPROVEN = "Slurm shows neither the comment nor the command of this job, so it may be another one"
 
 _FAR_S = 300 * 24 * 3600.0
 """Limit of a plausible estimate: behind a job without time limit, Slurm expects a start in a year."""
 
+
+_NO_STATUS = -1
+"""The status of a step whose end was not seen."""
 
 _ENDED_BY_STATE = {
     State.CANCELLED: "cancelled",
@@ -199,21 +204,24 @@ def _ended_meanwhile(run: RunDirectory, run_state: RunState, job: Job | None) ->
     if run_state.result or run_state.damage or not over:
         return run_state
     again = read_run_state(run)
-    return _judged_by_ranks(again if again.start == run_state.start else run_state)
+    return _judged_by_ranks(again if again.start == run_state.start else run_state, job)
 
 
-def _judged_by_ranks(run_state: RunState) -> RunState:
-    """Return the state with the verdict that the job would have written, where all its ranks say that they ended well.
+def _judged_by_ranks(run_state: RunState, job: Job | None) -> RunState:
+    """Return the state with the verdict that the job would have written, where what its ranks and srun left allows one.
 
-    A job that Slurm has ended cannot write it itself. A run that its user has cancelled stays cancelled, also where its
-    ranks have saved and stopped.
+    A job that Slurm has ended cannot write it itself; then the cause of its end counts before the words of its ranks. A
+    run that its user has cancelled stays cancelled, also where its ranks have saved and stopped.
     """
     if run_state.result or run_state.cancelled or run_state.attempt is None or run_state.world_size < 1:
         return run_state
     attempt = RunPaths(run_state.path).attempt_paths(run_state.attempt)
-    if any(rank.failed for rank in verdict.read_ranks(attempt, run_state.world_size)):
+    if not any(rank.failed for rank in verdict.read_ranks(attempt, run_state.world_size)):
+        return replace(run_state, result=verdict.compose(attempt, run_state.world_size, 0, now=time.time()))
+    if _ended_by(run_state, job.state if job else None):
         return run_state
-    return replace(run_state, result=verdict.compose(attempt, run_state.world_size, 0, now=time.time()))
+    result = verdict.compose(attempt, run_state.world_size, _NO_STATUS, now=time.time())
+    return replace(run_state, result=result) if result["failure"] else run_state
 
 
 def judge(run_state: RunState, job: Job | None, answer: Answer) -> RunStatus:
@@ -287,7 +295,7 @@ def _queued(base: RunStatus, job: Job, now: float) -> RunStatus:
 
 
 def _going_on(run_state: RunState, base: RunStatus) -> RunStatus:
-    words = describe(run_state.progress)
+    words = " | ".join(each for each in (describe(run_state.progress), run_state.outside) if each)
     if run_state.stopping:
         return _with(base, Phase.STOPPING, f"asked to save and stop | {words}")
     return _with(base, Phase.STARTING if run_state.progress.iteration is None else Phase.RUNNING, words)
@@ -344,17 +352,27 @@ def _without_verdict(run_state: RunState, base: RunStatus, state: State | None) 
     ended_by = _ended_by(run_state, state)
     if ended_by == "cancelled":
         return _with(base, Phase.CANCELLED, f"the job was cancelled{reached}")
+    if run_state.outside:
+        reached = f": {run_state.outside}{reached}"
     if ended_by is not None:
         phase = Phase.STOPPED if ended_by in _STOPS else Phase.FAILED
         return _with(base, phase, f"{ended_by}{reached}")
-    if state is State.FORGOTTEN or state is None:
+    if (state is State.FORGOTTEN or state is None) and not run_state.outside:
         why = f" ({base.reason})" if base.reason else ""
         return _with(base, Phase.LOST, f"Slurm no longer has the job{why}, and there is no verdict{reached}")
-    words = {
-        State.OUT_OF_MEMORY: "out of memory on the host",
-        State.COMPLETED: "the job ended without a verdict; see sbatch.log",
-    }.get(state, f"{state.value}{f' ({base.reason})' if base.reason else ''}; see sbatch.log")
-    return _with(base, Phase.FAILED, f"{words}{reached}")
+    return _with(base, Phase.FAILED, f"{_state_words(run_state, base, state)}{reached}")
+
+
+def _state_words(run_state: RunState, base: RunStatus, state: State | None) -> str:
+    """Return what Slurm's state says of a job that has ended without a verdict."""
+    cause = of_state(state.value) if state else None
+    if cause is not None:
+        return cause.line
+    if state in (None, State.COMPLETED, State.FORGOTTEN):
+        return "the job ended without a verdict"
+    words = f"{state.value}{f' ({base.reason})' if base.reason else ''}"
+    log = RunPaths(run_state.path).sbatch_log
+    return f"{words}; see {log.name}" if not run_state.outside and last_lines(log) else words
 
 
 def _slurm_silent(run_state: RunState, answer: Answer) -> str:

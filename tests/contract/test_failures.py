@@ -1,49 +1,221 @@
-"""The table of failures, on lines as the programs print them."""
+"""The table of failures on lines as programs print them: what each file of failure_lines/ holds is of its class."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from launcher.contract.failures import classify
+from launcher.contract.failures import CLASSES, RULES, STATES, XIDS, classify, of_state
 
-EXCEPTIONS = {
-    # torch 2.x, c10/cuda/CUDACachingAllocator.cpp
+LINES = Path(__file__).parent / "failure_lines"
+CLASS_OF_FILE = {
+    "container": "container",
+    "disk_full": "disk full",
+    "diverged": "diverged",
+    "gpu_memory": "out of memory (GPU)",
+    "hang": "hang",
+    "hardware": "hardware",
+    "host_memory": "out of memory (host)",
+    "network": "network",
+    "program_error": "program error",
+    "step_not_started": "step not started",
+    "stopped": "stopped",
+    "user_error": "user error",
+}
+
+
+class Entry(NamedTuple):
+    """Lines of one failed run, with their source, their class, and what they name."""
+
+    failure: str
+    source: str
+    named: dict[str, str]
+    text: str
+
+
+def entries(directory: Path) -> Iterator[Entry]:
+    """Each entry begins with `@ SOURCE [KEY=VALUE ...]`."""
+    for path in sorted(directory.glob("*.txt")):
+        for part in re.split(r"(?m)^@ ", path.read_text(encoding="utf-8"))[1:]:
+            head, _, text = part.partition("\n")
+            source, *named = head.split()
+            yield Entry(CLASS_OF_FILE[path.stem], source, dict(each.split("=", 1) for each in named), text)
+
+
+def confusion(found: list[tuple[str, str]]) -> str:
+    """A table: for each true class how many entries the rules put into which class."""
+    counts = Counter(found)
+    rows = []
+    for true in sorted({each for each, _ in found}):
+        row = ", ".join(
+            f"{given} {n}" for (each, given), n in sorted(counts.items(), key=lambda i: -i[1]) if each == true
+        )
+        rows.append(f"{true:22} {row}")
+    return "\n".join(rows)
+
+
+def score(directory: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
+    """The entries, and the true and the given class of each."""
+    all_entries = list(entries(directory))
+    found: list[tuple[str, str]] = []
+    for each in all_entries:
+        finding = classify(each.text)
+        found.append((each.failure, finding.failure if finding else "none"))
+    return all_entries, found
+
+
+def test_collected_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    all_entries, found = score(LINES)
+    right = sum(true == given for true, given in found)
+    with capsys.disabled():
+        print(f"\n{right} of {len(found)} collected failures are classified right\n{confusion(found)}")
+    wrong = [
+        (each.source, each.failure, given)
+        for each, (true, given) in zip(all_entries, found, strict=True)
+        if true != given
+    ]
+    assert len(found) >= 240
+    assert right >= 0.95 * len(found), wrong
+    assert ("user error", "hardware") not in found
+    assert ("program error", "hardware") not in found
+
+
+def test_what_the_lines_name() -> None:
+    for each in entries(LINES):
+        finding = classify(each.text)
+        if finding is None or finding.failure != each.failure:
+            continue
+        if "node" in each.named:
+            assert finding.node == each.named["node"], each
+        if "rank" in each.named:
+            assert finding.rank == int(each.named["rank"]), each
+        if "collective" in each.named:
+            assert finding.collective == each.named["collective"], each
+
+
+LINES_OF_ITS_OWN = {
+    # torch 2.x, c10/cuda/CUDACachingAllocator.cpp, as the record of a rank has it: without the module
     "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB": (
         "out of memory (GPU)"
     ),
     # torch's DistBackendError around an allocation of NCCL's own
     "DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:77, unhandled cuda error\nLast error:\n"
     "Cuda failure 2 'out of memory'": "out of memory (GPU)",
-    "DistBackendError: NCCL error in: x.cpp:77, invalid usage\nDuplicate GPU detected : rank 1 and rank 0": (
-        "NCCL setup"
-    ),
+    "DistBackendError: NCCL error in: x.cpp:77, invalid usage\nDuplicate GPU detected : rank 1, rank 0": "user error",
     "DistBackendError: NCCL error in: x.cpp:77\nLast error:\nFailed to bind NVLink SHARP (NVLS) Multicast memory": (
-        "NCCL setup"
+        "network"
     ),
-    "RuntimeError: NCCL Error 6: remote process exited or there was a network error": "lost peer",
-    "DistStoreError: Socket Timeout": "lost peer",
-    "RuntimeError: Rank 3 failed to pass monitoredBarrier in 30000 ms": "lost peer",
-    "RuntimeError: DeepEP error: timeout (dispatch CPU)": "lost peer",
+    "RuntimeError: NCCL Error 6: remote process exited or there was a network error": "network",
+    "DistStoreError: Socket Timeout": "network",
+    "RuntimeError: Rank 3 failed to pass monitoredBarrier in 30000 ms": "hang",
+    "RuntimeError: DeepEP error: timeout (dispatch CPU)": "hang",
     "AcceleratorError: CUDA error: uncorrectable ECC error encountered": "hardware",
-    "ValueError: the hardware list is empty": None,
-    "KeyError: 'nvls'": None,
-}
-SRUN = {
-    "slurmstepd: error: Detected 1 oom_kill event in StepId=12.0. Some of the step tasks have been OOM Killed.": (
-        "out of memory (host)"
-    ),
-    "srun: error: n1: task 3: Out Of Memory": "out of memory (host)",
+    "MemoryError": "out of memory (host)",
+    # a program's own words that hold a rule's words
+    "ValueError: the hardware list is empty": "user error",
+    "KeyError: 'nvls'": "user error",
+    "RuntimeError: the watchdog of the dog pound is asleep": None,
+    "ValueError: Xid must be positive": "user error",
+    "epoch 3: 79 items, bus 12, ECC off, GPU 4": None,
+    "loading xid 79 of the index": None,
+    "NCCL INFO NET/OFI Using transport protocol SENDRECV": None,
+    "NCCL INFO Connected all rings": None,
+    "srun: error: n1: task 0: Exited with exit code 1": None,
     "slurmstepd: error: pyxis: couldn't start container": "container",
     "srun: unrecognized option '--container-image=x.sqsh'": "container",
     "srun: error: Unable to create step for job 12: Requested node configuration is not available": "step not started",
-    "srun: error: n1: task 0: Exited with exit code 1": None,
 }
 
 
-@pytest.mark.parametrize(("text", "failure"), EXCEPTIONS.items())
-def test_exceptions(text: str, failure: str | None) -> None:
-    found = classify(exception=text)
-    assert (found[0] if found else None) == failure
+@pytest.mark.parametrize(("text", "failure"), LINES_OF_ITS_OWN.items())
+def test_single_messages(text: str, failure: str | None) -> None:
+    found = classify(f"something else\n{text}\n")
+    assert (found.failure if found else None) == failure
 
 
-@pytest.mark.parametrize(("text", "failure"), SRUN.items())
-def test_what_srun_said(text: str, failure: str | None) -> None:
-    assert classify(srun=f"something else\n{text}\n") == (None if failure is None else (failure, text))
+WATCHDOG = (
+    "[rank{0}]:[E1125 10:00:00.000 ProcessGroupNCCL.cpp:684] [Rank {0}] Watchdog caught collective operation timeout:"
+    " WorkNCCL(SeqNum=42, OpType=ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=600000) ran for 600013 milliseconds"
+)
+PEER = "RuntimeError: [/gloo/transport/tcp/pair.cc:598] Connection closed by peer [10.0.0.1]:4711"
+KILLED = "slurmstepd: error: *** STEP 12.0 ON n1 CANCELLED AT 2026-01-31T10:00:00 ***"
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "failure"),
+    [
+        # The most specific cause counts, whichever line comes first.
+        (PEER, "torch.OutOfMemoryError: CUDA out of memory.", "out of memory (GPU)"),
+        (WATCHDOG.format(1), "[rank0]: KeyError: 'tokens'", "user error"),
+        (WATCHDOG.format(1), PEER, "hang"),
+        (KILLED, PEER, "network"),
+        (
+            "slurmstepd: error: pyxis: couldn't start container",
+            "mkdir: cannot create: No space left on device",
+            "disk full",
+        ),
+        ("*** JOB 1 ON n1 CANCELLED AT 2026-01-31T10:00:00 DUE TO TIME LIMIT ***", PEER, "stopped"),
+        ("NVRM: Xid (PCI:0000:cb:00): 31, pid=1", WATCHDOG.format(1), "program error"),
+        # Of two equally specific ones the first.
+        ("OSError: [Errno 28] No space left on device", "torch.OutOfMemoryError: CUDA out of memory.", "disk full"),
+        (
+            "torch.OutOfMemoryError: CUDA out of memory.",
+            "OSError: [Errno 28] No space left on device",
+            "out of memory (GPU)",
+        ),
+    ],
+)
+def test_the_most_specific_line_decides(first: str, later: str, failure: str) -> None:
+    found = classify(f"{first}\n{later}")
+    assert found is not None and found.failure == failure
+
+
+def test_every_class_and_rule_says_what_to_do() -> None:
+    assert all(info.meaning.endswith(".") and info.todo for info in CLASSES.values())
+    assert {rule.failure for rule in RULES} | {"poisoned"} == set(CLASSES)
+    assert {failure for failure, _ in (*XIDS.values(), *STATES.values())} <= set(CLASSES)
+    assert len({rule.name for rule in RULES}) >= len(RULES) - 1  # one rule has two rows: with ranks and without
+
+
+@pytest.mark.parametrize(
+    ("state", "failure"),
+    [
+        ("OUT_OF_MEMORY", "out of memory (host)"),
+        ("NODE_FAIL", "hardware"),
+        ("BOOT_FAIL", "hardware"),
+        ("DEADLINE", "stopped"),
+        ("TIMEOUT", "stopped"),
+        ("PREEMPTED", "stopped"),
+        ("FAILED", None),
+        ("COMPLETED", None),
+    ],
+)
+def test_states_of_slurm(state: str, failure: str | None) -> None:
+    found = of_state(state)
+    assert (found.failure if found else None) == failure
+
+
+@pytest.mark.parametrize(
+    ("number", "failure"), [(13, "program error"), (79, "hardware"), (94, "hardware"), (999, "hardware")]
+)
+def test_xids(number: int, failure: str) -> None:
+    found = classify(f"kernel: NVRM: Xid (PCI:0000:cb:00): {number}, pid=1, name=python")
+    assert found is not None and found.failure == failure
+    assert found.rule.startswith(f"Xid {number}: ")
+
+
+def test_a_cleaned_up_channel_has_the_cause_that_the_driver_names() -> None:
+    assert classify("NVRM: Xid (PCI:0000:cb:00): 45, pid=1, Ch 00000001") is None
+    found = classify("NVRM: Xid (PCI:0000:cb:00): 45, pid=1, Ch 00000001 caused by previous Xid 31")
+    assert found is not None and found.failure == "program error"
+
+
+def test_a_long_line_costs_little() -> None:
+    started = time.perf_counter()
+    assert classify("x" * 10_000_000) is None
+    assert classify("[" * 200_000 + "\n" + "[rank0]: " * 50_000 + "KeyError: 'x'") is None
+    assert time.perf_counter() - started < 2

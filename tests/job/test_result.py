@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -277,3 +278,122 @@ def test_srun_says_why_a_rank_left_no_record(tmp_path: Path) -> None:
     result = verdict.compose(AttemptPaths(tmp_path / "attempts/000"), 2, 137, now=100.0)
     assert (result["outcome"], result["failure"]) == ("failed", "out of memory (host)")
     assert result["reason"] == f"rank 1: killed by signal 9 (SIGKILL) ({said})"
+
+
+WATCHDOG = (
+    "[rank{0}]:[E1125 10:00:00.000 ProcessGroupNCCL.cpp:684] [Rank {0}] Watchdog caught collective operation timeout:"
+    " WorkNCCL(SeqNum=42, OpType=ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=600000) ran for 600013 milliseconds"
+)
+
+
+def write_logs(directory: Path, logs: dict[int | str, str]) -> None:
+    folder = directory / "attempts/000/logs"
+    folder.mkdir(parents=True)
+    for name, text in logs.items():
+        (folder / (f"rank-{name:04d}.log" if isinstance(name, int) else name)).write_text(text)
+
+
+@pytest.mark.parametrize("end", ["134 12 n2", "143 12 n2", "137 12 n2", None], ids=str)
+def test_of_a_hang_the_rank_that_did_not_come_is_named(tmp_path: Path, end: str | None) -> None:
+    """NCCL's watchdog aborts the ranks that waited; the one that never came is ended later, or aborts as well."""
+    logs: dict[int | str, str] = {rank: f"step 3\n{WATCHDOG.format(rank)}\n" for rank in (0, 1, 3)}
+    write_logs(tmp_path, {**logs, 2: "waiting for the data set's index file\n"})
+    result = judge(tmp_path, [(None, f"134 {10 + rank} n1") if rank != 2 else (None, end) for rank in range(4)], 134)
+    assert (result["failure"], result["first_failing_rank"]["rank"]) == ("hang", 2)
+    assert result["first_failing_rank"]["what"] == "did not come to ALLREDUCE"
+    assert result["reason"].startswith("rank 2 did not come to ALLREDUCE ([rank0]:[E1125")
+    assert (result["evidence"]["ranks"], result["evidence"]["collective"]) == ([2], "ALLREDUCE")
+    assert "stacks" in result["evidence"]["todo"]
+
+
+def test_of_a_hang_in_which_all_ranks_waited_no_rank_is_blamed(tmp_path: Path) -> None:
+    write_logs(tmp_path, {rank: WATCHDOG.format(rank) for rank in range(2)})
+    result = judge(tmp_path, [(None, "134 10 a"), (None, "134 11 b")], 134)
+    assert (result["failure"], result["evidence"]["ranks"]) == ("hang", [])
+    assert result["first_failing_rank"]["what"] == "killed by signal 6 (SIGABRT)"
+
+
+def test_the_flight_recorder_names_the_rank_where_logs_do_not(tmp_path: Path) -> None:
+    write_logs(tmp_path, {rank: WATCHDOG.format(rank) for rank in range(4)})
+    shutil.copytree(Path(__file__).parents[1] / "contract/flight_recorder/absent", tmp_path / "attempts/000/stacks")
+    result = judge(tmp_path, [(None, "134 10 a")] * 4, 134)
+    assert (result["first_failing_rank"]["rank"], result["evidence"]["ranks"]) == (2, [2])
+    assert "rank 2 did not come to gloo:all_reduce 3 of default_pg" in result["reason"]
+
+
+@pytest.mark.parametrize(
+    ("logs", "failure", "node"),
+    [
+        ({"srun.log": "srun: error: Unable to create step for job 7: Invalid MPI type"}, "step not started", None),
+        ({"srun.log": "srun: error: Node failure on n4\n"}, "hardware", "n4"),
+        (
+            {"srun.log": "slurmstepd: error: pyxis: couldn't start container\nsrun: error: n2: task 1: Exited"},
+            "container",
+            "n2",
+        ),
+        ({0: "OSError: [Errno 122] Disk quota exceeded: 'x'"}, "disk full", None),
+        ({"srun.log": "srun: error: n1: task 0: Exited with exit code 1"}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_ranks_that_left_nothing_are_explained_by_what_lies_beside(
+    tmp_path: Path, logs: dict[int | str, str], failure: str | None, node: str | None
+) -> None:
+    write_logs(tmp_path, logs)
+    result = judge(tmp_path, [(None, None), (None, None)], 1)
+    assert (result["outcome"], result["failure"]) == ("failed", failure)
+    assert (result["evidence"] or {"node": None})["node"] == node
+    if failure:
+        assert result["evidence"]["line"] in next(iter(logs.values()))
+        assert f"({result['evidence']['line']})" in result["reason"]
+
+
+def test_slurms_own_words_in_sbatch_log_count(tmp_path: Path) -> None:
+    (tmp_path / "sbatch.log").write_text("*** JOB 7 ON n1 CANCELLED AT 2026-01-31T10:00:00 DUE TO NODE FAILURE ***\n")
+    assert judge(tmp_path, [(None, None)], 1)["failure"] == "hardware"
+
+
+def test_an_error_of_its_own_needs_no_other_evidence(tmp_path: Path) -> None:
+    write_logs(tmp_path, {"srun.log": "srun: error: Node failure on n4\n"})
+    result = judge(tmp_path, [(record("failed"), "1 9 a")], 1)
+    assert (result["failure"], result["reason"]) == ("user error", "rank 0: ValueError: bad")
+    lost = record("failed", cause="communication", exception={"type": "RuntimeError", "message": "NCCL Error 6"})
+    assert judge(tmp_path / "b", [(lost, "1 9 a")], 1)["failure"] == "network"
+
+
+def test_nan_that_megatron_finds_is_divergence(tmp_path: Path) -> None:
+    error = {"type": "AssertionError", "message": "Rank 0: found NaN in local grad norm in backward pass, node: n1"}
+    result = judge(tmp_path, [(record("failed", exception=error), "1 9 a")], 1)
+    assert (result["outcome"], result["failure"]) == ("diverged", "diverged")
+
+
+@pytest.mark.parametrize(
+    ("before", "failure"),
+    [
+        ({"outcome": "failed", "iteration": 5, "failure": "program error"}, "poisoned"),
+        ({"outcome": "failed", "iteration": 5, "failure": "poisoned"}, "poisoned"),
+        ({"outcome": "failed", "iteration": 4, "failure": "program error"}, "program error"),
+        ({"outcome": "failed", "iteration": 5, "failure": "hardware"}, "program error"),
+        ({"outcome": "stopped", "iteration": 5, "failure": None}, "program error"),
+        (None, "program error"),
+    ],
+    ids=str,
+)
+def test_a_step_at_which_two_attempts_fail_is_poisoned(
+    tmp_path: Path, before: dict[str, Any] | None, failure: str
+) -> None:
+    attempt_of(tmp_path, [(record("failed", exception={"type": "RuntimeError", "message": "odd"}), "1 9 a")])
+    (tmp_path / "attempts/000").rename(tmp_path / "attempts/001")
+    if before is not None:
+        (tmp_path / "attempts/000").mkdir()
+        (tmp_path / "attempts/000/result.json").write_text(json.dumps(before))
+    result = verdict.compose(AttemptPaths(tmp_path / "attempts/001"), 1, 1, now=100.0)
+    assert result["failure"] == failure
+
+
+def test_a_machine_that_fails_twice_at_a_step_does_not_poison_it(tmp_path: Path) -> None:
+    error = {"type": "AcceleratorError", "message": "CUDA error: uncorrectable ECC error encountered"}
+    attempt_of(tmp_path, [(record("failed", exception=error), "1 9 a")])
+    shutil.copytree(tmp_path / "attempts/000", tmp_path / "attempts/001")
+    (tmp_path / "attempts/000/result.json").write_text('{"outcome": "failed", "iteration": 5, "failure": "hardware"}')
+    assert verdict.compose(AttemptPaths(tmp_path / "attempts/001"), 1, 1, now=100.0)["failure"] == "hardware"
