@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -65,11 +66,15 @@ class Shell(Protocol):
         ...
 
 
+@dataclass
 class LocalShell:
     """Runs programs on this machine: short commands with subprocess, long ones through the `sh` package.
 
     Loading `sh` takes longer than most short commands do, and it starts several threads for each command.
     """
+
+    keep: tuple[int, ...] = ()
+    """Descriptors that short commands inherit: a lock then lasts until they end, also where this process dies."""
 
     def run(
         self,
@@ -82,7 +87,7 @@ class LocalShell:
         timeout_s: float | None = None,
     ) -> Result:
         """Run `argv`; see `Shell.run`."""
-        with _started(argv, env, cwd, with_input=input is not None) as process:
+        with _started(argv, env, cwd, with_input=input is not None, keep=self.keep) as process:
             out, err = _output(process, argv, None if input is None else input.encode(), timeout_s)
         status = process.returncode if process.returncode >= 0 else 128 - process.returncode
         result = Result(tuple(argv), status, out.decode(errors="replace"), err.decode(errors="replace"))
@@ -111,7 +116,12 @@ class LocalShell:
 
 
 def _started(
-    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, *, with_input: bool
+    argv: Sequence[str],
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    *,
+    with_input: bool,
+    keep: Sequence[int],
 ) -> "subprocess.Popen[bytes]":
     """Start a program in a session of its own, so that Ctrl-C in the terminal does not end it halfway."""
     import shutil
@@ -129,6 +139,7 @@ def _started(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=keep,
         )
     except OSError as error:
         raise CommandError(f"{argv[0]} cannot be started: {error.strerror}") from error

@@ -47,13 +47,11 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     host = detect_host()
     request, resumed = _layer(asked, host)
     request = _with_python(request, host)
-    if request.recipe is None:
-        command = "run" if intent == "plan" else intent
-        raise RecipeError("no recipe was given", hint=f"Such as: launcher {command} recipes/vanilla_gpt_pretrain.py")
+    named = required_recipe(request, intent)
     cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
     cluster = cluster.model_copy(update={"python": request.python or cluster.python})
     backend = _mode(intent, cluster, host)
-    recipe = read_recipe(request.recipe, host.directory)
+    recipe, code = recipe_and_code(named, request, host)
     wanted = container.wanted_image(request, cluster, backend)
     image = _look_at(wanted, cluster, host) if wanted else None
     release = find_bridge_release(image.packages if image else None, cluster.python, in_image=image is not None)
@@ -73,7 +71,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         _check_overrides(parsed, schema, recipe)
     keywords = arguments.check(stated, recipe, match, schema) if stated and own_program else {}
     files = _named_files(stated, request, recipe, host, _checkpoint_to_load(request, parsed, resumed))
-    code = tuple(sorted((*code_files(recipe, request.entrypoint, host.directory), *own_code(profiling))))
+    code = tuple(sorted((*code, *own_code(profiling))))
     inputs = PlanInputs(
         request=request,
         cluster=cluster,
@@ -99,15 +97,34 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     return Discovered(inputs, resumed, release)
 
 
+def required_recipe(request: Request, intent: Intent) -> str:
+    """Return the recipe as the request names it. Raises RecipeError where it names none."""
+    if request.recipe is None:
+        command = "run" if intent == "plan" else intent
+        raise RecipeError("no recipe was given", hint=f"Such as: launcher {command} recipes/vanilla_gpt_pretrain.py")
+    return request.recipe
+
+
+def recipe_and_code(named: str, request: Request, host: HostContext) -> tuple[Recipe, tuple[tuple[str, str], ...]]:
+    """Return the recipe of this name, and the files of code/ with their sources. Raises RecipeError."""
+    recipe = read_recipe(named, host.directory)
+    return recipe, code_files(recipe, request.entrypoint, host.directory)
+
+
+def add_job(asked: Request, host: HostContext) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the request states, and what the job file states that it may name. Raises RequestError."""
+    stated = asked.stated()
+    if not str(stated.get("recipe", "")).endswith(".toml"):
+        return stated, {}
+    job_file = user_path(stated.pop("recipe"), host.directory, error=RecipeError)
+    if not exists(job_file):
+        raise RecipeError(f"there is no job file {str(job_file)!r}")
+    return stated, read_job_file(job_file)
+
+
 def _layer(asked: Request, host: HostContext) -> tuple[Request, RunDirectory | None]:
     """Return the request with its defaults, and the run that it continues."""
-    stated = asked.stated()
-    job: dict[str, Any] = {}
-    if str(stated.get("recipe", "")).endswith(".toml"):
-        job_file = user_path(stated.pop("recipe"), host.directory, error=RecipeError)
-        if not exists(job_file):
-            raise RecipeError(f"there is no job file {str(job_file)!r}")
-        job = read_job_file(job_file)
+    stated, job = add_job(asked, host)
     resumed = None
     if "resume" in stated or "resume" in job:
         from launcher.api.resume import continued_request, find_resumed

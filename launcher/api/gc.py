@@ -22,7 +22,7 @@ from launcher.rundir.checkpoints import (
     sum_problem,
     sweep,
 )
-from launcher.rundir.submit_lock import submit_lock
+from launcher.rundir.locks import submit_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

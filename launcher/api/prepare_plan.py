@@ -82,10 +82,16 @@ def start_new[T](prepared: PreparedPlan, start: Callable[[PreparedPlan], T]) -> 
         except RunExistsError:
             if prepared.resumed is not None:
                 raise
-            host = dataclasses.replace(prepared.inputs.host, run_id=new_run_id(prepared.inputs.host.now))
-            inputs = dataclasses.replace(prepared.inputs, host=host)
-            prepared = dataclasses.replace(prepared, plan=make_plan(inputs), inputs=inputs)
+            host = prepared.inputs.host
+            prepared = redrawn(prepared, new_run_id(host.now), host.nonce)
     return start(prepared)
+
+
+def redrawn(prepared: PreparedPlan, run_id: str, nonce: str) -> PreparedPlan:
+    """Return the plan with another id of a new run, and another nonce of its submission."""
+    host = dataclasses.replace(prepared.inputs.host, run_id=run_id, nonce=nonce)
+    inputs = dataclasses.replace(prepared.inputs, host=host)
+    return dataclasses.replace(prepared, plan=make_plan(inputs), inputs=inputs)
 
 
 def _wants_check(found: Discovered, policy: CheckPolicy) -> bool:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, TypedDict
 
 from launcher._util.errors import ConfigError, DiskError, RequestError
+from launcher._util.ownership import require_trusted
 from launcher.api.locate import find_run
 from launcher.config.load import parse
 from launcher.config.request import Request
@@ -14,7 +15,7 @@ from launcher.planning import assignments
 from launcher.planning.profiler.model import OPTIONS
 from launcher.rundir import RunDirectory
 from launcher.rundir.lease import end_lease
-from launcher.rundir.submit_lock import submit_lock
+from launcher.rundir.locks import submit_lock
 
 
 class _EarlierLayout(TypedDict):
@@ -46,6 +47,7 @@ def find_resumed(stated: dict[str, Any]) -> RunDirectory:
     RequestError for a run that cannot go on, or a recipe beside it.
     """
     run = find_run(stated["resume"], stated.get("run_root"))
+    require_trusted(run.path, shared=False, hint="Only the user who made a run continues it.")
     _require_resumable(run)
     if "=" in str(stated.get("recipe", "")):
         stated["assignments"] = (stated.pop("recipe"), *stated.get("assignments", ()))
@@ -108,19 +110,21 @@ def _require_something_left(run: RunDirectory, stated: Mapping[str, Any]) -> Non
 
 
 @contextmanager
-def starting_alone(run: RunDirectory | None) -> Iterator[None]:
+def starting_alone(run: RunDirectory | None) -> Iterator[tuple[int, ...]]:
     """Keep other launchers from starting an attempt of the run that is continued; nothing for a new run (None).
 
     Between the plan and this moment another launcher may have started one: that is looked at again. The lease of an
-    owner that has ended is put aside. Raises RequestError.
+    owner that has ended is put aside, and what killed launchers have left is removed. Yields the descriptors of the
+    locks, for programs that are to hold them. Raises RequestError, DiskError.
     """
     if run is None:
-        yield
+        yield ()
         return
-    with submit_lock(run):
+    with submit_lock(run) as lock:
         _require_resumable(run)
         end_lease(run)
-        yield
+        run.remove_temporary_files()
+        yield (lock,)
 
 
 def _require_resumable(run: RunDirectory) -> None:

@@ -160,12 +160,23 @@ def plan(
     )
 
 
-def submit(recipe: str | Path | None = None, *assignments: str, **options: Unpack[RunOptions]) -> Run:
-    """Submit a recipe as a batch job and return at once. Arguments as for `plan`. Raises RequestError, SlurmError."""
-    from launcher.api.submit import submit_plan
+def submit(
+    recipe: str | Path | None = None, *assignments: str, once: str | None = None, **options: Unpack[RunOptions]
+) -> Run:
+    """Submit a recipe as a batch job and return at once. Arguments as for `plan`.
 
-    prepared = prepare_plan(_request(recipe, assignments, options), "submit", check="if possible", progress=_Logged())
-    return Run(submit_plan(prepared, _Logged()).run.path)
+    With `once`, any text, the run is submitted only if this user has not done so with the same key before; else that
+    run is returned, whatever its state. Raises RequestError, also for a key of another request, and SlurmError.
+    """
+    request = _request(recipe, assignments, options)
+    if once is not None:
+        from launcher.api.once import submit_once
+
+        return Run(submit_once(request, once, _Logged(), check="if possible").run.path)
+    from launcher.api.submit import submit_new
+
+    prepared = prepare_plan(request, "submit", check="if possible", progress=_Logged())
+    return Run(submit_new(prepared, _Logged()).run.path)
 
 
 def run(recipe: str | Path | None = None, *assignments: str, **options: Unpack[RunOptions]) -> Run:

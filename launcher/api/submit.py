@@ -12,7 +12,6 @@ from launcher.api.progress import Progress
 from launcher.api.resume import starting_alone
 from launcher.api.run import Outcome
 from launcher.backends import start
-from launcher.backends.batch import BatchJob
 from launcher.planning.model import Change
 from launcher.rundir import RunDirectory
 
@@ -33,6 +32,8 @@ class SubmittedRun:
     run_id: str
     changes: tuple[Change, ...] = ()
     """What a resume has changed."""
+    new: bool = True
+    """False where an earlier `--once` with the same key has submitted it."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for programs."""
@@ -43,26 +44,38 @@ class SubmittedRun:
             "run_id": self.run_id,
             "run_dir": str(self.run.path),
             "changes": [dataclasses.asdict(change) for change in self.changes],
+            "new": self.new,
         }
 
 
-def submit_plan(prepared: PreparedPlan, progress: Progress) -> SubmittedRun:
+def submit_new(prepared: PreparedPlan, progress: Progress) -> SubmittedRun:
+    """Submit a plan as `submit_plan` does, with another run id where the one that was drawn is taken."""
+    return start_new(prepared, lambda made: submit_plan(made, progress))
+
+
+def submit_plan(
+    prepared: PreparedPlan,
+    progress: Progress,
+    locks: tuple[int, ...] = (),
+    *,
+    again: RunDirectory | None = None,
+) -> SubmittedRun:
     """Write the run directory of a plan for `submit` and submit its job.
 
-    Raises SlurmError, DiskError, or ImageError for an image that was removed meanwhile. Where Slurm refused, a new run
-    leaves nothing behind.
+    sbatch inherits `locks`, descriptors of locks that this process holds. `again` is the directory that an interrupted
+    try of this very submission has made. Raises SlurmError, DiskError,
+    RunExistsError, or ImageError for an image that was removed meanwhile. Where Slurm refused, a new run leaves nothing
+    behind.
     """
     plan = prepared.plan
     for warning in plan.warnings:
         progress.warn(warning)
     for change in plan.changes:
         progress.info(f"changed: {change}")
-
-    def submit(made: PreparedPlan) -> BatchJob:
-        return start.submit_run(made.plan, made.inputs.host, made.resumed, LocalShell(), progress.warn)
-
-    with starting_alone(prepared.resumed):
-        started = start_new(prepared, submit)
+    with starting_alone(prepared.resumed) as further:
+        # sbatch holds the locks as well: where this process is killed, the next one waits for the end of sbatch.
+        holding = LocalShell(keep=(*locks, *further))
+        started = start.submit_run(plan, prepared.inputs.host, prepared.resumed, holding, progress.warn, again=again)
     submission = started.submission
     return SubmittedRun(started.run, submission.job, submission.cluster, plan.name, started.run.path.name, plan.changes)
 

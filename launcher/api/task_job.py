@@ -51,7 +51,7 @@ def perform_in_job(
     from launcher.slurm.control import cancel
     from launcher.slurm.poller import Poller
 
-    folder = tasks / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    folder = tasks / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(6)}"
     events = folder / "events.jsonl"
     task = submit_task(
         function,

@@ -11,11 +11,12 @@ from launcher.discovery.host import HostContext
 from launcher.planning.backend import BATCH
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
+from launcher.rundir.lease import ended_lease, read_lease
 from launcher.slurm import control
 from launcher.slurm.info import cluster_name
 from launcher.slurm.poller import Poller
 from launcher.slurm.queue import Job
-from launcher.slurm.submit import Submission, SubmissionUnknownError, submit
+from launcher.slurm.submit import Submission, SubmissionUnknownError, search, submit
 
 
 class QueuedUnrecordedError(DiskError):
@@ -79,6 +80,41 @@ class BatchBackend:
         return BatchJob(run, submission, shell, Poller((submission.job,), shell, submission.cluster))
 
 
+def recover(run: RunDirectory, token: str, shell: Shell) -> Submission | None:
+    """Return the job of a submission whose launcher may have been killed, and record it where that was not done.
+
+    None where Slurm has never got it. Raises SubmissionUnknownError where that is not known, DiskError.
+    """
+    events = [event for event in run.journal.read() if event.get("token") == token]
+    known = next((event for event in reversed(events) if event["event"] == "submitted"), None)
+    if known is not None and (job := known.get("job")):
+        cluster = known.get("cluster")
+        return Submission(job, None if cluster == _local_cluster(shell) else cluster)
+    owners = [lease for lease in (read_lease(run), ended_lease(run, token)) if lease and lease["nonce"] == token]
+    if owners and (job := owners[0]["job_id"]):
+        cluster = owners[0]["cluster"]
+        found = Submission(job, None if cluster == _local_cluster(shell) else cluster, recovered=True)
+    elif not events or events[-1]["event"] == "submit_refused":
+        return None
+    elif (searched := search(token, shell, clusters=events[0].get("clusters"))) is not None:
+        found = searched
+    else:
+        return None
+    _record(run, token, found, shell)
+    return found
+
+
+def _record(run: RunDirectory, token: str, found: Submission, shell: Shell) -> None:
+    run.journal.write(
+        "submitted",
+        backend=BATCH.name,
+        token=token,
+        job=found.job,
+        cluster=found.cluster or _local_cluster(shell),
+        recovered=found.recovered,
+    )
+
+
 def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> Submission:
     """Submit sbatch.sh; the journal records the intent and the outcome."""
     token, clusters = plan.token, dict(plan.directives).get("clusters")
@@ -96,14 +132,7 @@ def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> S
             run.journal.write("submit_refused", token=token, error=error.message)
         raise
     try:
-        run.journal.write(
-            "submitted",
-            backend=plan.backend.name,
-            token=token,
-            job=submission.job,
-            cluster=submission.cluster or _local_cluster(shell),
-            recovered=submission.recovered,
-        )
+        _record(run, token, submission, shell)
     except DiskError as error:
         raise QueuedUnrecordedError(
             f"job {submission.job} is queued, but that could not be recorded: {error.message}",

@@ -52,7 +52,7 @@ def in_image(plan: TaskPlan, image: Image, env: Mapping[str, str], command: str)
     """Call the entrypoint in the run's image, with a copy of the run's code and with its mounts, all read-only."""
     with tempfile.TemporaryDirectory(prefix="launcher-ask-") as directory:
         code, root = Path(directory) / "code", Path(directory) / "root"
-        copy_code(code, plan)
+        copy_code(code, plan, shared=False)
         root.mkdir()
         mounts = [(mount.source, mount.target) for mount in plan.mounts]
         own = tuple((name, value) for name, value in image.environment.items() if value is not None)

@@ -5,14 +5,13 @@ import errno
 import os
 import secrets
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import DiskError, RequestError
-from launcher.contract import files
+from launcher._util.ownership import require_trusted
 from launcher.contract.paths import ARGV, PLAN, SCRIPTS, RunPaths
 from launcher.contract.process import ProcessIdentity
 from launcher.planning.model import Plan
@@ -22,10 +21,7 @@ from launcher.rundir.run_directory import write_atomically
 from launcher.scripts import scripts
 
 _PARTIAL = ".partial"
-_MAKER = "maker.json"
-"""Which process writes the directory; removed when it is whole."""
-
-_UNNAMED_S = 3600.0
+_SHARE = "Use --run-root DIR with a directory of yours; for one that a group shares see docs/how-to/scripts.md."
 
 _RECORDS = (PLAN, ARGV, *SCRIPTS)
 
@@ -58,36 +54,46 @@ def prepare(plan: Plan, resumed: RunDirectory | None) -> Prepared:
 
 
 def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
-    """Write a new run's directory, whole or not at all. Raises RunExistsError where its id is taken, DiskError.
+    """Write a new run's directory, whole or not at all.
+
+    Raises RunExistsError where its id is taken, RequestError where another user could replace it, DiskError.
 
     Only what this process has made is removed again. What killed launchers of this machine have left is removed, too.
     """
     final = Path(plan.run_dir)
     partial: Path | None = None
-    made: tuple[Path, ...] = ()
-    with _umask(shared=plan.shared):
-        try:
-            made = _make_parents(final.parent)
-            _sweep(final.parent)
-            partial = _make_partial(final)
-            _write_records(partial, plan, texts)
-            copy_code(RunPaths(partial).code, plan)
-            (partial / _MAKER).unlink()
-            partial.rename(final)
-        except (OSError, DiskError) as error:
-            _remove(partial, made)
-            if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final.exists():
-                raise RunExistsError("another run has this id", where=str(final)) from error
-            raise _disk_error(error, final) from error
-    return Prepared(RunDirectory(final), made)
+    made: list[Path] = []
+    try:
+        _make_parents(final.parent, made, shared=plan.shared)
+        for directory in (final.parent.parent, final.parent):
+            require_trusted(directory, shared=plan.shared_run_root, hint=_SHARE)
+        if plan.shared_run_root and final.parent in made:  # other users may have runs of this name
+            final.parent.chmod(stat.S_IMODE(final.parent.parent.stat().st_mode))
+        _sweep(final.parent)
+        partial = final.with_name(_partial_name(final.name, ProcessIdentity.of_this_process()))
+        _make_directory(partial, shared=plan.shared)
+        _write_records(partial, plan, texts)
+        copy_code(RunPaths(partial).code, plan, shared=plan.shared)
+        # Slurm and the job only append to them.
+        for log in _logs(RunPaths(partial), plan):
+            write_atomically(log, "", mode=_file_mode(plan.shared), exact_mode=True)
+        mine = partial.stat()
+        partial.rename(final)
+        if not os.path.samestat(mine, final.lstat()):
+            raise RequestError("another user has replaced the run directory", where=str(final), hint=_SHARE)
+    except (OSError, DiskError, RequestError) as error:
+        _remove(partial, made)
+        if isinstance(error, RequestError):
+            raise
+        if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final.exists():
+            raise RunExistsError("another run has this id", where=str(final)) from error
+        raise _disk_error(error, final) from error
+    return Prepared(RunDirectory(final), tuple(made))
 
 
-def _make_partial(final: Path) -> Path:
-    """Make the directory in which the run is written, with the identity of this process in it."""
-    partial = final.with_name(f".{final.name}.{secrets.token_hex(6)}{_PARTIAL}")
-    partial.mkdir()
-    files.write_json(partial / _MAKER, ProcessIdentity.of_this_process().to_dict())
-    return partial
+def _partial_name(run_id: str, maker: ProcessIdentity) -> str:
+    """Return the name under which a process writes a run's directory; it identifies the process."""
+    return f".{run_id}.{secrets.token_hex(6)}.{maker.short()}{_PARTIAL}"
 
 
 def _sweep(directory: Path) -> None:
@@ -96,10 +102,8 @@ def _sweep(directory: Path) -> None:
         with contextlib.suppress(OSError):  # its launcher, or another one that sweeps, has just renamed or removed it
             if partial.is_symlink() or partial.stat().st_uid != os.geteuid():
                 continue
-            maker = ProcessIdentity.from_dict(files.read_object(partial / _MAKER) or {})
-            unfinished_s = time.time() - partial.stat().st_mtime
-            # Without an identity it was killed in its first moment, or is about to write it.
-            if maker.has_ended() if maker else unfinished_s > _UNNAMED_S:
+            maker = ProcessIdentity.from_short(partial.name.removesuffix(_PARTIAL).rpartition(".")[2])
+            if maker is not None and maker.has_ended():
                 shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -108,33 +112,60 @@ def renew(run: RunDirectory, plan: Plan, texts: Mapping[str, str]) -> None:
     attempt = run.latest_attempt()
     if attempt is None:
         raise RequestError("this run has no attempt that could be continued", where=str(run.path))
-    with _umask(shared=plan.shared):
-        for name in _RECORDS:
-            source = run.path / name
-            if source.exists():
-                write_atomically(attempt.path / name, source.read_text())
-        _write_records(run.path, plan, texts)
+    for name in _RECORDS:
+        source = run.path / name
+        # What is there already is the attempt's own: a launcher was killed here, or its job never began.
+        if source.exists() and not (attempt.path / name).exists():
+            write_atomically(attempt.path / name, source.read_text(), mode=_file_mode(plan.shared), exact_mode=True)
+    _write_records(run.path, plan, texts)
 
 
 def _write_records(directory: Path, plan: Plan, texts: Mapping[str, str]) -> None:
-    write_atomically(directory / PLAN, plan.to_json())
-    write_atomically(directory / ARGV, plan.argv_json())
+    mode = _file_mode(plan.shared)
+    write_atomically(directory / PLAN, plan.to_json(), mode=mode, exact_mode=True)
+    write_atomically(directory / ARGV, plan.argv_json(), mode=mode, exact_mode=True)
     for name, text in texts.items():
-        write_atomically(directory / name, text, mode=0o777)
+        write_atomically(directory / name, text, mode=_directory_mode(plan.shared), exact_mode=True)
 
 
-def copy_code(directory: Path, plan: Plan | TaskPlan) -> None:
+def copy_code(directory: Path, plan: Plan | TaskPlan, *, shared: bool) -> None:
     """Write the snapshot of code that the run executes. Raises OSError."""
     for target, source in plan.code:
         path = directory / target
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parents(path.parent, [], shared=shared)
         shutil.copyfile(source, path)
+        path.chmod(_file_mode(shared))
 
 
-def _make_parents(directory: Path) -> tuple[Path, ...]:
-    missing = tuple(path for path in (directory, *directory.parents) if not path.exists())
-    directory.mkdir(parents=True, exist_ok=True)
-    return missing
+def _logs(run: RunPaths, plan: Plan) -> tuple[Path, ...]:
+    return (run.journal_file, run.sbatch_log) if plan.backend.slurm_step else (run.journal_file,)
+
+
+def _file_mode(shared: bool) -> int:
+    """Only the user reads a run's configuration and logs, unless `--shared` asks otherwise."""
+    return 0o644 if shared else 0o600
+
+
+def _directory_mode(shared: bool) -> int:
+    return 0o755 if shared else 0o700
+
+
+def _make_parents(directory: Path, made: list[Path], *, shared: bool) -> None:
+    """Make a directory and those above it that are missing; add them to `made`, the innermost first."""
+    if directory.is_dir():
+        return
+    _make_parents(directory.parent, made, shared=shared)
+    with contextlib.suppress(FileExistsError):
+        _make_directory(directory, shared=shared)
+        made.insert(0, directory)
+
+
+def _make_directory(path: Path, *, shared: bool) -> None:
+    """Make a directory with the run's permissions, whatever the umask; one in a group's directory is the group's."""
+    path.mkdir(mode=0o700)
+    inherited = path.stat().st_mode & stat.S_ISGID
+    if shared or inherited:
+        path.chmod(_directory_mode(shared) | inherited)
 
 
 def _remove(directory: Path | None, made: Sequence[Path]) -> None:
@@ -157,13 +188,3 @@ def _disk_error(error: OSError | DiskError, final: Path) -> DiskError:
     }
     hint = hints.get(code or 0, "Choose another directory: --run-root DIR.")
     return DiskError(f"the run directory cannot be written: {said}", where=str(final), hint=hint)
-
-
-@contextmanager
-def _umask(*, shared: bool) -> Iterator[None]:
-    """Set the umask: only the user reads a run directory's configuration and logs, unless `--shared` asks otherwise."""
-    before = os.umask(0o022 if shared else 0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)

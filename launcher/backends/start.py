@@ -8,7 +8,7 @@ from launcher.backends.allocation import AllocationBackend
 from launcher.backends.batch import BatchBackend, BatchJob, QueuedUnrecordedError
 from launcher.backends.image_uses import forget_image_use, record_image_use
 from launcher.backends.local import LocalBackend
-from launcher.backends.prepare import prepare
+from launcher.backends.prepare import Prepared, prepare
 from launcher.backends.protocol import Backend, StartedRun
 from launcher.discovery.host import HostContext
 from launcher.planning.model import Plan
@@ -29,25 +29,34 @@ def start_run(
     was not started leaves nothing behind; where the job exists or may exist, the directory stays, because the job
     would need it.
     """
-    return _start(BACKENDS[plan.backend.name], plan, host, resumed, shell, warn)
+    return _start(BACKENDS[plan.backend.name], plan, host, prepare(plan, resumed), shell, warn)
 
 
 def submit_run(
-    plan: Plan, host: HostContext, resumed: RunDirectory | None, shell: Shell, warn: Callable[[str], None]
+    plan: Plan,
+    host: HostContext,
+    resumed: RunDirectory | None,
+    shell: Shell,
+    warn: Callable[[str], None],
+    *,
+    again: RunDirectory | None = None,
 ) -> BatchJob:
-    """Start a plan for the batch backend, as `start_run` does."""
-    return _start(BatchBackend(), plan, host, resumed, shell, warn)
+    """Start a plan for the batch backend, as `start_run` does.
+
+    `again` is the directory of a new run that an interrupted try of this very submission has made whole.
+    """
+    prepared = Prepared(again) if again is not None else prepare(plan, resumed)
+    return _start(BatchBackend(), plan, host, prepared, shell, warn)
 
 
 def _start[Started: StartedRun](
     backend: Backend[Started],
     plan: Plan,
     host: HostContext,
-    resumed: RunDirectory | None,
+    prepared: Prepared,
     shell: Shell,
     warn: Callable[[str], None],
 ) -> Started:
-    prepared = prepare(plan, resumed)
     run = prepared.run
     try:
         if warning := record_image_use(plan, host):

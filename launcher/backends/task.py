@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher._util.errors import ConfigError, OutsideError, PrerequisiteError, SlurmError
+from launcher._util.ownership import is_shared, require_trusted
 from launcher.backends.process_environment import SLURM_CLIENT
 from launcher.config.cluster import Cluster
 from launcher.config.texts import slurm_time
@@ -98,8 +99,8 @@ def submit_task(
 ) -> TaskJob:
     """Submit `function(*arguments)`; both are pickled. `python` runs it on the node, by default this interpreter.
 
-    `folder` has to be on a file system that the node sees. Raises SlurmError with sbatch's words, OutsideError where
-    submitit is not installed.
+    `folder`, a new directory, has to be on a file system that the node sees. Raises SlurmError with sbatch's words,
+    OutsideError where submitit is not installed, RequestError where another user could replace the folder.
     """
     try:
         import submitit
@@ -110,7 +111,10 @@ def submit_task(
         ) from None
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # What lies there is unpickled on the node and here.
+    require_trusted(folder.parent, shared=is_shared(folder.parent.parent), hint="Remove it, or choose another place.")
+    folder.mkdir()
     try:
         executor = submitit.SlurmExecutor(folder=folder, python=shlex.quote(python) if python else None)
         executor.update_parameters(**parameters)

@@ -150,6 +150,10 @@ class Cluster(BaseModel):
     """The directory of all runs, on a file system that all nodes share; `~` and `$NAME` are expanded. Default: `runs`
     in the current directory."""
 
+    shared_run_root: bool = False
+    """Whether users of one group share `run_root`, which must then be setgid (`chmod 2775`). Otherwise directories of
+    other users below it are refused."""
+
     mpi: Word | None = None
     """The value of srun's --mpi: `none`, `pmix`, `pmi2`; see `srun --mpi=list`."""
 

@@ -105,13 +105,13 @@ def write_text(path: Path, text: str, *, mode: int = 0o666, exact_mode: bool = F
     _sync_directory(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, mode: int = 0o666) -> None:
     """Write `value` as the JSON text of a whole file; what JSON has no form for becomes text.
 
-    The directory is made where it is missing. Raises OSError.
+    The directory is made where it is missing. `mode` is as for `write_text`. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(value, indent=1, default=str) + "\n")
+    write_text(path, json.dumps(value, indent=1, default=str) + "\n", mode=mode)
 
 
 def read_object(path: Path) -> Optional[dict[str, Any]]:
@@ -127,14 +127,16 @@ class JsonLines:
     """A file of JSON lines, open for appending.
 
     Each line goes to the kernel in one write, so lines of two processes never mix and a killed process leaves no half
-    one behind.
+    one behind. A full disk may leave one: the next line begins behind it.
     """
 
     def __init__(self, path: Path, *, parents: bool = False) -> None:
         """Open the file, with `parents` also where its directory is missing. Raises OSError."""
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        size = os.fstat(self._descriptor).st_size
+        self._in_line = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
 
     def append(self, record: Mapping[str, Any], *, sync: bool = False) -> None:
         """Append one record; with `sync` it is on the disk before this returns. Raises OSError.
@@ -143,7 +145,12 @@ class JsonLines:
         """
         bad = [name for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
         clean = {**record, **dict.fromkeys(bad), **({"not_finite": bad} if bad else {})}
-        os.write(self._descriptor, (json.dumps(clean) + "\n").encode())
+        line = (("\n" if self._in_line else "") + json.dumps(clean) + "\n").encode()
+        self._in_line = True
+        written = os.write(self._descriptor, line)
+        if written < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._in_line = False
         if sync:
             os.fsync(self._descriptor)
 

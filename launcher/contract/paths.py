@@ -255,11 +255,6 @@ class RunPaths:
         return self.path / "lease"
 
     @property
-    def submit_lock(self) -> Path:
-        """The file that the launcher locks while it starts another attempt."""
-        return self.path / ".submit.lock"
-
-    @property
     def attempts_directory(self) -> Path:
         """The directory of all attempts."""
         return self.path / "attempts"

@@ -1,9 +1,11 @@
 """The identity of a process: its number, which is used again later, with the time of its start, which is not."""
 
+import hashlib
 import os
+import re
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -83,6 +85,23 @@ class ProcessIdentity:
     def to_dict(self) -> dict[str, Any]:
         """Return the identity as plain values."""
         return asdict(self)
+
+    def short(self) -> str:
+        """Return the identity as a part of a file's name, which `from_short` understands on this machine."""
+        return f"{self._place()}-{self.pid}-{self.start_ticks}"
+
+    @classmethod
+    def from_short(cls, text: str) -> "Optional[ProcessIdentity]":
+        """Return the identity that `short` gave; None for one of another machine or boot, and for any other text."""
+        found = re.fullmatch(r"([0-9a-f]{16})-([0-9]+)-([0-9]+)", text)
+        mine = cls.of_this_process()
+        if found is None or found[1] != mine._place():
+            return None
+        return replace(mine, pid=int(found[2]), start_ticks=int(found[3]))
+
+    def _place(self) -> str:
+        text = "\0".join((self.host, self.boot_id, self.pid_namespace))
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
     def has_ended(self, seen_from: "Optional[ProcessIdentity]" = None) -> Optional[bool]:
         """Return whether this process has ended, as far as `seen_from` (default: this process) can tell; else None.

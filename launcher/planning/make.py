@@ -36,6 +36,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         run_id=Path(task.run_dir).name,
         run_dir=task.run_dir,
         shared=request.shared,
+        shared_run_root=cluster.shared_run_root,
         submission=inputs.submission,
         recipe=inputs.recipe_text or request.recipe or "",
         cluster=cluster.name,

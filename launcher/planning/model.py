@@ -107,6 +107,8 @@ class Plan:
     run_id: str
     run_dir: str
     shared: bool
+    shared_run_root: bool
+    """Whether users of one group share the run root."""
     submission: int
     """Which start of this run it is: 0 for a new one, one more for each --resume."""
     recipe: str

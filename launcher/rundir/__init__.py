@@ -3,7 +3,8 @@
 run_directory   a run and its attempts: reading and writing their files
 journal         what the launcher did, one line each, on disk before the next step
 lease           which job or process executes a run
-submit_lock     one launcher at a time starts another attempt
+locks           one launcher at a time starts an attempt, or works for a key of --once
+once            which run a key of --once belongs to
 finding         runs by directory, run id or name
 """
 

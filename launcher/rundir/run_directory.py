@@ -1,20 +1,21 @@
 """A run and its attempts on disk: their paths (contract/paths.py), and reading and writing them."""
 
+import contextlib
 from pathlib import Path
 from typing import Any, cast
 
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.user_paths import exists
 from launcher.contract import files
-from launcher.contract.paths import AttemptPaths, RunPaths, attempt_name
+from launcher.contract.paths import ARGV, PLAN, SCRIPTS, AttemptPaths, RunPaths, attempt_name
 from launcher.contract.records import AttemptResult, StartRecord
 from launcher.rundir.journal import Journal
 
 
-def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
+def write_atomically(path: Path, text: str, *, mode: int = 0o666, exact_mode: bool = False) -> None:
     """Write a whole file or nothing (contract/files.py). Raises DiskError."""
     try:
-        files.write_text(path, text, mode=mode)
+        files.write_text(path, text, mode=mode, exact_mode=exact_mode)
     except OSError as error:
         raise DiskError(f"cannot write {path.name}: {error.strerror}", where=str(path.parent)) from error
 
@@ -108,6 +109,14 @@ class RunDirectory(RunPaths):
                 raise DiskError(f"cannot create the attempt: {error.strerror}", where=str(attempt.path)) from error
             else:
                 return attempt
+
+    def remove_temporary_files(self) -> None:
+        """Remove what killed launchers have left of files that they were writing; no other one may write them now."""
+        patterns = (*(f".{name}.*.tmp" for name in (PLAN, ARGV, *SCRIPTS)), ".lease.*", "lease.*.tmp", ".latest.*")
+        for directory in (self.path, *(attempt.path for attempt in self.attempts())):
+            for path in (each for pattern in patterns for each in directory.glob(pattern)):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _point_latest_at(self, attempt: Attempt) -> None:
         temporary = self.path / f".latest.{attempt.name}"

@@ -90,14 +90,15 @@ def submit(
 ) -> Submission:
     """Submit a batch script and return the job.
 
-    `token` must be in the job's comment or name (from the script's own directives, or `options`) and in no
-    other job's: it identifies the job where sbatch got no answer. `clusters` are those that the script names besides
+    `token` must be in no other job. The script gets it as an argument, so that Slurm shows it as part of the job's
+    command, which no site rewrites as some do with comments: it identifies the job where sbatch got no answer.
+    `clusters` are those that the script names besides
     the local one. Raises RequestError with sbatch's message where Slurm
     refused the request, SubmissionUnknownError where the job may exist, SlurmError where it does not.
     """
     result = None
     try:
-        argv = ["sbatch", "--parsable", *options, str(script)]
+        argv = ["sbatch", "--parsable", *options, str(script), token]
         result = shell.run(argv, env=env, cwd=cwd, check=False, timeout_s=_TIMEOUT_S)
         words = first_error(result) if result.status else "it printed no job id"
     except CommandError as error:
@@ -134,7 +135,7 @@ def refusal(result: Result) -> RequestError | SlurmError:
 
 
 def find_submission(token: str, shell: Shell, clusters: str | None = None) -> Submission | None:
-    """Return the job that has `token` in its comment or name, ended or not; None if Slurm has no such job.
+    """Return the job that has `token` in its comment, name or command, ended or not; None if Slurm has no such job.
 
     `clusters` are Slurm's names of clusters to search in place of the local one, separated by commas.
 
@@ -142,7 +143,7 @@ def find_submission(token: str, shell: Shell, clusters: str | None = None) -> Su
     """
     whole = re.compile(rf"(?<![\w-]){re.escape(token)}(?![\w-])")  # run-1 is not in run-10
     for argv in (
-        ["squeue", *in_cluster(clusters), "--me", "--noheader", "--states=all", "--format=%i|%k|%j"],
+        ["squeue", *in_cluster(clusters), "--me", "--noheader", "--states=all", "--format=%i|%k|%j|%o"],
         [
             "sacct",
             *in_cluster(clusters),
@@ -150,7 +151,7 @@ def find_submission(token: str, shell: Shell, clusters: str | None = None) -> Su
             "--parsable2",
             "--noheader",
             "--starttime=now-1day",
-            f"--format=JobIDRaw,{'Cluster,' if clusters else ''}Comment,JobName",
+            f"--format=JobIDRaw,{'Cluster,' if clusters else ''}Comment,JobName,SubmitLine",
         ],
     ):
         try:

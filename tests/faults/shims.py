@@ -13,7 +13,7 @@ me=$(basename "$0"); args=(); conf={home}; elsewhere=0
 for word in "$@"; do
     if [[ $word == --clusters=other ]]; then elsewhere=1; else args+=("$word"); fi
 done
-script=${{args[-1]}}
+script=${{args[-2]}}
 if [[ $me == sbatch ]] && grep -q '^#SBATCH --clusters=other' "$script"; then
     # The other cluster reads the script without this line, and under the same name.
     elsewhere=1; sed -i 's/^#SBATCH --clusters/# SBATCH --clusters/' "$script"

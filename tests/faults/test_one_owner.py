@@ -116,7 +116,7 @@ def test_a_requeued_job_keeps_its_run_and_a_dead_owners_lease_is_taken(
 def test_a_journal_that_takes_no_more_does_not_take_the_job_with_it(user: User, slurm_cluster: VirtualCluster) -> None:
     """The disk is full when sbatch has answered: the run's directory stays, and the message names the job."""
     full = '#!/bin/bash\nanswer=$(/usr/bin/sbatch "$@") || exit\n'
-    full += 'run=$(dirname "${@: -1}"); mv "$run/journal.jsonl" "$run/kept"; ln -s /dev/full "$run/journal.jsonl"\n'
+    full += 'run=$(dirname "${@: -2:1}"); mv "$run/journal.jsonl" "$run/kept"; ln -s /dev/full "$run/journal.jsonl"\n'
     shims = put(user, {"sbatch": full + 'echo "$answer"\n'})
     done = user.run("submit", *COMMON, *LONG, status=3)
     run = user.runs()[-1]

@@ -1,7 +1,6 @@
 """Run ids that collide, and directories that killed launchers have left: no run takes or loses another one's files."""
 
 import dataclasses
-import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,7 +44,6 @@ def test_of_eight_with_one_id_one_has_the_directory(tmp_path: Path) -> None:
     assert (won[0].run.path / "sbatch.sh").read_text() == texts["sbatch.sh"]
     assert (won[0].run.path / "code/small.py").exists()
     assert [path.name for path in won[0].run.path.parent.iterdir()] == [won[0].run.path.name], "no file is left over"
-    assert not (won[0].run.path / "maker.json").exists()
 
 
 def test_a_run_whose_id_is_taken_draws_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,10 +76,8 @@ def test_what_killed_launchers_have_left_is_swept(tmp_path: Path) -> None:
         "elsewhere": dataclasses.replace(me, host="elsewhere", pid=done.pid),
     }
     for name, maker in makers.items():
-        partial = directory / f".{name}.partial"
-        partial.mkdir(parents=True)
-        (partial / "maker.json").write_text(json.dumps(maker.to_dict()))
-    (directory / ".just-begun.partial").mkdir()
+        (directory / f".{name}.{maker.short()}.partial").mkdir(parents=True)
+    (directory / ".unnamed.partial").mkdir()
     create(made, scripts(made))
-    left = sorted(path.name for path in directory.glob(".*.partial"))
-    assert left == [".alive.partial", ".elsewhere.partial", ".just-begun.partial"]
+    left = sorted(path.name.split(".")[1] for path in directory.glob(".*.partial"))
+    assert left == ["alive", "elsewhere", "unnamed"]

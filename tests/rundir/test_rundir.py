@@ -68,7 +68,7 @@ def test_the_journal_survives_a_line_that_a_crash_cut_short(tmp_path: Path) -> N
         file.write('{"event": "subm')
     assert [event["event"] for event in journal.read()] == ["submit_intent"]
     journal.write("submitted", job="5")
-    assert journal.path.read_text().count("\n") == 2
+    assert [event["event"] for event in journal.read()] == ["submit_intent", "submitted"]
 
 
 def test_journal_events_are_found_by_kind(tmp_path: Path) -> None:

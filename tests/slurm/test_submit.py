@@ -58,7 +58,7 @@ def test_the_job_is_read_from_whatever_a_site_prints(text: str, expected: Submis
 def test_one_command_when_all_is_well() -> None:
     shell = Recorder({"sbatch": said("12\n")})
     assert send(shell) == Submission("12")
-    assert shell.asked == [("sbatch", "--parsable", "/run/sbatch.sh")]
+    assert shell.asked == [("sbatch", "--parsable", "/run/sbatch.sh", "token-1")]
 
 
 @pytest.mark.parametrize("first", [said("", 1, TIMED_OUT), said("a site's message and no id\n")])

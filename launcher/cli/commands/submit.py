@@ -9,6 +9,7 @@ With --follow the run is watched; Ctrl-C then leaves the job alone.
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from launcher.cli import arguments
 from launcher.cli.commands import plan
 from launcher.cli.output import coloured, info, print_json
 
@@ -23,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher submit`."""
     plan.add_run_arguments(parser, "submit")
     add = parser.add_argument
+    add(
+        "--once",
+        metavar="KEY",
+        help="submit it once for this key; later tries return that run (docs/how-to/scripts.md)",
+    )
     add("--follow", action="store_true", help="watch the run until it has ended")
     add("--json", action="store_true", help="print job and run directory as one JSON object")
 
@@ -32,7 +38,11 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.cli.progress import TerminalProgress
 
     progress = TerminalProgress()
-    prepared = plan.prepare_or_show(parsed, "submit", "if possible", progress)
+    prepared: PreparedPlan | SubmittedRun | None
+    if parsed.once is not None:
+        prepared = _submit_once(parsed, progress)
+    else:
+        prepared = plan.prepare_or_show(parsed, "submit", "if possible", progress)
     if prepared is None:
         return 0
     if not parsed.follow:
@@ -53,12 +63,24 @@ def main(parsed: argparse.Namespace) -> int:
     return status
 
 
-def _submit(prepared: "PreparedPlan", progress: "TerminalProgress") -> "SubmittedRun":
-    from launcher.api.submit import submit_plan
+def _submit_once(parsed: argparse.Namespace, progress: "TerminalProgress") -> "SubmittedRun":
+    if parsed.dry_run:
+        from launcher._util.errors import ConfigError
 
-    submitted = submit_plan(prepared, progress)
+        raise ConfigError("--once has no effect with --dry-run", where="--once", hint="Leave one of them out.")
+    from launcher.api.once import submit_once
+
+    return submit_once(arguments.read_request(parsed), parsed.once, progress, check="if possible")
+
+
+def _submit(prepared: "PreparedPlan | SubmittedRun", progress: "TerminalProgress") -> "SubmittedRun":
+    """Submit a plan, unless that has been done, and print the job."""
+    from launcher.api.submit import SubmittedRun, submit_new
+
+    submitted = prepared if isinstance(prepared, SubmittedRun) else submit_new(prepared, progress)
     name = f"{submitted.name}/{submitted.run_id}"
-    info(f"job {coloured(submitted.job, 'bold')} of run {name}: {submitted.run.path}")
+    already = "" if submitted.new else "submitted before: "
+    info(f"{already}job {coloured(submitted.job, 'bold')} of run {name}: {submitted.run.path}")
     return submitted
 
 

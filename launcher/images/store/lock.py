@@ -18,12 +18,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher._util.ownership import require_trusted
 from launcher.contract.generations import HeartbeatWatcher
 from launcher.images.store.lease import (
     Generation,
@@ -43,6 +45,7 @@ __all__ = ["HeldLock", "LeaseHolder", "LeaseLostError", "LeaseTiming", "Lock", "
 OnWait = Callable[[LeaseHolder], None]
 """Called when waiting begins and every `LeaseTiming.report_s` seconds, with the holder of that moment."""
 
+_SHARE = "Use a store of your own, or let its owner share it with a group: chmod 2775."
 _BUSY = (errno.EAGAIN, errno.EACCES)
 # flock(2), fcntl(2): none left or no lockd; not built in; not for this file system (Lustre's noflock: ENOSYS).
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -187,16 +190,24 @@ class _Attempt:
 
 
 def make_directory(path: Path, mode: int) -> None:
-    """Make a directory with exactly these permissions, independent of the umask; an existing one stays as it is."""
+    """Make a directory with exactly these permissions, independent of the umask; an existing one stays as it is.
+
+    With the bit setgid in `mode` the directories of a group's other users are taken, else only this user's and root's.
+    Raises RequestError for another one.
+    """
+    made = True
     try:
         path.mkdir()
     except FileExistsError:
-        return
+        made = False
     except FileNotFoundError:
         make_directory(path.parent, mode)
         make_directory(path, mode)
         return
-    path.chmod(mode)
+    for each in (path.parent, path):
+        require_trusted(each, shared=bool(mode & stat.S_ISGID), hint=_SHARE)
+    if made:
+        path.chmod(mode)
 
 
 def _open(path: Path, mode: int) -> int:
