@@ -1,7 +1,6 @@
 """Launchers that start at once: each command is a fork of a server that has the launcher imported.
 
-For tests that start a hundred launchers and kill most of them: what is left of each is what the launcher itself does.
-A command may be given faults, see `Fault`.
+For tests that start a hundred launchers and kill most of them. A command may be given faults, see `Fault`.
 """
 
 import contextlib
@@ -98,7 +97,7 @@ class Launchers:
         return Forked(self, int(self.ask(command)["pid"]), output)
 
     def run(self, *arguments: str, fault: Fault = NONE, status: int | None = 0) -> Forked:
-        """Run `launcher ARGUMENTS`; `status` is what it has to end with."""
+        """Run `launcher ARGUMENTS`; it has to end with `status`."""
         done = self.start(*arguments, fault=fault)
         found = done.wait()
         assert status is None or found == status, f"{arguments}: {found}\n{done.text}"
