@@ -19,6 +19,8 @@ from launcher.contract.records import (
     NetworkRecord,
     PlacementRecord,
     RankRecord,
+    SumsAnswer,
+    SumsRequest,
     TimelineEvent,
 )
 from launcher.contract.validation import problems
@@ -33,6 +35,8 @@ KINDS: dict[str, Any] = {
     "result.json": AttemptResult,
     "environment.json": EnvironmentRecord,
     "checkpoint.json": CheckpointChoice,
+    "sums/*.request.json": SumsRequest,
+    "sums/*.json": SumsAnswer,
     "network/*.json": NetworkRecord,
     "placement/*.json": PlacementRecord,
     "profiles/*.record.json": CaptureRecord,
