@@ -59,6 +59,17 @@ def record_sums(run_dir: Path, path: Path) -> Path:
     return where
 
 
+def damaged(content: bytes, kind: str, place: int, bit: int) -> bytes:
+    """Return content with a flipped bit, with 64 bytes of zeros, or cut, from the byte `place` on."""
+    if kind == "cut":
+        return content[:place]
+    if kind == "zeros":
+        changed = content[:place] + bytes(len(content[place : place + 64])) + content[place + 64 :]
+        if changed != content:
+            return changed
+    return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+
+
 def _pickled(value: object) -> bytes:
     sys.modules[_MODULE.__name__] = _MODULE
     try:

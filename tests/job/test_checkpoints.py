@@ -25,7 +25,7 @@ from launcher.job.model.shared_sums import SharedSums
 from launcher.job.rank import Rank, read_rank
 from launcher.job.watch.checkpoint_sums import CheckpointSums
 from launcher.job.watch.save_space import SaveSpace
-from tests.job.checkpoint_files import empty_metadata, record_sums, write_checkpoint
+from tests.job.checkpoint_files import damaged, empty_metadata, record_sums, write_checkpoint
 from tests.job.ranks import rank_environment
 from tests.support.limits import seconds
 
@@ -47,16 +47,6 @@ def run(tmp_path: Path) -> Path:
     for step in (10, 20):
         record_sums(directory, write_checkpoint(directory / "checkpoints", step))
     return directory
-
-
-def damaged(content: bytes, kind: str, place: int, bit: int) -> bytes:
-    if kind == "cut":
-        return content[:place]
-    if kind == "zeros":
-        changed = content[:place] + bytes(len(content[place : place + 64])) + content[place + 64 :]
-        if changed != content:
-            return changed
-    return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
 
 
 @pytest.mark.parametrize("kind", ["flip", "cut", "zeros"])

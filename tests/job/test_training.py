@@ -2,15 +2,20 @@
 
 import json
 import math
+import random
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
-from launcher.contract.paths import RunPaths
+from launcher.contract import checkpoints
+from launcher.contract.paths import MANIFEST, RunPaths
+from launcher.job.config import choices
+from launcher.job.rank import read_rank
 from tests.contract.written import check_written, compose_result
-from tests.job.ranks import Ranks, Run, make_run, train
+from tests.job.checkpoint_files import damaged
+from tests.job.ranks import Ranks, Run, make_run, rank_environment, train
 
 pytestmark = [pytest.mark.megatron, pytest.mark.timeout(600)]
 
@@ -169,6 +174,32 @@ def test_flipped_bytes_in_the_newest_checkpoint_are_found_and_the_older_one_is_l
     assert not (run.path / "set-aside" / "iter_0000020.json").exists()
     sums = run.path / "checkpoints" / "iter_0000020" / "launcher-manifest.json"
     assert sums.stat().st_mtime > shard.stat().st_mtime
+
+
+def test_no_damage_in_a_file_of_a_real_checkpoint_is_loaded(
+    reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+    run = reference.copy(tmp_path / "resumed")
+    directory, numbers = run.path / "checkpoints", random.Random(7)  # noqa: S311 - places of damage
+    newest = directory / "iter_0000020"
+    files = [path for path in sorted(newest.iterdir()) if path.is_file()]
+    assert {"__0_0.distcp", "__1_0.distcp", ".metadata", "metadata.json", "train_state.pt", MANIFEST} <= {
+        path.name for path in files
+    }
+    rank = read_rank(rank_environment(run.path, 0, 2, "001"))
+    for path in (*files, *(directory / name for name in checkpoints.TRACKERS)):
+        content = path.read_bytes()
+        for number in range(40):
+            kind, place = ("flip", "cut", "zeros")[number % 3], numbers.randrange(len(content))
+            path.write_bytes(damaged(content, kind, place, numbers.randrange(8)))
+            choice = choices.resumed(rank, directory, None, "torch_dist", "full")
+            # Bridge reads no tracker where it is given the iteration.
+            expected = 10 if path in files else 20
+            assert choice["ckpt_step"] == expected, f"{kind} of {path.name} at byte {place}"
+            rank.run_paths.set_aside(20).unlink(missing_ok=True)
+        path.write_bytes(content)
+    assert choices.resumed(rank, directory, None, "torch_dist", "full")["ckpt_step"] == 20
 
 
 def test_damage_that_only_the_load_finds_ends_the_attempt_and_the_next_takes_the_older_checkpoint(
