@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from launcher._util.errors import ConfigError
 from launcher.config.cluster import Cluster
+from launcher.discovery.code_files import refuse_secrets
 from launcher.planning.backend import BackendTraits
 from launcher.planning.profiler.model import CustomProfiler, ProfilerContext, ProfilerOptions
 
@@ -64,4 +65,6 @@ def newest_step(checkpoints: Path) -> int | None:
 
 def own_code(context: ProfilerContext) -> tuple[tuple[str, str], ...]:
     """Return the file of the user's own profiler, for code/: its path there, and its source."""
+    if context.custom:
+        refuse_secrets(Path(context.custom.source))
     return ((context.custom.path, context.custom.source),) if context.custom else ()

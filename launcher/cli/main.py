@@ -68,10 +68,17 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     from launcher._util.errors import ConfigError
+    from launcher.contract.variables import secret_in
 
     for number, argument in enumerate(arguments, 1):
         if any("\ud800" <= sign <= "\udfff" for sign in argument):
             raise ConfigError("contains bytes that are not UTF-8", where=f"argument {number}")
+        if (secret := secret_in(argument)) and not secret.startswith("a value of "):
+            raise ConfigError(
+                f"contains {secret}, which other users of this machine can see",
+                where=f"argument {number}",
+                hint="Set it in your shell and pass it on by name (--env NAME), or keep it in a file of the program's.",
+            )
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
     if command not in COMMANDS or arguments[0] != command:
         return _without_command(arguments)

@@ -3,15 +3,13 @@
 import contextlib
 import json
 import os
-import re
 import sys
 from typing import Any, TextIO
 
 from launcher._util.errors import LauncherError
-from launcher._util.tables import printable
+from launcher._util.tables import safe
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
-_KEPT = re.compile(r"(\n|\t|\033\[(?:0|1|2|31|32|33)m)")
 _LONGEST = {"message": 1000, "where": 300, "hint": 500}
 """Characters of an error's parts; what a user gave may be of any length."""
 
@@ -22,15 +20,6 @@ def coloured(text: str, colour: str, stream: TextIO | None = None) -> str:
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     return f"\033[{_COLOURS[colour]}m{text}\033[0m"
-
-
-def safe(text: str) -> str:
-    """Return lines for a terminal, in which only the colours of `coloured` are left of all control characters.
-
-    Names, reasons and logs come from files and programs, and a terminal would obey what they contain.
-    """
-    parts = _KEPT.split(text)
-    return "".join(part if number % 2 else printable(part) for number, part in enumerate(parts))
 
 
 def info(text: str = "") -> None:
@@ -44,9 +33,9 @@ def info(text: str = "") -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def say(text: str) -> None:
+def say(text: str, *, end: str = "\n") -> None:
     """Print lines of a command's answer on standard output."""
-    print(safe(text))
+    print(safe(text), end=end)
 
 
 def warn(text: str) -> None:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from launcher._util.progress_bar import progress_bar
+from launcher._util.tables import safe
 from launcher.cli.output import coloured, info, warn
 from launcher.contract.units import bytes_text
 
@@ -69,7 +70,7 @@ class TerminalProgress:
         if self._bar is None:
             self._print(f"  {text}")
         else:
-            self._bar.console.print(f"  {text}", markup=False, highlight=False, style="dim", soft_wrap=True)
+            self._bar.console.print(f"  {safe(text)}", markup=False, highlight=False, style="dim", soft_wrap=True)
 
     def progress(self, done: int, total: int | None, unit: "Unit") -> None:
         """Show how far the stage is."""
@@ -83,7 +84,7 @@ class TerminalProgress:
             self._print(f"{self._stage}: {numbers}")
 
     def _print(self, text: str) -> None:
-        self.stream.write(coloured(text, "dim", self.stream) + "\n")
+        self.stream.write(coloured(safe(text), "dim", self.stream) + "\n")
         self.stream.flush()
 
 

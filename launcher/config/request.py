@@ -3,9 +3,10 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from launcher.config.cluster import Count, Flag, Runtime, Text, TimeLimit, Word
+from launcher.config.texts import without_secret
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 
 
@@ -22,7 +23,7 @@ class Request(BaseModel):
     recipe: Text | None = None
     """`path.py[:function]` or `bridge:NAME`."""
 
-    assignments: tuple[Word, ...] = ()
+    assignments: tuple[Annotated[Word, AfterValidator(without_secret)], ...] = ()
     """`KEY=VALUE` in the user's order: arguments of `configure` and Hydra overrides."""
 
     cluster: Text | None = None

@@ -2,6 +2,8 @@
 
 import re
 
+from launcher.contract.variables import secret_in, secret_of_assignment
+
 _TIME = re.compile(r"[0-9]+(?:-[0-9]+(?::[0-9]+){0,2})?|[0-9]+(?::[0-9]+){1,2}|UNLIMITED|infinite", re.ASCII)
 LONGEST = 64 << 10
 """Characters of one value: the kernel takes 128 KiB for one argument of a program."""
@@ -15,6 +17,23 @@ def plain(text: str) -> str:
         raise ValueError("contains bytes that are not UTF-8")
     if len(text) > LONGEST:
         raise ValueError(f"has {len(text)} characters; at most {LONGEST} can be given")
+    if secret := secret_in(text):
+        name = secret.rpartition(" ")[2] if secret.startswith("a value of ") else "NAME"
+        raise ValueError(
+            f"contains {secret}, which looks like a secret: it would be written into a script. "
+            f"Set it in your shell and pass it on by name: --env {name}"
+        )
+    return text
+
+
+def without_secret(text: str) -> str:
+    """Return a KEY=VALUE. Raises ValueError, without the value, for one that looks like a secret."""
+    if key := secret_of_assignment(text):
+        name = key.rpartition(".")[2].upper()
+        raise ValueError(
+            f"{key} looks like a secret: its value would be written into the plan of the run. "
+            f"Set it in your shell and pass it on by name: --env {name}"
+        )
     return text
 
 

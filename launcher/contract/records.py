@@ -236,7 +236,7 @@ class StartRecord(NamedTuple):
 
 
 class EnvironmentRecord(TypedDict):
-    """The environment of rank 0; of variables with secrets only the names, in `left_out`."""
+    """The environment of rank 0: values that are harmless or in the plan; of all others the names, in `left_out`."""
 
     version: Literal[1]
     environment: dict[str, str]

@@ -7,17 +7,41 @@ from pathlib import Path
 from launcher._util.errors import RecipeError
 from launcher._util.resources import resource
 from launcher._util.user_paths import is_file, user_path
+from launcher.contract.files import read_text
 from launcher.contract.paths import ENTRYPOINT, MODELS, RECIPE
+from launcher.contract.variables import secret_in_code
 from launcher.discovery.recipe import Recipe, RecipeFile
+
+_SCANNED_BYTES = 4 << 20
 
 
 def code_files(recipe: Recipe, entrypoint: str | None, directory: Path) -> tuple[tuple[str, str], ...]:
     """Return sorted pairs of a path below code/ and the absolute path of its source.
 
     code/ holds the entrypoint, the half of the launcher that runs in the job, the architectures of configs/models, and
-    the recipe with the *.py files beside it. Raises RecipeError for a missing entrypoint.
+    the recipe with the *.py files beside it. Raises RecipeError for a missing entrypoint, and for a secret in a file.
     """
-    return tuple(sorted({**dict(_program(entrypoint, directory)), **dict(_recipe(recipe))}.items()))
+    own = dict(_recipe(recipe))
+    program = dict(_program(entrypoint, directory))
+    for source in (*own.values(), *([program[ENTRYPOINT]] if entrypoint else [])):
+        refuse_secrets(Path(source))
+    return tuple(sorted({**program, **own}.items()))
+
+
+def refuse_secrets(source: Path) -> None:
+    """Raise RecipeError for a file that contains a secret by value: each run keeps a copy."""
+    try:
+        found = secret_in_code(read_text(source, limit=_SCANNED_BYTES, errors="replace"))
+    except OSError:  # too large for a program, or the run's directory cannot have a copy, which is said then
+        return
+    if found is not None:
+        what, line = found
+        name = what.rpartition(" ")[2].upper() if what.startswith("a value of ") else "NAME"
+        raise RecipeError(
+            f"the file contains {what}, and each run keeps a copy of the file",
+            where=f"{source}:{line}",
+            hint=f'Read it from the environment, os.environ["{name}"], and pass it on by name: --env {name}.',
+        )
 
 
 def _program(entrypoint: str | None, directory: Path) -> Iterator[tuple[str, str]]:

@@ -3,13 +3,13 @@
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, MutableMapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Optional
 
-from ..contract.files import write_json
+from ..contract.files import read_object, write_json
 from ..contract.records import EnvironmentRecord
-from ..contract.variables import RANK_VARIABLES, RUN_VARIABLES, is_secret
+from ..contract.variables import RANK_VARIABLES, RUN_VARIABLES, is_harmless, is_secret, secret_in
 
 MARKER = "LAUNCHER_REEXEC_PID"
 """Set to the process id for the restarted program, which keeps that id; a child that inherits it has another id."""
@@ -57,17 +57,47 @@ def restart() -> NoReturn:
     os.execve(sys.executable, arguments, {**os.environ, MARKER: str(os.getpid())})  # noqa: S606 - a shell is not needed
 
 
-def split_secrets(environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return `environment` without the values of secret-like names, and those names."""
-    hidden = sorted(name for name in environment if is_secret(name))
-    return {name: environment[name] for name in sorted(environment) if name not in hidden}, hidden
+def split_secrets(environment: Mapping[str, str], planned: Container[str] = ()) -> tuple[dict[str, str], list[str]]:
+    """Return `environment` without values that may be secrets, and the names of those.
+
+    Recorded are the values of `planned` names, which the plan has by value, and of names that are known to be harmless.
+    """
+    shown = {
+        name: value
+        for name, value in sorted(environment.items())
+        if not is_secret(name) and secret_in(value) is None and (name in planned or is_harmless(name, value))
+    }
+    return shown, sorted(set(environment) - set(shown))
 
 
-def write_environment(path: Path, environment: Mapping[str, str]) -> None:
-    """Record a rank's actual environment; values of secret-like names are left out, the names listed."""
-    values, hidden = split_secrets(environment)
+def write_environment(path: Path, environment: Mapping[str, str], plan_file: Optional[Path] = None) -> None:
+    """Record a rank's actual environment; values that may be secrets are left out, the names listed."""
+    plan = read_object(plan_file) if plan_file is not None else None
+    variables = (plan or {}).get("environment")
+    planned = {
+        variable["name"]
+        for variable in (variables if isinstance(variables, list) else ())
+        if isinstance(variable, dict) and variable.get("value") is not None and isinstance(variable.get("name"), str)
+    }
+    values, hidden = split_secrets(environment, planned)
     record: EnvironmentRecord = {"version": 1, "environment": values, "left_out": hidden}
     write_json(path, record)
+
+
+def keep_secrets_out_of_files(config: Any, environment: MutableMapping[str, str]) -> None:
+    """Take secrets out of a configuration: Bridge writes it to config.yaml and into each checkpoint.
+
+    The recipe's variables are in the environment by now. Comet reads its key from COMET_API_KEY as well.
+    """
+    variables = getattr(config, "env_vars", None)
+    if isinstance(variables, dict):
+        for name in [name for name, value in variables.items() if is_secret(name) or secret_in(str(value))]:
+            del variables[name]
+    logger = getattr(config, "logger", None)
+    key = getattr(logger, "comet_api_key", None)
+    if key:
+        environment.setdefault("COMET_API_KEY", str(key))
+        setattr(logger, "comet_api_key", None)  # noqa: B010 - of a class that is not known here
 
 
 def _text(value: Any) -> str:

@@ -123,8 +123,9 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
     user_env = [name for name in options.get("user_env", ()) if not paths.is_overridden(f"env_vars.{name}", keys)]
     environment.apply(environment.wanted(versions.env_vars(config), user_env, os.environ), device)
     timeline.event("imports", time.time() - started, device=device)
+    environment.keep_secrets_out_of_files(config, os.environ)
     if rank.rank == 0:
-        environment.write_environment(rank.paths.environment, os.environ)
+        environment.write_environment(rank.paths.environment, os.environ, rank.run_paths.plan_file)
     if device == "cpu":
         config = cpu.prepare(config)
     paths.place_files(config, rank, keys)

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -44,11 +45,25 @@ def assert_nowhere(run: Path) -> None:
             continue  # the process has ended meanwhile
 
 
+def holders() -> dict[str, str]:
+    """Return the processes of this machine that have the value in their environment, by command line."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if CANARY.encode() in (process / "environ").read_bytes():
+                words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                found[process.name] = " ".join(words).strip()
+    return found
+
+
 def test_a_canary_is_found_in_no_file_no_command_line_and_no_answer_of_slurm(
     user: User, slurm_cluster: VirtualCluster
 ) -> None:
+    # A name that does not look like a secret, passed on by the profile: its value is in no file either.
+    profile = user.directory / "clusters/virtual.toml"
+    profile.write_text(f'{profile.read_text()}inherit = ["SITE_SETTING"]\n')
     arguments = ("submit", "small.py", "--entrypoint", "program.py", "--env", "HF_TOKEN", "--json")
-    said = user.run(*arguments, environ={"HF_TOKEN": CANARY})
+    said = user.run(*arguments, environ={"HF_TOKEN": CANARY, "SITE_SETTING": CANARY})
     answer = json.loads(said.stdout)
     run = Path(answer["run_dir"])
     slurm_cluster.wait(answer["job"], "RUNNING")
@@ -59,6 +74,11 @@ def test_a_canary_is_found_in_no_file_no_command_line_and_no_answer_of_slurm(
     while not (run / "here-1").exists():
         assert slurm_cluster.state(answer["job"]) == "RUNNING"
     assert_nowhere(run)
+    # The job's script, which hands it over, srun with its helper, and the ranks: nothing else on the machine.
+    own = re.compile(rf"\S*slurm_script|\S*bash .*(slurm_script|step\.sh).*|srun .*|\S+python\S* .*{run.name}.*")
+    held = holders()
+    assert sum("entrypoint.py" in command for command in held.values()) == 2, held
+    assert all(own.search(command) for command in held.values()), held
     slurm_cluster.wait(answer["job"], "COMPLETED", "FAILED")
     assert_nowhere(run)
     assert CANARY not in said.stdout + said.stderr

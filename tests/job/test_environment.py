@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,9 +77,50 @@ def test_values_of_secret_like_names_are_left_out(tmp_path: Path) -> None:
         "SSH_PRIVATE_KEY",
         "my_token",
     ]
-    plain = ["PATH", "TOKENIZERS_PARALLELISM", "KEYBOARD", "NCCL_DEBUG", "AUTHOR"]
+    plain = ["PATH", "TOKENIZERS_PARALLELISM", "NCCL_DEBUG", "SLURM_JOB_ID"]
     path = tmp_path / "environment.json"
     environment.write_environment(path, dict.fromkeys([*secret, *plain], "value"))
     content = json.loads(path.read_text())
     assert content["left_out"] == sorted(secret)
     assert sorted(content["environment"]) == sorted(plain)
+
+
+def test_values_are_recorded_of_names_that_are_known_to_be_harmless_or_that_the_plan_has_by_value(
+    tmp_path: Path,
+) -> None:
+    variables = {
+        "NCCL_DEBUG": "INFO",
+        "SITE_SETTING": "canary",
+        "PLANNED": "1",
+        "PASSED_ON": "canary",
+        "UCX_URL": "https://ada:canary@host",
+        "HTTPS_PROXY": "http://ada:canary@proxy",
+    }
+    plan = [
+        {"name": "PLANNED", "value": "1"},
+        {"name": "PASSED_ON", "value": None},
+        {"name": "HTTPS_PROXY", "value": "x"},
+    ]
+    for damaged in ("{", json.dumps({"environment": 3}), json.dumps({"environment": [3, {"name": [], "value": 1}]})):
+        (tmp_path / "plan.json").write_text(damaged)
+        environment.write_environment(tmp_path / "environment.json", variables, tmp_path / "plan.json")
+        content = json.loads((tmp_path / "environment.json").read_text())
+        assert content["environment"] == {"NCCL_DEBUG": "INFO"}
+    (tmp_path / "plan.json").write_text(json.dumps({"environment": plan}))
+    environment.write_environment(tmp_path / "environment.json", variables, tmp_path / "plan.json")
+    text = (tmp_path / "environment.json").read_text()
+    assert "canary" not in text
+    assert json.loads(text)["environment"] == {"NCCL_DEBUG": "INFO", "PLANNED": "1"}
+    assert json.loads(text)["left_out"] == ["HTTPS_PROXY", "PASSED_ON", "SITE_SETTING", "UCX_URL"]
+
+
+def test_secrets_of_a_configuration_are_in_the_environment_and_in_no_file() -> None:
+    config = SimpleNamespace(
+        env_vars={"NCCL_DEBUG": "INFO", "HF_TOKEN": "canary", "PROXY": "http://ada:canary@proxy"},
+        logger=SimpleNamespace(comet_api_key="canary"),
+    )
+    variables: dict[str, str] = {}
+    environment.keep_secrets_out_of_files(config, variables)
+    assert config == SimpleNamespace(env_vars={"NCCL_DEBUG": "INFO"}, logger=SimpleNamespace(comet_api_key=None))
+    assert variables == {"COMET_API_KEY": "canary"}
+    environment.keep_secrets_out_of_files(SimpleNamespace(), variables)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher._util.tables import aligned
 from launcher.cli.completion import complete
-from launcher.cli.output import error_object, info, print_json, warn
+from launcher.cli.output import error_object, info, print_json, say, warn
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
@@ -63,11 +64,7 @@ def _list(parsed: argparse.Namespace) -> int:
         return 0
     table = [(f"{one.name}{'*' if one.own else ''}", *_columns(one.cluster)) for one in found]
     table = [("NAME", "GPUS", "FABRIC", "DESCRIPTION"), *table]
-    widths = [max(len(row[column]) for row in table) for column in range(3)]
-    for *cells, description in table:
-        print(
-            "  ".join([*(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)), description]).rstrip()
-        )
+    say("\n".join(aligned(table)))
     if any(one.own for one in found):
         info("* your own")
     for bad in wrong:
@@ -97,16 +94,16 @@ def _show(parsed: argparse.Namespace) -> int:
             }
         )
         return 0
-    print(f"# {parsed.profile}: {chain[0][1]}")
+    say(f"# {parsed.profile}: {chain[0][1]}")
     for name, path in chain[1:]:
-        print(f"# extends {name}: {path}")
+        say(f"# extends {name}: {path}")
     files = {path: name for name, path in chain}
     tables = dict.fromkeys(value.key[:-1] for value in sorted(values, key=lambda value: len(value.key)))
     for table in tables:
-        print(f"\n[{'.'.join(table)}]" if table else "")
+        say(f"\n[{'.'.join(table)}]" if table else "")
         for value in values:
             if value.key[:-1] == table:
-                print(_as_toml(value, files))
+                say(_as_toml(value, files))
     return 0
 
 
@@ -151,6 +148,6 @@ def _probe(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json({"file": str(file) if file else None, "partition": found.partition, "profile": found.text})
     elif file is None:
-        print(found.text, end="")
+        say(found.text, end="")
         info(f"to keep it: launcher clusters probe --output {own_cluster_file(parsed.name or found.partition)}")
     return 0

@@ -12,7 +12,7 @@ import sys
 
 from launcher.cli.arguments import read_request
 from launcher.cli.completion import complete
-from launcher.cli.output import coloured, info, print_json
+from launcher.cli.output import coloured, info, print_json, say
 from launcher.cli.parser import seconds, whole_number
 from launcher.runtimes import RUNTIMES
 
@@ -62,7 +62,7 @@ def main(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json({**found.report.to_dict(), "exit_status": status})
         return status
-    print("\n".join(table_lines(found.report, lambda text, colour: coloured(text, colour, sys.stdout))))
+    say("\n".join(table_lines(found.report, lambda text, colour: coloured(text, colour, sys.stdout))))
     if found.report.run_dir:
         info(f"run directory: {found.report.run_dir}")
     return status

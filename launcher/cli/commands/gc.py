@@ -1,7 +1,6 @@
 """Remove checkpoints of a run by policy: sizes first, and nothing without --yes."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from launcher.cli.arguments import add_run_root
@@ -66,7 +65,7 @@ def _show(found: "CollectedCheckpoints") -> None:
     from launcher.contract.units import bytes_text
 
     if found.live:
-        print(f"the run is {found.live}", file=sys.stderr)
+        info(f"the run is {found.live}")
     for one in found.found:
         what = f"stays: {one.keep}" if one.keep else "goes"
-        print(f"{one.iteration:>10}  {bytes_text(one.bytes):>10}  {one.state:32}  {what}", file=sys.stderr)
+        info(f"{one.iteration:>10}  {bytes_text(one.bytes):>10}  {one.state:32}  {what}")

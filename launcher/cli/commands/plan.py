@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from launcher.cli import arguments
-from launcher.cli.output import coloured, print_json, warn
+from launcher.cli.output import coloured, print_json, say, warn
 
 if TYPE_CHECKING:
     from launcher.api.prepare_plan import CheckPolicy, PreparedPlan
@@ -73,10 +73,10 @@ def show(plan: "Plan", *, as_json: bool, with_scripts: bool) -> None:
         return
     for warning in plan.warnings:
         warn(warning)
-    print("\n".join(_lines(plan)))
+    say("\n".join(_lines(plan)))
     if with_scripts:
         for name, text in texts.items():
-            print(f"\n--- {name}\n{text}", end="")
+            say(f"\n--- {name}\n{text}", end="")
 
 
 def _lines(plan: "Plan") -> list[str]:

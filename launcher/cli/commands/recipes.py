@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher._util.tables import aligned
-from launcher.cli.output import coloured, info, print_json
+from launcher.cli.output import coloured, info, print_json, say
 from launcher.cli.parser import count
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ def main(parsed: argparse.Namespace) -> int:
         print_json({"recipes": shipped, "bridge": bridge})
         return 0 if found.shipped or found.bridge else 1
     for one in found.shipped:
-        print(f"{_shown(one.path)}  {one.description}")
+        say(f"{_shown(one.path)}  {one.description}")
     if found.bridge:
-        print(*([""] if found.shipped else []), *table(found.bridge, found.aliases), sep="\n")
+        say("\n".join([*([""] if found.shipped else []), *table(found.bridge, found.aliases)]))
     info(f"{len(found.shipped)} that ship with the launcher, {len(found.bridge)} of Megatron Bridge {found.version}")
     return 0 if found.shipped or found.bridge else 1
 

@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 from launcher._util.errors import LauncherError, RequestError
 from launcher._util.shell import Shell
-from launcher._util.tables import aligned
+from launcher._util.tables import aligned, printable
 from launcher.contract.units import bytes_text
 from launcher.report.profiles import time_shares
 from launcher.report.profiles.activities import read_activities
@@ -112,7 +112,7 @@ def _write(stream: TextIO, columns: tuple[str, ...], rows: Sequence[tuple[str, .
             table.add_column(name, overflow="fold", no_wrap=name not in ("NAME", "FILE"))
         for cells in rows:
             # Text, not markup, because the name of a kernel contains brackets.
-            table.add_row(*map(Text, cells))
+            table.add_row(*(Text(printable(cell)) for cell in cells))
         Console(file=stream).print(table)
         return
     stream.writelines(f"{line}\n" for line in aligned([columns, *rows]))

@@ -4,7 +4,7 @@ import argparse
 import re
 
 from launcher.cli.arguments import add_store_cluster
-from launcher.cli.output import info, print_json
+from launcher.cli.output import info, print_json, say
 from launcher.contract.units import bytes_text
 
 GC_HELP = """\
@@ -53,10 +53,10 @@ def run_gc(parsed: argparse.Namespace) -> int:
     for gone in done.removed:
         verb = "would go" if parsed.dry_run else "removed "
         label = ", ".join(gone.names) or (gone.digest or str(gone.path)).removeprefix("sha256:")[:40]
-        print(f"{verb}  {label}  {bytes_text(gone.size_bytes)}  {gone.reason}")
+        say(f"{verb}  {label}  {bytes_text(gone.size_bytes)}  {gone.reason}")
     for kept in done.kept:
         label = ", ".join(kept.entry.names) or kept.entry.path.stem[:12]
-        print(f"kept      {label}  {bytes_text(kept.entry.size_bytes)}  {kept.reason}")
+        say(f"kept      {label}  {bytes_text(kept.entry.size_bytes)}  {kept.reason}")
     info(f"{'would free' if parsed.dry_run else 'freed'} {bytes_text(done.freed_bytes)} in {store.root}")
     return 0
 

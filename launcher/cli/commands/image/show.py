@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from launcher._util.tables import aligned
 from launcher.cli.arguments import add_store_cluster
 from launcher.cli.completion import complete
-from launcher.cli.output import coloured, info, print_json
+from launcher.cli.output import coloured, info, print_json, say
 from launcher.contract.units import bytes_text
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run_list(parsed: argparse.Namespace) -> int:
     rows = [_row(image.entry, len(image.uses)) for image in found.images]
     header = ("NAME", "DIGEST", "SIZE", "ARCHITECTURE", "CREATED", "RUNS", "FROM")
     head, *lines = aligned([header, *rows])
-    print("\n".join([coloured(head, "bold", sys.stdout), *lines]))
+    say("\n".join([coloured(head, "bold", sys.stdout), *lines]))
     info(coloured(str(root), "dim"))
     return 0
 
@@ -96,9 +96,9 @@ def run_inspect(parsed: argparse.Namespace) -> int:
         known = _as_json(stored) if stored else {"path": str(verified.path), "names": [], "uses": []}
         print_json({**known, "manifest": verified.manifest.model_dump(mode="json"), "unchecked": verified.unchecked})
         return 0
-    print("\n".join(_lines(verified.path, stored.entry.names if stored else (), verified.manifest)))
+    say("\n".join(_lines(verified.path, stored.entry.names if stored else (), verified.manifest)))
     for use in stored.uses if stored else ():
-        print(f"used by       {use.run_dir} ({use.backend}, {use.user}{f', job {use.job}' if use.job else ''})")
+        say(f"used by       {use.run_dir} ({use.backend}, {use.user}{f', job {use.job}' if use.job else ''})")
     for text in verified.unchecked:
         info(f"not looked at: {text}")
     return 0
@@ -157,5 +157,5 @@ def run_verify(parsed: argparse.Namespace) -> int:
         info(f"not checked: {text}")
     checked = "every byte" if parsed.checksum else "format, size, architecture"
     size, architecture = bytes_text(it.size_bytes), it.architecture or "architecture unknown"
-    print(f"{verified.path}: good ({checked}; {size}, {architecture})")
+    say(f"{verified.path}: good ({checked}; {size}, {architecture})")
     return 0
