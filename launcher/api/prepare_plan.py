@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from launcher._util.errors import RequestError
@@ -18,6 +17,7 @@ from launcher.discovery.host import new_run_id
 from launcher.planning.inputs import PlanInputs
 from launcher.planning.make import make_plan
 from launcher.planning.model import Plan
+from launcher.planning.run_paths import run_root
 from launcher.rundir import RunDirectory
 
 CheckPolicy = Literal["never", "if asked", "if unknown", "if possible"]
@@ -56,6 +56,8 @@ def prepare_plan(
     Raises a RequestError of the kind that fits, and OutsideError where a program fails that had to be asked.
     """
     found = discover(asked, intent)
+    inputs = found.inputs
+    require_directory(run_root(inputs.request, inputs.cluster, inputs.host), "--run-root")
     if _wants_check(found, check):
         from launcher.api.check_config import check_config
 
@@ -63,7 +65,6 @@ def prepare_plan(
         found = dataclasses.replace(found, inputs=dataclasses.replace(found.inputs, knowledge=knowledge))
     plan = make_plan(found.inputs)
     require_sources(mount.source for mount in plan.mounts)
-    require_directory(Path(plan.run_dir).parent, "--run-root")
     if plan.guesses and check != "never" and intent == "submit" and found.inputs.request.check_config is None:
         raise RequestError(
             f"the recipe was not run, and the job depends on what it decides: {'; '.join(plan.guesses)}",

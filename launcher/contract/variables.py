@@ -27,9 +27,13 @@ _SECRET_KEY = re.compile(
     r"|(?:.*_)?(?:hf|hub|api|auth|access|bearer|wandb|comet|mlflow|github)_?token|token",
     re.IGNORECASE,
 )
-_URL = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s:@]*:)(?P<value>(?!\$)[^/?#\s@]+)(?=@)")
+_URL = re.compile(
+    r"(?<![A-Za-z0-9+.-])(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s:@]*:)(?P<value>(?!\$)[^/?#\s@]+)(?=@)"
+)
 _ASSIGNED = re.compile(r"""(?:^|[\s,;:'"=({])(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>(?!\$)[^\s,;'"]+)""")
-_IN_MAPPING = re.compile(r"""(?P<name>[A-Za-z_][A-Za-z0-9_.]*)["']?\s*:\s*["']?(?P<value>(?!\$)[^\s,}'"\]]+)""")
+_IN_MAPPING = re.compile(
+    r"""(?<![A-Za-z0-9_.])(?P<name>[A-Za-z_][A-Za-z0-9_.]*)["']?\s*:\s*["']?(?P<value>(?!\$)[^\s,}'"\]]+)"""
+)
 _TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{24,}|gh[pousr]_[A-Za-z0-9]{24,}|github_pat_\w{24,}|glpat-[\w-]{20,}|nvapi-[\w-]{20,}"
     r"|sk-[\w-]{24,}|xox[abp]-[\w-]{20,}|AKIA[0-9A-Z]{16})"

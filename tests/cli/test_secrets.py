@@ -133,7 +133,7 @@ def test_no_listing_prints_control_characters(cli: Server, tmp_path: Path) -> No
     for arguments in (
         ("clusters",),
         ("clusters", "show", "mine"),
-        ("plan", "small.py", "--cluster", "mine", f"text={HOSTILE}", "--env", f"B={HOSTILE}"),
+        ("plan", "small.py", "--no-check-config", "--cluster", "mine", f"text={HOSTILE}", "--env", f"B={HOSTILE}"),
         ("status", HOSTILE),
         ("clusters", "show", HOSTILE),
         (HOSTILE,),

@@ -656,7 +656,14 @@ def _options(words: tuple[str, ...], parser: argparse.ArgumentParser) -> Iterato
 
 def output() -> Iterator[Row]:
     """Yield commands whose output cannot be written."""
-    for arguments in (("recipes",), ("recipes", "--json"), ("plan", "small.py"), ("clusters",), ("run", "--help"), ()):
+    for arguments in (
+        ("recipes",),
+        ("recipes", "--json"),
+        ("plan", "small.py", "--no-check-config"),
+        ("clusters",),
+        ("run", "--help"),
+        (),
+    ):
         yield Row(arguments, "standard output cannot be written", 3, output="full")
 
 

@@ -95,7 +95,8 @@ def _warm_up() -> None:
         os.environ["HOME"] = directory
         Path("small.py").write_text("def configure():\n    return None\n")
         for arguments in (
-            ["plan", "small.py", "--cluster", "local", "train.train_iters=3", "train.train_iters='3'", "--script"],
+            ["plan", "small.py", "--cluster", "local", "--no-check-config", "train.train_iters=3", "--script"],
+            ["plan", "small.py", "--cluster", "local", "train.train_iters=[3]"],
             ["clusters", "show", "slurm"],
             ["status"],
             ["recipes", "nothing"],
