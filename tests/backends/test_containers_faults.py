@@ -188,12 +188,13 @@ def test_a_signal_reaches_the_program_in_the_container(
     slurm_cluster: VirtualCluster, image_file: Path, tmp_path: Path
 ) -> None:
     user = contained(tmp_path, "bwrap", image_file, slurm_cluster)
-    asked = user.arguments("--cluster", "here", "toy.iters=600", "toy.seconds=0.1", program=TOY)
+    asked = user.arguments("--cluster", "here", "toy.iters=600", "toy.seconds=0.1", "+toy.term=save", program=TOY)
     answer = json.loads(user.user.run("submit", *asked).stdout)
     run = Path(answer["run_dir"])
     while not (run / "attempts/000/metrics.jsonl").exists():
         assert slurm_cluster.state(answer["job"]) in ("PENDING", "RUNNING"), logs(run)
         time.sleep(0.05)
+    slurm_cluster.run("scancel", "--signal=USR1", f"{answer['job']}.0")
     slurm_cluster.run("scancel", "--signal=TERM", f"{answer['job']}.0")
     slurm_cluster.wait(answer["job"], "COMPLETED", "FAILED")
     assert (result(run)["outcome"], result(run)["reason"]) == ("stopped", "signal SIGTERM"), logs(run)

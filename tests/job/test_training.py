@@ -62,12 +62,17 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The same in three attempts: the first ended by SIGTERM, the second by the file `stop`."""
+    """The same in three attempts: two are asked to stop, the first after signals that end programs by default."""
     run = make_run(tmp_path_factory.mktemp("runs") / "interrupted", overrides=TWENTY)
     with Ranks(run, 2) as ranks:
+        # As in a job, where sbatch.sh learns what SIGTERM means: here that the job is being preempted.
+        (run.attempt("000") / "start").write_text("nonce 1 -\n")
+        ranks.wait_for(lambda: len(run.metrics()) >= 2)
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+            for process in ranks.processes:
+                process.send_signal(number)
         ranks.wait_for(lambda: len(run.metrics()) >= 4)
-        for process in ranks.processes:
-            process.send_signal(signal.SIGTERM)
+        (run.attempt("000") / "stop").write_text("preempted\n")
         assert ranks.wait() == [0, 0], ranks.tails()
     with Ranks(run, 2, "001") as ranks:
         ranks.wait_for(lambda: bool(run.metrics("001")))
@@ -224,7 +229,7 @@ def test_damage_that_only_the_load_finds_ends_the_attempt_and_the_next_takes_the
 
 def test_sigterm_stops_all_ranks_after_saving(interrupted: Run) -> None:
     ends = [interrupted.end(rank) for rank in range(2)]
-    assert {(end["outcome"], end["reason"]) for end in ends} == {("stopped", "signal SIGTERM")}
+    assert {(end["outcome"], end["reason"]) for end in ends} == {("stopped", "preempted")}
     iteration = ends[0]["iteration"]
     assert 4 <= iteration < 20
     assert list(interrupted.losses()) == list(range(1, iteration + 1))

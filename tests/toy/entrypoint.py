@@ -144,6 +144,8 @@ def main() -> int:
         line |= {"learning_rate": 1e-3, "seconds": took, "tokens": 64 * WORLD, "tokens_per_second": 64 * WORLD / took}
         append("metrics.jsonl", **line, tflops_per_gpu=None, memory_bytes=None)
         print(f"iteration {step}/{iters}", flush=True)
+        while signalled and told.get("toy.term") != "save" and not (HERE / "stop").exists():
+            time.sleep(0.02)  # as a real rank whose peers have ended, it gets no further
         stop = (HERE / "stop").exists()
         if stop or (signalled and told.get("toy.term") == "save"):
             time.sleep(float(told.get("toy.save_seconds", 0)))
