@@ -5,6 +5,7 @@
 #     enter.sh remove NAME             after the job: remove the unpacked image
 # The first task of a job on a node unpacks the image; the others wait for it. Nothing needs more rights than the user has.
 set -u
+trap '' USR1 USR2 # sites and users let Slurm send these to every process of a step; they do not end an unpacking
 umask 022
 image=/images/sha256/0123456789abcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd.sqsh
 run_dir=/home/ada/gpt/runs/small/20260921-120000-abcd

@@ -174,7 +174,7 @@ look() { # sets `why` (empty where nothing ends the job) and `left_s` until its 
     elif [[ $shown =~ [[:space:]]Restarts=([0-9]+) ]] && ((BASH_REMATCH[1] > ${SLURM_RESTART_COUNT:-0})); then
         case $(<"$attempt_dir/logs/srun.log") in
             *"DUE TO PREEMPTION"*) why=preempted ;;
-            *"DUE TO NODE FAILURE"*) ;;
+            *"DUE TO NODE FAILURE"* | *"Node failure on "*) ;;
             *) why=requeued ;;
         esac
     else
@@ -214,14 +214,14 @@ on_signal() {
             >"$notice.tmp" && mv -f "$notice.tmp" "$notice"
     fi
     if [[ -z $why ]] && ((!terminated)); then # the end of the job may have moved
-        kill "$watcher"
+        kill "$watcher" 2>/dev/null
         start_watch
     elif [[ -e $stop ]]; then # asked already, perhaps by `launcher cancel --checkpoint`
         rm -f "$signalled"
     elif [[ -z $why ]]; then # srun ends the step after a failure, or a user does: a moment for the ranks' own records
         : >"$signalled"
         patience=${patience:-$((SECONDS + 3))}
-        ((SECONDS < patience)) || kill -s TERM "$srun"
+        ((SECONDS < patience)) || kill -s TERM "$srun" 2>/dev/null
     elif [[ $why == cancelled ]]; then # each step.sh ends its program
         rm -f "$signalled"
     else
@@ -249,7 +249,7 @@ while :; do
     ((woken)) || break # else a signal has ended `wait`; bash keeps the status of srun for the next one
     on_signal
 done
-kill "$watcher"
+kill "$watcher" 2>/dev/null
 
 # ---- resources: srun reads those of the job from its variables; the steps below take one task each, and no GPU count
 clear_resources
