@@ -113,6 +113,7 @@ _.inside_template
 # Keys of records that sbatch.sh writes for people.
 _.left_s
 _.nsys_program
+_.watchdog_program
 _.removal_template
 _.srun_template
 _.half

@@ -51,6 +51,7 @@ class RunOptions(TypedDict, total=False):
     allow_checkpoint_load: bool | None
     keep_going: bool | None
     verify: Literal["full", "budget", "sizes"] | None
+    hang_limit_s: float | None
     init: Literal["pretrained", "random"] | None
     nsys: bool | None
     profiler: str | None

@@ -19,6 +19,7 @@ _NAMES = {
     "default_mount": "default_mounts",
     "srun_arg": "srun_args",
     "nsys_arg": "nsys_args",
+    "hang_limit": "hang_limit_s",
 }
 
 
@@ -106,6 +107,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--verify",
         choices=("full", "budget", "sizes"),
         help="what of a checkpoint is verified before it is loaded: all sums, those that 120 s allow, or the sizes",
+    )
+    add(
+        "--hang-limit",
+        metavar="SECONDS",
+        type=float,
+        help="end an attempt after this time without a step (default: the profile's, 300)",
     )
     add(
         "--init",

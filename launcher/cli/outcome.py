@@ -18,7 +18,8 @@ def print_outcome(run: RunDirectory, outcome: dict[str, Any]) -> None:
     reason = f" ({outcome['reason']})" if outcome.get("reason") and not said_below else ""
     info(f"{coloured(word, colour)}{reason}{_numbers(outcome)}")
     if first:
-        where = f"{first['where']}: " if first.get("where") else ""
+        place = first.get("where")
+        where = f"{place}: " if place and place not in first["what"] else ""
         if first.get("cause") == "user":
             info(f"{coloured('error:', 'red')} {where}{first['what']}")
         else:

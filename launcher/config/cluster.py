@@ -102,6 +102,22 @@ class Cluster(BaseModel):
     gpu: Text | None = None
     """The GPU model in NVIDIA's short form: A100, H100, H200, B200, B300, GB200, GB300."""
 
+    hang_limit_s: Annotated[float, Field(ge=1)] = 300
+    """Seconds without a step after which an attempt is ended as a hang, or 30 times the slowest of the last 100 steps
+    where that is longer."""
+
+    start_limit_s: Annotated[float, Field(ge=1)] = 1800
+    """Seconds that each part of the start may take: starting the program, and making the model and its data."""
+
+    first_step_limit_s: Annotated[float, Field(ge=1)] = 1800
+    """Seconds that the first step may take, which compiles and allocates."""
+
+    evaluation_limit_s: Annotated[float, Field(ge=1)] = 1800
+    """Seconds that an evaluation may take."""
+
+    save_limit_s: Annotated[float, Field(ge=1)] = 1800
+    """Seconds that saving a checkpoint may take, and the end of a rank."""
+
     expect: ExpectedPerformance = Field(default_factory=ExpectedPerformance)
     """Performance of a healthy node, which `launcher doctor` compares with."""
 

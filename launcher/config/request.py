@@ -72,6 +72,9 @@ class Request(BaseModel):
     verify: Literal["full", "budget", "sizes"] = "budget"
     """What is verified of a checkpoint before it is loaded: all sums, those that 120 s allow, or the sizes alone."""
 
+    hang_limit_s: Annotated[float, Field(ge=1)] | None = None
+    """Seconds without a step after which an attempt is ended as a hang, in place of the profile's."""
+
     init: Literal["pretrained", "random"] | None = None
     """What a new run starts from: weights that `hf_path` or `checkpoint.pretrained_checkpoint` name, or random ones.
     None: the former where something names them."""

@@ -10,6 +10,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.contract import flight_recorder
+
 CODE = "code"
 RECIPE = "recipe"
 """Below code/: the recipe with the *.py beside it."""
@@ -111,7 +113,7 @@ class AttemptPaths:
 
     @property
     def stacks(self) -> Path:
-        """The directory of stacks and of dumps of torch's flight recorder, of ranks that made no progress."""
+        """The directory of what watchdogs wrote about ranks without progress: records, stacks, flight recorders."""
         return self.path / "stacks"
 
     @property
@@ -183,6 +185,22 @@ class AttemptPaths:
         """Return the path of the sentence about that network; there where somebody should read it."""
         return self.network / f"{rank:04d}.warning"
 
+    def hang_record(self, node: int) -> Path:
+        """Return the path of what a node's watchdog has seen of ranks without progress."""
+        return self.stacks / f"node-{node:04d}.json"
+
+    def stacks_of_node(self, node: int) -> Path:
+        """Return the path of the stacks of a node's ranks, as text."""
+        return self.stacks / f"node-{node:04d}.txt"
+
+    def flight_recorder(self, rank: int) -> Path:
+        """Return the path of a rank's dump of torch's flight recorder, a pickle that `torchfrtrace` reads."""
+        return self.stacks / f"{flight_recorder.FILE}{rank}"
+
+    def unwatched(self, rank: int) -> Path:
+        """Return the path of the reason why a rank cannot count its steps; then its node is not watched."""
+        return self.stacks / f"unwatched-{rank:04d}"
+
     def placement_record(self, rank: int) -> Path:
         """Return the path of what the ranks of the node whose first rank is `rank` were bound to."""
         return self.placement / f"{rank:04d}.json"
@@ -238,6 +256,11 @@ class RunPaths:
     def result_program(self) -> Path:
         """The program that composes result.json."""
         return self.code / "launcher/job/result.py"
+
+    @property
+    def watchdog_program(self) -> Path:
+        """The program that watches the ranks of a node for hangs."""
+        return self.code / "launcher/job/watch/watchdog.py"
 
     @property
     def nsys_program(self) -> Path:

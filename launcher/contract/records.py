@@ -18,6 +18,7 @@
     sums/ITERATION.NODE.json        SumsAnswer
     RunPaths.manifest               CheckpointManifest
     RunPaths.set_aside              SetAside
+    AttemptPaths.hang_record        NodeHang
     profiles/STEM.record.json       CaptureRecord
     profiles/STEM.nsys.json         NsysRecord
 
@@ -132,6 +133,17 @@ class RetryPolicy(TypedDict):
     """The nodes that the user excludes, as Slurm lists them."""
 
 
+class HangLimits(TypedDict):
+    """How many seconds a rank may be without progress, by phase."""
+
+    hang_limit_s: float
+    """In training: this, or 30 times the slowest of the last 100 steps, whichever is longer."""
+    start_limit_s: float
+    first_step_limit_s: float
+    evaluation_limit_s: float
+    save_limit_s: float
+
+
 class JobOptions(TypedDict):
     """The launcher's own options that count in the job."""
 
@@ -150,6 +162,8 @@ class JobOptions(TypedDict):
     """How a checkpoint is verified before it is loaded."""
     keep_going: Optional[RetryPolicy]
     """Null where the run ends with its first attempt."""
+
+    hang_limits: HangLimits
 
 
 class JobRequest(TypedDict):
@@ -544,6 +558,51 @@ class Notice(TypedDict):
     why: StopCause
     left_s: Optional[int]
     """Until the end of the job, as the controller said then; null where it has none or the controller did not say."""
+
+
+# ---- what a node's watchdog leaves
+
+
+class CollectiveRecord(TypedDict):
+    """The collective of a process group that a rank waits in, or its last, as torch's flight recorder shows it."""
+
+    group: str
+    seq: int
+    op: str
+    state: Literal["pending", "completed"]
+    sizes: str
+
+
+class RankSight(TypedDict):
+    """One rank of a node that made no progress."""
+
+    rank: int
+    pid: Optional[int]
+    phase: str
+    steps: int
+    """The number of steps that it has completed in this attempt."""
+    silent_s: float
+    state: Optional[str]
+    """The kernel's letter for its process: R runs, S sleeps, D is blocked, T is stopped; null where it is gone."""
+    stack: list[str]
+    """The innermost frames of its main thread, `function FILE:LINE`; none where it gave none."""
+    collectives: list[CollectiveRecord]
+
+
+class NodeHang(TypedDict):
+    """The content of stacks/node-NNNN.json: what a node's watchdog has seen. Removed where progress goes on."""
+
+    version: Literal[1]
+    time: float
+    node: int
+    host: str
+    stage: Literal["busy", "suspected", "ended"]
+    """`busy`: within the limit of a save, an evaluation or the first step; `ended`: the watchdog ended the ranks."""
+    limit_s: float
+    silent_s: float
+    ranks: list[RankSight]
+    notes: list[str]
+    """Why something is missing, such as py-spy without permission."""
 
 
 # ---- result.json

@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, cast, get_args
 
-from launcher.contract import failures, files, flight_recorder, profiles
+from launcher.contract import failures, files, flight_recorder, hangs, profiles
 from launcher.contract.failures import FailureCause, Level
 from launcher.contract.files import read_lines, read_object
 from launcher.contract.paths import AttemptPaths, attempt_name
@@ -19,12 +19,14 @@ from launcher.contract.records import (
     ExitRecord,
     FailingRank,
     FailureEvidence,
+    NodeHang,
     Notice,
     Outcome,
     ProfilesResult,
     ProgressResult,
     RankOutcome,
     RankRecord,
+    RankSight,
     StopCause,
 )
 from launcher.contract.validation import problems
@@ -40,6 +42,8 @@ SHOWN = 300
 """Characters that a reason quotes of a line."""
 MAY_BE_POISONED = ("program error", "user error", "hang", "out of memory (GPU)", "out of memory (host)")
 """The classes of failures that the data of a step can cause."""
+WATCHDOG = "watchdog"
+"""The rule of a hang that the launcher's own watchdogs have ended."""
 RANKS_READ = 256
 """Ranks whose logs are read, beside the first failing one's."""
 # Slurm (--kill-on-bad-exit, --wait, scancel, the time limit) and the local launcher end ranks with these.
@@ -334,6 +338,47 @@ def failure_of(attempt: AttemptPaths, ranks: list[RankEnd], first: Optional[Rank
     return _hang_with_ranks(found, attempt, ranks) if found.failure == "hang" else found
 
 
+class WatchedHang(NamedTuple):
+    """A hang that the watchdogs of an attempt's nodes have ended."""
+
+    cause: FailureCause
+    """`ranks` are those that the others waited for; none where no rank differs."""
+    sight: Optional[RankSight]
+    """Of the first of these ranks, where a node has reported it."""
+
+
+def watched_hang(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[WatchedHang]:
+    """Return the hang that the watchdogs of an attempt's nodes have ended; None where they have ended none."""
+    nodes = hang_records(attempt)
+    if not any(node["stage"] == "ended" for node in nodes):
+        return None
+    sights = {sight["rank"]: sight for node in nodes for sight in node["ranks"]}
+    unseen = [rank.rank for rank in ranks if rank.rank not in sights and rank.failed]
+    found = hangs.culprits(list(sights.values()), unseen)
+    silent_s = max(node["silent_s"] for node in nodes if node["stage"] == "ended")
+    pending = [one for sight in sights.values() if (one := hangs.pending_of(sight)) is not None]
+    cause = FailureCause(
+        failure="hang",
+        line=hangs.sentence(found, list(sights.values()), silent_s),
+        rule=WATCHDOG,
+        level=Level.CAUSE,
+        todo=failures.CLASSES["hang"].todo,
+        ranks=found.ranks,
+        collective=hangs.call_of(pending[0]) if pending else None,
+    )
+    return WatchedHang(cause, sights.get(found.ranks[0]) if found.ranks else None)
+
+
+def hang_records(attempt: AttemptPaths) -> list[NodeHang]:
+    """Return what the watchdogs of an attempt's nodes have recorded; nothing of a record of another form."""
+    try:
+        paths = sorted(attempt.stacks.glob("node-*.json"))
+    except OSError:
+        return []
+    found = [read_object(path) for path in paths]
+    return [cast(NodeHang, one) for one in found if one is not None and not any(problems(one, NodeHang))]
+
+
 def _said_by(attempt: AttemptPaths, rank: RankEnd) -> str:
     """Return a failing rank's exception, else the end of its log."""
     exception = rank.record.get("exception") if rank.record else None
@@ -384,6 +429,8 @@ def failed_there_before(attempt: AttemptPaths, failure: FailureCause, iteration:
 def with_evidence(reason: str, failure: FailureCause) -> str:
     """Return why the attempt ended, with the line that names the cause unless the reason has it already."""
     shown = failure.line if len(failure.line) <= SHOWN else f"{failure.line[: SHOWN - 3]}..."
+    if failure.rule == WATCHDOG:
+        return f"hang: {failure.line}"
     if failure.failure == "hang" and failure.ranks:
         return (
             f"{flight_recorder.numbers(failure.ranks)} did not come to {failure.collective or 'a collective'} ({shown})"
@@ -404,9 +451,23 @@ def evidence_of(failure: FailureCause) -> FailureEvidence:
 
 
 def rank_to_look_at(
-    ranks: list[RankEnd], first: Optional[RankEnd], failure: Optional[FailureCause]
+    ranks: list[RankEnd],
+    first: Optional[RankEnd],
+    failure: Optional[FailureCause],
+    sight: Optional[RankSight] = None,
 ) -> Optional[FailingRank]:
-    """Return the first failing rank; of a hang the one that did not come, since the others were ended for it."""
+    """Return the first failing rank; of a hang the one that did not come, since the others were ended for it.
+
+    `sight` is what a watchdog has seen of that rank. Where the ranks of a hang do not differ there is none.
+    """
+    if failure is not None and failure.rule == WATCHDOG:
+        if not failure.ranks or failure.ranks[0] >= len(ranks):
+            return None
+        stuck = ranks[failure.ranks[0]]
+        place = hangs.place_of(sight["stack"]) if sight else ""
+        # Without the time, so that two hangs of the same kind read the same.
+        words = failure.line.rpartition("; no progress")[0]
+        return {"rank": stuck.rank, "host": stuck.host, "what": words, "where": place or None, "cause": None}
     if failure is not None and failure.failure == "hang" and failure.ranks and failure.ranks[0] < len(ranks):
         stuck = ranks[failure.ranks[0]]
         words = f"did not come to {failure.collective or 'a collective'}"
@@ -437,7 +498,8 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
     timeline = read_whole_lines(attempt.timeline)
     times = [line["time"] for line in timeline if is_number(line.get("time"))]
     saves = [line["iteration"] for line in timeline if line.get("event") == "save" and is_number(line.get("iteration"))]
-    failure = failure_of(attempt, ranks, first) if outcome == "failed" else None
+    hang = watched_hang(attempt, ranks) if outcome == "failed" else None
+    failure = hang.cause if hang else failure_of(attempt, ranks, first) if outcome == "failed" else None
     if failure is not None and failure.failure == "diverged":
         outcome = "diverged"
     elif failure is not None and failed_there_before(attempt, failure, progress["iteration"]):
@@ -454,7 +516,7 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
         "failure": failure.failure if failure else None,
         "evidence": evidence_of(failure) if failure else None,
         **progress,
-        "first_failing_rank": rank_to_look_at(ranks, first, failure),
+        "first_failing_rank": rank_to_look_at(ranks, first, failure, hang.sight if hang else None),
         "failed_ranks": [rank.rank for rank in ranks if rank.failed],
         "missing_ranks": [rank.rank for rank in ranks if rank.missing],
         "profiles": profiles_of(attempt, ranks),

@@ -21,6 +21,7 @@ from .config import notes, paths
 from .errors import UserError
 from .rank import Rank
 from .watch.events import Events, Timeline
+from .watch.heartbeat import Heartbeat, join
 
 _SUMS_LIMIT_S = {"finished": 45.0, "stopped": 10.0, "failed": 0.0}
 """How long the end of a rank waits for the sums of its last checkpoint: less than srun waits for the last task (60 s),
@@ -38,6 +39,7 @@ class RankState:
     rank: Rank
     started: float = field(default_factory=time.time)
     events: Optional[Events] = None
+    heartbeat: Heartbeat = field(default_factory=join)
     config: Optional[Any] = None
     window: Optional[Any] = None
     """What this rank captures (profiling.window.Window); None if nothing, and then profiling is not imported."""
@@ -63,10 +65,12 @@ def run(rank: Rank) -> int:
             state.window = make_profiler_window(state, request["options"], device)
             if state.network is not None:
                 state.network.begin(device)
+        state.heartbeat.enter("setting up")
         train(state, request, device, timeline)
         end = record.End("finished", iteration=state.iteration)
     except BaseException as error:  # in any case the process ends here
         end = _judge(state, error)
+    state.heartbeat.enter("ending")
     if state.network is not None:
         end = state.network.explain(end)
     if state.events is not None:
@@ -204,7 +208,7 @@ def train(state: RankState, request: JobRequest, device: str, timeline: Timeline
     forward_step = forward.choose(state.config, request)
     if state.rank.rank == 0:
         print(*(f"note: {text}" for text in notes.take()), sep="\n", file=sys.stderr, flush=True)
-    state.events = Events(state.rank, device, timeline)
+    state.events = Events(state.rank, device, timeline, state.heartbeat)
     logging.getLogger(bridge.__name__).addFilter(_is_not_clean_stop)
     callbacks = state.events.manager(state.config)
     if state.window is not None:

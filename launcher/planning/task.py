@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher._util.errors import LayoutError
+from launcher.config.cluster import Cluster
+from launcher.config.request import Request
 from launcher.contract.overrides import to_record
 from launcher.contract.paths import RECIPE
-from launcher.contract.records import BridgeRecipeRequest, JobRequest, RecipeFileRequest
+from launcher.contract.records import BridgeRecipeRequest, HangLimits, JobRequest, RecipeFileRequest
 from launcher.contract.values import Override, parse
 from launcher.discovery.recipe import BridgeRecipe
 from launcher.planning import container, environment, fabric, index_info, network, retry, run_paths
@@ -130,6 +132,17 @@ def _layout(inputs: PlanInputs, values: dict[str, Any]) -> RankLayout:
         raise
 
 
+def hang_limits(request: Request, cluster: Cluster) -> HangLimits:
+    """Return how long the ranks may be without progress, by phase."""
+    return {
+        "hang_limit_s": cluster.hang_limit_s if request.hang_limit_s is None else request.hang_limit_s,
+        "start_limit_s": cluster.start_limit_s,
+        "first_step_limit_s": cluster.first_step_limit_s,
+        "evaluation_limit_s": cluster.evaluation_limit_s,
+        "save_limit_s": cluster.save_limit_s,
+    }
+
+
 def _argv(
     inputs: PlanInputs, layout: RankLayout, overrides: tuple[Override, ...], profiler: ProfilerPlan | None
 ) -> JobRequest:
@@ -153,5 +166,6 @@ def _argv(
             "numa_binding": inputs.cluster.numa_binding,
             "verify": inputs.request.verify,
             "keep_going": retry.plan_retry(inputs),
+            "hang_limits": hang_limits(inputs.request, inputs.cluster),
         },
     }

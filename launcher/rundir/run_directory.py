@@ -102,6 +102,7 @@ class RunDirectory(RunPaths):
                 attempt.path.mkdir(parents=True)
                 attempt.logs.mkdir()
                 attempt.ranks.mkdir()
+                attempt.stacks.mkdir()
                 self._point_latest_at(attempt)
             except FileExistsError:
                 number += 1

@@ -12,6 +12,12 @@ from launcher.contract.files import parse_lines
 _RECENT = 20
 """Number of iterations over which the time of one is measured."""
 
+SILENT_STEPS = 10
+"""After as many iteration times without a sign a run is marked as silent."""
+
+SILENT_AT_LEAST_S = 5.0
+"""A sign that is younger than this is never late: writing and reading take time, too."""
+
 _NEXT = {
     "imports": "setting up process groups",
     "process_groups": "building the model",
@@ -60,6 +66,13 @@ class AttemptProgress:
         if per_iteration is None or self.iteration is None or self.train_iters is None:
             return None
         return max(0, self.train_iters - self.iteration) * per_iteration
+
+
+def silent_after(state: AttemptProgress) -> float | None:
+    """Return after how many seconds without a sign a run counts as silent; None before an iteration was timed."""
+    if state.ended is not None or state.seconds_per_iteration is None or state.iteration == state.train_iters:
+        return None
+    return max(SILENT_STEPS * state.seconds_per_iteration, SILENT_AT_LEAST_S)
 
 
 def advance(state: AttemptProgress, lines: Iterable[str]) -> AttemptProgress:

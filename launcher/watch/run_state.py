@@ -1,14 +1,16 @@
 """The state of a run as its directory shows it, without a query to Slurm."""
 
+import os
 import re
 import socket
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from launcher._util.errors import DiskError, LauncherError
-from launcher.contract import files
+from launcher.contract import files, hangs, verdict
 from launcher.contract.paths import RunPaths
 from launcher.contract.process import is_alive
 from launcher.contract.records import AttemptResult, JournalEvent, Lease
@@ -17,7 +19,7 @@ from launcher.planning.backend import BACKENDS
 from launcher.rundir import Attempt, RunDirectory
 from launcher.rundir.lease import ended_lease, lease_damage, read_lease
 from launcher.watch.outside import outside_words
-from launcher.watch.progress_state import AttemptProgress, advance
+from launcher.watch.progress_state import AttemptProgress, advance, silent_after
 from launcher.watch.tail import last_lines
 
 
@@ -109,6 +111,10 @@ class RunState:
     """Paths of its batch script, as the submission and as this machine sees it."""
     damage: str | None = None
     """Why the directory does not show how the run is: which of its files is lost or damaged."""
+    silent_s: float | None = None
+    """How long its attempt has shown no sign, if that is longer than ten iterations; None also where it is unknown."""
+    hang: str | None = None
+    """What the watchdogs of its nodes say about ranks without progress."""
     network: str | None = None
     """The ranks' warning about their network: that of the first node, and the number of nodes with one."""
 
@@ -172,6 +178,8 @@ def _read_run_state(run: RunDirectory) -> RunState:
         progress=progress,
         outside=outside_words(run, current) if progress.time is None else None,
         stopping=current.stop.exists(),
+        silent_s=None if result else silence(current, progress),
+        hang=None if result else hang_words(current),
         network=_network(current),
     )
 
@@ -283,6 +291,44 @@ def _cancelled(events: list[JournalEvent], start: Start) -> bool:
 def attempt_progress(attempt: Attempt) -> AttemptProgress:
     """Return the progress of an attempt, from the last lines of its files, which may be long."""
     return advance(advance(AttemptProgress(), last_lines(attempt.timeline)), last_lines(attempt.metrics))
+
+
+def silence(attempt: Attempt, progress: AttemptProgress) -> float | None:
+    """Return for how many seconds an attempt has shown no sign, if that is longer than ten of its iterations.
+
+    The clocks of this machine and of the nodes may differ: both times are those that the file system gives, the
+    present one by a file that is made and removed. None where that is not possible, or it is not silent.
+    """
+    limit = silent_after(progress)
+    newest = max((changed_at(path) for path in (attempt.metrics, attempt.timeline)), default=0.0)
+    if limit is None or time.time() - newest < limit:
+        return None
+    probe = attempt.path / f".clock-{socket.gethostname()}-{os.getpid()}"
+    try:
+        probe.touch()
+        silent_s = probe.stat().st_mtime - newest
+        probe.unlink()
+    except OSError:
+        return None
+    return silent_s if silent_s >= limit else None
+
+
+def changed_at(path: Path) -> float:
+    """Return when a file was last written; 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def hang_words(attempt: Attempt) -> str | None:
+    """Return what the watchdogs of an attempt's nodes say about ranks without progress; None if they say nothing."""
+    nodes = [node for node in verdict.hang_records(attempt) if node["stage"] != "busy"]
+    if not nodes:
+        return None
+    sights = [sight for node in nodes for sight in node["ranks"]]
+    words = hangs.sentence(hangs.culprits(sights), sights, max(node["silent_s"] for node in nodes))
+    return f"{words}; stacks in {attempt.stacks}"
 
 
 def _start(run: RunDirectory, events: list[JournalEvent], owner: Lease | None) -> Start | None:

@@ -15,7 +15,7 @@ from launcher.rundir import RunDirectory
 from launcher.slurm.info import cluster_name
 from launcher.slurm.queue import Answer, Job, State, ask_jobs
 from launcher.slurm.submit import find_submission
-from launcher.watch.progress_state import describe
+from launcher.watch.progress_state import SILENT_STEPS, clock, describe
 from launcher.watch.run_state import RunState, Start, read_run_state
 from launcher.watch.tail import last_lines
 
@@ -129,7 +129,9 @@ class RunStatus:
             "seconds_per_iteration": result.get("seconds_per_iteration") or progress.seconds_per_iteration,
             "tflops_per_gpu": progress.tflops_per_gpu,
             "tokens_per_second": progress.tokens_per_second,
-            "seconds_left": None if self.phase.over else progress.seconds_left,
+            "seconds_left": None if self.phase.over or run_state.silent_s is not None else progress.seconds_left,
+            "silent_s": run_state.silent_s,
+            "hang": run_state.hang,
             "last_sign": progress.time,
             "outcome": result.get("outcome"),
             "stopped_by": result.get("stopped_by"),
@@ -294,8 +296,24 @@ def _queued(base: RunStatus, job: Job, now: float) -> RunStatus:
     return _with(base, Phase.QUEUED, words, expected_start=expected)
 
 
+def silence_words(run_state: RunState) -> str:
+    """Say that a run shows no sign of life for longer than it should; an empty text where it does or nothing is known.
+
+    Without a record of a watchdog it may save or evaluate as well as hang.
+    """
+    if run_state.hang is not None:
+        return f"silent: {run_state.hang}"
+    if run_state.silent_s is None:
+        return ""
+    ten = SILENT_STEPS * (run_state.progress.seconds_per_iteration or 0.0)
+    return (
+        f"silent: no iteration for {clock(run_state.silent_s)}, ten take {clock(ten)}; it may save, evaluate, or hang"
+    )
+
+
 def _going_on(run_state: RunState, base: RunStatus) -> RunStatus:
-    words = " | ".join(each for each in (describe(run_state.progress), run_state.outside) if each)
+    parts = (describe(run_state.progress), run_state.outside, silence_words(run_state))
+    words = " | ".join(each for each in parts if each)
     if run_state.stopping:
         return _with(base, Phase.STOPPING, f"asked to save and stop | {words}")
     return _with(base, Phase.STARTING if run_state.progress.iteration is None else Phase.RUNNING, words)

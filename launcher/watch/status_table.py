@@ -9,7 +9,7 @@ from launcher.contract.records import FailingRank
 from launcher.slurm.queue import Answer
 from launcher.watch.history import history_of, lines
 from launcher.watch.progress_state import clock
-from launcher.watch.status import Phase, RunStatus
+from launcher.watch.status import Phase, RunStatus, silence_words
 
 _COLUMNS = ("RUN", "JOB", "STATE", "ITERATION", "LOSS", "S/ITERATION", "LEFT", "DETAIL")
 _COLOURS = {
@@ -73,7 +73,8 @@ def _first_failing(status: RunStatus) -> FailingRank | None:
 def _detail(status: RunStatus, now: float) -> str:
     words = status.detail
     if status.phase is Phase.RUNNING:
-        return "" if status.run_state.attempts < 2 else f"attempt {status.run_state.attempt}"
+        attempt = "" if status.run_state.attempts < 2 else f"attempt {status.run_state.attempt}"
+        return " | ".join(each for each in (attempt, silence_words(status.run_state)) if each)
     if status.expected_start is not None:
         at = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.expected_start))
         words += f", expected to start in {clock(status.expected_start - now)} ({at})"

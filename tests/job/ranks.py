@@ -29,6 +29,13 @@ SETTINGS: dict[str, Any] = {
     "numa_binding": False,
     "verify": "budget",
     "keep_going": None,
+    "hang_limits": {
+        "hang_limit_s": 300,
+        "start_limit_s": 1800,
+        "first_step_limit_s": 1800,
+        "evaluation_limit_s": 1800,
+        "save_limit_s": 1800,
+    },
 }
 _PROFILER = {"extension": "", "finish_timeout_s": 900, "nsys": None, "own": None}
 _NETWORK = {"nvlink_domain": False, "nics_per_node": None}

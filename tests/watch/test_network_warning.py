@@ -1,5 +1,6 @@
 """The warning in `launcher status` about an unexpected network."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def warned(run: RunDirectory, *ranks: int, result: dict[str, Any] | None = None) -> None:
     """An attempt in which the first ranks of these nodes have left a warning."""
-    attempt = make_attempt(run, metrics=(iteration(1),), result=result)
+    attempt = make_attempt(run, metrics=(iteration(1),), result=result, written=time.time())
     (attempt.path / "network").mkdir()
     for rank in ranks:
         (attempt.path / f"network/{rank:04d}.json").write_text("{}")

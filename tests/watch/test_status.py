@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -248,7 +249,7 @@ class Terminal(io.StringIO):
 
 
 def test_the_table(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_attempt(run, metrics=METRICS)
+    make_attempt(run, metrics=METRICS, written=time.time())
     running = judged(run, State.RUNNING)
     queued = replace(judged(run, State.PENDING, reason="[Priority]"), expected_start=NOW + 600)
     plain = io.StringIO()

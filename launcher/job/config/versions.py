@@ -12,6 +12,7 @@
 | callbacks of pretrain() | absent | 0.3.0 | `require_callbacks` |
 | events: data opened, checkpoint saved | absent | 0.6 | `listen` |
 | what the loop calls to save | `train.save_checkpoint` | 0.6: `checkpointing.save_checkpoint` | `before_saves` |
+| one function around each save | `save_checkpoint_and_time` | the same up to 0.6.2 | `around_saves` |
 
 Nothing here compares versions: functions are asked for their signature and sections for their fields. Keywords and what
 they set are those of the recipe functions of 0.3.0 (`*CommonKwargs`, `*FinetuneKwargs`).
@@ -83,6 +84,26 @@ def _preceded_by(save: Callable[..., Any], listener: Callable[[Any], None]) -> C
         return save(state, *arguments, **keywords)
 
     return save_checkpoint
+
+
+def around_saves(before: Callable[[], None], after: Callable[[], None]) -> bool:
+    """Call `before` and `after` around each save of the training loop; return False where no function is known."""
+    from megatron.bridge.training import train
+
+    save = getattr(train, "save_checkpoint_and_time", None)
+    if save is None:
+        return False
+
+    @functools.wraps(save)
+    def save_checkpoint_and_time(*arguments: Any, **keywords: Any) -> Any:
+        before()
+        try:
+            return save(*arguments, **keywords)
+        finally:
+            after()
+
+    train.save_checkpoint_and_time = save_checkpoint_and_time
+    return True
 
 
 def _followed_by(save: Callable[..., Any], listener: Callable[[Any], None]) -> Callable[..., Any]:

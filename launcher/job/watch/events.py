@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ...contract.files import JsonLines
+from ...contract.hangs import Phase
 from ..config import versions
 from ..rank import Rank
 from ..signals import Termination
 from .checkpoint_sums import CheckpointSums
+from .heartbeat import Heartbeat
 from .metrics import Metrics
 from .save_space import SaveSpace
 
@@ -54,7 +56,7 @@ class Events:
     logs on it.
     """
 
-    def __init__(self, rank: Rank, device: str, timeline: Timeline) -> None:
+    def __init__(self, rank: Rank, device: str, timeline: Timeline, heartbeat: "Optional[Heartbeat]" = None) -> None:
         self.progress = LoopProgress()
         self._stop_file: Path = rank.paths.stop
         self._termination = Termination(rank.paths)
@@ -62,6 +64,7 @@ class Events:
         self._rank = rank
         self._timeline = timeline
         self._metrics = Metrics(rank, device) if rank.rank == rank.world_size - 1 else None
+        self._heartbeat = heartbeat or Heartbeat()
         self._sums: Optional[CheckpointSums] = None
         self._created = time.monotonic()
         self._loop_start = 0.0
@@ -69,6 +72,8 @@ class Events:
         self._step_end: Optional[float] = None
         self._evaluation_start = 0.0
         self._first = True
+        self._in_loop = False
+        self._after_step: Phase = "between steps"
 
     def manager(self, config: Any) -> Any:
         """Return a CallbackManager of Bridge with this object's methods registered."""
@@ -94,7 +99,13 @@ class Events:
         if getattr(config.train, "num_epochs", None) is None:
             # With num_epochs Bridge 0.6.2 refuses a run that listens to this one.
             versions.listen(manager, "on_data_init_start", self.data_init_start)
+        if not versions.around_saves(lambda: self._heartbeat.enter("saving"), self._resume_phase):
+            self._after_step = "saving"
         return manager
+
+    def _resume_phase(self) -> None:
+        """Note what goes on after an evaluation or a save."""
+        self._heartbeat.enter(self._after_step if self._in_loop else "ending")
 
     def data_init_start(self, context: Any) -> None:
         """Model, optimizer and checkpoint are there; no data file was opened yet."""
@@ -120,15 +131,20 @@ class Events:
             self._sums.begin(int(context.state.train_state.step))
         self._timeline.event("train_start", _active(context.state.timers, "train/valid/test-data-iterators-setup"))
         self._loop_start = time.monotonic()
+        self._in_loop = True
+        self._heartbeat.enter("first step")
 
     def train_step_start(self, context: Any) -> None:
         """Bridge has counted samples and operations of the iteration before by now."""
         if self._metrics is not None:
             self._metrics.settle(context.state, wait=False)
+        self._heartbeat.enter("first step" if self._first else "training step")
         self._step_start = time.monotonic()
 
     def train_step_end(self, context: Any) -> None:
         """Measure an iteration that has ended on the host; on a GPU its last kernels may still run."""
+        self._heartbeat.step_done()
+        self._heartbeat.enter(self._after_step)
         now = time.monotonic()
         since = self._step_start if self._step_end is None else self._step_end
         self._step_end = now
@@ -145,6 +161,8 @@ class Events:
     def train_end(self, context: Any) -> None:
         """Write what is held back: the loop has ended by itself."""
         del context
+        self._in_loop = False
+        self._heartbeat.enter("ending")
         self.flush(wait=True)
 
     def flush(self, wait: bool) -> None:
@@ -154,6 +172,7 @@ class Events:
 
     def eval_start(self, _context: Any) -> None:
         """Note when an evaluation begins."""
+        self._heartbeat.enter("evaluating")
         self._evaluation_start = time.monotonic()
 
     def eval_end(self, context: Any) -> None:
@@ -163,6 +182,7 @@ class Events:
         self._timeline.event(
             "evaluation", time.monotonic() - self._evaluation_start, iteration=iteration, losses=losses
         )
+        self._resume_phase()
         self._step_end = None
 
     def checkpoint_save(self, context: Any) -> None:

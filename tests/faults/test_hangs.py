@@ -1,0 +1,150 @@
+"""Eight kinds of hang with real gloo, all at once: the right rank is named, in time, with stacks; about 40 s.
+
+Three ranks each, on this machine. With the defaults a hang would take five minutes: the same logic runs here with
+lower limits. What is slow and right at the same time raises no alarm.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.contract import flight_recorder
+from tests.backends.running import LAUNCHER, RECIPE, ROOT
+from tests.support.limits import SCALE, seconds
+from tests.support.warm import warm_python
+
+pytestmark = pytest.mark.megatron
+
+TOY = str(ROOT / "tests/toy/distributed.py")
+HANG_S, SAVE_S, START_S = 6 * SCALE, 10 * SCALE, 20 * SCALE
+PROFILE = f"""extends = "local"
+device = "cpu"
+gpus_per_node = 3
+hang_limit_s = {HANG_S}
+save_limit_s = {SAVE_S}
+evaluation_limit_s = {SAVE_S}
+"""
+END_S = 30.0
+"""Within this time after the last step an attempt has to be over."""
+
+# how: (what is said of rank 1, or of the others, the innermost frame of rank 1)
+KINDS = {
+    "stop": ("rank 1 is stopped by a signal in training step 5", "hang"),
+    "loop": ("rank 1 has not joined the collective: in training step 5, in hang (code/entrypoint.py", "hang"),
+    "gil": ("rank 1 has not joined the collective: in training step 5, in hang (code/entrypoint.py", "hang"),
+    "loader": ("rank 1 has not joined the collective: in training step 5, in _try_get_data (torch/utils/data/", ""),
+    "skip": ("rank 1 is in all_gather 9 of default_pg, and the others in another collective", "all_gather"),
+    "other": ("rank 1 is in broadcast 9 of default_pg, and the others in another collective", "broadcast"),
+    "save": ("rank 1 has not joined the collective: while saving after 5 steps, in hang (code/entrypoint.py", "hang"),
+    "join": ("rank 1 has not joined the collective: while setting up, in hang (code/entrypoint.py", "hang"),
+    "start": ("rank 1 never started the program", None),
+}
+SLOW = ("+toy.how=slow", f"+toy.slow_s={HANG_S * 0.8}", "+toy.iters=6")
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run in the foreground of a process of its own."""
+
+    directory: Path
+    process: "subprocess.Popen[str]"
+
+    def wait(self) -> "subprocess.CompletedProcess[str]":
+        out, error = self.process.communicate(timeout=seconds(120))
+        return subprocess.CompletedProcess([], self.process.returncode, out, error)
+
+    @property
+    def attempt(self) -> Path:
+        return next(self.directory.glob("runs/*/*/attempts/000"))
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.attempt / name).read_text())
+
+
+def start(directory: Path, *overrides: str, start_limit_s: float = 120) -> Started:
+    (directory / "clusters").mkdir(parents=True)
+    (directory / "clusters" / "three.toml").write_text(
+        PROFILE + f'start_limit_s = {start_limit_s}\npython = "{warm_python()}"\n'
+    )
+    (directory / "small.py").write_text(RECIPE)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("LAUNCHER", "SLURM"))}
+    environ |= {"LAUNCHER_CLUSTERS": str(directory / "clusters"), "LAUNCHER_CLUSTER": "three"}
+    command = [str(LAUNCHER), "run", "small.py", "--no-check-config", "--entrypoint", TOY, "+toy.rank=1", *overrides]
+    process = subprocess.Popen(
+        command, cwd=directory, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    return Started(directory, process)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Started]]:
+    directory = tmp_path_factory.mktemp("hangs")
+    subprocess.run([warm_python(), "-c", ""], check=True, timeout=seconds(120))  # its imports take time
+    limits = {"start": START_S, "join": START_S}
+    started = {how: start(directory / how, f"+toy.how={how}", start_limit_s=limits.get(how, 120)) for how in KINDS}
+    started["slow"] = start(directory / "slow", *SLOW)
+    yield started
+    for run in started.values():
+        if run.process.poll() is None:
+            run.process.terminate()
+            run.process.wait()
+
+
+@pytest.mark.parametrize("how", KINDS)
+def test_the_rank_that_the_others_wait_for_is_named_in_time(runs: dict[str, Started], how: str) -> None:
+    words, function = KINDS[how]
+    done = runs[how].wait()
+    result = runs[how].read("result.json")
+    assert (done.returncode, result["outcome"], result["failure"]) == (1, "failed", "hang"), done.stderr
+    assert result["first_failing_rank"]["rank"] == 1
+    assert result["reason"].startswith(f"hang: {words}")
+    record = runs[how].read("stacks/node-0000.json")
+    by_rank = {one["rank"]: one for one in record["ranks"]}
+    assert (record["stage"], sorted(by_rank)) == ("ended", [0, 1, 2])
+    if function:
+        assert by_rank[1]["stack"][0].startswith(f"{function} ")
+    if how not in ("start", "join"):
+        assert "wait in" in result["reason"]
+        assert all(by_rank[rank]["collectives"] for rank in (0, 2)), "torch's flight recorder was asked"
+        dumps, wrong = flight_recorder.read_directory(runs[how].attempt / "stacks")
+        assert (wrong, 0 in dumps, 2 in dumps) == ({}, True, True)
+        last_step = json.loads((runs[how].attempt / "metrics.jsonl").read_text().splitlines()[-1])
+        assert (last_step["iteration"], result["iteration"]) == (4, 4) if how != "save" else (5, 5)
+        assert record["time"] - last_step["time"] < END_S * SCALE
+    text = (runs[how].attempt / "stacks/node-0000.txt").read_text()
+    assert text.count("most recent call first") >= (2 if how == "start" else 3)
+    log = (runs[how].attempt / "logs/rank-0000.log").read_text()
+    assert f"launcher: hang: {words}" in log
+
+
+def test_what_is_slow_and_right_raises_no_alarm(runs: dict[str, Started]) -> None:
+    done = runs["slow"].wait()
+    result = runs["slow"].read("result.json")
+    assert (done.returncode, result["outcome"], result["iteration"]) == (0, "finished", 6), done.stderr
+    assert not list(runs["slow"].attempt.glob("stacks/node-*.json")), "progress has gone on"
+
+
+def test_nothing_is_left_of_a_watchdog(runs: dict[str, Started]) -> None:
+    for run in runs.values():
+        run.wait()
+    time.sleep(0.5)
+    mine = [str(run.directory) for run in runs.values()]
+    left = [
+        path
+        for path in Path("/dev/shm").glob("launcher-*")
+        if any(run.attempt.parents[1].name in path.name for run in runs.values())
+    ]
+    assert left == []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        assert not any(directory in command for directory in mine), command
