@@ -33,6 +33,20 @@ export OMP_NUM_THREADS=1
 export PYTHONUNBUFFERED=1
 export LAUNCHER_RUN_DIR=$run_dir LAUNCHER_ATTEMPT
 
+# ---- hang watch: the ranks of a node count their steps in its memory, and one process of the step reads them there.
+# It is not a child of a rank's program, and ends after the last step.sh of the node.
+memory=/dev/shm
+[[ -d $memory && -w $memory ]] || memory=${TMPDIR:-/tmp}
+LAUNCHER_HEARTBEATS=$memory/launcher-$EUID-${run_dir##*/}-$LAUNCHER_ATTEMPT-${SLURM_JOB_ID:-local}-${SLURM_STEP_ID:-$MASTER_PORT}-$NODE_RANK
+if (umask 077 && mkdir -p -- "$LAUNCHER_HEARTBEATS") && [[ -O $LAUNCHER_HEARTBEATS && ! -L $LAUNCHER_HEARTBEATS ]] &&
+    echo "$$ $RANK" >"$LAUNCHER_HEARTBEATS/.shell-$LOCAL_RANK" &&
+    mv -f -- "$LAUNCHER_HEARTBEATS/.shell-$LOCAL_RANK" "$LAUNCHER_HEARTBEATS/shell-$LOCAL_RANK"; then
+    export LAUNCHER_HEARTBEATS
+    if [[ $LOCAL_RANK == 0 ]]; then python3 -S -E -B "$run_dir/code/launcher/job/watch/watchdog.py" & fi
+else
+    unset LAUNCHER_HEARTBEATS
+fi
+
 # ---- program
 cd -- "$run_dir" && unset OLDPWD || exit 2
 attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT

@@ -114,7 +114,7 @@ clear_resources() { # For steps of one task each: srun reads the job's resources
 
 # ---- attempt
 attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
-mkdir -p "$run_dir/attempts" && mkdir "$attempt_dir" "$attempt_dir/logs" "$attempt_dir/ranks" ||
+mkdir -p "$run_dir/attempts" && mkdir "$attempt_dir" "$attempt_dir/logs" "$attempt_dir/ranks" "$attempt_dir/stacks" ||
     fail "cannot create $attempt_dir: is the disk full?"
 ln -sfn "attempts/$LAUNCHER_ATTEMPT" "$run_dir/latest"
 export LAUNCHER_ATTEMPT

@@ -185,7 +185,7 @@ fi
 
 # ---- attempt
 attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
-mkdir -p "$run_dir/attempts" && mkdir "$attempt_dir" "$attempt_dir/logs" "$attempt_dir/ranks" ||
+mkdir -p "$run_dir/attempts" && mkdir "$attempt_dir" "$attempt_dir/logs" "$attempt_dir/ranks" "$attempt_dir/stacks" ||
     fail "cannot create $attempt_dir: is the disk full?"
 ln -sfn "attempts/$LAUNCHER_ATTEMPT" "$run_dir/latest"
 export LAUNCHER_ATTEMPT
