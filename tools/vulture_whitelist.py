@@ -132,12 +132,14 @@ _.failed_ranks
 _.first_failing_rank
 _.missing_ranks
 _.numa_node
+_.op
 _.opens
 _.owner_job
 _.own_sum
 _.passed
 _.passed_over
 _.selected
+_.seq
 _.verified_bytes
 _.verified_files
 

@@ -458,7 +458,7 @@ def rank_to_look_at(
 ) -> Optional[FailingRank]:
     """Return the first failing rank; of a hang the one that did not come, since the others were ended for it.
 
-    `sight` is what a watchdog has seen of that rank. Where the ranks of a hang do not differ there is none.
+    A watchdog has seen the rank as `sight`. Where the ranks of a hang do not differ there is none.
     """
     if failure is not None and failure.rule == WATCHDOG:
         if not failure.ranks or failure.ranks[0] >= len(ranks):
