@@ -113,6 +113,8 @@ class Ranks:
     count: int
     attempt: str = "000"
     environment: Mapping[str, str] = field(default_factory=dict)
+    nodes: int = 1
+    """Into how many nodes the ranks are divided; all are this machine."""
     python: str = sys.executable
     cold: bool = False
     """Start real interpreters, where the start itself is looked at, and not forks of one with the training stack."""
@@ -124,7 +126,8 @@ class Ranks:
         port = str(free_port())
         python = self.python if self.cold else warm_python(self.python)
         for rank in range(self.count):
-            environment = {**rank_environment(self.run.path, rank, self.count, self.attempt, port), **self.environment}
+            own = rank_environment(self.run.path, rank, self.count, self.attempt, port, self.nodes)
+            environment = {**own, **self.environment}
             with (logs / f"rank-{rank:04d}.log").open("wb") as log:
                 command = [python, str(self.run.path / "code" / "entrypoint.py")]
                 process = subprocess.Popen(command, cwd=self.run.path, env=environment, stdout=log, stderr=log)
@@ -166,22 +169,26 @@ def train(
     expect: int | None = 0,
     python: str = sys.executable,
     cold: bool = False,
+    nodes: int = 1,
 ) -> list[int]:
     """Run one attempt to its end; every rank must leave with `expect` (None: anything goes)."""
-    with Ranks(run, ranks, attempt, python=python, cold=cold) as running:
+    with Ranks(run, ranks, attempt, nodes=nodes, python=python, cold=cold) as running:
         statuses = running.wait()
         assert expect is None or statuses == [expect] * ranks, f"statuses {statuses}\n{running.tails()}"
         return statuses
 
 
-def rank_environment(run_dir: Path, rank: int, count: int, attempt: str = "000", port: str = "29500") -> dict[str, str]:
+def rank_environment(
+    run_dir: Path, rank: int, count: int, attempt: str = "000", port: str = "29500", nodes: int = 1
+) -> dict[str, str]:
     """The whole environment of a rank: nothing is inherited but what finds the programs."""
+    of_node = count // nodes
     names = {
         "RANK": rank,
-        "LOCAL_RANK": rank,
+        "LOCAL_RANK": rank % of_node,
         "WORLD_SIZE": count,
-        "LOCAL_WORLD_SIZE": count,
-        "NODE_RANK": 0,
+        "LOCAL_WORLD_SIZE": of_node,
+        "NODE_RANK": rank // of_node,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         "LAUNCHER_RUN_DIR": run_dir,

@@ -257,8 +257,7 @@ class Noted:
 
 def on_node(run: Path, node: int, attempt: str = "001") -> Rank:
     """The one rank of a node, of two."""
-    names = {"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "NODE_RANK": str(node)}
-    return read_rank({**rank_environment(run, node, 2, attempt), **names})
+    return read_rank(rank_environment(run, node, 2, attempt, nodes=2))
 
 
 @pytest.fixture
@@ -388,9 +387,7 @@ def two_nodes(run: Path, attempt: str = "000") -> tuple[list[CheckpointSums], No
     timeline, parts = Noted(), []
     run.mkdir(exist_ok=True)
     for rank in (0, 1):
-        environment = {**rank_environment(run, rank, 2, attempt), "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-        environment["NODE_RANK"] = str(rank)
-        parts.append(CheckpointSums(read_rank(environment), run / "checkpoints", timeline))
+        parts.append(CheckpointSums(on_node(run, rank, attempt), run / "checkpoints", timeline))
         parts[-1].begin(0)
     return parts, timeline
 

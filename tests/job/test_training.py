@@ -5,6 +5,7 @@ import math
 import random
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from launcher.job.rank import read_rank
 from tests.contract.written import check_written, compose_result
 from tests.job.checkpoint_files import damaged
 from tests.job.ranks import Ranks, Run, make_run, rank_environment, train
+from tests.support.limits import seconds
+from tests.support.warm import warm_python
 
 pytestmark = [pytest.mark.megatron, pytest.mark.timeout(600)]
 
@@ -49,6 +52,25 @@ def third_call(*_):
 
 def fail():
     raise ArithmeticError("the third call is one too many")
+"""
+
+
+AGREE = """
+import sys
+
+import torch
+
+from launcher.job.errors import UserError
+from launcher.job.model import loading
+
+store, rank, text = sys.argv[1:]
+torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
+try:
+    loading._agree(text, "cpu")
+    print("agreed", flush=True)
+except UserError:
+    print("refused", flush=True)
+torch.distributed.destroy_process_group()
 """
 
 
@@ -167,7 +189,10 @@ def test_flipped_bytes_in_the_newest_checkpoint_are_found_and_the_older_one_is_l
     middle = len(content) // 2
     content[middle : middle + 64] = bytes(byte ^ 0xFF for byte in content[middle : middle + 64])
     shard.write_bytes(content)
-    train(run, attempt="001")
+    train(run, attempt="001", nodes=2)
+    # Both checkpoints were verified by both nodes.
+    answers = [run.attempt("001") / "sums" / f"iter_00000{step}.0001.json" for step in (20, 10)]
+    assert [len(json.loads(path.read_text())["files"]) for path in answers] == [1, 1]
     assert run.losses("001") == {iteration: loss for iteration, loss in reference.losses().items() if iteration > 10}
     (verified,) = [line for line in run.lines("timeline.jsonl", "001") if line["event"] == "checkpoint_verified"]
     assert (verified["iteration"], verified["verification"]["state"]) == (10, "verified")
@@ -225,6 +250,20 @@ def test_damage_that_only_the_load_finds_ends_the_attempt_and_the_next_takes_the
     assert "could not be loaded" in marker["reason"]
     train(run, attempt="002")
     assert run.losses("002") == {iteration: loss for iteration, loss in reference.losses().items() if iteration > 10}
+
+
+def test_ranks_that_would_load_different_checkpoints_are_refused(tmp_path: Path) -> None:
+    program = tmp_path / "agree.py"
+    program.write_text(AGREE)
+    for second, expected in (("/a 20", "agreed"), ("/a 10", "refused")):
+        store = tmp_path / expected
+        ranks = [
+            subprocess.Popen(
+                [warm_python(), str(program), str(store), str(rank), text], stdout=subprocess.PIPE, text=True
+            )
+            for rank, text in enumerate(("/a 20", second))
+        ]
+        assert [rank.communicate(timeout=seconds(60))[0] for rank in ranks] == [f"{expected}\n"] * 2
 
 
 def test_sigterm_stops_all_ranks_after_saving(interrupted: Run) -> None:
