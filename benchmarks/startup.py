@@ -1,12 +1,18 @@
 """What a command of the launcher costs, as multiples of `python -c pass`, measured alternately in one run.
 
     python benchmarks/startup.py [--runs 15]
+    python benchmarks/startup.py --against DIR [--runs 15] [--rank-runs 5]
 
 CPU time (user + system) of the whole process and its children: wall-clock time on a shared machine says more about its
 other users. `launcher submit` is compared with a bare `sbatch` of the same script, on a Slurm of virtual nodes.
+
+With --against the commands, and the start of a rank, are compared with those of another checkout, whose `.venv` has it
+installed: in pairs, of which the first does not count. A rank is `step.sh` of a run that the checkout itself has
+written, up to the first line of the recipe's `configure()`: torch, the CPU back end and Megatron Bridge are imported.
 """
 
 import argparse
+import itertools
 import os
 import resource
 import shutil
@@ -15,11 +21,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = str(ROOT / "recipes/vanilla_gpt_pretrain.py")
+FIRST_LINE = """\
+from megatron.bridge.recipes.gpt.vanilla_gpt import vanilla_gpt_pretrain_config
+
+
+def configure():
+    import os
+    os._exit(0)
+"""
 
 
 def cpu_seconds(argv: list[str], environ: Mapping[str, str], directory: str) -> tuple[float, float]:
@@ -50,7 +64,13 @@ def main() -> None:
     """Start-up of the commands, then submission if Slurm is installed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=15)
-    runs = parser.parse_args().runs
+    parser.add_argument("--against", metavar="DIR", type=Path, help="another checkout, installed in its .venv")
+    parser.add_argument("--rank-runs", type=int, default=5, help="pairs of ranks, with --against")
+    options = parser.parse_args()
+    if options.against:
+        compare(options.against.resolve(), options.runs, options.rank_runs)
+        return
+    runs = options.runs
     launcher = str(Path(sys.executable).with_name("launcher"))
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "LAUNCHER"))}
     with tempfile.TemporaryDirectory() as directory:
@@ -69,6 +89,61 @@ def main() -> None:
             runs,
         )
         submission(launcher, environ, directory, runs)
+
+
+def compare(other: Path, runs: int, rank_runs: int) -> None:
+    """Print the CPU time of this checkout's commands and of a rank, as multiples of the other's."""
+    with tempfile.TemporaryDirectory() as directory:
+        (here, there) = (starts(root, Path(directory, name)) for root, name in ((ROOT, "here"), (other, "there")))
+        print(f"{'start':26} {'CPU ms':>9} {'before':>9} {'ratio':>7} {'of minima':>9} {'pairs':>6}")
+        for name in here:
+            count = rank_runs if name == "a rank" else runs
+            pairs = [(here[name](), there[name]()) for _ in range(count + 1)][1:]
+            ours, theirs = zip(*pairs, strict=True)
+            ratio = statistics.median(mine / its for mine, its in pairs)
+            mine, its = statistics.median(ours) * 1e3, statistics.median(theirs) * 1e3
+            print(f"{name:26} {mine:9.1f} {its:9.1f} {ratio:7.3f} {min(ours) / min(theirs):9.3f} {count:6}", flush=True)
+
+
+def starts(root: Path, directory: Path) -> dict[str, Callable[[], float]]:
+    """Return what is compared, by name: each starts something of the checkout `root` and returns its CPU seconds."""
+    launcher = str(root / ".venv/bin/launcher")
+    recipe = directory / "first_line.py"
+    (directory / "bin").mkdir(parents=True)
+    recipe.write_text(FIRST_LINE)
+    # A login node, as far as a dry run looks: the programs are not started.
+    for program in ("srun", "sbatch"):
+        (directory / "bin" / program).write_text("#!/bin/sh\nexit 1\n")
+        (directory / "bin" / program).chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "LAUNCHER", "PYTHON"))}
+    environ = {**kept, "PATH": f"{directory / 'bin'}:{kept['PATH']}", "HOME": str(directory)}
+    local = ["--cluster", "local", "--gpus-per-node", "1"]
+    # It ends without a record, so that its status says that it failed.
+    subprocess.run([launcher, "run", *local, str(recipe)], env=environ, cwd=directory, capture_output=True, check=False)
+    (step,) = (directory / "runs").rglob("step.sh")
+    attempts = itertools.count(100)
+
+    def command(*argv: str) -> Callable[[], float]:
+        return lambda: cpu_seconds([launcher, *argv], environ, str(directory))[0]
+
+    def rank() -> float:
+        attempt = str(next(attempts))
+        for name in ("logs", "ranks"):
+            (step.parent / "attempts" / attempt / name).mkdir(parents=True)
+        variables = {"RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "LAUNCHER_ATTEMPT": attempt}
+        return cpu_seconds(["bash", str(step)], {**environ, **variables}, str(directory))[0]
+
+    return {
+        "launcher --help": command("--help"),
+        "launcher plan": command("plan", *local, str(root / "recipes/vanilla_gpt_pretrain.py")),
+        "launcher submit --dry-run": command(
+            *("submit", "--dry-run", "--cluster", "slurm", "--gpus-per-node", "8", "--nodes", "2"),
+            str(root / "recipes/vanilla_gpt_pretrain.py"),
+        ),
+        "launcher status": command("status"),
+        "a rank": rank,
+    }
 
 
 def submission(launcher: str, environ: Mapping[str, str], directory: str, runs: int) -> None:
