@@ -2,12 +2,15 @@
 
 import os
 import socket
+from typing import TYPE_CHECKING
 
 from launcher.contract.process import group_of, start_ticks_of
-from launcher.contract.records import StartedBy
+
+if TYPE_CHECKING:
+    from launcher.contract.records import StartedBy
 
 
-def this_launcher(group: int) -> StartedBy:
+def this_launcher(group: int) -> "StartedBy":
     """Return who started the process group `group`, so that others can see whether that launcher lives."""
     pid = os.getpid()
     return {"pid": pid, "start_ticks": start_ticks_of(pid), "group": group, "host": socket.gethostname()}

@@ -9,7 +9,6 @@ from launcher._util.errors import RequestError
 from launcher._util.user_paths import require_directory
 from launcher.api.discover import Discovered, Intent, discover
 from launcher.api.progress import Progress, Silent
-from launcher.backends.prepare import RunExistsError
 from launcher.config.request import Request
 from launcher.discovery.bridge_release import BridgeRelease
 from launcher.discovery.files import require_sources
@@ -77,6 +76,8 @@ def prepare_plan(
 
 def start_new[T](prepared: PreparedPlan, start: Callable[[PreparedPlan], T]) -> T:
     """Return `start(prepared)`, with another run id where the one that was drawn is taken."""
+    from launcher.backends.prepare import RunExistsError
+
     for _ in range(8):
         try:
             return start(prepared)

@@ -1,9 +1,11 @@
 """How far long work is: the protocol that commands report to, and a listener that ignores everything."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from launcher.contract.events import Unit
 from launcher.images.build.report import Report
+
+if TYPE_CHECKING:
+    from launcher.contract.events import Unit
 
 
 class Progress(Report, Protocol):
@@ -33,5 +35,5 @@ class Silent:
     def line(self, text: str) -> None:
         """Ignore a line."""
 
-    def progress(self, done: int, total: int | None, unit: Unit) -> None:
+    def progress(self, done: int, total: int | None, unit: "Unit") -> None:
         """Ignore a number."""

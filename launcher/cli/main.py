@@ -2,12 +2,11 @@
 
 import argparse
 import errno
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-
-from launcher.cli.parser import Parser, parse
 
 COMMANDS = {
     "run": "run a recipe here: in this Slurm allocation, or as processes of this machine",
@@ -41,6 +40,8 @@ exit status: 0 done; 1 the run failed or stopped early; 2 the request was wrong,
 
 def console() -> None:
     """Run the console script."""
+    # Most of a command's time is spent on imports, whose objects stay: looking for garbage among them is wasted.
+    gc.set_threshold(50_000)
     _open_standard_streams()
     sys.exit(main(sys.argv[1:]))
 
@@ -67,6 +68,23 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    if any(argument not in ("-h", "--help", "--version") for argument in arguments):
+        _refuse_arguments(arguments)
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if command not in COMMANDS or arguments[0] != command:
+        return _without_command(arguments)
+    from launcher.cli.parser import parse
+
+    parser = command_parser(command)
+    try:
+        parsed = parse(parser, arguments[1:])
+    except SystemExit as end:  # --help has been printed
+        return int(end.code or 0)
+    return int(import_module(f"launcher.cli.commands.{command}").main(parsed))
+
+
+def _refuse_arguments(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for an argument that cannot be read, or holds a secret."""
     from launcher._util.errors import ConfigError
     from launcher.contract.variables import secret_in
 
@@ -79,15 +97,6 @@ def _run(arguments: Sequence[str]) -> int:
                 where=f"argument {number}",
                 hint="Set it in your shell and pass it on by name (--env NAME), or keep it in a file of the program's.",
             )
-    command = next((argument for argument in arguments if not argument.startswith("-")), None)
-    if command not in COMMANDS or arguments[0] != command:
-        return _without_command(arguments)
-    parser = command_parser(command)
-    try:
-        parsed = parse(parser, arguments[1:])
-    except SystemExit as end:  # --help has been printed
-        return int(end.code or 0)
-    return int(import_module(f"launcher.cli.commands.{command}").main(parsed))
 
 
 def _report(error: Exception, *, as_json: bool) -> int:
@@ -178,6 +187,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def command_parser(command: str, into: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
     """Return the parser of one command, filled by its module's `add_arguments`."""
+    from launcher.cli.parser import Parser
+
     module = import_module(f"launcher.cli.commands.{command}")
     parser = into or Parser(
         prog=f"launcher {command}",

@@ -27,7 +27,7 @@ EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 class ExpectedPerformance(BaseModel):
     """Performance of a healthy node; None where it has not been measured."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     matmul_tflops: Positive | None = None
     """Dense bf16 matrix product of 8192 x 8192 x 8192 on one GPU, TFLOP/s."""
@@ -42,7 +42,7 @@ class ExpectedPerformance(BaseModel):
 class Retry(BaseModel):
     """How a run that keeps going is continued, and when it gives up."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     without_progress: Annotated[Count, Field(le=100)] = 3
     """Number of attempts in a row without a newer checkpoint after which the run ends; preempted ones do not count."""

@@ -6,13 +6,15 @@ expect it, and a wrapper script that passes "$@" after values of its own relies 
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
-from .records import OverrideRecord
 from .values import Override, parse
 
+if TYPE_CHECKING:
+    from .records import OverrideRecord
 
-def to_record(override: Override) -> OverrideRecord:
+
+def to_record(override: Override) -> "OverrideRecord":
     """Return the override as argv.json has it.
 
     A value that JSON would change (NaN, infinity, keys that are not text) is left out; `from_record` parses it again.
@@ -25,7 +27,7 @@ def to_record(override: Override) -> OverrideRecord:
     return {**record, "value": override.value} if same else record
 
 
-def from_record(record: OverrideRecord) -> Override:
+def from_record(record: "OverrideRecord") -> Override:
     """Return the override that argv.json has. Raises Refused for a text that cannot be parsed where it has to be."""
     if "value" in record:
         return Override(record["key"], record["value"], record["text"])

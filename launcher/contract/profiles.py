@@ -17,11 +17,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional, cast
+from typing import TYPE_CHECKING, Any, Optional, cast
 
 from .files import read_object
 from .paths import AttemptPaths, RunPaths
-from .records import MissingCapture, ProfilerRequest, ProfilesResult
+
+if TYPE_CHECKING:
+    from .records import MissingCapture, ProfilerRequest, ProfilesResult
 
 EXTENSIONS = {"nsys": "nsys-rep", "torch": "pt.trace.json.gz", "viztracer": "json.gz", "memory": "pickle"}
 """The built-in profilers, with how their files' names end."""
@@ -77,12 +79,12 @@ def stem(profiler: str, job: str, attempt: str, node: int, rank: int) -> str:
     return f"{profiler}_job{job}_attempt{attempt}_node{node}_rank{rank}"
 
 
-def expected_ranks(settings: ProfilerRequest, world_size: int) -> tuple[int, ...]:
+def expected_ranks(settings: "ProfilerRequest", world_size: int) -> tuple[int, ...]:
     """Return the ranks to capture; an empty list in the request means all."""
     return tuple(int(rank) for rank in settings.get("ranks") or range(world_size))
 
 
-def asked_of(attempt: AttemptPaths) -> Optional[ProfilerRequest]:
+def asked_of(attempt: AttemptPaths) -> "Optional[ProfilerRequest]":
     """Return what was to be captured in an attempt; None if nothing.
 
     --resume gives a run a new argv.json and keeps the old one beside the logs of the newest attempt of before.
@@ -94,10 +96,10 @@ def asked_of(attempt: AttemptPaths) -> Optional[ProfilerRequest]:
     files = [*(each / run.argv_file.name for each in later), run.argv_file]
     request = next((found for file in files if (found := read_object(file)) is not None), {})
     settings = (request.get("options") or {}).get("profiler")
-    return cast(ProfilerRequest, settings) if isinstance(settings, dict) else None
+    return cast("ProfilerRequest", settings) if isinstance(settings, dict) else None
 
 
-def result(attempt: AttemptPaths, world_size: int, ended: Callable[[int], str]) -> Optional[ProfilesResult]:
+def result(attempt: AttemptPaths, world_size: int, ended: Callable[[int], str]) -> "Optional[ProfilesResult]":
     """Return what result.json says of an attempt's profiles; None for a run without a profiler.
 
     `ended(rank)` says in a few words how a rank ended. `missing` has each expected capture that is not sound.
@@ -120,13 +122,13 @@ def result(attempt: AttemptPaths, world_size: int, ended: Callable[[int], str]) 
     }
 
 
-def record_path(directory: Path, settings: ProfilerRequest, rank: int) -> Optional[Path]:
+def record_path(directory: Path, settings: "ProfilerRequest", rank: int) -> Optional[Path]:
     """Return the path of a rank's record, whichever job and node wrote it; None if there is none."""
     pattern = f"{settings['name']}_job*_attempt*_node*_rank{rank}{RECORD}"
     return min(directory.glob(pattern), default=None)
 
 
-def judge(directory: Path, settings: ProfilerRequest, rank: int, ended: str) -> CaptureCheck:
+def judge(directory: Path, settings: "ProfilerRequest", rank: int, ended: str) -> CaptureCheck:
     """Check one rank's capture by its records and its file.
 
     `ended` is how the rank ended, in a few words ("finished at iteration 20"): the reason of what was never reached.
@@ -199,7 +201,7 @@ def _judge_nsys(record: Path, rank: int, steps: tuple[int, ...], missing: Option
     return found
 
 
-def _around_nsys(directory: Path, settings: ProfilerRequest, rank: int) -> Optional[str]:
+def _around_nsys(directory: Path, settings: "ProfilerRequest", rank: int) -> Optional[str]:
     """Return why nsys did not start the program, if the process around it says so."""
     if settings["name"] != "nsys":
         return None

@@ -1,5 +1,6 @@
 """The check that a value from a JSON file has the form that a TypedDict describes."""
 
+import math
 import sys
 import types
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ T = TypeVar("T")
 
 class ContractError(ValueError):
     """A value that does not have the form that the launcher and its jobs agree on; the message names every place."""
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value from JSON is a finite number; true and false are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def conforming(  # noqa: UP047 - Python 3.10

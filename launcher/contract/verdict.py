@@ -29,7 +29,7 @@ from launcher.contract.records import (
     RankSight,
     StopCause,
 )
-from launcher.contract.validation import problems
+from launcher.contract.validation import is_number, problems
 
 OUTCOMES = get_args(RankOutcome)
 STOP_CAUSES = get_args(StopCause)
@@ -94,11 +94,6 @@ class RankEnd(NamedTuple):
         """Where it ran; None where that is unknown."""
         host = self.record.get("host") if self.record else None
         return str(host) if host else self.exit.host if self.exit else None
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value from JSON is a finite number; true and false are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_record(path: Path) -> Optional[RankRecord]:

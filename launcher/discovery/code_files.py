@@ -52,10 +52,12 @@ def _program(entrypoint: str | None, directory: Path) -> Iterator[tuple[str, str
         raise RecipeError(f"there is no program {entrypoint!r}", where="--entrypoint")
     yield ENTRYPOINT, str(main)
     package = Path(__file__).resolve().parent.parent
+    beginning = len(f"{package}/")
     yield "launcher/__init__.py", str(package / "__init__.py")
     for part in ("contract", "job"):
-        for path in sorted((package / part).rglob("*.py")):
-            yield f"launcher/{path.relative_to(package).as_posix()}", str(path)
+        # Hundreds of files: Path.relative_to would take a twentieth of a plan's time.
+        for path in map(str, (package / part).rglob("*.py")):
+            yield f"launcher/{path[beginning:]}", path
     for path in sorted(resource("configs/models").glob("*.json")):
         yield f"{MODELS}/{path.name}", str(path)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.contract.files import read_lines
-from launcher.contract.verdict import is_number
+from launcher.contract.validation import is_number
 
 
 def longest_save_s(timelines: Iterable[Path]) -> float | None:

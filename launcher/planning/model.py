@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.contract.records import JobRequest
 from launcher.planning.backend import BackendTraits
 from launcher.planning.profiler.model import ProfilerPlan
 from launcher.runtimes.model import Container, Mount
+
+if TYPE_CHECKING:
+    from launcher.contract.records import JobRequest
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Plan:
     stop_s: int
     """How many seconds before the end of its job the ranks are asked to save and to stop."""
     step: Step
-    argv: JobRequest
+    argv: "JobRequest"
     """The content of argv.json."""
     code: tuple[tuple[str, str], ...]
     """What is copied below code/: the file's path there, and its source."""

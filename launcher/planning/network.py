@@ -8,15 +8,18 @@ channels, NVIDIA/nccl's documentation of NCCL_MNNVL_ENABLE.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from launcher._util.errors import ImageError
 from launcher.config.cluster import Cluster
 from launcher.contract.fabrics import FABRICS
 from launcher.contract.fabrics.model import Fabric, NetworkRequest
-from launcher.contract.records import NetworkOptions
 from launcher.discovery.image import Image
 from launcher.planning.model import RankLayout, Variable
 from launcher.runtimes.model import ContainerRuntime
+
+if TYPE_CHECKING:
+    from launcher.contract.records import NetworkOptions
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def plan_network(
     )
 
 
-def network_options(cluster: Cluster, layout: RankLayout) -> NetworkOptions | None:
+def network_options(cluster: Cluster, layout: RankLayout) -> "NetworkOptions | None":
     """`options.network` of argv.json: what a rank compares NCCL's choice with; None where it does not look."""
     if cluster.network == "off" or cluster.fabric is None:
         return None

@@ -1,11 +1,15 @@
 """Whether a run keeps going by itself, and by which policy."""
 
+from typing import TYPE_CHECKING
+
 from launcher._util.errors import ConfigError
-from launcher.contract.records import RetryPolicy
 from launcher.planning.inputs import PlanInputs
 
+if TYPE_CHECKING:
+    from launcher.contract.records import RetryPolicy
 
-def plan_retry(inputs: PlanInputs) -> RetryPolicy | None:
+
+def plan_retry(inputs: PlanInputs) -> "RetryPolicy | None":
     """Return the policy of a run that keeps going, None for any other.
 
     Only a batch job can come back by itself: in another mode the profile's key has no effect, and raises ConfigError

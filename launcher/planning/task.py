@@ -4,14 +4,13 @@ Asking the entrypoint something before the run (--check-config, --fetch) needs t
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher._util.errors import LayoutError
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.contract.overrides import to_record
 from launcher.contract.paths import RECIPE
-from launcher.contract.records import BridgeRecipeRequest, HangLimits, JobRequest, RecipeFileRequest
 from launcher.contract.values import Override, parse
 from launcher.discovery.recipe import BridgeRecipe
 from launcher.planning import container, environment, fabric, index_info, network, retry, run_paths
@@ -23,6 +22,9 @@ from launcher.planning.preflight.run import PreflightResult, run_preflight
 from launcher.planning.profiler import plan as profiler_plan
 from launcher.planning.profiler.model import ProfilerPlan
 from launcher.runtimes.model import Mount
+
+if TYPE_CHECKING:
+    from launcher.contract.records import BridgeRecipeRequest, HangLimits, JobRequest, RecipeFileRequest
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class TaskPlan:
     """The interpreter that tasks run with."""
     overrides: tuple[Override, ...]
     """Those that the profiler adds, then the user's."""
-    argv: JobRequest
+    argv: "JobRequest"
     """The content of argv.json."""
     code: tuple[tuple[str, str], ...]
     """What is copied below code/: the file's path there, and its source."""
@@ -132,7 +134,7 @@ def _layout(inputs: PlanInputs, values: dict[str, Any]) -> RankLayout:
         raise
 
 
-def hang_limits(request: Request, cluster: Cluster) -> HangLimits:
+def hang_limits(request: Request, cluster: Cluster) -> "HangLimits":
     """Return how long the ranks may be without progress, by phase."""
     return {
         "hang_limit_s": cluster.hang_limit_s if request.hang_limit_s is None else request.hang_limit_s,
@@ -145,7 +147,7 @@ def hang_limits(request: Request, cluster: Cluster) -> HangLimits:
 
 def _argv(
     inputs: PlanInputs, layout: RankLayout, overrides: tuple[Override, ...], profiler: ProfilerPlan | None
-) -> JobRequest:
+) -> "JobRequest":
     recipe: RecipeFileRequest | BridgeRecipeRequest
     if isinstance(inputs.recipe, BridgeRecipe):
         recipe = {"bridge": inputs.recipe.name}

@@ -3,14 +3,14 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack, cast, get_args
+from typing import TYPE_CHECKING, Unpack, cast, get_args
 
 from launcher._util.errors import DiskError
 from launcher.contract import files
-from launcher.contract.records import JournalEvent, JournalEventName, JournalValues
 from launcher.contract.validation import problems
 
-_NAMES = get_args(JournalEventName)
+if TYPE_CHECKING:
+    from launcher.contract.records import JournalEvent, JournalEventName, JournalValues
 
 
 @dataclass(frozen=True)
@@ -19,30 +19,33 @@ class Journal:
 
     path: Path
 
-    def write(self, event: JournalEventName, **values: Unpack[JournalValues]) -> None:
+    def write(self, event: "JournalEventName", **values: "Unpack[JournalValues]") -> None:
         """Append one event with the time (seconds since the epoch). Raises DiskError."""
         try:
             files.append_line(self.path, {"time": round(time.time(), 3), "event": event, **values}, sync=True)
         except OSError as error:
             raise DiskError(f"cannot write the journal: {error.strerror}", where=str(self.path)) from error
 
-    def read(self) -> list[JournalEvent]:
+    def read(self) -> "list[JournalEvent]":
         """Return all events, oldest first; lines cut short or of a wrong form are left out. Raises DiskError."""
         return self.read_checked()[0]
 
-    def read_checked(self) -> tuple[list[JournalEvent], str | None]:
+    def read_checked(self) -> "tuple[list[JournalEvent], str | None]":
         """Return all events, and what is wrong with the first that has a wrong form. Raises DiskError.
 
         A line that a crash cut short is not wrong, nor is an event that only a later launcher knows.
         """
+        from launcher.contract.records import JournalEvent, JournalEventName
+
         try:
             lines = files.read_lines(self.path)
         except OSError as error:
             raise DiskError(f"cannot read the journal: {error.strerror}", where=str(self.path)) from error
+        known = get_args(JournalEventName)
         events, wrong = list[JournalEvent](), None
         for line in lines:
             name = line.get("event")
-            if isinstance(name, str) and name not in _NAMES:
+            if isinstance(name, str) and name not in known:
                 continue
             found = next(problems(line, JournalEvent, unknown_keys=True), None)
             if found is None:
@@ -53,6 +56,6 @@ class Journal:
                 )
         return events, wrong
 
-    def last(self, *events: JournalEventName) -> JournalEvent | None:
+    def last(self, *events: "JournalEventName") -> "JournalEvent | None":
         """Return the newest event of one of these kinds; None if there is none."""
         return next((event for event in reversed(self.read()) if event.get("event") in events), None)

@@ -2,14 +2,16 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.user_paths import exists
 from launcher.contract import files
 from launcher.contract.paths import ARGV, PLAN, SCRIPTS, AttemptPaths, RunPaths, attempt_name
-from launcher.contract.records import AttemptResult, StartRecord
 from launcher.rundir.journal import Journal
+
+if TYPE_CHECKING:
+    from launcher.contract.records import AttemptResult, StartRecord
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o666, exact_mode: bool = False) -> None:
@@ -38,13 +40,15 @@ class Attempt(AttemptPaths):
     """One execution of a run: `attempts/NNN` in its directory."""
 
     @property
-    def result(self) -> AttemptResult | None:
+    def result(self) -> "AttemptResult | None":
         """How the attempt ended; None while it has not. Raises DiskError."""
-        return cast(AttemptResult | None, read_json(self.result_file))
+        return cast("AttemptResult | None", read_json(self.result_file))
 
     @property
-    def start_record(self) -> StartRecord | None:
+    def start_record(self) -> "StartRecord | None":
         """The start that it belongs to; None for one that is not under Slurm, or where that cannot be read."""
+        from launcher.contract.records import StartRecord
+
         try:
             return StartRecord.parse(files.read_text(self.start))
         except (OSError, ValueError):

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from launcher.contract.events import Unit
+if TYPE_CHECKING:
+    from launcher.contract.events import Unit
+
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LONGEST = 1 << 16  # of a line without an end
@@ -21,7 +23,7 @@ class Report(Protocol):
         """Take a line of a program's output."""
         ...
 
-    def progress(self, done: int, total: int | None, unit: Unit) -> None:
+    def progress(self, done: int, total: int | None, unit: "Unit") -> None:
         """Take how much of the stage is done; `total` is None where it is not known."""
         ...
 

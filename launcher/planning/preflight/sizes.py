@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 from launcher.contract import parallel_sizes
 from launcher.contract.parallel_sizes import Misfit, divisors
-from launcher.planning.memory.dimensions import has_uniform_layers
 from launcher.planning.preflight.findings import ConfigView, Finding, refused
 
 _UNEVEN = ("model.pipeline_layout", *(f"model.{name}" for name in parallel_sizes.UNEVEN_LAYERS))
@@ -129,7 +128,11 @@ def mixed_layers(view: ConfigView) -> Iterator[Finding]:
     """Warn of a pattern of dense and mixture layers that has no effect."""
     pattern, spec = view.values.get("model.moe_layer_freq", 1), view.values.get("model.layer_spec")
     some_dense = 0 in pattern if isinstance(pattern, list) else pattern != 1
-    if view.number("model.num_moe_experts") and some_dense and has_uniform_layers({"layer_spec": spec}):
+    if not view.number("model.num_moe_experts") or not some_dense:
+        return
+    from launcher.planning.memory.dimensions import has_uniform_layers  # few plans need the package
+
+    if has_uniform_layers({"layer_spec": spec}):
         yield Finding(
             f"model.moe_layer_freq={pattern} has no effect: {spec} makes every layer a mixture",
             "let the recipe set model.transformer_layer_spec to megatron-core's get_gpt_decoder_block_spec",

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from launcher.config.cluster import Fabric
-from launcher.contract.records import NsysRequest, ProfilerRequest
+
+if TYPE_CHECKING:
+    from launcher.contract.records import NsysRequest, ProfilerRequest
 
 BUILT_IN = ("torch", "viztracer", "memory")
 """Names for --profiler, besides `path.py:Class`; nsys has its own option --nsys."""
@@ -119,7 +121,7 @@ class ProfilerPlan:
     unchecked: tuple[str, ...] = ()
     """What could not be checked before the run, in words."""
 
-    def job_options(self) -> ProfilerRequest:
+    def job_options(self) -> "ProfilerRequest":
         """Return `options.profiler` of argv.json: what the job needs to know."""
         nsys: NsysRequest | None = (
             None
