@@ -59,6 +59,7 @@ def test_commands_do_not_load_what_they_do_not_need() -> None:
         "import sys\nfrom launcher.cli.main import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'megatron', 'nemo_run', 'submitit', 'jinja2', 'sh', 'rich', 'hydra', 'pydantic'}\n"
+        "heavy |= {'launcher.contract.records', 'launcher.planning.memory', 'launcher.cli.parser'}\n"
         "print('LOADED', sorted(heavy & set(sys.modules)))\n"
     )
 
@@ -69,4 +70,4 @@ def test_commands_do_not_load_what_they_do_not_need() -> None:
 
     assert loaded("--help") == "[]"
     recipe = "recipes/vanilla_gpt_pretrain.py"
-    assert loaded("plan", "--cluster", "local", recipe, "train.train_iters=20") == "['pydantic']"
+    assert loaded("plan", "--cluster", "local", recipe, "train.train_iters=20") == "['launcher.cli.parser', 'pydantic']"

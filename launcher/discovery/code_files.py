@@ -56,8 +56,8 @@ def _program(entrypoint: str | None, directory: Path) -> Iterator[tuple[str, str
     yield "launcher/__init__.py", str(package / "__init__.py")
     for part in ("contract", "job"):
         # Hundreds of files: Path.relative_to would take a twentieth of a plan's time.
-        for path in map(str, (package / part).rglob("*.py")):
-            yield f"launcher/{path[beginning:]}", path
+        for file in map(str, (package / part).rglob("*.py")):
+            yield f"launcher/{file[beginning:]}", file
     for path in sorted(resource("configs/models").glob("*.json")):
         yield f"{MODELS}/{path.name}", str(path)
 
