@@ -1,5 +1,7 @@
 """Processes of this machine: who started a group of them, for the journal, and which are in it."""
 
+from __future__ import annotations
+
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
     from launcher.contract.records import StartedBy
 
 
-def this_launcher(group: int) -> "StartedBy":
+def this_launcher(group: int) -> StartedBy:
     """Return who started the process group `group`, so that others can see whether that launcher lives."""
     pid = os.getpid()
     return {"pid": pid, "start_ticks": start_ticks_of(pid), "group": group, "host": socket.gethostname()}
