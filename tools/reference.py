@@ -3,6 +3,7 @@
 import argparse
 import ast
 import inspect
+import itertools
 import json
 import re
 import sys
@@ -23,7 +24,7 @@ from launcher.config import load
 from launcher.config.cluster import Cluster, ExpectedPerformance, Retry
 from launcher.config.image import ImageSpec
 from launcher.config.request import Request
-from launcher.contract import records
+from launcher.contract import failures, records
 from launcher.contract.paths import AttemptPaths, RunPaths
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +52,7 @@ def pages() -> dict[str, str]:
         "request.md": request(),
         "defaults.md": defaults(),
         "exit-status.md": exit_status(),
+        "failures.md": failures_page(),
         "image-description.md": image_description(),
         "run-directory.md": run_directory(),
         "records.md": records_page(),
@@ -386,6 +388,60 @@ def example_of(method: Any) -> Any:
 
 
 # --- Records ----------------------------------------------------------------------------------------------------------
+
+
+def failures_page() -> str:
+    """Return the page of the classes of failures, and of the rules of each."""
+    classes = [(f"[{name}](#{anchor(name)})", info.meaning) for name, info in failures.CLASSES.items()]
+    parts = [
+        "# Failures",
+        "A failed attempt has a class (`failure` of `result.json`) and evidence: the line that decided, what it names,"
+        " and what to do.\n"
+        "`launcher status`, `--follow` and the end of `launcher run` show them.\n"
+        "The ranks' errors and logs, `srun.log` and `sbatch.log` are read; of all lines that match a rule the most"
+        " specific one decides, and of equally specific ones the first.\n"
+        "A rank that lost its peers, or that Slurm ended, is never the cause while another line names one.",
+        table(("class", "meaning"), classes),
+    ]
+    for name, info in failures.CLASSES.items():
+        own = [each for each in failures.RULES if each.failure == name]
+        rows = [
+            (each.name, each.level.name.lower(), f"`{shown_pattern(each.pattern)}`", each.todo or "") for each in own
+        ]
+        numbers = [f"{number} ({words})" for number, (failure, words) in failures.XIDS.items() if failure == name]
+        states = [f"`{state}`" for state, (failure, _) in failures.STATES.items() if failure == name]
+        parts += [f"## {name}", info.meaning, f"What to do: {info.todo}."]
+        parts += [table(("rule", "level", "lines", "what to do instead"), rows)] if rows else []
+        parts += [f"NVIDIA's Xid numbers: {', '.join(numbers)}."] if numbers else []
+        parts += [f"Slurm's states: {', '.join(states)}."] if states else []
+    levels = [(level.name.lower(), text) for level, text in level_docs().items()]
+    return page(*parts, "## Levels", table(("level", "meaning"), levels))
+
+
+def shown_pattern(pattern: str) -> str:
+    """Return a pattern with its named groups as words, such as RANK."""
+    return re.sub(r"\(\?P<([a-z]+)\d?>[^()]*\)", lambda match: match[1].upper(), pattern)
+
+
+def level_docs() -> dict[failures.Level, str]:
+    """Return the documentation of each level, from the string below its value."""
+    body = next(
+        node.body
+        for node in ast.parse(inspect.getsource(failures)).body
+        if isinstance(node, ast.ClassDef) and node.name == "Level"
+    )
+    found: dict[failures.Level, str] = {}
+    for value, text in itertools.pairwise(body):
+        if isinstance(value, ast.Assign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            name = value.targets[0]
+            assert isinstance(name, ast.Name)  # noqa: S101 - what an enumeration consists of
+            found[failures.Level[name.id]] = str(text.value.value)
+    return found
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor that Markdown gives a heading."""
+    return re.sub(r"[^a-z0-9-]", "", heading.lower().replace(" ", "-"))
 
 
 def records_page() -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from launcher._util.errors import LauncherError, SlurmError
+from launcher._util.errors import LauncherError, RequestError, SlurmError
 from launcher._util.shell import Shell
 from launcher.backends.allocation import AllocationBackend
 from launcher.backends.batch import BatchBackend, BatchJob, QueuedUnrecordedError
@@ -13,6 +13,8 @@ from launcher.backends.protocol import Backend, StartedRun
 from launcher.discovery.host import HostContext
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
+from launcher.runtimes import RUNTIMES
+from launcher.slurm.info import srun_help
 from launcher.slurm.submit import SubmissionUnknownError
 
 BACKENDS: Mapping[str, Backend[StartedRun]] = {
@@ -29,6 +31,7 @@ def start_run(
     was not started leaves nothing behind; where the job exists or may exist, the directory stays, because the job
     would need it.
     """
+    _require_runtime(plan, shell)
     return _start(BACKENDS[plan.backend.name], plan, host, prepare(plan, resumed), shell, warn)
 
 
@@ -45,6 +48,7 @@ def submit_run(
 
     `again` is the directory of a new run that an interrupted try of this very submission has made whole.
     """
+    _require_runtime(plan, shell)
     prepared = Prepared(again) if again is not None else prepare(plan, resumed)
     return _start(BatchBackend(), plan, host, prepared, shell, warn)
 
@@ -73,3 +77,20 @@ def _start[Started: StartedRun](
         forget_image_use(plan)
         prepared.rollback()
         raise
+
+
+def _require_runtime(plan: Plan, shell: Shell) -> None:
+    """Raise RequestError where srun lacks the options of the plan's runtime: the job would fail on its nodes."""
+    runtime = RUNTIMES[plan.runtime]
+    if plan.container is None or not runtime.needs_srun or runtime.srun_option is None:
+        return
+    try:
+        missing = runtime.why_unavailable(srun_help(shell), frozenset())
+    except SlurmError:
+        return  # Slurm itself will say more when the job is submitted
+    if missing is not None:
+        others = ", ".join(name for name, each in RUNTIMES.items() if each.is_container and each is not runtime)
+        raise RequestError(
+            f"the runtime {runtime.name} cannot start a container here: {missing}",
+            hint=f"Choose another runtime (--runtime {others}), or ask the site for {runtime.name}.",
+        )

@@ -26,9 +26,21 @@ def print_outcome(run: RunDirectory, outcome: dict[str, Any]) -> None:
             host = first.get("host") or "an unknown host"
             info(f"first failing rank: {first['rank']} on {host}: {where}{first['what']}")
             _tail(run, int(first["rank"]))
+            _print_cause(outcome, first["what"])
     elif word == "unknown":
         _tail(run, None)
     info(f"run directory: {run.path}")
+
+
+def _print_cause(outcome: dict[str, Any], shown: str) -> None:
+    """Print the class of a failure, the line that decided unless it was shown, and what to do."""
+    evidence = outcome.get("evidence")
+    if not evidence:
+        return
+    node = f" on {evidence['node']}" if evidence["node"] else ""
+    line = "" if evidence["line"] in shown else f": {evidence['line']}"
+    info(f"cause: {outcome['failure']}{node}{line}")
+    info(f"what to do: {evidence['todo']}")
 
 
 def _numbers(outcome: dict[str, Any]) -> str:
