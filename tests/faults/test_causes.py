@@ -1,4 +1,4 @@
-"""Causes that lie on the disk are told, on a real Slurm of virtual nodes: about 8 s on an idle machine."""
+"""The causes of failures that lie on the disk, on a real Slurm of virtual nodes: about 8 s on an idle machine."""
 
 import json
 import shutil
