@@ -22,6 +22,7 @@ if rank == 1:
 print(f"[rank{rank}]:[E1125 10:00:00.0 ProcessGroupNCCL.cpp:684] [Rank {rank}] Watchdog caught collective operation"
       " timeout: WorkNCCL(SeqNum=42, OpType=ALLREDUCE, NumelIn=1, Timeout(ms)=600000) ran for 600013 milliseconds"
       " before timing out.", file=sys.stderr, flush=True)
+time.sleep(2)  # the watchdogs of all ranks report before srun ends the first
 os.abort()
 """
 
