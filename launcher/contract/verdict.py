@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Optional, cast, get_args
 from launcher.contract import failures, files, flight_recorder, hangs, profiles
 from launcher.contract.failures import FailureCause, Level
 from launcher.contract.files import read_lines, read_object
+from launcher.contract.next_attempt import node_of
 from launcher.contract.paths import AttemptPaths, attempt_name
 from launcher.contract.records import (
     AttemptResult,
@@ -36,6 +37,8 @@ STOP_CAUSES = get_args(StopCause)
 DIVERGED_AFTER = 10
 """Number of logged iterations in a row without a finite loss after which a failed attempt counts as diverged."""
 SRUN_LOG_BYTES = 256 << 10
+CLOCK_S = 120.0
+"""More than ranks of one step end apart: srun waits 60 s for the last ones, and kills them 30 s later."""
 LOG_BYTES = 64 << 10
 """Bytes that are read of the end of a log."""
 SHOWN = 300
@@ -56,6 +59,8 @@ class RankEnd(NamedTuple):
     rank: int
     record: Optional[RankRecord]
     exit: Optional[ExitRecord]
+    clock_s: float = 0.0
+    """How far the clock of its node is ahead of the others', where that is plain."""
 
     @property
     def outcome(self) -> Optional[RankOutcome]:
@@ -86,8 +91,8 @@ class RankEnd(NamedTuple):
     def time(self) -> float:
         """When it failed; infinity where that is unknown."""
         if self.record is not None and self.outcome == "failed" and is_number(self.record.get("time")):
-            return float(self.record["time"])
-        return self.exit.time if self.exit else float("inf")
+            return float(self.record["time"]) - self.clock_s
+        return self.exit.time - self.clock_s if self.exit else float("inf")
 
     @property
     def host(self) -> Optional[str]:
@@ -121,10 +126,28 @@ def read_whole_lines(path: Path) -> list[dict[str, Any]]:
 
 def read_ranks(attempt: AttemptPaths, world_size: int) -> list[RankEnd]:
     """Return the end of every rank."""
-    return [
+    ranks = [
         RankEnd(rank, read_record(attempt.rank_record(rank)), read_exit(attempt.exit_record(rank)))
         for rank in range(world_size)
     ]
+    wrong = wrong_clocks(ranks)
+    return [rank._replace(clock_s=wrong[rank.host]) if rank.host in wrong else rank for rank in ranks]
+
+
+def wrong_clocks(ranks: list[RankEnd]) -> dict[str, float]:
+    """Return the nodes whose clock is plainly wrong, and by how many seconds it is ahead.
+
+    Times of two nodes can be compared only if their clocks agree. All ranks of a step end at about the same time, so a
+    node whose last rank ended CLOCK_S or more away from that of most nodes has another clock.
+    """
+    last: dict[str, float] = {}
+    for rank in ranks:
+        if rank.exit is not None and rank.host is not None:
+            last[rank.host] = max(rank.exit.time, last.get(rank.host, rank.exit.time))
+    if len(last) < 2:
+        return {}
+    usual = statistics.median_low(last.values())
+    return {host: time - usual for host, time in last.items() if abs(time - usual) >= CLOCK_S}
 
 
 def first_failing(ranks: list[RankEnd]) -> Optional[RankEnd]:
@@ -446,6 +469,7 @@ def evidence_of(failure: FailureCause) -> FailureEvidence:
 
 
 def rank_to_look_at(
+    attempt: AttemptPaths,
     ranks: list[RankEnd],
     first: Optional[RankEnd],
     failure: Optional[FailureCause],
@@ -462,15 +486,23 @@ def rank_to_look_at(
         place = hangs.place_of(sight["stack"]) if sight else ""
         # Without the time, so that two hangs of the same kind read the same.
         words = failure.line.rpartition("; no progress")[0]
-        return {"rank": stuck.rank, "host": stuck.host, "what": words, "where": place or None, "cause": None}
+        host = host_of(attempt, stuck, len(ranks))
+        return {"rank": stuck.rank, "host": host, "what": words, "where": place or None, "cause": None}
     if failure is not None and failure.failure == "hang" and failure.ranks and failure.ranks[0] < len(ranks):
         stuck = ranks[failure.ranks[0]]
         words = f"did not come to {failure.collective or 'a collective'}"
-        return {"rank": stuck.rank, "host": stuck.host, "what": words, "where": where(stuck), "cause": None}
+        host = host_of(attempt, stuck, len(ranks))
+        return {"rank": stuck.rank, "host": host, "what": words, "where": where(stuck), "cause": None}
     if first is None:
         return None
     cause = first.record.get("cause") if first.record else None
-    return {"rank": first.rank, "host": first.host, "what": what(first), "where": where(first), "cause": cause}
+    host = host_of(attempt, first, len(ranks))
+    return {"rank": first.rank, "host": host, "what": what(first), "where": where(first), "cause": cause}
+
+
+def host_of(attempt: AttemptPaths, rank: RankEnd, world_size: int) -> Optional[str]:
+    """Return where a rank ran: by what it left, else by the list of the attempt's nodes."""
+    return rank.host or node_of(attempt, rank.rank, world_size)
 
 
 def profiles_of(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[ProfilesResult]:
@@ -501,6 +533,9 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
         failure = failures.poisoned(failure)
     if failure is not None:
         reason = with_evidence(str(reason), failure)
+        named = first if failure.rank is None or failure.rank >= world_size else ranks[failure.rank]
+        if failure.failure == "hardware" and failure.node is None and named is not None:
+            failure = failure._replace(node=host_of(attempt, named, world_size))
     return {
         "version": 1,
         "attempt": attempt.name,
@@ -511,7 +546,7 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
         "failure": failure.failure if failure else None,
         "evidence": evidence_of(failure) if failure else None,
         **progress,
-        "first_failing_rank": rank_to_look_at(ranks, first, failure, hang.sight if hang else None),
+        "first_failing_rank": rank_to_look_at(attempt, ranks, first, failure, hang.sight if hang else None),
         "failed_ranks": [rank.rank for rank in ranks if rank.failed],
         "missing_ranks": [rank.rank for rank in ranks if rank.missing],
         "profiles": profiles_of(attempt, ranks),

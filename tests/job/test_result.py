@@ -397,3 +397,35 @@ def test_a_machine_that_fails_twice_at_a_step_does_not_poison_it(tmp_path: Path)
     shutil.copytree(tmp_path / "attempts/000", tmp_path / "attempts/001")
     (tmp_path / "attempts/000/result.json").write_text('{"outcome": "failed", "iteration": 5, "failure": "hardware"}')
     assert verdict.compose(AttemptPaths(tmp_path / "attempts/001"), 1, 1, now=100.0)["failure"] == "hardware"
+
+
+def test_a_node_whose_clock_is_ahead_is_not_taken_for_the_last(tmp_path: Path) -> None:
+    """Rank 0 failed first, by a clock that is an hour ahead; rank 1 failed after it."""
+    ahead = 3600.0
+    ranks: list[tuple[Any, str | None]] = [
+        (
+            record("failed", time=5 + ahead, host="a", exception={"type": "E", "message": "first"}),
+            f"1 {10.5 + ahead} a",
+        ),
+        (record("failed", time=9, host="b", exception={"type": "E", "message": "second"}), "1 10 b"),
+        (None, "143 10.5 c"),
+    ]
+    first = judge(tmp_path, ranks, 1)["first_failing_rank"]
+    assert first is not None
+    assert first["rank"] == 0
+
+
+def test_the_node_of_broken_hardware_is_named(tmp_path: Path) -> None:
+    error = {"type": "AcceleratorError", "message": "CUDA error: uncorrectable ECC error encountered"}
+    result = judge(tmp_path, [(record("failed", host="n7", exception=error), "1 9 n7")], 1)
+    assert result["evidence"] is not None
+    assert (result["failure"], result["evidence"]["node"]) == ("hardware", "n7")
+
+
+def test_the_node_of_a_rank_that_left_nothing_is_named(tmp_path: Path) -> None:
+    attempt_of(tmp_path, [(record("finished", host="n1"), "0 9 n1"), (None, None)])
+    attempt = AttemptPaths(tmp_path / "attempts" / "000")
+    attempt.nodes.write_text("n1\nn2\n")
+    first = verdict.compose(attempt, 2, 1, now=100.0)["first_failing_rank"]
+    assert first is not None
+    assert (first["rank"], first["host"]) == (1, "n2")
