@@ -18,11 +18,14 @@ rank = int(os.environ["RANK"])
 attempt = Path(os.environ["LAUNCHER_RUN_DIR"]) / "attempts" / os.environ["LAUNCHER_ATTEMPT"]
 if rank == 1:
     print("waiting for the data set's index file", flush=True)
-    time.sleep(30)
+    time.sleep(60)
 print(f"[rank{rank}]:[E1125 10:00:00.0 ProcessGroupNCCL.cpp:684] [Rank {rank}] Watchdog caught collective operation"
       " timeout: WorkNCCL(SeqNum=42, OpType=ALLREDUCE, NumelIn=1, Timeout(ms)=600000) ran for 600013 milliseconds"
       " before timing out.", file=sys.stderr, flush=True)
-time.sleep(2)  # the watchdogs of all ranks report before srun ends the first
+(attempt / f"reported-{rank}").touch()
+deadline = time.monotonic() + 30
+while len(list(attempt.glob("reported-*"))) < 3 and time.monotonic() < deadline:
+    time.sleep(0.1)  # all watchdogs report before srun ends the ranks
 os.abort()
 """
 
