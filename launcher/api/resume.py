@@ -8,7 +8,7 @@ from launcher._util.errors import ConfigError, DiskError, RequestError
 from launcher._util.ownership import require_trusted
 from launcher.api.locate import find_run
 from launcher.config.load import parse
-from launcher.config.request import Request
+from launcher.config.request import Request, assignment_key
 from launcher.contract.records import BridgeRecipeRequest, OverrideRecord, RecipeFileRequest
 from launcher.contract.validation import ContractError, conforming
 from launcher.planning import assignments
@@ -20,6 +20,7 @@ from launcher.rundir.locks import submit_lock
 
 class _EarlierLayout(TypedDict):
     nodes: int
+    ranks_per_node: int
 
 
 class _EarlierArgv(TypedDict):
@@ -68,17 +69,24 @@ def continued_request(run: RunDirectory, stated: Mapping[str, Any]) -> dict[str,
     # What was profiled then need not be profiled again.
     before = {key: value for key, value in plan["request"].items() if key not in OPTIONS}
     new = stated.get("assignments", ())
-    # The number of nodes may have come from the allocation of that time: a run does not change its size by itself.
-    before = {"nodes": plan["layout"]["nodes"], **before}
+    # These may have come from the allocation of that time: a run does not change its size by itself.
+    layout = plan["layout"]
+    before = {"nodes": layout["nodes"], "gpus_per_node": layout["ranks_per_node"], **before}
+    earlier = [text for text in before.get("assignments", ()) if not _is_of_one_submission(assignment_key(text))]
     if isinstance(options := before.get("sbatch"), dict):
         before["sbatch"] = {key: value for key, value in options.items() if key not in _OF_ONE_SUBMISSION}
-    merged = {**before, **stated, "assignments": assignments.merge_for_resume(before.get("assignments", ()), new)}
+    merged = {**before, **stated, "assignments": assignments.merge_for_resume(earlier, new)}
     recipe = plan["argv"]["recipe"]
     if "path" in recipe:
         merged["recipe"] = f"{run.code / recipe['path']}:{recipe['function']}"
     if merged.get("entrypoint"):
         merged["entrypoint"] = str(run.code / "entrypoint.py")
     return merged
+
+
+def _is_of_one_submission(key: str) -> bool:
+    """Return whether an assignment says where one submission begins, or what it profiles."""
+    return key == "checkpoint.ckpt_step" or key.partition(".")[0] == "profiling"
 
 
 def _checked_plan(run: RunDirectory) -> _EarlierPlan:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Optional, cast, get_args
 
 from .files import read_lines, read_object
 from .paths import AttemptPaths
-from .records import NextAction, NextAttempt, RetryPolicy
+from .records import NextAction, NextAttempt, RetryPolicy, StartRecord
 
 Kind = Literal[
     "finished",
@@ -297,6 +297,20 @@ def read_next(attempt: AttemptPaths) -> Optional[NextAttempt]:
     if found is None or found.get("action") not in get_args(NextAction):
         return None
     return cast(NextAttempt, found)
+
+
+def nonce_of(attempt: AttemptPaths) -> Optional[str]:
+    """Return the token of the submission that an attempt belongs to; None where that cannot be read."""
+    try:
+        return StartRecord.parse(attempt.start.read_text(encoding="utf-8")).nonce
+    except (OSError, ValueError):
+        return None
+
+
+def follows_by_itself(before: AttemptPaths, after: AttemptPaths) -> bool:
+    """Return whether an attempt continues the one before by itself: its job was requeued, or it is the successor."""
+    decided, token = read_next(before), nonce_of(after)
+    return token is not None and token in (nonce_of(before), decided["token"] if decided else None)
 
 
 def _text(path: Any) -> str:

@@ -85,27 +85,14 @@ def past_facts(attempt: AttemptPaths, world_size: int) -> AttemptFacts:
 def first_of_submission(attempts: Sequence[AttemptPaths]) -> int:
     """Return the index of the first attempt that the newest one continues by itself, without anybody's --resume."""
     index = len(attempts) - 1
-    while index > 0 and _follows_by_itself(attempts[index - 1], attempts[index]):
+    while index > 0 and next_attempt.follows_by_itself(attempts[index - 1], attempts[index]):
         index -= 1
     return index
 
 
-def _follows_by_itself(before: AttemptPaths, after: AttemptPaths) -> bool:
-    decided, token = next_attempt.read_next(before), nonce_of(after)
-    return token is not None and token in (nonce_of(before), decided["token"] if decided else None)
-
-
-def nonce_of(attempt: AttemptPaths) -> Optional[str]:
-    """Return the token of the submission that an attempt belongs to; None where that cannot be read."""
-    try:
-        return StartRecord.parse(attempt.start.read_text(encoding="utf-8")).nonce
-    except (OSError, ValueError):
-        return None
-
-
 def excluded_by_job(attempts: Sequence[AttemptPaths]) -> tuple[str, ...]:
     """Return the nodes that the job of the newest attempt excludes: it may be a successor, submitted for that."""
-    token = nonce_of(attempts[-1])
+    token = next_attempt.nonce_of(attempts[-1])
     for before in attempts[:-1]:
         decided = next_attempt.read_next(before)
         if decided is not None and token is not None and decided["token"] == token:
@@ -157,7 +144,7 @@ def _record(
 ) -> NextAttempt:
     token = None
     if decision.action != "end":
-        run_token = (nonce_of(attempt) or f"launcher:{run.path.name}:").rpartition(":")[0]
+        run_token = (next_attempt.nonce_of(attempt) or f"launcher:{run.path.name}:").rpartition(":")[0]
         token = f"{run_token}:{secrets.token_hex(6)}"
         if decision.ckpt_step is not None:
             _set_aside(run, attempt, facts, decision.ckpt_step, overrides)

@@ -174,6 +174,31 @@ def test_an_iteration_that_the_user_named_is_taken(rank: Rank, save: Any) -> Non
     assert (made.checkpoint.load, made.checkpoint.ckpt_step) == (str(rank.run_dir / "checkpoints"), 10)
 
 
+def test_an_iteration_is_named_for_one_attempt_and_newer_ones_stay_behind(rank: Rank, save: Any) -> None:
+    """A requeued attempt of the same submission continues from what was saved since then, not from there again."""
+    directory = rank.run_dir / "checkpoints"
+    for step in (10, 20, 30):
+        save(directory, step)
+    named = frozenset({"checkpoint.ckpt_step"})
+
+    def chosen(attempt: str, nonce: str) -> int | None:
+        at = read_rank(rank_environment(rank.run_dir, 0, 2, attempt))
+        at.paths.path.mkdir(parents=True, exist_ok=True)
+        at.paths.start.write_text(f"{nonce} 12 -\n")
+        made = config(rank, save=str(directory), ckpt_step=20)
+        choice = paths.choose_checkpoint(made, at, named, load=False)
+        return choice["iteration"] if choice else None
+
+    rank.paths.path.mkdir(parents=True, exist_ok=True)
+    rank.paths.start.write_text("first 11 -\n")
+    assert chosen("001", "second") == 20
+    assert rank.run_paths.set_aside(30).exists()
+    assert chosen("002", "second") == 20, "30 was left"
+    save(directory, 25)
+    assert chosen("003", "second") == 25
+    assert chosen("004", "third") == 20, "named again"
+
+
 @pytest.mark.parametrize("damage", ["train_state.pt", "metadata.json", ".metadata", "__1_0.distcp"])
 @pytest.mark.parametrize("kind", ["missing", "empty"])
 def test_a_checkpoint_that_lacks_a_file_is_not_complete(tmp_path: Path, save: Any, damage: str, kind: str) -> None:

@@ -81,9 +81,16 @@ def resumed(
         verdict = _verify(rank, path, ckpt_format, verify, deadline, sums)
         if verdict.problem is not None:
             raise _refusal(path, verdict.problem, "name another with checkpoint.ckpt_step=N")
+        left = Problem(
+            "the checkpoint", f"was left: the run continues from iteration {step}, as checkpoint.ckpt_step says"
+        )
+        for number, newer in found:
+            if number > step:  # an attempt that follows by itself must not return to it
+                passed.append(_passed(number, left, _set_aside(rank, number, newer, left)))
         return _resume_from(directory, step, verdict.verification, passed)
     for number, path in reversed(found):
-        if own and (marker := read_object(rank.run_paths.set_aside(number))) is not None:
+        marker = read_object(rank.run_paths.set_aside(number))
+        if marker is not None and (own or marker.get("directory") == str(path)):
             passed.append(_passed(number, Problem(str(marker.get("file")), str(marker.get("reason"))), True))
             continue
         verdict = _verify(rank, path, ckpt_format, verify, deadline, sums)

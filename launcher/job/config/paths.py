@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ...contract import checkpoints
+from ...contract.next_attempt import follows_by_itself
+from ...contract.paths import attempt_name
 from ...contract.records import CheckpointChoice, VerifyMode
 from ..errors import UserError
 from ..model.shared_sums import SharedSums
@@ -86,7 +88,8 @@ def choose_checkpoint(
     or no checkpoint of the run is whole.
     """
     section = config.checkpoint
-    step: Optional[int] = section.ckpt_step if is_overridden("checkpoint.ckpt_step", keys) else None
+    named = is_overridden("checkpoint.ckpt_step", keys) and not _continues_by_itself(rank)
+    step: Optional[int] = section.ckpt_step if named else None
     later = int(rank.attempt) > 0 and section.save
     if later and _is_remote(section.save):
         # Only Bridge can read remote paths; without a step it loads what its tracker names.
@@ -104,6 +107,12 @@ def choose_checkpoint(
         # checkpoint.
         section.finetune = False
     return choice
+
+
+def _continues_by_itself(rank: Rank) -> bool:
+    """Return whether the attempt before belongs to the same submission: a step that was named counted for that one."""
+    before = int(rank.attempt) - 1
+    return before >= 0 and follows_by_itself(rank.run_paths.attempt_paths(attempt_name(before)), rank.paths)
 
 
 def _choose(
