@@ -40,12 +40,14 @@ class Discovered:
     resumed: RunDirectory | None
     release: BridgeRelease
     """The release of Megatron Bridge that the job will find."""
+    behind: bool = False
+    """Whether the resumed run has a job that waits or runs, behind which another one is to be queued."""
 
 
 def discover(asked: Request, intent: Intent) -> Discovered:
     """Look at all that the request depends on. Raises a RequestError of the kind that fits."""
     host = detect_host()
-    request, resumed = _layer(asked, host)
+    request, resumed, behind = _layer(asked, host)
     request = _with_python(request, host)
     named = required_recipe(request, intent)
     cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
@@ -94,7 +96,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         use_viztracer=use_viztracer,
         space=_space(request, parsed, cluster, host, resumed),
     )
-    return Discovered(inputs, resumed, release)
+    return Discovered(inputs, resumed, release, behind)
 
 
 def required_recipe(request: Request, intent: Intent) -> str:
@@ -122,17 +124,17 @@ def add_job(asked: Request, host: HostContext) -> tuple[dict[str, Any], dict[str
     return stated, read_job_file(job_file)
 
 
-def _layer(asked: Request, host: HostContext) -> tuple[Request, RunDirectory | None]:
-    """Return the request with its defaults, and the run that it continues."""
+def _layer(asked: Request, host: HostContext) -> tuple[Request, RunDirectory | None, bool]:
+    """Return the request with its defaults, the run that it continues, and whether that one is still alive."""
     stated, job = add_job(asked, host)
-    resumed = None
+    resumed, behind = None, False
     if "resume" in stated or "resume" in job:
         from launcher.api.resume import continued_request, find_resumed
 
         both = add_job_file(stated, job)
-        resumed = find_resumed(both)
+        resumed, behind = find_resumed(both)
         stated, job = continued_request(resumed, both), {}
-    return load_request(stated, environ=host.environ, directory=host.directory, job=job), resumed
+    return load_request(stated, environ=host.environ, directory=host.directory, job=job), resumed, behind
 
 
 def _mode(intent: Intent, cluster: Cluster, host: HostContext) -> BackendTraits:

@@ -34,6 +34,8 @@ class PreparedPlan:
     """The run that it continues."""
     release: BridgeRelease
     """The release of Megatron Bridge that the job will find."""
+    behind: bool = False
+    """Whether it only queues a job behind the one that the resumed run has."""
 
     @property
     def scripts(self) -> Mapping[str, str]:
@@ -71,7 +73,7 @@ def prepare_plan(
             hint="State these values as overrides, plan where the training stack or an image with it is at hand, or "
             "let the guesses stand: --no-check-config.",
         )
-    return PreparedPlan(plan, found.inputs, found.resumed, found.release)
+    return PreparedPlan(plan, found.inputs, found.resumed, found.release, found.behind)
 
 
 def start_new[T](prepared: PreparedPlan, start: Callable[[PreparedPlan], T]) -> T:

@@ -41,14 +41,17 @@ _OF_ONE_SUBMISSION = ("hold", "begin", "deadline", "dependency")
 """Options of sbatch that say when one job starts. They are not repeated by --resume."""
 
 
-def find_resumed(stated: dict[str, Any]) -> RunDirectory:
-    """Return the run that `stated` names with `resume`.
+def find_resumed(stated: dict[str, Any]) -> tuple[RunDirectory, bool]:
+    """Return the run that `stated` names with `resume`, and whether a job is to be queued behind the one that it has.
 
     The recipe is known then, so an assignment in its place is moved to where it belongs in `stated`. Raises
     RequestError for a run that cannot go on, or a recipe beside it.
     """
     run = find_run(stated["resume"], stated.get("run_root"))
     require_trusted(run.path, shared=False, hint="Only the user who made a run continues it.")
+    if stated.get("attempts") and _is_live(run):
+        _require_unchanged(stated)
+        return run, True
     _require_resumable(run)
     if "=" in str(stated.get("recipe", "")):
         stated["assignments"] = (stated.pop("recipe"), *stated.get("assignments", ()))
@@ -60,7 +63,7 @@ def find_resumed(stated: dict[str, Any]) -> RunDirectory:
             "For another recipe start a new run with --allow-checkpoint-load.",
         )
     _require_something_left(run, stated)
-    return run
+    return run, False
 
 
 def continued_request(run: RunDirectory, stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,21 +121,67 @@ def _require_something_left(run: RunDirectory, stated: Mapping[str, Any]) -> Non
 
 
 @contextmanager
-def starting_alone(run: RunDirectory | None) -> Iterator[tuple[int, ...]]:
+def starting_alone(run: RunDirectory | None, *, behind: bool = False) -> Iterator[tuple[int, ...]]:
     """Keep other launchers from starting an attempt of the run that is continued; nothing for a new run (None).
 
     Between the plan and this moment another launcher may have started one: that is looked at again. The lease of an
-    owner that has ended is put aside, and what killed launchers have left is removed. Yields the descriptors of the
-    locks, for programs that are to hold them. Raises RequestError, DiskError.
+    owner that has ended is put aside, and what killed launchers have left is removed. With `behind` the run's job goes
+    on, and keeps its lease. Yields the descriptors of the locks, for programs that are to hold them. Raises
+    RequestError, DiskError.
     """
     if run is None:
         yield ()
         return
     with submit_lock(run) as lock:
-        _require_resumable(run)
-        end_lease(run)
-        run.remove_temporary_files()
+        if not behind:
+            _require_resumable(run)
+            end_lease(run)
+            run.remove_temporary_files()
         yield (lock,)
+
+
+def _is_live(run: RunDirectory) -> bool:
+    """Return whether the run has a job that waits or runs."""
+    from launcher._util.shell import LocalShell
+    from launcher.watch.status import status_of
+
+    return not status_of([run], LocalShell())[0][0].phase.over
+
+
+_OF_A_SUCCESSOR = {"resume", "attempts", "run_root", "recipe"}
+
+
+def _require_unchanged(stated: Mapping[str, Any]) -> None:
+    """Refuse to queue a job behind a live one with another request: that one may begin again, and would find it."""
+    other = [key for key, value in stated.items() if key not in _OF_A_SUCCESSOR and value not in (None, (), {})]
+    if other or stated.get("recipe"):
+        raise RequestError(
+            "a job behind one that waits or runs continues with what the run was asked for, and cannot change it",
+            where=", ".join(f"--{key.replace('_', '-')}" for key in other) or str(stated["recipe"]),
+            hint="Leave it out, or wait for the end of the run and then resume it with the change.",
+        )
+
+
+def live_jobs(run: RunDirectory) -> tuple[str, ...]:
+    """Return the jobs behind which a successor is queued: the run's own, and the last that is queued behind it.
+
+    Raises RequestError where the run has ended meanwhile, or has no batch job here.
+    """
+    from launcher._util.shell import LocalShell
+    from launcher.watch.status import status_of
+
+    status = status_of([run], LocalShell())[0][0]
+    start = status.run_state.start
+    if status.phase.over or start is None:
+        raise RequestError("the run has ended meanwhile", where=str(run.path), hint="Call the same command again.")
+    if status.job is None or start.how == "launched" or status.job_cluster is not None or status.job_proven is False:
+        raise RequestError(
+            f"the run has no batch job here behind which another one could be queued: {status.detail}",
+            where=str(run.path),
+            hint="Wait for its end, and then resume it.",
+        )
+    queued = [each.job for each in status.run_state.later if each.job]
+    return (status.job, *queued[-1:])
 
 
 def _require_resumable(run: RunDirectory) -> None:

@@ -48,6 +48,7 @@ class RunOptions(TypedDict, total=False):
     shared: bool | None
     resume: str | Path | None
     allow_changes: Sequence[str] | None
+    attempts: int | None
     allow_checkpoint_load: bool | None
     keep_going: bool | None
     verify: Literal["full", "budget", "sizes"] | None

@@ -2,18 +2,21 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launcher._util.shell import LocalShell
+from launcher._util.errors import LauncherError
+from launcher._util.shell import LocalShell, Shell
 from launcher.api.prepare_plan import PreparedPlan, start_new
 from launcher.api.progress import Progress
-from launcher.api.resume import starting_alone
+from launcher.api.resume import live_jobs, starting_alone
 from launcher.api.run import Outcome
 from launcher.backends import start
+from launcher.backends.batch import queue_successors
 from launcher.planning.model import Change
 from launcher.rundir import RunDirectory
+from launcher.slurm.submit import Submission
 
 _TICK_S = 0.2
 _ASK_S = 3.0
@@ -32,6 +35,8 @@ class SubmittedRun:
     run_id: str
     changes: tuple[Change, ...] = ()
     """What a resume has changed."""
+    successors: tuple[str, ...] = ()
+    """Jobs that are queued behind it."""
     new: bool = True
     """False where an earlier `--once` with the same key has submitted it."""
 
@@ -43,6 +48,7 @@ class SubmittedRun:
             "name": self.name,
             "run_id": self.run_id,
             "run_dir": str(self.run.path),
+            "successors": list(self.successors),
             "changes": [dataclasses.asdict(change) for change in self.changes],
             "new": self.new,
         }
@@ -60,24 +66,52 @@ def submit_plan(
     *,
     again: RunDirectory | None = None,
 ) -> SubmittedRun:
-    """Write the run directory of a plan for `submit` and submit its job.
+    """Write the run directory of a plan for `submit` and submit its job, with those that are queued behind it.
 
-    sbatch inherits `locks`, descriptors of locks that this process holds. `again` is the directory that an interrupted
-    try of this very submission has made. Raises SlurmError, DiskError,
-    RunExistsError, or ImageError for an image that was removed meanwhile. Where Slurm refused, a new run leaves nothing
-    behind.
+    Where the resumed run has a job, only further ones are queued behind it. sbatch inherits `locks`, descriptors of
+    locks that this process holds. `again` is the directory that an interrupted try of this very submission has made.
+    Raises SlurmError, DiskError, RunExistsError, or ImageError for an image that was removed meanwhile. Where Slurm
+    refused, a new run leaves nothing behind.
     """
     plan = prepared.plan
     for warning in plan.warnings:
         progress.warn(warning)
     for change in plan.changes:
         progress.info(f"changed: {change}")
-    with starting_alone(prepared.resumed) as further:
+    count = prepared.inputs.request.attempts or 1
+    with starting_alone(prepared.resumed, behind=prepared.behind) as further:
         # sbatch holds the locks as well: where this process is killed, the next one waits for the end of sbatch.
         holding = LocalShell(keep=(*locks, *further))
+        if prepared.behind and prepared.resumed is not None:
+            first, *others = _queue(prepared, prepared.resumed, holding, live_jobs(prepared.resumed), count)
+            return _submitted(prepared, prepared.resumed, first, others)
         started = start.submit_run(plan, prepared.inputs.host, prepared.resumed, holding, progress.warn, again=again)
-    submission = started.submission
-    return SubmittedRun(started.run, submission.job, submission.cluster, plan.name, started.run.path.name, plan.changes)
+        first = started.submission
+        others = _queue(prepared, started.run, holding, (first.job,), count - 1)
+    return _submitted(prepared, started.run, first, others)
+
+
+def _submitted(
+    prepared: PreparedPlan, run: RunDirectory, first: Submission, others: Sequence[Submission]
+) -> SubmittedRun:
+    plan = prepared.plan
+    successors = tuple(each.job for each in others)
+    return SubmittedRun(run, first.job, first.cluster, plan.name, run.path.name, plan.changes, successors)
+
+
+def _queue(
+    prepared: PreparedPlan, run: RunDirectory, shell: Shell, behind: tuple[str, ...], count: int
+) -> list[Submission]:
+    """Queue successors. An error names the jobs that are queued all the same."""
+    queued = list[Submission]()
+    try:
+        for each in queue_successors(prepared.plan, prepared.inputs.host, run, shell, behind=behind, count=count):
+            queued.append(each)
+    except LauncherError as error:
+        names = ", ".join((*behind, *(each.job for each in queued)))
+        error.message = f"{error.message}; queued all the same: {names}"
+        raise
+    return queued
 
 
 def follow_run(run: RunDirectory, *, tick: Callable[[], None], leave: Callable[[], bool]) -> Outcome | None:

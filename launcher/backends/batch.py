@@ -1,6 +1,8 @@
 """The batch backend: sbatch.sh as a Slurm job of its own, submitted once, recorded before and after."""
 
 import contextlib
+import secrets
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from launcher._util.errors import DiskError, LauncherError, SlurmError
@@ -73,7 +75,7 @@ class BatchBackend:
 
         Raises SlurmError if Slurm refuses it, SubmissionUnknownError if Slurm did not answer and the job may exist.
         """
-        submission = _submit(plan, host, run, shell)
+        submission = _submit(plan, host, run, shell, token=plan.token)
         if submission.cluster is None:
             # The number in this record is looked up in the local Slurm. A job of another cluster is found by its run.
             record_job(plan, submission.job)
@@ -115,13 +117,38 @@ def _record(run: RunDirectory, token: str, found: Submission, shell: Shell) -> N
     )
 
 
-def _submit(plan: Plan, host: HostContext, run: RunDirectory, shell: Shell) -> Submission:
-    """Submit sbatch.sh; the journal records the intent and the outcome."""
-    token, clusters = plan.token, dict(plan.directives).get("clusters")
-    run.journal.write("submit_intent", token=token, submission=plan.submission, clusters=clusters)
+def queue_successors(
+    plan: Plan, host: HostContext, run: RunDirectory, shell: Shell, *, behind: Sequence[str], count: int
+) -> Iterator[Submission]:
+    """Queue further jobs of a run, the first behind the jobs `behind` and each other one behind the one before.
+
+    They run the run's own sbatch.sh, each with a token of its own; nothing in the run directory is changed but the
+    journal. Yields each job once it is queued. Raises as `BatchBackend.start`.
+    """
+    for _ in range(count):
+        token = f"{plan.token.rpartition(':')[0]}:{secrets.token_hex(6)}"
+        submission = _submit(plan, host, run, shell, token=token, after=":".join(behind))
+        yield submission
+        behind = (submission.job,)
+
+
+def _submit(
+    plan: Plan, host: HostContext, run: RunDirectory, shell: Shell, *, token: str, after: str | None = None
+) -> Submission:
+    """Submit sbatch.sh, with `after` behind other jobs; the journal records the intent and the outcome."""
+    clusters = dict(plan.directives).get("clusters")
+    run.journal.write("submit_intent", token=token, submission=plan.submission, clusters=clusters, after=after)
     environment = for_job(plan, host.environ)
     try:
-        submission = submit(run.sbatch_script, shell, token=token, clusters=clusters, env=environment, cwd=run.path)
+        submission = submit(
+            run.sbatch_script,
+            shell,
+            token=token,
+            clusters=clusters,
+            options=(f"--comment={token}", f"--dependency=afterany:{after}") if after else (),
+            env=environment,
+            cwd=run.path,
+        )
     except SubmissionUnknownError as error:
         # The intent is on disk. A journal that takes no more must not hide what sbatch has answered.
         with contextlib.suppress(DiskError):

@@ -92,6 +92,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="allow --resume to change this key although another training goes on then; repeatable",
     )
     add(
+        "--attempts",
+        metavar="N",
+        type=int,
+        help="queue N jobs for a batch run, each behind the other; with --resume also behind a job that still runs",
+    )
+    add(
         "--allow-checkpoint-load",
         action="store_true",
         default=None,

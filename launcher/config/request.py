@@ -63,6 +63,9 @@ class Request(BaseModel):
     allow_changes: tuple[Text, ...] = ()
     """Keys that a resumed run may change although another training goes on then."""
 
+    attempts: Annotated[Count, Field(le=100)] | None = None
+    """How many jobs are queued for a batch run, each behind the one before."""
+
     allow_checkpoint_load: Flag = False
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
 

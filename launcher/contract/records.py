@@ -759,6 +759,8 @@ class JournalValues(TypedDict, total=False):
     """Slurm's name of the job's cluster; None where Slurm did not say."""
     clusters: Optional[str]
     """The clusters among which the request lets Slurm choose, as given to sbatch."""
+    after: Optional[str]
+    """The jobs behind which this one was queued by hand, separated by colons; None for one that waits for none."""
     owner: str
     """The nonce of the job that owns the run, where another one has not got it."""
     owner_job: str

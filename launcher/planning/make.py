@@ -16,7 +16,7 @@ from launcher.planning.task import TaskPlan, plan_task
 __all__ = ["PlanInputs", "make_plan", "run_root"]
 
 
-_OF_ONE_COMMAND = {"resume", "allow_changes"}
+_OF_ONE_COMMAND = {"resume", "allow_changes", "attempts"}
 """Keys of a request that --resume does not ask for again."""
 
 
@@ -25,6 +25,8 @@ def make_plan(inputs: PlanInputs) -> Plan:
     request, cluster = inputs.request, inputs.cluster
     if request.allow_changes and inputs.previous is None:
         raise ConfigError("--allow-change permits a resumed run to change, and this run is new", where="--allow-change")
+    if request.attempts is not None and not inputs.backend.own_job:
+        raise ConfigError("--attempts queues batch jobs, and this run begins here", where="--attempts")
     task = plan_task(inputs)
     runtime = container.chosen_runtime(request, cluster)
     named = environment.overrides_image(task.environment)

@@ -13,7 +13,7 @@ from launcher._util.shell import Shell
 from launcher.backends.wait import request_stop
 from launcher.rundir import RunDirectory
 from launcher.slurm import control
-from launcher.slurm.queue import State
+from launcher.slurm.queue import State, ask_jobs
 from launcher.watch.run_state import Start
 from launcher.watch.status import UNPROVEN, Phase, RunStatus, status_of
 
@@ -81,8 +81,24 @@ def _end_job(run: RunDirectory, status: RunStatus, shell: Shell, force: bool) ->
     except DiskError:
         if status.run_state.damage is None:
             raise  # a damaged journal does not keep the job from being ended
-    control.cancel([status.job], shell, cluster=status.job_cluster)
-    return f"job {status.job} is cancelled"
+    # Those behind it first: they would begin once it has ended.
+    behind = _jobs_behind(status, shell)
+    control.cancel([*behind, status.job], shell, cluster=status.job_cluster)
+    return f"job {status.job} is cancelled" + (f", and behind it {', '.join(behind)}" if behind else "")
+
+
+def _jobs_behind(status: RunStatus, shell: Shell) -> list[str]:
+    """Return the jobs that wait behind the run's own, as far as Slurm shows that they are the run's."""
+    later = {start.job: start for start in status.run_state.later if start.job}
+    if not later:
+        return []
+    found = ask_jobs(later, shell, cluster=status.job_cluster).jobs
+    scripts = status.run_state.batch_scripts
+    return [
+        job
+        for job, start in later.items()
+        if job in found and not found[job].terminal and found[job].belongs_to(start.token, scripts)
+    ]
 
 
 def _refuse_unknown(run: RunDirectory, status: RunStatus, damage: str) -> None:

@@ -53,7 +53,7 @@ class _Verdict(TypedDict, total=False):
     first_failing_rank: _FailingRank | None
 
 
-_STARTS = ("submit_intent", "submit_unknown", "submit_refused", "submitted", "launched")
+_STARTS = ("submit_intent", "submit_unknown", "submit_refused", "submitted", "launched", "requeue")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ class RunState:
     recipe: str
     world_size: int
     start: Start | None
+    later: tuple[Start, ...] = ()
+    """Those of jobs that wait behind that of `start`."""
     attempts: int = 0
     attempt: str | None = None
     """The newest attempt, if it belongs to the newest start."""
@@ -121,7 +123,7 @@ class RunState:
 
 def newest_start(run: RunDirectory) -> Start | None:
     """Return the newest start of the run, of several at once that of its owner; None if it was never started."""
-    return _start(run, run.journal.read(), read_lease(run))
+    return _starts(run, run.journal.read(), read_lease(run))[0]
 
 
 def current_attempt(run: RunDirectory, start: Start | None) -> Attempt | None:
@@ -153,7 +155,7 @@ def _read_run_state(run: RunDirectory) -> RunState:
     events, journal_damage = _read_journal(run)
     owner = read_lease(run)
     attempts = run.attempts()
-    start = _start(run, events, owner)
+    start, later = _starts(run, events, owner)
     if journal_damage is None and not any(event["event"] in _STARTS for event in events):
         journal_damage = _lost_start(run, owner, attempts)
     if start is not None and (wrong := _wrong_job(start)):
@@ -164,6 +166,7 @@ def _read_run_state(run: RunDirectory) -> RunState:
     run_state = replace(
         _planned(run, plan, plan_damage or journal_damage or lease_damage(run) or result_damage),
         start=start,
+        later=later,
         attempts=len(attempts),
         cancelled=start is not None and _cancelled(events, start),
     )
@@ -331,19 +334,46 @@ def hang_words(attempt: Attempt) -> str | None:
     return f"{words}; stacks in {attempt.stacks}"
 
 
-def _start(run: RunDirectory, events: list[JournalEvent], owner: Lease | None) -> Start | None:
-    """Return the start to which the run belongs now, completed by the intent that precedes a submission's outcome.
+def _starts(
+    run: RunDirectory, events: list[JournalEvent], owner: Lease | None
+) -> tuple[Start | None, tuple[Start, ...]]:
+    """Return the start to which the run belongs now, and those of jobs that were queued behind it by hand.
 
-    That is the owner's while the run has one, otherwise the newest whose job was not turned away by an owner. Of a
-    journal without a start only the owner is left, by its lease.
+    Each is completed by the intent that precedes a submission's outcome. The first is the owner's while the run has
+    one, otherwise the newest whose job was not turned away by an owner, and of jobs that wait behind each other the
+    newest that has begun. Of a journal without a start only the owner is left, by its lease.
     """
     starts = [(event, _intent(events, index)) for index, event in enumerate(events) if event.get("event") in _STARTS]
     if not starts:
-        return _start_of(owner) if owner else None
+        return (_start_of(owner) if owner else None), ()
     turned_away = {event.get("job") for event in events if event.get("event") == "not_owner"}
-    owned = [each for each in starts if owner and _token(*each) == owner["nonce"]]
-    others = [each for each in starts if each[0].get("job") is None or each[0].get("job") not in turned_away]
-    event, intent = (owned or others or starts)[-1]
+    owned = [index for index, each in enumerate(starts) if owner and _token(*each) == owner["nonce"]]
+    others = [
+        index
+        for index, (event, _) in enumerate(starts)
+        if event.get("job") is None or event.get("job") not in turned_away
+    ]
+    position = (owned or others or [len(starts) - 1])[-1]
+    while not owned and position > 0 and _waits(run, *starts[position]):
+        position -= 1
+    later = [
+        (event, intent)
+        for event, intent in starts[position + 1 :]
+        if intent.get("after") and event["event"] != "submit_refused" and event.get("job") not in turned_away
+    ]
+    newest = {_token(*each): each for each in later}  # the outcome in place of the intent
+    return _as_start(run, owner, *starts[position]), tuple(_as_start(run, owner, *each) for each in newest.values())
+
+
+def _waits(run: RunDirectory, event: JournalEvent, intent: dict[str, Any]) -> bool:
+    """Return whether a job was queued behind another one and has not begun."""
+    token = _token(event, intent)
+    if not intent.get("after") or token is None or ended_lease(run, token) is not None:
+        return False
+    return not any((record := each.start_record) and record.nonce == token for each in run.attempts())
+
+
+def _as_start(run: RunDirectory, owner: Lease | None, event: JournalEvent, intent: dict[str, Any]) -> Start:
     began = intent if str(event["event"]).startswith("submit") and intent else event
     token = _token(event, intent)
     lease = owner if owner and owner["nonce"] == token else ended_lease(run, token) if token else None

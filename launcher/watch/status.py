@@ -15,7 +15,7 @@ from launcher.rundir import RunDirectory
 from launcher.slurm.info import cluster_name
 from launcher.slurm.queue import Answer, Job, State, ask_jobs
 from launcher.slurm.submit import find_submission
-from launcher.watch.progress_state import SILENT_STEPS, clock, describe
+from launcher.watch.progress_state import SILENT_STEPS, AttemptProgress, clock, describe
 from launcher.watch.run_state import RunState, Start, read_run_state
 from launcher.watch.tail import last_lines
 
@@ -160,8 +160,38 @@ def status_of(
         answer = answers.get(known.cluster, nothing)
         if known.error is not None:
             answer = replace(answer, unreachable=known.error)
-        statuses.append(_judge_proven(run, each, known, answer))
+        status = _judge_proven(run, each, known, answer)
+        statuses.append(_of_successor(run, status, here, shell, clock) if each.later else status)
     return statuses, answers.get(None) or next(iter(answers.values()), nothing)
+
+
+def _of_successor(
+    run: RunDirectory, status: RunStatus, here: str | None, shell: Shell, clock: Callable[[], float]
+) -> RunStatus:
+    """Return the status of a run that has not finished by the first job behind it that waits or runs, if there is one.
+
+    Slurm is asked once more, and only for a run whose own job has ended.
+    """
+    if not status.phase.over or status.phase.good or status.run_state.damage is not None:
+        return status
+    later = status.run_state.later
+    for index, start in enumerate(later):
+        waiting = replace(
+            status.run_state,
+            start=start,
+            later=later[index + 1 :],
+            attempt=None,
+            result=None,
+            progress=AttemptProgress(),
+            job_start=None,
+            slurm_said=None,
+        )
+        known = _job_of(waiting, here, shell)
+        answer = ask_jobs([known.job] if known.job else [], shell, cluster=known.cluster, clock=clock)
+        found = _judge_proven(run, waiting, known, answer)
+        if not found.phase.over:
+            return found
+    return status
 
 
 @dataclass(frozen=True)

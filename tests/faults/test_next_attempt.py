@@ -211,3 +211,45 @@ def test_a_node_failure(new_cluster: Callable[..., VirtualCluster], tmp_path: Pa
     assert cluster.wait(job, "COMPLETED", "FAILED", timeout_s=60) == "COMPLETED"
     assert sorted(losses(run)) == list(range(1, 61))
     assert [each["kind"] for each in status(user, run)["history"]] == ["machine", "finished"]
+
+
+def test_jobs_are_queued_behind_a_running_one_by_hand(user: User, slurm_cluster: VirtualCluster) -> None:
+    """Without --keep-going. Each takes the lease once the one before has ended; after the last there is nothing to do."""
+    settings = ("small.py", f"--entrypoint={TOY}", "--no-check-config", "--json", "--nodes=1", "toy.iters=14")
+    first = json.loads(
+        user.run(
+            "submit", *settings, "toy.seconds=0.7", "+toy.fail_rank=0", "+toy.fail_step=12", "+toy.bad_attempts=1"
+        ).stdout
+    )
+    run, one = Path(first["run_dir"]), first["job"]
+    wait_until((run / "attempts/000/metrics.jsonl").exists, "the training to begin", slurm_cluster, 60)
+    assert "is running" in user.run("submit", "--resume", str(run), status=2).stderr
+    before = (run / "plan.json").read_bytes()
+    refused = user.run("submit", "--resume", str(run), "--attempts=2", "toy.iters=99", status=2)
+    assert "cannot change it" in refused.stderr
+    queued = json.loads(user.run("submit", "--resume", str(run), "--attempts=2", "--json").stdout)
+    two, (three,) = queued["job"], queued["successors"]
+    assert (run / "plan.json").read_bytes() == before
+    seen = status(user, run)
+    assert (seen["phase"], seen["job"]) == ("running", one)
+    assert slurm_cluster.wait(one, "FAILED", "COMPLETED") == "FAILED"
+    wait_until(lambda: status(user, run)["job"] == two, "the second job to be the run's", slurm_cluster, 30)
+    assert slurm_cluster.wait(two, "FAILED", "COMPLETED") == "COMPLETED"
+    assert slurm_cluster.wait(three, "FAILED", "COMPLETED") == "COMPLETED"
+    assert [path.name for path in sorted((run / "attempts").iterdir())] == ["000", "001"], "the third has nothing to do"
+    seen = status(user, run)
+    assert (seen["phase"], [each["next"] for each in seen["history"]]) == ("finished", ["resumed", None])
+    assert len({(run / f"attempts/{name}/start").read_text().split()[0] for name in ("000", "001")}) == 2
+
+
+def test_cancelling_ends_the_jobs_behind_too(user: User, slurm_cluster: VirtualCluster) -> None:
+    settings = ("small.py", f"--entrypoint={TOY}", "--no-check-config", "--json", "--nodes=1", "--attempts=3")
+    made = json.loads(user.run("submit", *settings, "toy.iters=5000", "toy.seconds=0.05").stdout)
+    jobs_of_run = [made["job"], *made["successors"]]
+    assert len(jobs_of_run) == 3
+    wait_until(lambda: status(user, Path(made["run_dir"]))["phase"] == "running", "the run", slurm_cluster, 60)
+    user.run("cancel", made["run_dir"])
+    for job in jobs_of_run:
+        slurm_cluster.wait(job, "CANCELLED", "COMPLETED", "FAILED")
+    assert status(user, Path(made["run_dir"]))["over"]
+    assert "--attempts" in user.run("run", *settings, status=2).stderr

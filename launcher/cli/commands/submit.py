@@ -81,6 +81,8 @@ def _submit(prepared: "PreparedPlan | SubmittedRun", progress: "TerminalProgress
     name = f"{submitted.name}/{submitted.run_id}"
     already = "" if submitted.new else "submitted before: "
     info(f"{already}job {coloured(submitted.job, 'bold')} of run {name}: {submitted.run.path}")
+    if submitted.successors:
+        info(f"queued behind it: {', '.join(submitted.successors)}")
     return submitted
 
 
