@@ -195,6 +195,8 @@ def facts_of(
     """
     first = result.get("first_failing_rank") or {}
     kind = kind_of(result, ended_by)
+    if kind == "requeued" and lost_nodes(attempt):
+        kind = "machine"  # Slurm requeues the job of a lost node
     return AttemptFacts(
         name=attempt.name,
         kind=kind,
@@ -268,9 +270,8 @@ def blamed(
     """Return the nodes that a failure points at. A failure of the program points at none."""
     if kind != "machine":
         return ()
-    lost = re.findall(r"Node failure on ([A-Za-z0-9._-]+)", _text(attempt.srun_log))
-    if lost:
-        return tuple((node, 1) for node in dict.fromkeys(lost))
+    if lost := lost_nodes(attempt):
+        return tuple((node, 1) for node in lost)
     first = result.get("first_failing_rank") or {}
     node = node_of(attempt, first.get("rank"), world_size)
     if node is None:
@@ -280,6 +281,11 @@ def blamed(
         return ((node, _OF_THE_NODE[failure]),)
     killed = what.startswith("killed by signal 9") and not failure
     return ((node, 1),) if killed or first.get("cause") == "network" else ()
+
+
+def lost_nodes(attempt: AttemptPaths) -> tuple[str, ...]:
+    """Return the nodes that Slurm has lost while the attempt ran, as srun says."""
+    return tuple(dict.fromkeys(re.findall(r"Node failure on ([A-Za-z0-9._-]+)", _text(attempt.srun_log))))
 
 
 def node_of(attempt: AttemptPaths, rank: Any, world_size: int) -> Optional[str]:

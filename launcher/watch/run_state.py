@@ -366,9 +366,9 @@ def _starts(
 
 
 def _waits(run: RunDirectory, event: JournalEvent, intent: dict[str, Any]) -> bool:
-    """Return whether a job was queued behind another one and has not begun."""
+    """Return whether a job was queued behind another one and has no attempt: not yet, or it had nothing to do."""
     token = _token(event, intent)
-    if not intent.get("after") or token is None or ended_lease(run, token) is not None:
+    if not intent.get("after") or token is None:
         return False
     return not any((record := each.start_record) and record.nonce == token for each in run.attempts())
 

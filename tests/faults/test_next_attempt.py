@@ -74,13 +74,13 @@ def test_a_crash_is_requeued_and_the_losses_are_those_of_an_uninterrupted_run(
     user: User, slurm_cluster: VirtualCluster
 ) -> None:
     """The job keeps its number, so a job that waits for it with afterok still does, and is held until the end."""
-    shape = ("--nodes=2", "toy.iters=30", "toy.seconds=0.02")
+    shape = ("--nodes=1", "--gpus-per-node=1", "toy.iters=30", "toy.seconds=0.02")
     straight, _ = submit(user, *shape, "--name=straight")
     run, job = submit(
         user,
         *shape,
         "--name=crashes",
-        "+toy.fail_rank=3",
+        "+toy.fail_rank=0",
         "+toy.fail_step=18",
         "toy.fail_how=kill",
         "+toy.bad_attempts=1",
@@ -125,7 +125,7 @@ ENDS = {
 
 def test_what_ends_and_what_diverges(user: User, slurm_cluster: VirtualCluster) -> None:
     """A wrong request is never repeated, a poisoned one once, a run without progress three times, NaN once."""
-    common = ("--nodes=1", "toy.iters=20", "toy.seconds=0.01", "toy.save_every=5")
+    common = ("--nodes=1", "--gpus-per-node=1", "toy.iters=20", "toy.seconds=0.01", "toy.save_every=5")
     runs = {name: submit(user, *common, *case[0], f"--name={name}") for name, case in ENDS.items()}
     for name, (_, actions, reason, phase) in ENDS.items():
         run, _job = runs[name]
@@ -160,7 +160,7 @@ def test_a_job_that_may_not_be_requeued_gets_a_successor(user: User, slurm_clust
         "--nodes=1",
         "toy.iters=20",
         "toy.seconds=0.01",
-        "+toy.fail_rank=1",
+        "+toy.fail_rank=0",
         "+toy.fail_step=12",
         "+toy.bad_attempts=1",
     )
@@ -214,11 +214,11 @@ def test_a_node_failure(new_cluster: Callable[..., VirtualCluster], tmp_path: Pa
 
 
 def test_jobs_are_queued_behind_a_running_one_by_hand(user: User, slurm_cluster: VirtualCluster) -> None:
-    """Without --keep-going. Each takes the lease once the one before has ended; after the last there is nothing to do."""
-    settings = ("small.py", f"--entrypoint={TOY}", "--no-check-config", "--json", "--nodes=1", "toy.iters=14")
+    """Without --keep-going. Each takes the lease once the one before has ended; after a finish nothing is done."""
+    settings = ("small.py", f"--entrypoint={TOY}", "--no-check-config", "--json", "--nodes=1", "toy.iters=12")
     first = json.loads(
         user.run(
-            "submit", *settings, "toy.seconds=0.7", "+toy.fail_rank=0", "+toy.fail_step=12", "+toy.bad_attempts=1"
+            "submit", *settings, "+toy.fail_rank=0", "+toy.fail_step=8", "toy.fail_how=hang", "+toy.bad_attempts=1"
         ).stdout
     )
     run, one = Path(first["run_dir"]), first["job"]
@@ -232,7 +232,7 @@ def test_jobs_are_queued_behind_a_running_one_by_hand(user: User, slurm_cluster:
     assert (run / "plan.json").read_bytes() == before
     seen = status(user, run)
     assert (seen["phase"], seen["job"]) == ("running", one)
-    assert slurm_cluster.wait(one, "FAILED", "COMPLETED") == "FAILED"
+    slurm_cluster.run("scancel", one)
     wait_until(lambda: status(user, run)["job"] == two, "the second job to be the run's", slurm_cluster, 30)
     assert slurm_cluster.wait(two, "FAILED", "COMPLETED") == "COMPLETED"
     assert slurm_cluster.wait(three, "FAILED", "COMPLETED") == "COMPLETED"
@@ -252,4 +252,32 @@ def test_cancelling_ends_the_jobs_behind_too(user: User, slurm_cluster: VirtualC
     for job in jobs_of_run:
         slurm_cluster.wait(job, "CANCELLED", "COMPLETED", "FAILED")
     assert status(user, Path(made["run_dir"]))["over"]
-    assert "--attempts" in user.run("run", *settings, status=2).stderr
+    assert "--attempts" in user.run("run", *settings, "--cluster=local", status=2).stderr
+
+
+def test_time_limit_and_preemption(new_cluster: Callable[..., VirtualCluster], tmp_path: Path) -> None:
+    """Both save, both go on in the same job, and neither counts as an attempt without progress."""
+    cluster = new_cluster(gpus=0, grace_s=30, kill_wait_s=4)
+    user = impatient(tmp_path, cluster)
+    options = (
+        "--nodes=1",
+        "--gpus-per-node=1",
+        "--time=60",
+        "--partition=low",
+        "--nodelist=n1",
+        "--sbatch",
+        "exclusive",
+    )
+    run, job = submit(user, *options, "toy.iters=240", "toy.seconds=0.05", "toy.save_every=100000")
+    wait_until((run / "attempts/000/metrics.jsonl").exists, "the training to begin", cluster, 60)
+    cluster.run("scontrol", "update", f"jobid={job}", "EndTime=now+3")
+    cluster.run("scancel", "--batch", "--signal=USR1", job)  # as Slurm does within 30 s
+    wait_until((run / "attempts/000/next.json").exists, "the decision", cluster, 30)
+    cluster.run("scontrol", "update", f"jobid={job}", "TimeLimit=60")  # Slurm has shortened it
+    wait_until((run / "attempts/001/metrics.jsonl").exists, "the second attempt", cluster, 60)
+    cluster.submit("sleep 1", "--partition=urgent", "--exclusive", "--nodelist=n1")
+    assert cluster.wait(job, "COMPLETED", "FAILED", timeout_s=90) == "COMPLETED"
+    seen = status(user, run)
+    assert [each["kind"] for each in seen["history"]] == ["time limit", "preempted", "finished"]
+    assert (seen["phase"], seen["lost_iterations"], jobs(run)) == ("finished", 0, [job])
+    assert sorted(losses(run)) == list(range(1, 241))
