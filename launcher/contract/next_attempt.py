@@ -273,7 +273,9 @@ def blamed(
     if lost := lost_nodes(attempt):
         return tuple((node, 1) for node in lost)
     first = result.get("first_failing_rank") or {}
-    node = node_of(attempt, first.get("rank"), world_size)
+    named = (result.get("evidence") or {}).get("node")  # a host name, which is not always Slurm's
+    known = _text(attempt.nodes).split()
+    node = named if named in known else node_of(attempt, first.get("rank"), world_size)
     if node is None:
         return ()
     failure, what = str(result.get("failure") or ""), str(first.get("what") or "")

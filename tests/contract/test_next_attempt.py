@@ -185,6 +185,8 @@ def test_what_points_at_a_node(tmp_path: Path) -> None:
     assert blamed(first_failing_rank=killed) == (("n2", 1),)
     assert blamed(first_failing_rank=killed, failure="out of memory (host)") == ()
     assert blamed(first_failing_rank={"rank": 0, "what": "E", "cause": "program"}, failure="hardware") == (("n1", 100),)
+    assert blamed(first_failing_rank=killed, failure="hardware", evidence={"node": "n1"}) == (("n1", 100),)
+    assert blamed(first_failing_rank=killed, failure="hardware", evidence={"node": "n1.site"}) == (("n2", 100),)
     assert blamed(first_failing_rank={"rank": 0, "what": "E", "cause": "program"}) == ()
     assert blamed(first_failing_rank={"rank": 0, "what": "E", "cause": "communication"}, failure="lost peer") == ()
     attempt.srun_log.write_text("srun: error: Node failure on n2\nsrun: error: Node failure on n2\n")
