@@ -56,6 +56,8 @@ def submit_once(asked: Request, key: str, progress: Progress, *, check: CheckPol
     if not key.strip() or len(key) > 200 or not key.isprintable():
         raise ConfigError("a key has 1 to 200 printable characters", where="--once")
     wanted = _wanted(asked)
+    if wanted.request.get("attempts", 1) != 1:
+        raise ConfigError("--once submits one job, and --attempts asks for several", where="--attempts")
     file = KeyFile.of(wanted.root, key)
     prepared: PreparedPlan | None = None
     if not file.path.exists():
