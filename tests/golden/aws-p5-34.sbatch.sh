@@ -95,6 +95,9 @@ if [[ $nonce != launcher:20260921-120000-abcd:0123456789ab ]] && { ended=$(<"$ru
     elif [[ $ended == *'"cause": "user"'* ]]; then
         echo "launcher: the request is wrong, and job $SLURM_JOB_ID would fail in the same way: see attempt $before" >&2
         exit 1
+    elif { decided=$(<"$run_dir/attempts/$before/next.json"); } 2>/dev/null && [[ $decided == *'"action": "end"'* ]]; then
+        echo "launcher: the run has ended; job $SLURM_JOB_ID does not continue it: see attempt $before" >&2
+        exit 1
     fi
 fi
 

@@ -95,6 +95,9 @@ if [[ $nonce != launcher:20260921-120000-abcd:0123456789ab ]] && { ended=$(<"$ru
     elif [[ $ended == *'"cause": "user"'* ]]; then
         echo "launcher: the request is wrong, and job $SLURM_JOB_ID would fail in the same way: see attempt $before" >&2
         exit 1
+    elif { decided=$(<"$run_dir/attempts/$before/next.json"); } 2>/dev/null && [[ $decided == *'"action": "end"'* ]]; then
+        echo "launcher: the run has ended; job $SLURM_JOB_ID does not continue it: see attempt $before" >&2
+        exit 1
     fi
 fi
 
@@ -118,11 +121,13 @@ note() { # EVENT TOKEN [MEMBERS]: a line of the journal, written before what it 
         "$(date +%s)" "$1" "$2" "${here:-null}" "${3-}" >>"$run_dir/journal.jsonl"
 }
 requeue() { # SECONDS: the same job again, which keeps its number. Returns only if Slurm refuses.
-    local delay=$1 job=$SLURM_JOB_ID words
+    local delay=$1 job=$SLURM_JOB_ID words answered
     note requeue "$nonce" ", \"job\": \"$job\""
     release
-    if words=$(scontrol requeue "$job" 2>&1); then
-        # Slurm is about to end this script.
+    trap '' TERM # which Slurm sends to all of this job once it has done it, also to the scontrol that asks for it
+    words=$(scontrol requeue "$job" 2>&1)
+    answered=$?
+    if ((answered == 0 || answered > 128)); then # above: killed, as this script is about to be
         ((delay == 0)) || for _ in 1 2 3; do scontrol update "JobId=$job" "StartTime=now+$delay" 2>/dev/null && break; done
         exit 1
     fi
