@@ -56,8 +56,6 @@ def submit_once(asked: Request, key: str, progress: Progress, *, check: CheckPol
     if not key.strip() or len(key) > 200 or not key.isprintable():
         raise ConfigError("a key has 1 to 200 printable characters", where="--once")
     wanted = _wanted(asked)
-    if wanted.request.get("attempts", 1) != 1:
-        raise ConfigError("--once submits one job, and --attempts asks for several", where="--attempts")
     file = KeyFile.of(wanted.root, key)
     prepared: PreparedPlan | None = None
     if not file.path.exists():
@@ -94,6 +92,8 @@ def _wanted(asked: Request) -> _Wanted:
     host = detect_host()
     stated, job = add_job(asked, host)
     request = load_request(stated, environ=host.environ, directory=host.directory, job=job)
+    if request.attempts is not None and request.attempts > 1:
+        raise ConfigError("--once submits one job, and --attempts asks for several", where="--attempts")
     values = {name: value for name, value in request.stated().items() if name not in _NOT_OF_THE_RUN}
     if request.resume is not None:
         run = find_run(request.resume, request.run_root)
