@@ -204,6 +204,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Six iterations, and once more the last three from the checkpoint after the third."""
     path = tmp_path_factory.mktemp("runs") / "run"
     run = make_run(path, {"bridge": "qwen3_30b_a3b_pretrain_config"}, SMALL)
+    (path / "plan.json").write_text(json.dumps({"checkpoints": {"bytes": 10**18}}))
     train(run, python=old_bridge.PYTHON)
     shutil.rmtree(path / "checkpoints" / "iter_0000006")
     train(run, attempt="001", python=old_bridge.PYTHON)
@@ -222,6 +223,8 @@ def test_what_that_release_does_not_tell_is_on_record_all_the_same(trained: Run)
     assert saved[0] == 3
     assert saved[-1] == 6
     assert "model" in trained.events()
+    # Before its first save there is only the plan to say how much it needs: here more than any disk has.
+    assert [line["iteration"] for line in trained.lines("timeline.jsonl") if line["event"] == "no_space"] == [3]
 
 
 def test_it_continues_exactly_from_its_checkpoint(trained: Run) -> None:

@@ -58,6 +58,8 @@ def test_the_estimate_is_within_five_per_cent_of_a_real_checkpoint(shape: str, t
     overrides = (*WIDE, *SHAPES[shape])
     found = estimate(resolved(overrides), 2)
     run = make_run(tmp_path / "run", overrides=overrides)
+    # The plan says of the first save what it needs: more than any disk has.
+    (run.path / "plan.json").write_text(json.dumps({"checkpoints": {"bytes": 10**18}}))
     train(run)
     path = run.path / "checkpoints" / "iter_0000001"
     files = [file for file in path.rglob("*") if file.is_file()]
@@ -66,3 +68,6 @@ def test_the_estimate_is_within_five_per_cent_of_a_real_checkpoint(shape: str, t
     assert found.bytes == pytest.approx(size, rel=0.05)
     assert len(files) <= found.files <= 2 * len(files)
     assert (found.saved, found.at_once) == (1, 1)
+    assert "the save of iteration 1 needs about 888.2 PiB (as the plan estimates)" in run.log(0)
+    (event,) = (line for line in run.lines("timeline.jsonl") if line["event"] == "no_space")
+    assert (event["iteration"], event["bytes"]) == (1, 10**18)

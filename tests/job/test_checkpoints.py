@@ -424,6 +424,27 @@ def test_a_save_that_is_not_final_is_not_summed(tmp_path: Path) -> None:
     assert (path / MANIFEST).exists()
 
 
+def test_an_asynchronous_save_is_summed_when_it_becomes_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launcher.job.watch.checkpoint_sums._FINAL_POLL_S", 0.05)
+    run = tmp_path / "run"
+    nodes, timeline = two_nodes(run)
+    path = write_checkpoint(run / "checkpoints", 10)
+    tracker = path.parent / "latest_checkpointed_iteration.txt"
+    tracker.unlink()
+    for node in nodes:
+        node.look(10)
+    time.sleep(0.2)
+    assert not (path / MANIFEST).exists()
+    tracker.write_text("10")
+    end = time.monotonic() + seconds(10)
+    while not (path / MANIFEST).exists():
+        assert time.monotonic() < end, "the next save, or the end of the run, is not waited for"
+        time.sleep(0.02)
+    for node in nodes:
+        node.finish(20)
+    assert [(event["event"], event["iteration"]) for event in timeline.events] == [("checksums", 10)]
+
+
 def test_the_checkpoint_that_was_loaded_gets_no_sums_after_the_fact(run: Path) -> None:
     before = (run / "checkpoints" / "iter_0000020" / MANIFEST).stat().st_mtime_ns
     nodes, timeline = two_nodes(run, "001")

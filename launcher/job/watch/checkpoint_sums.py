@@ -24,6 +24,12 @@ PARTS_LIMIT_S = 900.0
 _PART = manifest.PREFIX + "sums-"
 _THREADS = 2
 _POLL_S = 0.5
+_FINAL_POLL_S = 5.0
+"""Between looks at the tracker while an asynchronous save is not final."""
+
+
+_LOOK = -1
+"""In place of an iteration: a save is not final yet."""
 
 
 class CheckpointSums:
@@ -37,6 +43,8 @@ class CheckpointSums:
         self._directory = directory
         self._timeline = timeline
         self._seen: Optional[int] = None
+        self._expected = 0
+        self._seeing = threading.Lock()
         self._last_bytes: Optional[int] = None
         self._waiting: queue.Queue[Optional[int]] = queue.Queue()
         self._over = threading.Event()
@@ -50,20 +58,21 @@ class CheckpointSums:
         """Start after the checkpoint of this iteration: the sums of older ones are no longer those of the save."""
         self._seen = iteration
 
-    def look(self) -> None:
-        """Take the sums of the checkpoint that the tracker names, if this attempt saved it."""
-        iteration = checkpoints.tracked_iteration(self._directory)
-        if iteration is None or self._seen is None or iteration <= self._seen:
+    def look(self, saved: int = 0) -> None:
+        """Take the sums of the checkpoint that the tracker names, if this attempt saved it.
+
+        `saved` is the iteration whose save has just returned; of an asynchronous one the sums are taken once the
+        tracker names it, without waiting for it here.
+        """
+        self._expected = max(self._expected, saved)
+        found = self._next_final()
+        if found is None and (self._seen is None or self._expected <= self._seen):
             return
-        self._seen = iteration
-        if self._rank.rank == 0:
-            with contextlib.suppress(OSError):  # the manifest of this save replaces what stays
-                self._forget(iteration)
         if self._thread is None:
             # A daemon: a process that has to end does not wait for it.
             self._thread = threading.Thread(target=self._work, name="checkpoint-sums", daemon=True)
             self._thread.start()
-        self._waiting.put(iteration)
+        self._waiting.put(_LOOK if found is None else found)
 
     def finish(self, limit_s: float) -> None:
         """Wait for the sums of the last checkpoint, at most `limit_s`, and stop."""
@@ -73,6 +82,18 @@ class CheckpointSums:
             self._waiting.put(None)
             self._thread.join(max(0.0, limit_s))
         self._over.set()
+
+    def _next_final(self) -> Optional[int]:
+        """Return the iteration that the tracker names where it was not seen before; it counts as seen then."""
+        with self._seeing:
+            iteration = checkpoints.tracked_iteration(self._directory)
+            if iteration is None or self._seen is None or iteration <= self._seen:
+                return None
+            self._seen = iteration
+        if self._rank.rank == 0:
+            with contextlib.suppress(OSError):  # the manifest of this save replaces what stays
+                self._forget(iteration)
+        return iteration
 
     def _forget(self, iteration: int) -> None:
         """Remove what an earlier save of this iteration has left."""
@@ -84,7 +105,16 @@ class CheckpointSums:
                 part.unlink(missing_ok=True)
 
     def _work(self) -> None:
-        while (iteration := self._waiting.get()) is not None and not self._over.is_set():
+        while not self._over.is_set():
+            is_pending = self._seen is not None and self._expected > self._seen
+            try:
+                iteration = self._waiting.get(timeout=_FINAL_POLL_S if is_pending else None)
+            except queue.Empty:
+                iteration = self._next_final() or _LOOK
+            if iteration is None:
+                return
+            if iteration == _LOOK:
+                continue
             try:
                 self._sum(iteration)
             except Exception as error:

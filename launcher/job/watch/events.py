@@ -190,7 +190,7 @@ class Events:
         iteration = int(context.state.train_state.step)
         self._timeline.event("save", _running(context.state.timers, "save-checkpoint"), iteration=iteration)
         if self._sums is not None:
-            self._sums.look()
+            self._sums.look(iteration)
         self._step_end = None
 
     def finish_sums(self, limit_s: float) -> None:
