@@ -4,8 +4,8 @@
 
 Writes shards of 1 GB, sums each while it is in the page cache as the job does after a save (two threads of the lowest
 priority), then verifies all of them from the storage, with the page cache dropped for these files. Beside one shard's
-sums a loop of matrix products runs as a stand-in for a training, on a GPU where there is one. From the measured rates it computes
-checkpoints of 1 TB and 6 TB on several numbers of nodes. GB is 10^9 bytes; what was written is removed.
+sums a loop of matrix products runs as a stand-in for a training, on a GPU where there is one. From the measured rates
+it computes checkpoints of 1 TB and 6 TB on several numbers of nodes. GB is 10^9 bytes; what was written is removed.
 
 CPU time says more than wall-clock time where other programs use the machine.
 """
