@@ -33,8 +33,8 @@ def configure() -> ConfigContainer:
 
     # The schedule. The samples of an iteration are spread over the data-parallel ranks in micro-batches.
     cfg.train.train_iters = 30
-    cfg.train.global_batch_size = 8
-    cfg.train.micro_batch_size = 2
+    cfg.train.global_batch_size = 16
+    cfg.train.micro_batch_size = 1
     cfg.optimizer.lr = 5e-3
     cfg.optimizer.min_lr = 5e-4
     cfg.scheduler.lr_warmup_iters = 2

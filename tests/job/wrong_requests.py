@@ -195,7 +195,7 @@ CONFIGURATIONS = (
     ),
     Wrong(
         "global_batch_size=9 is not a multiple of micro-batch size 2 x data-parallel size 2 = 4",
-        overrides=("train.global_batch_size=9",),
+        overrides=("train.global_batch_size=9", "train.micro_batch_size=2"),
         world_size=2,
         hint="8",
     ),
@@ -257,7 +257,10 @@ CONFIGURATIONS = (
         ),
         where="megatron/bridge/training/config.py:413",
     ),
-    Wrong("eval_global_batch_size (3) must be divisible", overrides=("validation.eval_global_batch_size=3",)),
+    Wrong(
+        "eval_global_batch_size (3) must be divisible",
+        overrides=("validation.eval_global_batch_size=3", "train.micro_batch_size=2"),
+    ),
 )
 
 TABLE = (*RECIPES, *ARGUMENTS, *OVERRIDES, *CONFIGURATIONS)
