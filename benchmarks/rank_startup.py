@@ -28,6 +28,7 @@ from pathlib import Path
 
 from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import BridgeRecipe
+from launcher.discovery.shipped_code import shipped_code
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_S = 0.1
@@ -61,7 +62,7 @@ def make_run(path: Path, device: str) -> Path:
     """Write a run directory whose recipe ends the process in its first line."""
     code = path / "code"
     (code / "recipe").mkdir(parents=True)
-    for target, source in code_files(BridgeRecipe("unused"), None, ROOT):
+    for target, source in code_files(shipped_code(BridgeRecipe("unused")), None, ROOT):
         (code / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, code / target)
     (code / "recipe" / "first_line.py").write_text(RECIPE)

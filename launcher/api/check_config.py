@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -33,7 +34,6 @@ def check_config(found: Discovered, progress: Progress, shell: Shell | None = No
     task = plan_task(found.inputs)
     require_sources(mount.source for mount in task.mounts)
     request = entrypoint_request(found, task)
-    recipe = request["recipe"]
     cache = CheckCache(found, task, request, task_environment(found, task))
     kept = cache.read()
     answer: dict[str, Any] | None
@@ -43,19 +43,16 @@ def check_config(found: Discovered, progress: Progress, shell: Shell | None = No
     else:
         progress.info("checking the configuration with the recipe itself (--no-check-config leaves this out)")
         with _call(found, task, progress) as call:
-            if "path" in recipe:
-                inside: RecipeFileRequest = {"path": call.path_inside(recipe["path"]), "function": recipe["function"]}
-                request["recipe"] = inside
-            result = (shell or LocalShell()).run(
-                call.argv, input=json.dumps(request), env=call.env, check=False, timeout_s=_TIMEOUT_S
-            )
+            text = json.dumps(entrypoint_request(found, task, call))
+            result = (shell or LocalShell()).run(call.argv, input=text, env=call.env, check=False, timeout_s=_TIMEOUT_S)
         answer = _answer(result.stdout)
         if answer is None:
             words = result.stderr.strip().splitlines()[-1:] or ["it said nothing"]
             raise CommandError(f"the configuration check ended with status {result.status}: {words[0]}")
         if not answer["ok"]:
-            text, where = (call.own_paths(answer.get(key)) for key in ("error", "where"))
-            raise RequestError(text or "", where=where, hint=answer.get("hint"))
+            error, where = (call.own_paths(answer.get(key)) for key in ("error", "where"))
+            hint = _left_behind(found, error or "") or answer.get("hint")
+            raise RequestError(error or "", where=where, hint=hint)
         cache.write(answer)
     for text in answer.get("notes", ()):
         progress.info(f"note: {text}")
@@ -65,6 +62,23 @@ def check_config(found: Discovered, progress: Progress, shell: Shell | None = No
     shown = ", ".join(f"{key}={value}" for key, value in resolved.items() if not isinstance(value, dict))
     progress.info(f"the configuration is valid: {shown}")
     return FromCheck(resolved, _files(found, task, resolved))
+
+
+def _left_behind(found: Discovered, error: str) -> str | None:
+    """Return what to do where the error names something that lies beside the recipe and does not travel with it."""
+    recipe = found.inputs.recipe
+    if not isinstance(recipe, RecipeFile):
+        return None
+    home = recipe.path.parent
+    travels = {target.partition("/")[0] for target, _source in found.inputs.shipped.files}
+    stays = sorted(path.name for path in home.iterdir() if path.name not in travels and not path.name.startswith("."))
+    for name in stays:
+        if re.search(rf"(?<![\w.]){re.escape(name.removesuffix('.py'))}(?!\w)", error):
+            return (
+                f"{name} lies beside the recipe and does not travel with it: --ship {name}, or ship = [{name!r}] in "
+                "launcher.toml, adds it."
+            )
+    return None
 
 
 @contextlib.contextmanager
@@ -79,15 +93,20 @@ def _call(found: Discovered, task: TaskPlan, progress: Progress) -> Iterator[ent
         return
     if image is not None:
         progress.info(f"not in the image {image.name}, but with this machine's Megatron: {unavailable}")
-    yield entrypoint_call.on_this_machine(task, found.release.python or found.inputs.host.python, env, command)
+    python = found.release.python or found.inputs.host.python
+    with entrypoint_call.on_this_machine(task, python, env, command) as call:
+        yield call
 
 
-def entrypoint_request(found: Discovered, task: TaskPlan) -> CheckRequest:
-    """Return what the entrypoint reads for --check-config and --fetch."""
+def entrypoint_request(
+    found: Discovered, task: TaskPlan, call: entrypoint_call.EntrypointCall | None = None
+) -> CheckRequest:
+    """Return what the entrypoint reads for --check-config and --fetch, with the paths that count in `call`."""
     recipe = found.inputs.recipe
     named: RecipeFileRequest | BridgeRecipeRequest
     if isinstance(recipe, RecipeFile):
-        named = {"path": str(recipe.path), "function": recipe.function}
+        path = str(recipe.path)
+        named = {"path": call.path_inside(path) if call else path, "function": recipe.function}
     else:
         named = {"bridge": recipe.name}
     return {

@@ -18,9 +18,10 @@ from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
 from launcher.discovery.code_files import code_digest, code_files
 from launcher.discovery.host import HostContext, detect_host
 from launcher.discovery.image import Image, resolve_image
-from launcher.discovery.recipe import BridgeRecipe, Recipe, read_recipe
+from launcher.discovery.recipe import BridgeRecipe, Recipe, RecipeFile, read_recipe
 from launcher.discovery.recipe_index import IndexMatch, lookup, lookup_file, with_index_info
 from launcher.discovery.saves import longest_save_s
+from launcher.discovery.shipped_code import ShippedCode, shipped_code
 from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
 from launcher.planning import arguments, assignments, backend_choice, container, index_info, overrides, run_paths
 from launcher.planning.backend import BackendTraits
@@ -53,7 +54,8 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
     cluster = cluster.model_copy(update={"python": request.python or cluster.python})
     backend = _mode(intent, cluster, host)
-    recipe, code = recipe_and_code(named, request, host)
+    own_copy = resumed.path if resumed else None
+    recipe, shipped, code = recipe_and_code(named, request, host, own_copy)
     wanted = container.wanted_image(request, cluster, backend)
     image = _look_at(wanted, cluster, host) if wanted else None
     release = find_bridge_release(image.packages if image else None, cluster.python, in_image=image is not None)
@@ -84,6 +86,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         overrides=parsed,
         code=code,
         code_digest=code_digest(code, own_entrypoint=not own_program),
+        shipped=shipped,
         bridge=release.version if own_program else None,
         knowledge=index_info.knowledge_of(match, parsed, stated, arguments.sizes(keywords, parsed), files),
         submission=len(resumed.attempts()) if resumed else 0,
@@ -107,10 +110,18 @@ def required_recipe(request: Request, intent: Intent) -> str:
     return request.recipe
 
 
-def recipe_and_code(named: str, request: Request, host: HostContext) -> tuple[Recipe, tuple[tuple[str, str], ...]]:
-    """Return the recipe of this name, and the files of code/ with their sources. Raises RecipeError."""
+def recipe_and_code(
+    named: str, request: Request, host: HostContext, run: Path | None = None
+) -> tuple[Recipe, ShippedCode, tuple[tuple[str, str], ...]]:
+    """Return the recipe of this name, what of the user's travels with it, and the files of code/ with their sources.
+
+    `run` is the directory of a resumed run: of the copy of a recipe in it all files belong to the recipe. Raises
+    RecipeError.
+    """
     recipe = read_recipe(named, host.directory)
-    return recipe, code_files(recipe, request.entrypoint, host.directory)
+    copied = run is not None and isinstance(recipe, RecipeFile) and recipe.path.is_relative_to(run)
+    shipped = shipped_code(recipe, () if copied else request.ship, host.directory, whole=copied)
+    return recipe, shipped, code_files(shipped, request.entrypoint, host.directory)
 
 
 def add_job(asked: Request, host: HostContext) -> tuple[dict[str, Any], dict[str, Any]]:

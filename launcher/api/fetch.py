@@ -61,11 +61,13 @@ def fetch(asked: Request, progress: Progress) -> Fetched:
     _require_stack(found)
     environ = fetch_environment(task_environment(found, task), found.inputs.host.environ, progress.warn)
     python = found.release.python or found.inputs.host.python
-    call = entrypoint_call.on_this_machine(task, python, environ, "--fetch")
-    with tempfile.TemporaryDirectory(prefix="launcher-fetch-") as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="launcher-fetch-") as directory,
+        entrypoint_call.on_this_machine(task, python, environ, "--fetch") as call,
+    ):
         output = FetchOutput(progress)
         request = Path(directory) / "request.json"
-        request.write_text(json.dumps(entrypoint_request(found, task)), encoding="utf-8")
+        request.write_text(json.dumps(entrypoint_request(found, task, call)), encoding="utf-8")
         source = ("cat", str(request))
         done = LocalShell().stream(call.argv, output.take, source=source, env=call.env, check=False)
     answer = output.answer(done.status)

@@ -99,7 +99,7 @@ def _wanted(asked: Request) -> _Wanted:
         run = find_run(request.resume, request.run_root)
         return _Wanted(run.path.parent.parent, _plain({**values, "resume": str(run.path)}), {})
     cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
-    recipe, code = recipe_and_code(required_recipe(request, "submit"), request, host)
+    recipe, _shipped, code = recipe_and_code(required_recipe(request, "submit"), request, host)
     values["cluster"] = cluster.name
     values["recipe"] = f"{recipe.path}:{recipe.function}" if isinstance(recipe, RecipeFile) else recipe.name
     values["assignments"] = assignments.make_paths_absolute(request.assignments, recipe, host.directory)

@@ -41,6 +41,7 @@ class RunOptions(TypedDict, total=False):
     image: str | None
     runtime: str | None
     mounts: Sequence[str] | None
+    ship: Sequence[str] | None
     env: Mapping[str, str | None] | Sequence[str] | None
     python: str | None
     name: str | None

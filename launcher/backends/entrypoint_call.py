@@ -42,9 +42,16 @@ def why_unavailable(image: Image) -> str | None:
     return sandbox.why_unavailable(image.architecture)
 
 
-def on_this_machine(plan: TaskPlan, python: str, env: Mapping[str, str], command: str) -> EntrypointCall:
-    """Call the entrypoint on this machine, with the Python `python`; `command` is such as `--check-config`."""
-    return EntrypointCall((python, dict(plan.code)["entrypoint.py"], command), env)
+@contextlib.contextmanager
+def on_this_machine(plan: TaskPlan, python: str, env: Mapping[str, str], command: str) -> Iterator[EntrypointCall]:
+    """Call the entrypoint on this machine with a copy of the run's code, which lacks what does not travel.
+
+    `python` is the interpreter; `command` is such as `--check-config`.
+    """
+    with tempfile.TemporaryDirectory(prefix="launcher-ask-") as directory:
+        copy_code(Path(directory), plan)
+        sources = tuple((str(Path(directory, target)), source) for target, source in plan.code)
+        yield EntrypointCall((python, str(Path(directory, "entrypoint.py")), command), env, sources)
 
 
 @contextlib.contextmanager

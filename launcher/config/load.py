@@ -20,10 +20,10 @@ from launcher.config.request import Request, assignment_key
 from launcher.contract import files
 from launcher.contract.values import nearest
 
-DEFAULTS = ("cluster", "account", "partition", "qos", "time", "image", "runtime", "run_root", "shared")
+DEFAULTS = ("cluster", "account", "partition", "qos", "time", "image", "runtime", "run_root", "shared", "ship")
 """Keys that a variable or a configuration file may preset; the rest is stated for each run."""
 
-JOINED = ("assignments", "env", "mounts", "srun_args", "nsys_args")
+JOINED = ("assignments", "env", "mounts", "ship", "srun_args", "nsys_args")
 """Lists in which the options' items are added to those of a job file."""
 
 
@@ -158,12 +158,15 @@ def load_request(
     preset: dict[str, Any] = {name: environ[variable] for name, variable in variables.items() if environ.get(variable)}
     if "shared" in preset:
         preset["shared"] = _SWITCHES.get(preset["shared"].lower(), preset["shared"])
+    if "ship" in preset:
+        preset["ship"] = tuple(preset["ship"].split(os.pathsep))
     parse(Request, preset, where=None, label=lambda key: variables[key[0]])
     directory_file, own_file = directory / "launcher.toml", config_home(environ) / "config.toml"
     merged = {**_read_defaults(own_file), **_read_defaults(directory_file), **preset}
     both = add_job_file(stated, job)
     # A default is weaker than an option and stronger than the job file.
-    merged = {**both, **merged, **{key: both[key] for key in stated}}
+    added = {"ship": (*merged["ship"], *both.get("ship", ()))} if "ship" in merged else {}
+    merged = {**both, **merged, **{key: both[key] for key in stated}, **added}
     return parse(Request, merged, where="the request")
 
 

@@ -44,6 +44,9 @@ class Request(BaseModel):
 
     runtime: Runtime | None = None
     mounts: tuple[Text, ...] = ()
+    ship: tuple[Text, ...] = ()
+    """Files and directories that travel with the recipe, besides its imports and what git tracks beside it."""
+
     default_image: Text | None = None
     default_mounts: tuple[Text, ...] = ()
     """What srun.sh passes on: used where the runtime is a container and nothing else names an image or a mount."""

@@ -10,18 +10,18 @@ from launcher._util.user_paths import is_file, user_path
 from launcher.contract.files import read_text
 from launcher.contract.paths import ENTRYPOINT, MODELS, RECIPE
 from launcher.contract.variables import secret_in_code
-from launcher.discovery.recipe import Recipe, RecipeFile
+from launcher.discovery.shipped_code import ShippedCode
 
 _SCANNED_BYTES = 4 << 20
 
 
-def code_files(recipe: Recipe, entrypoint: str | None, directory: Path) -> tuple[tuple[str, str], ...]:
+def code_files(shipped: ShippedCode, entrypoint: str | None, directory: Path) -> tuple[tuple[str, str], ...]:
     """Return sorted pairs of a path below code/ and the absolute path of its source.
 
     code/ holds the entrypoint, the half of the launcher that runs in the job, the architectures of configs/models, and
-    the recipe with the *.py files beside it. Raises RecipeError for a missing entrypoint, and for a secret in a file.
+    the user's own files below recipe/. Raises RecipeError for a missing entrypoint, and for a secret in a file.
     """
-    own = dict(_recipe(recipe))
+    own = {f"{RECIPE}/{target}": source for target, source in shipped.files}
     program = dict(_program(entrypoint, directory))
     for source in (*own.values(), *([program[ENTRYPOINT]] if entrypoint else [])):
         refuse_secrets(Path(source))
@@ -60,12 +60,6 @@ def _program(entrypoint: str | None, directory: Path) -> Iterator[tuple[str, str
             yield f"launcher/{file[beginning:]}", file
     for path in sorted(resource("configs/models").glob("*.json")):
         yield f"{MODELS}/{path.name}", str(path)
-
-
-def _recipe(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    if isinstance(recipe, RecipeFile):
-        for path in (recipe.path, *recipe.beside):
-            yield f"{RECIPE}/{path.name}", str(path)
 
 
 def code_digest(files: Iterable[tuple[str, str]], *, own_entrypoint: bool) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import RecipeError
-from launcher._util.user_paths import exists, is_file, user_path
+from launcher._util.user_paths import exists, user_path
 from launcher.contract.files import read_bytes
 
 SOURCE_BYTES = 1 << 20
@@ -22,8 +22,6 @@ class RecipeFile:
     parameters: tuple[str, ...]
     required: tuple[str, ...]
     """Parameters without a default."""
-    beside: tuple[Path, ...]
-    """Other *.py files of its directory, which are copied into the run with it."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,7 @@ def read_recipe(text: str, directory: Path) -> Recipe:
     if not exists(path):
         raise RecipeError(f"there is no recipe {file!r}", where=str(directory), hint=_others(path))
     parameters, required = _signature(path, function)
-    beside = tuple(sorted(other for other in path.parent.glob("*.py") if other != path and is_file(other)))
-    return RecipeFile(path, function, parameters, required, beside)
+    return RecipeFile(path, function, parameters, required)
 
 
 def _signature(path: Path, function: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

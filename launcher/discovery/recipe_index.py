@@ -1,6 +1,5 @@
 """The index of Megatron Bridge's recipes, read from files that tools/bridge_recipes.py has generated."""
 
-import ast
 import functools
 import hashlib
 import json
@@ -15,6 +14,7 @@ from launcher._util.resources import resource
 from launcher.contract.recipe_arguments import successors
 from launcher.contract.values import nearest
 from launcher.discovery.recipe import BridgeRecipe, RecipeFile
+from launcher.discovery.shipped_code import imported_files
 
 _DIRECTORY = "configs/bridge"
 
@@ -165,29 +165,9 @@ def lookup_file(recipe: RecipeFile, version: str | None) -> IndexMatch | None:
 def content_digest(recipe: RecipeFile) -> str:
     """Return a digest of the recipe's file, and of the files beside it that it imports. Raises OSError."""
     digest = hashlib.sha256()
-    seen: set[Path] = set()
-    waiting = [recipe.path]
-    beside = {path.stem: path for path in recipe.beside}
-    while waiting:
-        path = waiting.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        content = path.read_bytes()
-        digest.update(hashlib.sha256(content).digest())
-        waiting += sorted(beside[name] for name in _imported(content) if name in beside)
+    for path in (recipe.path, *imported_files(recipe.path)):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:32]
-
-
-def _imported(content: bytes) -> set[str]:
-    """Return the top-level names of the modules that a file imports anywhere."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(content)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.partition(".")[0])
-    return names
 
 
 def with_index_info(recipe: BridgeRecipe, index_match: IndexMatch | None) -> BridgeRecipe:

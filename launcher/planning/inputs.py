@@ -12,6 +12,7 @@ from launcher.discovery.host import HostContext
 from launcher.discovery.image import Image
 from launcher.discovery.recipe import Recipe
 from launcher.discovery.recipe_index import IndexMatch
+from launcher.discovery.shipped_code import ShippedCode
 from launcher.discovery.training_files import TrainingFiles
 from launcher.planning.backend import BackendTraits
 from launcher.planning.profiler.model import ProfilerContext
@@ -107,6 +108,8 @@ class PlanInputs:
     overrides: tuple[Override, ...]
     code: tuple[tuple[str, str], ...]
     knowledge: ConfigKnowledge = field(default=FromOverrides())
+    shipped: ShippedCode = field(default=ShippedCode(()))
+    """The user's own files among those of `code`, and the state of their project."""
     submission: int = 0
     run_dir: str | None = None
     """The directory of a resumed run; a new one gets its own."""

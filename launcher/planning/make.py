@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from launcher._util.errors import ConfigError
 from launcher._util.version import __version__
@@ -66,6 +67,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         request=request.model_dump(mode="json", exclude_defaults=True, exclude=_OF_ONE_COMMAND),
         unchecked=_unchecked(inputs, task),
         warnings=(*_warnings(inputs, task), *task.fabric.warnings, *task.preflight.warnings),
+        source=_source(inputs),
         code_digest=inputs.code_digest,
         bridge=inputs.bridge,
         guesses=task.fabric.guesses,
@@ -77,6 +79,11 @@ def make_plan(inputs: PlanInputs) -> Plan:
     changes = resume_changes.find_changes(inputs.previous, plan)
     resume_changes.require_permission(changes, request.allow_changes, task.run_dir)
     return dataclasses.replace(plan, changes=changes)
+
+
+def _source(inputs: PlanInputs) -> dict[str, Any] | None:
+    git = inputs.shipped.git
+    return {"commit": git.commit, "branch": git.branch, "changed": list(git.changed), "diff": git.diff} if git else None
 
 
 def _unchecked(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
@@ -118,6 +125,7 @@ def _warnings(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
         for name in sorted(inputs.host.environ)
         if name.startswith(("SBATCH_", "SRUN_"))
     ]
+    found += inputs.shipped.warnings
     ranks = task.layout.ranks_per_node
     if step.too_few_cpus(inputs, task.layout):
         found.append(

@@ -148,6 +148,8 @@ class Plan:
     unchecked: tuple[str, ...]
     """What only running the recipe can tell."""
     warnings: tuple[str, ...]
+    source: dict[str, Any] | None = None
+    """The project of the recipe's file in git: commit, branch, changed files and their diff; None outside one."""
     code_digest: str | None = None
     """Of the recipe's files, and of an entrypoint of the user's own; None where that was not computed."""
     bridge: str | None = None

@@ -18,6 +18,7 @@ from launcher.config.request import Request
 from launcher.discovery.code_files import code_files
 from launcher.discovery.image import resolve_image
 from launcher.discovery.recipe import read_recipe
+from launcher.discovery.shipped_code import shipped_code
 from launcher.planning import make
 from launcher.planning.backend import LOCAL
 from tests.backends.containers import missing
@@ -104,7 +105,7 @@ def carried_out(said: Said, directory: Path, tiny: Path) -> bytes | None:
         request = parse(Request, asked, where="")
         recipe = read_recipe("small.py", directory)
         found = resolve_image(str(image), cluster=cluster, host=host, shell=LocalShell())
-        code = code_files(recipe, request.entrypoint, directory)
+        code = code_files(shipped_code(recipe), request.entrypoint, directory)
         given = make.PlanInputs(request, cluster, host, LOCAL, recipe, {}, (), code, image=found)
         plan = make.make_plan(given)
         started = start_run(plan, host, None, LocalShell(), pytest.fail)

@@ -25,6 +25,7 @@ from launcher.config.request import Request
 from launcher.discovery.code_files import code_files
 from launcher.discovery.host import Allocation, HostContext, detect_host
 from launcher.discovery.recipe import RecipeFile, read_recipe
+from launcher.discovery.shipped_code import shipped_code
 from launcher.planning import assignments, make
 from launcher.planning.backend import ALLOCATION, LOCAL, BackendTraits
 from launcher.planning.overrides import check
@@ -95,7 +96,7 @@ def carried_out(
                 recipe,
                 arguments,
                 check(texts, None),
-                code_files(recipe, TOY, directory),
+                code_files(shipped_code(recipe), TOY, directory),
             )
         )
         # In an allocation sbatch.sh is rendered too, which refuses a run root with a single quote.

@@ -19,6 +19,7 @@ from launcher.contract.records import Lease
 from launcher.contract.validation import problems
 from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import read_recipe
+from launcher.discovery.shipped_code import shipped_code
 from launcher.planning.model import Plan
 from launcher.scripts import scripts
 from tests.backends.running import ROOT, TOY, user_of
@@ -58,7 +59,7 @@ def prepared(directory: Path, *overrides: str) -> Plan:
         plan(profile=cluster(scheduler="slurm", gpus_per_node=2), changes=overrides),
         run_dir=str(directory / "runs" / "small" / "20260921-120000-abcd"),
         python=sys.executable,
-        code=code_files(recipe, TOY, ROOT),
+        code=code_files(shipped_code(recipe), TOY, ROOT),
     )
     create(made, scripts(made))
     return made

@@ -18,7 +18,7 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_a_file_is_read_without_being_run(recipe: Path) -> None:
     found = read_recipe("x.py", recipe.parent)
-    assert found == RecipeFile(recipe, "configure", ("a", "b", "c", "d"), ("a", "c"), (recipe.parent / "helper.py",))
+    assert found == RecipeFile(recipe, "configure", ("a", "b", "c", "d"), ("a", "c"))
 
 
 def test_another_function_and_an_imported_one(recipe: Path) -> None:

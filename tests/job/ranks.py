@@ -14,6 +14,7 @@ from typing import Any
 
 from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import read_recipe
+from launcher.discovery.shipped_code import shipped_code
 from tests.job.override_records import override_records
 from tests.support.limits import seconds
 from tests.support.warm import warm_python
@@ -85,7 +86,7 @@ def make_run(
     """Write a run directory with the shipped recipes and `files` (name: text) beside them."""
     code = path / "code"
     shipped = read_recipe("vanilla_gpt_pretrain.py", ROOT / "recipes")
-    for target, source in code_files(shipped, None, ROOT):
+    for target, source in code_files(shipped_code(shipped), None, ROOT):
         (code / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, code / target)
     for name, text in (files or {}).items():

@@ -12,6 +12,7 @@ import pytest
 
 from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import RecipeFile, read_recipe
+from launcher.discovery.shipped_code import shipped_code
 from tests.support.limits import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,8 +24,8 @@ def run(directory: Path, python: str, expected: dict[str, Any], **environ: str) 
     """One rank in a run directory, as step.sh starts it."""
     recipe = read_recipe(PROGRAM, directory)
     assert isinstance(recipe, RecipeFile)
-    assert (recipe.parameters, recipe.beside) == (("expected",), ())
-    for target, source in code_files(recipe, PROGRAM, directory):
+    assert recipe.parameters == ("expected",)
+    for target, source in code_files(shipped_code(recipe), PROGRAM, directory):
         path = directory / "code" / target
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)

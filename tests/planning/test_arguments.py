@@ -20,7 +20,7 @@ from launcher.planning.overrides import check as check_overrides
 from launcher.planning.overrides import load_schema
 
 SCHEMA = load_schema()
-FILE = RecipeFile(Path("/r/x.py"), "configure", ("data",), (), ())
+FILE = RecipeFile(Path("/r/x.py"), "configure", ("data",), ())
 
 
 def bridge(name: str) -> BridgeRecipe:

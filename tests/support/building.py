@@ -16,7 +16,7 @@ from launcher.planning.inputs import ConfigKnowledge, FromOverrides
 from launcher.planning.model import Plan
 from launcher.planning.overrides import check
 
-RECIPE = RecipeFile(Path("/home/ada/gpt/recipes/small.py"), "configure", ("layers",), (), ())
+RECIPE = RecipeFile(Path("/home/ada/gpt/recipes/small.py"), "configure", ("layers",), ())
 SPACE = DiskSpace("/home/ada/gpt", 10**18, 10**18, None, None)
 SHELL = {"HOME": "/home/ada", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "USER": "ada", "EDITOR": "vi"}
 

@@ -97,3 +97,48 @@ def test_a_batch_job_is_stopped_and_resumed_with_the_losses_of_an_uninterrupted_
     after = losses(run, "001")
     assert list(after) == list(range(11, 21))
     assert {**losses(run), **after} == whole
+
+
+def test_a_project_trains_where_the_job_starts_after_it_was_deleted(user: User, slurm_cluster: VirtualCluster) -> None:
+    """Packages two levels deep, a data file, a relative import and an uncommitted change travel; a secret does not."""
+    project = user.directory / "project"
+    texts = {
+        "trial.py": Path(VANILLA).read_text()
+        + "\nimport json\nfrom pathlib import Path\nfrom sizes.small.layers import LAYERS\n_plain = configure\n"
+        + 'KNOBS = json.loads((Path(__file__).parent / "conf/knobs.json").read_text())\n\n\n'
+        + "def configure():\n    cfg = _plain()\n    cfg.model.num_layers = LAYERS\n"
+        + '    cfg.train.train_iters = KNOBS["iterations"]\n    return cfg\n',
+        "sizes/__init__.py": "",
+        "sizes/small/__init__.py": "",
+        "sizes/small/layers.py": "from ..one import ONE\nLAYERS = 2 * ONE\n",
+        "sizes/one.py": "ONE = 1\n",
+        "conf/knobs.json": '{"iterations": 9}',
+        "secrets_local.py": "TOKEN = 1\n",
+    }
+    for name, text in texts.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    for command in (("init", "-q"), ("add", "trial.py", "sizes", "conf"), ("commit", "-qm", "first")):
+        user.call(["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@example.com", *command])
+    (project / "conf/knobs.json").write_text('{"iterations": 4}')
+
+    asked = ("project/trial.py", "--nodes=1", "--gpus-per-node=1", "--json", "--python", warm_python())
+    answer = json.loads(user.run("submit", *asked, "checkpoint.save=null", "--sbatch", "hold").stdout)
+    run = Path(answer["run_dir"])
+    project.rename(user.directory / "gone")
+    slurm_cluster.run("scontrol", "release", answer["job"])
+    assert slurm_cluster.wait(answer["job"], "COMPLETED", "FAILED", timeout_s=400) == "COMPLETED"
+    assert list(losses(run)) == [1, 2, 3, 4]
+    assert not list(run.rglob("secrets_local*"))
+    source = json.loads((run / "plan.json").read_text())["source"]
+    assert (source["changed"], '+{"iterations": 4}' in source["diff"]) == (["conf/knobs.json"], True)
+
+
+def test_what_stays_behind_is_named_by_the_check(user: User) -> None:
+    (user.directory / "knobs.json").write_text("{}")
+    (user.directory / "trial.py").write_text(
+        "from pathlib import Path\n\n\n"
+        'def configure():\n    return (Path(__file__).parent / "knobs.json").read_text()\n'
+    )
+    asked = ("plan", "trial.py", "--cluster", "local", "--check-config", "--python", warm_python())
+    assert "--ship knobs.json" in user.run(*asked, status=2).stderr

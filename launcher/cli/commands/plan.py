@@ -79,6 +79,15 @@ def show(plan: "Plan", *, as_json: bool, with_scripts: bool) -> None:
             say(f"\n--- {name}\n{text}", end="")
 
 
+def _source_rows(plan: "Plan") -> list[str]:
+    if plan.source is None:
+        return []
+    commit, branch = plan.source["commit"] or "no commit yet", plan.source["branch"]
+    changed = len(plan.source["changed"])
+    state = f"{changed} changed file{'s' if changed > 1 else ''}" if changed else "unchanged"
+    return [_row("  source", f"{commit[:12]}{f' on {branch}' if branch else ''}, {state}")]
+
+
 def _lines(plan: "Plan") -> list[str]:
     layout = plan.layout
     nodes = "node" if layout.nodes == 1 else "nodes"
@@ -88,6 +97,7 @@ def _lines(plan: "Plan") -> list[str]:
         _row("backend", f"{plan.backend.name} ({plan.backend.title})"),
         _row("cluster", f"{plan.cluster} (device {plan.device}, runtime {plan.runtime})"),
         _row("recipe", plan.recipe),
+        *_source_rows(plan),
         *(_row("  argument", f"{name}={value}") for name, value in plan.argv["arguments"].items()),
         *(_row("  override", text) for text in plan.overrides),
         _row("ranks", f"{layout.nodes} {nodes} x {layout.ranks_per_node} = {layout.world_size}"),

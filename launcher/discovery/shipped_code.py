@@ -1,0 +1,211 @@
+"""The user's files that travel with a run: the recipe, its imports, the tracked files beside it, what --ship names."""
+
+import ast
+import fnmatch
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher._util.errors import CommandError, RecipeError
+from launcher._util.shell import LocalShell
+from launcher._util.user_paths import user_path
+from launcher.discovery.recipe import BridgeRecipe, Recipe
+
+IGNORE = ".launcherignore"
+"""A file beside the recipe with patterns of names that do not travel, one on a line, as fnmatch reads them."""
+
+_MOST_FILES = 2000
+_MOST_BYTES = 50_000_000
+_DIFF_BYTES = 100_000
+_GIT_TIMEOUT_S = 20
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The project's state when the run was made."""
+
+    commit: str | None
+    """None before the first commit."""
+    branch: str | None
+    """None where no branch is checked out."""
+    changed: tuple[str, ...]
+    """Tracked files below the recipe's directory that differ from the commit."""
+    diff: str
+    """Their differences, at most 100 kB."""
+
+
+@dataclass(frozen=True)
+class ShippedCode:
+    """What travels: paths below code/recipe/ with their sources, and where they came from."""
+
+    files: tuple[tuple[str, str], ...]
+    git: GitState | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def shipped_code(
+    recipe: Recipe, named: Iterable[str] = (), directory: Path = Path(), *, whole: bool = False
+) -> ShippedCode:
+    """Find what travels with a recipe; a recipe of Megatron Bridge is in the image already.
+
+    `named` are the paths of --ship, relative to `directory`; `whole` ships all that lies beside the recipe, which is
+    right for the copy in a run's directory. Raises RecipeError for a named path that does not exist, or is too much.
+    """
+    if isinstance(recipe, BridgeRecipe):
+        if named:
+            raise RecipeError("--ship adds files to a recipe of your own, and this one is Megatron Bridge's")
+        return ShippedCode(())
+    home = recipe.path.parent
+    found = {recipe.path.name: recipe.path}
+    if whole:
+        found |= {path.relative_to(home).as_posix(): path for path in _files_below(home)}
+        return ShippedCode(_pairs(found))
+    ignored = _ignored(home)
+    found |= {path.relative_to(home).as_posix(): path for path in imported_files(recipe.path)}
+    for text in named:
+        found |= _named(text, home, directory, ignored)
+    _check_size(found, "--ship")
+    tracked = _tracked(home, ignored)
+    if tracked is None:
+        return ShippedCode(_pairs(found))
+    both = {**tracked, **found}
+    if (size := _size(both)) is None:
+        return ShippedCode(_pairs(both), _git_state(home))
+    warning = (
+        f"{size} are tracked beside the recipe, which is too much to travel: only what it imports and --ship names "
+        f"does. {IGNORE} beside it can leave out names, or move the recipe to a directory of its own"
+    )
+    return ShippedCode(_pairs(found), _git_state(home), (warning,))
+
+
+def imported_files(script: Path) -> list[Path]:
+    """Return the files below the script's directory that it imports, directly or not, as far as its text says.
+
+    A module is looked up as Python does for a script: in the script's directory. Imports by computed names are not
+    found.
+    """
+    home, seen, waiting = script.parent, {script}, [script]
+    while waiting:
+        path = waiting.pop()
+        for found in _imports(path, home):
+            if found not in seen:
+                seen.add(found)
+                waiting.append(found)
+    return sorted(seen - {script})
+
+
+def _imports(path: Path, home: Path) -> Iterator[Path]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return  # importing it says what is wrong
+    package = path.relative_to(home).parent.parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _module(home, tuple(alias.name.split(".")))
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - (node.level - 1)] if node.level else ()
+            base = (*above, *(node.module.split(".") if node.module else ()))
+            yield from _module(home, base)
+            for alias in node.names:
+                yield from _module(home, (*base, alias.name))
+
+
+def _module(home: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files that importing a.b.c reads: the packages above it, and the module."""
+    for end in range(1, len(parts) + 1):
+        path = home.joinpath(*parts[:end])
+        for candidate in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+            if candidate.is_file():
+                yield candidate
+                break
+
+
+def _named(text: str, home: Path, directory: Path, ignored: tuple[str, ...]) -> dict[str, Path]:
+    path = user_path(text, directory, where="--ship", error=RecipeError)
+    if not path.exists():
+        raise RecipeError(f"there is no file or directory {text!r} to travel with the recipe", where="--ship")
+    absolute = path.absolute()
+    start = absolute.relative_to(home) if absolute.is_relative_to(home) else Path(absolute.name)
+    if path.is_file():
+        return {start.as_posix(): absolute}
+    below = (one.relative_to(absolute) for one in _files_below(absolute))
+    return {(start / one).as_posix(): absolute / one for one in below if not _is_ignored(one.as_posix(), ignored)}
+
+
+def _files_below(directory: Path) -> Iterator[Path]:
+    for root, directories, names in os.walk(directory):
+        directories[:] = sorted(name for name in directories if not name.startswith(".") and name != "__pycache__")
+        for name in sorted(names):
+            path = Path(root, name)
+            if path.is_file() and not name.startswith("."):
+                yield path
+
+
+def _tracked(home: Path, ignored: tuple[str, ...]) -> dict[str, Path] | None:
+    """Return the tracked files below the recipe's directory, as they are now; None outside a project of git."""
+    listed = _git(home, "ls-files", "-z", "--", ".")
+    if not listed:
+        return None
+    names = [name for name in listed.split("\0") if name and not _is_ignored(name, ignored)]
+    return {name: home / name for name in names if (home / name).is_file()}
+
+
+def _git_state(home: Path) -> GitState:
+    commit, branch = _git(home, "rev-parse", "HEAD"), _git(home, "symbolic-ref", "--quiet", "--short", "HEAD")
+    compared = ("diff", "HEAD", "--no-ext-diff", "--no-color") if commit else ("diff", "--no-ext-diff", "--no-color")
+    changed = (_git(home, *compared, "--relative", "--name-only", "-z", "--", ".") or "").split("\0")
+    diff = _git(home, *compared, "--relative", "--", ".") or ""
+    return GitState(
+        (commit or "").strip() or None,
+        (branch or "").strip() or None,
+        tuple(name for name in changed if name),
+        diff[:_DIFF_BYTES],
+    )
+
+
+def _git(home: Path, *arguments: str) -> str | None:
+    """Return what git prints; None without git, outside a project, and where git refuses another user's project."""
+    try:
+        done = LocalShell().run(["git", "-C", str(home), *arguments], check=False, timeout_s=_GIT_TIMEOUT_S)
+    except CommandError:
+        return None
+    return done.stdout if done.status == 0 else None
+
+
+def _ignored(home: Path) -> tuple[str, ...]:
+    try:
+        lines = (home / IGNORE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    return tuple(line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#"))
+
+
+def _is_ignored(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern fits the path, one of the directories above it, or a name in it."""
+    parts = name.split("/")
+    above = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return any(fnmatch.fnmatch(one, pattern) for pattern in patterns for one in (*above, *parts))
+
+
+def _pairs(found: dict[str, Path]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((target, str(source)) for target, source in found.items()))
+
+
+def _size(found: dict[str, Path]) -> str | None:
+    """Return the number and bytes of the files where they exceed the limits."""
+    total = sum(path.stat().st_size for path in found.values())
+    if len(found) <= _MOST_FILES and total <= _MOST_BYTES:
+        return None
+    return f"{len(found)} files of {total / 1e6:.0f} MB"
+
+
+def _check_size(found: dict[str, Path], where: str) -> None:
+    if (size := _size(found)) is not None:
+        raise RecipeError(
+            f"{size} would be copied into each run, more than {_MOST_FILES} files or {_MOST_BYTES / 1e6:.0f} MB",
+            where=where,
+            hint=f"Mount a large directory instead (--mount), or leave names out by {IGNORE} beside the recipe.",
+        )
