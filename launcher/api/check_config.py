@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from launcher._util.errors import CommandError, RequestError
 from launcher._util.shell import LocalShell, Shell
+from launcher._util.user_paths import require_directory
 from launcher.api.check_cache import CheckCache
 from launcher.api.discover import Discovered
 from launcher.api.progress import Progress
@@ -33,6 +35,7 @@ def check_config(found: Discovered, progress: Progress, shell: Shell | None = No
     """
     task = plan_task(found.inputs)
     require_sources(mount.source for mount in task.mounts)
+    require_directory(Path(task.run_dir).parent, "--run-root")
     request = entrypoint_request(found, task)
     cache = CheckCache(found, task, request, task_environment(found, task))
     kept = cache.read()
