@@ -49,7 +49,7 @@ def on_this_machine(plan: TaskPlan, python: str, env: Mapping[str, str], command
     `python` is the interpreter; `command` is such as `--check-config`.
     """
     with tempfile.TemporaryDirectory(prefix="launcher-ask-") as directory:
-        copy_code(Path(directory), plan)
+        copy_code(Path(directory), plan, shared=False)
         sources = tuple((str(Path(directory, target)), source) for target, source in plan.code)
         yield EntrypointCall((python, str(Path(directory, "entrypoint.py")), command), env, sources)
 
