@@ -635,7 +635,8 @@ def _options(words: tuple[str, ...], parser: argparse.ArgumentParser) -> Iterato
         if action.choices is not None:
             yield Row((*given, option, "zero"), "invalid choice")
         elif action.type is not None and action.dest != "output":
-            numbers = [value for value in _NUMBERS[:3] if option != "--rendezvous-timeout" or value != "1.5"]
+            fractions = option in ("--hang-limit", "--rendezvous-timeout")
+            numbers = [value for value in _NUMBERS[:3] if not fractions or value != "1.5"]
             yield from (Row((*given, f"{option}={value}"), option) for value in numbers)
             if words in (("run",), ("status",), ("doctor",)):
                 yield from (Row((*given, f"{option}={value}"), option) for value in _NUMBERS[3:])
