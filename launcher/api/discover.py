@@ -20,7 +20,6 @@ from launcher.discovery.host import HostContext, detect_host
 from launcher.discovery.image import Image, resolve_image
 from launcher.discovery.recipe import BridgeRecipe, Recipe, RecipeFile, read_recipe
 from launcher.discovery.recipe_index import IndexMatch, lookup, lookup_file, with_index_info
-from launcher.discovery.saves import longest_save_s
 from launcher.discovery.shipped_code import ShippedCode, shipped_code
 from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
 from launcher.planning import arguments, assignments, backend_choice, container, index_info, overrides, run_paths
@@ -94,7 +93,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         recipe_text=resumed.plan["recipe"] if resumed else None,
         previous=resumed.plan if resumed else None,
         image=image,
-        save_s=longest_save_s(attempt.timeline for attempt in resumed.attempts()) if resumed else None,
+        save_s=_longest_save_s(resumed) if resumed else None,
         profiling=profiling,
         use_viztracer=use_viztracer,
         space=_space(request, parsed, cluster, host, resumed),
@@ -133,6 +132,12 @@ def add_job(asked: Request, host: HostContext) -> tuple[dict[str, Any], dict[str
     if not exists(job_file):
         raise RecipeError(f"there is no job file {str(job_file)!r}")
     return stated, read_job_file(job_file)
+
+
+def _longest_save_s(run: RunDirectory) -> float | None:
+    from launcher.discovery.saves import longest_save_s
+
+    return longest_save_s(attempt.timeline for attempt in run.attempts())
 
 
 def _layer(asked: Request, host: HostContext) -> tuple[Request, RunDirectory | None, bool]:

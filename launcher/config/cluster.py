@@ -185,6 +185,10 @@ class Cluster(BaseModel):
     time_limit: TimeLimit | None = None
     """The time limit in Slurm's notation, such as `30:00` (minutes and seconds) or `1-12:00:00`."""
 
+    ft_launcher: Flag = False
+    """Whether the site starts the ranks' monitors of NVIDIA's fault tolerance package, which `ft_launcher` starts
+    elsewhere; without it a configuration with `ft.enable_ft_package=true` is refused."""
+
     keep_going: Flag = False
     """Whether batch runs are continued by themselves until they have finished, as with --keep-going."""
 

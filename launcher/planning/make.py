@@ -6,7 +6,16 @@ from typing import Any
 
 from launcher._util.errors import ConfigError
 from launcher._util.version import __version__
-from launcher.planning import assignments, container, environment, environment_lint, index_info, resume_changes, step
+from launcher.planning import (
+    assignments,
+    container,
+    environment,
+    environment_lint,
+    index_info,
+    resume_changes,
+    retry,
+    step,
+)
 from launcher.planning.inputs import FromCheck, FromIndex, PlanInputs
 from launcher.planning.layout import PARALLEL_KEYS
 from launcher.planning.model import Plan
@@ -126,6 +135,11 @@ def _warnings(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
         if name.startswith(("SBATCH_", "SRUN_"))
     ]
     found += inputs.shipped.warnings
+    if (site := retry.site_recovery(inputs)) is not None and site.startswith("srun's"):
+        found.append(
+            f"{site} may start the step again inside the same attempt: its ranks refuse a second start, because an "
+            "attempt's records are written once, and the run ends there; --resume continues it"
+        )
     ranks = task.layout.ranks_per_node
     if step.too_few_cpus(inputs, task.layout):
         found.append(

@@ -166,3 +166,27 @@ def test_ranks_that_had_finished_when_the_job_was_ended(user: User, cluster: Vir
     cluster.run("scancel", run.job)
     assert run.after_slurm_forgot()["phase"] == "finished"
     assert not (run.attempt("000") / "result.json").exists()
+
+
+@pytest.mark.soak
+def test_slurm_itself_ends_a_job_of_one_minute(user: User, cluster: VirtualCluster) -> None:
+    """Nothing is sent by hand: the notice, a save of eight seconds, the next attempt. Cost: 80 s."""
+    run = Started(user, cluster, "--time=1", "toy.save_seconds=8")
+    began = (run.attempt("000") / "start").stat().st_mtime
+    result = run.result(timeout_s=90)
+    assert (result["stopped_by"], result["reason"]) == ("time limit", "time limit")
+    assert 20 < result["ended"] - began < 60, "in the second half of the job's time, and before its end"
+    user.run("submit", "--resume", str(run.path), "--time=1")
+    wait_until(lambda: run.trains("001"), "the next attempt", cluster, 60)
+    timeline = (run.attempt("001") / "timeline.jsonl").read_text()
+    assert f'"iteration": {result["checkpoint"]}' in timeline
+
+
+@pytest.mark.soak
+def test_a_job_that_reaches_its_limit_unprepared(user: User, cluster: VirtualCluster) -> None:
+    """Case of a limit that comes at once: what KillWait leaves is used, and the verdict is written. Cost: 40 s."""
+    run = Started(user, cluster, "--time=60", "--sbatch", "signal=B:USR1@1")
+    run.scontrol("EndTime=now+2")
+    result = run.result(timeout_s=90)
+    assert (result["outcome"], result["stopped_by"], result["reason"]) == ("stopped", "time limit", "time limit")
+    assert run.after_slurm_forgot()["phase"] == "stopped"

@@ -270,6 +270,51 @@ def test_a_loss_that_is_not_finite_is_an_outcome_and_is_not_replaced_by_an_older
         assert ("rank 0: ValueError: bad" in str(result["reason"])) is (end is CRASHED)
 
 
+def notice(directory: Path, why: str, time: float = 10.0) -> None:
+    text = json.dumps({"version": 1, "time": time, "why": why, "left_s": 30})
+    (directory / "attempts/000/notice.json").write_text(text)
+
+
+KILLED, LATER = (None, "137 9.0 n1"), (None, "137 12.0 n1")
+OUTER: dict[str, tuple[str, list[tuple[dict[str, Any] | None, str | None]], str, str | None]] = {
+    "all saved": ("time limit", [(STOPPED, "0 11 a")] * 2, "stopped", "time limit"),
+    "preempted": ("preempted", [(STOPPED, "0 11 a")] * 2, "stopped", "preempted"),
+    "killed before they had saved": ("time limit", [LATER, (None, None)], "stopped", "time limit; 2 of 2 ranks"),
+    "ended in the set-up": ("cancelled", [(None, "143 9.5 a")] * 2, "stopped", "cancelled; 2 of 2 ranks"),
+    "a peer was gone": (
+        "preempted",
+        [(record("failed", cause="communication"), "1 11 a"), LATER],
+        "stopped",
+        "preempted; 2 of 2 ranks",
+    ),
+    "an error of its own": ("time limit", [(record("failed"), "1 9 a"), LATER], "failed", "rank 0: ValueError: bad"),
+    "killed before the notice": ("time limit", [KILLED, LATER], "failed", "rank 0: killed by signal 9"),
+    "finished in time": ("time limit", [(FINISHED, "0 9 a")] * 2, "finished", None),
+}
+
+
+@pytest.mark.parametrize("name", OUTER)
+def test_what_slurm_ended_is_stopped_and_not_failed(name: str, tmp_path: Path) -> None:
+    why, ranks, outcome, reason = OUTER[name]
+    notice(attempt_of(tmp_path, ranks), why)
+    (tmp_path / "attempts/000/timeline.jsonl").write_text('{"time": 1.0, "event": "save", "iteration": 4}\n')
+    result = verdict.compose(AttemptPaths(tmp_path / "attempts/000"), 2, 137, now=100.0)
+    assert (result["outcome"], result["checkpoint"]) == (outcome, 4)
+    assert str(result["reason"]).startswith(str(reason))
+    assert result["stopped_by"] == (why if outcome == "stopped" else None)
+
+
+def test_ranks_that_were_asked_to_stop_and_crashed_have_failed(tmp_path: Path) -> None:
+    attempt_of(tmp_path, [(STOPPED, "0 11 a"), LATER])
+    (tmp_path / "attempts/000/stop").write_text("launcher cancel --checkpoint\n")
+    attempt = AttemptPaths(tmp_path / "attempts/000")
+    assert verdict.compose(attempt, 2, 137, now=100.0)["outcome"] == "failed"
+    attempt.exit_record(1).write_text("0 11 a")
+    attempt.rank_record(1).write_text(json.dumps({"rank": 1, **STOPPED}))
+    result = verdict.compose(attempt, 2, 0, now=100.0)
+    assert (result["outcome"], result["stopped_by"], result["reason"]) == ("stopped", "asked", "requested")
+
+
 def test_srun_says_why_a_rank_left_no_record(tmp_path: Path) -> None:
     attempt_of(tmp_path, [(FINISHED, "0 11 n1"), (None, "137 10 n1")])
     said = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed."

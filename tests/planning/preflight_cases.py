@@ -48,6 +48,18 @@ IMAGE = {"megatron-core": "0.19.2", "transformer-engine": "2.19.0"}
 BATCH = {"train.micro_batch_size": 2, TP: 1, PP: 1, CP: 1}
 
 TABLE = (
+    refused(
+        "ft.enable_ft_package=true works under NVIDIA's ft_launcher",
+        {"ft.enable_ft_package": True},
+        "ft_launcher = true",
+    ),
+    warned(
+        "no nvidia-resiliency-ext was found in the image",
+        {"ft.enable_ft_package": True},
+        "choose an image",
+        ft_launcher=True,
+        packages=IMAGE,
+    ),
     refused("8 ranks cannot be divided by TP 3 x PP 1 x CP 1 = 3", {TP: 3, PP: 1, CP: 1}),
     refused("8 ranks cannot be divided by TP 2 x PP 2 x CP 4 = 16", {TP: 2, PP: 2, CP: 4}),
     refused("8 ranks cannot be divided by ETP 1 x EP 16 x PP 1 = 16", {ETP: 1, EP: 16, PP: 1}),

@@ -1,13 +1,18 @@
 """The smaller decisions: environment, directives, mounts, settings, place, profiling."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launcher._util.errors import ConfigError, OverrideError, PrerequisiteError
-from launcher.planning import assignments, backend_choice, environment, slurm_options
+from launcher.discovery.saves import longest_save_s
+from launcher.planning import assignments, backend_choice, environment, slurm_options, time_limit
 from launcher.planning.backend import ALLOCATION, BATCH, LOCAL
 from launcher.planning.profiler import plan as profiler_plan
+from launcher.scripts import scripts
+from launcher.slurm.queue import Job, State
 from tests.support.building import RECIPE, SHELL, allocation, cluster, host, plan
 
 
@@ -78,6 +83,90 @@ def test_directives_are_added_and_removed(
 def test_directives_that_the_launcher_manages_or_sbatch_lacks_are_refused(key: str) -> None:
     with pytest.raises(ConfigError):
         slurm_options.merge_options(own={}, ranks_per_node=4, profile={}, user={key: True})
+
+
+APS = '{"APS": {"auto_resume_mode": "requeue"}}'
+
+
+def test_the_token_stands_beside_what_a_sites_recovery_reads() -> None:
+    made = plan("batch", request={"sbatch": {"comment": APS}})
+    comment = dict(made.directives)["comment"] or ""
+    assert json.loads(comment) == {"APS": {"auto_resume_mode": "requeue"}, "launcher": made.token}
+    squeue = f"{made.run_dir}/other.sh|/elsewhere|{comment}"
+    assert Job("7", State.RUNNING, origin=squeue).belongs_to(made.token, ("/none/sbatch.sh",)) is True
+    assert f"#SBATCH --comment='{comment}'" in scripts(made)["sbatch.sh"]
+    assert dict(plan("batch").directives)["comment"] == made.token
+
+
+@pytest.mark.parametrize("comment", ["my experiment", "[1]", False, '{"APS": '])
+def test_another_comment_is_refused(comment: object) -> None:
+    with pytest.raises(ConfigError, match="JSON object only"):
+        plan("batch", request={"sbatch": {"comment": comment}})
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [{"srun_args": ["--auto-resume=1"]}, {"srun_args": ["--auto-resume"]}, {"sbatch": {"comment": APS}}],
+)
+def test_of_two_recoveries_one_is_refused(request_of: dict[str, Any]) -> None:
+    made = plan("batch", request=request_of)
+    assert set(request_of.get("srun_args", ())) <= set(made.step.srun_args)
+    said = [text for text in made.warnings if "second start" in text]
+    assert bool(said) == ("srun_args" in request_of)
+    with pytest.raises(ConfigError, match="both would act on the same failure"):
+        plan("batch", request={**request_of, "keep_going": True})
+    plan("batch", request={"srun_args": ["--auto-resume=0"], "keep_going": True})
+
+
+@pytest.mark.parametrize(
+    ("limit", "save_s", "options", "notice", "stop_s"),
+    [
+        (None, None, {}, "B:USR1@210", 150),
+        ("60", 100.0, {}, "B:USR1@240", 180),
+        ("5", 600.0, {}, "B:USR1@150", 930),
+        ("1-00:00:00", 80_000.0, {}, "B:USR1@43200", 120_030),
+        ("UNLIMITED", 80_000.0, {}, "B:USR1@65535", 120_030),
+        ("60", 100.0, {"signal": "B:USR2@90"}, "B:USR2@90", 90),
+        ("60", 100.0, {"signal": "10"}, "10", 60),
+        ("60", 100.0, {"signal": False}, None, 180),
+    ],
+)
+def test_the_notice_before_the_end(
+    limit: str | None, save_s: float | None, options: dict[str, Any], notice: str | None, stop_s: int
+) -> None:
+    """By the measured saves, Slurm's earliness, the limit and the user's own notice."""
+    made = plan("batch", request={"time": limit, "sbatch": options}, save_s=save_s)
+    assert (dict(made.directives).get("signal"), made.stop_s) == (notice, stop_s)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30", 1800),
+        ("30:20", 1820),
+        ("2:00:00", 7200),
+        ("1-12", 129600),
+        ("1-12:30", 131400),
+        ("1-0:0:1", 86401),
+        ("infinite", None),
+        (None, None),
+    ],
+)
+def test_limits_in_slurms_notation(text: str | None, seconds: int | None) -> None:
+    assert time_limit.limit_seconds(text) == seconds
+
+
+def test_saves_are_measured_also_where_they_are_asynchronous(tmp_path: Path) -> None:
+    lines = [
+        {"event": "save", "time": 100.0, "seconds": 3.0, "iteration": 5},
+        {"event": "save", "time": 200.0, "seconds": 1.0, "iteration": 10},
+        {"event": "checksums", "time": 230.0, "seconds": 8.0, "iteration": 10},
+        {"event": "save", "time": None, "seconds": 99.0, "iteration": 15},
+    ]
+    path = tmp_path / "timeline.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert longest_save_s([path, tmp_path / "none"]) == 23.0
+    assert longest_save_s([]) is None
 
 
 def test_assignments_are_arguments_where_configure_has_the_parameter() -> None:

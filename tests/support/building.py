@@ -84,6 +84,7 @@ def plan(
     inside: Image | None = None,
     known: ConfigKnowledge | None = None,
     space: DiskSpace | None = SPACE,
+    save_s: float | None = None,
 ) -> Plan:
     """A plan for `backend`; `changes` are overrides, `inside` the image, `known` what is known of the configuration.
 
@@ -102,5 +103,6 @@ def plan(
             image=inside,
             space=space,
             knowledge=known or FromOverrides(),
+            save_s=save_s,
         )
     )

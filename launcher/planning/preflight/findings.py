@@ -37,6 +37,8 @@ class ConfigView:
     overridden: frozenset[str] = frozenset()
     """Keys of the user's overrides."""
     files: TrainingFiles = field(default=TrainingFiles())
+    ft_launcher: bool = False
+    """Whether the cluster profile states that something starts the monitors of NVIDIA's fault tolerance package."""
     packages: Mapping[str, str] | None = None
     """Packages in the image, version by name; None without an image, or if the image could not be read."""
 

@@ -51,6 +51,7 @@ def _config_view(inputs: PlanInputs, layout: RankLayout) -> preflight.ConfigView
         gpus=inputs.cluster.device != "cpu",
         overridden=frozenset(override.key for override in inputs.overrides),
         files=inputs.knowledge.files,
+        ft_launcher=inputs.cluster.ft_launcher,
         packages=inputs.image.packages if inputs.image else None,
     )
 

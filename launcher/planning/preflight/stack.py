@@ -1,12 +1,12 @@
-"""Rules about packages in the image: whether it has those that the configuration needs.
+"""Rules about packages in the image, and programs around the ranks, that the configuration needs.
 
-They warn only, because software that was built into an image by hand may leave no metadata. They yield nothing if no
-metadata of megatron-core was found.
+Of packages they warn only, because software that was built into an image by hand may leave no metadata. They yield
+nothing of them if no metadata of megatron-core was found.
 """
 
 from collections.abc import Iterator
 
-from launcher.planning.preflight.findings import ConfigView, Finding
+from launcher.planning.preflight.findings import ConfigView, Finding, refused
 
 
 def apex(view: ConfigView) -> Iterator[Finding]:
@@ -32,9 +32,31 @@ def transformer_engine(view: ConfigView) -> Iterator[Finding]:
         )
 
 
+def fault_tolerance(view: ConfigView) -> Iterator[Finding]:
+    """Refuse Bridge's fault tolerance where nothing starts the monitors that its ranks connect to.
+
+    Source: megatron/bridge/training/fault_tolerance.py of Bridge 0.6.2, which must run under `ft_launcher`.
+    """
+    if view.values.get("ft.enable_ft_package") is not True:
+        return
+    if not view.ft_launcher:
+        yield refused(
+            "ft.enable_ft_package=true works under NVIDIA's ft_launcher, which starts a monitor beside each rank; srun "
+            "starts the ranks of this run, and they would wait for monitors that are not there",
+            "Leave ft.enable_ft_package out; --keep-going starts the next attempt after a failure.\n"
+            "Where the site starts the monitors, its cluster profile says so: ft_launcher = true.",
+            where="ft.enable_ft_package",
+        )
+    elif _lacks(view, "nvidia-resiliency-ext"):
+        yield Finding(
+            "ft.enable_ft_package=true, and no nvidia-resiliency-ext was found in the image",
+            "choose an image that has it",
+        )
+
+
 def _lacks(view: ConfigView, package: str) -> bool:
     return view.packages is not None and "megatron-core" in view.packages and package not in view.packages
 
 
-RULES = (apex, transformer_engine)
+RULES = (apex, transformer_engine, fault_tolerance)
 """In the order of their findings."""
