@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli.completion import complete
-from launcher.cli.parser import count, whole_number
+from launcher.cli.parser import count, seconds, whole_number
 from launcher.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add(
         "--attempts",
         metavar="N",
-        type=int,
+        type=count,
         help="queue N jobs for a batch run, each behind the other; with --resume also behind a job that still runs",
     )
     add(
@@ -118,7 +118,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add(
         "--hang-limit",
         metavar="SECONDS",
-        type=float,
+        type=seconds,
         help="end an attempt after this time without a step (default: the profile's, 300)",
     )
     add(

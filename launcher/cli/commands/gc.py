@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from launcher.cli.arguments import add_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
+from launcher.cli.parser import count
 
 if TYPE_CHECKING:
     from launcher.api.gc import CollectedCheckpoints
@@ -15,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher gc`."""
     add = parser.add_argument
     complete(add("run", metavar="RUN", help="a directory, a run id, or a name's newest run"), "runs")
-    add("--keep-last", type=int, required=True, metavar="N", help="keep the newest N whole checkpoints")
-    add("--keep-every", type=int, metavar="M", help="keep those at multiples of M iterations, too")
+    add("--keep-last", type=count, required=True, metavar="N", help="keep the newest N whole checkpoints")
+    add("--keep-every", type=count, metavar="M", help="keep those at multiples of M iterations, too")
     add(
         "--verify",
         choices=("full", "budget", "sizes"),
