@@ -34,9 +34,12 @@ RankOutcome = Literal["finished", "stopped", "failed"]
 Outcome = Literal[RankOutcome, "diverged"]
 """How an attempt ended: `diverged` where the ranks trained on although their loss was not finite any more."""
 
-StopCause = Literal["asked", "time limit", "preempted", "requeued", "cancelled", "signal"]
+StopCause = Literal["asked", "time limit", "preempted", "requeued", "cancelled", "signal", "superseded"]
 """What ended an attempt from outside: a user's `cancel --checkpoint` or Ctrl-C; Slurm, as sbatch.sh has learnt from the
-controller; or a SIGTERM while the controller did not answer."""
+controller; a SIGTERM while the controller did not answer; or another attempt, which owns the run."""
+
+SUPERSEDED: StopCause = "superseded"
+"""Begins the reason of a rank that ended because another attempt owns the run."""
 
 Cause = Literal["user", "program", "communication", "network", "container"]
 """Of a failure: a wrong request, the program, a lost peer, a network that policy does not allow, or no container."""

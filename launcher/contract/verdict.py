@@ -16,6 +16,7 @@ from launcher.contract.files import read_lines, read_object
 from launcher.contract.next_attempt import node_of
 from launcher.contract.paths import AttemptPaths, attempt_name
 from launcher.contract.records import (
+    SUPERSEDED,
     AttemptResult,
     ExitRecord,
     FailingRank,
@@ -81,6 +82,12 @@ class RankEnd(NamedTuple):
     def ended(self) -> bool:
         """Whether it was ended from outside, without a record of its own."""
         return self.record is None and self.exit is not None and self.exit.status in (TERMINATED, KILLED)
+
+    @property
+    def superseded(self) -> bool:
+        """Whether it ended because another attempt owned the run."""
+        reason = self.record.get("reason") if self.record is not None and self.outcome == "stopped" else None
+        return str(reason).startswith(SUPERSEDED)
 
     @property
     def lost_peers(self) -> bool:
@@ -332,7 +339,8 @@ def reason_of(
 
 def stop_reason(outer: OuterEnd, ranks: list[RankEnd]) -> str:
     """Return why an attempt was stopped, and how many of its ranks had not ended by themselves by then."""
-    cause = "requested" if outer.cause == "asked" else outer.cause
+    said = next((rank.record["reason"] for rank in ranks if rank.record and rank.superseded), None)
+    cause = said or ("requested" if outer.cause == "asked" else outer.cause)
     killed = sum(rank.failed for rank in ranks)
     return f"{cause}; {killed} of {len(ranks)} ranks were ended before they had stopped" if killed else cause
 
@@ -515,7 +523,7 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
     ranks = read_ranks(attempt, world_size)
     first = first_failing(ranks)
     metrics = read_whole_lines(attempt.metrics)
-    outer = read_outer_end(attempt)
+    outer = OuterEnd(SUPERSEDED) if any(rank.superseded for rank in ranks) else read_outer_end(attempt)
     outcome = outcome_of(ranks, not_finite_at_end(metrics), outer)
     progress = progress_of(metrics, ranks)
     reason = reason_of(ranks, first, step_status, progress["diverged_at"] if outcome == "diverged" else None)

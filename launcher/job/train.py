@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Optional
 
 from ..contract.overrides import keys_of
-from ..contract.records import CheckpointChoice, JobOptions, JobRequest
+from ..contract.records import SUPERSEDED, CheckpointChoice, JobOptions, JobRequest
 from ..contract.validation import ContractError, conforming
 from ..contract.verdict import STOP_CAUSES
 from . import backend, environment, record
@@ -21,6 +21,7 @@ from .config import notes, paths
 from .errors import UserError
 from .rank import Rank
 from .watch.events import Events, Timeline
+from .watch.fence import SupersededError
 from .watch.heartbeat import Heartbeat, join
 
 _SUMS_LIMIT_S = {"finished": 45.0, "stopped": 10.0, "failed": 0.0}
@@ -76,7 +77,8 @@ def run(rank: Rank) -> int:
     if state.events is not None:
         with contextlib.suppress(Exception):  # the end of this rank has to be recorded, whatever else fails
             state.events.flush(wait=end.outcome != "failed")
-            state.events.finish_sums(_SUMS_LIMIT_S[end.outcome])
+            if not _is_superseded(end):  # the checkpoints are another attempt's now
+                state.events.finish_sums(_SUMS_LIMIT_S[end.outcome])
     if state.window is not None:
         state.window.finish(end.outcome != "failed")
     record.write_end(rank, end)
@@ -248,6 +250,8 @@ def _judge(state: RankState, error: BaseException) -> record.End:
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         name = "SIGINT" if isinstance(error, KeyboardInterrupt) else str(error)
         return record.End("stopped", f"signal {name}", state.iteration)
+    if isinstance(error, SupersededError):
+        return record.End("stopped", str(error), state.iteration)
     in_loop = state.events is not None and state.events.progress.state is not None
     if isinstance(error, SystemExit) and error.code in (0, None) and in_loop:
         return record.End("stopped", _stop_reason(state), state.iteration)
@@ -297,11 +301,16 @@ def _print_outcome(rank: Rank, end: record.End) -> None:
         print(f"run {end.outcome}{reason} at iteration {end.iteration}", flush=True)
 
 
+def _is_superseded(end: record.End) -> bool:
+    """Return whether a rank ended because another attempt owns the run."""
+    return end.outcome == "stopped" and str(end.reason).startswith(SUPERSEDED)
+
+
 def _leave_group(end: record.End) -> None:
     torch = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return
-    if end.outcome == "failed":
+    if end.outcome == "failed" or _is_superseded(end):
         # Peers may wait in a collective that this rank never joins; an orderly end would wait with them.
         torch.distributed.distributed_c10d._abort_process_group()
     else:

@@ -79,7 +79,18 @@ def fail(how: str, step: int) -> int:
     return end("failed", step - 1, exception=trace, cause="user" if how == "user" else "program")
 
 
+def superseded() -> Any:
+    """What the launcher's own fence says, from the run's code."""
+    sys.path.insert(0, str(RUN / "code"))
+    from launcher.job.rank import read_rank
+    from launcher.job.watch.fence import Fence
+
+    return Fence(read_rank(os.environ)).superseded()
+
+
 def save(step: int) -> None:
+    if (reason := superseded()) is not None:
+        sys.exit(end("stopped", step, reason))
     if RANK == 0:
         folder = RUN / "checkpoints" / f"iter_{step:07d}"
         folder.mkdir(parents=True, exist_ok=True)

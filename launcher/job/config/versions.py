@@ -11,6 +11,7 @@
 | experts where ETP is not set | split by TP too | 0.6: by EP alone | `sizes.check_split_of_experts` |
 | callbacks of pretrain() | absent | 0.3.0 | `require_callbacks` |
 | events: data opened, checkpoint saved | absent | 0.6 | `listen` |
+| what moves the tracker | as below | the same | `before_trackers` |
 | what the loop calls to save | `train.save_checkpoint` | 0.6: `checkpointing.save_checkpoint` | `before_saves` |
 | one function around each save | `save_checkpoint_and_time` | the same up to 0.6.2 | `around_saves` |
 
@@ -75,6 +76,29 @@ def before_saves(listener: Callable[[Any], None]) -> None:
     for module in (checkpointing, pretrain, train):
         if hasattr(module, "save_checkpoint"):
             module.save_checkpoint = _preceded_by(module.save_checkpoint, listener)
+
+
+def before_trackers(check: Callable[[], None]) -> None:
+    """Call `check` on the rank that moves the tracker before it does: at the end of a save, also an asynchronous one.
+
+    A save asks for the tracker's name right before it moves it; an asynchronous one later runs a list of functions.
+    """
+    from megatron.bridge.training import checkpointing
+
+    name = checkpointing.get_checkpoint_tracker_filename
+    schedule = checkpointing.schedule_async_save
+
+    @functools.wraps(name)
+    def checked_name(*arguments: Any, **keywords: Any) -> Any:
+        check()
+        return name(*arguments, **keywords)
+
+    @functools.wraps(schedule)
+    def checked_schedule(state: Any, request: Any) -> Any:
+        return schedule(state, request._replace(finalize_fns=[check, *request.finalize_fns]))
+
+    checkpointing.get_checkpoint_tracker_filename = checked_name
+    checkpointing.schedule_async_save = checked_schedule
 
 
 def _preceded_by(save: Callable[..., Any], listener: Callable[[Any], None]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from ..config import versions
 from ..rank import Rank
 from ..signals import Termination
 from .checkpoint_sums import CheckpointSums
+from .fence import Fence
 from .heartbeat import Heartbeat
 from .metrics import Metrics
 from .save_space import SaveSpace
@@ -80,6 +81,10 @@ class Events:
         from megatron.bridge.training.callbacks import CallbackManager
 
         directory = config.checkpoint.save
+        if directory:
+            fence = Fence(self._rank)
+            versions.before_saves(lambda _state: fence.before_save())
+            versions.before_trackers(fence.before_tracker)
         if directory and "://" not in directory and self._rank.local_rank == 0:
             self._sums = CheckpointSums(self._rank, Path(directory), self._timeline)
             if self._rank.rank == 0:

@@ -1,0 +1,60 @@
+"""A node that Slurm has lost trains on while the next attempt runs elsewhere. Cost: about 25 s, mostly waiting."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launcher.contract.paths import AttemptPaths
+from launcher.contract.verdict import compose
+from tests.backends.running import TOY, user_of
+from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
+
+COMMON = ("small.py", "--nodes=1", "--gpus-per-node=2", f"--entrypoint={TOY}", "--no-check-config")
+
+
+def freeze(cluster: VirtualCluster, node: str) -> None:
+    """Stop slurmd of a node for good; what it has started goes on."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            ours = os.fsencode(f"SLURM_CONF={cluster.conf}") in (path / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if ours and words[0].endswith(b"slurmd") and node.encode() in words:
+            os.kill(int(path.name), signal.SIGSTOP)
+            return
+    raise AssertionError(f"{node} has no slurmd")
+
+
+@pytest.mark.timeout(180)
+def test_ranks_on_a_lost_node_save_nothing_more(new_cluster: Callable[..., VirtualCluster], tmp_path: Path) -> None:
+    cluster = new_cluster(nodes=2, node_timeout_s=4)
+    user = user_of(tmp_path, cluster)
+    user.run("submit", *COMMON, "toy.iters=5000", "toy.seconds=0.1", "toy.save_every=2", "--sbatch", "requeue")
+    (run,) = user.runs()
+    first, second = (AttemptPaths(run / "attempts" / name) for name in ("000", "001"))
+    wait_until(first.metrics.exists, "the first attempt", cluster, 30)
+    node = cluster.run("squeue", "-h", "-o", "%N").stdout.strip()
+    freeze(cluster, node)
+    wait_until(second.metrics.exists, "the second attempt elsewhere", cluster, 60)
+    wait_until(first.rank_record(0).exists, "the end of the ranks on the lost node", cluster, 20)
+    wait_until(first.rank_record(1).exists, "the end of the ranks on the lost node", cluster, 20)
+    (job,) = set(cluster.run("squeue", "-h", "-o", "%i").stdout.split())
+    assert cluster.run("squeue", "-h", "-o", "%N").stdout.strip() != node
+    for rank in range(2):
+        record = json.loads(first.rank_record(rank).read_text())
+        assert (record["outcome"], record["reason"]) == (
+            "stopped",
+            f"superseded: attempt 001 (job {job}) owns the run",
+        )
+    began = json.loads((run / "lease").read_text())["time"]
+    saves = [json.loads(line) for line in first.timeline.read_text().splitlines()]
+    # The clock is one; the lease has whole seconds.
+    assert all(each["time"] <= began + 1 for each in saves if each["event"] == "save")
+    result = compose(first, 2, 1, 0.0)
+    assert (result["outcome"], result["stopped_by"]) == ("stopped", "superseded")
+    assert json.loads(user.run("status", str(run), "--json").stdout)["runs"][0]["phase"] == "running"
