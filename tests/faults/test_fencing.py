@@ -47,9 +47,10 @@ def test_ranks_on_a_lost_node_save_nothing_more(new_cluster: Callable[..., Virtu
     assert cluster.run("squeue", "-h", "-o", "%N").stdout.strip() != node
     for rank in range(2):
         record = json.loads(first.rank_record(rank).read_text())
-        assert (record["outcome"], record["reason"]) == (
-            "stopped",
-            f"superseded: attempt 001 (job {job}) owns the run",
+        # A save in the moment between the two leases finds that its own was ended.
+        assert (record["outcome"], record["reason"]) in (
+            ("stopped", f"superseded: attempt 001 (job {job}) owns the run"),
+            ("stopped", "superseded: the lease of this attempt was ended"),
         )
     began = json.loads((run / "lease").read_text())["time"]
     saves = [json.loads(line) for line in first.timeline.read_text().splitlines()]
