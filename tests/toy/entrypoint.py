@@ -80,7 +80,9 @@ def fail(how: str, step: int) -> int:
 
 
 def superseded() -> Any:
-    """What the launcher's own fence says, from the run's code."""
+    """Why this attempt may save no more, by the launcher's own fence in the run's code; None while it may."""
+    if not (RUN / "code/launcher").exists():
+        return None
     sys.path.insert(0, str(RUN / "code"))
     from launcher.job.rank import read_rank
     from launcher.job.watch.fence import Fence
