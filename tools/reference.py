@@ -26,6 +26,7 @@ from launcher.config.image import ImageSpec
 from launcher.config.request import Request
 from launcher.contract import failures, records
 from launcher.contract.paths import AttemptPaths, RunPaths
+from launcher.planning.option_effects import effect_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DIRECTORY = ROOT / "docs" / "reference"
@@ -265,7 +266,8 @@ def request() -> str:
         option, text = options.get(name, ("", ""))
         if name.startswith("default_"):
             continue
-        rows.append((f"`{name}`", option, kind(field.annotation), default(field), docs.get(name) or text))
+        meaning = docs.get(name) or text
+        rows.append((f"`{name}`", option, kind(field.annotation), default(field), counts_in(name), meaning))
     return page(
         "# Request and job file",
         "A request is everything that a user says about one run.\n"
@@ -277,8 +279,19 @@ def request() -> str:
         "An assignment on the command line replaces the file's of the same key, and so does an option of sbatch.\n"
         "An unknown key is refused, with the nearest known one.\n"
         f"[Which value wins](defaults.md) has the whole order.",
-        table(("key", "option", "value", "default", "meaning"), rows),
+        "An option counts where the table says so: in local runs, in an allocation (`launcher run` after salloc), "
+        "in batch jobs, and for `launcher fetch`.\n"
+        "Elsewhere it is refused with what to do instead; a key of a job file, which may be for several modes, "
+        "gives a warning there.",
+        table(("key", "option", "value", "default", "counts in", "meaning"), rows),
     )
+
+
+def counts_in(key: str) -> str:
+    """Return the modes in which a key of a request has an effect."""
+    modes = ("local", "allocation", "batch", "fetch")
+    found = [mode for mode in modes if effect_of(key).counts_in(mode)]
+    return "all" if len(found) == len(modes) else ", ".join(found)
 
 
 def names(words: tuple[str, ...]) -> str:

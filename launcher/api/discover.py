@@ -25,6 +25,8 @@ from launcher.discovery.training_files import SavedModel, TrainingFiles, check_t
 from launcher.planning import arguments, assignments, backend_choice, container, index_info, overrides, run_paths
 from launcher.planning.backend import BackendTraits
 from launcher.planning.inputs import PlanInputs
+from launcher.planning.layout import choose_hosts
+from launcher.planning.option_effects import refuse_without_effect, warnings_without_effect
 from launcher.planning.profiler import plan as profiler_plan
 from launcher.rundir import RunDirectory
 
@@ -47,12 +49,15 @@ class Discovered:
 def discover(asked: Request, intent: Intent) -> Discovered:
     """Look at all that the request depends on. Raises a RequestError of the kind that fits."""
     host = detect_host()
-    request, resumed, behind = _layer(asked, host)
+    layered = _layer(asked, host)
+    request, resumed = layered.request, layered.resumed
     request = _with_python(request, host)
     named = required_recipe(request, intent)
     cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
     cluster = cluster.model_copy(update={"python": request.python or cluster.python})
     backend = _mode(intent, cluster, host)
+    refuse_without_effect(asked.stated(), backend.name)
+    request, hosts = _chosen_hosts(request, {*asked.stated(), *layered.of_job_file}, backend, host)
     own_copy = resumed.path if resumed else None
     recipe, shipped, code = recipe_and_code(named, request, host, own_copy)
     wanted = container.wanted_image(request, cluster, backend)
@@ -97,8 +102,10 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         profiling=profiling,
         use_viztracer=use_viztracer,
         space=_space(request, parsed, cluster, host, resumed),
+        hosts=hosts,
+        without_effect=warnings_without_effect(layered.of_job_file, backend),
     )
-    return Discovered(inputs, resumed, release, behind)
+    return Discovered(inputs, resumed, release, layered.behind)
 
 
 def required_recipe(request: Request, intent: Intent) -> str:
@@ -140,17 +147,54 @@ def _longest_save_s(run: RunDirectory) -> float | None:
     return longest_save_s(attempt.timeline for attempt in run.attempts())
 
 
-def _layer(asked: Request, host: HostContext) -> tuple[Request, RunDirectory | None, bool]:
-    """Return the request with its defaults, the run that it continues, and whether that one is still alive."""
+@dataclass(frozen=True)
+class _Layered:
+    request: Request
+    """With its defaults."""
+    resumed: RunDirectory | None
+    """The run that it continues."""
+    behind: bool
+    """Whether that run is still alive."""
+    of_job_file: tuple[str, ...]
+    """Keys that only the job file states."""
+
+
+def _layer(asked: Request, host: HostContext) -> _Layered:
     stated, job = add_job(asked, host)
     resumed, behind = None, False
+    of_job_file = tuple(key for key in job if key not in stated)
     if "resume" in stated or "resume" in job:
         from launcher.api.resume import continued_request, find_resumed
 
         both = add_job_file(stated, job)
         resumed, behind = find_resumed(both)
         stated, job = continued_request(resumed, both), {}
-    return load_request(stated, environ=host.environ, directory=host.directory, job=job), resumed, behind
+    request = load_request(stated, environ=host.environ, directory=host.directory, job=job)
+    return _Layered(request, resumed, behind, of_job_file)
+
+
+def _chosen_hosts(
+    request: Request, stated: set[str], backend: BackendTraits, host: HostContext
+) -> tuple[Request, tuple[str, ...]]:
+    """Return the nodes of this shell's allocation that nodelist and exclude choose, and the request with their number.
+
+    Both are only of one allocation: those of the run that is continued do not count here. Raises RequestError.
+    """
+    if not backend.current_allocation:
+        return request, ()
+    update = {key: None for key in ("nodelist", "exclude") if key not in stated}
+    request = request.model_copy(update=update)
+    if request.nodelist is None and request.exclude is None:
+        return request, ()
+    from launcher._util.shell import LocalShell
+    from launcher.slurm.control import hostnames
+
+    shell = LocalShell()
+    allocated = hostnames(host.environ.get("SLURM_JOB_NODELIST") or host.environ.get("SLURM_NODELIST", ""), shell)
+    listed = hostnames(request.nodelist, shell) if request.nodelist else ()
+    excluded = hostnames(request.exclude, shell) if request.exclude else ()
+    hosts = choose_hosts(allocated, listed, excluded, request.nodes if "nodes" in stated else None)
+    return request.model_copy(update={"nodes": len(hosts)}), hosts
 
 
 def _mode(intent: Intent, cluster: Cluster, host: HostContext) -> BackendTraits:

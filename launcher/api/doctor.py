@@ -94,11 +94,12 @@ def _plan(request: DoctorRequest, this: Site) -> tuple[Plan | None, LauncherErro
         "assignments": (f"expected={expectation}",),
         "entrypoint": program,
         "name": "doctor",
-        "time": asked.time or TIME_LIMIT,
-        "srun_args": (*_STEP, *asked.srun_args),
     }
-    if asked.nodes is None and not here:
-        changes["nodes"] = 1
+    if this.cluster.scheduler != "local":
+        changes["srun_args"] = (*_STEP, *asked.srun_args)
+    if not here:
+        changes["time"] = asked.time or TIME_LIMIT
+        changes["nodes"] = asked.nodes or 1
     try:
         job_request = asked.model_copy(update=changes)
         return prepare_plan(job_request, "run" if here else "submit", check="never").plan, None

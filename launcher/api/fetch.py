@@ -17,6 +17,7 @@ from launcher.config.request import Request
 from launcher.contract.events import EventReader
 from launcher.contract.hub import OFFLINE_VARIABLES
 from launcher.discovery.files import require_sources
+from launcher.planning.option_effects import refuse_without_effect
 from launcher.planning.task import plan_task
 
 _CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
@@ -55,6 +56,7 @@ def fetch(asked: Request, progress: Progress) -> Fetched:
 
     Raises a RequestError of the kind that fits, OutsideError where the hub or the disk failed.
     """
+    refuse_without_effect(asked.stated(), "fetch")
     found = discover(asked, "plan")
     task = plan_task(found.inputs)
     require_sources(mount.source for mount in task.mounts)

@@ -203,7 +203,7 @@ def add_job(parser: argparse.ArgumentParser) -> None:
     job = parser.add_argument_group("in a job")
     add = job.add_argument
     complete(add("--in-job-on", metavar="CLUSTER", help="do it in a job on a compute node of this cluster"), "clusters")
-    add("--cpus", metavar="N", type=count, default=8, help="CPUs of that job (default: 8)")
+    add("--cpus", metavar="N", type=count, help="CPUs of that job (default: 8)")
     add("--time", metavar="T", help="its time limit in Slurm's notation (default: 4 hours)")
     add("--partition", metavar="NAME", help="its partition (default: the profile's)")
     add("--account", metavar="NAME", help="its account (default: the profile's)")
@@ -211,11 +211,20 @@ def add_job(parser: argparse.ArgumentParser) -> None:
 
 
 def read_job(parsed: argparse.Namespace) -> "TaskJobOptions | None":
-    """Return the job that --in-job-on asks for, None without it."""
+    """Return the job that --in-job-on asks for, None without it. Raises ConfigError for options of a job without it."""
+    named = {key: getattr(parsed, key) for key in ("time", "partition", "account")}
+    stated = {key: value for key, value in named.items() if value is not None}
     if not parsed.in_job_on:
+        without_effect = [*(["cpus"] if parsed.cpus else []), *stated, *(["sbatch"] if parsed.sbatch else [])]
+        if without_effect:
+            from launcher._util.errors import ConfigError
+
+            raise ConfigError(
+                "it is an option of the job of --in-job-on, which is not given",
+                where=f"--{without_effect[0]}",
+                hint="Add --in-job-on CLUSTER, or leave it out.",
+            )
         return None
     from launcher.api.task_job import TaskJobOptions
 
-    named = {key: getattr(parsed, key) for key in ("time", "partition", "account")}
-    stated = {key: value for key, value in named.items() if value is not None}
-    return TaskJobOptions(parsed.in_job_on, parsed.cpus, {**stated, **read_directives(parsed.sbatch)})
+    return TaskJobOptions(parsed.in_job_on, parsed.cpus or 8, {**stated, **read_directives(parsed.sbatch)})

@@ -131,3 +131,7 @@ class PlanInputs:
     """How long the longest save of earlier attempts took; None where none was measured."""
     image: Image | None = None
     """The image that container.wanted_image names, inspected; None on the bare machine."""
+    hosts: tuple[str, ...] = ()
+    """The nodes of this shell's allocation to run on; empty where its first ones are taken."""
+    without_effect: tuple[str, ...] = ()
+    """Warnings of what a job file states for other modes."""

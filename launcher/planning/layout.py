@@ -4,7 +4,7 @@ The rules are Megatron's (parallel_state.initialize_model_parallel of megatron-c
 size): the world divides by TP*PP*CP, and for experts by ETP*EP*PP; a global batch divides by micro-batch size times DP.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from launcher._util.errors import LayoutError
 from launcher.contract import parallel_sizes
@@ -57,6 +57,36 @@ def plan_layout(
     layout = RankLayout(nodes, ranks, nodes * ranks, tuple(sorted(sizes.items())))
     _check_division(layout, sizes)
     return layout
+
+
+def choose_hosts(
+    allocated: Sequence[str], listed: Sequence[str], excluded: Sequence[str], nodes: int | None
+) -> tuple[str, ...]:
+    """Return the nodes of an allocation to run on, in the allocation's order: as Slurm reads nodelist and exclude.
+
+    Without a number of nodes those that are listed, or all that are not excluded. Raises LayoutError.
+    """
+    foreign = [name for name in listed if name not in allocated]
+    if foreign:
+        raise LayoutError(
+            f"{', '.join(foreign[:8])} is not in this allocation, which has {', '.join(allocated[:8])}",
+            where="--nodelist",
+        )
+    if both := [name for name in listed if name in excluded]:
+        raise LayoutError(f"{', '.join(both[:8])} is in --nodelist, too", where="--exclude")
+    free = [name for name in allocated if name not in excluded]
+    wanted = nodes or len(set(listed)) or len(free)
+    if wanted > len(free) or not free:
+        raise LayoutError(
+            f"{wanted} nodes were asked for, and {len(free)} of the allocation's {len(allocated)} are not excluded",
+            where="--exclude",
+            hint=f"Use --nodes {len(free)}, or exclude fewer." if free else "Exclude fewer.",
+        )
+    if len(set(listed)) > wanted:
+        raise LayoutError(f"it names {len(set(listed))} nodes, and --nodes says {wanted}", where="--nodelist")
+    first = [name for name in free if name in listed]
+    chosen = {*first, *[name for name in free if name not in listed][: wanted - len(first)]}
+    return tuple(name for name in free if name in chosen)
 
 
 def _check_allocation(allocation: Allocation, nodes: int, ranks: int) -> None:

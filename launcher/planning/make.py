@@ -119,7 +119,7 @@ _NOT_CHECKED = (
 
 
 def _warnings(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
-    found = [*assignments.replaced_warnings(inputs.request.assignments)]
+    found = [*assignments.replaced_warnings(inputs.request.assignments), *inputs.without_effect]
     unasked = inputs.request.check_config is None and inputs.request.entrypoint is None
     if unasked and inputs.backend.own_job and not inputs.knowledge.recipe_is_known:
         found.append(_NOT_CHECKED)

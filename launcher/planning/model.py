@@ -75,6 +75,8 @@ class Step:
     """The profile's; what the allocation was made with counts more."""
     wait_s: int
     export: tuple[str, ...]
+    hosts: tuple[str, ...] = ()
+    """The nodes of the current allocation that were chosen; empty for the first ones of the allocation."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def plan_step(
         *cluster.srun_args,
         *inputs.request.srun_args,
     ]
-    return Step(tuple(args), cluster.cpus_per_task, wait_s, environment.passed_on(variables))
+    return Step(tuple(args), cluster.cpus_per_task, wait_s, environment.passed_on(variables), inputs.hosts)
 
 
 def too_few_cpus(inputs: PlanInputs, layout: RankLayout) -> bool:

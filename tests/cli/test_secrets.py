@@ -29,7 +29,14 @@ WAYS: Mapping[str, tuple[tuple[str, ...], Mapping[str, str]]] = {
     "an argument of the recipe": ((*PLAN, f"hf_token={CANARY}"), {}),
     "env_vars of the recipe": (PLAN, {"small.py": f'def configure():\n    return {{"HF_TOKEN": "{CANARY}"}}\n'}),
     "the text of the recipe": (PLAN, {"small.py": f'def configure(url="{URL}"):\n    return None\n'}),
-    "a file beside the recipe": (PLAN, {"keys.py": f'wandb_api_key = "{CANARY}"\n'}),
+    "a file that the recipe imports": (
+        PLAN,
+        {
+            "small.py": "import keys\n\ndef configure():\n    return keys\n",
+            "keys.py": f'wandb_api_key = "{CANARY}"\n',
+        },
+    ),
+    "a file that travels with the recipe": ((*PLAN, "--ship", "my.env"), {"my.env": f'HF_TOKEN="{CANARY}"\n'}),
     "the program": ((*PLAN, "--entrypoint", "p.py"), {"p.py": f'import os\nos.environ["A_SECRET"] = "{CANARY}"\n'}),
     "a job file": (("plan", "job.toml"), {"job.toml": f'recipe = "small.py"\nenv = ["HF_TOKEN={CANARY}"]\n'}),
     "an override of a job file": (
