@@ -89,6 +89,8 @@ PERMANENT = [
     ("Error: reading manifest 9 in nvcr.io/x: manifest unknown: manifest unknown", "no such image"),
     ("Error: reading manifest: unauthorized: authentication required", "refuses access"),
     ("Error response from daemon: pull access denied for x, repository does not exist", "refuses access"),
+    ("[INFO] Querying registry for permission grant\n[INFO] Authenticating with user: <anonymous>", "refuses access"),
+    ("[INFO] Authenticating with user: me\n[INFO] Using credentials from file: /h/.credentials", "refuses access"),
     ("curl: (6) Could not resolve host: nvcr.example", "was not found"),
     ("[ERROR] Command not found: jq", "could not be fetched"),
 ]

@@ -93,6 +93,37 @@ def test_a_name_that_has_moved_is_fetched(home: EngineHome, registry: Registry, 
     assert old.names == ()
 
 
+ENROOT_WITHOUT_OCI = """#!/bin/sh
+case $1 in
+    version) echo 4.1.2 ;;
+    *) echo "[INFO] Fetching image manifest" >&2
+       echo "[ERROR] URL http://x/v2/team/tool/manifests/1 returned error code: 404 Not Found" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_an_image_that_the_registry_hides_from_enroot_is_fetched_with_an_engine(
+    home: EngineHome, registry: Registry, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = registry.push(BASE, "team/tool:1")
+    program = tmp_path / "bin" / "enroot"
+    program.parent.mkdir()
+    program.write_text(ENROOT_WITHOUT_OCI)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    told = Recorded()
+    made = take(store, f"{registry.host}/team/tool:1", told)
+    assert made.entry.manifest is not None
+    assert made.entry.manifest.source is not None
+    assert made.entry.manifest.source.digest == digest
+    assert "podman" in made.entry.manifest.tools
+    assert "enroot does not find the image that the registry has: fetching with podman instead" in told.lines
+    with pytest.raises(ImageError, match="has no such image"):
+        take(store, f"{registry.host}/team/tool:none", told)
+    with pytest.raises(ImageError, match="--engine podman"):
+        take(store, f"{registry.host}/team/tool:1", told, engine="enroot")
+
+
 @pytest.mark.parametrize(("tool", "fault"), [("enroot", Status(429)), ("podman", Status(503))], indirect=["tool"])
 def test_a_registry_that_fails_twice(tool: str, quick: None, broken: Broken, store: Store, fault: Fault) -> None:
     broken.fault = times(2, fault)

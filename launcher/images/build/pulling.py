@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from launcher.images.build.engines import Engine
 from launcher.images.build.pack import Compression
 from launcher.images.build.registry import digest_of, engine_architecture, is_loopback
 from launcher.images.build.report import LineSplitter, Report
-from launcher.images.build.transfers import with_retries
+from launcher.images.build.transfers import UnknownImageError, with_retries
 from launcher.images.reference import Reference
 from launcher.images.store.mounts import mount_of
 from launcher.images.store.workspace import remove_tree
@@ -64,7 +64,8 @@ def tool_for(reference: Reference, wanted: str | None, shell: Shell) -> PullTool
         raise ImageError(f"{wanted!r} cannot import images", where="--engine", hint=f"Use {', '.join(TOOLS)}.")
     if wanted in (None, "enroot"):
         try:
-            return EnrootPull(reference, enroot.version(shell), shell)
+            pull = EnrootPull(reference, enroot.version(shell), shell)
+            return pull if wanted else EnrootElseEngine(pull)
         except MissingProgramError:
             if wanted == "enroot":
                 raise
@@ -125,6 +126,60 @@ class EnrootPull:
         uri = replace(self.reference, digest=digest or self.reference.digest).enroot_uri
         # Before 4.0 a digest could only be given in place of a tag, whose pattern allows for the colon.
         return uri if self.version >= enroot.DIGEST_SINCE else uri.replace("@sha256:", ":sha256:")
+
+
+@dataclass
+class EnrootElseEngine:
+    """A pull with enroot; with podman or buildah where the registry hides the image from enroot."""
+
+    first: EnrootPull
+    used: PullTool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with enroot."""
+        self.used = self.first
+
+    @property
+    def name(self) -> str:
+        """Return the name of the program."""
+        return self.used.name
+
+    def digest(self, architecture: str, report: Report) -> str | None:
+        """Return the digest; see `PullTool.digest`."""
+        try:
+            return self.used.digest(architecture, report)
+        except UnknownImageError as error:
+            return self._turn_to_engine(error, architecture, report)
+
+    def pull(
+        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+    ) -> PulledImage:
+        """Fetch the image; see `PullTool.pull`."""
+        try:
+            return self.used.pull(digest, architecture, workspace, compression, report)
+        except UnknownImageError as error:
+            if self.used is not self.first:
+                raise
+            found = self._turn_to_engine(error, architecture, report)
+        return self.used.pull(digest or found, architecture, workspace, compression, report)
+
+    def _turn_to_engine(self, error: UnknownImageError, architecture: str, report: Report) -> str:
+        """Use an engine from now on, if the registry does have the image; return its digest. Raises `error` else.
+
+        enroot 3 does not ask for images of the OCI format, and enroot 4 asks some registries in a way that they answer
+        with 404.
+        """
+        reference, shell = self.first.reference, self.first.shell
+        digest = digest_of(reference, architecture)
+        if digest is None:
+            raise error
+        try:
+            engine = engines.find_engine(shell, None, ("podman", "buildah"))
+        except OutsideError:
+            raise error from None
+        report.line(f"enroot does not find the image that the registry has: fetching with {engine.name} instead")
+        self.used = EnginePull(reference, engine, shell)
+        return digest
 
 
 def _report_line(text: str, report: Report) -> None:

@@ -45,7 +45,14 @@ _UNKNOWN = re.compile(
 _DENIED = re.compile(
     r"unauthori[sz]ed|authentication required|access (to the resource is )?denied|\bdenied:|no basic auth", re.I
 )
+_LOGIN = re.compile(r"\[INFO\] (Authenticating with user: .*|Using credentials from file: .*)\s*\Z")
+"""The last words of enroot where a registry with Basic authentication refuses: its docker.sh (April 2026) discards
+curl's answer."""
 _HOST = re.compile(r"\(6\)|could not resolve|no such host|name resolution", re.IGNORECASE)
+
+
+class UnknownImageError(ImageError):
+    """A registry has no image of this name, or none that the program can see."""
 
 
 def transient_reason(words: str) -> str | None:
@@ -69,7 +76,7 @@ def fetch_error(words: str, reference: Reference, tool: str) -> LauncherError:
         if "429" in reason:
             hint = f"Registries limit downloads without login.\n{credentials_hint(reference, tool)}"
         return OutsideError(f"the image could not be fetched: {reason}. {said}", where=place, hint=hint)
-    if codes & {401, 403} or _DENIED.search(words):
+    if codes & {401, 403} or _DENIED.search(words) or _LOGIN.search(words):
         message = f"the registry {reference.registry} refuses access, or has no image of this name. {said}"
         return ImageError(message, where=place, hint=credentials_hint(reference, tool))
     if codes & {404} or _UNKNOWN.search(words):
@@ -78,7 +85,7 @@ def fetch_error(words: str, reference: Reference, tool: str) -> LauncherError:
         if tool == "enroot":
             # Seen with the distribution registry 2.8: a HEAD request that does not name the OCI media type.
             hint += " Some registries hide images of the OCI format from enroot: `--engine podman` finds those."
-        return ImageError(message, where=place, hint=hint)
+        return UnknownImageError(message, where=place, hint=hint)
     if _HOST.search(words):
         hint = "Check the registry's name, and whether this machine reaches the network (or has a proxy set)."
         return OutsideError(f"the registry {reference.registry} was not found. {said}", where=place, hint=hint)
