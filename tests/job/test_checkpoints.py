@@ -308,6 +308,14 @@ def test_what_a_node_does_not_answer_rank_0_sums_itself(run: Path, monkeypatch: 
     assert (choice["iteration"], choice["verification"]["state"]) == (20, "verified")
 
 
+def test_answers_that_arrive_after_the_deadline_count(run: Path, other_node: SharedSums) -> None:
+    path = run / "checkpoints" / "iter_0000020"
+    time.sleep(0.1)  # the other node looks for requests five times a second
+    sums = SharedSums(on_node(run, 0), "budget")
+    found, _ = sums.take(path, ["__0_0.distcp", "__1_0.distcp"], "crc32", time.monotonic() + 0.02)
+    assert sorted(found) == ["__0_0.distcp", "__1_0.distcp"]
+
+
 def test_the_newest_checkpoint_is_summed_beside_the_imports(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summed = note_sums(monkeypatch)
     sums = SharedSums(resuming(run), "full")

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -250,6 +251,33 @@ def test_damage_that_only_the_load_finds_ends_the_attempt_and_the_next_takes_the
     assert "could not be loaded" in marker["reason"]
     train(run, attempt="002")
     assert run.losses("002") == {iteration: loss for iteration, loss in reference.losses().items() if iteration > 10}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 10 MiB: one checkpoint of the reference fits, two do not."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(path)], check=False)
+    if mounted.returncode:
+        pytest.skip("this user cannot mount a file system")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_save_that_does_not_fit_is_said_and_the_last_good_checkpoint_stays(
+    reference: Run, tmp_path: Path, small_disk: Path
+) -> None:
+    overrides = [*TWENTY, f"checkpoint.save={small_disk}", "checkpoint.most_recent_k=1"]
+    run = make_run(tmp_path / "run", overrides=overrides)
+    train(run, expect=None)
+    assert [run.end(rank)["outcome"] for rank in range(2)] == ["failed", "failed"]
+    assert "the save of iteration 20 needs about" in run.log(0)
+    assert "left: it cannot fit; checkpoint 10 stays" in run.log(0)
+    assert checkpoints.newest_complete(small_disk) == 10
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+    train(run, attempt="001")
+    assert run.losses("001") == {iteration: loss for iteration, loss in reference.losses().items() if iteration > 10}
 
 
 def test_ranks_that_would_load_different_checkpoints_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ BUDGET_S = 120.0
 _PATIENCE_S = 60.0
 """How long rank 0 waits for other nodes after its own share, at least; else three times as long as that took."""
 
+_GRACE_S = 5.0
+"""How long answers are waited for after the deadline."""
+
 _POLL_S = 0.2
 _REQUEST = ".request.json"
 
@@ -72,7 +75,9 @@ class SharedSums:
             found, unreadable = self._sum(path, share, algorithm, deadline)
             known.update(found)
             patience = max(_PATIENCE_S, 3 * (time.monotonic() - began))
-            answers = self._collect(path, others, min(deadline or float("inf"), time.monotonic() + patience))
+            # The other nodes sum until the deadline, too, and their answers arrive after it.
+            end = float("inf") if deadline is None else deadline + _GRACE_S
+            answers = self._collect(path, others, min(end, time.monotonic() + patience))
             known.update(answers)
             left = [name for name in others if name not in answers]
             if left:
