@@ -10,8 +10,26 @@ from launcher._util.shell import Shell
 from launcher.slurm.ask import SlurmUnavailableError, ask, first_error
 
 # Free text last: it may hold the separator. Fields: https://slurm.schedmd.com/squeue.html#OPT_format
-_SQUEUE = ("%i", "%A", "%T", "%S", "%e", "%V", "%N", "%r")
-_SACCT = ("JobID", "JobIDRaw", "State", "ExitCode", "Start", "End", "Submit", "NodeList")
+_SQUEUE = {
+    "shown": "%i",
+    "plain": "%A",
+    "state": "%T",
+    "start": "%S",
+    "end": "%e",
+    "submitted": "%V",
+    "nodes": "%N",
+    "reason": "%r",
+}
+_SACCT = {
+    "shown": "JobID",
+    "plain": "JobIDRaw",
+    "state": "State",
+    "exit": "ExitCode",
+    "start": "Start",
+    "end": "End",
+    "submitted": "Submit",
+    "nodes": "NodeList",
+}
 # Command, working directory and comment: what identifies a job besides its number.
 _SQUEUE_ORIGIN = ("%o", "%Z", "%k")
 _SACCT_ORIGIN = ("SubmitLine", "WorkDir", "Comment")
@@ -187,58 +205,39 @@ def parse_time(text: str) -> float | None:
 
 def parse_squeue(text: str, now: float) -> dict[str, Job]:
     """Return the jobs in squeue's lines, under the id that people see (`12_3`) and under the plain one."""
-    jobs: dict[str, Job] = {}
-    for line in text.splitlines():
-        fields = line.split("|", len(_SQUEUE))
-        if len(fields) < len(_SQUEUE):
-            continue  # a header that squeue prints for several clusters, or a message
-        shown, plain, state_text, start, end, submitted, nodes, reason = (
-            each.strip() for each in fields[: len(_SQUEUE)]
-        )
-        state = parse_state(state_text)
-        ended = parse_time(end) if state.terminal else None
-        job = Job(
-            shown,
-            state,
-            terminal=_is_final(state, ended, now),
-            reason=_words(reason),
-            submitted=parse_time(submitted),
-            start=parse_time(start),
-            end=ended,
-            nodes=_words(nodes),
-            origin=fields[-1].strip() if len(fields) > len(_SQUEUE) else None,
-        )
-        jobs[shown] = job
-        jobs.setdefault(plain, job)
-    return jobs
+    return _parse_jobs(text, tuple(_SQUEUE), "squeue", now)
 
 
 def parse_sacct(text: str, now: float) -> dict[str, Job]:
-    """Return the jobs in sacct's lines (--allocations: without steps)."""
+    """Return the jobs in sacct's lines (--allocations: without steps), under both ids."""
+    return _parse_jobs(text, tuple(_SACCT), "sacct", now)
+
+
+def _parse_jobs(text: str, names: tuple[str, ...], source: str, now: float) -> dict[str, Job]:
     jobs: dict[str, Job] = {}
     for line in text.splitlines():
-        fields = line.split("|", len(_SACCT))
-        if len(fields) < len(_SACCT):
-            continue
-        shown, plain, state_text, status, start, end, submitted, nodes = (
-            each.strip() for each in fields[: len(_SACCT)]
-        )
-        state = parse_state(state_text)
-        ended = parse_time(end)
+        fields = [each.strip() for each in line.split("|", len(names))]
+        if len(fields) < len(names):
+            continue  # a header that squeue prints for several clusters, or a message
+        row = dict(zip(names, fields, strict=False))
+        state = parse_state(row["state"])
+        # For a job that has not ended squeue prints when its time limit will end it.
+        ended = parse_time(row["end"]) if state.terminal or source == "sacct" else None
         job = Job(
-            shown,
+            row["shown"],
             state,
             terminal=_is_final(state, ended, now),
-            submitted=parse_time(submitted),
-            start=parse_time(start),
+            reason=_words(row.get("reason", "")),
+            submitted=parse_time(row["submitted"]),
+            start=parse_time(row["start"]),
             end=ended,
-            nodes=_words(nodes),
-            exit_status=parse_exit(status) if state.terminal else None,
-            source="sacct",
-            origin=fields[-1].strip() if len(fields) > len(_SACCT) else None,
+            nodes=_words(row["nodes"]),
+            exit_status=parse_exit(row["exit"]) if state.terminal and "exit" in row else None,
+            source=source,
+            origin=fields[-1] if len(fields) > len(names) else None,
         )
-        jobs[shown] = job
-        jobs.setdefault(plain, job)
+        jobs[job.id] = job
+        jobs.setdefault(row["plain"], job)
     return jobs
 
 
@@ -262,7 +261,7 @@ def _from_squeue(ids: list[str], shell: Shell, now: float, cluster: str | None) 
         "--noheader",
         "--array",
         "--states=all",
-        f"--format={'|'.join((*_SQUEUE, *_SQUEUE_ORIGIN))}",
+        f"--format={'|'.join((*_SQUEUE.values(), *_SQUEUE_ORIGIN))}",
         f"--jobs={','.join(ids)}",
     ]
     result = ask(argv, shell)
@@ -279,7 +278,7 @@ def _from_sacct(ids: list[str], shell: Shell, now: float, cluster: str | None) -
         "--allocations",
         "--parsable2",
         "--noheader",
-        f"--format={','.join((*_SACCT, *_SACCT_ORIGIN))}",
+        f"--format={','.join((*_SACCT.values(), *_SACCT_ORIGIN))}",
         f"--jobs={','.join(ids)}",
     ]
     result = ask(argv, shell)
