@@ -1,15 +1,12 @@
 """How far long work is: the protocol that commands report to, and a listener that ignores everything."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from launcher.images.build.report import Report
-
-if TYPE_CHECKING:
-    from launcher.contract.events import Unit
+from launcher.contract.events import ProgressListener, Unit
 
 
-class Progress(Report, Protocol):
-    """Hear what happens while a command works: what a `Report` hears of the work itself, and words for people."""
+class Progress(ProgressListener, Protocol):
+    """Hear what happens while a command works: its progress, and words for people."""
 
     def info(self, text: str) -> None:
         """Take a sentence that a person should read now."""
@@ -35,5 +32,5 @@ class Silent:
     def line(self, text: str) -> None:
         """Ignore a line."""
 
-    def progress(self, done: int, total: int | None, unit: "Unit") -> None:
+    def progress(self, done: int, total: int | None, unit: Unit) -> None:
         """Ignore a number."""

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from launcher._util.errors import CommandError, LauncherError, RequestError
+from launcher._util.line_splitter import LineSplitter
 from launcher._util.resources import resource
 from launcher._util.shell import LocalShell, Shell
 from launcher.contract.conversion import ConversionRequest
-from launcher.contract.events import EventReader, EventWriter
+from launcher.contract.events import EventReader, EventWriter, ProgressListener
 from launcher.images.build.remote import RemoteFailure
-from launcher.images.build.report import LineSplitter, Report
 
 
-def convert(request: ConversionRequest, python: str, shell: Shell, report: Report) -> dict[str, Any]:
+def convert(request: ConversionRequest, python: str, shell: Shell, report: ProgressListener) -> dict[str, Any]:
     """Convert on this machine. Return the parity report, whose `ok` says whether the result is equal.
 
     The request's paths are absolute. Raises RequestError for a wrong request, CommandError where the program failed.

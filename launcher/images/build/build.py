@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.shell import Shell
+from launcher.contract.events import ProgressListener
 from launcher.contract.variables import is_secret
 from launcher.images.build import containers, dockerfile, engines, pack, pipeline
 from launcher.images.build.dockerfile import DockerBuild
-from launcher.images.build.report import Report
 from launcher.images.build.result import ImageOutcome
 from launcher.images.manifest import ImageSource
 from launcher.images.reference import parse_reference
@@ -39,7 +39,7 @@ class BuildRequest:
     """Build secrets: name and file."""
 
 
-def build(request: BuildRequest, store: Store, shell: Shell, report: Report) -> ImageOutcome:
+def build(request: BuildRequest, store: Store, shell: Shell, report: ProgressListener) -> ImageOutcome:
     """Build and put the image into the store; if another process builds the same meanwhile, take its image.
 
     The engine decides what has to be built again: it keeps layers. Raises ImageError for a wrong request, CommandError
@@ -83,7 +83,7 @@ def _build(
     name: str,
     building: Building,
     shell: Shell,
-    report: Report,
+    report: ProgressListener,
 ) -> StoredImage:
     identity = dockerfile.build(engine, spec, building.workspace, shell, report)
     image = engines.inspect(engine, identity, shell)

@@ -17,10 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher._util.errors import LauncherError
+from launcher._util.line_splitter import LineSplitter
 from launcher._util.shell import Shell
+from launcher.contract.events import ProgressListener
 from launcher.images.build import engines
 from launcher.images.build.engines import Engine, EngineImage
-from launcher.images.build.report import LineSplitter, Report
 from launcher.images.store.owner import Owner
 
 _EXPORT = "launcher-export"
@@ -71,7 +72,7 @@ def remove_abandoned(engine: Engine, shell: Shell) -> list[str]:
     return gone
 
 
-def export(engine: Engine, image: EngineImage, root: Path, shell: Shell, report: Report) -> None:
+def export(engine: Engine, image: EngineImage, root: Path, shell: Shell, report: ProgressListener) -> None:
     """Unpack the files of an image into the new directory `root`. Raises CommandError."""
     report.stage(f"unpacking the image of {engine.name}")
     root.mkdir()

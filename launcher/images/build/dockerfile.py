@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import CommandError, ImageError
+from launcher._util.line_splitter import LineSplitter
 from launcher._util.shell import Shell
+from launcher.contract.events import ProgressListener
 from launcher.contract.variables import is_secret
 from launcher.images.build import containers
 from launcher.images.build.engines import Engine
 from launcher.images.build.registry import engine_architecture
-from launcher.images.build.report import LineSplitter, Report
 
 _BUILDAH_STEP = re.compile(r"^(?:\[(\d+)/(\d+)\] )?STEP (\d+)/(\d+): (.*)")
 _BUILDKIT_STEP = re.compile(r"^#\d+ \[(?:(\S+) )?(\d+)/(\d+)\] (.*)")
@@ -73,7 +74,7 @@ def check(spec: DockerBuild) -> None:
             raise ImageError(f"the file of the build secret {name} is missing", where=str(path))
 
 
-def build(engine: Engine, spec: DockerBuild, workspace: Path, shell: Shell, report: Report) -> str:
+def build(engine: Engine, spec: DockerBuild, workspace: Path, shell: Shell, report: ProgressListener) -> str:
     """Build and return the image's ID; it gets no name in the engine.
 
     Raises ImageError if the Dockerfile or the target is wrong, CommandError for a build that failed, both with the

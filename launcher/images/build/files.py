@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from launcher._util.errors import ImageError
+from launcher._util.line_splitter import LineSplitter
 from launcher._util.shell import Shell
+from launcher.contract.events import ProgressListener
 from launcher.images.build import engines, pack, pipeline
 from launcher.images.build.layout import bare_layout
 from launcher.images.build.pack import Compression
-from launcher.images.build.report import LineSplitter, Report
 from launcher.images.inspect.tree import DirectoryTree
 from launcher.images.store import space
 
@@ -24,7 +25,7 @@ _SAVED = ("oci-layout", "manifest.json", "repositories")
 
 
 def from_directory(
-    root: Path, workspace: Path, compression: Compression, shell: Shell, report: Report
+    root: Path, workspace: Path, compression: Compression, shell: Shell, report: ProgressListener
 ) -> dict[str, str]:
     """Pack a directory, which is only read, to the workspace's image; return the tools. Raises ImageError."""
     check_root(root, str(root))
@@ -32,7 +33,7 @@ def from_directory(
 
 
 def from_tarball(
-    tarball: Path, workspace: Path, compression: Compression, shell: Shell, report: Report
+    tarball: Path, workspace: Path, compression: Compression, shell: Shell, report: ProgressListener
 ) -> dict[str, str]:
     """Unpack and pack a tarball: not compressed, or with gzip, zstd, xz, bzip2. Raises ImageError."""
     option = _kind(tarball)

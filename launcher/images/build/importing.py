@@ -9,13 +9,13 @@ from pathlib import Path
 from launcher._util.errors import DiskError, ImageError
 from launcher._util.shell import Shell
 from launcher._util.user_paths import exists, user_path
+from launcher.contract.events import ProgressListener
 from launcher.contract.files import open_regular
 from launcher.images import verify
 from launcher.images.build import engines, pack, pipeline
 from launcher.images.build.files import from_directory, from_tarball
 from launcher.images.build.pulling import from_registry, tool_for
 from launcher.images.build.registry import engine_architecture
-from launcher.images.build.report import Report
 from launcher.images.build.result import ImageOutcome
 from launcher.images.manifest import ImageSource
 from launcher.images.reference import Reference, looks_like_path, parse_reference
@@ -49,7 +49,7 @@ class ImportRequest:
     """enroot, docker, podman or buildah; None is the first that works."""
 
 
-def import_image(request: ImportRequest, store: Store, shell: Shell, report: Report) -> ImageOutcome:
+def import_image(request: ImportRequest, store: Store, shell: Shell, report: ProgressListener) -> ImageOutcome:
     """Import and put the image into the store.
 
     An image of a registry or an engine that the store has already (by its digest) is not fetched again. Raises
@@ -70,7 +70,7 @@ type _Make = Callable[[Building], StoredImage]
 
 
 def _once(
-    request: ImportRequest, key: list[str], store: Store, report: Report, make: _Make
+    request: ImportRequest, key: list[str], store: Store, report: ProgressListener, make: _Make
 ) -> tuple[StoredImage, bool]:
     """Make an image, or take it from another process that makes the same at this moment."""
     text = json.dumps(
@@ -82,7 +82,9 @@ def _once(
         return make(building), False
 
 
-def _import_path(request: ImportRequest, store: Store, shell: Shell, report: Report) -> tuple[StoredImage, bool]:
+def _import_path(
+    request: ImportRequest, store: Store, shell: Shell, report: ProgressListener
+) -> tuple[StoredImage, bool]:
     path = user_path(request.source, request.directory, error=ImageError)
     if not exists(path):
         raise ImageError(
@@ -115,7 +117,7 @@ def _import_path(request: ImportRequest, store: Store, shell: Shell, report: Rep
 
 
 def _squashfs(
-    request: ImportRequest, path: Path, name: str, building: Building, shell: Shell, report: Report
+    request: ImportRequest, path: Path, name: str, building: Building, shell: Shell, report: ProgressListener
 ) -> StoredImage:
     """Copy a squashfs file, sharing its blocks where the file system can; keep the facts of its manifest."""
     report.stage("checking the file")
@@ -134,7 +136,7 @@ def _squashfs(
 
 
 def _import_daemon(
-    request: ImportRequest, reference: Reference, store: Store, shell: Shell, report: Report
+    request: ImportRequest, reference: Reference, store: Store, shell: Shell, report: ProgressListener
 ) -> tuple[StoredImage, bool]:
     own = "docker" if reference.scheme == "dockerd" else "podman"
     if request.engine is not None and (own == "docker" or request.engine != "buildah") and request.engine != own:
@@ -164,7 +166,7 @@ def _import_daemon(
 
 
 def _import_registry(
-    request: ImportRequest, reference: Reference, store: Store, shell: Shell, report: Report
+    request: ImportRequest, reference: Reference, store: Store, shell: Shell, report: ProgressListener
 ) -> tuple[StoredImage, bool]:
     tool = tool_for(reference, request.engine, shell)
     architecture = pipeline.target_architecture(request.architecture)

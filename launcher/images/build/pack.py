@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import CommandError, ImageError
+from launcher._util.line_splitter import LineSplitter
 from launcher._util.shell import Shell
+from launcher.contract.events import ProgressListener
 from launcher.images.build.layout import Layout
-from launcher.images.build.report import LineSplitter, Report
 from launcher.images.store import space
 
 DEFAULT_COMPRESSION = "zstd:3"
@@ -103,7 +104,7 @@ def tree_bytes(root: Path) -> int:
 
 
 def pack(
-    root: Path, layout: Layout, output: Path, compression: Compression, shell: Shell, report: Report
+    root: Path, layout: Layout, output: Path, compression: Compression, shell: Shell, report: ProgressListener
 ) -> dict[str, str]:
     """Write `output`, a squashfs file of `root` with the files of `layout` in place of its own; return the tools.
 

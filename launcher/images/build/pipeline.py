@@ -6,11 +6,11 @@ from pathlib import Path
 
 from launcher._util.errors import ImageError
 from launcher._util.shell import Shell
+from launcher.contract.events import ProgressListener
 from launcher.images.build import containers, pack
 from launcher.images.build.engines import Engine, EngineImage
 from launcher.images.build.layout import Layout, layout_of
 from launcher.images.build.pack import Compression
-from launcher.images.build.report import Report
 from launcher.images.inspect.contents import describe
 from launcher.images.manifest import ImageSource, Manifest, utc_now
 from launcher.images.store import space
@@ -29,7 +29,7 @@ def pack_engine_image(
     workspace: Path,
     compression: Compression,
     shell: Shell,
-    report: Report,
+    report: ProgressListener,
 ) -> tuple[Path, dict[str, str]]:
     """Get an image's files out of the engine and pack them; return the file and the tools with their versions."""
     root = workspace / "root"
@@ -42,9 +42,9 @@ def pack_engine_image(
 
 
 def pack_tree(
-    root: Path, layout: Layout, output: Path, compression: Compression, shell: Shell, report: Report
+    root: Path, layout: Layout, output: Path, compression: Compression, shell: Shell, report: ProgressListener
 ) -> dict[str, str]:
-    """Report the layout's warnings and pack; see `pack.pack`."""
+    """ProgressListener the layout's warnings and pack; see `pack.pack`."""
     for warning in layout.warnings:
         report.line(f"warning: {warning}")
     return pack.pack(root, layout, output, compression, shell, report)
@@ -59,7 +59,7 @@ def publish_image(
     architecture: str | None,
     names: Sequence[str],
     shell: Shell,
-    report: Report,
+    report: ProgressListener,
 ) -> StoredImage:
     """Inspect the finished file, check that it is for the right machines, and put it into the store.
 
@@ -97,7 +97,7 @@ def target_architecture(architecture: str | None) -> str:
     return architecture or platform.machine()
 
 
-def report_waiting(report: Report, what: str) -> OnWait:
+def report_waiting(report: ProgressListener, what: str) -> OnWait:
     """Return a function that reports which process is making the same image."""
 
     def report_holder(holder: LeaseHolder) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from launcher._util.errors import CommandError, ImageError, MissingProgramError, OutsideError
+from launcher._util.line_splitter import LineSplitter
 from launcher._util.shell import Shell
+from launcher.contract.events import ProgressListener
 from launcher.images.build import engines, enroot, pack, pipeline
 from launcher.images.build.engines import Engine
 from launcher.images.build.pack import Compression
 from launcher.images.build.registry import digest_of, engine_architecture, is_loopback
-from launcher.images.build.report import LineSplitter, Report
 from launcher.images.build.transfers import UnknownImageError, with_retries
 from launcher.images.reference import Reference
 from launcher.images.store.mounts import mount_of
@@ -47,12 +48,12 @@ class PullTool(Protocol):
         """Return the name of the program."""
         ...
 
-    def digest(self, architecture: str, report: Report) -> str | None:
+    def digest(self, architecture: str, report: ProgressListener) -> str | None:
         """Return the digest under the name now; None if this program cannot ask. Raises ImageError, OutsideError."""
         ...
 
     def pull(
-        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: ProgressListener
     ) -> PulledImage:
         """Fetch the image. Raises ImageError, OutsideError."""
         ...
@@ -74,7 +75,12 @@ def tool_for(reference: Reference, wanted: str | None, shell: Shell) -> PullTool
 
 
 def from_registry(
-    tool: PullTool, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+    tool: PullTool,
+    digest: str | None,
+    architecture: str,
+    workspace: Path,
+    compression: Compression,
+    report: ProgressListener,
 ) -> PulledImage:
     """Fetch and pack. Raises ImageError, OutsideError, DiskError."""
     with pack.full_disk(workspace):
@@ -90,7 +96,7 @@ class EnrootPull:
     shell: Shell
     name: str = "enroot"
 
-    def digest(self, architecture: str, report: Report) -> str | None:
+    def digest(self, architecture: str, report: ProgressListener) -> str | None:
         """Return the digest; see `PullTool.digest`."""
         if self.version < enroot.DIGEST_SINCE:
             return self.reference.digest or digest_of(self.reference, architecture)
@@ -102,7 +108,7 @@ class EnrootPull:
         return with_retries(ask, self.reference, self.name, report)
 
     def pull(
-        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: ProgressListener
     ) -> PulledImage:
         """Fetch the image; see `PullTool.pull`."""
         report.stage(f"importing with enroot {'.'.join(map(str, self.version))}")
@@ -144,7 +150,7 @@ class EnrootElseEngine:
         """Return the name of the program."""
         return self.used.name
 
-    def digest(self, architecture: str, report: Report) -> str | None:
+    def digest(self, architecture: str, report: ProgressListener) -> str | None:
         """Return the digest; see `PullTool.digest`."""
         try:
             return self.used.digest(architecture, report)
@@ -152,7 +158,7 @@ class EnrootElseEngine:
             return self._turn_to_engine(error, architecture, report)
 
     def pull(
-        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: ProgressListener
     ) -> PulledImage:
         """Fetch the image; see `PullTool.pull`."""
         try:
@@ -163,7 +169,7 @@ class EnrootElseEngine:
             found = self._turn_to_engine(error, architecture, report)
         return self.used.pull(digest or found, architecture, workspace, compression, report)
 
-    def _turn_to_engine(self, error: UnknownImageError, architecture: str, report: Report) -> str:
+    def _turn_to_engine(self, error: UnknownImageError, architecture: str, report: ProgressListener) -> str:
         """Use an engine from now on, if the registry does have the image; return its digest. Raises `error` else.
 
         enroot 3 does not ask for images of the OCI format, and enroot 4 asks some registries in a way that they answer
@@ -182,7 +188,7 @@ class EnrootElseEngine:
         return digest
 
 
-def _report_line(text: str, report: Report) -> None:
+def _report_line(text: str, report: ProgressListener) -> None:
     stage = re.match(r"\[INFO\] (.*)", text)
     if stage:
         report.stage(f"enroot: {stage[1].rstrip('.')[:1].lower()}{stage[1].rstrip('.')[1:]}")
@@ -203,12 +209,12 @@ class EnginePull:
         """Return the name of the program."""
         return self.engine.name
 
-    def digest(self, architecture: str, report: Report) -> str | None:  # noqa: ARG002
+    def digest(self, architecture: str, report: ProgressListener) -> str | None:  # noqa: ARG002
         """Return the digest; see `PullTool.digest`."""
         return digest_of(self.reference, architecture)
 
     def pull(
-        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: ProgressListener
     ) -> PulledImage:
         """Fetch the image; see `PullTool.pull`."""
         report.stage(f"fetching with {self.engine.name} {self.engine.version}")
@@ -235,7 +241,7 @@ class DockerPull:
     shell: Shell
     name: str = "docker"
 
-    def digest(self, architecture: str, report: Report) -> str | None:
+    def digest(self, architecture: str, report: ProgressListener) -> str | None:
         """Return the digest; see `PullTool.digest`. docker can ask with the credentials that it has."""
         if (found := digest_of(self.reference, architecture)) is not None:
             return found
@@ -248,7 +254,7 @@ class DockerPull:
         return found_text[0] if found_text else None
 
     def pull(
-        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: Report
+        self, digest: str | None, architecture: str, workspace: Path, compression: Compression, report: ProgressListener
     ) -> PulledImage:
         """Fetch the image; see `PullTool.pull`."""
         if digest is None:

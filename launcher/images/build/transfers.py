@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launcher._util.errors import CommandError, ImageError, LauncherError, OutsideError
-from launcher.images.build.report import Report
+from launcher.contract.events import ProgressListener
 from launcher.images.reference import DOCKER_HUB, Reference
 
 WAITS_S = (3.0, 10.0, 30.0)
@@ -115,7 +115,7 @@ def with_retries[T](
     action: Callable[[], T],
     reference: Reference,
     tool: str,
-    report: Report,
+    report: ProgressListener,
     *,
     waits_s: Sequence[float] | None = None,
     sleep: Callable[[float], None] = time.sleep,

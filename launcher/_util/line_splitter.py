@@ -1,31 +1,11 @@
-"""Progress of long work, for anything that shows or records it: a terminal, a file."""
+"""The output of a program, which comes in pieces, as lines."""
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol
-
-if TYPE_CHECKING:
-    from launcher.contract.events import Unit
-
+from typing import Literal
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LONGEST = 1 << 16  # of a line without an end
-
-
-class Report(Protocol):
-    """Receives the progress of long work."""
-
-    def stage(self, text: str) -> None:
-        """Begin a new part of the work: `building with podman`."""
-        ...
-
-    def line(self, text: str) -> None:
-        """Take a line of a program's output."""
-        ...
-
-    def progress(self, done: int, total: int | None, unit: "Unit") -> None:
-        """Take how much of the stage is done; `total` is None where it is not known."""
-        ...
 
 
 class LineSplitter:
