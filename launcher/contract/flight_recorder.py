@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, Optional
 
 from .files import open_regular
+from .paths import FLIGHT_RECORDER
 
 DUMP_BYTES = 64 << 20
 """Limit of one dump; 2,000 entries with their stacks take about 3 MB."""
-FILE = "flight-recorder-rank-"
-"""Start of a dump's file name in the directory of an attempt; torch appends the rank."""
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -94,8 +93,8 @@ def read(data: bytes) -> Dump:
 def read_directory(directory: Path) -> tuple[dict[int, Dump], dict[int, str]]:
     """Return the dumps in a directory by rank, and why those of other ranks could not be read."""
     dumps, wrong = {}, {}
-    for path in sorted(directory.glob(f"{FILE}*")):
-        number = re.fullmatch(rf"{FILE}(\d+)", path.name)
+    for path in sorted(directory.glob(f"{FLIGHT_RECORDER}*")):
+        number = re.fullmatch(rf"{FLIGHT_RECORDER}(\d+)", path.name)
         if number is None:
             continue
         try:

@@ -10,8 +10,6 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.contract import flight_recorder
-
 CODE = "code"
 RECIPE = "recipe"
 """Below code/: the recipe with the *.py beside it."""
@@ -25,6 +23,9 @@ SBATCH_SCRIPT, STEP_SCRIPT, ENTER_SCRIPT = "sbatch.sh", "step.sh", "enter.sh"
 
 MANIFEST = "launcher-manifest.json"
 """In a checkpoint's own directory: names, sizes and sums of its files."""
+
+FLIGHT_RECORDER = "flight-recorder-rank-"
+"""Start of a dump's file name in the directory of an attempt; torch appends the rank."""
 
 SCRIPTS = (SBATCH_SCRIPT, STEP_SCRIPT, ENTER_SCRIPT)
 """Rendered from the plan. `enter.sh` where the launcher itself leads tasks into the image."""
@@ -195,7 +196,7 @@ class AttemptPaths:
 
     def flight_recorder(self, rank: int) -> Path:
         """Return the path of a rank's dump of torch's flight recorder, a pickle that `torchfrtrace` reads."""
-        return self.stacks / f"{flight_recorder.FILE}{rank}"
+        return self.stacks / f"{FLIGHT_RECORDER}{rank}"
 
     def unwatched(self, rank: int) -> Path:
         """Return the path of the reason why a rank cannot count its steps; then its node is not watched."""

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,17 +202,37 @@ def _read(path: Path) -> Index:
     content = json.loads(path.read_text(encoding="utf-8"))
     entries: dict[str, dict[str, Any]] = content["recipes"]
     keys: dict[str, str] = content["keys"]
-    recipes = {}
-    for name, entry in entries.items():
-        alias_of = entry.get("alias_of")
-        recipes[name] = _recipe(name, entries[alias_of] if alias_of else entry, keys, alias_of)
-    shipped = {
-        digest: _recipe(
+
+    def recipe(name: str) -> IndexedRecipe:
+        alias_of = entries[name].get("alias_of")
+        return _recipe(name, entries[alias_of or name], keys, alias_of)
+
+    def shipped(digest: str) -> IndexedRecipe:
+        entry = content["shipped"][digest]
+        return _recipe(
             entry["file"], {"package": "launcher", "module": entry["file"], "family": "", **entry}, keys, None
         )
-        for digest, entry in content["shipped"].items()
-    }
-    return Index(content["bridge"], recipes, shipped)
+
+    return Index(content["bridge"], _Entries(entries, recipe), _Entries(content["shipped"], shipped))
+
+
+class _Entries(Mapping[str, IndexedRecipe]):
+    """The entries of an index, read one by one: a plan needs one of a thousand."""
+
+    def __init__(self, keys: Collection[str], read: Callable[[str], IndexedRecipe]) -> None:
+        self._keys = keys
+        self._read = functools.cache(read)
+
+    def __getitem__(self, key: str) -> IndexedRecipe:
+        if key not in self._keys:
+            raise KeyError(key)
+        return self._read(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 def _recipe(name: str, entry: dict[str, Any], keys: dict[str, str], alias_of: str | None) -> IndexedRecipe:

@@ -27,7 +27,7 @@ from typing import NamedTuple, Optional
 
 from ...contract import flight_recorder
 from ...contract.hangs import PHASES, RECENT, Phase, current_collectives
-from ...contract.paths import AttemptPaths, RunPaths
+from ...contract.paths import FLIGHT_RECORDER, AttemptPaths, RunPaths
 from ...contract.process import start_ticks_of
 from ...contract.records import CollectiveRecord
 
@@ -217,7 +217,7 @@ def flight_recorder_variables(directory: Path, torch: Optional[tuple[int, int]])
 
     The old names count in every release, and a new one warns of them in each rank; an unknown release gets both.
     """
-    prefix = str(directory / flight_recorder.FILE)
+    prefix = str(directory / FLIGHT_RECORDER)
     new = {"TORCH_FR_BUFFER_SIZE": _FLIGHT_RECORDER_ENTRIES, "TORCH_FR_DUMP_TEMP_FILE": prefix}
     old = {"TORCH_NCCL_TRACE_BUFFER_SIZE": _FLIGHT_RECORDER_ENTRIES, "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": prefix}
     only_new = torch is not None and torch >= _NEW_NAMES_SINCE
