@@ -139,7 +139,7 @@ def starts(root: Path, directory: Path) -> dict[str, Callable[[], float]]:
         "launcher plan": command("plan", *local, str(root / "recipes/vanilla_gpt_pretrain.py")),
         "launcher submit --dry-run": command(
             *("submit", "--dry-run", "--cluster", "slurm", "--gpus-per-node", "8", "--nodes", "2"),
-            str(root / "recipes/vanilla_gpt_pretrain.py"),
+            *(str(root / "recipes/vanilla_gpt_pretrain.py"), "train.global_batch_size=32"),
         ),
         "launcher status": command("status"),
         "a rank": rank,

@@ -82,6 +82,23 @@ def test_in_a_project_of_git_tracked_files_travel_as_they_are_now(project: Path)
     assert targets(ship(project)) == IMPORTED
 
 
+def test_the_state_of_git_before_a_commit_unchanged_and_without_a_branch(project: Path) -> None:
+    git(project, "init", "-q", "-b", "work")
+    git(project, "add", "recipe.py")
+    state = ship(project).git
+    assert state and (state.commit, state.branch) == (None, "work")
+    git(project, "commit", "-q", "-m", "first")
+    state = ship(project).git
+    assert state and state.commit and len(state.commit) == 40
+    assert (state.branch, state.changed, state.diff) == ("work", (), "")
+    git(project, "checkout", "-q", "--detach")
+    index = (project / ".git/index").stat().st_mtime_ns
+    (project / "recipe.py").touch()
+    detached = ship(project).git
+    assert detached and (detached.commit, detached.branch, detached.changed) == (state.commit, None, ())
+    assert (project / ".git/index").stat().st_mtime_ns == index, "a plan writes nothing"
+
+
 def test_too_much_is_refused_where_it_was_named_and_said_where_it_is_tracked(project: Path) -> None:
     (project / "conf/large").write_bytes(b"")
     with (project / "conf/large").open("ab") as file:
