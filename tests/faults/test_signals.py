@@ -5,7 +5,7 @@ Cost: about 45 s on an idle machine, most of it waiting for Slurm; the real time
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,18 +125,18 @@ def test_the_end_of_a_job_that_moves(user: User, cluster: VirtualCluster) -> Non
 def test_a_users_own_notice_is_honoured(user: User, cluster: VirtualCluster) -> None:
     """It takes the place of the launcher's, for the script or for the ranks; its time counts."""
     script = Started(user, cluster, "--time=60", "--sbatch", "signal=B:USR2@90", "--name", "script")
-    ranks = Started(user, cluster, "--time=60", "--sbatch", "signal=USR1@12", "--name", "ranks")
+    ranks = Started(user, cluster, "--time=60", "--sbatch", "signal=USR1@10", "--name", "ranks")
     for run in (script, ranks):
         assert "#SBATCH --signal=B:USR1@" not in (run.path / "sbatch.sh").read_text()
     script.scontrol("EndTime=now+3")
     script.signal("USR2", "--batch")
-    ranks.scontrol("EndTime=now+16")
+    ranks.scontrol("EndTime=now+28")
     ranks.signal("USR1")  # as Slurm does: to every task, and nothing to the script
     assert script.result()["stopped_by"] == "time limit"
     assert not (ranks.attempt("000") / "stop").exists(), "its script believes that the end is an hour away"
     ranks.signal("USR1", "--batch")
     assert ranks.result()["stopped_by"] == "time limit"
-    assert 5 < json.loads((ranks.attempt("000") / "notice.json").read_text())["left_s"] <= 12
+    assert 5 < json.loads((ranks.attempt("000") / "notice.json").read_text())["left_s"] <= 10
 
 
 def test_a_cancelled_job_saves_nothing_unless_asked(user: User, cluster: VirtualCluster) -> None:
@@ -180,6 +180,26 @@ def test_slurm_itself_ends_a_job_of_one_minute(user: User, cluster: VirtualClust
     wait_until(lambda: run.trains("001"), "the next attempt", cluster, 60)
     timeline = (run.attempt("001") / "timeline.jsonl").read_text()
     assert f'"iteration": {result["checkpoint"]}' in timeline
+
+
+@pytest.mark.soak
+def test_an_allocation_that_ends(user: User) -> None:
+    """No signal comes to a step's script in an allocation; the end is looked up all the same. Cost: 50 s."""
+    words = ("run", *COMMON, *LONG, "toy.save_seconds=5")
+    done = user.salloc(*words, options=("-N1", "--ntasks-per-node=2", "--time=1"), status=1)
+    result = json.loads(done.stdout)
+    assert (result["outcome"], result["stopped_by"], result["reason"]) == ("stopped", "time limit", "time limit")
+
+
+@pytest.mark.soak
+def test_preempted_without_grace(new_cluster: Callable[..., VirtualCluster], tmp_path: Path) -> None:
+    """What KillWait leaves is enough for a short save; Slurm itself requeues. Cost: 40 s."""
+    cluster = new_cluster(nodes=1, gpus=0, grace_s=0, kill_wait_s=8)
+    run = Started(user_of(tmp_path, cluster), cluster, "--partition=low", "--sbatch", "exclusive")
+    cluster.submit("sleep 1", "--partition=urgent", "--exclusive")
+    assert run.result()["stopped_by"] == "preempted"
+    assert len(run.saved()) == 1
+    wait_until(lambda: run.trains("001"), "the run to go on", cluster, 60)
 
 
 @pytest.mark.soak
