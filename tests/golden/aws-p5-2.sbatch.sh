@@ -189,7 +189,8 @@ look() { # sets `why` (empty where nothing ends the job) and `left_s` until its 
     elif ((!over)); then
         [[ -z $left_s ]] || ((left_s > stop_s || left_s > half_s)) || why='time limit'
     elif [[ $shown =~ [[:space:]]Restarts=([0-9]+) ]] && ((BASH_REMATCH[1] > ${SLURM_RESTART_COUNT:-0})); then
-        case $(<"$attempt_dir/logs/srun.log") in
+        # slurmstepd writes why to both logs; this job may have been requeued before, so the last line counts
+        case $(grep -ahE "CANCELLED AT .* DUE TO|Node failure on " "$run_dir/sbatch.log" "$attempt_dir/logs/srun.log" 2>/dev/null | tail -n 1) in
             *"DUE TO PREEMPTION"*) why=preempted ;;
             *"DUE TO NODE FAILURE"* | *"Node failure on "*) ;;
             *) why=requeued ;;
