@@ -47,6 +47,8 @@ class AttemptProgress:
     """Iteration of the checkpoint that it started from."""
     verified: str | None = None
     """What was verified of that checkpoint: `verified`, `partly verified`, `sizes only` or `unverified`."""
+    no_space: int | None = None
+    """Iteration whose save could not fit, until a later save has succeeded."""
     saved: int | None = None
     """Iteration of its newest checkpoint."""
     ended: str | None = None
@@ -109,7 +111,9 @@ def _event(state: AttemptProgress, line: dict[str, Any]) -> AttemptProgress:
     iteration = number(line, "iteration")
     state = replace(state, time=number(line, "time") or state.time, phase=_NEXT.get(name, state.phase))
     if name == "save":
-        return replace(state, saved=_int(iteration, state.saved))
+        return replace(state, saved=_int(iteration, state.saved), no_space=None)
+    if name == "no_space":
+        return replace(state, no_space=_int(iteration, state.no_space))
     if name == "checkpoint_loaded":
         return replace(state, loaded=_int(iteration, state.loaded))
     if name == "checkpoint_verified":
@@ -155,7 +159,8 @@ def describe(state: AttemptProgress) -> str:
         loaded = f" (continuing after iteration {state.loaded}{verified})" if state.loaded is not None else ""
         return f"{state.phase}{loaded}"
     of = f"/{state.train_iters}" if state.train_iters else ""
-    return " | ".join(part for part in (f"iteration {state.iteration}{of}", numbers(state)) if part)
+    space = "" if state.no_space is None else f"no space for the save of iteration {state.no_space}"
+    return " | ".join(part for part in (f"iteration {state.iteration}{of}", space, numbers(state)) if part)
 
 
 def clock(seconds: float) -> str:

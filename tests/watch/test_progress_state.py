@@ -37,6 +37,14 @@ def test_a_resumed_attempt_says_so() -> None:
     assert describe(state) == "in the first iteration (continuing after iteration 40)"
 
 
+def test_a_save_that_could_not_fit_is_shown_until_one_succeeds() -> None:
+    lines = [{"iteration": 10, "train_iters": 20, "time": 1.0}, {"event": "no_space", "iteration": 10, "time": 1.0}]
+    state = advance(AttemptProgress(), map(json.dumps, lines))
+    assert describe(state) == "iteration 10/20 | no space for the save of iteration 10"
+    state = advance(state, [json.dumps({"event": "save", "iteration": 15, "time": 2.0})])
+    assert describe(state) == "iteration 10/20"
+
+
 def test_a_resumed_attempt_says_what_was_verified_of_its_checkpoint() -> None:
     event = {"event": "checkpoint_verified", "iteration": 40, "verification": {"state": "partly verified"}}
     state = after({"event": "imports"}, event)

@@ -22,6 +22,7 @@ _STARTING = {
 _NAMES = {
     **_STARTING,
     "save": "saving checkpoints",
+    "no_space": "saves for which there was no space",
     "checksums": "sums of checkpoints, beside the training",
     "evaluation": "evaluation",
     "stop_requested": "asked to save and stop",
