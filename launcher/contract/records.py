@@ -237,19 +237,21 @@ class ExitRecord(NamedTuple):
 
 
 class StartRecord(NamedTuple):
-    """The start that an attempt under Slurm belongs to. Written as one line of text: `NONCE JOB SECONDS`."""
+    """The start that an attempt under Slurm belongs to. Written as one line of text: `NONCE JOB SECONDS BYTES`."""
 
     nonce: str
     """The token of its submission."""
     job: str
     job_start: Optional[float]
     """When Slurm's controller started the job, by its own clock; a dash where the controller did not answer."""
+    log_bytes: int = 0
+    """How long sbatch.log was when the attempt began."""
 
     @classmethod
     def parse(cls, text: str) -> "StartRecord":
         """Return the record in a line. Raises ValueError."""
-        nonce, job, seconds = text.split()[:3]
-        return cls(nonce, job, None if seconds == "-" else float(seconds))
+        nonce, job, seconds, *more = text.split()
+        return cls(nonce, job, None if seconds == "-" else float(seconds), int(more[0]) if more else 0)
 
 
 class EnvironmentRecord(TypedDict):

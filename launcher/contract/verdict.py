@@ -29,6 +29,7 @@ from launcher.contract.records import (
     RankOutcome,
     RankRecord,
     RankSight,
+    StartRecord,
     StopCause,
 )
 from launcher.contract.validation import is_number, problems
@@ -357,7 +358,7 @@ def failure_of(attempt: AttemptPaths, ranks: list[RankEnd], first: Optional[Rank
     found = failures.classify(*sources)
     if found is None or found.level > Level.ERROR:
         others = [_said_by(attempt, rank) for rank in ranks if rank.failed and rank is not first][:RANKS_READ]
-        outside = _tail(attempt.srun_log, SRUN_LOG_BYTES), _tail(attempt.path.parents[1] / "sbatch.log", LOG_BYTES)
+        outside = _tail(attempt.srun_log, SRUN_LOG_BYTES), said_in_sbatch_log(attempt)
         found = failures.classify(*sources, *outside, *others)
     if found is None:
         return failures.unnamed_error(what(first)) if first and first.record and first.outcome == "failed" else None
@@ -421,6 +422,29 @@ def _tail(path: Path, size: int) -> str:
             return file.read(size).decode(errors="replace")
     except OSError:
         return ""
+
+
+def said_in_sbatch_log(attempt: AttemptPaths) -> str:
+    """Return the end of an attempt's part of sbatch.log: all attempts of a run share the file."""
+    following = (
+        attempt.path.with_name(attempt_name(int(attempt.name) + 1)) if attempt.name.isdecimal() else attempt.path
+    )
+    start, end = _log_bytes(attempt.start), _log_bytes(following / attempt.start.name)
+    try:
+        with files.open_regular(attempt.path.parents[1] / "sbatch.log") as file:
+            size = file.seek(0, 2)
+            end = end if start < end < size else size
+            file.seek(max(start if start < size else 0, end - LOG_BYTES))
+            return file.read(end - file.tell()).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _log_bytes(start: Path) -> int:
+    try:
+        return StartRecord.parse(start.read_text(encoding="utf-8")).log_bytes
+    except (OSError, ValueError):
+        return 0
 
 
 def _hang_with_ranks(found: FailureCause, attempt: AttemptPaths, ranks: list[RankEnd]) -> FailureCause:

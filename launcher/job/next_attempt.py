@@ -107,7 +107,7 @@ def ended_by(run: RunPaths, attempt: AttemptPaths, killed: bool) -> Optional[str
     outer = verdict.read_outer_end(attempt)
     if outer is not None:
         return "machine" if outer.cause == "signal" else outer.cause
-    return _slurm_said(run, attempt) if killed else None
+    return _slurm_said(attempt) if killed else None
 
 
 def _was_cancelled(run: RunPaths) -> bool:
@@ -120,14 +120,14 @@ def _was_cancelled(run: RunPaths) -> bool:
     return "cancelled" in names[starts[-1] if starts else 0 :]
 
 
-def _slurm_said(run: RunPaths, attempt: AttemptPaths) -> Optional[str]:
+def _slurm_said(attempt: AttemptPaths) -> Optional[str]:
     """Return what Slurm says in sbatch.log of the end of this attempt's job, which has not written a verdict."""
     try:
         job = StartRecord.parse(attempt.start.read_text(encoding="utf-8")).job
     except (OSError, ValueError):
         return None
     found = None
-    for line in _text(run.sbatch_log).splitlines()[-2000:]:
+    for line in verdict.said_in_sbatch_log(attempt).splitlines():
         match = re.search(r"\*\*\* JOB (\d+) ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?[, ]", line)
         if match and match[1] == job:
             found = _SLURM_SAID.get(match[2], "machine") if match[2] else "cancelled"

@@ -45,3 +45,23 @@ def test_a_run_of_an_allocation_keeps_its_nodes_and_a_hold_is_of_one_job(
     assert plan["layout"]["world_size"] == 4
     assert ["hold", None] not in plan["directives"]
     assert (plan["request"].get("sbatch") or {}) == {}
+
+
+def test_what_makes_another_training_needs_permission(tmp_path: Path) -> None:
+    """A line of the run's own copy of the recipe was changed: any line may change what is trained."""
+    alone = user_of(tmp_path)
+    common = ("small.py", "--gpus-per-node=1", f"--entrypoint={TOY}", "--no-check-config", "toy.save_every=1")
+    alone.run("run", *common, "toy.iters=3", "--name", "changed")
+    (run,) = alone.runs()
+    again = ("run", "--resume", "changed", "toy.iters=5")
+    with (run / "code/recipe/small.py").open("a") as file:
+        file.write("# another recipe\n")
+    refused = alone.run(*again, status=2).stderr
+    assert "another training: code: " in refused
+    assert "--allow-change code" in refused
+    planned = alone.run("plan", "--resume", "changed", "toy.iters=5", "--allow-change=code", "--json").stdout
+    keys = {change["key"]: (change["before"], change["after"]) for change in json.loads(planned)["plan"]["changes"]}
+    assert keys["toy.iters"] == ("3", "5")
+    assert set(keys) == {"toy.iters", "code"}
+    assert "changed: toy.iters: 3 -> 5" in alone.run(*again, "--allow-change=code").stderr
+    assert "is new" in alone.run("run", *common, "--allow-change=code", status=2).stderr

@@ -37,7 +37,7 @@ def test_a_login_node_whose_clock_is_ahead(user: User) -> None:
     (run / "journal.jsonl").write_text("".join(f"{line}\n" for line in ahead))
     (status,) = json.loads(user.run("status", "early", "--json").stdout)["runs"]
     assert (status["phase"], status["attempt"], status["iteration"]) == ("finished", "000", 2)
-    _, job, started = (run / "attempts/000/start").read_text().split()
+    _, job, started, _ = (run / "attempts/000/start").read_text().split()
     assert (job, abs(float(started) - journal[0]["time"]) < 60) == (status["job"], True)
 
 

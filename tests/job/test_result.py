@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.contract import verdict
-from launcher.contract.paths import AttemptPaths
+from launcher.contract.paths import AttemptPaths, RunPaths
 from launcher.job import result as program
 
 PROGRAM = Path(program.__file__)
@@ -396,6 +396,22 @@ def test_ranks_that_left_nothing_are_explained_by_what_lies_beside(
 def test_slurms_own_words_in_sbatch_log_count(tmp_path: Path) -> None:
     (tmp_path / "sbatch.log").write_text("*** JOB 7 ON n1 CANCELLED AT 2026-01-31T10:00:00 DUE TO NODE FAILURE ***\n")
     assert judge(tmp_path, [(None, None)], 1)["failure"] == "hardware"
+
+
+def test_what_sbatch_log_has_of_another_attempt_does_not_count(tmp_path: Path) -> None:
+    """A job that was requeued has the end of its earlier attempts in the same file."""
+    attempt = RunPaths(tmp_path).attempt_paths("001")
+    attempt.path.mkdir(parents=True)
+    first = "*** JOB 7 ON n1 CANCELLED AT 2026-01-31T10:00:00 DUE TO NODE FAILURE ***\n"
+    (tmp_path / "sbatch.log").write_text(f"{first}mine\ntheirs\n")
+    attempt.start.write_text(f"nonce 7 - {len(first)}\n")
+    assert verdict.said_in_sbatch_log(attempt) == "mine\ntheirs\n"
+    later = RunPaths(tmp_path).attempt_paths("002")
+    later.path.mkdir()
+    later.start.write_text(f"nonce 7 - {len(first) + 5}\n")
+    assert verdict.said_in_sbatch_log(attempt) == "mine\n"
+    attempt.start.write_text("nonce 7 - 9999\n")
+    assert first in verdict.said_in_sbatch_log(attempt), "a log that was cut is read from its start"
 
 
 def test_an_error_of_its_own_needs_no_other_evidence(tmp_path: Path) -> None:

@@ -142,3 +142,44 @@ def test_what_stays_behind_is_named_by_the_check(user: User) -> None:
     )
     asked = ("plan", "trial.py", "--cluster", "local", "--check-config", "--python", warm_python())
     assert "--ship knobs.json" in user.run(*asked, status=2).stderr
+
+
+KILLED = """
+
+import os, signal, threading, time
+from pathlib import Path
+
+
+def _kill_this_process():
+    metrics = Path(os.environ["LAUNCHER_RUN_DIR"], "attempts/000/metrics.jsonl")
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 9:
+        time.sleep(0.005)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if os.environ.get("LAUNCHER_ATTEMPT") == "000":
+    threading.Thread(target=_kill_this_process, daemon=True).start()
+"""
+
+
+@pytest.mark.slurm
+def test_a_killed_rank_is_continued_with_the_losses_of_an_uninterrupted_run(
+    user: User, slurm_cluster: VirtualCluster
+) -> None:
+    """With --keep-going, by itself, from the newest checkpoint that is whole. About 40 s.
+
+    Its ranks start cold: Megatron's writer of checkpoints looks for its own process in the /proc of the virtual node.
+    """
+    asked = ("train.train_iters=24", "checkpoint.save_interval=4")
+    whole = local(user, 1, VANILLA, *asked)
+    (user.directory / "killed.py").write_text(Path(VANILLA).read_text() + KILLED)
+    options = ("--keep-going", "--gpus-per-node=1", "--json", "--no-check-config")
+    answer = json.loads(user.run("submit", "killed.py", *asked, *options).stdout)
+    run = Path(answer["run_dir"])
+    assert slurm_cluster.wait(answer["job"], "COMPLETED", "FAILED", timeout_s=400) == "COMPLETED"
+    first, after = losses(run), losses(run, "001")
+    assert min(after) in (5, 9), "it has continued from a checkpoint"
+    assert {**first, **after} == whole
+    assert all(first[step] == after[step] for step in first.keys() & after.keys())
+    decided = json.loads((run / "attempts/000/next.json").read_text())
+    assert (decided["kind"], decided["action"]) == ("machine", "requeue")
