@@ -197,7 +197,8 @@ export LAUNCHER_ATTEMPT
 # Which start this attempt belongs to, by its token and by the controller's own clock: clocks of other machines differ.
 job_start=${SLURM_JOB_START_TIME:-$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%S 2>/dev/null)}
 [[ $job_start =~ ^[0-9]+$ ]] || job_start=-
-echo "$nonce $SLURM_JOB_ID $job_start" >"$attempt_dir/start" || fail "cannot write to $attempt_dir: is the disk full?"
+said=$(stat -c %s "$run_dir/sbatch.log" 2>/dev/null) # all attempts share sbatch.log; this one's part begins here
+echo "$nonce $SLURM_JOB_ID $job_start ${said:-0}" >"$attempt_dir/start" || fail "cannot write to $attempt_dir: is the disk full?"
 
 # ---- nodes: rank 0 listens on the first one, at the address by which Slurm itself reaches it
 names=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || fail "scontrol cannot list the nodes $SLURM_JOB_NODELIST"
