@@ -310,6 +310,17 @@ def test_a_frozen_controller_and_a_comment_that_the_site_rewrites(
         assert list(jobs(cluster, user).values()) == [1, 1]
         assert left_over(user) == []
 
+        # An orphaned sbatch that reaches Slurm later than its MessageTimeout: the next try waits for its end.
+        arguments = ("submit", *COMMON, *HOLD, "--once=slow")
+        shims = put(user, {"sbatch": '#!/bin/bash\nsleep 6\nexec /usr/bin/sbatch "$@"\n'})
+        tried = forks.start(*arguments)
+        wait_until(lambda: any(intended(run) for run in user.runs()), "the intent", cluster, 20)
+        tried.kill()
+        tried.wait()
+        (shims / "sbatch").unlink()
+        assert answer(forks.run(*arguments, "--json").text)["new"] is False
+        assert list(jobs(cluster, user).values()) == [1, 1, 1]
+
         cluster.stop_controller()
         (cluster.conf.parent / "job_submit.lua").write_text(REWRITING)
         with cluster.conf.open("a") as file:
@@ -323,7 +334,7 @@ def test_a_frozen_controller_and_a_comment_that_the_site_rewrites(
         comments = cluster.run("squeue", "-h", "-o", "%k").stdout
         assert "APS" in comments, "the site has rewritten it"
         assert answer(forks.run(*arguments, "--json").text)["new"] is False
-        assert list(jobs(cluster, user).values()) == [1, 1, 1]
+        assert list(jobs(cluster, user).values()) == [1, 1, 1, 1]
         # A resume: jobs of the run that were submitted before have the same script.
         release(cluster, user)
         run = user.runs()[-1]
@@ -333,6 +344,11 @@ def test_a_frozen_controller_and_a_comment_that_the_site_rewrites(
         (shims / "sbatch").unlink()
         forks.run(*resume)
         assert jobs(cluster, user)[str(run)] == 2
+
+
+def intended(run: Path) -> bool:
+    """Whether the launcher was about to submit the run, and knows nothing more."""
+    return [json.loads(line)["event"] for line in (run / "journal.jsonl").read_text().splitlines()] == ["submit_intent"]
 
 
 def sbatches(user: User) -> list[int]:
