@@ -1,6 +1,7 @@
 """Run ids that collide, and directories that killed launchers have left: no run takes or loses another one's files."""
 
 import dataclasses
+import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from launcher.api.prepare_plan import PreparedPlan, prepare_plan
 from launcher.api.progress import Silent
 from launcher.api.run import start_run
-from launcher.backends.prepare import Prepared, RunExistsError, create
+from launcher.backends.prepare import Prepared, RunExistsError, create, renew
 from launcher.config.request import Request
 from launcher.contract.process import ProcessIdentity
 from launcher.planning.model import Plan
@@ -81,3 +82,33 @@ def test_what_killed_launchers_have_left_is_swept(tmp_path: Path) -> None:
     create(made, scripts(made))
     left = sorted(path.name.split(".")[1] for path in directory.glob(".*.partial"))
     assert left == ["alive", "elsewhere", "unnamed"]
+
+
+def test_an_attempt_keeps_its_own_plan_however_often_it_is_resumed(tmp_path: Path) -> None:
+    """A launcher that was killed while it wrote the next plan, or a job that never began, is not the attempt's."""
+    made = plan_in(tmp_path)
+    run = create(made, scripts(made)).run
+    attempt = run.begin_attempt()
+    for submission in (1, 2):
+        again = dataclasses.replace(made, submission=submission)
+        renew(run, again, scripts(again))
+    assert json.loads((attempt.path / "plan.json").read_text())["submission"] == 0
+    assert run.plan["submission"] == 2
+
+
+def test_a_resume_removes_what_a_killed_one_was_writing(tmp_path: Path) -> None:
+    made = plan_in(tmp_path)
+    run = create(made, scripts(made)).run
+    attempt = run.begin_attempt()
+    kept = {str(path) for path in run.path.rglob("*")}
+    for path in (
+        run.path / ".plan.json.17.tmp",
+        run.path / ".lease.host.17",
+        run.path / "lease.9.17.tmp",
+        run.path / ".latest.001",
+        attempt.path / ".sbatch.sh.17.tmp",
+    ):
+        path.write_text("half")
+    (run.path / ".page.html.17.tmp").write_text("another command's")
+    run.remove_temporary_files()
+    assert {str(path) for path in run.path.rglob("*")} == kept | {str(run.path / ".page.html.17.tmp")}
