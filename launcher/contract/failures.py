@@ -167,6 +167,15 @@ RULES = (
         r"system not yet initialized|SYSTEM_NOT_READY",
         "NVIDIA's fabric manager does not run on the node: resume on other nodes, and report it to the site",
     ),
+    Rule("busy GPU", "hardware", Level.CAUSE, r"CUDA-capable device\(s\) is/are busy or unavailable"),
+    # the file system of a node: a mount that is gone, a disk that fails
+    Rule(
+        "file system",
+        "hardware",
+        Level.CAUSE,
+        r"\[Errno (5|30|107|108|116|121)\]|Stale file handle|Transport endpoint is not connected",
+        "a file system of the node fails: look at its mounts, and resume on other nodes",
+    ),
     # the kernel: machine checks, memory controller
     Rule(
         "host memory errors", "hardware", Level.CAUSE, r"EDAC \w+: \d+ UE |\[Hardware Error\]: .*(Machine check|fatal)"
@@ -182,7 +191,7 @@ RULES = (
         Level.CAUSE,
         r"CUDA out of memory|torch\S*OutOfMemoryError|^OutOfMemoryError|CUDA error: out of memory"
         r"|Cuda failure (\d+ )?'out of memory'|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
-        r"|CUDA_ERROR_OUT_OF_MEMORY",
+        r"|CUDA_ERROR_OUT_OF_MEMORY|NCCL WARN Failed to CUDA (host )?(m|c)alloc",
     ),
     # slurmstepd and srun, for a step whose cgroup the kernel's out-of-memory killer entered; the kernel itself
     Rule(
@@ -203,7 +212,7 @@ RULES = (
         "worker memory",
         "out of memory (host)",
         Level.CAUSE,
-        r"DataLoader worker .* killed by signal: (Killed|Bus error)",
+        r"DataLoader worker .* killed by signal: (Killed|Bus error)|bus error encountered in worker",
         "use fewer data loader workers; for a bus error, give the container more shared memory (/dev/shm)",
     ),
     Rule(
@@ -220,6 +229,7 @@ RULES = (
         r"Rank (?P<rank>\d+): found (NaN|Inf) in local .*?(node: (?P<node>[\w.-]+)|$)"
         r"|Unexpected result (nan|inf)( on rank (?P<rank2>\d+))?|found (NaN|Inf) in local",
     ),
+    Rule("NaN in backward", "diverged", Level.CAUSE, r"Function '\w+' returned nan values in its"),
     Rule("NaN node", "diverged", Level.CAUSE, rf"rerun_state_machine:Rank \d+, node {_NODE}, device"),
     Rule("NaN in the log", "diverged", Level.ERROR, r"\| (grad norm|lm loss): (nan|inf)|[Ll]oss (is|became) nan"),
     # NCCL: a wrong set-up, which no peer's end has caused
@@ -260,6 +270,9 @@ RULES = (
         rf"Task launch for \S+ failed on node {_NODE}: ",
     ),
     Rule(
+        "program not started", "step not started", Level.CAUSE, r"slurmstepd: error: execve\(\): |could not execve job"
+    ),
+    Rule(
         "step refused",
         "step not started",
         Level.CAUSE,
@@ -290,6 +303,24 @@ RULES = (
         r"illegal memory access|misaligned address|unspecified launch failure|illegal instruction"
         r"|CUBLAS_STATUS_(EXECUTION|INTERNAL)|CUDNN_STATUS_EXECUTION|Cuda failure (\d+ )?'invalid argument'",
     ),
+    Rule(
+        "GPU or driver unknown to the image",
+        "user error",
+        Level.ERROR,
+        r"no kernel image is available|driver version is insufficient|compiled with an unsupported toolchain",
+        "the image is built for other GPUs or for a newer driver: use another image, or other nodes",
+    ),
+    Rule(
+        "cuBLAS memory", "out of memory (GPU)", Level.ERROR, r"CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate"
+    ),
+    # the kernel's limits of a user: threads, open files
+    Rule(
+        "limits",
+        "user error",
+        Level.ERROR,
+        r"pthread_create failed|can't start new thread|Too many open files|received 0 items of ancdata",
+        "a limit of the user is reached (ulimit -u, ulimit -n): use fewer data loader workers and threads, or raise it",
+    ),
     # C code, faulthandler, torchrun
     Rule(
         "crash",
@@ -313,6 +344,13 @@ RULES = (
         r"couldn't connect to 'https://huggingface|Can't load (tokenizer|the (configuration|model))"
         r"|LocalEntryNotFound|host='huggingface\.co'.*Max retries",
         "compute nodes do not reach the hub: `launcher fetch` brings the files beforehand",
+    ),
+    Rule(
+        "Weights & Biases",
+        "user error",
+        Level.ERROR,
+        r"api_key not configured|wandb\.errors\.\S*CommError|ERROR Run initialization has timed out",
+        "pass on the key with `--env WANDB_API_KEY`; where nodes do not reach the server, `--env WANDB_MODE=offline`",
     ),
     # torch and Megatron: a checkpoint that does not fit or cannot be read
     Rule(
@@ -373,7 +411,7 @@ RULES = (
         "network",
         Level.LINK,
         r"NET/IB ?: Got (completion|async event)|ibv_\w+ failed|modify QP|NET/OFI .*(error|failed|Couldn't)"
-        r"|libfabric:.*<warn> (err|.*error)|unresponsive receiver",
+        r"|libfabric:.*<warn> (err|.*error)|unresponsive receiver|Transport retry count exceeded on|UCX +ERROR ",
     ),
     # torch, NCCL's watchdog, gloo, DeepEP: a rank that waited in vain
     Rule(
@@ -483,6 +521,8 @@ class FailureCause(NamedTuple):
 _COMPILED = tuple((rule, re.compile(rule.pattern)) for rule in RULES)
 _XID = re.compile(r"NVRM: Xid \([^)]*\): (?P<xid>\d+)|\bXid (?P<xid2>\d+)\b")
 _ENDED = re.compile(r"^srun: error: ([\w.-]+): tasks? [^:]*: ", re.MULTILINE)
+_RANK_PREFIX = re.compile(r"\s*\[rank(\d+)\]: ")
+"""What torch writes before the lines of a rank's traceback."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LINE = 4000
 """Characters of a line that are looked at; a progress bar may write a line of megabytes."""
@@ -543,6 +583,8 @@ def _matches(lines: Iterable[str]) -> Iterator[FailureCause]:
 
 def _finding(rule: Rule, line: str, named: dict[str, Optional[str]]) -> FailureCause:
     rank = named.get("rank") or named.get("rank2")
+    if rank is None and rule.level <= Level.ERROR and (prefix := _RANK_PREFIX.match(line)) is not None:
+        rank = prefix[1]
     return FailureCause(
         rule.failure,
         line.strip(),
