@@ -1,13 +1,18 @@
 """Quoting: a program gets exactly the text that was asked for, or the rendering refuses it."""
 
+import re
+import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher._util.errors import ConfigError
-from launcher.scripts.render import directive, environment, q, render
+from launcher.contract.files import JsonLines
+from launcher.scripts.render import directive, environment, q, render, scripts
+from tests.support.building import plan
 
 HOSTILE = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40) | st.sampled_from(
     [
@@ -63,3 +68,22 @@ def test_a_backslash_is_doubled_for_sbatch() -> None:
 def test_a_nul_byte_is_refused() -> None:
     with pytest.raises(ConfigError):
         q("a\0b")
+
+
+@pytest.mark.parametrize(
+    ("stop_s", "saves", "expected"),
+    [(150, (), 150), (150, (9.7, 70.0), 150), (150, (100.9,), 180), (10, (0.0,), 10), (10, (8.0, 6.2), 39)],
+)
+def test_a_long_save_moves_the_moment_at_which_the_ranks_are_asked(
+    tmp_path: Path, stop_s: int, saves: tuple[float, ...], expected: int
+) -> None:
+    """As rank 0 writes its timeline; the last save counts, where it takes more than half of the time."""
+    timeline = JsonLines(tmp_path / "timeline.jsonl")
+    for number, seconds in enumerate(saves):
+        timeline.append({"time": 1.0, "rank": 0, "event": "save", "seconds": seconds, "iteration": number})
+        timeline.append({"time": 1.0, "rank": 0, "event": "evaluation", "seconds": 500.0, "iteration": number})
+    measure = re.search(r"^measure\(\) \{.*?^\}$", scripts(plan("batch"))["sbatch.sh"], re.MULTILINE | re.DOTALL)
+    assert measure is not None
+    program = f"attempt_dir={shlex.quote(str(tmp_path))} stop_s={stop_s}\n{measure[0]}\nmeasure; echo $stop_s"
+    done = subprocess.run(["bash", "-uc", program], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == (f"{expected}\n", "")
