@@ -202,12 +202,12 @@ look() { # sets `why` (empty where nothing ends the job) and `left_s` until its 
         why=cancelled
     fi
 }
-measure() { # raises `stop_s` to what the last save of this attempt shows
+measure() { # raises `stop_s` where the last save of this attempt took more than half of it
     local line save_s=0
     while read -r line; do
         [[ $line != *'"event": "save"'* || ! $line =~ \"seconds\":\ ([0-9]+) ]] || save_s=${BASH_REMATCH[1]}
     done < <(tail -n 50 "$attempt_dir/timeline.jsonl" 2>/dev/null)
-    ((stop_s >= save_s * 3 / 2 + 30)) || stop_s=$((save_s * 3 / 2 + 30))
+    ((save_s * 2 <= stop_s || stop_s >= save_s * 3 / 2 + 30)) || stop_s=$((save_s * 3 / 2 + 30))
 }
 watch() { # wakes this script when step.sh has seen a signal, and near the end of the job, which may have moved
     local deadline='' left tick=0
