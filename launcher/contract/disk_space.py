@@ -21,6 +21,8 @@ class Quota(NamedTuple):
     limit_bytes: Optional[int]
     used_files: int
     limit_files: Optional[int]
+    hard_bytes: Optional[int] = None
+    """The hard limit of bytes: a soft one may be exceeded for a while."""
 
 
 class DiskSpace(NamedTuple):
@@ -51,7 +53,7 @@ class DiskSpace(NamedTuple):
     @property
     def most_bytes(self) -> int:
         """Return what this user could write if nothing else were there."""
-        limit = self.quota.limit_bytes if self.quota else None
+        limit = self.quota.hard_bytes if self.quota else None
         return self.total_bytes if limit is None else min(limit, self.total_bytes)
 
 
@@ -102,7 +104,13 @@ def _numbers(words: Sequence[str]) -> Optional[Quota]:
         int(match[1]) for index in (0, 1, 2, 4, 5, 6) if (match := fields[index])
     )
     limit, limit_files = hard or soft, hard_files or soft_files
-    return Quota(used * 1024, limit * 1024 if limit else None, used_files, limit_files or None)
+    return Quota(
+        used_bytes=used * 1024,
+        limit_bytes=limit * 1024 if limit else None,
+        used_files=used_files,
+        limit_files=limit_files or None,
+        hard_bytes=hard * 1024 if hard else None,
+    )
 
 
 def _quota(directory: Path) -> Optional[Quota]:

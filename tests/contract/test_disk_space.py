@@ -24,10 +24,11 @@ LFS = """\
 
 
 def test_quota_of_the_file_system_that_the_directory_is_on() -> None:
-    assert parse_quota(QUOTA, ("/dev/sda1", "/")) == Quota(900000 * 1024, 1000000 * 1024, 120, None)
+    assert parse_quota(QUOTA, ("/dev/sda1", "/")) == Quota(900000 * 1024, 1000000 * 1024, 120, None, 1000000 * 1024)
     assert parse_quota(QUOTA, ("nfs:/export/home",)) == Quota(2048 * 1024, None, 7, 200)
+    assert parse_quota("/dev/sdb1 10 20 0 0 1 2 0 0", ("/dev/sdb1",)) == Quota(10240, 20480, 1, 2, None), "soft limits"
     assert parse_quota(QUOTA, ("/dev/sdb1",)) is None
-    assert parse_lfs_quota(LFS) == Quota(2**30, 2**32, 3000, 4000)
+    assert parse_lfs_quota(LFS) == Quota(2**30, 2**32, 3000, 4000, 2**32)
 
 
 @pytest.mark.parametrize("text", ["", "quota: error", "/lustre", "Disk quotas for user ada (uid 1000): none\n"])
@@ -40,6 +41,8 @@ def test_the_smaller_of_free_space_and_quota_counts() -> None:
     free = DiskSpace("/d", 1000, 5000, 10, None)
     assert (free.available_bytes, free.available_files, free.most_bytes) == (1000, 10, 5000)
     limited = free._replace(quota=Quota(900, 1500, 95, 100))
+    assert limited.most_bytes == 5000, "a soft limit may be exceeded for a while"
+    limited = free._replace(quota=Quota(900, 1500, 95, 100, 1500))
     assert (limited.available_bytes, limited.available_files, limited.most_bytes) == (600, 5, 1500)
     over = free._replace(quota=Quota(900, 800, 0, None), free_files=None)
     assert (over.available_bytes, over.available_files) == (0, None)
@@ -68,7 +71,7 @@ def test_the_program_of_the_file_system_is_asked(
     monkeypatch.setattr(disk_space, "_mount_of", lambda _: ("/here", kind, "dev"))
     found = look(tmp_path)
     assert found is not None
-    assert found.quota == Quota(1024, 5 * 1024, 2, 9)
+    assert found.quota == Quota(1024, 5 * 1024, 2, 9, 5 * 1024)
     assert (tmp_path / "asked").read_text().startswith(f"{tmp_path / program} ")
 
 

@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_warned_of(size: CheckpointSize, space: DiskSpace |
     ("space", "what"),
     [
         (SPACE._replace(free_bytes=900, total_bytes=900), "the file system of /d, which holds 900 B"),
-        (SPACE._replace(quota=Quota(0, 900, 0, None)), "the quota of /d"),
+        (SPACE._replace(quota=Quota(0, 900, 0, None, 900)), "the quota of /d"),
     ],
 )
 def test_what_can_never_fit_is_refused(space: DiskSpace, what: str) -> None:

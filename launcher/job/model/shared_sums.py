@@ -28,6 +28,10 @@ _GRACE_S = 5.0
 """How long answers are waited for after the deadline."""
 
 _POLL_S = 0.2
+_POLL_OF_MANY_S = 2.0
+_MANY = 32
+"""Nodes; as many ask the file system less often."""
+
 _REQUEST = ".request.json"
 
 
@@ -38,6 +42,7 @@ class SharedSums:
         self._rank = rank
         self._mode = mode
         self._nodes = -(-rank.world_size // rank.local_world_size)
+        self._poll_s = _POLL_S if self._nodes < _MANY else _POLL_OF_MANY_S
         self._known: dict[Path, dict[str, FileSum]] = {}
         self._locks: dict[Path, threading.Lock] = {}
         self._over = threading.Event()
@@ -113,7 +118,7 @@ class SharedSums:
                 answer: SumsAnswer = {"version": 1, "node": self._rank.node_rank, "files": found}
                 with contextlib.suppress(OSError):
                     write_json(self._answer(place.name.removesuffix(_REQUEST), self._rank.node_rank), answer)
-            self._over.wait(_POLL_S)
+            self._over.wait(self._poll_s)
 
     def _ask(self, path: Path, names: Sequence[str], algorithm: manifest.Algorithm, deadline: Optional[float]) -> None:
         request: SumsRequest = {
@@ -132,13 +137,16 @@ class SharedSums:
         found: dict[str, FileSum] = {}
         waiting = set(range(1, self._nodes)) if names else set[int]()
         while waiting and time.monotonic() < end:
+            # One listing in place of a question for each node.
+            there = {place.name for place in self._rank.paths.sums.glob(f"{path.name}.*.json")}
             for node in sorted(waiting):
-                answer: Any = read_object(self._answer(path.name, node))
+                place = self._answer(path.name, node)
+                answer: Any = read_object(place) if place.name in there else None
                 if answer is not None:
                     found.update({name: one for name, one in answer["files"].items() if name in names})
                     waiting.discard(node)
             if waiting:
-                time.sleep(_POLL_S)
+                time.sleep(self._poll_s)
         return found
 
     def _sum(
