@@ -89,6 +89,13 @@ def test_a_secret_by_value_is_refused_and_written_nowhere(way: str, cli: Server,
     assert written == {Path("small.py"), *map(Path, files)}
 
 
+def test_secrets_are_seen_in_arguments_of_programs() -> None:
+    for text in (f"--export=ALL,HF_TOKEN={CANARY}", f"--env-var=A=1,WANDB_API_KEY={CANARY}", f"bb=HF_TOKEN={CANARY}"):
+        assert (secret_in(text) or "").startswith("a value of ")
+        assert CANARY not in (secret_in(text) or "")
+    assert secret_in(URL) == "a password in a URL"
+
+
 def test_what_is_not_a_secret_is_not_refused() -> None:
     for version in ("0.6.2", "0.3.1"):
         assert {key for key in load_schema(version).keys if is_secret_key(key)} <= {"logger.comet_api_key"}

@@ -612,6 +612,10 @@ def _parsers(
 _NUMBERS = ("x", "", "1.5", "٣", "1_000", "0x10", " 3", "9" * 30)
 
 
+def _names(parser: argparse.ArgumentParser) -> frozenset[str]:
+    return frozenset(option for action in parser._actions for option in action.option_strings)
+
+
 def _options(words: tuple[str, ...], parser: argparse.ArgumentParser) -> Iterator[Row]:
     """Yield wrong uses of each option of a parser."""
     needed = [each.dest for each in parser._actions if not each.option_strings and each.nargs in (None, "+")]
@@ -624,7 +628,11 @@ def _options(words: tuple[str, ...], parser: argparse.ArgumentParser) -> Iterato
     given = (*words, *(["x"] * len(needed)), *required)
     yield Row((*given, "--no-such-option"), "unknown option --no-such-option")
     yield Row((*given, "--no-such-option", "--json"), "unknown option --no-such-option")
+    # Commands that share options have them from one function: it is enough to try those of `run`.
+    shared = _names(command_parser("run")) if words in (("submit",), ("plan",), ("fetch",)) else frozenset[str]()
     for action in parser._actions:
+        if shared.issuperset(action.option_strings):
+            continue
         if not action.option_strings or action.help == argparse.SUPPRESS or "--help" in action.option_strings:
             continue
         option = action.option_strings[0]
