@@ -147,7 +147,14 @@ def is_busy_elsewhere(views: Iterable[RankView], limits: HangLimits) -> bool:
 # ---- which rank the others wait for
 
 Kind = Literal[
-    "never started", "stopped", "not in the collective", "does not answer", "behind", "different collectives", "blocked"
+    "never started",
+    "stopped",
+    "not in the collective",
+    "does not answer",
+    "not reported",
+    "behind",
+    "different collectives",
+    "blocked",
 ]
 
 
@@ -181,15 +188,24 @@ def culprits(sights: Sequence[RankSight], unseen: Sequence[int] = ()) -> Culprit
     """Return which ranks keep the others waiting. `unseen` are ranks that no node's watchdog has reported.
 
     From the surest sign to the weakest: a rank that never started; one that is stopped; one that does not wait while
-    others do; of ranks that all wait, those behind in a process group's sequence, and those in another collective than
-    most; those behind in their steps or phases; one that is blocked in the kernel.
+    others do; where all that were seen wait, those that were not seen; of ranks that all wait, those behind in a
+    process group's sequence, and those in another collective than most; those behind in their steps or phases; one
+    that is blocked in the kernel.
     """
     active = [sight for sight in sights if sight["phase"] != "ended"]
     started = [sight for sight in active if sight["phase"] != "not started"]
-    absent = sorted({*unseen, *(sight["rank"] for sight in active if sight["phase"] == "not started")})
+    absent = _ranks(sight for sight in active if sight["phase"] == "not started")
     if absent:
-        return Culprits(tuple(absent), "never started")
-    for found in (_stopped(started), _not_waiting(started), *_in_groups(started), _behind(started), _blocked(started)):
+        return Culprits(absent, "never started")
+    not_seen = Culprits(tuple(sorted(unseen)) if any(waits(sight) for sight in started) else (), "not reported")
+    for found in (
+        _stopped(started),
+        _not_waiting(started),
+        not_seen,
+        *_in_groups(started),
+        _behind(started),
+        _blocked(started),
+    ):
         if found.ranks:
             return found
     return Culprits()
@@ -332,8 +348,10 @@ def _what(found: Culprits, first: Optional[RankSight], by_rank: dict[int, RankSi
         return "no rank differs from the others"
     plural = len(found.ranks) > 1
     who, are = rank_list(found.ranks), "are" if plural else "is"
-    if found.kind == "never started" or first is None:
+    if found.kind == "never started":
         return f"{who} never started the program"
+    if found.kind == "not reported" or first is None:
+        return f"{who} {are} not there: no node has reported on {'them' if plural else 'it'}"
     place = place_of(first["stack"])
     where, top = doing(first), f", in {place}" if place else ""
     if found.kind == "different collectives":

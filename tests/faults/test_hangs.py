@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from launcher.contract import flight_recorder
-from tests.backends.running import LAUNCHER, RECIPE, ROOT
+from tests.backends.running import LAUNCHER, RECIPE, ROOT, user_of
+from tests.backends.running import PROFILE as NODES
 from tests.support.limits import SCALE, seconds
+from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
 from tests.support.warm import warm_python
-
-pytestmark = pytest.mark.megatron
 
 TOY = str(ROOT / "tests/toy/distributed.py")
 HANG_S, SAVE_S, START_S = 6 * SCALE, 10 * SCALE, 20 * SCALE
@@ -97,6 +97,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Started
             run.process.wait()
 
 
+@pytest.mark.megatron
 @pytest.mark.parametrize("how", KINDS)
 def test_the_rank_that_the_others_wait_for_is_named_in_time(runs: dict[str, Started], how: str) -> None:
     words, function = KINDS[how]
@@ -124,6 +125,7 @@ def test_the_rank_that_the_others_wait_for_is_named_in_time(runs: dict[str, Star
     assert f"launcher: hang: {words}" in log
 
 
+@pytest.mark.megatron
 def test_what_is_slow_and_right_raises_no_alarm(runs: dict[str, Started]) -> None:
     done = runs["slow"].wait()
     result = runs["slow"].read("result.json")
@@ -131,6 +133,7 @@ def test_what_is_slow_and_right_raises_no_alarm(runs: dict[str, Started]) -> Non
     assert not list(runs["slow"].attempt.glob("stacks/node-*.json")), "progress has gone on"
 
 
+@pytest.mark.megatron
 def test_nothing_is_left_of_a_watchdog(runs: dict[str, Started]) -> None:
     for run in runs.values():
         run.wait()
@@ -148,3 +151,28 @@ def test_nothing_is_left_of_a_watchdog(runs: dict[str, Started]) -> None:
         except OSError:
             continue
         assert not any(directory in command for directory in mine), command
+
+
+# ---- on nodes
+
+
+def test_a_hang_on_one_of_two_nodes(tmp_path: Path, slurm_cluster: VirtualCluster) -> None:
+    """One rank of four is stopped; the others, which do not wait for it, go on until Slurm ends them; about 20 s."""
+    user = user_of(tmp_path, slurm_cluster)
+    limits = f"hang_limit_s = {HANG_S}\nstart_limit_s = {4 * HANG_S}\n"
+    (tmp_path / "clusters/virtual.toml").write_text(NODES + limits)
+    how = ("+toy.how=stop", "+toy.rank=3", "+toy.backend=none", "+toy.iters=100000", "+toy.seconds=0.05")
+    started = json.loads(user.run("submit", "small.py", "--nodes", "2", "--entrypoint", TOY, "--json", *how).stdout)
+    run = Path(started["run_dir"])
+    record = run / "attempts/000/stacks/node-0001.json"
+    wait_until(record.exists, "the watchdog of the second node to write", slurm_cluster)
+    (status,) = json.loads(user.run("status", str(run), "--json").stdout)["runs"]
+    if not status["over"]:
+        assert status["detail"].endswith(f"stacks in {run}/attempts/000/stacks")
+        assert "silent: rank 3 is stopped by a signal in training step 5" in status["detail"]
+    assert slurm_cluster.wait(started["job"], "COMPLETED", "FAILED") == "FAILED"
+    result = json.loads((run / "attempts/000/result.json").read_text())
+    assert (result["failure"], result["first_failing_rank"]["rank"]) == ("hang", 3), result
+    assert result["reason"].startswith("hang: rank 3 is stopped by a signal in training step 5")
+    assert result["first_failing_rank"]["host"] == json.loads(record.read_text())["host"]
+    assert not (record.parent / "node-0000.json").exists(), "its ranks made progress"

@@ -1,6 +1,6 @@
 """A stand-in for entrypoint.py that talks to its peers: torch.distributed, a few steps, and one of the kinds of hang.
 
-Overrides say what it does: toy.iters, toy.seconds (of a step), toy.backend (gloo or nccl), toy.how, and
+Overrides say what it does: toy.iters, toy.seconds (of a step), toy.backend (gloo, nccl, or none: then torch is not imported), toy.how, and
 toy.rank and toy.step, which say where. How it can hang: stop (SIGSTOP), loop (in Python), gil (a C function that holds
 the interpreter), loader (a worker of a data loader), skip (a collective), other (another collective than the others),
 save (never returns), join (does not join the process group), start (does not even begin to count). With
@@ -73,6 +73,9 @@ class Toy:
         self.slow_s = float(told.get("toy.slow_s", 0))
 
     def begin(self) -> None:
+        self.alone = self.told.get("toy.backend") == "none"
+        if self.alone:
+            return
         import torch
         import torch.distributed as dist
 
@@ -85,13 +88,17 @@ class Toy:
         dist.init_process_group(backend)
 
     def step(self, step: int) -> None:
-        import torch
-        import torch.distributed as dist
-
         here = self.mine and step == self.at
         if here and self.how in ("stop", "loop", "gil", "loader"):
             hang(self.how)
         time.sleep(self.slow_s if self.how == "slow" and step == self.at else float(self.told["toy.seconds"]))
+        if not self.alone:
+            self.communicate(here)
+
+    def communicate(self, here: bool) -> None:
+        import torch
+        import torch.distributed as dist
+
         gradient = torch.ones(1024, device=self.device)
         if here and self.how == "other":
             dist.broadcast(torch.ones(7, device=self.device), 0)
@@ -102,14 +109,15 @@ class Toy:
         sum(float(norm) for norm in norms)
 
     def save(self, step: int) -> None:
-        import torch.distributed as dist
-
         self.beat.enter("saving")
         if self.how == "save" and self.mine and step >= self.at:
             hang("save")
         if self.how == "slow" and RANK == 0:
             time.sleep(self.slow_s)
-        dist.barrier()
+        if not self.alone:
+            import torch.distributed as dist
+
+            dist.barrier()
         append("timeline.jsonl", rank=RANK, event="save", seconds=0.0, iteration=step)
         self.beat.enter("between steps")
 
