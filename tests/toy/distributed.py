@@ -1,10 +1,10 @@
 """A stand-in for entrypoint.py that talks to its peers: torch.distributed, a few steps, and one of the kinds of hang.
 
-Overrides say what it does: toy.iters, toy.seconds (of a step), toy.backend (gloo, nccl, or none: then torch is not imported), toy.how, and
-toy.rank and toy.step, which say where. How it can hang: stop (SIGSTOP), loop (in Python), gil (a C function that holds
-the interpreter), loader (a worker of a data loader), skip (a collective), other (another collective than the others),
-save (never returns), join (does not join the process group), start (does not even begin to count). With
-toy.how=slow a step, each save and an evaluation after it take toy.slow_s seconds, and nothing is wrong.
+Overrides say what it does: toy.iters, toy.seconds (of a step), toy.backend (gloo, nccl, or none: then torch is not
+imported), toy.how, and toy.rank and toy.step, which say where. How it can hang: stop (SIGSTOP), loop (in Python), gil
+(a C function that holds the interpreter), loader (a worker of a data loader), skip (a collective), other (another
+collective than the others), save (never returns), join (does not join the process group), start (does not even begin to
+count). With toy.how=slow a step, each save and an evaluation after it take toy.slow_s seconds, and nothing is wrong.
 """
 
 import json
