@@ -60,7 +60,7 @@ def run_kind(run: Path, ranks: int) -> dict[str, Any]:
     shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     shared |= {"MASTER_PORT": port, "LAUNCHER_RUN_DIR": str(run), "LAUNCHER_ATTEMPT": "000"}
     shared |= {heartbeat.DIRECTORY: str(memory), "PYTHONUNBUFFERED": "1"}
-    processes: "list[subprocess.Popen[bytes]]" = []
+    processes: list[subprocess.Popen[bytes]] = []
     for rank in range(ranks):
         environ = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         with (attempt / f"logs/rank-{rank:04d}.log").open("wb") as log:

@@ -355,8 +355,13 @@ def _what(found: Culprits, first: Optional[RankSight], by_rank: dict[int, RankSi
     place = place_of(first["stack"])
     where, top = doing(first), f", in {place}" if place else ""
     if found.kind == "different collectives":
-        calls = {call_of(one) for rank in found.ranks if (one := pending_of(by_rank[rank]))}
-        return f"{who} {are} in {', '.join(sorted(calls))}, and the others in another collective"
+        calls = ", ".join(sorted({call_of(one) for rank in found.ranks if (one := pending_of(by_rank[rank]))}))
+        alone = len(found.ranks) == sum(waits(sight) is True for sight in by_rank.values())
+        return (
+            f"{who} {are} in different collectives: {calls}"
+            if alone
+            else f"{who} {are} in {calls}, not in that of most"
+        )
     return {
         "stopped": f"{who} {are} stopped by a signal {where}",
         "not in the collective": f"{who} {'have' if plural else 'has'} not joined the collective: {where}{top}",

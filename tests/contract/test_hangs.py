@@ -232,6 +232,11 @@ def test_words() -> None:
         "rank 1 has not joined the collective: in training step 13, in work (code/recipe/r.py:7);"
         " ranks 0, 2 wait in all_reduce 42 of default_pg; no progress for 310 s"
     )
+    two = [sight(0, **WAITS), sight(1, collectives=[call(42, "nccl:broadcast")])]
+    assert hangs.sentence(hangs.culprits(two), two, 310.0) == (
+        "ranks 0-1 are in different collectives: all_reduce 42 of default_pg, broadcast 42 of default_pg;"
+        " no progress for 310 s"
+    )
     assert hangs.rank_list([4, 0, 1, 2, 7]) == "ranks 0-2, 4, 7"
     library = ["select /usr/lib/python3.12/selectors.py:1", "get /u/lib/python3.12/site-packages/torch/utils/d.py:2"]
     assert hangs.place_of(library) == "get (torch/utils/d.py:2)"

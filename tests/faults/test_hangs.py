@@ -40,8 +40,8 @@ KINDS = {
     "loop": ("rank 1 has not joined the collective: in training step 5, in hang (code/entrypoint.py", "hang"),
     "gil": ("rank 1 has not joined the collective: in training step 5, in hang (code/entrypoint.py", "hang"),
     "loader": ("rank 1 has not joined the collective: in training step 5, in _try_get_data (torch/utils/data/", ""),
-    "skip": ("rank 1 is in all_gather 9 of default_pg, and the others in another collective", "all_gather"),
-    "other": ("rank 1 is in broadcast 9 of default_pg, and the others in another collective", "broadcast"),
+    "skip": ("rank 1 is in all_gather 9 of default_pg, not in that of most", "all_gather"),
+    "other": ("rank 1 is in broadcast 9 of default_pg, not in that of most", "broadcast"),
     "save": ("rank 1 has not joined the collective: while saving after 5 steps, in hang (code/entrypoint.py", "hang"),
     "join": ("rank 1 has not joined the collective: while setting up, in hang (code/entrypoint.py", "hang"),
     "start": ("rank 1 never started the program", None),
@@ -69,16 +69,26 @@ class Started:
 
 
 def start(directory: Path, *overrides: str, start_limit_s: float = 120) -> Started:
-    (directory / "clusters").mkdir(parents=True)
-    (directory / "clusters" / "three.toml").write_text(
-        PROFILE + f'start_limit_s = {start_limit_s}\npython = "{warm_python()}"\n'
-    )
+    """Start the toy in the foreground of a process of its own."""
+    directory.mkdir()
     (directory / "small.py").write_text(RECIPE)
+    return launch(directory, "small.py", "--entrypoint", TOY, "+toy.rank=1", *overrides, start_limit_s=start_limit_s)
+
+
+def launch(directory: Path, *arguments: str, start_limit_s: float = 120) -> Started:
+    """Start `launcher run` with the profile of three ranks."""
+    (directory / "clusters").mkdir(parents=True)
+    own = f'start_limit_s = {start_limit_s}\npython = "{warm_python()}"\n'
+    (directory / "clusters" / "three.toml").write_text(PROFILE + own)
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("LAUNCHER", "SLURM"))}
     environ |= {"LAUNCHER_CLUSTERS": str(directory / "clusters"), "LAUNCHER_CLUSTER": "three"}
-    command = [str(LAUNCHER), "run", "small.py", "--no-check-config", "--entrypoint", TOY, "+toy.rank=1", *overrides]
     process = subprocess.Popen(
-        command, cwd=directory, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [str(LAUNCHER), "run", *arguments, "--no-check-config"],
+        cwd=directory,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     return Started(directory, process)
 
@@ -151,6 +161,54 @@ def test_nothing_is_left_of_a_watchdog(runs: dict[str, Started]) -> None:
         except OSError:
             continue
         assert not any(directory in command for directory in mine), command
+
+
+# ---- in a training of Megatron Bridge
+
+STUCK = """
+import os, time
+from megatron.bridge.training import train
+from vanilla_gpt_pretrain import configure as plain
+
+def configure(where="", at: int = 0):
+    cfg = plain()
+    cfg.train.train_iters, cfg.checkpoint.save_interval = 6, 3
+    cfg.validation.eval_iters, cfg.validation.eval_interval = 1, 2
+    if os.environ.get("RANK") == "1" and where:
+        inner, calls = getattr(train, where), []
+        def get_stuck(*arguments, **keywords):
+            calls.append(1)
+            while len(calls) == at:
+                time.sleep(0.1)
+            return inner(*arguments, **keywords)
+        setattr(train, where, get_stuck)
+    return cfg
+"""
+
+
+@pytest.mark.megatron
+def test_a_training_that_hangs_in_a_step_and_in_a_save(tmp_path: Path) -> None:
+    """The phases of Bridge's loop are counted: 30 s; the one without a fault evaluates and saves, and ends well."""
+    started = {}
+    for where, at in (("train_step", 5), ("save_checkpoint_and_time", 1), ("", 0)):
+        directory = tmp_path / (where or "well")
+        directory.mkdir()
+        (directory / "stuck.py").write_text(STUCK)
+        (directory / "vanilla_gpt_pretrain.py").write_text((ROOT / "recipes/vanilla_gpt_pretrain.py").read_text())
+        words = (f"where={where}", f"at={at}") if where else ()
+        started[where] = launch(directory, "stuck.py", "--gpus-per-node", "2", *words)
+    for where, words in {
+        "train_step": "rank 1 has not joined the collective: in training step 5, in get_stuck (code/recipe/stuck.py:",
+        "save_checkpoint_and_time": "rank 1 has not joined the collective: while saving after 3 steps, in get_stuck",
+    }.items():
+        done = started[where].wait()
+        result = started[where].read("result.json")
+        assert (result["failure"], result["first_failing_rank"]["rank"]) == ("hang", 1), done.stderr
+        assert result["reason"].startswith(f"hang: {words}")
+        assert "rank 0 waits in" in result["reason"]
+    done = started[""].wait()
+    assert done.returncode == 0, done.stderr
+    assert list((started[""].attempt / "stacks").iterdir()) == []
 
 
 # ---- on nodes
