@@ -372,6 +372,8 @@ class WatchedHang(NamedTuple):
     """`ranks` are those that the others waited for; none where no rank differs."""
     sight: Optional[RankSight]
     """Of the first of these ranks, where a node has reported it."""
+    host: Optional[str]
+    """The name of that node."""
 
 
 def watched_hang(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[WatchedHang]:
@@ -393,7 +395,8 @@ def watched_hang(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[Watche
         ranks=found.ranks,
         collective=hangs.call_of(pending[0]) if pending else None,
     )
-    return WatchedHang(cause, sights.get(found.ranks[0]) if found.ranks else None)
+    first = sights.get(found.ranks[0]) if found.ranks else None
+    return WatchedHang(cause, first, next((node["host"] for node in nodes if first in node["ranks"]), None))
 
 
 def hang_records(attempt: AttemptPaths) -> list[NodeHang]:
@@ -505,20 +508,20 @@ def rank_to_look_at(
     ranks: list[RankEnd],
     first: Optional[RankEnd],
     failure: Optional[FailureCause],
-    sight: Optional[RankSight] = None,
+    hang: Optional[WatchedHang] = None,
 ) -> Optional[FailingRank]:
     """Return the first failing rank; of a hang the one that did not come, since the others were ended for it.
 
-    A watchdog has seen the rank as `sight`. Where the ranks of a hang do not differ there is none.
+    Watchdogs have seen the `hang`. Where its ranks do not differ there is none.
     """
-    if failure is not None and failure.rule == WATCHDOG:
+    if failure is not None and hang is not None:
         if not failure.ranks or failure.ranks[0] >= len(ranks):
             return None
         stuck = ranks[failure.ranks[0]]
-        place = hangs.place_of(sight["stack"]) if sight else ""
+        place = hangs.place_of(hang.sight["stack"]) if hang.sight else ""
         # Without the time, so that two hangs of the same kind read the same.
         words = failure.line.rpartition("; no progress")[0]
-        host = host_of(attempt, stuck, len(ranks))
+        host = host_of(attempt, stuck, len(ranks)) or hang.host
         return {"rank": stuck.rank, "host": host, "what": words, "where": place or None, "cause": None}
     if failure is not None and failure.failure == "hang" and failure.ranks and failure.ranks[0] < len(ranks):
         stuck = ranks[failure.ranks[0]]
@@ -578,7 +581,7 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
         "failure": failure.failure if failure else None,
         "evidence": evidence_of(failure) if failure else None,
         **progress,
-        "first_failing_rank": rank_to_look_at(attempt, ranks, first, failure, hang.sight if hang else None),
+        "first_failing_rank": rank_to_look_at(attempt, ranks, first, failure, hang),
         "failed_ranks": [rank.rank for rank in ranks if rank.failed],
         "missing_ranks": [rank.rank for rank in ranks if rank.missing],
         "profiles": profiles_of(attempt, ranks),

@@ -490,3 +490,71 @@ def test_the_node_of_a_rank_that_left_nothing_is_named(tmp_path: Path) -> None:
     first = verdict.compose(attempt, 2, 1, now=100.0)["first_failing_rank"]
     assert first is not None
     assert (first["rank"], first["host"]) == (1, "n2")
+
+
+# ---- what watchdogs have seen
+
+
+def sighted(rank: int, **more: Any) -> dict[str, Any]:
+    base = {"rank": rank, "pid": 1, "phase": "training step", "steps": 4, "silent_s": 300.0, "state": "S"}
+    return {**base, "stack": [], "collectives": [], **more}
+
+
+def node_record(number: int, *ranks: dict[str, Any], stage: str = "ended") -> dict[str, Any]:
+    base = {"version": 1, "time": 9.0, "node": number, "host": f"n{number + 1}", "stage": stage, "limit_s": 300.0}
+    return {**base, "silent_s": 301.0, "ranks": list(ranks), "notes": []}
+
+
+IN_CALL = {"group": "tp", "seq": 7, "op": "nccl:all_reduce", "state": "pending", "sizes": ""}
+WAITING = {"collectives": [IN_CALL]}
+LOOPS = {"stack": ["load /runs/a/b/code/recipe/data.py:3"]}
+
+
+def hung(directory: Path, *nodes: dict[str, Any], ends: Any = ((None, "137 9 n1"), (None, None))) -> Any:
+    (directory / "attempts/000/stacks").mkdir(parents=True)
+    for node in nodes:
+        (directory / f"attempts/000/stacks/node-{node['node']:04d}.json").write_text(json.dumps(node))
+    return judge(directory, list(ends), status=137)
+
+
+def test_a_hang_names_the_rank_that_the_others_waited_for(tmp_path: Path) -> None:
+    result = hung(
+        tmp_path, node_record(0, sighted(0, **WAITING)), node_record(1, sighted(1, **LOOPS), stage="suspected")
+    )
+    assert (result["outcome"], result["failure"]) == ("failed", "hang")
+    assert result["reason"] == (
+        "hang: rank 1 has not joined the collective: in training step 5, in load (code/recipe/data.py:3);"
+        " rank 0 waits in all_reduce 7 of tp; no progress for 301 s"
+    )
+    first = result["first_failing_rank"]
+    assert (first["rank"], first["host"], first["where"]) == (1, "n2", "load (code/recipe/data.py:3)")
+    assert (result["evidence"]["ranks"], result["evidence"]["collective"]) == ([1], "all_reduce 7 of tp")
+
+
+def test_of_a_hang_in_which_no_rank_differs_none_is_named(tmp_path: Path) -> None:
+    result = hung(tmp_path, node_record(0, sighted(0, **WAITING), sighted(1, **WAITING)))
+    assert (result["failure"], result["first_failing_rank"], result["evidence"]["ranks"]) == ("hang", None, [])
+    assert "no rank differs" in result["reason"]
+
+
+@pytest.mark.parametrize("stage", ["suspected", "busy"])
+def test_what_was_only_suspected_is_not_a_hang(tmp_path: Path, stage: str) -> None:
+    result = hung(
+        tmp_path, node_record(0, sighted(0), sighted(1), stage=stage), ends=[(None, "139 8 n1"), (None, "143 9 n1")]
+    )
+    assert result["failure"] != "hang"
+    assert result["first_failing_rank"]["rank"] == 0
+
+
+def test_ranks_that_ended_well_have_not_hung(tmp_path: Path) -> None:
+    result = hung(
+        tmp_path, node_record(0, sighted(0), sighted(1)), ends=[(FINISHED, "137 9 n1"), (FINISHED, "137 9 n1")]
+    )
+    assert result["outcome"] == "finished"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"stage": "ended", "ranks": [{}]}'])
+def test_a_record_of_another_form_counts_for_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "attempts/000/stacks").mkdir(parents=True)
+    (tmp_path / "attempts/000/stacks/node-0000.json").write_text(text)
+    assert judge(tmp_path, [(record("failed"), "1 9 n1")], status=1)["first_failing_rank"]["what"] == "ValueError: bad"
