@@ -190,6 +190,7 @@ WHICH: dict[str, tuple[list[RankSight], list[int], tuple[int, ...], str | None]]
     ),
     "it never started": ([sight(0, **WAITS), sight(1, phase="not started", pid=None)], [], (1,), "never started"),
     "its node has written nothing": ([sight(0, **WAITS), sight(1, **WAITS)], [2, 3], (2, 3), "not reported"),
+    "what was seen comes before what was not": ([sight(0, **WAITS), sight(1, state="T")], [2, 3], (1,), "stopped"),
     "other nodes may well go on": ([sight(0, state="T"), sight(1)], [2, 3], (0,), "stopped"),
     "other nodes may well go on, and this one loops": ([sight(0, stack=IN_LOOP)], [2, 3], (), None),
     "a step behind": ([sight(0), sight(1, steps=11), sight(2)], [], (1,), "behind"),
