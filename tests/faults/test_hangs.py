@@ -130,6 +130,7 @@ def test_the_rank_that_the_others_wait_for_is_named_in_time(runs: dict[str, Star
         assert (last_step["iteration"], result["iteration"]) == (4, 4) if how != "save" else (5, 5)
         assert record["time"] - last_step["time"] < END_S * SCALE
     text = (runs[how].attempt / "stacks/node-0000.txt").read_text()
+    assert how == "start" or "rank 0, all threads" in text
     assert text.count("most recent call first") >= (2 if how == "start" else 3)
     log = (runs[how].attempt / "logs/rank-0000.log").read_text()
     assert f"launcher: hang: {words}" in log

@@ -194,7 +194,7 @@ def test_a_full_disk_does_not_keep_a_hang_alive(node: Node) -> None:
     node.stick(1)
     said = node.end()
     assert "the record of a hang cannot be written" in said
-    assert [shell.wait(seconds(10)) for shell in node.shells] == [137, 137]
+    assert all(shell.wait(seconds(10)) > 128 for shell in node.shells)
 
 
 @pytest.mark.parametrize(

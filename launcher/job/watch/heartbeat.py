@@ -34,7 +34,11 @@ from ...contract.records import CollectiveRecord
 DIRECTORY = "LAUNCHER_HEARTBEATS"
 
 STACK_SIGNAL = signal.SIGRTMAX - 4
-"""Makes a rank write its stacks. A real-time signal: libraries and recipes use the named ones."""
+"""Makes a rank write the stack of its main thread. A real-time signal: libraries and recipes use the named ones."""
+
+ALL_STACKS_SIGNAL = signal.SIGRTMAX - 5
+"""Makes a rank write the stacks of all its threads. A thread that runs meanwhile can make that crash the process (seen
+with Python 3.12), so this is for a rank that is about to be killed."""
 
 _HEADER, _SLOT, _RING_AT = 64, 1024, 96
 _WATCHDOG = struct.Struct("<I")
@@ -194,7 +198,9 @@ def _attempt(environ: Mapping[str, str]) -> AttemptPaths:
 def _answer_with_stacks(directory: Path, local_rank: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     descriptor = os.open(directory / f"stack-{local_rank}", flags, 0o600)
-    faulthandler.register(STACK_SIGNAL, file=descriptor, all_threads=True, chain=False)
+    # The kernel gives a process's signal to its main thread, which writes its own frames.
+    faulthandler.register(STACK_SIGNAL, file=descriptor, all_threads=False, chain=False)
+    faulthandler.register(ALL_STACKS_SIGNAL, file=descriptor, all_threads=True, chain=False)
 
 
 def _answer_with_flight_recorder(

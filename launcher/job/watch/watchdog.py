@@ -29,7 +29,7 @@ from launcher.contract.files import read_object, write_json, write_text
 from launcher.contract.paths import RunPaths
 from launcher.contract.process import ProcessIdentity, is_alive, start_ticks_of, stat
 from launcher.contract.records import CollectiveRecord, HangLimits, NodeHang, RankSight
-from launcher.job.watch.heartbeat import DIRECTORY, STACK_SIGNAL, Counts, Slot
+from launcher.job.watch.heartbeat import ALL_STACKS_SIGNAL, DIRECTORY, STACK_SIGNAL, Counts, Slot
 
 _OWNER = "watchdog.json"
 _ANSWER_S = 3.0
@@ -40,6 +40,7 @@ _OTHER_NODES_S = 5.0
 _LATE_SHELL_S = 60.0
 """How long a node waits for tasks that have not begun, once all others have ended."""
 _STACK_LINES = 8
+_RUNNING = ("R", "S", "D")
 
 Stage = Literal["busy", "suspected", "ended"]
 
@@ -131,12 +132,15 @@ class WatchedRank:
         with contextlib.suppress(OSError):
             os.ftruncate(self.answers.recorder, 0)
             os.write(self.answers.ask, b"1")
-        pid = self.pid
-        # Without the handler the signal would end the program.
-        if pid is not None and catches(pid, STACK_SIGNAL):
-            with contextlib.suppress(OSError):
-                os.kill(pid, STACK_SIGNAL)
+        self.send(STACK_SIGNAL)
         return begin
+
+    def send(self, number: int) -> None:
+        """Send a signal that makes it write stacks. Without the handler the signal would end the program."""
+        pid = self.pid
+        if pid is not None and catches(pid, number):
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
 
     def has_answered(self, begin: int) -> bool:
         """Return whether stacks and flight recorder are there, or cannot come."""
@@ -352,11 +356,25 @@ class Watchdog:
         """Record the hang, say so in the log, and kill the ranks of this node; srun ends those of other nodes."""
         self.ended_them = True
         record = self.write("ended", views, judgement.limit_s)
+        self._add_all_threads(record)
         self._add_stacks_of_stopped(record)
         sights = [one for other in records(self.attempt.stacks) for one in other["ranks"]] or record["ranks"]
         silent_s = max(view.silent_s for view in views if view.rank in judgement.ranks)
         say(f"hang: {hangs.sentence(hangs.culprits(sights), sights, silent_s)}; this node's ranks are ended")
         self.kill()
+
+    def _add_all_threads(self, record: NodeHang) -> None:
+        """Append the stacks of all threads of the ranks that are not stopped; they are killed next."""
+        running = [rank for rank, sight in zip(self.ranks, record["ranks"], strict=True) if sight["state"] in _RUNNING]
+        begins = {rank.rank: rank.stack_size() for rank in running}
+        for rank in running:
+            rank.send(ALL_STACKS_SIGNAL)
+        time.sleep(min(0.5, self.answer_s))
+        self._append({rank.rank: rank.stacks(begins[rank.rank]) for rank in running}, "all threads")
+
+    def _append(self, texts: Mapping[int, str], title: str) -> None:
+        with contextlib.suppress(OSError), self.attempt.stacks_of_node(self.node).open("a") as file:
+            file.writelines(f"==== rank {rank}, {title}\n{text}" for rank, text in texts.items() if text)
 
     def _add_stacks_of_stopped(self, record: NodeHang) -> None:
         """Let stopped ranks run on for a moment before they are killed: they write the stacks that they were asked for.
@@ -381,9 +399,8 @@ class Watchdog:
         for sight in record["ranks"]:
             sight["stack"] = main_thread(texts[sight["rank"]]) if texts.get(sight["rank"]) else sight["stack"]
         if any(texts.values()):
+            self._append(texts, "continued")
             with contextlib.suppress(OSError):
-                with self.attempt.stacks_of_node(self.node).open("a") as file:
-                    file.writelines(f"==== rank {rank}, continued\n{text}" for rank, text in texts.items())
                 write_json(self.attempt.hang_record(self.node), record)
 
     def kill(self) -> None:
@@ -478,11 +495,11 @@ def finish_py_spy(process: "subprocess.Popen[str]", end: float) -> tuple[str, st
 def main_thread(text: str) -> list[str]:
     """Return the innermost frames of the main thread, `function FILE:LINE`, of what faulthandler has written.
 
-    Threads are listed from the newest to the oldest, which is the main one.
+    That is one block for each answer; of several the last one counts.
     """
     block: list[str] = []
     for line in text.partition("---- py-spy")[0].splitlines():
-        if line.startswith(("Thread 0x", "Current thread 0x")):
+        if line.startswith(("Stack (", "Thread 0x", "Current thread 0x")):
             block = []
         elif line.startswith('  File "'):
             name, _, rest = line[8:].rpartition('", line ')
