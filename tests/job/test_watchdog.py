@@ -239,6 +239,22 @@ def test_a_rank_that_cannot_count_says_so_and_its_node_is_not_watched(node: Node
     assert all(shell.poll() is None for shell in node.shells)
 
 
+@pytest.mark.parametrize(
+    ("text", "frames"),
+    [
+        ("", []),
+        ('Stack (most recent call first):\n  File "/a/b.py", line 7 in f\n  File "c.py", line 1 in <module>\n', 2),
+        ('Stack (most recent call first):\n  File "/old.py", line 7 in f\nStack (most recent call first):\n', 1),
+        ("Stack (most recent call first):\n  <no Python frame>\n", []),
+        ('==== rank 0\n---- py-spy\n  File "x.py", line 3 in g\n', []),
+    ],
+)
+def test_the_stack_of_the_main_thread(text: str, frames: Any) -> None:
+    found = watchdog.main_thread(text)
+    assert found == frames if isinstance(frames, list) else len(found) == frames
+    assert not found or found[0] in ("f /a/b.py:7", "f /old.py:7")
+
+
 def test_the_signal_goes_only_to_a_process_that_handles_it() -> None:
     with subprocess.Popen(["sleep", "60"]) as plain:
         assert not watchdog.catches(plain.pid, heartbeat.STACK_SIGNAL)

@@ -198,7 +198,7 @@ def _attempt(environ: Mapping[str, str]) -> AttemptPaths:
 def _answer_with_stacks(directory: Path, local_rank: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     descriptor = os.open(directory / f"stack-{local_rank}", flags, 0o600)
-    # The kernel gives a process's signal to its main thread, which writes its own frames.
+    # The watchdog signals the main thread, which writes its own frames.
     faulthandler.register(STACK_SIGNAL, file=descriptor, all_threads=False, chain=False)
     faulthandler.register(ALL_STACKS_SIGNAL, file=descriptor, all_threads=True, chain=False)
 

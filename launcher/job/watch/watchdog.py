@@ -139,8 +139,7 @@ class WatchedRank:
         """Send a signal that makes it write stacks. Without the handler the signal would end the program."""
         pid = self.pid
         if pid is not None and catches(pid, number):
-            with contextlib.suppress(OSError):
-                os.kill(pid, number)
+            signal_main_thread(pid, number)
 
     def has_answered(self, begin: int) -> bool:
         """Return whether stacks and flight recorder are there, or cannot come."""
@@ -395,6 +394,7 @@ class Watchdog:
         end = time.monotonic() + self.answer_s
         while time.monotonic() < end and any(rank.stack_size() == begins[rank.rank] for rank in stopped):
             time.sleep(0.02)
+        time.sleep(0.1)  # a stack is written line by line
         texts = {rank.rank: rank.stacks(begins[rank.rank]) for rank in stopped}
         for sight in record["ranks"]:
             sight["stack"] = main_thread(texts[sight["rank"]]) if texts.get(sight["rank"]) else sight["stack"]
@@ -438,6 +438,21 @@ def catches(pid: int, number: int) -> bool:
     except (OSError, ValueError):
         pass
     return False
+
+
+def signal_main_thread(pid: int, number: int) -> None:
+    """Send a signal to the main thread of a process.
+
+    Any thread may take a signal for the whole process, above all one that is continued after a stop.
+    """
+    import ctypes  # only where something hangs
+
+    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)  # glibc 2.30
+    if tgkill is not None:
+        tgkill(pid, pid, int(number))
+        return
+    with contextlib.suppress(OSError):
+        os.kill(pid, number)
 
 
 def children_of_all() -> dict[int, list[int]]:
@@ -495,13 +510,15 @@ def finish_py_spy(process: "subprocess.Popen[str]", end: float) -> tuple[str, st
 def main_thread(text: str) -> list[str]:
     """Return the innermost frames of the main thread, `function FILE:LINE`, of what faulthandler has written.
 
-    That is one block for each answer; of several the last one counts.
+    That is one block for each answer; of several the last one with a frame counts.
     """
     block: list[str] = []
+    begins = False
     for line in text.partition("---- py-spy")[0].splitlines():
         if line.startswith(("Stack (", "Thread 0x", "Current thread 0x")):
-            block = []
+            begins = True
         elif line.startswith('  File "'):
+            block, begins = ([] if begins else block), False
             name, _, rest = line[8:].rpartition('", line ')
             number, _, function = rest.partition(" in ")
             block.append(f"{function} {name}:{number}")
