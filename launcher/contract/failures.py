@@ -286,7 +286,7 @@ RULES = (
         "step not started",
         Level.HANG,
         r"step creation (temporarily|still) disabled",
-        "another step holds the nodes: start from the allocation itself, not from a step in it, or use --overlap",
+        "another step holds the nodes: start from the allocation itself, not in a step, or add --srun-arg=--overlap",
     ),
     # CUDA: an error of the program, which the watchdog often reports first
     Rule(
