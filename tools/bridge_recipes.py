@@ -166,15 +166,15 @@ def _make_importable() -> None:
         cpu.enable()
 
 
-def _functions() -> tuple[dict[str, Callable[..., Any]], list[str]]:
-    """All recipes by the name that `bridge:` takes, and those of perf_recipes that a recipe of that name hides."""
+def _functions() -> tuple[dict[str, Callable[..., Any]], dict[str, str]]:
+    """All recipes by the name that `bridge:` takes, and the modules of those that a recipe of the same name hides."""
     found = _of_module(importlib.import_module("megatron.bridge.recipes"))
-    shadowed = []
+    shadowed = {}
     for module in _perf_modules():
         for name, function in _of_module(module).items():
             if found.setdefault(name, function) is not function:
-                shadowed.append(name)
-    return found, sorted(shadowed)
+                shadowed[name] = function.__module__
+    return found, dict(sorted(shadowed.items()))
 
 
 def _elsewhere(found: dict[str, Callable[..., Any]]) -> dict[str, Any]:

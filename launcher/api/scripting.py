@@ -42,6 +42,7 @@ class RunOptions(TypedDict, total=False):
     runtime: str | None
     mounts: Sequence[str] | None
     ship: Sequence[str] | None
+    scale_batch: bool | None
     env: Mapping[str, str | None] | Sequence[str] | None
     python: str | None
     name: str | None

@@ -66,6 +66,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--python", metavar="PATH", help="interpreter that tasks run with (default: the profile's, the launcher's own)")
     add("--mount", metavar="SRC[:DST[:ro]]", action="append", help="mount a directory into the container; repeatable")
     add("--env", metavar="NAME[=VALUE]", action="append", help="set a variable, or pass this shell's on; repeatable")
+    add(
+        "--scale-batch",
+        action="store_true",
+        default=None,
+        help="scale the recipe's global batch to the GPUs of the run",
+    )
     add("--ship", metavar="PATH", action="append", help="a file or directory that travels with the recipe; repeatable")
     _add_run(parser)
     _add_profiling(parser)

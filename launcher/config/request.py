@@ -105,6 +105,9 @@ class Request(BaseModel):
     """A program of the same contract in place of the project's entrypoint.py."""
 
     check_config: Flag | None = None
+    scale_batch: Flag = False
+    """Whether the global batch grows with the number of GPUs from the one that the recipe was written for."""
+
     sbatch: dict[Word, bool | int | Word] = Field(default_factory=dict)
     """sbatch's options: a value sets one, true adds a flag, false removes what would be rendered."""
 

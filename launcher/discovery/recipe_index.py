@@ -38,6 +38,8 @@ class IndexedRecipe:
 
     hardware: str | None
     precision: str | None
+    mixed_precision: str | None
+    """What it computes in: the name of Bridge's plan, or `bf16 with fp8 mxfp8`."""
     values: Mapping[str, Any]
     """Values that the recipe sets, by key of the configuration: parallel sizes, batch sizes, dispatcher."""
 
@@ -65,6 +67,8 @@ class Index:
 
     version: str
     recipes: Mapping[str, IndexedRecipe]
+    shadowed: Mapping[str, str] = field(default_factory=dict)
+    """For each name that two recipes of Bridge have: the module of the one that `bridge:` does not reach."""
     shipped: Mapping[str, IndexedRecipe] = field(default_factory=dict)
     """The recipe files that the launcher ships, by `content_digest`."""
 
@@ -139,7 +143,7 @@ def lookup(name: str, version: str | None) -> IndexMatch:
     index = load_index(plain if plain in versions() else None)
     if plain in (None, index.version):
         found = index.require(name)
-        return IndexMatch(index.version, found, fine_tuning=_fine_tuning(index, found))
+        return IndexMatch(index.version, found, _other_recipe(index, found), _fine_tuning(index, found))
     if name in index.recipes:
         return IndexMatch(index.version, None)
     text = (
@@ -147,6 +151,17 @@ def lookup(name: str, version: str | None) -> IndexMatch:
         "whether the recipe exists is known only in the job"
     )
     return IndexMatch(index.version, None, (text,))
+
+
+def _other_recipe(index: Index, recipe: IndexedRecipe) -> tuple[str, ...]:
+    module = index.shadowed.get(recipe.name)
+    if module is None:
+        return ()
+    text = (
+        f"Megatron Bridge {index.version} has two recipes of this name: bridge: runs the one in {recipe.module}; the "
+        f"published benchmark is another, and a recipe file names it: from {module} import {recipe.name} as configure"
+    )
+    return (text,)
 
 
 def lookup_file(recipe: RecipeFile, version: str | None) -> IndexMatch | None:
@@ -213,7 +228,8 @@ def _read(path: Path) -> Index:
             entry["file"], {"package": "launcher", "module": entry["file"], "family": "", **entry}, keys, None
         )
 
-    return Index(content["bridge"], _Entries(entries, recipe), _Entries(content["shipped"], shipped))
+    named = _Entries(entries, recipe)
+    return Index(content["bridge"], named, content["shadowed"], _Entries(content["shipped"], shipped))
 
 
 class _Entries(Mapping[str, IndexedRecipe]):
@@ -248,6 +264,7 @@ def _recipe(name: str, entry: dict[str, Any], keys: dict[str, str], alias_of: st
         gpus=entry.get("gpus"),
         hardware=entry.get("hardware"),
         precision=entry.get("precision") or entry.get("mixed_precision"),
+        mixed_precision=entry.get("mixed_precision") or entry.get("precision"),
         values={key: entry[short] for short, key in keys.items() if short in entry},
         env=None if "not_run" in entry else entry.get("env", {}),
         fetches=tuple(dict.fromkeys(fetches)),

@@ -10,6 +10,11 @@ from launcher.planning import layout
 from launcher.planning.inputs import FromIndex, FromOverrides
 from launcher.planning.overrides import known_values
 
+_PRECISION = {"mixed_precision", "model.bf16", "model.fp16", "model.fp8", "model.fp4", "model.fp8_recipe"}
+"""Overrides with which the recipe's precision is not the run's."""
+
+BATCH_KEY = "train.global_batch_size"
+
 
 def knowledge_of(
     index_match: IndexMatch | None,
@@ -38,7 +43,9 @@ def _values_of(index_match: IndexMatch, overrides: Iterable[Override], arguments
         return {}
     replaced = {override.key for override in overrides}
     replaced |= {key for key, names in index_match.recipe.altered_by.items() if arguments.intersection(names)}
-    values = index_match.recipe.values
+    values = dict(index_match.recipe.values)
+    if index_match.recipe.mixed_precision and not replaced & _PRECISION:
+        values["mixed_precision"] = index_match.recipe.mixed_precision
     return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & replaced}
 
 
@@ -82,6 +89,28 @@ def warnings(index_match: IndexMatch) -> tuple[str, ...]:
     name = index_match.recipe.name
     text = f"when the index of Megatron Bridge {index_match.version} was made, {name}() failed: {failed}"
     return (*index_match.warnings, text)
+
+
+def scaled_batch(index_match: IndexMatch, values: Mapping[str, Any], world_size: int) -> int | None:
+    """Return the global batch that gives each GPU what the recipe gave it; None where it is unknown, or as it is."""
+    recipe = index_match.recipe
+    batch = values.get(BATCH_KEY)
+    if recipe is None or recipe.gpus in (None, world_size) or type(batch) is not int:
+        return None
+    scaled, rest = divmod(batch * world_size, recipe.gpus or 1)
+    return scaled if scaled and not rest else None
+
+
+def scaling(index_match: IndexMatch, values: Mapping[str, Any], world_size: int) -> tuple[str, ...]:
+    """Return a sentence where the recipe was written for another number of GPUs and keeps its global batch."""
+    batch = scaled_batch(index_match, values, world_size)
+    if batch is None or index_match.recipe is None:
+        return ()
+    text = (
+        f"{index_match.recipe.name} was written for {index_match.recipe.gpus} GPUs, and its global batch stays "
+        f"{values[BATCH_KEY]} on {world_size}: --scale-batch makes it {batch}"
+    )
+    return (text,)
 
 
 def with_source(hint: str | None, index_match: IndexMatch) -> str | None:

@@ -148,6 +148,8 @@ def _warnings(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
         )
     if isinstance(inputs.knowledge, FromIndex):
         found += index_info.warnings(inputs.knowledge.match)
+        if index_info.BATCH_KEY not in {override.key for override in task.overrides}:
+            found += index_info.scaling(inputs.knowledge.match, inputs.knowledge.values, task.world_size)
     lint = environment_lint.LintContext(inputs.cluster, task.layout.nodes)
     found += environment_lint.warnings(task.environment, lint)
     if inputs.image:

@@ -3,10 +3,11 @@
 Asking the entrypoint something before the run (--check-config, --fetch) needs this part and no more.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from launcher._util.errors import LayoutError
+from launcher._util.errors import LayoutError, OverrideError
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.contract.overrides import to_record
@@ -83,6 +84,25 @@ def plan_task(inputs: PlanInputs) -> TaskPlan:
     )
 
 
+def with_scaled_batch(inputs: PlanInputs) -> PlanInputs:
+    """Return the inputs with the global batch that --scale-batch asks for, as an override.
+
+    Raises OverrideError where the batch is stated as well, or where it is not known what to scale.
+    """
+    if not inputs.request.scale_batch:
+        return inputs
+    if any(override.key == index_info.BATCH_KEY for override in inputs.overrides):
+        text = f"--scale-batch computes the global batch, and {index_info.BATCH_KEY} is stated as well"
+        raise OverrideError(text, where="--scale-batch", hint="Leave one of them out.")
+    match = inputs.knowledge.match if isinstance(inputs.knowledge, FromIndex) else None
+    if match is None or match.recipe is None or match.recipe.gpus is None:
+        text = "it is not known for how many GPUs the recipe was written, so its batch cannot be scaled"
+        raise OverrideError(text, where="--scale-batch", hint=f"State the batch: {index_info.BATCH_KEY}=N.")
+    batch = index_info.scaled_batch(match, inputs.knowledge.values, _layout(inputs, {}, sized=False).world_size)
+    scaled = (parse(f"{index_info.BATCH_KEY}={batch}"),) if batch is not None else ()
+    return dataclasses.replace(inputs, overrides=(*inputs.overrides, *scaled))
+
+
 def _environment(inputs: PlanInputs, network_variables: tuple[Variable, ...]) -> tuple[Variable, ...]:
     return environment.plan_environment(
         cluster=inputs.cluster.name,
@@ -114,8 +134,9 @@ def _overrides(inputs: PlanInputs, profiler: ProfilerPlan | None) -> tuple[Overr
     return (*(parse(text) for text in added), *inputs.overrides)
 
 
-def _layout(inputs: PlanInputs, values: dict[str, Any]) -> RankLayout:
-    known = {**inputs.knowledge.values, **values}
+def _layout(inputs: PlanInputs, values: dict[str, Any], *, sized: bool = True) -> RankLayout:
+    """Return the layout; unless it is `sized`, whether parallel sizes and batch fit is left open."""
+    known = {**inputs.knowledge.values, **values} if sized else {}
     sizes = {short: known[key] for short, key in PARALLEL_KEYS.items() if isinstance(known.get(key), int)}
     one_machine = not inputs.backend.slurm_step
     try:

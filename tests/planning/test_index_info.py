@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from launcher._util.errors import LayoutError, RecipeError
+from launcher._util.errors import LayoutError, RecipeError, RequestError
 from launcher.config.request import Request
 from launcher.discovery.recipe import BridgeRecipe
 from launcher.discovery.recipe_index import IndexedRecipe, IndexMatch, load_index, lookup
@@ -18,13 +18,13 @@ NAME = "llama3_8b_pretrain_16gpu_h100_bf16_16k_config"
 KNOWN = lookup(NAME, "0.6.2")
 
 
-def plan(*changes: str, known: IndexMatch = KNOWN, **request: Any) -> Plan:
+def plan(*changes: str, known: IndexMatch = KNOWN, gpu: str | None = None, **request: Any) -> Plan:
     """A plan of a Bridge recipe on nodes of 8 GPUs."""
     overrides = building.overrides(*changes)
     return make.make_plan(
         make.PlanInputs(
             request=Request.model_validate({"recipe": f"bridge:{NAME}", "nodes": 2, **request}),
-            cluster=building.cluster(gpus_per_node=8),
+            cluster=building.cluster(gpus_per_node=8, gpu=gpu),
             host=building.host(),
             backend=BATCH,
             recipe=BridgeRecipe(NAME),
@@ -93,3 +93,36 @@ def test_names_by_release() -> None:
     assert any("the job uses release 0.5.0" in text for text in made.warnings)
     assert made.layout.parallel == ()
     assert "the recipe's env_vars" in made.unchecked
+
+
+def test_a_recipe_on_other_gpus_keeps_its_batch_and_the_plan_says_so() -> None:
+    stays = [text for text in plan(nodes=8).warnings if "stays" in text]
+    assert stays == [
+        f"{NAME} was written for 16 GPUs, and its global batch stays 512 on 64: --scale-batch makes it 2048"
+    ]
+    assert not [text for text in plan().warnings if "stays" in text]
+    assert not [text for text in plan("train.global_batch_size=1024", nodes=8).warnings if "stays" in text]
+
+
+def test_a_name_that_two_recipes_have_is_said() -> None:
+    found = lookup("qwen3_235b_a22b_pretrain_256gpu_h100_bf16_config", "0.6.2")
+    assert len(found.warnings) == 1
+    assert "from megatron.bridge.perf_recipes." in found.warnings[0]
+    assert lookup(NAME, "0.6.2").warnings == ()
+
+
+def test_a_precision_that_the_gpu_lacks_is_refused_without_a_check() -> None:
+    recipes = load_index("0.6.2").recipes.values()
+    blackwell = [one for one in recipes if one.precision in ("fp8mx", "nvfp4") and not one.elsewhere]
+    assert len(blackwell) > 150
+    unfit = []
+    for one in blackwell:
+        with pytest.raises(RequestError) as refused:
+            plan(known=IndexMatch("0.6.2", one), gpu="H100", nodes=(one.gpus or 8) // 8 or 1)
+        if isinstance(refused.value, LayoutError):  # its own GPUs and sizes do not fit, or it was made for nodes of 4
+            unfit.append(one.name)
+        else:
+            assert "needs Blackwell" in str(refused.value)
+    assert len(unfit) < 10
+    # What replaces the precision of the recipe is another question.
+    plan("mixed_precision=bf16_mixed", known=lookup("llama3_8b_pretrain_8gpu_b200_fp8mx_config", "0.6.2"), gpu="H100")
