@@ -28,6 +28,7 @@ from launcher.planning.inputs import PlanInputs
 from launcher.planning.layout import choose_hosts
 from launcher.planning.option_effects import refuse_without_effect, warnings_without_effect
 from launcher.planning.profiler import plan as profiler_plan
+from launcher.planning.task import with_scaled_batch
 from launcher.rundir import RunDirectory
 
 Intent = Literal["run", "submit", "plan"]

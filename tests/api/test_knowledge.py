@@ -109,3 +109,14 @@ def test_a_job_that_depends_on_a_guess_is_refused(tmp_path: Path, monkeypatch: p
     ).plan
     assert plan.guesses == ()
     prepare_plan(Request.model_validate({**asked, "check_config": False}), "submit", check="if possible")
+
+
+def test_the_batch_is_scaled_to_the_gpus_of_the_run() -> None:
+    asked = {"recipe": "bridge:llama3_8b_pretrain_16gpu_h100_bf16_16k_config", "cluster": "slurm", "runtime": "none"}
+    asked |= {"nodes": 8, "gpus_per_node": 8, "scale_batch": True, "check_config": False}
+    plan = prepare_plan(Request.model_validate(asked), "submit").plan
+    assert plan.overrides == ("train.global_batch_size=2048",)
+    with pytest.raises(RequestError, match="stated as well"):
+        prepare_plan(Request.model_validate({**asked, "assignments": ("train.global_batch_size=8",)}), "submit")
+    with pytest.raises(RequestError, match="not known for how many GPUs"):
+        prepare_plan(Request.model_validate({**asked, "recipe": str(ROOT / "recipes/llama3_8b_pretrain.py")}), "submit")
