@@ -106,7 +106,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         hosts=hosts,
         without_effect=warnings_without_effect(layered.of_job_file, backend),
     )
-    return Discovered(inputs, resumed, release, layered.behind)
+    return Discovered(with_scaled_batch(inputs), resumed, release, layered.behind)
 
 
 def required_recipe(request: Request, intent: Intent) -> str:
