@@ -112,7 +112,11 @@ def test_a_job_that_depends_on_a_guess_is_refused(tmp_path: Path, monkeypatch: p
 
 
 def test_the_batch_is_scaled_to_the_gpus_of_the_run() -> None:
-    asked = {"recipe": "bridge:llama3_8b_pretrain_16gpu_h100_bf16_16k_config", "cluster": "slurm", "runtime": "none"}
+    asked: dict[str, object] = {
+        "recipe": "bridge:llama3_8b_pretrain_16gpu_h100_bf16_16k_config",
+        "cluster": "slurm",
+        "runtime": "none",
+    }
     asked |= {"nodes": 8, "gpus_per_node": 8, "scale_batch": True, "check_config": False}
     plan = prepare_plan(Request.model_validate(asked), "submit").plan
     assert plan.overrides == ("train.global_batch_size=2048",)
