@@ -41,6 +41,7 @@ _OF_BATCH_JOBS = Effect(
 EFFECTS: Mapping[str, Effect] = {
     "attempts": _OF_BATCH_JOBS,
     "ship": EVERYWHERE,
+    "scale_batch": _OF_A_RUN,
     **dict.fromkeys(("recipe", "assignments", "cluster", "nodes", "gpus_per_node"), EVERYWHERE),
     **dict.fromkeys(("time", "partition", "account", "qos", "sbatch"), _OF_A_JOB),
     **dict.fromkeys(("nodelist", "exclude", "srun_args"), _OF_SLURM),

@@ -79,6 +79,7 @@ ELSEWHERE = {
     "allow_changes": "allows what is refused else, and changes no plan",
     "nsys_from": "needs an image, tests/planning/test_profiler.py",
     "attempts": "so many jobs are queued with one plan, tests/faults/test_next_attempt.py",
+    "scale_batch": "needs a recipe of the index, tests/api/test_knowledge.py: the plan has another batch",
     "check_config": "says whether the recipe is run before the plan is made",
 }
 """Options without two values here, with the reason."""
