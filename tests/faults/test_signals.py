@@ -1,6 +1,6 @@
 """Time limit, preemption and signals, on a real Slurm of virtual nodes with the toy program.
 
-Cost: about 45 s on an idle machine, most of it waiting for Slurm; the real time limit is in `make soak`.
+Cost: 75 s, of which 15 s are CPU time and the rest is waiting for Slurm; the real time limit is in `make soak`.
 """
 
 import json
