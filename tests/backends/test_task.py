@@ -69,7 +69,7 @@ def test_a_function_runs_on_a_node_outside_of_the_shells_allocation(
 
 
 def test_what_a_task_raises_is_said_with_the_place_of_its_log(client: VirtualCluster, tmp_path: Path) -> None:
-    task = finished(submit_task(fail, (), folder=tmp_path, parameters=parameters(SITE, name="fails")))
+    task = finished(submit_task(fail, (), folder=tmp_path / "task", parameters=parameters(SITE, name="fails")))
     with pytest.raises(OutsideError, match="ValueError: this is why") as caught:
         outcome(task)
     assert caught.value.where == str(task.log)
@@ -78,7 +78,7 @@ def test_what_a_task_raises_is_said_with_the_place_of_its_log(client: VirtualClu
 def test_sbatchs_own_words_are_kept(client: VirtualCluster, tmp_path: Path) -> None:
     with pytest.raises(SlurmError, match="nvalid partition"):
         given = parameters(SITE, name="image", directives={"partition": "nowhere"})
-        submit_task(where_am_i, ("x",), folder=tmp_path, parameters=given)
+        submit_task(where_am_i, ("x",), folder=tmp_path / "task", parameters=given)
 
 
 def test_the_sites_rules_hold_for_tasks_and_its_gpus_do_not() -> None:
