@@ -5,7 +5,7 @@ Pure functions over what a node's watchdog has seen (launcher/job/watch/watchdog
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, Optional
+from typing import Literal, NamedTuple, Optional, get_args
 
 from launcher.contract.flight_recorder import Dump
 from launcher.contract.records import CollectiveRecord, HangLimits, RankSight
@@ -23,18 +23,7 @@ Phase = Literal[
     "ended",
 ]
 
-PHASES: tuple[Phase, ...] = (
-    "not started",
-    "starting",
-    "setting up",
-    "between steps",
-    "evaluating",
-    "saving",
-    "first step",
-    "training step",
-    "ending",
-    "ended",
-)
+PHASES: tuple[Phase, ...] = get_args(Phase)
 """In the order in which a rank goes through them with an equal number of completed steps."""
 
 LONG: frozenset[Phase] = frozenset(
