@@ -196,15 +196,15 @@ def test_a_node_that_kills_ranks_is_excluded_by_a_successor(user: User, slurm_cl
 
 
 def test_a_node_failure(new_cluster: Callable[..., VirtualCluster], tmp_path: Path) -> None:
-    """Slurm itself requeues the job and kills its script, so the next start judges; the run ends on other nodes."""
+    """The node of the batch script: Slurm requeues the job, the next start judges, and the run ends on other nodes."""
     cluster = new_cluster(nodes=3, node_timeout_s=5)
     user = impatient(tmp_path, cluster)
     run, job = submit(user, "--nodes=2", "toy.iters=60", "toy.seconds=0.15", "toy.save_every=5")
     metrics = run / "attempts/000/metrics.jsonl"
     wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 12, "the training", cluster, 60)
-    cluster.fail("n2")
+    cluster.fail("n1")
     # Slurm itself takes about 25 s to say so.
-    cluster.run("scontrol", "update", "nodename=n2", "state=down", "reason=lost")
+    cluster.run("scontrol", "update", "nodename=n1", "state=down", "reason=lost")
     wait_until((run / "attempts/001/metrics.jsonl").exists, "the second attempt", cluster, 90)
     first = json.loads((run / "attempts/000/next.json").read_text())
     assert (first["kind"], first["action"]) == ("machine", "requeue")
