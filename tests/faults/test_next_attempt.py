@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.backends.running import PROFILE, TOY, User, user_of
+from tests.faults.shims import put
 from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
 
@@ -156,6 +157,9 @@ def test_a_cancelled_run_stays_cancelled(user: User, slurm_cluster: VirtualClust
 
 
 def test_a_job_that_may_not_be_requeued_gets_a_successor(user: User, slurm_cluster: VirtualCluster) -> None:
+    log = user.directory / "variables.log"
+    names = f"compgen -e | grep -E '^(SLURM|SBATCH|SRUN)_' | tr '\\n' ' ' >>{log}; echo >>{log}"
+    put(user, {"sbatch": f'#!/bin/bash\n{names}\nexec /usr/bin/sbatch "$@"\n'})
     settings = (
         "--nodes=1",
         "toy.iters=20",
@@ -177,6 +181,7 @@ def test_a_job_that_may_not_be_requeued_gets_a_successor(user: User, slurm_clust
     environment = json.loads((run / "attempts/001/ranks/0000.seen.json").read_text())["environment"]
     assert environment["SLURM_JOB_ID"] == successor
     assert environment["SEEN"] == "yes"
+    assert [line.split() for line in log.read_text().splitlines()] == [["SLURM_CONF"], ["SLURM_CONF"]]
 
 
 def test_a_node_that_kills_ranks_is_excluded_by_a_successor(user: User, slurm_cluster: VirtualCluster) -> None:
