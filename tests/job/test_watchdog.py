@@ -277,6 +277,9 @@ def test_directories_of_killed_watchdogs_are_removed_and_no_others(tmp_path: Pat
         if owner is not None:
             (directory / "watchdog.json").write_text(json.dumps(owner))
     (tmp_path / "launcher-99999-dead").mkdir()
+    old = tmp_path / f"launcher-{os.geteuid()}-old"
+    old.mkdir()
+    os.utime(old, (time.time() - 90000,) * 2)
     watchdog.sweep(tmp_path / f"launcher-{os.geteuid()}-mine")
     assert sorted(path.name.rpartition("-")[2] for path in tmp_path.glob(f"launcher-{os.geteuid()}-*")) == [
         "alive",

@@ -39,6 +39,7 @@ _OTHER_NODES_S = 5.0
 """How long the end of a hang waits for the records of the other nodes."""
 _LATE_SHELL_S = 60.0
 """How long a node waits for tasks that have not begun, once all others have ended."""
+_UNNAMED_S = 24 * 3600.0
 _STACK_LINES = 8
 _RUNNING = ("R", "S", "D")
 
@@ -550,7 +551,8 @@ def sweep(directory: Path) -> None:
             if other == directory or other.is_symlink() or other.stat().st_uid != os.geteuid():
                 continue
             owner = ProcessIdentity.from_dict(read_object(other / _OWNER) or {})
-            if owner is not None and owner.has_ended():
+            # A watchdog names itself within seconds: without a name it was killed before that.
+            if owner.has_ended() if owner else time.time() - other.stat().st_mtime > _UNNAMED_S:
                 shutil.rmtree(other, ignore_errors=True)
 
 
