@@ -13,8 +13,8 @@ from tests.support.slurm.virtual_cluster import VirtualCluster
 
 # All that may differ between backends: what Slurm gives a task, and what follows from where it runs.
 DIFFERING = re.compile(
-    r"SLURM.*|MASTER_ADDR|MASTER_PORT|LAUNCHER_RUN_DIR|PWD|TMPDIR|CUDA_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ROCR_VISIBLE_DEVICES"
-    r"|ZE_AFFINITY_MASK|HOSTNAME|_"
+    r"SLURM.*|MASTER_ADDR|MASTER_PORT|LAUNCHER_RUN_DIR|LAUNCHER_HEARTBEATS|PWD|TMPDIR|CUDA_VISIBLE_DEVICES"
+    r"|GPU_DEVICE_ORDINAL|ROCR_VISIBLE_DEVICES|ZE_AFFINITY_MASK|HOSTNAME|_"
 )
 SETTINGS = ("text=a b", "train.train_iters=20", "model.x={A:1,B:2}", "model.y=[[a, b],[0.5,0.5]]", "z=${oc.env:HOME}")
 

@@ -122,7 +122,7 @@ def test_the_loss_falls(reference: Run) -> None:
 def test_a_line_of_metrics_is_complete_and_agrees_with_itself(reference: Run) -> None:
     for iteration, line in reference.metrics().items():
         assert line["train_iters"] == 20
-        assert line["tokens"] == 8 * 64
+        assert line["tokens"] == 16 * 64
         assert line["tokens_per_second"] == pytest.approx(line["tokens"] / line["seconds"])
         assert line["tflops_per_gpu"] > 0
         assert line["memory_bytes"] is None
