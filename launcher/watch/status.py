@@ -21,6 +21,9 @@ from launcher.watch.tail import last_lines
 
 UNPROVEN = "Slurm shows neither the comment nor the command of this job, so it may be another one"
 
+_START_MOVES_S = 4.0
+"""How far the controller may move the start of a job while its nodes become ready."""
+
 _FAR_S = 300 * 24 * 3600.0
 """Limit of a plausible estimate: behind a job without time limit, Slurm expects a start in a year."""
 
@@ -295,9 +298,11 @@ def _submitted(run_state: RunState, job: Job, answer: Answer) -> RunStatus:
         return _queued(base, job, answer.asked_at)
     if job.terminal:
         return _over(run_state, base)
-    # If a requeued job has just started again, the newest attempt is the previous one.
+    # If a requeued job has just started again, the newest attempt is the previous one. The controller moves the start
+    # of a job by seconds when its nodes are ready; a requeued job starts later than that.
     began = run_state.job_start
-    if run_state.attempt is None or (job.start is not None and began is not None and began < job.start):
+    earlier = job.start is not None and began is not None and began < job.start - _START_MOVES_S
+    if run_state.attempt is None or earlier:
         return _with(base, Phase.STARTING, f"on {job.nodes}" if job.nodes else "")
     if job.state in (State.SUSPENDED, State.STOPPED):
         return _with(base, Phase.SUSPENDED, describe(run_state.progress))
