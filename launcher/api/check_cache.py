@@ -17,6 +17,8 @@ from launcher.planning.task import TaskPlan
 
 _KEPT = 200
 _MOST_FILES = 2000
+_STACK = ("megatron_bridge", "megatron_core", "torch", "transformer_engine", "transformers")
+"""Beginnings of the names of packages that decide what a recipe makes."""
 
 
 class CheckCache:
@@ -33,7 +35,7 @@ class CheckCache:
         self._directory = Path(own).expanduser() / "checks"
         try:
             self._path: Path | None = self._directory / f"{_digest(found, task, request, env)}.json"
-        except (OSError, _TooManyError):
+        except (OSError, _UnknownStackError):
             self._path = None
 
     def read(self) -> tuple[dict[str, Any], str] | None:
@@ -63,15 +65,15 @@ class CheckCache:
             return
 
 
-class _TooManyError(Exception):
-    """So many files that reading them would take longer than it may save."""
+class _UnknownStackError(Exception):
+    """It cannot be seen cheaply whether something has changed."""
 
 
 def _digest(found: Discovered, task: TaskPlan, request: CheckRequest, env: Mapping[str, str]) -> str:
-    """Return a digest of all that the answer depends on. Raises OSError, _TooManyError."""
+    """Return a digest of all that the answer depends on. Raises OSError, _UnknownStackError."""
     image = found.inputs.image
     if image is not None and image.digest is None:
-        raise _TooManyError  # the content of the image was never computed
+        raise _UnknownStackError  # the content of the image was never computed
     python = found.release.python or found.inputs.host.python
     known = {
         "launcher": __version__,
@@ -79,7 +81,7 @@ def _digest(found: Discovered, task: TaskPlan, request: CheckRequest, env: Mappi
         "environment": sorted(env.items()),
         "image": image.digest if image else None,
         "release": found.release.version,
-        "python": [python, *_packages(python)] if image is None else None,
+        "python": [python, *_packages(found)] if image is None else None,
         "code": _contents([Path(source) for _target, source in task.code]),
         "beside": _contents(_sources(found.inputs.recipe.path.parent))
         if isinstance(found.inputs.recipe, RecipeFile)
@@ -89,10 +91,18 @@ def _digest(found: Discovered, task: TaskPlan, request: CheckRequest, env: Mappi
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
-def _packages(python: str) -> list[tuple[str, int]]:
-    """Return when something was last installed for the interpreter."""
-    root = Path(python).parent.parent / "lib"
-    return [(str(path), path.stat().st_mtime_ns) for path in sorted(root.glob("python*/site-packages"))]
+def _packages(found: Discovered) -> tuple[str, int]:
+    """Return when something was last installed where Megatron Bridge is.
+
+    Raises _UnknownStackError where that is not known, and where the stack is imported from its sources.
+    """
+    if found.release.site is None:
+        raise _UnknownStackError
+    site = Path(found.release.site)
+    for link in site.glob("*.dist-info/direct_url.json"):
+        if link.parent.name.startswith(_STACK) and '"editable": true' in link.read_text(encoding="utf-8"):
+            raise _UnknownStackError
+    return str(site), site.stat().st_mtime_ns
 
 
 def _contents(paths: Iterable[Path]) -> list[tuple[str, str]]:
@@ -106,7 +116,7 @@ def _sources(directory: Path) -> list[Path]:
         directories[:] = sorted(name for name in directories if not name.startswith(".") and name != "__pycache__")
         found += [Path(root, name) for name in sorted(names) if name.endswith(".py")]
         if len(found) + len(directories) > _MOST_FILES:
-            raise _TooManyError
+            raise _UnknownStackError
     return found
 
 

@@ -75,6 +75,8 @@ def _left_behind(found: Discovered, error: str) -> str | None:
     home = recipe.path.parent
     travels = {target.partition("/")[0] for target, _source in found.inputs.shipped.files}
     stays = sorted(path.name for path in home.iterdir() if path.name not in travels and not path.name.startswith("."))
+    if "No module named" not in error and "No such file" not in error:
+        return None
     for name in stays:
         if re.search(rf"(?<![\w.]){re.escape(name.removesuffix('.py'))}(?!\w)", error):
             return (

@@ -62,6 +62,13 @@ def find_resumed(stated: dict[str, Any]) -> tuple[RunDirectory, bool]:
             hint="Leave the recipe out; overrides may follow.\n"
             "For another recipe start a new run with --allow-checkpoint-load.",
         )
+    for name in ("ship", "entrypoint"):
+        if stated.get(name):
+            raise RequestError(
+                f"--resume continues a run with its own code, and --{name} would change nothing",
+                where=f"--{name}",
+                hint="Leave it out, or start a new run with --allow-checkpoint-load.",
+            )
     _require_something_left(run, stated)
     return run, False
 

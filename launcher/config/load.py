@@ -165,7 +165,10 @@ def load_request(
     merged = {**_read_defaults(own_file), **_read_defaults(directory_file), **preset}
     both = add_job_file(stated, job)
     # A default is weaker than an option and stronger than the job file.
-    added = {"ship": (*merged["ship"], *both.get("ship", ()))} if "ship" in merged else {}
+    # A recipe of Megatron Bridge has no files of its own to which a default could add.
+    preset_ship = () if str(both.get("recipe", "")).startswith("bridge:") else merged.pop("ship", ())
+    merged.pop("ship", None)
+    added = {"ship": (*preset_ship, *both.get("ship", ()))} if preset_ship else {}
     merged = {**both, **merged, **{key: both[key] for key in stated}, **added}
     return parse(Request, merged, where="the request")
 

@@ -2,14 +2,17 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher._util.errors import CommandError
 from launcher._util.shell import LocalShell, Shell
-from launcher.discovery.recipe_index import installed_version
+from launcher.discovery.recipe_index import installed_metadata, installed_version
 
-_ASK = "import importlib.metadata as found; print(found.version('megatron-bridge'))"
+_ASK = (
+    "import importlib.metadata as found; it = found.distribution('megatron-bridge'); print(it.version)\n"
+    "print(it.locate_file(''))"
+)
 _TIMEOUT_S = 20
 
 
@@ -23,6 +26,9 @@ class BridgeRelease:
     python: str | None = None
     """An interpreter of this machine that imports the job's installation; None if only an image has it."""
 
+    site: str | None = field(default=None, compare=False)
+    """The directory that it is installed in, on this machine."""
+
 
 def find_bridge_release(
     packages: Mapping[str, str] | None, python: str | None, *, in_image: bool, shell: Shell | None = None
@@ -35,10 +41,11 @@ def find_bridge_release(
     if in_image:
         return BridgeRelease((packages or {}).get("megatron-bridge"))
     if python is None or Path(python) == Path(sys.executable):
-        return BridgeRelease(installed_version(), sys.executable)
+        found = installed_metadata()
+        return BridgeRelease(installed_version(), sys.executable, str(found.parent) if found else None)
     try:
         result = (shell or LocalShell()).run([python, "-c", _ASK], check=False, timeout_s=_TIMEOUT_S)
     except CommandError:  # the interpreter exists elsewhere, such as on the nodes only
         return BridgeRelease(None)
-    version = result.stdout.strip()
-    return BridgeRelease(version, python) if result.status == 0 and version else BridgeRelease(None)
+    version, _, site = result.stdout.strip().partition("\n")
+    return BridgeRelease(version, python, site or None) if result.status == 0 and version else BridgeRelease(None)

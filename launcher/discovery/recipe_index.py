@@ -206,9 +206,15 @@ def installed_version(directories: tuple[str, ...] | None = None) -> str | None:
 
     Nothing is imported. `directories` replaces sys.path.
     """
+    found = installed_metadata(directories)
+    return found.name.removesuffix(".dist-info").partition("-")[2] if found else None
+
+
+def installed_metadata(directories: tuple[str, ...] | None = None) -> Path | None:
+    """Return the directory of Megatron Bridge's metadata on sys.path, or in `directories`; None if there is none."""
     for directory in sys.path if directories is None else directories:
         for found in Path(directory or ".").glob("megatron_bridge-*.dist-info"):
-            return found.name.removesuffix(".dist-info").partition("-")[2]
+            return found
     return None
 
 

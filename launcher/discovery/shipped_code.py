@@ -3,12 +3,12 @@
 import ast
 import fnmatch
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import CommandError, RecipeError
-from launcher._util.shell import LocalShell
 from launcher._util.user_paths import user_path
 from launcher.discovery.recipe import BridgeRecipe, Recipe
 
@@ -59,7 +59,7 @@ def shipped_code(
     home = recipe.path.parent
     found = {recipe.path.name: recipe.path}
     if whole:
-        found |= {path.relative_to(home).as_posix(): path for path in _files_below(home)}
+        found |= {path.relative_to(home).as_posix(): path for path in _files_below(home, hidden=True)}
         return ShippedCode(_pairs(found))
     ignored = _ignored(home)
     found |= {path.relative_to(home).as_posix(): path for path in imported_files(recipe.path)}
@@ -135,12 +135,14 @@ def _named(text: str, home: Path, directory: Path, ignored: tuple[str, ...]) -> 
     return {(start / one).as_posix(): absolute / one for one in below if not _is_ignored(one.as_posix(), ignored)}
 
 
-def _files_below(directory: Path) -> Iterator[Path]:
+def _files_below(directory: Path, *, hidden: bool = False) -> Iterator[Path]:
+    """Yield the files, byte code left out; of a named directory also what is `hidden` by a dot stays."""
     for root, directories, names in os.walk(directory):
-        directories[:] = sorted(name for name in directories if not name.startswith(".") and name != "__pycache__")
+        shown = (name for name in directories if name != "__pycache__" and (hidden or not name.startswith(".")))
+        directories[:] = sorted(shown)
         for name in sorted(names):
             path = Path(root, name)
-            if path.is_file() and not name.startswith("."):
+            if path.is_file() and (hidden or not name.startswith(".")):
                 yield path
 
 
@@ -170,14 +172,34 @@ def _git_state(home: Path) -> GitState:
 
 
 def _git(home: Path, *arguments: str) -> str | None:
-    """Return what git prints; None without git, outside a project, and where git refuses another user's project."""
+    """Return what git prints; None without git and outside a project.
+
+    Raises RecipeError where git refuses or does not answer: what it tracks must not be left out in silence.
+    """
+    from launcher._util.shell import LocalShell  # here: the tools that write the index run on Python 3.11
+
+    if shutil.which("git") is None:
+        return None
     try:
         done = LocalShell().run(
             ["git", "--no-optional-locks", "-C", str(home), *arguments], check=False, timeout_s=_GIT_TIMEOUT_S
         )
-    except CommandError:
+    except CommandError as error:
+        raise _git_failed(home, error.message) from None
+    if done.status == 0:
+        return done.stdout
+    if "not a git repository" in done.stderr:
         return None
-    return done.stdout if done.status == 0 else None
+    raise _git_failed(home, (done.stderr.strip().splitlines() or [f"status {done.status}"])[0])
+
+
+def _git_failed(home: Path, reason: str) -> RecipeError:
+    return RecipeError(
+        f"git does not say which files beside the recipe are tracked, and so which travel: {reason}",
+        where=str(home),
+        hint="`git ls-files` in that directory shows the same; `git config --global --add safe.directory DIR` allows a "
+        "project of another user.",
+    )
 
 
 def _ignored(home: Path) -> tuple[str, ...]:

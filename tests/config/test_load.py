@@ -168,3 +168,12 @@ def test_what_belongs_to_one_run_is_refused_as_a_default(home: dict[str, str], t
 def test_secret_names() -> None:
     assert all(map(is_secret, ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "db_password")))
     assert not any(map(is_secret, ("PATH", "NCCL_DEBUG", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "MONKEY")))
+
+
+def test_defaults_of_ship_are_added_to_what_is_stated_and_left_out_for_bridges_recipes(tmp_path: Path) -> None:
+    (tmp_path / "launcher.toml").write_text('ship = ["conf"]\n')
+    stated = {"recipe": "x.py", "ship": ("data",)}
+    assert load_request(stated, environ={"HOME": "/h"}, directory=tmp_path).ship == ("conf", "data")
+    assert load_request({"recipe": "bridge:x"}, environ={"HOME": "/h"}, directory=tmp_path).ship == ()
+    environ = {"LAUNCHER_SHIP": "a:b", "HOME": "/h"}
+    assert load_request({"recipe": "x.py"}, environ=environ, directory=tmp_path).ship == ("a", "b")

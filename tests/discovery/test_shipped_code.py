@@ -113,4 +113,24 @@ def test_too_much_is_refused_where_it_was_named_and_said_where_it_is_tracked(pro
 
 
 def test_the_copy_in_a_run_is_taken_whole(project: Path) -> None:
-    assert targets(ship(project, whole=True)) == {name for name in FILES if "hidden" not in name}
+    assert targets(ship(project, whole=True)) == set(FILES)
+
+
+def test_hidden_tracked_files_are_in_the_copy_as_well(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (project / ".settings").write_text("x")
+    git(project, "init", "-q")
+    git(project, "add", "-f", ".settings", "conf", "recipe.py")
+    first = ship(project)
+    copy = tmp_path_factory.mktemp("run")
+    for target, source in first.files:
+        (copy / target).parent.mkdir(parents=True, exist_ok=True)
+        (copy / target).write_bytes(Path(source).read_bytes())
+    assert targets(shipped_code(read_recipe("recipe.py", copy), whole=True)) == targets(first)
+    assert ".settings" in targets(first)
+
+
+def test_git_that_refuses_is_not_taken_for_no_git(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(project, "init", "-q")
+    (project / ".git/config").write_text("[core\n")
+    with pytest.raises(RecipeError, match="git does not say which files"):
+        ship(project)

@@ -345,7 +345,9 @@ def test_pipeline_and_data_parallel_on_four_ranks(tmp_path: Path) -> None:
 
 
 def test_ranks_that_raise_leave_exit_or_are_killed(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", "broken.py", ["checkpoint.save_interval=0"], files={"broken.py": BROKEN})
+    # One micro-batch an iteration, so that the third call is in the third one.
+    overrides = ["checkpoint.save_interval=0", "train.global_batch_size=8", "train.micro_batch_size=2"]
+    run = make_run(tmp_path / "run", "broken.py", overrides, files={"broken.py": BROKEN})
     statuses = train(run, 4, expect=None)
     assert statuses == [1, 1, 7, -signal.SIGKILL]
     raised = run.end(1)
