@@ -106,7 +106,7 @@ class Level(IntEnum):
     PEER = 5
     """A rank lost its peers."""
     CANCELLED = 6
-    """Slurm ended the job or the step, and does not say why: also after any other failure."""
+    """The job or the step was ended, and the line does not say why: also after any other failure."""
 
 
 class Rule(NamedTuple):
@@ -137,6 +137,13 @@ RULES = (
         Level.CAUSE,
         r"\[ERROR\] URL .* returned error code: 40[13]",
         "give the registry's user and password in ~/.config/enroot/.credentials, and check the image's name",
+    ),
+    Rule(
+        "registry limit",
+        "container",
+        Level.CAUSE,
+        r"\btoomanyrequests\b|reached your (unauthenticated )?pull rate limit",
+        "the registry limits pulls: log in to it, or wait; `launcher image import` fetches the image once",
     ),
     Rule("registry", "container", Level.CAUSE, r"\[ERROR\] URL |Could not process JSON input"),
     Rule("container namespace", "container", Level.CAUSE, r"enroot-\w+: |failed to create user namespace"),
@@ -180,8 +187,8 @@ RULES = (
     Rule(
         "host memory errors", "hardware", Level.CAUSE, r"EDAC \w+: \d+ UE |\[Hardware Error\]: .*(Machine check|fatal)"
     ),
-    # srun and slurmstepd: a node that died, or never came up
-    Rule("node failure", "hardware", Level.CAUSE, rf"srun: error: Node failure on {_NODE}"),
+    # srun, salloc and slurmstepd: a node that died, or never came up
+    Rule("node failure", "hardware", Level.CAUSE, rf"(srun|salloc): error: Node failure on {_NODE}"),
     Rule("node failed", "hardware", Level.CAUSE, rf"\*\*\* .*(ON {_NODE} )?.*DUE TO NODE FAILURE"),
     Rule("node boot", "hardware", Level.CAUSE, r"Something is wrong with the boot of the nodes|are still not ready"),
     # torch's allocator, CUDA, cuBLAS; NCCL reports a failed allocation of its own as an unhandled CUDA error
@@ -207,6 +214,14 @@ RULES = (
         Level.CAUSE,
         r"oom[_-]kill event|OOM Killed|Out of memory: Killed process|Exceeded job memory limit",
     ),
+    # ray, which ends tasks before the kernel would; its report counts the workers
+    Rule(
+        "ray memory",
+        "out of memory (host)",
+        Level.CAUSE,
+        r"ray\.exceptions\.OutOfMemoryError|due to the node running low on memory"
+        r"|\b[1-9]\d* Workers? \(tasks / actors\) killed due to memory pressure",
+    ),
     # torch's data loader, numpy, Python, the C library
     Rule(
         "worker memory",
@@ -223,6 +238,12 @@ RULES = (
     ),
     # Megatron's checks of the loss and of gradients, and its log
     Rule(
+        "NaN node",
+        "diverged",
+        Level.CAUSE,
+        rf"(rerun_state_machine:|RuntimeError: )Rank (?P<rank>\d+), node {_NODE}, device",
+    ),
+    Rule(
         "NaN",
         "diverged",
         Level.CAUSE,
@@ -230,8 +251,16 @@ RULES = (
         r"|Unexpected result (nan|inf)( on rank (?P<rank2>\d+))?|found (NaN|Inf) in local",
     ),
     Rule("NaN in backward", "diverged", Level.CAUSE, r"Function '\w+' returned nan values in its"),
-    Rule("NaN node", "diverged", Level.CAUSE, rf"rerun_state_machine:Rank \d+, node {_NODE}, device"),
-    Rule("NaN in the log", "diverged", Level.ERROR, r"\| (grad norm|lm loss): (nan|inf)|[Ll]oss (is|became) nan"),
+    Rule("NaN in the log", "diverged", Level.ERROR, r"\| (grad norm|lm loss): (nan|inf)"),
+    # programs that stop at such a loss, and loss scales of half precision that can go no lower
+    Rule(
+        "NaN loss",
+        "diverged",
+        Level.ERROR,
+        r"[Ll]oss (returned in `\w+` )?(is|became) (nan|NaN|inf)\b"
+        r"|FloatingPointError: .*\b([Nn]a[Nn]|[Ii]nf(inite)?)\b",
+    ),
+    Rule("loss scale", "diverged", Level.ERROR, r"[Mm]inimum loss scale reached|loss scale already at minimum"),
     # NCCL: a wrong set-up, which no peer's end has caused
     Rule(
         "GPU used twice",
@@ -268,6 +297,13 @@ RULES = (
         "step not started",
         Level.CAUSE,
         rf"Task launch for \S+ failed on node {_NODE}: ",
+    ),
+    Rule(
+        "prolog",
+        "step not started",
+        Level.CAUSE,
+        rf"Prolog failure on node {_NODE}|PrologSlurmctld failed",
+        "the site's prolog failed: resume on other nodes (`--exclude NODE`), and report it to the site",
     ),
     Rule(
         "program not started", "step not started", Level.CAUSE, r"slurmstepd: error: execve\(\): |could not execve job"
@@ -358,8 +394,8 @@ RULES = (
         "user error",
         Level.ERROR,
         r"Error\(s\) in loading state_dict|size mismatch for \S+: copying a param"
-        r"|(Unexpected|Missing) key\(s\) in state_dict|PytorchStreamReader failed|CheckpointingException"
-        r"|UnpicklingError|invalid load key|Ran out of input",
+        r"|(Unexpected|Missing) key\(s\) in state_dict|Missing key in checkpoint|PytorchStreamReader failed"
+        r"|CheckpointingException|UnpicklingError|invalid load key|Ran out of input",
         "the checkpoint is damaged or of another model: compare sizes with the recipe, or resume from an older one",
     ),
     # Python: an error whose type says that the program was asked for something wrong
@@ -420,6 +456,12 @@ RULES = (
         Level.HANG,
         r"Watchdog caught collective operation timeout(: WorkNCCL\(.*OpType=(?P<collective>\w+))?",
     ),
+    Rule(
+        "blocking wait",
+        "hang",
+        Level.HANG,
+        r"WorkNCCL\(.*OpType=(?P<collective>\w+).* timed out in blocking wait",
+    ),
     Rule("barrier", "hang", Level.HANG, r"[Rr]anks? (?P<ranks>\d[\d, ]*) failed to pass monitoredBarrier"),
     Rule("barrier", "hang", Level.HANG, r"failed to pass monitoredBarrier|monitoredBarrier.*(timed out|timeout)"),
     Rule(
@@ -443,7 +485,7 @@ RULES = (
         "network",
         Level.PEER,
         r"client socket has (timed out|failed)|Timed out after \d+ seconds waiting|wait timeout after \d+ms, keys"
-        r"|Socket Timeout|clients? joined|Connection refused|No route to host",
+        r"|connect\(\) timed out|Socket Timeout|clients? joined|Connection refused|No route to host",
     ),
     Rule(
         "peer",
@@ -454,8 +496,17 @@ RULES = (
         r"|NCCL Error 6\b"
         r"|NCCL communicator was aborted|Socket recv failed|Failed to execute operation \w+ from rank",
     ),
+    # torchrun, to which a signal came from outside: also from Slurm, after another failure
+    Rule(
+        "signal",
+        "stopped",
+        Level.CANCELLED,
+        r"Received \S+ death signal, shutting down workers"
+        r"|SignalException: Process \d+ got signal: (1|2|3|15)\b",
+    ),
     # any job that was ended
     Rule("cancelled", "stopped", Level.CANCELLED, r"\*\*\* (JOB|STEP) \S+ (ON \S+ )?CANCELLED AT"),
+    Rule("revoked", "stopped", Level.CANCELLED, r"Job allocation \d+ has been revoked"),
 )
 
 XIDS: dict[int, tuple[FailureClass, str]] = {
@@ -521,8 +572,8 @@ class FailureCause(NamedTuple):
 _COMPILED = tuple((rule, re.compile(rule.pattern)) for rule in RULES)
 _XID = re.compile(r"NVRM: Xid \([^)]*\): (?P<xid>\d+)|\bXid (?P<xid2>\d+)\b")
 _ENDED = re.compile(r"^srun: error: ([\w.-]+): tasks? [^:]*: ", re.MULTILINE)
-_RANK_PREFIX = re.compile(r"\s*\[rank(\d+)\]: ")
-"""What torch writes before the lines of a rank's traceback."""
+_RANK_PREFIX = re.compile(r"\s*\[rank(\d+)\]:[ \[]")
+"""What torch writes before the lines of a rank's traceback, and before those of its log in C++."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LINE = 4000
 """Characters of a line that are looked at; a progress bar may write a line of megabytes."""

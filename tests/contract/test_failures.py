@@ -12,7 +12,7 @@ import pytest
 from launcher.contract.failures import CLASSES, RULES, STATES, XIDS, classify, of_state
 
 LINES = Path(__file__).parent / "failure_lines"
-UNSEEN = Path(__file__).parent / "failure_lines_unseen"
+OF_ANOTHER_AUTHOR = Path(__file__).parent / "failure_lines_of_another_author"
 CLASS_OF_FILE = {
     "container": "container",
     "disk_full": "disk full",
@@ -90,22 +90,27 @@ def test_collected_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert not {("user error", "hardware"), ("program error", "hardware")} & set(found)
 
 
-def test_lines_that_the_rules_have_not_seen(capsys: pytest.CaptureFixture[str]) -> None:
-    """Collected by somebody who had not read the rules, and scored apart."""
-    if not UNSEEN.is_dir():
-        pytest.skip("no such lines have been collected yet")
-    found, wrong = report(UNSEEN, capsys)
-    assert len(found) >= 60
-    assert len(wrong) <= 0.25 * len(found), wrong
+def test_lines_of_another_author(capsys: pytest.CaptureFixture[str]) -> None:
+    """Collected by an author who had not read the rules; docs/measurements/failures.md has the first score.
+
+    General rules were added after it, so these lines are no longer unseen.
+    """
+    found, wrong = report(OF_ANOTHER_AUTHOR, capsys)
+    assert len(found) >= 97
+    assert len(wrong) <= 0.1 * len(found), wrong
     assert not {("user error", "hardware"), ("program error", "hardware")} & set(found)
 
 
-def test_what_the_lines_name() -> None:
-    for each in entries(LINES):
+@pytest.mark.parametrize("directory", [LINES, OF_ANOTHER_AUTHOR])
+def test_what_the_lines_name(directory: Path) -> None:
+    for each in entries(directory):
         finding = classify(each.text)
         if finding is None or finding.failure != each.failure:
             continue
-        if "node" in each.named:
+        if each.failure == "stopped":
+            # The node on which slurmstepd prints that a job was ended is not the reason for it.
+            assert finding.node is None, each
+        elif "node" in each.named:
             assert finding.node == each.named["node"], each
         if "rank" in each.named:
             assert finding.rank == int(each.named["rank"]), each
@@ -146,6 +151,21 @@ LINES_OF_ITS_OWN = {
     "slurmstepd: error: pyxis: couldn't start container": "container",
     "srun: unrecognized option '--container-image=x.sqsh'": "container",
     "srun: error: Unable to create step for job 12: Requested node configuration is not available": "step not started",
+    "salloc: Prolog failure on node n1": "step not started",
+    # salloc and srun say this of every allocation that ends early
+    "salloc: Job allocation 12 has been revoked.": "stopped",
+    # torchrun, whose Python writes the signal as a name or as a number
+    "WARNING:torch.distributed.elastic.agent.server.api:Received Signals.SIGTERM death signal, shutting down workers": (
+        "stopped"
+    ),
+    "SignalException: Process 12 got signal: 15": "stopped",
+    "SignalException: Process 12 got signal: 11": None,
+    "(raylet) 2 Workers (tasks / actors) killed due to memory pressure (OOM), 0 crashed": "out of memory (host)",
+    "(raylet) 0 Workers (tasks / actors) killed due to memory pressure (OOM), 2 crashed": None,
+    "FloatingPointError: gradients are Nan/Inf": "diverged",
+    "FloatingPointError: divide by zero encountered in divide": None,
+    "the loss is infinitesimal": None,
+    "gradient overflow, loss scale: 1.0, minimum loss scale: 0.0001": None,
 }
 
 
@@ -171,6 +191,8 @@ KILLED = "slurmstepd: error: *** STEP 12.0 ON n1 CANCELLED AT 2026-01-31T10:00:0
         (WATCHDOG.format(1), "[rank0]: KeyError: 'tokens'", "user error"),
         (WATCHDOG.format(1), PEER, "hang"),
         (KILLED, PEER, "network"),
+        ("W0409 api.py:719] Received 15 death signal, shutting down workers", "[rank0]: KeyError: 'x'", "user error"),
+        ("salloc: Job allocation 12 has been revoked.", "srun: error: Node failure on n1", "hardware"),
         (
             "slurmstepd: error: pyxis: couldn't start container",
             "mkdir: cannot create: No space left on device",
