@@ -94,8 +94,8 @@ def train(directory: Path, fault: str) -> dict[str, Any]:
     while True:
         (seen,) = launcher(directory, "status", str(run))["runs"]
         if seen["phase"] in ("finished", "failed", "stopped", "diverged", "lost", "cancelled"):
-            waiting = (run / "attempts/000/next.json").exists() and not (run / "attempts/001").exists()
-            if not waiting or time.monotonic() - began > 150:
+            attempts = sorted((run / "attempts").iterdir())
+            if ended(attempts[-1])["next"] in (None, "end") or time.monotonic() - began > 150:
                 break
         if time.monotonic() - began > 200:
             break
@@ -125,6 +125,15 @@ def losses(attempt: Path) -> dict[int, float]:
     return {line["iteration"]: line["loss"] for line in lines}
 
 
+def show(row: dict[str, Any]) -> None:
+    """Print a row."""
+    same = row["same_losses"]
+    print(f"{row['fault']:8} {row['phase']:9} {row['took_s']:6.1f} s, losses as undisturbed: {same}", flush=True)
+    for number, attempt in enumerate(row["attempts"]):
+        print(f"         attempt {number}: {attempt['outcome']}, {attempt['failure']}, then {attempt['next']}")
+        print(f"                    {attempt['reason']}", flush=True)
+
+
 def main() -> None:
     """Train without and with each fault, and print a row for each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -135,15 +144,13 @@ def main() -> None:
     (directory / "clusters").mkdir(parents=True)
     (directory / "clusters/here.toml").write_text(PROFILE)
     (directory / "trial.py").write_text((ROOT / "recipes/vanilla_gpt_pretrain.py").read_text() + RECIPE)
-    rows = [train(directory, fault) for fault in ("", *(options.faults or FAULTS))]
-    whole = rows[0]["losses"]
-    for row in rows:
-        row["same_losses"] = row["losses"] == whole
-        print(f"{row['fault']:8} {row['phase']:9} {row['took_s']:6.1f} s, losses as undisturbed: {row['same_losses']}")
-        for number, attempt in enumerate(row["attempts"]):
-            print(f"         attempt {number}: {attempt['outcome']}, {attempt['failure']}, then {attempt['next']}")
-            print(f"                    {attempt['reason']}")
-    (directory / "faults.json").write_text(json.dumps(rows, indent=1))
+    rows: list[dict[str, Any]] = []
+    for fault in ("", *(options.faults or FAULTS)):
+        row = train(directory, fault)
+        rows.append(row)
+        row["same_losses"] = row["losses"] == rows[0]["losses"]
+        show(row)
+        (directory / "faults.json").write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":
