@@ -377,9 +377,14 @@ class WatchedHang(NamedTuple):
 
 
 def watched_hang(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[WatchedHang]:
-    """Return the hang that the watchdogs of an attempt's nodes have ended; None where they have ended none."""
+    """Return the hang that the watchdogs of an attempt's nodes have ended; None where they have ended none.
+
+    Where a rank had ended by itself before, the others waited for it, and its end is the cause.
+    """
     nodes = hang_records(attempt)
     if not any(node["stage"] == "ended" for node in nodes):
+        return None
+    if any(_had_ended(rank, node) for rank in ranks for node in nodes):
         return None
     sights = {sight["rank"]: sight for node in nodes for sight in node["ranks"]}
     unseen = [rank.rank for rank in ranks if rank.rank not in sights and rank.failed]
@@ -397,6 +402,16 @@ def watched_hang(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[Watche
     )
     first = sights.get(found.ranks[0]) if found.ranks else None
     return WatchedHang(cause, first, next((node["host"] for node in nodes if first in node["ranks"]), None))
+
+
+_RECORDING_S = 1.0
+"""The watchdog writes its record, then ends the ranks: ends before that by more than this are their own."""
+
+
+def _had_ended(rank: RankEnd, node: NodeHang) -> bool:
+    """Return whether a rank of the node had failed, not for want of its peers, before the watchdog ended the ranks."""
+    own = rank.failed and not rank.lost_peers and rank.host == node["host"]
+    return own and node["stage"] == "ended" and rank.time + rank.clock_s < node["time"] - _RECORDING_S
 
 
 def hang_records(attempt: AttemptPaths) -> list[NodeHang]:

@@ -537,6 +537,14 @@ def test_of_a_hang_in_which_no_rank_differs_none_is_named(tmp_path: Path) -> Non
     assert "no rank differs" in result["reason"]
 
 
+def test_a_rank_that_had_ended_before_is_the_cause_of_the_silence(tmp_path: Path) -> None:
+    """Seen with NCCL: rank 1 is killed, the other waits in a collective until the watchdog ends it."""
+    seen = node_record(0, sighted(0, **WAITING), sighted(1, phase="ended"))
+    result = hung(tmp_path, seen, ends=[(None, "137 9.1 n1"), (None, "137 3 n1")])
+    assert result["failure"] != "hang"
+    assert result["first_failing_rank"]["rank"] == 1
+
+
 @pytest.mark.parametrize("stage", ["suspected", "busy"])
 def test_what_was_only_suspected_is_not_a_hang(tmp_path: Path, stage: str) -> None:
     result = hung(
