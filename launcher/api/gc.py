@@ -27,6 +27,7 @@ from launcher.rundir.locks import submit_lock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from launcher.rundir import Attempt
     from launcher.watch.status import RunStatus
 
 
@@ -84,10 +85,13 @@ def collect_checkpoints(
 
     Kept are the newest `keep_last` whole checkpoints, those at multiples of `keep_every`, the newest one with sums, and
     of a live run the newest final one with all that follows. The sums of the newest one are verified before anything is
-    removed (`verify`); if they are wrong, it is not whole, and the next older one counts as the newest. While files are
-    removed no attempt of the run is started.
-    Raises RequestError for a policy that keeps nothing, a run whose state is unknown, or checkpoints outside the run;
-    DiskError.
+    removed (`verify`); if they are wrong, it is not whole, and the next older one counts as the newest. Of a live run
+    all that are not whole stay, too: one may be a save in flight.
+
+    While files are removed no command starts an attempt of the run. Slurm may: a requeue, or a successor that waits in
+    the queue. Such an attempt loads the newest whole checkpoint, which stays.
+    Raises RequestError for a policy that keeps nothing, a run whose state is unknown, or checkpoints outside the run,
+    and DiskError where a checkpoint cannot be read, in which case nothing is removed, or cannot be removed.
     """
     if keep_last < 1 or (keep_every is not None and keep_every < 1):
         raise RequestError(
@@ -105,8 +109,7 @@ def collect_checkpoints(
         now = {one.iteration: one for one in _look(run, policy, damaged).going}
         removed = []
         for one in planned.going:
-            if one.iteration in now:
-                remove(run, now[one.iteration])
+            if one.iteration in now and remove(run, now[one.iteration]):
                 removed.append(one.iteration)
         sweep(run)
     return CollectedCheckpoints(run, planned.found, tuple(removed), planned.live)
@@ -149,11 +152,24 @@ def _protected(run: RunDirectory, status: "RunStatus") -> Protected:
     attempt = run.latest_attempt()
     choice = (read_object(attempt.checkpoint_choice) if attempt else None) or {}
     loaded = choice.get("iteration")
-    tracked = checkpoints.tracked_iteration(run.checkpoints)
-    return Protected(
-        after=0 if tracked is None else tracked,
-        iterations=frozenset([loaded] if isinstance(loaded, int) else []),
-    )
+    after = checkpoints.tracked_iteration(run.checkpoints) or 0
+    if attempt is not None and isinstance(loaded, int) and not _has_saved(run, attempt):
+        after = min(after, loaded)  # after a rollback the tracker still names a later iteration
+    return Protected(after=after, iterations=frozenset([loaded] if isinstance(loaded, int) else []))
+
+
+def _has_saved(run: RunDirectory, attempt: "Attempt") -> bool:
+    """Return whether the tracker was written after the attempt had chosen its checkpoint, as far as can be seen.
+
+    Both files are on one file system, so its clock alone counts.
+    """
+    from launcher.contract import checkpoints
+
+    try:
+        saved = (run.checkpoints / checkpoints.TRACKERS[1]).stat().st_mtime_ns
+        return saved > attempt.checkpoint_choice.stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _require_own(run: RunDirectory) -> None:

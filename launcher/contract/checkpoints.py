@@ -11,9 +11,11 @@ everything that loading needs. megatron-core 0.16.1 writes other objects than te
 into a shard, as the item `common_state` (core/dist_checkpointing/serialization.py).
 """
 
+import errno
 import json
 import pickle
 import re
+import stat
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ REQUIRED = ("train_state.pt", ".metadata")
 COMMON = "common.pt"
 SHARD = re.compile(r"__(\d+)_\d+\.distcp")
 """A shard's name; the number is the rank that wrote it."""
+
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
 _HEAD_BYTES = 16
 """How much of an item is read: torch.save begins each with the signature of a zip archive, never with zeros."""
@@ -41,10 +45,18 @@ class Problem:
         return f"{self.file} {self.reason}"
 
 
+def is_missing(error: OSError) -> bool:
+    """Return whether an error says that there is no such file.
+
+    Any other (EIO, ESTALE, EACCES) says nothing about the file: it may be whole.
+    """
+    return error.errno in _MISSING
+
+
 def newest_complete(directory: Path, ckpt_format: str = "torch_dist") -> Optional[int]:
     """Return the newest iteration that `directory` holds completely; None where there is none.
 
-    `ckpt_format` is Bridge's `checkpoint.ckpt_format`.
+    `ckpt_format` is Bridge's `checkpoint.ckpt_format`. Raises OSError where a file may be there and cannot be read.
     """
     return next((step for step, path in reversed(iterations(directory)) if is_complete(path, ckpt_format)), None)
 
@@ -58,7 +70,10 @@ def iterations(directory: Path) -> list[tuple[int, Path]]:
 
 
 def is_complete(path: Path, ckpt_format: str = "torch_dist") -> bool:
-    """Return whether an iteration's directory has every file that loading needs, none shorter than written."""
+    """Return whether an iteration's directory has every file that loading needs, none shorter than written.
+
+    Raises OSError where a file may be there and cannot be read.
+    """
     return find_problem(path, ckpt_format) is None
 
 
@@ -66,13 +81,24 @@ def find_problem(path: Path, ckpt_format: str = "torch_dist") -> Optional[Proble
     """Return what keeps the checkpoint in an iteration's directory from being loaded, as its structure shows it.
 
     Shards are held against `.metadata`: they exist, have their size, and the items that are looked at in each are not
-    zeros. A changed byte is not seen; sums see that (manifest.py). None where nothing was found. Never raises.
+    zeros. A changed byte is not seen; sums see that (manifest.py). None where nothing was found. Raises OSError where a
+    file may be there and cannot be read: that is not damage.
     """
+    try:
+        return _find_problem(path, ckpt_format)
+    except OSError as error:
+        if is_missing(error):  # it was removed meanwhile
+            return Problem(Path(error.filename or path).name, "is missing")
+        raise
+
+
+def _find_problem(path: Path, ckpt_format: str) -> Optional[Problem]:
     problem = _small_file_problem(path, is_torch_dist=ckpt_format == "torch_dist")
     if problem is not None:
         return problem
+    data = (path / ".metadata").read_bytes()
     try:
-        content = read_metadata((path / ".metadata").read_bytes())
+        content = read_metadata(data)
     except Exception as error:  # garbage makes an unpickler raise anything
         return Problem(".metadata", f"cannot be read ({type(error).__name__}: {str(error)[:100]})")
     if not content.items:
@@ -170,16 +196,22 @@ def _small_file_problem(path: Path, *, is_torch_dist: bool) -> Optional[Problem]
 
 
 def _size(path: Path) -> int:
+    """Return the size of a file, -1 where there is none. Raises OSError."""
     try:
-        return path.stat().st_size if path.is_file() else -1
-    except OSError:
+        status = path.stat()
+    except ValueError:  # a damaged `.metadata` may name anything
         return -1
+    except OSError as error:
+        if is_missing(error):
+            return -1
+        raise
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
 def _is_backend(path: Path) -> bool:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and isinstance(content.get("sharded_backend"), str)
 
@@ -189,6 +221,10 @@ def _is_archive(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return bool(archive.namelist())
     except Exception:  # a directory of an archive that is garbage makes zipfile raise anything
+        # It also hides that a file cannot be read, which raises here.
+        with path.open("rb") as file:
+            while file.read(1 << 20):
+                pass
         return False
 
 
@@ -208,5 +244,8 @@ def _shard_problem(path: Path, name: str, places: list[tuple[int, int]]) -> Opti
                 if not any(shard.read(_HEAD_BYTES)):
                     return Problem(name, f"holds zeros at byte {offset}, where an item begins")
     except (OSError, ValueError) as error:
+        # EINVAL: an offset in `.metadata` is negative, so that is damaged.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         return Problem(name, f"cannot be read ({error})")
     return None

@@ -24,8 +24,8 @@ from .validation import ContractError, conforming
 
 Algorithm = Literal["xxh3_64", "crc32"]
 
-Summed = tuple[dict[str, FileSum], list[str]]
-"""Sizes and sums of files by name, and the names of those that could not be read."""
+Summed = tuple[dict[str, FileSum], dict[str, OSError]]
+"""Sizes and sums of files by name, and why others could not be read."""
 
 TakeSums = Callable[[Path, Sequence[str], Algorithm, Optional[float]], Summed]
 """Takes the sums of files in a directory until a deadline (time.monotonic), by an algorithm."""
@@ -76,13 +76,13 @@ def sum_files(
     stop: Optional[threading.Event] = None,
     nice: bool = False,
 ) -> Summed:
-    """Return sizes and sums of files, and the names of those that could not be read.
+    """Return sizes and sums of files, and the errors of those that could not be read.
 
     They are read by `threads`; `nice` gives these the lowest priority. A file is in neither if it was not done at the
     `deadline` (time.monotonic) or when `stop` was set.
     """
     waiting, found = list(reversed(names)), dict[str, FileSum]()
-    unreadable: list[str] = []
+    failed: dict[str, OSError] = {}
     over = stop or threading.Event()
 
     def work() -> None:
@@ -95,8 +95,8 @@ def sum_files(
                 return
             try:
                 one = _sum_file(directory / name, algorithm, deadline, over)
-            except OSError:
-                unreadable.append(name)
+            except OSError as error:
+                failed[name] = error
                 continue
             if one is not None:
                 found[name] = one
@@ -107,7 +107,7 @@ def sum_files(
         worker.start()
     for worker in workers:
         worker.join()
-    return found, unreadable
+    return found, failed
 
 
 def write_manifest(path: Path, iteration: int, algorithm: Algorithm, files: Mapping[str, FileSum]) -> None:
@@ -117,14 +117,21 @@ def write_manifest(path: Path, iteration: int, algorithm: Algorithm, files: Mapp
 
 
 def read_manifest(path: Path) -> Optional[CheckpointManifest]:
-    """Return the manifest in a file; None where there is no file. Raises DamagedError for one that was changed."""
+    """Return the manifest in a file; None where there is no file.
+
+    Raises DamagedError for one that was changed, and OSError for one that may be there and cannot be read.
+    """
     try:
-        text = path.read_bytes().decode("utf-8")
+        data = path.read_bytes()
+    except OSError as error:
+        if checkpoints.is_missing(error):
+            return None
+        raise
+    try:
+        text = data.decode("utf-8")
         content = json.loads(text)
         manifest = conforming(content, CheckpointManifest)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError, ContractError) as error:
+    except (ValueError, RecursionError, ContractError) as error:
         raise DamagedError("is damaged: it is not a manifest of version 1") from error
     if text != _render({key: value for key, value in content.items() if key != _OWN}):
         raise DamagedError("is damaged: its own sum is another")
@@ -144,7 +151,8 @@ def verify(
     """Return whether a checkpoint may be loaded, by its structure, its sizes and its sums.
 
     With `mode` budget the sums end at `deadline`; `seed` varies which shards come first. A checkpoint without manifest
-    is `unverified`. Shards are summed by `take_sums`, else here, at full speed by at most eight threads. Never raises.
+    is `unverified`. Shards are summed by `take_sums`, else here, at full speed by at most eight threads. Raises OSError
+    where a file may be there and cannot be read: then it is unknown whether the checkpoint is whole.
     """
     try:
         manifest = read_manifest(manifest_path)
@@ -214,7 +222,9 @@ def _size_problem(directory: Path, files: Mapping[str, FileSum]) -> Optional[Pro
     for name, wanted in sorted(files.items()):
         try:
             size = (directory / name).stat().st_size
-        except OSError:
+        except OSError as error:
+            if not checkpoints.is_missing(error):
+                raise
             return Problem(name, "is missing")
         if size != wanted["bytes"]:
             return Problem(name, f"has {size} bytes where {wanted['bytes']} were written")
@@ -229,9 +239,12 @@ def _compare(
     deadline: Optional[float],
     take_sums: Optional[TakeSums] = None,
 ) -> tuple[dict[str, FileSum], Optional[Problem]]:
-    found, unreadable = (take_sums or _take_sums)(directory, names, algorithm, deadline)
-    if unreadable:
-        return found, Problem(min(unreadable), "cannot be read")
+    found, failed = (take_sums or _take_sums)(directory, names, algorithm, deadline)
+    for name, error in sorted(failed.items()):
+        if not checkpoints.is_missing(error):
+            raise OSError(error.errno, error.strerror, str(directory / name)) from error
+    if failed:
+        return found, Problem(min(failed), "is missing")
     changed = [name for name, one in found.items() if one != wanted[name]]
     if changed:
         return found, Problem(min(changed), "is damaged: its sum is not the one that was recorded when it was saved")

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,20 +55,27 @@ class Protected:
     """What stays whatever the policy says: a run that is live saves, sums or loads it."""
 
     after: int | None = None
-    """Iterations from this one on: the newest final checkpoint, and the save in flight. None: nothing is in flight."""
+    """Iterations from this one on, and all that are not whole: the newest final checkpoint, and the save in flight.
+
+    None: nothing is in flight.
+    """
     iterations: frozenset[int] = frozenset()
     """Those from which attempts have started and may start again."""
 
 
 def find_checkpoints(run: RunPaths) -> list[SavedCheckpoint]:
-    """Return the run's checkpoints, oldest first. Raises RequestError where their directory leaves the run's."""
+    """Return the run's checkpoints, oldest first.
+
+    Raises RequestError where their directory leaves the run's, and DiskError where one may be whole and cannot be read.
+    """
     directory = run.checkpoints
     if directory.is_symlink() or not directory.resolve().is_relative_to(run.path.resolve()):
         raise RequestError(
             "the checkpoints are not in the run's directory, so nothing is removed there",
             where=f"{directory} -> {directory.resolve()}",
         )
-    return [_look(run, number, path) for number, path in checkpoints.iterations(directory) if not path.is_symlink()]
+    with _reading(directory):
+        return [_look(run, number, path) for number, path in checkpoints.iterations(directory) if not path.is_symlink()]
 
 
 def apply_policy(found: Sequence[SavedCheckpoint], policy: Policy, protected: Protected) -> list[SavedCheckpoint]:
@@ -83,7 +90,8 @@ def apply_policy(found: Sequence[SavedCheckpoint], policy: Policy, protected: Pr
 
     def reason(one: SavedCheckpoint) -> str:
         number = one.iteration
-        if protected.after is not None and number >= protected.after:
+        # After a rollback a save is in flight below checkpoints of an earlier attempt.
+        if protected.after is not None and (number >= protected.after or not one.whole):
             return "the run is live"
         if number in protected.iterations:
             return "an attempt loads it"
@@ -103,33 +111,61 @@ def apply_policy(found: Sequence[SavedCheckpoint], policy: Policy, protected: Pr
 
 
 def sum_problem(run: RunPaths, one: SavedCheckpoint, mode: VerifyMode, deadline: float) -> str | None:
-    """Return what is wrong with a checkpoint by the sums of its files, taken until `deadline` with mode budget."""
-    verdict = manifest.verify(one.path, run.manifest(one.path), _format(one.path), mode, deadline=deadline)
+    """Return what is wrong with a checkpoint by the sums of its files, taken until `deadline` with mode budget.
+
+    Raises DiskError where a file cannot be read.
+    """
+    with _reading(one.path):
+        verdict = manifest.verify(one.path, run.manifest(one.path), _format(one.path), mode, deadline=deadline)
     return str(verdict.problem) if verdict.problem else None
 
 
-def remove(run: RunPaths, one: SavedCheckpoint) -> None:
-    """Remove a checkpoint with its manifest and its marker. Raises DiskError.
+def remove(run: RunPaths, one: SavedCheckpoint) -> bool:
+    """Remove a checkpoint with its manifest and its marker; return whether it was there. Raises DiskError.
 
     Its directory is renamed first: from then on nothing takes it for a checkpoint, even if this process is killed.
     """
     hidden = one.path.with_name(f"{_REMOVED}{one.path.name}.{os.getpid()}")
     try:
         one.path.rename(hidden)
-        shutil.rmtree(hidden)
-        for beside in (run.set_aside(one.iteration), run.manifest(one.path)):
-            beside.unlink(missing_ok=True)
+        run.set_aside(one.iteration).unlink(missing_ok=True)
+        shutil.rmtree(hidden, onexc=_unless_missing)
     except FileNotFoundError:  # the run itself has removed it meanwhile (checkpoint.most_recent_k)
-        return
+        return False
     except OSError as error:
         raise DiskError(f"cannot remove {one.path.name}: {error.strerror}", where=str(error.filename)) from error
+    return True
 
 
 def sweep(run: RunPaths) -> None:
-    """Remove what a killed process has left of checkpoints that it was removing."""
+    """Remove what a killed process has left of checkpoints that it was removing, their markers too."""
     for left in run.checkpoints.glob(f"{_REMOVED}iter_*"):
         if left.is_dir() and not left.is_symlink():
+            name = left.name.removeprefix(_REMOVED).partition(".")[0]
+            number = name.removeprefix("iter_")
+            if number.isdigit() and not (run.checkpoints / name).exists():  # else the marker is that of a later save
+                with contextlib.suppress(OSError):
+                    run.set_aside(int(number)).unlink(missing_ok=True)
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _unless_missing(_function: object, _path: str, error: BaseException) -> None:
+    """Let rmtree go on where another process has removed a file meanwhile: the run itself may be removing them."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+@contextlib.contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    """Raise DiskError for a file that cannot be read inside the block: it is not known to be damaged."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"a checkpoint cannot be read, so it is unknown which are whole: {error.strerror or error}",
+            where=str(error.filename or place),
+            hint="Nothing was removed; try again when the file can be read.",
+        ) from error
 
 
 def _look(run: RunPaths, iteration: int, path: Path) -> SavedCheckpoint:

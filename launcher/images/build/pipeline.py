@@ -44,7 +44,7 @@ def pack_engine_image(
 def pack_tree(
     root: Path, layout: Layout, output: Path, compression: Compression, shell: Shell, report: ProgressListener
 ) -> dict[str, str]:
-    """ProgressListener the layout's warnings and pack; see `pack.pack`."""
+    """Report the layout's warnings and pack; see `pack.pack`."""
     for warning in layout.warnings:
         report.line(f"warning: {warning}")
     return pack.pack(root, layout, output, compression, shell, report)

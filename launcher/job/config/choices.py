@@ -4,8 +4,9 @@ A damaged checkpoint of the run is set aside by a marker in the run's directory,
 directory outside the run nothing is changed, and a damaged checkpoint there is refused.
 """
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional, cast
 
@@ -68,8 +69,9 @@ def resumed(
 ) -> CheckpointChoice:
     """Return what continues the run: the newest whole checkpoint in `directory`, or that of `step`.
 
-    Without any checkpoint its iteration is None. `sums` shares the work among the nodes. Raises UserError where none is
-    whole, or a damaged one may not be set aside.
+    Without any checkpoint its iteration is None. `sums` shares the work among the nodes. One that cannot be read is
+    passed over and not set aside: it may be whole. Raises UserError where none is whole, or a damaged one may not be
+    set aside, and OSError where the one that is named, or all that may be whole, cannot be read.
     """
     deadline = time.monotonic() + BUDGET_S
     found = checkpoints.iterations(directory)
@@ -81,19 +83,18 @@ def resumed(
         verdict = _verify(rank, path, ckpt_format, verify, deadline, sums)
         if verdict.problem is not None:
             raise _refusal(path, verdict.problem, "name another with checkpoint.ckpt_step=N")
-        left = Problem(
-            "the checkpoint", f"was left: the run continues from iteration {step}, as checkpoint.ckpt_step says"
-        )
-        for number, newer in found:
-            if number > step:  # an attempt that follows by itself must not return to it
-                passed.append(_passed(number, left, _set_aside(rank, number, newer, left)))
-        return _resume_from(directory, step, verdict.verification, passed)
+        return _resume_from(directory, step, verdict.verification, _leave_others(rank, found, step, path, own=own))
+    unreadable: Optional[OSError] = None
     for number, path in reversed(found):
-        marker = read_object(rank.run_paths.set_aside(number))
-        if marker is not None and (own or marker.get("directory") == str(path)):
-            passed.append(_passed(number, Problem(str(marker.get("file")), str(marker.get("reason"))), True))
+        if (marked := _marker(rank, number, path, own=own)) is not None:
+            passed.append(_passed(number, marked, True))
             continue
-        verdict = _verify(rank, path, ckpt_format, verify, deadline, sums)
+        try:
+            verdict = _verify(rank, path, ckpt_format, verify, deadline, sums)
+        except OSError as error:
+            unreadable = error
+            passed.append(_passed(number, _unknown(error), False))
+            continue
         if verdict.problem is None:
             return _resume_from(directory, number, verdict.verification, passed)
         is_final = rank.run_paths.manifest(path).exists() or (tracked is not None and number <= tracked)
@@ -104,8 +105,10 @@ def resumed(
                 "nothing is changed in a directory outside the run: remove this checkpoint yourself, or name an older "
                 "one with checkpoint.ckpt_step=N",
             )
-        marked = is_final and _set_aside(rank, number, path, verdict.problem)
-        passed.append(_passed(number, verdict.problem, marked))
+        is_marked = is_final and _set_aside(rank, number, path, verdict.problem)
+        passed.append(_passed(number, verdict.problem, is_marked))
+    if unreadable is not None:
+        raise unreadable
     if checkpoints.has_tracker(directory):
         numbers = ", ".join(str(number) for number, _ in found) or "none"
         first = f"; {passed[0]['iteration']}: {passed[0]['file']} {passed[0]['reason']}" if passed else ""
@@ -209,6 +212,40 @@ def _loaded_from(wish: Path, step: Optional[int]) -> tuple[Optional[int], Option
             hint="name one with checkpoint.ckpt_step=N",
         )
     return number, path
+
+
+def _leave_others(
+    rank: Rank, found: Sequence[tuple[int, Path]], step: int, path: Path, *, own: bool
+) -> list[PassedOver]:
+    """Set the checkpoints after `step` aside, and that of `step` in `path` no longer; return those after it.
+
+    An attempt that follows by itself must not return to a newer one, and may load this one.
+    """
+    reason = f"was left: the run continues from iteration {step}, as checkpoint.ckpt_step says"
+    left = Problem("the checkpoint", reason)
+    passed = [_passed(number, left, _set_aside(rank, number, newer, left)) for number, newer in found if number > step]
+    with contextlib.suppress(OSError):
+        if _marker(rank, step, path, own=own) is not None:
+            rank.run_paths.set_aside(step).unlink()
+    return passed
+
+
+def _marker(rank: Rank, iteration: int, path: Path, *, own: bool) -> Optional[Problem]:
+    """Return why a checkpoint is set aside; None where it is not. A marker that cannot be read counts."""
+    place = rank.run_paths.set_aside(iteration)
+    marker = read_object(place)
+    if marker is None:
+        is_there = own and place.exists()
+        return Problem("the checkpoint", "was set aside, and its marker cannot be read") if is_there else None
+    if not own and marker.get("directory") != str(path):
+        return None
+    return Problem(str(marker.get("file")), str(marker.get("reason")))
+
+
+def _unknown(error: OSError) -> Problem:
+    """Return what keeps a checkpoint from being loaded now, which is not known to be damage."""
+    name = Path(error.filename).name if error.filename else "a file"
+    return Problem(name, f"cannot be read ({error.strerror}), so it is unknown whether the checkpoint is whole")
 
 
 def _set_aside(rank: Rank, iteration: int, path: Path, problem: Problem) -> bool:

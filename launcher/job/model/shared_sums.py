@@ -63,8 +63,8 @@ class SharedSums:
 
     def take(
         self, path: Path, names: Sequence[str], algorithm: manifest.Algorithm, deadline: Optional[float]
-    ) -> tuple[dict[str, FileSum], list[str]]:
-        """Return sums of files of the checkpoint in `path`, and the names of those that could not be read.
+    ) -> manifest.Summed:
+        """Return sums of files of the checkpoint in `path`, and the errors of those that could not be read.
 
         Called on rank 0. A file is in neither if it was not done at the `deadline` (time.monotonic).
         """
@@ -72,12 +72,14 @@ class SharedSums:
             known = self._known.setdefault(path, {})
             missing = [name for name in names if name not in known]
             if not missing:
-                return {name: known[name] for name in names}, []
+                return {name: known[name] for name in names}, {}
             began = time.monotonic()
-            share, others = missing[:: self._nodes], [name for name in missing if name not in missing[:: self._nodes]]
+            share = missing[:: self._nodes]
+            own = set(share)
+            others = [name for name in missing if name not in own]
             if others:
                 self._ask(path, missing, algorithm, deadline)
-            found, unreadable = self._sum(path, share, algorithm, deadline)
+            found, failed = self._sum(path, share, algorithm, deadline)
             known.update(found)
             patience = max(_PATIENCE_S, 3 * (time.monotonic() - began))
             # The other nodes sum until the deadline, too, and their answers arrive after it.
@@ -86,10 +88,10 @@ class SharedSums:
             known.update(answers)
             left = [name for name in others if name not in answers]
             if left:
-                more, also_unreadable = self._sum(path, left, algorithm, deadline)
+                more, also_failed = self._sum(path, left, algorithm, deadline)
                 known.update(more)
-                unreadable += also_unreadable
-            return {name: known[name] for name in names if name in known}, unreadable
+                failed.update(also_failed)
+            return {name: known[name] for name in names if name in known}, failed
 
     def _sum_newest(self, directory: Path) -> None:
         """Sum the checkpoint that will be considered first, if it has a manifest. What goes wrong is found later."""
@@ -135,6 +137,7 @@ class SharedSums:
     def _collect(self, path: Path, names: Sequence[str], end: float) -> dict[str, FileSum]:
         """Return what the other nodes have answered of `names`, at the latest at `end`."""
         found: dict[str, FileSum] = {}
+        wanted = set(names)
         waiting = set(range(1, self._nodes)) if names else set[int]()
         while waiting and time.monotonic() < end:
             # One listing in place of a question for each node.
@@ -143,7 +146,7 @@ class SharedSums:
                 place = self._answer(path.name, node)
                 answer: Any = read_object(place) if place.name in there else None
                 if answer is not None:
-                    found.update({name: one for name, one in answer["files"].items() if name in names})
+                    found.update({name: one for name, one in answer["files"].items() if name in wanted})
                     waiting.discard(node)
             if waiting:
                 time.sleep(self._poll_s)
@@ -151,7 +154,7 @@ class SharedSums:
 
     def _sum(
         self, path: Path, names: Sequence[str], algorithm: manifest.Algorithm, deadline: Optional[float]
-    ) -> tuple[dict[str, FileSum], list[str]]:
+    ) -> manifest.Summed:
         return manifest.sum_files(
             path, names, algorithm, threads=manifest.full_speed(), deadline=deadline, stop=self._over
         )

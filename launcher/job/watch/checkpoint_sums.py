@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from ...contract import checkpoints, manifest
 from ...contract.files import read_object, write_json
@@ -32,6 +32,24 @@ _LOOK = -1
 """In place of an iteration: a save is not final yet."""
 
 
+class _Tracker(NamedTuple):
+    """The text tracker as it was at one moment; a save of the iteration that it named already changes its time."""
+
+    iteration: int
+    inode: int
+    modified_ns: int
+
+
+def _tracker(directory: Path) -> Optional[_Tracker]:
+    """Return the tracker; None where there is none, or no iteration in it."""
+    try:
+        status = (directory / checkpoints.TRACKERS[1]).stat()
+    except OSError:
+        return None
+    iteration = checkpoints.tracked_iteration(directory)
+    return None if iteration is None else _Tracker(iteration, status.st_ino, status.st_mtime_ns)
+
+
 class CheckpointSums:
     """One node's part in the manifests of a run's checkpoints; on rank 0 the manifests too.
 
@@ -43,6 +61,7 @@ class CheckpointSums:
         self._directory = directory
         self._timeline = timeline
         self._seen: Optional[int] = None
+        self._earlier: Optional[_Tracker] = None
         self._expected = 0
         self._seeing = threading.Lock()
         self._last_bytes: Optional[int] = None
@@ -55,8 +74,12 @@ class CheckpointSums:
         return self._last_bytes
 
     def begin(self, iteration: int) -> None:
-        """Start after the checkpoint of this iteration: the sums of older ones are no longer those of the save."""
+        """Start after the checkpoint of this iteration: the sums of older ones are no longer those of the save.
+
+        After a rollback the tracker still names a newer one, of an earlier attempt, until a save is final.
+        """
         self._seen = iteration
+        self._earlier = _tracker(self._directory)
 
     def look(self, saved: int = 0) -> None:
         """Take the sums of the checkpoint that the tracker names, if this attempt saved it.
@@ -86,10 +109,10 @@ class CheckpointSums:
     def _next_final(self) -> Optional[int]:
         """Return the iteration that the tracker names where it was not seen before; it counts as seen then."""
         with self._seeing:
-            iteration = checkpoints.tracked_iteration(self._directory)
-            if iteration is None or self._seen is None or iteration <= self._seen:
+            tracker = _tracker(self._directory)
+            if tracker is None or self._seen is None or tracker == self._earlier or tracker.iteration <= self._seen:
                 return None
-            self._seen = iteration
+            self._seen = iteration = tracker.iteration
         if self._rank.rank == 0:
             with contextlib.suppress(OSError):  # the manifest of this save replaces what stays
                 self._forget(iteration)
@@ -100,9 +123,8 @@ class CheckpointSums:
         path = self._checkpoint(iteration)
         for old in (self._rank.run_paths.manifest(path), self._rank.run_paths.set_aside(iteration)):
             old.unlink(missing_ok=True)
-        for part in self._parts(iteration, "*"):
-            if part not in self._parts(iteration):
-                part.unlink(missing_ok=True)
+        for part in set(self._parts(iteration, "*")).difference(self._parts(iteration)):
+            part.unlink(missing_ok=True)
 
     def _work(self) -> None:
         while not self._over.is_set():
@@ -124,9 +146,10 @@ class CheckpointSums:
         path, began = self._checkpoint(iteration), time.monotonic()
         algorithm = manifest.best_algorithm()
         own = [name for name in manifest.file_names(path) if self._is_own(name)]
-        found, unreadable = manifest.sum_files(path, own, algorithm, threads=_THREADS, stop=self._over, nice=True)
-        if unreadable:
-            raise OSError(f"{min(unreadable)} cannot be read")
+        found, failed = manifest.sum_files(path, own, algorithm, threads=_THREADS, stop=self._over, nice=True)
+        if failed:
+            name = min(failed)
+            raise OSError(f"{name} cannot be read: {failed[name].strerror}")
         if self._over.is_set():
             return
         if self._rank.rank != 0:
