@@ -4,6 +4,7 @@ Tier: quick, about 3 s.
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,18 @@ import pytest
 from launcher.cli.main import main
 from launcher.contract.paths import MANIFEST
 from launcher.rundir import RunDirectory
-from launcher.rundir.checkpoints import Policy, Protected, SavedCheckpoint, apply_policy
+from launcher.rundir.checkpoints import (
+    Policy,
+    Protected,
+    SavedCheckpoint,
+    apply_policy,
+    find_checkpoints,
+    remove,
+    sweep,
+)
 from launcher.watch.run_state import RunState
 from launcher.watch.status import Phase, RunStatus
-from tests.job.checkpoint_files import record_sums, write_checkpoint
+from tests.job.checkpoint_files import record_sums, unreadable, write_checkpoint
 from tests.watch.run_dirs import make_run
 
 STEPS = (10, 20, 30, 40, 50)
@@ -38,6 +47,7 @@ def kept(found: list[SavedCheckpoint], policy: Policy, protected: Protected | No
         (Policy(9), Protected(), [10, 20, 30, 40, 50]),
         (Policy(1, 20), Protected(), [20, 40, 50]),
         (Policy(1), Protected(after=30), [30, 40, 50]),
+        (Policy(1), Protected(after=50), [50]),
         (Policy(1), Protected(iterations=frozenset([10])), [10, 50]),
     ],
 )
@@ -52,6 +62,7 @@ def test_the_newest_with_sums_stays_and_what_is_not_whole_does_not_count() -> No
     assert kept(found, Policy(1)) == [20, 30]
     assert kept([checkpoint(10, whole=False), checkpoint(20, whole=False)], Policy(1)) == [10, 20]
     assert kept([], Policy(1)) == []
+    assert kept(found, Policy(1), Protected(after=50)) == [20, 30, 40], "of a live run it may be a save in flight"
 
 
 @pytest.fixture
@@ -126,13 +137,78 @@ def test_of_a_live_run_the_newest_final_one_and_all_after_it_stay(
     (run.checkpoints / "latest_checkpointed_iteration.txt").write_text("40")
     in_flight = run.checkpoints / "iter_0000050"
     (in_flight / ".metadata").unlink()
-    attempt = run.begin_attempt()
-    attempt.checkpoint_choice.write_text(json.dumps({"iteration": 20}))
+    chosen(run, 20, saved_since=True)
     assert collect(run, "--yes") == 0
     assert steps(run) == [20, 40, 50]
     (run.checkpoints / "latest_checkpointed_iteration.txt").write_text("garbage")
     assert collect(run, "--yes") == 0
     assert steps(run) == [20, 40, 50], "what is final is not known"
+
+
+def chosen(run: RunDirectory, iteration: int, *, saved_since: bool) -> None:
+    """Let the newest attempt have loaded a checkpoint, before or after the tracker was written."""
+    choice = run.begin_attempt().checkpoint_choice
+    choice.write_text(json.dumps({"iteration": iteration}))
+    os.utime(choice, (1000, 1000))
+    os.utime(run.checkpoints / "latest_checkpointed_iteration.txt", (2000, 2000) if saved_since else (500, 500))
+
+
+def test_after_a_rollback_the_save_in_flight_stays(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_phase(monkeypatch, Phase.RUNNING)
+    in_flight = run.checkpoints / "iter_0000030"
+    (in_flight / ".metadata").unlink()
+    chosen(run, 10, saved_since=True)
+    assert collect(run, "--yes") == 0
+    assert steps(run) == [10, 30, 50], "what is not whole may be written"
+    write_checkpoint(run.checkpoints, 40)
+    (run.checkpoints / "latest_checkpointed_iteration.txt").write_text("50")
+    chosen(run, 30, saved_since=False)
+    assert collect(run, "--yes") == 0
+    assert steps(run) == [30, 40, 50], "nor is a save final before the tracker was written"
+
+
+@pytest.mark.parametrize("place", ["size", "sum", "structure"])
+def test_nothing_is_removed_where_a_checkpoint_cannot_be_read(
+    run: RunDirectory, place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = run.checkpoints / "iter_0000050"
+    if place == "structure":
+        (newest / MANIFEST).unlink()
+    with monkeypatch.context() as patch:
+        unreadable(patch, newest / "__0_0.distcp", "open" if place == "sum" else "stat")
+        assert collect(run, "--yes") == 3
+    err = capsys.readouterr().err
+    assert "unknown which are whole" in err
+    assert "__0_0.distcp" in err
+    assert steps(run) == [*STEPS]
+    assert collect(run, "--yes") == 0
+    assert 50 in steps(run)
+
+
+def test_what_the_run_removes_meanwhile_is_not_counted_and_markers_go_with_their_checkpoints(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, taken, killed = find_checkpoints(run)[:3]
+    shutil.rmtree(gone.path)
+    assert not remove(run, gone)
+    run.set_aside_directory.mkdir()
+    for one in (taken, killed):
+        run.set_aside(one.iteration).write_text("{}")
+    unlink = os.unlink
+
+    def unlink_twice(name: Any, **more: Any) -> None:
+        unlink(name, **more)
+        if Path(name).name == "common.pt":
+            unlink(name, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.unlink", unlink_twice)
+        assert remove(run, taken)
+    assert not run.set_aside(taken.iteration).exists()
+    killed.path.rename(killed.path.with_name(f".removed.{killed.path.name}.77"))
+    sweep(run)
+    assert not run.set_aside(killed.iteration).exists()
+    assert sorted(path.name for path in run.checkpoints.glob("*iter_*")) == ["iter_0000040", "iter_0000050"]
 
 
 def test_nothing_is_removed_of_a_run_whose_state_is_unknown(

@@ -1,12 +1,17 @@
 """Checkpoints of synthetic files in the layout that Megatron Bridge writes, made without torch."""
 
+import errno
+import io
 import json
+import os
 import pickle
 import random
 import sys
 import types
 import zipfile
 from pathlib import Path
+
+import pytest
 
 from launcher.contract import manifest
 from launcher.contract.paths import RunPaths
@@ -68,6 +73,19 @@ def damaged(content: bytes, kind: str, place: int, bit: int) -> bytes:
         if changed != content:
             return changed
     return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+
+
+def unreadable(patch: pytest.MonkeyPatch, path: Path, call: str) -> None:
+    """Let a call (`open`, `stat`) fail for one file, as on a disk or a server that fails for a while."""
+    owner = io if call == "open" else Path
+    original = getattr(owner, call)
+
+    def failing(file: object, *arguments: object, **keywords: object) -> object:
+        if str(file) == str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return original(file, *arguments, **keywords)
+
+    patch.setattr(owner, call, failing)
 
 
 def _pickled(value: object) -> bytes:

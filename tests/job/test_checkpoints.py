@@ -4,6 +4,7 @@ Tier: quick (no torch, no processes), about 15 s.
 """
 
 import json
+import os
 import pickle
 import random
 import time
@@ -15,8 +16,9 @@ from typing import Any
 import pytest
 
 from launcher.contract import checkpoints, disk_space, manifest
+from launcher.contract.files import write_json
 from launcher.contract.paths import MANIFEST, RunPaths
-from launcher.contract.records import CheckpointChoice, SetAside, SumsAnswer, SumsRequest, VerifyMode
+from launcher.contract.records import CheckpointChoice, FileSum, SetAside, SumsAnswer, SumsRequest, VerifyMode
 from launcher.contract.validation import problems
 from launcher.job.config import choices
 from launcher.job.errors import UserError
@@ -25,7 +27,7 @@ from launcher.job.model.shared_sums import SharedSums
 from launcher.job.rank import Rank, read_rank
 from launcher.job.watch.checkpoint_sums import CheckpointSums
 from launcher.job.watch.save_space import SaveSpace
-from tests.job.checkpoint_files import damaged, empty_metadata, record_sums, write_checkpoint
+from tests.job.checkpoint_files import damaged, empty_metadata, record_sums, unreadable, write_checkpoint
 from tests.job.ranks import rank_environment
 from tests.support.limits import seconds
 
@@ -160,6 +162,54 @@ def test_a_marker_names_iteration_file_and_reason_and_holds_for_later_attempts(r
     assert "its sum is not the one that was recorded" in marker["reason"]
     shard.write_bytes(content)
     assert resume(run)["iteration"] == 10
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "train_state.pt", MANIFEST])
+@pytest.mark.parametrize("sums", [True, False], ids=["with sums", "without"])
+def test_a_file_that_cannot_be_read_is_not_damage(
+    run: Path, name: str, sums: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = run / "checkpoints" / "iter_0000020"
+    if not sums and name != MANIFEST:
+        (newest / MANIFEST).unlink()
+    with monkeypatch.context() as patch:
+        unreadable(patch, newest / name, "open")
+        choice = resume(run)
+        assert choice["iteration"] == 10
+        (passed,) = choice["passed_over"]
+        assert (passed["iteration"], passed["set_aside"]) == (20, False)
+        assert (passed["file"], "cannot be read (Input/output error)" in passed["reason"]) == (name, True)
+        with pytest.raises(OSError, match="Input/output error"):
+            choices.resumed(resuming(run), run / "checkpoints", 20, "torch_dist", "full")
+        (run / "checkpoints" / "iter_0000010" / "common.pt").unlink()
+        with pytest.raises(OSError, match="Input/output error"):
+            resume(run)
+    assert resume(run)["iteration"] == 20, "no marker was written"
+
+
+def test_a_checkpoint_that_the_user_names_is_not_set_aside_any_more(run: Path) -> None:
+    shard = run / "checkpoints" / "iter_0000010" / "__0_0.distcp"
+    content = shard.read_bytes()
+    shard.write_bytes(b"damaged")
+    marker = RunPaths(run).set_aside(10)
+    marker.parent.mkdir()
+    marker.write_text(json.dumps({"file": "x", "reason": "y", "directory": str(shard.parent)}))
+    with pytest.raises(UserError, match="is not whole"):
+        choices.resumed(resuming(run), run / "checkpoints", 10, "torch_dist", "full")
+    assert marker.exists()
+    shard.write_bytes(content)
+    choice = choices.resumed(resuming(run), run / "checkpoints", 10, "torch_dist", "full")
+    assert [one["iteration"] for one in choice["passed_over"]] == [20]
+    assert not marker.exists()
+    assert resume(run)["iteration"] == 10, "the next attempt continues from the one that was named"
+
+
+def test_a_marker_that_cannot_be_read_counts(run: Path) -> None:
+    marker = RunPaths(run).set_aside(20)
+    marker.parent.mkdir()
+    marker.write_text("{")
+    choice = resume(run)
+    assert (choice["iteration"], choice["passed_over"][0]["set_aside"]) == (10, True)
 
 
 def test_in_a_directory_outside_the_run_nothing_is_changed(tmp_path: Path, run: Path) -> None:
@@ -462,6 +512,51 @@ def test_the_checkpoint_that_was_loaded_gets_no_sums_after_the_fact(run: Path) -
         node.finish(20)
     assert (run / "checkpoints" / "iter_0000020" / MANIFEST).stat().st_mtime_ns == before
     assert timeline.events == []
+
+
+def test_after_a_rollback_the_tracker_of_before_undoes_no_marker(run: Path) -> None:
+    """An asynchronous save of 15 is in flight, and the tracker still names 20, which was left."""
+    choices.resumed(resuming(run), run / "checkpoints", 10, "torch_dist", "full")
+    made, marker = run / "checkpoints" / "iter_0000020" / MANIFEST, RunPaths(run).set_aside(20)
+    before = made.stat().st_ino
+    nodes, timeline = two_nodes(run, "001")
+    for node in nodes:
+        node.begin(10)
+        node.look(15)
+    assert marker.exists()
+    write_checkpoint(run / "checkpoints", 15)
+    for node in reversed(nodes):
+        node.finish(20)
+    assert [(event["event"], event["iteration"]) for event in timeline.events] == [("checksums", 15)]
+    assert marker.exists()
+    assert made.stat().st_ino == before
+    nodes, timeline = two_nodes(run, "002")
+    tracker = run / "checkpoints" / "latest_checkpointed_iteration.txt"
+    tracker.write_text("20")
+    os.utime(tracker, (1000, 1000))
+    for node in nodes:
+        node.begin(15)
+    write_checkpoint(run / "checkpoints", 20)
+    for node in reversed(nodes):
+        node.finish(20)
+    assert [event["iteration"] for event in timeline.events] == [20], "the same number again is another save"
+    assert not marker.exists()
+
+
+def test_sharing_thousands_of_shards_takes_no_time(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"__{number}_0.distcp" for number in range(20_000)]
+    one: FileSum = {"bytes": 1, "sum": "0"}
+    sums = SharedSums(on_node(run, 0), "full")
+    monkeypatch.setattr(manifest, "sum_files", lambda _, asked, *__, **___: (dict.fromkeys(asked, one), {}))
+    sums._ask = (
+        lambda *_: write_json(  # type: ignore[method-assign]
+            sums._answer("iter_0000020", 1), {"files": dict.fromkeys(names[1::2], one)}
+        )
+    )
+    began = time.process_time()
+    found, failed = sums.take(run / "checkpoints" / "iter_0000020", names, "crc32", None)
+    assert (len(found), failed) == (20_000, {})
+    assert time.process_time() - began < seconds(1)
 
 
 def test_a_later_save_of_the_iteration_replaces_manifest_and_marker(run: Path) -> None:

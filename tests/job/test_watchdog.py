@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from launcher.contract.hangs import PHASES
 from launcher.contract.paths import AttemptPaths
-from launcher.contract.process import ProcessIdentity
+from launcher.contract.process import ProcessIdentity, start_ticks_of
 from launcher.job.watch import heartbeat, watchdog
 from tests.support.limits import SCALE, seconds
 
@@ -184,6 +185,40 @@ def test_a_job_that_is_suspended_as_a_whole_does_not_hang(node: Node) -> None:
     for rank in (0, 1):
         (node.run / f"stuck-{rank}").unlink()
     assert node.end() == ""
+
+
+def slowest_after(steps: list[float], gap_s: float, at: int) -> float:
+    """The slowest step after `steps`, of which a gap lay in the one at this index."""
+    rank, ring = watchdog.WatchedRank(Path(), 0, 0), [0.0] * 100
+    for number, duration in enumerate(steps):
+        counted = slot_of(number, tuple(ring[:number]))
+        rank.read(cast(heartbeat.Counts, SimpleNamespace(read=lambda _, slot=counted: slot)), 0.0)
+        if number == at:
+            rank.read(cast(heartbeat.Counts, SimpleNamespace(read=lambda _, slot=counted: slot)), 0.0, gap_s)
+        ring[number % 100] = duration
+    last = slot_of(len(steps), tuple(ring[: len(steps)]))
+    rank.read(cast(heartbeat.Counts, SimpleNamespace(read=lambda _: last)), 0.0)
+    return rank.view(0.0).slowest_s
+
+
+def slot_of(steps: int, recent_s: tuple[float, ...]) -> heartbeat.Slot:
+    pid = os.getpid()
+    return heartbeat.Slot(pid, 0, start_ticks_of(pid) or 0, "training step", steps, steps, recent_s)
+
+
+@pytest.mark.parametrize(
+    ("steps", "gap_s", "at", "slowest"),
+    [
+        ([12.0] * 20, 7.0, 3, 12.0),  # the watchdog alone stood still
+        ([12.0] * 3 + [12.5] + [12.0] * 16, 7.0, 3, 12.0),
+        ([2.0] * 5 + [602.0] + [2.0] * 5, 600.0, 5, 2.0),  # the whole node did
+        ([2.0] * 5 + [602.0] + [2.0] * 150, 600.0, 5, 2.0),
+        ([2.0] * 5 + [300.0] + [2.0] * 5, 7.0, 2, 300.0),  # another step is slow by itself
+        ([2.0] * 105 + [9.0] + [2.0] * 5, 7.0, 3, 9.0),  # its place in the ring is that of the gap
+    ],
+)
+def test_a_gap_takes_one_step_out_and_is_forgotten(steps: list[float], gap_s: float, at: int, slowest: float) -> None:
+    assert slowest_after(steps, gap_s, at) == slowest
 
 
 def test_a_full_disk_does_not_keep_a_hang_alive(node: Node) -> None:

@@ -54,6 +54,15 @@ class Answers(NamedTuple):
     recorder: int
 
 
+class Gap(NamedTuple):
+    """A time in which this process did not run, and the steps of one rank that it may have stretched."""
+
+    seconds: float
+    first: int
+    last: int
+    """Numbers of steps, from 1: those that were not complete before, up to the one that was not complete after."""
+
+
 class WatchedRank:
     """One rank of the node, as the watchdog follows it."""
 
@@ -65,6 +74,7 @@ class WatchedRank:
         self.shell_ticks: Optional[int] = None
         self.slot: Optional[Slot] = None
         self.changed_at = 0.0
+        self.gaps: list[Gap] = []
         self.answers: Optional[Answers] = None
 
     def find_shell(self) -> bool:
@@ -83,26 +93,46 @@ class WatchedRank:
         """Return whether its step.sh runs."""
         return self.shell is not None and self.shell_ticks is not None and is_alive(self.shell, self.shell_ticks)
 
-    def read(self, counts: Counts, now: float) -> None:
-        """Note what it has counted, and when that last changed."""
+    def read(self, counts: Counts, now: float, gap_s: float = 0.0) -> None:
+        """Note what it has counted, and when that last changed; `gap_s` since the last look nothing could be seen."""
         slot = counts.read(self.local_rank)
         if self.slot is None or slot.changes != self.slot.changes or slot.pid != self.slot.pid:
             self.changed_at = now
+        if self.slot is None or slot.pid != self.slot.pid:
+            self.gaps = []
+        elif gap_s:
+            self.gaps.append(Gap(gap_s, self.slot.steps + 1, slot.steps + 1))
+        self.gaps = [gap for gap in self.gaps if gap.last > slot.steps - hangs.RECENT]
         self.slot = slot
         if slot.rank is not None and self.answers is None:
             self._open_answers()
 
-    def view(self, now: float, gaps: Sequence[float]) -> hangs.RankView:
-        """Return what is judged. Steps during which this whole node stood still count for nothing."""
+    def view(self, now: float) -> hangs.RankView:
+        """Return what is judged.
+
+        Of the steps that a gap may have stretched the slowest one counts for nothing, if it took as long as the gap:
+        the whole node may have stood still in it.
+        """
         phase: hangs.Phase = "not started"
         steps, slowest = 0, 0.0
         if self.slot is not None and self.slot.rank is not None:
             ended = self.slot.phase == "ended" or not is_alive(self.slot.pid, self.slot.start_ticks)
             phase, steps = "ended" if ended else self.slot.phase, self.slot.steps
-            slowest = max((each for each in self.slot.recent_s if not any(each >= gap for gap in gaps)), default=0.0)
+            slowest = max(self._undisturbed(steps, self.slot.recent_s), default=0.0)
         elif self.shell is not None and not self.runs():
             phase = "ended"
         return hangs.RankView(self.rank, phase, steps, now - self.changed_at, slowest)
+
+    def _undisturbed(self, steps: int, recent_s: Sequence[float]) -> list[float]:
+        """Return the durations of recent steps without one for each gap; that of step N is at (N - 1) % RECENT."""
+        numbers = range(steps - len(recent_s) + 1, steps + 1)
+        durations = {number: recent_s[(number - 1) % hangs.RECENT] for number in numbers}
+        for gap in sorted(self.gaps, reverse=True):
+            stretched = [number for number in durations if gap.first <= number <= gap.last]
+            slowest = max(stretched, key=durations.__getitem__, default=None)
+            if slowest is not None and durations[slowest] >= gap.seconds:
+                del durations[slowest]
+        return [*durations.values()]
 
     @property
     def pid(self) -> Optional[int]:
@@ -174,18 +204,20 @@ class AwakeClock:
     """Seconds during which this process ran. While the whole job is suspended it stands still, as the ranks do."""
 
     def __init__(self, poll_s: float) -> None:
+        self._poll_s = poll_s
         self._most = 5 * poll_s + 1.0
         self._last = time.monotonic()
         self.now = 0.0
-        self.gaps: list[float] = []
-        """The lengths of the times in which it did not run."""
+        self.gap_s = 0.0
+        """How long it did not run before the last tick, at least; 0 where it did."""
 
     def tick(self, *, trusted: bool = False) -> float:
         """Return the time; `trusted` where this process knows that it was not suspended since the last tick."""
         now = time.monotonic()
         passed, self._last = now - self._last, now
+        self.gap_s = 0.0
         if passed > self._most and not trusted:
-            self.gaps.append(passed)
+            self.gap_s = passed - self._poll_s
             passed = self._most
         self.now += passed
         return self.now
@@ -241,7 +273,7 @@ class Watchdog:
 
     def _look(self, now: float) -> None:
         for rank in self.ranks:
-            rank.read(self.counts, now)
+            rank.read(self.counts, now, self.clock.gap_s)
         self.counted = self.counted or any(rank.slot and rank.slot.rank is not None for rank in self.ranks)
         if self.ended_them:
             self.kill()  # what was only being started then
@@ -249,7 +281,7 @@ class Watchdog:
             return
         if any(self.attempt.unwatched(rank.rank).exists() for rank in self._late(now)):
             return
-        views = [rank.view(now, self.clock.gaps) for rank in self.ranks]
+        views = [rank.view(now) for rank in self.ranks]
         if all(rank.slot is not None and rank.slot.steps > 0 and rank.answers is not None for rank in self.ranks):
             self.remove_directory()
         judgement = hangs.judge(views, self.limits)
