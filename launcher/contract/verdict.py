@@ -5,8 +5,10 @@ those which only noticed that a peer was gone; those that were ended after the f
 """
 
 import math
+import re
 import signal
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, cast, get_args
 
@@ -36,6 +38,8 @@ from launcher.contract.validation import is_number, problems
 
 OUTCOMES = get_args(RankOutcome)
 STOP_CAUSES = get_args(StopCause)
+CANCELLED = "CANCELLED"
+_SLURM_ENDED = re.compile(r"\*\*\* JOB (\d+) ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?[, ]")
 DIVERGED_AFTER = 10
 """Number of logged iterations in a row without a finite loss after which a failed attempt counts as diverged."""
 SRUN_LOG_BYTES = 256 << 10
@@ -456,6 +460,21 @@ def said_in_sbatch_log(attempt: AttemptPaths) -> str:
             return file.read(end - file.tell()).decode(errors="replace")
     except OSError:
         return ""
+
+
+def slurm_words(lines: Iterable[str], job: Optional[str]) -> Optional[str]:
+    """Return why Slurm ended this job, by the last such line of sbatch.log: `TIME LIMIT`; `CANCELLED` without a reason.
+
+    slurmstepd writes there `*** JOB 12 ON n1 CANCELLED AT 2026-01-31T10:00:00 DUE TO TIME LIMIT ***`, without `DUE TO`
+    for a job that was cancelled; `STEP 12.0` in place of `JOB 12` says nothing about the job, since srun ends a step
+    whose task has failed. Source: Slurm, src/slurmd/slurmstepd/req.c.
+    """
+    found = None
+    for line in lines:
+        match = _SLURM_ENDED.search(line)
+        if match and match[1] == job:
+            found = match[2] or CANCELLED
+    return found
 
 
 def _log_bytes(start: Path) -> int:

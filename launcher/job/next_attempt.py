@@ -1,6 +1,5 @@
 """What the verdict step does about the next attempt: it decides, and writes everything down before sbatch.sh acts."""
 
-import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -20,8 +19,13 @@ from launcher.contract.records import (
     StartRecord,
 )
 
-_SLURM_SAID = {"TIME LIMIT": "time limit", "PREEMPTION": "preempted", "JOB REQUEUE": "requeued"}
-"""What slurmstepd writes into sbatch.log after DUE TO, and the kind of end that it stands for."""
+_SLURM_SAID = {
+    "TIME LIMIT": "time limit",
+    "PREEMPTION": "preempted",
+    "JOB REQUEUE": "requeued",
+    verdict.CANCELLED: "cancelled",
+}
+"""What slurmstepd writes into sbatch.log about the end of a job, and the kind of end that it stands for."""
 
 
 def plan_next(
@@ -126,12 +130,8 @@ def _slurm_said(attempt: AttemptPaths) -> Optional[str]:
         job = StartRecord.parse(attempt.start.read_text(encoding="utf-8")).job
     except (OSError, ValueError):
         return None
-    found = None
-    for line in verdict.said_in_sbatch_log(attempt).splitlines():
-        match = re.search(r"\*\*\* JOB (\d+) ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?[, ]", line)
-        if match and match[1] == job:
-            found = _SLURM_SAID.get(match[2], "machine") if match[2] else "cancelled"
-    return found
+    said = verdict.slurm_words(verdict.said_in_sbatch_log(attempt).splitlines(), job)
+    return None if said is None else _SLURM_SAID.get(said, "machine")
 
 
 def _record(

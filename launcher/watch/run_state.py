@@ -4,7 +4,6 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -175,7 +174,7 @@ def _read_run_state(run: RunDirectory) -> RunState:
     return replace(
         run_state,
         attempt=current.name,
-        slurm_said=slurm_words(last_lines(run.sbatch_log), start.job) if start else None,
+        slurm_said=verdict.slurm_words(last_lines(run.sbatch_log), start.job) if start else None,
         job_start=record.job_start if (record := current.start_record) else None,
         result=result,
         progress=progress,
@@ -245,22 +244,6 @@ def _lost_start(run: RunDirectory, owner: Lease | None, attempts: list[Attempt])
     else:
         return None
     return f"the journal {'has no start' if journal.exists() else 'is lost'} of the run, but {sign}"
-
-
-def slurm_words(lines: Iterable[str], job: str | None) -> str | None:
-    """Return what the last of Slurm's lines in sbatch.log says about the end of this job.
-
-    slurmstepd writes there `*** JOB 12 ON n1 CANCELLED AT 2026-01-31T10:00:00 DUE TO TIME LIMIT ***`, without
-    `DUE TO` for a job that was cancelled. Source: Slurm, src/slurmd/slurmstepd/req.c.
-    """
-    found = None
-    for line in lines:
-        match = re.search(
-            r"\*\*\* (?:JOB|STEP) (\d+)(?:\.\S+)? ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?[, ]", line
-        )
-        if match and match[1] == job:
-            found = match[2] or "CANCELLED"
-    return found
 
 
 def _own_job(plan: _Plan) -> bool:

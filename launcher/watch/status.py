@@ -382,7 +382,7 @@ def _ended_by(run_state: RunState, state: State | None) -> str | None:
     if by_state is not None or (state is not None and state is not State.FORGOTTEN):
         return by_state
     said = run_state.slurm_said
-    if said is None or said == "CANCELLED":
+    if said is None or said == verdict.CANCELLED:
         return "cancelled" if said or run_state.cancelled else None
     return _ENDED_BY_WORDS.get(said, f"ended by Slurm due to {said.lower()}")
 

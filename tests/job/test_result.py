@@ -398,6 +398,20 @@ def test_slurms_own_words_in_sbatch_log_count(tmp_path: Path) -> None:
     assert judge(tmp_path, [(None, None)], 1)["failure"] == "hardware"
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-01-31T10:00:00 DUE TO TIME LIMIT ***", "TIME LIMIT"),
+        ("*** JOB 7 ON n1 CANCELLED AT 2026-01-31T10:00:00 DUE TO NODE FAILURE, SEE SLURMCTLD LOG ***", "NODE FAILURE"),
+        ("*** JOB 7 ON n1 CANCELLED AT 2026-01-31T10:00:00 ***", "CANCELLED"),
+        ("*** JOB 8 ON n1 CANCELLED AT 2026-01-31T10:00:00 ***", None),
+        ("*** STEP 7.0 ON n1 CANCELLED AT 2026-01-31T10:00:00 ***", None),  # srun ends a step whose task has failed
+    ],
+)
+def test_why_slurm_ended_a_job_is_read_from_its_own_lines(line: str, words: str | None) -> None:
+    assert verdict.slurm_words(["other words", line, "more"], "7") == words
+
+
 def test_what_sbatch_log_has_of_another_attempt_does_not_count(tmp_path: Path) -> None:
     """A job that was requeued has the end of its earlier attempts in the same file."""
     attempt = RunPaths(tmp_path).attempt_paths("001")
