@@ -198,6 +198,7 @@ def slowest_after(steps: list[float], gap_s: float, at: int) -> float:
         ring[number % 100] = duration
     last = slot_of(len(steps), tuple(ring[: len(steps)]))
     rank.read(cast(heartbeat.Counts, SimpleNamespace(read=lambda _: last)), 0.0)
+    assert len(rank.gaps) == (at + 1 > len(steps) - 100), "a gap is forgotten with its step"
     return rank.view(0.0).slowest_s
 
 

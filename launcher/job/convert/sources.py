@@ -30,7 +30,8 @@ def require_hf_model(directory: Path) -> Path:
 def iteration(directory: Path) -> Path:
     """Return the directory of one complete iteration: `directory` itself, or the newest in a checkpoint or run.
 
-    Raises UserError where there is none, or where the named one is not complete.
+    Raises UserError where there is none, or where the named one is not complete, and OSError where one that may be
+    complete cannot be read.
     """
     if not directory.is_dir():
         raise UserError(f"there is no directory {directory}")
