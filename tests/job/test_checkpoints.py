@@ -548,11 +548,8 @@ def test_sharing_thousands_of_shards_takes_no_time(run: Path, monkeypatch: pytes
     one: FileSum = {"bytes": 1, "sum": "0"}
     sums = SharedSums(on_node(run, 0), "full")
     monkeypatch.setattr(manifest, "sum_files", lambda _, asked, *__, **___: (dict.fromkeys(asked, one), {}))
-    sums._ask = (
-        lambda *_: write_json(  # type: ignore[method-assign]
-            sums._answer("iter_0000020", 1), {"files": dict.fromkeys(names[1::2], one)}
-        )
-    )
+    answer = {"files": dict.fromkeys(names[1::2], one)}
+    monkeypatch.setattr(sums, "_ask", lambda *_: write_json(sums._answer("iter_0000020", 1), answer))
     began = time.process_time()
     found, failed = sums.take(run / "checkpoints" / "iter_0000020", names, "crc32", None)
     assert (len(found), failed) == (20_000, {})
