@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from ...contract import checkpoints, manifest
 from ...contract.files import read_object, write_json
@@ -32,12 +32,8 @@ _LOOK = -1
 """In place of an iteration: a save is not final yet."""
 
 
-class _Tracker(NamedTuple):
-    """The text tracker as it was at one moment; a save of the iteration that it named already changes its time."""
-
-    iteration: int
-    inode: int
-    modified_ns: int
+_Tracker = tuple[int, int, int]
+"""The iteration that the text tracker names, its inode and its time: another save of that iteration changes these."""
 
 
 def _tracker(directory: Path) -> Optional[_Tracker]:
@@ -47,7 +43,7 @@ def _tracker(directory: Path) -> Optional[_Tracker]:
     except OSError:
         return None
     iteration = checkpoints.tracked_iteration(directory)
-    return None if iteration is None else _Tracker(iteration, status.st_ino, status.st_mtime_ns)
+    return None if iteration is None else (iteration, status.st_ino, status.st_mtime_ns)
 
 
 class CheckpointSums:
@@ -110,9 +106,9 @@ class CheckpointSums:
         """Return the iteration that the tracker names where it was not seen before; it counts as seen then."""
         with self._seeing:
             tracker = _tracker(self._directory)
-            if tracker is None or self._seen is None or tracker == self._earlier or tracker.iteration <= self._seen:
+            if tracker is None or self._seen is None or tracker == self._earlier or tracker[0] <= self._seen:
                 return None
-            self._seen = iteration = tracker.iteration
+            self._seen = iteration = tracker[0]
         if self._rank.rank == 0:
             with contextlib.suppress(OSError):  # the manifest of this save replaces what stays
                 self._forget(iteration)
