@@ -6,7 +6,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Optional, cast, get_args
 
 from .files import read_lines, read_object
@@ -313,6 +313,17 @@ def nonce_of(attempt: AttemptPaths) -> Optional[str]:
         return StartRecord.parse(attempt.start.read_text(encoding="utf-8")).nonce
     except (OSError, ValueError):
         return None
+
+
+def is_cancelled(events: Iterable[Any]) -> bool:
+    """Return whether these names of journal events have a `cancelled` that no `cancel_failed` takes back."""
+    count = 0
+    for name in events:
+        if name == "cancelled":
+            count += 1
+        elif name == "cancel_failed":
+            count = max(0, count - 1)
+    return count > 0
 
 
 def follows_by_itself(before: AttemptPaths, after: AttemptPaths) -> bool:

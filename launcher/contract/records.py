@@ -741,7 +741,8 @@ class Lease(TypedDict):
 StartEvent = Literal["submit_intent", "submit_unknown", "submit_refused", "submitted", "launched", "requeue"]
 """The events that say how a run was started, and what came of that."""
 
-JournalEventName = Literal[StartEvent, "not_owner", "stop_requested", "cancelled"]
+JournalEventName = Literal[StartEvent, "not_owner", "stop_requested", "cancelled", "cancel_failed"]
+"""`cancelled` is written before anything is ended, `cancel_failed` where that did not succeed; the two cancel out."""
 
 
 class StartedBy(TypedDict):

@@ -121,7 +121,7 @@ def _was_cancelled(run: RunPaths) -> bool:
     except OSError:
         return False
     starts = [index for index, name in enumerate(names) if name in get_args(StartEvent)]
-    return "cancelled" in names[starts[-1] if starts else 0 :]
+    return next_attempt.is_cancelled(names[starts[-1] if starts else 0 :])
 
 
 def _slurm_said(attempt: AttemptPaths) -> Optional[str]:

@@ -10,6 +10,8 @@ from launcher._util.templates import template_environment
 from launcher.planning.model import Plan
 from launcher.planning.time_limit import MARGIN_S
 from launcher.runtimes import BARE, RUNTIMES
+from launcher.slurm.ask import UNAVAILABLE_MESSAGES
+from launcher.slurm.submit import NEVER_ARRIVED
 
 if TYPE_CHECKING:
     import jinja2
@@ -93,6 +95,8 @@ def scripts(plan: Plan) -> dict[str, str]:
         "keeps_going": plan.argv["options"]["keep_going"] is not None,
         "requeues": plan.backend.own_job and plan.argv["options"]["keep_going"] is None,
         "stop_margin_s": MARGIN_S,
+        "never_arrived": NEVER_ARRIVED,
+        "unavailable": UNAVAILABLE_MESSAGES,
     }
     names = ["step.sh", "sbatch.sh"] if plan.backend.slurm_step else ["step.sh"]
     if runtime.enter_template:

@@ -14,7 +14,8 @@ from launcher.slurm.queue import in_cluster
 _TIMEOUT_S = 150.0
 """sbatch itself tries again for up to two minutes while the controller's queue is full."""
 
-_NEVER_ARRIVED = ("connect failure", "Connection refused", "Could not establish a configuration source", "Munge encode")
+NEVER_ARRIVED = ("connect failure", "Connection refused", "Could not establish a configuration source", "Munge encode")
+"""Parts of messages without an answer which say that the request was not even sent."""
 
 _REFUSALS: tuple[tuple[str, str], ...] = (
     ("nvalid partition", "Name an existing one with --partition; `sinfo -s` lists them."),
@@ -219,7 +220,7 @@ def _only(clusters: str | None) -> str | None:
 def _may_exist(result: Result) -> bool:
     """Return whether a job may exist although sbatch failed: its message was sent, and no answer came."""
     words = unavailable_line(result.stderr)
-    return words is not None and not any(part in words for part in _NEVER_ARRIVED)
+    return words is not None and not any(part in words for part in NEVER_ARRIVED)
 
 
 def _message_timeout_s(shell: Shell) -> float:

@@ -1,10 +1,11 @@
 """Cancelling runs: ending them, or making them save and stop."""
 
+import contextlib
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from launcher._util.errors import DiskError, OutsideError, RequestError, SlurmError
@@ -14,6 +15,7 @@ from launcher.backends.wait import request_stop
 from launcher.rundir import RunDirectory
 from launcher.slurm import control
 from launcher.slurm.queue import State, ask_jobs
+from launcher.slurm.submit import find_submission
 from launcher.watch.run_state import Start
 from launcher.watch.status import UNPROVEN, Phase, RunStatus, status_of
 
@@ -32,10 +34,10 @@ def cancel_run(
 ) -> str:
     """End a run, or with `save` ask its ranks to save and stop; return a sentence about what was done.
 
-    Does nothing for a run that has ended. A job is ended only if Slurm shows that it is the run's; with `force` also
-    where Slurm shows nothing about it. Raises RequestError if this is not possible from here, or there is nothing to
-    save yet; SlurmError if Slurm refused or did not answer; OutsideError if the run's job is not known, or not
-    proven to be the run's.
+    Does nothing for a run that has ended. A job is ended only if Slurm shows that it is the run's, and only together
+    with those that wait behind it; with `force` also where Slurm shows nothing about them. Raises RequestError if this
+    is not possible from here, or there is nothing to save yet; SlurmError if Slurm refused or did not answer;
+    OutsideError if a job of the run is not known, or not proven to be the run's.
     """
     status = status_of([run], shell)[0][0]
     start = status.run_state.start
@@ -76,29 +78,78 @@ def _end_job(run: RunDirectory, status: RunStatus, shell: Shell, force: bool) ->
             where=str(run.path),
             hint=f"See `scontrol show job {status.job}`; if it is this run's: launcher cancel --force.",
         )
+    # Those behind it first: they would begin once it has ended.
+    behind = _jobs_behind(run, status, shell, force)
     try:
         run.journal.write("cancelled", job=status.job, cluster=status.job_cluster)
     except DiskError:
         if status.run_state.damage is None:
             raise  # a damaged journal does not keep the job from being ended
-    # Those behind it first: they would begin once it has ended.
-    behind = _jobs_behind(status, shell)
-    control.cancel([*behind, status.job], shell, cluster=status.job_cluster)
+    try:
+        control.cancel([*behind, status.job], shell, cluster=status.job_cluster)
+    except SlurmError as error:
+        with contextlib.suppress(DiskError):  # Slurm's answer counts more
+            run.journal.write("cancel_failed", job=status.job, cluster=status.job_cluster, error=error.message)
+        raise
     return f"job {status.job} is cancelled" + (f", and behind it {', '.join(behind)}" if behind else "")
 
 
-def _jobs_behind(status: RunStatus, shell: Shell) -> list[str]:
-    """Return the jobs that wait behind the run's own, as far as Slurm shows that they are the run's."""
-    later = {start.job: start for start in status.run_state.later if start.job}
+def _jobs_behind(run: RunDirectory, status: RunStatus, shell: Shell, force: bool) -> list[str]:
+    """Return the jobs that wait behind the run's own.
+
+    Raises SlurmError where Slurm does not answer, OutsideError where it does not show that a job is the run's: such a
+    job would begin once the run's own has ended. With `force` these jobs are returned too; then only a job whose number
+    is not known may be left, and it ends by itself when it begins, as the journal says that the run was cancelled.
+    """
+    later = _numbered(run, status, shell, force)
     if not later:
         return []
-    found = ask_jobs(later, shell, cluster=status.job_cluster).jobs
-    scripts = status.run_state.batch_scripts
-    return [
-        job
-        for job, start in later.items()
-        if job in found and not found[job].terminal and found[job].belongs_to(start.token, scripts)
-    ]
+    answer = ask_jobs(later, shell, cluster=status.job_cluster)
+    if answer.unreachable is not None:
+        if force:
+            return list(later)
+        raise _behind_unknown(run, status, later, answer.unreachable)
+    behind, unproven = list[str](), list[str]()
+    for job, start in later.items():
+        found = answer.jobs[job]
+        proven = found.belongs_to(start.token, status.run_state.batch_scripts)
+        if not found.terminal and (proven or (proven is None and force)):
+            behind.append(job)
+        elif not found.terminal and proven is None:
+            unproven.append(job)
+    if unproven:
+        raise OutsideError(
+            f"nothing was ended: {', '.join(unproven)} may wait behind job {status.job}, but {UNPROVEN}",
+            where=str(run.path),
+            hint=f"See `scontrol show job {unproven[0]}`; if it is this run's: launcher cancel --force.",
+        )
+    return behind
+
+
+def _numbered(run: RunDirectory, status: RunStatus, shell: Shell, force: bool) -> dict[str, Start]:
+    """Return the starts behind the run's own by their jobs; Slurm is asked for the number that sbatch did not say."""
+    numbered = dict[str, Start]()
+    for start in status.run_state.later:
+        job = start.job
+        if job is None and start.token:
+            try:
+                found = find_submission(start.token, shell, start.clusters)
+            except SlurmError as error:
+                if not force:
+                    raise _behind_unknown(run, status, ["a job that sbatch did not number"], error.message) from error
+                continue
+            job = found.job if found else None
+        if job is not None:
+            numbered[job] = start
+    return numbered
+
+
+def _behind_unknown(run: RunDirectory, status: RunStatus, jobs: Iterable[str], words: str) -> SlurmError:
+    return SlurmError(
+        f"nothing was ended: whether {', '.join(jobs)} waits behind job {status.job} is unknown: {words}",
+        where=str(run.path),
+        hint="Try again when Slurm answers, or end them all: launcher cancel --force.",
+    )
 
 
 def _refuse_unknown(run: RunDirectory, status: RunStatus, damage: str) -> None:
@@ -138,7 +189,12 @@ def _end_here(run: RunDirectory, start: Start, grace_s: float, sleep: Callable[[
     if group is None or not members(group, run.path):
         return "no process of the run is left"
     run.journal.write("cancelled", group=group)
-    _signal(group, signal.SIGTERM)
+    try:
+        _signal(group, signal.SIGTERM)
+    except RequestError:
+        with contextlib.suppress(DiskError):
+            run.journal.write("cancel_failed", group=group)
+        raise
     waited = 0.0
     while members(group, run.path) and waited < grace_s:
         sleep(0.1)

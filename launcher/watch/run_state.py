@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from launcher._util.errors import DiskError, LauncherError
 from launcher.contract import files, hangs, verdict
+from launcher.contract.next_attempt import is_cancelled
 from launcher.contract.paths import RunPaths
 from launcher.contract.process import is_alive
 from launcher.contract.records import AttemptResult, JournalEvent, Lease
@@ -271,7 +272,7 @@ def _network(attempt: Attempt) -> str | None:
 def _cancelled(events: list[JournalEvent], start: Start) -> bool:
     # By order: the times may be those of several login nodes.
     began = next((index for index, each in enumerate(events) if each.get("time") == start.time), 0)
-    return any(each.get("event") == "cancelled" for each in events[began:])
+    return is_cancelled(each.get("event") for each in events[began:])
 
 
 def attempt_progress(attempt: Attempt) -> AttemptProgress:
@@ -342,7 +343,9 @@ def _starts(
     later = [
         (event, intent)
         for event, intent in starts[position + 1 :]
-        if intent.get("after") and event["event"] != "submit_refused" and event.get("job") not in turned_away
+        if intent.get("after")
+        and (event["event"] != "submit_refused" or _has_lease(run, owner, _token(event, intent)))
+        and event.get("job") not in turned_away
     ]
     newest = {_token(*each): each for each in later}  # the outcome in place of the intent
     return _as_start(run, owner, *starts[position]), tuple(_as_start(run, owner, *each) for each in newest.values())
@@ -362,11 +365,13 @@ def _as_start(run: RunDirectory, owner: Lease | None, event: JournalEvent, inten
     lease = owner if owner and owner["nonce"] == token else ended_lease(run, token) if token else None
     # Of two jobs that one submission has led to, the owner counts.
     job = lease["job_id"] if lease and lease["job_id"] else event.get("job")
+    # A job that has held the lease was submitted, whatever sbatch has answered.
+    unanswered = event["event"] in ("submit_intent", "submit_unknown", "submit_refused")
     return Start(
-        how=str(event["event"]),
+        how="submitted" if unanswered and lease and job else str(event["event"]),
         time=float(began.get("time", 0)),
         job=job,
-        cluster=event.get("cluster"),
+        cluster=event.get("cluster") or (lease["cluster"] if lease else None),
         clusters=intent.get("clusters"),
         token=token,
         attempt=event.get("attempt") or (lease["attempt"] if lease else None),
@@ -375,6 +380,11 @@ def _as_start(run: RunDirectory, owner: Lease | None, event: JournalEvent, inten
         group=event.get("group"),
         error=event.get("error"),
     )
+
+
+def _has_lease(run: RunDirectory, owner: Lease | None, token: str | None) -> bool:
+    """Return whether a job with this token executes the run, or has done so."""
+    return token is not None and ((owner is not None and owner["nonce"] == token) or bool(ended_lease(run, token)))
 
 
 def _start_of(owner: Lease) -> Start:

@@ -19,6 +19,8 @@ FILLED = (
     ("$LAUNCHER_ATTEMPT", ATTEMPT.name),
     ("$owner_attempt", ATTEMPT.name),
     ("$before", ATTEMPT.name),
+    ("$name", ATTEMPT.name),
+    ("/*/", f"/{ATTEMPT.name}/"),
     ("/$1/", f"/{ATTEMPT.name}/"),
     ("%4t", f"{RANK:04d}"),
     ("{{", "0"),

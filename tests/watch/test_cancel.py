@@ -5,16 +5,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launcher._util.errors import RequestError, SlurmError
+from launcher._util.errors import OutsideError, RequestError, SlurmError
 from launcher._util.shell import Result
+from launcher.job.next_attempt import ended_by
 from launcher.rundir import RunDirectory
 from launcher.watch.cancel import cancel_run, members
+from launcher.watch.run_state import read_run_state
 from tests.support.limits import seconds
 from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
@@ -130,3 +132,72 @@ def test_silence_is_an_error_not_a_success(path: Path) -> None:
     shell = Recorder({"squeue": Result(("squeue",), 1, "", words), "scancel": Result(("scancel",), 1, "", words)})
     with pytest.raises(SlurmError, match="Unable to contact"):
         cancel_run(run, shell)
+
+
+OWN = f"12|12|RUNNING|{int(BEGIN)}|N/A|1||None|/x/sbatch.sh token-1|/x|token-1\n"
+BEHIND = "13|13|PENDING|N/A|N/A|1||Dependency|/x/sbatch.sh token-2|/x|token-2\n"
+HIDDEN = "13|13|PENDING|N/A|N/A|1||Dependency|||\n"
+NO_ANSWER = Result(("squeue",), 1, "", "Unable to contact slurm controller (connect failure)")
+
+
+def queued_behind(path: Path, *outcome: dict[str, Any]) -> RunDirectory:
+    """A run whose job 12 trains, and behind which another one was queued."""
+    intent = {"event": "submit_intent", "token": "token-2", "after": "12"}
+    run = make_run(path, *submitted(), intent, *outcome)
+    make_attempt(run, metrics=(iteration(1),))
+    return run
+
+
+def slurm(behind: Result | str, *, found: str = "") -> Recorder:
+    """Slurm that shows job 12, answers `behind` where it is asked for job 13, and finds the submissions `found`."""
+
+    def squeue(argv: Sequence[str]) -> Result:
+        if "--me" in argv:
+            return Result(("squeue",), 0, found, "")
+        if argv[-1] == "--jobs=12":
+            return Result(("squeue",), 0, OWN, "")
+        return behind if isinstance(behind, Result) else Result(("squeue",), 0, behind, "")
+
+    empty = Result(("sacct",), 0, "", "")
+    return Recorder({"squeue": squeue, "sacct": empty, "scancel": Result(("scancel",), 0, "", "")})
+
+
+NUMBERED = {"event": "submitted", "token": "token-2", "backend": "batch", "job": "13"}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "found"),
+    [((NUMBERED,), ""), (({"event": "submit_unknown", "token": "token-2", "error": "?"},), "13|token-2|x|y\n")],
+    ids=["numbered", "found by its token"],
+)
+def test_jobs_behind_are_ended_first(path: Path, outcome: tuple[dict[str, Any], ...], found: str) -> None:
+    shell = slurm(BEHIND, found=found)
+    assert cancel_run(queued_behind(path, *outcome), shell) == "job 12 is cancelled, and behind it 13"
+    assert shell.asked[-1] == ("scancel", "13", "12")
+
+
+@pytest.mark.parametrize("behind", [NO_ANSWER, HIDDEN], ids=["no answer", "not shown whose it is"])
+def test_nothing_is_ended_while_a_job_behind_may_begin_for_it(path: Path, behind: Result | str) -> None:
+    run = queued_behind(path, NUMBERED)
+    shell = slurm(behind)
+    with pytest.raises((SlurmError, OutsideError), match="nothing was ended") as caught:
+        cancel_run(run, shell)
+    assert "--force" in (caught.value.hint or "")
+    assert "scancel" not in {asked[0] for asked in shell.asked}
+    assert [event["event"] for event in run.journal.read()][-1] == "submitted"
+    assert cancel_run(run, shell, force=True) == "job 12 is cancelled, and behind it 13"
+
+
+def test_a_cancel_that_slurm_refuses_does_not_count(path: Path) -> None:
+    run = make_run(path, *submitted())
+    make_attempt(run, metrics=(iteration(1),))
+    shell = slurm("")
+    shell.answers = {**shell.answers, "scancel": Result(("scancel",), 1, "", "scancel: error: Access denied")}
+    with pytest.raises(SlurmError, match="Access denied"):
+        cancel_run(run, shell)
+    assert [event["event"] for event in run.journal.read()][-2:] == ["cancelled", "cancel_failed"]
+    assert read_run_state(run).cancelled is False
+    assert ended_by(run, run.attempt(0), killed=False) is None
+    cancel_run(run, slurm(""))
+    assert read_run_state(run).cancelled is True
+    assert ended_by(run, run.attempt(0), killed=False) == "cancelled"

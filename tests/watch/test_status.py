@@ -162,6 +162,37 @@ def test_runs_that_were_not_submitted(tmp_path: Path) -> None:
     assert phase("e", intent, {"event": "submit_unknown"}, found=Job("3", State.PENDING)) is Phase.QUEUED
 
 
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("outcome", ["submit_refused", "submit_unknown"])
+def test_a_job_that_holds_the_lease_was_not_refused(tmp_path: Path, outcome: str, ended: bool) -> None:
+    """As sbatch may say that it got no answer although the controller has queued the job."""
+    intent = {"event": "submit_intent", "token": "token-2", "after": "12"}
+    run = make_run(tmp_path / "small/1", *submitted(), intent, {"event": outcome, "token": "token-2", "error": "?"})
+    make_attempt(run, 0, metrics=METRICS, result=FAILED)
+    lease = {"version": 1, "nonce": "token-2", "cluster": None, "job_id": "13", "host": "n1", "attempt": "001"}
+    (run.ended_lease("token-2") if ended else run.lease).write_text(json.dumps({**lease, "time": NOW}))
+    make_attempt(run, 1, nonce="token-2", metrics=METRICS)
+
+    def squeue(argv: Sequence[str]) -> Result:
+        line = f"13|13|RUNNING|{int(NOW)}|N/A|{int(NOW)}|n1|None|/x/sbatch.sh token-2|/x|token-2\n"
+        return Result(tuple(argv), 0, line, "")
+
+    (status,), _ = status_of([run], Recorder({"squeue": squeue}), clock=lambda: NOW)
+    assert (status.job, status.phase) == ("13", Phase.RUNNING)
+
+
+@pytest.mark.parametrize("outcome", ["submit_refused", "submit_unknown"])
+def test_a_successor_that_was_refused_does_not_hide_the_verdict(tmp_path: Path, outcome: str) -> None:
+    requeue = {"event": "requeue", "token": "token-1", "job": "12"}
+    intent = {"event": "submit_intent", "token": "token-2", "after": "12"}
+    refused = {"event": outcome, "token": "token-2", "error": "no"}
+    run = make_run(tmp_path / "small/1", *submitted(), requeue, intent, refused)
+    make_attempt(run, metrics=METRICS, result=FAILED)
+    nothing = Result(("squeue",), 0, "", "")
+    (status,), _ = status_of([run], Recorder({"squeue": nothing, "sacct": nothing}), clock=lambda: NOW)
+    assert (status.job, status.phase) == ("12", Phase.FAILED)
+
+
 def test_a_submission_that_was_cut_off_is_found_by_its_token(tmp_path: Path) -> None:
     run = make_run(tmp_path / "small" / "1", {"event": "submit_intent", "token": "token-1"})
 

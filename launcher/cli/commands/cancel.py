@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     complete(add("runs", metavar="RUN", nargs="+", help="a directory, a run id, or a name's newest run"), "runs")
     add("--checkpoint", action="store_true", help="ask the ranks to save a checkpoint and stop after this iteration")
-    add("--force", action="store_true", help="end the job even if Slurm does not show whether it is the run's")
+    add("--force", action="store_true", help="end the jobs even if Slurm does not show whether they are the run's")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)
 

@@ -1,0 +1,162 @@
+"""What sbatch.sh does about the next attempt: its functions, alone; the commands of Slurm only note their call."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.contract.files import JsonLines
+from launcher.scripts.render import scripts
+from tests.support.building import plan
+
+SCRIPT = scripts(plan("batch", request={"keep_going": True}))["sbatch.sh"]
+FUNCTIONS = "\n".join(
+    re.findall(r"^(?:\w+\(\) \{.*?^\}.*?|never_arrived=.*?|unanswered=.*?)$", SCRIPT, re.MULTILINE | re.DOTALL)
+)
+ENDING = SCRIPT[SCRIPT.rindex("word=${word##") : SCRIPT.rindex("case $word in")]
+START = re.search(r"^if \[\[ \$nonce != [^\n]* && was_cancelled; then.*?^fi$", SCRIPT, re.MULTILINE | re.DOTALL)
+STUBS = """
+scontrol() {
+    [[ $1 == --oneliner ]] || { echo "scontrol $*" >>calls; return; }
+    echo "$SHOWN"
+    [[ -n $SHOWN ]]
+}
+sbatch() { echo "sbatch ${*: -1}" >>calls; [[ -z $SAID ]] || echo "$SAID"; }
+"""
+RUNNING = "JobId=12 JobState=RUNNING Restarts=0 Requeue=1 "
+ENDED = "JobId=12 JobState=CANCELLED Restarts=0 Requeue=1 "
+
+assert START is not None
+
+
+class Job:
+    """A job of a run that keeps going, in its directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.journal = path, JsonLines(path / "journal.jsonl")
+        (path / "attempts").mkdir()
+        self.write("submit_intent", token="me")
+
+    def write(self, event: str, **values: Any) -> None:
+        self.journal.append({"time": 1.0, "event": event, **values})
+
+    def attempt(self, number: int, *, verdict: bool, by: str = "me") -> None:
+        directory = self.path / f"attempts/{number:03d}"
+        directory.mkdir()
+        (directory / "start").write_text(f"{by} 12 1 0\n")
+        (directory / "successor").write_text("next\n--comment=next\n")
+        if verdict:
+            (directory / "result.json").write_text("{}")
+
+    def run(self, program: str, **values: str) -> str:
+        """Run the program after the functions; return the calls of commands that change jobs."""
+        (self.path / "calls").unlink(missing_ok=True)
+        words = {"SHOWN": RUNNING, "SAID": "", **values}
+        given = "".join(f"{name}={shlex.quote(value)}\n" for name, value in words.items())
+        known = "SLURM_JOB_ID=12 nonce=me here= lease=lease mine= run_dir=. attempt_dir=attempts/000 "
+        state = "over=0 ended_by='' terminated=0 may_requeue=0 stop_s=1 half_s=1\n"
+        text = f"set -o pipefail\n{FUNCTIONS}\nrelease() {{ :; }}\n{STUBS}{known}{state}{given}{program}"
+        done = subprocess.run(
+            ["bash", "-uc", text], cwd=self.path, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert "unbound" not in done.stderr, done.stderr
+        calls = self.path / "calls"
+        return calls.read_text().strip() if calls.exists() else ""
+
+    def events(self) -> list[str]:
+        lines = (self.path / "journal.jsonl").read_text().splitlines()
+        return [json.loads(line)["event"] for line in lines]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(tmp_path)
+
+
+def test_a_cancel_after_the_verdict_ends_the_run(job: Job) -> None:
+    job.attempt(0, verdict=True)
+    follow = "LAUNCHER_ATTEMPT=000 number=0\n" + ENDING
+    assert job.run(follow, word="requeue:0") == "scontrol requeue 12"
+    assert job.run(follow, word="requeue:0", terminated="1") == "scontrol requeue 12", "somebody else's SIGTERM"
+    assert job.run(follow, word="requeue:0", terminated="1", SHOWN=ENDED) == ""
+    assert job.run(follow, word="requeue:0", terminated="1", SHOWN="") == "", "the controller does not answer"
+    job.write("cancelled", job="12")
+    assert job.run(follow, word="requeue:0") == ""
+    assert job.run(follow, word="successor:0") == ""
+    job.write("cancel_failed", job="12")
+    assert job.run(follow, word="successor:0", SAID="13\n") == "sbatch next"
+
+
+def test_only_a_cancel_after_the_jobs_own_start_counts(job: Job) -> None:
+    asked = "was_cancelled && echo yes >>calls"
+    for event, token, expected in (
+        ("submitted", "me", ""),
+        ("cancelled", None, "yes"),
+        ("submit_intent", "other", "yes"),
+        ("requeue", "me", ""),
+        ("cancelled", None, "yes"),
+        ("cancelled", None, "yes"),
+        ("cancel_failed", None, "yes"),
+        ("cancel_failed", None, ""),
+        ("cancel_failed", None, ""),
+        ("cancelled", None, "yes"),
+        ("launched", None, ""),
+    ):
+        job.write(event, **({"token": token} if token else {}))
+        assert job.run(asked) == expected, event
+    (job.path / "journal.jsonl").unlink()
+    assert job.run(asked) == ""
+
+
+def test_a_cancel_while_a_successor_is_submitted(job: Job) -> None:
+    job.attempt(0, verdict=True)
+    job.write("cancelled", job="12")
+    assert job.run("submit_successor 000", SAID="13\n") == ""
+    assert job.events()[-2:] == ["submit_intent", "submit_refused"]
+    assert json.loads(job.path.joinpath("journal.jsonl").read_text().splitlines()[-2])["after"] == "12"
+
+
+def test_a_job_that_waited_behind_a_cancelled_one_ends(job: Job) -> None:
+    assert START is not None
+    start = START[0] + "\necho goes on >>calls"
+    assert job.run(start, before="000") == "goes on"
+    job.write("cancelled", job="11")
+    assert job.run(start, before="000") == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "event"),
+    [
+        ("sbatch: error: Batch job submission failed: Invalid partition name specified", "submit_refused"),
+        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", "submit_unknown"),
+        (
+            "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
+            "submit_refused",
+        ),
+        ("sbatch: error: Slurm temporarily unable to accept job\nsbatch: error: it failed: x", "submit_unknown"),
+        ("", "submit_unknown"),
+        ("slurmstepd: something", "submit_unknown"),
+    ],
+)
+def test_only_a_definite_no_is_a_refusal(job: Job, said: str, event: str) -> None:
+    """As the launcher itself judges (slurm/submit.py)."""
+    job.attempt(0, verdict=True)
+    assert job.run("submit_successor 000 && echo queued >>calls", SAID=said) == "sbatch next"
+    assert job.events()[-2:] == ["submit_intent", event]
+
+
+def test_two_attempts_in_a_row_without_a_verdict_end_the_run(job: Job) -> None:
+    ending = "LAUNCHER_ATTEMPT=001 number=1\n" + ENDING
+    job.attempt(0, verdict=False)
+    job.attempt(1, verdict=False)
+    assert job.run("LAUNCHER_ATTEMPT=000 number=0\n" + ENDING, word="") == "scontrol requeue 12"
+    assert job.run(ending, word="") == ""
+    (job.path / "attempts/000/result.json").write_text("{}")
+    assert job.run(ending, word="") == "scontrol requeue 12"
+    (job.path / "attempts/000/result.json").unlink()
+    (job.path / "attempts/000/start").write_text("other 11 1 0\n")
+    assert job.run(ending, word="") == "scontrol requeue 12", "that of an earlier submission"
