@@ -87,15 +87,34 @@ rm -f "$temporary"
 trap release EXIT
 
 # ---- a job that was queued behind another one has nothing to do where that one has finished, or where it would fail too
+was_cancelled() { # whether `launcher cancel` was called after this job was submitted or last requeued, and scancel worked
+    local line count=0
+    while read -r line || [[ -n $line ]]; do
+        case $line in
+            *'"event": "submit_intent"'*"\"token\": \"$nonce\""* | *'"event": "requeue"'*"\"token\": \"$nonce\""*) count=0 ;;
+            *'"event": "launched"'*) count=0 ;;
+            *'"event": "cancelled"'*) ((count += 1)) ;;
+            *'"event": "cancel_failed"'*) ((count -= count > 0)) ;;
+        esac
+    done <"$run_dir/journal.jsonl"
+    ((count > 0))
+} 2>/dev/null
 printf -v before '%03d' "$((number > 0 ? number - 1 : 0))"
+if [[ $nonce != launcher:20260921-120000-abcd:0123456789ab ]] && was_cancelled; then
+    echo "launcher: the run was cancelled; job $SLURM_JOB_ID ends" >&2
+    exit 1
+fi
 if [[ $nonce != launcher:20260921-120000-abcd:0123456789ab ]] && { ended=$(<"$run_dir/attempts/$before/result.json"); } 2>/dev/null; then
+    decided=''
+    { decided=$(<"$run_dir/attempts/$before/next.json"); } 2>/dev/null
     if [[ $ended == *'"outcome": "finished"'* ]]; then
         echo "launcher: the run has finished; job $SLURM_JOB_ID has nothing to do" >&2
         exit 0
-    elif [[ $ended == *'"cause": "user"'* ]]; then
+    elif [[ $ended == *'"cause": "user"'* && ($decided == '' || $decided == *'"action": "end"'*) ]] &&
+        ! compgen -G "$run_dir/attempts/*/metrics.jsonl" >/dev/null; then # what has trained before is not wrong
         echo "launcher: the request is wrong, and job $SLURM_JOB_ID would fail in the same way: see attempt $before" >&2
         exit 1
-    elif { decided=$(<"$run_dir/attempts/$before/next.json"); } 2>/dev/null && [[ $decided == *'"action": "end"'* ]]; then
+    elif [[ $decided == *'"action": "end"'* ]]; then
         echo "launcher: the run has ended; job $SLURM_JOB_ID does not continue it: see attempt $before" >&2
         exit 1
     fi
@@ -135,15 +154,28 @@ requeue() { # SECONDS: the same job again, which keeps its number. Returns only 
     [[ $words != *"pending execution"* ]] || exit 1 # Slurm has done so itself, as for a node that was lost
     return 1
 }
+never_arrived='connect failure|Connection refused|Could not establish a configuration source|Munge encode'
+unanswered='Socket timed out|Unable to contact slurm controller|Unable to establish controller machine|Connection refused|Connection timed out|connection failure|Zero Bytes were transmitted or received|Unexpected message received|slurm_persist_conn|slurmdbd: Sending|Could not establish a configuration source|Munge encode failed|Munge decode failed|Protocol authentication error|Resource temporarily unavailable|Slurm backup controller in standby mode|temporarily unable'
+refused_or_unknown() { # LINES of sbatch: the event that they stand for. Without an answer of the controller the job may exist.
+    if grep -vE "$never_arrived" <<<"$1" | grep -qE "$unanswered" || ! grep -qE "error: |command not found" <<<"$1"; then
+        echo submit_unknown
+    else
+        echo submit_refused
+    fi
+}
 submit_successor() { # Queue another job for this run, which begins once this one has ended. Returns 1 if Slurm refuses.
-    local job=$SLURM_JOB_ID line words said='no answer' answer='' token
+    local job=$SLURM_JOB_ID line lines='' words said='no answer' answer='' token
     mapfile -t words <"$run_dir/attempts/$1/successor" && [[ -n ${words[1]-} ]] || return 1
     token=${words[0]}
-    note submit_intent "$token"
+    note submit_intent "$token" ", \"after\": \"$job\""
+    if was_cancelled; then
+        note submit_refused "$token" ', "error": "the run was cancelled"'
+        return 1
+    fi
     while read -r line; do
         [[ $line =~ ^([0-9]+)(\;.+)?$ ]] && answer=${BASH_REMATCH[1]} && continue
         echo "launcher: successor: $line" >&2
-        said=$line
+        said=$line lines+=$line$'\n'
     done < <(
         for variable in $(compgen -v); do # what describes this job must not describe the other
             case $variable in
@@ -154,7 +186,7 @@ submit_successor() { # Queue another job for this run, which begins once this on
         sbatch --parsable --dependency="afterany:$job" "${words[@]:1}" "$run_dir/sbatch.sh" "$token" 2>&1
     )
     if [[ -z $answer ]]; then
-        note submit_refused "$token" ", \"error\": \"${said//[^[:alnum:] .,:;()=_-]/ }\""
+        note "$(refused_or_unknown "$lines")" "$token" ", \"error\": \"${said//[^[:alnum:] .,:;()=_-]/ }\""
         return 1
     fi
     scontrol release "$answer"
@@ -162,6 +194,10 @@ submit_successor() { # Queue another job for this run, which begins once this on
     echo "launcher: job $answer continues this run after job $job" >&2
 }
 follow() { # ATTEMPT WORD: do what was decided after the attempt. Returns if nothing is to follow.
+    if ((terminated)) && { ! look || [[ $why == cancelled ]]; } || was_cancelled; then # since the verdict
+        echo "launcher: the job is being cancelled: no attempt follows $1" >&2
+        return
+    fi
     case $2 in
         requeue:*) requeue "${2#*:}" || { submit_successor "$1" && exit 1; } ;;
         successor:*) { submit_successor "$1" && exit 1; } || requeue "${2#*:}" ;;
@@ -169,6 +205,12 @@ follow() { # ATTEMPT WORD: do what was decided after the attempt. Returns if not
 }
 
 # Of an attempt that Slurm has ended with its job, or whose node is lost, no step could judge: that is done now.
+unjudged() { # NUMBER: whether that attempt is one of this job and has no verdict
+    local name token=''
+    printf -v name '%03d' "$1"
+    { read -r token _ <"$run_dir/attempts/$name/start"; } 2>/dev/null
+    [[ $token == "$nonce" && ! -e $run_dir/attempts/$name/result.json ]]
+}
 read -r before_nonce _ 2>/dev/null <"$run_dir/attempts/$before/start"
 if [[ ${before_nonce-} == "$nonce" && ! -e $run_dir/attempts/$before/next.json ]]; then
     word=$(
@@ -178,7 +220,8 @@ if [[ ${before_nonce-} == "$nonce" && ! -e $run_dir/attempts/$before/next.json ]
     )
     word=${word##*$'\n'}
     case $word in
-        '' | requeue:*) ;; # it goes on here and now
+        '') ! unjudged "$((number - 1))" || ! unjudged "$((number - 2))" || fail "two attempts in a row, to $before, have no verdict" ;;
+        requeue:*) ;; # it goes on here and now
         successor:*) ! submit_successor "$before" || exit 1 ;;
         *)
             echo "launcher: attempt $before has ended this run: $word" >&2
@@ -335,6 +378,7 @@ kill "$watcher" 2>/dev/null
 clear_resources
 
 # ---- verdict: launcher/job writes it, in the image; this script reads one word
+terminated=0 # from here on: whether Slurm ends the job although the decision has begun
 one=(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10)
 verdict=("$run_dir/code/launcher/job/result.py" "$run_dir" "$LAUNCHER_ATTEMPT" 8 "$status")
 no_gpus=(--gres=none) # else the controller asks for all GPUs of the job on the one node
@@ -345,7 +389,9 @@ fi
 # Where no step and no container starts, the launcher's own interpreter writes it.
 [[ -n $word ]] || word=$(/opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/verdict.log")
 word=${word##*$'\n'}
-follow "$LAUNCHER_ATTEMPT" "${word:-requeue:0}" # without a word it is judged when it begins again
+# Without a word it is judged when it begins again, but not for a second time in a row.
+[[ -n $word ]] || unjudged "$((number - 1))" || word=requeue:0
+follow "$LAUNCHER_ATTEMPT" "$word"
 case $word in
     finished) exit 0 ;;
     stopped | failed | diverged | requeue:* | successor:*) exit 1 ;;

@@ -90,15 +90,34 @@ rm -f "$temporary"
 trap release EXIT
 
 # ---- a job that was queued behind another one has nothing to do where that one has finished, or where it would fail too
+was_cancelled() { # whether `launcher cancel` was called after this job was submitted or last requeued, and scancel worked
+    local line count=0
+    while read -r line || [[ -n $line ]]; do
+        case $line in
+            *'"event": "submit_intent"'*"\"token\": \"$nonce\""* | *'"event": "requeue"'*"\"token\": \"$nonce\""*) count=0 ;;
+            *'"event": "launched"'*) count=0 ;;
+            *'"event": "cancelled"'*) ((count += 1)) ;;
+            *'"event": "cancel_failed"'*) ((count -= count > 0)) ;;
+        esac
+    done <"$run_dir/journal.jsonl"
+    ((count > 0))
+} 2>/dev/null
 printf -v before '%03d' "$((number > 0 ? number - 1 : 0))"
+if [[ $nonce != launcher:20260921-120000-abcd:0123456789ab ]] && was_cancelled; then
+    echo "launcher: the run was cancelled; job $SLURM_JOB_ID ends" >&2
+    exit 1
+fi
 if [[ $nonce != launcher:20260921-120000-abcd:0123456789ab ]] && { ended=$(<"$run_dir/attempts/$before/result.json"); } 2>/dev/null; then
+    decided=''
+    { decided=$(<"$run_dir/attempts/$before/next.json"); } 2>/dev/null
     if [[ $ended == *'"outcome": "finished"'* ]]; then
         echo "launcher: the run has finished; job $SLURM_JOB_ID has nothing to do" >&2
         exit 0
-    elif [[ $ended == *'"cause": "user"'* ]]; then
+    elif [[ $ended == *'"cause": "user"'* && ($decided == '' || $decided == *'"action": "end"'*) ]] &&
+        ! compgen -G "$run_dir/attempts/*/metrics.jsonl" >/dev/null; then # what has trained before is not wrong
         echo "launcher: the request is wrong, and job $SLURM_JOB_ID would fail in the same way: see attempt $before" >&2
         exit 1
-    elif { decided=$(<"$run_dir/attempts/$before/next.json"); } 2>/dev/null && [[ $decided == *'"action": "end"'* ]]; then
+    elif [[ $decided == *'"action": "end"'* ]]; then
         echo "launcher: the run has ended; job $SLURM_JOB_ID does not continue it: see attempt $before" >&2
         exit 1
     fi
@@ -280,6 +299,7 @@ kill "$watcher" 2>/dev/null
 clear_resources
 
 # ---- verdict: launcher/job writes it, in the image; this script reads one word
+terminated=0 # from here on: whether Slurm ends the job although the decision has begun
 one=(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --export="$export" --input=none --time=10)
 verdict=("$run_dir/code/launcher/job/result.py" "$run_dir" "$LAUNCHER_ATTEMPT" 32 "$status")
 no_gpus=(--gres=none) # else the controller asks for all GPUs of the job on the one node
