@@ -7,6 +7,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Optional, cast, get_args
 
 from .files import read_lines, read_object
@@ -96,6 +97,10 @@ def decide(
     last = attempts[-1]
     if policy is None:
         return Decision("end", _ENDS.get(last.kind, "the run does not keep going (--keep-going)"))
+    if last.kind == "user error" and any(each.iteration or each.saves for each in attempts[since:-1]):
+        # The same request has trained: what is wrong now came from outside, such as a file system or the hub.
+        last = last._replace(kind="machine")
+        attempts = [*attempts[:-1], last]
     if last.kind in _ENDS:
         return Decision("end", _ENDS[last.kind])
     step = None
@@ -222,9 +227,10 @@ def kind_of(result: Mapping[str, Any], ended_by: Optional[str] = None) -> Kind:
     first = result.get("first_failing_rank") or {}
     if outcome in ("finished", "superseded"):
         return "finished" if outcome == "finished" else "superseded"
-    failure = result.get("failure")
+    failure, cause = result.get("failure"), first.get("cause")
     # An error of that class after the first iteration may come from the data of a step: the next attempt shows it.
-    if outcome == "failed" and (first.get("cause") == "user" or (failure == "user error" and not _trained(result))):
+    wrong = cause == "user" or (cause != "outside" and failure == "user error" and not _trained(result))
+    if outcome == "failed" and wrong:
         return "user error"
     if ended_by in get_args(Kind):
         return cast(Kind, ended_by)
@@ -233,7 +239,7 @@ def kind_of(result: Mapping[str, Any], ended_by: Optional[str] = None) -> Kind:
     if outcome == "stopped":
         return next((kind for pattern, kind in _STOPPED if re.search(pattern, reason)), "asked")
     what = str(first.get("what") or "")
-    own_error = first.get("cause") == "program" or what.startswith("ended with status")
+    own_error = cause == "program" or what.startswith("ended with status")
     return "program" if own_error and failure in _OF_THE_PROGRAM else "machine"
 
 
@@ -255,13 +261,34 @@ _STOPPED: tuple[tuple[str, Kind], ...] = (
 
 
 def saves_of(attempt: AttemptPaths) -> tuple[int, ...]:
-    """Return the iterations of the checkpoints that an attempt has saved, as its timeline has them."""
+    """Return the iterations of the checkpoints that an attempt has saved, without those that are seen to be gone."""
+    found = [(each.get("iteration"), each.get("directory")) for each in _saves(attempt)]
+    return tuple(
+        step
+        for step, directory in found
+        if isinstance(step, int) and not isinstance(step, bool) and not _is_gone(directory, step)
+    )
+
+
+def save_directory(attempt: AttemptPaths) -> Optional[str]:
+    """Return the directory in which an attempt has saved checkpoints; None where it has not said that."""
+    found = [each.get("directory") for each in _saves(attempt)]
+    return next((each for each in reversed(found) if isinstance(each, str) and each), None)
+
+
+def _saves(attempt: AttemptPaths) -> list[dict[str, Any]]:
     try:
-        events = read_lines(attempt.timeline)
+        return [each for each in read_lines(attempt.timeline) if each.get("event") == "save"]
     except OSError:
-        return ()
-    found = [each.get("iteration") for each in events if each.get("event") == "save"]
-    return tuple(step for step in found if isinstance(step, int) and not isinstance(step, bool))
+        return []
+
+
+def _is_gone(directory: Any, step: int) -> bool:
+    """Return whether a checkpoint is not there. A directory that is not visible from here may hold it."""
+    if not isinstance(directory, str) or not directory.startswith("/"):
+        return False
+    parent = Path(directory)
+    return parent.is_dir() and not (parent / f"iter_{step:07d}").exists()
 
 
 def blamed(
@@ -313,6 +340,11 @@ def nonce_of(attempt: AttemptPaths) -> Optional[str]:
         return StartRecord.parse(attempt.start.read_text(encoding="utf-8")).nonce
     except (OSError, ValueError):
         return None
+
+
+def with_token(comment: Optional[str], before: Optional[str], token: str) -> str:
+    """Return a job's comment with another token in place of the one `before`: the rest is the user's or the site's."""
+    return comment.replace(before, token) if comment and before and before in comment else token
 
 
 def is_cancelled(events: Iterable[Any]) -> bool:

@@ -41,8 +41,9 @@ controller; a SIGTERM while the controller did not answer; or another attempt, w
 SUPERSEDED: StopCause = "superseded"
 """Begins the reason of a rank that ended because another attempt owns the run."""
 
-Cause = Literal["user", "program", "communication", "network", "container"]
-"""Of a failure: a wrong request, the program, a lost peer, a network that policy does not allow, or no container."""
+Cause = Literal["user", "program", "communication", "network", "container", "outside"]
+"""Of a failure: a wrong request, the program, a lost peer, a network that policy does not allow, no container, or
+something outside the job that another attempt may find working: the hub, a file system."""
 
 
 VerifyMode = Literal["full", "budget", "sizes"]
@@ -350,6 +351,8 @@ class CheckpointChoice(TypedDict):
     """Why no attempt can start from here."""
     where: Optional[str]
     hint: Optional[str]
+    transient: bool
+    """Whether another attempt need not meet the error."""
 
 
 class _MetricsLine(TypedDict):
@@ -446,6 +449,8 @@ class TimelineEvent(_TimelineEvent, total=False):
     device: str
     iteration: Optional[int]
     losses: dict[str, Optional[float]]
+    # event "save": checkpoint.save of the configuration
+    directory: Optional[str]
     outcome: RankOutcome
     reason: Optional[str]
     # event "checkpoint_verified"

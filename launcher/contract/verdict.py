@@ -206,7 +206,8 @@ def what(rank: RankEnd) -> str:
     exception = rank.record.get("exception") if rank.record else None
     if rank.outcome == "failed" and isinstance(exception, dict):
         # A wrong request or network is said in a sentence of its own; anything else is known by its exception.
-        kind = "" if rank.record and rank.record.get("cause") in ("user", "network") else f"{exception.get('type')}: "
+        own_sentence = rank.record is not None and rank.record.get("cause") in ("user", "outside", "network")
+        kind = "" if own_sentence else f"{exception.get('type')}: "
         return f"{kind}{exception.get('message')}"
     if rank.exit is None:
         return "left no record"

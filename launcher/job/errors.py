@@ -1,6 +1,7 @@
-"""The error for a wrong request, inside the job."""
+"""The errors that are shown as one sentence, inside the job."""
 
 from ..contract.errors import ExplainedError
+from ..contract.records import Cause
 
 
 class UserError(ExplainedError):
@@ -10,6 +11,13 @@ class UserError(ExplainedError):
     """
 
     hint_indent = "  "
+    cause: Cause = "user"
+
+
+class TransientError(UserError):
+    """A failure of something outside the job, such as the hub or a file system, which another attempt need not meet."""
+
+    cause: Cause = "outside"
 
 
 def first_line(error: BaseException) -> str:

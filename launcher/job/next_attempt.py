@@ -168,9 +168,7 @@ def _record(
 def _comment(run: RunPaths, token: str) -> str:
     """Return the comment of the run's job with another token: a site's own recovery reads the rest."""
     plan = read_object(run.plan_file) or {}
-    comment = dict(plan.get("directives") or ()).get("comment")
-    before = plan.get("token")
-    return comment.replace(before, token) if comment and before else token
+    return next_attempt.with_token(dict(plan.get("directives") or ()).get("comment"), plan.get("token"), token)
 
 
 def _options(run: RunPaths, decision: Decision, token: str, policy: Mapping[str, Any]) -> list[str]:
@@ -188,8 +186,11 @@ def _set_aside(
     run: RunPaths, attempt: AttemptPaths, facts: Sequence[AttemptFacts], step: int, overrides: Sequence[OverrideRecord]
 ) -> None:
     """Set the checkpoints that were saved after the first bad loss aside. Raises OSError."""
-    directory = next((each["value"] for each in overrides if each.get("key") == "checkpoint.save"), None)
-    path = Path(directory) if isinstance(directory, str) else run.checkpoints
+    said = [next_attempt.save_directory(each) for each in attempts_of(run)]
+    stated = [each["value"] for each in overrides if each.get("key") == "checkpoint.save" and "value" in each]
+    # The recipe may set it, too: what the ranks have recorded counts first.
+    directory = next((each for each in (*reversed(said), *stated) if isinstance(each, str)), None)
+    path = run.checkpoints if directory is None else Path(directory)
     spoiled = {each for one in facts for each in one.saves if each > step}
     for iteration in sorted(spoiled):
         marker: SetAside = {

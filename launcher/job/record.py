@@ -38,7 +38,6 @@ class End:
 
 def failure(error: BaseException, code_dir: Path, iteration: Optional[int] = None) -> End:
     """Return the end of a rank whose exception is `error`; `code_dir` holds the user's own files."""
-    user = isinstance(error, UserError)
     where = error.where if isinstance(error, UserError) and error.where else place(error.__traceback__, code_dir)
     message = error.message if isinstance(error, UserError) else str(error)
     if isinstance(error, UserError) and error.hint:
@@ -49,7 +48,10 @@ def failure(error: BaseException, code_dir: Path, iteration: Optional[int] = Non
         "where": where,
         "traceback": "".join(traceback.format_exception(type(error), error, error.__traceback__)),
     }
-    cause: Cause = "user" if user else "communication" if is_communication(error) else "program"
+    if isinstance(error, UserError):
+        cause: Cause = error.cause
+    else:
+        cause = "communication" if is_communication(error) else "program"
     return End("failed", iteration=iteration, exception=exception, cause=cause)
 
 

@@ -291,9 +291,9 @@ def _is_not_clean_stop(entry: logging.LogRecord) -> bool:
 
 def _print_outcome(rank: Rank, end: record.End) -> None:
     if end.exception is not None:
-        kind = "" if end.cause in ("user", "network") else f"{end.exception['type']}: "
+        kind = "" if end.cause in ("user", "outside", "network") else f"{end.exception['type']}: "
         where = f" ({end.exception['where']})" if end.exception["where"] else ""
-        if end.cause != "user":
+        if end.cause not in ("user", "outside"):
             print(end.exception["traceback"], file=sys.stderr)
         print(f"error: rank {rank.rank}: {kind}{end.exception['message']}{where}", file=sys.stderr, flush=True)
     elif rank.rank == 0:

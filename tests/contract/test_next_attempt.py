@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.contract import next_attempt
+from launcher.contract.files import JsonLines
 from launcher.contract.next_attempt import NOT_COUNTED, AttemptFacts, decide
 from launcher.contract.paths import AttemptPaths
 from launcher.contract.records import RetryPolicy
@@ -55,7 +56,19 @@ policies = st.builds(
 
 @given(histories, st.sampled_from(FINAL), policies)
 def test_a_final_end_is_never_repeated(history: list[AttemptFacts], kind: str, policy: Any) -> None:
+    if kind == "user error":  # of a request that has trained: below
+        history = [each._replace(iteration=None, saves=()) for each in history]
     assert decide([*history, facts(kind)], policy, now=NOW, nodes=4).action == "end"
+
+
+def test_a_request_that_has_trained_is_not_wrong() -> None:
+    """A file system or the hub was; with nothing saved it ends as any other failure does."""
+    wrong = facts("user error", what="x.bin does not exist")
+    assert decide([facts(iteration=7), wrong], POLICY, now=NOW, nodes=4).action == "requeue"
+    assert decide([facts("preempted", saves=(5,)), wrong, wrong], POLICY, now=NOW, nodes=4).action == "requeue"
+    assert decide([facts(saves=(5,)), wrong, wrong, wrong], POLICY, now=NOW, nodes=4).action == "end"
+    assert decide([facts(), wrong], POLICY, now=NOW, nodes=4).action == "end"
+    assert decide([facts(saves=(5,)), wrong], POLICY, now=NOW, nodes=4, since=1).action == "end", "a resume by hand"
 
 
 @given(histories)
@@ -153,6 +166,7 @@ def test_strikes_expire_and_the_worst_node_comes_first() -> None:
         ({"outcome": "failed", "first_failing_rank": {"cause": None, "what": "killed by signal 9"}}, None, "machine"),
         ({"outcome": "failed", "first_failing_rank": {"cause": None, "what": "left no record"}}, None, "machine"),
         ({"outcome": "failed", "first_failing_rank": {"cause": "communication", "what": "E: x"}}, None, "machine"),
+        ({"outcome": "failed", "failure": "user error", "first_failing_rank": {"cause": "outside"}}, None, "machine"),
         (
             {"outcome": "failed", "failure": "hardware", "first_failing_rank": {"cause": "program", "what": "E: ECC"}},
             None,
@@ -171,6 +185,28 @@ def test_strikes_expire_and_the_worst_node_comes_first() -> None:
 )
 def test_kinds_of_ends(result: dict[str, Any], ended_by: str | None, kind: str) -> None:
     assert next_attempt.kind_of(result, ended_by) == kind
+
+
+def test_only_checkpoints_that_are_there_count(tmp_path: Path) -> None:
+    """One that was removed, or whose writer died before its first file, leads nowhere."""
+    attempt = AttemptPaths(tmp_path / "000")
+    attempt.path.mkdir()
+    timeline = JsonLines(attempt.timeline)
+    assert next_attempt.save_directory(attempt) is None
+    places = {5: None, 10: str(tmp_path / "saved"), 15: str(tmp_path / "saved"), 20: "/not/visible/here", 25: "s3://b"}
+    for step, directory in places.items():
+        timeline.append(
+            {"time": 1.0, "rank": 0, "event": "save", "seconds": 1.0, "iteration": step, "directory": directory}
+        )
+    (tmp_path / "saved/iter_0000010").mkdir(parents=True)
+    assert next_attempt.saves_of(attempt) == (5, 10, 20, 25)
+    assert next_attempt.save_directory(attempt) == "s3://b"
+
+
+def test_another_token_leaves_the_rest_of_a_comment() -> None:
+    assert next_attempt.with_token('{"APS": 1, "launcher": "a:1"}', "a:1", "a:2") == '{"APS": 1, "launcher": "a:2"}'
+    for comment, before in ((None, "a:1"), ("x", "a:1"), ("x", None)):
+        assert next_attempt.with_token(comment, before, "a:2") == "a:2"
 
 
 def test_what_points_at_a_node(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from launcher.contract.paths import MANIFEST, RunPaths
 from launcher.contract.records import CheckpointChoice, FileSum, SetAside, SumsAnswer, SumsRequest, VerifyMode
 from launcher.contract.validation import problems
 from launcher.job.config import choices
-from launcher.job.errors import UserError
+from launcher.job.errors import TransientError, UserError
 from launcher.job.model import loading, shared_sums
 from launcher.job.model.shared_sums import SharedSums
 from launcher.job.rank import Rank, read_rank
@@ -291,8 +291,17 @@ def test_all_ranks_refuse_what_rank_0_refuses(run: Path, monkeypatch: pytest.Mon
             choices.agreed(resuming(run, rank), "budget", lambda: resume(run))
     monkeypatch.setitem(choices.WAIT_S, "budget", 0.1)
     resuming(run).paths.checkpoint_choice.unlink()
-    with pytest.raises(UserError, match="rank 0 has not chosen"):
+    with pytest.raises(TransientError, match="rank 0 has not chosen"):
         choices.agreed(resuming(run, 1), "budget", lambda: resume(run))
+
+
+def test_no_rank_takes_an_unreadable_file_system_for_a_wrong_request(run: Path) -> None:
+    def choose() -> CheckpointChoice:
+        raise OSError(5, "Input/output error", str(run))
+
+    for rank in (0, 1):
+        with pytest.raises(TransientError, match=r"cannot be read: .*Input/output error"):
+            choices.agreed(resuming(run, rank), "budget", choose)
 
 
 class Noted:

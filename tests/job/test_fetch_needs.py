@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from launcher.contract.hub import OFFLINE_VARIABLES, is_offline
-from launcher.job.errors import UserError
+from launcher.job.errors import TransientError, UserError
 from launcher.job.fetch import explain, needs, offline
 from launcher.job.model import hub
 
@@ -144,6 +144,23 @@ def test_errors_without_a_hub_in_them_are_not_explained() -> None:
     assert told is not None
     assert told.where == "x.py:3"
     assert "launcher fetch" in str(told)
+
+
+@pytest.mark.parametrize(
+    ("status", "transient"),
+    [(401, False), (403, False), (404, False), (429, True), (408, True), (500, True), (503, True)],
+)
+def test_what_another_attempt_need_not_meet(status: int, transient: bool) -> None:
+    error = RuntimeError("no")
+    error.response = SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
+    assert isinstance(explain.hub_error(error, "x"), TransientError) is transient
+    assert isinstance(explain.recipe_error(error), TransientError) is transient
+
+
+def test_no_connection_is_one_that_may_come_back() -> None:
+    for name in ("ConnectTimeout", "IncompleteRead"):
+        assert isinstance(explain.hub_error(type(name, (Exception,), {})("x"), "x"), TransientError)
+    assert not isinstance(explain.hub_error(ValueError("x"), "x"), TransientError)
 
 
 def test_a_full_disk_is_said_as_such() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from launcher.contract.process import ProcessIdentity
 from launcher.job.errors import UserError
-from launcher.job.fetch.shared_download import HubError, Resource, SharedDownload, Timing
+from launcher.job.fetch.shared_download import HubError, Resource, SharedDownload, Timing, TransientHubError
 
 FAST = Timing(beat_s=0.05, silent_s=0.5, stall_s=60, poll_s=0.02, report_s=0.1, settle_s=0.3)
 HERE = ProcessIdentity.of_this_process().to_dict()
@@ -88,6 +88,17 @@ def test_all_fail_with_the_same_sentence(tmp_path: Path) -> None:
     with pytest.raises(HubError, match="there is none"):  # a rank of this attempt that comes late
         download(tmp_path).run_once(lambda: None, never)
     assert download(tmp_path, attempt="run/001").run_once(lambda: None, lambda: "now") == "now"
+
+
+@pytest.mark.parametrize("raised", [HubError, TransientHubError])
+def test_all_fail_for_the_same_cause(tmp_path: Path, raised: type[HubError]) -> None:
+    def work() -> str:
+        raise raised("the hub failed")
+
+    for make in (work, never):
+        with pytest.raises(HubError) as caught:
+            download(tmp_path).run_once(lambda: None, make)
+        assert type(caught.value) is raised
 
 
 def test_a_silent_holder_on_another_machine_is_overtaken(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from launcher.contract.files import write_json
 from launcher.contract.records import RankOutcome
 from launcher.job import record
-from launcher.job.errors import UserError
+from launcher.job.errors import TransientError, UserError
+from launcher.job.fetch.shared_download import HubError, TransientHubError
 from launcher.job.rank import Rank, read_rank
 from tests.job.ranks import rank_environment
 
@@ -67,6 +68,9 @@ def test_the_record_of_another_rank_refuses_nothing(rank: Rank) -> None:
     ("error", "cause", "status"),
     [
         (UserError("no such key"), "user", 2),
+        (TransientError("rank 0 has not chosen a checkpoint after 1800 s"), "outside", 1),
+        (TransientHubError("the hub failed"), "outside", 1),
+        (HubError("the hub denies access"), "user", 2),
         (ValueError("x"), "program", 1),
         (KeyError("loss"), "program", 1),
         (SystemExit(17), "program", 1),

@@ -144,6 +144,7 @@ def test_the_timeline_has_the_phases_in_order(reference: Run) -> None:
     assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
     assert all(line["seconds"] > 0 for line in lines)
     assert [line["iteration"] for line in lines if line["event"] == "save"] == [10, 20]
+    assert {line["directory"] for line in lines if line["event"] == "save"} == {str(reference.path / "checkpoints")}
 
 
 def test_everything_is_written_into_the_run_directory(reference: Run) -> None:

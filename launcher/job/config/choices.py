@@ -14,7 +14,7 @@ from ...contract import checkpoints, manifest
 from ...contract.checkpoints import Problem
 from ...contract.files import read_object, write_json
 from ...contract.records import CheckpointChoice, CheckpointVerification, PassedOver, SetAside, VerifyMode
-from ..errors import UserError
+from ..errors import TransientError, UserError
 from ..model.shared_sums import BUDGET_S, SharedSums, manifest_of
 from ..rank import Rank
 
@@ -35,19 +35,21 @@ def agreed(rank: Rank, verify: VerifyMode, choose: Callable[[], CheckpointChoice
         try:
             choice = choose()
         except UserError as error:
-            choice = record(error=error.message, where=error.where, hint=error.hint)
+            transient = isinstance(error, TransientError)
+            choice = record(error=error.message, where=error.where, hint=error.hint, transient=transient)
             write_json(path, choice)
             raise
         except OSError as error:
-            write_json(path, record(error=f"the checkpoints cannot be read: {error}", where=error.filename))
-            raise
+            message = f"the checkpoints cannot be read: {error}"
+            write_json(path, record(error=message, where=error.filename, transient=True))
+            raise TransientError(message, where=error.filename) from error
         choice["seconds"] = time.monotonic() - began
         write_json(path, choice)
         return choice
     end = time.monotonic() + WAIT_S[verify]
     while (content := read_object(path)) is None:
         if time.monotonic() > end:
-            raise UserError(
+            raise TransientError(
                 f"rank 0 has not chosen a checkpoint after {WAIT_S[verify]:.0f} s",
                 where=str(path),
                 hint="see the log of rank 0",
@@ -55,7 +57,8 @@ def agreed(rank: Rank, verify: VerifyMode, choose: Callable[[], CheckpointChoice
         time.sleep(_POLL_S if rank.world_size < _MANY else _POLL_OF_MANY_S)
     found = cast(CheckpointChoice, content)
     if found["error"] is not None:
-        raise UserError(found["error"], where=found["where"], hint=found["hint"])
+        kind = TransientError if found["transient"] else UserError
+        raise kind(found["error"], where=found["where"], hint=found["hint"])
     return found
 
 
@@ -158,6 +161,7 @@ def record(**known: Any) -> CheckpointChoice:
         "error": None,
         "where": None,
         "hint": None,
+        "transient": False,
     }
     return cast(CheckpointChoice, {**nothing, **known})
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Optional
 
 from ..errors import UserError, first_line
-from .shared_download import HubError
+from .shared_download import HubError, TransientHubError
 
 _ABSENT = {"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "DatasetNotFoundError"}
 _MISSES = ("LocalEntryNotFoundError", "OfflineModeIsEnabled")
@@ -55,14 +55,17 @@ def hub_error(error: BaseException, name: str) -> HubError:
             f"{name} does not exist on the hub, or is private ({source}): {what}", hint=f"check the name; {_ACCESS}"
         )
     if status == 429:
-        return HubError(f"the hub refuses {name}: too many requests (HTTP 429, {source})", hint=f"{_AGAIN}; {_LIMIT}")
+        words = f"the hub refuses {name}: too many requests (HTTP 429, {source})"
+        return TransientHubError(words, hint=f"{_AGAIN}; {_LIMIT}")
     if status is not None:
-        return HubError(f"the hub failed while {name} was fetched (HTTP {status}, {source})", hint=_AGAIN)
+        kind = TransientHubError if status >= 500 or status == 408 else HubError
+        return kind(f"the hub failed while {name} was fetched (HTTP {status}, {source})", hint=_AGAIN)
     if kinds & set(_BROKEN_OFF):
-        return HubError(f"the connection broke repeatedly while {name} was fetched ({source})", hint=_AGAIN)
+        return TransientHubError(f"the connection broke repeatedly while {name} was fetched ({source})", hint=_AGAIN)
     if kinds & set(_UNREACHED) or any(type(one).__name__.endswith("ConnectionError") for one in causes):
         reason = next((_first_line(one) for one in causes if type(one).__name__ in _UNREACHED), "no connection")
-        return HubError(f"{name} is not in the cache, and the hub cannot be reached ({source}): {reason}", hint=BEFORE)
+        words = f"{name} is not in the cache, and the hub cannot be reached ({source}): {reason}"
+        return TransientHubError(words, hint=BEFORE)
     disk = next((one for one in causes if isinstance(one, OSError) and one.errno in _DISK), None)
     if disk is not None:
         return HubError(
@@ -79,7 +82,7 @@ def recipe_error(error: BaseException) -> Optional[HubError]:
     asked = any(_status(one) is not None or type(one).__name__ in (*_UNREACHED, *_BROKEN_OFF) for one in causes)
     if asked:
         found = hub_error(error, _repository(causes) or "what the recipe reads from the hub")
-        return HubError(found.message, where=where, hint=found.hint)
+        return type(found)(found.message, where=where, hint=found.hint)
     if is_miss(error):
         message = error.message if isinstance(error, UserError) else _first_line(error)
         return HubError(

@@ -26,7 +26,7 @@ from ...contract import generations
 from ...contract.files import write_json
 from ...contract.process import ProcessIdentity
 from ...contract.units import bytes_text
-from ..errors import UserError
+from ..errors import TransientError, UserError
 from ..watch import periodic
 
 T = TypeVar("T")
@@ -37,6 +37,10 @@ MAX_LOST_OWNERS = 3
 
 class HubError(UserError):
     """Failure of the hub, the network or the cache's disk, not of the request; the message says what to do."""
+
+
+class TransientHubError(HubError, TransientError):
+    """A failure of that kind which another attempt need not meet."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class SharedDownload:
             if not number or end or _is_lost(home, number, watcher):
                 if number - first >= MAX_LOST_OWNERS:
                     tried = f"{MAX_LOST_OWNERS} processes tried, and each died or made no progress"
-                    raise HubError(f"{self.resource.name} was not fetched: {tried}", hint=_BY_HAND)
+                    raise TransientHubError(f"{self.resource.name} was not fetched: {tried}", hint=_BY_HAND)
                 if generations.begin(home, number + 1, self._claim_text()):
                     return self._work_as_owner(home, number + 1, find, work)
                 continue
@@ -134,19 +138,20 @@ class SharedDownload:
                 return found
             except Exception as error:
                 end |= {"state": "failed", "message": _message(error), "hint": getattr(error, "hint", None)}
-                end["where"] = getattr(error, "where", None)
+                end["where"], end["transient"] = getattr(error, "where", None), isinstance(error, TransientError)
                 raise
             finally:
                 write_json(_end_file(home, number), end)
 
     def _result_of(self, end: dict[str, Any], find: Callable[[], Optional[T]]) -> T:
         if end["state"] == "failed":
-            raise HubError(str(end["message"]), where=end.get("where"), hint=end.get("hint"))
+            kind = TransientHubError if end.get("transient") else HubError
+            raise kind(str(end["message"]), where=end.get("where"), hint=end.get("hint"))
         until = time.monotonic() + self.timing.settle_s
         while (found := find()) is None:
             # A network file system may show another machine's files only after a while.
             if time.monotonic() > until:
-                raise HubError(
+                raise TransientHubError(
                     f"another process fetched {self.resource.name}, but it is still incomplete in this cache",
                     where=str(self.directory.parents[1]),
                     hint=_BY_HAND,

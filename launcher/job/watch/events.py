@@ -72,6 +72,7 @@ class Events:
         self._step_start = 0.0
         self._step_end: Optional[float] = None
         self._evaluation_start = 0.0
+        self._save_directory: Optional[str] = None
         self._first = True
         self._in_loop = False
         self._after_step: Phase = "between steps"
@@ -81,6 +82,7 @@ class Events:
         from megatron.bridge.training.callbacks import CallbackManager
 
         directory = config.checkpoint.save
+        self._save_directory = str(directory) if directory else None
         if directory:
             fence = Fence(self._rank)
             versions.before_saves(lambda _state: fence.before_save())
@@ -193,7 +195,8 @@ class Events:
     def checkpoint_save(self, context: Any) -> None:
         """Record a checkpoint that was written, or handed to its writer; its time does not count for an iteration."""
         iteration = int(context.state.train_state.step)
-        self._timeline.event("save", _running(context.state.timers, "save-checkpoint"), iteration=iteration)
+        seconds = _running(context.state.timers, "save-checkpoint")
+        self._timeline.event("save", seconds, iteration=iteration, directory=self._save_directory)
         if self._sums is not None:
             self._sums.look(iteration)
         self._step_end = None
