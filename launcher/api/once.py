@@ -173,8 +173,7 @@ def _made_before(prepared: PreparedPlan) -> RunDirectory | None:
     if prepared.resumed is not None:
         return None
     plan = read_object(Path(prepared.plan.run_dir) / PLAN) or {}
-    mine = ["comment", prepared.plan.token] in plan.get("directives", [])
-    return RunDirectory(Path(prepared.plan.run_dir)) if mine else None
+    return RunDirectory(Path(prepared.plan.run_dir)) if plan.get("token") == prepared.plan.token else None
 
 
 def _may_be_submitted(claim: Claim) -> bool:

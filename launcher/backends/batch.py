@@ -9,6 +9,7 @@ from launcher._util.errors import DiskError, LauncherError, SlurmError
 from launcher._util.shell import Shell
 from launcher.backends.image_uses import record_job
 from launcher.backends.process_environment import for_job
+from launcher.contract.next_attempt import with_token
 from launcher.discovery.host import HostContext
 from launcher.planning.backend import BATCH
 from launcher.planning.model import Plan
@@ -136,7 +137,9 @@ def _submit(
     plan: Plan, host: HostContext, run: RunDirectory, shell: Shell, *, token: str, after: str | None = None
 ) -> Submission:
     """Submit sbatch.sh, with `after` behind other jobs; the journal records the intent and the outcome."""
-    clusters = dict(plan.directives).get("clusters")
+    directives = dict(plan.directives)
+    clusters = directives.get("clusters")
+    comment = with_token(directives.get("comment"), plan.token, token)
     run.journal.write("submit_intent", token=token, submission=plan.submission, clusters=clusters, after=after)
     environment = for_job(plan, host.environ)
     try:
@@ -145,7 +148,7 @@ def _submit(
             shell,
             token=token,
             clusters=clusters,
-            options=(f"--comment={token}", f"--dependency=afterany:{after}") if after else (),
+            options=(f"--comment={comment}", f"--dependency=afterany:{after}") if after else (),
             env=environment,
             cwd=run.path,
         )
