@@ -26,7 +26,7 @@ Times are seconds since the epoch, durations seconds. Readers ignore keys that t
 the code of its first attempt, and a later launcher may have written its argv.json.
 """
 
-from typing import Any, Literal, NamedTuple, Optional, TypedDict, Union, final
+from typing import Any, Literal, NamedTuple, Optional, TypedDict, Union, final, get_args
 
 RankOutcome = Literal["finished", "stopped", "failed"]
 """How a rank says that it ended."""
@@ -37,6 +37,7 @@ Outcome = Literal[RankOutcome, "diverged"]
 StopCause = Literal["asked", "time limit", "preempted", "requeued", "cancelled", "signal", "superseded"]
 """What ended an attempt from outside: a user's `cancel --checkpoint` or Ctrl-C; Slurm, as sbatch.sh has learnt from the
 controller; a SIGTERM while the controller did not answer; or another attempt, which owns the run."""
+STOP_CAUSES = get_args(StopCause)
 
 SUPERSEDED: StopCause = "superseded"
 """Begins the reason of a rank that ended because another attempt owns the run."""

@@ -18,6 +18,7 @@ from launcher.contract.files import read_lines, read_object
 from launcher.contract.next_attempt import node_of
 from launcher.contract.paths import AttemptPaths, attempt_name
 from launcher.contract.records import (
+    STOP_CAUSES,
     SUPERSEDED,
     AttemptResult,
     ExitRecord,
@@ -37,7 +38,6 @@ from launcher.contract.records import (
 from launcher.contract.validation import is_number, problems
 
 OUTCOMES = get_args(RankOutcome)
-STOP_CAUSES = get_args(StopCause)
 CANCELLED = "CANCELLED"
 _SLURM_ENDED = re.compile(r"\*\*\* JOB (\d+) ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?[, ]")
 DIVERGED_AFTER = 10

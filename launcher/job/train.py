@@ -13,9 +13,8 @@ from types import FrameType
 from typing import Any, Optional
 
 from ..contract.overrides import keys_of
-from ..contract.records import SUPERSEDED, CheckpointChoice, JobOptions, JobRequest
+from ..contract.records import STOP_CAUSES, SUPERSEDED, CheckpointChoice, JobOptions, JobRequest
 from ..contract.validation import ContractError, conforming
-from ..contract.verdict import STOP_CAUSES
 from . import backend, environment, record
 from .config import notes, paths
 from .errors import UserError
