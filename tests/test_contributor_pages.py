@@ -102,8 +102,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert main(["size", str(next(tmp_path.glob("gpt/*"))), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == 2
     assert main(["size", str(tmp_path / "missing")]) == 2
-    with pytest.raises(SystemExit, match="0"):
-        main(["size", "--help"])
+    assert main(["size", "--help"]) == 0
     assert "how much disk a run uses" in capsys.readouterr().out
 
 
