@@ -244,7 +244,16 @@ def test_what_is_known_of_an_image_is_shown(image_file: Path, tmp_path: Path) ->
     assert "good (every byte" in user.run("image", "verify", "small", "--checksum").stdout
     plan = json.loads(
         user.run(
-            "plan", "small.py", "--image", "small", "--runtime", "bwrap", "--env", "GREETING=mine", "--json"
+            "plan",
+            "small.py",
+            "--image",
+            "small",
+            "--runtime",
+            "bwrap",
+            "--env",
+            "GREETING=mine",
+            "--json",
+            "--no-check-config",
         ).stdout
     )["plan"]
     greeting = next(each for each in plan["environment"] if each["name"] == "GREETING")
