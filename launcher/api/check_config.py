@@ -37,7 +37,8 @@ def check_config(found: Discovered, progress: Progress, shell: Shell | None = No
     require_sources(mount.source for mount in task.mounts)
     require_directory(Path(task.run_dir).parent, "--run-root")
     request = entrypoint_request(found, task)
-    cache = CheckCache(found, task, request, task_environment(found, task))
+    env = task_environment(found, task)
+    cache = CheckCache(found, task, request, env)
     kept = cache.read()
     answer: dict[str, Any] | None
     if kept is not None:
@@ -45,7 +46,7 @@ def check_config(found: Discovered, progress: Progress, shell: Shell | None = No
         progress.info(f"nothing has changed since the check of {checked}, and its answer is used")
     else:
         progress.info("checking the configuration with the recipe itself (--no-check-config leaves this out)")
-        with _call(found, task, progress) as call:
+        with _call(found, task, env, progress) as call:
             text = json.dumps(entrypoint_request(found, task, call))
             result = (shell or LocalShell()).run(call.argv, input=text, env=call.env, check=False, timeout_s=_TIMEOUT_S)
         answer = _answer(result.stdout)
@@ -70,13 +71,11 @@ def check_config(found: Discovered, progress: Progress, shell: Shell | None = No
 def _left_behind(found: Discovered, error: str) -> str | None:
     """Return what to do where the error names something that lies beside the recipe and does not travel with it."""
     recipe = found.inputs.recipe
-    if not isinstance(recipe, RecipeFile):
+    if not isinstance(recipe, RecipeFile) or ("No module named" not in error and "No such file" not in error):
         return None
     home = recipe.path.parent
     travels = {target.partition("/")[0] for target, _source in found.inputs.shipped.files}
     stays = sorted(path.name for path in home.iterdir() if path.name not in travels and not path.name.startswith("."))
-    if "No module named" not in error and "No such file" not in error:
-        return None
     for name in stays:
         if re.search(rf"(?<![\w.]){re.escape(name.removesuffix('.py'))}(?!\w)", error):
             return (
@@ -87,10 +86,11 @@ def _left_behind(found: Discovered, error: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _call(found: Discovered, task: TaskPlan, progress: Progress) -> Iterator[entrypoint_call.EntrypointCall]:
+def _call(
+    found: Discovered, task: TaskPlan, env: Mapping[str, str], progress: Progress
+) -> Iterator[entrypoint_call.EntrypointCall]:
     """Call the entrypoint as the job will, in the run's image, or else with this machine's Megatron."""
     image, command = found.inputs.image, "--check-config"
-    env = task_environment(found, task)
     unavailable = entrypoint_call.why_unavailable(image) if image is not None else None
     if image is not None and unavailable is None:
         with entrypoint_call.in_image(task, image, env, command) as call:

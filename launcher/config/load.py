@@ -166,8 +166,9 @@ def load_request(
     both = add_job_file(stated, job)
     # A default is weaker than an option and stronger than the job file.
     # A recipe of Megatron Bridge has no files of its own to which a default could add.
-    preset_ship = () if str(both.get("recipe", "")).startswith("bridge:") else merged.pop("ship", ())
-    merged.pop("ship", None)
+    preset_ship = merged.pop("ship", ())
+    if str(both.get("recipe", "")).startswith("bridge:"):
+        preset_ship = ()
     added = {"ship": (*preset_ship, *both.get("ship", ()))} if preset_ship else {}
     merged = {**both, **merged, **{key: both[key] for key in stated}, **added}
     return parse(Request, merged, where="the request")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launcher._util.errors import CommandError
 from launcher._util.shell import LocalShell, Shell
-from launcher.discovery.recipe_index import installed_metadata, installed_version
+from launcher.discovery.recipe_index import installed_metadata, version_of
 
 _ASK = (
     "import importlib.metadata as found; it = found.distribution('megatron-bridge'); print(it.version)\n"
@@ -42,7 +42,9 @@ def find_bridge_release(
         return BridgeRelease((packages or {}).get("megatron-bridge"))
     if python is None or Path(python) == Path(sys.executable):
         found = installed_metadata()
-        return BridgeRelease(installed_version(), sys.executable, str(found.parent) if found else None)
+        if found is None:
+            return BridgeRelease(None, sys.executable)
+        return BridgeRelease(version_of(found), sys.executable, str(found.parent))
     try:
         result = (shell or LocalShell()).run([python, "-c", _ASK], check=False, timeout_s=_TIMEOUT_S)
     except CommandError:  # the interpreter exists elsewhere, such as on the nodes only

@@ -132,6 +132,11 @@ class IndexMatch:
     """Names of recipes that fine-tune the same model, the shortest first."""
 
 
+def _plain(version: str | None) -> str | None:
+    """Return the release without the local part of its version; None if it is unknown."""
+    return None if version in (None, "unknown") else str(version).partition("+")[0]
+
+
 def lookup(name: str, version: str | None) -> IndexMatch:
     """Look up a recipe; `version` is the release that the job will find, None if it is unknown.
 
@@ -139,7 +144,7 @@ def lookup(name: str, version: str | None) -> IndexMatch:
     lacks is only a warning there. Raises RecipeError if the index of this release, or of the newest if the release is
     unknown, does not have the name.
     """
-    plain = None if version in (None, "unknown") else str(version).partition("+")[0]
+    plain = _plain(version)
     index = load_index(plain if plain in versions() else None)
     if plain in (None, index.version):
         found = index.require(name)
@@ -169,7 +174,7 @@ def lookup_file(recipe: RecipeFile, version: str | None) -> IndexMatch | None:
 
     `version` is the release that the job will find, None if it is unknown.
     """
-    plain = None if version in (None, "unknown") else str(version).partition("+")[0]
+    plain = _plain(version)
     if recipe.function != "configure" or plain not in (None, *versions()):
         return None
     index = load_index(plain)
@@ -201,17 +206,16 @@ def _fine_tuning(index: Index, recipe: IndexedRecipe) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (len(name), name)))
 
 
-def installed_version(directories: tuple[str, ...] | None = None) -> str | None:
-    """Return the release of Megatron Bridge installed beside this launcher, from its metadata; None if there is none.
-
-    Nothing is imported. `directories` replaces sys.path.
-    """
-    found = installed_metadata(directories)
-    return found.name.removesuffix(".dist-info").partition("-")[2] if found else None
+def version_of(metadata: Path) -> str:
+    """Return the version in the name of a package's .dist-info directory."""
+    return metadata.name.removesuffix(".dist-info").partition("-")[2]
 
 
 def installed_metadata(directories: tuple[str, ...] | None = None) -> Path | None:
-    """Return the directory of Megatron Bridge's metadata on sys.path, or in `directories`; None if there is none."""
+    """Return the directory with the metadata of the Megatron Bridge beside this launcher; None if there is none.
+
+    Nothing is imported. `directories` replaces sys.path.
+    """
     for directory in sys.path if directories is None else directories:
         for found in Path(directory or ".").glob("megatron_bridge-*.dist-info"):
             return found

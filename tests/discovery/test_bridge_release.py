@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
-from launcher.discovery.recipe_index import installed_version
+from launcher.discovery.recipe_index import installed_metadata, version_of
 
 
 def python_with(directory: Path, release: str | None) -> str:
@@ -32,7 +32,9 @@ def test_an_image_says_it_itself() -> None:
 
 @pytest.mark.parametrize("python", [None, sys.executable])
 def test_without_one_it_is_the_release_beside_the_launcher(python: str | None) -> None:
-    assert find_bridge_release(None, python, in_image=False) == BridgeRelease(installed_version(), sys.executable)
+    found = installed_metadata()
+    version = version_of(found) if found else None
+    assert find_bridge_release(None, python, in_image=False) == BridgeRelease(version, sys.executable)
 
 
 def test_another_python_is_asked(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import RecipeError
-from launcher.discovery.recipe_index import installed_version, load_index, versions
+from launcher.discovery.recipe_index import installed_metadata, load_index, version_of, versions
 
 INDEX = load_index("0.6.2")
 
@@ -88,6 +88,8 @@ def test_releases() -> None:
 
 
 def test_the_installed_release_is_read_from_its_metadata(tmp_path: Path) -> None:
-    assert installed_version((str(tmp_path),)) is None
+    assert installed_metadata((str(tmp_path),)) is None
     (tmp_path / "megatron_bridge-0.3.1.dist-info").mkdir()
-    assert installed_version(("/nowhere", str(tmp_path))) == "0.3.1"
+    found = installed_metadata(("/nowhere", str(tmp_path)))
+    assert found is not None
+    assert version_of(found) == "0.3.1"

@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from launcher.discovery.recipe_index import IndexedRecipe, installed_version, load_index
+from launcher.discovery.recipe_index import IndexedRecipe, installed_metadata, load_index, version_of
 
 RESOLVED = {
     "model.tensor_model_parallel_size": "tensor_model_parallel_size",
@@ -77,7 +77,8 @@ def main() -> None:
         from launcher.job import cpu
 
         cpu.enable()
-        recipes = load_index(installed_version()).recipes.values()
+        found = installed_metadata()
+        recipes = load_index(version_of(found) if found else None).recipes.values()
         own = [one for one in recipes if one.alias_of is None and not one.elsewhere]
         answers = {one.name: resolve(one) for one in own}
     sys.stdout.write(f"\n{json.dumps(answers)}\n")
