@@ -456,8 +456,10 @@ def said_in_sbatch_log(attempt: AttemptPaths) -> str:
     try:
         with files.open_regular(attempt.path.parents[1] / "sbatch.log") as file:
             size = file.seek(0, 2)
-            end = end if start < end < size else size
-            file.seek(max(start if start < size else 0, end - LOG_BYTES))
+            # A part may be empty; a file that is shorter than a part's beginning was written anew.
+            begin = start if start is not None and start <= size else 0
+            end = end if end is not None and begin <= end <= size else size
+            file.seek(max(begin, end - LOG_BYTES))
             return file.read(end - file.tell()).decode(errors="replace")
     except OSError:
         return ""
@@ -478,11 +480,12 @@ def slurm_words(lines: Iterable[str], job: Optional[str]) -> Optional[str]:
     return found
 
 
-def _log_bytes(start: Path) -> int:
+def _log_bytes(start: Path) -> Optional[int]:
+    """Return the size that sbatch.log had at the start of an attempt; None where that is not known."""
     try:
         return StartRecord.parse(start.read_text(encoding="utf-8")).log_bytes
     except (OSError, ValueError):
-        return 0
+        return None
 
 
 def _hang_with_ranks(found: FailureCause, attempt: AttemptPaths, ranks: list[RankEnd]) -> FailureCause:

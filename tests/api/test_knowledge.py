@@ -44,7 +44,7 @@ def decided(plan: Plan) -> dict[str, object]:
     """What a job gets from the plan; its identity and what was said of the check are left out."""
     values = plan.to_dict()
     own = {"run_id", "run_dir", "request", "unchecked", "guesses", "warnings", "memory", "checkpoints"}
-    own |= {"python", "launcher_python"}
+    own |= {"python", "launcher_python", "token"}
     kept = {key: value for key, value in values.items() if key not in own}
     kept["directives"] = [one for one in plan.directives if one[0] not in ("comment", "output", "error")]
     kept["layout"] = dataclasses.replace(plan.layout, parallel=())

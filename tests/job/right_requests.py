@@ -41,7 +41,7 @@ EFFECTS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     ),
     "a mapping for a section that is there changes its keys only": (
         ("train={train_iters:5}",),
-        {"train.train_iters": "5", "train.global_batch_size": "8"},
+        {"train.train_iters": "5", "train.global_batch_size": "16"},
     ),
     "a section whose class needs a value": (
         ("comm_overlap.tp_comm_overlap=false", "comm_overlap.bucket_size=1000"),

@@ -424,6 +424,11 @@ def test_what_sbatch_log_has_of_another_attempt_does_not_count(tmp_path: Path) -
     later.path.mkdir()
     later.start.write_text(f"nonce 7 - {len(first) + 5}\n")
     assert verdict.said_in_sbatch_log(attempt) == "mine\n"
+    later.start.write_text(f"nonce 7 - {len(first)}\n")
+    assert verdict.said_in_sbatch_log(attempt) == "", "an attempt of which nothing was said"
+    later.start.unlink()
+    attempt.start.write_text(f"nonce 7 - {len(first) + 12}\n")
+    assert verdict.said_in_sbatch_log(attempt) == "", "nothing was said since the start"
     attempt.start.write_text("nonce 7 - 9999\n")
     assert first in verdict.said_in_sbatch_log(attempt), "a log that was cut is read from its start"
 

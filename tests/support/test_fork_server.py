@@ -172,7 +172,16 @@ TIMES = re.compile(r"time|seconds|tflops|_per_|^pid$")
 
 
 def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return records without times."""
     return [{name: value for name, value in line.items() if not TIMES.search(name)} for line in lines]
+
+
+def placeless(lines: list[dict[str, Any]], run: Path) -> list[dict[str, Any]]:
+    """Return records in which the path of the run is replaced."""
+    return [
+        {name: value.replace(str(run), "RUN") if isinstance(value, str) else value for name, value in line.items()}
+        for line in lines
+    ]
 
 
 def left_behind(run: Run) -> dict[str, Any]:
@@ -186,7 +195,7 @@ def left_behind(run: Run) -> dict[str, Any]:
         "files": sorted(name for name in stable if "__pycache__" not in name),
         "weights": {name: path.read_bytes() for name, path in stable.items() if name.endswith(".distcp")},
         "metrics": timeless(run.lines("metrics.jsonl")),
-        "timeline": timeless(run.lines("timeline.jsonl")),
+        "timeline": placeless(timeless(run.lines("timeline.jsonl")), run.path),
         "ends": timeless([run.end(rank) for rank in range(2)]),
         "configuration": configuration,
         "environment": kept,
