@@ -16,18 +16,20 @@ def write_logs(
     run_root: str | None = None,
     rank: str | None = None,
     attempt: str | None = None,
+    last: int | None = None,
     follow: bool = False,
     say: Callable[[str], None] = lambda _text: None,
 ) -> tuple[str, ...]:
     """Write the log of a rank, of a failed run the first failing rank's, else rank 0's, to `stream`.
 
-    With `follow` it goes on until the attempt has ended, and `say` hears what is waited for. Return a line for each
-    profile that the attempt should have captured and has not. Raises RequestError where there is no such log.
+    With `last` it begins so many lines before the log's end. With `follow` it goes on until the attempt has ended, and
+    `say` hears what is waited for. Return a line for each profile that the attempt should have captured and has not.
+    Raises RequestError where there is no such log.
     """
     run = find_run(name, run_root)
     if follow:
-        follow_logs(run, stream, LocalShell(), rank=rank, attempt=attempt, say=say)
+        follow_logs(run, stream, LocalShell(), rank=rank, attempt=attempt, last=last, say=say)
     else:
-        print_logs(run, stream, rank=rank, attempt=attempt)
+        print_logs(run, stream, rank=rank, attempt=attempt, last=last)
     found = find_attempt(run, attempt)
     return tuple(missing_lines(found.result if found else None))

@@ -121,16 +121,19 @@ class Run:
         attempt = self._run.latest_attempt()
         return read_lines(attempt.metrics) if attempt else []
 
-    def logs(self, *, rank: int | Literal["all"] | None = None, attempt: int | None = None) -> str:
+    def logs(
+        self, *, rank: int | Literal["all"] | None = None, attempt: int | None = None, last: int | None = None
+    ) -> str:
         """Return the log of a rank: of a failed run by default the first failing rank's, else rank 0's.
 
-        Raises RequestError where there is none.
+        With `last` only so many lines of its end. Raises RequestError where there is none.
         """
         from launcher.watch.logs import print_logs
 
         text = StringIO()
         wanted = None if rank is None else str(rank)
-        print_logs(self._run, text, rank=wanted, attempt=None if attempt is None else str(attempt))
+        number = None if attempt is None else str(attempt)
+        print_logs(self._run, text, rank=wanted, attempt=number, last=last)
         return text.getvalue()
 
     def cancel(self, *, save: bool = False) -> str:

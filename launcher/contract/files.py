@@ -43,7 +43,10 @@ def read_bytes(path: Path, *, limit: int = RUN_FILE_BYTES) -> bytes:
     """Return the content of a regular file of at most `limit` bytes. Raises OSError as `open_regular` does."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(limit + 1) if size <= limit else b""
+        # Not `limit` at once: so much memory would be reserved for the smallest file.
+        content = file.read(size + 1) if size <= limit else b""
+        if len(content) > size:  # it grows, or is one of /proc
+            content += file.read(limit + 1 - len(content))
     if size > limit or len(content) > limit:
         shown = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
         raise OSError(errno.EFBIG, f"is larger than {shown}", str(path))

@@ -9,9 +9,10 @@ from typing import Any, TextIO
 
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.shell import Shell
+from launcher.contract.files import open_regular
 from launcher.rundir import Attempt, RunDirectory
 from launcher.watch.status import status_of
-from launcher.watch.tail import FileTail
+from launcher.watch.tail import LogCopy, begin_of_last
 
 _READ_INTERVAL_S = 0.25
 _STATUS_INTERVAL_S = 5.0
@@ -77,8 +78,18 @@ def _world_size(run: RunDirectory) -> int:
     return world_size
 
 
-def print_logs(run: RunDirectory, stream: TextIO, *, rank: str | None = None, attempt: str | None = None) -> int:
-    """Print the logs; return the number of lines. Raises RequestError if there is no attempt or no log yet."""
+def print_logs(
+    run: RunDirectory,
+    stream: TextIO,
+    *,
+    rank: str | None = None,
+    attempt: str | None = None,
+    last: int | None = None,
+) -> int:
+    """Print the logs, or the last `last` lines of each; return the number of lines.
+
+    Raises RequestError if there is no attempt or no log yet, DiskError for one that cannot be read.
+    """
     found = find_attempt(run, attempt)
     if found is None:
         raise RequestError(
@@ -89,7 +100,7 @@ def print_logs(run: RunDirectory, stream: TextIO, *, rank: str | None = None, at
     logs = choose(run, found, rank)
     if not any(log.path.exists() for log in logs):
         raise RequestError("there is no such log yet", where=str(logs[0].path if logs else found.logs))
-    return sum(_copy(FileTail(log.path), log.prefix, stream) for log in logs)
+    return sum(_copy_of(log, stream, last).copy(whole=True) for log in logs)
 
 
 def follow_logs(
@@ -99,13 +110,15 @@ def follow_logs(
     *,
     rank: str | None = None,
     attempt: str | None = None,
+    last: int | None = None,
     say: Callable[[str], None] = lambda _words: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Print the logs and follow them until the attempt has ended; wait for the first attempt if none has started.
+    """Print the logs, or the last `last` lines of each, and follow them until the attempt has ended.
 
-    `say` receives messages about what the run waits for. Raises RequestError for an unknown attempt or rank.
+    Waits for the first attempt if none has started; `say` receives messages about what the run waits for. Raises
+    RequestError for an unknown attempt or rank, DiskError for a log that cannot be read.
     """
     watch = _RunMonitor(run, shell, clock)
     found = find_attempt(run, attempt)
@@ -113,17 +126,27 @@ def follow_logs(
         found = _first_attempt(run, watch, say, sleep)
         if found is None:
             return
-    logs = choose(run, found, rank)
-    tails = [(FileTail(log.path), log.prefix) for log in logs]
+    copies = [_copy_of(log, stream, last) for log in choose(run, found, rank)]
     while True:
         # Checked before reading, so that everything written before the end is read.
         over = found.result is not None or run.latest_attempt() != found or watch.over()
-        for tail, prefix in tails:
-            while _copy(tail, prefix, stream, whole=over):
-                continue
+        for each in copies:
+            each.copy(whole=over)
         if over:
             return
         sleep(_READ_INTERVAL_S)
+
+
+def _copy_of(log: RankLog, stream: TextIO, last: int | None) -> LogCopy:
+    """Return the copy of a log, of one that does not exist yet from its beginning. Raises DiskError."""
+    try:
+        with open_regular(log.path) as file:
+            offset = 0 if last is None else begin_of_last(file, last)
+    except FileNotFoundError:
+        offset = 0
+    except OSError as error:
+        raise DiskError(f"cannot read the log: {error.strerror}", where=str(log.path)) from error
+    return LogCopy(log.path, stream, log.prefix, offset=offset)
 
 
 def _first_attempt(
@@ -159,11 +182,3 @@ class _RunMonitor:
         statuses, _ = status_of([self.run], self.shell)
         self.words = " ".join(each for each in (statuses[0].phase.value, statuses[0].detail) if each)
         return statuses[0].phase.over
-
-
-def _copy(tail: FileTail, prefix: str, stream: TextIO, *, whole: bool = True) -> int:
-    lines = tail.read(unfinished=whole)
-    for line in lines:
-        stream.write(f"{prefix}{line}\n")
-    stream.flush()
-    return len(lines)

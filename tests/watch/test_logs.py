@@ -2,11 +2,13 @@
 
 import io
 import json
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from launcher._util.errors import RequestError
+from launcher._util.errors import DiskError, RequestError
 from launcher._util.shell import Result
 from launcher.rundir import RunDirectory
 from launcher.watch.logs import follow_logs, print_logs
@@ -27,9 +29,9 @@ def with_logs(run: RunDirectory, number: int = 0, result: dict[str, object] | No
         attempt.log(rank).write_text(f"attempt {number} rank {rank}\n\u00fc without an end")
 
 
-def printed(run: RunDirectory, **options: str | None) -> list[str]:
+def printed(run: RunDirectory, **options: Any) -> list[str]:
     stream = io.StringIO()
-    assert print_logs(run, stream, **options) == len(stream.getvalue().splitlines())
+    assert print_logs(run, stream, **options) == stream.getvalue().count("\n")
     return stream.getvalue().splitlines()
 
 
@@ -55,6 +57,89 @@ def test_where_no_rank_began_srun_says_why(run: RunDirectory) -> None:
     (attempt.logs / "srun.log").write_text("")
     (run.path / "sbatch.log").write_text("launcher: scontrol cannot list the nodes\n")
     assert printed(run) == ["launcher: scontrol cannot list the nodes"]
+
+
+def with_long_log(run: RunDirectory, mib: int) -> Path:
+    """A log of so many MiB whose last line is the traceback's."""
+    attempt = make_attempt(run, result=FAILED)
+    with attempt.log(1).open("wb") as log:
+        for number in range(mib):
+            log.write(b"%07d " % number + b"x" * 1015 + b"\n" + (b"y" * 1023 + b"\n") * 1023)
+        log.write("ValueError: b\u00e4d".encode())
+    return attempt.log(1)
+
+
+class Counted(io.StringIO):
+    """Counts what is written, and the longest piece."""
+
+    size = longest = 0
+
+    def write(self, text: str) -> int:
+        self.size, self.longest, self.end = self.size + len(text), max(self.longest, len(text)), text[-20:]
+        return len(text)
+
+
+def test_a_long_log_is_printed_whole_in_constant_memory(run: RunDirectory) -> None:
+    path, stream = with_long_log(run, 20), Counted()
+    tracemalloc.start()
+    try:
+        assert print_logs(run, stream) == 20 * 1024 + 1
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert stream.size == path.stat().st_size  # one less for the character of two bytes, one more for the line's end
+    assert stream.end == "\n"
+    assert stream.longest <= 1 << 20
+    assert peak < 6 << 20
+
+
+def test_a_line_longer_than_a_piece_is_whole(run: RunDirectory) -> None:
+    """Progress bars end their lines with carriage returns."""
+    attempt = make_attempt(run)
+    bar = "".join(f"\r{number:9}" for number in range(300_000))
+    attempt.log(0).write_text(f"one\n{bar}\nlast")
+    assert printed(run) == [*f"one\n{bar}".splitlines(), "last"]
+    stream = io.StringIO()
+    print_logs(run, stream, rank="all")
+    assert stream.getvalue().replace("[0] ", "").replace("\n", "") == f"one{bar}last"
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_the_last_lines_are_found_from_the_end(run: RunDirectory, end: str) -> None:
+    attempt = make_attempt(run)
+    lines = [f"{number} {'z' * (number % 97)}" for number in range(5000)]
+    for rank in range(2):
+        attempt.log(rank).write_text("\n".join([*lines, f"rank {rank}"]) + end)
+    assert printed(run, last=1) == ["rank 0"]
+    for last in (2, 1000, 4999, 5000):
+        assert printed(run, last=last) == [*lines[5001 - last :], "rank 0"]
+    for last in (5001, 9999):
+        assert printed(run, last=last) == [*lines, "rank 0"]
+    assert printed(run, last=2, rank="all") == [
+        *(f"[0] {line}" for line in (lines[-1], "rank 0")),
+        *(f"[1] {line}" for line in (lines[-1], "rank 1")),
+    ]
+
+
+def test_the_end_of_a_long_log_is_read_alone(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read = with_long_log(run, 20), list[int]()
+
+    class Reader(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            data = super().read(size) or b""
+            read.append(len(data))
+            return data
+
+    monkeypatch.setattr("launcher.watch.logs.open_regular", Reader)
+    monkeypatch.setattr("launcher.watch.tail.open_regular", Reader)
+    assert [line[:7] for line in printed(run, last=1025)] == ["0000019", *["yyyyyyy"] * 1023, "ValueEr"]
+    assert 1 << 20 < sum(read) < 3 << 20 < path.stat().st_size
+
+
+def test_a_log_that_cannot_be_read_is_an_error(run: RunDirectory) -> None:
+    make_attempt(run).log(0).mkdir()
+    with pytest.raises(DiskError, match="cannot read the log: is a directory"):
+        printed(run)
 
 
 @pytest.mark.parametrize(
@@ -130,3 +215,16 @@ def test_following_goes_on_while_slurm_is_silent(run: RunDirectory) -> None:
     clock = iter(range(0, 10_000, 10))
     follow_logs(run, io.StringIO(), silent, clock=lambda: next(clock), sleep=sleep)
     assert looks == 30
+
+
+def test_following_begins_with_the_last_lines(run: RunDirectory) -> None:
+    with_logs(run)
+    log, stream = run.attempt(0).log(0), io.StringIO()
+
+    def sleep(_seconds: float) -> None:
+        with log.open("a") as file:
+            file.write(" now\nmore\n")
+        (run.attempt(0).path / "result.json").write_text(json.dumps({"outcome": "finished"}))
+
+    follow_logs(run, stream, squeue("RUNNING"), last=1, sleep=sleep)
+    assert stream.getvalue().splitlines() == ["\u00fc without an end now", "more"]

@@ -6,6 +6,7 @@ import sys
 from launcher.cli.arguments import add_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import info, warn
+from launcher.cli.parser import count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     complete(add("run", metavar="RUN", help="a directory, a run id, or a name's newest run"), "runs")
     add("-f", "--follow", action="store_true", help="wait for more until the attempt has ended")
+    add("--tail", metavar="N", type=count, help="begin with the last N lines of each log")
     add("--rank", metavar="N", help="this rank, or `all` with its number before each line")
     add("--attempt", metavar="N", help="this attempt (default: the newest)")
     add_run_root(parser)
@@ -28,6 +30,7 @@ def main(parsed: argparse.Namespace) -> int:
         run_root=parsed.run_root,
         rank=parsed.rank,
         attempt=parsed.attempt,
+        last=parsed.tail,
         follow=parsed.follow,
         say=info,
     )
