@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.load import add_job_file, load_cluster, load_request, read_job_file
 from launcher.config.request import Request
 from launcher.contract import disk_space
+from launcher.contract.frozen import dataclass
 from launcher.contract.values import Override
 from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
 from launcher.discovery.code_files import code_digest, code_files

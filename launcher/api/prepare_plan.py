@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from launcher._util.errors import RequestError
@@ -10,6 +10,7 @@ from launcher._util.user_paths import require_directory
 from launcher.api.discover import Discovered, Intent, discover
 from launcher.api.progress import Progress, Silent
 from launcher.config.request import Request
+from launcher.contract.frozen import dataclass
 from launcher.discovery.bridge_release import BridgeRelease
 from launcher.discovery.files import require_sources
 from launcher.discovery.host import new_run_id

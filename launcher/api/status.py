@@ -1,11 +1,11 @@
 """How runs are doing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.shell import LocalShell
 from launcher.api.locate import find_run, find_run_root
+from launcher.contract.frozen import dataclass
 from launcher.rundir import RunDirectory
 from launcher.rundir.finding import list_runs
 from launcher.slurm.queue import Answer

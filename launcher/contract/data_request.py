@@ -12,9 +12,10 @@ A blank separates as a comma does, so that Megatron-LM's own way to write a blen
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
+
+from launcher.contract.frozen import dataclass
 
 from .values import Refused
 

@@ -10,9 +10,11 @@ import json
 import pickle
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, Optional
+
+from launcher.contract.frozen import dataclass
 
 from .files import open_regular
 from .paths import FLIGHT_RECORDER

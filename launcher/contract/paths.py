@@ -7,8 +7,9 @@ Templates write some of these paths themselves; tests/contract holds them to thi
 """
 
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
+
+from launcher.contract.frozen import dataclass
 
 CODE = "code"
 RECIPE = "recipe"

@@ -5,9 +5,11 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Optional
+
+from launcher.contract.frozen import dataclass
 
 
 def stat(pid: int) -> Optional[list[str]]:

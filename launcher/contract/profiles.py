@@ -15,9 +15,11 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, cast
+
+from launcher.contract.frozen import dataclass
 
 from .files import read_object
 from .paths import AttemptPaths, RunPaths

@@ -9,8 +9,9 @@ A type is a small JSON value (a spec), so that it can be committed: "int", "floa
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+from launcher.contract.frozen import dataclass
 
 INTERPOLATION = "${"
 """The mark of an interpolation. Only the job knows what it becomes, so its type is not checked before."""

@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from launcher._util.errors import CommandError
 from launcher._util.shell import LocalShell, Shell
+from launcher.contract.frozen import dataclass
 from launcher.discovery.recipe_index import installed_metadata, version_of
 
 _ASK = (

@@ -9,10 +9,10 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import PrerequisiteError
+from launcher.contract.frozen import dataclass
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher._util.errors import ImageError
 from launcher._util.shell import Shell
 from launcher.config.cluster import Cluster
+from launcher.contract.frozen import dataclass
 from launcher.discovery.files import expanded
 from launcher.discovery.host import HostContext
 

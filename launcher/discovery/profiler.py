@@ -3,12 +3,12 @@
 import ast
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import ConfigError
 from launcher._util.user_paths import exists, user_path
 from launcher.contract.files import read_text
+from launcher.contract.frozen import dataclass
 from launcher.contract.profiles import find_nsys
 from launcher.discovery.recipe import SOURCE_BYTES
 

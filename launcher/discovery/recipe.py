@@ -1,12 +1,12 @@
 """Recipes, read without running them: whether the function exists, and which arguments it takes."""
 
 import ast
-from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import RecipeError
 from launcher._util.user_paths import exists, user_path
 from launcher.contract.files import read_bytes
+from launcher.contract.frozen import dataclass
 
 SOURCE_BYTES = 1 << 20
 """The largest recipe that is read: the largest of Megatron Bridge's has 30 KiB."""

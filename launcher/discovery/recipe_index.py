@@ -5,12 +5,13 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from launcher._util.errors import RecipeError
 from launcher._util.resources import resource
+from launcher.contract.frozen import dataclass
 from launcher.contract.recipe_arguments import successors
 from launcher.contract.values import nearest
 from launcher.discovery.recipe import BridgeRecipe, RecipeFile

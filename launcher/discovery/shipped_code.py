@@ -5,11 +5,11 @@ import fnmatch
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import CommandError, RecipeError
 from launcher._util.user_paths import user_path
+from launcher.contract.frozen import dataclass
 from launcher.discovery.recipe import BridgeRecipe, Recipe
 
 IGNORE = ".launcherignore"

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from launcher.contract import hub
+from launcher.contract.frozen import dataclass
 
 _ITERATION = re.compile(r"iter_(\d+)")
 _SECTION = re.compile(r"^([a-z_]+):")

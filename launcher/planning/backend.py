@@ -1,8 +1,9 @@
 """The backends as a plan sees them: what each has. launcher/backends carries them out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from launcher.contract.frozen import dataclass
 
 BackendName = Literal["local", "allocation", "batch"]
 

@@ -12,12 +12,12 @@ Sources:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from launcher._util.errors import OverrideError
 from launcher.config.cluster import Cluster
 from launcher.contract.fabrics import FABRICS
+from launcher.contract.frozen import dataclass
 from launcher.discovery.image import Image
 from launcher.planning.model import RankLayout, Variable
 

@@ -4,11 +4,11 @@ Rules that hold on one fabric alone are in its module in launcher/contract/fabri
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from launcher.config.cluster import Cluster
 from launcher.contract.fabrics import FABRICS
 from launcher.contract.fabrics.model import Fabric, LintRule
+from launcher.contract.frozen import dataclass
 
 _NCCL = "https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html"
 _EFA = "awslabs/awsome-distributed-ai 95b939c, EFA cheat sheet"

@@ -4,9 +4,9 @@ The three share what is known about the model: the overrides' values, and those 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from launcher.contract.frozen import dataclass
 from launcher.planning import container, dispatcher, network
 from launcher.planning import placement as topology
 from launcher.planning.inputs import PlanInputs

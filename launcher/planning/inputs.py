@@ -1,12 +1,13 @@
 """What a plan is made from: values alone, among them what is known of the configuration that the recipe makes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.contract.disk_space import DiskSpace
+from launcher.contract.frozen import dataclass
 from launcher.contract.values import Override
 from launcher.discovery.host import HostContext
 from launcher.discovery.image import Image

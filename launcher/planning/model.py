@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from launcher.contract.frozen import dataclass
 from launcher.planning.backend import BackendTraits
 from launcher.planning.profiler.model import ProfilerPlan
 from launcher.runtimes.model import Container, Mount

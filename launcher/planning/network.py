@@ -7,13 +7,13 @@ channels, NVIDIA/nccl's documentation of NCCL_MNNVL_ENABLE.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from launcher._util.errors import ImageError
 from launcher.config.cluster import Cluster
 from launcher.contract.fabrics import FABRICS
 from launcher.contract.fabrics.model import Fabric, NetworkRequest
+from launcher.contract.frozen import dataclass
 from launcher.discovery.image import Image
 from launcher.planning.model import RankLayout, Variable
 from launcher.runtimes.model import ContainerRuntime

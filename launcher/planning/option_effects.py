@@ -4,10 +4,11 @@ What has no effect is refused with what to do instead, so that nothing that a us
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 
 from launcher._util.errors import ConfigError
+from launcher.contract.frozen import dataclass
 from launcher.planning.backend import BackendName, BackendTraits
 
 Mode = BackendName | str

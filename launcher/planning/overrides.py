@@ -7,11 +7,11 @@ datasets. What only the recipe can tell, such as whether its model is one that h
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from launcher._util.errors import OverrideError
 from launcher._util.resources import resource
+from launcher.contract.frozen import dataclass
 from launcher.contract.key_aliases import other_name
 from launcher.contract.values import INTERPOLATION, Override, Refused, nearest, parse, refuse_bare_none
 from launcher.contract.values import check as check_value

@@ -13,10 +13,10 @@ the nodes up to 18, as other launchers take it, is 17 for 34 nodes, which no exp
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from launcher._util.errors import LayoutError
 from launcher.config.cluster import Cluster
+from launcher.contract.frozen import dataclass
 from launcher.planning.backend import BackendTraits
 from launcher.planning.model import RankLayout
 

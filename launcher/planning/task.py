@@ -4,12 +4,12 @@ Asking the entrypoint something before the run (--check-config, --fetch) needs t
 """
 
 import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launcher._util.errors import LayoutError, OverrideError
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
+from launcher.contract.frozen import dataclass
 from launcher.contract.overrides import to_record
 from launcher.contract.paths import RECIPE
 from launcher.contract.values import Override, parse

@@ -1,12 +1,12 @@
 """The journal of a run: what the launcher was about to do, and the outcome."""
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast, get_args
 
 from launcher._util.errors import DiskError
 from launcher.contract import files
+from launcher.contract.frozen import dataclass
 from launcher.contract.validation import problems
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """What a container runtime is to the rest of the launcher, and what a plan holds of a container."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from launcher.contract.frozen import dataclass
 
 
 @dataclass(frozen=True)

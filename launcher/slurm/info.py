@@ -1,10 +1,10 @@
 """Facts about a cluster: partitions, GPUs, MPI types, Slurm's configuration."""
 
 import re
-from dataclasses import dataclass
 
 from launcher._util.errors import CommandError, SlurmError
 from launcher._util.shell import Shell
+from launcher.contract.frozen import dataclass
 from launcher.slurm.ask import TIMEOUT_S, answer, environment
 
 _SINFO = ("%P", "%a", "%l", "%D", "%c", "%m", "%T", "%G")

@@ -3,10 +3,10 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from launcher._util.shell import Shell
+from launcher.contract.frozen import dataclass
 from launcher.slurm.ask import SlurmUnavailableError, ask, first_error
 
 # Free text last: it may hold the separator. Fields: https://slurm.schedmd.com/squeue.html#OPT_format

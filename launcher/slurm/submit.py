@@ -3,11 +3,11 @@
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import CommandError, MissingProgramError, RequestError, SlurmError
 from launcher._util.shell import Result, Shell
+from launcher.contract.frozen import dataclass
 from launcher.slurm.ask import SlurmUnavailableError, answer, first_error, unavailable_line
 from launcher.slurm.queue import in_cluster
 

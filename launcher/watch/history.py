@@ -5,10 +5,11 @@ to its newest checkpoint. Times are those of the compute nodes, from the start o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from launcher.contract import files, next_attempt
+from launcher.contract.frozen import dataclass
 from launcher.contract.paths import PLAN
 from launcher.contract.records import NextAttempt
 from launcher.rundir import Attempt, RunDirectory

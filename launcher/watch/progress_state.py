@@ -4,10 +4,11 @@ import math
 import statistics
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from launcher.contract.files import parse_lines
+from launcher.contract.frozen import dataclass
 
 _RECENT = 20
 """Number of iterations over which the time of one is measured."""

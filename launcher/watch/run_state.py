@@ -4,12 +4,13 @@ import os
 import re
 import socket
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from launcher._util.errors import DiskError, LauncherError
 from launcher.contract import files, hangs, verdict
+from launcher.contract.frozen import dataclass
 from launcher.contract.next_attempt import is_cancelled
 from launcher.contract.paths import RunPaths
 from launcher.contract.process import is_alive

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
@@ -10,6 +10,7 @@ from launcher._util.errors import SlurmError
 from launcher._util.shell import Shell
 from launcher.contract import verdict
 from launcher.contract.failures import of_state
+from launcher.contract.frozen import dataclass
 from launcher.contract.paths import RunPaths
 from launcher.rundir import RunDirectory
 from launcher.slurm.info import cluster_name

@@ -4,8 +4,10 @@ The planner's side goes from a `NetworkRequest` to `NetworkVariables`; the job's
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Optional, Protocol
+
+from launcher.contract.frozen import dataclass
 
 if TYPE_CHECKING:
     from .verdict import Cause, Expectation, LogRule, NodeView, Selection, Verdict

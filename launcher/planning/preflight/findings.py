@@ -1,9 +1,10 @@
 """Input and output of a preflight rule: the view of a configuration, and findings."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from launcher.contract.frozen import dataclass
 from launcher.discovery.training_files import TrainingFiles
 
 

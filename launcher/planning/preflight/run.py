@@ -1,9 +1,9 @@
 """The preflight of a plan: impossible and suspicious values, and how much memory the run needs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from launcher.contract.frozen import dataclass
 from launcher.planning import preflight
 from launcher.planning.inputs import FromCheck, PlanInputs
 from launcher.planning.model import RankLayout

@@ -1,10 +1,10 @@
 """The profiler of a run as frozen values: the user's options, the context of the run, and the resulting plan."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from launcher.config.cluster import Fabric
+from launcher.contract.frozen import dataclass
 
 if TYPE_CHECKING:
     from launcher.contract.records import NsysRequest, ProfilerRequest
