@@ -2,32 +2,41 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
-
+from launcher.config.model import Model, above, at_least, at_most, empty_table, finite, matches, not_empty
 from launcher.config.texts import plain, slurm_time
 from launcher.contract.fabrics import FABRICS
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 from launcher.runtimes import RUNTIMES
 
-Word = Annotated[str, AfterValidator(plain)]
-Text = Annotated[str, Field(min_length=1), AfterValidator(plain)]
-TimeLimit = Annotated[Text, AfterValidator(slurm_time)]
-Flag = Annotated[bool, Field(strict=True)]
-Count = Annotated[int, Field(strict=True, gt=0)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Word = Annotated[str, plain]
+Text = Annotated[str, not_empty, plain]
+TimeLimit = Annotated[Text, slurm_time]
+Flag = bool
+Count = Annotated[int, above(0)]
+Positive = Annotated[float, above(0), finite]
 if TYPE_CHECKING:
     Fabric = str
     Runtime = str
 else:
     Fabric = Literal[tuple(FABRICS)]
     Runtime = Literal[tuple(RUNTIMES)]
-EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+EnvironmentName = Annotated[str, matches("[A-Za-z_][A-Za-z0-9_]*")]
 
 
-class ExpectedPerformance(BaseModel):
+def _no_rank_variables_and_no_secrets(values: dict[str, str]) -> dict[str, str]:
+    for name in values:
+        if name in RANK_VARIABLES:
+            raise ValueError(f"{name} cannot be set: step.sh sets it for each rank")
+        if is_secret(name):
+            raise ValueError(f"{name} looks like a secret: list its name in `inherit` and set it in your shell")
+    return values
+
+
+Environment = Annotated[dict[EnvironmentName, Word], _no_rank_variables_and_no_secrets]
+
+
+class ExpectedPerformance(Model):
     """Performance of a healthy node; None where it has not been measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     matmul_tflops: Positive | None = None
     """Dense bf16 matrix product of 8192 x 8192 x 8192 on one GPU, TFLOP/s."""
@@ -39,15 +48,13 @@ class ExpectedPerformance(BaseModel):
     """Bus bandwidth of a large all-reduce across nodes, GB/s."""
 
 
-class Retry(BaseModel):
+class Retry(Model):
     """How a run that keeps going is continued, and when it gives up."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-    without_progress: Annotated[Count, Field(le=100)] = 3
+    without_progress: Annotated[Count, at_most(100)] = 3
     """Number of attempts in a row without a newer checkpoint after which the run ends; preempted ones do not count."""
 
-    backoff_s: Annotated[float, Field(strict=True, ge=0, le=3600)] = 30
+    backoff_s: Annotated[float, at_least(0), at_most(3600)] = 30
     """Seconds before the next attempt after one without progress; doubled for each further one, up to 10 minutes."""
 
     strikes: Count = 2
@@ -56,14 +63,12 @@ class Retry(BaseModel):
     strike_hours: Positive = 24
     """Number of hours for which a strike counts."""
 
-    excluded_percent: Annotated[float, Field(strict=True, ge=0, le=100)] = 10
+    excluded_percent: Annotated[float, at_least(0), at_most(100)] = 10
     """The most nodes that are excluded, in percent of the run's nodes; one node always may be."""
 
 
-class Cluster(BaseModel):
+class Cluster(Model):
     """A cluster profile. Where a site states no value, Slurm's own default applies."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     """The profile's name: the file name without `.toml`."""
@@ -102,29 +107,29 @@ class Cluster(BaseModel):
     gpu: Text | None = None
     """The GPU model in NVIDIA's short form: A100, H100, H200, B200, B300, GB200, GB300."""
 
-    hang_limit_s: Annotated[float, Field(ge=1)] = 300
+    hang_limit_s: Annotated[float, at_least(1)] = 300
     """Seconds without a step after which an attempt is ended as a hang, or 30 times the slowest of the last 100 steps
     where that is longer."""
 
-    start_limit_s: Annotated[float, Field(ge=1)] = 1800
+    start_limit_s: Annotated[float, at_least(1)] = 1800
     """Seconds that each part of the start may take: starting the program, and making the model and its data."""
 
-    first_step_limit_s: Annotated[float, Field(ge=1)] = 1800
+    first_step_limit_s: Annotated[float, at_least(1)] = 1800
     """Seconds that the first step may take, which compiles and allocates."""
 
-    evaluation_limit_s: Annotated[float, Field(ge=1)] = 1800
+    evaluation_limit_s: Annotated[float, at_least(1)] = 1800
     """Seconds that an evaluation may take."""
 
-    save_limit_s: Annotated[float, Field(ge=1)] = 1800
+    save_limit_s: Annotated[float, at_least(1)] = 1800
     """Seconds that saving a checkpoint may take, and the end of a rank."""
 
-    expect: ExpectedPerformance = Field(default_factory=ExpectedPerformance)
+    expect: ExpectedPerformance = ExpectedPerformance()
     """Performance of a healthy node, which `launcher doctor` compares with."""
 
     device: Literal["auto", "gpu", "cpu"] = "gpu"
     """What ranks compute on. `gpu` ends a run that finds no GPU, `cpu` selects the gloo backend, `auto` detects."""
 
-    gpus_per_node: Annotated[Count, Field(le=1024)] | None = None
+    gpus_per_node: Annotated[Count, at_most(1024)] | None = None
     """Number of GPUs on a node; one rank is started for each."""
 
     cpus_per_task: Count | None = None
@@ -192,10 +197,10 @@ class Cluster(BaseModel):
     keep_going: Flag = False
     """Whether batch runs are continued by themselves until they have finished, as with --keep-going."""
 
-    retry: Retry = Field(default_factory=Retry)
+    retry: Retry = Retry()
     """How such a run is continued, and when it gives up."""
 
-    directives: dict[Word, bool | int | Word] = Field(default_factory=dict)
+    directives: dict[Word, bool | int | Word] = empty_table()
     """sbatch options by their long names: a value sets the option, true adds a flag, false removes a generated one."""
 
     srun_args: tuple[Word, ...] = ()
@@ -204,21 +209,11 @@ class Cluster(BaseModel):
     mounts: tuple[Word, ...] = ()
     """`SRC[:DST[:ro]]` for every container; without effect where the runtime is `none`."""
 
-    env: dict[EnvironmentName, Word] = Field(default_factory=dict)
+    env: Environment = empty_table()
     """Variables of each rank, set inside the container."""
 
-    host_env: dict[EnvironmentName, Word] = Field(default_factory=dict)
+    host_env: Environment = empty_table()
     """Variables outside the container, for enroot's hooks: NVIDIA_VISIBLE_DEVICES, MELLANOX_VISIBLE_DEVICES, ..."""
 
     inherit: tuple[EnvironmentName, ...] = ()
     """Names of variables that are passed on from the submitting shell, in addition to those that every task gets."""
-
-    @field_validator("env", "host_env")
-    @classmethod
-    def _no_rank_variables_and_no_secrets(cls, values: dict[str, str]) -> dict[str, str]:
-        for name in values:
-            if name in RANK_VARIABLES:
-                raise ValueError(f"{name} cannot be set: step.sh sets it for each rank")
-            if is_secret(name):
-                raise ValueError(f"{name} looks like a secret: list its name in `inherit` and set it in your shell")
-        return values

@@ -3,9 +3,8 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
-
 from launcher.config.cluster import Count, Flag, Runtime, Text, TimeLimit, Word
+from launcher.config.model import Before, Model, at_least, at_most, empty_table
 from launcher.config.texts import without_secret
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 
@@ -15,23 +14,46 @@ def assignment_key(text: str) -> str:
     return text.partition("=")[0].lstrip("+~")
 
 
-class Request(BaseModel):
-    """One run, as asked for. None means not stated: a weaker layer or a default decides."""
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError("a run's name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit")
+    return name
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+def _minutes(value: object) -> object:
+    return str(value) if type(value) is int and abs(value) < 10**9 else value
+
+
+def _environment(entries: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in entries:
+        name, given, _ = entry.partition("=")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{name!r} is not a name of an environment variable")
+        if name in RANK_VARIABLES or name.startswith(("SLURM_", "LAUNCHER_")):
+            raise ValueError(f"{name} is set for each rank and cannot be given")
+        if given and is_secret(name):
+            raise ValueError(
+                f"{name} looks like a secret: its value would be written into a script. "
+                f"Set it in your shell and pass it on by name: --env {name}"
+            )
+    return entries
+
+
+class Request(Model):
+    """One run, as asked for. None means not stated: a weaker layer or a default decides."""
 
     recipe: Text | None = None
     """`path.py[:function]` or `bridge:NAME`."""
 
-    assignments: tuple[Annotated[Word, AfterValidator(without_secret)], ...] = ()
+    assignments: tuple[Annotated[Word, without_secret], ...] = ()
     """`KEY=VALUE` in the user's order: arguments of `configure` and Hydra overrides."""
 
     cluster: Text | None = None
-    nodes: Annotated[Count, Field(le=100_000)] | None = None
-    gpus_per_node: Annotated[Count, Field(le=1024)] | None = None
+    nodes: Annotated[Count, at_most(100_000)] | None = None
+    gpus_per_node: Annotated[Count, at_most(1024)] | None = None
     """Ranks on each node, one per GPU."""
 
-    time: TimeLimit | None = None
+    time: Annotated[TimeLimit | None, Before(_minutes)] = None
     """The time limit in Slurm's notation: `30` (minutes), `2:00:00`, `1-12:00:00`."""
 
     partition: Text | None = None
@@ -51,13 +73,13 @@ class Request(BaseModel):
     default_mounts: tuple[Text, ...] = ()
     """What srun.sh passes on: used where the runtime is a container and nothing else names an image or a mount."""
 
-    env: tuple[Text, ...] = ()
+    env: Annotated[tuple[Text, ...], _environment] = ()
     """`NAME=VALUE`, or `NAME` to pass the submitting shell's value on."""
 
     python: Text | None = None
     """The interpreter that runs the entrypoint, in place of the profile's."""
 
-    name: str | None = None
+    name: Annotated[str, _plain_name] | None = None
     run_root: Text | None = None
     shared: Flag = False
     """Whether the run directory can be read by others; else it is the user's alone (umask 077)."""
@@ -66,7 +88,7 @@ class Request(BaseModel):
     allow_changes: tuple[Text, ...] = ()
     """Keys that a resumed run may change although another training goes on then."""
 
-    attempts: Annotated[Count, Field(le=100)] | None = None
+    attempts: Annotated[Count, at_most(100)] | None = None
     """How many jobs are queued for a batch run, each behind the one before."""
 
     allow_checkpoint_load: Flag = False
@@ -78,7 +100,7 @@ class Request(BaseModel):
     verify: Literal["full", "budget", "sizes"] = "budget"
     """What is verified of a checkpoint before it is loaded: all sums, those that 120 s allow, or the sizes alone."""
 
-    hang_limit_s: Annotated[float, Field(ge=1)] | None = None
+    hang_limit_s: Annotated[float, at_least(1)] | None = None
     """Seconds without a step after which an attempt is ended as a hang, in place of the profile's."""
 
     init: Literal["pretrained", "random"] | None = None
@@ -108,7 +130,7 @@ class Request(BaseModel):
     scale_batch: Flag = False
     """Whether the global batch grows with the number of GPUs from the one that the recipe was written for."""
 
-    sbatch: dict[Word, bool | int | Word] = Field(default_factory=dict)
+    sbatch: dict[Word, bool | int | Word] = empty_table()
     """sbatch's options: a value sets one, true adds a flag, false removes what would be rendered."""
 
     srun_args: tuple[Text, ...] = ()
@@ -116,31 +138,3 @@ class Request(BaseModel):
     def stated(self) -> dict[str, Any]:
         """Return the values that were stated, by name; what a default decides is left out."""
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-            raise ValueError("a run's name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit")
-        return name
-
-    @field_validator("time", mode="before")
-    @classmethod
-    def _minutes(cls, value: object) -> object:
-        return str(value) if type(value) is int and abs(value) < 10**9 else value
-
-    @field_validator("env")
-    @classmethod
-    def _environment(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in entries:
-            name, given, _ = entry.partition("=")
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"{name!r} is not a name of an environment variable")
-            if name in RANK_VARIABLES or name.startswith(("SLURM_", "LAUNCHER_")):
-                raise ValueError(f"{name} is set for each rank and cannot be given")
-            if given and is_secret(name):
-                raise ValueError(
-                    f"{name} looks like a secret: its value would be written into a script. "
-                    f"Set it in your shell and pass it on by name: --env {name}"
-                )
-        return entries
