@@ -45,6 +45,7 @@ def _uid_given_by(directory: Path) -> int | None:
 
     A server may give one owner to all files, as NFS with all_squash or an access point of EFS does.
     """
+    # A directory that nothing can be made in gives no owner.
     with contextlib.suppress(OSError):
         probe = Path(tempfile.mkdtemp(prefix=".owner-", dir=directory))
         try:

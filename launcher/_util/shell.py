@@ -162,6 +162,7 @@ def _output(
                 # A program that it left in the background may keep the pipes open for ever.
                 return waiting.output or b"", waiting.stderr or b""
         if deadline is not None and time.monotonic() >= deadline:
+            # It may have ended since the last look.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

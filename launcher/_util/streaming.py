@@ -223,6 +223,7 @@ def _read(running: Sequence[_Program], timeout_s: float | None) -> None:
 
 def _end(running: Sequence[_Program]) -> None:
     """End the programs and all that they started; a second Ctrl-C does not wait for their own clean-up."""
+    # The second Ctrl-C: what follows kills what still runs.
     with contextlib.suppress(KeyboardInterrupt):
         _signal(running, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_S

@@ -62,7 +62,7 @@ class CheckCache:
             for path in kept[:-_KEPT]:
                 path.unlink(missing_ok=True)
         except OSError:
-            return
+            return  # an answer that is not kept is asked for again
 
 
 class _UnknownStackError(Exception):

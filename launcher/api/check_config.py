@@ -154,6 +154,7 @@ def _files(found: Discovered, task: TaskPlan, resolved: Mapping[str, Any]) -> Tr
 
 
 def _answer(text: str) -> dict[str, Any] | None:
+    """Return the answer in the output of a check; None where it is something else."""
     try:
         answer = json.loads(text)
     except ValueError:

@@ -1,6 +1,5 @@
 """Removing checkpoints of a run by policy: what is there, what would go, and what went."""
 
-import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -173,11 +172,16 @@ def _has_saved(run: RunDirectory, attempt: "Attempt") -> bool:
 
 
 def _require_own(run: RunDirectory) -> None:
-    """Refuse a run that saves elsewhere: nothing is removed outside a run's directory. Raises RequestError."""
-    with contextlib.suppress(DiskError, KeyError, TypeError):
-        for override in run.plan["argv"]["overrides"]:
-            if override["key"] == "checkpoint.save" and override.get("value") != str(run.checkpoints):
-                raise RequestError(
-                    f"the run saves with {override['text']}, and nothing is removed outside its own directory",
-                    where=str(run.path),
-                )
+    """Refuse a run that saves elsewhere or does not show where. Raises RequestError, DiskError."""
+    try:
+        saves = [each for each in run.plan["argv"]["overrides"] if each["key"] == "checkpoint.save"]
+    except (KeyError, TypeError):
+        raise DiskError(
+            "the plan of the run is damaged: it does not show where it saves", where=str(run.plan_file)
+        ) from None
+    for override in saves:
+        if override.get("value") != str(run.checkpoints):
+            raise RequestError(
+                f"the run saves with {override['text']}, and nothing is removed outside its own directory",
+                where=str(run.path),
+            )

@@ -160,6 +160,7 @@ def _submit(claim: Claim, file: KeyFile, prepared: PreparedPlan, progress: Progr
     except RunExistsError:
         raise
     except LauncherError:
+        # Where that is not known, the claim stays: the next try looks again.
         with contextlib.suppress(LauncherError):
             if not _may_be_submitted(claim):
                 file.release(claim)

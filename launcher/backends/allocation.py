@@ -34,7 +34,7 @@ class AllocatedStep:
         try:
             os.killpg(self.process.pid, signal.SIGTERM)
         except ProcessLookupError:
-            return
+            return  # it has ended since the last look
 
     def finish(self, status: int) -> int:
         """Return `status`, which sbatch.sh has taken from the verdict; 3 for any other."""

@@ -52,6 +52,7 @@ def record_job(plan: Plan, job: str) -> None:
     from launcher.images.store.uses import update_use
 
     store, digest = stored
+    # The record names the run already, by which gc asks about it.
     with contextlib.suppress(DiskError, ImageError):
         update_use(store, digest, plan.run_id, job=job)
 
@@ -63,6 +64,7 @@ def forget_image_use(plan: Plan) -> None:
     from launcher.images.store.uses import forget_use
 
     store, digest = stored
+    # What stays is found by gc, which sees that the run was never started.
     with contextlib.suppress(DiskError, ImageError):
         forget_use(store, digest, plan.run_id)
 

@@ -119,7 +119,7 @@ class LocalRanks:
             try:
                 os.killpg(self.processes[0].pid, number)
             except ProcessLookupError:
-                return
+                return  # all of them have ended
 
     def finish(self, status: int) -> int:
         """Have launcher/job write result.json. Return 0 where its word is `finished`, otherwise 1."""

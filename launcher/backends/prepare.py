@@ -155,6 +155,7 @@ def _make_parents(directory: Path, made: list[Path], *, shared: bool) -> None:
     if directory.is_dir():
         return
     _make_parents(directory.parent, made, shared=shared)
+    # Another launcher was faster: then the directory is not this one's to remove.
     with contextlib.suppress(FileExistsError):
         _make_directory(directory, shared=shared)
         made.insert(0, directory)

@@ -29,6 +29,7 @@ def info(text: str = "") -> None:
     except BrokenPipeError:
         raise
     except OSError:
+        # Without /dev/null the next lines fail as this one did.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 

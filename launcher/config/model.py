@@ -37,7 +37,7 @@ _PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", Path:
 
 
 @dataclass(frozen=True)
-class Problem:
+class WrongValue:
     """What is wrong with one value."""
 
     key: Key
@@ -49,7 +49,7 @@ class Problem:
 class ModelError(ValueError):
     """Values that do not fit a model, with every problem."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[WrongValue]) -> None:
         """Take the problems."""
         super().__init__("; ".join(f"{'.'.join(each.key)}: {each.text}" for each in problems))
         self.problems = problems
@@ -104,7 +104,7 @@ class Model:
 
     def __init__(self, **values: Any) -> None:
         """Check the values. Raises ModelError that names every wrong one."""
-        problems: list[Problem] = []
+        problems: list[WrongValue] = []
         held = _fill(type(self), values, (), problems)
         if problems:
             raise ModelError(problems)
@@ -215,22 +215,22 @@ def _dumped(value: Any, as_json: bool) -> Any:
     return str(value) if as_json and isinstance(value, Path) else value
 
 
-def _fill(model: type[Model], values: Mapping[str, Any], key: Key, problems: list[Problem]) -> dict[str, Any]:
+def _fill(model: type[Model], values: Mapping[str, Any], key: Key, problems: list[WrongValue]) -> dict[str, Any]:
     """Return the value of every field; what is wrong is added to `problems`."""
     fields, held = model.model_fields, {}
     for name, field in fields.items():
         if name in values:
             held[name] = _checked(field.kind, values[name], (*key, name), problems)
         elif field.required:
-            problems.append(Problem((*key, name), "Field required"))
+            problems.append(WrongValue((*key, name), "Field required"))
         else:
             held[name] = field.new_default()
     unknown = [name for name in values if name not in fields]
-    problems.extend(Problem((*key, name), "unknown key", tuple(fields)) for name in unknown)
+    problems.extend(WrongValue((*key, name), "unknown key", tuple(fields)) for name in unknown)
     return held
 
 
-def _checked(kind: Any, value: Any, key: Key, problems: list[Problem]) -> Any:
+def _checked(kind: Any, value: Any, key: Key, problems: list[WrongValue]) -> Any:
     """Return the value as its kind has it; what is wrong is added to `problems`."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -247,7 +247,7 @@ def _checked(kind: Any, value: Any, key: Key, problems: list[Problem]) -> Any:
     if isinstance(kind, type) and issubclass(kind, Model) and isinstance(value, Mapping):
         return _made(kind, _fill(kind, value, key, problems), value)
     if not _fits(kind, value):
-        problems.append(Problem(key, f"Input should be {_words(kind)}"))
+        problems.append(WrongValue(key, f"Input should be {_words(kind)}"))
     elif kind is float:
         return float(value)
     elif kind is Path:
@@ -262,7 +262,7 @@ def _made[Made: Model](kind: type[Made], held: Mapping[str, Any], given: Iterabl
     return made
 
 
-def _annotated(kind: Any, checks: tuple[Any, ...], value: Any, key: Key, problems: list[Problem]) -> Any:
+def _annotated(kind: Any, checks: tuple[Any, ...], value: Any, key: Key, problems: list[WrongValue]) -> Any:
     known = len(problems)
     for each in checks:
         if isinstance(each, Before):
@@ -274,18 +274,18 @@ def _annotated(kind: Any, checks: tuple[Any, ...], value: Any, key: Key, problem
         try:
             value = value if isinstance(each, Before) else each(value)
         except ValueError as error:
-            problems.append(Problem(key, str(error)))
+            problems.append(WrongValue(key, str(error)))
     return value
 
 
-def _one_of(kinds: tuple[Any, ...], value: Any, key: Key, problems: list[Problem]) -> Any:
+def _one_of(kinds: tuple[Any, ...], value: Any, key: Key, problems: list[WrongValue]) -> Any:
     if value is None and types.NoneType in kinds:
         return None
     others = [kind for kind in kinds if kind is not types.NoneType]
     fitting = next((kind for kind in others if _fits(kind, value)), others[0] if len(others) == 1 else None)
     if fitting is not None:
         return _checked(fitting, value, key, problems)
-    problems.append(Problem(key, f"Input should be {' or '.join(map(_words, others))}"))
+    problems.append(WrongValue(key, f"Input should be {' or '.join(map(_words, others))}"))
     return value
 
 

@@ -209,6 +209,7 @@ def _size(path: Path) -> int:
 
 
 def _is_backend(path: Path) -> bool:
+    """Return whether a file is the metadata of torch_dist; one that cannot be parsed is not."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):

@@ -128,6 +128,7 @@ def _quota(directory: Path) -> Optional[Quota]:
 
 
 def _output(command: Sequence[str]) -> str:
+    """Return what a program prints; nothing where it cannot be started or does not end."""
     import subprocess
 
     try:

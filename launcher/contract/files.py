@@ -177,7 +177,7 @@ def parse_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
         try:
             value = parse_json(line)
         except ValueError:
-            continue
+            continue  # as the docstring says; readers check the form of what they need
         if isinstance(value, dict):
             yield value
 

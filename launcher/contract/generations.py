@@ -84,6 +84,7 @@ def _remove_below(directory: Path, number: int) -> None:
         for path in directory.iterdir():
             earlier = re.fullmatch(r"([0-9]{8})(\..*)?", path.name)
             if earlier and int(earlier[1]) < number:
+                # Each file is tried: one that cannot be removed does not keep the others.
                 with contextlib.suppress(OSError):
                     path.unlink()
 

@@ -92,7 +92,7 @@ def sum_files(
             try:
                 name = waiting.pop()
             except IndexError:
-                return
+                return  # nothing is left to do
             try:
                 one = _sum_file(directory / name, algorithm, deadline, over)
             except OSError as error:
@@ -287,6 +287,7 @@ class _Crc32:
 
 
 def _hasher(algorithm: str) -> Optional[Any]:
+    """Return an object that sums bytes; None where the package for it is missing."""
     if algorithm == "crc32":
         return _Crc32()
     try:

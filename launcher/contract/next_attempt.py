@@ -277,6 +277,7 @@ def save_directory(attempt: AttemptPaths) -> Optional[str]:
 
 
 def _saves(attempt: AttemptPaths) -> list[dict[str, Any]]:
+    """Return the saves that an attempt has recorded; none where its timeline cannot be read."""
     try:
         return [each for each in read_lines(attempt.timeline) if each.get("event") == "save"]
     except OSError:
@@ -365,6 +366,7 @@ def follows_by_itself(before: AttemptPaths, after: AttemptPaths) -> bool:
 
 
 def _text(path: Any) -> str:
+    """Return the text of a file; an empty one where it cannot be read."""
     try:
         return str(path.read_text(encoding="utf-8", errors="replace"))
     except OSError:

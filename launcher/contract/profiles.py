@@ -174,6 +174,7 @@ def _judge_file(
     try:
         size = path.stat().st_size
     except OSError:
+        # The check says so.
         return CaptureCheck(rank, False, "the file is gone: its rank had written it", path.name, None, steps)
     why = missing
     if size == 0:

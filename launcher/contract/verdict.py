@@ -439,6 +439,7 @@ def _said_by(attempt: AttemptPaths, rank: RankEnd) -> str:
 
 
 def _tail(path: Path, size: int) -> str:
+    """Return the last bytes of a log; none where it cannot be read."""
     try:
         with files.open_regular(path) as file:
             file.seek(max(0, file.seek(0, 2) - size))

@@ -15,7 +15,7 @@ def longest_save_s(timelines: Iterable[Path]) -> float | None:
         try:
             lines = read_lines(path)
         except OSError:
-            continue
+            continue  # an estimate: the other files count
         found += [seconds for line in lines if (seconds := _seconds(line, lines)) is not None]
     return max(found, default=None)
 

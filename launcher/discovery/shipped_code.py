@@ -203,6 +203,7 @@ def _git_failed(home: Path, reason: str) -> RecipeError:
 
 
 def _ignored(home: Path) -> tuple[str, ...]:
+    """Return the lines of .launcherignore; none where there is no such file."""
     try:
         lines = (home / IGNORE).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

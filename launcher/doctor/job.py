@@ -141,6 +141,7 @@ class _ProgressReporter:
 
 
 def _nodes(shell: Shell) -> tuple[Node, ...]:
+    """Return the nodes of the cluster; none where Slurm does not answer."""
     try:
         return read_nodes(shell)
     except SlurmError:

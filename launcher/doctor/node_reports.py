@@ -51,7 +51,7 @@ def read_records(directory: Path) -> dict[int, dict[str, Any]]:
             value = json.loads(path.read_text())
             found[int(value["rank"])] = value
         except (OSError, ValueError, KeyError, TypeError):
-            continue
+            continue  # the report names the ranks without a record
     return found
 
 

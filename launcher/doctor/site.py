@@ -120,6 +120,7 @@ def collect(cluster: Cluster, request: Request, host: HostContext, shell: Shell)
 
 
 def _or[Thing](ask_for: Callable[[], Thing], otherwise: Thing) -> Thing:
+    """Return what `ask_for` returns, or `otherwise` where that is not known here."""
     try:
         return ask_for()
     except LauncherError:

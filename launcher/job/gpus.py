@@ -124,6 +124,7 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _opens(path: Path) -> bool:
+    """Return whether this process may use a device file."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except OSError:

@@ -210,6 +210,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _text(path: Path) -> str:
+    """Return the text of a file; an empty one where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -217,6 +218,7 @@ def _text(path: Path) -> str:
 
 
 def _modified(path: Path) -> float:
+    """Return when a file was written; 0 where there is none."""
     try:
         return path.stat().st_mtime
     except OSError:

@@ -177,6 +177,7 @@ def _gpu(device: Gpu, node: Optional[int]) -> GpuPlacement:
 
 
 def _text(path: Path) -> str:
+    """Return the text of a file of /sys; an empty one where the kernel has none."""
     try:
         return path.read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -184,6 +185,7 @@ def _text(path: Path) -> str:
 
 
 def _number(path: Path) -> Optional[int]:
+    """Return the number in a file of /sys; None where there is none."""
     try:
         return int(_text(path))
     except ValueError:

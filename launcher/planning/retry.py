@@ -25,7 +25,7 @@ def site_recovery(inputs: PlanInputs) -> str | None:
             comment = json.loads(str(options.get("comment")))
             mode = comment["APS"]["auto_resume_mode"]
         except (ValueError, KeyError, TypeError):
-            continue
+            continue  # a comment without it
         return f"the comment's auto_resume_mode={mode}"
     return None
 

@@ -172,6 +172,7 @@ def _look(run: RunPaths, iteration: int, path: Path) -> SavedCheckpoint:
     size = files = 0
     for directory, _, names in os.walk(path):
         for name in names:
+            # A file that goes while it is counted; `verify` below names what is missing.
             with contextlib.suppress(OSError):
                 size += (Path(directory) / name).lstat().st_size
                 files += 1

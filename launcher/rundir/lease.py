@@ -69,6 +69,7 @@ def end_lease(run: RunPaths, *, only: str | None = None) -> None:
         return
     nonce = found["nonce"] if found else f"unreadable-{os.getpid()}"
     try:
+        # Another process has put it aside.
         with contextlib.suppress(FileNotFoundError):
             run.lease.rename(run.ended_lease(nonce))
     except OSError as error:

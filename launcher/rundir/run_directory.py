@@ -120,6 +120,7 @@ class RunDirectory(RunPaths):
         patterns = (*(f".{name}.*.tmp" for name in (PLAN, ARGV, *SCRIPTS)), ".lease.*", "lease.*.tmp", ".latest.*")
         for directory in (self.path, *(attempt.path for attempt in self.attempts())):
             for path in (each for pattern in patterns for each in directory.glob(pattern)):
+                # It takes space and no more.
                 with contextlib.suppress(OSError):
                     path.unlink()
 

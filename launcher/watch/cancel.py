@@ -192,7 +192,7 @@ def _end_here(run: RunDirectory, start: Start, grace_s: float, sleep: Callable[[
     try:
         _signal(group, signal.SIGTERM)
     except RequestError:
-        with contextlib.suppress(DiskError):
+        with contextlib.suppress(DiskError):  # the refusal is raised in any case
             run.journal.write("cancel_failed", group=group)
         raise
     waited = 0.0
@@ -212,6 +212,7 @@ def members(group: int, run_dir: Path) -> list[int]:
 
 
 def _command_line(pid: int) -> bytes:
+    """Return the command line of a process; nothing where it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -222,6 +223,6 @@ def _signal(group: int, number: int) -> None:
     try:
         os.killpg(group, number)
     except ProcessLookupError:
-        return
+        return  # all of them have ended
     except PermissionError as error:
         raise RequestError("the run belongs to another user", hint="Only its owner or root can end it.") from error

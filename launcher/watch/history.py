@@ -219,6 +219,7 @@ def _world_sizes(attempts: Sequence[Attempt], newest: int) -> list[int]:
 
 
 def _events(attempt: Attempt) -> list[dict[str, Any]]:
+    """Return the timeline of an attempt; nothing where it cannot be read."""
     try:
         return files.read_lines(attempt.timeline)
     except OSError:

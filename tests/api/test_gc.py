@@ -240,6 +240,9 @@ def test_nothing_is_removed_outside_the_runs_directory(
     run.plan_file.write_text(json.dumps({**plan, "argv": {"overrides": [override]}}))
     assert collect(run, "--yes") == 2
     assert "nothing is removed outside its own directory" in capsys.readouterr().err
+    run.plan_file.write_text(json.dumps({**plan, "argv": {}}))
+    assert collect(run, "--yes") == 3
+    assert "does not show where it saves" in capsys.readouterr().err
     assert sorted(path.name for path in elsewhere.glob("iter_*")) == [f"iter_{step:07d}" for step in STEPS]
 
 

@@ -31,7 +31,7 @@ class Standard:
 
 @frozen.dataclass(frozen=True)
 class Child(Ours):
-    """More of it."""
+    """The same with one more."""
 
     fourth: float = 0.5
 

@@ -15,7 +15,8 @@ def make_run(path: Path, *events: dict[str, Any], backend: str = "batch", world_
     """A run with this journal; events without a time are a second apart."""
     path.mkdir(parents=True)
     plan = {"name": path.parent.name, "run_id": path.name, "backend": backend, "world_size": world_size, "cluster": "c"}
-    (path / "plan.json").write_text(json.dumps({**plan, "recipe": "small.py"}))
+    plan |= {"recipe": "small.py", "argv": {"overrides": []}}
+    (path / "plan.json").write_text(json.dumps(plan))
     lines = [json.dumps({"time": BEGIN + number, **event}) for number, event in enumerate(events)]
     (path / "journal.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return RunDirectory(path)

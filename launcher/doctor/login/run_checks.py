@@ -45,6 +45,7 @@ def _safe(check: Callable[[Site], Check], site: Site) -> Check:
 
 
 def _mounts() -> str:
+    """Return what is mounted, as /proc shows it; nothing on a system without it."""
     try:
         return Path("/proc/self/mounts").read_text()
     except OSError:

@@ -191,6 +191,7 @@ def _quoted(path: PurePosixPath) -> str:
 
 
 def _is_there(path: Path) -> bool:
+    """Return whether something has this name; what cannot be looked at has not."""
     try:
         path.lstat()
     except OSError:

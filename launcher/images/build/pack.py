@@ -94,7 +94,7 @@ def tree_bytes(root: Path) -> int:
             try:
                 found = (Path(directory) / name).lstat()
             except OSError:
-                continue
+                continue  # the sum is for the progress alone; mksquashfs says what it cannot read
             if found.st_nlink > 1:
                 if (found.st_dev, found.st_ino) in seen:
                     continue

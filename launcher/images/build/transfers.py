@@ -145,6 +145,7 @@ def _last_lines(words: str) -> str:
 
 
 def _short(path: Path) -> str:
+    """Return a path below the home directory with `~`; any other as it is."""
     try:
         return f"~/{path.relative_to(Path.home())}"
     except (ValueError, RuntimeError):

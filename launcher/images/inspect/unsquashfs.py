@@ -132,7 +132,7 @@ def _read_unpacked(root: Path, path: str) -> bytes | None:
         place.chmod(0o600)
         return place.read_bytes()
     except OSError:
-        return None
+        return None  # the caller says that it cannot be read
 
 
 def _escaped(path: str) -> str:

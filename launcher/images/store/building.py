@@ -201,7 +201,7 @@ def _copy(file: Path, target: Path) -> str:
 def _place(ready: Path, manifest: Path, final: Path) -> None:
     """Rename both to their place; an image that is there stays, since jobs may have it open (ESTALE over NFS)."""
     beside = final.with_suffix(".json")
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError):  # nothing is there yet
         if final.stat().st_size == ready.stat().st_size:
             if not _is_good(final):
                 manifest.rename(beside)

@@ -153,7 +153,7 @@ class Store:
             size = path.stat().st_size
             added = path.with_suffix(".json").stat().st_mtime if manifest else path.stat().st_mtime
         except OSError:
-            return None
+            return None  # it has gone since it was listed
         if manifest and manifest.size_bytes != size:
             problem = f"it has {size} bytes, and its manifest says {manifest.size_bytes}"
         return StoredImage(f"sha256:{digest}", path, manifest, mine, size, added, problem)
@@ -187,6 +187,7 @@ def find_file(directories: Sequence[Path], reference: Reference) -> Path | None:
 
 
 def _plain(path: Path) -> StoredImage | None:
+    """Return the entry of an image file; None where it has gone."""
     try:
         size, added = path.stat().st_size, path.stat().st_mtime
         manifest, problem = read_manifest(path), None

@@ -29,6 +29,7 @@ def put_back(store: Store) -> None:
     """Finish what a killed gc left: the undecided go back to their place, the others are deleted. Raises OSError."""
     for path in sorted((store.root / ".trash").glob("*")):
         place = store.images / path.name
+        # Another process may have done the same since the list was made.
         with contextlib.suppress(FileNotFoundError):
             if path.suffix == ".sqsh" and not place.exists():
                 path.rename(place)

@@ -151,6 +151,7 @@ def _note(path: Path) -> Path:
 
 
 def _owner(path: Path) -> Owner | None:
+    """Return the owner of a workspace; None where no readable record names one."""
     try:
         return Owner.from_dict(json.loads(_note(path).read_text()))
     except (OSError, ValueError):

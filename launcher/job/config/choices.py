@@ -228,6 +228,7 @@ def _leave_others(
     reason = f"was left: the run continues from iteration {step}, as checkpoint.ckpt_step says"
     left = Problem("the checkpoint", reason)
     passed = [_passed(number, left, _set_aside(rank, number, newer, left)) for number, newer in found if number > step]
+    # Where the marker stays, the checkpoint is refused with its reason.
     with contextlib.suppress(OSError):
         if _marker(rank, step, path, own=own) is not None:
             rank.run_paths.set_aside(step).unlink()

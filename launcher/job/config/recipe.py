@@ -135,7 +135,7 @@ def _bridge_modules(recipes: ModuleType) -> Iterator[ModuleType]:
     try:
         perf = importlib.import_module("megatron.bridge.perf_recipes")
     except ImportError:
-        return
+        return  # a release without them
     for found in pkgutil.iter_modules(perf.__path__, f"{perf.__name__}."):
         if found.ispkg:
             yield importlib.import_module(found.name)

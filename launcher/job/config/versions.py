@@ -200,6 +200,7 @@ def _caller() -> str:
 
 
 def _recipe_modules() -> list[Any]:
+    """Return the modules of recipes that are loaded; none in a release without them."""
     try:
         importlib.import_module(_RECIPES)
     except ImportError:

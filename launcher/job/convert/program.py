@@ -187,6 +187,7 @@ def _end(ranks: "list[subprocess.Popen[bytes]]") -> None:
         except subprocess.TimeoutExpired:
             one.kill()
             one.wait()
+        # Its children, if there are any left.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(one.pid, signal.SIGKILL)
 

@@ -137,6 +137,7 @@ def _about(request: ConversionRequest, device: str) -> "dict[str, Any]":
 
 
 def _version(name: str) -> str:
+    """Return the version of a package, or that it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -76,6 +76,7 @@ def _no_resiliency() -> None:
 
 
 def _resiliency_unusable() -> bool:
+    """Return whether the package is missing or too old."""
     try:
         version = importlib.metadata.version("nvidia-resiliency-ext")
     except ImportError:

@@ -251,6 +251,7 @@ def _below_default(row: Mapping[str, str]) -> bool:
 
 
 def _number(text: str) -> Optional[float]:
+    """Return a number of nvidia-smi; None for words such as [N/A]."""
     try:
         return float(text)
     except ValueError:

@@ -94,6 +94,7 @@ def wait_for_marks(
 
 
 def _there(path: Path, run: str, node: int) -> bool:
+    """Return whether the file of a node is there with its content."""
     try:
         return path.read_text() == f"{run} {node}\n"
     except OSError:

@@ -96,6 +96,7 @@ class SharedSums:
     def _sum_newest(self, directory: Path) -> None:
         """Sum the checkpoint that will be considered first, if it has a manifest. What goes wrong is found later."""
         deadline = time.monotonic() + BUDGET_S if self._mode == "budget" else None
+        # Only time is lost: the choice of a checkpoint reads and sums again what it needs.
         with contextlib.suppress(Exception):
             for number, path in reversed(checkpoints.iterations(directory)):
                 if self._rank.run_paths.set_aside(number).exists():
@@ -118,6 +119,7 @@ class SharedSums:
                 share = request["names"][self._rank.node_rank :: self._nodes]
                 found, _ = self._sum(Path(request["directory"]), share, request["algorithm"], deadline)
                 answer: SumsAnswer = {"version": 1, "node": self._rank.node_rank, "files": found}
+                # Without an answer the asking node sums the files itself.
                 with contextlib.suppress(OSError):
                     write_json(self._answer(place.name.removesuffix(_REQUEST), self._rank.node_rank), answer)
             self._over.wait(self._poll_s)
@@ -130,6 +132,7 @@ class SharedSums:
             "names": list(names),
             "seconds": None if deadline is None else max(0.0, deadline - time.monotonic()),
         }
+        # Without the request no node answers, and this one sums all files.
         with contextlib.suppress(OSError):
             self._rank.paths.sums.mkdir(parents=True, exist_ok=True)
             write_json(self._rank.paths.sums / f"{path.name}{_REQUEST}", request)

@@ -73,6 +73,7 @@ class Supervised:
         """Wait for a program that outlives nsys; return its own status, if it became a child of this process."""
         while not self._program_is_over():
             time.sleep(_LOOK_S)
+        # It is not a child of this process: nsys has reaped it, or another one has.
         with contextlib.suppress(ChildProcessError):
             found, how = os.waitpid(pid, os.WNOHANG)
             return os.waitstatus_to_exitcode(how) if found else status
@@ -126,6 +127,7 @@ def is_nsys(pid: int) -> bool:
 
 def _send(pids: Sequence[int], number: int) -> None:
     for pid in pids:
+        # It has ended, and its number may be another user's by now.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 

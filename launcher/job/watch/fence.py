@@ -49,6 +49,7 @@ class Fence:
         return None
 
     def _own_nonce(self) -> Optional[str]:
+        """Return the nonce of the start that this attempt belongs to; None where no record says it."""
         if self._nonce is None:
             try:
                 self._nonce = StartRecord.parse(read_text(self._rank.paths.start)).nonce

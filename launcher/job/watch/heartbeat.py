@@ -158,6 +158,7 @@ class Heartbeat:
             import ctypes
 
             self._permitted = True
+            # Without prctl py-spy says itself what it may not read.
             with contextlib.suppress(OSError, AttributeError):
                 ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PTRACER, watchdog, 0, 0, 0)
 
@@ -179,6 +180,7 @@ def join(environ: MutableMapping[str, str] = os.environ) -> Heartbeat:
         heartbeat = Heartbeat(Counts(path, int(environ["LOCAL_WORLD_SIZE"])), local_rank)
     except (OSError, ValueError, KeyError) as error:
         print(f"warning: the ranks of this node are not watched for hangs: {error}", file=sys.stderr, flush=True)
+        # The warning above has said it.
         with contextlib.suppress(OSError, KeyError, ValueError):
             _attempt(environ).unwatched(int(environ["RANK"])).write_text(f"{error}\n")
         return Heartbeat()
@@ -210,6 +212,7 @@ def _answer_with_flight_recorder(
     for name, value in flight_recorder_variables(dump.parent, torch_release()).items():
         environ.setdefault(name, value)
     ask = directory / f"ask-{local_rank}"
+    # Of an earlier start of the same rank.
     with contextlib.suppress(FileExistsError):
         os.mkfifo(ask, 0o600)
     # Open for reading and writing: there is no end of file, and opening waits for no other process.
@@ -244,6 +247,7 @@ def torch_release() -> Optional[tuple[int, int]]:
 def _answer(questions: int, answer: int, dump: Path) -> None:
     """Write the flight recorder of this process each time that the watchdog asks, until the process ends."""
     while os.read(questions, 1):
+        # A recorder that cannot be read must not end the rank; the watchdog waits for an answer no longer than it says.
         with contextlib.suppress(Exception):
             current, content = recorded_collectives()
             os.ftruncate(answer, 0)

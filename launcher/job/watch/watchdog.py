@@ -160,6 +160,7 @@ class WatchedRank:
         if self.answers is None:
             return 0
         begin = self.stack_size()
+        # Its file is gone with the rank, or the disk is full: the stacks by signal do not need it.
         with contextlib.suppress(OSError):
             os.ftruncate(self.answers.recorder, 0)
             os.write(self.answers.ask, b"1")
@@ -304,6 +305,7 @@ class Watchdog:
                 self.write("busy", views, max(hangs.limit_of(view, self.limits) for view in views))
         elif self.written is not None:
             self.written = None
+            # Where the record stays, it still says `busy`, and no other node ends the run for that.
             with contextlib.suppress(OSError):
                 self.attempt.hang_record(self.node).unlink()
 
@@ -405,6 +407,7 @@ class Watchdog:
         self._append({rank.rank: rank.stacks(begins[rank.rank]) for rank in running}, "all threads")
 
     def _append(self, texts: Mapping[int, str], title: str) -> None:
+        # The disk may be full: the record in JSON has the most important stack of each rank.
         with contextlib.suppress(OSError), self.attempt.stacks_of_node(self.node).open("a") as file:
             file.writelines(f"==== rank {rank}, {title}\n{text}" for rank, text in texts.items() if text)
 
@@ -422,6 +425,7 @@ class Watchdog:
         others = [rank for rank in self.ranks if rank not in stopped]
         for rank, number in [(rank, signal.SIGSTOP) for rank in others] + [(rank, signal.SIGCONT) for rank in stopped]:
             if (pid := rank.pid) is not None:
+                # It has ended meanwhile.
                 with contextlib.suppress(OSError):
                     os.kill(pid, number)
         end = time.monotonic() + self.answer_s
@@ -433,6 +437,7 @@ class Watchdog:
             sight["stack"] = main_thread(texts[sight["rank"]]) if texts.get(sight["rank"]) else sight["stack"]
         if any(texts.values()):
             self._append(texts, "continued")
+            # The record that was written before stays.
             with contextlib.suppress(OSError):
                 write_json(self.attempt.hang_record(self.node), record)
 
@@ -443,6 +448,7 @@ class Watchdog:
         below = descendants([*shells], children, without=os.getpid())
         programs = [rank.pid for rank in self.ranks if rank.pid is not None]
         for pid in {*programs, *descendants(programs, children), *below}:
+            # It has ended meanwhile.
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -469,7 +475,7 @@ def catches(pid: int, number: int) -> bool:
             if line.startswith("SigCgt:"):
                 return bool(int(line.split()[1], 16) >> (number - 1) & 1)
     except (OSError, ValueError):
-        pass
+        pass  # it has ended: nothing is sent to it
     return False
 
 
@@ -484,6 +490,7 @@ def signal_main_thread(pid: int, number: int) -> None:
     if tgkill is not None:
         tgkill(pid, pid, int(number))
         return
+    # It has ended meanwhile.
     with contextlib.suppress(OSError):
         os.kill(pid, number)
 
@@ -509,6 +516,7 @@ def descendants(pids: Sequence[int], children: Mapping[int, Sequence[int]], with
 
 def _watch_end(poll: "select.poll", pid: int) -> None:
     """Let `poll` return when a process ends, where the kernel can (5.3); else the next look notices."""
+    # An older kernel.
     with contextlib.suppress(OSError, AttributeError):
         poll.register(os.pidfd_open(pid), select.POLLIN)
 
@@ -579,6 +587,7 @@ def sweep(directory: Path) -> None:
     """Remove directories beside this one that killed watchdogs of this machine have left."""
     prefix = f"launcher-{os.geteuid()}-"
     for other in directory.parent.glob(f"{prefix}*"):
+        # It belongs to another watchdog that removes it now, or cannot be removed: the next one tries again.
         with contextlib.suppress(OSError):
             if other == directory or other.is_symlink() or other.stat().st_uid != os.geteuid():
                 continue

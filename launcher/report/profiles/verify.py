@@ -63,7 +63,7 @@ def _check_nsys(path: Path, shell: Shell) -> Answer:
     with tempfile.TemporaryDirectory() as directory:
         try:
             export(path, Path(directory) / "report.sqlite", shell)
-        except MissingProgramError:
+        except MissingProgramError:  # the answer says so
             return None, f"not checked: {around.get('why') or 'the job had no nsys'}, and this machine has no nsys"
         except CommandError as error:
             return False, f"nsys cannot read it: {error.message}"
