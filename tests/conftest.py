@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +39,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Answers of checks are not kept in the home directory."""
     os.environ["LAUNCHER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _own_run_roots(request: pytest.FixtureRequest) -> None:
+    """Runs of one test are not found by another one through the list of run roots."""
+    os.environ["XDG_STATE_HOME"] = (
+        f"{os.environ['LAUNCHER_CACHE']}/state/{zlib.crc32(request.node.nodeid.encode()):08x}"
+    )
 
 
 @pytest.fixture(scope="session")

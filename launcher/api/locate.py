@@ -1,5 +1,6 @@
 """Where commands find runs, cluster profiles and image stores: as `launcher run`, called here, would."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +32,16 @@ def find_run_root(run_root: str | None = None) -> Path:
 
 
 def find_run(name: str, run_root: str | None = None) -> RunDirectory:
-    """Return the run that `name` means: a directory, a run id, or a name's newest run. Raises RequestError."""
-    from launcher.rundir import finding
+    """Return the run that `name` means: a directory, a name's newest run, a run id or its beginning, or a job's number.
 
-    return finding.find_run(name, find_run_root(run_root))
+    Without `run_root` the user's other run roots are searched, too. Raises RequestError.
+    """
+    from launcher.rundir import finding, registry
+
+    # A directory needs no configuration, which takes most of the time.
+    if (run := finding.run_at(name)) is not None:
+        return run
+    return finding.find_run(name, find_run_root(run_root), [] if run_root else registry.known_roots(os.environ))
 
 
 def find_cluster(name: str | None = None) -> "tuple[Cluster, HostContext]":

@@ -17,6 +17,7 @@ from launcher.contract.process import ProcessIdentity
 from launcher.planning.model import Plan
 from launcher.planning.task import TaskPlan
 from launcher.rundir import RunDirectory
+from launcher.rundir.registry import remember_root
 from launcher.rundir.run_directory import write_atomically
 from launcher.scripts import scripts
 
@@ -88,6 +89,7 @@ def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
         if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final.exists():
             raise RunExistsError("another run has this id", where=str(final)) from error
         raise _disk_error(error, final) from error
+    remember_root(final.parent.parent, os.environ)
     return Prepared(RunDirectory(final), tuple(made))
 
 

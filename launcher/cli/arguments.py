@@ -191,6 +191,10 @@ def read_directives(texts: Iterable[str]) -> dict[str, bool | int | str]:
     return found
 
 
+RUN_HELP = "a name's newest run, a run id or its beginning, a Slurm job, a directory"
+"""What RUN may be."""
+
+
 def add_run_root(parser: argparse.ArgumentParser) -> None:
     """Add --run-root."""
     parser.add_argument("--run-root", metavar="DIR", help="directory of all runs (default: as for run and submit)")

@@ -19,10 +19,10 @@ def _clusters(**_: Any) -> list[str]:
 
 def _runs(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     from launcher.api.locate import find_run_root
-    from launcher.rundir.finding import list_runs
+    from launcher.rundir.finding import scan
 
-    runs = list_runs(find_run_root(getattr(parsed_args, "run_root", None)))
-    return [run.path.name for run in runs] + sorted({run.path.parent.name for run in runs})
+    runs = scan(find_run_root(getattr(parsed_args, "run_root", None)))
+    return [run_id for _, run_id in runs] + sorted({name for name, _ in runs})
 
 
 def _images(parsed_args: argparse.Namespace, **_: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from launcher.cli.arguments import add_run_root
+from launcher.cli.arguments import RUN_HELP, add_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import error_object, info, print_error, print_json
 
@@ -10,7 +10,7 @@ from launcher.cli.output import error_object, info, print_error, print_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher cancel`."""
     add = parser.add_argument
-    complete(add("runs", metavar="RUN", nargs="+", help="a directory, a run id, or a name's newest run"), "runs")
+    complete(add("runs", metavar="RUN", nargs="+", help=RUN_HELP), "runs")
     add("--checkpoint", action="store_true", help="ask the ranks to save a checkpoint and stop after this iteration")
     add("--force", action="store_true", help="end the jobs even if Slurm does not show whether they are the run's")
     add("--json", action="store_true", help="print one JSON object")

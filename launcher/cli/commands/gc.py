@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from launcher.cli.arguments import add_run_root
+from launcher.cli.arguments import RUN_HELP, add_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
 from launcher.cli.parser import count
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher gc`."""
     add = parser.add_argument
-    complete(add("run", metavar="RUN", help="a directory, a run id, or a name's newest run"), "runs")
+    complete(add("run", metavar="RUN", help=RUN_HELP), "runs")
     add("--keep-last", type=count, required=True, metavar="N", help="keep the newest N whole checkpoints")
     add("--keep-every", type=count, metavar="M", help="keep those at multiples of M iterations, too")
     add(

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from launcher.cli.arguments import add_run_root
+from launcher.cli.arguments import RUN_HELP, add_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import info, warn
 from launcher.cli.parser import count
@@ -12,7 +12,7 @@ from launcher.cli.parser import count
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher logs`."""
     add = parser.add_argument
-    complete(add("run", metavar="RUN", help="a directory, a run id, or a name's newest run"), "runs")
+    complete(add("run", metavar="RUN", help=RUN_HELP), "runs")
     add("-f", "--follow", action="store_true", help="wait for more until the attempt has ended")
     add("--tail", metavar="N", type=count, help="begin with the last N lines of each log")
     add("--rank", metavar="N", help="this rank, or `all` with its number before each line")

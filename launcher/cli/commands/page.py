@@ -5,7 +5,7 @@ The page is one file that needs no network; it shows the run as it is now.
 
 import argparse
 
-from launcher.cli.arguments import add_run_root
+from launcher.cli.arguments import RUN_HELP, add_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
 
@@ -13,7 +13,7 @@ from launcher.cli.output import info, print_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher page`."""
     add = parser.add_argument
-    complete(add("run", metavar="RUN", help="a directory, a run id, or a name's newest run"), "runs")
+    complete(add("run", metavar="RUN", help=RUN_HELP), "runs")
     add("--output", metavar="FILE", help="write it there (default: page.html in the run directory)")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)

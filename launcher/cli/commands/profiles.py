@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from launcher.cli.arguments import add_run_root
+from launcher.cli.arguments import RUN_HELP, add_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
 from launcher.cli.parser import count
@@ -12,7 +12,7 @@ from launcher.cli.parser import count
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher profiles`."""
     add = parser.add_argument
-    complete(add("run", metavar="RUN", help="a directory, a run id, or a name's newest run"), "runs")
+    complete(add("run", metavar="RUN", help=RUN_HELP), "runs")
     add("--attempt", metavar="N", help="this attempt (default: all)")
     add(
         "--summary",

@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from launcher.cli.arguments import add_run_root
+from launcher.cli.arguments import RUN_HELP, add_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
 from launcher.cli.parser import count
@@ -13,8 +13,9 @@ from launcher.cli.parser import count
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher status`."""
     add = parser.add_argument
-    complete(add("runs", metavar="RUN", nargs="*", help="a directory, a run id, or a name's newest run"), "runs")
+    complete(add("runs", metavar="RUN", nargs="*", help=RUN_HELP), "runs")
     add("--limit", metavar="N", type=count, default=20, help="without RUN: how many (default: 20)")
+    add("--all", action="store_true", help="without RUN: those of all your run roots, not only of the one here")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)
 
@@ -24,7 +25,7 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.api.status import read_statuses
     from launcher.watch.status_table import to_json, write_histories, write_table
 
-    found = read_statuses(parsed.runs, run_root=parsed.run_root, limit=parsed.limit)
+    found = read_statuses(parsed.runs, run_root=parsed.run_root, everywhere=parsed.all, limit=parsed.limit)
     if parsed.json:
         print_json(to_json(found.runs, found.answer))
     elif found.runs:
@@ -32,5 +33,6 @@ def main(parsed: argparse.Namespace) -> int:
         if parsed.runs:
             write_histories(found.runs, sys.stdout)
     else:
-        info(f"no runs in {found.run_root}; --run-root names another directory")
+        searched = ", ".join(map(str, found.run_roots))
+        info(f"no runs in {searched}; --run-root names another directory")
     return 0

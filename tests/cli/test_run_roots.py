@@ -1,0 +1,71 @@
+"""Runs are found from any directory, by every command that takes RUN.
+
+Tier: quick, 1 s.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from launcher.cli.main import main
+from launcher.rundir.registry import known_roots, remember_root
+from tests.watch.run_dirs import make_attempt, make_run
+
+FINISHED = {"outcome": "finished", "iteration": 20, "train_iters": 20, "loss": 1.5}
+OURS, THEIRS = "20260101-000001-aaaa", "20260102-000002-bbbb"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a run, one elsewhere that is known, and an empty directory, which is the present one."""
+    for place, name in (("project", f"small/{OURS}"), ("elsewhere", f"large/{THEIRS}")):
+        event = {"event": "launched", "backend": "local", "attempt": "000", "host": "other"}
+        run = make_run(tmp_path / place / "runs" / name, event, backend="local")
+        make_attempt(run, result=FINISHED).log(0).write_text(f"the log of {name}\n")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    remember_root(tmp_path / "elsewhere/runs", os.environ)
+    return tmp_path / "project"
+
+
+def test_status_elsewhere_shows_all_runs(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 0
+    assert THEIRS in capsys.readouterr().out
+    os.chdir(project)
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert (OURS in out, THEIRS in out) == (True, False), "the run root here has runs"
+    assert main(["status", "--all"]) == 0
+    out = capsys.readouterr().out
+    assert out.index(THEIRS) < out.index(OURS), "the newest first"
+
+
+def test_status_of_a_named_root_shows_its_runs_alone_and_remembers_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "--run-root", str(project.parent / "empty")]) == 0
+    assert f"no runs in {project.parent / 'empty'}" in capsys.readouterr().err
+    assert project / "runs" not in known_roots(os.environ)
+    assert main(["status", "--run-root", str(project / "runs")]) == 0
+    assert THEIRS not in capsys.readouterr().out
+    assert project / "runs" in known_roots(os.environ)
+
+
+@pytest.mark.parametrize("name", ["large", THEIRS, THEIRS[:10], f"large/{THEIRS}", "../elsewhere/runs/large/"])
+def test_logs_are_found_from_anywhere(project: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main(["logs", name]) == 0
+    assert capsys.readouterr().out == f"the log of large/{THEIRS}\n"
+
+
+def test_a_named_root_is_searched_alone(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "large", "--run-root", str(project / "runs")]) == 2
+    assert "there is no run 'large'" in capsys.readouterr().err
+
+
+def test_a_run_makes_its_root_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.py").write_text("def configure():\n    return None\n")
+    Path("entry.py").write_text("raise SystemExit(1)\n")
+    main(["run", "small.py", "--cluster", "local", "--gpus-per-node", "1", "--entrypoint", "entry.py"])
+    assert known_roots(os.environ) == [tmp_path / "runs"]
