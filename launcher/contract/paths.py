@@ -275,6 +275,11 @@ class RunPaths:
         return self.path / "journal.jsonl"
 
     @property
+    def ended_jobs(self) -> Path:
+        """What Slurm has said of jobs that have ended for good, so that `status` does not ask again."""
+        return self.path / "ended-jobs.json"
+
+    @property
     def lease(self) -> Path:
         """The file that names the run's owner; missing while no job or process executes the run."""
         return self.path / "lease"

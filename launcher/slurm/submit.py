@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from launcher._util.errors import CommandError, MissingProgramError, RequestError, SlurmError
@@ -142,7 +142,17 @@ def find_submission(token: str, shell: Shell, clusters: str | None = None) -> Su
 
     Raises SlurmUnavailableError.
     """
-    whole = re.compile(rf"(?<![\w-]){re.escape(token)}(?![\w-])")  # run-1 is not in run-10
+    return find_submissions([token], shell, clusters).get(token)
+
+
+def find_submissions(tokens: Iterable[str], shell: Shell, clusters: str | None = None) -> dict[str, Submission]:
+    """Return the jobs of several tokens, as `find_submission` finds one, with one squeue and at most one sacct.
+
+    Raises SlurmUnavailableError.
+    """
+    # run-1 is not in run-10
+    wanted = {token: re.compile(rf"(?<![\w-]){re.escape(token)}(?![\w-])") for token in tokens}
+    found: dict[str, Submission] = {}
     for argv in (
         ["squeue", *in_cluster(clusters), "--me", "--noheader", "--states=all", "--format=%i|%k|%j|%o"],
         [
@@ -155,12 +165,14 @@ def find_submission(token: str, shell: Shell, clusters: str | None = None) -> Su
             f"--format=JobIDRaw,{'Cluster,' if clusters else ''}Comment,JobName,SubmitLine",
         ],
     ):
+        if not wanted:
+            break
         try:
             text = answer(argv, shell)
         except SlurmUnavailableError:
             if argv[0] == "squeue":
                 raise
-            return None
+            break
         except SlurmError:
             continue  # without accounting only the queue can have it
         cluster = None
@@ -170,9 +182,10 @@ def find_submission(token: str, shell: Shell, clusters: str | None = None) -> Su
             job, _, rest = line.partition("|")
             if clusters and argv[0] == "sacct":
                 cluster, _, rest = rest.partition("|")
-            if whole.search(rest):
-                return Submission(job.strip(), cluster or _only(clusters), recovered=True)
-    return None
+            for token in [token for token, whole in wanted.items() if whole.search(rest)]:
+                found[token] = Submission(job.strip(), cluster or _only(clusters), recovered=True)
+                del wanted[token]
+    return found
 
 
 def search(

@@ -1,7 +1,7 @@
 """Statuses of runs: a pure function of their directories and of Slurm's answer."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any
@@ -15,7 +15,8 @@ from launcher.contract.paths import RunPaths
 from launcher.rundir import RunDirectory
 from launcher.slurm.info import cluster_name
 from launcher.slurm.queue import Answer, Job, State, ask_jobs
-from launcher.slurm.submit import find_submission
+from launcher.slurm.submit import Submission, find_submissions
+from launcher.watch.job_memory import recall_job, remember_job
 from launcher.watch.progress_state import SILENT_STEPS, AttemptProgress, clock, describe
 from launcher.watch.run_state import RunState, Start, read_run_state
 from launcher.watch.tail import last_lines
@@ -148,54 +149,54 @@ class RunStatus:
 def status_of(
     runs: Sequence[RunDirectory], shell: Shell, *, clock: Callable[[], float] = time.time
 ) -> tuple[list[RunStatus], Answer]:
-    """Return the statuses of runs, with one query to Slurm, and its answer. A damaged run is `unknown`."""
+    """Return the statuses of runs, with one query to Slurm, and its answer. A damaged run is `unknown`.
+
+    Jobs that have ended for good are remembered in their runs, and Slurm is not asked for them again.
+    """
     run_states = [read_run_state(run) for run in runs]
-    here = _local_cluster(run_states, shell)
-    found = [_job_of(each, here, shell) for each in run_states]
+    chains = [(each, *_waiting(each)) for each in run_states]
+    found = _known_jobs([one for chain in chains for one in chain], shell)
     # Slurm is not needed for a run with a verdict, except for a batch job, which may have been requeued.
     asked: dict[str | None, list[str]] = {}
-    for each, known in zip(run_states, found, strict=True):
-        if known.job and (not each.result or each.own_job):
+    for one, known in zip([one for chain in chains for one in chain], found, strict=True):
+        if known.job and known.remembered is None and (not one.result or one.own_job):
             asked.setdefault(known.cluster, []).append(known.job)
     answers = {cluster: ask_jobs(ids, shell, cluster=cluster, clock=clock) for cluster, ids in asked.items()}
     nothing = Answer({}, clock())
-    statuses = []
-    for run, each, known in zip(runs, run_states, found, strict=True):
-        answer = answers.get(known.cluster, nothing)
-        if known.error is not None:
-            answer = replace(answer, unreachable=known.error)
-        status = _judge_proven(run, each, known, answer)
-        statuses.append(_of_successor(run, status, here, shell, clock) if each.later else status)
+    statuses, following = list[RunStatus](), iter(found)
+    for run, chain in zip(runs, chains, strict=True):
+        known_of_chain = [next(following) for _ in chain]
+        judged = (
+            _judge_known(run, one, known, answers.get(known.cluster, nothing))
+            for one, known in zip(chain, known_of_chain, strict=True)
+        )
+        statuses.append(_of_chain(judged))
     return statuses, answers.get(None) or next(iter(answers.values()), nothing)
 
 
-def _of_successor(
-    run: RunDirectory, status: RunStatus, here: str | None, shell: Shell, clock: Callable[[], float]
-) -> RunStatus:
-    """Return the status of a run that has not finished by the first job behind it that waits or runs, if there is one.
-
-    Slurm is asked once more, and only for a run whose own job has ended.
-    """
-    if not status.phase.over or status.phase.good or status.run_state.damage is not None:
-        return status
-    later = status.run_state.later
-    for index, start in enumerate(later):
-        waiting = replace(
-            status.run_state,
+def _waiting(run_state: RunState) -> list[RunState]:
+    """Return the state of a run as each of the jobs behind its own sees it."""
+    return [
+        replace(
+            run_state,
             start=start,
-            later=later[index + 1 :],
+            later=run_state.later[index + 1 :],
             attempt=None,
             result=None,
             progress=AttemptProgress(),
             job_start=None,
             slurm_said=None,
         )
-        known = _job_of(waiting, here, shell)
-        answer = ask_jobs([known.job] if known.job else [], shell, cluster=known.cluster, clock=clock)
-        found = _judge_proven(run, waiting, known, answer)
-        if not found.phase.over:
-            return found
-    return status
+        for index, start in enumerate(run_state.later)
+    ]
+
+
+def _of_chain(judged: Iterator[RunStatus]) -> RunStatus:
+    """Return the status of a run by its own job, or where that has ended, by the first behind it that waits or runs."""
+    own = next(judged)
+    if not own.phase.over or own.phase.good or own.run_state.damage is not None:
+        return own
+    return next((status for status in judged if not status.phase.over), own)
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,32 @@ class _KnownJob:
     """None for the local cluster."""
     error: str | None = None
     """Why the job could not be looked for."""
+    remembered: Job | None = None
+    """What Slurm has said of a job that has ended for good."""
+
+
+def _judge_known(run: RunDirectory, run_state: RunState, known: _KnownJob, answer: Answer) -> RunStatus:
+    """Judge a run by its job, and remember what Slurm has said of one that has ended for good."""
+    if known.remembered is not None:
+        answer = replace(answer, jobs={known.remembered.id: known.remembered}, unreachable=None)
+    if known.error is not None:
+        answer = replace(answer, unreachable=known.error)
+    status = _judge_proven(run, run_state, known, answer)
+    job, start = answer.jobs.get(known.job or ""), run_state.start
+    if known.remembered is None and job is not None and start is not None and _is_for_good(status, job):
+        remember_job(run, start, run_state.attempts, job, known.cluster)
+    return status
+
+
+def _is_for_good(status: RunStatus, job: Job) -> bool:
+    """Return whether a job cannot begin again, and nothing better can be known of it.
+
+    Slurm requeues what squeue still shows. Of a job that accounting does not know either, its state may still arrive;
+    it changes nothing for a run that has finished.
+    """
+    if not status.phase.over or status.job_proven is False or not job.terminal:
+        return False
+    return job.source == "sacct" or (job.state is State.FORGOTTEN and status.phase.good)
 
 
 def _judge_proven(run: RunDirectory, run_state: RunState, known: _KnownJob, answer: Answer) -> RunStatus:
@@ -454,6 +481,45 @@ def _with(base: RunStatus, phase: Phase, detail: str, **more: Any) -> RunStatus:
     return replace(base, phase=phase, detail=detail, **more)
 
 
+def _known_jobs(run_states: Sequence[RunState], shell: Shell) -> list[_KnownJob]:
+    """Return the job of each state's start; those of interrupted submissions are found by their tokens, all at once."""
+    remembered = [recall_job(each) for each in run_states]
+    left = [each for each, job in zip(run_states, remembered, strict=True) if job is None]
+    here = _local_cluster(left, shell)
+    searched = [start for each in run_states if (start := each.start) is not None and _is_interrupted(start)]
+    found: dict[str, Submission] = {}
+    errors: dict[str | None, str] = {}
+    for clusters in dict.fromkeys(start.clusters for start in searched):
+        tokens = [start.token for start in searched if start.clusters == clusters and start.token]
+        try:
+            found |= find_submissions(tokens, shell, clusters)
+        except SlurmError as error:
+            errors[clusters] = error.message
+    return [
+        _known_job(each.start, here, found, errors) if job is None else _KnownJob(job[0].id, job[1], remembered=job[0])
+        for each, job in zip(run_states, remembered, strict=True)
+    ]
+
+
+def _is_interrupted(start: Start) -> bool:
+    """Return whether it is a submission whose outcome was not recorded."""
+    return not start.job and bool(start.token) and start.how in ("submit_intent", "submit_unknown")
+
+
+def _known_job(
+    start: Start | None, here: str | None, found: Mapping[str, Submission], errors: Mapping[str | None, str]
+) -> _KnownJob:
+    if start is None:
+        return _KnownJob()
+    if _is_interrupted(start):
+        submission = found.get(start.token or "")
+        if submission is None:
+            return _KnownJob(error=errors.get(start.clusters))
+        return _KnownJob(submission.job, submission.cluster)
+    elsewhere = start.cluster if here is not None and start.cluster != here else None
+    return _KnownJob(start.job, elsewhere)
+
+
 def _local_cluster(run_states: Sequence[RunState], shell: Shell) -> str | None:
     """Return the name of the local cluster where the cluster of a job is recorded; None where Slurm does not answer."""
     if not any(each.start and each.start.cluster for each in run_states):
@@ -462,18 +528,3 @@ def _local_cluster(run_states: Sequence[RunState], shell: Shell) -> str | None:
         return cluster_name(shell)
     except SlurmError:
         return None
-
-
-def _job_of(run_state: RunState, here: str | None, shell: Shell) -> _KnownJob:
-    """Return the job of the newest start; that of an interrupted submission is found by its token."""
-    start = run_state.start
-    if start is None:
-        return _KnownJob()
-    if start.job or not start.token or start.how not in ("submit_intent", "submit_unknown"):
-        elsewhere = start.cluster if here is not None and start.cluster != here else None
-        return _KnownJob(start.job, elsewhere)
-    try:
-        found = find_submission(start.token, shell, start.clusters)
-    except SlurmError as error:
-        return _KnownJob(error=error.message)
-    return _KnownJob(found.job, found.cluster) if found else _KnownJob()

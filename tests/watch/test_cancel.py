@@ -149,13 +149,17 @@ def queued_behind(path: Path, *outcome: dict[str, Any]) -> RunDirectory:
 
 
 def slurm(behind: Result | str, *, found: str = "") -> Recorder:
-    """Slurm that shows job 12, answers `behind` where it is asked for job 13, and finds the submissions `found`."""
+    """Slurm that shows job 12, and `behind` where it is asked for job 13, an error for that alone.
+
+    It finds the submissions `found`.
+    """
 
     def squeue(argv: Sequence[str]) -> Result:
         if "--me" in argv:
             return Result(("squeue",), 0, found, "")
-        if argv[-1] == "--jobs=12":
-            return Result(("squeue",), 0, OWN, "")
+        asked = argv[-1].removeprefix("--jobs=").split(",")
+        if "12" in asked:
+            return Result(("squeue",), 0, OWN + (behind if isinstance(behind, str) and "13" in asked else ""), "")
         return behind if isinstance(behind, Result) else Result(("squeue",), 0, behind, "")
 
     empty = Result(("sacct",), 0, "", "")

@@ -227,6 +227,118 @@ def test_many_runs_cost_one_question(tmp_path: Path) -> None:
     assert len(to_json(statuses, answer)["runs"]) == 30
 
 
+def asks(shell: Recorder) -> list[str]:
+    return [argv[0] for argv in shell.asked]
+
+
+def test_interrupted_submissions_and_jobs_behind_cost_no_question_each(tmp_path: Path) -> None:
+    """One squeue and one sacct look for all tokens, one squeue and one sacct ask for all jobs."""
+    intent = {"event": "submit_intent"}
+    runs = [make_run(tmp_path / f"a/{n}", {**intent, "token": f"lost-{n}"}) for n in range(10)]
+    for number in range(10):
+        behind = {**intent, "token": f"next-{number}", "after": f"{number}"}
+        queued = {"event": "submitted", "token": f"next-{number}", "backend": "batch", "job": f"{100 + number}"}
+        runs.append(make_run(tmp_path / f"b/{number}", *submitted(f"{number}", f"own-{number}"), behind, queued))
+        make_attempt(runs[-1], metrics=METRICS, result=FAILED, nonce=f"own-{number}")
+
+    def squeue(argv: Sequence[str]) -> Result:
+        if "--me" in argv:
+            return Result(tuple(argv), 0, "77|lost-3|x|y\n", "")
+        row = "{0}|{0}|{1}|N/A|N/A|1|n1|Priority|/x/sbatch.sh {2}|/x|{2}\n"
+        rows = [row.format(100 + number, "PENDING", f"next-{number}") for number in range(5)]
+        return Result(tuple(argv), 0, "".join([*rows, row.format(77, "RUNNING", "lost-3")]), "")
+
+    shell = Recorder({"squeue": squeue, "sacct": Result(("sacct",), 0, "", "")})
+    statuses, _ = status_of(runs, shell, clock=lambda: NOW)
+    assert asks(shell) == ["squeue", "sacct", "squeue", "sacct"]
+    lost, chained = statuses[:10], statuses[10:]
+    assert [(each.job, each.phase) for each in lost] == [
+        ("77", Phase.STARTING) if number == 3 else (None, Phase.UNSUBMITTED) for number in range(10)
+    ]
+    assert [each.phase for each in chained] == [Phase.QUEUED] * 5 + [Phase.FAILED] * 5
+    assert [each.job for each in chained] == ["100", "101", "102", "103", "104", "5", "6", "7", "8", "9"]
+
+
+def sacct_shows(state: str, *, squeue: str = "") -> Recorder:
+    line = f"12|12|{state}|1:0|{int(BEGIN)}|{int(BEGIN + 50)}|{int(BEGIN)}|n1|sbatch /x/sbatch.sh token-1|/x|token-1\n"
+    return Recorder({"squeue": Result(("squeue",), 0, squeue, ""), "sacct": Result(("sacct",), 0, line, "")})
+
+
+@pytest.mark.parametrize(
+    ("state", "result"), [("COMPLETED", FINISHED), ("FAILED", FAILED), ("CANCELLED by 0", None), ("TIMEOUT", STOPPED)]
+)
+def test_slurm_is_not_asked_again_for_a_job_that_has_ended(
+    run: RunDirectory, state: str, result: dict[str, Any] | None
+) -> None:
+    make_attempt(run, metrics=METRICS, result=result)
+    shell = sacct_shows(state)
+    first = status_of([run], shell, clock=lambda: NOW)[0][0]
+    assert asks(shell) == ["squeue", "sacct"]
+    silent = Recorder()
+    again, answer = status_of([run], silent, clock=lambda: NOW + 9)
+    assert silent.asked == []
+    assert answer.unreachable is None
+    assert again[0].phase is first.phase
+    assert again[0].to_dict() == {**first.to_dict(), "silent_s": again[0].run_state.silent_s}
+
+
+def test_what_is_remembered_does_not_outlive_a_new_start(run: RunDirectory) -> None:
+    make_attempt(run, metrics=METRICS, result=FAILED)
+    status_of([run], sacct_shows("FAILED"), clock=lambda: NOW)
+    assert run.ended_jobs.exists()
+    make_attempt(run, 1, metrics=METRICS)
+    shell = sacct_shows("FAILED", squeue=f"12|12|RUNNING|{int(NOW)}|N/A|1|n1|None|/x/sbatch.sh token-1|/x|token-1\n")
+    assert status_of([run], shell, clock=lambda: NOW)[0][0].phase is Phase.RUNNING, "begun again by hand"
+    with run.journal_file.open("a") as journal:
+        for event in submitted("13", "token-2"):
+            journal.write(json.dumps({"time": NOW, **event}) + "\n")
+    later = Recorder({"squeue": Result(("squeue",), 0, "", ""), "sacct": Result(("sacct",), 0, "", "")})
+    status_of([run], later, clock=lambda: NOW)
+    assert "--jobs=13" in later.asked[0]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"jobs": 3}', '{"jobs": {"token-1": {"id": "12"}}}'])
+def test_a_damaged_memory_counts_as_none(run: RunDirectory, content: str) -> None:
+    make_attempt(run, metrics=METRICS, result=FAILED)
+    run.ended_jobs.write_text(content)
+    shell = sacct_shows("FAILED")
+    assert status_of([run], shell, clock=lambda: NOW)[0][0].phase is Phase.FAILED
+    assert asks(shell) == ["squeue", "sacct"]
+
+
+ROW = f"12|12|{{}}|{int(BEGIN)}|{int(BEGIN)}|1|n1|None|/x/sbatch.sh {{}}|/x|{{}}\n"
+
+
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "result"),
+    [
+        (ROW.format("COMPLETED", "token-1", "token-1"), None, FINISHED),
+        (ROW.format("RUNNING", "token-1", "token-1"), None, None),
+        ("", "disabled", FAILED),
+        ("", "of another run", FAILED),
+        (None, None, FINISHED),
+    ],
+    ids=["requeued while squeue shows it", "runs", "accounting may still say more", "not ours", "no answer"],
+)
+def test_what_may_change_is_asked_again(
+    run: RunDirectory, squeue: str | None, sacct: str | None, result: dict[str, Any] | None
+) -> None:
+    make_attempt(run, metrics=METRICS, result=result)
+    words = "Unable to contact slurm controller (connect failure)"
+    queue = Result(("squeue",), 1, "", words) if squeue is None else Result(("squeue",), 0, squeue, "")
+    other = f"12|12|FAILED|1:0|{int(BEGIN)}|{int(BEGIN)}|1|n1|sbatch /y/sbatch.sh other|/y|other\n"
+    account = Result(("sacct",), 0, other, "") if sacct == "of another run" else Result(("sacct",), 1, "", "disabled")
+    status_of([run], Recorder({"squeue": queue, "sacct": account}), clock=lambda: NOW)
+    assert not run.ended_jobs.exists()
+
+
+def test_a_finished_run_that_slurm_has_forgotten_is_not_asked_for_again(run: RunDirectory) -> None:
+    make_attempt(run, metrics=METRICS, result=FINISHED)
+    disabled = Recorder({"squeue": Result(("squeue",), 0, "", ""), "sacct": Result(("sacct",), 1, "", "disabled")})
+    assert status_of([run], disabled, clock=lambda: NOW)[0][0].phase is Phase.FINISHED
+    assert status_of([run], Recorder(), clock=lambda: NOW)[0][0].phase is Phase.FINISHED
+
+
 def test_a_job_that_ends_while_slurm_is_asked_keeps_its_verdict(run: RunDirectory) -> None:
     """Files are read first; what the job wrote between that and Slurm's answer counts."""
 
