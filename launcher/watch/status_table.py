@@ -1,7 +1,10 @@
 """Statuses of runs as a table and as JSON."""
 
+import os
+import shutil
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from launcher._util.tables import aligned, printable
@@ -12,17 +15,22 @@ from launcher.watch.progress_state import clock
 from launcher.watch.status import Phase, RunStatus, silence_words
 
 _COLUMNS = ("RUN", "JOB", "STATE", "ITERATION", "LOSS", "S/ITERATION", "LEFT", "DETAIL")
+_NARROW = {"STATE": "", "JOB": "job {}", "ITERATION": "iteration {}", "LOSS": "loss {}", "LEFT": "{} left"}
+"""Columns beside the run's id on a terminal, the most important first, and how a line below says what has no space."""
+_DETAIL_WIDTH = 30
+"""The least width of DETAIL beside the other columns; otherwise it stands below them."""
+_GREEN, _CYAN, _RED, _YELLOW = 32, 36, 31, 33
 _COLOURS = {
-    Phase.FINISHED: "green",
-    Phase.RUNNING: "cyan",
-    Phase.STARTING: "cyan",
-    Phase.FAILED: "red",
-    Phase.DIVERGED: "red",
-    Phase.LOST: "red",
-    Phase.REFUSED: "red",
-    Phase.UNKNOWN: "yellow",
-    Phase.STOPPED: "yellow",
-    Phase.STOPPING: "yellow",
+    Phase.FINISHED: _GREEN,
+    Phase.RUNNING: _CYAN,
+    Phase.STARTING: _CYAN,
+    Phase.FAILED: _RED,
+    Phase.DIVERGED: _RED,
+    Phase.LOST: _RED,
+    Phase.REFUSED: _RED,
+    Phase.UNKNOWN: _YELLOW,
+    Phase.STOPPED: _YELLOW,
+    Phase.STOPPING: _YELLOW,
 }
 
 
@@ -85,23 +93,67 @@ def _detail(status: RunStatus, now: float) -> str:
 
 
 def write_table(statuses: Sequence[RunStatus], stream: TextIO, now: float) -> None:
-    """Write a table on a terminal; otherwise lines with two spaces between columns and nothing cut off."""
+    """Write a table as wide as the terminal; otherwise lines with two spaces between columns and nothing cut off."""
     rows = [row(status, now) for status in statuses]
     if not stream.isatty():
         stream.writelines(f"{line}\n" for line in aligned([_COLUMNS, *rows]))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    coloured = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    colours = [_COLOURS.get(status.phase) if coloured else None for status in statuses]
+    stream.writelines(f"{line}\n" for line in fitted(rows, shutil.get_terminal_size().columns, colours))
 
-    table = Table(box=None, pad_edge=False)
-    for name in _COLUMNS:
-        table.add_column(name, overflow="fold", no_wrap=name in ("JOB", "STATE", "LEFT"))
-    for status, cells in zip(statuses, rows, strict=True):
-        style = _COLOURS.get(status.phase, "")
-        # Text, not markup, because a reason may contain brackets.
-        table.add_row(*(Text(cell, style=style if index == 2 else "") for index, cell in enumerate(cells)))
-    Console(file=stream).print(table)
+
+def fitted(rows: Sequence[tuple[str, ...]], width: int, colours: Sequence[int | None]) -> list[str]:
+    """Return the lines of a table for a terminal: no line is wider than that but for a run's id, which stays whole.
+
+    Where there is space a run has one line. Otherwise it has its id and what fits beside it, and below that the rest.
+    """
+    wide = [_padded(column) for column in zip(_COLUMNS, *rows, strict=True)][:-1]
+    left = width - sum(len(column[0]) + 2 for column in wide)
+    if left >= _DETAIL_WIDTH:
+        cells = dict(zip(_COLUMNS, wide, strict=False))
+        blocks = [[row[-1]] for row in rows]
+        return _joined(cells, blocks, colours, left, " " * (width - left), beside=True)
+    named = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+    cells = {"RUN": _padded(["RUN", *(one["RUN"].rpartition("/")[2] for one in named)])}
+    for name in _NARROW:
+        column = _padded([name, *(one[name] for one in named)])
+        taken = sum(len(each[0]) + 2 for each in cells.values())
+        if any(one[name] for one in named) and taken + len(column[0]) <= width:
+            cells[name] = column
+    blocks = []
+    for one in named:
+        rest = [text.format(one[name]) for name, text in _NARROW.items() if name not in cells and one[name]]
+        blocks.append([one["RUN"].rpartition("/")[0], *rest, *([one["DETAIL"]] if one["DETAIL"] else [])])
+    return _joined(cells, blocks, colours, width - 2, "  ", beside=False)
+
+
+def _padded(column: Sequence[str]) -> list[str]:
+    width = max(map(len, column))
+    return [cell.ljust(width) for cell in column]
+
+
+def _joined(
+    cells: Mapping[str, Sequence[str]],
+    blocks: Sequence[Sequence[str]],
+    colours: Sequence[int | None],
+    width: int,
+    indent: str,
+    *,
+    beside: bool,
+) -> list[str]:
+    """Return the lines of the cells with each row's block of text beside or below them, in `width` columns."""
+    lines = ["  ".join([*(column[0] for column in cells.values()), *(["DETAIL"] if beside else [])]).rstrip()]
+    for number, (texts, colour) in enumerate(zip(blocks, colours, strict=True), 1):
+        row = [
+            f"\033[{colour}m{column[number]}\033[0m" if name == "STATE" and colour else column[number]
+            for name, column in cells.items()
+        ]
+        text = textwrap.wrap(" | ".join(texts), max(width, _DETAIL_WIDTH), break_on_hyphens=False)
+        first = text.pop(0) if beside and text else ""
+        lines.append("  ".join([*row, first]).rstrip())
+        lines += [f"{indent}{line}" for line in text]
+    return lines
 
 
 def write_histories(statuses: Sequence[RunStatus], stream: TextIO) -> None:

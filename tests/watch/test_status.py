@@ -18,7 +18,7 @@ from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer, Job, State
 from launcher.watch.run_state import read_run_state
 from launcher.watch.status import Phase, RunStatus, judge, status_of
-from launcher.watch.status_table import to_json, write_table
+from launcher.watch.status_table import fitted, to_json, write_table
 from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
@@ -404,8 +404,57 @@ def test_the_table(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     terminal = Terminal()
     write_table([running, queued], terminal, NOW)
-    assert "small/0001" in terminal.getvalue()
-    assert "[Priority]" in terminal.getvalue()
+    head, first, second = terminal.getvalue().splitlines()
+    assert head.split()[0] == "RUN"
+    assert "small/0001" in first
+    assert "\033[36mrunning\033[0m" in first
+    assert "[Priority]" in second
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal()
+    write_table([running], terminal, NOW)
+    assert "\033" not in terminal.getvalue()
+
+
+RUN_ID = "20260101-000000-0123456789ab"
+ROWS = [
+    ("small/" + RUN_ID, "1234567", "running", "20/20000", "8.1234", "0.512", "2:51:12", "attempt 001"),
+    (
+        "vanilla_gpt_pretrain/" + RUN_ID,
+        "1234568",
+        "failed",
+        "20000/1000000",
+        "10.123",
+        "",
+        "",
+        "rank 7: " + "x y " * 40,
+    ),
+    ("a/" + RUN_ID, "", "prepared", "", "", "", "", ""),
+]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160, 240])
+def test_a_table_fits_its_terminal_with_whole_ids(width: int) -> None:
+    lines = fitted(ROWS, width, [32, None, None])
+    plain = [line.replace("\033[32m", "").replace("\033[0m", "") for line in lines]
+    assert max(map(len, plain)) <= width
+    assert sum(RUN_ID in line for line in plain) == 3
+    text = " ".join(" ".join(plain).split())
+    for row in ROWS:
+        for column, cell in enumerate(row):
+            if column == 5 and width < 160:
+                continue  # seconds for each iteration: the time left says more
+            for word in cell.replace("/", " ").split():
+                assert word in text, (word, plain)
+
+
+def test_a_narrow_table(width: int = 80) -> None:
+    assert fitted(ROWS[:1] + ROWS[2:], width, [None, None]) == [
+        "RUN                           STATE     JOB      ITERATION  LOSS    LEFT",
+        "20260101-000000-0123456789ab  running   1234567  20/20000   8.1234  2:51:12",
+        "  small | attempt 001",
+        "20260101-000000-0123456789ab  prepared",
+        "  a",
+    ]
 
 
 def test_the_object_for_programs(run: RunDirectory) -> None:
