@@ -226,7 +226,7 @@ def _judge_known(run: RunDirectory, run_state: RunState, known: _KnownJob, answe
 
 
 def _is_for_good(status: RunStatus, job: Job) -> bool:
-    """Return whether a job cannot begin again, and nothing better can be known of it.
+    """Return whether a job cannot begin again, and Slurm will not say more.
 
     Slurm requeues what squeue still shows. Of a job that accounting does not know either, its state may still arrive;
     it changes nothing for a run that has finished.
