@@ -24,6 +24,10 @@ else:
         inherited = any(getattr(base, "__dataclass_params__", None) for base in cls.__bases__)
         dataclasses.dataclass(init=False, repr=False, eq=False, frozen=inherited)(cls)
         cls.__dataclass_params__.frozen = True
+        fields = dataclasses.fields(cls)
+        cls.__shown__ = tuple(field.name for field in fields if field.repr)
+        cls.__compared__ = tuple(field.name for field in fields if field.compare)
+        cls.__hashed__ = tuple(field.name for field in fields if (field.compare if field.hash is None else field.hash))
         own = {"__init__": _init(cls), "__repr__": _repr, "__eq__": _eq, "__hash__": _hash}
         for name, method in {**own, "__setattr__": _setattr, "__delattr__": _delattr}.items():
             if cls.__dict__.get(name) is None:
@@ -54,18 +58,20 @@ else:
 
         return __init__
 
-    def _values(value) -> list[Any]:
-        return [value.__dict__[name] for name in value.__match_args__]
+    def _values(value, names) -> tuple[Any, ...]:
+        return tuple([value.__dict__[name] for name in names])
 
     def _repr(self):
-        pairs = zip(self.__match_args__, _values(self))  # noqa: B905
-        return f"{type(self).__qualname__}({', '.join(f'{name}={value!r}' for name, value in pairs)})"
+        values = [f"{name}={self.__dict__[name]!r}" for name in self.__shown__]
+        return f"{type(self).__qualname__}({', '.join(values)})"
 
     def _eq(self, other):
-        return _values(self) == _values(other) if type(other) is type(self) else NotImplemented
+        if type(other) is not type(self):
+            return NotImplemented
+        return _values(self, self.__compared__) == _values(other, self.__compared__)
 
     def _hash(self):
-        return hash(tuple(_values(self)))
+        return hash(_values(self, self.__hashed__))
 
     def _setattr(_self, name, _value):
         raise FrozenInstanceError(f"cannot assign to field {name!r}")

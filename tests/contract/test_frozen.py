@@ -75,6 +75,19 @@ def test_equality_text_and_fields_are_the_standard_ones(
     assert Plain(*one) != ours
 
 
+def test_fields_that_do_not_count_are_left_out_as_in_the_standard_ones() -> None:
+    @frozen.dataclass(frozen=True)
+    class Noted:
+        x: int
+        note: str = field(default="", compare=False)
+        secret: str = field(default="", repr=False, hash=False)
+
+    assert Noted(1, "a") == Noted(1, "b")
+    assert hash(Noted(1, "a")) == hash(Noted(1, "b")) == hash(Noted(1, secret="s"))
+    assert Noted(1) != Noted(1, secret="s")
+    assert repr(Noted(1, "a", "s")).endswith(".Noted(x=1, note='a')")
+
+
 def test_hashes_are_those_of_equal_values() -> None:
     @frozen.dataclass(frozen=True)
     class Point:
