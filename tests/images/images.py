@@ -34,13 +34,18 @@ def debian_root() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if root.is_dir():
             return root
-        partial = root.with_suffix(".partial")
+        partial, archive = root.with_suffix(".partial"), root.with_suffix(".tar")
         shutil.rmtree(partial, ignore_errors=True)
-        # Signatures are checked with the keys of debian-archive-keyring, which mmdebstrap brings.
-        argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(partial)]
+        partial.mkdir()
+        # Signatures are checked with the keys of debian-archive-keyring, which mmdebstrap brings. It gives an ordinary
+        # user files of other user ids; unpacked from an archive, all of them are the user's own.
+        argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(archive)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds(300))
         if done.returncode != 0:
             raise RuntimeError(f"mmdebstrap ended with status {done.returncode}:\n{done.stderr[-2000:]}")
+        unpack = ["tar", "--extract", "--no-same-owner", f"--file={archive}", f"--directory={partial}"]
+        subprocess.run([*unpack, "--exclude=./dev/*"], check=True, timeout=seconds(300))
+        archive.unlink()
         partial.rename(root)
     return root
 
