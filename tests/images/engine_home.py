@@ -14,6 +14,7 @@ STORAGE = """\
 [storage]
 driver = "overlay"
 graphroot = "{home}/graph"
+rootless_storage_path = "{home}/graph"
 runroot = "{home}/run"
 [storage.options.overlay]
 skip_mount_home = "true"
