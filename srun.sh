@@ -4,8 +4,8 @@
 #     salloc -N 2 --gpus-per-node=8
 #     ./srun.sh [--nsys] [options] recipes/vanilla_gpt_pretrain.py [key=value ...]
 #
-# It calls `launcher run` with three variables: SQSH (image; default ./megatron-lm+latest.sqsh where the runtime is a
-# container), MOUNT (SRC:DST,...; default this checkout at /workspace/megatron, and /fsx where it exists),
+# It calls `launcher run` with three variables: SQSH (image; default ./megatron-lm+latest.sqsh where it exists and the
+# cluster has a container runtime), MOUNT (SRC:DST,...; default this checkout at /workspace/megatron, and /fsx where it exists),
 # GPUS_PER_NODE (default: that of the allocation, else of the cluster profile, else 8).
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)

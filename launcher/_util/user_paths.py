@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from launcher._util.errors import ConfigError, RequestError
@@ -25,6 +26,17 @@ def user_path(text: str, directory: Path, *, where: str | None = None, error: ty
         if failed.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise error(f"{text!r} is not a path: {(failed.strerror or '').lower()}", where=where) from None
     return path
+
+
+def cache_home(environ: Mapping[str, str]) -> Path:
+    """Return the directory of caches: XDG_CACHE_HOME, else ~/.cache."""
+    return Path(environ.get("XDG_CACHE_HOME") or f"{environ.get('HOME', '~')}/.cache").expanduser()
+
+
+def cache_directory(environ: Mapping[str, str]) -> Path:
+    """Return the launcher's own cache: LAUNCHER_CACHE, else `megatron-launcher` below the directory of caches."""
+    own = environ.get("LAUNCHER_CACHE")
+    return Path(own).expanduser() if own else cache_home(environ) / "megatron-launcher"
 
 
 def is_file(path: Path) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from launcher._util.user_paths import cache_directory
 from launcher._util.version import __version__
 from launcher.api.discover import Discovered
 from launcher.contract import files
@@ -29,10 +30,7 @@ class CheckCache:
     """
 
     def __init__(self, found: Discovered, task: TaskPlan, request: CheckRequest, env: Mapping[str, str]) -> None:
-        environ = found.inputs.host.environ
-        home = environ.get("XDG_CACHE_HOME") or f"{environ.get('HOME', '~')}/.cache"
-        own = environ.get("LAUNCHER_CACHE") or f"{home}/megatron-launcher"
-        self._directory = Path(own).expanduser() / "checks"
+        self._directory = cache_directory(found.inputs.host.environ) / "checks"
         try:
             self._path: Path | None = self._directory / f"{_digest(found, task, request, env)}.json"
         except (OSError, _UnknownStackError):

@@ -16,6 +16,7 @@ from launcher.contract.frozen import dataclass
 from launcher.contract.values import Override
 from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
 from launcher.discovery.code_files import code_digest, code_files
+from launcher.discovery.container_runtime import RuntimeChoice, choose_runtime
 from launcher.discovery.host import HostContext, detect_host
 from launcher.discovery.image import Image, resolve_image
 from launcher.discovery.recipe import BridgeRecipe, Recipe, RecipeFile, read_recipe
@@ -59,6 +60,8 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     backend = _mode(intent, cluster, host)
     refuse_without_effect(asked.stated(), backend.name)
     request, hosts = _chosen_hosts(request, {*asked.stated(), *layered.of_job_file}, backend, host)
+    runtime = _runtime(request, cluster, backend, host, resumed)
+    cluster = cluster.model_copy(update={"runtime": runtime.name})
     own_copy = resumed.path if resumed else None
     recipe, shipped, code = recipe_and_code(named, request, host, own_copy)
     wanted = container.wanted_image(request, cluster, backend)
@@ -98,6 +101,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         run_dir=str(resumed.path) if resumed else None,
         recipe_text=resumed.plan["recipe"] if resumed else None,
         previous=resumed.plan if resumed else None,
+        runtime=runtime,
         image=image,
         save_s=_longest_save_s(resumed) if resumed else None,
         profiling=profiling,
@@ -208,6 +212,15 @@ def _mode(intent: Intent, cluster: Cluster, host: HostContext) -> BackendTraits:
             return backend_choice.choose_backend("submit", cluster, host)
         except PrerequisiteError:
             raise error from None
+
+
+def _runtime(
+    request: Request, cluster: Cluster, backend: BackendTraits, host: HostContext, resumed: RunDirectory | None
+) -> RuntimeChoice:
+    earlier = str(resumed.plan["runtime"]) if resumed else None
+    from launcher._util.shell import LocalShell
+
+    return choose_runtime(request, cluster, host, LocalShell(), srun=backend.slurm_step, earlier=earlier)
 
 
 def _look_at(text: str, cluster: Cluster, host: HostContext) -> Image:

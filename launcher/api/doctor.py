@@ -1,10 +1,11 @@
 """Checking the login node and, in a job, compute nodes: the job of the checks is an ordinary run."""
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher._util.errors import LauncherError
+from launcher._util.errors import ConfigError, LauncherError
 from launcher._util.shell import LocalShell, Shell
 from launcher.api.prepare_plan import prepare_plan
 from launcher.api.progress import Progress
@@ -13,6 +14,7 @@ from launcher.backends.wait import interrupts
 from launcher.config.load import load_cluster, load_request
 from launcher.config.request import Request
 from launcher.contract.checks import fail
+from launcher.discovery.container_runtime import choose_runtime
 from launcher.discovery.host import detect_host
 from launcher.doctor import expected, job, site
 from launcher.doctor.login import run_checks
@@ -78,6 +80,9 @@ def _site(asked: Request, shell: Shell) -> Site:
     host = detect_host()
     request = load_request(asked.stated(), environ=host.environ, directory=host.directory)
     cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
+    with contextlib.suppress(ConfigError):  # the plan of the checks says so
+        runtime = choose_runtime(request, cluster, host, shell, srun=cluster.scheduler == "slurm")
+        cluster = cluster.model_copy(update={"runtime": runtime.name})
     return site.collect(cluster, request, host, shell)
 
 

@@ -61,7 +61,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add(
         "--runtime",
         choices=tuple(RUNTIMES),
-        help="how tasks enter the image (default: the profile's)",
+        help="how tasks enter the image (default: the profile's, else what the cluster has)",
     )
     add("--python", metavar="PATH", help="interpreter that tasks run with (default: the profile's, the launcher's own)")
     add("--mount", metavar="SRC[:DST[:ro]]", action="append", help="mount a directory into the container; repeatable")

@@ -14,12 +14,17 @@ TimeLimit = Annotated[Text, slurm_time]
 Flag = bool
 Count = Annotated[int, above(0)]
 Positive = Annotated[float, above(0), finite]
+AUTOMATIC = "auto"
+"""The runtime of a profile that leaves it open."""
+
 if TYPE_CHECKING:
     Fabric = str
     Runtime = str
+    ProfileRuntime = str
 else:
     Fabric = Literal[tuple(FABRICS)]
     Runtime = Literal[tuple(RUNTIMES)]
+    ProfileRuntime = Literal[(*RUNTIMES, AUTOMATIC)]
 EnvironmentName = Annotated[str, matches("[A-Za-z_][A-Za-z0-9_]*")]
 
 
@@ -135,9 +140,10 @@ class Cluster(Model):
     cpus_per_task: Count | None = None
     """Number of CPUs for one rank."""
 
-    runtime: Runtime = "none"
+    runtime: ProfileRuntime = AUTOMATIC
     """How a task enters its image: `pyxis` through srun's options, `enroot` or `bwrap` (bubblewrap) through enter.sh
-    on each node, `none` not at all (bare metal)."""
+    on each node, `none` not at all (bare metal). `auto` takes the first of them that the cluster has where an image is
+    named, and none where there is no image."""
 
     image: Text | None = None
     """The image of runs that name none, as in --image: a name in the store, a reference, or an absolute path."""

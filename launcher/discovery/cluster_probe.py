@@ -7,7 +7,7 @@ import json
 import re
 
 from launcher.contract.fabrics import FABRICS, NAMES
-from launcher.runtimes import BARE, RUNTIMES
+from launcher.runtimes import RUNTIMES
 from launcher.slurm.info import NodeGroup
 from launcher.slurm.probe import ClusterProbe, OptionTest
 
@@ -150,7 +150,7 @@ def _time(found: ClusterProbe) -> list[str]:
 
 def _runtime(found: ClusterProbe) -> list[str]:
     if found.srun_help is None:
-        return ["# runtime: unknown (srun --help did not answer); tasks run on the bare machine unless you change it"]
+        return ["# runtime: unknown (srun --help did not answer); where an image is named, it is asked again"]
     plugins = [each for each in RUNTIMES.values() if each.srun_option]
     for each in plugins:
         if each.why_unavailable(found.srun_help, frozenset()) is None:
@@ -161,8 +161,8 @@ def _runtime(found: ClusterProbe) -> list[str]:
     absent = " and ".join(f"no {each.srun_option}, so there is no {each.name}" for each in plugins)
     others = " or ".join(each.name for each in RUNTIMES.values() if each.programs)
     return [
-        f"# srun --help: {absent}. Whether the nodes have {others} is unknown.",
-        f"runtime = {_text(BARE.name)}",
+        f"# runtime: not set. srun --help: {absent}; whether the nodes have {others} is unknown,",
+        "# and where an image is named, what is on the PATH of the shell that starts the run is used",
     ]
 
 

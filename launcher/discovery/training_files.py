@@ -6,6 +6,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from launcher._util.user_paths import cache_home
 from launcher.contract import hub
 from launcher.contract.frozen import dataclass
 
@@ -119,8 +120,7 @@ def _is_hub_name(key: str, text: str, values: Mapping[str, Any]) -> bool:
 
 
 def _cached(name: str, environ: Mapping[str, str]) -> bool:
-    cache = environ.get("XDG_CACHE_HOME") or f"{environ.get('HOME', '~')}/.cache"
-    home = environ.get("HF_HOME") or f"{cache}/huggingface"
+    home = environ.get("HF_HOME") or f"{cache_home(environ)}/huggingface"
     hub_cache = environ.get("HF_HUB_CACHE") or f"{home}/hub"
     return (Path(hub_cache) / f"models--{name.replace('/', '--')}" / "snapshots").is_dir()
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
-from launcher.runtimes import RUNTIMES
+from launcher.planning.container import chosen_runtime
 
 
 def expected_values(cluster: Cluster, request: Request, *, torch: bool, rendezvous_timeout_s: float) -> str:
     """Return the argument `expected` of launcher/job/doctor/entry/doctor.py, as JSON."""
-    runtime = RUNTIMES[request.runtime or cluster.runtime]
+    runtime = chosen_runtime(request, cluster)
     shared, read_only = directories((*cluster.mounts, *request.mounts), inside=runtime.is_container)
     values: dict[str, Any] = {
         "device": cluster.device,

@@ -12,8 +12,8 @@ from launcher._util.shell import Result, Shell
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.discovery.host import HostContext
+from launcher.planning.container import chosen_runtime
 from launcher.planning.model import Plan
-from launcher.runtimes import RUNTIMES
 from launcher.runtimes.model import ContainerRuntime
 from launcher.slurm import info
 from launcher.slurm.ask import ask
@@ -66,7 +66,7 @@ class Site:
     @property
     def runtime(self) -> ContainerRuntime:
         """Return the runtime that a run would use: the request's, else the profile's."""
-        return RUNTIMES[self.request.runtime or self.cluster.runtime]
+        return chosen_runtime(self.request, self.cluster)
 
     @property
     def why_unknown(self) -> str | None:

@@ -19,8 +19,8 @@ _NEEDED = ("/bin", "/etc", "/lib", "/lib64", "/usr/bin", "/usr/lib", "/usr/lib64
 
 
 def chosen_runtime(request: Request, cluster: Cluster) -> ContainerRuntime:
-    """Return the request's runtime, or else the profile's."""
-    return RUNTIMES[request.runtime or cluster.runtime]
+    """Return the request's runtime, or else the profile's; the bare machine where the profile leaves it open."""
+    return RUNTIMES.get(request.runtime or cluster.runtime, BARE)
 
 
 def wanted_image(request: Request, cluster: Cluster, backend: BackendTraits) -> str | None:

@@ -9,6 +9,7 @@ from launcher.config.request import Request
 from launcher.contract.disk_space import DiskSpace
 from launcher.contract.frozen import dataclass
 from launcher.contract.values import Override
+from launcher.discovery.container_runtime import RuntimeChoice
 from launcher.discovery.host import HostContext
 from launcher.discovery.image import Image
 from launcher.discovery.recipe import Recipe
@@ -130,6 +131,8 @@ class PlanInputs:
     """The space in the file system of the checkpoints; None where it cannot be seen from here."""
     save_s: float | None = None
     """How long the longest save of earlier attempts took; None where none was measured."""
+    runtime: RuntimeChoice | None = None
+    """How the runtime was chosen; None where nothing was looked at."""
     image: Image | None = None
     """The image that container.wanted_image names, inspected; None on the bare machine."""
     hosts: tuple[str, ...] = ()

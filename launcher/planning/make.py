@@ -54,6 +54,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         cluster=cluster.name,
         device=cluster.device,
         runtime=runtime.name,
+        runtime_origin=inputs.runtime.origin if inputs.runtime else None,
         image=container.describe_image(inputs.image) if inputs.image else None,
         container=container.plan_container(inputs, runtime, task.mounts, task.run_dir, named),
         python=task.python,
@@ -96,7 +97,7 @@ def _source(inputs: PlanInputs) -> dict[str, Any] | None:
 
 
 def _unchecked(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
-    image = inputs.image.unchecked if inputs.image else ()
+    image = (*(inputs.runtime.unchecked if inputs.runtime else ()), *(inputs.image.unchecked if inputs.image else ()))
     profiler = task.profiler.unchecked if task.profiler else ()
     return (*image, *_of_recipe(inputs), *task.preflight.unchecked, *task.fabric.unchecked, *profiler)
 
@@ -135,6 +136,7 @@ def _warnings(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
         if name.startswith(("SBATCH_", "SRUN_"))
     ]
     found += inputs.shipped.warnings
+    found += inputs.runtime.warnings if inputs.runtime else ()
     if (site := retry.site_recovery(inputs)) is not None and site.startswith("srun's"):
         found.append(
             f"{site} may start the step again inside the same attempt: its ranks refuse a second start, because an "

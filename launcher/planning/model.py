@@ -119,6 +119,8 @@ class Plan:
     cluster: str
     device: str
     runtime: str
+    runtime_origin: str | None
+    """Why that runtime: the option, the profile, or what the cluster has."""
     image: PlannedImage | None
     container: Container | None
     """None on the bare machine."""

@@ -3,13 +3,15 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.backends.containers import contained, found, left_on, logs, missing, result, wrapped_enroot
+from tests.backends.containers import PROGRAM, SCRATCH, contained, found, left_on, logs, missing, result, wrapped_enroot
+from tests.backends.running import LAUNCHER, ROOT, User, user_of
 from tests.support.slurm import virtual_cluster
 from tests.support.slurm.machine import SEARCH_PATH
 from tests.support.slurm.virtual_cluster import VirtualCluster
@@ -207,3 +209,79 @@ def test_enroot_on_this_machine(image_file: Path, tmp_path: Path) -> None:
     assert logs(run).count("launcher: unpacking") == 1
     assert list((tmp_path / "scratch").glob("launcher-*/launcher-*")) == []
     assert list((tmp_path / "scratch").glob("launcher-*/enroot/*")) == []
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, image_file: Path) -> Path:
+    """A directory with srun.sh, and the image where `make build` leaves it."""
+    directory = tmp_path / "checkout"
+    directory.mkdir()
+    shutil.copy(ROOT / "srun.sh", directory)
+    (directory / "megatron-lm+latest.sqsh").symlink_to(image_file)
+    return directory
+
+
+def by_srun_sh(user: User, checkout: Path, *arguments: str) -> Path:
+    """Run a shipped recipe by srun.sh in an allocation of two nodes; return the run directory."""
+    path = f"{LAUNCHER.parent}:{user.environ['PATH']}"
+    recipe = str(ROOT / "recipes/vanilla_gpt_pretrain.py")
+    argv = ["salloc", "-N2", "--ntasks-per-node=2", str(checkout / "srun.sh"), recipe, "--no-check-config", *arguments]
+    done = user.call([*argv, "--entrypoint", PROGRAM, "--json"], environ={"PATH": path})
+    return Path(json.loads(done.stdout)["run_dir"])
+
+
+@pytest.mark.parametrize("runtime", ["bwrap", "enroot"])
+def test_srun_sh_uses_the_image_of_make_build_where_the_cluster_has_a_runtime(
+    slurm_cluster: VirtualCluster, checkout: Path, tmp_path: Path, runtime: str
+) -> None:
+    if reason := missing(runtime):
+        pytest.skip(reason)
+    user = user_of(tmp_path, slurm_cluster)
+    profile = tmp_path / "clusters/virtual.toml"
+    profile.write_text(f'{profile.read_text()}scratch = "{SCRATCH}"\n')
+    if runtime == "enroot":
+        user.environ["PATH"] = f"{wrapped_enroot(tmp_path / 'bin')}:{user.environ['PATH']}"
+    else:
+        user.environ["PATH"] = without(tmp_path / "few", "enroot", user.environ["PATH"])
+    run = by_srun_sh(user, checkout, "--nodes", "2")
+    assert [rank["made_for"] for rank in found(run)] == ["tests\n"] * 4, logs(run)
+    plan = json.loads((run / "plan.json").read_text())
+    assert (plan["runtime"], plan["image"]["path"]) == (runtime, str((checkout / "megatron-lm+latest.sqsh").resolve()))
+    assert f"/{runtime}" in plan["runtime_origin"]
+    assert {"source": str(checkout), "target": "/workspace/megatron", "read_only": False} in plan["mounts"]
+    # The bare machine is used only where that was asked for.
+    bare = by_srun_sh(user, checkout, "--nodes", "2", "--runtime", "none")
+    assert [rank["made_for"] for rank in found(bare)] == [None] * 4
+
+
+def test_srun_sh_uses_pyxis_where_srun_lists_its_options(
+    slurm_cluster: VirtualCluster, checkout: Path, tmp_path: Path
+) -> None:
+    user = user_of(tmp_path, slurm_cluster)
+    stand_in = tmp_path / "stand-in"
+    stand_in.mkdir()
+    # As `srun --help` prints it where the plugin is loaded.
+    (stand_in / "srun").write_text("#!/bin/sh\necho '      --container-image=[USER@][REGISTRY#]IMAGE[:TAG]|PATH'\n")
+    (stand_in / "srun").chmod(0o755)
+    path = f"{stand_in}:{LAUNCHER.parent}:{user.environ['PATH']}"
+    recipe = str(ROOT / "recipes/vanilla_gpt_pretrain.py")
+    argv = ["salloc", "-N2", "--ntasks-per-node=2", str(checkout / "srun.sh"), recipe, "--nodes=2", "--dry-run"]
+    shown = user.call([*argv, "--no-check-config"], environ={"PATH": path}).stdout
+    image = (checkout / "megatron-lm+latest.sqsh").resolve()
+    assert "runtime      pyxis (srun --help lists --container-image)" in shown
+    assert f"    --container-image={image}\n" in shown
+    assert f":{checkout}:/workspace/megatron" in shown or f",{checkout}:/workspace/megatron" in shown
+
+
+def without(directory: Path, program: str, path: str) -> str:
+    """Return the PATH with one program left out of the directories that have it."""
+    for number, place in enumerate(path.split(os.pathsep)):
+        if not (Path(place) / program).exists():
+            continue
+        copy = directory / str(number)
+        copy.mkdir(parents=True)
+        for each in Path(place).iterdir():
+            if each.name != program:
+                (copy / each.name).symlink_to(each)
+        path = path.replace(place, str(copy))
+    return path

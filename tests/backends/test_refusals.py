@@ -83,7 +83,7 @@ def test_a_slurm_profile_without_slurm(alone: User) -> None:
         ),
         (("small.py", "--image", "./small.py", "--runtime", "enroot"), ("small.py",)),
         (("small.py", "--runtime", "bwrap"), ("needs an image", "launcher image list")),
-        (("small.py", "--image", "x.sqsh"), ("needs a container", "--runtime pyxis")),
+        (("small.py", "--image", "x.sqsh", "--runtime", "none"), ("needs a container", "--runtime pyxis")),
         (("small.py", "--mount", "/x"), ("needs a container",)),
         (("small.py", "--cluster", "nowhere"), ("no cluster profile 'nowhere'", "Known profiles")),
         (("small.py", "--env", "HF_TOKEN"), ("has none",)),

@@ -65,7 +65,7 @@ def test_the_users_own_profile_hides_a_shipped_one(home: dict[str, str]) -> None
     [
         ("gpus = 8\n", "gpus: unknown key; did you mean gpu?"),
         ("gpus_per_node = 0\n", "gpus_per_node: Input should be greater than 0"),
-        ('runtime = "docker"\n', "runtime: Input should be 'pyxis', 'enroot', 'bwrap' or 'none'"),
+        ('runtime = "docker"\n', "runtime: Input should be 'pyxis', 'enroot', 'bwrap', 'none' or 'auto'"),
         ('architecture = "sparc"\n', "architecture: Input should be 'x86_64' or 'aarch64'"),
         ('scratch = ""\n', "scratch: String should have at least 1 character"),
         ('[env]\nRANK = "0"\n', "RANK cannot be set: step.sh sets it for each rank"),

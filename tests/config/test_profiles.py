@@ -37,7 +37,7 @@ def test_each_value_has_a_source_beside_it(name: str) -> None:
     missing = [
         key
         for key, (value, reason) in read_reasons(path.read_text()).items()
-        if key not in CHOICES and (key, value) != (("runtime",), "none") and not SOURCE.search(reason or "")
+        if key not in CHOICES and (key, value) != (("runtime",), "auto") and not SOURCE.search(reason or "")
     ]
     assert missing == []
 
@@ -167,7 +167,7 @@ def made(name: str, nodes: int) -> Plan:
         architecture=found.architecture or "x86_64",
         net_plugins=(NcclNetPlugin("/opt/amazon/ofi-nccl/lib/libnccl-net.so", ("Libfabric",)),),
     )
-    return plan(profile=found, request={"nodes": nodes}, inside=None if found.runtime == "none" else inside)
+    return plan(profile=found, request={"nodes": nodes}, inside=None if found.runtime == "auto" else inside)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "local"])

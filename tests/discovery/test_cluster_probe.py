@@ -128,7 +128,7 @@ def test_the_partition_that_was_asked_for_and_its_most_frequent_nodes(tmp_path: 
     )
     text = write_profile(probe_cluster(shell, "train"), "ours")
     cluster = loaded(text, tmp_path)
-    assert (cluster.partition, cluster.gpus_per_node, cluster.gpu, cluster.runtime) == ("train", 8, "H100", "none")
+    assert (cluster.partition, cluster.gpus_per_node, cluster.gpu, cluster.runtime) == ("train", 8, "H100", "auto")
     assert cluster.directives == {"gpus-per-node": False, "gres": True, "exclusive": True, "mem": "0"}
     assert (cluster.topology, cluster.time_limit) == (None, None)
     assert "# sinfo: 100 nodes with 8 GPUs of type h100" in text
@@ -192,7 +192,7 @@ def test_what_the_site_cannot_be_asked_is_said_to_be_unknown(tmp_path: Path) -> 
     del answers["srun"]
     text = write_profile(probe_cluster(Recorder(answers)))
     cluster = loaded(text, tmp_path)
-    assert (cluster.architecture, cluster.runtime, cluster.time_limit) == (None, "none", None)
+    assert (cluster.architecture, cluster.runtime, cluster.time_limit) == (None, "auto", None)
     for key in ("architecture", "runtime", "time_limit"):
         assert f"# {key}: unknown" in text
     assert "srun --mpi=list: no answer" in text

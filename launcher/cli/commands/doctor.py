@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("partition", "account", "qos", "nodelist", "exclude"):
         add(f"--{name}", metavar="NAME", help=f"Slurm's --{name}")
     complete(add("--image", metavar="IMAGE", help="image that the checks run in (default: the profile's)"), "images")
-    add("--runtime", choices=tuple(RUNTIMES), help="how tasks enter it (default: the profile's)")
+    add(
+        "--runtime",
+        choices=tuple(RUNTIMES),
+        help="how tasks enter it (default: the profile's, else what the cluster has)",
+    )
     add("--mount", metavar="SRC[:DST[:ro]]", action="append", help="a further directory that all nodes should see")
     add("--env", metavar="NAME[=VALUE]", action="append", help="set a variable, or pass this shell's on; repeatable")
     add("--run-root", metavar="DIR", help="where the job's directory is made (default: the profile's, else ./runs)")

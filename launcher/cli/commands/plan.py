@@ -95,7 +95,8 @@ def _lines(plan: "Plan") -> list[str]:
     lines = [
         _row("run", f"{plan.name}/{plan.run_id}"),
         _row("backend", f"{plan.backend.name} ({plan.backend.title})"),
-        _row("cluster", f"{plan.cluster} (device {plan.device}, runtime {plan.runtime})"),
+        _row("cluster", f"{plan.cluster} (device {plan.device})"),
+        _row("runtime", f"{plan.runtime} ({plan.runtime_origin})" if plan.runtime_origin else plan.runtime),
         _row("recipe", plan.recipe),
         *_source_rows(plan),
         *(_row("  argument", f"{name}={value}") for name, value in plan.argv["arguments"].items()),

@@ -5,7 +5,7 @@ import re
 from launcher.contract.checks import Check, fail, ok, skip, warn
 from launcher.contract.fabrics import FABRICS
 from launcher.doctor.site import CommandOutput, DirectoryState, Site
-from launcher.runtimes import CONTAINERS, RUNTIMES
+from launcher.runtimes import BARE, CONTAINERS, RUNTIMES
 
 _GIB = 1024**3
 _RUN_ROOT_GIB, _STORE_GIB = 5, 30
@@ -56,7 +56,7 @@ def run_root_check(site: Site, place: DirectoryState | None) -> Check:
 
 def store_check(site: Site, place: DirectoryState | None) -> Check:
     """Check the image store, if runs of the profile use images."""
-    if not RUNTIMES[site.cluster.runtime].is_container and site.cluster.image_store is None:
+    if not RUNTIMES.get(site.cluster.runtime, BARE).is_container and site.cluster.image_store is None:
         return skip("image store", "the profile's runs use no image")
     return directory_check("image store", place, "image_store", _STORE_GIB, alone=not site.has_slurm)
 
