@@ -16,6 +16,7 @@ from launcher.api.check_cache import CheckCache
 from launcher.api.discover import Discovered
 from launcher.api.progress import Progress
 from launcher.backends import entrypoint_call
+from launcher.contract.checkpoints import holds_checkpoint
 from launcher.contract.records import BridgeRecipeRequest, CheckRequest, RecipeFileRequest
 from launcher.discovery.files import require_sources
 from launcher.discovery.recipe import RecipeFile
@@ -149,8 +150,20 @@ def task_environment(found: Discovered, task: TaskPlan) -> dict[str, str]:
 
 def _files(found: Discovered, task: TaskPlan, resolved: Mapping[str, Any]) -> TrainingFiles:
     job = {variable.name: variable.value for variable in task.environment if variable.value is not None}
-    named = check_training_files(preflight.flattened(resolved), {**found.inputs.host.environ, **job})
-    return dataclasses.replace(named, loads=found.inputs.knowledge.files.loads)
+    values = preflight.flattened(resolved)
+    named = check_training_files(values, {**found.inputs.host.environ, **job})
+    before = found.inputs.knowledge.files
+    return dataclasses.replace(named, loads=before.loads, forbidden=_forbidden(found, values.get("checkpoint.load")))
+
+
+def _forbidden(found: Discovered, load: Any) -> str | None:
+    """Return the checkpoint that the recipe itself names and that the ranks of a new run refuse to load."""
+    if found.resumed is not None or found.inputs.request.allow_checkpoint_load or not isinstance(load, str):
+        return None
+    # Bridge's own default, below which the run never looks.
+    if "nemo_experiments" in Path(load).parts:
+        return None
+    return load if "://" in load or holds_checkpoint(Path(load)) else None
 
 
 def _answer(text: str) -> dict[str, Any] | None:

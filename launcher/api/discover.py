@@ -13,6 +13,7 @@ from launcher.config.load import add_job_file, load_cluster, load_request, read_
 from launcher.config.request import Request
 from launcher.contract import disk_space
 from launcher.contract.frozen import dataclass
+from launcher.contract.checkpoints import holds_checkpoint
 from launcher.contract.values import Override
 from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
 from launcher.discovery.code_files import code_digest, code_files
@@ -22,7 +23,13 @@ from launcher.discovery.image import Image, resolve_image
 from launcher.discovery.recipe import BridgeRecipe, Recipe, RecipeFile, read_recipe
 from launcher.discovery.recipe_index import IndexMatch, lookup, lookup_file, with_index_info
 from launcher.discovery.shipped_code import ShippedCode, shipped_code
-from launcher.discovery.training_files import SavedModel, TrainingFiles, check_training_files, saved_model
+from launcher.discovery.training_files import (
+    INPUT_KEYS,
+    SavedModel,
+    TrainingFiles,
+    check_training_files,
+    saved_model,
+)
 from launcher.planning import arguments, assignments, backend_choice, container, index_info, overrides, run_paths
 from launcher.planning.backend import BackendTraits
 from launcher.planning.inputs import PlanInputs
@@ -82,7 +89,12 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     if schema is not None:
         _check_overrides(parsed, schema, recipe)
     keywords = arguments.check(stated, recipe, match, schema) if stated and own_program else {}
-    files = _named_files(stated, request, recipe, host, _checkpoint_to_load(request, parsed, resumed))
+    files = _named_files(stated, parsed, request, recipe, match, host)
+    files = dataclasses.replace(
+        files,
+        loads=_checkpoint_to_load(request, parsed, resumed),
+        forbidden=_forbidden_checkpoint(request, parsed) if resumed is None and own_program else None,
+    )
     code = tuple(sorted((*code, *own_code(profiling))))
     inputs = PlanInputs(
         request=request,
@@ -247,11 +259,32 @@ def _match(recipe: Recipe, request: Request, release: BridgeRelease) -> IndexMat
 
 
 def _named_files(
-    stated: Mapping[str, str], request: Request, recipe: Recipe, host: HostContext, loads: SavedModel | None
+    stated: Mapping[str, str],
+    changes: tuple[Override, ...],
+    request: Request,
+    recipe: Recipe,
+    match: IndexMatch | None,
+    host: HostContext,
 ) -> TrainingFiles:
-    """Return what exists of the files that arguments name; a checked configuration names more."""
-    named: dict[str, Any] = arguments.files(stated, recipe) if request.entrypoint is None else {}
-    return dataclasses.replace(check_training_files(named, host.environ), loads=loads)
+    """Return what exists of the files that arguments, overrides and the index name.
+
+    A checked configuration names more.
+    """
+    if request.entrypoint is not None:
+        return TrainingFiles()
+    known = overrides.known_values(changes)
+    named: dict[str, Any] = {key: value for key, value in known.items() if key in INPUT_KEYS}
+    if not {"tokenizer", "hf_path"} & set(stated) and not any(key.startswith("tokenizer") for key in known):
+        named |= index_info.tokenizer(match)
+    return check_training_files({**named, **arguments.files(stated, recipe)}, host.environ)
+
+
+def _forbidden_checkpoint(request: Request, changes: tuple[Override, ...]) -> str | None:
+    """Return what checkpoint.load names of which the ranks of a new run would refuse to load."""
+    named = overrides.known_values(changes).get("checkpoint.load")
+    if request.allow_checkpoint_load or not isinstance(named, str):
+        return None
+    return named if "://" in named or holds_checkpoint(Path(named)) else None
 
 
 def _checkpoint_to_load(

@@ -7,7 +7,7 @@ from typing import Any
 
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
-_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _TRUE = ("1", "ON", "YES", "TRUE")
 """What huggingface_hub and transformers read as true, in any case of letters."""
 

@@ -50,6 +50,8 @@ class IndexedRecipe:
     fetches: tuple[str, ...] = ()
     """Names of Hugging Face repositories that it reads: the architecture, the tokenizer."""
 
+    tokenizer: str | None = None
+    """The one of them whose tokenizer the run itself loads."""
     parameters: tuple[str, ...] = ()
     alias_of: str | None = None
     not_run: str | None = None
@@ -279,6 +281,7 @@ def _recipe(name: str, entry: dict[str, Any], keys: dict[str, str], alias_of: st
         values={key: entry[short] for short, key in keys.items() if short in entry},
         env=None if "not_run" in entry else entry.get("env", {}),
         fetches=tuple(dict.fromkeys(fetches)),
+        tokenizer=tokenizer,
         parameters=tuple(entry.get("parameters", ())),
         alias_of=alias_of,
         not_run=entry.get("not_run"),

@@ -14,7 +14,21 @@ _ITERATION = re.compile(r"iter_(\d+)")
 _SECTION = re.compile(r"^([a-z_]+):")
 _VALUE = re.compile(r"^  ([a-z_]+): (\d+|true|false)\s*$")
 _DATA_ENDINGS = (".bin", ".idx")
-_OF_HUB = ("hf_path", "tokenizer")
+_OF_HUB = ("hf_path", "tokenizer", "tokenizer_model")
+"""Arguments that name a model or a tokenizer: its directory, or its name on the hub."""
+
+_DATA_ARGUMENTS = ("data", "data_path", "data_paths", "train_data_path", "valid_data_path", "test_data_path")
+_DIRECTORIES = ("dataset_path", "dataset_root", "pretrained_checkpoint")
+
+INPUT_ARGUMENTS = frozenset({*_OF_HUB, *_DATA_ARGUMENTS, *_DIRECTORIES})
+"""Arguments by whose names it is known that they name what a training reads; a recipe's own parameters among them."""
+
+_TOKENIZER, _TOKENIZER_TYPE = "tokenizer.tokenizer_model", "tokenizer.tokenizer_type"
+_PLACES = (_TOKENIZER, "dataset.dataset_root", "dataset.path", "checkpoint.pretrained_checkpoint")
+_BLENDS = ("dataset.blend", "dataset.data_path")
+
+INPUT_KEYS = frozenset({*_PLACES, *_BLENDS, _TOKENIZER_TYPE})
+"""Keys of the configuration that name what a training reads."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +55,14 @@ class TrainingFiles:
     """Whether the job's environment forbids access to the Hugging Face hub."""
     loads: SavedModel | None = None
     """The checkpoint that the run loads; None if there is none, or it cannot be seen from here."""
+    forbidden: str | None = None
+    """What `checkpoint.load` names although this run may not load it: a checkpoint, or a remote place."""
 
 
 def check_training_files(values: Mapping[str, Any], environ: Mapping[str, str]) -> TrainingFiles:
     """Check which tokenizer and data files exist, without opening them.
 
-    `values` holds the configuration's values by key; `data` (a list of paths), `tokenizer` and `hf_path` are arguments
-    of the recipe.
+    `values` holds the configuration's values by key, and arguments of the recipe by name (INPUT_ARGUMENTS).
     """
     missing, uncached = [], []
     for key, text in _paths(values):
@@ -93,10 +108,13 @@ def _values(path: Path) -> dict[str, int | bool]:
 
 
 def _paths(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    for key in (*_OF_HUB, "tokenizer.tokenizer_model", "dataset.dataset_root", "dataset.path"):
-        if isinstance(values.get(key), str) and values[key]:
-            yield key, values[key]
-    for key in ("data", "dataset.blend", "dataset.data_path"):
+    for key in (*_OF_HUB, *_DIRECTORIES, *_PLACES):
+        text = values.get(key)
+        # Without its type the name of a tokenizer may be a file's or the hub's.
+        unclear = key == _TOKENIZER and _TOKENIZER_TYPE not in values and hub.is_hub_name(text)
+        if isinstance(text, str) and text and not unclear:
+            yield key, text
+    for key in (*_DATA_ARGUMENTS, *_BLENDS):
         for text in _strings(values.get(key)):
             yield key, text
 
@@ -114,8 +132,8 @@ def _strings(value: Any) -> Iterable[str]:
 
 def _is_hub_name(key: str, text: str, values: Mapping[str, Any]) -> bool:
     """Return whether `text` is the name of a tokenizer on the hub (`owner/name`) and not a local path."""
-    of_hub = values.get("tokenizer.tokenizer_type") == "HuggingFaceTokenizer"
-    may_be = key in _OF_HUB or (key == "tokenizer.tokenizer_model" and of_hub)
+    of_hub = values.get(_TOKENIZER_TYPE) == "HuggingFaceTokenizer"
+    may_be = key in _OF_HUB or (key == _TOKENIZER and of_hub)
     return may_be and hub.is_hub_name(text)
 
 

@@ -1,15 +1,17 @@
 """Arguments that every recipe accepts: checks before anything runs, and the values that they set."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from launcher._util.errors import OverrideError
 from launcher.contract import data_request, key_aliases
-from launcher.contract.recipe_arguments import EVERY, FIELDS
+from launcher.contract.recipe_arguments import EVERY, FIELDS, KEYWORDS
 from launcher.contract.recipe_arguments import check as check_value
 from launcher.contract.values import Override, Refused
 from launcher.discovery.recipe import BridgeRecipe, Recipe
 from launcher.discovery.recipe_index import IndexMatch
+from launcher.discovery.training_files import INPUT_ARGUMENTS
 from launcher.planning.overrides import Schema, known_values
 from launcher.planning.overrides import check as check_overrides
 
@@ -43,15 +45,28 @@ def check(
 
 
 def files(arguments: Mapping[str, str], recipe: Recipe) -> dict[str, Any]:
-    """Return the files and directories that arguments name, for discovery.training_files."""
+    """Return the files and directories that arguments name, for discovery.training_files.
+
+    Of a recipe's own parameters those count whose names say that the training reads them; what they hold counts as
+    data only where it looks like a path.
+    """
     given = _common(arguments, recipe)
-    found: dict[str, Any] = {}
+    own = {*recipe.parameters, *(KEYWORDS if isinstance(recipe, BridgeRecipe) else ())}
+    found: dict[str, Any] = {
+        name: _paths_in(text) if "data" in name else text
+        for name, text in sorted(arguments.items())
+        if name in own and name in INPUT_ARGUMENTS
+    }
     if "data" in given:
         request = data_request.parse(arguments["data"])
         found["data"] = list(request.paths) if request.kind in ("paths", "jsonl") else []
     names = {"tokenizer"} & given
     names |= {"hf_path"} & set(arguments) if isinstance(recipe, BridgeRecipe) else set()
     return {**found, **{name: arguments[name] for name in sorted(names)}}
+
+
+def _paths_in(text: str) -> list[str]:
+    return [one for one in re.split(r"[,\s]+", text) if one.startswith(("/", "./", "../", "~/"))]
 
 
 def sizes(values: Mapping[str, Any], overrides: tuple[Override, ...]) -> dict[str, Any]:

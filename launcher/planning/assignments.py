@@ -9,6 +9,7 @@ from launcher.contract import data_request
 from launcher.contract.overrides import last_of_each_key, replaced
 from launcher.contract.recipe_arguments import is_argument
 from launcher.discovery.recipe import BridgeRecipe, Recipe, RecipeFile
+from launcher.discovery.training_files import INPUT_ARGUMENTS
 
 
 def split_arguments_and_overrides(
@@ -45,8 +46,14 @@ def split_arguments_and_overrides(
     return arguments, tuple(overrides)
 
 
+_CHECKPOINTS = ("checkpoint.load", "checkpoint.pretrained_checkpoint")
+
+
 def make_paths_absolute(assignments: Sequence[str], recipe: Recipe, directory: Path) -> tuple[str, ...]:
-    """Return the assignments with absolute paths for the files and directories that common arguments name.
+    """Return the assignments with absolute paths for the files and directories that the run reads.
+
+    Those are what common arguments name, a recipe's own parameters of such names (INPUT_ARGUMENTS), and the
+    checkpoint to begin from.
 
     A job starts in another directory, and so does its resumption. A path that does not exist stays as it was: the name
     of a model on the hub looks like a path, too.
@@ -56,13 +63,17 @@ def make_paths_absolute(assignments: Sequence[str], recipe: Recipe, directory: P
 
 def _make_path_absolute(text: str, recipe: Recipe, directory: Path) -> str:
     key, _, value = text.partition("=")
-    paths = ("tokenizer", "hf_path") if isinstance(recipe, BridgeRecipe) else ("tokenizer",)
-    if key in recipe.parameters or not value or value.startswith("{"):
+    own = key in recipe.parameters
+    # What a recipe's own `data=train` means is the recipe's business; a path is a path.
+    open_text = own and "data" in key and not value.startswith(("./", "../", "~/"))
+    if not value or value.startswith("{") or open_text or (own and key not in INPUT_ARGUMENTS):
         return text
-    if key == "data":
-        return f"data={data_request.anchored(value, directory)}"
+    if key == "data" or (own and "data" in key):
+        return f"{key}={data_request.anchored(value, directory)}"
     path = data_request.absolute(value, directory)
-    return f"{key}={path}" if key in paths and path.exists() else text
+    common = ("tokenizer", "hf_path") if isinstance(recipe, BridgeRecipe) else ("tokenizer",)
+    named = own or key in common or key.lstrip("+") in _CHECKPOINTS
+    return f"{key}={path}" if named and path.exists() else text
 
 
 def replaced_warnings(assignments: Sequence[str]) -> tuple[str, ...]:

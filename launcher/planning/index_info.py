@@ -67,6 +67,16 @@ def _env_of(index_match: IndexMatch, overrides: Iterable[Override]) -> Mapping[s
     return found
 
 
+def tokenizer(index_match: IndexMatch | None) -> dict[str, Any]:
+    """Return, by key of the configuration, the tokenizer that the recipe itself takes from the hub."""
+    if index_match is None or index_match.recipe is None or index_match.recipe.tokenizer is None:
+        return {}
+    return {
+        "tokenizer.tokenizer_type": "HuggingFaceTokenizer",
+        "tokenizer.tokenizer_model": index_match.recipe.tokenizer,
+    }
+
+
 def unchecked(index_match: IndexMatch, known: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what only running the recipe can show, and what was taken from the index instead.
 

@@ -59,7 +59,7 @@ def plan_task(inputs: PlanInputs) -> TaskPlan:
     """Decide what the tasks of a run are started with. Raises a RequestError of the kind that fits."""
     values = known_values(inputs.overrides)
     layout = _layout(inputs, values)
-    profiler = _profiler(inputs, values, layout)
+    profiler = _profiler(inputs, {**_iterations(inputs), **values}, layout)
     around = fabric.plan_fabric(inputs, layout, values)
     ahead = run_preflight(inputs, layout)
     variables = _environment(inputs, around.variables)
@@ -115,6 +115,12 @@ def _environment(inputs: PlanInputs, network_variables: tuple[Variable, ...]) ->
         image=inputs.image.environment if inputs.image else None,
         network=network_variables,
     )
+
+
+def _iterations(inputs: PlanInputs) -> dict[str, Any]:
+    """Return the number of iterations that the recipe is known to make."""
+    found = inputs.knowledge.values.get("train.train_iters")
+    return {"train.train_iters": found} if isinstance(found, int) else {}
 
 
 def _profiler(inputs: PlanInputs, values: dict[str, Any], layout: RankLayout) -> ProfilerPlan | None:

@@ -112,7 +112,8 @@ def test_of_two_values_for_one_argument_the_last_counts() -> None:
 
 def test_a_recipes_own_parameter_has_its_own_values() -> None:
     assert arguments.check({"data": ""}, FILE, None, SCHEMA) == {}
-    assert arguments.files({"data": "/nowhere"}, FILE) == {}
+    assert arguments.files({"data": "train"}, FILE) == {"data": []}
+    assert arguments.files({"data": "/nowhere"}, FILE) == {"data": ["/nowhere"]}
 
 
 def test_a_name_that_0_3_1_split_in_two_gets_both() -> None:
@@ -164,12 +165,13 @@ def test_paths_are_those_of_the_directory_that_the_command_was_given_in(tmp_path
         "data=hf:squad",
         "tokenizer=a/b",
     )
-    # A recipe's own parameter is the recipe's business.
+    # A recipe's own parameter is the recipe's business, unless it is a path.
     assert assignments.make_paths_absolute(("data=s.jsonl",), FILE, tmp_path) == ("data=s.jsonl",)
+    assert assignments.make_paths_absolute(("data=./s.jsonl",), FILE, tmp_path) == (f"data={tmp_path}/s.jsonl",)
 
 
-def plan_of(directory: Path, *arguments: str, status: int = 0) -> Any:
-    argv = [sys.executable, "-m", "launcher", "plan", *arguments, "--json", "--cluster", "local"]
+def plan_of(directory: Path, *arguments: str, status: int = 0, cluster: str = "local") -> Any:
+    argv = [sys.executable, "-m", "launcher", "plan", *arguments, "--json", "--cluster", cluster]
     root = Path(__file__).resolve().parents[2]
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(directory), "PYTHONPATH": str(root)}
     done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, check=False, env=environ)
@@ -186,7 +188,10 @@ def test_a_plan_carries_arguments_to_the_job_and_looks_for_their_files(tmp_path:
         "peft=lora",
         "peft.dim=8",
     )
-    made = plan_of(tmp_path, "bridge:llama32_1b_sft_config", *given)
+    assert "the ranks run on this machine" in plan_of(tmp_path, "bridge:llama32_1b_sft_config", *given, status=2)
+    (tmp_path / ".config/launcher/clusters").mkdir(parents=True)
+    (tmp_path / ".config/launcher/clusters/far.toml").write_text('extends = "slurm"\ngpus_per_node = 8\n')
+    made = plan_of(tmp_path, "bridge:llama32_1b_sft_config", *given, cluster="far")
     assert made["argv"]["arguments"] == {
         "data": f"{tmp_path}/here.jsonl",
         "hf_path": "/nowhere/model",

@@ -143,3 +143,26 @@ def test_files_are_looked_for(tmp_path: Path) -> None:
     known = check_training_files({**values, "tokenizer.tokenizer_model": "me/known"}, environ)
     assert known.uncached == ()
     assert check_training_files({}, {"HOME": str(tmp_path)}) == TrainingFiles()
+
+
+def test_what_names_a_tokenizer_is_a_path_where_it_looks_like_one(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path)}
+    for text in ("./llama", "../llama", "/models/llama"):
+        assert check_training_files({"hf_path": text}, environ).missing == (("hf_path", text),)
+    assert check_training_files({"hf_path": "meta/llama"}, environ).uncached == (("hf_path", "meta/llama"),)
+    # Without its type a tokenizer's name may be a file's or the hub's; a path is a path.
+    assert check_training_files({"tokenizer.tokenizer_model": "meta/llama"}, environ) == TrainingFiles()
+    assert check_training_files({"tokenizer.tokenizer_model": "/no/such.model"}, environ).missing
+
+
+def test_a_dispatcher_that_the_image_has_is_not_spoken_of() -> None:
+    values = {"model.moe_token_dispatcher_type": "flex", "model.moe_flex_dispatcher_backend": "deepep"}
+    described = {"megatron-core": "0.19.2"}
+    for more in (
+        {"packages": described, "moe_backends": ("uccl",)},
+        {"packages": {"torch": "2.11.0"}},
+        {"packages": described, "gpus": False},
+    ):
+        assert findings(ConfigView(values, world_size=8, nodes=1, complete=False, **more)) == ()
+    alone = {**values, "model.expert_model_parallel_size": 1}
+    assert findings(ConfigView(alone, world_size=8, nodes=1, complete=False, packages=described)) == ()

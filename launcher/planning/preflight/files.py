@@ -101,6 +101,18 @@ def _keeps_optimizer(view: ConfigView, saved: SavedModel) -> bool:
     return distributed is True and saved.values.get("checkpoint.save_optim") is not False and wanted is not False
 
 
+def permission(view: ConfigView) -> Iterator[Finding]:
+    """Refuse a new run that would begin from a checkpoint without --allow-checkpoint-load: its ranks refuse it."""
+    named = view.files.forbidden
+    if named is not None:
+        yield refused(
+            f"checkpoint.load={named} holds a checkpoint, or may hold one, and a new run loads a checkpoint only when "
+            "you allow it",
+            "allow it with --allow-checkpoint-load, or continue the run that wrote it with --resume RUN",
+            where="checkpoint.load",
+        )
+
+
 def shared(view: ConfigView) -> Iterator[Finding]:
     """Warn if several nodes save a checkpoint into a directory that is local to each node."""
     path = view.values.get("checkpoint.save")
@@ -116,6 +128,9 @@ def shared(view: ConfigView) -> Iterator[Finding]:
 def files(view: ConfigView) -> Iterator[Finding]:
     """Warn of tokenizer and data files that do not exist here, and of hub names that the cache does not hold."""
     for key, path in view.files.missing:
+        if view.local:
+            yield refused(f"{key}: {path} does not exist, and the ranks run on this machine", "correct the path")
+            continue
         yield Finding(
             f"{key}: {path} does not exist on this machine",
             "ignore this if the nodes have it; otherwise correct the path",
@@ -143,5 +158,5 @@ def tokens(view: ConfigView) -> Iterator[Finding]:
         )
 
 
-RULES = (checkpoint, resharded, shared, files, tokens)
+RULES = (permission, checkpoint, resharded, shared, files, tokens)
 """In the order of their findings."""

@@ -35,6 +35,8 @@ class ConfigView:
     """The GPU model that the cluster profile states."""
     gpus: bool = True
     """Whether the run computes on GPUs."""
+    local: bool = False
+    """Whether the ranks run on this machine and outside a container: a path that is missing here is missing there."""
     overridden: frozenset[str] = frozenset()
     """Keys of the user's overrides."""
     files: TrainingFiles = field(default=TrainingFiles())
@@ -42,6 +44,8 @@ class ConfigView:
     """Whether the cluster profile states that something starts the monitors of NVIDIA's fault tolerance package."""
     packages: Mapping[str, str] | None = None
     """Packages in the image, version by name; None without an image, or if the image could not be read."""
+    moe_backends: tuple[str, ...] = ()
+    """Back ends of expert parallelism in the image, as its manifest lists them."""
 
     def number(self, key: str) -> int | None:
         """Return a positive integer; None if the value is unknown or of another kind."""

@@ -49,10 +49,12 @@ def _config_view(inputs: PlanInputs, layout: RankLayout) -> preflight.ConfigView
         complete=checked,
         gpu=inputs.cluster.gpu,
         gpus=inputs.cluster.device != "cpu",
+        local=not inputs.backend.slurm_step and inputs.image is None,
         overridden=frozenset(override.key for override in inputs.overrides),
         files=inputs.knowledge.files,
         ft_launcher=inputs.cluster.ft_launcher,
         packages=inputs.image.packages if inputs.image else None,
+        moe_backends=inputs.image.moe_backends if inputs.image else (),
     )
 
 

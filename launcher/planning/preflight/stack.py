@@ -6,6 +6,7 @@ nothing of them if no metadata of megatron-core was found.
 
 from collections.abc import Iterator
 
+from launcher.planning import dispatcher
 from launcher.planning.preflight.findings import ConfigView, Finding, refused
 
 
@@ -32,6 +33,31 @@ def transformer_engine(view: ConfigView) -> Iterator[Finding]:
         )
 
 
+_BACKENDS = {"deepep": ("deepep", "uccl"), "flex": ("deepep", "uccl"), "hybridep": ("hybridep",)}
+"""For each dispatcher what an image may have for it; UCCL is a `deep_ep` of its own, and `flex` alone means DeepEP."""
+
+
+def expert_dispatcher(view: ConfigView) -> Iterator[Finding]:
+    """Warn if experts exchange tokens through a library that the image's manifest does not list.
+
+    Source: megatron-core 0.19.2, core/transformer/moe/fused_a2a.py, which raises in the first step where the package
+    cannot be imported.
+    """
+    name = dispatcher.name_of(view.values)
+    ranks = view.size("expert_model_parallel_size")
+    needed = _BACKENDS.get(name or "")
+    if needed is None or ranks == 1 or not view.gpus or not _is_described(view):
+        return
+    if not set(needed) & set(view.moe_backends):
+        title = {"hybridep": "HybridEP (DeepEP's branch hybrid-ep)"}.get(name or "", "DeepEP")
+        yield Finding(
+            f"the configuration moves tokens between experts by {title}, and the image's manifest lists "
+            f"{', '.join(view.moe_backends) or 'no such library'}: the ranks would fail in their first step",
+            "use model.moe_token_dispatcher_type=alltoall (NCCL itself), or an image that has it; an image declares "
+            "what was built into it by hand in /etc/launcher/versions.json (moe_backends)",
+        )
+
+
 def fault_tolerance(view: ConfigView) -> Iterator[Finding]:
     """Refuse Bridge's fault tolerance where nothing starts the monitors that its ranks connect to.
 
@@ -55,8 +81,13 @@ def fault_tolerance(view: ConfigView) -> Iterator[Finding]:
 
 
 def _lacks(view: ConfigView, package: str) -> bool:
-    return view.packages is not None and "megatron-core" in view.packages and package not in view.packages
+    return _is_described(view) and package not in (view.packages or {})
 
 
-RULES = (apex, transformer_engine, fault_tolerance)
+def _is_described(view: ConfigView) -> bool:
+    """Return whether the image's packages are known: those of an image without any metadata are not."""
+    return view.packages is not None and "megatron-core" in view.packages
+
+
+RULES = (apex, transformer_engine, expert_dispatcher, fault_tolerance)
 """In the order of their findings."""
