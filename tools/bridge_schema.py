@@ -65,7 +65,6 @@ def generate() -> dict[str, Any]:
     return {
         "bridge": importlib.metadata.version("megatron-bridge"),
         "core": importlib.metadata.version("megatron-core"),
-        "open": list(_OPEN),
         "renamed": dict(sorted(renamed.items())),
         "keys": dict(sorted(keys.items())),
     }
@@ -74,7 +73,7 @@ def generate() -> dict[str, Any]:
 def render(schema: dict[str, Any]) -> str:
     """JSON with one key on a line, so that a change of version reads well as a diff."""
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in schema["keys"].items()]
-    head = [f" {json.dumps(name)}: {json.dumps(schema[name])}," for name in ("bridge", "core", "open", "renamed")]
+    head = [f" {json.dumps(name)}: {json.dumps(schema[name])}," for name in ("bridge", "core", "renamed")]
     return "\n".join(["{", *head, ' "keys": {', ",\n".join(lines), " }", "}", ""])
 
 

@@ -86,7 +86,9 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     )
     # A program of another kind has keys of its own.
     schema = overrides.schema_of(release.version) if own_program else None
+    renamed: tuple[str, ...] = ()
     if schema is not None:
+        parsed, renamed = overrides.translated(parsed, schema)
         _check_overrides(parsed, schema, recipe)
     keywords = arguments.check(stated, recipe, match, schema) if stated and own_program else {}
     files = _named_files(stated, parsed, request, recipe, match, host)
@@ -120,6 +122,8 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         use_viztracer=use_viztracer,
         space=_space(request, parsed, cluster, host, resumed),
         hosts=hosts,
+        renamed=renamed,
+        added_keys=overrides.added_keys(parsed, schema) if schema else (),
         without_effect=warnings_without_effect(layered.of_job_file, backend),
     )
     return Discovered(with_scaled_batch(inputs), resumed, release, layered.behind)

@@ -137,5 +137,9 @@ class PlanInputs:
     """The image that container.wanted_image names, inspected; None on the bare machine."""
     hosts: tuple[str, ...] = ()
     """The nodes of this shell's allocation to run on; empty where its first ones are taken."""
+    renamed: tuple[str, ...] = ()
+    """A note for each override of another release of Megatron Bridge that was renamed."""
+    added_keys: tuple[str, ...] = ()
+    """Keys that `+` adds: only the recipe, or a plug-in of its, can have them."""
     without_effect: tuple[str, ...] = ()
     """Warnings of what a job file states for other modes."""

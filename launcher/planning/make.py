@@ -107,10 +107,12 @@ def _of_recipe(inputs: PlanInputs) -> tuple[str, ...]:
     knowledge, stated = inputs.knowledge, known_values(inputs.overrides)
     if isinstance(knowledge, FromCheck):
         return ()
+    added = tuple(f"whether the recipe or a plug-in has {key}" for key in inputs.added_keys)
     if isinstance(knowledge, FromIndex) and knowledge.match.recipe is not None:
-        return index_info.unchecked(knowledge.match, {**knowledge.values, **stated})
+        return (*index_info.unchecked(knowledge.match, {**knowledge.values, **stated}), *added)
     sizes = [key for key in PARALLEL_KEYS.values() if key not in stated]
-    return (*(f"{key}: the recipe decides" for key in sizes), "the recipe's env_vars", "the recipe's own values")
+    decides = (f"{key}: the recipe decides" for key in sizes)
+    return (*decides, "the recipe's env_vars", "the recipe's own values", *added)
 
 
 _NOT_CHECKED = (
@@ -120,7 +122,7 @@ _NOT_CHECKED = (
 
 
 def _warnings(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
-    found = [*assignments.replaced_warnings(inputs.request.assignments), *inputs.without_effect]
+    found = [*assignments.replaced_warnings(inputs.request.assignments), *inputs.renamed, *inputs.without_effect]
     unasked = inputs.request.check_config is None and inputs.request.entrypoint is None
     if unasked and inputs.backend.own_job and not inputs.knowledge.recipe_is_known:
         found.append(_NOT_CHECKED)

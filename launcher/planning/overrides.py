@@ -12,7 +12,7 @@ from typing import Any
 from launcher._util.errors import OverrideError
 from launcher._util.resources import resource
 from launcher.contract.frozen import dataclass
-from launcher.contract.key_aliases import other_name
+from launcher.contract.key_aliases import other_name, renamed
 from launcher.contract.values import INTERPOLATION, Override, Refused, nearest, parse, refuse_bare_none
 from launcher.contract.values import check as check_value
 
@@ -23,20 +23,18 @@ _PLACE = "configs/schemas"
 class Schema:
     """The keys of one release of Megatron Bridge with their types (see launcher/contract/values.py).
 
-    `renamed` maps keys that Bridge overwrites to those that count; below a section of `open_sections` a recipe may have
-    classes, and so keys, of its own.
+    `renamed` maps keys that Bridge overwrites to those that count.
     """
 
     version: str
     keys: Mapping[str, Any]
     renamed: Mapping[str, str]
-    open_sections: tuple[str, ...]
 
 
 def load_schema(version: str | None = None) -> Schema:
     """Return the committed schema of a release, by default of the newest that has one. Raises FileNotFoundError."""
     content = json.loads(resource(f"{_PLACE}/bridge-{version or _versions()[-1]}.json").read_text(encoding="utf-8"))
-    return Schema(content["bridge"], content["keys"], content["renamed"], tuple(content["open"]))
+    return Schema(content["bridge"], content["keys"], content["renamed"])
 
 
 def schema_of(release: str | None) -> Schema | None:
@@ -63,6 +61,37 @@ def parse_all(texts: Sequence[str]) -> tuple[Override, ...]:
         with _naming(number, text):
             parsed.append(parse(text))
     return tuple(parsed)
+
+
+def translated(overrides: Sequence[Override], schema: Schema) -> tuple[tuple[Override, ...], tuple[str, ...]]:
+    """Return the overrides under the names that this release has for them, and a note for each that was renamed.
+
+    Renamed are keys of another release that have exactly one meaning here (contract/key_aliases.py). Raises
+    OverrideError where both names are given.
+    """
+    given = {override.key: override.text for override in overrides}
+    found: list[Override] = []
+    notes: list[str] = []
+    for number, override in enumerate(overrides, 1):
+        key = override.key
+        twin = schema.renamed.get(key) or (None if key in schema.keys else other_name(key, schema.keys))
+        if twin is None:
+            found.append(override)
+            continue
+        if twin in given:
+            with _naming(number, override.text):
+                text = f"{key} is called {twin} in Megatron Bridge {schema.version}, which {given[twin]} sets as well"
+                raise Refused(text, "leave one of them out")
+        found.append(renamed(override, twin))
+        notes.append(
+            f"{override.text} is taken as {found[-1].text}: Megatron Bridge {schema.version} calls {key} {twin}"
+        )
+    return tuple(found), tuple(notes)
+
+
+def added_keys(overrides: Iterable[Override], schema: Schema) -> tuple[str, ...]:
+    """Return the keys that `+` adds to those of Megatron Bridge: the recipe, or a plug-in of its, has to have them."""
+    return tuple(one.key for one in overrides if one.text.startswith("+") and one.key not in schema.keys)
 
 
 def check_keys(overrides: Sequence[Override], schema: Schema) -> None:
@@ -126,7 +155,7 @@ def _check_key(key: str, value: Any, schema: Schema, *, added: bool) -> None:
         raise Refused(f"{parent} is a list, whose items have no keys", f"give it whole: '{parent}=[...]'")
     elif parent and "section" not in options:
         raise Refused(f"{parent} has no keys below it")
-    elif not (added and parent.partition(".")[0] in schema.open_sections):
+    elif not (added and parent):
         raise _unknown(key, schema)
 
 
@@ -142,8 +171,8 @@ def _unknown(key: str, schema: Schema) -> Refused:
         return Refused(f"{key} is not a key of Megatron Bridge {schema.version}, which calls it {twin}", f"set {twin}")
     near = nearest(key, schema.keys)
     hints = [f"did you mean {', '.join(near)}?"] if near else []
-    if key.partition(".")[0] in schema.open_sections:
-        hints.append(f"if a class of the recipe itself has it, write +{key}=...")
+    if key.partition(".")[0] in schema.keys and "." in key:
+        hints.append(f"if a class of the recipe itself or a plug-in has it, write +{key}=...")
     return Refused(f"{key} is not a key of Megatron Bridge {schema.version}", "; ".join(hints) or None)
 
 

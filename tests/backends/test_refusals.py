@@ -73,7 +73,7 @@ def test_a_slurm_profile_without_slurm(alone: User) -> None:
         (("small.py", "txet=3"), ("txet is not a key", "takes: text, other")),
         (("small.py", "train.train_iters=abc"), ("train.train_iters", "integer")),
         (("small.py", "train.train_iters=1e3"), ("train.train_iters=1000",)),
-        (("small.py", "dataset.sequence_length=8"), ("dataset.seq_length",)),
+        (("small.py", "dataset.sequence_length=8", "dataset.seq_length=9"), ("dataset.seq_length",)),
         (("small.py", "-N3", "--gpus-per-node=8", "model.tensor_model_parallel_size=16"), ("24 ranks", "TP 16")),
         (("small.py", "--image", "./missing.sqsh", "--runtime", "pyxis"), ("no image", "missing.sqsh")),
         (("small.py", "--image", "missing.sqsh", "--runtime", "bwrap"), ("no image", "store", "launcher image list")),

@@ -9,6 +9,10 @@ EFFECTS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
         ("+train.train_iters=21", "++train.global_batch_size=16"),
         {"train.train_iters": "21", "train.global_batch_size": "16"},
     ),
+    "keys of an older release": (
+        ("dist.lazy_init=false", "optimizer.muon_use_nesterov=true", "dataset.sequence_length=64"),
+        {"dist.lazy_mpu_init": "False", "optimizer.muon_nesterov": "True", "dataset.seq_length": "64"},
+    ),
     "the last of two counts": (("train.train_iters=1", "train.train_iters=2"), {"train.train_iters": "2"}),
     "a signal by name or number": (("train.exit_signal=SIGUSR1",), {"train.exit_signal": "<Signals.SIGUSR1: 10>"}),
     "a signal's number": (("train.exit_signal=12",), {"train.exit_signal": "<Signals.SIGUSR2: 12>"}),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from launcher._util.errors import OverrideError, RequestError
 from launcher.contract import values
+from launcher.contract.key_aliases import RENAMED
 from launcher.planning import overrides
 
 SCHEMA = overrides.load_schema()
@@ -105,7 +106,9 @@ def test_any_value_of_any_key_is_taken_or_refused(key: str, value: str) -> None:
             "set dataset.seq_length",
         ),
         ("model.mine=1", "model.mine is not a key", "+model.mine=..."),
-        ("+train.mine=1", "train.mine is not a key", None),
+        ("train.mine=1", "train.mine is not a key", "+train.mine=..."),
+        ("+mine=1", "mine is not a key", None),
+        ("+trane.mine=1", "trane.mine is not a key", None),
         ("ft={enable:true}", "ft.enable is not a key", "ft.enable_ft_package"),
         ("env_vars.A=[1]", "env_vars takes a mapping", None),
         ("profiling.profile_ranks.0=1", "is a list, whose items have no keys", None),
@@ -141,6 +144,7 @@ def test_override_that_cannot_work_is_refused(text: str, says: str, hint: str | 
         ("checkpoint.save='a,b'", "a,b"),
         ("++train.train_iters=3", 3),
         ("+model.mine=3", 3),
+        ("+profiling.use_myprof=true", True),
         ("env_vars.NCCL_DEBUG=INFO", "INFO"),
         ("env_vars={A:1,B:2}", {"A": 1, "B": 2}),
         ("dataset.blend=[[a, b],[0.5,0.5]]", [["a", "b"], [0.5, 0.5]]),
@@ -245,3 +249,51 @@ def test_values_that_hydra_reads_slowly_are_refused_before_it_reads_them(value: 
         overrides.check([f"model.x={value}"], None)
     quoted = overrides.check([f"model.x='{'[' * 40}'"], None)[0]
     assert quoted.value == "[" * 40
+
+
+@pytest.mark.parametrize(
+    ("text", "release", "taken"),
+    [
+        ("dataset.sequence_length=512", "0.6.2", "dataset.seq_length=512"),
+        ("train.skip_train=true", "0.6.2", None),
+        ("dist.lazy_init=true", "0.6.2", "dist.lazy_mpu_init=true"),
+        ("++optimizer.muon_use_nesterov=true", "0.6.2", "++optimizer.muon_nesterov=true"),
+        (
+            "dataset.packed_sequence_specs.packed_sequence_size=8",
+            "0.6.2",
+            "dataset.offline_packing_specs.packed_sequence_size=8",
+        ),
+        ("dataset.pack_sequences_in_batch=true", "0.6.2", "dataset.enable_in_batch_packing=true"),
+        ("dataset.val_proportion=0.1", "0.6.2", "dataset.hf_validation_proportion=0.1"),
+        ("validation.eval_iters=3", "0.3.1", "train.eval_iters=3"),
+        ("validation.skip_train=true", "0.3.1", "train.skip_train=true"),
+        ("dist.lazy_mpu_init=true", "0.3.1", "dist.lazy_init=true"),
+        ("optimizer.muon_nesterov=true", "0.3.1", "optimizer.muon_use_nesterov=true"),
+        # 0.3.1 has nothing that these would be.
+        ("dataset.offline_packing_specs.num_tokenizer_workers=2", "0.3.1", None),
+        ("validation.full_validation=true", "0.3.1", None),
+    ],
+)
+def test_a_key_of_another_release_with_one_meaning_is_taken_for_what_it_is(
+    text: str, release: str, taken: str | None
+) -> None:
+    schema = overrides.load_schema(release)
+    (found,), notes = overrides.translated(overrides.parse_all([text]), schema)
+    assert found.text == (taken or text)
+    assert notes == (() if taken is None else (notes[0],))
+    if taken is not None:
+        assert notes[0].startswith(f"{text} is taken as {taken}: Megatron Bridge {release} calls ")
+        overrides.check_keys([found], schema)
+        assert overrides.parse_all([taken]) == (found,)
+
+
+def test_one_setting_under_both_names_is_refused() -> None:
+    given = overrides.parse_all(["dataset.sequence_length=512", "dataset.seq_length=64"])
+    with pytest.raises(OverrideError, match=r"which dataset\.seq_length=64 sets as well"):
+        overrides.translated(given, SCHEMA)
+
+
+def test_each_renamed_key_is_in_the_schemas_of_its_releases() -> None:
+    old, new = (overrides.load_schema(release) for release in ("0.3.1", "0.6.2"))
+    for one in RENAMED:
+        assert one.newer in new.keys and one.older in old.keys and one.source

@@ -37,7 +37,9 @@ def hints(cls: type) -> dict[str, Any]:
         scope = vars(sys.modules.get(base.__module__, sys))
         for name, annotation in inspect.get_annotations(base).items():
             found[name] = evaluate(annotation, scope)
-    return found
+    # A plug-in adds a field where dataclasses keep them, often without an annotation.
+    added = {name: field.type for name, field in getattr(cls, "__dataclass_fields__", {}).items() if name not in found}
+    return {**found, **{name: evaluate(annotation, {}) for name, annotation in added.items()}}
 
 
 def evaluate(annotation: Any, scope: dict[str, Any], otherwise: Any = Any) -> Any:

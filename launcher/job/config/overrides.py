@@ -7,7 +7,7 @@ functions give the value, then the value is checked against the field's type. On
 Bridge's way of writing everything back turns the recipe's tuples into lists.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ...contract import key_aliases, values
 from ...contract.overrides import from_record
 from ...contract.records import OverrideRecord
 from ..errors import UserError
-from . import annotations, sections
+from . import annotations, notes, sections
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def apply(config: Any, overrides: Sequence[values.Override]) -> Any:
 
     Raises UserError with one sentence for the first override that cannot be taken; `where` names it.
     """
-    parsed = [_Override(number, override) for number, override in enumerate(overrides, 1)]
+    given = {override.key for override in overrides}
+    parsed = [_Override(number, _in_this_release(config, each, given)) for number, each in enumerate(overrides, 1)]
     placement = _Placement(config, parsed)
     leaves: dict[str, _Leaf] = {}
     texts: list[str] = []
@@ -75,6 +76,21 @@ def apply(config: Any, overrides: Sequence[values.Override]) -> Any:
     if leaves:
         _write(config, leaves, _resolved(config, texts, leaves))
     return config
+
+
+def _in_this_release(config: Any, override: values.Override, given: Collection[str]) -> values.Override:
+    """Return the override under the name that this configuration has for it, with a note if that is another one.
+
+    The launcher has renamed what its schema shows; here the recipe's own classes decide. Where `given`, the keys of all
+    overrides, has both names, the key stays and is refused.
+    """
+    known = list(sections.keys(config))
+    twin = None if override.key in known else key_aliases.other_name(override.key, known)
+    if twin is None or twin in given:
+        return override
+    named = key_aliases.renamed(override, twin)
+    notes.add(f"{override.text} is taken as {named.text}: this configuration calls {override.key} {twin}")
+    return named
 
 
 class _Blame:
