@@ -358,8 +358,13 @@ def run_directory() -> str:
         "The run directory is the only database; there is no daemon.\nAny process may be killed at any point.",
         "## A run: `<run root>/<name>/<run id>/`",
         paths_table(RunPaths(Path("RUN"))),
-        "- `code/` holds entrypoint.py, launcher/job, launcher/contract, models/, and recipe/ with the *.py beside the "
-        "recipe: all that is on sys.path in the job, so that later edits do not reach a queued run.\n"
+        "- `code/` holds entrypoint.py, launcher/job, launcher/contract, models/, and recipe/ with the user's files: "
+        "all that is on sys.path in the job, so that later edits do not reach a queued run.\n"
+        "  Its files are read-only: hard links to one copy of each in `<run root>/.code-<uid>`, where the file system "
+        "has links.\n"
+        "  A thousand runs of one project hold its files once, and each run stays whole when another is removed.\n"
+        "  To change code, change the project and start a run; a copy that was changed all the same is not given to "
+        "further runs.\n"
         "- Each line of `journal.jsonl` is fsync'd: the intent before a step, the result after it.\n"
         "- Secrets stand in `plan.json` by name only.\n"
         "- A new run directory is made under a temporary name and renamed.\n"

@@ -18,6 +18,7 @@ from launcher.planning.model import Plan
 from launcher.planning.task import TaskPlan
 from launcher.rundir import RunDirectory
 from launcher.rundir.registry import remember_root
+from launcher.rundir.code_store import CodeStore
 from launcher.rundir.run_directory import write_atomically
 from launcher.scripts import scripts
 
@@ -74,7 +75,10 @@ def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
         partial = final.with_name(_partial_name(final.name, ProcessIdentity.of_this_process()))
         _make_directory(partial, shared=plan.shared)
         _write_records(partial, plan, texts)
-        copy_code(RunPaths(partial).code, plan, shared=plan.shared)
+        store = CodeStore(final.parent.parent)
+        copy_code(RunPaths(partial).code, plan, shared=plan.shared, store=store)
+        if store.has_grown:
+            store.sweep()
         # Slurm and the job only append to them.
         for log in _logs(RunPaths(partial), plan):
             write_atomically(log, "", mode=_file_mode(plan.shared), exact_mode=True)
@@ -130,13 +134,19 @@ def _write_records(directory: Path, plan: Plan, texts: Mapping[str, str]) -> Non
         write_atomically(directory / name, text, mode=_directory_mode(plan.shared), exact_mode=True)
 
 
-def copy_code(directory: Path, plan: Plan | TaskPlan, *, shared: bool) -> None:
-    """Write the snapshot of code that the run executes. Raises OSError."""
+def copy_code(directory: Path, plan: Plan | TaskPlan, *, shared: bool, store: CodeStore | None = None) -> None:
+    """Write the snapshot of code that the run executes; its files are shared with other runs through `store`.
+
+    Raises OSError.
+    """
     for target, source in plan.code:
         path = directory / target
         _make_parents(path.parent, [], shared=shared)
-        shutil.copyfile(source, path)
-        path.chmod(_file_mode(shared))
+        if store is not None:
+            store.place(Path(source).read_bytes(), path, _file_mode(shared))
+        else:
+            shutil.copyfile(source, path)
+            path.chmod(_file_mode(shared))
 
 
 def _logs(run: RunPaths, plan: Plan) -> tuple[Path, ...]:
@@ -174,6 +184,7 @@ def _make_directory(path: Path, *, shared: bool) -> None:
 def _remove(directory: Path | None, made: Sequence[Path]) -> None:
     if directory is not None:
         shutil.rmtree(directory, ignore_errors=True)
+        CodeStore(directory.parent.parent).sweep(older_than_s=0)
     for path in made:
         with contextlib.suppress(OSError):  # another run may be there by now
             path.rmdir()

@@ -5,6 +5,7 @@ journal         what the launcher did, one line each, on disk before the next st
 lease           which job or process executes a run
 locks           one launcher at a time starts an attempt, or works for a key of --once
 once            which run a key of --once belongs to
+code_store      files of code/ that the runs of a root share
 finding         runs by directory, run id or name
 """
 

@@ -121,7 +121,9 @@ def test_the_files_of_a_run_have_their_permissions_whatever_the_umask(
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (run.path, *run.path.rglob("*"))}
     file, directory = (0o644, 0o755) if shared else (0o600, 0o700)
     programs = {"sbatch.sh", "step.sh"}
-    others = {name: mode for name, mode in modes.items() if mode != file}
+    code = {path.name for path in (run.path / "code").rglob("*") if path.is_file()}
+    assert {modes[name] for name in code} == {file & 0o444}
+    others = {name: mode for name, mode in modes.items() if mode != file and name not in code}
     assert others == dict.fromkeys((run.path.name, "code", "recipe", *programs), directory)
     assert {"journal.jsonl", "sbatch.log", "plan.json"} <= set(modes)
 

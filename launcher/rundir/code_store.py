@@ -1,0 +1,111 @@
+"""The files of `code/`, of which the runs below one root share one copy each where the file system has hard links.
+
+A copy lies in `<run root>/.code-<uid>/<digest>-<mode>`, and each run links to it: a run stays whole when another, or
+the store, is removed. Shared files are read-only, so that nobody changes those of another run by accident; a copy that
+was changed all the same is not handed to a further run.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import stat
+import time
+from pathlib import Path
+
+_UNUSED_S = 3600
+"""Seconds after which a copy without a run is removed: the launcher that made it has linked it by then."""
+
+
+class CodeStore:
+    """The copies of one user below a run root."""
+
+    def __init__(self, run_root: Path) -> None:
+        self._directory = run_root / f".code-{os.geteuid()}"
+        self._usable: bool | None = None
+        self._added = False
+
+    def place(self, content: bytes, target: Path, mode: int) -> None:
+        """Write a file that can only be read, by a link if possible. Raises OSError.
+
+        `mode` has the permissions of the file if the run had it to itself.
+        """
+        mode &= ~0o222
+        if not self._link(content, target, mode):
+            _write(target, content, mode)
+
+    def sweep(self, *, older_than_s: float = _UNUSED_S) -> None:
+        """Remove the copies that no run uses any more, and the directory if nothing is left in it."""
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self._directory):
+                found = entry.stat(follow_symlinks=False)
+                if found.st_nlink == 1 and found.st_ctime <= time.time() - older_than_s:
+                    os.unlink(entry.path)  # noqa: PTH108 - a name and no Path
+            self._directory.rmdir()
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether a copy was added by this process."""
+        return self._added
+
+    def _link(self, content: bytes, target: Path, mode: int) -> bool:
+        """Link `target` to the copy; return False where that is not possible here."""
+        if self._usable is None:
+            self._usable = self._make()
+        if not self._usable:
+            return False
+        kept = self._directory / f"{hashlib.sha256(content).hexdigest()}-{mode:o}"
+        try:
+            if not _holds(kept, content, mode):
+                self._added = True
+                _put(kept, content, mode)
+            try:
+                os.link(kept, target)
+            except OSError as error:
+                if error.errno != errno.EMLINK:  # as many links as the file system allows
+                    raise
+                _put(kept, content, mode)
+                os.link(kept, target)
+        except OSError:
+            self._usable = False
+            return False
+        return True
+
+    def _make(self) -> bool:
+        """Make the directory; return whether it is this user's alone."""
+        try:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            found = self._directory.lstat()
+        except OSError:
+            return False
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+def _holds(kept: Path, content: bytes, mode: int) -> bool:
+    """Return whether the copy is there, unchanged."""
+    try:
+        found = kept.lstat()
+        if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) != mode or found.st_size != len(content):
+            return False
+        return kept.read_bytes() == content
+    except OSError:
+        return False
+
+
+def _put(kept: Path, content: bytes, mode: int) -> None:
+    """Write a new copy in place of what is there; runs that have the former one keep it."""
+    temporary = kept.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        _write(temporary, content, mode)
+        temporary.replace(kept)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        os.fchmod(descriptor, mode)

@@ -1,0 +1,106 @@
+"""Files of code/ that the runs of a root share: one copy, whole runs, no run changed through another."""
+
+import dataclasses
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from launcher.backends.prepare import create
+from launcher.rundir.code_store import CodeStore
+from launcher.scripts import scripts
+from tests.support import building
+
+TEXT = b"LAYERS = 2\n"
+
+
+def place(root: Path, run: str, content: bytes = TEXT, mode: int = 0o600) -> Path:
+    """A file of a run, placed by a launcher of its own."""
+    (root / run).mkdir(exist_ok=True)
+    CodeStore(root).place(content, root / run / "sizes.py", mode)
+    return root / run / "sizes.py"
+
+
+def copies(root: Path) -> list[Path]:
+    return sorted((root / f".code-{os.geteuid()}").iterdir())
+
+
+def test_equal_files_of_runs_are_one_and_each_run_stays_whole(tmp_path: Path) -> None:
+    files = [place(tmp_path, f"run-{number}") for number in range(3)]
+    assert len({path.stat().st_ino for path in files}) == 1
+    assert files[0].stat().st_nlink == 4
+    shutil.rmtree(files[0].parent)
+    shutil.rmtree(copies(tmp_path)[0].parent)
+    assert [path.read_bytes() for path in files[1:]] == [TEXT, TEXT]
+    assert place(tmp_path, "later").read_bytes() == TEXT
+
+
+def test_files_can_only_be_read_and_permissions_are_not_shared(tmp_path: Path) -> None:
+    own, shared = place(tmp_path, "own"), place(tmp_path, "shared", mode=0o644)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (own, shared)] == [0o400, 0o444]
+    assert own.stat().st_ino != shared.stat().st_ino
+
+
+def test_what_replaces_a_file_in_one_run_changes_no_other(tmp_path: Path) -> None:
+    one, other = place(tmp_path, "one"), place(tmp_path, "other")
+    # As editors and `sed -i` do it.
+    (tmp_path / "new").write_bytes(b"LAYERS = 3\n")
+    (tmp_path / "new").replace(one)
+    assert other.read_bytes() == TEXT
+    assert place(tmp_path, "further").read_bytes() == TEXT
+
+
+def test_a_copy_that_was_changed_in_place_is_not_handed_on(tmp_path: Path) -> None:
+    one = place(tmp_path, "one")
+    one.chmod(0o600)
+    one.write_bytes(b"LAYERS = 9\n")
+    one.chmod(0o400)
+    further = place(tmp_path, "further")
+    assert further.read_bytes() == TEXT
+    assert place(tmp_path, "last").stat().st_ino == further.stat().st_ino
+
+
+@pytest.mark.parametrize("error", [PermissionError(1, "no links here"), OSError(18, "another file system")])
+def test_files_are_copied_where_links_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "link", refuse)
+    one, other = place(tmp_path, "one"), place(tmp_path, "other")
+    assert one.read_bytes() == other.read_bytes() == TEXT
+    assert one.stat().st_ino != other.stat().st_ino
+    assert stat.S_IMODE(one.stat().st_mode) == 0o400
+
+
+def test_a_directory_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / f".code-{os.geteuid()}").mkdir()
+    (tmp_path / f".code-{os.geteuid()}").chmod(0o777)
+    assert place(tmp_path, "one").stat().st_nlink == 1
+    assert copies(tmp_path) == []
+
+
+def test_unused_copies_are_removed(tmp_path: Path) -> None:
+    one = place(tmp_path, "one")
+    place(tmp_path, "other", b"x = 1\n")
+    shutil.rmtree(one.parent)
+    CodeStore(tmp_path).sweep()
+    assert len(copies(tmp_path)) == 2, "its launcher may be about to link it"
+    CodeStore(tmp_path).sweep(older_than_s=0)
+    assert [path.read_bytes() for path in copies(tmp_path)] == [b"x = 1\n"]
+
+
+def test_runs_of_a_root_share_the_code_of_their_plans(tmp_path: Path) -> None:
+    (tmp_path / "entrypoint.py").write_text("print()\n")
+    made = []
+    for number in range(2):
+        where = building.host(run_id=f"20260921-120000-abc{number}", directory=tmp_path)
+        plan = building.plan(where=where)
+        code = (("x.py", f"{tmp_path}/entrypoint.py"),)
+        made.append(create(dataclasses.replace(plan, code=code), scripts(plan)))
+    first, second = (each.run.path / "code/x.py" for each in made)
+    assert first.stat().st_ino == second.stat().st_ino
+    for each in reversed(made):
+        each.rollback()
+    assert not (tmp_path / "runs").exists()
