@@ -70,6 +70,8 @@ class _UnknownStackError(Exception):
 def _digest(found: Discovered, task: TaskPlan, request: CheckRequest, env: Mapping[str, str]) -> str:
     """Return a digest of all that the answer depends on. Raises OSError, _UnknownStackError."""
     image = found.inputs.image
+    if image is None and found.inputs.request.check_on == "node":
+        raise _UnknownStackError  # the nodes' own
     if image is not None and image.digest is None:
         raise _UnknownStackError  # the content of the image was never computed
     python = found.release.python or found.inputs.host.python

@@ -47,13 +47,8 @@ def check_config(found: Discovered, progress: Progress, shell: Shell | None = No
         progress.info(f"nothing has changed since the check of {checked}, and its answer is used")
     else:
         progress.info("checking the configuration with the recipe itself (--no-check-config leaves this out)")
-        with _call(found, task, env, progress) as call:
-            text = json.dumps(entrypoint_request(found, task, call))
-            result = (shell or LocalShell()).run(call.argv, input=text, env=call.env, check=False, timeout_s=_TIMEOUT_S)
-        answer = _answer(result.stdout)
-        if answer is None:
-            words = result.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-            raise CommandError(f"the configuration check ended with status {result.status}: {words[0]}")
+        ask = _ask_on_node if found.inputs.request.check_on == "node" else _ask_here
+        answer, call = ask(found, task, env, progress, shell)
         if not answer["ok"]:
             error, where = (call.own_paths(answer.get(key)) for key in ("error", "where"))
             hint = _left_behind(found, error or "") or answer.get("hint")
@@ -67,6 +62,29 @@ def check_config(found: Discovered, progress: Progress, shell: Shell | None = No
     shown = ", ".join(f"{key}={value}" for key, value in resolved.items() if not isinstance(value, dict))
     progress.info(f"the configuration is valid: {shown}")
     return FromCheck(resolved, _files(found, task, resolved))
+
+
+def _ask_here(
+    found: Discovered, task: TaskPlan, env: Mapping[str, str], progress: Progress, shell: Shell | None
+) -> tuple[dict[str, Any], entrypoint_call.EntrypointCall]:
+    with _call(found, task, env, progress) as call:
+        text = json.dumps(entrypoint_request(found, task, call))
+        result = (shell or LocalShell()).run(call.argv, input=text, env=call.env, check=False, timeout_s=_TIMEOUT_S)
+    answer = _answer(result.stdout)
+    if answer is None:
+        words = result.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise CommandError(f"the configuration check ended with status {result.status}: {words[0]}")
+    return answer, call
+
+
+def _ask_on_node(
+    found: Discovered, task: TaskPlan, _env: Mapping[str, str], progress: Progress, shell: Shell | None
+) -> tuple[dict[str, Any], entrypoint_call.EntrypointCall]:
+    from launcher.api.check_on_node import check_on_node
+
+    request = entrypoint_request(found, task)
+    # The recipe lies there where the run would have it.
+    return check_on_node(found, task, {**request, "recipe": task.argv["recipe"]}, progress, shell)
 
 
 def _left_behind(found: Discovered, error: str) -> str | None:

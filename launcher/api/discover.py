@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher._util.errors import OverrideError, PrerequisiteError, RecipeError
+from launcher._util.errors import ConfigError, OverrideError, PrerequisiteError, RecipeError
 from launcher._util.user_paths import exists, user_path
 from launcher.api.profiler_context import find_profiler_context, own_code
 from launcher.config.cluster import Cluster
@@ -62,6 +62,9 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     request, resumed = layered.request, layered.resumed
     request = _with_python(request, host)
     named = required_recipe(request, intent)
+    if request.check_on is not None and request.check_config is False:
+        text = "it says where the check runs, and --no-check-config leaves the check out"
+        raise ConfigError(text, where="--check-on", hint="Leave one of them out.")
     cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
     cluster = cluster.model_copy(update={"python": request.python or cluster.python})
     backend = _mode(intent, cluster, host)

@@ -71,8 +71,8 @@ def prepare_plan(
         raise RequestError(
             f"the recipe was not run, and the job depends on what it decides: {'; '.join(plan.guesses)}",
             where=plan.recipe,
-            hint="State these values as overrides, plan where the training stack or an image with it is at hand, or "
-            "let the guesses stand: --no-check-config.",
+            hint="State these values as overrides, check where the training stack or an image with it is at hand "
+            "(--check-on node: in a short job), or let the guesses stand: --no-check-config.",
         )
     return PreparedPlan(plan, found.inputs, found.resumed, found.release, found.behind)
 
@@ -101,6 +101,8 @@ def redrawn(prepared: PreparedPlan, run_id: str, nonce: str) -> PreparedPlan:
 
 def _wants_check(found: Discovered, policy: CheckPolicy) -> bool:
     asked = found.inputs.request.check_config
+    if asked is None and policy != "never" and found.inputs.request.check_on is not None:
+        return True
     if policy == "never" or asked is not None or policy == "if asked":
         return policy != "never" and bool(asked)
     if policy == "if unknown" and found.inputs.knowledge.recipe_is_known:

@@ -66,6 +66,7 @@ class RunOptions(TypedDict, total=False):
     nsys_from: str | Path | None
     entrypoint: str | Path | None
     check_config: bool | None
+    check_on: Literal["here", "node"] | None
     sbatch: Mapping[str, bool | int | str] | None
     srun_args: Sequence[str] | None
 

@@ -158,6 +158,11 @@ def add_check(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="build and validate the whole configuration first, in one CPU process with the job's world size",
     )
+    parser.add_argument(
+        "--check-on",
+        choices=("here", "node"),
+        help="where that runs: in the image or with this machine's training stack, or in a short job on a compute node",
+    )
 
 
 def read_request(parsed: argparse.Namespace) -> "Request":

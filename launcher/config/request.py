@@ -127,6 +127,9 @@ class Request(Model):
     """A program of the same contract in place of the project's entrypoint.py."""
 
     check_config: Flag | None = None
+    check_on: Literal["here", "node"] | None = None
+    """Where a check runs: in the image or with the stack of this machine, or in a short job on a compute node."""
+
     scale_batch: Flag = False
     """Whether the global batch grows with the number of GPUs from the one that the recipe was written for."""
 

@@ -15,6 +15,9 @@ CODE = "code"
 RECIPE = "recipe"
 """Below code/: the recipe with the *.py beside it."""
 
+CHECK = "check.json"
+"""Of a run that checks a configuration: below code/ the request, in the attempt the answer."""
+
 MODELS = "models"
 """Below code/: the architectures of configs/models."""
 

@@ -117,7 +117,8 @@ def _of_recipe(inputs: PlanInputs) -> tuple[str, ...]:
 
 _NOT_CHECKED = (
     "NOT CHECKED: the recipe was not run, so what it decides is unknown: parallel sizes, batch sizes, dispatcher, "
-    "env_vars, memory. It is run where the training stack is installed, or an image with it can be entered"
+    "env_vars, memory. It is run where the training stack is installed, or an image with it can be entered; "
+    "--check-on node runs it in a short job"
 )
 
 

@@ -52,7 +52,7 @@ EFFECTS: Mapping[str, Effect] = {
         ("name", "shared", "allow_changes", "allow_checkpoint_load", "keep_going", "verify", "hang_limit_s"), _OF_A_RUN
     ),
     **dict.fromkeys(("nsys", "profiler", "profile_steps", "profile_ranks", "nsys_trace", "nsys_args"), _OF_A_RUN),
-    **dict.fromkeys(("gpu_metrics", "nsys_from", "check_config"), _OF_A_RUN),
+    **dict.fromkeys(("gpu_metrics", "nsys_from", "check_config", "check_on"), _OF_A_RUN),
 }
 """By key of the request; tests hold it to be complete."""
 

@@ -37,13 +37,26 @@ class Checked:
 def main() -> int:
     """Answer one request (the --check-config contract); return the exit status, 0 or 2."""
     with stdout_channel.on_stdout() as out:
+        text = sys.stdin.read()
         try:
-            reply = answer(read_request(sys.stdin.read()))
+            given = reply(read_request(text))
         except UserError as error:
-            reply = {"ok": False, "error": error.message, "where": error.where, "hint": error.hint}
-        json.dump(reply, out)
+            given = _refusal(error)
+        json.dump(given, out)
         out.write("\n")
-    return 0 if reply["ok"] else 2
+    return 0 if given["ok"] else 2
+
+
+def reply(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the reply to a request; `ok` is False for a wrong one, with the reason."""
+    try:
+        return answer(request)
+    except UserError as error:
+        return _refusal(error)
+
+
+def _refusal(error: UserError) -> dict[str, Any]:
+    return {"ok": False, "error": error.message, "where": error.where, "hint": error.hint}
 
 
 def validate(config: Any, world_size: int, overrides: Sequence[values.Override] = ()) -> Checked:
@@ -69,7 +82,7 @@ def validate(config: Any, world_size: int, overrides: Sequence[values.Override] 
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the reply to a request, with this process as the job's rank 0. Raises UserError for a wrong request."""
+    """Return what is resolved, with this process as the job's rank 0. Raises UserError for a wrong request."""
     config, on_cpu = build_config(request, lambda load: load())
     resumed = request.get("resumed")
     if resumed and config.peft is None:
