@@ -291,6 +291,8 @@ def _forbidden_checkpoint(request: Request, changes: tuple[Override, ...]) -> st
     named = overrides.known_values(changes).get("checkpoint.load")
     if request.allow_checkpoint_load or not isinstance(named, str):
         return None
+    from launcher.contract.checkpoints import holds_checkpoint  # few plans need it
+
     return named if "://" in named or holds_checkpoint(Path(named)) else None
 
 
