@@ -42,6 +42,8 @@ class ShippedCode:
     files: tuple[tuple[str, str], ...]
     git: GitState | None = None
     warnings: tuple[str, ...] = ()
+    bytes: int = 0
+    """Size of all files together."""
 
 
 def shipped_code(
@@ -60,7 +62,7 @@ def shipped_code(
     found = {recipe.path.name: recipe.path}
     if whole:
         found |= {path.relative_to(home).as_posix(): path for path in _files_below(home, hidden=True)}
-        return ShippedCode(_pairs(found))
+        return ShippedCode(_pairs(found), bytes=_bytes(found))
     ignored = _ignored(home)
     found |= {path.relative_to(home).as_posix(): path for path in imported_files(recipe.path)}
     for text in named:
@@ -68,15 +70,15 @@ def shipped_code(
     _check_size(found, "--ship")
     tracked = _tracked(home, ignored)
     if tracked is None:
-        return ShippedCode(_pairs(found))
+        return ShippedCode(_pairs(found), bytes=_bytes(found))
     both = {**tracked, **found}
     if (size := _size(both)) is None:
-        return ShippedCode(_pairs(both), _git_state(home))
+        return ShippedCode(_pairs(both), _git_state(home), bytes=_bytes(both))
     warning = (
         f"{size} are tracked beside the recipe, which is too much to travel: only what it imports and --ship names "
         f"does. {IGNORE} beside it can leave out names, or move the recipe to a directory of its own"
     )
-    return ShippedCode(_pairs(found), _git_state(home), (warning,))
+    return ShippedCode(_pairs(found), _git_state(home), (warning,), _bytes(found))
 
 
 def imported_files(script: Path) -> list[Path]:
@@ -222,9 +224,13 @@ def _pairs(found: dict[str, Path]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((target, str(source)) for target, source in found.items()))
 
 
+def _bytes(found: dict[str, Path]) -> int:
+    return sum(path.stat().st_size for path in found.values())
+
+
 def _size(found: dict[str, Path]) -> str | None:
     """Return the number and bytes of the files where they exceed the limits."""
-    total = sum(path.stat().st_size for path in found.values())
+    total = _bytes(found)
     if len(found) <= _MOST_FILES and total <= _MOST_BYTES:
         return None
     return f"{len(found)} files of {total / 1e6:.0f} MB"

@@ -78,6 +78,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         unchecked=_unchecked(inputs, task),
         warnings=(*_warnings(inputs, task), *task.fabric.warnings, *task.preflight.warnings),
         source=_source(inputs),
+        shipped=_shipped(inputs),
         code_digest=inputs.code_digest,
         bridge=inputs.bridge,
         guesses=task.fabric.guesses,
@@ -94,6 +95,11 @@ def make_plan(inputs: PlanInputs) -> Plan:
 def _source(inputs: PlanInputs) -> dict[str, Any] | None:
     git = inputs.shipped.git
     return {"commit": git.commit, "branch": git.branch, "changed": list(git.changed), "diff": git.diff} if git else None
+
+
+def _shipped(inputs: PlanInputs) -> dict[str, int] | None:
+    files = len(inputs.shipped.files)
+    return {"files": files, "bytes": inputs.shipped.bytes} if files else None
 
 
 def _unchecked(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:

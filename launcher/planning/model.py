@@ -154,6 +154,8 @@ class Plan:
     warnings: tuple[str, ...]
     source: dict[str, Any] | None = None
     """The project of the recipe's file in git: commit, branch, changed files and their diff; None outside one."""
+    shipped: dict[str, int] | None = None
+    """Number (`files`) and size (`bytes`) of the user's own files that travel; None for a recipe of Megatron Bridge."""
     code_digest: str | None = None
     """Of the recipe's files, and of an entrypoint of the user's own; None where that was not computed."""
     bridge: str | None = None

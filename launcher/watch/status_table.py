@@ -3,12 +3,16 @@
 import os
 import shutil
 import textwrap
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from launcher._util.errors import LauncherError
 from launcher._util.tables import aligned, printable
 from launcher.contract.records import FailingRank
+from launcher.planning.user_code import describe
+from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer
 from launcher.watch.history import history_of, lines
 from launcher.watch.progress_state import clock
@@ -165,6 +169,15 @@ def write_histories(statuses: Sequence[RunStatus], stream: TextIO) -> None:
             stream.writelines(
                 f"{line}\n" for line in ("", f"{status.run_state.run_id}: {head}", *(f"  {one}" for one in rest))
             )
+
+
+def write_code(statuses: Sequence[RunStatus], stream: TextIO) -> None:
+    """Write the state of the user's code with which each run was made, where it has any."""
+    for status in statuses:
+        with contextlib.suppress(OSError, ValueError, LauncherError):  # a damaged run is described above
+            code = describe(RunDirectory(status.run_state.path).plan)
+            if code:
+                stream.write(printable(f"{status.run_state.run_id}: code: {code}") + "\n")
 
 
 def _number(value: Any, form: str) -> str:

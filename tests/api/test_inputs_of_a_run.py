@@ -100,3 +100,18 @@ def test_steps_to_profile_are_compared_with_the_iterations_that_are_known() -> N
         planned(recipe, profiler="torch", profile_steps="999990:999999")
     unknown = planned("own.py", "hf_path=x", profiler="torch")
     assert [text for text in unknown.unchecked if "profiled steps" in text]
+
+
+def test_a_plan_says_what_a_submission_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clusters").mkdir()
+    (tmp_path / "clusters/cpus.toml").write_text('extends = "slurm"\ndevice = "cpu"\ngpus_per_node = 2\n')
+    monkeypatch.setenv("LAUNCHER_CLUSTERS", str(tmp_path / "clusters"))
+    request = Request.model_validate(
+        {"recipe": "own.py", "assignments": ("hf_path=x",), "cluster": "cpus", "nsys": True}
+    )
+    said = []
+    for intent in ("plan", "submit"):
+        with pytest.raises(LauncherError) as refused:
+            prepare_plan(request, intent, check="if unknown")  # type: ignore[arg-type]
+        said.append(refused.value.message)
+    assert said[0] == said[1] == "CUDA starts the capture of nsys, and this run is on CPU: there would be no report"

@@ -55,6 +55,7 @@ def test_without_git_what_is_imported_travels(project: Path) -> None:
     assert targets(found) == IMPORTED
     assert found.git is None
     assert dict(found.files)["mylib/deep/sizes.py"] == str(project / "mylib/deep/sizes.py")
+    assert found.bytes == sum(len(FILES[name]) for name in IMPORTED)
 
 
 def test_named_files_and_directories_travel(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

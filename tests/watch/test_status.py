@@ -19,6 +19,7 @@ from launcher.slurm.queue import Answer, Job, State
 from launcher.watch.run_state import read_run_state
 from launcher.watch.status import Phase, RunStatus, judge, status_of
 from launcher.watch.status_table import fitted, to_json, write_table
+from launcher.watch.status_table import to_json, write_code, write_table
 from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
@@ -527,3 +528,20 @@ def test_ranks_that_ended_well_are_the_verdict_of_a_job_that_was_ended(
     saved = "checkpoint of iteration 2; `launcher submit --resume small/0001` continues it"
     stopped = f"the job's time limit | signal SIGTERM | {reached} | {saved}"
     assert status.detail == (stopped if outcome == "stopped" else reached)
+
+
+def test_the_code_of_a_run_is_shown(run: RunDirectory) -> None:
+    def shown() -> str:
+        out = io.StringIO()
+        write_code([judged(run, State.RUNNING)], out)
+        return out.getvalue()
+
+    assert shown() == ""
+    plan = json.loads(run.plan_file.read_text())
+    source = {"commit": "0123456789abcdef", "branch": "work", "changed": ["a.py", "b.py"], "diff": ""}
+    run.plan_file.write_text(json.dumps({**plan, "source": source, "shipped": {"files": 3, "bytes": 2400}}))
+    assert shown() == "0001: code: 3 files of 2 kB; 0123456789ab on work, 2 changed files\n"
+    run.plan_file.write_text(json.dumps({**plan, "source": {"commit": None, "changed": []}, "shipped": "?"}))
+    assert shown() == "0001: code: no commit yet, unchanged\n"
+    run.plan_file.write_text("{")
+    assert shown() == ""

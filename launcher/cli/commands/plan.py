@@ -79,17 +79,11 @@ def show(plan: "Plan", *, as_json: bool, with_scripts: bool) -> None:
             say(f"\n--- {name}\n{text}", end="")
 
 
-def _source_rows(plan: "Plan") -> list[str]:
-    if plan.source is None:
-        return []
-    commit, branch = plan.source["commit"] or "no commit yet", plan.source["branch"]
-    changed = len(plan.source["changed"])
-    state = f"{changed} changed file{'s' if changed > 1 else ''}" if changed else "unchanged"
-    return [_row("  source", f"{commit[:12]}{f' on {branch}' if branch else ''}, {state}")]
-
-
 def _lines(plan: "Plan") -> list[str]:
+    from launcher.planning.user_code import describe
+
     layout = plan.layout
+    code = describe({"source": plan.source, "shipped": plan.shipped})
     nodes = "node" if layout.nodes == 1 else "nodes"
     parallel = " ".join(f"{name.upper()}={value}" for name, value in layout.parallel) or "as the recipe says"
     lines = [
@@ -98,7 +92,7 @@ def _lines(plan: "Plan") -> list[str]:
         _row("cluster", f"{plan.cluster} (device {plan.device})"),
         _row("runtime", f"{plan.runtime} ({plan.runtime_origin})" if plan.runtime_origin else plan.runtime),
         _row("recipe", plan.recipe),
-        *_source_rows(plan),
+        *([_row("  code", code)] if code else []),
         *(_row("  argument", f"{name}={value}") for name, value in plan.argv["arguments"].items()),
         *(_row("  override", text) for text in plan.overrides),
         _row("ranks", f"{layout.nodes} {nodes} x {layout.ranks_per_node} = {layout.world_size}"),

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Print a table of the runs, or an object."""
     from launcher.api.status import read_statuses
-    from launcher.watch.status_table import to_json, write_histories, write_table
+    from launcher.watch.status_table import to_json, write_code, write_histories, write_table
 
     found = read_statuses(parsed.runs, run_root=parsed.run_root, everywhere=parsed.all, limit=parsed.limit)
     if parsed.json:
@@ -31,6 +31,7 @@ def main(parsed: argparse.Namespace) -> int:
     elif found.runs:
         write_table(found.runs, sys.stdout, time.time())
         if parsed.runs:
+            write_code(found.runs, sys.stdout)
             write_histories(found.runs, sys.stdout)
     else:
         searched = ", ".join(map(str, found.run_roots))

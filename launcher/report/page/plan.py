@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from launcher.planning.backend import BACKENDS, BackendTraits
+from launcher.planning.user_code import describe
 from launcher.report.page.content import Block, Facts, LogExcerpt, Subject, Table, Text, as_mapping, facts, text_of
 
 _HIDDEN = {"inherited": "(passed on)"}
@@ -41,6 +42,7 @@ def _facts(plan: dict[str, Any]) -> Facts:
         ("Nodes x ranks", f"{layout.get('nodes')} x {layout.get('ranks_per_node')}" if layout else None),
         ("Parallel", ", ".join(f"{pair[0]} {pair[1]}" for pair in _pairs(layout.get("parallel")))),
         ("Profiler", _profiler(profiler) if profiler else None),
+        ("Code", describe(plan)),
         ("Python", plan.get("python")),
         ("Mounts", ", ".join(_mounts(plan.get("mounts")))),
         ("Launcher", plan.get("launcher")),
