@@ -19,6 +19,9 @@ from launcher.discovery.shipped_code import imported_files
 
 _DIRECTORY = "configs/bridge"
 
+SHIPPED = "launcher"
+"""In place of a package of Megatron Bridge: of the recipe files that ship."""
+
 
 @dataclass(frozen=True)
 class IndexedRecipe:
@@ -26,7 +29,7 @@ class IndexedRecipe:
 
     name: str
     package: str
-    """`recipes`, or `perf_recipes` for those behind Bridge's published throughput."""
+    """`recipes`, `perf_recipes` for those behind Bridge's published throughput, or SHIPPED."""
 
     module: str
     family: str
@@ -237,9 +240,7 @@ def _read(path: Path) -> Index:
 
     def shipped(digest: str) -> IndexedRecipe:
         entry = content["shipped"][digest]
-        return _recipe(
-            entry["file"], {"package": "launcher", "module": entry["file"], "family": "", **entry}, keys, None
-        )
+        return _recipe(entry["file"], {"package": SHIPPED, "module": entry["file"], "family": "", **entry}, keys, None)
 
     named = _Entries(entries, recipe)
     return Index(content["bridge"], named, content["shadowed"], _Entries(content["shipped"], shipped))

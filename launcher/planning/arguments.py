@@ -31,7 +31,7 @@ def check(
             raise OverrideError(error.message, where=f"{name}={arguments[name]}", hint=error.hint) from None
     if "peft" in _common(arguments, recipe):
         _check_scheme(arguments, recipe, index_match)
-    values: dict[str, Any] = {}
+    values = dict(_DEEPEP) if _is_true(arguments, "enable_deepep", recipe) else dict[str, Any]()
     for name, field in _fields(arguments, recipe):
         if schema is not None and field not in schema.keys:
             field = key_aliases.OLDER.get(field, field)
@@ -84,6 +84,16 @@ def _fields(arguments: Mapping[str, str], recipe: Recipe) -> Iterator[tuple[str,
     for name, text in arguments.items():
         if isinstance(recipe, BridgeRecipe) and name not in recipe.parameters and text != "null":
             yield from ((name, field) for field in FIELDS.get(name, ()))
+
+
+_DEEPEP = {"model.moe_token_dispatcher_type": "flex", "model.moe_flex_dispatcher_backend": "deepep"}
+"""What `enable_deepep=true` sets (job/config/legacy_kwargs.py)."""
+
+
+def _is_true(arguments: Mapping[str, str], name: str, recipe: Recipe) -> bool:
+    """Return whether a keyword of Bridge's older functions is given as true."""
+    own = name in recipe.parameters or not isinstance(recipe, BridgeRecipe)
+    return not own and arguments.get(name, "").lower() == "true"
 
 
 def _check_scheme(arguments: Mapping[str, str], recipe: Recipe, index_match: IndexMatch | None) -> None:

@@ -1,10 +1,11 @@
 """Facts that a plan takes from the recipe index; overrides and a checked configuration take precedence over them."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from launcher.contract.values import Override
-from launcher.discovery.recipe_index import IndexMatch
+from launcher.discovery.recipe_index import SHIPPED, IndexedRecipe, IndexMatch
 from launcher.discovery.training_files import TrainingFiles
 from launcher.planning import layout
 from launcher.planning.inputs import FromIndex, FromOverrides
@@ -12,6 +13,15 @@ from launcher.planning.overrides import known_values
 
 _PRECISION = {"mixed_precision", "model.bf16", "model.fp16", "model.fp8", "model.fp4", "model.fp8_recipe"}
 """Overrides with which the recipe's precision is not the run's."""
+
+_CHANGED_BY = {
+    "hf_path": ("model.num_layers", "model.num_moe_experts", "model.seq_length"),
+    "enable_deepep": ("model.moe_token_dispatcher_type", "model.moe_flex_dispatcher_backend"),
+}
+"""Values that arguments of every recipe of Megatron Bridge change, by the argument."""
+
+_HARMLESS = frozenset({"peft_scheme"})
+"""Parameters of Megatron Bridge's functions that change no value of the index: the kind of adapters."""
 
 BATCH_KEY = "train.global_batch_size"
 
@@ -30,7 +40,10 @@ def knowledge_of(
     overrides = tuple(overrides)
     if index_match is None:
         return FromOverrides(stated, files)
-    values = {**_values_of(index_match, overrides, frozenset(arguments)), **stated}
+    given = frozenset(arguments)
+    if index_match.recipe is not None and _is_changed_by(index_match.recipe, given):
+        index_match = dataclasses.replace(index_match, recipe=None)
+    values = {**_values_of(index_match, overrides, given), **stated}
     return FromIndex(index_match, values, _env_of(index_match, overrides), files)
 
 
@@ -43,10 +56,20 @@ def _values_of(index_match: IndexMatch, overrides: Iterable[Override], arguments
         return {}
     replaced = {override.key for override in overrides}
     replaced |= {key for key, names in index_match.recipe.altered_by.items() if arguments.intersection(names)}
+    replaced |= {key for name in arguments for key in _CHANGED_BY.get(name, ())}
     values = dict(index_match.recipe.values)
     if index_match.recipe.mixed_precision and not replaced & _PRECISION:
         values["mixed_precision"] = index_match.recipe.mixed_precision
     return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & replaced}
+
+
+def _is_changed_by(recipe: IndexedRecipe, arguments: frozenset[str]) -> bool:
+    """Return whether an argument may change anything that the index says.
+
+    The files that ship were run with other arguments, so that it is known what each of them changes. A function of
+    Megatron Bridge was run without any: what its own parameters do is not known.
+    """
+    return recipe.package != SHIPPED and bool(arguments.intersection(recipe.parameters) - _HARMLESS)
 
 
 def _env_of(index_match: IndexMatch, overrides: Iterable[Override]) -> Mapping[str, str] | None:

@@ -1,5 +1,7 @@
 """Facts that a plan takes from the recipe index, and those that it does not."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from launcher.config.request import Request
 from launcher.discovery.recipe import BridgeRecipe
 from launcher.discovery.recipe_index import IndexedRecipe, IndexMatch, load_index, lookup
 from launcher.discovery.training_files import TrainingFiles
-from launcher.planning import index_info, make
+from launcher.planning import arguments, index_info, make, overrides
 from launcher.planning.backend import BATCH
 from launcher.planning.model import Plan
 from tests.support import building
@@ -126,3 +128,30 @@ def test_a_precision_that_the_gpu_lacks_is_refused_without_a_check() -> None:
     assert len(unfit) < 10
     # What replaces the precision of the recipe is another question.
     plan("mixed_precision=bf16_mixed", known=lookup("llama3_8b_pretrain_8gpu_b200_fp8mx_config", "0.6.2"), gpu="H100")
+
+
+def test_what_an_argument_changes_is_not_taken_from_the_index() -> None:
+    known = lookup("qwen3_30b_a3b_pretrain_config", "0.6.2")
+
+    def values(*arguments: str, match: IndexMatch = known) -> Mapping[str, Any]:
+        return index_info.knowledge_of(match, (), arguments, {}, TrainingFiles()).values
+
+    backend = "model.moe_flex_dispatcher_backend"
+    assert values()[backend] == values("data")[backend] == "hybridep"
+    assert backend not in values("enable_deepep")
+    layers = lookup("gemma3_1b_pretrain_1gpu_h100_bf16_config", "0.6.2")
+    assert "model.num_layers" in values(match=layers) and "model.num_layers" not in values("hf_path", match=layers)
+    # What a parameter of Bridge's own function does is known only where it runs.
+    assert known.recipe
+    own = IndexMatch("0.6.2", dataclasses.replace(known.recipe, parameters=("size",)))
+    found = index_info.knowledge_of(own, (), ("size",), {}, TrainingFiles())
+    assert (found.values, found.env, found.recipe_is_known) == ({}, None, False)
+    assert values("other", match=own)
+
+
+def test_the_dispatcher_that_a_keyword_chooses_is_known() -> None:
+    recipe = BridgeRecipe("qwen3_30b_a3b_pretrain_config")
+    schema = overrides.load_schema()
+    found = arguments.check({"enable_deepep": "true"}, recipe, None, schema)
+    assert found == {"model.moe_token_dispatcher_type": "flex", "model.moe_flex_dispatcher_backend": "deepep"}
+    assert arguments.check({"enable_deepep": "false"}, recipe, None, schema) == {}
