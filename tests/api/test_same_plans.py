@@ -174,3 +174,26 @@ def test_scripts_are_those_of_a_machine_that_runs_each_recipe_first(by_the_wheel
     assert different == {}
     assert len(refused) < len(checked) / 10, refused
     assert compared > len(checked) * 2
+
+
+def test_a_users_mixture_of_experts_is_not_queued_by_a_guess(without_stack: Path, tmp_path: Path) -> None:
+    (tmp_path / "moe.py").write_text("def configure():\n    return None\n")
+    (tmp_path / "bin").mkdir()
+    for name in ("srun", "sbatch"):
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environ = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    asked = ("moe.py", "--cluster", "dgx-gb200-nvl72", "--nodes", "4", "--runtime", "none")
+
+    def answer(*command: str) -> "subprocess.CompletedProcess[str]":
+        argv = [str(without_stack), "-m", "launcher", *command, *asked]
+        return subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True)
+
+    refused = answer("submit")
+    assert refused.returncode == 2
+    assert "TP, CP, EP counted as 1" in refused.stderr
+    assert "--check-on node" in refused.stderr
+    assert not (tmp_path / "runs").exists()
+    shown = answer("plan")
+    assert shown.returncode == 0
+    assert "warning: NOT CHECKED" in shown.stderr
