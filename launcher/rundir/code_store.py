@@ -14,6 +14,9 @@ import stat
 import time
 from pathlib import Path
 
+from launcher.contract.process import ProcessIdentity
+
+_PARTIAL = ".partial"
 _UNUSED_S = 3600
 """Seconds after which a copy without a run is removed: the launcher that made it has linked it by then."""
 
@@ -25,6 +28,7 @@ class CodeStore:
         self._directory = run_root / f".code-{os.geteuid()}"
         self._usable: bool | None = None
         self._added = False
+        self._maker = ""
 
     def place(self, content: bytes, target: Path, mode: int) -> None:
         """Write a file that can only be read, by a link if possible. Raises OSError.
@@ -40,7 +44,8 @@ class CodeStore:
         with contextlib.suppress(OSError):
             for entry in os.scandir(self._directory):
                 found = entry.stat(follow_symlinks=False)
-                if found.st_nlink == 1 and found.st_ctime <= time.time() - older_than_s:
+                unused = found.st_nlink == 1 and found.st_ctime <= time.time() - older_than_s
+                if unused or _is_left_over(entry.name):
                     os.unlink(entry.path)  # noqa: PTH108 - a name and no Path
             self._directory.rmdir()
 
@@ -58,19 +63,30 @@ class CodeStore:
         kept = self._directory / f"{hashlib.sha256(content).hexdigest()}-{mode:o}"
         try:
             if not _holds(kept, content, mode):
-                self._added = True
-                _put(kept, content, mode)
+                self._put(kept, content, mode)
             try:
                 os.link(kept, target)
             except OSError as error:
                 if error.errno != errno.EMLINK:  # as many links as the file system allows
                     raise
-                _put(kept, content, mode)
+                self._put(kept, content, mode)
                 os.link(kept, target)
         except OSError:
             self._usable = False
             return False
         return True
+
+    def _put(self, kept: Path, content: bytes, mode: int) -> None:
+        """Write a new copy in place of what is there; runs that have the former one keep it."""
+        self._added = True
+        self._maker = self._maker or ProcessIdentity.of_this_process().short()
+        temporary = kept.with_name(f".{secrets.token_hex(8)}.{self._maker}{_PARTIAL}")
+        try:
+            _write(temporary, content, mode)
+            temporary.replace(kept)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def _make(self) -> bool:
         """Make the directory; return whether it is this user's alone."""
@@ -93,15 +109,12 @@ def _holds(kept: Path, content: bytes, mode: int) -> bool:
         return False
 
 
-def _put(kept: Path, content: bytes, mode: int) -> None:
-    """Write a new copy in place of what is there; runs that have the former one keep it."""
-    temporary = kept.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        _write(temporary, content, mode)
-        temporary.replace(kept)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+def _is_left_over(name: str) -> bool:
+    """Return whether it is a copy that a launcher of this machine did not finish before it ended."""
+    if not name.endswith(_PARTIAL):
+        return False
+    maker = ProcessIdentity.from_short(name.removesuffix(_PARTIAL).rpartition(".")[2])
+    return maker is not None and maker.has_ended()
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,6 +54,8 @@ class Fault:
 
 NONE = Fault()
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_CODE = re.compile(r"/code/|/\.code-[0-9]+/")
+"""Files of a run's code, and the copies of them that runs share: hundreds, of which one counts."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,7 @@ class _Changes:
     def change(self, path: object) -> None:
         """Count one more; raise OSError where it is to fail."""
         fault, text = self._fault, os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
-        if not text.startswith(fault.below) or ("/code/" in text and not text.endswith("small.py")):
+        if not text.startswith(fault.below) or (_CODE.search(text) and not text.endswith("small.py")):
             return
         self._done += 1
         if self._counter >= 0:

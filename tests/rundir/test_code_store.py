@@ -4,11 +4,13 @@ import dataclasses
 import os
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from launcher.backends.prepare import create
+from launcher.contract.process import ProcessIdentity, start_ticks_of
 from launcher.rundir.code_store import CodeStore
 from launcher.scripts import scripts
 from tests.support import building
@@ -89,6 +91,22 @@ def test_unused_copies_are_removed(tmp_path: Path) -> None:
     assert len(copies(tmp_path)) == 2, "its launcher may be about to link it"
     CodeStore(tmp_path).sweep(older_than_s=0)
     assert [path.read_bytes() for path in copies(tmp_path)] == [b"x = 1\n"]
+
+
+def test_a_copy_that_a_killed_launcher_did_not_finish_is_removed(tmp_path: Path) -> None:
+    place(tmp_path, "one")
+    ended = subprocess.Popen(["true"])
+    mine = ProcessIdentity.of_this_process()
+    maker = dataclasses.replace(mine, pid=ended.pid, start_ticks=start_ticks_of(ended.pid) or 1)
+    ended.wait()
+    for each, name in ((maker, "left"), (mine, "mine")):
+        (copies(tmp_path)[0].parent / f".{name}.{each.short()}.partial").write_bytes(b"half")
+    store = CodeStore(tmp_path)
+    (tmp_path / "two").mkdir()
+    store.place(b"y = 2\n", tmp_path / "two/sizes.py", 0o600)
+    assert store.has_grown
+    store.sweep()
+    assert [path.name.split(".")[1] for path in copies(tmp_path) if path.name.startswith(".")] == ["mine"]
 
 
 def test_runs_of_a_root_share_the_code_of_their_plans(tmp_path: Path) -> None:
