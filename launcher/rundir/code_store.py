@@ -1,7 +1,7 @@
 """The files of `code/`, of which the runs below one root share one copy each where the file system has hard links.
 
 A copy lies in `<run root>/.code-<uid>/<digest>-<mode>`, and each run links to it: a run stays whole when another, or
-the store, is removed. Shared files are read-only, so that nobody changes those of another run by accident; a copy that
+the store, is removed. Shared files are read-only, so that those of another run are not changed by accident; a copy that
 was changed all the same is not handed to a further run.
 """
 
