@@ -235,9 +235,9 @@ def overrides() -> Iterator[Row]:
         ("--mount", "/x", "needs a container"),
         ("--cluster", "no\nwhere", "no cluster profile"),
         ("--cluster", "", "--cluster"),
-        ("--image", "x.sqsh", "needs a container"),
     ):
         yield Row(("plan", "small.py", option, value), words)
+    yield Row(("plan", "small.py", "--image", "x.sqsh", "--runtime", "none"), "needs a container")
     yield Row(("plan", "small.py", *(f"a{number}=1" for number in range(2000))), "is not a key")
 
 
