@@ -13,7 +13,6 @@ from launcher.config.load import add_job_file, load_cluster, load_request, read_
 from launcher.config.request import Request
 from launcher.contract import disk_space
 from launcher.contract.frozen import dataclass
-from launcher.contract.checkpoints import holds_checkpoint
 from launcher.contract.values import Override
 from launcher.discovery.bridge_release import BridgeRelease, find_bridge_release
 from launcher.discovery.code_files import code_digest, code_files

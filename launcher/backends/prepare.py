@@ -17,8 +17,8 @@ from launcher.contract.process import ProcessIdentity
 from launcher.planning.model import Plan
 from launcher.planning.task import TaskPlan
 from launcher.rundir import RunDirectory
-from launcher.rundir.registry import remember_root
 from launcher.rundir.code_store import CodeStore
+from launcher.rundir.registry import remember_root
 from launcher.rundir.run_directory import write_atomically
 from launcher.scripts import scripts
 

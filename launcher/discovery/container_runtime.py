@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import ConfigError, SlurmError
@@ -19,6 +18,7 @@ from launcher._util.user_paths import cache_directory
 from launcher.config.cluster import AUTOMATIC, Cluster
 from launcher.config.request import Request
 from launcher.contract import files
+from launcher.contract.frozen import dataclass
 from launcher.discovery.host import HostContext
 from launcher.runtimes import BARE, CONTAINERS, RUNTIMES
 from launcher.runtimes.model import ContainerRuntime

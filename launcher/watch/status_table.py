@@ -1,9 +1,9 @@
 """Statuses of runs as a table and as JSON."""
 
+import contextlib
 import os
 import shutil
 import textwrap
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO

@@ -18,8 +18,7 @@ from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer, Job, State
 from launcher.watch.run_state import read_run_state
 from launcher.watch.status import Phase, RunStatus, judge, status_of
-from launcher.watch.status_table import fitted, to_json, write_table
-from launcher.watch.status_table import to_json, write_code, write_table
+from launcher.watch.status_table import fitted, to_json, write_code, write_table
 from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
