@@ -114,7 +114,7 @@ def _is_left_over(name: str) -> bool:
     if not name.endswith(_PARTIAL):
         return False
     maker = ProcessIdentity.from_short(name.removesuffix(_PARTIAL).rpartition(".")[2])
-    return maker is not None and maker.has_ended()
+    return maker is not None and maker.has_ended() is True
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

@@ -112,6 +112,6 @@ def test_a_plan_says_what_a_submission_says(tmp_path: Path, monkeypatch: pytest.
     said = []
     for intent in ("plan", "submit"):
         with pytest.raises(LauncherError) as refused:
-            prepare_plan(request, intent, check="if unknown")  # type: ignore[arg-type]
+            prepare_plan(request, intent, check="if unknown")
         said.append(refused.value.message)
     assert said[0] == said[1] == "CUDA starts the capture of nsys, and this run is on CPU: there would be no report"

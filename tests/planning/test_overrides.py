@@ -280,9 +280,9 @@ def test_a_key_of_another_release_with_one_meaning_is_taken_for_what_it_is(
     schema = overrides.load_schema(release)
     (found,), notes = overrides.translated(overrides.parse_all([text]), schema)
     assert found.text == (taken or text)
-    assert notes == (() if taken is None else (notes[0],))
+    assert len(notes) == (0 if taken is None else 1)
     if taken is not None:
-        assert notes[0].startswith(f"{text} is taken as {taken}: Megatron Bridge {release} calls ")
+        assert "".join(notes).startswith(f"{text} is taken as {taken}: Megatron Bridge {release} calls ")
         overrides.check_keys([found], schema)
         assert overrides.parse_all([taken]) == (found,)
 
