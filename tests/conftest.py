@@ -82,6 +82,15 @@ def new_cluster() -> Iterator[Callable[..., VirtualCluster]]:
         yield make
 
 
+@pytest.fixture(scope="module")
+def shaped_cluster(request: pytest.FixtureRequest) -> Iterator[VirtualCluster]:
+    """A cluster of the shape that its module asks for: the ClusterOptions in SHAPE, shared by the module's tests."""
+    if (reason := missing_programs()) is not None:
+        pytest.skip(reason)
+    with virtual_cluster(request.module.SHAPE) as cluster:
+        yield cluster
+
+
 @pytest.fixture(scope="session")
 def debian() -> Path:
     """A Debian root file system with python3 and bash, to be read and copied, not changed."""

@@ -18,7 +18,7 @@ from launcher._util import errors
 from launcher.cli import arguments
 from launcher.cli.main import COMMANDS, command_parser
 from launcher.config import load
-from launcher.config.cluster import Cluster, ExpectedPerformance, Retry
+from launcher.config.cluster import Cluster, ExpectedPerformance, Rendezvous, Retry
 from launcher.config.image import ImageSpec
 from launcher.config.model import Field, Model
 from launcher.config.request import Request
@@ -219,11 +219,14 @@ def cluster_profile() -> str:
         "A profile is a TOML file; its name is the file's name without `.toml`.\n"
         "[Describe a cluster](../how-to/cluster-profiles.md) shows how to write one.\n"
         "An unknown key is refused.",
-        keys(Cluster, leave_out=("name", "expect", "retry")),
+        keys(Cluster, leave_out=("name", "expect", "rendezvous", "retry")),
         "`unset = [KEY, ...]` names keys of the extended profile that do not count: `nics_per_node`, `env.NCCL_IB_SL`.",
         "## [expect]",
         sentences(inspect.cleandoc(ExpectedPerformance.__doc__ or "")),
         keys(ExpectedPerformance, prefix="expect."),
+        "## [rendezvous]",
+        sentences(inspect.cleandoc(Rendezvous.__doc__ or "")),
+        keys(Rendezvous, prefix="rendezvous."),
         "## [retry]",
         sentences(inspect.cleandoc(Retry.__doc__ or "")),
         keys(Retry, prefix="retry."),

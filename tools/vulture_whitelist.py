@@ -108,6 +108,7 @@ _.run_list
 _.run_verify
 
 # Read by templates.
+_.first_port
 _.inside_template
 
 # Keys of records that sbatch.sh writes for people.

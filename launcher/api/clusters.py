@@ -50,6 +50,8 @@ class ProbedCluster:
     partition: str
     file: Path | None
     """Where it was written."""
+    refused: str | None = None
+    """Slurm's words where it accepts not even a plain job, so that no option could be tried."""
 
 
 def known_cluster_names() -> list[str]:
@@ -76,22 +78,30 @@ def show_cluster(name: str) -> ClusterDetails:
 
 
 def probe_cluster(
-    *, partition: str | None = None, name: str | None = None, output: Path | None = None
+    *,
+    partition: str | None = None,
+    account: str | None = None,
+    qos: str | None = None,
+    name: str | None = None,
+    output: Path | None = None,
 ) -> ProbedCluster:
     """Return a first profile of the cluster whose login node this is, and write it to `output`, a new file.
 
-    `partition` is the one to describe (default: Slurm's). Raises ConfigError, SlurmError, DiskError.
+    `partition` is the one to describe (default: Slurm's); `account` and `qos` are those of the jobs that sbatch is
+    asked about, and are kept in the profile. Raises ConfigError, SlurmError, DiskError.
     """
     from launcher._util.shell import LocalShell
     from launcher.discovery.cluster_probe import write_profile
     from launcher.slurm import probe
 
     target = _target(output)
-    found = probe.probe_cluster(LocalShell(), partition)
+    asked = {key: value for key, value in (("account", account), ("qos", qos)) if value is not None}
+    found = probe.probe_cluster(LocalShell(), partition, asked)
     text = write_profile(found, name)
     if target is not None:
         _write(target, text)
-    return ProbedCluster(text, found.partition, target)
+    refused = found.baseline.words if found.baseline is not None and found.baseline.accepted is False else None
+    return ProbedCluster(text, found.partition, target, refused)
 
 
 def own_cluster_file(name: str) -> Path:

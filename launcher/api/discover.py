@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher._util.errors import ConfigError, OverrideError, PrerequisiteError, RecipeError
+from launcher._util.errors import ConfigError, OverrideError, PrerequisiteError, RecipeError, SlurmError
 from launcher._util.user_paths import exists, user_path
 from launcher.api.profiler_context import find_profiler_context, own_code
 from launcher.config.cluster import Cluster
@@ -37,6 +37,8 @@ from launcher.planning.option_effects import refuse_without_effect, warnings_wit
 from launcher.planning.profiler import plan as profiler_plan
 from launcher.planning.task import with_scaled_batch
 from launcher.rundir import RunDirectory
+from launcher.slurm.allocation import Allocation, read_allocation
+from launcher.slurm.nodes import NodeKind, node_kinds
 
 Intent = Literal["run", "submit", "plan"]
 """The command that a plan is for; `plan` is for run where run is possible, else for submit."""
@@ -68,7 +70,8 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     cluster = cluster.model_copy(update={"python": request.python or cluster.python})
     backend = _mode(intent, cluster, host)
     refuse_without_effect(asked.stated(), backend.name)
-    request, hosts = _chosen_hosts(request, {*asked.stated(), *layered.of_job_file}, backend, host)
+    allocation = _ask_allocation(backend, host)
+    request, hosts = _chosen_hosts(request, {*asked.stated(), *layered.of_job_file}, allocation)
     runtime = _runtime(request, cluster, backend, host, resumed)
     cluster = cluster.model_copy(update={"runtime": runtime.name})
     own_copy = resumed.path if resumed else None
@@ -112,6 +115,7 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         code_digest=code_digest(code, own_entrypoint=not own_program),
         shipped=shipped,
         bridge=release.version if own_program else None,
+        accumulation_kernel=release.accumulation_kernel if own_program else None,
         knowledge=index_info.knowledge_of(match, parsed, stated, arguments.sizes(keywords, parsed), files),
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
@@ -123,9 +127,11 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         profiling=profiling,
         use_viztracer=use_viztracer,
         space=_space(request, parsed, cluster, host, resumed),
+        allocation=allocation,
         hosts=hosts,
         renamed=renamed,
         added_keys=overrides.added_keys(parsed, schema) if schema else (),
+        node_kinds=_ask_node_kinds(request, cluster, backend),
         without_effect=warnings_without_effect(layered.of_job_file, backend),
     )
     return Discovered(with_scaled_batch(inputs), resumed, release, layered.behind)
@@ -196,14 +202,36 @@ def _layer(asked: Request, host: HostContext) -> _Layered:
     return _Layered(request, resumed, behind, of_job_file)
 
 
-def _chosen_hosts(
-    request: Request, stated: set[str], backend: BackendTraits, host: HostContext
-) -> tuple[Request, tuple[str, ...]]:
+def _ask_allocation(backend: BackendTraits, host: HostContext) -> Allocation | None:
+    """Return what this shell's allocation has, for a run inside it."""
+    if not backend.current_allocation or host.job is None:
+        return None
+    from launcher._util.shell import LocalShell
+
+    return read_allocation(host.job.job_id, LocalShell())
+
+
+def _ask_node_kinds(request: Request, cluster: Cluster, backend: BackendTraits) -> tuple[NodeKind, ...]:
+    """Return the kinds of nodes that a batch job may get; empty where nothing depends on them, or Slurm is silent."""
+    if not backend.own_job or cluster.device == "cpu":
+        return ()
+    from launcher._util.shell import LocalShell
+
+    named = request.sbatch.get(
+        "partition", request.partition or cluster.partition or cluster.directives.get("partition")
+    )
+    try:
+        return node_kinds(str(named) if named else None, LocalShell())
+    except SlurmError:
+        return ()  # sbatch will say more
+
+
+def _chosen_hosts(request: Request, stated: set[str], allocation: Allocation | None) -> tuple[Request, tuple[str, ...]]:
     """Return the nodes of this shell's allocation that nodelist and exclude choose, and the request with their number.
 
     Both are only of one allocation: those of the run that is continued do not count here. Raises RequestError.
     """
-    if not backend.current_allocation:
+    if allocation is None:
         return request, ()
     update = {key: None for key in ("nodelist", "exclude") if key not in stated}
     request = request.model_copy(update=update)
@@ -213,7 +241,7 @@ def _chosen_hosts(
     from launcher.slurm.control import hostnames
 
     shell = LocalShell()
-    allocated = hostnames(host.environ.get("SLURM_JOB_NODELIST") or host.environ.get("SLURM_NODELIST", ""), shell)
+    allocated = [node.name for node in allocation.nodes]
     listed = hostnames(request.nodelist, shell) if request.nodelist else ()
     excluded = hostnames(request.exclude, shell) if request.exclude else ()
     hosts = choose_hosts(allocated, listed, excluded, request.nodes if "nodes" in stated else None)

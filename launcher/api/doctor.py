@@ -89,7 +89,7 @@ def _site(asked: Request, shell: Shell) -> Site:
 def _plan(request: DoctorRequest, this: Site) -> tuple[Plan | None, LauncherError | None]:
     """Plan the checks as an ordinary run: container, environment, mounts and ranks are those of training."""
     asked = request.asked
-    here = this.cluster.scheduler == "local" or this.host.allocation is not None
+    here = this.cluster.scheduler == "local" or this.host.job is not None
     program = str(Path(__file__).resolve().parents[1] / _PROGRAM)
     expectation = expected.expected_values(
         this.cluster, this.request, torch=request.torch, rendezvous_timeout_s=request.rendezvous_timeout_s

@@ -149,6 +149,7 @@ def _submit(
             token=token,
             clusters=clusters,
             options=(f"--comment={comment}", f"--dependency=afterany:{after}") if after else (),
+            rendered=[key for key, _ in plan.directives],
             env=environment,
             cwd=run.path,
         )

@@ -33,7 +33,7 @@ def record_image_use(plan: Plan, host: HostContext) -> str | None:
         host=host.hostname,
         at=host.now,
         # The number of the allocation is known; that of a batch job only after the submission.
-        job=host.allocation.job_id if plan.backend.current_allocation and host.allocation else None,
+        job=host.job.job_id if plan.backend.current_allocation and host.job else None,
         pid=os.getpid(),
         start_ticks=start_ticks_of(os.getpid()) or 0,
     )

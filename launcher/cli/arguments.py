@@ -46,7 +46,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "--gpus-per-node",
         metavar="N",
         type=whole_number,
-        help="ranks on each node, one per GPU (default: allocation, profile, 8)",
+        help="ranks on each node, one per GPU (default: those of the allocation, the profile, or the partition)",
     )
     add("--time", "-t", metavar="T", help="time limit in Slurm's notation: 30 (minutes), 2:00:00, 1-12:00:00")
     for name in ("partition", "account", "qos", "nodelist", "exclude"):

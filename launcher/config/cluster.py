@@ -72,6 +72,48 @@ class Retry(Model):
     """The most nodes that are excluded, in percent of the run's nodes; one node always may be."""
 
 
+def _port_range(text: str) -> str:
+    first, _, last = text.partition("-")
+    if not 1024 <= int(first) <= int(last) <= 65535:
+        raise ValueError("ports are 1024 to 65535, the first one first, such as `20000-28999`")
+    return text
+
+
+class Rendezvous(Model):
+    """Where the ranks of a run meet: at most one of `suffix`, `interface` and `command` is set.
+
+    By default the address is Slurm's own one of the first node (NodeAddr): at some sites that of a network for
+    administration.
+    """
+
+    suffix: Annotated[str, matches("[A-Za-z0-9.-]+")] | None = None
+    """What the name of the first node is followed by in another network: `-ib`, `.hsn.example.org`."""
+
+    interface: Annotated[str, matches("[A-Za-z0-9_.:-]+")] | None = None
+    """The network interface of the first node whose address is taken, such as `ib0` or `hsn0`; torch's gloo and NCCL's
+    sockets use it on all nodes, too (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)."""
+
+    command: Text | None = None
+    """A command of bash that runs on the first node and prints the address or name."""
+
+    ports: Annotated[str, matches("[0-9]{1,5}-[0-9]{1,5}"), _port_range] = "20000-28999"
+    """First and last port of which a run takes one by the number of its job: reachable from all nodes, and outside
+    the range from which the nodes' kernels take ports by themselves (net.ipv4.ip_local_port_range)."""
+
+    @property
+    def port_range(self) -> tuple[int, int]:
+        """Return the first and the last port."""
+        first, _, last = self.ports.partition("-")
+        return int(first), int(last)
+
+
+def _one_address(stated: Rendezvous) -> Rendezvous:
+    names = [name for name in ("suffix", "interface", "command") if getattr(stated, name) is not None]
+    if len(names) > 1:
+        raise ValueError(f"one of suffix, interface and command gives the address, and {' and '.join(names)} are set")
+    return stated
+
+
 class Cluster(Model):
     """A cluster profile. Where a site states no value, Slurm's own default applies."""
 
@@ -106,6 +148,9 @@ class Cluster(Model):
     topology: Literal["block"] | None = None
     """Slurm's topology plugin, if jobs can request parts of the topology: `block` supports --segment."""
 
+    rendezvous: Annotated[Rendezvous, _one_address] = Rendezvous()
+    """Where the ranks of a run meet: address and ports."""
+
     numa_binding: Flag = True
     """Whether each rank is bound to the CPUs and memory next to its GPU, within the CPUs that Slurm allocated."""
 
@@ -138,7 +183,8 @@ class Cluster(Model):
     """Number of GPUs on a node; one rank is started for each."""
 
     cpus_per_task: Count | None = None
-    """Number of CPUs for one rank."""
+    """Number of CPUs for one rank of a batch job. Default: the CPUs of a node of the partition, divided by its GPUs.
+    In an allocation of salloc's the ranks share the CPUs that it has."""
 
     runtime: ProfileRuntime = AUTOMATIC
     """How a task enters its image: `pyxis` through srun's options, `enroot` or `bwrap` (bubblewrap) through enter.sh

@@ -204,6 +204,12 @@ def parse[Parsed: Model](
         raise _config_error(error, where, label) from None
 
 
+_OF_OTHER_FABRICS = (
+    "Of other networks it is not known what NCCL has to select and which variables it needs. Leave `fabric` out and\n"
+    "state variables below [env], or describe the network once: docs/how-to/contribute/fabric.md"
+)
+
+
 def _config_error(error: ModelError, where: str | None, label: Callable[[Key], str]) -> ConfigError:
     sentences, known = list[str](), dict[str, None]()
     for problem in error.problems:
@@ -213,6 +219,8 @@ def _config_error(error: ModelError, where: str | None, label: Callable[[Key], s
             known |= dict.fromkeys(sorted(problem.known))
         sentences.append(f"{label(problem.key)}: {text}")
     hint = f"Known keys: {', '.join(known)}." if known else None
+    if any(problem.key == ("fabric",) for problem in error.problems):
+        hint = _OF_OTHER_FABRICS
     sentences = list(dict.fromkeys(sentences))
     if len(sentences) > _SHOWN:
         sentences[_SHOWN:] = [f"and {len(sentences) - _SHOWN} more"]

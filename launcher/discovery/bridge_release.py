@@ -1,5 +1,6 @@
 """The release of Megatron Bridge that a run will find, for the recipe index and for the schema of overrides."""
 
+import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import field
@@ -10,9 +11,13 @@ from launcher._util.shell import LocalShell, Shell
 from launcher.contract.frozen import dataclass
 from launcher.discovery.recipe_index import installed_metadata, version_of
 
+ACCUMULATION_KERNEL = "fused_weight_gradient_mlp_cuda"
+"""APEX's extension with the kernel that model.gradient_accumulation_fusion needs."""
+
 _ASK = (
     "import importlib.metadata as found; it = found.distribution('megatron-bridge'); print(it.version)\n"
-    "print(it.locate_file(''))"
+    "print(it.locate_file(''))\n"
+    f"import importlib.util; print(importlib.util.find_spec('{ACCUMULATION_KERNEL}') is not None)"
 )
 _TIMEOUT_S = 20
 
@@ -30,6 +35,9 @@ class BridgeRelease:
     site: str | None = field(default=None, compare=False)
     """The directory that it is installed in, on this machine."""
 
+    accumulation_kernel: bool | None = field(default=None, compare=False)
+    """Whether that interpreter finds the kernel that gradient accumulation fusion needs; None if it is unknown."""
+
 
 def find_bridge_release(
     packages: Mapping[str, str] | None, python: str | None, *, in_image: bool, shell: Shell | None = None
@@ -45,10 +53,13 @@ def find_bridge_release(
         found = installed_metadata()
         if found is None:
             return BridgeRelease(None, sys.executable)
-        return BridgeRelease(version_of(found), sys.executable, str(found.parent))
+        kernel = importlib.util.find_spec(ACCUMULATION_KERNEL) is not None
+        return BridgeRelease(version_of(found), sys.executable, str(found.parent), kernel)
     try:
         result = (shell or LocalShell()).run([python, "-c", _ASK], check=False, timeout_s=_TIMEOUT_S)
     except CommandError:  # the interpreter exists elsewhere, such as on the nodes only
         return BridgeRelease(None)
-    version, _, site = result.stdout.strip().partition("\n")
-    return BridgeRelease(version, python, site or None) if result.status == 0 and version else BridgeRelease(None)
+    version, site, has_kernel = (*result.stdout.strip().split("\n"), "", "", "")[:3]
+    if result.status != 0 or not version:
+        return BridgeRelease(None)
+    return BridgeRelease(version, python, site or None, {"True": True, "False": False}.get(has_kernel))

@@ -119,6 +119,7 @@ def _slurm(found: ClusterProbe) -> list[str]:
     lines = [
         _comment(f"# sinfo: {how}{'' if up else '; it is not up at present'}"),
         f"partition = {_text(found.partition)}",
+        *[line for key, value in found.asked.items() for line in ("# as requested", f"{key} = {_text(value)}")],
         *_time(found),
         *_runtime(found),
         *_topology(found),

@@ -2,7 +2,6 @@
 
 import getpass
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -16,16 +15,14 @@ from launcher.contract.frozen import dataclass
 
 
 @dataclass(frozen=True)
-class Allocation:
-    """The Slurm allocation that this shell is in; numbers are None where Slurm does not state them."""
+class ShellJob:
+    """The Slurm job that this shell is in, by the variables that Slurm has set; the controller knows what it has."""
 
     job_id: str
-    nodes: int
-    gpus_per_node: int | None
-    tasks_per_node: int | None
-    """The value of salloc's --ntasks-per-node."""
-    cpus_per_node: int | None
-    """The number of CPUs on the node with the fewest."""
+    step_id: str | None = None
+    """The step of the job that this shell is, as in `srun --pty bash`; None in a shell of salloc or a batch script."""
+    step_tasks: int = 1
+    """The number of tasks of that step, each of which is such a shell."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class HostContext:
     gpus: int
     """Number of NVIDIA devices of this machine that CUDA_VISIBLE_DEVICES makes visible."""
 
-    allocation: Allocation | None
+    job: ShellJob | None
 
 
 def detect_host(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> HostContext:
@@ -76,7 +73,7 @@ def detect_host(environ: Mapping[str, str] = os.environ, directory: Path | None 
         nonce=secrets.token_hex(6),
         has_slurm=bool(shutil.which("srun", path=path) and shutil.which("sbatch", path=path)),
         gpus=count_gpus(environ),
-        allocation=read_allocation(environ),
+        job=read_job(environ),
     )
 
 
@@ -95,39 +92,23 @@ def count_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int:
     return min(installed, len(named))
 
 
-def read_allocation(environ: Mapping[str, str]) -> Allocation | None:
-    """Return the allocation that Slurm's variables describe; None outside an allocation.
+def read_job(environ: Mapping[str, str]) -> ShellJob | None:
+    """Return the job that Slurm's variables name; None outside one.
 
-    Raises PrerequisiteError if SLURM_JOB_ID is set without a number of nodes. Source of the names, which salloc sets as
+    Raises PrerequisiteError if SLURM_JOB_ID is set without a number of nodes, which only a heterogeneous job has for
+    each of its components. Source of the names, which salloc sets as
     well: https://slurm.schedmd.com/sbatch.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES.
     """
     job = environ.get("SLURM_JOB_ID")
     if not job:
         return None
     nodes = environ.get("SLURM_JOB_NUM_NODES") or environ.get("SLURM_NNODES")
-    if not nodes or not nodes.isdigit():
+    if not environ.get("SLURM_HET_SIZE") and (not nodes or not nodes.isdigit()):
         raise PrerequisiteError(
             f"SLURM_JOB_ID is {job}, but SLURM_JOB_NUM_NODES is {nodes!r}: this shell has only some variables of "
             "an allocation",
             hint="Unset SLURM_JOB_ID, or run the command in the shell that salloc started.",
         )
-    gpus = environ.get("SLURM_GPUS_PER_NODE") or environ.get("SLURM_GPUS_ON_NODE")
-    return Allocation(
-        job_id=job,
-        nodes=int(nodes),
-        gpus_per_node=_last_number(gpus),
-        tasks_per_node=_last_number(environ.get("SLURM_NTASKS_PER_NODE")),
-        cpus_per_node=_fewest(environ.get("SLURM_JOB_CPUS_PER_NODE")),
-    )
-
-
-def _fewest(text: str | None) -> int | None:
-    """Return the smallest number of a list such as `72(x2),36`; None if there is none."""
-    counts = re.findall(r"(?:^|,)(\d+)", text or "")
-    return min(map(int, counts), default=None)
-
-
-def _last_number(text: str | None) -> int | None:
-    """Return 8 for `8` and for `h100:8`; None for anything else."""
-    tail = (text or "").rpartition(":")[2]
-    return int(tail) if tail.isdigit() else None
+    tasks = environ.get("SLURM_STEP_NUM_TASKS", "")
+    step = environ.get("SLURM_STEP_ID") or None
+    return ShellJob(job, step, int(tasks) if step and tasks.isdigit() else 1)

@@ -220,4 +220,8 @@ def test_submission(plan: Plan, script: str, env: Mapping[str, str], shell: Shel
     """Run `sbatch --test-only` with the script that a run would be submitted with."""
     if not plan.backend.own_job:
         return CommandOutput(None, "nothing would be submitted here")
-    return run_program(["sbatch", "--test-only"], shell, text=script, env=env)
+    said = run_program(["sbatch", "--test-only"], shell, text=script, env=env)
+    if said.text is not None or not said.why.startswith("sbatch ended"):
+        return said
+    nodes = "1 node" if plan.layout.nodes == 1 else f"{plan.layout.nodes} nodes"
+    return CommandOutput(None, f"{said.why}; the job had {nodes} and {plan.layout.ranks_per_node} GPUs on each node")

@@ -8,7 +8,7 @@ from launcher.planning.backend import ALLOCATION, BATCH, LOCAL, BackendTraits
 
 def default_cluster(host: HostContext) -> str:
     """Return the name of the profile of a request that does not name one."""
-    return "slurm" if host.has_slurm or host.allocation else "local"
+    return "slurm" if host.has_slurm or host.job else "local"
 
 
 def choose_backend(command: str, cluster: Cluster, host: HostContext) -> BackendTraits:
@@ -30,10 +30,15 @@ def choose_backend(command: str, cluster: Cluster, host: HostContext) -> Backend
         )
     if command == "submit":
         return BATCH
-    if host.allocation is None:
+    if host.job is None:
         raise PrerequisiteError(
             "this shell is not in an allocation of Slurm, so `run` has no nodes",
-            hint="Make one first (salloc -N 1 --gpus-per-node=8) and run the command in it, submit a batch job\n"
-            "(launcher submit), or run on this machine without Slurm: --cluster local.",
+            hint="Make one first (salloc -N 1 --gpus-per-node=8 --exclusive) and run the command in it, submit\n"
+            "a batch job (launcher submit), or run on this machine without Slurm: --cluster local.",
+        )
+    if host.job.step_tasks > 1:
+        raise PrerequisiteError(
+            f"this command runs {host.job.step_tasks} times, once in each task of a step, and starts the ranks itself",
+            hint="Give it once, without srun: in the shell of salloc, or in a batch script.",
         )
     return ALLOCATION

@@ -18,6 +18,8 @@ from launcher.discovery.shipped_code import ShippedCode
 from launcher.discovery.training_files import TrainingFiles
 from launcher.planning.backend import BackendTraits
 from launcher.planning.profiler.model import ProfilerContext
+from launcher.slurm.allocation import Allocation
+from launcher.slurm.nodes import NodeKind
 
 _OF_TRAIN = ("global_batch_size", "micro_batch_size", "train_iters")
 """Of the values that a check resolves, those of the section `train`; the others belong to `model`."""
@@ -121,6 +123,8 @@ class PlanInputs:
     """Of the files of `code` that are the user's own."""
     bridge: str | None = None
     """The release of Megatron Bridge that the job finds; None where it is unknown."""
+    accumulation_kernel: bool | None = None
+    """Whether the job's interpreter finds the kernel of gradient accumulation fusion; None where it is unknown."""
     recipe_text: str | None = None
     """How the user named the recipe of a resumed run, which is now a snapshot in the run directory."""
     profiling: ProfilerContext = field(default=ProfilerContext())
@@ -135,8 +139,12 @@ class PlanInputs:
     """How the runtime was chosen; None where nothing was looked at."""
     image: Image | None = None
     """The image that container.wanted_image names, inspected; None on the bare machine."""
+    allocation: Allocation | None = None
+    """The allocation that this shell is in; None for a run elsewhere."""
     hosts: tuple[str, ...] = ()
-    """The nodes of this shell's allocation to run on; empty where its first ones are taken."""
+    """The nodes of that allocation to run on; empty where its first ones are taken."""
+    node_kinds: tuple[NodeKind, ...] = ()
+    """The kinds of nodes in a batch job's partition; empty where Slurm was not asked or did not answer."""
     renamed: tuple[str, ...] = ()
     """A note for each override of another release of Megatron Bridge that was renamed."""
     added_keys: tuple[str, ...] = ()

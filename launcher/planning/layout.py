@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 from launcher._util.errors import LayoutError
 from launcher.contract import parallel_sizes
-from launcher.discovery.host import Allocation
 from launcher.planning.model import RankLayout
 
 PARALLEL_KEYS = {
@@ -22,7 +21,8 @@ PARALLEL_KEYS = {
 }
 """Short names with the overrides that set them."""
 
-_CONVENTIONAL_GPUS_PER_NODE = 8
+CONVENTIONAL_GPUS_PER_NODE = 8
+"""Assumed of a batch job's nodes where neither the request, the profile nor Slurm says how many GPUs they have."""
 
 
 def plan_layout(
@@ -30,13 +30,13 @@ def plan_layout(
     nodes: int | None,
     gpus_per_node: int | None,
     profile_gpus_per_node: int | None,
-    allocation: Allocation | None,
     machine_gpus: int | None,
     sizes: Mapping[str, int],
 ) -> RankLayout:
     """Return the run's layout; `machine_gpus` is given for a local run only.
 
-    Raises LayoutError with the numbers and the fix.
+    `profile_gpus_per_node` is the profile's number, or the one that Slurm shows. Raises LayoutError with the numbers
+    and the fix.
     """
     if machine_gpus is not None:
         if nodes not in (None, 1):
@@ -49,11 +49,8 @@ def plan_layout(
                 hint=f"Use --gpus-per-node {machine_gpus}; CUDA_VISIBLE_DEVICES= (empty) trains on the CPU.",
             )
     else:
-        nodes = nodes or (allocation.nodes if allocation else 1)
-        allocated = (allocation.gpus_per_node or allocation.tasks_per_node) if allocation else None
-        ranks = gpus_per_node or allocated or profile_gpus_per_node or _CONVENTIONAL_GPUS_PER_NODE
-        if allocation is not None:
-            _check_allocation(allocation, nodes, ranks)
+        nodes = nodes or 1
+        ranks = gpus_per_node or profile_gpus_per_node or CONVENTIONAL_GPUS_PER_NODE
     layout = RankLayout(nodes, ranks, nodes * ranks, tuple(sorted(sizes.items())))
     _check_division(layout, sizes)
     return layout
@@ -87,19 +84,6 @@ def choose_hosts(
     first = [name for name in free if name in listed]
     chosen = {*first, *[name for name in free if name not in listed][: wanted - len(first)]}
     return tuple(name for name in free if name in chosen)
-
-
-def _check_allocation(allocation: Allocation, nodes: int, ranks: int) -> None:
-    if nodes > allocation.nodes:
-        raise LayoutError(
-            f"--nodes {nodes}, but the allocation {allocation.job_id} has {allocation.nodes}",
-            hint=f"Use --nodes {allocation.nodes}, or make a larger allocation: salloc -N {nodes}.",
-        )
-    if allocation.gpus_per_node is not None and ranks > allocation.gpus_per_node:
-        raise LayoutError(
-            f"--gpus-per-node {ranks}, but allocation {allocation.job_id} has {allocation.gpus_per_node} a node",
-            hint=f"Use --gpus-per-node {allocation.gpus_per_node}, or salloc --gpus-per-node={ranks}.",
-        )
 
 
 def _check_division(layout: RankLayout, sizes: Mapping[str, int]) -> None:

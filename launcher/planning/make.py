@@ -12,6 +12,7 @@ from launcher.planning import (
     environment,
     environment_lint,
     index_info,
+    node_share,
     resume_changes,
     retry,
     step,
@@ -20,6 +21,7 @@ from launcher.planning.inputs import FromCheck, FromIndex, PlanInputs
 from launcher.planning.layout import PARALLEL_KEYS
 from launcher.planning.model import Plan
 from launcher.planning.overrides import known_values
+from launcher.planning.preflight.run import FUSION, switches_fusion_off
 from launcher.planning.run_paths import run_root
 from launcher.planning.task import TaskPlan, plan_task
 
@@ -72,6 +74,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         token=step.token(inputs, task.run_dir),
         stop_s=step.stop_seconds(inputs),
         step=step.plan_step(inputs, task.layout, task.environment, task.profiler),
+        rendezvous=step.plan_rendezvous(cluster),
         argv=task.argv,
         code=task.code,
         request=request.model_dump(mode="json", exclude_defaults=True, exclude=_OF_ONE_COMMAND),
@@ -81,6 +84,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         shipped=_shipped(inputs),
         code_digest=inputs.code_digest,
         bridge=inputs.bridge,
+        allocation=step.allocation_part(inputs, task.allocation),
         guesses=task.fabric.guesses,
         memory=task.preflight.memory,
         checkpoints=task.preflight.checkpoints,
@@ -151,12 +155,12 @@ def _warnings(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
             f"{site} may start the step again inside the same attempt: its ranks refuse a second start, because an "
             "attempt's records are written once, and the run ends there; --resume continues it"
         )
-    ranks = task.layout.ranks_per_node
-    if step.too_few_cpus(inputs, task.layout):
+    if switches_fusion_off(inputs):
         found.append(
-            f"the allocation has fewer CPUs than the {ranks} ranks of a node, so they share them: "
-            f"salloc --exclusive or --ntasks-per-node={ranks} gives each its own"
+            f"{FUSION}=false is set, because this machine's interpreter has no APEX, whose kernel it needs; "
+            "state the key to decide it yourself"
         )
+    found += task.allocation.warnings if task.allocation else node_share.warnings(inputs, task.layout)
     if isinstance(inputs.knowledge, FromIndex):
         found += index_info.warnings(inputs.knowledge.match)
         if index_info.BATCH_KEY not in {override.key for override in task.overrides}:

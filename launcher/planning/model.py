@@ -71,12 +71,34 @@ class Step:
     """The srun of the ranks: what it is given besides the paths of the attempt."""
 
     srun_args: tuple[str, ...]
-    cpus_per_task: int | None
-    """The profile's; what the allocation was made with counts more."""
     wait_s: int
     export: tuple[str, ...]
     hosts: tuple[str, ...] = ()
     """The nodes of the current allocation that were chosen; empty for the first ones of the allocation."""
+
+
+@dataclass(frozen=True)
+class AllocationPart:
+    """What the ranks' step asks of the allocation that this shell is in, where the options of salloc do not count."""
+
+    cpus_per_task: int | None
+    """None where the ranks share CPUs."""
+    gpus_per_node: int | None
+    """None where the allocation has no GPUs."""
+    overlap: bool
+    """Whether this shell is a step itself, which holds what the ranks need."""
+
+
+@dataclass(frozen=True)
+class RendezvousPlan:
+    """Where the ranks meet: the first node's address, from one of the three or from Slurm, and the ports."""
+
+    suffix: str | None
+    interface: str | None
+    command: str | None
+    first_port: int
+    ports: int
+    """How many, from the first on."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +165,7 @@ class Plan:
     stop_s: int
     """How many seconds before the end of its job the ranks are asked to save and to stop."""
     step: Step
+    rendezvous: RendezvousPlan
     argv: "JobRequest"
     """The content of argv.json."""
     code: tuple[tuple[str, str], ...]
@@ -162,6 +185,8 @@ class Plan:
     """The release of Megatron Bridge that the job finds; None where it is unknown."""
     changes: tuple[Change, ...] = ()
     """What a resume changes, compared with the attempt before."""
+    allocation: AllocationPart | None = None
+    """What is taken of the allocation that this shell is in; None for other runs."""
     guesses: tuple[str, ...] = ()
     """What is unknown and changes the job: a wrong guess costs its time in the queue."""
     memory: dict[str, Any] | None = None

@@ -47,7 +47,8 @@ EFFECTS: Mapping[str, Effect] = {
     **dict.fromkeys(("time", "partition", "account", "qos", "sbatch"), _OF_A_JOB),
     **dict.fromkeys(("nodelist", "exclude", "srun_args"), _OF_SLURM),
     **dict.fromkeys(("image", "runtime", "mounts", "default_image", "default_mounts", "env", "python"), EVERYWHERE),
-    **dict.fromkeys(("resume", "entrypoint", "init", "run_root"), EVERYWHERE),
+    **dict.fromkeys(("resume", "entrypoint", "init"), EVERYWHERE),
+    "run_root": _OF_A_RUN,
     **dict.fromkeys(
         ("name", "shared", "allow_changes", "allow_checkpoint_load", "keep_going", "verify", "hang_limit_s"), _OF_A_RUN
     ),

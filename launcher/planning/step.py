@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from launcher.planning import environment, slurm_options, time_limit
+from launcher.config.cluster import Cluster
+from launcher.planning import environment, node_share, slurm_options, time_limit
+from launcher.planning.allocation import AllocationUse
 from launcher.planning.inputs import PlanInputs
-from launcher.planning.model import RankLayout, Step, Variable
+from launcher.planning.model import AllocationPart, RankLayout, RendezvousPlan, Step, Variable
 from launcher.planning.profiler.model import ProfilerPlan
 
 _WAIT_S = 60
@@ -27,18 +29,26 @@ def plan_step(
         f"--wait={wait_s}",
         "--open-mode=append",
         "--input=none",
-        *(["--overcommit"] if too_few_cpus(inputs, layout) else []),
         *(["--cpu-bind=none"] if _rank_binds_itself(inputs) else []),
         *cluster.srun_args,
         *inputs.request.srun_args,
     ]
-    return Step(tuple(args), cluster.cpus_per_task, wait_s, environment.passed_on(variables), inputs.hosts)
+    return Step(tuple(args), wait_s, environment.passed_on(variables), inputs.hosts)
 
 
-def too_few_cpus(inputs: PlanInputs, layout: RankLayout) -> bool:
-    """Whether the allocation has fewer CPUs than ranks on a node: srun would refuse to start them."""
-    allocation = inputs.host.allocation if inputs.backend.current_allocation else None
-    return allocation is not None and (allocation.cpus_per_node or layout.ranks_per_node) < layout.ranks_per_node
+def allocation_part(inputs: PlanInputs, use: AllocationUse | None) -> AllocationPart | None:
+    """Return what the step asks of this shell's allocation; None for a run that gets its own job or no Slurm."""
+    if use is None:
+        return None
+    job = inputs.host.job
+    return AllocationPart(use.cpus_per_rank, use.gpus_per_node, overlap=job is not None and job.step_id is not None)
+
+
+def plan_rendezvous(cluster: Cluster) -> RendezvousPlan:
+    """Return where the ranks meet, as the profile states it."""
+    stated = cluster.rendezvous
+    first, last = stated.port_range
+    return RendezvousPlan(stated.suffix, stated.interface, stated.command, first, last - first + 1)
 
 
 def _rank_binds_itself(inputs: PlanInputs) -> bool:
@@ -88,7 +98,7 @@ def sbatch_options(
         "ntasks-per-node": layout.ranks_per_node,
     }
     optional = {
-        "cpus-per-task": cluster.cpus_per_task,
+        "cpus-per-task": cluster.cpus_per_task or node_share.cpus_per_task(inputs, layout.ranks_per_node),
         "time": request.time or cluster.time_limit,
         "partition": request.partition or cluster.partition,
         "account": request.account or cluster.account,

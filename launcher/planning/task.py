@@ -14,12 +14,22 @@ from launcher.contract.overrides import to_record
 from launcher.contract.paths import RECIPE
 from launcher.contract.values import Override, parse
 from launcher.discovery.recipe import BridgeRecipe
-from launcher.planning import container, environment, fabric, index_info, network, retry, run_paths
+from launcher.planning import (
+    container,
+    environment,
+    fabric,
+    index_info,
+    network,
+    node_share,
+    retry,
+    run_paths,
+)
+from launcher.planning.allocation import AllocationUse, use_allocation
 from launcher.planning.inputs import FromIndex, PlanInputs
 from launcher.planning.layout import PARALLEL_KEYS, plan_layout
 from launcher.planning.model import RankLayout, Variable
 from launcher.planning.overrides import known_values
-from launcher.planning.preflight.run import PreflightResult, run_preflight
+from launcher.planning.preflight.run import FUSION, PreflightResult, run_preflight, switches_fusion_off
 from launcher.planning.profiler import plan as profiler_plan
 from launcher.planning.profiler.model import ProfilerPlan
 from launcher.runtimes.model import Mount
@@ -48,6 +58,8 @@ class TaskPlan:
     profiler: ProfilerPlan | None
     fabric: fabric.FabricPlan
     preflight: PreflightResult
+    allocation: AllocationUse | None = None
+    """What is taken of the allocation that this shell is in; None for other runs."""
 
     @property
     def world_size(self) -> int:
@@ -58,11 +70,12 @@ class TaskPlan:
 def plan_task(inputs: PlanInputs) -> TaskPlan:
     """Decide what the tasks of a run are started with. Raises a RequestError of the kind that fits."""
     values = known_values(inputs.overrides)
-    layout = _layout(inputs, values)
+    use = _use_allocation(inputs)
+    layout = _layout(inputs, values, use)
     profiler = _profiler(inputs, {**_iterations(inputs), **values}, layout)
     around = fabric.plan_fabric(inputs, layout, values)
     ahead = run_preflight(inputs, layout)
-    variables = _environment(inputs, around.variables)
+    variables = _environment(inputs, (*_interface(inputs.cluster), *around.variables))
     name = inputs.request.name or run_paths.name_of(inputs.recipe)
     run_dir = inputs.run_dir or run_paths.run_dir(inputs, name)
     runtime = container.chosen_runtime(inputs.request, inputs.cluster)
@@ -81,6 +94,7 @@ def plan_task(inputs: PlanInputs) -> TaskPlan:
         profiler=profiler,
         fabric=around,
         preflight=ahead,
+        allocation=use,
     )
 
 
@@ -98,7 +112,9 @@ def with_scaled_batch(inputs: PlanInputs) -> PlanInputs:
     if match is None or match.recipe is None or match.recipe.gpus is None:
         text = "it is not known for how many GPUs the recipe was written, so its batch cannot be scaled"
         raise OverrideError(text, where="--scale-batch", hint=f"State the batch: {index_info.BATCH_KEY}=N.")
-    batch = index_info.scaled_batch(match, inputs.knowledge.values, _layout(inputs, {}, sized=False).world_size)
+    batch = index_info.scaled_batch(
+        match, inputs.knowledge.values, _layout(inputs, {}, _use_allocation(inputs), sized=False).world_size
+    )
     scaled = (parse(f"{index_info.BATCH_KEY}={batch}"),) if batch is not None else ()
     return dataclasses.replace(inputs, overrides=(*inputs.overrides, *scaled))
 
@@ -123,6 +139,16 @@ def _iterations(inputs: PlanInputs) -> dict[str, Any]:
     return {"train.train_iters": found} if isinstance(found, int) else {}
 
 
+def _interface(cluster: Cluster) -> tuple[Variable, ...]:
+    """Return what keeps the sockets of gloo and NCCL on the interface where the ranks meet."""
+    name, origin = cluster.rendezvous.interface, f"cluster profile {cluster.name}, rendezvous.interface"
+    if name is None or cluster.scheduler != "slurm":
+        return ()
+    # NCCL takes names that begin so, unless there is `=`; gloo takes the whole name.
+    values = {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}"}
+    return tuple(Variable(variable, value, origin, "task") for variable, value in values.items())
+
+
 def _profiler(inputs: PlanInputs, values: dict[str, Any], layout: RankLayout) -> ProfilerPlan | None:
     return profiler_plan.plan_profiler(
         profiler_plan.options_from(inputs.request),
@@ -136,22 +162,40 @@ def _profiler(inputs: PlanInputs, values: dict[str, Any], layout: RankLayout) ->
 
 
 def _overrides(inputs: PlanInputs, profiler: ProfilerPlan | None) -> tuple[Override, ...]:
-    added = profiler_plan.overrides(profiler, [override.key for override in inputs.overrides]) if profiler else ()
+    given = [override.key for override in inputs.overrides]
+    added = (
+        *(profiler_plan.overrides(profiler, given) if profiler else ()),
+        *([f"{FUSION}=false"] if switches_fusion_off(inputs) else []),
+    )
     return (*(parse(text) for text in added), *inputs.overrides)
 
 
-def _layout(inputs: PlanInputs, values: dict[str, Any], *, sized: bool = True) -> RankLayout:
+def _use_allocation(inputs: PlanInputs) -> AllocationUse | None:
+    if inputs.allocation is None:
+        return None
+    return use_allocation(
+        inputs.allocation,
+        nodes=inputs.request.nodes,
+        hosts=inputs.hosts,
+        gpus_per_node=inputs.request.gpus_per_node,
+        profile_gpus_per_node=inputs.cluster.gpus_per_node,
+        device=inputs.cluster.device,
+        overcommit=any(
+            word in ("--overcommit", "-O") for word in (*inputs.cluster.srun_args, *inputs.request.srun_args)
+        ),
+    )
+
+
+def _layout(inputs: PlanInputs, values: dict[str, Any], use: AllocationUse | None, *, sized: bool = True) -> RankLayout:
     """Return the layout; unless it is `sized`, whether parallel sizes and batch fit is left open."""
     known = {**inputs.knowledge.values, **values} if sized else {}
     sizes = {short: known[key] for short, key in PARALLEL_KEYS.items() if isinstance(known.get(key), int)}
     one_machine = not inputs.backend.slurm_step
     try:
         return plan_layout(
-            nodes=inputs.request.nodes,
-            gpus_per_node=inputs.request.gpus_per_node,
-            profile_gpus_per_node=inputs.cluster.gpus_per_node,
-            # A batch job gets an allocation of its own, even where this shell is in another one.
-            allocation=inputs.host.allocation if inputs.backend.current_allocation else None,
+            nodes=len(use.nodes) if use else inputs.request.nodes,
+            gpus_per_node=use.ranks_per_node if use else inputs.request.gpus_per_node,
+            profile_gpus_per_node=inputs.cluster.gpus_per_node or node_share.gpus_of_all(inputs.node_kinds),
             machine_gpus=None if not one_machine else 0 if inputs.cluster.device == "cpu" else inputs.host.gpus,
             sizes=sizes,
         )

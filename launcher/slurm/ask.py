@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from launcher._util.errors import CommandError, SlurmError
 from launcher._util.shell import Result, Shell
@@ -45,11 +46,22 @@ def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
 
 
+def require_configuration(environ: Mapping[str, str] | None = None) -> None:
+    """Raise SlurmUnavailableError if SLURM_CONF names no file: Slurm's commands would wait a minute for it."""
+    named = (os.environ if environ is None else environ).get("SLURM_CONF")
+    if named and not Path(named).exists():
+        raise SlurmUnavailableError(
+            f"SLURM_CONF names {named}, and there is no such file",
+            hint="Correct it, or leave Slurm to find its own configuration: unset SLURM_CONF.",
+        )
+
+
 def ask(argv: Sequence[str], shell: Shell, *, timeout_s: float = TIMEOUT_S) -> Result:
     """Run a Slurm command and return its result, also where that is an error.
 
     Raises SlurmUnavailableError where Slurm did not answer or the command is missing.
     """
+    require_configuration()
     try:
         result = shell.run(argv, env=environment(), check=False, timeout_s=timeout_s)
     except CommandError as error:

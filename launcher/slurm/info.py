@@ -5,7 +5,7 @@ import re
 from launcher._util.errors import CommandError, SlurmError
 from launcher._util.shell import Shell
 from launcher.contract.frozen import dataclass
-from launcher.slurm.ask import TIMEOUT_S, answer, environment
+from launcher.slurm.ask import TIMEOUT_S, answer, environment, require_configuration
 
 _SINFO = ("%P", "%a", "%l", "%D", "%c", "%m", "%T", "%G")
 
@@ -124,6 +124,7 @@ def srun_help(shell: Shell) -> str:
 
 
 def _both(argv: list[str], shell: Shell) -> str:
+    require_configuration()
     try:
         result = shell.run(argv, env=environment(), check=False, timeout_s=TIMEOUT_S)
     except CommandError as error:

@@ -53,6 +53,9 @@ class ClusterProbe:
     baseline: OptionTest | None = None
     """A job that asks for nothing but a node and its tasks: if it is refused, the other tests mean nothing."""
 
+    asked: Mapping[str, str] = field(default_factory=dict)
+    """Options that each test has by the user's wish: account, qos."""
+
     option_tests: Mapping[str, OptionTest] = field(default_factory=dict)
     combined: OptionTest | None = None
     """All that were accepted, in one job."""
@@ -63,8 +66,11 @@ class ClusterProbe:
         return kinds(group for group in self.groups if group.partition == self.partition)
 
 
-def probe_cluster(shell: Shell, partition: str | None = None) -> ClusterProbe:
-    """Ask everything. Raises SlurmError, SlurmUnavailableError; RequestError for a partition that does not exist."""
+def probe_cluster(shell: Shell, partition: str | None = None, asked: Mapping[str, str] | None = None) -> ClusterProbe:
+    """Ask everything; `asked` are further options of each test, by their long names.
+
+    Raises SlurmError, SlurmUnavailableError; RequestError for a partition that does not exist.
+    """
     groups = info.node_groups(shell)
     name = _choose(groups, partition)
     settings = info.settings(shell)
@@ -78,6 +84,7 @@ def probe_cluster(shell: Shell, partition: str | None = None) -> ClusterProbe:
         limits=_maybe(lambda: _record(["scontrol", "--oneliner", "show", "partition", name], shell)) or {},
         node=_maybe(lambda: _node(name, shell)) or {},
         block_sizes=_maybe(lambda: _block_sizes(settings, shell)) or (),
+        asked=asked or {},
     )
     baseline = _try(_baseline(found), shell)
     option_tests = {key: _try((*_baseline(found), *options), shell) for key, options in candidates(found).items()}
@@ -114,7 +121,13 @@ def candidates(found: ClusterProbe) -> dict[str, tuple[str, ...]]:
 
 
 def _baseline(found: ClusterProbe) -> tuple[str, ...]:
-    return (f"--partition={found.partition}", "--nodes=1", f"--ntasks-per-node={max(1, found.own[0].gpus)}")
+    asked = (f"--{key}={value}" for key, value in found.asked.items())
+    return (
+        f"--partition={found.partition}",
+        *asked,
+        "--nodes=1",
+        f"--ntasks-per-node={max(1, found.own[0].gpus)}",
+    )
 
 
 def _compatible(option_tests: Mapping[str, OptionTest]) -> list[OptionTest]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from launcher._util.errors import CommandError, MissingProgramError, RequestError, SlurmError
 from launcher._util.shell import Result, Shell
 from launcher.contract.frozen import dataclass
-from launcher.slurm.ask import SlurmUnavailableError, answer, first_error, unavailable_line
+from launcher.slurm.ask import SlurmUnavailableError, answer, first_error, require_configuration, unavailable_line
 from launcher.slurm.queue import in_cluster
 
 _TIMEOUT_S = 150.0
@@ -34,7 +34,7 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     ("nodes not in this partition", "Choose nodes of the partition: `sinfo -N -p PARTITION`."),
     (
         "nvalid generic resource",
-        "This cluster has no such resource; `sinfo -o '%G'` lists them. --unset-sbatch gres leaves it out.",
+        "This cluster has no such resource; `sinfo -o '%G'` lists them. --unset-sbatch KEY leaves the option out.",
     ),
     ("nvalid feature", "`sinfo -o '%f'` lists the features."),
     ("eservation", "`scontrol show reservation` lists reservations and who may use them."),
@@ -62,6 +62,30 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
 """Parts of sbatch's refusals (src/common/slurm_errno.c, src/sbatch/opt.c), and what to do about them."""
 
 
+_OF_GPUS = ("gres", "gpus-per-node", "gpus", "gpus-per-task", "gpus-per-socket")
+
+_OF_THE_SITE = (
+    "The words are Slurm's, or those of a check of this site (job_submit plugin). Options that it asks for are\n"
+    "--account, --partition, --qos, --time and --sbatch KEY=VALUE; --unset-sbatch KEY leaves one out."
+)
+
+_CANNOT_NOW = (
+    "I/O error",
+    "writing script",
+    "No space left",
+    "Unable to allocate resources: Unspecified",
+    "memory allocation",
+    "Slurm is not",
+    "Required node not available",
+    "Requested nodes are busy",
+    "Resources are not",
+    "Job limit exceeded",
+    "Unable to open file",
+    "Too many open files",
+)
+"""Parts of messages that do not concern the request: the same one may be accepted later."""
+
+
 class SubmissionUnknownError(SlurmError):
     """Neither sbatch nor the search for the job got an answer: it may exist, and must not be submitted again yet."""
 
@@ -83,6 +107,7 @@ def submit(
     token: str,
     clusters: str | None = None,
     options: Sequence[str] = (),
+    rendered: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     patience_s: float = 30.0,
@@ -94,9 +119,10 @@ def submit(
     `token` must be in no other job. The script gets it as an argument, so that Slurm shows it as part of the job's
     command, which no site rewrites as some do with comments: it identifies the job where sbatch got no answer.
     `clusters` are those that the script names besides
-    the local one. Raises RequestError with sbatch's message where Slurm
+    the local one, `rendered` the long names of its options. Raises RequestError with sbatch's message where Slurm
     refused the request, SubmissionUnknownError where the job may exist, SlurmError where it does not.
     """
+    require_configuration()
     result = None
     try:
         argv = ["sbatch", "--parsable", *options, str(script), token]
@@ -109,7 +135,7 @@ def submit(
     if result is not None and result.status == 0 and (submission := parse_submission(result.stdout)):
         return submission
     if result is not None and result.status != 0 and not _may_exist(result):
-        raise refusal(result)
+        raise refusal(result, [*rendered, *(option.lstrip("-").partition("=")[0] for option in options)])
     found = search(token, shell, clusters=clusters, patience_s=patience_s, clock=clock, sleep=sleep)
     if found is None:
         raise SlurmError(f"sbatch: {words}", hint="Slurm answers again and does not have the job: submit it again.")
@@ -124,14 +150,26 @@ def parse_submission(text: str) -> Submission | None:
     return None
 
 
-def refusal(result: Result) -> RequestError | SlurmError:
-    """Return the error for sbatch's refusal, with its message, and a hint where one is known."""
+def refusal(result: Result, rendered: Sequence[str] = ()) -> RequestError | SlurmError:
+    """Return the error for sbatch's refusal, with its message and a hint.
+
+    `rendered` are the long names of the job's options. What Slurm or the site's job_submit plugin refuses it will
+    refuse again, so it is a RequestError; a SlurmError where Slurm could not do it.
+    """
     words = first_error(result)
     if unavailable_line(result.stderr):
         return SlurmError(f"sbatch: {words}", hint="Slurm's controller is not reachable; nothing was submitted.")
-    hint = next((hint for part, hint in _REFUSALS if part in words), None)
-    if hint is None:
-        return SlurmError(f"sbatch refused the job: {words}")
+    if any(part in words for part in _CANNOT_NOW):
+        return SlurmError(f"sbatch: {words}", hint="Slurm could not queue the job; nothing was submitted.")
+    hint = next((hint for part, hint in _REFUSALS if part in words), _OF_THE_SITE)
+    asks_for = [option for option in _OF_GPUS if option in rendered]
+    if "eneric resource" in words and asks_for:
+        unset = " ".join(f"--unset-sbatch {option}" for option in asks_for)
+        directives = ", ".join(f"{option} = false" for option in asks_for)
+        hint = (
+            f"This cluster has no such resource; `sinfo -o '%G'` lists them. {unset} leaves it out for this job, "
+            f"{directives} below [directives] of the cluster profile for every job."
+        )
     return RequestError(f"sbatch refused the job: {words}", hint=hint)
 
 

@@ -23,7 +23,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.load import parse
 from launcher.config.request import Request
 from launcher.discovery.code_files import code_files
-from launcher.discovery.host import Allocation, HostContext, detect_host
+from launcher.discovery.host import HostContext, ShellJob, detect_host
 from launcher.discovery.recipe import RecipeFile, read_recipe
 from launcher.discovery.shipped_code import shipped_code
 from launcher.planning import assignments, make
@@ -141,8 +141,7 @@ def assert_whole(said: Said, seen: dict[str, Any]) -> None:
 
 
 def host_in(directory: Path, environ: dict[str, str], job: str | None = None) -> HostContext:
-    allocation = Allocation(job, 1, None, None, None) if job else None
-    return dataclasses.replace(detect_host(environ, directory), allocation=allocation)
+    return dataclasses.replace(detect_host(environ, directory), job=ShellJob(job) if job else None)
 
 
 TAKEN: list[Said] = []

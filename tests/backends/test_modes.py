@@ -53,6 +53,7 @@ def without_paths(backend: str, run: Path) -> Any:
     plan = json.loads(re.sub(r'"launcher:ID:[0-9a-f]{12}"', '"launcher:ID:NONCE"', text))
     assert plan.pop("backend") == backend
     assert plan["request"].pop("run_root") == backend
+    assert (plan.pop("allocation") is not None) == (backend == "allocation")
     return plan
 
 
@@ -104,7 +105,8 @@ def test_a_rank_has_the_cpus_that_the_job_or_the_profile_gives_it(user: User, sl
     for job in jobs:
         assert slurm_cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED"
     found = [{rank["environment"]["SLURM_CPUS_PER_TASK"] for rank in user.seen(run)} for run in user.runs()]
-    assert found == [{"2"}, {"3"}, {"2"}, {"4"}]
+    # In an allocation the ranks share what it has: the eight CPUs of a node, or two times three.
+    assert found == [{"4"}, {"3"}, {"2"}, {"4"}]
 
 
 def test_nothing_else_of_the_shell_reaches_a_rank(user: User, slurm_cluster: VirtualCluster) -> None:

@@ -131,5 +131,5 @@ def test_another_entrypoint_cannot_fetch(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "small.py").write_text("def configure(): ...\n")
     program = str(ROOT / "tests/toy/entrypoint.py")
     recipe = str(tmp_path / "small.py")
-    assert main(["fetch", recipe, "--cluster", "local", "--entrypoint", program, "--run-root", str(tmp_path)]) == 2
+    assert main(["fetch", recipe, "--cluster", "local", "--entrypoint", program]) == 2
     assert "--entrypoint" in capsys.readouterr().err

@@ -14,7 +14,12 @@ from tests.support.limits import seconds
 
 PROFILE = 'extends = "slurm"\ngpus_per_node = 2\n'
 STUBS = {
-    "scontrol": 'for last; do :; done; echo "$last" | sed "s/n\\[1-3\\]/n1,n2,n3/" | tr , "\\n"',
+    "scontrol": """case $* in
+    *"show job"*)
+        echo "JobId=7 JobName=x"; echo "   JobState=RUNNING"; echo "   NodeList=n[1-3]"
+        echo "     Nodes=n[1-3] CPU_IDs=0-7 Mem=0 GRES=gpu:2(IDX:0-1)" ;;
+    *hostnames*) for last; do :; done; echo "$last" | sed "s/n\\[1-3\\]/n1,n2,n3/" | tr , "\\n" ;;
+    esac""",
     **dict.fromkeys(("srun", "sbatch", "squeue", "sinfo", "sacct", "bwrap", "unsquashfs", "enroot"), "exit 1"),
 }
 MODES: Mapping[str, tuple[tuple[str, ...], dict[str, str]]] = {

@@ -177,3 +177,39 @@ def test_defaults_of_ship_are_added_to_what_is_stated_and_left_out_for_bridges_r
     assert load_request({"recipe": "bridge:x"}, environ={"HOME": "/h"}, directory=tmp_path).ship == ()
     environ = {"LAUNCHER_SHIP": "a:b", "HOME": "/h"}
     assert load_request({"recipe": "x.py"}, environ=environ, directory=tmp_path).ship == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('suffix = "-ib"\ninterface = "ib0"', "one of suffix, interface and command gives the address"),
+        ('ports = "100-200"', "ports are 1024 to 65535"),
+        ('ports = "3000-2000"', "the first one first"),
+        ('ports = "3000"', "rendezvous.ports"),
+        ('suffix = "$(x)"', "rendezvous.suffix"),
+        ('interface = "a b"', "rendezvous.interface"),
+        ('address = "n1"', "unknown key"),
+    ],
+)
+def test_a_wrong_rendezvous_is_refused(home: dict[str, str], text: str, sentence: str) -> None:
+    profile(home, "wrong", f'extends = "slurm"\n[rendezvous]\n{text}\n')
+    with pytest.raises(ConfigError) as caught:
+        load_cluster("wrong", home)
+    assert sentence in caught.value.message
+
+
+def test_a_rendezvous_is_layered_as_other_tables(home: dict[str, str]) -> None:
+    profile(home, "base", 'extends = "slurm"\n[rendezvous]\ninterface = "ib0"\n')
+    profile(home, "more", 'extends = "base"\n[rendezvous]\nports = "6000-6999"\n')
+    found = load_cluster("more", home).rendezvous
+    assert (found.interface, found.port_range) == ("ib0", (6000, 6999))
+    assert load_cluster("slurm", home).rendezvous.port_range == (20000, 28999)
+
+
+def test_an_unknown_fabric_is_refused_with_what_is_missing(home: dict[str, str]) -> None:
+    profile(home, "wrong", 'extends = "slurm"\nfabric = "tofu"\n')
+    with pytest.raises(ConfigError) as caught:
+        load_cluster("wrong", home)
+    assert "fabric: Input should be 'efa'" in caught.value.message
+    for words in ("what NCCL has to select", "below [env]", "contribute/fabric.md"):
+        assert words in (caught.value.hint or "")

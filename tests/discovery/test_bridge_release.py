@@ -45,3 +45,11 @@ def test_another_python_is_asked(tmp_path: Path) -> None:
 def test_of_a_python_without_it_or_elsewhere_nothing_is_known(tmp_path: Path) -> None:
     assert find_bridge_release(None, python_with(tmp_path, None), in_image=False) == BridgeRelease(None)
     assert find_bridge_release(None, "/on/the/nodes/alone/python", in_image=False) == BridgeRelease(None)
+
+
+def test_whether_the_kernel_of_gradient_accumulation_is_there(tmp_path: Path) -> None:
+    python = python_with(tmp_path, "0.6.2")
+    assert find_bridge_release(None, python, in_image=False).accumulation_kernel is False
+    (tmp_path / "packages/fused_weight_gradient_mlp_cuda.py").write_text("raise SystemExit('imported')\n")
+    assert find_bridge_release(None, python, in_image=False).accumulation_kernel is True
+    assert find_bridge_release({"megatron-bridge": "0.6.2"}, None, in_image=True).accumulation_kernel is None

@@ -5,30 +5,30 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import PrerequisiteError
-from launcher.discovery.host import Allocation, count_gpus, detect_host, read_allocation
+from launcher.discovery.host import ShellJob, count_gpus, detect_host, read_job
 
 
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
         ({}, None),
-        ({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}, Allocation("7", 2, None, None, None)),
-        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_GPUS_PER_NODE": "4"}, Allocation("7", 2, 4, None, None)),
+        ({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}, ShellJob("7")),
+        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_PROCID": "0"}, ShellJob("7")),
+        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_STEP_ID": "0"}, ShellJob("7", "0")),
+        ({"SLURM_JOB_ID": "7", "SLURM_HET_SIZE": "2"}, ShellJob("7")),
         (
-            {"SLURM_JOB_ID": "7", "SLURM_NNODES": "3", "SLURM_GPUS_PER_NODE": "h100:8"}
-            | {"SLURM_JOB_CPUS_PER_NODE": "96(x2),12", "SLURM_NTASKS_PER_NODE": "2"},
-            Allocation("7", 3, 8, 2, 12),
+            {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "16"},
+            ShellJob("7", "0", 16),
         ),
-        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2"}, Allocation("7", 1, 2, None, None)),
     ],
 )
-def test_an_allocation_is_read(environ: dict[str, str], expected: Allocation | None) -> None:
-    assert read_allocation(environ) == expected
+def test_the_job_of_a_shell_is_read(environ: dict[str, str], expected: ShellJob | None) -> None:
+    assert read_job(environ) == expected
 
 
 def test_half_an_allocation_is_refused() -> None:
     with pytest.raises(PrerequisiteError, match="only some variables of an allocation"):
-        read_allocation({"SLURM_JOB_ID": "7"})
+        read_job({"SLURM_JOB_ID": "7"})
 
 
 def test_looking_gives_every_run_an_id_of_its_own() -> None:

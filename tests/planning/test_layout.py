@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher._util.errors import LayoutError
-from launcher.discovery.host import Allocation
 from launcher.planning.layout import plan_layout
 from launcher.planning.model import RankLayout
 
@@ -16,7 +15,6 @@ def layout(
     nodes: int | None = None,
     gpus: int | None = None,
     profile: int | None = None,
-    allocation: Allocation | None = None,
     machine: int | None = None,
     **sizes: int,
 ) -> RankLayout:
@@ -24,7 +22,6 @@ def layout(
         nodes=nodes,
         gpus_per_node=gpus,
         profile_gpus_per_node=profile,
-        allocation=allocation,
         machine_gpus=machine,
         sizes=sizes,
     )
@@ -36,8 +33,6 @@ def layout(
         (layout(), 1, 8),
         (layout(2, profile=4), 2, 4),
         (layout(2, 1, profile=4), 2, 1),
-        (layout(allocation=Allocation("7", 3, 4, None, None), profile=8), 3, 4),
-        (layout(allocation=Allocation("7", 3, None, None, None), profile=2), 3, 2),
         (layout(machine=0), 1, 1),
         (layout(machine=4), 1, 4),
         (layout(gpus=2, machine=4), 1, 2),
@@ -66,16 +61,6 @@ def test_shape_comes_from_the_first_that_says_it(found: RankLayout, nodes: int, 
         ({"tp": 0}, "model.tensor_model_parallel_size=0 must be at least 1", None),
         ({"nodes": 2, "machine": 1}, "2 nodes were asked for", None),
         ({"gpus": 4, "machine": 2}, "4 ranks were asked for, but this machine has 2 GPUs", "--gpus-per-node 2"),
-        (
-            {"nodes": 3, "allocation": Allocation("7", 2, 8, None, None)},
-            "--nodes 3, but the allocation 7 has 2",
-            "salloc -N 3",
-        ),
-        (
-            {"gpus": 8, "allocation": Allocation("7", 2, 4, None, None)},
-            "but allocation 7 has 4 a node",
-            "--gpus-per-node 4",
-        ),
     ],
 )
 def test_refusals_name_the_numbers_and_the_fix(arguments: dict[str, Any], sentence: str, hint: str | None) -> None:

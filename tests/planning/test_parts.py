@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from launcher._util.errors import ConfigError, OverrideError, PrerequisiteError
+from launcher.discovery.host import ShellJob
 from launcher.discovery.saves import longest_save_s
 from launcher.planning import assignments, backend_choice, environment, slurm_options, time_limit
 from launcher.planning.backend import ALLOCATION, BATCH, LOCAL
 from launcher.planning.profiler import plan as profiler_plan
 from launcher.scripts import scripts
 from launcher.slurm.queue import Job, State
-from tests.support.building import RECIPE, SHELL, allocation, cluster, host, plan
+from tests.support.building import RECIPE, SHELL, cluster, host, plan
 
 
 def variables(**changes: Any) -> dict[str, Any]:
@@ -189,10 +190,11 @@ def test_assignments_of_a_resumed_run_replace_earlier_ones_with_the_same_key() -
 def test_places() -> None:
     local, slurm = cluster(scheduler="local"), cluster()
     assert backend_choice.choose_backend("run", local, host(has_slurm=False)) is LOCAL
-    assert backend_choice.choose_backend("run", slurm, host(allocation=allocation())) is ALLOCATION
+    assert backend_choice.choose_backend("run", slurm, host(job=ShellJob("7"))) is ALLOCATION
     assert backend_choice.choose_backend("submit", slurm, host()) is BATCH
     for verb, profile, here, words in (
         ("run", slurm, host(), "salloc"),
+        ("run", slurm, host(job=ShellJob("7", "0", 16)), "without srun"),
         ("run", slurm, host(has_slurm=False), "--cluster local"),
         ("submit", local, host(), "launcher run"),
     ):

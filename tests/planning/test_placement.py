@@ -18,7 +18,7 @@ from launcher.planning.backend import BATCH
 from launcher.planning.inputs import FromCheck
 from launcher.planning.model import Plan, RankLayout
 from tests.planning.checked_configurations import resolved
-from tests.support.building import allocation, cluster, host, plan
+from tests.support.building import allocation, cluster, plan
 
 RACK: dict[str, Any] = {"gpus_per_node": 4, "nvlink_domain_nodes": 18, "topology": "block"}
 DOMAIN = 18
@@ -219,13 +219,12 @@ def test_a_stated_segment_counts_and_is_checked(value: object, words: list[str])
 def made(
     *changes: str, nodes: int = 8, sbatch: dict[str, Any] | None = None, backend: Any = "batch", **profile: Any
 ) -> Plan:
-    where = host(allocation=allocation(nodes, 4)) if backend == "allocation" else None
     return plan(
         backend,
         profile=cluster(**{**RACK, **profile}),
         request={"nodes": nodes, "sbatch": sbatch or {}},
         changes=changes,
-        where=where,
+        allocated=allocation(nodes, 4),
     )
 
 

@@ -31,7 +31,7 @@ def shipped(name: str, nodes: int) -> Plan:
 
 PLANS: dict[str, Plan] = {
     "local": plan("local", request={"gpus_per_node": 2}),
-    "srun": plan("allocation", where=host(allocation=allocation(2, 4))),
+    "srun": plan("allocation", allocated=allocation(2, 4)),
     "sbatch": plan(request={"nodes": 2, "time": "30:00"}, changes=("train.train_iters=20",)),
     "keep-going": plan(request={"nodes": 2, "keep_going": True, "exclude": "n7", "sbatch": {"hold": True}}),
     "pyxis": plan(

@@ -7,7 +7,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.contract.disk_space import DiskSpace
 from launcher.contract.values import Override
-from launcher.discovery.host import Allocation, HostContext
+from launcher.discovery.host import HostContext
 from launcher.discovery.image import Image
 from launcher.discovery.recipe import Recipe, RecipeFile
 from launcher.planning import make
@@ -15,6 +15,8 @@ from launcher.planning.backend import BACKENDS, BackendName
 from launcher.planning.inputs import ConfigKnowledge, FromOverrides
 from launcher.planning.model import Plan
 from launcher.planning.overrides import check
+from launcher.slurm.allocation import AllocatedNode, Allocation
+from launcher.slurm.nodes import NodeKind
 
 RECIPE = RecipeFile(Path("/home/ada/gpt/recipes/small.py"), "configure", ("layers",), ())
 SPACE = DiskSpace("/home/ada/gpt", 10**18, 10**18, None, None)
@@ -34,14 +36,17 @@ def host(**changes: Any) -> HostContext:
         "nonce": "0123456789ab",
         "has_slurm": True,
         "gpus": 0,
-        "allocation": None,
+        "job": None,
     }
     return HostContext(**{**values, **changes})
 
 
-def allocation(nodes: int = 2, gpus: int | None = None, cpus: int | None = None) -> Allocation:
-    """An allocation of salloc's."""
-    return Allocation("77", nodes, gpus, None, cpus)
+def allocation(nodes: int = 2, gpus: int = 4, cpus: int = 32, of: tuple[int, int] | None = None) -> Allocation:
+    """An allocation of salloc's; `of` are the GPUs and CPUs that a node has, by default those that are allocated."""
+    node_gpus, node_cpus = of or (gpus, cpus)
+    names = (f"n{number}" for number in range(1, nodes + 1))
+    found = (AllocatedNode(name, cpus, gpus, None, node_cpus, node_gpus) for name in names)
+    return Allocation("77", tuple(found))
 
 
 def overrides(*texts: str) -> tuple[Override, ...]:
@@ -85,10 +90,14 @@ def plan(
     known: ConfigKnowledge | None = None,
     space: DiskSpace | None = SPACE,
     save_s: float | None = None,
+    allocated: Allocation | None = None,
+    kinds: tuple[NodeKind, ...] = (),
+    kernel: bool | None = None,
 ) -> Plan:
     """A plan for `backend`; `changes` are overrides, `inside` the image, `known` what is known of the configuration.
 
-    `space` describes the file system of its checkpoints.
+    `space` describes the file system of its checkpoints, `allocated` what salloc gave (by default two nodes), `kinds`
+    the nodes of a batch job's partition, `kernel` whether the interpreter has that of gradient accumulation fusion.
     """
     return make.make_plan(
         make.PlanInputs(
@@ -104,5 +113,8 @@ def plan(
             space=space,
             knowledge=known or FromOverrides(),
             save_s=save_s,
+            allocation=(allocated or allocation()) if backend == "allocation" else None,
+            node_kinds=kinds,
+            accumulation_kernel=kernel,
         )
     )

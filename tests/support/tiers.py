@@ -18,6 +18,7 @@ from tests.support.limits import SCALE, seconds
 BY_FIXTURE = {
     "slurm_cluster": "slurm",
     "new_cluster": "slurm",
+    "shaped_cluster": "slurm",
     "debian": "slow",
     "browser": "slow",
 }

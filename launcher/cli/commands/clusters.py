@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = probe.add_argument
     add("--output", metavar="FILE", type=Path, help="write the profile there, if nothing is (default: print it)")
     add("--partition", metavar="NAME", help="describe this partition's nodes (default: the default partition's)")
+    add("--account", metavar="NAME", help="the account of the jobs that sbatch is asked about; kept in the profile")
+    add("--qos", metavar="NAME", help="likewise the quality of service")
     add("--name", metavar="NAME", help="what the profile calls the cluster (default: Slurm's name for it)")
 
 
@@ -46,7 +48,8 @@ def _check(parsed: argparse.Namespace) -> None:
         raise ConfigError("which profile?", hint=f"Known: {', '.join(known_cluster_names())}.")
     if parsed.action != "show" and parsed.profile is not None:
         raise ConfigError(f"clusters {parsed.action} takes no name of a profile", where=parsed.profile)
-    given = [f"--{name}" for name in ("output", "partition", "name") if getattr(parsed, name) is not None]
+    of_probe = ("output", "partition", "account", "qos", "name")
+    given = [f"--{name}" for name in of_probe if getattr(parsed, name) is not None]
     if parsed.action != "probe" and given:
         raise ConfigError(f"clusters {parsed.action} has no option {given[0]}", hint="It belongs to clusters probe.")
 
@@ -141,8 +144,19 @@ def _comments(lines: Iterable[str]) -> list[str]:
 def _probe(parsed: argparse.Namespace) -> int:
     from launcher.api.clusters import own_cluster_file, probe_cluster
 
-    found = probe_cluster(partition=parsed.partition, name=parsed.name, output=parsed.output)
+    found = probe_cluster(
+        partition=parsed.partition,
+        account=parsed.account,
+        qos=parsed.qos,
+        name=parsed.name,
+        output=parsed.output,
+    )
     file = found.file
+    if found.refused is not None:
+        warn(
+            f"no option could be tried, because Slurm refuses even a plain job: {found.refused}\n"
+            "Name what jobs need here: clusters probe --partition NAME --account NAME --qos NAME"
+        )
     if file is not None:
         info(f"wrote {file}; see what it means: LAUNCHER_CLUSTERS={file.parent} launcher clusters show {file.stem}")
     if parsed.json:

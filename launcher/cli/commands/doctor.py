@@ -2,7 +2,7 @@
 
   launcher doctor
   launcher doctor --nodes 2 --cluster mine
-  salloc -N 2 --gpus-per-node=8, then: launcher doctor --nodes 2
+  salloc -N 2 --gpus-per-node=8 --exclusive, then: launcher doctor --nodes 2
 
 Exit status: 0 nothing failed; 1 something failed; 2 the request was wrong; 3 Slurm did not answer.
 """
@@ -25,7 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     complete(add("--cluster", metavar="NAME", help="cluster profile (default: as for run and submit)"), "clusters")
     add("--nodes", "-N", metavar="N", type=whole_number, help="check that many compute nodes as well, in a job")
-    add("--gpus-per-node", metavar="N", type=whole_number, help="ranks on each node (default: allocation, profile, 8)")
+    add(
+        "--gpus-per-node",
+        metavar="N",
+        type=whole_number,
+        help="ranks on each node (default: those of the allocation, the profile, or the partition)",
+    )
     add("--time", "-t", metavar="T", help=f"time limit of the job (default: {_TIME_LIMIT} minutes)")
     for name in ("partition", "account", "qos", "nodelist", "exclude"):
         add(f"--{name}", metavar="NAME", help=f"Slurm's --{name}")

@@ -1,7 +1,7 @@
 """Run a recipe here: in the Slurm allocation that this shell is in, or as processes of this machine.
 
   launcher run recipes/vanilla_gpt_pretrain.py train.train_iters=20
-  salloc -N 2 --gpus-per-node=8, then: launcher run recipes/vanilla_gpt_pretrain.py --nsys
+  salloc -N 2 --gpus-per-node=8 --exclusive, then: launcher run recipes/vanilla_gpt_pretrain.py --nsys
 
 Ctrl-C asks the ranks to save and stop; a second one ends them.
 """

@@ -62,6 +62,26 @@ def memory_check(meminfo: Reading, limit: Reading) -> Check:
     return ok(name, value, total_gib)
 
 
+def ports_check(ephemeral: Reading, reserved: Reading, port: int) -> Check:
+    """Judge whether the kernel may give MASTER_PORT to another program of the node before rank 0 listens at it."""
+    name = "ports"
+    match = re.match(r"(\d+)\s+(\d+)", ephemeral.text or "")
+    if match is None:
+        return skip(name, ephemeral.why or "the kernel does not say which ports it gives to programs")
+    first, last = int(match[1]), int(match[2])
+    kept = re.findall(r"(\d+)(?:-(\d+))?", reserved.text or "")
+    if not first <= port <= last or any(int(low) <= port <= int(high or low) for low, high in kept):
+        return ok(name, f"{port}; the kernel gives out {first} to {last}", port)
+    return warn(
+        name,
+        f"{port}, within {first} to {last}",
+        f"the kernel gives ports {first} to {last} to any program that connects, so another may have MASTER_PORT",
+        "`ports` below [rendezvous] in the cluster profile names others, such as those below this range; or the site "
+        "keeps them free (net.ipv4.ip_local_reserved_ports)",
+        port,
+    )
+
+
 def memlock_check(soft: int, total: Optional[int], expected: Expected) -> Check:
     """Judge how many bytes a process may pin: RDMA registers its buffers."""
     name = "memlock"

@@ -118,6 +118,10 @@ def check_across_nodes(this: Rank, expected: Expected, found: Findings) -> int:
     """Run rendezvous, clock and shared directories; return how many nodes came."""
     nodes = this.world_size // this.local_world_size
     address, _, port = this.master.rpartition(":")
+    if "SLURM_JOB_ID" in os.environ:  # elsewhere the kernel itself has chosen the port
+        kernel = Path("/proc/sys/net/ipv4")
+        ephemeral, reserved = (probes.file(kernel / f"ip_local_{kind}") for kind in ("port_range", "reserved_ports"))
+        found.add("ports", lambda: host.ports_check(ephemeral, reserved, int(port)))
     # Not a secret: it separates this run from others that connect to the same port.
     key = f"{this.run_dir.name}-{this.attempt}"
     endpoint, why = _join(this, address, int(port), nodes, key, expected.rendezvous_timeout_s)

@@ -146,8 +146,8 @@ def master_check(connected: bool, why: str, address: str, came: int, nodes: int,
             name,
             "no",
             f"{address}: {why}",
-            "nodes must reach each other over TCP on ports 20000 to 29000: check firewalls, and the address's "
-            "network (`scontrol show node` has NodeAddr)",
+            "nodes must reach each other over TCP at this address and port: check firewalls and the address's network; "
+            "[rendezvous] in the cluster profile names another one (suffix, interface, command), or other ports",
         )
     if lacking:
         nodes_text = ", ".join(map(str, lacking))

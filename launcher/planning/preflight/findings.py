@@ -42,6 +42,8 @@ class ConfigView:
     files: TrainingFiles = field(default=TrainingFiles())
     ft_launcher: bool = False
     """Whether the cluster profile states that something starts the monitors of NVIDIA's fault tolerance package."""
+    accumulation_kernel: bool | None = None
+    """Whether the job's interpreter finds the kernel of gradient accumulation fusion; None where it is unknown."""
     packages: Mapping[str, str] | None = None
     """Packages in the image, version by name; None without an image, or if the image could not be read."""
     moe_backends: tuple[str, ...] = ()

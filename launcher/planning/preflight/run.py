@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from launcher.contract.frozen import dataclass
+from launcher.discovery.recipe import BridgeRecipe
 from launcher.planning import preflight
 from launcher.planning.inputs import FromCheck, PlanInputs
 from launcher.planning.model import RankLayout
@@ -25,7 +26,7 @@ class PreflightResult:
 
 def run_preflight(inputs: PlanInputs, layout: RankLayout) -> PreflightResult:
     """Apply all rules and estimate the memory. Raises RequestError if a rule finds an impossible value."""
-    found = preflight.require(preflight.findings(_config_view(inputs, layout)))
+    found = (*preflight.require(preflight.findings(_config_view(inputs, layout))), *_fusion_warning(inputs))
     if not isinstance(inputs.knowledge, FromCheck):
         unchecked = ("memory: the recipe decides", "size of checkpoints: the recipe decides")
         return PreflightResult(None, None, found, unchecked)
@@ -42,6 +43,8 @@ def _config_view(inputs: PlanInputs, layout: RankLayout) -> preflight.ConfigView
         # A checked configuration includes the overrides, and what Bridge derived from them.
         values |= preflight.flattened(inputs.knowledge.resolved)
         values |= {f"checkpoint.{name}": overridden.get(f"checkpoint.{name}") for name in ("save", "load")}
+    judged = _computes_on_gpus(inputs) and not switches_fusion_off(inputs)
+    kernel = inputs.accumulation_kernel if judged else None
     return preflight.ConfigView(
         values=values,
         world_size=layout.world_size,
@@ -53,9 +56,55 @@ def _config_view(inputs: PlanInputs, layout: RankLayout) -> preflight.ConfigView
         overridden=frozenset(override.key for override in inputs.overrides),
         files=inputs.knowledge.files,
         ft_launcher=inputs.cluster.ft_launcher,
+        accumulation_kernel=kernel,
         packages=inputs.image.packages if inputs.image else None,
         moe_backends=inputs.image.moe_backends if inputs.image else (),
     )
+
+
+FUSION = "model.gradient_accumulation_fusion"
+"""On in each of Megatron Bridge's recipes; megatron-core does it with a kernel of APEX."""
+
+
+def switches_fusion_off(inputs: PlanInputs) -> bool:
+    """Return whether a run on this machine, whose interpreter has no APEX, does without gradient accumulation fusion.
+
+    It does unless the user states the key: the fusion saves time and memory, and adds up the same gradients.
+    """
+    stated = {override.key for override in inputs.overrides} & {FUSION, "model"}
+    checked = inputs.knowledge.resolved if isinstance(inputs.knowledge, FromCheck) else None
+    on = True if checked is None else preflight.flattened(checked).get(FUSION)
+    return (
+        not inputs.backend.slurm_step
+        and inputs.accumulation_kernel is False
+        and _computes_on_gpus(inputs)
+        and isinstance(inputs.recipe, BridgeRecipe)
+        and not stated
+        and bool(on)
+    )
+
+
+def _fusion_warning(inputs: PlanInputs) -> tuple[str, ...]:
+    """Return a sentence where the ranks of a recipe that was not run will probably end for want of the kernel."""
+    stated = {override.key for override in inputs.overrides} & {FUSION, "model"}
+    known = stated or isinstance(inputs.knowledge, FromCheck) or not isinstance(inputs.recipe, BridgeRecipe)
+    if (
+        known
+        or inputs.accumulation_kernel is not False
+        or not inputs.backend.slurm_step
+        or not _computes_on_gpus(inputs)
+    ):
+        return ()
+    return (
+        f"recipes of Megatron Bridge turn {FUSION} on, and the interpreter of the ranks has no APEX, which it needs: "
+        f"{FUSION}=false trains without",
+    )
+
+
+def _computes_on_gpus(inputs: PlanInputs) -> bool:
+    """Return whether the run is known to compute on GPUs."""
+    here = not inputs.backend.slurm_step
+    return inputs.cluster.device != "cpu" and (inputs.host.gpus > 0 if here else inputs.cluster.device == "gpu")
 
 
 _Estimate = tuple[dict[str, Any] | None, tuple[str, ...], tuple[str, ...]]

@@ -11,12 +11,21 @@ from launcher.planning.preflight.findings import ConfigView, Finding, refused
 
 
 def apex(view: ConfigView) -> Iterator[Finding]:
-    """Warn if gradient accumulation fusion is on and the image has no APEX.
+    """Refuse gradient accumulation fusion for an interpreter without APEX's kernel; warn for an image without APEX.
 
     megatron-core's own linear layers, such as the output layer, accumulate gradients with a kernel of APEX. Source:
     tensor_parallel/layers.py of megatron-core 0.19.2; Bridge 0.6.2's recipes check only for Transformer Engine.
     """
-    if view.flag("model.gradient_accumulation_fusion") and _lacks(view, "apex"):
+    if not view.flag("model.gradient_accumulation_fusion"):
+        return
+    if view.accumulation_kernel is False:
+        yield refused(
+            "model.gradient_accumulation_fusion=true needs APEX with its CUDA extensions, and the interpreter of the "
+            "ranks has none",
+            "Set model.gradient_accumulation_fusion=false, or use an image or interpreter that has APEX.",
+            where="model.gradient_accumulation_fusion",
+        )
+    elif _lacks(view, "apex"):
         yield Finding(
             "model.gradient_accumulation_fusion=true needs APEX with its CUDA extensions, and no apex was found in the "
             "image",

@@ -17,6 +17,14 @@ class ClusterOptions:
     """Task slots (Slurm's CPUs) of a node, however few cores the machine has."""
     gpus: int = 8
     """Stand-in GPUs of a node: links to /dev/null that Slurm counts and hands out."""
+    gpu_type: str | None = None
+    """The GPUs' type in GRES, such as `h100`; None for a site that names none."""
+    select: str = "select/cons_tres"
+    """SelectType; `select/cons_res`, the older one, knows --gres and none of the options that begin with --gpus."""
+    job_submit: str | None = None
+    """The text of job_submit.lua, with which a site checks and changes jobs; None without."""
+    ephemeral_ports: str | None = None
+    """What nodes with namespaces read in ip_local_port_range, such as `10000 65535`; None: the machine's."""
     memory_mb: int = 4096
     namespaces: bool | None = None
     """Own host name, /etc/hosts, /run and process tree for each node; None: where the machine allows it."""
@@ -51,14 +59,15 @@ def address(number: int, namespaces: bool) -> str:
 
 
 def hosts(options: ClusterOptions) -> str:
-    """/etc/hosts as the nodes see it: every node's name, each with its own address."""
-    lines = [f"{address(number, True)} {name}" for number, name in enumerate(options.names, start=1)]
+    """/etc/hosts as the nodes see it: every node's name and its name in a second network, with its own address."""
+    lines = [f"{address(number, True)} {name} {name}-ib" for number, name in enumerate(options.names, start=1)]
     return "\n".join(["127.0.0.1 localhost", *lines, ""])
 
 
 def node_lines(options: ClusterOptions, *, port: int, namespaces: bool) -> list[str]:
     """slurm.conf's lines of the nodes."""
-    gres = f" Gres=gpu:{options.gpus}" if options.gpus else ""
+    kind = f"{options.gpu_type}:" if options.gpu_type else ""
+    gres = f" Gres=gpu:{kind}{options.gpus}" if options.gpus else ""
     cpus = f"CPUs={options.slots} Sockets=1 CoresPerSocket={options.slots} ThreadsPerCore=1"
     lines = []
     for number, name in enumerate(options.names, start=1):
@@ -95,7 +104,7 @@ def slurm_conf(directory: Path, options: ClusterOptions, *, user: str, port: int
         "ReturnToService=2",
         # A job that no partition can ever start is refused at once, as on most large clusters.
         "EnforcePartLimits=ALL",
-        "SelectType=select/cons_tres",
+        f"SelectType={options.select}",
         "SelectTypeParameters=CR_Core",
         # The nodes have as many CPUs as we say, not as many as the machine.
         "SlurmdParameters=config_overrides",
@@ -110,6 +119,8 @@ def slurm_conf(directory: Path, options: ClusterOptions, *, user: str, port: int
     ]
     if options.gpus:
         lines.append("GresTypes=gpu")
+    if options.job_submit is not None:
+        lines.append("JobSubmitPlugins=lua")
     lines += node_lines(options, port=port, namespaces=namespaces)
     lines += [
         "PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
@@ -138,7 +149,8 @@ def gres_conf(directory: Path, options: ClusterOptions) -> str:
         return ""
     last = options.gpus - 1
     files = f"{directory}/dev/nvidia[0-{last}]" if last else f"{directory}/dev/nvidia0"
-    return f"AutoDetect=off\nNodeName={','.join(options.names)} Name=gpu File={files}\n"
+    kind = f"Type={options.gpu_type} " if options.gpu_type else ""
+    return f"AutoDetect=off\nNodeName={','.join(options.names)} Name=gpu {kind}File={files}\n"
 
 
 def first_job_id() -> int:
@@ -164,6 +176,10 @@ def write_files(directory: Path, options: ClusterOptions, *, user: str, port: in
     (etc / "hosts").write_text(hosts(options))
     (etc / "slurm.conf").write_text(slurm_conf(directory, options, user=user, port=port, namespaces=namespaces))
     (etc / "gres.conf").write_text(gres_conf(directory, options))
+    if options.job_submit is not None:
+        (etc / "job_submit.lua").write_text(options.job_submit)
+    if options.ephemeral_ports is not None:
+        (etc / "ip_local_port_range").write_text(options.ephemeral_ports.replace(" ", "\t") + "\n")
     (etc / "plugstack.conf").write_text(f"required {options.pyxis}\n" if options.pyxis else "")
     # Never used with these plugins, but slurmd of some releases wants to read it.
     (etc / "cgroup.conf").write_text("")

@@ -65,6 +65,8 @@ def node_program(node: str, directory: Path, *, namespaces: bool) -> list[str]:
         for file in ~/.bash_profile ~/.bash_login ~/.profile; do
             [[ ! -f $file ]] || mount --bind /dev/null "$file"
         done
+        ports=$2/etc/ip_local_port_range
+        [[ ! -f $ports ]] || mount --bind "$ports" /proc/sys/net/ipv4/ip_local_port_range
         slurmd -D -N "$1" & wait
     """
     return unshare(["bash", "-c", script, "node", node, str(directory)], nested=True)
