@@ -143,23 +143,26 @@ job_start=${SLURM_JOB_START_TIME:-$(SLURM_TIME_FORMAT=%s squeue --noheader --job
 said=$(stat -c %s "$run_dir/sbatch.log" 2>/dev/null) # all attempts share sbatch.log; this one's part begins here
 echo "$nonce $SLURM_JOB_ID $job_start ${said:-0}" >"$attempt_dir/start" || fail "cannot write to $attempt_dir: is the disk full?"
 
-# ---- nodes: rank 0 listens on the first one, at the address by which Slurm itself reaches it
+# ---- nodes: rank 0 listens on the first one, at the address by which Slurm itself reaches it unless the profile says more
 names=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || fail "scontrol cannot list the nodes $SLURM_JOB_NODELIST"
 mapfile -t nodes <<<"$names"
 nodes=("${nodes[@]:0:2}")
 nodelist=$(IFS=,; echo "${nodes[*]}")
 printf '%s\n' "${nodes[@]}" >"$attempt_dir/nodes"
-[[ $(scontrol show node "${nodes[0]}") =~ NodeAddr=([^[:space:]]+) ]] || fail "scontrol does not know the address of ${nodes[0]}"
+first=$(scontrol show node "${nodes[0]}")
+[[ $first =~ NodeAddr=([^[:space:]]+) ]] || fail "scontrol does not know the address of ${nodes[0]}"
 export LAUNCHER_MASTER_ADDR=${BASH_REMATCH[1]}
 
 # ---- step: one task for each rank; since Slurm 22.05 srun does not inherit --cpus-per-task from the job
-[[ -z ${SLURM_CPUS_PER_TASK-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+clear_resources # the options of salloc describe the allocation; what it really has is in the plan
+export SRUN_CPUS_PER_TASK=8
 container=()
 enter_rank=()
 exported=(HOME LANG LAUNCHER_ATTEMPT LAUNCHER_MASTER_ADDR PATH USER)
 export=$(IFS=,; echo "${exported[*]}")
 step=(
     srun --nodelist="$nodelist" --export="$export"
+    --gres=gpu:4
     --nodes=2
     --ntasks=8
     --ntasks-per-node=4
