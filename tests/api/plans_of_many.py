@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
         nonce="0123456789ab",
         has_slurm=True,
         gpus=0,
-        allocation=None,
+        job=None,
     )
     setattr(discovery, "detect_host", lambda: host)  # noqa: B010 - no part of the module's interface
     check = "--check" in arguments
