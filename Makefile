@@ -15,6 +15,8 @@
 # PYTHON311      a Python 3.11, for the tests with Megatron Bridge 0.3.1; found likewise, or installed from Debian's packages.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
+# Byte code is kept: tests start several hundred interpreters, and without it each compiles what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help install demo build quick test lint types layers unit soak coverage golden requirements schema bench docs reference clean
 

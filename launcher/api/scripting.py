@@ -123,9 +123,9 @@ class Run:
         return read_lines(attempt.metrics) if attempt else []
 
     def logs(
-        self, *, rank: int | Literal["all"] | None = None, attempt: int | None = None, last: int | None = None
+        self, *, rank: int | Literal["all", "last"] | None = None, attempt: int | None = None, last: int | None = None
     ) -> str:
-        """Return the log of a rank: of a failed run by default the first failing rank's, else rank 0's.
+        """Return the log of a rank: of a failed run by default the first failing rank's, else rank 0's with the losses.
 
         With `last` only so many lines of its end. Raises RequestError where there is none.
         """

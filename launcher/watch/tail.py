@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -64,15 +65,26 @@ class FileTail:
 class LogCopy:
     """Copies a log to a stream, piece by piece, so that its size and the length of its lines cost no memory.
 
-    With a prefix each line begins with it, and a line is written when it is complete, because the lines of several logs
-    alternate; of a line longer than a piece each piece is a line.
+    With `by_lines` a line is written when it is complete, because the lines of several logs alternate, with the prefix
+    before it, and of a line longer than a piece each piece is a line. With `only` lines that do not match are left out.
     """
 
-    def __init__(self, path: Path, stream: TextIO, prefix: str = "", *, offset: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stream: TextIO,
+        *,
+        by_lines: bool = False,
+        prefix: str = "",
+        only: re.Pattern[str] | None = None,
+        offset: int = 0,
+    ) -> None:
         """Copy from `offset`, which is the beginning of a line."""
         self._file = GrowingFile(path, offset)
         self._stream = stream
+        self._by_lines = by_lines
         self._prefix = prefix
+        self._only = only
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self._in_line = False
@@ -97,21 +109,24 @@ class LogCopy:
         return lines
 
     def _write(self, text: str) -> int:
-        if not self._prefix:
+        if not self._by_lines:
             self._stream.write(text)
             self._in_line = not text.endswith("\n") if text else self._in_line
             return text.count("\n")
         *lines, self._held = (self._held + text).split("\n")
         if len(self._held) >= _PIECE:
             lines, self._held = [*lines, self._held], ""
-        self._stream.write("".join(f"{self._prefix}{line}\n" for line in lines))
-        return len(lines)
+        shown = [line for line in lines if self._only is None or self._only.search(line)]
+        self._stream.write("".join(f"{self._prefix}{line}\n" for line in shown))
+        return len(shown)
 
     def _end(self) -> int:
         if not self._held and not self._in_line:
             return 0
-        self._stream.write(f"{self._prefix}{self._held}\n")
-        self._held, self._in_line = "", False
+        held, self._held, self._in_line = self._held, "", False
+        if held and self._only is not None and not self._only.search(held):
+            return 0
+        self._stream.write(f"{self._prefix}{held}\n")
         return 1
 
 

@@ -177,7 +177,7 @@ def test_following_ends_with_the_attempt_and_misses_nothing(run: RunDirectory) -
             (run.attempt(0).path / "result.json").write_text(json.dumps({"outcome": "finished"}))
 
     follow_logs(run, stream, squeue("PENDING"), say=said.append, sleep=sleep)
-    assert said == ["queued Priority"]
+    assert said == ["queued Priority", "queued again, Priority"]
     assert stream.getvalue().splitlines() == [
         "attempt 0 rank 0",
         "\u00fc without an end now",
@@ -215,6 +215,84 @@ def test_following_goes_on_while_slurm_is_silent(run: RunDirectory) -> None:
     clock = iter(range(0, 10_000, 10))
     follow_logs(run, io.StringIO(), silent, clock=lambda: next(clock), sleep=sleep)
     assert looks == 30
+
+
+LOSS = " [2026-01-01 00:00:00] iteration        {}/      20 | consumed samples:  8 | lm loss: 9.1E+00 |"
+
+
+def test_beside_rank_0_stand_the_losses_of_the_last_rank(run: RunDirectory) -> None:
+    attempt = make_attempt(run)
+    attempt.log(0).write_text("rank 0\n")
+    attempt.log(1).write_text(f"rank 1\n{LOSS.format(1)}\nmore\n{LOSS.format(2)}")
+    assert printed(run) == ["rank 0", f"[1] {LOSS.format(1)}", f"[1] {LOSS.format(2)}"]
+    assert printed(run, rank="0") == ["rank 0"]
+    assert printed(run, rank="last")[0] == "rank 1"
+
+
+def test_following_goes_on_over_attempts_and_ends_with_the_verdict(run: RunDirectory) -> None:
+    """A batch job that is requeued; the losses of both attempts come as they are written."""
+    stream, said, steps, shown = io.StringIO(), list[str](), iter(range(1000)), list[int]()
+    shell = squeue("PENDING")
+    seconds = iter(range(100_000))
+
+    def sleep(_seconds: float) -> None:
+        step = next(steps)
+        shown.append(stream.getvalue().count("lm loss"))
+        if step == 1:
+            with_logs(run, 0)
+        if step == 2:
+            with run.attempt(0).log(1).open("a") as log:
+                log.write(f"\n{LOSS.format(1)}\n")
+        if step == 3:
+            assert shown[-1] == 1, "within one look"
+            (run.attempt(0).path / "result.json").write_text(json.dumps(FAILED))
+            shell.answers = squeue("REQUEUED").answers
+        if step == 30:
+            with_logs(run, 1)
+            run.attempt(1).log(1).write_text(f"{LOSS.format(2)}\n")
+            shell.answers = squeue("RUNNING").answers
+        if step == 40:
+            (run.attempt(1).path / "result.json").write_text(json.dumps({"outcome": "finished", "iteration": 20}))
+            shell.answers = squeue("COMPLETING").answers
+
+    follow_logs(run, stream, shell, say=said.append, clock=lambda: next(seconds), sleep=sleep)
+    assert [line for line in stream.getvalue().splitlines() if "lm loss" in line or "attempt" in line] == [
+        "attempt 0 rank 0",
+        f"[1] {LOSS.format(1)}",
+        "attempt 1 rank 0",
+        f"[1] {LOSS.format(2)}",
+    ]
+    assert said == [
+        "queued Priority",
+        "attempt 000 has ended; queued again, Priority",
+        "attempt 001 starts",
+        "finished iteration 20",
+    ]
+
+
+@pytest.mark.parametrize(("keeps_going", "shown"), [(True, 2), (False, 1)])
+def test_a_run_that_keeps_going_may_decide_that_after_its_verdict(
+    run: RunDirectory, keeps_going: bool, shown: int
+) -> None:
+    """The verdict is there, the job still runs, and what comes next is not decided yet."""
+    run.argv_file.write_text(json.dumps({"options": {"keep_going": {"tries": 3} if keeps_going else None}}))
+    with_logs(run, 0, {"outcome": "failed", "reason": "x"})
+    stream, said, steps, seconds = io.StringIO(), list[str](), iter(range(1000)), iter(range(100_000))
+
+    def sleep(_seconds: float) -> None:
+        if next(steps) == 8:
+            with_logs(run, 1, {"outcome": "finished", "iteration": 20})
+
+    follow_logs(run, stream, squeue("RUNNING"), say=said.append, clock=lambda: next(seconds), sleep=sleep)
+    assert len([line for line in stream.getvalue().splitlines() if line.startswith("attempt")]) == shown
+
+
+def test_one_attempt_is_followed_alone(run: RunDirectory) -> None:
+    with_logs(run, 0, FAILED)
+    with_logs(run, 1)
+    stream = io.StringIO()
+    follow_logs(run, stream, squeue("RUNNING"), attempt="0", sleep=lambda _seconds: None)
+    assert stream.getvalue().splitlines()[0] == "attempt 0 rank 1"
 
 
 def test_following_begins_with_the_last_lines(run: RunDirectory) -> None:

@@ -1,4 +1,4 @@
-"""Print or follow the log of a rank: of a failed run the first failing rank's, else rank 0's."""
+"""Print or follow the log of a rank: of a failed run the first failing rank's, else rank 0's with the losses."""
 
 import argparse
 import sys
@@ -13,9 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher logs`."""
     add = parser.add_argument
     complete(add("run", metavar="RUN", help=RUN_HELP), "runs")
-    add("-f", "--follow", action="store_true", help="wait for more until the attempt has ended")
+    add("-f", "--follow", action="store_true", help="wait for more until the run has ended, over all further attempts")
     add("--tail", metavar="N", type=count, help="begin with the last N lines of each log")
-    add("--rank", metavar="N", help="this rank, or `all` with its number before each line")
+    add("--rank", metavar="N", help="this rank, `last`, or `all` with its number before each line")
     add("--attempt", metavar="N", help="this attempt (default: the newest)")
     add_run_root(parser)
 
