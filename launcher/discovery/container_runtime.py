@@ -185,7 +185,7 @@ def _write(record: Path, found: _Finding, host: HostContext) -> None:
         record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         files.write_text(record, json.dumps(content, indent=1) + "\n", mode=0o600)
     except OSError:
-        return
+        return  # what is not recorded is looked for again
 
 
 def _state(paths: Iterable[Path]) -> list[list[int] | None]:

@@ -41,6 +41,7 @@ class CodeStore:
 
     def sweep(self, *, older_than_s: float = _UNUSED_S) -> None:
         """Remove the copies that no run uses any more, and the directory if nothing is left in it."""
+        # Another run may add or remove copies meanwhile; the next sweep finds what stays.
         with contextlib.suppress(OSError):
             for entry in os.scandir(self._directory):
                 found = entry.stat(follow_symlinks=False)
