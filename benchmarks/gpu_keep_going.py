@@ -1,10 +1,12 @@
 """Faults of a real training on GPUs under --keep-going: why each attempt ended, what came next, whether losses agree.
 
-    python3 benchmarks/gpu_keep_going.py OUT [FAULT ...]
+    python3 benchmarks/gpu_keep_going.py OUT [FAULT ...] [--at-once]
 
 It needs a Slurm that runs jobs on this machine, two GPUs, Megatron Bridge and the launcher's own packages. The small
 GPT trains for 24 iterations on two ranks, once undisturbed and once for each fault, which happens to rank 1 (NaN: to
-both) in the first attempt only. OUT gets a run directory for each and faults.json. About 90 s for each fault.
+both) in the first attempt only. Megatron ends at the first gradient that is NaN, except in `nan-unchecked`, where it
+does not look at gradients. OUT gets a run directory for each and faults.json. About 90 s for each fault; with --at-once
+all runs share the two GPUs and start together, for a machine that is lent for minutes.
 """
 
 import argparse
@@ -13,11 +15,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-FAULTS = ("sigkill", "cuda", "hang", "nan")
+FAULTS = ("sigkill", "cuda", "hang", "nan", "nan-unchecked")
 ITERATIONS = 24
 RECIPE = """
 
@@ -33,6 +37,7 @@ def configure():
     cfg = _plain()
     cfg.train.global_batch_size, cfg.train.micro_batch_size = 8, 4
     cfg.rerun_state_machine.check_for_nan_in_loss = False
+    cfg.ddp.check_for_nan_in_grad = os.environ.get("FAULT") != "nan-unchecked"
     cfg.model.register_pre_wrap_hook(_disturb)
     return cfg
 
@@ -49,7 +54,7 @@ def _count(module, *_):
     if _calls != 11:
         return
     fault = os.environ["FAULT"]
-    if fault == "nan":
+    if fault in ("nan", "nan-unchecked"):
         with torch.no_grad():
             next(module.parameters()).fill_(float("nan"))
     elif os.environ["RANK"] != "1":
@@ -72,6 +77,10 @@ hang_limit_s = 15
 [retry]
 backoff_s = 0
 """
+SHARED = """
+[directives]
+gpus-per-node = false
+"""
 
 
 def launcher(directory: Path, *arguments: str) -> dict[str, Any]:
@@ -84,37 +93,52 @@ def launcher(directory: Path, *arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def train(directory: Path, fault: str) -> dict[str, Any]:
-    """Train with a fault (empty: without) until the run is over; return a row of the table."""
+@dataclass
+class Trial:
+    """A run that was submitted."""
+
+    fault: str
+    run: Path
+    began: float
+    took_s: float = 0.0
+    phase: str = ""
+
+    def is_over(self, directory: Path, limit_s: float) -> bool:
+        """Look at the run; return whether nothing follows any more, or it has had its time."""
+        (seen,) = launcher(directory, "status", str(self.run))["runs"]
+        self.phase, self.took_s = seen["phase"], time.monotonic() - self.began
+        attempts = sorted((self.run / "attempts").glob("[0-9]*"))
+        over = seen["phase"] in ("finished", "failed", "stopped", "diverged", "lost", "cancelled")
+        if over and attempts and (ended(attempts[-1])["next"] in (None, "end") or self.took_s > limit_s * 0.75):
+            return True
+        return self.took_s > limit_s
+
+    def row(self) -> dict[str, Any]:
+        """Return a row of the table."""
+        attempts = sorted((self.run / "attempts").glob("[0-9]*"))
+        return {
+            "fault": self.fault or "none",
+            "phase": self.phase,
+            "took_s": round(self.took_s, 1),
+            "attempts": [ended(attempt) for attempt in attempts],
+            "losses": {step: loss for attempt in attempts for step, loss in losses(attempt).items()},
+        }
+
+
+def submit(directory: Path, fault: str) -> Trial:
+    """Submit a training with a fault; an empty one stands for none."""
     options = ("--keep-going", "--nodes=1", "--no-check-config", f"--env=FAULT={fault}", f"--name={fault or 'whole'}")
     passed = ("--env=PYTHONPATH",) if "PYTHONPATH" in os.environ else ()
     values = (f"train.train_iters={ITERATIONS}", "checkpoint.save_interval=4")
-    run = Path(launcher(directory, "submit", "trial.py", *values, *options, *passed)["run_dir"])
-    began = time.monotonic()
-    while True:
-        (seen,) = launcher(directory, "status", str(run))["runs"]
-        if seen["phase"] in ("finished", "failed", "stopped", "diverged", "lost", "cancelled"):
-            attempts = sorted((run / "attempts").iterdir())
-            if ended(attempts[-1])["next"] in (None, "end") or time.monotonic() - began > 150:
-                break
-        if time.monotonic() - began > 200:
-            break
-        time.sleep(1)
-    attempts = sorted((run / "attempts").iterdir())
-    return {
-        "fault": fault or "none",
-        "phase": seen["phase"],
-        "took_s": round(time.monotonic() - began, 1),
-        "attempts": [ended(attempt) for attempt in attempts],
-        "losses": {step: loss for attempt in attempts for step, loss in losses(attempt).items()},
-    }
+    answer = launcher(directory, "submit", "trial.py", *values, *options, *passed)
+    return Trial(fault, Path(answer["run_dir"]), time.monotonic())
 
 
 def ended(attempt: Path) -> dict[str, Any]:
     """Return why an attempt ended, and what was decided then."""
     records = {name: attempt / f"{name}.json" for name in ("result", "next")}
     found = {name: json.loads(path.read_text()) if path.exists() else {} for name, path in records.items()}
-    kept = {key: found["result"].get(key) for key in ("outcome", "failure", "reason", "iteration")}
+    kept = {key: found["result"].get(key) for key in ("outcome", "failure", "reason", "iteration", "diverged_at")}
     return {**kept, "next": found["next"].get("action"), "kind": found["next"].get("kind")}
 
 
@@ -125,10 +149,14 @@ def losses(attempt: Path) -> dict[int, float]:
     return {line["iteration"]: line["loss"] for line in lines}
 
 
-def show(row: dict[str, Any]) -> None:
-    """Print a row."""
-    same = row["same_losses"]
-    print(f"{row['fault']:8} {row['phase']:9} {row['took_s']:6.1f} s, losses as undisturbed: {same}", flush=True)
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the newest row, and compare its losses with those of the undisturbed run, once that has ended."""
+    row = rows[-1]
+    whole = next((each["losses"] for each in rows if each["fault"] == "none"), None)
+    for each in [row] if row["fault"] != "none" else rows:
+        same = None if whole is None else each["losses"] == whole
+        print(f"{each['fault']:8} {len(each['losses'])} losses, as undisturbed: {same}", flush=True)
+    print(f"{row['fault']:8} {row['phase']:9} {row['took_s']:6.1f} s")
     for number, attempt in enumerate(row["attempts"]):
         print(f"         attempt {number}: {attempt['outcome']}, {attempt['failure']}, then {attempt['next']}")
         print(f"                    {attempt['reason']}", flush=True)
@@ -139,18 +167,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("faults", nargs="*", choices=[[], *FAULTS], default=[])
+    parser.add_argument("--at-once", action="store_true", help="start all runs together")
+    parser.add_argument("--limit-s", type=float, default=200.0, help="how long a run is waited for")
     options = parser.parse_args()
     directory = options.out.absolute()
     (directory / "clusters").mkdir(parents=True)
-    (directory / "clusters/here.toml").write_text(PROFILE)
+    (directory / "clusters/here.toml").write_text(PROFILE + (SHARED if options.at_once else ""))
     (directory / "trial.py").write_text((ROOT / "recipes/vanilla_gpt_pretrain.py").read_text() + RECIPE)
     rows: list[dict[str, Any]] = []
-    for fault in ("", *(options.faults or FAULTS)):
-        row = train(directory, fault)
-        rows.append(row)
-        row["same_losses"] = row["losses"] == rows[0]["losses"]
-        show(row)
-        (directory / "faults.json").write_text(json.dumps(rows, indent=1))
+    faults = ["", *(options.faults or FAULTS)]
+    for group in [faults] if options.at_once else [[fault] for fault in faults]:
+        trials = [submit(directory, fault) for fault in group]
+        while trials:
+            time.sleep(1)
+            for trial in [each for each in trials if each.is_over(directory, options.limit_s)]:
+                trials.remove(trial)
+                rows.append(trial.row())
+                show(rows)
+                (directory / "faults.json").write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -261,6 +261,16 @@ def loss_is_not_finite(line: dict[str, Any]) -> bool:
     return loss is None and isinstance(names, list) and "loss" in names
 
 
+def last_known_good(metrics: list[dict[str, Any]], timeline: list[dict[str, Any]]) -> int:
+    """Return the last iteration whose loss was logged and finite, else the one from which the attempt began, else 0.
+
+    Where the program itself found NaN and ended, no bad loss was logged: any iteration after this one may be the first.
+    """
+    loaded = [line for line in timeline if line.get("event") == "checkpoint_loaded"]
+    good = [line for line in metrics if line.get("loss") is not None and not loss_is_not_finite(line)]
+    return max((int(line["iteration"]) for line in loaded + good if is_number(line.get("iteration"))), default=0)
+
+
 class OuterEnd(NamedTuple):
     """What ended an attempt from outside, and when that was known; infinity where only the file `stop` shows it."""
 
@@ -603,6 +613,8 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
     failure = hang.cause if hang else failure_of(attempt, ranks, first) if outcome == "failed" else None
     if failure is not None and failure.failure == "diverged":
         outcome = "diverged"
+        if progress["diverged_at"] is None:
+            progress = {**progress, "diverged_at": last_known_good(metrics, timeline) + 1}
     elif failure is not None and failed_there_before(attempt, failure, progress["iteration"]):
         failure = failures.poisoned(failure)
     if failure is not None:

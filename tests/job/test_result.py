@@ -447,6 +447,25 @@ def test_nan_that_megatron_finds_is_divergence(tmp_path: Path) -> None:
     assert (result["outcome"], result["failure"]) == ("diverged", "diverged")
 
 
+@pytest.mark.parametrize(("loaded", "logged", "diverged_at"), [(None, [], 1), (8, [], 9), (8, [9, 10], 11)])
+def test_the_first_bad_iteration_is_after_the_last_good_one_where_the_program_ended_at_once(
+    tmp_path: Path, loaded: int | None, logged: list[int], diverged_at: int
+) -> None:
+    error = {
+        "type": "RuntimeError",
+        "message": "iteration 11: Unexpected result nan (message='found NaN in local grad')",
+    }
+    attempt_of(tmp_path, [(record("failed", exception=error), "1 9 a")])
+    attempt = tmp_path / "attempts/000"
+    if loaded is not None:
+        event = {"time": 1.0, "event": "checkpoint_loaded", "seconds": 0.1, "iteration": loaded}
+        (attempt / "timeline.jsonl").write_text(json.dumps(event) + "\n")
+    lines = [json.dumps({**GOOD, "iteration": iteration}) for iteration in logged]
+    (attempt / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    result = verdict.compose(AttemptPaths(attempt), 1, 1, now=100.0)
+    assert (result["outcome"], result["diverged_at"]) == ("diverged", diverged_at)
+
+
 @pytest.mark.parametrize(
     ("before", "failure"),
     [
