@@ -23,6 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FAULTS = ("sigkill", "cuda", "hang", "nan", "nan-unchecked")
 ITERATIONS = 24
+PASSED = ("PYTHONPATH", "NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS")
+"""Variables that a borrowed machine may need in every process."""
 RECIPE = """
 
 import os, signal, time
@@ -128,7 +130,7 @@ class Trial:
 def submit(directory: Path, fault: str) -> Trial:
     """Submit a training with a fault; an empty one stands for none."""
     options = ("--keep-going", "--nodes=1", "--no-check-config", f"--env=FAULT={fault}", f"--name={fault or 'whole'}")
-    passed = ("--env=PYTHONPATH",) if "PYTHONPATH" in os.environ else ()
+    passed = [f"--env={name}" for name in PASSED if name in os.environ]
     values = (f"train.train_iters={ITERATIONS}", "checkpoint.save_interval=4")
     answer = launcher(directory, "submit", "trial.py", *values, *options, *passed)
     return Trial(fault, Path(answer["run_dir"]), time.monotonic())
