@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ _SUMS_LIMIT_S = {"finished": 45.0, "stopped": 10.0, "failed": 0.0}
 """How long the end of a rank waits for the sums of its last checkpoint: less than srun waits for the last task (60 s),
 and less than a time limit or a preemption leaves."""
 
+ABORT_LIMIT_S = 20.0
+"""How long a rank that has failed, and has recorded that, may take to leave its process groups."""
+
 
 class Interrupted(BaseException):
     """Signal to end before training; a BaseException, so that no library handles it as its own error."""
@@ -45,6 +49,8 @@ class RankState:
     """What this rank captures (profiling.window.Window); None if nothing, and then profiling is not imported."""
     network: Optional[Any] = None
     """This rank's part in watching the network (network.watch.Watch); None as above."""
+    end: Optional[record.End] = None
+    """How this rank has ended, once that is recorded."""
 
     @property
     def iteration(self) -> Optional[int]:
@@ -70,6 +76,17 @@ def run(rank: Rank) -> int:
         end = record.End("finished", iteration=state.iteration)
     except BaseException as error:  # in any case the process ends here
         end = _judge(state, error)
+    end = _record_end(state, end, timeline) if state.end is None else state.end
+    _leave_group(end)
+    if state.window is not None and state.window.ends_at_once:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.exit_status)
+    return end.exit_status
+
+
+def _record_end(state: RankState, end: record.End, timeline: Timeline) -> record.End:
+    """Write the record of the rank's end and what was held back until then; return the end as it was recorded."""
     state.heartbeat.enter("ending")
     if state.network is not None:
         end = state.network.explain(end)
@@ -80,15 +97,12 @@ def run(rank: Rank) -> int:
                 state.events.finish_sums(_SUMS_LIMIT_S[end.outcome])
     if state.window is not None:
         state.window.finish(end.outcome != "failed")
-    record.write_end(rank, end)
-    timeline.event("end", time.time() - state.started, outcome=end.outcome, reason=end.reason, iteration=end.iteration)
-    _print_outcome(rank, end)
-    _leave_group(end)
-    if state.window is not None and state.window.ends_at_once:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(end.exit_status)
-    return end.exit_status
+    record.write_end(state.rank, end)
+    state.end = end
+    now = time.time()
+    timeline.event("end", now - state.started, outcome=end.outcome, reason=end.reason, iteration=end.iteration)
+    _print_outcome(state.rank, end)
+    return end
 
 
 def read_request(rank: Rank) -> JobRequest:
@@ -211,6 +225,7 @@ def train(state: RankState, request: JobRequest, device: str, timeline: Timeline
         print(*(f"note: {text}" for text in notes.take()), sep="\n", file=sys.stderr, flush=True)
     state.events = Events(state.rank, device, timeline, state.heartbeat)
     logging.getLogger(bridge.__name__).addFilter(_is_not_clean_stop)
+    versions.before_failure_cleanup(lambda error: _record_failure(state, error, timeline))
     callbacks = state.events.manager(state.config)
     if state.window is not None:
         state.window.attach(callbacks)
@@ -255,6 +270,29 @@ def _judge(state: RankState, error: BaseException) -> record.End:
     if isinstance(error, SystemExit) and error.code in (0, None) and in_loop:
         return record.End("stopped", _stop_reason(state), state.iteration)
     return record.failure(error, state.rank.run_paths.code, state.iteration)
+
+
+def _record_failure(state: RankState, error: BaseException, timeline: Timeline) -> None:
+    """Record the failure that Bridge is about to clean up after: it may not come back from that."""
+    end = _judge(state, error)
+    if end.outcome == "failed":
+        _leave_in_time(_record_end(state, end, timeline))
+
+
+def _leave_in_time(end: record.End) -> None:
+    """End this process after ABORT_LIMIT_S at the latest.
+
+    NCCL's abort of a process group may wait for ever (seen with two H100 after NaN in a gradient), and the peers wait
+    for this rank's exit.
+    """
+
+    def leave() -> None:
+        time.sleep(ABORT_LIMIT_S)
+        print(f"warning: the process groups were not aborted within {ABORT_LIMIT_S:g} s", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(end.exit_status)
+
+    threading.Thread(target=leave, name="leave in time", daemon=True).start()
 
 
 def _stop_reason(state: RankState) -> str:
@@ -311,6 +349,7 @@ def _leave_group(end: record.End) -> None:
         return
     if end.outcome == "failed" or _is_superseded(end):
         # Peers may wait in a collective that this rank never joins; an orderly end would wait with them.
+        _leave_in_time(end)
         torch.distributed.distributed_c10d._abort_process_group()
     else:
         torch.distributed.destroy_process_group()

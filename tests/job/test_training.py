@@ -55,6 +55,31 @@ def fail():
     raise ArithmeticError("the third call is one too many")
 """
 
+STUCK_ABORT = """
+import os, time, torch
+from launcher.job import train
+from vanilla_gpt_pretrain import configure as vanilla
+
+train.ABORT_LIMIT_S = 3.0
+
+def configure():
+    cfg = vanilla()
+    cfg.model.register_pre_wrap_hook(break_later)
+    return cfg
+
+def break_later(model):
+    model[0].register_forward_pre_hook(third_call)
+    return model
+
+calls = 0
+
+def third_call(*_):
+    global calls
+    calls += 1
+    if calls == 3:
+        torch.distributed.distributed_c10d._abort_process_group = lambda: time.sleep(600)
+        raise ArithmeticError("the third call is one too many")
+"""
 
 AGREE = """
 import sys
@@ -279,6 +304,17 @@ def test_a_save_that_does_not_fit_is_said_and_the_last_good_checkpoint_stays(
     subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
     train(run, attempt="001")
     assert run.losses("001") == {iteration: loss for iteration, loss in reference.losses().items() if iteration > 10}
+
+
+def test_a_failure_is_recorded_before_process_groups_are_aborted_which_may_never_return(tmp_path: Path) -> None:
+    """As NCCL does after NaN in a gradient: the rank ends all the same, and its error is not taken for a hang."""
+    run = make_run(tmp_path / "run", "stuck.py", TWENTY, files={"stuck.py": STUCK_ABORT})
+    train(run, expect=None)
+    for rank in range(2):
+        end = run.end(rank)
+        assert (end["outcome"], end["iteration"], end["exception"]["type"]) == ("failed", 2, "ArithmeticError")
+        assert "were not aborted within 3 s" in run.log(rank)
+        assert run.log(rank).count(f"error: rank {rank}: ArithmeticError") == 1
 
 
 def test_ranks_that_would_load_different_checkpoints_are_refused(tmp_path: Path) -> None:

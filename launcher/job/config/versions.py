@@ -130,6 +130,27 @@ def around_saves(before: Callable[[], None], after: Callable[[], None]) -> bool:
     return True
 
 
+def before_failure_cleanup(listener: Callable[[BaseException], None]) -> None:
+    """Call `listener` with the error of a failed training before Bridge cleans up after it.
+
+    Bridge 0.6.2 aborts its process groups then, which with NCCL may never return. 0.3.1 has no such function.
+    """
+    from megatron.bridge.training import pretrain
+
+    cleanup = getattr(pretrain, "_cleanup_after_pretrain_failure", None)
+    if cleanup is None:
+        return
+
+    @functools.wraps(cleanup)
+    def noted(*arguments: Any, **keywords: Any) -> Any:
+        error = sys.exc_info()[1]
+        if error is not None:
+            listener(error)
+        return cleanup(*arguments, **keywords)
+
+    pretrain._cleanup_after_pretrain_failure = noted
+
+
 def _followed_by(save: Callable[..., Any], listener: Callable[[Any], None]) -> Callable[..., Any]:
     @functools.wraps(save)
     def save_checkpoint(state: Any, *arguments: Any, **keywords: Any) -> Any:
