@@ -43,6 +43,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
     add("--nodes", "-N", metavar="N", type=whole_number, help="nodes (default: the allocation's, else 1)")
     add(
+        "--spares",
+        metavar="K",
+        type=count,
+        help="let a batch job hold up to K more nodes: a check of at most two minutes chooses those that train",
+    )
+    add(
         "--gpus-per-node",
         metavar="N",
         type=whole_number,

@@ -91,6 +91,9 @@ class Request(Model):
     attempts: Annotated[Count, at_most(100)] | None = None
     """How many jobs are queued for a batch run, each behind the one before."""
 
+    spares: Annotated[Count, Field(le=1000)] | None = None
+    """Nodes that a batch job holds beyond those that train, where they are free; a check at its start chooses."""
+
     allow_checkpoint_load: Flag = False
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
 

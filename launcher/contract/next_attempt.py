@@ -300,6 +300,8 @@ def blamed(
         return ()
     if lost := lost_nodes(attempt):
         return tuple((node, 1) for node in lost)
+    if result.get("failure") == "hardware" and (checked := _failed_checks(attempt)):
+        return checked
     first = result.get("first_failing_rank") or {}
     named = (result.get("evidence") or {}).get("node")  # a host name, which is not always Slurm's
     known = _text(attempt.nodes).split()
@@ -311,6 +313,20 @@ def blamed(
         return ((node, _OF_THE_NODE[failure]),)
     killed = what.startswith("killed by signal 9") and not failure
     return ((node, 1),) if killed or first.get("cause") == "network" else ()
+
+
+def _failed_checks(attempt: AttemptPaths) -> tuple[tuple[str, int], ...]:
+    """Return the nodes that have not passed the check of an attempt for which too few have."""
+    record = read_object(attempt.node_check) or {}
+    nodes = record.get("nodes")
+    if record.get("chosen") or not isinstance(nodes, list):
+        return ()
+    known = [each for each in nodes if isinstance(each, dict) and isinstance(each.get("node"), str)]
+    return tuple((each["node"], _CERTAIN if each.get("failed") else 1) for each in known if not _passed(each))
+
+
+def _passed(checked: Mapping[str, Any]) -> bool:
+    return bool(checked.get("answered")) and not checked.get("failed")
 
 
 def lost_nodes(attempt: AttemptPaths) -> tuple[str, ...]:

@@ -62,6 +62,16 @@ class AttemptPaths:
         return self.path / "nodes"
 
     @property
+    def node_check(self) -> Path:
+        """Which nodes of a job with spare ones train, and why; a NodeCheck."""
+        return self.path / "node_check.json"
+
+    @property
+    def node_check_lines(self) -> Path:
+        """What each node's check has found, one JSON line for each: what node_check.json is made from."""
+        return self.path / "node_check.jsonl"
+
+    @property
     def logs(self) -> Path:
         """The directory of the logs of ranks and of srun."""
         return self.path / "logs"

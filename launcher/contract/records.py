@@ -702,6 +702,32 @@ class AttemptResult(ProgressResult):
     ended: float
 
 
+# ---- node_check.json
+
+
+class CheckedNode(TypedDict):
+    """A node of a job with spare ones, as its check has found it."""
+
+    node: str
+    answered: bool
+    """Whether its check has ended in time."""
+    failed: dict[str, str]
+    """Why checks have failed, by name (launcher doctor); those that failed on every node are not counted."""
+
+
+class NodeCheck(TypedDict):
+    """The content of node_check.json: which nodes of a job with spare ones train, and why."""
+
+    version: Literal[1]
+    time: float
+    needed: int
+    chosen: list[str]
+    """In the order of ranks; empty where too few have passed."""
+    nodes: list[CheckedNode]
+    everywhere: dict[str, str]
+    """Checks that failed on every node: they say nothing about one of them, and exclude none."""
+
+
 # ---- next.json
 
 NextAction = Literal["end", "requeue", "successor"]

@@ -21,9 +21,11 @@ from launcher.contract.records import (
     STOP_CAUSES,
     SUPERSEDED,
     AttemptResult,
+    CheckedNode,
     ExitRecord,
     FailingRank,
     FailureEvidence,
+    NodeCheck,
     NodeHang,
     Notice,
     Outcome,
@@ -51,6 +53,8 @@ SHOWN = 300
 """Characters that a reason quotes of a line."""
 MAY_BE_POISONED = ("program error", "user error", "hang", "out of memory (GPU)", "out of memory (host)")
 """The classes of failures that the data of a step can cause."""
+NODE_CHECK = "node check"
+"""The rule of an attempt for which too few nodes have passed their check."""
 WATCHDOG = "watchdog"
 """The rule of a hang that the launcher's own watchdogs have ended."""
 RANKS_READ = 256
@@ -367,6 +371,8 @@ def failure_of(attempt: AttemptPaths, ranks: list[RankEnd], first: Optional[Rank
     The rank to look at first counts most; the others, srun.log and sbatch.log are asked where it only lost its peers,
     or said nothing.
     """
+    if (lacking := too_few_nodes(attempt)) is not None:
+        return lacking
     if first is not None and first.record is not None and first.record.get("cause") == "user":
         return failures.request_error(what(first))
     sources = [_said_by(attempt, first)] if first else []
@@ -378,6 +384,39 @@ def failure_of(attempt: AttemptPaths, ranks: list[RankEnd], first: Optional[Rank
     if found is None:
         return failures.unnamed_error(what(first)) if first and first.record and first.outcome == "failed" else None
     return _hang_with_ranks(found, attempt, ranks) if found.failure == "hang" else found
+
+
+def too_few_nodes(attempt: AttemptPaths) -> Optional[FailureCause]:
+    """Return the cause of an attempt that did not begin because too few nodes have passed their check, else None."""
+    check = read_node_check(attempt)
+    if check is None or check["chosen"]:
+        return None
+    bad = [each for each in check["nodes"] if each["failed"] or not each["answered"]]
+    passed = len(check["nodes"]) - len(bad)
+    words = f"{passed} of {len(check['nodes'])} nodes have passed the check, and {check['needed']} are needed"
+    return FailureCause(
+        failure="hardware",
+        line="; ".join([words, *(describe_node(each) for each in bad)]),
+        rule=NODE_CHECK,
+        level=Level.CAUSE,
+        todo=failures.CLASSES["hardware"].todo,
+        node=bad[0]["node"] if bad else None,
+    )
+
+
+def read_node_check(attempt: AttemptPaths) -> Optional[NodeCheck]:
+    """Return which nodes of a job with spare ones train, and why; None where nothing was checked."""
+    record = read_object(attempt.node_check)
+    if record is None or any(problems(record, NodeCheck, unknown_keys=True)):
+        return None
+    return cast(NodeCheck, record)
+
+
+def describe_node(checked: CheckedNode) -> str:
+    """Return what the check of a node has found, in words: `n1: gpus: 7 of 8`."""
+    if not checked["answered"]:
+        return f"{checked['node']}: no answer"
+    return f"{checked['node']}: {', '.join(f'{name}: {why}' for name, why in checked['failed'].items()) or 'passed'}"
 
 
 class WatchedHang(NamedTuple):
@@ -533,6 +572,8 @@ def with_evidence(reason: str, failure: FailureCause) -> str:
     shown = failure.line if len(failure.line) <= SHOWN else f"{failure.line[: SHOWN - 3]}..."
     if failure.rule == WATCHDOG:
         return f"hang: {failure.line}"
+    if failure.rule == NODE_CHECK:
+        return shown
     if failure.failure == "hang" and failure.ranks:
         return (
             f"{flight_recorder.numbers(failure.ranks)} did not come to {failure.collective or 'a collective'} ({shown})"
@@ -563,6 +604,8 @@ def rank_to_look_at(
 
     Watchdogs have seen the `hang`. Where its ranks do not differ there is none.
     """
+    if failure is not None and failure.rule == NODE_CHECK:
+        return None
     if failure is not None and hang is not None:
         if not failure.ranks or failure.ranks[0] >= len(ranks):
             return None

@@ -88,6 +88,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         guesses=task.fabric.guesses,
         memory=task.preflight.memory,
         checkpoints=task.preflight.checkpoints,
+        spares=step.plan_spares(inputs, task.layout, task.mounts, task.fabric.segment),
     )
     if inputs.previous is None:
         return plan

@@ -102,6 +102,18 @@ class RendezvousPlan:
 
 
 @dataclass(frozen=True)
+class Spares:
+    """Nodes that the job holds beyond those that train."""
+
+    count: int
+    """At most so many: Slurm gives those that are free when the job starts."""
+    limit_s: int
+    """How long the check of all nodes may take that chooses those that train."""
+    expected: str
+    """What the check compares the nodes with (launcher/job/doctor/expected.py), as JSON."""
+
+
+@dataclass(frozen=True)
 class Change:
     """One thing that a resume changes of its run; None stands for a value that was or is not stated."""
 
@@ -183,6 +195,8 @@ class Plan:
     """Of the recipe's files, and of an entrypoint of the user's own; None where that was not computed."""
     bridge: str | None = None
     """The release of Megatron Bridge that the job finds; None where it is unknown."""
+    spares: Spares | None = None
+    """None where the job holds no more nodes than train."""
     changes: tuple[Change, ...] = ()
     """What a resume changes, compared with the attempt before."""
     allocation: AllocationPart | None = None

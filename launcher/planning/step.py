@@ -1,16 +1,23 @@
 """What Slurm is asked for: sbatch's options, and the srun of the ranks."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from launcher._util.errors import ConfigError
 from launcher.config.cluster import Cluster
 from launcher.planning import environment, node_share, slurm_options, time_limit
 from launcher.planning.allocation import AllocationUse
 from launcher.planning.inputs import PlanInputs
-from launcher.planning.model import AllocationPart, RankLayout, RendezvousPlan, Step, Variable
+from launcher.planning.model import AllocationPart, RankLayout, RendezvousPlan, Spares, Step, Variable
 from launcher.planning.profiler.model import ProfilerPlan
+from launcher.runtimes.model import Mount
 
 _WAIT_S = 60
 """How long the other tasks may continue after the first has ended, before Slurm ends the step (srun --wait)."""
+
+_CHECK_LIMIT_S = 120
+"""How long the check of the nodes of a job with spare ones may take."""
 
 
 def plan_step(
@@ -49,6 +56,30 @@ def plan_rendezvous(cluster: Cluster) -> RendezvousPlan:
     stated = cluster.rendezvous
     first, last = stated.port_range
     return RendezvousPlan(stated.suffix, stated.interface, stated.command, first, last - first + 1)
+
+
+def plan_spares(inputs: PlanInputs, layout: RankLayout, mounts: Sequence[Mount], segment: int | None) -> Spares | None:
+    """Return the spare nodes that were asked for. Raises ConfigError where nodes cannot be chosen freely."""
+    count, cluster = inputs.request.spares, inputs.cluster
+    if count is None:
+        return None
+    if segment is not None and layout.nodes > 1:
+        raise ConfigError(
+            f"the run fills NVLink domains in segments of {segment} nodes, and without one of them it would not",
+            where="--spares",
+            hint="Leave it out; a lost node leads to another attempt with --keep-going.",
+        )
+    expected = {
+        "device": cluster.device,
+        "gpu": cluster.gpu,
+        "fabric": cluster.fabric,
+        "nics_per_node": cluster.nics_per_node,
+        "nvlink_domain_nodes": cluster.nvlink_domain_nodes,
+        "scratch": cluster.scratch,
+        "directories": [mount.source for mount in mounts],
+        "read_only": [mount.source for mount in mounts if mount.read_only],
+    }
+    return Spares(count, _CHECK_LIMIT_S, json.dumps({**expected, "torch": False}))
 
 
 def _rank_binds_itself(inputs: PlanInputs) -> bool:
@@ -94,7 +125,8 @@ def sbatch_options(
             token(inputs, run_dir), cluster.directives.get("comment"), request.sbatch.get("comment")
         ),
         "signal": time_limit.notice(stop_seconds(inputs), request.time or cluster.time_limit),
-        "nodes": layout.nodes,
+        # A range, so that a job whose spare node was lost does not wait for another one.
+        "nodes": f"{layout.nodes}-{layout.nodes + request.spares}" if request.spares else layout.nodes,
         "ntasks-per-node": layout.ranks_per_node,
     }
     optional = {

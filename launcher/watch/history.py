@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from launcher.contract import files, next_attempt
+from launcher.contract import files, next_attempt, verdict
 from launcher.contract.frozen import dataclass
 from launcher.contract.paths import PLAN
-from launcher.contract.records import NextAttempt
+from launcher.contract.records import NextAttempt, NodeCheck
 from launcher.rundir import Attempt, RunDirectory
 from launcher.watch.progress_state import AttemptProgress, advance, clock, number
 from launcher.watch.status import RunStatus
@@ -40,6 +40,8 @@ class AttemptHistory:
     seconds: float | None
     seconds_per_iteration: float | None
     ranks: int
+    node_check: NodeCheck | None = None
+    """Which nodes of a job with spare ones have trained, and why."""
 
     @property
     def lost_iterations(self) -> int | None:
@@ -79,6 +81,7 @@ class AttemptHistory:
             "seconds": self.seconds,
             "lost_seconds": self.lost_seconds,
             "ranks": self.ranks,
+            "node_check": self.node_check,
         }
 
 
@@ -111,6 +114,11 @@ class History:
             total += seconds * ranks
             good += kept * ranks
         return good / total if total > 0 else None
+
+    @property
+    def is_long(self) -> bool:
+        """Return whether it says more than the status of a run with one attempt."""
+        return len(self.attempts) > 1 or any(each.ended_because or each.node_check for each in self.attempts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for --json."""
@@ -192,6 +200,7 @@ def _read(
         seconds=max(0.0, ended - began) if ended is not None and began is not None else None,
         seconds_per_iteration=number(result, "seconds_per_iteration") or progress.seconds_per_iteration,
         ranks=ranks,
+        node_check=verdict.read_node_check(attempt),
     )
     return found, int(max(saves)) if saves else None
 
@@ -228,22 +237,32 @@ def _events(attempt: Attempt) -> list[dict[str, Any]]:
 
 def lines(history: History) -> list[str]:
     """Return the history for people: a line about the run, and one for each attempt."""
+    return [summary(history), *(_line(each) for each in history.attempts)]
+
+
+def summary(history: History) -> str:
+    """Return how many attempts there were, what was lost and the goodput."""
     count = len(history.attempts)
-    head = (
+    return (
         f"{count} attempt{'s' if count > 1 else ''}, {_number(history.lost_iterations)} iterations and "
-        f"{_duration(history.lost_seconds)} lost, goodput "
+        f"{duration(history.lost_seconds)} lost, goodput "
         f"{'unknown' if history.goodput is None else f'{history.goodput:.1%}'}"
     )
-    return [head, *(_line(each) for each in history.attempts)]
+
+
+def span(each: AttemptHistory) -> str:
+    """Return which iterations an attempt has computed."""
+    return "no iteration" if each.reached is None else f"iterations {_number(each.first)} to {each.reached}"
 
 
 def _line(each: AttemptHistory) -> str:
-    span = "no iteration" if each.reached is None else f"iterations {_number(each.first)} to {each.reached}"
-    words = [f"{each.attempt}: {span} in {_duration(each.seconds)}", each.kind]
+    words = [f"{each.attempt}: {span(each)} in {duration(each.seconds)}", each.kind]
     if each.why:
         words[-1] += f" ({' '.join(each.why.split())})"
     if each.lost_iterations:
         words.append(f"{each.lost_iterations} lost")
+    if each.node_check is not None and each.node_check["chosen"]:
+        words.append(describe_node_check(each.node_check))
     if each.next:
         words.append(each.next)
     if each.ended_because and each.kind != "finished":
@@ -251,9 +270,25 @@ def _line(each: AttemptHistory) -> str:
     return "; ".join(words)
 
 
+_NODES_SHOWN = 4
+
+
+def describe_node_check(check: NodeCheck) -> str:
+    """Return which nodes of a job with spare ones train, in words: `2 of 3 nodes train; not n1: gpus: 7 of 8`."""
+    chosen = set(check["chosen"])
+    bad = [each for each in check["nodes"] if each["failed"] or not each["answered"]]
+    spare = len(check["nodes"]) - len(chosen) - len(bad)
+    words = f"{len(chosen)} of {len(check['nodes'])} nodes train" + (f", {spare} spare" if spare else "")
+    if bad:
+        words += f", not {', not '.join(verdict.describe_node(each) for each in bad[:_NODES_SHOWN])}"
+        words += f" and {len(bad) - _NODES_SHOWN} more" if len(bad) > _NODES_SHOWN else ""
+    return words
+
+
 def _number(value: int | None) -> str:
     return "unknown" if value is None else str(value)
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """Return a time for people; `unknown` for None."""
     return "unknown" if seconds is None else clock(seconds)

@@ -164,7 +164,7 @@ def write_histories(statuses: Sequence[RunStatus], stream: TextIO) -> None:
     """Write what became of each attempt, of the runs that have had several or keep going."""
     for status in statuses:
         history = history_of(status)
-        if len(history.attempts) > 1 or any(each.ended_because for each in history.attempts):
+        if history.is_long:
             head, *rest = map(printable, lines(history))
             stream.writelines(
                 f"{line}\n" for line in ("", f"{status.run_state.run_id}: {head}", *(f"  {one}" for one in rest))

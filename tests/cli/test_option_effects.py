@@ -50,6 +50,7 @@ TWO: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "shared": ((), ("--shared",)),
     "allow_checkpoint_load": ((), ("--allow-checkpoint-load",)),
     "keep_going": ((), ("--keep-going",)),
+    "spares": ((), ("--spares", "1")),
     "verify": (("--verify", "full"), ("--verify", "sizes")),
     "ship": ((), ("--ship", "data.txt")),
     "hang_limit_s": (("--hang-limit", "100"), ("--hang-limit", "200")),

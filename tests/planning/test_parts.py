@@ -105,6 +105,22 @@ def test_another_comment_is_refused(comment: object) -> None:
         plan("batch", request={"sbatch": {"comment": comment}})
 
 
+def test_spare_nodes_are_a_range_of_nodes_of_the_job_and_no_part_of_the_step() -> None:
+    made = plan("batch", request={"nodes": 4, "spares": 2})
+    assert dict(made.directives)["nodes"] == "4-6"
+    assert made.layout.nodes == 4
+    assert "--nodes=4" in made.step.srun_args
+    text = scripts(made)["sbatch.sh"]
+    assert "if ((held > 4)); then" in text
+    without = scripts(plan("batch", request={"nodes": 4}))["sbatch.sh"]
+    assert "node_check" not in without
+    domain = cluster(scheduler="slurm", gpus_per_node=4, nvlink_domain_nodes=18, topology="block", device="gpu")
+    with pytest.raises(ConfigError, match="fills NVLink domains"):
+        plan(
+            "batch", profile=domain, request={"nodes": 4, "spares": 1}, changes=("model.tensor_model_parallel_size=8",)
+        )
+
+
 @pytest.mark.parametrize(
     "request_of",
     [{"srun_args": ["--auto-resume=1"]}, {"srun_args": ["--auto-resume"]}, {"sbatch": {"comment": APS}}],

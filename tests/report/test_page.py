@@ -77,6 +77,32 @@ def test_a_further_section_is_a_line_in_the_list(run: RunDirectory) -> None:
 # How it is doing, and how it ended
 
 
+def test_the_history_of_attempts_is_told_as_status_tells_it(run: RunDirectory) -> None:
+    for number in range(2):
+        make_attempt(
+            run,
+            number,
+            metrics=(iteration(1),),
+            timeline=({"event": "train_start", "time": BEGIN, "seconds": None},),
+            result={**FAILED, "ended": BEGIN + 40},
+        )
+    (run.attempt(1).path / "node_check.json").write_text(
+        '{"version": 1, "time": 1.0, "needed": 1, "chosen": ["n2"], "everywhere": {}, "nodes": ['
+        '{"node": "n1", "answered": true, "failed": {"ecc": "<b>bad</b>"}}, '
+        '{"node": "n2", "answered": true, "failed": {}}]}'
+    )
+    (table,) = of_kind(Table, overview(subject(run)))
+    assert table.title == "History"
+    found = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [(each["Attempt"], each["Iterations"], each["Why"]) for each in found] == [
+        ("000", "0 to 2", "rank 1: ValueError: bad"),
+        ("001", "0 to 2", "rank 1: ValueError: bad"),
+    ]
+    assert found[1]["Nodes"] == "1 of 2 nodes train, not n1: ecc: <b>bad</b>"
+    (text,) = of_kind(Text, overview(subject(run)))
+    assert text.text.startswith("2 attempts, 2 iterations and 0:01:19 lost, goodput ")
+
+
 def test_the_overview_agrees_with_status(run: RunDirectory) -> None:
     speed = {"tflops_per_gpu": 412.345, "tokens_per_second": 81920.4}
     make_attempt(run, metrics=(iteration(1), iteration(2, of=4, **speed)), result=FINISHED)

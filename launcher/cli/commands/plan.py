@@ -96,6 +96,7 @@ def _lines(plan: "Plan") -> list[str]:
         *(_row("  argument", f"{name}={value}") for name, value in plan.argv["arguments"].items()),
         *(_row("  override", text) for text in plan.overrides),
         _row("ranks", f"{layout.nodes} {nodes} x {layout.ranks_per_node} = {layout.world_size}"),
+        *_spare_rows(plan),
         _row("parallel", parallel),
         *(_row("  placement", text) for text in plan.placement),
         *([_row("network", plan.network)] if plan.network else []),
@@ -130,6 +131,12 @@ def _lines(plan: "Plan") -> list[str]:
     lines.append(_row("unchecked", "known only where the recipe runs (--check-config)"))
     lines += [f"    {text}" for text in plan.unchecked]
     return lines
+
+
+def _spare_rows(plan: "Plan") -> list[str]:
+    if plan.spares is None:
+        return []
+    return [_row("spare nodes", f"up to {plan.spares.count}: a check of at most {plan.spares.limit_s} s chooses")]
 
 
 def _memory_rows(plan: "Plan") -> list[str]:

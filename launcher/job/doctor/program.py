@@ -49,11 +49,16 @@ def look_at_node(this: Rank, expected: Expected, found: Findings, began: float) 
     found.add("python", task_environment.python_check)
     found.add("mpi", lambda: task_environment.mpi_check(os.environ, expected))
     found.add("gpus from slurm", lambda: gpus.share_check(os.environ, expected, ranks))
+    look_at_machine(expected, found, ranks)
+    found.facts |= task_environment.facts()
+
+
+def look_at_machine(expected: Expected, found: Findings, ranks: int) -> None:
+    """Run the checks of the machine itself, whatever started this process."""
     _gpus(expected, found, ranks)
     _links(expected, found)
     _host(expected, found, ranks)
     _disks(expected, found)
-    found.facts |= task_environment.facts()
 
 
 def _gpus(expected: Expected, found: Findings, ranks: int) -> None:

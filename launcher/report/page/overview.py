@@ -3,7 +3,8 @@
 import time
 from collections.abc import Sequence
 
-from launcher.report.page.content import Block, Subject, Text, facts, text_of
+from launcher.report.page.content import Block, Subject, Table, Text, facts, text_of
+from launcher.watch.history import History, describe_node_check, duration, history_of, span, summary
 from launcher.watch.progress_state import clock
 from launcher.watch.status import RunStatus, status_of
 from launcher.watch.status_table import detail
@@ -33,9 +34,33 @@ def overview(subject: Subject) -> Sequence[Block]:
             ("Run directory", values["run_dir"]),
         )
     ]
+    blocks += _history(history_of(status))
     if answer.unreachable:
         blocks.append(Text(f"Slurm did not answer: {answer.unreachable}", "warning"))
     return blocks
+
+
+_HISTORY = ("Attempt", "Iterations", "Time", "End", "Why", "Lost iterations", "Then", "Nodes")
+
+
+def _history(history: History) -> list[Block]:
+    """Return what became of each attempt, and what all of them have cost; nothing for a run with one."""
+    if not history.is_long:
+        return []
+    rows = tuple(
+        (
+            each.attempt,
+            span(each).removeprefix("iterations "),
+            duration(each.seconds),
+            each.kind,
+            each.why or "",
+            text_of(each.lost_iterations),
+            each.next or each.ended_because or "",
+            describe_node_check(each.node_check) if each.node_check else "",
+        )
+        for each in history.attempts
+    )
+    return [Text(f"{summary(history)}."), Table("History", _HISTORY, rows, frozenset({"Lost iterations"}))]
 
 
 def _attempts(status: RunStatus) -> str | None:
