@@ -6,12 +6,13 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from tests.images import images
-from tests.support import tiers, warm
+from tests.support import fault_table, tiers, warm
 from tests.support.limits import seconds
 from tests.support.slurm.config import ClusterOptions
 from tests.support.slurm.virtual_cluster import VirtualCluster, missing_programs, virtual_cluster
@@ -26,6 +27,23 @@ CLUSTER = pytest.StashKey[VirtualCluster]()
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tiers by fixtures: before pytest selects by marker."""
     tiers.arrange(items)
+    fault_table.arrange(items)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what was seen of each fault of which a test has ended."""
+    stats = terminalreporter.stats
+    reports = [each for outcome in ("passed", "failed", "error", "skipped") for each in stats.get(outcome, ())]
+    if rows := fault_table.table(reports):
+        terminalreporter.section(f"{len({row[0] for row in rows})} of {len(fault_table.FAULTS)} faults")
+        for line in fault_table.formatted(rows):
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def faults(request: pytest.FixtureRequest) -> fault_table.Faults:
+    """Notes about the faults that this test shows, for the table at the end."""
+    return fault_table.Faults(request.node)
 
 
 @pytest.hookimpl(wrapper=True)

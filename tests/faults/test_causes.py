@@ -45,6 +45,7 @@ def test_a_runtime_that_srun_does_not_know_is_refused_before_queueing(user: User
     assert user.runs() == []
 
 
+@pytest.mark.fault("container does not start")
 def test_a_step_that_is_refused_says_why(user: User) -> None:
     done = user.run("submit", "small.py", *FOLLOWED, "--srun-arg=--mpi=pmix_v9", "--name", "bad", status=None)
     assert done.returncode != 0
@@ -58,6 +59,7 @@ def test_a_step_that_is_refused_says_why(user: User) -> None:
     assert (result["failure"], result["evidence"]["rule"]) == ("step not started", "step refused")
 
 
+@pytest.mark.fault("a lost peer and the real cause")
 def test_of_a_hang_the_rank_that_did_not_come_is_named(user: User, tmp_path: Path) -> None:
     program = tmp_path / "watchdog.py"
     program.write_text(WATCHDOG)

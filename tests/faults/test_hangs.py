@@ -18,6 +18,7 @@ import pytest
 from launcher.contract import flight_recorder
 from tests.backends.running import LAUNCHER, RECIPE, ROOT, user_of
 from tests.backends.running import PROFILE as NODES
+from tests.support.fault_table import Faults
 from tests.support.limits import SCALE, seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
 from tests.support.warm import warm_python
@@ -109,7 +110,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Started
 
 @pytest.mark.megatron
 @pytest.mark.parametrize("how", KINDS)
-def test_the_rank_that_the_others_wait_for_is_named_in_time(runs: dict[str, Started], how: str) -> None:
+@pytest.mark.fault("hang")
+def test_the_rank_that_the_others_wait_for_is_named_in_time(runs: dict[str, Started], how: str, faults: Faults) -> None:
     words, function = KINDS[how]
     done = runs[how].wait()
     result = runs[how].read("result.json")
@@ -134,6 +136,7 @@ def test_the_rank_that_the_others_wait_for_is_named_in_time(runs: dict[str, Star
     assert text.count("most recent call first") >= (2 if how == "start" else 3)
     log = (runs[how].attempt / "logs/rank-0000.log").read_text()
     assert f"launcher: hang: {words}" in log
+    faults.note("hang", detected_s=record["silent_s"], verdict=f"hang ({how}): rank 1")
 
 
 @pytest.mark.megatron
@@ -215,7 +218,8 @@ def test_a_training_that_hangs_in_a_step_and_in_a_save(tmp_path: Path) -> None:
 # ---- on nodes
 
 
-def test_a_hang_on_one_of_two_nodes(tmp_path: Path, slurm_cluster: VirtualCluster) -> None:
+@pytest.mark.fault("hang on one of several nodes")
+def test_a_hang_on_one_of_two_nodes(tmp_path: Path, slurm_cluster: VirtualCluster, faults: Faults) -> None:
     """One rank of four is stopped; the others, which do not wait for it, go on until Slurm ends them; about 20 s."""
     user = user_of(tmp_path, slurm_cluster)
     limits = f"hang_limit_s = {HANG_S}\nstart_limit_s = {4 * HANG_S}\n"
@@ -235,3 +239,5 @@ def test_a_hang_on_one_of_two_nodes(tmp_path: Path, slurm_cluster: VirtualCluste
     assert result["reason"].startswith("hang: rank 3 is stopped by a signal in training step 5")
     assert result["first_failing_rank"]["host"] == json.loads(record.read_text())["host"]
     assert not (record.parent / "node-0000.json").exists(), "its ranks made progress"
+    silent_s = json.loads(record.read_text())["silent_s"]
+    faults.note("hang on one of several nodes", detected_s=silent_s, verdict="hang: rank 3")

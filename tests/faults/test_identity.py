@@ -31,6 +31,7 @@ def phase_is(user: User, run: Path, cluster: VirtualCluster, *phases: str) -> No
     wait_until(lambda: status(user, run)["phase"] in phases, f"{run} to be {phases}", cluster, 30)
 
 
+@pytest.mark.fault("another run's job")
 def test_equal_numbers_on_two_clusters(new_cluster: Callable[..., VirtualCluster], tmp_path: Path) -> None:
     """The run's job is on the other cluster; an unrelated job at home has the same number, and stays."""
     home, other = new_cluster(nodes=1), new_cluster(nodes=1)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.backends.running import PROFILE, TOY, User, user_of
 from tests.faults.shims import put
+from tests.support.fault_table import Faults
 from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
 
@@ -71,8 +72,9 @@ def begun(run: Path, attempt: str) -> float:
     return float(json.loads((run / f"attempts/{attempt}/timeline.jsonl").read_text().splitlines()[0])["time"])
 
 
+@pytest.mark.fault("rank crash")
 def test_a_crash_is_requeued_and_the_losses_are_those_of_an_uninterrupted_run(
-    user: User, slurm_cluster: VirtualCluster
+    user: User, slurm_cluster: VirtualCluster, faults: Faults
 ) -> None:
     """The job keeps its number, so a job that waits for it with afterok still does, and is held until the end."""
     shape = ("--nodes=1", "--gpus-per-node=1", "toy.iters=30", "toy.seconds=0.02")
@@ -108,6 +110,7 @@ def test_a_crash_is_requeued_and_the_losses_are_those_of_an_uninterrupted_run(
     assert [each["next"] for each in seen["history"]] == ["requeued", None]
     assert 0 < seen["goodput"] < 1
     assert "killed by signal 9" in seen["history"][0]["why"]
+    faults.note_run("rank crash", run, lost=seen["lost_iterations"])
 
 
 ENDS = {
@@ -124,7 +127,8 @@ ENDS = {
 }
 
 
-def test_what_ends_and_what_diverges(user: User, slurm_cluster: VirtualCluster) -> None:
+@pytest.mark.fault("poisoned run")
+def test_what_ends_and_what_diverges(user: User, slurm_cluster: VirtualCluster, faults: Faults) -> None:
     """A wrong request is never repeated, a poisoned one once, a run without progress three times, NaN once."""
     common = ("--nodes=1", "--gpus-per-node=1", "toy.iters=20", "toy.seconds=0.01", "toy.save_every=5")
     runs = {name: submit(user, *common, *case[0], f"--name={name}") for name, case in ENDS.items()}
@@ -140,6 +144,7 @@ def test_what_ends_and_what_diverges(user: User, slurm_cluster: VirtualCluster) 
     assert json.loads((run / "attempts/001/timeline.jsonl").read_text().splitlines()[2])["iteration"] == 10
     assert not list((run / "set-aside").iterdir()), "what was set aside is saved again"
     assert status(user, run)["lost_iterations"] == 10
+    faults.note_run("poisoned run", runs["poisoned"][0], attempt="001")
 
 
 def test_a_cancelled_run_stays_cancelled(user: User, slurm_cluster: VirtualCluster) -> None:
@@ -184,7 +189,10 @@ def test_a_job_that_may_not_be_requeued_gets_a_successor(user: User, slurm_clust
     assert [line.split() for line in log.read_text().splitlines()] == [["SLURM_CONF"], ["SLURM_CONF"]]
 
 
-def test_a_node_that_kills_ranks_is_excluded_by_a_successor(user: User, slurm_cluster: VirtualCluster) -> None:
+@pytest.mark.fault("bad node")
+def test_a_node_that_kills_ranks_is_excluded_by_a_successor(
+    user: User, slurm_cluster: VirtualCluster, faults: Faults
+) -> None:
     """Slurm takes the first idle nodes, so it would give the job the same one again."""
     (user.directory / "lemon").write_text("n1\n")
     run, _job = submit(
@@ -198,9 +206,11 @@ def test_a_node_that_kills_ranks_is_excluded_by_a_successor(user: User, slurm_cl
     assert slurm_cluster.wait(successor, "COMPLETED", "FAILED", timeout_s=90) == "COMPLETED"
     assert "n1" not in (run / "attempts/002/nodes").read_text().split()
     assert (decided(run), len(losses(run))) == (["requeue", "successor", "end"], 30)
+    faults.note_run("bad node", run, attempt="001", lost=status(user, run)["lost_iterations"])
 
 
-def test_a_node_failure(new_cluster: Callable[..., VirtualCluster], tmp_path: Path) -> None:
+@pytest.mark.fault("node crash")
+def test_a_node_failure(new_cluster: Callable[..., VirtualCluster], tmp_path: Path, faults: Faults) -> None:
     """The node of the batch script: Slurm requeues the job, the next start judges, and the run ends on other nodes."""
     cluster = new_cluster(nodes=3, node_timeout_s=5)
     user = impatient(tmp_path, cluster)
@@ -215,7 +225,9 @@ def test_a_node_failure(new_cluster: Callable[..., VirtualCluster], tmp_path: Pa
     assert (first["kind"], first["action"]) == ("machine", "requeue")
     assert cluster.wait(job, "COMPLETED", "FAILED", timeout_s=60) == "COMPLETED"
     assert sorted(losses(run)) == list(range(1, 61))
-    assert [each["kind"] for each in status(user, run)["history"]] == ["machine", "finished"]
+    seen = status(user, run)
+    assert [each["kind"] for each in seen["history"]] == ["machine", "finished"]
+    faults.note_run("node crash", run, lost=seen["lost_iterations"])
 
 
 def test_jobs_are_queued_behind_a_running_one_by_hand(user: User, slurm_cluster: VirtualCluster) -> None:
@@ -260,7 +272,8 @@ def test_cancelling_ends_the_jobs_behind_too(user: User, slurm_cluster: VirtualC
     assert "--attempts" in user.run("run", *settings, "--cluster=local", status=2).stderr
 
 
-def test_time_limit_and_preemption(new_cluster: Callable[..., VirtualCluster], tmp_path: Path) -> None:
+@pytest.mark.fault("time limit", "preemption")
+def test_time_limit_and_preemption(new_cluster: Callable[..., VirtualCluster], tmp_path: Path, faults: Faults) -> None:
     """Both save, both go on in the same job, and neither counts as an attempt without progress."""
     cluster = new_cluster(gpus=0, grace_s=30, kill_wait_s=4)
     user = impatient(tmp_path, cluster)
@@ -286,3 +299,73 @@ def test_time_limit_and_preemption(new_cluster: Callable[..., VirtualCluster], t
     assert [each["kind"] for each in seen["history"]] == ["time limit", "preempted", "finished"]
     assert (seen["phase"], seen["lost_iterations"], jobs(run)) == ("finished", 0, [job])
     assert sorted(losses(run)) == list(range(1, 241))
+    faults.note_run("time limit", run, lost=0)
+    faults.note_run("preemption", run, attempt="001", lost=0)
+
+
+def test_what_no_step_could_judge_is_judged_at_the_next_start(
+    new_cluster: Callable[..., VirtualCluster], tmp_path: Path
+) -> None:
+    """A node of two runs is lost, and Slurm requeues both jobs: one needs a successor now, the other one has ended."""
+    cluster = new_cluster(nodes=4, node_timeout_s=5)
+    user = impatient(tmp_path, cluster)
+    (tmp_path / "clusters/strict.toml").write_text(PROFILE + RETRY + "strikes = 1\n")
+    (tmp_path / "clusters/short.toml").write_text(PROFILE + RETRY + "without_progress = 1\n")
+    shape = ("--nodes=2", "--gpus-per-node=1", "toy.iters=80", "toy.seconds=0.1")
+    strict, one = submit(user, *shape, "--cluster=strict", "--name=strict", "toy.save_every=5")
+    short, two = submit(user, *shape, "--cluster=short", "--name=short", "toy.save_every=1000")
+    for run in (strict, short):
+        metrics = run / "attempts/000/metrics.jsonl"
+        wait_until(lambda path=metrics: path.exists() and len(path.read_text().splitlines()) > 12, "it", cluster, 60)  # type: ignore[misc]
+        assert (run / "attempts/000/nodes").read_text().split() == ["n1", "n2"]
+    cluster.fail("n2")
+    cluster.run("scontrol", "update", "nodename=n2", "state=down", "reason=lost")
+    wait_until(lambda: len(jobs(strict)) == 2, "a successor", cluster, 90)
+    assert (decided(strict), last(strict)["exclude"]) == (["successor"], ["n2"])
+    assert cluster.wait(one, "FAILED", "COMPLETED") == "FAILED"
+    assert cluster.wait(jobs(strict)[-1], "FAILED", "COMPLETED", timeout_s=60) == "COMPLETED"
+    seen = status(user, strict)
+    assert (seen["phase"], [each["next"] for each in seen["history"]]) == ("finished", ["successor", None])
+    assert sorted(losses(strict)) == list(range(1, 81))
+    assert cluster.wait(two, "FAILED", "COMPLETED", timeout_s=60) == "FAILED"
+    assert (decided(short), jobs(short), last(short)["kind"]) == (["end"], [two], "machine")
+    assert "attempt 000 has ended this run" in (short / "sbatch.log").read_text()
+    assert [path.name for path in (short / "attempts").iterdir()] == ["000"]
+    assert status(user, short)["phase"] == "failed"
+
+
+ASKS = """#!/bin/bash
+touch {here}/asked
+until [[ -e {here}/paused ]]; do sleep 0.1; done
+/usr/bin/sbatch "$@"
+status=$?
+touch {here}/answered
+exit $status
+"""
+
+
+def test_a_successor_whose_sbatch_timed_out_is_found_and_goes_on(
+    new_cluster: Callable[..., VirtualCluster], tmp_path: Path
+) -> None:
+    """The controller is frozen while the job asks; sbatch gives up, and the controller queues the job all the same."""
+    cluster = new_cluster(nodes=1, message_timeout_s=3)
+    user = impatient(tmp_path, cluster)
+    put(user, {"sbatch": '#!/bin/bash\nexec /usr/bin/sbatch "$@"\n'})
+    crash = ("+toy.fail_rank=0", "+toy.fail_step=12", "+toy.bad_attempts=1", "toy.fail_how=kill")
+    run, job = submit(user, "--nodes=1", "toy.iters=20", "toy.seconds=0.05", *crash, "--sbatch", "no-requeue")
+    put(user, {"sbatch": ASKS.format(here=tmp_path)})
+    wait_until((tmp_path / "asked").exists, "the job to ask for a successor", cluster, 60)
+    cluster.pause_controller()
+    (tmp_path / "paused").touch()
+    wait_until((tmp_path / "answered").exists, "sbatch to give up", cluster, 60)
+    cluster.resume_controller()
+    events = [json.loads(line)["event"] for line in (run / "journal.jsonl").read_text().splitlines()]
+    wait_until(lambda: status(user, run)["job"] not in (None, job), "the successor to be found", cluster, 30)
+    wait_until(lambda: status(user, run)["over"], "its end", cluster, 60)
+    seen = status(user, run)
+    assert (seen["phase"], [each["next"] for each in seen["history"]]) == ("finished", ["successor", None]), events
+    scripts = cluster.run("squeue", "-h", "--states=all", "-o", "%o").stdout.splitlines()
+    assert len([line for line in scripts if str(run) in line]) == 2, "one successor, however often it was asked for"
+    events = [json.loads(line)["event"] for line in (run / "journal.jsonl").read_text().splitlines()]
+    assert "submit_unknown" in events
+    assert len(losses(run)) == 20

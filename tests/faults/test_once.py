@@ -93,6 +93,7 @@ def answer(text: str) -> dict[str, object]:
     return dict(json.loads(text[text.index("{") :]))
 
 
+@pytest.mark.fault("submission twice")
 def test_a_key_is_one_run_and_another_request_is_refused(
     user: User, slurm_cluster: VirtualCluster, forks: Launchers
 ) -> None:
@@ -181,6 +182,7 @@ def kills(user: User, cluster: VirtualCluster, forks: Launchers, number: int) ->
         assert (kept["submission"], kept["overrides"]) == (0, []), "the first attempt's own plan is kept"
 
 
+@pytest.mark.fault("launcher killed")
 def test_launchers_killed_at_random_moments(user: User, slurm_cluster: VirtualCluster, forks: Launchers) -> None:
     kills(user, slurm_cluster, forks, 25)
 

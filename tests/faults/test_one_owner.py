@@ -45,6 +45,7 @@ def events(run: Path, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == name]
 
 
+@pytest.mark.fault("four resumes at once")
 def test_four_resumes_at_once_are_one_job(user: User, slurm_cluster: VirtualCluster) -> None:
     run = stopped_run(user, slurm_cluster)
     before = set(states(slurm_cluster, run))
@@ -91,6 +92,7 @@ def test_the_jobs_that_lose_fail_and_the_run_stays_the_owners(user: User, slurm_
     slurm_cluster.wait(owner, "CANCELLED", "COMPLETED", "FAILED")
 
 
+@pytest.mark.fault("requeue by an administrator")
 def test_a_requeued_job_keeps_its_run_and_a_dead_owners_lease_is_taken(
     user: User, slurm_cluster: VirtualCluster
 ) -> None:
@@ -101,6 +103,10 @@ def test_a_requeued_job_keeps_its_run_and_a_dead_owners_lease_is_taken(
     slurm_cluster.run("scontrol", "requeue", job)
     wait_until(lambda: (run / "attempts/001/metrics.jsonl").exists(), "the second attempt", slurm_cluster, 60)
     assert json.loads((run / "lease").read_text())["attempt"] == "001"
+    for words, phase in (("suspend", "suspended"), ("resume", "running")):
+        slurm_cluster.run("scontrol", words, job)
+        wait_until(lambda phase=phase: status(user, run)["phase"] == phase, phase, slurm_cluster, 30)  # type: ignore[misc]
+    assert len(list((run / "attempts").iterdir())) == 2, "the same attempt goes on"
     # Killed without a word, as by a node that has lost its power: the lease stays.
     left = (run / "lease").read_text()
     user.run("cancel", str(run))
@@ -113,6 +119,7 @@ def test_a_requeued_job_keeps_its_run_and_a_dead_owners_lease_is_taken(
     assert status(user, run)["job"] != job
 
 
+@pytest.mark.fault("I/O error after sbatch")
 def test_a_journal_that_takes_no_more_does_not_take_the_job_with_it(user: User, slurm_cluster: VirtualCluster) -> None:
     """The disk is full when sbatch has answered: the run's directory stays, and the message names the job."""
     full = '#!/bin/bash\nanswer=$(/usr/bin/sbatch "$@") || exit\n'
@@ -159,6 +166,7 @@ ls "$1" "$1/attempts"
 """
 
 
+@pytest.mark.fault("full disk", "full disk at the claim")
 def test_a_full_disk_fails_the_job_and_a_requeue_runs(tmp_path: Path) -> None:
     """An empty lease, which a full disk may leave, owns nothing. Needs mount namespaces; no Slurm."""
     from launcher.scripts import scripts

@@ -59,6 +59,7 @@ def belongs_to(uid: int, path: Path, mode: int = 0o777) -> Path:
 
 @pytest.mark.parametrize("where", ["runs", "runs/small"])
 @pytest.mark.parametrize("link", [False, True])
+@pytest.mark.fault("another user's directory")
 def test_a_run_is_not_made_where_another_user_could_replace_it(tmp_path: Path, where: str, link: bool) -> None:
     place = tmp_path / where
     if link:

@@ -24,6 +24,7 @@ def test_a_finished_run_is_continued_only_for_more(tmp_path: Path) -> None:
     assert "iteration 5/5" in alone.run("logs", "done").stdout
 
 
+@pytest.mark.fault("what a resume forgot")
 def test_a_run_of_an_allocation_keeps_its_nodes_and_a_hold_is_of_one_job(
     user: User, slurm_cluster: VirtualCluster
 ) -> None:

@@ -29,6 +29,7 @@ def plan_in(directory: Path) -> Plan:
     )
 
 
+@pytest.mark.fault("equal run ids")
 def test_of_eight_with_one_id_one_has_the_directory(tmp_path: Path) -> None:
     made = plan_in(tmp_path)
     texts = scripts(made)
@@ -65,6 +66,7 @@ def test_a_run_whose_id_is_taken_draws_another(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in taken.iterdir()] == ["plan.json"]
 
 
+@pytest.mark.fault("equal run ids")
 def test_what_killed_launchers_have_left_is_swept(tmp_path: Path) -> None:
     made = plan_in(tmp_path)
     directory = Path(made.run_dir).parent

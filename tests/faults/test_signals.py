@@ -122,6 +122,7 @@ def test_the_end_of_a_job_that_moves(user: User, cluster: VirtualCluster) -> Non
     assert re.search(r"time limit .* `launcher submit --resume small/\S+` continues it", status["detail"])
 
 
+@pytest.mark.fault("signals of sites and users")
 def test_a_users_own_notice_is_honoured(user: User, cluster: VirtualCluster) -> None:
     """It takes the place of the launcher's, for the script or for the ranks; its time counts."""
     script = Started(user, cluster, "--time=60", "--sbatch", "signal=B:USR2@90", "--name", "script")
@@ -155,6 +156,7 @@ def test_a_cancelled_job_saves_nothing_unless_asked(user: User, cluster: Virtual
     assert (signalled.status()["phase"], signalled.saved()) == ("failed", [])
 
 
+@pytest.mark.fault("no accounting")
 def test_ranks_that_had_finished_when_the_job_was_ended(user: User, cluster: VirtualCluster) -> None:
     """The job can write no verdict, and Slurm forgets it: the ranks' records say the rest."""
     profile = user.directory / "clusters/virtual.toml"

@@ -24,11 +24,13 @@ def user(tmp_path: Path, slurm_cluster: VirtualCluster) -> User:
     ],
     ids=["for the whole job", "for each GPU"],
 )
+@pytest.mark.fault("verdict with the job's GPU variables")
 def test_the_verdict_does_not_take_the_resources_of_the_training(user: User, options: tuple[str, ...]) -> None:
     done = user.run("submit", "small.py", *BATCH, "toy.iters=2", "--follow", *options)
     assert json.loads(done.stdout)["outcome"] == "finished"
 
 
+@pytest.mark.fault("login clock ahead", "clocks, numbers and ranges")
 def test_a_login_node_whose_clock_is_ahead(user: User) -> None:
     done = user.run("submit", "small.py", *BATCH, "toy.iters=2", "--name", "early", "--follow")
     run = Path(json.loads(done.stdout)["run_dir"])

@@ -1,0 +1,151 @@
+"""Faults of the real Megatron under --keep-going on a real Slurm, all at once: the same losses as undisturbed.
+
+Each happens once, before iteration 7 of the first attempt. Cost: about 75 s on an idle machine, most of it CPU time.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backends.running import PROFILE, ROOT, User, user_of
+from tests.faults.test_next_attempt import RETRY, decided, last, losses, status
+from tests.support.fault_table import Faults
+from tests.support.limits import SCALE
+from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
+from tests.support.warm import warm_python
+
+pytestmark = [pytest.mark.megatron, pytest.mark.timeout(600)]
+
+RECIPE = """
+
+import os, signal, time
+from pathlib import Path
+
+import torch
+
+_plain = configure
+_calls = 0
+
+
+def configure():
+    cfg = _plain()
+    cfg.train.global_batch_size = cfg.train.micro_batch_size = 4
+    cfg.train.train_iters, cfg.checkpoint.save_interval = 12, 3
+    cfg.validation.eval_iters = 0
+    cfg.rerun_state_machine.check_for_nan_in_loss = False
+    cfg.ddp.check_for_nan_in_grad = os.environ.get("FAULT") != "nan unchecked"
+    cfg.model.register_pre_wrap_hook(_disturb)
+    return cfg
+
+
+def _disturb(model):
+    if os.environ.get("FAULT") and os.environ["LAUNCHER_ATTEMPT"] == "000":
+        model[0].register_forward_pre_hook(_count)
+    return model
+
+
+def _count(module, *_):
+    global _calls
+    _calls += 1
+    if _calls != 7:
+        return
+    fault = os.environ["FAULT"]
+    newest = Path(os.environ["LAUNCHER_RUN_DIR"]) / "checkpoints/iter_0000006"
+    if fault.startswith("nan"):
+        with torch.no_grad():
+            next(module.parameters()).fill_(float("nan"))
+        return
+    while fault == "hang":
+        time.sleep(1)
+    while not (newest / "launcher-manifest.json").exists():
+        time.sleep(0.05)
+    if fault == "flip":
+        shard = newest / "__0_0.distcp"
+        content = bytearray(shard.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 64] = bytes(byte ^ 0xFF for byte in content[middle : middle + 64])
+        shard.write_bytes(content)
+    if fault == "cut":
+        state = newest / "train_state.pt"
+        state.write_bytes(state.read_bytes()[:100])
+        (newest / "metadata.json").write_text("")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault, and what is to come of it."""
+
+    fault: str
+    kind: str
+    """Of the first attempt's end."""
+    loaded: int
+    """The checkpoint from which the second attempt continues."""
+    names: tuple[str, ...] = ()
+    """In the catalogue."""
+
+
+CASES = (
+    Case("sigkill", "machine", 6),
+    Case("hang", "machine", 6),
+    Case("nan", "diverged", 6),
+    Case("nan unchecked", "diverged", 6, ("NaN without a check",)),
+    Case("flip", "machine", 3, ("flipped bytes in a shard",)),
+    Case("cut", "machine", 3, ("damaged checkpoint", "cut and empty parts of a checkpoint")),
+)
+
+
+@pytest.fixture
+def user(slurm_cluster: VirtualCluster, tmp_path: Path) -> User:
+    user = user_of(tmp_path, slurm_cluster)
+    own = f'python = "{warm_python()}"\nhang_limit_s = {5 * SCALE}\n'
+    (tmp_path / "clusters/virtual.toml").write_text(PROFILE + own + RETRY)
+    (tmp_path / "trial.py").write_text((ROOT / "recipes/vanilla_gpt_pretrain.py").read_text() + RECIPE)
+    return user
+
+
+def submit(user: User, fault: str) -> Path:
+    options = ("--keep-going", "--nodes=1", "--gpus-per-node=1", "--no-check-config", "--json", f"--env=FAULT={fault}")
+    answer = json.loads(user.run("submit", "trial.py", *options).stdout)
+    return Path(answer["run_dir"])
+
+
+def loaded(run: Path) -> list[int]:
+    """The checkpoints from which attempts have continued."""
+    lines = [
+        json.loads(line)
+        for path in sorted(run.glob("attempts/*/timeline.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    return [line["iteration"] for line in lines if line["event"] == "checkpoint_loaded"]
+
+
+@pytest.mark.fault(
+    "flipped bytes in a shard",
+    "damaged checkpoint",
+    "cut and empty parts of a checkpoint",
+    "NaN without a check",
+)
+def test_faults_of_the_real_training_end_with_the_losses_of_an_undisturbed_one(
+    user: User, slurm_cluster: VirtualCluster, faults: Faults
+) -> None:
+    whole = submit(user, "")
+    runs = {case: submit(user, case.fault) for case in CASES}
+    for case, run in runs.items():
+        wait_until(lambda run=run: decided(run)[-1:] == ["end"], f"the end of {case.fault}", slurm_cluster, 300)  # type: ignore[misc]
+    expected = losses(whole)
+    assert sorted(expected) == list(range(1, 13))
+    for case, run in runs.items():
+        first: dict[str, Any] = json.loads((run / "attempts/000/next.json").read_text())
+        assert (first["kind"], first["action"], last(run)["kind"]) == (case.kind, "requeue", "finished"), case
+        assert loaded(run) == [case.loaded], case
+        assert losses(run) == expected, case
+        assert "Traceback" not in (run / "attempts/001/logs/rank-0000.log").read_text()
+        for name in case.names:
+            faults.note_run(name, run, lost=status(user, run)["lost_iterations"])
+    result = json.loads((runs[CASES[2]] / "attempts/000/result.json").read_text())
+    assert (result["outcome"], result["diverged_at"], result["failure"]) == ("diverged", 7, "diverged")
