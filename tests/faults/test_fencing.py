@@ -13,6 +13,7 @@ from launcher.contract.verdict import compose
 from tests.backends.running import TOY, user_of
 from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
 
+KEEPS_GOING = ("--keep-going", "toy.iters=400", "toy.seconds=0.1", "toy.save_every=100000")
 COMMON = ("small.py", "--nodes=1", "--gpus-per-node=2", f"--entrypoint={TOY}", "--no-check-config")
 
 
@@ -59,3 +60,26 @@ def test_ranks_on_a_lost_node_save_nothing_more(new_cluster: Callable[..., Virtu
     result = compose(first, 2, 1, 0.0)
     assert (result["outcome"], result["stopped_by"]) == ("stopped", "superseded")
     assert json.loads(user.run("status", str(run), "--json").stdout)["runs"][0]["phase"] == "running"
+
+
+@pytest.mark.timeout(180)
+def test_a_script_on_a_lost_node_requeues_nothing(new_cluster: Callable[..., VirtualCluster], tmp_path: Path) -> None:
+    """Its ranks fail after the same job has begun elsewhere: a requeue would end that attempt."""
+    cluster = new_cluster(nodes=2, node_timeout_s=4)
+    user = user_of(tmp_path, cluster)
+    gate = tmp_path / "gate"
+    fails = ("+toy.fail_rank=0", "+toy.fail_step=5", "+toy.bad_attempts=1", f"+toy.fail_after={gate}")
+    user.run("submit", *COMMON, *KEEPS_GOING, *fails)
+    (run,) = user.runs()
+    first, second = (AttemptPaths(run / "attempts" / name) for name in ("000", "001"))
+    wait_until(lambda: first.metrics.exists() and len(first.metrics.read_text().splitlines()) == 4, "it", cluster, 30)
+    freeze(cluster, cluster.run("squeue", "-h", "-o", "%N").stdout.strip())
+    wait_until(second.metrics.exists, "the second attempt elsewhere", cluster, 60)
+    gate.touch()
+    wait_until(lambda: "none follows 000" in (run / "sbatch.log").read_text(), "the end of the first", cluster, 60)
+    decided = json.loads(first.next_file.read_text())
+    assert decided["action"] == "requeue", "its own view: it has failed, and the run keeps going"
+    state = cluster.run("squeue", "-h", "-o", "%T").stdout.split()
+    assert state == ["RUNNING"]
+    assert not (second.path.with_name("002")).exists()
+    assert json.loads((run / "lease").read_text())["attempt"] == "001"

@@ -25,13 +25,11 @@ from tests.support.warm import warm_python
 
 TOY = str(ROOT / "tests/toy/distributed.py")
 HANG_S, SAVE_S, START_S = 6 * SCALE, 10 * SCALE, 20 * SCALE
-PROFILE = f"""extends = "local"
+PROFILE = """extends = "local"
 device = "cpu"
 gpus_per_node = 3
-hang_limit_s = {HANG_S}
-save_limit_s = {SAVE_S}
-evaluation_limit_s = {SAVE_S}
 """
+LIMITS = f"hang_limit_s = {HANG_S}\nsave_limit_s = {SAVE_S}\nevaluation_limit_s = {SAVE_S}\n"
 END_S = 30.0
 """Within this time after the last step an attempt has to be over."""
 
@@ -69,18 +67,18 @@ class Started:
         return json.loads((self.attempt / name).read_text())
 
 
-def start(directory: Path, *overrides: str, start_limit_s: float = 120) -> Started:
+def start(directory: Path, *overrides: str, start_limit_s: float = 120, limits: str = LIMITS) -> Started:
     """Start the toy in the foreground of a process of its own."""
     directory.mkdir()
     (directory / "small.py").write_text(RECIPE)
-    return launch(directory, "small.py", "--entrypoint", TOY, "+toy.rank=1", *overrides, start_limit_s=start_limit_s)
+    limits += f"start_limit_s = {start_limit_s}\n" if limits else ""
+    return launch(directory, "small.py", "--entrypoint", TOY, "+toy.rank=1", *overrides, limits=limits)
 
 
-def launch(directory: Path, *arguments: str, start_limit_s: float = 120) -> Started:
+def launch(directory: Path, *arguments: str, limits: str = f"{LIMITS}start_limit_s = 120\n") -> Started:
     """Start `launcher run` with the profile of three ranks."""
     (directory / "clusters").mkdir(parents=True)
-    own = f'start_limit_s = {start_limit_s}\npython = "{warm_python()}"\n'
-    (directory / "clusters" / "three.toml").write_text(PROFILE + own)
+    (directory / "clusters" / "three.toml").write_text(f'{PROFILE}{limits}python = "{warm_python()}"\n')
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("LAUNCHER", "SLURM"))}
     environ |= {"LAUNCHER_CLUSTERS": str(directory / "clusters"), "LAUNCHER_CLUSTER": "three"}
     process = subprocess.Popen(
@@ -145,6 +143,23 @@ def test_what_is_slow_and_right_raises_no_alarm(runs: dict[str, Started]) -> Non
     result = runs["slow"].read("result.json")
     assert (done.returncode, result["outcome"], result["iteration"]) == (0, "finished", 6), done.stderr
     assert not list(runs["slow"].attempt.glob("stacks/node-*.json")), "progress has gone on"
+
+
+@pytest.mark.megatron
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_with_the_default_limits_what_is_slow_and_right_raises_no_alarm(tmp_path: Path) -> None:
+    """A step, a save and an evaluation of 60 s after steps of 0.02 s; a save of 40 s after two of 8 s. Cost: 200 s."""
+    stalls = start(tmp_path / "stalls", "+toy.how=slow", "+toy.slow_s=60", "+toy.iters=6", limits="")
+    saves = start(tmp_path / "saves", "+toy.save_s=8", "+toy.iters=20", limits="")
+    for run, iterations in ((saves, 20), (stalls, 6)):
+        out, error = run.process.communicate(timeout=seconds(400))
+        result = run.read("result.json")
+        assert (run.process.returncode, result["outcome"], result["iteration"]) == (0, "finished", iterations), error
+        assert not list(run.attempt.glob("stacks/node-*.json")), "progress has gone on"
+        assert "hang" not in (run.attempt / "logs/rank-0000.log").read_text()
+        lines = [json.loads(line) for line in (run.attempt / "metrics.jsonl").read_text().splitlines()]
+        print(f"{run.directory.name}: {out.strip()} steps of {[round(line['seconds'], 2) for line in lines]} s")
 
 
 @pytest.mark.megatron

@@ -5,6 +5,7 @@ imported), toy.how, and toy.rank and toy.step, which say where. How it can hang:
 (a C function that holds the interpreter), loader (a worker of a data loader), skip (a collective), other (another
 collective than the others), save (never returns), join (does not join the process group), start (does not even begin to
 count). With toy.how=slow a step, each save and an evaluation after it take toy.slow_s seconds, and nothing is wrong.
+With toy.save_s each save takes so many seconds, and the third one five times as many.
 """
 
 import json
@@ -114,6 +115,8 @@ class Toy:
             hang("save")
         if self.how == "slow" and RANK == 0:
             time.sleep(self.slow_s)
+        if RANK == 0:
+            time.sleep(float(self.told.get("toy.save_s", 0)) * (5 if step == 15 else 1))
         if not self.alone:
             import torch.distributed as dist
 
