@@ -3,9 +3,10 @@
 Overrides say what it does: toy.iters, toy.seconds (of an iteration), toy.save_every, toy.seed,
 toy.start_seconds, toy.nan_from (the step from which the loss is NaN), toy.fail_rank with toy.fail_step and toy.fail_how
 (raise, user, exit, kill, hang), toy.save_seconds (of the save at a stop), toy.term=save (SIGTERM saves and stops).
-With toy.fail_after=FILE it waits for that file before it fails. With toy.bad_attempts=N the loss is NaN and ranks fail in the first N attempts alone. toy.lemon names a
-file: ranks on a node that it lists are killed after six iterations. What it was given lies afterwards in
-ranks/NNNN.seen.json. Its loss depends on step, seed and world size alone: a resumed run must repeat it exactly.
+With toy.fail_after=FILE it waits for that file before it fails. With toy.bad_attempts=N the loss is NaN and ranks
+fail in the first N attempts alone. toy.lemon names a file: ranks on a node that it lists are killed after six
+iterations. What it was given lies afterwards in ranks/NNNN.seen.json. Its loss depends on step, seed and world size
+alone: a resumed run must repeat it exactly.
 """
 
 import hashlib
