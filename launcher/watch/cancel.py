@@ -12,6 +12,8 @@ from launcher._util.errors import DiskError, OutsideError, RequestError, SlurmEr
 from launcher._util.processes import group_members
 from launcher._util.shell import Shell
 from launcher.backends.wait import request_stop
+from launcher.contract import files
+from launcher.contract.paths import PLAN
 from launcher.rundir import RunDirectory
 from launcher.slurm import control
 from launcher.slurm.queue import State, ask_jobs
@@ -39,6 +41,12 @@ def cancel_run(
     is not possible from here, or there is nothing to save yet; SlurmError if Slurm refused or did not answer;
     OutsideError if a job of the run is not known, or not proven to be the run's.
     """
+    if (original := copied_from(run)) is not None:
+        raise OutsideError(
+            f"nothing was ended: this directory is a copy of {original}, whose jobs its journal names",
+            where=str(run.path),
+            hint=f"To end that run: launcher cancel {original}",
+        )
     status = status_of([run], shell)[0][0]
     start = status.run_state.start
     if status.job_proven is False and status.phase in (Phase.UNKNOWN, Phase.LOST):
@@ -59,6 +67,24 @@ def cancel_run(
     if start.how == "launched":
         return _end_here(run, start, grace_s, sleep)
     return _end_job(run, status, shell, force)
+
+
+def copied_from(run: RunDirectory) -> Path | None:
+    """Return the directory of which this one is a copy that was not started since; None where it is the run's own.
+
+    A copy has the journal and the token of the original, so Slurm's job seems to be its own. A run that was moved or is
+    seen under another path is not a copy.
+    """
+    plan = files.read_object(run.path / PLAN) or {}
+    named, token = plan.get("run_dir"), plan.get("token")
+    if not isinstance(named, str) or not isinstance(token, str):
+        return None
+    original = Path(named)
+    try:
+        other = files.read_object(original / PLAN)
+        return original if other and other.get("token") == token and not original.samefile(run.path) else None
+    except OSError:
+        return None
 
 
 def _end_job(run: RunDirectory, status: RunStatus, shell: Shell, force: bool) -> str:

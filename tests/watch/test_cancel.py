@@ -1,6 +1,8 @@
 """Cancelling runs on this machine; batch jobs are cancelled in test_on_slurm.py."""
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from launcher._util.errors import OutsideError, RequestError, SlurmError
 from launcher._util.shell import Result
 from launcher.job.next_attempt import ended_by
 from launcher.rundir import RunDirectory
-from launcher.watch.cancel import cancel_run, members
+from launcher.watch.cancel import cancel_run, copied_from, members
 from launcher.watch.run_state import read_run_state
 from tests.support.limits import seconds
 from tests.support.recorder import Recorder
@@ -205,3 +207,22 @@ def test_a_cancel_that_slurm_refuses_does_not_count(path: Path) -> None:
     cancel_run(run, slurm(""))
     assert read_run_state(run).cancelled is True
     assert ended_by(run, run.attempt(0), killed=False) == "cancelled"
+
+
+def test_a_copy_of_a_run_does_not_end_the_job_of_the_original(tmp_path: Path) -> None:
+    """`cp -r` of a running run has its journal and its token. One that was moved, or is reached by a link, is itself."""
+    path = tmp_path / "small/1"
+    make_run(path, *submitted())
+    plan = {**json.loads((path / "plan.json").read_text()), "run_dir": str(path), "token": "token-1"}
+    (path / "plan.json").write_text(json.dumps(plan))
+    copy, link = tmp_path / "small/copy", tmp_path / "small/link"
+    shutil.copytree(path, copy)
+    link.symlink_to(path)
+    shell = Recorder({"squeue": Result(0, f"12|RUNNING|None|N/A|N/A|{path}/sbatch.sh|x|token-1", "")})
+    with pytest.raises(OutsideError, match="is a copy of"):
+        cancel_run(RunDirectory(copy), shell)
+    assert shell.asked == []
+    assert copied_from(RunDirectory(link)) is None
+    path.rename(tmp_path / "small/moved")
+    assert copied_from(RunDirectory(tmp_path / "small/moved")) is None
+    assert copied_from(RunDirectory(copy)) is None, "it is all that is left of the run"
