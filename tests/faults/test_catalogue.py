@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.faults.switch_off import ROOT, SWITCHES
 from tests.support import fault_table
 from tests.support.fault_table import FAULTS, Faults, Note
 
@@ -41,6 +42,15 @@ def test_each_fault_is_shown_by_a_test_of_this_directory_that_is_no_soak() -> No
 def test_the_page_has_a_row_for_each_fault() -> None:
     rows = re.findall(r"^\| ([^|]+?) \|", PAGE.read_text(), re.MULTILINE)
     assert set(FAULTS) <= set(rows)
+
+
+def test_each_mechanism_can_be_switched_off() -> None:
+    """The texts that tests.faults.switch_off replaces are there, once each."""
+    assert set(SWITCHES) == set(FAULTS)
+    for name, switch in SWITCHES.items():
+        assert (ROOT / switch.file).read_text().count(switch.on) == 1, name
+        assert switch.off != switch.on
+        assert (HERE / switch.test.partition("::")[0]).exists(), name
 
 
 def report(outcome: str, *properties: tuple[str, str], when: str = "call") -> pytest.TestReport:
