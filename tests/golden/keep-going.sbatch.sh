@@ -58,9 +58,12 @@ set_aside() { # Only one process wins the renaming; one that was late puts back 
     read_lease "$aside"
     [[ $text == "$expected" ]] || ln -T "$aside" "$lease" 2>/dev/null
 }
-release() {
+owns_run() {
     read_lease "$lease"
-    [[ $text != "$mine" ]] || mv -T "$lease" "$lease.$nonce.ended"
+    [[ $text == "$mine" ]]
+}
+release() {
+    ! owns_run || mv -T "$lease" "$lease.$nonce.ended"
 }
 for ((number = 0; ; number++)); do # the first free number; a requeued job begins another attempt
     printf -v LAUNCHER_ATTEMPT '%03d' "$number"
@@ -194,6 +197,10 @@ submit_successor() { # Queue another job for this run, which begins once this on
     echo "launcher: job $answer continues this run after job $job" >&2
 }
 follow() { # ATTEMPT WORD: do what was decided after the attempt. Returns if nothing is to follow.
+    if ! owns_run; then # as on a node that Slurm has lost: this very job may run elsewhere
+        echo "launcher: another attempt owns the run: none follows $1" >&2
+        return
+    fi
     if ((terminated)) && { ! look || [[ $why == cancelled ]]; } || was_cancelled; then # since the verdict
         echo "launcher: the job is being cancelled: no attempt follows $1" >&2
         return

@@ -58,9 +58,12 @@ set_aside() { # Only one process wins the renaming; one that was late puts back 
     read_lease "$aside"
     [[ $text == "$expected" ]] || ln -T "$aside" "$lease" 2>/dev/null
 }
-release() {
+owns_run() {
     read_lease "$lease"
-    [[ $text != "$mine" ]] || mv -T "$lease" "$lease.$nonce.ended"
+    [[ $text == "$mine" ]]
+}
+release() {
+    ! owns_run || mv -T "$lease" "$lease.$nonce.ended"
 }
 for ((number = 0; ; number++)); do # the first free number; a requeued job begins another attempt
     printf -v LAUNCHER_ATTEMPT '%03d' "$number"
@@ -340,7 +343,7 @@ each=(
     enroot remove --force "$name"
 done' tidy "$container_name" >/dev/null 2>>"$attempt_dir/logs/verdict.log"
 word=${word##*$'\n'}
-if [[ $word == stopped && $ended_by == preempted ]] && ((may_requeue && !over)); then
+if [[ $word == stopped && $ended_by == preempted ]] && ((may_requeue && !over)) && owns_run; then
     scontrol requeue "$SLURM_JOB_ID" # Slurm itself does so only if the job still runs when its grace time is over
 fi
 case $word in

@@ -56,9 +56,12 @@ set_aside() { # Only one process wins the renaming; one that was late puts back 
     read_lease "$aside"
     [[ $text == "$expected" ]] || ln -T "$aside" "$lease" 2>/dev/null
 }
-release() {
+owns_run() {
     read_lease "$lease"
-    [[ $text != "$mine" ]] || mv -T "$lease" "$lease.$nonce.ended"
+    [[ $text == "$mine" ]]
+}
+release() {
+    ! owns_run || mv -T "$lease" "$lease.$nonce.ended"
 }
 for ((number = 0; ; number++)); do # the first free number; a requeued job begins another attempt
     printf -v LAUNCHER_ATTEMPT '%03d' "$number"
