@@ -34,6 +34,7 @@ PLANS: dict[str, Plan] = {
     "srun": plan("allocation", allocated=allocation(2, 4)),
     "sbatch": plan(request={"nodes": 2, "time": "30:00"}, changes=("train.train_iters=20",)),
     "keep-going": plan(request={"nodes": 2, "keep_going": True, "exclude": "n7", "sbatch": {"hold": True}}),
+    "spares": plan(request={"nodes": 2, "spares": 1, "keep_going": True}),
     "pyxis": plan(
         profile=cluster(
             gpus_per_node=8,
