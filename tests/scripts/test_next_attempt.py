@@ -91,6 +91,14 @@ def test_a_cancel_after_the_verdict_ends_the_run(job: Job) -> None:
     assert job.run(follow, word="successor:0", SAID="13\n") == "sbatch next"
 
 
+def test_without_the_lease_nothing_is_done(job: Job) -> None:
+    """The script of a node that Slurm has lost: the job has begun again elsewhere."""
+    job.attempt(0, verdict=True)
+    (job.path / "lease").write_text('{"version": 1, "nonce": "me", "job_id": "12", "attempt": "001"}\n')
+    for word in ("requeue:0", "successor:0"):
+        assert job.run("LAUNCHER_ATTEMPT=000 number=0\n" + ENDING, word=word, SAID="13\n") == "", word
+
+
 def test_only_a_cancel_after_the_jobs_own_start_counts(job: Job) -> None:
     asked = "was_cancelled && echo yes >>calls"
     for event, token, expected in (
