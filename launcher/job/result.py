@@ -17,8 +17,8 @@ if __name__ == "__main__":
     # Run as a file: this directory's modules are reached through their package alone.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from launcher.contract.files import write_json
-from launcher.contract.paths import RunPaths
+from launcher.contract.files import read_object, write_json
+from launcher.contract.paths import AttemptPaths, RunPaths
 from launcher.contract.verdict import compose
 from launcher.job.next_attempt import plan_next
 
@@ -38,8 +38,14 @@ def main(arguments: list[str]) -> int:
         print(f"verdict: {error}\nusage: result.py RUN_DIR ATTEMPT WORLD_SIZE STEP_STATUS", file=sys.stderr)
         return 2
     result = compose(attempt, *numbers, now=time.time())
-    write_json(attempt.result_file, result)
     word: str = result["outcome"]
+    if numbers[1] >= 0 and _is_superseded(run, attempt):
+        # As on a node that Slurm has lost. The owner has judged this attempt, and its decision stays.
+        if not attempt.result_file.exists():
+            write_json(attempt.result_file, result)
+        print(word)
+        return 0
+    write_json(attempt.result_file, result)
     try:
         following = plan_next(run, attempt, result, numbers[0], killed=numbers[1] < 0)
         if following is not None and following["action"] != "end":
@@ -47,6 +53,12 @@ def main(arguments: list[str]) -> int:
     finally:  # the verdict counts, whatever else fails
         print(word)
     return 0
+
+
+def _is_superseded(run: RunPaths, attempt: AttemptPaths) -> bool:
+    """Return whether the lease names another attempt. Without a lease nothing owns the run, and this attempt counts."""
+    lease = read_object(run.lease)
+    return lease is not None and lease.get("attempt") not in (None, attempt.name)
 
 
 if __name__ == "__main__":

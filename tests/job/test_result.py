@@ -230,13 +230,27 @@ def test_as_a_file_on_the_oldest_python(tmp_path: Path) -> None:
         assert "usage" in done.stderr
 
 
+def test_an_attempt_that_another_one_has_superseded_changes_no_verdict(tmp_path: Path) -> None:
+    run = attempt_of(tmp_path, [(CRASHED, "1 11 n1")])
+    (run / "lease").write_text(json.dumps({"version": 1, "nonce": "me", "attempt": "001"}))
+    result, decided = run / "attempts/000/result.json", run / "attempts/000/next.json"
+    assert program.main([str(run), "000", "1", "1"]) == 0
+    assert json.loads(result.read_text())["outcome"] == "failed", "nobody has judged it"
+    result.write_text("{}")
+    decided.write_text("{}")
+    assert program.main([str(run), "000", "1", "1"]) == 0
+    assert (result.read_text(), decided.read_text()) == ("{}", "{}")
+    assert program.main([str(run), "000", "1", "-1"]) == 0, "the owner judges it"
+    assert json.loads(result.read_text())["outcome"] == "failed"
+
+
+CRASHED = record("failed")
 LINE = {"train_iters": 20, "seconds": 0.1}
 GOOD, NAN = {**LINE, "loss": 2.0}, {**LINE, "loss": float("nan")}
 NULLED = {**LINE, "loss": None, "not_finite": ["grad_norm", "loss"]}
 UNLOGGED = {**LINE, "loss": None}
 SKIPPED = {**NULLED, "skipped": True}
 INFINITE = {**LINE, "loss": float("inf")}
-CRASHED = record("failed")
 
 
 @pytest.mark.parametrize(
