@@ -101,6 +101,15 @@ def test_lines_of_another_author(capsys: pytest.CaptureFixture[str]) -> None:
     assert not {("user error", "hardware"), ("program error", "hardware")} & set(found)
 
 
+def test_the_size_of_the_collections() -> None:
+    """Three hundred with a source each, a fifth of them by an author who had not read the rules."""
+    own, others = list(entries(LINES)), list(entries(OF_ANOTHER_AUTHOR))
+    assert len(own) + len(others) >= 300
+    assert len(others) >= (len(own) + len(others)) / 5
+    assert all(each.source for each in own + others)
+    assert not {each.text for each in own} & {each.text for each in others}
+
+
 @pytest.mark.parametrize("directory", [LINES, OF_ANOTHER_AUTHOR])
 def test_what_the_lines_name(directory: Path) -> None:
     for each in entries(directory):
