@@ -16,6 +16,7 @@ from launcher.planning.profiler.model import OPTIONS
 from launcher.rundir import RunDirectory
 from launcher.rundir.lease import end_lease
 from launcher.rundir.locks import submit_lock
+from launcher.watch.cancel import copied_from
 
 
 class _EarlierLayout(TypedDict):
@@ -50,6 +51,12 @@ def find_resumed(stated: dict[str, Any]) -> tuple[RunDirectory, bool]:
     run = find_run(stated["resume"], stated.get("run_root"))
     require_trusted(run.path, shared=False, hint="Only the user who made a run continues it.")
     if stated.get("attempts") and _is_live(run):
+        if (original := copied_from(run)) is not None:
+            raise RequestError(
+                f"this directory is a copy of {original}, whose job it names",
+                where=str(run.path),
+                hint=f"Queue jobs behind that one: launcher submit --resume {original} --attempts N",
+            )
         _require_unchanged(stated)
         return run, True
     _require_resumable(run)
