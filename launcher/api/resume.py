@@ -16,7 +16,6 @@ from launcher.planning.profiler.model import OPTIONS
 from launcher.rundir import RunDirectory
 from launcher.rundir.lease import end_lease
 from launcher.rundir.locks import submit_lock
-from launcher.watch.cancel import copied_from
 
 
 class _EarlierLayout(TypedDict):
@@ -51,6 +50,8 @@ def find_resumed(stated: dict[str, Any]) -> tuple[RunDirectory, bool]:
     run = find_run(stated["resume"], stated.get("run_root"))
     require_trusted(run.path, shared=False, hint="Only the user who made a run continues it.")
     if stated.get("attempts") and _is_live(run):
+        from launcher.watch.cancel import copied_from
+
         if (original := copied_from(run)) is not None:
             raise RequestError(
                 f"this directory is a copy of {original}, whose job it names",
