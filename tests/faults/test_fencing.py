@@ -17,18 +17,26 @@ KEEPS_GOING = ("--keep-going", "toy.iters=400", "toy.seconds=0.1", "toy.save_eve
 COMMON = ("small.py", "--nodes=1", "--gpus-per-node=2", f"--entrypoint={TOY}", "--no-check-config")
 
 
-def freeze(cluster: VirtualCluster, node: str) -> None:
-    """Stop slurmd of a node for good; what it has started goes on."""
+def pids(cluster: VirtualCluster, *words: str) -> list[int]:
+    """The processes of a cluster whose command line has all these words, each at the end of an argument."""
+    found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            words = (path / "cmdline").read_bytes().split(b"\0")
+            argv = (path / "cmdline").read_bytes().split(b"\0")
             ours = os.fsencode(f"SLURM_CONF={cluster.conf}") in (path / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if ours and words[0].endswith(b"slurmd") and node.encode() in words:
-            os.kill(int(path.name), signal.SIGSTOP)
-            return
-    raise AssertionError(f"{node} has no slurmd")
+        if ours and all(any(each.endswith(word.encode()) for each in argv) for word in words):
+            found.append(int(path.name))
+    return found
+
+
+def freeze(cluster: VirtualCluster, node: str) -> None:
+    """Stop slurmd of a node for good; what it has started goes on."""
+    found = pids(cluster, "slurmd", node)
+    assert found, f"{node} has no slurmd"
+    for pid in found:
+        os.kill(pid, signal.SIGSTOP)
 
 
 @pytest.mark.timeout(180)
@@ -64,7 +72,10 @@ def test_ranks_on_a_lost_node_save_nothing_more(new_cluster: Callable[..., Virtu
 
 @pytest.mark.timeout(180)
 def test_a_script_on_a_lost_node_requeues_nothing(new_cluster: Callable[..., VirtualCluster], tmp_path: Path) -> None:
-    """Its ranks fail after the same job has begun elsewhere: a requeue would end that attempt."""
+    """A node that stood still: its ranks fail and its script goes on after the same job has begun elsewhere.
+
+    A requeue would end that attempt.
+    """
     cluster = new_cluster(nodes=2, node_timeout_s=4)
     user = user_of(tmp_path, cluster)
     gate = tmp_path / "gate"
@@ -73,10 +84,18 @@ def test_a_script_on_a_lost_node_requeues_nothing(new_cluster: Callable[..., Vir
     (run,) = user.runs()
     first, second = (AttemptPaths(run / "attempts" / name) for name in ("000", "001"))
     wait_until(lambda: first.metrics.exists() and len(first.metrics.read_text().splitlines()) == 4, "it", cluster, 30)
-    freeze(cluster, cluster.run("squeue", "-h", "-o", "%N").stdout.strip())
+    node = cluster.run("squeue", "-h", "-o", "%N").stdout.strip()
+    stopped = [*pids(cluster, "slurm_script"), *pids(cluster, "srun", f"--nodelist={node}")]
+    assert len(stopped) >= 2
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    freeze(cluster, node)
     wait_until(second.metrics.exists, "the second attempt elsewhere", cluster, 60)
     decided = first.next_file.read_bytes()
     gate.touch()
+    wait_until(first.rank_record(0).exists, "the end of its ranks", cluster, 20)
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
     wait_until(lambda: "none follows 000" in (run / "sbatch.log").read_text(), "the end of the first", cluster, 60)
     assert json.loads(decided)["action"] == "requeue"
     assert first.next_file.read_bytes() == decided, "what the owner has decided about it stays"
