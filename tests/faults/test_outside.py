@@ -1,6 +1,7 @@
 """Faults of what surrounds a run: a controller, images, many submissions. Cost: 60 s, 35 s of them CPU time."""
 
 import json
+import random
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -50,6 +51,7 @@ def test_a_controller_that_dies_ends_no_run_and_status_says_unknown(
     assert away["unknown_since"] is not None
     assert "iteration" in away["detail"]
     cluster.start_controller()
+    wait_until(lambda: cluster.run("sinfo", "-h", check=False).returncode == 0, "slurmctld", cluster)
     assert cluster.wait(str(answer["job"]), "COMPLETED", "FAILED", timeout_s=90) == "COMPLETED"
     seen = status(user, run)
     assert (seen["phase"], seen["attempts"], seen["iteration"]) == ("finished", 1, 240)
@@ -63,7 +65,7 @@ def test_a_broken_image_is_refused_before_anything_is_queued(
     user: User, slurm_cluster: VirtualCluster, tmp_path: Path
 ) -> None:
     (tmp_path / "root").mkdir()
-    (tmp_path / "root/file").write_bytes(bytes(range(256)) * 400)
+    (tmp_path / "root/file").write_bytes(random.Random(7).randbytes(200_000))  # noqa: S311 - does not compress
     subprocess.run(["mksquashfs", "root", "whole.sqsh", "-quiet", "-no-progress"], cwd=tmp_path, check=True)
     content = (tmp_path / "whole.sqsh").read_bytes()
     (tmp_path / "short.sqsh").write_bytes(content[: len(content) // 2])
