@@ -102,7 +102,7 @@ CASES = (
 @pytest.fixture
 def user(slurm_cluster: VirtualCluster, tmp_path: Path) -> User:
     user = user_of(tmp_path, slurm_cluster)
-    own = f'python = "{warm_python()}"\nhang_limit_s = {5 * SCALE}\n'
+    own = f'python = "{warm_python()}"\nhang_limit_s = {10 * SCALE}\n'
     (tmp_path / "clusters/virtual.toml").write_text(PROFILE + own + RETRY)
     (tmp_path / "trial.py").write_text((ROOT / "recipes/vanilla_gpt_pretrain.py").read_text() + RECIPE)
     return user
@@ -137,6 +137,7 @@ def test_faults_of_the_real_training_end_with_the_losses_of_an_undisturbed_one(
     runs = {case: submit(user, case.fault) for case in CASES}
     for case, run in runs.items():
         wait_until(lambda run=run: decided(run)[-1:] == ["end"], f"the end of {case.fault}", slurm_cluster, 300)  # type: ignore[misc]
+    wait_until(lambda: decided(whole)[-1:] == ["end"], "the end of the one without a fault", slurm_cluster, 300)
     expected = losses(whole)
     assert sorted(expected) == list(range(1, 13))
     for case, run in runs.items():
