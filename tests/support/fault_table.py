@@ -144,7 +144,7 @@ def table(reports: Iterable[pytest.TestReport]) -> list[tuple[str, ...]]:
     for report in reports:
         if report.when != "call" and report.outcome == "passed":
             continue
-        for key, text in report.user_properties:
+        for key, text in getattr(report, "user_properties", ()):  # a module that is skipped has none
             if key == _MARKED:
                 for name in json.loads(str(text)):
                     outcomes.setdefault(name, set()).add(report.outcome)
