@@ -91,7 +91,7 @@ class Request(Model):
     attempts: Annotated[Count, at_most(100)] | None = None
     """How many jobs are queued for a batch run, each behind the one before."""
 
-    spares: Annotated[Count, Field(le=1000)] | None = None
+    spares: Annotated[Count, at_most(1000)] | None = None
     """Nodes that a batch job holds beyond those that train, where they are free; a check at its start chooses."""
 
     allow_checkpoint_load: Flag = False
