@@ -335,7 +335,8 @@ watch() { # wakes this script when step.sh has seen a signal, and near the end o
     local deadline='' left tick=0
     trap - TERM INT USR1 USR2
     ! look || [[ -z $left_s ]] || deadline=$((SECONDS + left_s))
-    while sleep 1 && kill -0 $$; do
+    # what is handed to the ranks may be secret: the waiting program does not get it
+    while (export -n "${exported[@]}" && exec sleep 1) && kill -0 $$; do
         left=$((deadline - SECONDS))
         if [[ -e $signalled ]]; then
             kill -s USR1 $$
