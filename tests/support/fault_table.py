@@ -151,7 +151,7 @@ def table(reports: Iterable[pytest.TestReport]) -> list[tuple[str, ...]]:
             elif key == _NOTED:
                 note = Note(*json.loads(str(text)))
                 notes.setdefault(note.fault, []).append(note)
-    rows = []
+    rows = list[tuple[str, ...]]()
     for name, required in FAULTS.items():
         if not (ended := outcomes.get(name)):
             continue
