@@ -78,7 +78,7 @@ def _count(module, *_):
 
 @dataclass(frozen=True)
 class Case:
-    """A fault, and what is to come of it."""
+    """A fault, and the expected end of the first attempt."""
 
     fault: str
     kind: str

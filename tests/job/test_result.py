@@ -235,7 +235,7 @@ def test_an_attempt_that_another_one_has_superseded_changes_no_verdict(tmp_path:
     (run / "lease").write_text(json.dumps({"version": 1, "nonce": "me", "attempt": "001"}))
     result, decided = run / "attempts/000/result.json", run / "attempts/000/next.json"
     assert program.main([str(run), "000", "1", "1"]) == 0
-    assert json.loads(result.read_text())["outcome"] == "failed", "nobody has judged it"
+    assert json.loads(result.read_text())["outcome"] == "failed", "it had no verdict"
     result.write_text("{}")
     decided.write_text("{}")
     assert program.main([str(run), "000", "1", "1"]) == 0

@@ -77,7 +77,7 @@ def test_a_further_section_is_a_line_in_the_list(run: RunDirectory) -> None:
 # How it is doing, and how it ended
 
 
-def test_the_history_of_attempts_is_told_as_status_tells_it(run: RunDirectory) -> None:
+def test_the_history_of_attempts_is_that_of_status(run: RunDirectory) -> None:
     for number in range(2):
         make_attempt(
             run,

@@ -41,7 +41,7 @@ LISTED: Mapping[str, str] = {
     "clocks, numbers and ranges": "read right",
     "requeue by an administrator": "another attempt of the same run",
 }
-"""The twenty that were known beforehand: name, and what is to come of it."""
+"""The twenty that were known beforehand: each name with the required result."""
 
 FOUND: Mapping[str, str] = {
     "four resumes at once": "one job; the others refused",

@@ -67,7 +67,7 @@ def choose(nodes: Sequence[str], said: Mapping[str, Mapping[str, str]], needed: 
 
 
 def read_said(path: Path) -> dict[str, dict[str, str]]:
-    """Return the failed checks of each node that has answered. A line that was cut is no answer."""
+    """Return the failed checks of each node that has answered. A line that was cut does not count."""
     try:
         lines = read_lines(path)
     except OSError:
