@@ -247,7 +247,7 @@ job_start=${SLURM_JOB_START_TIME:-$(SLURM_TIME_FORMAT=%s squeue --noheader --job
 said=$(stat -c %s "$run_dir/sbatch.log" 2>/dev/null) # all attempts share sbatch.log; this one's part begins here
 echo "$nonce $SLURM_JOB_ID $job_start ${said:-0}" >"$attempt_dir/start" || fail "cannot write to $attempt_dir: is the disk full?"
 
-# ---- nodes: rank 0 listens on the first one, at the address by which Slurm itself reaches it
+# ---- nodes: rank 0 listens on the first one, at the address by which Slurm itself reaches it unless the profile says more
 names=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || fail "scontrol cannot list the nodes $SLURM_JOB_NODELIST"
 mapfile -t nodes <<<"$names"
 # A check of all nodes chooses those that train. GPUs are the job's, as for the ranks.
@@ -269,11 +269,25 @@ fi
 nodes=("${nodes[@]:0:2}")
 nodelist=$(IFS=,; echo "${nodes[*]}")
 printf '%s\n' "${nodes[@]}" >"$attempt_dir/nodes"
-[[ $(scontrol show node "${nodes[0]}") =~ NodeAddr=([^[:space:]]+) ]] || fail "scontrol does not know the address of ${nodes[0]}"
+first=$(scontrol show node "${nodes[0]}")
+[[ $first =~ NodeAddr=([^[:space:]]+) ]] || fail "scontrol does not know the address of ${nodes[0]}"
 export LAUNCHER_MASTER_ADDR=${BASH_REMATCH[1]}
 
 # ---- step: one task for each rank; since Slurm 22.05 srun does not inherit --cpus-per-task from the job
-[[ -z ${SLURM_CPUS_PER_TASK-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+share_cpus() { # sets `share`: the CPUs of the node with the fewest, divided by its ranks; whole cores if there is one for each
+    local each counts threads=1 fewest=0
+    IFS=, read -ra counts <<<"${SLURM_JOB_CPUS_PER_NODE:-0}" # such as 72(x2),36
+    for each in "${counts[@]%%(*}"; do ((fewest && fewest <= each)) || fewest=$each; done
+    [[ ! $first =~ ThreadsPerCore=([0-9]+) ]] || threads=${BASH_REMATCH[1]}
+    if [[ ${SLURM_THREADS_PER_CORE-} == 1 || ${SLURM_HINT-} == *nomultithread* ]]; then # srun counts cores then
+        ((fewest /= threads, threads = 1))
+    fi
+    share=$((fewest / 4))
+    ((share < threads)) || share=$((share / threads * threads))
+}
+share_cpus
+unset SLURM_CPUS_PER_GPU # srun takes one of both
+((share == 0)) || export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-$share}
 container=()
 enter_rank=()
 exported=(HOME LANG LAUNCHER_ATTEMPT LAUNCHER_MASTER_ADDR PATH USER)
