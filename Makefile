@@ -82,6 +82,7 @@ schema: install ## regenerate the schemas of Bridge's configuration and the inde
 	for python in $(BIN)/python $(wildcard $(OLD_BRIDGE)/bin/python); do \
 		$$python tools/bridge_schema.py; $$python tools/bridge_recipes.py; \
 	done
+	$(BIN)/python tools/mlm_arguments.py
 
 requirements: install ## resolve the requirement files anew
 	UV=$$PWD/$(BIN)/uv requirements/compile.sh

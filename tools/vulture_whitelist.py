@@ -144,6 +144,19 @@ _.seq
 _.verified_bytes
 _.verified_files
 
+_.core_commit
+_.core_path
+_.training_path
+
+# Names of Megatron's own that are replaced or asked for.
+_._compile_dependencies
+_.evaluate_and_print_results
+_.is_distributed
+_.train_step
+
+# Fields that are read by name.
+_.tflops
+
 # Fields that dataclasses.asdict writes.
 _.communication_us
 _.model_parameters

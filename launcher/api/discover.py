@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher._util.errors import ConfigError, OverrideError, PrerequisiteError, RecipeError, SlurmError
+from launcher._util.errors import (
+    ConfigError,
+    OverrideError,
+    PrerequisiteError,
+    RecipeError,
+    RequestError,
+    SlurmError,
+)
 from launcher._util.user_paths import exists, user_path
 from launcher.api.profiler_context import find_profiler_context, own_code
 from launcher.config.cluster import Cluster
@@ -19,7 +26,7 @@ from launcher.discovery.code_files import code_digest, code_files
 from launcher.discovery.container_runtime import RuntimeChoice, choose_runtime
 from launcher.discovery.host import HostContext, detect_host
 from launcher.discovery.image import Image, resolve_image
-from launcher.discovery.recipe import BridgeRecipe, Recipe, RecipeFile, read_recipe
+from launcher.discovery.recipe import MLM, BridgeRecipe, MegatronScript, Recipe, RecipeFile, read_recipe
 from launcher.discovery.recipe_index import IndexMatch, lookup, lookup_file, with_index_info
 from launcher.discovery.shipped_code import ShippedCode, shipped_code
 from launcher.discovery.training_files import (
@@ -31,7 +38,7 @@ from launcher.discovery.training_files import (
 )
 from launcher.planning import arguments, assignments, backend_choice, container, index_info, overrides, run_paths
 from launcher.planning.backend import BackendTraits
-from launcher.planning.inputs import PlanInputs
+from launcher.planning.inputs import FromArguments, PlanInputs
 from launcher.planning.layout import choose_hosts
 from launcher.planning.option_effects import refuse_without_effect, warnings_without_effect
 from launcher.planning.profiler import plan as profiler_plan
@@ -81,6 +88,8 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     release = find_bridge_release(image.packages if image else None, cluster.python, in_image=image is not None)
     match = _match(recipe, request, release)
     recipe = with_index_info(recipe, match) if isinstance(recipe, BridgeRecipe) else recipe
+    if isinstance(recipe, MegatronScript):
+        _check_megatron(request)
     absolute = assignments.make_paths_absolute(request.assignments, recipe, host.directory)
     request = request.model_copy(update={"assignments": absolute})
     own_program = request.entrypoint is None
@@ -116,7 +125,9 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         shipped=shipped,
         bridge=release.version if own_program else None,
         accumulation_kernel=release.accumulation_kernel if own_program else None,
-        knowledge=index_info.knowledge_of(match, parsed, stated, arguments.sizes(keywords, parsed), files),
+        knowledge=_megatron_knowledge(recipe, files)
+        if isinstance(recipe, MegatronScript)
+        else index_info.knowledge_of(match, parsed, stated, arguments.sizes(keywords, parsed), files),
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
         recipe_text=resumed.plan["recipe"] if resumed else None,
@@ -137,6 +148,31 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     return Discovered(with_scaled_batch(inputs), resumed, release, layered.behind)
 
 
+def _check_megatron(request: Request) -> None:
+    """Refuse what Megatron-LM's scripts do not take. Raises RequestError."""
+    if request.assignments:
+        raise OverrideError(
+            "Megatron-LM takes no overrides",
+            where=request.assignments[0],
+            hint="Its arguments stand behind --; `launcher translate --to mlm` makes arguments of overrides.",
+        )
+    if request.profiler:
+        raise RequestError("works in Megatron Bridge's training loop; Megatron-LM has --nsys", where="--profiler")
+    if request.check_config:
+        raise RequestError(
+            "checks a recipe, and Megatron-LM's arguments are checked when it starts", where="--check-config"
+        )
+    if request.init or request.scale_batch:
+        option = "--init" if request.init else "--scale-batch"
+        raise RequestError("is for recipes of Megatron Bridge", where=option)
+
+
+def _megatron_knowledge(script: MegatronScript, files: TrainingFiles) -> FromArguments:
+    from launcher.translation.translate import values_of
+
+    return FromArguments(values_of(script.words), files)
+
+
 def required_recipe(request: Request, intent: Intent) -> str:
     """Return the recipe as the request names it. Raises RecipeError where it names none."""
     if request.recipe is None:
@@ -153,6 +189,19 @@ def recipe_and_code(
     `run` is the directory of a resumed run: of the copy of a recipe in it all files belong to the recipe. Raises
     RecipeError.
     """
+    if named.startswith(MLM):
+        from launcher.discovery.megatron_lm import read_megatron_script
+
+        script = read_megatron_script(named, request.mlm_source, request.mlm_arguments, host.directory, host.environ)
+        shipped = shipped_code(script, request.ship, host.directory)
+        return script, shipped, code_files(shipped, request.entrypoint, host.directory)
+    if request.mlm_arguments or request.mlm_source:
+        option = "--" if request.mlm_arguments else "--mlm-source"
+        raise RecipeError(
+            f"{named} is a recipe of Megatron Bridge, and takes no arguments of Megatron-LM",
+            where=option,
+            hint="`launcher translate --to bridge -- ARGUMENTS` makes overrides of them; mlm:gpt runs Megatron-LM.",
+        )
     recipe = read_recipe(named, host.directory)
     copied = run is not None and isinstance(recipe, RecipeFile) and recipe.path.is_relative_to(run)
     shipped = shipped_code(recipe, () if copied else request.ship, host.directory, whole=copied)
@@ -285,7 +334,7 @@ def _with_python(request: Request, host: HostContext) -> Request:
 
 def _match(recipe: Recipe, request: Request, release: BridgeRelease) -> IndexMatch | None:
     """Return what the index has of a Bridge recipe, or of a file that the launcher ships, for the job's release."""
-    if request.entrypoint is not None:
+    if request.entrypoint is not None or isinstance(recipe, MegatronScript):
         return None
     if isinstance(recipe, BridgeRecipe):
         return lookup(recipe.name, release.version)

@@ -14,6 +14,7 @@ from launcher.contract.frozen import dataclass
 from launcher.discovery.bridge_release import BridgeRelease
 from launcher.discovery.files import require_sources
 from launcher.discovery.host import new_run_id
+from launcher.discovery.recipe import MegatronScript
 from launcher.planning.inputs import PlanInputs
 from launcher.planning.make import make_plan
 from launcher.planning.model import Plan
@@ -101,6 +102,8 @@ def redrawn(prepared: PreparedPlan, run_id: str, nonce: str) -> PreparedPlan:
 
 def _wants_check(found: Discovered, policy: CheckPolicy) -> bool:
     asked = found.inputs.request.check_config
+    if isinstance(found.inputs.recipe, MegatronScript):
+        return False
     if asked is None and policy != "never" and found.inputs.request.check_on is not None:
         return True
     if policy == "never" or asked is not None or policy == "if asked":

@@ -9,7 +9,7 @@ from launcher._util.ownership import require_trusted
 from launcher.api.locate import find_run
 from launcher.config.load import parse
 from launcher.config.request import Request, assignment_key
-from launcher.contract.records import BridgeRecipeRequest, OverrideRecord, RecipeFileRequest
+from launcher.contract.records import OverrideRecord, RecipeRequest
 from launcher.contract.validation import ContractError, conforming
 from launcher.planning import assignments
 from launcher.planning.profiler.model import OPTIONS
@@ -24,7 +24,7 @@ class _EarlierLayout(TypedDict):
 
 
 class _EarlierArgv(TypedDict):
-    recipe: RecipeFileRequest | BridgeRecipeRequest
+    recipe: RecipeRequest
     overrides: list[OverrideRecord]
 
 

@@ -29,6 +29,8 @@ _log = logging.getLogger("launcher")
 class RunOptions(TypedDict, total=False):
     """The options of a run, called as on the command line and in a job file; None is as good as leaving one out."""
 
+    mlm_source: str | None
+    mlm_arguments: Sequence[str] | None
     cluster: str | None
     nodes: int | None
     gpus_per_node: int | None
@@ -65,6 +67,7 @@ class RunOptions(TypedDict, total=False):
     gpu_metrics: bool | None
     nsys_from: str | Path | None
     entrypoint: str | Path | None
+    probe: bool | None
     check_config: bool | None
     check_on: Literal["here", "node"] | None
     sbatch: Mapping[str, bool | int | str] | None

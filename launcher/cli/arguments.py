@@ -26,7 +26,10 @@ _NAMES = {
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add RECIPE, KEY=VALUE and every option of a run."""
     add = parser.add_argument
-    complete(add("recipe", metavar="RECIPE", nargs="?", help="path.py[:function], bridge:NAME, or job.toml"), "recipes")
+    complete(
+        add("recipe", metavar="RECIPE", nargs="?", help="path.py[:function], bridge:NAME, mlm:gpt, or job.toml"),
+        "recipes",
+    )
     complete(
         add(
             "assignments",
@@ -78,6 +81,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="scale the recipe's global batch to the GPUs of the run",
     )
+    add(
+        "--mlm-source",
+        metavar="SOURCE",
+        help="of a recipe mlm:SCRIPT.py: a checkout of Megatron-LM, DIR, DIR@COMMIT or COMMIT; its arguments follow --",
+    )
+    parser.set_defaults(rest=())
     add("--ship", metavar="PATH", action="append", help="a file or directory that travels with the recipe; repeatable")
     _add_run(parser)
     _add_profiling(parser)
@@ -138,6 +147,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         choices=("pretrained", "random"),
         help="start from the weights that hf_path or the recipe names, or from random ones with the same architecture",
     )
+    add(
+        "--probe",
+        action="store_true",
+        default=None,
+        help="record checksums of parameters, batches, layers and gradients of each rank, for `launcher correlate`",
+    )
     add("--entrypoint", metavar="FILE", help="a program of the same contract in place of entrypoint.py")
     add("--default-image", help=argparse.SUPPRESS)
     add("--default-mount", action="append", help=argparse.SUPPRESS)
@@ -181,6 +196,8 @@ def read_request(parsed: argparse.Namespace) -> "Request":
         name = _NAMES.get(option, option)
         if name in Request.model_fields and name != "sbatch" and value not in (None, []):
             stated[name] = tuple(value) if isinstance(value, list) else value
+    if getattr(parsed, "rest", ()):
+        stated["mlm_arguments"] = tuple(parsed.rest)
     directives = read_directives(parsed.sbatch) | {key.lstrip("-"): False for key in parsed.unset_sbatch}
     if directives:
         stated["sbatch"] = directives

@@ -56,14 +56,20 @@ class Parser(argparse.ArgumentParser):
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command's arguments; options may stand between RECIPE and KEY=VALUE. Raises ConfigError.
 
+    Where a command has the default `rest`, what stands behind `--` is not parsed: it is another program's.
+
     argparse cannot intermix where a command has actions with parsers of their own, and there nothing needs it.
     """
     nested = next((each for each in parser._actions if isinstance(each, argparse._SubParsersAction)), None)
-    words = list(arguments)
+    words, rest = list(arguments), None
+    if parser.get_default("rest") is not None and "--" in words:
+        words, rest = words[: words.index("--")], tuple(words[words.index("--") + 1 :])
     parsed, left = parser.parse_known_args(words) if nested else parser.parse_known_intermixed_args(words)
     if left:
         chosen = nested.choices[getattr(parsed, nested.dest)] if nested else parser
         raise _unknown(chosen, left)
+    if rest is not None:
+        parsed.rest = rest
     return parsed
 
 

@@ -43,10 +43,16 @@ class Request(Model):
     """One run, as asked for. None means not stated: a weaker layer or a default decides."""
 
     recipe: Text | None = None
-    """`path.py[:function]` or `bridge:NAME`."""
+    """`path.py[:function]`, `bridge:NAME`, or `mlm:gpt` and `mlm:SCRIPT.py` for Megatron-LM."""
 
     assignments: tuple[Annotated[Word, without_secret], ...] = ()
     """`KEY=VALUE` in the user's order: arguments of `configure` and Hydra overrides."""
+
+    mlm_source: Text | None = None
+    """A checkout of Megatron-LM, `DIR`, `DIR@COMMIT` or `COMMIT`, for the recipe `mlm:SCRIPT.py`."""
+
+    mlm_arguments: tuple[Annotated[Word, without_secret], ...] = ()
+    """Megatron-LM's own arguments, of a recipe `mlm:...`."""
 
     cluster: Text | None = None
     nodes: Annotated[Count, at_most(100_000)] | None = None
@@ -128,6 +134,9 @@ class Request(Model):
 
     entrypoint: Text | None = None
     """A program of the same contract in place of the project's entrypoint.py."""
+
+    probe: Flag = False
+    """Whether each rank records checksums of parameters, batches, layers and gradients, for `launcher correlate`."""
 
     check_config: Flag | None = None
     check_on: Literal["here", "node"] | None = None

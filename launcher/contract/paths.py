@@ -107,6 +107,11 @@ class AttemptPaths:
         return self.path / "environment.json"
 
     @property
+    def megatron(self) -> Path:
+        """Which Megatron-Core, Megatron-LM and Megatron Bridge rank 0 has imported."""
+        return self.path / "megatron.json"
+
+    @property
     def config(self) -> Path:
         """The configuration as Megatron Bridge trained with it."""
         return self.path / "config.yaml"
@@ -179,6 +184,10 @@ class AttemptPaths:
     def log(self, rank: int) -> Path:
         """Return the path of a rank's log."""
         return self.logs / f"rank-{rank:04d}.log"
+
+    def probe(self, rank: int) -> Path:
+        """Return the path of what a rank's probes have recorded (job/probe.py)."""
+        return self.path / "probe" / f"{rank:04d}.jsonl"
 
     def nccl_log(self, rank: int) -> Path:
         """Return the path of NCCL's own log of a rank."""

@@ -69,6 +69,21 @@ class BridgeRecipeRequest(TypedDict):
     bridge: str
 
 
+@final
+class MegatronScriptRequest(TypedDict):
+    """A training by Megatron-LM's command line."""
+
+    mlm: str
+    """`gpt` for the launcher's own script, else the script's path below `source`."""
+    source: Optional[str]
+    """The directory of a checkout; null: the installed packages."""
+    words: list[str]
+    """Megatron-LM's arguments."""
+
+
+RecipeRequest = Union[RecipeFileRequest, BridgeRecipeRequest, MegatronScriptRequest]
+
+
 class _OverrideRecord(TypedDict):
     key: str
     text: str
@@ -149,7 +164,7 @@ class HangLimits(TypedDict):
     save_limit_s: float
 
 
-class JobOptions(TypedDict):
+class _JobOptions(TypedDict):
     """The launcher's own options that count in the job."""
 
     device: Literal["auto", "cpu", "gpu"]
@@ -171,11 +186,18 @@ class JobOptions(TypedDict):
     hang_limits: HangLimits
 
 
+class JobOptions(_JobOptions, total=False):
+    """The launcher's own options; those that are seldom given are left out."""
+
+    probe: bool
+    """Whether each rank records what it holds at each stage (job/probe.py)."""
+
+
 class JobRequest(TypedDict):
     """The content of argv.json: what each rank is given."""
 
     version: Literal[1]
-    recipe: Union[RecipeFileRequest, BridgeRecipeRequest]
+    recipe: RecipeRequest
     arguments: dict[str, str]
     """Of the recipe's function, as the user wrote them."""
     overrides: list[OverrideRecord]
@@ -185,7 +207,7 @@ class JobRequest(TypedDict):
 class CheckRequest(TypedDict):
     """What --check-config and --fetch read from standard input: a run's request, before there is a run."""
 
-    recipe: Union[RecipeFileRequest, BridgeRecipeRequest]
+    recipe: RecipeRequest
     arguments: dict[str, str]
     overrides: list[OverrideRecord]
     options: JobOptions
@@ -262,6 +284,20 @@ class EnvironmentRecord(TypedDict):
     version: Literal[1]
     environment: dict[str, str]
     left_out: list[str]
+
+
+class MegatronRecord(TypedDict):
+    """The content of megatron.json: what rank 0 has imported."""
+
+    version: Literal[1]
+    core: str
+    """The version of megatron-core."""
+    core_path: str
+    core_commit: Optional[str]
+    """Of a checkout; null for an installed package."""
+    bridge: Optional[str]
+    training_path: Optional[str]
+    """The directory of megatron.training; null where it is not imported."""
 
 
 class FileSum(TypedDict):

@@ -34,10 +34,32 @@ class BridgeRecipe:
     """pretrain, sft or peft."""
 
 
-Recipe = RecipeFile | BridgeRecipe
+@dataclass(frozen=True)
+class MegatronScript:
+    """A training by Megatron-LM's command line."""
+
+    name: str
+    """`gpt` for the launcher's own script, else the script's path in the checkout."""
+    words: tuple[str, ...]
+    """Megatron-LM's arguments."""
+    source: Path | None = None
+    """The checkout of Megatron-LM; None where the installed packages are used."""
+    commit: str | None = None
+    """The checkout's commit; None where it is not a git repository."""
+    parameters: tuple[str, ...] = ()
+
+    @property
+    def mounts(self) -> tuple[str, ...]:
+        """Return the directories that a container needs for it."""
+        return (str(self.source),) if self.source else ()
 
 
-def read_recipe(text: str, directory: Path) -> Recipe:
+Recipe = RecipeFile | BridgeRecipe | MegatronScript
+MLM = "mlm:"
+"""How the name of a Megatron-LM script begins."""
+
+
+def read_recipe(text: str, directory: Path) -> RecipeFile | BridgeRecipe:
     """Read the recipe `path.py[:function]` or `bridge:NAME`; a path is relative to `directory`.
 
     Raises RecipeError if the file or function does not exist, or the file is not valid Python.
@@ -54,7 +76,8 @@ def read_recipe(text: str, directory: Path) -> Recipe:
     if not file.endswith(".py"):
         raise RecipeError(
             f"{text!r} is not a recipe",
-            hint="A recipe is a Python file (path.py or path.py:function) or a Bridge recipe (bridge:NAME).",
+            hint="A recipe is a Python file (path.py or path.py:function), a Bridge recipe (bridge:NAME), or a script "
+            "of Megatron-LM (mlm:gpt, mlm:SCRIPT.py).",
         )
     path = user_path(file, directory, error=RecipeError).resolve()
     if not exists(path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from launcher._util.errors import CommandError, RecipeError
 from launcher._util.user_paths import user_path
 from launcher.contract.frozen import dataclass
-from launcher.discovery.recipe import BridgeRecipe, Recipe
+from launcher.discovery.recipe import BridgeRecipe, Recipe, RecipeFile
 
 IGNORE = ".launcherignore"
 """A file beside the recipe with patterns of names that do not travel, one on a line, as fnmatch reads them."""
@@ -54,9 +54,10 @@ def shipped_code(
     `named` are the paths of --ship, relative to `directory`; `whole` ships all that lies beside the recipe, which is
     right for the copy in a run's directory. Raises RecipeError for a named path that does not exist, or is too much.
     """
-    if isinstance(recipe, BridgeRecipe):
+    if not isinstance(recipe, RecipeFile):
         if named:
-            raise RecipeError("--ship adds files to a recipe of your own, and this one is Megatron Bridge's")
+            whose = "Megatron Bridge's" if isinstance(recipe, BridgeRecipe) else "Megatron-LM's"
+            raise RecipeError(f"--ship adds files to a recipe of your own, and this one is {whose}")
         return ShippedCode(())
     home = recipe.path.parent
     found = {recipe.path.name: recipe.path}

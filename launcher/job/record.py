@@ -1,7 +1,10 @@
 """The record of a rank's own end, `ranks/NNNN.json`."""
 
+import importlib
+import importlib.metadata
 import os
 import socket
+import sys
 import time
 import traceback
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from typing import Optional
 
 from ..contract.failures import Level, classify
 from ..contract.files import write_json
-from ..contract.records import Cause, ExceptionRecord, RankOutcome, RankRecord
+from ..contract.records import Cause, ExceptionRecord, MegatronRecord, RankOutcome, RankRecord
 from .errors import UserError
 from .rank import Rank
 
@@ -77,6 +80,37 @@ def place(trace: Optional[TracebackType], code_dir: Path) -> Optional[str]:
     frame = (own or list(frames))[-1]
     name = os.path.relpath(frame.filename, code_dir) if own else frame.filename
     return f"{name}:{frame.lineno} in {frame.name}"
+
+
+def write_megatron(rank: Rank) -> None:
+    """Write which Megatron-Core this process has imported."""
+    core = importlib.import_module("megatron.core")
+    path = Path(str(core.__file__)).resolve().parent
+    try:
+        bridge: Optional[str] = importlib.metadata.version("megatron-bridge")
+    except importlib.metadata.PackageNotFoundError:
+        bridge = None
+    training = sys.modules.get("megatron.training")
+    found: MegatronRecord = {
+        "version": 1,
+        "core": str(getattr(core, "__version__", "unknown")),
+        "core_path": str(path),
+        "core_commit": _commit(path),
+        "bridge": bridge,
+        "training_path": str(Path(str(training.__file__)).resolve().parent) if training else None,
+    }
+    write_json(rank.paths.megatron, found)
+
+
+def _commit(path: Path) -> Optional[str]:
+    """Return the commit of the checkout that `path` lies in, read without git: it may be missing in an image."""
+    for directory in path.parents:
+        try:
+            head = (directory / ".git" / "HEAD").read_text(encoding="utf-8").strip()
+            return head if " " not in head else (directory / ".git" / head.split()[1]).read_text("utf-8").strip()
+        except OSError:
+            continue
+    return None
 
 
 def refuse_second_start(rank: Rank) -> None:

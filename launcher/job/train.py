@@ -19,6 +19,7 @@ from ..contract.validation import ContractError, conforming
 from . import backend, environment, record
 from .config import notes, paths
 from .errors import UserError
+from .mlm import training as mlm
 from .rank import Rank
 from .watch.events import Events, Timeline
 from .watch.fence import SupersededError
@@ -67,7 +68,10 @@ def run(rank: Rank) -> int:
             request = read_request(rank)
             bind_numa(rank, request["options"])
             state.network = start_network_watch(rank, request["options"])
-            state.config, device = configure(rank, request, timeline, state.started)
+            if "mlm" in request["recipe"]:
+                state.config, device = mlm.prepare(rank, request, timeline, state.started)
+            else:
+                state.config, device = configure(rank, request, timeline, state.started)
             state.window = make_profiler_window(state, request["options"], device)
             if state.network is not None:
                 state.network.begin(device)
@@ -117,7 +121,12 @@ def read_request(rank: Rank) -> JobRequest:
 
 
 def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: float) -> tuple[Any, str]:
-    """Return the configuration to train with, and the device; may restart this process once (environment.py)."""
+    """Return the configuration to train with, and the device; may restart this process once (environment.py).
+
+    For a script of Megatron-LM it is its command line (mlm/training.py).
+    """
+    if "mlm" in request["recipe"]:
+        return mlm.prepare(rank, request, timeline, started)
     from . import fetch
     from .config import check, overrides, recipe, versions
     from .model import extensions, weights
@@ -204,7 +213,7 @@ def start_network_watch(rank: Rank, options: JobOptions) -> Optional[Any]:
 
 def make_profiler_window(state: RankState, options: JobOptions, device: str) -> Optional[Any]:
     """Return what this rank captures, if anything. Raises UserError where that cannot work."""
-    if not options["profiler"]:
+    if not options["profiler"] or isinstance(state.config, mlm.CommandLine):
         return None
     from .profiling.prepare import prepare  # imported only by runs with a profiler
 
@@ -212,7 +221,17 @@ def make_profiler_window(state: RankState, options: JobOptions, device: str) -> 
 
 
 def train(state: RankState, request: JobRequest, device: str, timeline: Timeline) -> None:
-    """Run Bridge's own pretrain(), or finetune() from given weights, with the launcher's callbacks."""
+    """Run Bridge's pretrain(), or finetune() from given weights, with the launcher's callbacks; or Megatron-LM."""
+    if state.rank.rank == 0:
+        record.write_megatron(state.rank)
+    if request["options"].get("probe"):
+        from . import probe  # imported only by runs that are compared from the inside
+
+        probe.install(state.rank)
+    if isinstance(state.config, mlm.CommandLine):
+        state.events = Events(state.rank, device, timeline, state.heartbeat)
+        mlm.train(state.config, request, state.events)
+        return
     from megatron.bridge.training import pretrain as bridge
 
     from .config import versions

@@ -95,7 +95,27 @@ class FromCheck:
         return True
 
 
-ConfigKnowledge = FromOverrides | FromIndex | FromCheck
+@dataclass(frozen=True)
+class FromArguments:
+    """A command line of Megatron-LM decides everything, its defaults included."""
+
+    values: Mapping[str, Any]
+    """What it decides, by Bridge's keys."""
+    files: TrainingFiles = field(default=TrainingFiles())
+    """What exists of the files that the arguments name."""
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Variables that the script asks for: none."""
+        return {}
+
+    @property
+    def recipe_is_known(self) -> bool:
+        """Whether it is known what the training decides."""
+        return True
+
+
+ConfigKnowledge = FromOverrides | FromIndex | FromCheck | FromArguments
 """What is known of the configuration that the recipe makes, besides the user's overrides."""
 
 

@@ -17,7 +17,7 @@ from launcher.planning import (
     retry,
     step,
 )
-from launcher.planning.inputs import FromCheck, FromIndex, PlanInputs
+from launcher.planning.inputs import FromArguments, FromCheck, FromIndex, PlanInputs
 from launcher.planning.layout import PARALLEL_KEYS
 from launcher.planning.model import Plan
 from launcher.planning.overrides import known_values
@@ -116,7 +116,7 @@ def _unchecked(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
 def _of_recipe(inputs: PlanInputs) -> tuple[str, ...]:
     """Return what only running the recipe can show."""
     knowledge, stated = inputs.knowledge, known_values(inputs.overrides)
-    if isinstance(knowledge, FromCheck):
+    if isinstance(knowledge, FromCheck | FromArguments):
         return ()
     added = tuple(f"whether the recipe or a plug-in has {key}" for key in inputs.added_keys)
     if isinstance(knowledge, FromIndex) and knowledge.match.recipe is not None:

@@ -8,13 +8,15 @@ from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.discovery.files import expanded
 from launcher.discovery.host import HostContext
-from launcher.discovery.recipe import BridgeRecipe, Recipe
+from launcher.discovery.recipe import MegatronScript, Recipe, RecipeFile
 from launcher.planning.inputs import PlanInputs
 
 
 def name_of(recipe: Recipe) -> str:
     """Return a run's name from its recipe's; other characters become `-`."""
-    text = recipe.name if isinstance(recipe, BridgeRecipe) else recipe.path.stem
+    text = recipe.path.stem if isinstance(recipe, RecipeFile) else recipe.name.removesuffix(".py")
+    if isinstance(recipe, MegatronScript):
+        text = f"mlm-{text}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("-._")[:64] or "run"
 
 

@@ -13,7 +13,7 @@ from launcher.contract.frozen import dataclass
 from launcher.contract.overrides import to_record
 from launcher.contract.paths import RECIPE
 from launcher.contract.values import Override, parse
-from launcher.discovery.recipe import BridgeRecipe
+from launcher.discovery.recipe import BridgeRecipe, MegatronScript
 from launcher.planning import (
     container,
     environment,
@@ -35,7 +35,7 @@ from launcher.planning.profiler.model import ProfilerPlan
 from launcher.runtimes.model import Mount
 
 if TYPE_CHECKING:
-    from launcher.contract.records import BridgeRecipeRequest, HangLimits, JobRequest, RecipeFileRequest
+    from launcher.contract.records import HangLimits, JobRequest, RecipeRequest
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def plan_task(inputs: PlanInputs) -> TaskPlan:
     name = inputs.request.name or run_paths.name_of(inputs.recipe)
     run_dir = inputs.run_dir or run_paths.run_dir(inputs, name)
     runtime = container.chosen_runtime(inputs.request, inputs.cluster)
-    needed = profiler.mounts if profiler else ()
+    needed = (*(profiler.mounts if profiler else ()), *_mounts_of(inputs))
     overrides = _overrides(inputs, profiler)
     return TaskPlan(
         name=name,
@@ -117,6 +117,17 @@ def with_scaled_batch(inputs: PlanInputs) -> PlanInputs:
     )
     scaled = (parse(f"{index_info.BATCH_KEY}={batch}"),) if batch is not None else ()
     return dataclasses.replace(inputs, overrides=(*inputs.overrides, *scaled))
+
+
+def _mounts_of(inputs: PlanInputs) -> tuple[str, ...]:
+    return inputs.recipe.mounts if isinstance(inputs.recipe, MegatronScript) else ()
+
+
+def _said_to_megatron(overrides: tuple[Override, ...]) -> tuple[str, ...]:
+    """Return the overrides that the launcher adds, as of nsys, in Megatron-LM's words."""
+    from launcher.translation.translate import to_mlm
+
+    return to_mlm([override.text for override in overrides], defaults=False).words
 
 
 def _environment(inputs: PlanInputs, network_variables: tuple[Variable, ...]) -> tuple[Variable, ...]:
@@ -219,12 +230,17 @@ def hang_limits(request: Request, cluster: Cluster) -> "HangLimits":
 def _argv(
     inputs: PlanInputs, layout: RankLayout, overrides: tuple[Override, ...], profiler: ProfilerPlan | None
 ) -> "JobRequest":
-    recipe: RecipeFileRequest | BridgeRecipeRequest
+    recipe: RecipeRequest
     if isinstance(inputs.recipe, BridgeRecipe):
         recipe = {"bridge": inputs.recipe.name}
+    elif isinstance(inputs.recipe, MegatronScript):
+        script = inputs.recipe
+        words = [*script.words, *_said_to_megatron(overrides)]
+        recipe = {"mlm": script.name, "source": str(script.source) if script.source else None, "words": words}
+        overrides = ()
     else:
         recipe = {"path": f"{RECIPE}/{inputs.recipe.path.name}", "function": inputs.recipe.function}
-    return {
+    request: JobRequest = {
         "version": 1,
         "recipe": recipe,
         "arguments": inputs.arguments,
@@ -242,3 +258,6 @@ def _argv(
             "hang_limits": hang_limits(inputs.request, inputs.cluster),
         },
     }
+    if inputs.request.probe:
+        request["options"]["probe"] = True
+    return request

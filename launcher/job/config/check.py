@@ -82,8 +82,13 @@ def validate(config: Any, world_size: int, overrides: Sequence[values.Override] 
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is resolved, with this process as the job's rank 0. Raises UserError for a wrong request."""
+    """Return what is resolved, with this process as the job's rank 0. Raises UserError for a wrong request.
+
+    A request with `values` is answered with all plain values of the recipe, by key, before anything is validated.
+    """
     config, on_cpu = build_config(request, lambda load: load())
+    if request.get("values"):
+        return {"ok": True, "values": config_summary.plain_values(config)}
     resumed = request.get("resumed")
     if resumed and config.peft is None:
         config.checkpoint.load = resumed

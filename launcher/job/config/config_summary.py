@@ -4,6 +4,7 @@ One table lists the fields; a field that a release or a class of Bridge lacks is
 Megatron's own objects: the spread of layers over pipeline stages, the model's vocabulary, the names of classes.
 """
 
+import dataclasses
 import enum
 import math
 from pathlib import PurePath
@@ -72,6 +73,19 @@ def summarize(config: Any, transformer: Any) -> dict[str, Any]:
     model["padded_vocab_size"] = _vocabulary(config, model)
     model["pipeline_layout"] = _layout(transformer)
     model["layer_spec"] = _name(getattr(config.model, "transformer_layer_spec", None))
+    return found
+
+
+def plain_values(config: Any) -> dict[str, Any]:
+    """Return every value of a configuration by key (`train.train_iters`), functions and other objects by name."""
+    found: dict[str, Any] = {}
+    for section, held in vars(config).items():
+        if not dataclasses.is_dataclass(held):
+            found[section] = _plain(held)
+            continue
+        for field in dataclasses.fields(held):
+            value = getattr(held, field.name, None)
+            found[f"{section}.{field.name}"] = _name(value) if callable(value) else _plain(value)
     return found
 
 

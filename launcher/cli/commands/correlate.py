@@ -1,0 +1,205 @@
+"""Run two trainings with matched settings, and say whether they are the same.
+
+launcher correlate mlm:gpt bridge:vanilla_gpt_pretrain_config [KEY=VALUE ...] -- MEGATRON-LM'S ARGUMENTS
+launcher correlate FILE.toml
+launcher correlate RUN RUN                    judge two runs that have ended
+
+The left side's settings are given to the right side (--match). The verdict, a plot and a page lie in the directory
+`correlation` of the second run.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher.cli.arguments import add_run_root
+from launcher.cli.completion import complete
+from launcher.cli.output import coloured, info, print_json, say
+from launcher.cli.parser import count
+
+if TYPE_CHECKING:
+    from launcher.config.request import Request
+    from launcher.correlate.correlate import Correlation, Pair
+    from launcher.rundir import RunDirectory
+
+_OF_RUNS = ("cluster", "nodes", "gpus_per_node", "image", "runtime", "python", "run_root", "mlm_source", "mcore")
+"""Options that both runs get as they are."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `launcher correlate`."""
+    add = parser.add_argument
+    complete(add("left", metavar="LEFT", help="mlm:gpt, mlm:SCRIPT.py, a recipe, a run, or FILE.toml"), "recipes")
+    complete(add("right", metavar="RIGHT", nargs="?", help="the other one"), "recipes")
+    complete(
+        add("assignments", metavar="KEY=VALUE", nargs="*", help="overrides of the side that is a recipe of Bridge"),
+        "keys",
+    )
+    add(
+        "--match",
+        choices=("left", "right", "none"),
+        default="left",
+        help="whose settings both get (default: left); none: each its own, as given",
+    )
+    add("--fp32", action="store_true", help="compute in fp32 on both sides")
+    add("--dropout", metavar="P", type=float, help="the dropout of both sides (default: as given; on CPU 0)")
+    add("--probe", action="store_true", help="record checksums on both sides, so that the verdict names the stage")
+    add("--repeats", metavar="N", type=count, default=1, help="run the left side N times, to measure its noise")
+    add("--tolerance", metavar="X", type=float, default=0.0, help="the relative difference of losses that is none")
+    add("--emit", metavar="DIR", help="write both sides as scripts that need no launcher into DIR, and run nothing")
+    add("--output", metavar="DIR", help="where the verdict, the plot and the page go")
+    add("--json", action="store_true", help="print one JSON object")
+    runs = parser.add_argument_group("of both runs")
+    add = runs.add_argument
+    complete(add("--cluster", metavar="NAME", help="cluster profile"), "clusters")
+    add("--nodes", "-N", metavar="N", type=count, help="nodes")
+    add("--gpus-per-node", metavar="N", type=count, help="ranks on each node")
+    add("--image", metavar="IMAGE", help="image that tasks run in")
+    add("--runtime", metavar="NAME", help="how tasks enter the image")
+    add("--python", metavar="PATH", help="interpreter that tasks run with")
+    add("--mlm-source", metavar="SOURCE", help="a checkout of Megatron-LM, DIR, DIR@COMMIT or COMMIT")
+    add_run_root(parser)
+    parser.set_defaults(rest=())
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Run and judge; the status is 0 where the two agree, else 1."""
+    from launcher.correlate import correlate
+
+    if _are_runs(parsed):
+        found = _judge(parsed)
+    else:
+        pair = _pair(parsed)
+        if parsed.emit:
+            from launcher.correlate.scripts import emit
+
+            for path in emit(pair, Path(parsed.emit).absolute()):
+                info(f"wrote {path}")
+            return 0
+        found = _run(pair, parsed)
+    if parsed.json:
+        print_json(correlate.as_object(found))
+    else:
+        _print(found)
+    return 0 if found.comparison.verdict.is_agreement else 1
+
+
+def _are_runs(parsed: argparse.Namespace) -> bool:
+    """Return whether both words name runs that exist: directories, run ids or names."""
+    words = (parsed.left, parsed.right or "")
+    return not any(
+        word.startswith(("mlm:", "bridge:")) or word.endswith((".py", ".toml")) or ".py:" in word for word in words
+    )
+
+
+def _judge(parsed: argparse.Namespace) -> "Correlation":
+    from launcher.api.locate import find_run
+    from launcher.correlate import correlate
+
+    left, right = (find_run(name, parsed.run_root) for name in (parsed.left, parsed.right))
+    pair = correlate.Pair(
+        correlate.Training(""), correlate.Training(""), dropout=parsed.dropout, tolerance=parsed.tolerance
+    )
+    found = correlate.judge_runs(left, right, pair)
+    output = Path(parsed.output).absolute() if parsed.output else right.path / "correlation"
+    correlation = correlate.Correlation(found, found.settings, output)
+    correlate.write(correlation)
+    return correlation
+
+
+def _pair(parsed: argparse.Namespace) -> "Pair":
+    import dataclasses
+
+    from launcher._util.errors import ConfigError
+    from launcher.correlate.correlate import Pair, Training, read_pair
+
+    options = {name: value for name in _OF_RUNS if (value := getattr(parsed, name, None)) is not None}
+    given: dict[str, Any] = {"probe": parsed.probe, "fp32": parsed.fp32} if parsed.probe or parsed.fp32 else {}
+    if parsed.left.endswith(".toml"):
+        pair = read_pair(parsed.left, Path.cwd())
+        given = {key: value or getattr(pair, key) for key, value in given.items()}
+        return dataclasses.replace(pair, **given, options={**pair.options, **options})
+    if parsed.right is None:
+        raise ConfigError("it correlates two trainings, and one is named", where=parsed.left)
+    sides = []
+    for recipe in (parsed.left, parsed.right):
+        mlm = recipe.startswith("mlm:")
+        sides.append(Training(recipe, () if mlm else tuple(parsed.assignments), tuple(parsed.rest) if mlm else ()))
+    if parsed.rest and not any(side.is_megatron_lm for side in sides):
+        raise ConfigError("arguments behind -- are Megatron-LM's, and neither side is", where="--")
+    return Pair(
+        sides[0],
+        sides[1],
+        match=parsed.match,
+        dropout=parsed.dropout,
+        tolerance=parsed.tolerance,
+        repeats=parsed.repeats,
+        options=options,
+        **given,
+    )
+
+
+def _run(pair: "Pair", parsed: argparse.Namespace) -> "Correlation":
+    from launcher.api.locate import find_cluster
+    from launcher.cli.progress import TerminalProgress
+    from launcher.correlate.correlate import run_pair
+
+    progress = TerminalProgress()
+    cluster, _host = find_cluster(str(pair.options["cluster"]) if "cluster" in pair.options else None)
+    on_cpu = cluster.device == "cpu" or (cluster.device == "auto" and not _has_gpus())
+    output = Path(parsed.output).absolute() if parsed.output else None
+
+    def one(request: "Request") -> "RunDirectory":
+        return _run_one(request, progress)
+
+    return run_pair(pair, one, progress, on_cpu=on_cpu, output=output)
+
+
+def _has_gpus() -> bool:
+    from launcher.discovery.host import detect_host
+
+    return bool(detect_host().gpus)
+
+
+def _run_one(request: "Request", progress: Any) -> "RunDirectory":
+    """Run one side here, in this shell's allocation or on this machine. Raises OutsideError where it fails."""
+    from launcher._util.errors import OutsideError
+    from launcher.api.prepare_plan import prepare_plan
+    from launcher.api.run import start_run, wait_for_run
+    from launcher.backends.wait import interrupts
+    from launcher.watch.follower import Follower
+
+    prepared = prepare_plan(request, "run", progress=progress)
+    with interrupts() as counted:
+        started = start_run(prepared, progress)
+        info(f"run {coloured(f'{prepared.plan.name}/{started.run.path.name}', 'bold')}: {started.run.path}")
+        with Follower(started.run) as follower:
+            outcome = wait_for_run(started, counted, tick=follower.tick, say=follower.say)
+    if counted.count:
+        raise KeyboardInterrupt
+    if outcome.exit_status:
+        reason = outcome.summary.get("reason") or outcome.summary.get("outcome")
+        raise OutsideError(
+            f"one of the two trainings did not finish: {reason}",
+            where=str(started.run.path),
+            hint=f"launcher logs {started.run.path}",
+        )
+    return outcome.run
+
+
+def _print(found: "Correlation") -> None:
+    from launcher._util.tables import aligned
+    from launcher.correlate.compare import iterations_table, table_of
+
+    comparison = found.comparison
+    verdict = comparison.verdict
+    say("\n".join(aligned(table_of(comparison))))
+    say("\n" + "\n".join(aligned(iterations_table(comparison.left.points, comparison.right.points))))
+    for title, differences in (("as given these differed", found.stated), ("these differ", comparison.settings)):
+        named = [one.text for one in differences if one.numbers]
+        if named:
+            say(f"\n{title}, and can change numbers:\n  " + "\n  ".join(named))
+    for note in verdict.notes:
+        info(f"note: {note}")
+    say(f"\n{coloured(verdict.state, 'green' if verdict.is_agreement else 'red')}: {verdict.sentence}")
+    info(f"verdict, plot and page: {found.directory}")

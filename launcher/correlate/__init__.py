@@ -1,0 +1,1 @@
+"""Megatron-LM beside Megatron Bridge: translating arguments, running both, and comparing them."""

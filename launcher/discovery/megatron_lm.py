@@ -1,0 +1,112 @@
+"""Megatron-LM's scripts: the checkout that has them, and its commit."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from launcher._util.errors import CommandError, RecipeError
+from launcher._util.shell import LocalShell
+from launcher._util.user_paths import user_path
+from launcher.discovery.recipe import MLM, MegatronScript
+
+OWN = "gpt"
+"""The launcher's own script, which needs no checkout: launcher/job/mlm/gpt.py."""
+REPOSITORY = "https://github.com/NVIDIA/Megatron-LM.git"
+"""Where a commit comes from that no directory has; LAUNCHER_MLM_REPOSITORY names another one."""
+_TIMEOUT_S = 600
+
+
+def read_megatron_script(
+    text: str, source: str | None, words: Sequence[str], directory: Path, environ: Mapping[str, str]
+) -> MegatronScript:
+    """Return the script `mlm:gpt` or `mlm:SCRIPT.py` of a checkout. Raises RecipeError, CommandError of git."""
+    name = text.removeprefix(MLM)
+    if not words:
+        raise RecipeError(
+            "Megatron-LM gets no arguments", where=text, hint=f"Write them behind --: {text} -- --num-layers 2 ..."
+        )
+    if source is None:
+        if name != OWN:
+            raise RecipeError(
+                f"{name} is in a checkout of Megatron-LM, and none is named",
+                where=text,
+                hint=f"Add --mlm-source DIR or COMMIT, or use {MLM}{OWN}, which needs the installed packages alone.",
+            )
+        return MegatronScript(OWN, tuple(words))
+    checkout, commit = find_source(source, directory, environ)
+    if not (checkout / "megatron" / "training").is_dir():
+        raise RecipeError("is not a checkout of Megatron-LM: it has no megatron/training", where=str(checkout))
+    if name != OWN and not (checkout / name).is_file():
+        scripts = ", ".join(sorted(path.name for path in checkout.glob("pretrain_*.py"))) or "none"
+        raise RecipeError(f"there is no script {name!r}; there are: {scripts}", where=str(checkout))
+    return MegatronScript(name, tuple(words), checkout, commit)
+
+
+def find_source(source: str, directory: Path, environ: Mapping[str, str]) -> tuple[Path, str | None]:
+    """Return the directory of a checkout `DIR`, `DIR@COMMIT` or `COMMIT`, and its commit.
+
+    A commit is exported once into the cache, which is shared by all runs. Raises RecipeError, CommandError.
+    """
+    head, at, commit = source.rpartition("@")
+    if not at:
+        if re.fullmatch(r"[0-9a-f]{7,40}|core_[rv][0-9.]+|core_r[0-9.]+", source):
+            return _exported(environ.get("LAUNCHER_MLM_REPOSITORY", REPOSITORY), source, environ)
+        path = user_path(source, directory, where="--mlm-source", error=RecipeError).resolve()
+        if not path.is_dir():
+            raise RecipeError(f"there is no directory {source!r}", where="--mlm-source")
+        return path, git_commit(path)
+    path = user_path(head, directory, where="--mlm-source", error=RecipeError).resolve()
+    if not path.is_dir():
+        raise RecipeError(f"there is no directory {head!r}", where="--mlm-source")
+    return _exported(str(path), commit, environ)
+
+
+def git_commit(path: Path) -> str | None:
+    """Return the commit of a directory, with `+changes` where files differ from it; None outside a repository."""
+    shell = LocalShell()
+    try:
+        found = shell.run(["git", "-C", str(path), "rev-parse", "HEAD"], check=False, timeout_s=60)
+        if found.status:
+            return None
+        changed = shell.run(
+            ["git", "-C", str(path), "status", "--porcelain", "--untracked-files=no"], check=False, timeout_s=60
+        )
+    except CommandError:
+        return None
+    return found.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def _exported(repository: str, commit: str, environ: Mapping[str, str]) -> tuple[Path, str]:
+    """Return the files of a commit, in the cache, and its full name."""
+    shell = LocalShell()
+    cache = Path(environ.get("LAUNCHER_CACHE") or Path.home() / ".cache" / "launcher") / "megatron-lm"
+    cache.mkdir(parents=True, exist_ok=True)
+    if Path(repository).is_dir():
+        clone = Path(repository)
+    else:
+        clone = cache / re.sub(r"[^A-Za-z0-9.]+", "-", repository).strip("-")
+        if not clone.exists():
+            shell.run(["git", "clone", "--bare", "--quiet", repository, str(clone)], timeout_s=_TIMEOUT_S)
+    named = shell.run(
+        ["git", "-C", str(clone), "rev-parse", "--verify", f"{commit}^{{commit}}"], check=False, timeout_s=60
+    )
+    if named.status:
+        raise RecipeError(f"{repository} has no commit {commit!r}", where="--mlm-source")
+    full = named.stdout.strip()
+    target = cache / full
+    if not target.exists():
+        # Written beside and renamed, so that two launchers at once leave one whole directory.
+        made = Path(tempfile.mkdtemp(prefix=f"{full}-", dir=cache))
+        archive = made / "tree.tar"
+        shell.run(["git", "-C", str(clone), "archive", "--output", str(archive), full], timeout_s=_TIMEOUT_S)
+        shutil.unpack_archive(str(archive), str(made / "tree"), "tar", filter="data")
+        try:
+            os.rename(made / "tree", target)  # noqa: PTH104 - fails where the target exists
+        except OSError:
+            if not target.exists():
+                raise
+        shutil.rmtree(made)
+    return target, full

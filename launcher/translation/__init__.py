@@ -1,0 +1,1 @@
+"""Megatron-LM's command lines as configurations of Megatron Bridge, and back."""

@@ -1,0 +1,205 @@
+"""When two trainings agree, diverge, cannot be compared, or when it cannot be said."""
+
+import math
+import shlex
+from collections.abc import Sequence
+
+import pytest
+
+from launcher.correlate.history import Point
+from launcher.correlate.probes import Sign, first_stage
+from launcher.correlate.settings import Difference, apply_overrides, differences, layout_difference
+from launcher.correlate.verdict import judge, noise
+from launcher.translation.table import load_table
+from launcher.translation.translate import to_bridge, values_of
+
+LOSSES = [10.4, 10.3, 10.1, 9.9, 9.8, 9.7, 9.6, 9.5]
+
+
+def points(losses: Sequence[float], rate: float = 1e-4, norm: float = 1.0) -> list[Point]:
+    return [Point(number, loss, norm, rate) for number, loss in enumerate(losses, 1)]
+
+
+def test_equal_losses_agree() -> None:
+    found = judge(points(LOSSES), points(LOSSES))
+    assert (found.state, found.compared, found.largest) == ("agree", (1, 8), 0.0)
+    assert "all printed digits from iteration 1 to 8" in found.sentence
+
+
+def test_digits_that_are_not_printed_do_not_count() -> None:
+    assert judge(points(LOSSES), points([loss + 1e-9 for loss in LOSSES])).state == "agree"
+
+
+def test_the_first_difference_is_named_with_the_settings() -> None:
+    other = [*LOSSES[:3], *(loss + 0.001 for loss in LOSSES[3:])]
+    setting = Difference("optimizer.adam_beta2", 0.999, 0.95, numbers=True)
+    found = judge(points(LOSSES), points(other), differences=[setting])
+    assert found.state == "diverged"
+    assert found.first is not None
+    assert (found.first.iteration, found.first.metric) == (4, "loss")
+    assert found.first.difference == pytest.approx(0.001)
+    assert "optimizer.adam_beta2" in found.sentence
+
+
+def test_a_gradient_norm_counts_but_not_its_last_digit() -> None:
+    assert judge(points(LOSSES, norm=1.0), points(LOSSES, norm=1.0009)).state == "agree"
+    found = judge(points(LOSSES, norm=1.0), points(LOSSES, norm=1.01))
+    assert found.first is not None
+    assert found.first.metric == "gradient norm"
+
+
+def test_a_tolerance_is_relative_and_said() -> None:
+    other = [loss * (1 + 1e-5) for loss in LOSSES]
+    assert judge(points(LOSSES), points(other)).state == "diverged"
+    found = judge(points(LOSSES), points(other), tolerance=1e-4)
+    assert found.state == "agree within tolerance"
+    assert "1.0e-04" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("losses", "rate", "why"),
+    [
+        (LOSSES[:5], 1e-4, "only 4 of them"),
+        (LOSSES, 0.0, "only 0 of them"),
+        ([10.0] * 8, 1e-4, "did not move"),
+        ([10.0, 10.0001, *[10.0] * 6], 1e-4, "did not move"),
+        ([math.nan] * 8, 1e-4, "not finite"),
+    ],
+)
+def test_agree_is_refused_where_too_little_was_trained(losses: list[float], rate: float, why: str) -> None:
+    found = judge(points(losses, rate), points(losses, rate))
+    assert found.state == "undecided"
+    assert why in found.sentence
+
+
+def test_nothing_in_common_is_undecided() -> None:
+    assert judge(points(LOSSES), []).state == "undecided"
+
+
+def test_what_is_not_comparable_is_never_called_diverged() -> None:
+    other = [loss + 1 for loss in LOSSES]
+    found = judge(points(LOSSES), points(other), not_comparable="another layout")
+    assert (found.state, found.sentence) == ("not comparable", "another layout")
+    assert judge(points(LOSSES), points(LOSSES), not_comparable="another layout").state == "agree"
+
+
+def test_noise_is_the_largest_difference_of_repeats() -> None:
+    other = [*LOSSES[:-1], 9.6]
+    assert noise([points(LOSSES), points(LOSSES), points(other)]) == pytest.approx(0.1 / 9.6)
+    assert noise([points(LOSSES)]) == 0.0
+
+
+# ---- settings
+
+FIRST_PAIR = shlex.split(
+    "--num-layers 2 --hidden-size 256 --num-attention-heads 4 --ffn-hidden-size 1024 --seq-length 512 "
+    "--max-position-embeddings 512 --micro-batch-size 4 --global-batch-size 32 --train-iters 10 --lr 3e-4 "
+    "--min-lr 3e-5 --seed 1234 --tokenizer-type NullTokenizer --vocab-size 32000 --mock-data --bf16 "
+    "--use-mcore-models --log-interval 1 --eval-interval 10 --eval-iters 2"
+)
+FIRST_BRIDGE = shlex.split(
+    "model.num_layers=2 model.hidden_size=256 model.num_attention_heads=4 model.ffn_hidden_size=1024 "
+    "model.seq_length=512 dataset.seq_length=512 train.micro_batch_size=4 train.global_batch_size=32 "
+    "train.train_iters=10 optimizer.lr=3e-4 optimizer.min_lr=3e-5 rng.seed=1234 scheduler.lr_warmup_iters=1 "
+    "scheduler.lr_decay_iters=10 logger.log_interval=1 validation.eval_interval=10 validation.eval_iters=2"
+)
+SECOND_PAIR = shlex.split(
+    "--tensor-model-parallel-size 2 --sequence-parallel --num-layers 4 --hidden-size 256 --num-attention-heads 4 "
+    "--seq-length 1024 --max-position-embeddings 1024 --micro-batch-size 2 --global-batch-size 16 --train-iters "
+    "10 --lr 1e-4 --tokenizer-type NullTokenizer --vocab-size 1024 --mock-data --bf16 --use-mcore-models "
+    "--log-interval 1 --eval-interval 10 --eval-iters 2"
+)
+SECOND_BRIDGE = shlex.split(
+    "model.tensor_model_parallel_size=2 model.sequence_parallel=true model.num_layers=4 model.hidden_size=256 "
+    "model.num_attention_heads=4 model.ffn_hidden_size=1024 model.seq_length=1024 dataset.seq_length=1024 "
+    "train.micro_batch_size=2 train.global_batch_size=16 train.train_iters=10 scheduler.lr_warmup_iters=2 "
+    "scheduler.lr_decay_iters=10 logger.log_interval=1 validation.eval_interval=10 validation.eval_iters=2"
+)
+SEVEN = {
+    "scheduler.lr_warmup_iters",
+    "scheduler.lr_decay_style",
+    "optimizer.adam_beta2",
+    "scheduler.start_weight_decay",
+    "scheduler.end_weight_decay",
+    "model.bias_activation_fusion",
+    "model.bias_dropout_fusion",
+    "model.cross_entropy_loss_fusion",
+}
+"""Seven settings; the weight decay is two keys."""
+
+
+def named(words: list[str], overrides: list[str]) -> set[str]:
+    found = differences(values_of(words), apply_overrides(load_table().recipe, overrides))
+    return {one.key for one in found if one.numbers}
+
+
+def test_the_settings_of_the_fields_two_pairs_that_differ_are_all_named() -> None:
+    assert named(FIRST_PAIR, FIRST_BRIDGE) == SEVEN
+    assert named(SECOND_PAIR, SECOND_BRIDGE) == SEVEN | {"optimizer.lr", "optimizer.min_lr", "tokenizer.vocab_size"}
+
+
+@pytest.mark.parametrize("words", [FIRST_PAIR, SECOND_PAIR])
+def test_translated_settings_do_not_differ(words: list[str]) -> None:
+    assert named(words, list(to_bridge(words).words)) == set()
+
+
+def test_another_layout_is_found() -> None:
+    left, right = values_of(FIRST_PAIR), values_of(SECOND_PAIR)
+    assert "model.tensor_model_parallel_size: 1 and 2" in str(layout_difference(left, right))
+    assert layout_difference(left, left) is None
+
+
+# ---- stages
+
+
+def sign(stage: str, value: object, iteration: int = 1, name: str = "x") -> Sign:
+    return Sign(0, stage, iteration, name, value)
+
+
+ORDER = [
+    sign("generator", "a", name="before the model: cpu"),
+    sign("initialisation", "w"),
+    sign("generator", "b", name="before the first forward: cpu"),
+    sign("data", "t", name="micro-batch 0: tokens"),
+    sign("forward", 1.0, name="layer 0"),
+    sign("forward", 2.0, name="micro-batch 0: output"),
+    sign("backward", 3.0),
+    sign("optimizer", [1e-4], name="lr used"),
+    sign("optimizer", "w2", 2, "after the step: x"),
+]
+
+
+def changed(*stages: tuple[str, str]) -> list[Sign]:
+    """Return the signs with another value for each stage and name that is given."""
+    return [
+        Sign(one.rank, one.stage, one.iteration, one.name, "other")
+        if any(one.stage == stage and one.name.startswith(name) for stage, name in stages)
+        else one
+        for one in ORDER
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stages", "dropout", "first"),
+    [
+        ([("data", "")], False, "data"),
+        ([("initialisation", ""), ("forward", ""), ("backward", "")], False, "initialisation"),
+        ([("generator", "before the model"), ("initialisation", ""), ("forward", "")], False, "generator"),
+        ([("generator", "before the first"), ("forward", "")], True, "generator"),
+        ([("generator", "before the first"), ("forward", "")], False, "forward"),
+        ([("backward", ""), ("optimizer", "after")], False, "backward"),
+        ([("optimizer", "lr")], False, "optimizer"),
+        ([("optimizer", "after")], False, "optimizer"),
+    ],
+)
+def test_the_first_stage_that_differs_is_named(stages: list[tuple[str, str]], dropout: bool, first: str) -> None:
+    found, _ = first_stage(ORDER, changed(*stages), dropout=dropout)
+    assert found is not None
+    assert found.name == first
+
+
+def test_equal_probes_name_no_stage_and_a_generator_without_effect_is_a_note() -> None:
+    assert first_stage(ORDER, ORDER, dropout=True) == (None, ())
+    found, notes = first_stage(ORDER, changed(("generator", "before the first")), dropout=False)
+    assert found is None
+    assert "no effect" in notes[0]
