@@ -148,6 +148,9 @@ class Cluster(Model):
     topology: Literal["block"] | None = None
     """Slurm's topology plugin, if jobs can request parts of the topology: `block` supports --segment."""
 
+    segment_max: Count | None = None
+    """The most nodes that a job's `--segment` asks for. Default: `nvlink_domain_nodes`."""
+
     rendezvous: Annotated[Rendezvous, _one_address] = Rendezvous()
     """Where the ranks of a run meet: address and ports."""
 

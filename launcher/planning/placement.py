@@ -6,9 +6,15 @@ experts' generator lays ETP x EP in blocks of `etp*ep`: each kind cuts the world
 
 With topology/block Slurm gives a job its nodes in segments, each within one block (an NVLink domain), and the segments
 of a block follow each other (https://slurm.schedmd.com/topology.html#block, sbatch --segment: it divides the number of
-nodes). A domain can therefore end only at a multiple of the segment. The plan asks for the smallest segment that no
-group crosses: larger ones wait longer for free nodes, and leave more of a domain's nodes unused. The largest divisor of
-the nodes up to 18, as other launchers take it, is 17 for 34 nodes, which no expert group divides.
+nodes). A domain can therefore end only at a multiple of the segment.
+
+The plan asks for the largest segment that divides the nodes, that is at most `segment_max` nodes of the profile, and
+that no group crosses. A run without a segment may be spread over all racks, and its data-parallel and FSDP traffic
+leaves NVLink then. NVIDIA's own launcher takes the largest divisor up to 18 (NVIDIA-NeMo/Megatron-Bridge 067f987,
+scripts/performance/utils/executors.py), which is 17 for 34 nodes, and no group of 2 nodes divides that. CoreWeave
+(coreweave/nccl-tests cb86553, slurm/nccl-test-distributed-gb200-nvl72-enroot.slurm) and Google
+(AI-Hypercomputer/gpu-recipes 2e1fd5e, training/a4x/llama31_405b) ask for 16, which leaves two nodes of a rack to replace
+others. The smallest segment waits less for free nodes: `--sbatch segment=smallest`.
 """
 
 import math
@@ -20,7 +26,12 @@ from launcher.contract.frozen import dataclass
 from launcher.planning.backend import BackendTraits
 from launcher.planning.model import RankLayout
 
+SMALLEST = "smallest"
+"""The value of `segment`, in --sbatch or a profile's directives, that asks for the smallest one that holds the groups."""
+
 _SHOWN = 3
+_SEARCHED = 64
+"""How many more nodes are tried to find a number that a larger segment divides."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +62,70 @@ def plan_placement(
         return Placement(lines=lines)
     if cluster.topology != "block":
         return Placement(lines=lines, unchecked=("which nodes share an NVLink domain: the profile has no topology",))
-    unknown = _unknown(sizes)
+    # Up to segment_max nodes are one segment, whatever the groups are.
+    one = layout.nodes <= _most(cluster) and SMALLEST not in stated.values()
+    unknown = () if one else _unknown(sizes)
     if not backend.own_job:
         advice = "which nodes of the allocation share an NVLink domain: salloc --segment decided that"
-        return Placement(None, lines, unchecked=(advice, *unknown))
-    if stated:
+        return Placement(None, lines, unchecked=(advice, *_unknown(sizes)))
+    if stated and SMALLEST not in stated.values():
         origin, value = next(iter(stated.items()))
         return Placement(None, lines, _check_stated(origin, value, cluster, layout, sizes), unknown)
-    segment = smallest_segment(layout, sizes, cluster.nvlink_domain_nodes)
+    smallest = smallest_segment(layout, sizes, cluster.nvlink_domain_nodes)
     with_context = _with_context(layout, sizes, cluster.nvlink_domain_nodes)
-    warnings = () if with_context else (_context_warning(sizes, cluster),)
-    segment = with_context or segment
+    warnings = [] if with_context else [_context_warning(sizes, cluster)]
+    smallest = with_context or smallest
+    segment = smallest
+    if SMALLEST not in stated.values():
+        segment = largest_segment(layout.nodes, smallest, _most(cluster))
+        warnings += _advice(layout.nodes, smallest, segment, cluster)
+    return Placement(
+        segment if segment > 1 else None,
+        (*lines, _said(segment, cluster, unknown=bool(unknown))),
+        tuple(warnings),
+        unknown,
+        unknown,
+    )
+
+
+def largest_segment(nodes: int, smallest: int, most: int) -> int:
+    """Return the largest divisor of `nodes` up to `most` that is a multiple of `smallest`; without one `smallest`."""
+    return max((each for each in range(smallest, most + 1, smallest) if nodes % each == 0), default=smallest)
+
+
+def _most(cluster: Cluster) -> int:
+    return min(cluster.segment_max or cluster.nvlink_domain_nodes, cluster.nvlink_domain_nodes)
+
+
+def _said(segment: int, cluster: Cluster, *, unknown: bool) -> str:
+    """Return the plan's line about the segment."""
     if segment == 1:
-        said = (
-            "segment: not known to be needed" if unknown else "segment: none is needed, no group is larger than a node"
-        )
-        return Placement(None, (*lines, said), warnings, unknown, unknown)
-    used = cluster.nvlink_domain_nodes // segment * segment
+        return "segment: not known to be needed" if unknown else "segment: none, no group is larger than a node"
     whole = cluster.nvlink_domain_nodes
-    said = f"segment {segment} nodes: no TP or EP group leaves its NVLink domain ({used} of its {whole} nodes are used)"
-    return Placement(segment, (*lines, said), warnings, unknown, unknown)
+    used = whole // segment * segment
+    return f"segment {segment} nodes: no TP or EP group leaves its NVLink domain ({used} of its {whole} nodes are used)"
+
+
+def _advice(nodes: int, smallest: int, segment: int, cluster: Cluster) -> list[str]:
+    """Return a warning about a segment that is much smaller, or larger, than the profile's; the node counts to take."""
+    most = _most(cluster)
+    if segment > most:
+        return [
+            f"groups that come to {segment} nodes are held by a segment of {segment}, and the profile states at most "
+            f"{most} (segment_max): such a job waits until a whole NVLink domain is free"
+        ]
+    if nodes <= most or 2 * segment > most:
+        return []
+    better = (each for each in range(nodes + 1, nodes + _SEARCHED) if each % smallest == 0)
+    counts = [each for each in better if 2 * largest_segment(each, smallest, most) > most][:_SHOWN]
+    before = [each for each in range(nodes - 1, most - 1, -1) if each % smallest == 0]
+    counts = [*(each for each in before if 2 * largest_segment(each, smallest, most) > most)][:1] + counts
+    held = f"into segments of {segment}" if segment > 1 else "into no segments"
+    return [
+        f"{nodes} nodes divide {held} only, so that Slurm may spread them over many NVLink domains of "
+        f"{cluster.nvlink_domain_nodes}; these numbers of nodes keep more of them together: "
+        + ", ".join(f"{each} (segments of {largest_segment(each, smallest, most)})" for each in counts)
+    ]
 
 
 def smallest_segment(layout: RankLayout, sizes: Mapping[str, int], domain_nodes: int) -> int:

@@ -39,7 +39,10 @@ def merge_options(
     merged: dict[str, Value] = {**own}
     for values in (profile, user):
         for key, value in values.items():
-            merged[key] = _computed(key, value, ranks_per_node)
+            if (key, value) == ("segment", "smallest"):  # the launcher's own, as placement.py has computed it
+                merged[key] = own.get(key, False)
+            else:
+                merged[key] = _computed(key, value, ranks_per_node)
     return tuple((key, _text(key, value)) for key, value in merged.items() if value is not False)
 
 

@@ -127,10 +127,10 @@ OCI = {"NCCL_IB_TC": "41", "NCCL_IB_SL": "0", "NCCL_IB_TIMEOUT": "22", "NCCL_IB_
 @pytest.mark.parametrize(
     ("name", "env", "others"),
     [
-        ("coreweave-h100", CW, {"cpus_per_task": 8, "mpi": "pmix", "sharp": False, "nics_per_node": 8}),
-        ("coreweave-gb200", CW_GB200, {"cpus_per_task": 8, "topology": "block", "gpus_per_node": 4}),
+        ("coreweave-h100", CW, {"cpus_per_task": None, "mpi": "pmix", "sharp": False, "nics_per_node": 8}),
+        ("coreweave-gb200", CW_GB200, {"cpus_per_task": None, "topology": "block", "gpus_per_node": 4}),
         ("azure-nd-h100-v5", AZURE_H100, {"cpus_per_task": 12, "sharp": True, "nics_per_node": 8}),
-        ("azure-nd-gb200-v6", AZURE_GB200, {"cpus_per_task": 24, "topology": None, "nics_per_node": 4}),
+        ("azure-nd-gb200-v6", AZURE_GB200, {"cpus_per_task": None, "topology": None, "nics_per_node": 4}),
         ("oci-h100", OCI, {"fabric": "roce", "nics_per_node": 16}),
         ("dgx-h100", {}, {"nics_per_node": 8, "sharp": False}),
         ("dgx-gb200-nvl72", {"NCCL_NET_GDR_LEVEL": "PHB", "NCCL_NET_GDR_C2C": "1"}, {"topology": "block"}),

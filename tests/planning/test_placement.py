@@ -32,6 +32,10 @@ def place(nodes: int, **sizes: int) -> topology.Placement:
     return topology.plan_placement(cluster(**RACK), layout(nodes), sizes, BATCH, {})
 
 
+def place_small(nodes: int, **sizes: int) -> topology.Placement:
+    return topology.plan_placement(cluster(**RACK), layout(nodes), sizes, BATCH, {"--sbatch": "smallest"})
+
+
 def groups(world_size: int, tp: int = 1, ep: int = 1, etp: int = 1) -> list[list[int]]:
     """Groups of TP, EP and ETP, each rank taken apart into coordinates: tp and the rest, or etp, ep and the rest."""
     tensor: dict[Any, list[int]] = {}
@@ -100,32 +104,72 @@ def safe(nodes: int, segment: int, found: list[list[int]], ranks: int = 4, domai
 
 
 @pytest.mark.parametrize(
-    ("nodes", "sizes", "segment"),
+    ("nodes", "sizes", "smallest", "segment"),
     [
-        (2, {"ep": 8}, 2),
-        (16, {"ep": 8}, 2),
-        (34, {"ep": 8}, 2),  # the largest divisor up to 18 is 17, which cuts every other group
-        (36, {"ep": 8}, 2),
-        (4, {"ep": 16}, 4),
-        (36, {"ep": 16}, 4),
-        (8, {"ep": 32}, 8),
-        (32, {"ep": 32}, 8),
-        (16, {"ep": 64}, 16),
-        (32, {"ep": 64}, 16),
-        (18, {"ep": 72}, 18),
-        (36, {"ep": 72}, 18),
-        (36, {"tp": 8}, 2),
-        (36, {"tp": 4}, None),
-        (36, {"tp": 4, "ep": 4}, None),
-        (24, {"tp": 8, "ep": 16}, 4),
-        (24, {"tp": 8, "ep": 8, "etp": 2}, 4),
-        (12, {"tp": 8, "ep": 12}, 6),
-        (36, {"tp": 4, "cp": 4}, 4),
-        (1, {"ep": 4}, None),
+        (2, {"ep": 8}, 2, 2),
+        (16, {"ep": 8}, 2, 16),
+        (34, {"ep": 8}, 2, 2),  # the largest divisor up to 18 is 17, which cuts every other group
+        (36, {"ep": 8}, 2, 18),
+        (4, {"ep": 16}, 4, 4),
+        (36, {"ep": 16}, 4, 12),
+        (8, {"ep": 32}, 8, 8),
+        (32, {"ep": 32}, 8, 16),
+        (16, {"ep": 64}, 16, 16),
+        (32, {"ep": 64}, 16, 16),
+        (18, {"ep": 72}, 18, 18),
+        (36, {"ep": 72}, 18, 18),
+        (36, {"tp": 8}, 2, 18),
+        (36, {"tp": 4}, None, 18),
+        (36, {"tp": 4, "ep": 4}, None, 18),
+        (24, {"tp": 8, "ep": 16}, 4, 12),
+        (24, {"tp": 8, "ep": 8, "etp": 2}, 4, 12),
+        (12, {"tp": 8, "ep": 12}, 6, 12),
+        (36, {"tp": 4, "cp": 4}, 4, 12),
+        (1, {"ep": 4}, None, None),
+        # A 70B by FSDP over 64 GPUs, 405B on 64 nodes, a whole rack: one node holds each group.
+        (16, {"tp": 1}, None, 16),
+        (64, {"tp": 4, "pp": 8}, None, 16),
+        (18, {"tp": 4}, None, 18),
+        (37, {"tp": 4}, None, None),
     ],
 )
-def test_the_smallest_segment_that_no_group_crosses(nodes: int, sizes: dict[str, int], segment: int | None) -> None:
+def test_segments_by_shape(nodes: int, sizes: dict[str, int], smallest: int | None, segment: int | None) -> None:
     assert place(nodes, **sizes).segment == segment
+    assert place_small(nodes, **sizes).segment == smallest
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sizes", "segment_max", "segment"),
+    [(64, {"tp": 4}, 16, 16), (18, {"tp": 4}, 16, 9), (36, {"ep": 16}, 16, 12), (18, {"ep": 72}, 16, 18)],
+)
+def test_a_site_leaves_nodes_of_a_rack_to_replace_others(
+    nodes: int, sizes: dict[str, int], segment_max: int, segment: int
+) -> None:
+    profile = cluster(**RACK, segment_max=segment_max)
+    placed = topology.plan_placement(profile, layout(nodes), sizes, BATCH, {})
+    assert placed.segment == segment
+    assert [text for text in placed.warnings if "at most 16 (segment_max)" in text] == (
+        list(placed.warnings) if segment > segment_max else []
+    )
+    assert bool(placed.warnings) == (segment > segment_max)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sizes", "counts"),
+    [
+        (34, {"ep": 8}, "32 (segments of 16), 36 (segments of 18), 40 (segments of 10), 42 (segments of 14)"),
+        (37, {"tp": 4}, "36 (segments of 18), 39 (segments of 13), 40 (segments of 10), 42 (segments of 14)"),
+        (20, {"tp": 4}, None),
+        (19, {"tp": 4}, "18 (segments of 18), 20 (segments of 10), 22 (segments of 11), 24 (segments of 12)"),
+    ],
+)
+def test_a_number_of_nodes_that_scatters_a_run_is_warned_of_with_better_ones(
+    nodes: int, sizes: dict[str, int], counts: str | None
+) -> None:
+    warnings = place(nodes, **sizes).warnings
+    assert len(warnings) == (counts is not None)
+    assert counts is None or warnings[0].endswith(f": {counts}")
+    assert place_small(nodes, **sizes).warnings == ()
 
 
 CASES = [
@@ -138,18 +182,18 @@ CASES = [
 ]
 
 
-def test_no_group_spans_two_racks_whatever_slurm_does_and_no_smaller_segment_has_that() -> None:
+def test_no_group_spans_two_racks_whatever_slurm_does_and_no_other_segment_is_better() -> None:
     tried = 0
     for nodes, tp, ep, etp in CASES:
         sizes = {"tp": tp, "ep": ep, "etp": etp}
         laid_out = groups(nodes * 4, tp=tp, ep=ep, etp=etp)
-        smallest = next((each for each in range(1, DOMAIN + 1) if safe(nodes, each, laid_out)), None)
-        if smallest is None:
+        able = [each for each in range(1, DOMAIN + 1) if safe(nodes, each, laid_out)]
+        if not able:
             with pytest.raises(LayoutError):
                 place(nodes, **sizes)
         else:
-            assert (place(nodes, **sizes).segment or 1) == smallest, (nodes, sizes)
-            assert safe(nodes, place(nodes, **sizes).segment or 1, laid_out)
+            assert (place_small(nodes, **sizes).segment or 1) == able[0], (nodes, sizes)
+            assert (place(nodes, **sizes).segment or 1) == able[-1], (nodes, sizes)
             tried += 1
     assert tried > 100
 
@@ -172,13 +216,14 @@ def test_any_shape_is_placed_safely_or_refused(
     laid_out = groups(size, tp=tp, ep=ep, etp=etp)
     profile = cluster(gpus_per_node=ranks, nvlink_domain_nodes=domain, topology="block")
     sizes = {"tp": tp, "ep": ep, "etp": etp, "pp": pp}
-    smallest = next((each for each in range(1, domain + 1) if safe(nodes, each, laid_out, ranks, domain)), None)
+    able = [each for each in range(1, domain + 1) if safe(nodes, each, laid_out, ranks, domain)]
     try:
         placed = topology.plan_placement(profile, layout(nodes, ranks), sizes, BATCH, {})
+        small = topology.plan_placement(profile, layout(nodes, ranks), sizes, BATCH, {"--sbatch": "smallest"})
     except LayoutError:
-        assert smallest is None
+        assert able == []
         return
-    assert (placed.segment or 1) == smallest
+    assert ((small.segment or 1), (placed.segment or 1)) == (able[0], able[-1])
 
 
 def test_what_no_domain_holds_is_refused_with_the_numbers() -> None:
@@ -190,8 +235,9 @@ def test_what_no_domain_holds_is_refused_with_the_numbers() -> None:
 
 
 def test_context_parallelism_is_held_together_where_that_is_possible_and_warned_of_elsewhere() -> None:
-    assert place(32, tp=4, cp=8, ep=8).segment == 8
-    apart = place(32, tp=4, cp=32, ep=8)
+    assert place_small(32, tp=4, cp=8, ep=8).segment == 8
+    assert place(32, tp=4, cp=8, ep=8).segment == 16
+    apart = place_small(32, tp=4, cp=32, ep=8)
     assert apart.segment == 2
     assert [text for text in apart.warnings if text.startswith("CP 32 x TP 4 = 128")]
 
@@ -203,6 +249,7 @@ def test_context_parallelism_is_held_together_where_that_is_possible_and_warned_
         ("3", ["does not divide 34 nodes", "groups of EP 8 may span"]),
         (34, ["an NVLink domain has 18 nodes"]),
         ("many", ["not a number of nodes"]),
+        ("largest", ["not a number of nodes"]),
         (True, ["not a number of nodes"]),
         (False, ["leaves --segment out: groups of EP 8"]),
         ("2", []),
@@ -233,13 +280,16 @@ EP16 = ("model.tensor_model_parallel_size=4", "model.expert_model_parallel_size=
 
 def test_the_plan_asks_slurm_for_it_and_shows_where_groups_lie() -> None:
     run = made(*EP16, "model.pipeline_model_parallel_size=2")
-    assert dict(run.directives)["segment"] == "4"
+    assert dict(run.directives)["segment"] == "8"
     assert run.placement == (
         "TP 4: one group on each node",
         "EP 16: 2 groups of 16 ranks, on nodes 0-3, nodes 4-7",
         "PP 2: stage 0 on nodes 0-3, 1 on nodes 4-7",
-        "segment 4 nodes: no TP or EP group leaves its NVLink domain (16 of its 18 nodes are used)",
+        "segment 8 nodes: no TP or EP group leaves its NVLink domain (16 of its 18 nodes are used)",
     )
+    assert dict(made(*EP16, sbatch={"segment": "smallest"}).directives)["segment"] == "4"
+    assert dict(made(*EP16, directives={"segment": "smallest"}).directives)["segment"] == "4"
+    assert "segment" not in dict(made(sbatch={"segment": "smallest"}, nodes=37).directives)
     assert "segment" not in dict(made(*EP16, topology=None).directives)
     assert "segment" not in dict(made(*EP16, nvlink_domain_nodes=1).directives)
 
@@ -250,13 +300,13 @@ def test_the_checked_recipe_decides_it_and_people_read_it(capsys: pytest.Capture
     recipe |= {"moe_token_dispatcher_type": "alltoall"}
     recipe |= resolved(64, 64, num_moe_experts=32, sequence_parallel=True, **recipe)
     run = plan(profile=cluster(**RACK, fabric="infiniband"), request={"nodes": 16}, known=FromCheck(recipe))
-    assert dict(run.directives)["segment"] == "8"
+    assert dict(run.directives)["segment"] == "16"
     assert run.unchecked == ()
     show(run, as_json=False, with_scripts=False)
     shown = capsys.readouterr().out
     assert "placement  EP 32: 2 groups of 32 ranks, on nodes 0-7, nodes 8-15" in shown
     assert "infiniband, NVLink joins 18 nodes; a run that does not get it continues with a warning" in shown
-    assert "--segment=8" in shown
+    assert "--segment=16" in shown
 
 
 def test_who_states_a_segment_gets_it() -> None:
@@ -268,8 +318,10 @@ def test_who_states_a_segment_gets_it() -> None:
 
 
 def test_what_only_the_recipe_knows_is_listed() -> None:
-    run = made("model.tensor_model_parallel_size=8")
-    assert dict(run.directives)["segment"] == "2"
+    run = made("model.tensor_model_parallel_size=8", nodes=20)
+    assert dict(run.directives)["segment"] == "10"
     assert "--segment: CP, EP counted as 1, and the recipe decides" in run.unchecked
+    # Up to the largest segment the nodes are one, whatever the recipe decides.
+    assert [text for text in made(nodes=16).unchecked if "--segment" in text] == []
     assert [text for text in made(*EP16, backend="allocation").unchecked if "salloc --segment" in text]
     assert [text for text in made(*EP16, topology=None).unchecked if "the profile has no topology" in text]

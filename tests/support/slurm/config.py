@@ -9,6 +9,23 @@ MAX_NODES = PORTS_PER_CLUSTER - 3
 
 
 @dataclass(frozen=True)
+class NodeShape:
+    """The CPUs, GPUs and memory of a node, as Slurm counts them."""
+
+    sockets: int
+    cores: int
+    """Of one socket."""
+    threads: int
+    """Of one core."""
+    gpus: int
+    memory_mb: int
+
+    @property
+    def cpus(self) -> int:
+        return self.sockets * self.cores * self.threads
+
+
+@dataclass(frozen=True)
 class ClusterOptions:
     """The shape of a virtual cluster."""
 
@@ -26,6 +43,8 @@ class ClusterOptions:
     ephemeral_ports: str | None = None
     """What nodes with namespaces read in ip_local_port_range, such as `10000 65535`; None: the machine's."""
     memory_mb: int = 4096
+    shapes: tuple[NodeShape, ...] = ()
+    """The shape of each node, instead of `slots`, `gpus` and `memory_mb`; as many as `nodes`."""
     namespaces: bool | None = None
     """Own host name, /etc/hosts, /run and process tree for each node; None: where the machine allows it."""
     pyxis: Path | None = None
@@ -47,6 +66,18 @@ class ClusterOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= MAX_NODES:
             raise ValueError(f"a virtual cluster has 1 to {MAX_NODES} nodes, not {self.nodes}")
+        if self.shapes and len(self.shapes) != self.nodes:
+            raise ValueError(f"{len(self.shapes)} shapes for {self.nodes} nodes")
+
+    def shape(self, number: int) -> NodeShape:
+        """The shape of node `number`, from 1."""
+        if self.shapes:
+            return self.shapes[number - 1]
+        return NodeShape(1, self.slots, 1, self.gpus, self.memory_mb)
+
+    @property
+    def most_gpus(self) -> int:
+        return max(self.shape(number).gpus for number in range(1, self.nodes + 1))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,12 +98,13 @@ def hosts(options: ClusterOptions) -> str:
 def node_lines(options: ClusterOptions, *, port: int, namespaces: bool) -> list[str]:
     """slurm.conf's lines of the nodes."""
     kind = f"{options.gpu_type}:" if options.gpu_type else ""
-    gres = f" Gres=gpu:{kind}{options.gpus}" if options.gpus else ""
-    cpus = f"CPUs={options.slots} Sockets=1 CoresPerSocket={options.slots} ThreadsPerCore=1"
     lines = []
     for number, name in enumerate(options.names, start=1):
+        shape = options.shape(number)
+        gres = f" Gres=gpu:{kind}{shape.gpus}" if shape.gpus else ""
+        cpus = f"CPUs={shape.cpus} Sockets={shape.sockets} CoresPerSocket={shape.cores} ThreadsPerCore={shape.threads}"
         where = f"NodeHostname={name} NodeAddr={address(number, namespaces)} Port={port + 1 + number}"
-        lines.append(f"NodeName={name} {where} {cpus} RealMemory={options.memory_mb}{gres}")
+        lines.append(f"NodeName={name} {where} {cpus} RealMemory={shape.memory_mb}{gres}")
     return lines
 
 
@@ -117,7 +149,7 @@ def slurm_conf(directory: Path, options: ClusterOptions, *, user: str, port: int
         f"SlurmdTimeout={options.node_timeout_s}",
         "SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1",
     ]
-    if options.gpus:
+    if options.most_gpus:
         lines.append("GresTypes=gpu")
     if options.job_submit is not None:
         lines.append("JobSubmitPlugins=lua")
@@ -145,12 +177,16 @@ def _preemption(options: ClusterOptions) -> list[str]:
 
 def gres_conf(directory: Path, options: ClusterOptions) -> str:
     """gres.conf: Slurm insists on character devices, and links to /dev/null are."""
-    if not options.gpus:
+    if not options.most_gpus:
         return ""
-    last = options.gpus - 1
-    files = f"{directory}/dev/nvidia[0-{last}]" if last else f"{directory}/dev/nvidia0"
+    lines = ["AutoDetect=off"]
     kind = f"Type={options.gpu_type} " if options.gpu_type else ""
-    return f"AutoDetect=off\nNodeName={','.join(options.names)} Name=gpu {kind}File={files}\n"
+    counts = [options.shape(number).gpus for number in range(1, options.nodes + 1)]
+    for count in sorted(set(counts) - {0}):
+        names = ",".join(name for name, own in zip(options.names, counts, strict=True) if own == count)
+        files = f"{directory}/dev/nvidia[0-{count - 1}]" if count > 1 else f"{directory}/dev/nvidia0"
+        lines.append(f"NodeName={names} Name=gpu {kind}File={files}")
+    return "\n".join([*lines, ""])
 
 
 def first_job_id() -> int:
@@ -170,7 +206,7 @@ def write_files(directory: Path, options: ClusterOptions, *, user: str, port: in
     for name in options.names:
         (directory / "spool" / name).mkdir(mode=0o755)
         (directory / "run" / name).mkdir(mode=0o755)
-    for number in range(options.gpus):
+    for number in range(options.most_gpus):
         (directory / "dev" / f"nvidia{number}").symlink_to("/dev/null")
     etc = directory / "etc"
     (etc / "hosts").write_text(hosts(options))
