@@ -162,7 +162,9 @@ def task_environment(found: Discovered, task: TaskPlan) -> dict[str, str]:
     """Return the variables that the run's tasks get from the plan and from this shell."""
     from launcher.backends.process_environment import inherited
 
-    set_here = {v.name: v.value for v in task.environment if v.scope == "task" and v.value is not None}
+    set_here = {
+        v.name: v.value for v in task.environment if v.scope == "task" and v.operation == "set" and v.value is not None
+    }
     return {**inherited(task, found.inputs.host.environ), **set_here}
 
 

@@ -28,7 +28,7 @@ else:
 EnvironmentName = Annotated[str, matches("[A-Za-z_][A-Za-z0-9_]*")]
 
 
-def _no_rank_variables_and_no_secrets(values: dict[str, str]) -> dict[str, str]:
+def _no_rank_variables_and_no_secrets[T: (dict[str, str], tuple[str, ...])](values: T) -> T:
     for name in values:
         if name in RANK_VARIABLES:
             raise ValueError(f"{name} cannot be set: step.sh sets it for each rank")
@@ -38,6 +38,7 @@ def _no_rank_variables_and_no_secrets(values: dict[str, str]) -> dict[str, str]:
 
 
 Environment = Annotated[dict[EnvironmentName, Word], _no_rank_variables_and_no_secrets]
+Names = Annotated[tuple[EnvironmentName, ...], _no_rank_variables_and_no_secrets]
 
 
 class ExpectedPerformance(Model):
@@ -138,6 +139,10 @@ class Cluster(Model):
 
     nics_per_node: Count | None = None
     """Number of fabric devices on a node: EFA devices, or InfiniBand HCAs for GPU traffic."""
+
+    gdr: Flag = True
+    """Whether the fabric's adapters read and write the memory of the GPUs themselves (GPUDirect RDMA), which a run that
+    requires its network is held to; false for GPUs or adapters that cannot."""
 
     sharp: Flag = False
     """Whether NCCL uses in-network reduction (SHARP): sets NCCL_COLLNET_ENABLE=1 and the related variables."""
@@ -266,6 +271,16 @@ class Cluster(Model):
 
     env: Environment = empty_table()
     """Variables of each rank, set inside the container."""
+
+    env_unset: Names = ()
+    """Names of variables that are removed from what the image sets."""
+
+    env_prepend: Environment = empty_table()
+    """Directories that are put in front of a list which the image sets: `LD_LIBRARY_PATH = "/usr/local/gib/lib64"`."""
+
+    env_source: tuple[Text, ...] = ()
+    """Files of bash in the container that each rank's shell reads first: /usr/local/gib/scripts/set_nccl_env.sh. A file
+    that is missing ends the run. What they set yields to every other variable. Without effect on the bare machine."""
 
     host_env: Environment = empty_table()
     """Variables outside the container, for enroot's hooks: NVIDIA_VISIBLE_DEVICES, MELLANOX_VISIBLE_DEVICES, ..."""

@@ -107,6 +107,10 @@ class NetworkOptions(TypedDict):
     nvlink_domain: bool
     """Whether NVLink reaches beyond a node."""
     nics_per_node: Optional[int]
+    gdr: bool
+    """Whether adapters are to reach the memory of GPUs (GPUDirect RDMA)."""
+    sharp: bool
+    """Whether the switches are to reduce (SHARP)."""
 
 
 class NsysRequest(TypedDict):

@@ -4,12 +4,16 @@ Weakest first: image, the submitting shell (a short list, and what is passed on 
 (launcher/planning/network.py), the profile's [env], recipe, user. The recipe's values are known where it was run to
 check the configuration. Of the short list the image's own values count, as with pyxis: the host's PATH is of no use in
 a container.
+
+A profile may also remove a variable, put a directory in front of a list such as LD_LIBRARY_PATH, and source a file of
+the container: Google's machines need the last two. What is set counts more than what a sourced file sets.
 """
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from launcher._util.errors import ConfigError
+from launcher.config.cluster import Cluster
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 from launcher.planning.model import Variable
 
@@ -27,11 +31,21 @@ HANDED_OVER = ("LAUNCHER_ATTEMPT", "LAUNCHER_MASTER_ADDR")
 OF_THE_CONTAINER = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "USER")
 
 
+def of_profile(cluster: Cluster, *, container: bool) -> tuple[Variable, ...]:
+    """Return the profile's variables, the weakest operation of a name first. Only a container has files to source."""
+    origin = f"cluster profile {cluster.name}"
+    return (
+        *(Variable(file, None, origin, "task", operation="source") for file in cluster.env_source if container),
+        *(Variable(name, None, origin, "task", operation="unset") for name in cluster.env_unset),
+        *(Variable(name, value, origin, "task", operation="prepend") for name, value in cluster.env_prepend.items()),
+        *(Variable(name, value, origin, "task") for name, value in cluster.env.items()),
+        *(Variable(name, value, origin, "host") for name, value in cluster.host_env.items()),
+    )
+
+
 def plan_environment(
     *,
-    cluster: str,
-    profile: Mapping[str, str],
-    host: Mapping[str, str],
+    profile: Iterable[Variable],
     inherit: Iterable[str],
     recipe: Mapping[str, str],
     user: Sequence[str],
@@ -42,6 +56,7 @@ def plan_environment(
     """Return all variables of a rank, sorted by name. `user` holds `NAME=VALUE` and `NAME`. Raises ConfigError.
 
     `network` holds what follows from the profile's fabric and from the dispatcher of experts.
+    `profile` holds what `of_profile` returns.
     `image` holds the image's own variables, None in place of a secret-like one's value; without a container it is None.
     """
     variables: dict[tuple[str, str], Variable] = {}
@@ -50,10 +65,8 @@ def plan_environment(
             variables["task", name] = Variable(name, None, _SHELL, "inherited")
     for variable in network:
         _add(variables, variable)
-    for name, value in profile.items():
-        _add(variables, Variable(name, value, f"cluster profile {cluster}", "task"))
-    for name, value in host.items():
-        _add(variables, Variable(name, value, f"cluster profile {cluster}", "host"))
+    for variable in profile:
+        _add(variables, variable)
     for name, value in recipe.items():
         if name not in RANK_VARIABLES and not is_secret(name):
             _add(variables, Variable(name, value, "the recipe's env_vars", "task"))
@@ -87,6 +100,8 @@ def _add_image(variables: dict[tuple[str, str], Variable], image: Mapping[str, s
         elif above is not None and _yields(above, image):
             origin = "the image" if name in image else "the container's own"
             variables["image", name] = Variable(name, value, origin, "image", ((above.origin, _HIDDEN),))
+        elif above is not None and above.operation == "prepend":
+            pass  # the image's list follows
         elif above is not None and name in image and (value is None or above.value != value):
             overridden = (*above.overridden, ("the image", _HIDDEN if value is None else value))
             variables["task", name] = dataclasses.replace(above, overridden=overridden)
@@ -105,9 +120,17 @@ def _add(variables: dict[tuple[str, str], Variable], new: Variable) -> None:
     key = ("host" if new.scope == "host" else "task", new.name)
     old = variables.get(key)
     overridden: tuple[tuple[str, str], ...] = ()
-    if old is not None and (old.value is None or old.value != new.value):
-        overridden = ((old.origin, _HIDDEN if old.value is None else old.value), *old.overridden)
-    variables[key] = Variable(new.name, new.value, new.origin, new.scope, overridden)
+    if old is not None and (old.value is None or (old.operation, old.value) != (new.operation, new.value)):
+        overridden = ((old.origin, _weaker(old)), *old.overridden)
+    variables[key] = dataclasses.replace(new, overridden=overridden)
+
+
+def _weaker(old: Variable) -> str:
+    if old.operation == "unset":
+        return "(removed)"
+    if old.value is None:
+        return _HIDDEN
+    return f"{old.value}:..." if old.operation == "prepend" else old.value
 
 
 def overrides_image(variables: Iterable[Variable]) -> tuple[str, ...]:

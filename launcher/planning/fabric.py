@@ -37,7 +37,7 @@ def plan_fabric(inputs: PlanInputs, layout: RankLayout, overridden: Mapping[str,
     values = {**inputs.knowledge.values, **overridden}
     sizes = known_sizes(values)
     runtime = container.chosen_runtime(inputs.request, cluster)
-    net = network.plan_network(cluster, runtime, inputs.image, layout.nodes, _explicit_env(inputs))
+    net = network.plan_network(cluster, runtime, inputs.image, layout, _explicit_env(inputs))
     stated = dispatcher.name_of(overridden) is not None
     experts = dispatcher.plan_dispatcher(cluster, inputs.image, layout, values, sizes, stated=stated)
     placed = topology.plan_placement(cluster, layout, sizes, inputs.backend, _stated_segment(inputs))

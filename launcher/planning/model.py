@@ -21,6 +21,9 @@ class Variable:
     step.sh sets inside the container, `host` for what srun's side needs, `inherited` for what the submitting shell
     passes on, `image` for what the image itself sets and nothing in the plan overrides. `overridden` lists weaker
     origins with their values.
+
+    `operation` is what is done inside the container: `set`; `unset`, without a value; `prepend`, which puts the
+    directory `value` in front of the image's own list; `source`, whose `name` is a file of bash.
     """
 
     name: str
@@ -28,6 +31,16 @@ class Variable:
     origin: str
     scope: Literal["task", "host", "inherited", "image"]
     overridden: tuple[tuple[str, str], ...] = ()
+    operation: Literal["set", "unset", "prepend", "source"] = "set"
+
+    def assignment(self, hidden: str) -> str:
+        """Return it for people; `hidden` stands for a value that only its name is known of."""
+        if self.operation == "unset":
+            return f"{self.name} is removed"
+        if self.operation == "source":
+            return f"source {self.name}"
+        rest = ":..." if self.operation == "prepend" else ""
+        return f"{self.name} = {hidden if self.value is None else self.value}{rest}"
 
 
 @dataclass(frozen=True)

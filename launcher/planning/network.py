@@ -33,7 +33,11 @@ class Network:
 
 
 def plan_network(
-    cluster: Cluster, runtime: ContainerRuntime, image: Image | None, nodes: int, stated: Mapping[str, str | None]
+    cluster: Cluster,
+    runtime: ContainerRuntime,
+    image: Image | None,
+    layout: RankLayout,
+    stated: Mapping[str, str | None],
 ) -> Network:
     """Decide the network's variables; `stated` holds those that the profile's [env], the recipe or the user set.
 
@@ -43,8 +47,8 @@ def plan_network(
         return Network(summary=_summary(cluster))  # gloo reads none of these variables
     fabric = FABRICS.get(cluster.fabric or "")
     parts = [
-        *([_fabric(fabric, cluster, image, nodes, stated)] if fabric else []),
-        *([_nvlink_domain(cluster, runtime, nodes)] if cluster.nvlink_domain_nodes > 1 else []),
+        *([_fabric(fabric, cluster, image, layout, stated)] if fabric else []),
+        *([_nvlink_domain(cluster, runtime, layout.nodes)] if cluster.nvlink_domain_nodes > 1 else []),
     ]
     if cluster.sharp and not (fabric and fabric.sharp):
         parts.append(Network(warnings=(_no_sharp(cluster),)))
@@ -67,16 +71,19 @@ def network_options(cluster: Cluster, layout: RankLayout) -> "NetworkOptions | N
         "ranks_per_node": layout.ranks_per_node,
         "nvlink_domain": cluster.nvlink_domain_nodes > 1,
         "nics_per_node": cluster.nics_per_node,
+        "gdr": cluster.gdr,
+        "sharp": cluster.sharp,
     }
 
 
 def _fabric(
-    fabric: Fabric, cluster: Cluster, image: Image | None, nodes: int, stated: Mapping[str, str | None]
+    fabric: Fabric, cluster: Cluster, image: Image | None, layout: RankLayout, stated: Mapping[str, str | None]
 ) -> Network:
     """Return what the fabric's own module decides."""
     request = NetworkRequest(
         policy=cluster.network,
-        nodes=nodes,
+        nodes=layout.nodes,
+        ranks=layout.world_size,
         sharp=cluster.sharp,
         image=image.name if image else None,
         image_environment=image.environment if image else {},
@@ -88,7 +95,10 @@ def _fabric(
         text, hint = found.refusal
         raise ImageError(text, where=f"network = require of the cluster profile {cluster.name!r}", hint=hint)
     origin = f"fabric {fabric.name}"
-    return Network(_variables(origin, **dict(found.variables)), found.summary, found.warnings, found.unchecked)
+    removed = tuple(Variable(name, None, origin, "task", operation="unset") for name in found.unset)
+    return Network(
+        (*removed, *_variables(origin, **dict(found.variables))), found.summary, found.warnings, found.unchecked
+    )
 
 
 def _no_sharp(cluster: Cluster) -> str:

@@ -13,8 +13,8 @@ that no group crosses. A run without a segment may be spread over all racks, and
 leaves NVLink then. NVIDIA's own launcher takes the largest divisor up to 18 (NVIDIA-NeMo/Megatron-Bridge 067f987,
 scripts/performance/utils/executors.py), which is 17 for 34 nodes, and no group of 2 nodes divides that. CoreWeave
 (coreweave/nccl-tests cb86553, slurm/nccl-test-distributed-gb200-nvl72-enroot.slurm) and Google
-(AI-Hypercomputer/gpu-recipes 2e1fd5e, training/a4x/llama31_405b) ask for 16, which leaves two nodes of a rack to replace
-others. The smallest segment waits less for free nodes: `--sbatch segment=smallest`.
+(AI-Hypercomputer/gpu-recipes 2e1fd5e, training/a4x/llama31_405b) ask for 16, which leaves two nodes of a rack to
+replace others. The smallest segment waits less for free nodes: `--sbatch segment=smallest`.
 """
 
 import math
@@ -27,7 +27,7 @@ from launcher.planning.backend import BackendTraits
 from launcher.planning.model import RankLayout
 
 SMALLEST = "smallest"
-"""The value of `segment`, in --sbatch or a profile's directives, that asks for the smallest one that holds the groups."""
+"""The value of `segment`, in --sbatch or a profile's directives, for the smallest one that holds the groups."""
 
 _SHOWN = 3
 _SEARCHED = 64

@@ -132,9 +132,7 @@ def _said_to_megatron(overrides: tuple[Override, ...]) -> tuple[str, ...]:
 
 def _environment(inputs: PlanInputs, network_variables: tuple[Variable, ...]) -> tuple[Variable, ...]:
     return environment.plan_environment(
-        cluster=inputs.cluster.name,
-        profile=inputs.cluster.env,
-        host=inputs.cluster.host_env,
+        profile=environment.of_profile(inputs.cluster, container=inputs.image is not None),
         inherit=inputs.cluster.inherit,
         recipe=inputs.knowledge.env or {},
         user=inputs.request.env,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher._util.errors import ConfigError
 from launcher._util.templates import template_environment
-from launcher.planning.model import Plan
+from launcher.planning.model import Plan, Variable
 from launcher.planning.time_limit import MARGIN_S
 from launcher.runtimes import BARE, RUNTIMES
 from launcher.slurm.ask import UNAVAILABLE_MESSAGES
@@ -21,6 +21,11 @@ class Quoted(str):
     """Text that may stand in a script as it is."""
 
     __slots__ = ()
+
+
+def prepended(variable: Variable) -> Quoted:
+    """Return the assignment that puts a directory in front of a list; nothing follows where the list is empty."""
+    return Quoted(f'{q(variable.name)}={q(variable.value)}"${{{variable.name}:+:${variable.name}}}"')
 
 
 def q(value: object) -> Quoted:
@@ -63,7 +68,7 @@ def environment() -> "jinja2.Environment":
     """Return the Jinja environment of all scripts: `finalize` refuses a string that passed no quoting filter."""
     # Not escaped for HTML: these are bash scripts.
     scripts = template_environment(_refuse_unquoted, autoescape=False)
-    scripts.filters |= {"q": q, "directive": directive, "comment": comment}
+    scripts.filters |= {"q": q, "prepended": prepended, "directive": directive, "comment": comment}
     return scripts
 
 
@@ -82,7 +87,10 @@ def scripts(plan: Plan) -> dict[str, str]:
 
     `step.sh` always, `sbatch.sh` for a Slurm step, `enter.sh` where the runtime needs it.
     """
-    task = [variable for variable in plan.environment if variable.scope == "task"]
+    task = {
+        operation: [each for each in plan.environment if each.scope == "task" and each.operation == operation]
+        for operation in ("unset", "source", "prepend", "set")
+    }
     host = [variable for variable in plan.environment if variable.scope == "host"]
     runtime = RUNTIMES[plan.runtime] if plan.container else BARE
     values = {

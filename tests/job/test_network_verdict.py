@@ -7,6 +7,8 @@ with lines left out that say the same more than three times.
 """
 
 import random
+import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,13 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from launcher.contract.fabrics.efa import is_ofi
+from launcher.contract.fabrics.common import is_ofi
 from launcher.contract.fabrics.verdict import Expectation, NodeView, Selection, Verdict
 from launcher.job.errors import UserError
 from launcher.job.network import expect, variables
 from launcher.job.network.judge import judge
 from launcher.job.network.parse import advance, parse
+from launcher.job.network.warning import last_warning
 
 LOGS = Path(__file__).with_name("nccl_logs")
 NAMES = sorted(path.stem for path in LOGS.glob("*.log"))
@@ -51,7 +54,7 @@ def verdict(name: str, place: NodeView | None = None, **expected: Any) -> Verdic
 @pytest.mark.parametrize(
     ("name", "expected", "what"),
     [
-        ("efa", {"nics_per_node": 16}, "NCCL uses EFA (provider efa, aws-ofi-nccl 1.16.3, RDMA, 16 NICs)"),
+        ("efa", {"nics_per_node": 16}, "NCCL uses EFA (provider efa, aws-ofi-nccl 1.16.3, RDMA, 16 NICs, GPUDirect RDMA)"),
         ("efa_old", {"nics_per_node": 4}, "NCCL uses EFA (provider efa, aws-ofi-nccl 1.4.0aws)"),
         ("infiniband", {"fabric": "infiniband", "nics_per_node": 8}, "NCCL uses IB (8 ports: mlx5_0:1/IB, "),
         ("sharp", {"fabric": "infiniband"}, "NCCL uses IBext_v8 (2 ports: mlx5_0:1/IB, mlx5_1:1/IB)"),
@@ -149,7 +152,7 @@ def test_a_pinned_network_that_is_missing_ends_nccl_itself(name: str) -> None:
         ("efa_spcx", {}, NodeView({"NCCL_NET_PLUGIN": "spcx"}), "(NCCL_NET_PLUGIN=spcx) cannot drive EFA"),
         ("efa_no_device", {}, NodeView(uverbs=False), "no /dev/infiniband/uverbs* in the container"),
         ("efa_fewer", {"nics_per_node": 16}, NodeView({"FI_EFA_IFACE": "rdmap0"}), "FI_EFA_IFACE=rdmap0 names those"),
-        ("infiniband_socket", {"fabric": "roce"}, NodeView(uverbs=False), "MELLANOX_VISIBLE_DEVICES is not set"),
+        ("infiniband_socket", {"fabric": "roce"}, NodeView(uverbs=False), "needs MELLANOX_VISIBLE_DEVICES=all"),
         ("infiniband_socket", {"fabric": "infiniband"}, NodeView({"NCCL_IB_HCA": "ibp"}), "NCCL_IB_HCA=ibp"),
         ("infiniband_socket", {"fabric": "infiniband"}, NodeView({"NCCL_IB_DISABLE": "1"}), "NCCL_IB_DISABLE is set"),
         ("mnnvl_off", DOMAIN, NodeView({"NCCL_MNNVL_ENABLE": "0"}), "NCCL_MNNVL_ENABLE=0 switches it off"),
@@ -332,3 +335,25 @@ def test_the_file_is_the_one_that_nccl_makes_of_the_pattern(pattern: str, name: 
 def test_an_expectation_that_is_none_is_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         expect.read(settings)
+
+
+PUBLIC = tomllib.loads((LOGS / "public.toml").read_text())["log"]
+
+
+@pytest.mark.parametrize("log", PUBLIC, ids=[each["source"] for each in PUBLIC])
+def test_logs_of_public_issues_are_read_right(log: dict[str, Any]) -> None:
+    lines = log["lines"].strip().splitlines()
+    found = judge(parse(lines), expectation(**log["expected"]), NodeView(**log.get("view", {})), final=True)
+    assert found.word == log["word"], found
+    assert found.ends == log.get("ends", True)
+    for words in log["says"]:
+        assert words in found.sentence
+    said = last_warning(lines)
+    assert ((said.peer, said.device) if said else (None, None)) == (log.get("peer"), log.get("device"))
+
+
+def test_sixty_logs_half_of_them_from_public_issues() -> None:
+    sources = {each["source"].partition(" (")[0] for each in PUBLIC}
+    assert len(sources) >= 30
+    assert len(PUBLIC) + len(NAMES) >= 60
+    assert all(re.search(r"^[\w.-]+/[\w.-]+ (issue|pull request) \d+", each["source"]) for each in PUBLIC)

@@ -150,10 +150,12 @@ def test_mounts_of_the_profile_are_none_on_the_bare_machine() -> None:
 
 
 def variables(**changes: Any) -> dict[tuple[str, str], Variable]:
-    values: dict[str, Any] = {"cluster": "c", "profile": {}, "host": {}, "inherit": (), "recipe": {}, "user": ()}
+    values: dict[str, Any] = {"profile": {}, "inherit": (), "recipe": {}, "user": ()}
     values |= {"shell": {**SHELL, "NCCL_DEBUG": "TRACE"}}
     values |= {"image": {"NCCL_DEBUG": "VERSION", "PATH": "/opt/bin", "API_KEY": None, "GREETING": "hello"}}
-    return {(each.name, each.scope): each for each in environment.plan_environment(**{**values, **changes})}
+    values |= changes
+    values["profile"] = environment.of_profile(cluster(name="c", env=values["profile"]), container=True)
+    return {(each.name, each.scope): each for each in environment.plan_environment(**values)}
 
 
 def test_the_image_is_the_weakest_and_what_overrides_it_is_named() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher._util.errors import ImageError, RequestError
+from launcher.contract.fabrics import FABRICS
 from launcher.discovery.image import NcclNetPlugin
 from launcher.planning.model import Plan, Variable
 from tests.support.building import cluster, image, plan
@@ -135,10 +136,36 @@ def test_infiniband_takes_spcx_away_and_sharp_names_its_plugin() -> None:
     assert [text for text in made(OFI, fabric="efa", sharp=True).warnings if "sharp = true" in text]
 
 
-def test_on_roce_spcx_may_be_right_and_is_listed() -> None:
-    run = made(SPCX, fabric="roce")
-    assert value(run, "NCCL_NET_PLUGIN", "image") == "spcx"
-    assert [text for text in run.unchecked if "Spectrum-X" in text]
+@pytest.mark.parametrize("fabric", ["roce", "spectrum-x"])
+def test_on_roce_nccls_own_transport_replaces_spcx_unless_it_is_asked_for(fabric: str) -> None:
+    run = made(SPCX, fabric=fabric)
+    pinned = found(run, "NCCL_NET_PLUGIN")
+    assert pinned is not None
+    assert (pinned.value, pinned.overridden) == ("none", (("the image", "spcx"),))
+    assert value(made(SPCX, fabric=fabric, env=("NCCL_NET_PLUGIN=spcx",)), "NCCL_NET_PLUGIN") == "spcx"
+    assert found(made(SPCX, fabric=fabric, preset={"A": "b"}), "NCCL_NET_PLUGIN") is None
+    large = made(SPCX, fabric=fabric, nodes=1250)
+    assert bool([text for text in large.unchecked if "spcx is faster" in text]) == (fabric == "spectrum-x")
+
+
+@pytest.mark.parametrize(("fabric", "name"), [("gib", "gIB"), ("fastrak", "FasTrak")])
+def test_googles_plugins_are_insisted_on_and_the_images_own_is_removed(fabric: str, name: str) -> None:
+    run = made(SPCX, fabric=fabric, network="require")
+    assert value(run, "NCCL_NET") == name
+    removed = found(run, "NCCL_NET_PLUGIN")
+    assert removed is not None
+    assert (removed.operation, removed.overridden) == ("unset", (("the image", "spcx"),))
+    assert value(made(SPCX, fabric=fabric, network="warn"), "NCCL_NET") is None
+    assert value(made(SPCX, fabric=fabric, network="require", nodes=1), "NCCL_NET") is None
+    mine = made(SPCX, fabric=fabric, network="require", env=("NCCL_NET_PLUGIN=/mine.so", "NCCL_NET=Socket"))
+    assert (value(mine, "NCCL_NET_PLUGIN"), value(mine, "NCCL_NET")) == ("/mine.so", "Socket")
+
+
+def test_slingshot_names_its_provider_and_the_plugin_that_is_there() -> None:
+    run = made(OFI, fabric="slingshot", network="require")
+    assert (value(run, "FI_PROVIDER"), value(run, "NCCL_NET_PLUGIN")) == ("cxi", OFI.path)
+    assert [text for text in made(SPCX, fabric="slingshot").warnings if "no aws-ofi-nccl" in text]
+    assert value(made(OFI, fabric="slingshot", env=("FI_PROVIDER=verbs",)), "FI_PROVIDER") == "verbs"
 
 
 def test_an_nvlink_domain_of_several_nodes() -> None:
@@ -164,6 +191,8 @@ def test_what_the_job_looks_for() -> None:
         "ranks_per_node": 8,
         "nvlink_domain": False,
         "nics_per_node": 32,
+        "gdr": True,
+        "sharp": False,
     }
     assert run.argv["options"]["numa_binding"] is True
     assert made(OFI, fabric="efa", network="off").argv["options"]["network"] is None
@@ -194,7 +223,7 @@ _TEXTS = st.text(st.characters(min_codepoint=1, max_codepoint=0x2FF), max_size=1
 _PLUGINS = st.one_of(st.none(), st.lists(st.sampled_from([OFI, OLD_OFI, NAMELESS, SPCX, SHARP]), max_size=3))
 _PROFILES = st.fixed_dictionaries(
     {
-        "fabric": st.sampled_from([None, "efa", "infiniband", "roce", "ethernet"]),
+        "fabric": st.sampled_from([None, *FABRICS]),
         "network": st.sampled_from(["require", "warn", "off"]),
         "sharp": st.booleans(),
         "device": st.sampled_from(["gpu", "cpu", "auto"]),

@@ -19,15 +19,15 @@ from tests.support.building import RECIPE, SHELL, cluster, host, plan
 
 def variables(**changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "cluster": "c",
         "profile": {},
-        "host": {},
         "inherit": (),
         "recipe": {},
         "user": (),
         "shell": SHELL,
     }
-    return {variable.name: variable for variable in environment.plan_environment(**{**values, **changes})}
+    values |= changes
+    values["profile"] = environment.of_profile(cluster(name="c", env=values["profile"]), container=True)
+    return {variable.name: variable for variable in environment.plan_environment(**values)}
 
 
 def test_only_the_listed_names_of_the_shell_are_inherited() -> None:

@@ -118,9 +118,8 @@ def _lines(plan: "Plan") -> list[str]:
     lines.append(_row("environment", "name = value (origin)"))
     for variable in plan.environment:
         hidden = "(passed on)" if variable.scope == "inherited" else "(value not shown)"
-        value = hidden if variable.value is None else variable.value
         overridden = "".join(f"; overrides {value!r} of {origin}" for origin, value in variable.overridden)
-        lines.append(f"    {variable.name} = {value} ({variable.origin}{overridden})")
+        lines.append(f"    {variable.assignment(hidden)} ({variable.origin}{overridden})")
     if plan.backend.slurm_step:
         if plan.backend.own_job:
             lines.append(_row("sbatch", ""))

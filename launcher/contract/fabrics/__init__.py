@@ -4,11 +4,16 @@ A new fabric is a module here with a `FABRIC`, its name in NAMES, a cluster prof
 
 model       what a fabric is, and what a plan asks it for
 verdict     what the job compares: NCCL's log, the expectation, the verdict
-common      causes that several share
-efa         Amazon's EFA: libfabric and aws-ofi-nccl
-net_ib      NCCL's own RDMA transport, which InfiniBand and RoCE share
+common      GPUDirect RDMA, and causes that several share
+ofi         libfabric and aws-ofi-nccl, which EFA and Slingshot share
+efa         Amazon's EFA
+net_ib      NCCL's own RDMA transport, which InfiniBand, RoCE and Spectrum-X share
 infiniband  with SHARP
 roce        RDMA over Converged Ethernet
+spectrum_x  RoCE on NVIDIA's Spectrum-X
+gib         Google's gIB: RoCE with a plugin of Google's
+fastrak     Google's GPUDirect-TCPXO (FasTrak): TCP with a plugin of Google's
+slingshot   HPE's Slingshot: libfabric's provider cxi
 ethernet    TCP
 """
 
@@ -19,7 +24,7 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from .model import Fabric
 
-NAMES = ("efa", "infiniband", "roce", "ethernet")
+NAMES = ("efa", "infiniband", "roce", "spectrum-x", "gib", "fastrak", "slingshot", "ethernet")
 
 
 class _Registry(Mapping[str, "Fabric"]):
@@ -28,7 +33,7 @@ class _Registry(Mapping[str, "Fabric"]):
     def __getitem__(self, name: str) -> "Fabric":
         if name not in NAMES:
             raise KeyError(name)
-        return cast("Fabric", importlib.import_module(f".{name}", __name__).FABRIC)
+        return cast("Fabric", importlib.import_module(f".{name.replace('-', '_')}", __name__).FABRIC)
 
     def __iter__(self) -> Iterator[str]:
         return iter(NAMES)

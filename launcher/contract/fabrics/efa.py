@@ -3,21 +3,16 @@
 Sources: awslabs/awsome-distributed-ai (EFA cheat sheet, 95b939c); aws/aws-ofi-nccl `src/platform-aws.cpp` (2daf7d3):
 the plugin itself sets what suits an instance, so that few variables remain; NVIDIA-NeMo/Megatron-Bridge
 `scripts/performance/utils/csp_plugins.py` (067f987): images of NGC since 26.06 set NCCL_NET_PLUGIN=spcx, which cannot
-drive EFA, and NCCL falls back to TCP. Log lines: aws-ofi-nccl 1.4 to 2daf7d3 (src/nccl_ofi_net.cpp).
+drive EFA, and NCCL falls back to TCP.
 """
 
-import re
-from collections.abc import Iterator, Sequence
-from typing import Any, Optional
+from typing import Optional
 
-from .common import asked_for, why_fewer
+from . import ofi
+from .common import OFI
 from .model import Device, Fabric, LintRule, NetPlugin, NetworkRequest, NetworkVariables
-from .verdict import GOOD, UNKNOWN, Cause, Expectation, NodeView, Selection, Verdict, added, bad, log_rule, set_field
 
 # ---- planning
-
-_PLUGIN_NAMES = frozenset(("Libfabric", "AWS Libfabric", "OFI"))
-"""Names by which aws-ofi-nccl is known; which of them it accepts differs between its releases."""
 
 _NO_PLUGIN_HINT = (
     "Use an image with aws-ofi-nccl, or mount the nodes' own into it and name it: --mount /opt/amazon "
@@ -39,7 +34,7 @@ def _variables(request: NetworkRequest) -> NetworkVariables:
         return NetworkVariables(
             _ALWAYS, unchecked=(f"NCCL's plugin for EFA: {why}, so NCCL_NET_PLUGIN and NCCL_NET stay as set",)
         )
-    found = _plugin(request.plugins)
+    found = ofi.find_plugin(request.plugins)
     if "NCCL_NET_PLUGIN" in request.stated:
         # The user knows where it is; a name may be pinned only for a plugin that was seen.
         path = request.stated["NCCL_NET_PLUGIN"]
@@ -50,10 +45,6 @@ def _variables(request: NetworkRequest) -> NetworkVariables:
     pinned = _pin_name(request, found)
     name = "".join(f", NCCL_NET={value}" for _, value in pinned)
     return NetworkVariables((*_ALWAYS, *_pin_path(found), *pinned), f"plugin {found.path}{name}")
-
-
-def _plugin(plugins: Sequence[NetPlugin]) -> Optional[NetPlugin]:
-    return next((each for each in plugins if _PLUGIN_NAMES & set(each.names)), None)
 
 
 def _pin_path(plugin: Optional[NetPlugin]) -> tuple[tuple[str, str], ...]:
@@ -115,93 +106,6 @@ _LINT = (
     ),
 )
 
-# ---- in the job
-
-
-def is_ofi(name: str) -> bool:
-    """Whether this names aws-ofi-nccl: "Libfabric", "AWS Libfabric", .../ofi-nccl/lib/libnccl-net.so."""
-    return re.search(r"libfabric|(?<![a-z])ofi(?![a-z])", name.lower()) is not None
-
-
-def _provider(selection: Selection, match: "re.Match[str]") -> dict[str, Any]:
-    nics = int(match[3]) if match[3] else selection.nics
-    return {
-        "providers": added(selection.providers, match[1]),
-        "fabric": match[2] or selection.fabric,
-        "nics": nics if selection.nics is None or nics is None else min(nics, selection.nics),
-    }
-
-
-_LOG = (
-    log_rule(
-        r"NET/OFI Selected [Pp]rovider is ([^,\s]+)(?:, fabric is (\S+))?(?: \(found (\d+) nics?\))?",
-        "provider:{0}",
-        _provider,
-    ),
-    log_rule(r"NET/OFI (?:Initializing|Using) (aws-ofi-nccl \S+)", "", set_field("plugin_version")),
-    log_rule(r"NET/OFI Using Libfabric version (\S+)", "", set_field("libfabric")),
-    log_rule(r"NET/OFI Using transport protocol (\w+)", "", set_field("protocol")),
-    log_rule(r"NET/OFI No eligible providers", "ofi_failed"),
-    log_rule(r"^NET/OFI .*(?:fail|Fail|Unable|requires at least|Only EFA)", "ofi_failed"),
-)
-
-
-def _wrong_provider(selection: Selection) -> Optional[str]:
-    return next((name for name in selection.providers if not name.startswith("efa")), None)
-
-
-def _judge(selection: Selection, expected: Expectation, view: NodeView) -> Verdict:
-    wrong = _wrong_provider(selection)
-    if wrong is not None:
-        what = f"libfabric's provider is {wrong}, and efa is expected"
-        return bad(what, _why_not(selection, view), selection.line(f"provider:{wrong}"))
-    if not selection.providers:
-        return Verdict(UNKNOWN, f"NCCL uses network {selection.networks[0]} and has not said which provider")
-    if expected.too_few(selection.nics):
-        what = f"libfabric found {selection.nics} NICs, and {expected.nics_per_node} are expected on each node"
-        return bad(what, why_fewer("FI_EFA_IFACE", view), selection.line(f"provider:{selection.providers[0]}"))
-    parts = (selection.plugin_version, selection.protocol, f"{selection.nics} NICs" if selection.nics else None)
-    more = "".join(f", {part}" for part in parts if part)
-    return Verdict(GOOD, f"NCCL uses EFA (provider {selection.providers[0]}{more})")
-
-
-def _why_not(selection: Selection, view: NodeView) -> Cause:
-    return next(_causes(selection, view))
-
-
-def _causes(selection: Selection, view: NodeView) -> Iterator[Cause]:
-    """Yield likely causes, the most telling first; there is always one."""
-    yield from asked_for(view)
-    if _wrong_provider(selection) is not None:
-        yield Cause(
-            "libfabric found no EFA device: pass /dev/infiniband into the container, give FI_PROVIDER no other value, "
-            "and load the EFA installer's libfabric",
-            selection.line(*(f"provider:{name}" for name in selection.providers)),
-        )
-    broken = selection.line("plugin_broken")
-    if broken:
-        yield Cause("the plugin aws-ofi-nccl was found and cannot be loaded (its libfabric, LD_LIBRARY_PATH)", broken)
-    loaded = " ".join(each for each in (selection.plugin, selection.plugin_path) if each)
-    if loaded and not is_ofi(loaded):
-        chosen = view.environment.get("NCCL_NET_PLUGIN")
-        how = f"NCCL_NET_PLUGIN={chosen}" if chosen else "the image's default"
-        yield Cause(
-            f"the plugin {loaded} ({how}) cannot drive EFA: point NCCL_NET_PLUGIN at aws-ofi-nccl's library",
-            selection.line("plugin", "plugin_path"),
-        )
-    if loaded or selection.plugin_version:
-        line = selection.line("ofi_failed", "failed:Libfabric", "failed:AWS Libfabric", "plugin", "plugin_path")
-        hidden = ": there is no /dev/infiniband/uverbs* in the container" if view.uverbs is False else ""
-        yield Cause(f"aws-ofi-nccl was loaded and found no device that it can use{hidden}", line)
-    named = view.environment.get("NCCL_NET_PLUGIN")
-    wanted = f"the plugin {named} (NCCL_NET_PLUGIN)" if named else "NCCL's plugin for EFA"
-    yield Cause(
-        f"{wanted} was not found: the image lacks aws-ofi-nccl, or LD_LIBRARY_PATH does not lead to it, "
-        "or its file has another name",
-        selection.line("plugin_missing"),
-    )
-
-
 # ---- devices
 
 _AMAZON = "0x1d0f"
@@ -213,18 +117,20 @@ def owns(device: Device) -> bool:
     return device.vendor == _AMAZON or (not device.vendor and device.name.startswith(("efa", "rdmap")))
 
 
+_PROVIDER = ofi.Libfabric("efa", "EFA", "FI_EFA_IFACE", "/dev/infiniband/uverbs*")
+
 FABRIC = Fabric(
     name="efa",
     title="EFA",
-    accepts=is_ofi,
-    judge=_judge,
-    why_not=_why_not,
+    networks=OFI,
+    judge=_PROVIDER.judge,
+    why_not=_PROVIDER.why_not,
     variables=_variables,
     owns=owns,
     without_mlx5=True,
-    log_rules=_LOG,
+    log_rules=ofi.LOG,
     lint_rules=_LINT,
-    read_variables=("FI_", "OFI_NCCL_"),
+    read_variables=ofi.READ_VARIABLES,
     probe="fi_info -p efa",
     provider="efa",
     nsys_plugin="efa_metrics",

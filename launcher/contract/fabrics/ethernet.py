@@ -15,8 +15,9 @@ def _why_not(_selection: Selection, _view: NodeView) -> Cause:
 FABRIC = Fabric(
     name="ethernet",
     title="Ethernet",
-    accepts=lambda _network: True,
+    networks=".*",
     judge=_judge,
     why_not=_why_not,
     rdma=False,
+    gdr=False,
 )

@@ -3,6 +3,7 @@
 The planner's side goes from a `NetworkRequest` to `NetworkVariables`; the job's side is in verdict.py.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Optional, Protocol
@@ -34,6 +35,7 @@ class NetworkRequest:
     policy: str
     """`require`, `warn` or `off`: what happens to a run that does not get the fabric."""
     nodes: int
+    ranks: int
     sharp: bool
     """Whether the profile says that the switches reduce."""
     image: Optional[str] = None
@@ -61,6 +63,8 @@ class NetworkVariables:
     unchecked: tuple[str, ...] = ()
     refusal: Optional[tuple[str, str]] = None
     """Why a run that requires this fabric cannot work, and what to do."""
+    unset: tuple[str, ...] = ()
+    """Variables of the image to remove."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +111,12 @@ class Fabric:
     title: str
     """As people write it."""
 
-    accepts: Callable[[str], bool]
-    """Whether NCCL's network of this name is the fabric, or one as good; otherwise NCCL has fallen back."""
+    networks: str
+    """A regular expression, in any case, for the whole names of NCCL's networks that are the fabric, or one as good;
+    with any other NCCL has fallen back."""
 
     judge: "Callable[[Selection, Expectation, NodeView], Verdict]"
-    """Judges what NCCL has selected once `accepts` holds for each of its networks."""
+    """Judges what NCCL has selected once each of its networks is one of `networks`."""
 
     why_not: "Callable[[Selection, NodeView], Cause]"
     """Returns why NCCL does not use the fabric."""
@@ -124,6 +129,9 @@ class Fabric:
 
     rdma: bool = True
     """Whether it pins memory and needs /dev/infiniband/uverbs*."""
+
+    gdr: bool = True
+    """Whether its adapters read and write the memory of GPUs themselves (GPUDirect RDMA)."""
 
     sharp: bool = False
     """Whether its switches may reduce (SHARP)."""
@@ -150,3 +158,7 @@ class Fabric:
 
     nsys_option: Optional[str] = None
     """The option of `nsys profile` for its counters."""
+
+    def accepts(self, network: str) -> bool:
+        """Whether NCCL's network of this name is the fabric, or one as good."""
+        return re.fullmatch(self.networks, network, re.IGNORECASE) is not None

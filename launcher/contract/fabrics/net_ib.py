@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Optional
 
 from . import efa
-from .common import asked_for, is_socket, why_fewer
+from .common import asked_for, is_ofi, uses_gdr, why_fewer, without_gdr
 from .model import Device, LintRule
 from .verdict import GOOD, UNKNOWN, Cause, Expectation, NodeView, Selection, Verdict, added, bad, log_rule
 
@@ -19,14 +19,15 @@ _SLOW_PROVIDERS = ("tcp", "sockets", "udp", "net")
 """Providers of libfabric that run over TCP."""
 
 
-def _hcas(selection: Selection, match: "re.Match[str]") -> dict[str, Any]:
-    ports = [f"{port}/{link}" for port, link in _PORT.findall(match[1].partition(";")[0])]
-    return {"hcas": added(selection.hcas, *ports), "hcas_whole": ";" in match[1]}
+def ports(selection: Selection, match: "re.Match[str]") -> dict[str, Any]:
+    """Return the ports of a line `Using [0]mlx5_0:1/IB ...`."""
+    found = [f"{port}/{link}" for port, link in _PORT.findall(match[1].partition(";")[0])]
+    return {"hcas": added(selection.hcas, *found), "hcas_whole": ";" in match[1]}
 
 
 LOG = (
     log_rule(r"NET/IB ?: No device found", "ib_none"),
-    log_rule(r"NET/IB ?: Using(.*)$", "hcas", _hcas),
+    log_rule(r"NET/IB ?: Using(.*)$", "hcas", ports),
     log_rule(r"(?:Failed to|Could not|Count not) open libibverbs", "no_verbs"),
     log_rule(r"Call to ibv_\w+ failed", "verbs_failed"),
 )
@@ -43,29 +44,29 @@ LINT = (
 )
 
 
-def accepts(network: str) -> bool:
-    """Whether NCCL's network of this name is not TCP: its own transport, or a plugin's."""
-    return not is_socket(network)
-
-
 def judge(
     selection: Selection, expected: Expectation, view: NodeView, wrong_ports: Optional[Verdict] = None
 ) -> Verdict:
     """Judge the ports that NCCL uses; `wrong_ports` is the verdict on ports of another fabric."""
     name = ", ".join(selection.networks)
-    if any(efa.is_ofi(each) for each in selection.networks):
+    if any(is_ofi(each) for each in selection.networks):
         wrong = [each for each in selection.providers if each in _SLOW_PROVIDERS]
         if wrong:
             what = f"libfabric's provider is {wrong[0]}, and {expected.fabric} is expected"
             return bad(what, why_not(selection, view), selection.line(f"provider:{wrong[0]}"))
+    slow = without_gdr(selection, expected, view)
     if not selection.hcas:
+        if slow is not None:
+            return slow
         return Verdict(UNKNOWN, f"NCCL uses network {name} and has not said which adapters")
     if wrong_ports is not None:
         return wrong_ports
     if selection.hcas_whole and expected.too_few(len(selection.hcas)):
         what = f"NCCL uses {len(selection.hcas)} ports, and {expected.nics_per_node} are expected on each node"
         return bad(what, why_fewer("NCCL_IB_HCA", view), selection.line("hcas"))
-    direct = ", GPUDirect RDMA" if any(each.endswith("GDRDMA") for each in selection.transports) else ""
+    if slow is not None:
+        return slow
+    direct = ", GPUDirect RDMA" if uses_gdr(selection) else ""
     return Verdict(GOOD, f"NCCL uses {name} ({len(selection.hcas)} ports: {', '.join(selection.hcas)}{direct})")
 
 
@@ -89,15 +90,22 @@ def _causes(selection: Selection, view: NodeView) -> Iterator[Cause]:
     named = view.environment.get("NCCL_IB_HCA")
     visible = view.environment.get("MELLANOX_VISIBLE_DEVICES")
     if view.uverbs is False:
-        hidden = f"MELLANOX_VISIBLE_DEVICES={visible}" if visible else "MELLANOX_VISIBLE_DEVICES is not set"
+        # enroot's hook mounts what the variable names, and hides the rest; without it nothing is hidden, but for a site
+        # with ENROOT_RESTRICT_DEV (NVIDIA/enroot 8ea147d, conf/hooks/10-devices.sh and 99-mellanox.sh).
+        hidden = (
+            f"MELLANOX_VISIBLE_DEVICES={visible} names which enroot's hook mounts"
+            if visible
+            else "a container runtime that hides devices (enroot with ENROOT_RESTRICT_DEV) needs "
+            "MELLANOX_VISIBLE_DEVICES=all in [host_env]"
+        )
         yield Cause(
-            f"no adapter reaches the container: there is no /dev/infiniband/uverbs*, {hidden}", _none(selection)
+            f"no adapter reaches the container: there is no /dev/infiniband/uverbs*; {hidden}", _none(selection)
         )
     if named:
         yield Cause(f"no active port is one of NCCL_IB_HCA={named}", _none(selection))
     yield Cause(
         "NCCL sees no adapter with an active port: its link is down, or the container does not see it "
-        "(MELLANOX_VISIBLE_DEVICES, /dev/infiniband)",
+        "(/dev/infiniband)",
         _none(selection),
     )
 

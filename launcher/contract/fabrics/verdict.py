@@ -42,6 +42,16 @@ class Selection:
     """Of sockets."""
     transports: tuple[str, ...] = ()
     """How ranks are connected: P2P/CUMEM, SHM/direct, NET/Libfabric/GDRDMA."""
+    gdr_on: tuple[str, ...] = ()
+    """`IB/mlx5_0`: adapters that may read and write the memory of GPUs (GPUDirect RDMA), by network."""
+    gdr_off: tuple[str, ...] = ()
+    """Adapters that may not, by network: data passes through the host's memory."""
+    dma_buf: bool = False
+    """Whether the driver hands out the memory of GPUs as DMA-BUF."""
+    collnet: Optional[str] = None
+    """The plugin for reductions in the network, by the name that it gives itself: SHARP."""
+    collnet_up: bool = False
+    """Whether a communicator reduces in the network."""
     paths: tuple[str, ...] = ()
     """Kinds of path between the GPUs of a node: NVL, PIX, SYS."""
     nvls: Optional[bool] = None
@@ -103,6 +113,10 @@ class Expectation:
     nvlink_domain: bool = False
     """Whether NVLink reaches beyond a node (GB200 NVL72 and the like)."""
     nics_per_node: Optional[int] = None
+    gdr: bool = True
+    """Whether adapters reach the memory of GPUs (GPUDirect RDMA), on a fabric that can do so."""
+    sharp: bool = False
+    """Whether the switches reduce (SHARP)."""
 
     @property
     def world_size(self) -> int:
@@ -126,6 +140,10 @@ class NodeView:
     """Whether there is a channel in /dev/nvidia-caps-imex-channels."""
     memlock: Optional[int] = None
     """How many bytes may be locked in memory; -1 where any number may."""
+    peermem: Optional[bool] = None
+    """Whether nvidia_peermem (or the older nv_peer_mem) is loaded."""
+    iommu: Optional[bool] = None
+    """Whether the kernel translates the addresses of devices."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +172,10 @@ class Verdict:
     """The line of NCCL's log that shows it."""
     fatal: bool = False
     """Whether NCCL itself cannot go on like this."""
+    ends: bool = True
+    """Whether a bad verdict ends a run that requires its network."""
+    provisional: bool = False
+    """Whether lines that NCCL writes with its first collectives may still change it."""
 
     @property
     def sentence(self) -> str:
@@ -163,6 +185,6 @@ class Verdict:
         return f"{self.what}{cause}{line}"
 
 
-def bad(what: str, cause: Cause, line: Optional[str] = None, *, fatal: bool = False) -> Verdict:
+def bad(what: str, cause: Cause, line: Optional[str] = None, *, fatal: bool = False, ends: bool = True) -> Verdict:
     """Return a bad verdict with the cause's line, or else `line`."""
-    return Verdict(BAD, what, cause.words, cause.line or line, fatal)
+    return Verdict(BAD, what, cause.words, cause.line or line, fatal, ends)

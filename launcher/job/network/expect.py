@@ -28,4 +28,6 @@ def read(settings: Mapping[str, Any]) -> Expectation:
         ranks_per_node=int(settings["ranks_per_node"]),
         nvlink_domain=bool(settings.get("nvlink_domain")),
         nics_per_node=None if nics is None else int(nics),
+        gdr=bool(settings.get("gdr", True)),
+        sharp=bool(settings.get("sharp")),
     )

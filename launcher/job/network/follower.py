@@ -38,11 +38,19 @@ TIMEOUT_S = 15 * 60.0
 SETTLE_S = 5.0
 """How long a verdict has to hold: lines of several threads come in any order, and causes after their effects."""
 
+CONNECTIONS_S = 60.0
+"""How long a good verdict waits for NCCL's lines about its connections, which come with the first collective."""
+
 GRACE_S = 5.0
 """Between SIGTERM and SIGKILL."""
 
+PEERMEM = ("nvidia_peermem", "nv_peer_mem")
+"""Kernel modules by which an RDMA driver reaches the memory of GPUs."""
+
 _LOOK_S = 0.5
 _CHANNELS = Path("/dev/nvidia-caps-imex-channels")
+_MODULES = Path("/sys/module")
+_IOMMU = Path("/sys/class/iommu")
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,8 @@ class Following:
         self.verdict = judge(self.selection, self.expected, self.view, final=final)
         if self.verdict.word != before:
             self.since = now
-        return self.verdict.fatal or (self.verdict.word != UNKNOWN and now - self.since >= SETTLE_S)
+        needed = CONNECTIONS_S if self.verdict.provisional else SETTLE_S
+        return self.verdict.fatal or (self.verdict.word != UNKNOWN and now - self.since >= needed)
 
 
 def follow(
@@ -133,6 +142,7 @@ def conclude(rank: Rank, following: Following, parent: Parent) -> None:
     verdict, expected = following.verdict, following.expected
     ends = (
         verdict.word == BAD
+        and verdict.ends
         and expected.policy == "require"
         and parent.alive
         and not rank.paths.rank_record(rank.rank).exists()
@@ -153,6 +163,8 @@ def view_of_this_process() -> NodeView:
         uverbs=any(Path("/dev/infiniband").glob("uverbs*")),
         imex=any(_CHANNELS.glob("channel*")),
         memlock=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
+        peermem=any((_MODULES / name).exists() for name in PEERMEM) if _MODULES.is_dir() else None,
+        iommu=any(_IOMMU.iterdir()) if _IOMMU.is_dir() else None,
     )
 
 

@@ -3,6 +3,7 @@
 `good` is said only once a communicator is up. A network that is better than the expected one is good.
 """
 
+from dataclasses import replace
 from typing import Optional
 
 from ...contract.fabrics import FABRICS
@@ -31,7 +32,12 @@ def judge(
         if reach.word != GOOD:
             return reach
         found = Verdict(GOOD, f"{found.what}; {reach.what}")
-    return found if selection.completed else _not_yet()
+    if not selection.completed:
+        return _not_yet()
+    unproved = expected.gdr and FABRICS[expected.fabric].gdr and not expected.nvlink_domain
+    connected = any(each.startswith("NET/") for each in selection.transports)
+    # Since NCCL 2.22 connections are made with the first collective: whether they use GPUDirect RDMA is seen then.
+    return replace(found, provisional=True) if unproved and not connected and not final else found
 
 
 def _not_yet() -> Verdict:

@@ -80,6 +80,12 @@ def _transport(selection: Selection, match: "re.Match[str]") -> dict[str, Any]:
     return {"transports": added(selection.transports, f"{kind}/{name}{direct}")}
 
 
+def _gdr(selection: Selection, match: "re.Match[str]") -> dict[str, Any]:
+    """`NET/IB : GPU Direct RDMA Enabled for HCA 0 'mlx5_0'` is IB/mlx5_0, among those that are on."""
+    name = "gdr_on" if match[2] == "Enabled" else "gdr_off"
+    return {name: added(getattr(selection, name), f"{match[1]}/{match[3]}")}
+
+
 def _path(selection: Selection, match: "re.Match[str]") -> dict[str, Any]:
     return {"paths": added(selection.paths, match[1])}
 
@@ -90,11 +96,11 @@ _COMMON_RULES: tuple[LogRule, ...] = (
     log_rule(r"^P2P plugin (\S+)", "plugin", set_field("plugin")),
     log_rule(r"Successfully loaded external network plugin (\S+)", "plugin_path", set_field("plugin_path")),
     log_rule(r"^Plugin Path : (\S+)", "plugin_path", set_field("plugin_path")),
-    log_rule(r"NET/Plugin ?:.*(?:Failed to find \w+ symbol|Using internal|Most recent plugin)"),
     log_rule(r"NET/Plugin ?:.*(?:Could not find|No plugin found)", "plugin_missing"),
+    log_rule(r"NET/Plugin ?:.*(?:Failed to find \w+ symbol|Using internal|Most recent plugin)"),
     log_rule(r"NET/Plugin ?: Plugin load \((\S+)\) returned \d+ : \1:", "plugin_missing"),
     log_rule(
-        r"NET/Plugin ?:.*(?:cannot open|undefined symbol|Plugin load|wrong ELF|version .* not found)", "plugin_broken"
+        r"NET/Plugin ?:.*(?:cannot open|undefined symbol|wrong ELF|version .* not found|Plugin load)", "plugin_broken"
     ),
     log_rule(r"External network plugin (\S+) is unsupported", "plugin_broken"),
     log_rule(r"Failed to initialize any NET plugin", "no_network"),
@@ -109,6 +115,10 @@ _COMMON_RULES: tuple[LogRule, ...] = (
     ),
     log_rule(r"\bnranks (\d+) .*- Init COMPLETE", "", _completed),
     log_rule(r"NVLS multicast support is (not )?available", "", lambda _s, match: {"nvls": match[1] is None}),
+    log_rule(r"^NET/(.+?) ?: GPU Direct RDMA (Disabled) for HCA \d+ '([^']*)'", "gdr_off", _gdr),
+    log_rule(r"^NET/(.+?) ?: GPU Direct RDMA (Enabled) for HCA \d+ '([^']*)'", "", _gdr),
+    log_rule(r"^GPU Direct RDMA Disabled for GPU .* / HCA", "gdr_far"),
+    log_rule(r"^DMA-BUF is available on GPU device", "", lambda _selection, _match: {"dma_buf": True}),
     log_rule(r" via (P2P/.+)$", "p2p", _transport),
     log_rule(r" via (SHM/.+)$", "shm", _transport),
     log_rule(r" via (NET/.+)$", "net", _transport),

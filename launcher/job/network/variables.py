@@ -25,6 +25,11 @@ def wanted(environment: Mapping[str, str], path: Path) -> dict[str, str]:
     return {name: value for name, value in values.items() if not environment.get(name)}
 
 
+def warnings_only(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what to add so that NCCL's warnings are in the rank's own log; without it NCCL says nothing at all."""
+    return {} if environment.get("NCCL_DEBUG") else {"NCCL_DEBUG": "WARN"}
+
+
 def blind(environment: Mapping[str, str]) -> Optional[str]:
     """Return why NCCL's log will not show what it selects, with these variables; None if it will."""
     level = environment.get("NCCL_DEBUG", "")

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -15,13 +15,13 @@ from ...contract.fabrics.verdict import BAD, UNKNOWN, Expectation, Selection, Ve
 from ...contract.records import NetworkRecord
 from ..rank import Rank
 from ..record import End
-from . import expect, follower, report, variables
+from . import expect, follower, report, variables, warning
 from .judge import judge
 
 
 @dataclass
 class Watch:
-    """One rank's part in watching the network of its node."""
+    """One rank's part in watching the network of its node: the first one follows NCCL's log."""
 
     rank: Rank
     settings: Mapping[str, Any]
@@ -32,6 +32,8 @@ class Watch:
 
     def begin(self, device: str, environ: Mapping[str, str] = os.environ) -> None:
         """Start the follower. Once, after the one new start that a recipe's variables may need."""
+        if self.rank.local_rank != 0:
+            return
         own = own_log(self.rank)
         pattern = environ.get("NCCL_DEBUG_FILE", "")
         log = Path(variables.expand(pattern, socket.gethostname(), os.getpid())).absolute()
@@ -57,7 +59,17 @@ class Watch:
             report.write(self.rank, words, Selection(), self.expected, log)
 
     def explain(self, end: End) -> End:
-        """Return the rank's end, replaced where the run ends because of its network."""
+        """Return the rank's end: replaced where the run ends because of its network, with NCCL's last warning."""
+        ended = self._explained(end)
+        if ended.cause == "network" or not _of_nccl(ended) or ended.exception is None:
+            return ended
+        said = warning.read(self.log or self.rank.paths.log(self.rank.rank))
+        if said is None or said.text in ended.exception["message"]:
+            return ended
+        message = f"{ended.exception['message'].rstrip()}\n{said}"
+        return replace(ended, exception={**ended.exception, "message": message})
+
+    def _explained(self, end: End) -> End:
         if self.process is None or self.log is None:
             return end
         # From here on this process alone writes about it.
@@ -81,10 +93,19 @@ class Watch:
         verdict = judge(following.selection, self.expected, following.view, final=True)
         if verdict.word == UNKNOWN and end.outcome != "finished":
             return None  # it ended before NCCL had anything to say
-        message = end.exception["message"] if end.exception else ""
-        failed = end.outcome == "failed" and (end.cause == "communication" or "NCCL" in message)
-        ends = failed and verdict.word == BAD and (verdict.fatal or self.expected.policy == "require")
+        ends = (
+            _of_nccl(end)
+            and verdict.word == BAD
+            and verdict.ends
+            and (verdict.fatal or self.expected.policy == "require")
+        )
         return report.write(self.rank, verdict, following.selection, self.expected, self.log, ends=ends)
+
+
+def _of_nccl(end: End) -> bool:
+    """Whether a rank failed because communication did."""
+    message = end.exception["message"] if end.exception else ""
+    return end.outcome == "failed" and (end.cause == "communication" or "NCCL" in message)
 
 
 def own_log(rank: Rank) -> Path:
@@ -92,11 +113,15 @@ def own_log(rank: Rank) -> Path:
     return rank.paths.nccl_log(rank.rank)
 
 
-def prepare(rank: Rank, settings: Mapping[str, Any], environ: MutableMapping[str, str] = os.environ) -> Optional[Watch]:
-    """Set NCCL's variables on a node's first rank; None on the others. Raises UserError for a wrong expectation."""
+def prepare(rank: Rank, settings: Mapping[str, Any], environ: MutableMapping[str, str] = os.environ) -> Watch:
+    """Set NCCL's variables: a node's first rank logs what NCCL selects, the others warnings alone.
+
+    Raises UserError for a wrong expectation.
+    """
     expected = expect.read(settings)
     if rank.local_rank != 0:
-        return None
+        environ.update(variables.warnings_only(environ))
+        return Watch(rank, settings, expected)
     path = own_log(rank)
     path.parent.mkdir(parents=True, exist_ok=True)
     environ.update(variables.wanted(environ, path))

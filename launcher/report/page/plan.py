@@ -70,6 +70,10 @@ def _variables(environment: Any) -> Iterable[tuple[str, ...]]:
         known = as_mapping(variable)
         hidden = _HIDDEN.get(str(known.get("scope")), "(value not shown)")
         value = hidden if known.get("value") is None else str(known["value"])
+        if known.get("operation") not in (None, "set"):
+            value = {"unset": "(removed)", "prepend": f"{value}:...", "source": "(sourced)"}.get(
+                str(known["operation"]), value
+            )
         overridden = "; ".join(f"{pair[1]} of {pair[0]}" for pair in _pairs(known.get("overridden")))
         yield str(known.get("name")), value, str(known.get("origin")), overridden
 
