@@ -26,7 +26,7 @@ PAGES = ROOT / "docs/how-to/contribute"
 
 FILES = {
     "command.md": ("launcher/api/size.py", "launcher/cli/commands/size.py", "tests/cli/test_size.py"),
-    "fabric.md": ("launcher/contract/fabrics/slingshot.py",),
+    "fabric.md": ("launcher/contract/fabrics/omni_path.py",),
     "preflight-rule.md": ("launcher/planning/preflight/schedule.py", "tests/planning/preflight_cases.py"),
     "runtime.md": ("launcher/runtimes/apptainer.py",),
 }
@@ -46,7 +46,7 @@ def modules() -> Iterator[None]:
     yield
     for name in set(sys.modules) - before:
         parent, _, own = name.rpartition(".")
-        if own in ("size", "slingshot", "apptainer"):
+        if own in ("size", "omni_path", "apptainer"):
             del sys.modules[name]
             delattr(sys.modules[parent], own)
 
@@ -109,15 +109,15 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 @pytest.mark.usefixtures("modules")
 def test_the_fabric(monkeypatch: pytest.MonkeyPatch) -> None:
     add_module("fabric.md", 0)
-    monkeypatch.setattr(fabrics, "NAMES", (*fabrics.NAMES, "slingshot"))
-    fabric = fabrics.FABRICS["slingshot"]
-    assert fabric.name == "slingshot" and fabric.accepts("AWS Libfabric")
-    expected, view = Expectation("require", "slingshot", nodes=2, ranks_per_node=4), NodeView()
-    assert fabric.judge(Selection(providers=("cxi",)), expected, view).word == GOOD
+    monkeypatch.setattr(fabrics, "NAMES", (*fabrics.NAMES, "omni-path"))
+    fabric = fabrics.FABRICS["omni-path"]
+    assert fabric.name == "omni-path" and fabric.accepts("AWS Libfabric")
+    expected, view = Expectation("require", "omni-path", nodes=2, ranks_per_node=4), NodeView()
+    assert fabric.judge(Selection(providers=("opx",)), expected, view).word == GOOD
     verdict = fabric.judge(Selection(providers=("tcp",)), expected, view)
     assert verdict.word == BAD and "lacks aws-ofi-nccl" in verdict.sentence
-    request = fabrics.model.NetworkRequest("require", nodes=2, sharp=False)
-    assert dict(fabric.variables(request).variables) == {"FI_PROVIDER": "cxi"}
+    request = fabrics.model.NetworkRequest("require", nodes=2, ranks=8, sharp=False)
+    assert dict(fabric.variables(request).variables) == {"FI_PROVIDER": "opx"}
 
 
 def test_the_preflight_rule(monkeypatch: pytest.MonkeyPatch) -> None:

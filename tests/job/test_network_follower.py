@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from launcher.contract import verdict
-from launcher.contract.fabrics.verdict import NodeView
+from launcher.contract.fabrics.verdict import Expectation, NodeView
 from launcher.contract.process import start_ticks_of
 from launcher.contract.records import ExceptionRecord
 from launcher.job.network import follower, report, variables
@@ -226,7 +226,6 @@ def watching(directory: Path, **settings: Any) -> Watch:
     """The first rank of a node, whose follower is a process that does nothing."""
     rank = read_rank(rank_environment(directory, 0, 16))
     watch = prepare(rank, {**SETTINGS, **settings}, {})
-    assert watch is not None
     watch.log = own_log(rank)
     watch.process = subprocess.Popen(["sleep", "60"])
     return watch
@@ -280,10 +279,80 @@ def test_a_rank_that_the_follower_ends_while_it_saves_and_stops_has_failed(tmp_p
     assert (end.outcome, end.cause, end.iteration, end.exit_status) == ("failed", "network", 7, 1)
 
 
-def test_other_ranks_of_a_node_have_no_part_in_it(tmp_path: Path) -> None:
+def test_other_ranks_of_a_node_have_nccls_warnings_in_their_own_log(tmp_path: Path) -> None:
     environ: dict[str, str] = {}
-    assert prepare(Rank(1, 1, 16, 8, 0, "n1:1", tmp_path, "000"), SETTINGS, environ) is None
-    assert environ == {}
+    rank = Rank(1, 1, 16, 8, 0, "n1:1", tmp_path, "000")
+    watch = prepare(rank, SETTINGS, environ)
+    assert environ == {"NCCL_DEBUG": "WARN"}
+    watch.begin("gpu", environ)
+    assert watch.process is None and not rank.paths.network_record(1).exists()
+    mine = {"NCCL_DEBUG": "VERSION"}
+    prepare(rank, SETTINGS, mine)
+    assert mine == {"NCCL_DEBUG": "VERSION"}
+    rank.paths.log(1).parent.mkdir(parents=True)
+    rank.paths.log(1).write_text(f"step 3\n{COMPLETION}\n{CONSEQUENCE}\n")
+    end = watch.explain(LOST)
+    assert end.exception is not None
+    assert end.exception["message"].startswith("NCCL error\nNCCL warned of peer 10.0.0.7<41000> device mlx5_2: NET/IB")
+    assert (end.cause, end.outcome) == ("communication", "failed")
+    assert watch.explain(end) == end
+
+
+COMPLETION = (
+    "n1:7:9 [1] transport/net_ib.cc:1238 NCCL WARN NET/IB : Got completion from peer 10.0.0.7<41000> with status=12 "
+    "opcode=0 len=0 vendor err 129 (Recv) hca mlx5_2"
+)
+CONSEQUENCE = "n1:7:9 [1] proxy.cc:1456 NCCL WARN [Service thread] Accept failed Resource temporarily unavailable"
+
+
+def test_what_fails_in_the_middle_of_a_run_is_in_the_end_of_the_rank(tmp_path: Path) -> None:
+    watch = watching(tmp_path)
+    own_log(watch.rank).write_text(text("efa") + f"{COMPLETION}\n{CONSEQUENCE}\n")
+    end = watch.explain(LOST)
+    assert end.exception is not None
+    assert "peer 10.0.0.7<41000> device mlx5_2" in end.exception["message"]
+    (tmp_path / "other").mkdir()
+    other = watching(tmp_path / "other")
+    own_log(other.rank).write_text(text("efa") + f"{COMPLETION}\n")
+    program = End("failed", exception=OUT_OF_MEMORY, cause="program")
+    assert other.explain(program) == program
+
+
+def test_a_good_verdict_waits_for_nccls_connections(tmp_path: Path) -> None:
+    log = tmp_path / "nccl.log"
+    lines = [line for line in text("infiniband").splitlines() if " via NET/" not in line]
+    log.write_text("\n".join([*lines, ""]))
+    expected = Expectation("require", "infiniband", 2, 8)
+    following = follower.Following(log, expected, NodeView())
+    assert not following.look(0.0)
+    assert (following.verdict.word, following.verdict.provisional) == ("good", True)
+    assert not following.look(follower.SETTLE_S + 1)
+    assert following.look(follower.CONNECTIONS_S)
+    late = follower.Following(log, expected, NodeView())
+    late.look(0.0)
+    with log.open("a") as more:
+        more.write("dgx-01:921:1177 [0] NCCL INFO Channel 00/0 : 8[0] -> 0[0] [receive] via NET/IB/0\n")
+    assert not late.look(10.0)
+    assert late.look(10.0 + follower.SETTLE_S)
+    assert late.verdict.word == "bad" and "do without GPUDirect RDMA" in late.verdict.what
+    # A profile of nodes that cannot do it says so.
+    able = Expectation("require", "infiniband", 2, 8, gdr=False)
+    other = follower.Following(log, able, NodeView())
+    other.look(0.0)
+    assert (other.verdict.word, other.verdict.provisional) == ("good", False)
+
+
+def test_a_run_goes_on_without_sharp_and_is_warned(tmp_path: Path) -> None:
+    settings = {"fabric": "infiniband", "sharp": True, "policy": "require"}
+    with running(tmp_path, settings=settings) as rank:
+        rank.nccl.write_text(text("infiniband"))
+        until(lambda: rank.report)
+        until(lambda: gone(rank.follower))
+        assert rank.process.poll() is None
+    found = rank.report
+    assert (found["verdict"], found["ends"]) == ("bad", False)
+    assert "no plugin for it was loaded" in found["cause"]
+    assert rank.rank.paths.network_warning(0).exists()
 
 
 @pytest.mark.parametrize(
@@ -298,7 +367,6 @@ def test_a_network_that_cannot_be_checked_is_said_to_be_so(
 ) -> None:
     rank = read_rank(rank_environment(tmp_path, 0, 16))
     watch = prepare(rank, SETTINGS, environ)
-    assert watch is not None
     watch.begin(device, environ)
     assert watch.process is None
     assert words in capfd.readouterr().err

@@ -54,7 +54,11 @@ def verdict(name: str, place: NodeView | None = None, **expected: Any) -> Verdic
 @pytest.mark.parametrize(
     ("name", "expected", "what"),
     [
-        ("efa", {"nics_per_node": 16}, "NCCL uses EFA (provider efa, aws-ofi-nccl 1.16.3, RDMA, 16 NICs, GPUDirect RDMA)"),
+        (
+            "efa",
+            {"nics_per_node": 16},
+            "NCCL uses EFA (provider efa, aws-ofi-nccl 1.16.3, RDMA, 16 NICs, GPUDirect RDMA)",
+        ),
         ("efa_old", {"nics_per_node": 4}, "NCCL uses EFA (provider efa, aws-ofi-nccl 1.4.0aws)"),
         ("infiniband", {"fabric": "infiniband", "nics_per_node": 8}, "NCCL uses IB (8 ports: mlx5_0:1/IB, "),
         ("sharp", {"fabric": "infiniband"}, "NCCL uses IBext_v8 (2 ports: mlx5_0:1/IB, mlx5_1:1/IB)"),
@@ -335,6 +339,41 @@ def test_the_file_is_the_one_that_nccl_makes_of_the_pattern(pattern: str, name: 
 def test_an_expectation_that_is_none_is_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         expect.read(settings)
+
+
+OFF = "n:1:2 [0] NCCL INFO NET/IB : GPU Direct RDMA Disabled for HCA 0 'mlx5_0'"
+ON = "n:1:2 [0] NCCL INFO NET/IB : GPU Direct RDMA Enabled for HCA 0 'mlx5_0'"
+FAR = "n:1:2 [0] NCCL INFO Channel 00/0 : 8[0] -> 0[0] [receive] via NET/IB/0"
+
+
+@pytest.mark.parametrize(
+    ("more", "view", "what", "cause"),
+    [
+        ([OFF], NodeView(peermem=False), "off (mlx5_0)", "modprobe nvidia_peermem"),
+        ([OFF], NodeView(peermem=True), "off (mlx5_0)", "loaded and not registered"),
+        ([OFF], NodeView(), "off (mlx5_0)", "neither nvidia_peermem nor DMA-BUF"),
+        ([OFF], NodeView({"NCCL_DMABUF_ENABLE": "0"}), "off (mlx5_0)", "NCCL_DMABUF_ENABLE=0"),
+        ([OFF], NodeView({"FI_EFA_USE_DEVICE_RDMA": "0"}), "off (mlx5_0)", "FI_EFA_USE_DEVICE_RDMA=0"),
+        ([OFF, ON.replace("mlx5_0", "mlx5_3")], NodeView(), "off for 1 of 2 adapters (mlx5_0)", "nvidia_peermem"),
+        ([FAR], NodeView({"NCCL_NET_GDR_LEVEL": "LOC"}), "do without", "NCCL_NET_GDR_LEVEL=LOC switches it off"),
+        ([FAR], NodeView(iommu=True), "do without", "ACS sends their traffic through the CPU (the IOMMU is on"),
+    ],
+)
+def test_gpudirect_rdma_that_is_off_is_bad_with_its_cause(
+    more: list[str], view: NodeView, what: str, cause: str
+) -> None:
+    lines = [line for line in lines_of("infiniband") if " via NET/" not in line]
+    for fabric in ("infiniband", "roce", "spectrum-x"):
+        found = judge(parse([*lines, *more]), expectation(fabric), view)
+        assert (found.word, found.ends) == ("bad", True)
+        assert what in found.what and cause in str(found.cause), found
+    assert judge(parse([*lines, *more]), expectation("infiniband", gdr=False), view).word == "good"
+    assert judge(parse([*lines, *more]), expectation("ethernet"), view).word == "good"
+
+
+def test_gpudirect_rdma_of_another_network_does_not_count() -> None:
+    others = [OFF.replace("NET/IB", "NET/Socket"), ON]
+    assert judge(parse([*lines_of("infiniband"), *others]), expectation("infiniband")).word == "good"
 
 
 PUBLIC = tomllib.loads((LOGS / "public.toml").read_text())["log"]

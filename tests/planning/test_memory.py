@@ -75,6 +75,7 @@ THREE_LAYERS_OF_QWEN3_30B_A3B = {
         pytest.param(2, {**PP2, **FULL, **TWO}, 21.2, id="PP 2, full recomputation"),
         pytest.param(2, {"context_parallel_size": 2, **TWO}, 27.1, id="CP 2"),
         pytest.param(1, THREE_LAYERS_OF_QWEN3_30B_A3B, 46.6, id="mixture of experts"),
+        pytest.param(1, {"fp8": "hybrid", "fp8_recipe": "tensorwise", "fp8_param": True}, 44.7, id="FP8"),
     ],
 )
 def test_the_estimate_is_near_what_was_measured(world_size: int, changes: dict[str, Any], measured_gib: float) -> None:
@@ -293,7 +294,7 @@ def test_what_does_not_fit_is_warned_of_with_the_term_to_change(changes: dict[st
     answer = resolved(world_size, **changes)
     (text,) = memory.warnings(estimate(answer, world_size), answer, "H100")
     assert remedy in text
-    assert "does not fit the 74.5 GiB of a GPU of type H100" in text
+    assert "does not fit the 79.2 GiB of a GPU of type H100" in text
 
 
 def test_what_fits_or_cannot_be_judged_is_not_warned_of() -> None:

@@ -6,9 +6,12 @@ Megatron's own objects: the spread of layers over pipeline stages, the model's v
 
 import dataclasses
 import enum
+import json
 import math
 from pathlib import PurePath
 from typing import Any, Optional
+
+from ..model import architectures
 
 FIELDS = {
     "model": (
@@ -23,7 +26,8 @@ FIELDS = {
         *("mtp_num_layers", "experimental_attention_variant"),
         *("recompute_granularity", "recompute_method", "recompute_num_layers", "recompute_modules"),
         *("distribute_saved_activations", "cpu_offloading", "cpu_offloading_num_layers"),
-        *("fine_grained_activation_offloading", "cuda_graph_impl", "cuda_graph_scope", "cuda_graph_modules"),
+        *("cpu_offloading_activations", "fine_grained_activation_offloading", "offload_modules"),
+        *("activation_offload_fraction", "cuda_graph_impl", "cuda_graph_scope", "cuda_graph_modules"),
         *("bf16", "fp16", "fp8", "fp8_recipe", "fp8_param", "fp4", "fp4_recipe", "fp4_param", "params_dtype"),
         *("tensor_model_parallel_size", "pipeline_model_parallel_size", "virtual_pipeline_model_parallel_size"),
         *("context_parallel_size", "expert_model_parallel_size", "expert_tensor_parallel_size", "sequence_parallel"),
@@ -71,6 +75,7 @@ def summarize(config: Any, transformer: Any) -> dict[str, Any]:
             found[section]["classes"] = [cls.__name__ for cls in type(owner).__mro__ if cls is not object]
     model = found["model"]
     model["padded_vocab_size"] = _vocabulary(config, model)
+    model["published_vocab_size"] = _published_vocabulary(config)
     model["pipeline_layout"] = _layout(transformer)
     model["layer_spec"] = _name(getattr(config.model, "transformer_layer_spec", None))
     return found
@@ -127,6 +132,20 @@ def _vocabulary(config: Any, model: "dict[str, Any]") -> Optional[int]:
         return None
     multiple = (model["make_vocab_size_divisible_by"] or 1) * (model["tensor_model_parallel_size"] or 1)
     return math.ceil(stated / multiple) * multiple if padded else stated
+
+
+def _published_vocabulary(config: Any) -> Optional[int]:
+    """Return the embedding's rows in the published model: the recipe's own size, or that of a model that ships.
+
+    The run's may be a little smaller where the tokenizer decides it: Qwen3's has 151,669 entries for 151,936 rows.
+    """
+    own = getattr(config.model, "vocab_size", None)
+    if isinstance(own, int):
+        return own
+    name = str(getattr(getattr(config, "tokenizer", None), "tokenizer_model", None))
+    file = next((each for each in architectures.files() if name in architectures.hub_names(each)), None)
+    found = None if file is None else json.loads(file.read_text(encoding="utf-8")).get("vocab_size")
+    return found if isinstance(found, int) else None
 
 
 def _name(function: Any) -> Optional[str]:

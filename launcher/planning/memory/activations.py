@@ -3,7 +3,8 @@
 The formulas start from Korthikanti et al. 2022 (arXiv 2205.05198, section 4.1 and table 2), adapted to what
 megatron-core 0.19.2 with Transformer Engine saves: RMSNorm or LayerNorm save input and output; flash or cuDNN attention
 saves queries, keys, values, output and one float for each row of scores instead of the scores (Dao et al. 2022, arXiv
-2205.14135); a gated MLP saves both halves of its first product; dropout of probability 0 saves no mask.
+2205.14135); a gated MLP saves both halves of its first product; dropout of probability 0 saves no mask. In FP8 and FP4
+linear layers save their inputs in 8 or 4 bits; where another operation saves the same tensor, both are kept.
 """
 
 from launcher.planning.memory.dimensions import Attention, Dimensions, Experts, Latent
@@ -22,11 +23,15 @@ def layer(sizes: Dimensions, index: int) -> int:
     # Selective recomputation of norms applies only to norms that are separate modules: the others are part of
     # Transformer Engine's linear layers (transformer_layer.py tests for an IdentityOp).
     dropped = sizes.recompute.of("layernorm")
-    kept += norm(sizes, drop_output=dropped and sizes.attention.latent is not None)
+    kept += norm(
+        sizes, drop_output=dropped and sizes.attention.latent is not None, module="attn_norm", into="qkv_linear"
+    )
     if mixed and experts is not None:
-        kept += norm(sizes, drop_output=dropped) + moe_mlp(sizes, experts)
+        # The router reads the norm's output as it is.
+        kept += norm(sizes, drop_output=dropped, quantized=False, module="mlp_norm") + moe_mlp(sizes, experts)
     else:
-        kept += norm(sizes, drop_output=False) + (0 if sizes.recompute.of("mlp") else mlp(sizes, sizes.ffn))
+        kept += norm(sizes, drop_output=False, module="mlp_norm")
+        kept += 0 if sizes.recompute.of("mlp") else mlp(sizes, sizes.ffn)
     if sizes.dropout:
         kept += 2 * _MASK * sizes.hidden * sizes.tokens // sizes.parallel.sequence_shards
     return kept
@@ -38,9 +43,16 @@ def checkpoint(sizes: Dimensions) -> int:
     return sizes.width * sizes.hidden * sizes.tokens // sequence_shards
 
 
-def norm(sizes: Dimensions, *, drop_output: bool) -> int:
-    """Return the bytes of input and output of a norm, which are in the sequence-parallel region."""
-    return (1 if drop_output else 2) * sizes.width * sizes.hidden * sizes.tokens // sizes.parallel.sequence_shards
+def norm(sizes: Dimensions, *, drop_output: bool, quantized: bool = True, module: str = "", into: str = "") -> int:
+    """Return the bytes of input and output of a norm, which are in the sequence-parallel region.
+
+    `quantized` is whether the output is the input of a linear layer alone, `into` that layer's name and `module` the
+    norm's among those that can be offloaded.
+    """
+    values = sizes.hidden * sizes.tokens // sizes.parallel.sequence_shards
+    output = sizes.saved if quantized else sizes.width
+    kept = sizes.width * sizes.offload.of(module)
+    return round(values * (kept + (0 if drop_output else output * sizes.offload.of(into))))
 
 
 def attention(sizes: Dimensions) -> int:
@@ -49,12 +61,18 @@ def attention(sizes: Dimensions) -> int:
     if one.latent is not None:
         return _latent(sizes, one, one.latent)
     queries, keys = local_widths(one, tp)
-    values = 2 * queries + 2 * keys
+    core = sizes.offload.of("core_attn")
+    values = (queries + 2 * keys) * core + queries * sizes.offload.of("attn_proj")
     if one.qk_norm:
         values += queries + keys
     if one.output_gate:
         values += 2 * queries
-    return sizes.width * values * sizes.tokens + _scores(sizes)
+    return round((sizes.width * values + _projection(sizes, queries)) * sizes.tokens) + _scores(sizes)
+
+
+def _projection(sizes: Dimensions, width: int) -> float:
+    """Return the bytes of the projection's input in 8 or 4 bits, a copy of the attention's output, which stays too."""
+    return sizes.saved * width if sizes.saved < sizes.width else 0
 
 
 def _latent(sizes: Dimensions, one: Attention, latent: Latent) -> int:
@@ -65,7 +83,7 @@ def _latent(sizes: Dimensions, one: Attention, latent: Latent) -> int:
     if sizes.recompute.of("mla_up_proj"):
         up = 0
     values = low // sizes.parallel.sequence_shards + up + heads * latent.v_dim
-    return sizes.width * values * sizes.tokens + _scores(sizes)
+    return round((sizes.width * values + _projection(sizes, heads * latent.v_dim)) * sizes.tokens) + _scores(sizes)
 
 
 def _scores(sizes: Dimensions) -> int:
@@ -85,11 +103,11 @@ def _scores(sizes: Dimensions) -> int:
 
 def mlp(sizes: Dimensions, width: int) -> int:
     """Return the bytes of an MLP: output of the first product (twice as wide if gated) and input of the second."""
-    values = 3 if sizes.gated else 2
+    values = 2 if sizes.gated else 1
     if sizes.gated and not sizes.fused_activation:
         # The activation of the gate is then a separate tensor (core/transformer/mlp.py).
         values += 1
-    return sizes.width * values * width * sizes.tokens // sizes.parallel.tp
+    return round((sizes.width * values + sizes.saved) * width * sizes.tokens) // sizes.parallel.tp
 
 
 def moe_mlp(sizes: Dimensions, experts: Experts) -> int:
@@ -102,10 +120,11 @@ def moe_mlp(sizes: Dimensions, experts: Experts) -> int:
     local = sizes.tokens // sizes.parallel.sequence_shards
     # Logits and probabilities in fp32, and the routing map in bytes (core/transformer/moe/router.py, moe_utils.py).
     kept = local * experts.number * (2 * _FLOAT + _MASK)
-    values = sizes.hidden
     own = experts.ffn // sizes.parallel.etp
-    values += own * ((2 if sizes.gated else 1) + (0 if sizes.recompute.of("moe_act") else 1))
-    kept += (sizes.width * values + _FLOAT) * routed_rows(sizes, experts)
+    each = sizes.saved * sizes.hidden * sizes.offload.of("expert_fc1")
+    each += sizes.width * own * (2 if sizes.gated else 1) * sizes.offload.of("moe_act")
+    each += 0 if sizes.recompute.of("moe_act") else sizes.saved * own
+    kept += round((each + _FLOAT) * routed_rows(sizes, experts))
     if experts.shared and not sizes.recompute.of("shared_experts"):
         kept += mlp(sizes, experts.shared)
     return kept
@@ -134,7 +153,7 @@ def backward(sizes: Dimensions, index: int) -> int:
 
 def output_stage(sizes: Dimensions) -> int:
     """Return the bytes that the last stage saves besides its layers: input and output of the final norm."""
-    return norm(sizes, drop_output=False) * (1 + sizes.mtp)
+    return norm(sizes, drop_output=False, quantized=False) * (1 + sizes.mtp)
 
 
 def loss(sizes: Dimensions) -> int:

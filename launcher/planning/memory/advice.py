@@ -7,11 +7,18 @@ from typing import Any
 from launcher.planning.memory.dimensions import NotEstimatedError
 from launcher.planning.memory.estimate import GIB, MemoryEstimate, StageMemory, estimate
 
-GPU_GIB = {"V100": 32, "A100": 80, "H100": 80, "H200": 141, "B200": 180, "GB200": 186, "B300": 288, "GB300": 288}
-"""Memory of each GPU in NVIDIA's data sheets, in GB of 10^9 bytes; for V100 and A100 the larger variant. The driver
-reserves some, so less is available."""
-
-_GB = 10**9
+GPU_GIB = {
+    "V100": 31.74,
+    "A100": 79.15,
+    "H100": 79.18,
+    "H200": 139.8,
+    "B200": 178.35,
+    "GB200": 184.31,
+    "B300": 267.69,
+    "GB300": 276.5,
+}
+"""Memory of each GPU as torch sees it, in GiB ("total capacity" of its message when memory runs out); for V100 and A100
+the larger variant. Data sheets count 10^9 bytes, and what the driver reserves."""
 
 _TERMS = {
     "weights": "weights",
@@ -51,12 +58,12 @@ def lines(memory: Mapping[str, Any]) -> list[str]:
 def warnings(memory: MemoryEstimate, resolved: Mapping[str, Any], gpu: str | None) -> tuple[str, ...]:
     """Return a warning if the estimate exceeds the memory of the GPU; the plan is not refused for it."""
     has = GPU_GIB.get((gpu or "").upper())
-    if has is None or memory.needed <= has * _GB:
+    if has is None or memory.needed <= has * GIB:
         return ()
     worst = memory.worst
     return (
         f"memory: an estimate of {memory.needed / GIB:.1f} GiB (stage {worst.stage}) does not fit the "
-        f"{has * _GB / GIB:.1f} GiB of a GPU of type {gpu}; mostly {_largest(worst)}. {_remedy(worst, resolved)}",
+        f"{has:.1f} GiB of a GPU of type {gpu}; mostly {_largest(worst)}. {_remedy(worst, resolved)}",
     )
 
 

@@ -74,6 +74,22 @@ class Recompute:
 
 
 @dataclass(frozen=True)
+class Offload:
+    """Which activations wait for the backward pass in the host's memory."""
+
+    layers: int
+    """Number of layers, the first of the model, whose activations all do (cpu_offloading)."""
+    modules: frozenset[str]
+    """Modules whose inputs do (fine_grained_activation_offloading)."""
+    fraction: float
+    """The share of these modules' micro-batches."""
+
+    def of(self, module: str) -> float:
+        """Return the share of the input of `module` that stays on the GPU."""
+        return 1.0 - self.fraction if module in self.modules else 1.0
+
+
+@dataclass(frozen=True)
 class Parallelism:
     """Parallel sizes, and how the sequence is split."""
 
@@ -105,7 +121,10 @@ class Parallelism:
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Dimensions of a model and its batch; `width` is the size of one activation value in bytes."""
+    """Dimensions of a model and its batch; `width` is the size of one activation value in bytes.
+
+    `saved` is that of a linear layer's input, as it waits for the backward pass: 1 byte in FP8, about half in FP4.
+    """
 
     layers: int
     hidden: int
@@ -129,6 +148,8 @@ class Dimensions:
     micro_batch: int
     microbatches: int
     width: int
+    saved: float
+    offload: Offload
     fused_loss: str | None
     accumulation_fusion: bool
 
@@ -159,7 +180,7 @@ def read_dimensions(resolved: Mapping[str, Any], world_size: int) -> Dimensions:
         hidden=model["hidden_size"],
         ffn=model["ffn_hidden_size"] or 4 * model["hidden_size"],
         gated=bool(model["gated_linear_unit"]),
-        vocabulary=model["padded_vocab_size"],
+        vocabulary=model["padded_vocab_size"] or model["published_vocab_size"],
         tied=bool(model["share_embeddings_and_output_weights"]),
         norm_vectors=1 if model["normalization"] == "RMSNorm" else 2,
         linear_bias=bool(model["add_bias_linear"]),
@@ -175,8 +196,34 @@ def read_dimensions(resolved: Mapping[str, Any], world_size: int) -> Dimensions:
         micro_batch=micro,
         microbatches=max(1, batch // (micro * parallel.dp)),
         width=2 if model["bf16"] or model["fp16"] else 4,
+        saved=_saved(model),
+        offload=_offload(model),
         fused_loss=model["cross_entropy_fusion_impl"] if model["cross_entropy_loss_fusion"] else None,
         accumulation_fusion=bool(model["gradient_accumulation_fusion"]),
+    )
+
+
+def _saved(model: Mapping[str, Any]) -> float:
+    """Return the bytes of one value of a linear layer's input, as it is saved.
+
+    Transformer Engine keeps the copy that the gradient of the weight needs, with one scale for 32 (MXFP8) or 16 (NVFP4)
+    values (Transformer Engine 2.19, pytorch/tensor/{mxfp8,nvfp4}_tensor.py).
+    """
+    if model.get("fp4"):
+        return 0.5 + 1 / 16
+    if model["fp8"]:
+        return 1 + (1 / 32 if model.get("fp8_recipe") == "mxfp8" else 0)
+    return 2 if model["bf16"] or model["fp16"] else 4
+
+
+def _offload(model: Mapping[str, Any]) -> Offload:
+    fine = bool(model["fine_grained_activation_offloading"])
+    whole = model["cpu_offloading"] and model.get("cpu_offloading_activations") is not False
+    fraction = model.get("activation_offload_fraction")
+    return Offload(
+        layers=(model["cpu_offloading_num_layers"] or 0) if whole else 0,
+        modules=frozenset(model.get("offload_modules") or ()) if fine else frozenset(),
+        fraction=1.0 if fraction is None else float(fraction),
     )
 
 
@@ -191,7 +238,7 @@ def _require_known_kind(model: Mapping[str, Any]) -> None:
     for name, reason in unknown.items():
         if model.get(name) is not None:
             raise NotEstimatedError(f"model.{name}={model[name]}: {reason}")
-    if model["padded_vocab_size"] is None:
+    if model["padded_vocab_size"] is None and model.get("published_vocab_size") is None:
         raise NotEstimatedError("the size of the vocabulary is known only when the tokenizer is loaded")
     missing = [name for name in ("num_layers", "hidden_size", "num_attention_heads", "seq_length") if not model[name]]
     if missing:

@@ -111,7 +111,7 @@ def _stage(
         else 0,
         activations=kept,
         loss_or_backward=working,
-        communication=_communication(sizes),
+        communication=_communication(sizes) + _gathered(sizes, stage, count, spent),
         step=round(count.dense * spent.step_on(ranks) + count.expert * spent.step_on(expert_ranks)) if trained else 0,
     )
 
@@ -153,6 +153,9 @@ def _chunk(sizes: Dimensions, chunk: tuple[int, ...]) -> tuple[int, int]:
     """
     whole = [activations.layer(sizes, index) for index in chunk]
     recompute = sizes.recompute
+    if sizes.offload.layers:
+        # Offloading needs a single pipeline stage. One layer leaves the GPU while the next runs, or comes back.
+        return sum(whole[sizes.offload.layers :]), 2 * max(whole[: sizes.offload.layers], default=0)
     if recompute.granularity != "full" or not chunk:
         return sum(whole), 0
     number = min(recompute.layers, len(chunk))
@@ -183,16 +186,28 @@ def _communication(sizes: Dimensions) -> int:
     return found
 
 
+def _gathered(sizes: Dimensions, stage: Stage, count: Count, spent: PerParameter) -> int:
+    """Return the bytes of weights that FSDP gathers: of a layer that runs and the next, and of the output layer.
+
+    Their gradients exist whole until they are reduced (core/distributed/fsdp/src/megatron_fsdp).
+    """
+    if not spent.shard_weight:
+        return 0
+    layer = max((parameters.layer(sizes, index).all for index in stage.layers), default=0)
+    outside = count.all - sum(parameters.layer(sizes, index).all for index in stage.layers)
+    each = spent.weight + (spent.gradient if spent.shard_gradient else 0)
+    return round((2 * layer + outside) * each)
+
+
 def _notes(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return notes on features of this configuration that the formulas leave out or no measurement confirms."""
     model, optimizer = config["model"], config["optimizer"] or {}
     rows = (
-        (config.get("peft"), "adapters, their gradients and their optimizer state are not counted"),
-        (model["fp8"] or model["fp4"], "inputs saved in 8 or 4 bits are counted as 16 bits"),
         (
-            model["cpu_offloading"] or model["fine_grained_activation_offloading"],
-            "offloaded activations are counted as if they stayed on the GPU",
+            model["padded_vocab_size"] is None,
+            "the vocabulary is the published model's; the run's, which its tokenizer decides, may be a little smaller",
         ),
+        (config.get("peft"), "adapters, their gradients and their optimizer state are not counted"),
         (model["cuda_graph_impl"] not in (None, "none"), "memory of CUDA graphs is not counted"),
         (model["num_moe_experts"], "the experts are assumed to be evenly loaded; the busiest rank can need much more"),
         ("muon" in str(optimizer.get("optimizer")), "the optimizer's state is counted as Adam's"),

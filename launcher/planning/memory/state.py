@@ -22,7 +22,7 @@ _ADAM_STATES = 2
 class PerParameter:
     """Bytes per parameter on one rank; `optimizer` and `step` before sharding."""
 
-    weight: int
+    weight: float
     gradient: int
     optimizer: float
     step: float
@@ -60,7 +60,7 @@ def per_parameter(config: Mapping[str, Any]) -> PerParameter:
     return PerParameter(
         # Quantised linear layers keep a row-wise and a column-wise copy of one byte each beside their bf16 weight,
         # unless the 8-bit weights are the parameters themselves.
-        weight=width + (2 if model["fp8"] and not model["fp8_param"] else 0),
+        weight=width + _copies(model),
         gradient=gradient,
         optimizer=kept * _optimizer(optimizer, mixed=mixed, bf16=bool(model["bf16"])),
         step=kept * 4 if gradient < 4 and not _own_types(optimizer) else 0,
@@ -73,6 +73,13 @@ def per_parameter(config: Mapping[str, Any]) -> PerParameter:
         shard_weight=fsdp == "optim_grads_params",
         instances=ddp.get("num_distributed_optimizer_instances") or 1,
     )
+
+
+def _copies(model: Mapping[str, Any]) -> float:
+    """Return the bytes of a weight's copies in 8 or 4 bits, one by row and one by column."""
+    if model.get("fp4"):
+        return 0 if model.get("fp4_param") else 2 * (0.5 + 1 / 16)
+    return 2 if model["fp8"] and not model["fp8_param"] else 0
 
 
 def _optimizer(optimizer: Mapping[str, Any], *, mixed: bool, bf16: bool) -> int:

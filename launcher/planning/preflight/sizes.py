@@ -18,6 +18,9 @@ _VP = "virtual_pipeline_model_parallel_size"
 _EP = "expert_model_parallel_size"
 _ETP = "expert_tensor_parallel_size"
 _MANY_MICROBATCHES = 256
+_MANY_BY_STAGE = 64
+"""Micro-batches of a step for each pipeline stage, of which a pipeline needs many: the most in NVIDIA's published runs
+(NVIDIA-NeMo/Megatron-Bridge 067f987, docs/performance-summary-archive.md: Qwen3 235B on 256 H100, PP 8, 512 in all)."""
 _BUBBLE = 0.3
 """The share of a step that stages are idle, from which it is reported."""
 
@@ -162,7 +165,7 @@ def microbatches(view: ConfigView) -> Iterator[Finding]:
         return
     number = batch // (micro * data)
     yield from _schedule(view, number, pp, view.number(f"model.{_VP}") or 1)
-    if number >= _MANY_MICROBATCHES:
+    if number >= _MANY_MICROBATCHES and number > _MANY_BY_STAGE * pp:
         yield Finding(
             f"each rank processes {number} micro-batches in a step: a global batch of {batch} is large for "
             f"{data} data-parallel ranks",
