@@ -9,6 +9,9 @@ Sources:
   `scripts/performance/utils/utils.py` (067f987): HybridEP's three variables, at most 72 ranks of a GB200's domain.
 - deepseek-ai/DeepEP pull request 521 (NCCL's GIN as transport: DEEP_EP_BACKEND=nccl); crazyguitar/pysheeet (fbe35ba):
   NCCL_GIN_TYPE=2, the proxy, on EFA. awslabs/awsome-distributed-ai pull request 1116: UCCL is a `deep_ep` of its own.
+- awslabs/awsome-distributed-ai (95b939c), 3.test_cases/megatron/megatron-bridge: DeepEP over NVSHMEM's libfabric
+  transport, measured on p6-b300 with Megatron Bridge; its image sets NVSHMEM_REMOTE_TRANSPORT=libfabric. The package
+  nvshmem alone says nothing: torch's wheels bring it.
 """
 
 from collections.abc import Mapping
@@ -25,7 +28,12 @@ TYPE_KEY = "model.moe_token_dispatcher_type"
 BACKEND_KEY = "model.moe_flex_dispatcher_backend"
 KEYS = (TYPE_KEY, BACKEND_KEY, "model.moe_enable_deepep")
 
-_SHOWN = {"deepep": "DeepEP", "hybridep": "HybridEP", "flex": "the flex dispatcher (DeepEP unless a back end is named)"}
+_SHOWN = {
+    "deepep": "DeepEP",
+    "deepepv2": "DeepEP 2",
+    "hybridep": "HybridEP",
+    "flex": "the flex dispatcher (DeepEP unless a back end is named)",
+}
 _GRACE = ("GB200", "GB300")
 _ALTERNATIVE = f"Use {TYPE_KEY}=alltoall (NCCL itself)"
 
@@ -43,7 +51,7 @@ class Dispatcher:
 
 
 def name_of(values: Mapping[str, Any]) -> str | None:
-    """Return what the values by key say: alltoall, allgather, deepep, hybridep, ncclep; `flex` without a back end.
+    """Return what the values say: alltoall, allgather, deepep, deepepv2, hybridep, ncclep; `flex` without a back end.
 
     None where they say nothing.
     """
@@ -81,7 +89,7 @@ def plan_dispatcher(
         return _on_grace(cluster.gpu or "", stated=stated)
     if name == "hybridep":
         return _hybridep(cluster, layout, sizes)
-    if _without_mlx5(cluster) and name in ("deepep", "flex"):
+    if _without_mlx5(cluster) and name in ("deepep", "deepepv2", "flex"):
         return _without_mlx5_devices(name, cluster, image, layout, sizes)
     return Dispatcher(name)
 
@@ -136,9 +144,18 @@ def _without_mlx5_devices(
             if key not in image.environment  # an image with another kind of GIN says so itself
         )
         return Dispatcher(name, tuple(found), unchecked=("whether the image's deep_ep was built for NCCL GIN",))
+    if image is not None and _over_libfabric(cluster, image):
+        unchecked = "whether the image's deep_ep was built for NVSHMEM's libfabric transport, which it selects"
+        return Dispatcher(name, unchecked=(unchecked,))
     if group is None:
         return Dispatcher(name, unchecked=(_unknown_span(name),))
     raise _refused(name, cluster, sizes, layout)
+
+
+def _over_libfabric(cluster: Cluster, image: Image) -> bool:
+    """Whether image or profile select NVSHMEM's libfabric transport, and the image has NVSHMEM."""
+    selected = cluster.env.get("NVSHMEM_REMOTE_TRANSPORT") or image.environment.get("NVSHMEM_REMOTE_TRANSPORT")
+    return selected == "libfabric" and "nvshmem" in image.moe_backends
 
 
 def _on_grace(gpu: str, *, stated: bool) -> Dispatcher:
@@ -156,7 +173,8 @@ def _refused(name: str, cluster: Cluster, sizes: Mapping[str, int], layout: Rank
         f"{_SHOWN[name]} between nodes needs mlx5 devices, and {fabric} has none: groups of {_counted(sizes)} ranks "
         f"leave a node of {layout.ranks_per_node}, and the run would crash at its first step",
         where=f"{TYPE_KEY}=flex",
-        hint=f"{_ALTERNATIVE}, groups within a node, or for DeepEP an image whose manifest lists nccl-gin or uccl.",
+        hint=f"{_ALTERNATIVE}, groups within a node, or for DeepEP an image whose manifest lists nccl-gin or uccl, or "
+        "nvshmem with NVSHMEM_REMOTE_TRANSPORT=libfabric.",
     )
 
 

@@ -29,6 +29,11 @@ NEW = NsysProgram(
     "--wait= --nic-metrics= --gpu-metrics-devices= --enable= --cuda-graph-trace= cuda-hw cuda-sw",
     frozenset({"efa_metrics"}),
 )
+OF_2026 = NsysProgram(
+    "2026.2.1",
+    "  --nic-metrics=\n\t Possible values are 'lf', 'hf' or 'none'. 'true' is deprecated.\n  --wait=\n  --cuda-graph-trace=",
+    frozenset(),
+)
 NEVER_HANGS = {
     "--sample=none",
     "--cpuctxsw=none",
@@ -39,8 +44,9 @@ NEVER_HANGS = {
 }
 
 
-def compose(known: NsysProgram, **options: Any) -> tuple[list[str], list[str]]:
-    return nsys_command.compose("/opt/nsys", known, Path("/run/x"), options, {"LOCAL_RANK": "5"})
+def compose(known: NsysProgram, ranks: tuple[int, ...] = (13,), **options: Any) -> tuple[list[str], list[str]]:
+    environ = {"LOCAL_RANK": "5", "RANK": "13"}
+    return nsys_command.compose("/opt/nsys", known, Path("/run/x"), options, environ, ranks)
 
 
 @pytest.mark.parametrize("known", [OLD, NEW], ids=["old", "new"])
@@ -59,6 +65,10 @@ def test_the_known_hangs_cannot_happen_and_nothing_is_overwritten(known: NsysPro
         (NEW, {"fabric": "efa"}, "--enable=efa_metrics", None),
         (OLD, {"fabric": "efa"}, None, "has no plugin efa_metrics"),
         (NEW, {"fabric": "infiniband"}, "--nic-metrics=true", None),
+        (OF_2026, {"fabric": "infiniband"}, "--nic-metrics=lf", None),
+        (NEW, {"fabric": "roce"}, "--nic-metrics=true", None),
+        (NEW, {"fabric": "gib"}, "--nic-metrics=true", None),
+        (NEW, {"fabric": "spectrum-x"}, "--nic-metrics=true", None),
         (NsysProgram("1", "", frozenset()), {"fabric": "infiniband"}, None, "has no --nic-metrics"),
         (NEW, {"gpu_metrics": True}, "--gpu-metrics-devices=5", None),
         (OLD, {"gpu_metrics": True}, "--gpu-metrics-device=5", None),
@@ -75,6 +85,16 @@ def test_only_what_this_nsys_knows(
     words, left_out = compose(known, **options)
     assert word is None or word in words
     assert any(loss in text for text in left_out) if loss else not [text for text in left_out if "network" in text]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "counted"), [((13,), True), ((0, 13), True), ((8, 13), False), ((), False), ((13, 14), True)]
+)
+def test_the_counters_of_a_node_are_read_by_its_first_captured_rank(ranks: tuple[int, ...], counted: bool) -> None:
+    words, left_out = compose(NEW, ranks, fabric="infiniband")
+    assert ("--nic-metrics=true" in words) == counted
+    assert left_out == []
+    assert ("--enable=efa_metrics" in compose(NEW, ranks, fabric="efa")[0]) == counted
 
 
 def test_the_users_arguments_take_the_place_of_ours() -> None:

@@ -109,6 +109,15 @@ def test_an_image_with_a_back_end_that_can_is_allowed_with_its_variables() -> No
     assert {one.name for one in own.variables} == {"DEEP_EP_BACKEND"}
     uccl = decide(EFA, DEEPEP, ep=16, backends=("nccl-gin", "uccl"))
     assert (uccl.variables, len(uccl.unchecked)) == ((), 1)
+    libfabric = {"NVSHMEM_REMOTE_TRANSPORT": "libfabric"}
+    nvshmem = decide(EFA, DEEPEP, ep=16, backends=("deepep", "nvshmem"), environment=libfabric)
+    assert (nvshmem.variables, len(nvshmem.unchecked)) == ((), 1)
+    assert decide({**EFA, "env": libfabric}, DEEPEP, ep=16, backends=("nvshmem",)).unchecked
+    for backends, environment in ((("deepep", "nvshmem"), {}), (("deepep",), libfabric)):
+        with pytest.raises(OverrideError, match="EFA has none"):  # torch's wheels bring NVSHMEM
+            decide(EFA, DEEPEP, ep=16, backends=backends, environment=environment)
+    with pytest.raises(OverrideError, match="DeepEP 2 between nodes"):
+        decide(EFA, {**FLEX, "model.moe_flex_dispatcher_backend": "deepepv2"}, ep=16)
     with pytest.raises(OverrideError):  # these carry DeepEP
         decide(EFA, HYBRID, ep=16, backends=("nccl-gin", "uccl"))
 

@@ -44,7 +44,9 @@ def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int
         return record_refusal(paths, rank, record, f"nsys cannot profile this rank: {why}")
     nsys = nsys_command.probe(found)
     report = directory / f"{name}.nsys-rep"
-    argv, left_out = nsys_command.compose(found, nsys, report.with_suffix(""), nsys_options)
+    argv, left_out = nsys_command.compose(
+        found, nsys, report.with_suffix(""), nsys_options, environ, options.get("ranks") or ()
+    )
     for text in left_out:
         print(f"profiler: {text}", file=sys.stderr, flush=True)
     limit_s = float(options.get("finish_timeout_s") or _FINISH_TIMEOUT_S)
