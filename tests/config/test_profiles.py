@@ -19,7 +19,8 @@ from tests.support.building import image, plan
 
 HOME = {"HOME": "/nowhere"}
 NAMES = sorted(path.stem for path in resource("configs/clusters").glob("*.toml"))
-SITES = [name for name in NAMES if name not in ("aws-efa", "local", "slurm")]
+BASES = ("aws-efa", "gcp-gib", "local", "slurm")
+SITES = [name for name in NAMES if name not in BASES]
 EFA = [name for name in NAMES if name.startswith("aws-")]
 
 # What the launcher itself decides with a profile, rather than what is true of a site.
@@ -47,8 +48,9 @@ def test_a_profile_of_a_site_says_what_its_nodes_are_and_not_who_uses_them(name:
     found = profile(name)
     assert None not in (found.fabric, found.gpus_per_node, found.gpu, found.architecture)
     assert (found.partition, found.account, found.qos, found.image, found.run_root) == (None,) * 5
-    assert found.architecture == ("aarch64" if found.gpu == "GB200" else "x86_64")
-    assert found.nvlink_domain_nodes == (18 if found.gpu == "GB200" else 1)
+    grace = found.gpu in ("GB200", "GB300")
+    assert found.architecture == ("aarch64" if grace else "x86_64")
+    assert (found.nvlink_domain_nodes, found.gpus_per_node) == ((18, 4) if grace else (1, 8))
     assert found.network == ("warn" if name.startswith("dgx-") else "require")
     assert found.runtime == "pyxis" and found.directives["exclusive"] is True
     # A recipe's own value is tuned for its model: https://github.com/NVIDIA/Megatron-LM
@@ -121,6 +123,21 @@ AZURE_GB200 = {
     "NCCL_NET_GDR_C2C": "1",
     "NCCL_IB_QPS_PER_CONNECTION": "4",
 }
+CW_GB300_ROCE = {
+    **CW_GB200,
+    "NCCL_IB_ADDR_FAMILY": "AF_INET6",
+    "NCCL_IB_ADDR_RANGE": "fd02::/16",
+    "NCCL_IB_TC": "96",
+    "NCCL_IB_ADAPTIVE_ROUTING": "1",
+}
+OCI_GB200 = {
+    "NCCL_IB_TC": "41",
+    "NCCL_IB_GID_INDEX": "3",
+    "NCCL_IB_RETRY_CNT": None,
+    "NCCL_IB_QPS_PER_CONNECTION": "4",
+    "NCCL_MNNVL_ENABLE": "1",
+    "NCCL_NET_PLUGIN": "none",
+}
 OCI = {"NCCL_IB_TC": "41", "NCCL_IB_SL": "0", "NCCL_IB_TIMEOUT": "22", "NCCL_IB_RETRY_CNT": "14"}
 
 
@@ -134,12 +151,59 @@ OCI = {"NCCL_IB_TC": "41", "NCCL_IB_SL": "0", "NCCL_IB_TIMEOUT": "22", "NCCL_IB_
         ("oci-h100", OCI, {"fabric": "roce", "nics_per_node": 16}),
         ("dgx-h100", {}, {"nics_per_node": 8, "sharp": False}),
         ("dgx-gb200-nvl72", {"NCCL_NET_GDR_LEVEL": "PHB", "NCCL_NET_GDR_C2C": "1"}, {"topology": "block"}),
+        ("coreweave-h200", CW, {"gpu": "H200", "nics_per_node": None}),
+        ("coreweave-b200", CW, {"gpu": "B200", "nics_per_node": None, "sharp": False}),
+        ("coreweave-b300", CW, {"gpu": "B300", "nics_per_node": None}),
+        ("coreweave-gb300", CW_GB200, {"gpu": "GB300", "segment_max": 16, "fabric": "infiniband"}),
+        ("coreweave-gb300-roce", CW_GB300_ROCE, {"nics_per_node": 16, "segment_max": 16, "fabric": "spectrum-x"}),
+        ("azure-nd-h200-v5", AZURE_H100, {"gpu": "H200", "cpus_per_task": 12, "nics_per_node": 8}),
+        ("azure-nd-gb300-v6", AZURE_GB200, {"gpu": "GB300", "nics_per_node": 4}),
+        ("oci-h200", {**OCI, "NCCL_IB_SPLIT_DATA_ON_QPS": "0"}, {"gpu": "H200", "nics_per_node": 8}),
+        ("oci-b200", OCI, {"gpu": "B200", "nics_per_node": 8}),
+        ("oci-b300", OCI, {"gpu": "B300", "nics_per_node": 16}),
+        ("oci-gb200", OCI_GB200, {"fabric": "roce", "nics_per_node": 8, "topology": None}),
+        ("oci-gb300", OCI_GB200, {"gpu": "GB300", "nics_per_node": 8}),
+        ("dgx-b200", {}, {"gpu": "B200", "nics_per_node": None}),
+        ("dgx-b300", {}, {"gpu": "B300", "nics_per_node": None}),
+        ("dgx-gb300-nvl72", {"NCCL_NET_GDR_C2C": "1"}, {"gpu": "GB300", "nics_per_node": 4, "topology": "block"}),
     ],
 )
-def test_infiniband_and_nvlink_domains_by_site(name: str, env: dict[str, str], others: dict[str, Any]) -> None:
+def test_infiniband_and_nvlink_domains_by_site(name: str, env: dict[str, str | None], others: dict[str, Any]) -> None:
     found = profile(name)
     assert {key: found.env.get(key) for key in env} == env
     assert {key: getattr(found, key) for key in others} == others
+
+
+GIB = "/usr/local/gib"
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "gib", "env"),
+    [
+        ("gcp-a3-ultra", "H200", 8, {"NCCL_SOCKET_IFNAME": "enp0s19,enp192s20"}),
+        ("gcp-a4", "B200", 8, {"GLOO_SOCKET_IFNAME": "enp0s19", "NCCL_SOCKET_IFNAME": None}),
+        ("gcp-a4x", "GB200", 4, {"GLOO_SOCKET_IFNAME": "enp0s3", "NCCL_SOCKET_IFNAME": None}),
+        ("gcp-a4x-max", "GB300", 8, {"NCCL_SOCKET_IFNAME": "eth0,eth1", "NCCL_IB_GID_INDEX": "3"}),
+    ],
+)
+def test_gib_by_machine(name: str, gpu: str, gib: int, env: dict[str, str | None]) -> None:
+    found = profile(name)
+    assert (found.fabric, found.gpu, found.nics_per_node) == ("gib", gpu, gib)
+    assert {key: found.env.get(key) for key in env} == env
+    assert found.mounts == (f"{GIB}:{GIB}",)
+    assert found.env_prepend == {"LD_LIBRARY_PATH": f"{GIB}/lib64"}
+    assert found.env_source == (f"{GIB}/scripts/set_nccl_env.sh",)
+    # A variable that the profile sets is not removed, too.
+    assert not set(found.env_unset) & set(found.env)
+    assert ("NCCL_SOCKET_IFNAME" in found.env_unset) == (env["NCCL_SOCKET_IFNAME"] is None)
+
+
+def test_fastrak() -> None:
+    found = profile("gcp-a3-mega")
+    assert (found.fabric, found.nics_per_node, found.mpi) == ("fastrak", 8, "pmi2")
+    assert len(found.env["NCCL_FASTRAK_IFNAME"].split(",")) == found.nics_per_node
+    assert found.env_prepend == {"LD_LIBRARY_PATH": found.env["NCCL_LIB_DIR"]}
+    assert found.env_source == (f"{found.env['NCCL_LIB_DIR']}/nccl-env-profile.sh",)
 
 
 def test_the_document_has_a_row_for_each() -> None:
@@ -149,7 +213,8 @@ def test_the_document_has_a_row_for_each() -> None:
 
 def test_sites_that_contradict_each_other_keep_their_own_values() -> None:
     assert profile("azure-nd-gb200-v6").env["NCCL_SHM_DISABLE"] != profile("coreweave-gb200").env["NCCL_SHM_DISABLE"]
-    assert len(profile("oci-h100").env["NCCL_IB_HCA"].split(",")) == profile("oci-h100").nics_per_node
+    for name in [name for name in NAMES if name.startswith("oci-")]:
+        assert len(set(profile(name).env["NCCL_IB_HCA"].split(","))) == profile(name).nics_per_node
     assert "NCCL_ALGO" not in profile("oci-h100").env
     (mask,) = profile("azure-nd-h100-v5").srun_args
     assert len(mask.split(",")) == profile("azure-nd-h100-v5").gpus_per_node

@@ -31,7 +31,8 @@ NEW = NsysProgram(
 )
 OF_2026 = NsysProgram(
     "2026.2.1",
-    "  --nic-metrics=\n\t Possible values are 'lf', 'hf' or 'none'. 'true' is deprecated.\n  --wait=\n  --cuda-graph-trace=",
+    "  --nic-metrics=\n\t Possible values are 'lf', 'hf' or 'none'. 'true' is deprecated.\n"
+    "  --wait=\n  --cuda-graph-trace=",
     frozenset(),
 )
 NEVER_HANGS = {

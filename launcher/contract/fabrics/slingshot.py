@@ -1,7 +1,7 @@
 """Slingshot, HPE's network: NCCL reaches it through libfabric's provider cxi and the plugin aws-ofi-nccl.
 
 Sources: HewlettPackard/shs-ccl-docs (pull request 35: the plugin's network is called OFI in its newer releases);
-eth-cscs/cscs-docs, docs/software/communication/nccl.md.
+https://docs.cscs.ch/software/communication/nccl/.
 """
 
 from . import ofi

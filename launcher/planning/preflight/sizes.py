@@ -20,7 +20,7 @@ _ETP = "expert_tensor_parallel_size"
 _MANY_MICROBATCHES = 256
 _MANY_BY_STAGE = 64
 """Micro-batches of a step for each pipeline stage, of which a pipeline needs many: the most in NVIDIA's published runs
-(NVIDIA-NeMo/Megatron-Bridge 067f987, docs/performance-summary-archive.md: Qwen3 235B on 256 H100, PP 8, 512 in all)."""
+(performance-summary-archive.md of NVIDIA-NeMo/Megatron-Bridge 067f987: Qwen3 235B on 256 H100, PP 8, 512 in all)."""
 _BUBBLE = 0.3
 """The share of a step that stages are idle, from which it is reported."""
 
