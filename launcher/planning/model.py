@@ -22,7 +22,7 @@ class Variable:
     passes on, `image` for what the image itself sets and nothing in the plan overrides. `overridden` lists weaker
     origins with their values.
 
-    `operation` is what is done inside the container: `set`; `unset`, without a value; `prepend`, which puts the
+    `operation` names what step.sh does with it inside the container: `set`; `unset`, without a value; `prepend`, which puts the
     directory `value` in front of the image's own list; `source`, whose `name` is a file of bash.
     """
 
@@ -34,7 +34,7 @@ class Variable:
     operation: Literal["set", "unset", "prepend", "source"] = "set"
 
     def assignment(self, hidden: str) -> str:
-        """Return it for people; `hidden` stands for a value that only its name is known of."""
+        """Return it for people; `hidden` stands for a value that is not known."""
         if self.operation == "unset":
             return f"{self.name} is removed"
         if self.operation == "source":

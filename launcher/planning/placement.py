@@ -102,8 +102,10 @@ def _said(segment: int, cluster: Cluster, *, unknown: bool) -> str:
     if segment == 1:
         return "segment: not known to be needed" if unknown else "segment: none, no group is larger than a node"
     whole = cluster.nvlink_domain_nodes
-    used = whole // segment * segment
-    return f"segment {segment} nodes: no TP or EP group leaves its NVLink domain ({used} of its {whole} nodes are used)"
+    used = f"{whole // segment * segment} of the {whole} nodes of a domain are used"
+    if unknown:
+        return f"segment {segment} nodes: whether a group leaves its NVLink domain is not known ({used})"
+    return f"segment {segment} nodes: no TP or EP group leaves its NVLink domain ({used})"
 
 
 def _advice(nodes: int, smallest: int, segment: int, cluster: Cluster) -> list[str]:

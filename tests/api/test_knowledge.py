@@ -92,13 +92,13 @@ MOE = "def configure():\n    return None\n"
 def test_a_job_that_depends_on_a_guess_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_config, "stack_is_here", lambda _found: False)
     (tmp_path / "moe.py").write_text(MOE)
-    asked = {"recipe": str(tmp_path / "moe.py"), "cluster": "dgx-gb200-nvl72", "runtime": "none", "nodes": 4}
+    asked = {"recipe": str(tmp_path / "moe.py"), "cluster": "dgx-gb200-nvl72", "runtime": "none", "nodes": 36}
     with pytest.raises(RequestError, match="TP, CP, EP counted as 1") as refused:
         prepare_plan(Request.model_validate(asked), "submit", check="if possible")
     assert "--no-check-config" in (refused.value.hint or "")
     shown = prepare_plan(Request.model_validate(asked), "plan", check="if unknown").plan
     assert any(text.startswith("NOT CHECKED") for text in shown.warnings)
-    assert any("not known to be needed" in line for line in shown.placement)
+    assert any("leaves its NVLink domain is not known" in line for line in shown.placement)
     # What is stated is not a guess.
     sizes = ("tensor", "context", "expert_model", "expert_tensor")
     keys = {"tensor": "tensor_model_parallel_size", "context": "context_parallel_size"}

@@ -95,7 +95,7 @@ def test_show_gives_each_value_its_reason_its_file_and_what_it_replaced(
     # What is shown is the profile, whole.
     read = tomllib.loads(out)
     assert (read["gpu"], read["gpus_per_node"], read["env"]["FI_PROVIDER"]) == ("H200", 8, "efa")
-    assert read["directives"] == {"gpus-per-node": True, "exclusive": True}
+    assert read["directives"] == {"gpus-per-node": True, "exclusive": True, "mem": "0"}
 
 
 def test_show_for_programs(capsys: pytest.CaptureFixture[str], home: Path) -> None:

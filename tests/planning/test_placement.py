@@ -285,7 +285,7 @@ def test_the_plan_asks_slurm_for_it_and_shows_where_groups_lie() -> None:
         "TP 4: one group on each node",
         "EP 16: 2 groups of 16 ranks, on nodes 0-3, nodes 4-7",
         "PP 2: stage 0 on nodes 0-3, 1 on nodes 4-7",
-        "segment 8 nodes: no TP or EP group leaves its NVLink domain (16 of its 18 nodes are used)",
+        "segment 8 nodes: no TP or EP group leaves its NVLink domain (16 of the 18 nodes of a domain are used)",
     )
     assert dict(made(*EP16, sbatch={"segment": "smallest"}).directives)["segment"] == "4"
     assert dict(made(*EP16, directives={"segment": "smallest"}).directives)["segment"] == "4"

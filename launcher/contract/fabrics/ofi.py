@@ -56,7 +56,7 @@ class Libfabric:
     interfaces: str
     """The variable that names the devices to use."""
     device: str
-    """What the container must see of it."""
+    """The device files that the container must see."""
 
     def judge(self, selection: Selection, expected: Expectation, view: NodeView) -> Verdict:
         """Judge provider, number of NICs and GPUDirect RDMA."""

@@ -13,7 +13,7 @@ _LARGE = 10_000
 
 
 def _variables(request: NetworkRequest) -> NetworkVariables:
-    advice = ()
+    advice: tuple[str, ...] = ()
     if request.ranks >= _LARGE:
         advice = (f"whether NCCL_NET_PLUGIN=spcx is faster: its site advises it from {_LARGE} GPUs on",)
     if not request.presets_spcx:
