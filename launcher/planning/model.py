@@ -22,8 +22,8 @@ class Variable:
     passes on, `image` for what the image itself sets and nothing in the plan overrides. `overridden` lists weaker
     origins with their values.
 
-    `operation` names what step.sh does with it inside the container: `set`; `unset`, without a value; `prepend`, which puts the
-    directory `value` in front of the image's own list; `source`, whose `name` is a file of bash.
+    `operation` names what step.sh does with it inside the container: `set`; `unset`, without a value; `prepend`, which
+    puts the directory `value` in front of the image's own list; `source`, whose `name` is a file of bash.
     """
 
     name: str
