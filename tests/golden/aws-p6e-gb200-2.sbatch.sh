@@ -12,6 +12,7 @@
 #SBATCH --export=HOME,LANG,PATH,USER
 #SBATCH --gpus-per-node=4
 #SBATCH --exclusive
+#SBATCH --mem=0
 set -uo pipefail
 umask 077
 run_dir=/home/ada/gpt/runs/small/20260921-120000-abcd
