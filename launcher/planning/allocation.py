@@ -89,7 +89,9 @@ def _ranks(
                 f"{_line(chosen, len(chosen), asked)}.",
             )
         return asked
-    if (wanted := allocation.asked_gpus_per_node) is not None:
+    if (wanted := allocation.asked_gpus_per_node) is None and device == "cpu":
+        given = {0}  # salloc --exclusive gives all GPUs of a node to those who want none
+    elif wanted is not None:
         given = {min(count, wanted) for count in given}
     if len(given) > 1:
         equal = min(given)

@@ -110,13 +110,14 @@ def test_what_slurm_refuses(user: User) -> None:
     refused(user, "submit", *COMMON, "--nodes", "40", words=("sbatch refused the job", "sinfo"))
 
 
-def test_sbatch_that_answers_with_an_error_of_its_own(user: User, tmp_path: Path) -> None:
+def test_a_refusal_in_the_words_of_a_site_is_a_wrong_request(user: User, tmp_path: Path) -> None:
     fake = tmp_path / "fake"
     fake.mkdir()
-    (fake / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: a plugin of this site fell over' >&2\nexit 1\n")
+    (fake / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: a plugin of this site wants more' >&2\nexit 1\n")
     (fake / "sbatch").chmod(0o755)
     path = f"{fake}:{user.environ['PATH']}"
-    refused(user, "submit", *COMMON, status=3, words=("a plugin of this site fell over",), environ={"PATH": path})
+    words = ("a plugin of this site wants more", "job_submit plugin")
+    refused(user, "submit", *COMMON, status=2, words=words, environ={"PATH": path})
 
 
 @pytest.fixture

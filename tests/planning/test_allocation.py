@@ -107,6 +107,8 @@ def test_what_does_not_fit_is_refused(found: Allocation, changes: dict[str, Any]
         (UNCOUNTED, {"profile_gpus_per_node": 8}, (("n1", "n2"), 8, 1, None)),
         # On CPUs ranks are what was asked for, one for each GPU or task, or the profile's.
         (UNCOUNTED, {"device": "cpu"}, (("n1", "n2"), 1, 8, None)),
+        (EVEN, {"device": "cpu", "profile_gpus_per_node": 2}, (("n1", "n2"), 2, 4, 2)),
+        (dataclasses.replace(EVEN, asked_gpus_per_node=4), {"device": "cpu"}, (("n1", "n2"), 4, 2, 4)),
         (NO_GPUS, {"device": "cpu", "profile_gpus_per_node": 2}, (("n1", "n2"), 2, 4, None)),
         (NO_GPUS, {"device": "cpu", "gpus_per_node": 8}, (("n1", "n2"), 8, 1, None)),
         (allocation(1, 4, cpus=2), {"overcommit": True}, (("n1",), 4, None, 4)),
