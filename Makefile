@@ -44,8 +44,12 @@ demo: install
 build: install
 	$(BIN)/launcher image build --link megatron-lm+latest.sqsh $(BUILD_ARGS)
 
-quick: install lint types layers
-	$(BIN)/pytest $(PARALLEL) -q -m quick
+# The checks run beside the tests, which wait now and then; what they find is printed after the tests.
+quick: install
+	@mkdir -p build; \
+	$(MAKE) --no-print-directory -j3 --output-sync=target lint types layers >build/checks.txt 2>&1 & checks=$$!; \
+	status=0; $(BIN)/pytest $(PARALLEL) -q -m quick || status=$$?; \
+	wait $$checks || status=$$?; cat build/checks.txt; exit $$status
 
 test: install lint types layers unit
 
