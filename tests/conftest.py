@@ -12,15 +12,19 @@ import pytest
 from hypothesis import settings
 
 from tests.images import images
-from tests.support import fault_table, tiers, warm
+from tests.support import fault_table, quick, tiers, warm
 from tests.support.limits import seconds
 from tests.support.slurm.config import ClusterOptions
 from tests.support.slurm.virtual_cluster import VirtualCluster, missing_programs, virtual_cluster
 
-# Hypothesis' limit for one example, scaled as all others are.
-settings.register_profile("tests", deadline=timedelta(seconds=seconds(1)))
-settings.load_profile("tests")
 CLUSTER = pytest.StashKey[VirtualCluster]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples properties take, before their modules are loaded, and how long one may take."""
+    quick.only = config.getoption("markexpr") == "quick"
+    settings.register_profile("tests", deadline=timedelta(seconds=seconds(1)), max_examples=quick.few(100))
+    settings.load_profile("tests")
 
 
 @pytest.hookimpl(tryfirst=True)

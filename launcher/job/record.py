@@ -109,7 +109,7 @@ def _commit(path: Path) -> Optional[str]:
             head = (directory / ".git" / "HEAD").read_text(encoding="utf-8").strip()
             return head if " " not in head else (directory / ".git" / head.split()[1]).read_text("utf-8").strip()
         except OSError:
-            continue
+            continue  # not the top of a checkout
     return None
 
 

@@ -32,6 +32,7 @@ from launcher.planning.overrides import check
 from launcher.rundir import RunDirectory
 from tests.backends.running import RECIPE, TOY
 from tests.backends.running import seen as note
+from tests.support.quick import few
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 TRAPS = (
@@ -40,7 +41,7 @@ TRAPS = (
     *("é", "日本", "\u2028", "\x7f", "\x01", ""),
 )
 TEXT = st.sampled_from(TRAPS) | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
-EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES") or few(40))
 
 
 @dataclasses.dataclass(frozen=True)

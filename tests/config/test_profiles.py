@@ -16,6 +16,7 @@ from launcher.discovery.image import NcclNetPlugin
 from launcher.planning.model import Plan
 from launcher.scripts import scripts
 from tests.support.building import image, plan
+from tests.support.quick import few
 
 HOME = {"HOME": "/nowhere"}
 NAMES = sorted(path.stem for path in resource("configs/clusters").glob("*.toml"))
@@ -236,7 +237,7 @@ def made(name: str, nodes: int) -> Plan:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "local"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=few(25), deadline=None)
 @given(nodes=st.integers(1, 64))
 def test_any_number_of_nodes_gives_a_whole_plan_and_whole_scripts(name: str, nodes: int) -> None:
     found, it = profile(name), made(name, nodes)

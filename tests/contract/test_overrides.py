@@ -16,6 +16,7 @@ from launcher.planning.overrides import check, known_values
 from tests.job.bridge_process import answers_to_all
 from tests.job.right_requests import EFFECTS
 from tests.support.building import RECIPE, plan
+from tests.support.quick import few
 
 TEXTS = [text for texts, _ in EFFECTS.values() for text in texts]
 
@@ -46,7 +47,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=few(100))
 @given(value=PLAIN)
 def test_every_value_arrives_or_is_left_out(value: Any) -> None:
     record = json.loads(json.dumps(to_record(Override("a.b", value, "a.b=..."))))

@@ -26,6 +26,7 @@ from launcher.images.reference import parse_reference
 from launcher.images.store.store import Store
 from tests.images.engine_home import BASE, EngineHome
 from tests.images.registry import Registry
+from tests.support.quick import few
 
 # enroot's own reading of the file: see `common::envfmt` in its sources.
 ENVFMT = r"""
@@ -51,7 +52,7 @@ def as_enroot_reads(lines: list[str]) -> dict[str, str]:
     return dict(line.split("=", 1) for line in done.stdout.split("\n") if line)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=few(60), deadline=None)
 @given(st.lists(values, max_size=8))
 def test_values_come_back_as_they_were(texts: list[str]) -> None:
     env = {f"V{number}": text for number, text in enumerate(texts)}
@@ -84,7 +85,7 @@ def test_configs_of_all_engines_are_read() -> None:
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=few(30), deadline=None)
 @given(st.lists(words, max_size=3), st.lists(words, max_size=3), st.dictionaries(words, words, max_size=2))
 def test_any_words_reach_the_program(command: list[str], given_words: list[str], labels: dict[str, str]) -> None:
     show = ("/bin/sh", "-c", 'for word; do printf "%s\\0" "$word"; done', "show")

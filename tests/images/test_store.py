@@ -21,6 +21,7 @@ from launcher.images.store.store import Store, find_file
 from tests.images.locks import in_memory, node, script
 from tests.images.stores import MANIFEST, a_store, add, digest_of, whole
 from tests.support.limits import seconds
+from tests.support.quick import few
 
 
 @pytest.fixture
@@ -453,7 +454,9 @@ class Model(RuleBasedStateMachine):
 
 
 def test_the_store_agrees_with_a_simple_model(tmp_path: Path) -> None:
-    limits = settings(max_examples=25, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
+    limits = settings(
+        max_examples=few(25), stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    )
     Model.TestCase.settings = limits
     with in_memory(tmp_path) as Model.directories:
         Model.TestCase().runTest()

@@ -17,6 +17,7 @@ from launcher._util.errors import DiskError, ImageError, MissingProgramError
 from launcher._util.shell import LocalShell, Result
 from launcher.images.inspect.tree import DirectoryTree, SquashTree, Tree, TreeEntry
 from tests.images.trees import CountingShell, make_tree, needs_squashfs, pack
+from tests.support.quick import few
 from tests.support.recorder import Recorder
 
 pytestmark = needs_squashfs
@@ -198,7 +199,7 @@ def _build(root: Path, entries: dict[str, bytes | str | None]) -> None:
             continue
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=few(60), deadline=None)
 @given(ENTRIES, PATTERNS)
 def test_packed_and_unpacked_look_the_same(entries: dict[str, bytes | str | None], patterns: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -229,7 +230,7 @@ for path in sys.argv[2:]:
 """
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=few(25), deadline=None)
 @given(ENTRIES)
 def test_links_lead_where_the_kernel_leads(entries: dict[str, bytes | str | None]) -> None:
     if os.geteuid() != 0 or not hasattr(os, "chroot"):

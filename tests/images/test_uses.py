@@ -16,6 +16,7 @@ from launcher.images.store.uses import Use, files_of, forget_use, record_use, up
 from tests.images.locks import in_memory
 from tests.images.stores import a_store, add, digest_of
 from tests.support.limits import seconds
+from tests.support.quick import few
 
 USE = Use(
     "20260102-030405-abcd", "/runs/x/20260102-030405-abcd", "batch", "h100", "ada", "login1", 1000.0, None, 4711, 99
@@ -98,7 +99,7 @@ def test_files_that_hold_no_use_do_not_count(store: Store) -> None:
     assert len(files_of(store, digest_of("one"))) == 2
 
 
-@settings(max_examples=50)
+@settings(max_examples=few(50))
 @given(run_id=st.text(min_size=1))
 def test_any_run_id_gets_a_file_of_its_own(tmp_path_factory: pytest.TempPathFactory, run_id: str) -> None:
     with in_memory(tmp_path_factory.getbasetemp()) as directory:

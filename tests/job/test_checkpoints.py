@@ -30,8 +30,9 @@ from launcher.job.watch.save_space import SaveSpace
 from tests.job.checkpoint_files import damaged, empty_metadata, record_sums, unreadable, write_checkpoint
 from tests.job.ranks import rank_environment
 from tests.support.limits import seconds
+from tests.support.quick import few
 
-PLACES = 40
+PLACES = few(40)
 
 
 def resuming(run: Path, rank: int = 0) -> Rank:

@@ -25,6 +25,7 @@ from launcher.job.network import expect, variables
 from launcher.job.network.judge import judge
 from launcher.job.network.parse import advance, parse
 from launcher.job.network.warning import last_warning
+from tests.support.quick import few
 
 LOGS = Path(__file__).with_name("nccl_logs")
 NAMES = sorted(path.stem for path in LOGS.glob("*.log"))
@@ -242,7 +243,7 @@ EXPECTED = [
 ]
 
 
-@examples(max_examples=300, deadline=None)
+@examples(max_examples=few(300), deadline=None)
 @given(name=st.sampled_from(NAMES), expected=st.sampled_from(EXPECTED), seed=st.integers(0, 10**6), data=st.data())
 def test_no_part_of_a_log_in_any_order_is_good_where_the_whole_is_not(
     name: str, expected: Expectation, seed: int, data: st.DataObject
@@ -257,7 +258,7 @@ def test_no_part_of_a_log_in_any_order_is_good_where_the_whole_is_not(
     assert judge(parse(lines[:length]), expected, final=True).word in ("good", "bad", "unknown")
 
 
-@examples(max_examples=150, deadline=None)
+@examples(max_examples=few(150), deadline=None)
 @given(
     good=st.sampled_from(["efa", "efa_old"]), bad=st.sampled_from(["efa_socket", "efa_tcp", "efa_spcx"]), data=st.data()
 )
@@ -266,7 +267,7 @@ def test_among_the_lines_of_several_ranks_a_bad_one_counts(good: str, bad: str, 
     assert judge(parse(mixed), expectation()).word == "bad"
 
 
-@examples(max_examples=300, deadline=None)
+@examples(max_examples=few(300), deadline=None)
 @given(text=st.text(max_size=200), head=st.sampled_from(["", "n1:1:2 [0] NCCL INFO ", "n1:1:2 [0] f:3 NCCL WARN "]))
 def test_any_text_is_understood_or_left_alone(text: str, head: str) -> None:
     before = parse(lines_of("efa"))

@@ -25,6 +25,7 @@ from tests.contract.written import check_written, compose_result
 from tests.job.override_records import override_records
 from tests.job.ranks import ROOT, make_run, train
 from tests.support.limits import seconds
+from tests.support.quick import few
 from tests.support.warm import warm_python
 
 
@@ -116,7 +117,7 @@ def test_exactly_the_window_is_captured(tmp_path: Path) -> None:
     assert judged(tmp_path).sound
 
 
-@examples(max_examples=40)
+@examples(max_examples=few(40))
 @given(start=st.integers(0, 12), length=st.integers(1, 5), begin=st.integers(0, 8), skipped=st.sets(st.integers(0, 12)))
 def test_any_window_of_any_run(
     tmp_path_factory: pytest.TempPathFactory, start: int, length: int, begin: int, skipped: set[int]

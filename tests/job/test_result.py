@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from launcher.contract import verdict
 from launcher.contract.paths import AttemptPaths, RunPaths
 from launcher.job import result as program
+from tests.support.quick import few
 
 PROGRAM = Path(program.__file__)
 OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
@@ -196,7 +197,7 @@ def test_numbers_come_from_the_metrics(tmp_path: Path) -> None:
     assert (result["seconds_per_iteration"], result["started"], result["ended"]) == (0.4, 3.5, 11.0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=few(150), deadline=None)
 @given(record_text=st.binary(max_size=60), exit_text=st.binary(max_size=30), metrics=st.binary(max_size=80))
 def test_whatever_lies_there_there_is_a_verdict(
     tmp_path_factory: pytest.TempPathFactory, record_text: bytes, exit_text: bytes, metrics: bytes

@@ -18,6 +18,7 @@ from launcher.runtimes.enroot import ENROOT
 from launcher.runtimes.model import ContainerRequest
 from launcher.runtimes.pyxis import PYXIS
 from tests.support.building import SHELL, cluster, image, plan
+from tests.support.quick import few
 
 
 def contained(runtime: str = "bwrap", request: dict[str, Any] | None = None, **profile: Any) -> Any:
@@ -220,7 +221,7 @@ PLACES = st.text(st.sampled_from("ab/ .-_$`\"'\\,:;|&<>*?(){}[]#!~%@=+é0740"), 
 @example([("a\\040b", "c")])
 @example([('a"b', "c")])
 @example([("a#b", "c*d")])
-@settings(max_examples=50)
+@settings(max_examples=few(50))
 def test_pyxis_mounts_each_path_that_is_not_refused_as_it_is(paths: list[tuple[str, str]]) -> None:
     try:
         mounts = container.read_mounts([f"/s{source}:/t{target}" for source, target in paths], PYXIS)

@@ -12,6 +12,7 @@ from launcher.planning.memory import GIB, MemoryEstimate, StageMemory, estimate,
 from launcher.planning.memory.dimensions import NotEstimatedError, read_dimensions
 from tests.planning.checked_configurations import resolved
 from tests.support.building import cluster, plan
+from tests.support.quick import few
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "loss_or_backward", "communication", "step")
 TP2 = {"tensor_model_parallel_size": 2, "sequence_parallel": True}
@@ -227,7 +228,7 @@ sizes_of_runs = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=few(60), deadline=None)
 @given(sizes_of_runs)
 def test_parts_add_up_and_more_parallelism_never_takes_more(drawn: dict[str, Any]) -> None:
     drawn = dict(drawn)

@@ -14,6 +14,7 @@ from launcher._util.errors import OverrideError, RequestError
 from launcher.contract import values
 from launcher.contract.key_aliases import RENAMED
 from launcher.planning import overrides
+from tests.support.quick import few
 
 SCHEMA = overrides.load_schema()
 
@@ -53,7 +54,7 @@ def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=few(1500), deadline=None)
 @given(TEXTS)
 @example("a=1_000")
 @example("a=0x10")
@@ -79,7 +80,7 @@ def test_any_text_is_read_as_hydra_reads_it_or_refused(text: str) -> None:
     assert same(read.value, value)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=few(500), deadline=None)
 @given(st.sampled_from(sorted(SCHEMA.keys)), st.one_of(st.text(), _VALUES, st.lists(_PIECES, max_size=6).map("".join)))
 def test_any_value_of_any_key_is_taken_or_refused(key: str, value: str) -> None:
     try:

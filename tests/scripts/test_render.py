@@ -13,6 +13,7 @@ from launcher._util.errors import ConfigError
 from launcher.contract.files import JsonLines
 from launcher.scripts.render import directive, environment, q, render, scripts
 from tests.support.building import plan
+from tests.support.quick import few
 
 HOSTILE = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40) | st.sampled_from(
     [
@@ -35,7 +36,7 @@ HOSTILE = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_siz
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=few(60), deadline=None)
 @given(st.lists(HOSTILE, max_size=5))
 def test_bash_sees_exactly_the_quoted_words(words: list[str]) -> None:
     line = " ".join(["printf", q("%s\\0"), *(q(word) for word in words)]) if words else "true"

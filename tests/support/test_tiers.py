@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support import quick, tiers, warm
 from tests.support.slurm.virtual_cluster import VirtualCluster
@@ -68,3 +69,17 @@ def test_every_test_has_a_tier(request: pytest.FixtureRequest) -> None:
     for item in request.session.items:
         others = [name for name in tiers.OTHERS if item.get_closest_marker(name)]
         assert bool(item.get_closest_marker("quick")) is not bool(others), item.nodeid
+
+
+@pytest.mark.parametrize(("count", "alone"), [(1, 1), (10, 10), (24, 10), (40, 10), (100, 25), (1500, 375)])
+def test_a_quick_run_takes_few_examples(count: int, alone: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick, "only", True)
+    assert quick.few(count) == alone
+    monkeypatch.setattr(quick, "only", False)
+    assert quick.few(count) == count
+
+
+def test_properties_take_as_many_examples_as_the_run_has(request: pytest.FixtureRequest) -> None:
+    assert quick.only is (request.config.getoption("markexpr") == "quick")
+    assert settings.default is not None
+    assert settings.default.max_examples == quick.few(100)

@@ -17,6 +17,7 @@ from launcher.translation.emit import recipe_source
 from launcher.translation.table import Argument, ArgumentTable, keys_of, load_table
 from launcher.translation.translate import Translation, override_text, to_bridge, to_mlm
 from launcher.translation.yaml_arguments import read_yaml
+from tests.support.quick import few
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = load_table()
@@ -290,7 +291,7 @@ def test_nearly_all_arguments_with_a_key_are_in_the_property() -> None:
     assert len(SAYABLE) > 500
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=few(100), deadline=None)
 @given(st.data())
 def test_any_arguments_go_there_and_back(data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.sampled_from(SAYABLE), min_size=1, max_size=6, unique_by=lambda one: one.name))
@@ -305,13 +306,13 @@ def test_any_arguments_go_there_and_back(data: st.DataObject) -> None:
     assert {**TABLE.defaults(), **stated(back.words)} == {**TABLE.defaults(), **stated(words)}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=few(100), deadline=None)
 @given(st.text(max_size=12).filter(lambda text: "${" not in text and text.isprintable()))
 def test_any_text_is_read_as_it_was_written(text: str) -> None:
     assert hydra.parse(override_text("dataset.path_to_cache", text)).value == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=few(100), deadline=None)
 @given(
     st.one_of(
         st.booleans(), st.none(), st.integers(-(10**12), 10**12), st.floats(allow_nan=False, allow_infinity=False)
