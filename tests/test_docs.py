@@ -15,6 +15,7 @@ from launcher.config.image import ImageSpec
 from launcher.config.load import load_cluster
 from launcher.config.load import parse as parse_model
 from launcher.config.request import Request
+from launcher.sweep.file import load_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "containers/README.md", ROOT / "configs/models/README.md"]
@@ -152,6 +153,9 @@ def test_files_in_the_documents_are_valid(block: str, tmp_path: Path) -> None:
         assert load_cluster("mine", {"HOME": "/nowhere", "LAUNCHER_CLUSTERS": str(tmp_path)})
     elif "dockerfile = " in block:
         assert parse_model(ImageSpec, tomllib.loads(block), where="the block")
+    elif "[axes" in block:
+        (tmp_path / "sweep.toml").write_text(block)
+        assert load_sweep(tmp_path / "sweep.toml")
     else:
         assert parse_model(Request, tomllib.loads(block), where="the block")
 

@@ -42,6 +42,7 @@ from launcher.planning.inputs import FromArguments, PlanInputs
 from launcher.planning.layout import choose_hosts
 from launcher.planning.option_effects import refuse_without_effect, warnings_without_effect
 from launcher.planning.profiler import plan as profiler_plan
+from launcher.planning.profiler.model import ProfilerContext
 from launcher.planning.task import with_scaled_batch
 from launcher.rundir import RunDirectory
 from launcher.slurm.allocation import Allocation, read_allocation
@@ -63,8 +64,51 @@ class Discovered:
     """Whether the resumed run has a job that waits or runs, behind which another one is to be queued."""
 
 
+@dataclass(frozen=True)
+class RunContext:
+    """What a request depends on besides its assignments and variables: looked at once, also for many requests."""
+
+    asked: Request
+    layered: "_Layered"
+    request: Request
+    """With its defaults."""
+    host: HostContext
+    cluster: Cluster
+    backend: BackendTraits
+    runtime: RuntimeChoice
+    allocation: Allocation | None
+    hosts: tuple[str, ...]
+    node_kinds: tuple[NodeKind, ...]
+    recipe: Recipe
+    shipped: ShippedCode
+    code: tuple[tuple[str, str], ...]
+    digest: str
+    """Of the files of `code` that are the user's own."""
+    image: Image | None
+    release: BridgeRelease
+    match: IndexMatch | None
+    profiling: ProfilerContext
+
+    def with_values(self, asked: Request) -> "RunContext":
+        """Return the context of a request that has other assignments and variables and is the same otherwise."""
+        given = {key: value for key, value in asked.stated().items() if key in OF_VALUES}
+        job = {key: value for key, value in self.layered.job.items() if key in OF_VALUES}
+        joined = add_job_file(given, job)
+        update = {key: tuple(joined.get(key, ())) for key in OF_VALUES}
+        return dataclasses.replace(self, asked=asked, request=self.request.model_copy(update=update))
+
+
+OF_VALUES = ("assignments", "env")
+"""What of a request decides nothing about its context."""
+
+
 def discover(asked: Request, intent: Intent) -> Discovered:
     """Look at all that the request depends on. Raises a RequestError of the kind that fits."""
+    return discover_in(discover_context(asked, intent))
+
+
+def discover_context(asked: Request, intent: Intent) -> RunContext:
+    """Look at the machine, the cluster, the recipe and the image of a request. Raises a RequestError that fits."""
     host = detect_host()
     layered = _layer(asked, host)
     request, resumed = layered.request, layered.resumed
@@ -90,14 +134,41 @@ def discover(asked: Request, intent: Intent) -> Discovered:
     recipe = with_index_info(recipe, match) if isinstance(recipe, BridgeRecipe) else recipe
     if isinstance(recipe, MegatronScript):
         _check_megatron(request)
+    profiling = find_profiler_context(
+        profiler_plan.options_from(request), backend=backend, cluster=cluster, host=host, image=image, resumed=resumed
+    )
+    code = tuple(sorted((*code, *own_code(profiling))))
+    return RunContext(
+        asked=asked,
+        layered=layered,
+        request=request,
+        host=host,
+        cluster=cluster,
+        backend=backend,
+        runtime=runtime,
+        allocation=allocation,
+        hosts=hosts,
+        node_kinds=_ask_node_kinds(request, cluster, backend),
+        recipe=recipe,
+        shipped=shipped,
+        code=code,
+        digest=code_digest(code, own_entrypoint=request.entrypoint is not None),
+        image=image,
+        release=release,
+        match=match,
+        profiling=profiling,
+    )
+
+
+def discover_in(context: RunContext) -> Discovered:
+    """Return what a plan is made from in this context. Raises a RequestError of the kind that fits."""
+    request, recipe, host, match = context.request, context.recipe, context.host, context.match
+    resumed, cluster, release = context.layered.resumed, context.cluster, context.release
     absolute = assignments.make_paths_absolute(request.assignments, recipe, host.directory)
     request = request.model_copy(update={"assignments": absolute})
     own_program = request.entrypoint is None
     stated, texts = assignments.split_arguments_and_overrides(absolute, recipe, common=own_program)
     parsed, use_viztracer = profiler_plan.extract_viztracer_key(overrides.parse_all(texts))
-    profiling = find_profiler_context(
-        profiler_plan.options_from(request), backend=backend, cluster=cluster, host=host, image=image, resumed=resumed
-    )
     # A program of another kind has keys of its own.
     schema = overrides.schema_of(release.version) if own_program else None
     renamed: tuple[str, ...] = ()
@@ -111,18 +182,17 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         loads=_checkpoint_to_load(request, parsed, resumed),
         forbidden=_forbidden_checkpoint(request, parsed) if resumed is None and own_program else None,
     )
-    code = tuple(sorted((*code, *own_code(profiling))))
     inputs = PlanInputs(
         request=request,
         cluster=cluster,
         host=host,
-        backend=backend,
+        backend=context.backend,
         recipe=recipe,
         arguments=stated,
         overrides=parsed,
-        code=code,
-        code_digest=code_digest(code, own_entrypoint=not own_program),
-        shipped=shipped,
+        code=context.code,
+        code_digest=context.digest,
+        shipped=context.shipped,
         bridge=release.version if own_program else None,
         accumulation_kernel=release.accumulation_kernel if own_program else None,
         knowledge=_megatron_knowledge(recipe, files)
@@ -132,20 +202,20 @@ def discover(asked: Request, intent: Intent) -> Discovered:
         run_dir=str(resumed.path) if resumed else None,
         recipe_text=resumed.plan["recipe"] if resumed else None,
         previous=resumed.plan if resumed else None,
-        runtime=runtime,
-        image=image,
+        runtime=context.runtime,
+        image=context.image,
         save_s=_longest_save_s(resumed) if resumed else None,
-        profiling=profiling,
+        profiling=context.profiling,
         use_viztracer=use_viztracer,
         space=_space(request, parsed, cluster, host, resumed),
-        allocation=allocation,
-        hosts=hosts,
+        allocation=context.allocation,
+        hosts=context.hosts,
         renamed=renamed,
         added_keys=overrides.added_keys(parsed, schema) if schema else (),
-        node_kinds=_ask_node_kinds(request, cluster, backend),
-        without_effect=warnings_without_effect(layered.of_job_file, backend),
+        node_kinds=context.node_kinds,
+        without_effect=warnings_without_effect(context.layered.of_job_file, context.backend),
     )
-    return Discovered(with_scaled_batch(inputs), resumed, release, layered.behind)
+    return Discovered(with_scaled_batch(inputs), resumed, release, context.layered.behind)
 
 
 def _check_megatron(request: Request) -> None:
@@ -235,6 +305,8 @@ class _Layered:
     """Whether that run is still alive."""
     of_job_file: tuple[str, ...]
     """Keys that only the job file states."""
+    job: Mapping[str, Any]
+    """What the job file states; empty for a run that is continued, whose request has it already."""
 
 
 def _layer(asked: Request, host: HostContext) -> _Layered:
@@ -248,7 +320,7 @@ def _layer(asked: Request, host: HostContext) -> _Layered:
         resumed, behind = find_resumed(both)
         stated, job = continued_request(resumed, both), {}
     request = load_request(stated, environ=host.environ, directory=host.directory, job=job)
-    return _Layered(request, resumed, behind, of_job_file)
+    return _Layered(request, resumed, behind, of_job_file, job)
 
 
 def _ask_allocation(backend: BackendTraits, host: HostContext) -> Allocation | None:

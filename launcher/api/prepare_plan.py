@@ -58,7 +58,13 @@ def prepare_plan(
 
     Raises a RequestError of the kind that fits, and OutsideError where a program fails that had to be asked.
     """
-    found = discover(asked, intent)
+    return prepare_found(discover(asked, intent), intent, check=check, progress=progress)
+
+
+def prepare_found(
+    found: Discovered, intent: Intent, *, check: CheckPolicy = "if asked", progress: Progress | None = None
+) -> PreparedPlan:
+    """Decide the run as `prepare_plan` does, once the world was looked at."""
     inputs = found.inputs
     require_directory(run_root(inputs.request, inputs.cluster, inputs.host), "--run-root")
     if _wants_check(found, check):

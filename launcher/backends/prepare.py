@@ -55,8 +55,11 @@ def prepare(plan: Plan, resumed: RunDirectory | None) -> Prepared:
     return Prepared(resumed, new=False)
 
 
-def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
+def create(plan: Plan, texts: Mapping[str, str], *, like: RunPaths | None = None) -> Prepared:
     """Write a new run's directory, whole or not at all.
+
+    `like` is a run of the same name and code that this process has just made: of many runs only the first looks at what
+    they have in common.
 
     Raises RunExistsError where its id is taken, RequestError where another user could replace it, DiskError.
 
@@ -71,14 +74,12 @@ def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
             require_trusted(directory, shared=plan.shared_run_root, hint=_SHARE)
         if plan.shared_run_root and final.parent in made:  # other users may have runs of this name
             final.parent.chmod(stat.S_IMODE(final.parent.parent.stat().st_mode))
-        _sweep(final.parent)
+        if like is None:
+            _sweep(final.parent)
         partial = final.with_name(_partial_name(final.name, ProcessIdentity.of_this_process()))
         _make_directory(partial, shared=plan.shared)
         _write_records(partial, plan, texts)
-        store = CodeStore(final.parent.parent)
-        copy_code(RunPaths(partial).code, plan, shared=plan.shared, store=store)
-        if store.has_grown:
-            store.sweep()
+        _take_code(RunPaths(partial), plan, like)
         # Slurm and the job only append to them.
         for log in _logs(RunPaths(partial), plan):
             write_atomically(log, "", mode=_file_mode(plan.shared), exact_mode=True)
@@ -93,7 +94,8 @@ def create(plan: Plan, texts: Mapping[str, str]) -> Prepared:
         if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final.exists():
             raise RunExistsError("another run has this id", where=str(final)) from error
         raise _disk_error(error, final) from error
-    remember_root(final.parent.parent, os.environ)
+    if like is None:
+        remember_root(final.parent.parent, os.environ)
     return Prepared(RunDirectory(final), tuple(made))
 
 
@@ -147,6 +149,30 @@ def copy_code(directory: Path, plan: Plan | TaskPlan, *, shared: bool, store: Co
         else:
             shutil.copyfile(source, path)
             path.chmod(_file_mode(shared))
+
+
+def _take_code(run: RunPaths, plan: Plan, like: RunPaths | None) -> None:
+    """Give a run its snapshot of code, which shares its files with other runs where that is possible."""
+    if like is not None:
+        parents = {target.rpartition("/")[0] for target, _ in plan.code}
+        for parent in sorted(parents):
+            _make_parents(run.code / parent, [], shared=plan.shared)
+        try:
+            for target, _ in plan.code:
+                os.link(f"{like.code}/{target}", f"{run.code}/{target}")
+        except OSError:  # too many links, or none on this file system
+            shutil.rmtree(run.code)
+        else:
+            return
+    store = CodeStore(run.path.parent.parent)
+    copy_code(run.code, plan, shared=plan.shared, store=store)
+    if store.has_grown:
+        store.sweep()
+
+
+def rewrite(plan: Plan, texts: Mapping[str, str]) -> None:
+    """Write the records of a run again that was prepared and never started: its plan is made anew. Raises DiskError."""
+    _write_records(Path(plan.run_dir), plan, texts)
 
 
 def _logs(run: RunPaths, plan: Plan) -> tuple[Path, ...]:

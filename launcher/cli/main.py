@@ -12,6 +12,7 @@ COMMANDS = {
     "run": "run a recipe here: in this Slurm allocation, or as processes of this machine",
     "submit": "submit a recipe as a batch job",
     "plan": "show what run or submit would do; writes nothing",
+    "sweep": "run many points of one recipe; how they are doing, their page, the best one",
     "status": "show runs and how they are doing",
     "logs": "print or follow the log of a rank",
     "cancel": "end runs, or have them save and stop",

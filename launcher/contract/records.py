@@ -270,6 +270,7 @@ class StartRecord(NamedTuple):
     nonce: str
     """The token of its submission."""
     job: str
+    """Its number as slurmd writes it into logs: that of a task of an array is not ARRAY_INDEX."""
     job_start: Optional[float]
     """When Slurm's controller started the job, by its own clock; a dash where the controller did not answer."""
     log_bytes: int = 0
@@ -837,6 +838,10 @@ class JournalValues(TypedDict, total=False):
     """Slurm's name of the job's cluster; None where Slurm did not say."""
     clusters: Optional[str]
     """The clusters among which the request lets Slurm choose, as given to sbatch."""
+    array: str
+    """The token of the job array of which the job is a task, which Slurm shows in place of the run's own token."""
+    index: int
+    """The task's index in that array."""
     after: Optional[str]
     """The jobs behind which this one was queued by hand, separated by colons; None for one that waits for none."""
     owner: str

@@ -14,6 +14,9 @@ from launcher.slurm.queue import in_cluster
 _TIMEOUT_S = 150.0
 """sbatch itself tries again for up to two minutes while the controller's queue is full."""
 
+ARRAY_MARK = "launcher-array:"
+"""Beginning of the tokens of job arrays."""
+
 NEVER_ARRIVED = ("connect failure", "Connection refused", "Could not establish a configuration source", "Munge encode")
 """Parts of messages without an answer which say that the request was not even sent."""
 
@@ -186,11 +189,12 @@ def find_submission(token: str, shell: Shell, clusters: str | None = None) -> Su
 def find_submissions(tokens: Iterable[str], shell: Shell, clusters: str | None = None) -> dict[str, Submission]:
     """Return the jobs of several tokens, as `find_submission` finds one, with one squeue and at most one sacct.
 
-    Raises SlurmUnavailableError.
+    That of a job array is its number without an index, whichever task Slurm shows. Raises SlurmUnavailableError.
     """
     # run-1 is not in run-10
     wanted = {token: re.compile(rf"(?<![\w-]){re.escape(token)}(?![\w-])") for token in tokens}
     found: dict[str, Submission] = {}
+    number = "JobID" if any(token.startswith(ARRAY_MARK) for token in wanted) else "JobIDRaw"
     for argv in (
         ["squeue", *in_cluster(clusters), "--me", "--noheader", "--states=all", "--format=%i|%k|%j|%o"],
         [
@@ -200,7 +204,7 @@ def find_submissions(tokens: Iterable[str], shell: Shell, clusters: str | None =
             "--parsable2",
             "--noheader",
             "--starttime=now-1day",
-            f"--format=JobIDRaw,{'Cluster,' if clusters else ''}Comment,JobName,SubmitLine",
+            f"--format={number},{'Cluster,' if clusters else ''}Comment,JobName,SubmitLine",
         ],
     ):
         if not wanted:
@@ -221,7 +225,8 @@ def find_submissions(tokens: Iterable[str], shell: Shell, clusters: str | None =
             if clusters and argv[0] == "sacct":
                 cluster, _, rest = rest.partition("|")
             for token in [token for token, whole in wanted.items() if whole.search(rest)]:
-                found[token] = Submission(job.strip(), cluster or _only(clusters), recovered=True)
+                job = job.strip().partition("_")[0] if token.startswith(ARRAY_MARK) else job.strip()
+                found[token] = Submission(job, cluster or _only(clusters), recovered=True)
                 del wanted[token]
     return found
 

@@ -138,7 +138,7 @@ def _jobs_behind(run: RunDirectory, status: RunStatus, shell: Shell, force: bool
     behind, unproven = list[str](), list[str]()
     for job, start in later.items():
         found = answer.jobs[job]
-        proven = found.belongs_to(start.token, status.run_state.batch_scripts)
+        proven = found.belongs_to(start.shown_token, status.run_state.batch_scripts)
         if not found.terminal and (proven or (proven is None and force)):
             behind.append(job)
         elif not found.terminal and proven is None:

@@ -69,6 +69,9 @@ class Start:
     clusters: str | None = None
     """The clusters among which sbatch was to choose; None for the local one."""
     token: str | None = None
+    array: str | None = None
+    """The token of the job array of which the job is the task `index`; None for a job of its own."""
+    index: int | None = None
     attempt: str | None = None
     """The attempt that it started, if that was known then."""
     host: str | None = None
@@ -77,6 +80,15 @@ class Start:
     group: int | None = None
     """Process group of the started processes, on `host`."""
     error: str | None = None
+
+    @property
+    def shown_token(self) -> str | None:
+        """Return the token that Slurm shows of its job."""
+        return self.array or self.token
+
+    def task_of(self, job: str) -> str:
+        """Return the name of its job, where `job` is what Slurm shows that token of: an array, or the job itself."""
+        return job if self.index is None else f"{job}_{self.index}"
 
 
 @dataclass(frozen=True)
@@ -173,11 +185,13 @@ def _read_run_state(run: RunDirectory) -> RunState:
     )
     if current is None:
         return run_state
+    record = current.start_record
+    number = record.job if record else start.job if start else None
     return replace(
         run_state,
         attempt=current.name,
-        slurm_said=verdict.slurm_words(last_lines(run.sbatch_log), start.job) if start else None,
-        job_start=record.job_start if (record := current.start_record) else None,
+        slurm_said=verdict.slurm_words(last_lines(run.sbatch_log), number),
+        job_start=record.job_start if record else None,
         result=result,
         progress=progress,
         outside=outside_words(run, current) if progress.time is None else None,
@@ -375,6 +389,8 @@ def _as_start(run: RunDirectory, owner: Lease | None, event: JournalEvent, inten
         cluster=event.get("cluster") or (lease["cluster"] if lease else None),
         clusters=intent.get("clusters"),
         token=token,
+        array=event.get("array") or intent.get("array"),
+        index=event.get("index", intent.get("index")),
         attempt=event.get("attempt") or (lease["attempt"] if lease else None),
         host=event.get("host"),
         alive=_alive(event),

@@ -241,7 +241,7 @@ def _judge_proven(run: RunDirectory, run_state: RunState, known: _KnownJob, answ
     job, start = answer.jobs.get(known.job or ""), run_state.start
     if job is None or start is None or start.how == "launched" or job.source == "none" or job.state is State.UNKNOWN:
         return replace(judge(_ended_meanwhile(run, run_state, job), job, answer), job_cluster=known.cluster)
-    proven = job.belongs_to(start.token, run_state.batch_scripts)
+    proven = job.belongs_to(start.shown_token, run_state.batch_scripts)
     if proven is False:
         words = f"Slurm's job {job.id} is not this run's"
         if start.cluster is None:
@@ -490,7 +490,7 @@ def _known_jobs(run_states: Sequence[RunState], shell: Shell) -> list[_KnownJob]
     found: dict[str, Submission] = {}
     errors: dict[str | None, str] = {}
     for clusters in dict.fromkeys(start.clusters for start in searched):
-        tokens = [start.token for start in searched if start.clusters == clusters and start.token]
+        tokens = [start.shown_token for start in searched if start.clusters == clusters and start.shown_token]
         try:
             found |= find_submissions(tokens, shell, clusters)
         except SlurmError as error:
@@ -512,10 +512,10 @@ def _known_job(
     if start is None:
         return _KnownJob()
     if _is_interrupted(start):
-        submission = found.get(start.token or "")
+        submission = found.get(start.shown_token or "")
         if submission is None:
             return _KnownJob(error=errors.get(start.clusters))
-        return _KnownJob(submission.job, submission.cluster)
+        return _KnownJob(start.task_of(submission.job), submission.cluster)
     elsewhere = start.cluster if here is not None and start.cluster != here else None
     return _KnownJob(start.job, elsewhere)
 

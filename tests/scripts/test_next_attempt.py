@@ -57,7 +57,7 @@ class Job:
         (self.path / "calls").unlink(missing_ok=True)
         words = {"SHOWN": RUNNING, "SAID": "", **values}
         given = "".join(f"{name}={shlex.quote(value)}\n" for name, value in words.items())
-        known = "SLURM_JOB_ID=12 nonce=me here= lease=lease mine= run_dir=. attempt_dir=attempts/000 "
+        known = "SLURM_JOB_ID=12 this_job=12 nonce=me here= lease=lease mine= run_dir=. attempt_dir=attempts/000 "
         state = "over=0 ended_by='' terminated=0 may_requeue=0 stop_s=1 half_s=1\n"
         text = f"set -o pipefail\n{FUNCTIONS}\nrelease() {{ :; }}\n{STUBS}{known}{state}{given}{program}"
         done = subprocess.run(

@@ -50,6 +50,8 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: frozenset[str] = frozenset()
+    sortable: bool = False
+    """Whether a click on a column sorts the rows, and a field above filters them."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,11 @@ def _layout(height: int, x: str, y: str, *, legend: bool) -> dict[str, Any]:
     }
 
 
+def plain_layout(height: int, *, legend: bool) -> dict[str, Any]:
+    """Return a layout whose axes are still to be given."""
+    return _layout(height, "", "", legend=legend)
+
+
 def lines(
     title: str,
     unit: str,
@@ -50,8 +55,11 @@ def lines(
     description: str = "",
     from_zero: bool = False,
     top: float | None = None,
+    what: str = "attempt",
 ) -> Plot:
     """Return a plot of values over iterations, a line for each attempt; the axis ends at `top` if that is given.
+
+    `what` says what the lines are of, where they are not of attempts.
 
     With more attempts than colours there is no legend, because it could not distinguish them.
     """
@@ -64,12 +72,12 @@ def lines(
             "y": [value for _, value in points],
             "line": {"color": COLOURS[index % len(COLOURS)], "width": 1.6},
             "marker": {"size": 5},
-            "hovertemplate": f"iteration %{{x}}: %{{y:.6g}}<extra>attempt {label(name)}</extra>",
+            "hovertemplate": f"iteration %{{x}}: %{{y:.6g}}<extra>{what} {label(name)}</extra>",
         }
         for index, (name, points) in enumerate(series)
     )
     layout = _layout(300, "iteration", unit, legend=1 < len(series) <= len(COLOURS))
-    layout["legend"] |= {"title": {"text": "attempt"}}
+    layout["legend"] |= {"title": {"text": what}}
     layout["yaxis"] |= {"rangemode": "tozero" if from_zero else "normal", "exponentformat": "power"}
     layout["yaxis"] |= {"range": [0, top]} if top else {}
     return Plot(title, data, layout, description, half=True)

@@ -14,7 +14,7 @@ from launcher._util.resources import resource
 from launcher._util.shell import Shell
 from launcher._util.templates import template_environment
 from launcher._util.version import __version__
-from launcher.report.page.content import Section, Subject
+from launcher.report.page.content import Section, Subject, Table
 from launcher.report.page.overview import format_time
 from launcher.report.page.sections import sections_of
 from launcher.rundir import RunDirectory
@@ -66,8 +66,11 @@ def render(title: str, sections: Sequence[Section], *, made: str, plotly: str) -
     import markupsafe
 
     draw = (resource("templates") / "page.js").read_text(encoding="utf-8")
-    has_plots = any(block.kind == "plot" for section in sections for block in section.blocks)
-    scripts = [plotly, draw] if has_plots else []
+    blocks = [block for section in sections for block in section.blocks]
+    has_plots = any(block.kind == "plot" for block in blocks)
+    scripts = [plotly] if has_plots else []
+    if has_plots or any(isinstance(block, Table) and block.sortable for block in blocks):
+        scripts.append(draw)
     return (
         _environment()
         .get_template("page.html.j2")

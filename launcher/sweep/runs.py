@@ -1,0 +1,308 @@
+"""The executor of the launcher's own runs: planned by shape, submitted as job arrays, observed with one query."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher._util.errors import RequestError
+from launcher._util.shell import LocalShell, Shell
+from launcher.api.plan_many import ManyPlans
+from launcher.api.progress import Progress
+from launcher.backends.array import Array, Task, shape_of, submit_array, write_array
+from launcher.backends.image_uses import record_image_use
+from launcher.backends.prepare import create, rewrite
+from launcher.config.request import Request
+from launcher.contract.paths import RunPaths
+from launcher.discovery.host import detect_host
+from launcher.planning.model import Plan
+from launcher.rundir import RunDirectory
+from launcher.scripts import scripts
+from launcher.slurm.info import settings
+from launcher.slurm.submit import Submission
+from launcher.sweep.directory import SweepDirectory
+from launcher.sweep.executor import Definition, Observation
+from launcher.sweep.measure import measure
+from launcher.sweep.points import Point
+from launcher.sweep.trials import ENDED, PointRun, TrialState
+from launcher.watch.cancel import cancel_run
+from launcher.watch.status import Phase, RunStatus, status_of
+
+_STATES: Mapping[Phase, TrialState] = {
+    Phase.PREPARED: "asked",
+    Phase.UNSUBMITTED: "asked",
+    Phase.REFUSED: "asked",
+    Phase.QUEUED: "queued",
+    Phase.STARTING: "running",
+    Phase.RUNNING: "running",
+    Phase.STOPPING: "running",
+    Phase.SUSPENDED: "running",
+    Phase.FINISHED: "finished",
+    Phase.CANCELLED: "cancelled",
+    Phase.UNKNOWN: "unknown",
+}
+"""All other phases are failures: only a run that has done all its iterations counts as a success."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What Slurm allows of one user's jobs, asked once, and the name of its cluster."""
+
+    cluster: str | None
+    tasks_per_array: int
+    jobs: int
+    """In Slurm's memory, ended ones included for a while."""
+
+    @classmethod
+    def ask(cls, shell: Shell) -> "Limits":
+        """Ask the local Slurm. Raises SlurmError."""
+        found = settings(shell)
+        return cls(
+            found.get("ClusterName") or None,
+            tasks_per_array=_number(found.get("MaxArraySize"), 1001),
+            jobs=_number(found.get("MaxJobCount"), 10_000),
+        )
+
+
+def _number(text: str | None, default: int) -> int:
+    return int(text) if text and text.isdigit() else default
+
+
+class SlurmRuns:
+    """Starts and observes the runs of a sweep; see `executor.Executor`."""
+
+    def __init__(
+        self,
+        directory: SweepDirectory,
+        definition: Definition,
+        sweep_id: str,
+        progress: Progress,
+        *,
+        warmup_steps: int = 5,
+        max_parallel: int | None = None,
+        shell: Shell | None = None,
+    ) -> None:
+        self._directory = directory
+        self._definition = definition
+        self._sweep_id = sweep_id
+        self._progress = progress
+        self._warmup_steps = warmup_steps
+        self._max_parallel = max_parallel
+        self._shell = shell or LocalShell()
+        self._host = detect_host()
+        self._plans = ManyPlans()
+        self._limits: Limits | None = None
+        self._over = dict[str, Observation]()
+        self._live = 0
+        self._warned = set[str]()
+        self._made = dict[str, RunDirectory]()
+        """The first run that was made of each code."""
+
+    # ---- planning
+
+    @property
+    def shapes(self) -> int:
+        """Return how many shapes of requests were looked at."""
+        return self._plans.shapes
+
+    def refuse(self, points: Sequence[Point]) -> dict[str, str]:
+        """Return, by name, why points cannot be run."""
+        plans = ((point.name, self._plan(PointRun(point))) for point in points)
+        return {name: planned for name, planned in plans if isinstance(planned, str)}
+
+    def plan(self, sample: PointRun) -> Plan:
+        """Decide the run of a sample. Raises RequestError."""
+        request = self._definition.request_of(sample.point)
+        # All points of a sweep are below one run root, also where the profiles of their clusters name several.
+        values = {**request.stated(), "name": self._definition.name, "run_root": str(self._directory.root.parent)}
+        return self._plans.prepare(
+            Request.model_validate(values), run_id=self.run_id(sample), nonce=self._host.nonce
+        ).plan
+
+    def run_id(self, sample: PointRun) -> str:
+        """Return the id of a sample's run: no run of another sweep has it."""
+        return f"{sample.name}-{self._sweep_id}"
+
+    def run_directory(self, sample: PointRun) -> RunDirectory:
+        """Return the directory of a sample's run, whether it exists or not."""
+        return RunDirectory(self._directory.root / self.run_id(sample))
+
+    def _plan(self, sample: PointRun) -> Plan | str:
+        """Return the plan of a sample, or why its point cannot be run."""
+        for name, constraint in self._definition.constraints:
+            if (reason := constraint(sample.point)) is not None:
+                return f"{name}: {reason}"
+        try:
+            plan = self.plan(sample)
+        except RequestError as error:
+            return error.message
+        for warning in plan.warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self._progress.warn(warning)
+        return plan
+
+    # ---- starting
+
+    def start(self, samples: Sequence[PointRun]) -> dict[str, str]:
+        """Submit what was not submitted before; see `executor.Executor.start`."""
+        arrays = self._arrays()
+        for array in arrays:
+            if array.submission() is None:
+                self._submit(array)
+        taken = {run.name for array in arrays if array.submission() != "refused" for run in array.runs}
+        missing = [sample for sample in samples if self.run_id(sample) not in taken and not self._started(sample)]
+        refused = dict[str, str]()
+        groups = dict[tuple[object, ...], _Group]()
+        room = self._ask_limits().jobs - self._live if missing else 0
+        for number, sample in enumerate(missing):
+            if room <= 0:
+                self._progress.info(f"{len(missing) - number} runs wait: Slurm keeps at most {self._ask_limits().jobs}")
+                break
+            planned = self._plan(sample)
+            if isinstance(planned, str):
+                refused[sample.point.name] = planned
+                continue
+            room -= 1
+            self._prepare(planned)
+            group = groups.setdefault(shape_of(planned), _Group(planned))
+            group.tasks.append(Task(planned.run_dir, planned.token))
+            group.points.append(sample.point.name)
+        behind = self._last_live(arrays) if self._max_parallel else None
+        for array, points in self._write(list(groups.values()), len(arrays), behind):
+            refused |= dict.fromkeys(points, reason) if (reason := self._submit(array)) else {}
+        self._live += sum(len(group.tasks) for group in groups.values())
+        return refused
+
+    def _started(self, sample: PointRun) -> bool:
+        """Return whether a run's own journal says that it was started, whatever the arrays say."""
+        try:
+            return self.run_directory(sample).journal_file.stat().st_size > 0
+        except OSError:
+            return False
+
+    def _prepare(self, plan: Plan) -> None:
+        """Write the directory of a run. One that an interrupted launcher has made and never submitted is used again."""
+        if RunPaths(Path(plan.run_dir)).plan_file.exists():
+            rewrite(plan, scripts(plan))
+        else:
+            key = str(plan.code_digest)
+            made = create(plan, scripts(plan), like=self._made.get(key))
+            self._made.setdefault(key, made.run)
+        if warning := record_image_use(plan, self._host):
+            self._progress.warn(warning)
+
+    def _write(
+        self, groups: Sequence["_Group"], first: int, behind: str | None
+    ) -> Iterator[tuple[Array, Sequence[str]]]:
+        """Write the arrays of groups of runs; yield each with the names of its points.
+
+        Of more arrays than runs may be parallel, one waits for another.
+        """
+        size = self._ask_limits().tasks_per_array
+        parts = [part for group in groups for part in group.parts(size)]
+        shares = shared_out(self._max_parallel, [len(part.tasks) for part in parts])
+        jobs = list[str | None]()
+        for number, part in enumerate(parts):
+            waits = jobs[number - self._max_parallel] if self._max_parallel and number >= self._max_parallel else behind
+            path = self._directory.arrays / f"{first + number:03d}"
+            array = write_array(path, part.plan, part.tasks, parallel=shares[number], after=waits)
+            yield array, part.points
+            known = array.submission()
+            jobs.append(known.job if isinstance(known, Submission) else None)
+
+    def _submit(self, array: Array) -> str | None:
+        """Submit an array; return why Slurm refuses it, and then remove its runs."""
+        try:
+            submit_array(array, self._host.environ, self._shell, here=self._ask_limits().cluster)
+        except RequestError as error:
+            for run in array.runs:
+                shutil.rmtree(run, ignore_errors=True)
+            return error.message
+        return None
+
+    def _arrays(self) -> list[Array]:
+        return [Array.read(path) for path in sorted(self._directory.arrays.glob("[0-9]*"))]
+
+    def _last_live(self, arrays: Sequence[Array]) -> str | None:
+        """Return the job of the newest array if one of its runs may still run."""
+        known = arrays[-1].submission() if arrays else None
+        if not isinstance(known, Submission) or all(run.name in self._over for run in arrays[-1].runs):
+            return None
+        return known.job
+
+    def _ask_limits(self) -> Limits:
+        if self._limits is None:
+            self._limits = Limits.ask(self._shell)
+        return self._limits
+
+    # ---- observing
+
+    def observe(self, samples: Sequence[PointRun]) -> dict[str, Observation]:
+        """Return how samples are doing: one query to Slurm for all that have not ended."""
+        names = {self.run_id(sample): sample.name for sample in samples}
+        runs = [self.run_directory(sample) for sample in samples if self.run_id(sample) not in self._over]
+        runs = [run for run in runs if run.plan_file.exists()]
+        statuses = status_of(runs, self._shell)[0] if runs else []
+        found = {run_id: self._over[run_id] for run_id in names if run_id in self._over}
+        self._live = 0
+        for status in statuses:
+            run_id = status.run_state.path.name
+            found[run_id] = self._observation(status)
+            if found[run_id].state in ENDED:
+                self._over[run_id] = found[run_id]
+            else:
+                self._live += 1
+        return {names[run_id]: observation for run_id, observation in found.items()}
+
+    def _observation(self, status: RunStatus) -> Observation:
+        run = RunDirectory(status.run_state.path)
+        state = _STATES.get(status.phase, "failed")
+        if state in ("asked", "queued", "unknown"):
+            return Observation(state, status.detail or status.phase.value, run_dir=str(run.path))
+        measured = measure(run, self._warmup_steps)
+        metric = self._definition.metrics[0]
+        reason = None if state == "finished" else f"{status.phase.value}: {status.detail}".rstrip(": ")
+        return Observation(
+            state,
+            reason,
+            measured if state == "finished" else {},
+            str(run.path),
+            status.run_state.progress.iteration,
+            measured.get(metric),
+        )
+
+    def stop(self, sample: PointRun) -> None:
+        """End the run of a sample. Raises LauncherError where that is not possible."""
+        cancel_run(self.run_directory(sample), self._shell)
+
+
+@dataclass
+class _Group:
+    """Runs of one shape that are to be submitted."""
+
+    plan: Plan
+    tasks: list[Task] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
+    """The names of their points."""
+
+    def parts(self, size: int) -> Iterator["_Group"]:
+        """Yield groups of at most so many runs."""
+        for start in range(0, len(self.tasks), size):
+            yield _Group(self.plan, self.tasks[start : start + size], self.points[start : start + size])
+
+
+def shared_out(parallel: int | None, sizes: Sequence[int]) -> list[int | None]:
+    """Return how many tasks of each array may run at the same time, so that all together are at most `parallel`.
+
+    Each has at least one: of more arrays than `parallel` the further ones have to wait for others.
+    """
+    if parallel is None:
+        return [None] * len(sizes)
+    total = sum(sizes)
+    shares = [max(1, parallel * size // total) for size in sizes]
+    while sum(shares) > max(parallel, len(sizes)):
+        shares[shares.index(max(shares))] -= 1
+    for number in sorted(range(len(sizes)), key=lambda each: shares[each] - sizes[each]):
+        shares[number] += min(max(0, parallel - sum(shares)), max(0, sizes[number] - shares[number]))
+    return [*shares]
