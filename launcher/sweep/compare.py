@@ -54,7 +54,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Ranking:
     """Which point is the best, as far as the runs show."""
 
     verdict: Verdict
@@ -63,14 +63,14 @@ class Comparison:
     sentence: str
 
 
-def compare(rewards: Mapping[str, Sequence[float]], *, looks: int = 1) -> Comparison:
+def compare(rewards: Mapping[str, Sequence[float]], *, looks: int = 1) -> Ranking:
     """Compare points by the rewards of their runs, the larger the better.
 
     `looks` is how often the same sweep may be compared while runs are added: once for a fixed number of repeats.
     """
     given = {name: [*values] for name, values in rewards.items() if values}
     if not given:
-        return Comparison("none", (), "no point has finished")
+        return Ranking("none", (), "no point has finished")
     scores, logarithmic = _scores(given)
     means = {name: statistics.fmean(values) for name, values in scores.items()}
     order = sorted(given, key=lambda name: -means[name])
@@ -100,10 +100,10 @@ def compare(rewards: Mapping[str, Sequence[float]], *, looks: int = 1) -> Compar
             )
         )
     verdict = _verdict(standings, variances is not None)
-    return Comparison(verdict, tuple(standings), "; ".join([_sentence(verdict, standings), *_noise(standings)]))
+    return Ranking(verdict, tuple(standings), "; ".join([_sentence(verdict, standings), *_noise(standings)]))
 
 
-def wants_repeat(comparison: Comparison, max_repeats: int) -> tuple[str, ...]:
+def wants_repeat(comparison: Ranking, max_repeats: int) -> tuple[str, ...]:
     """Return the points of which another run may decide the comparison; none once it is decided or runs are used up."""
     if comparison.verdict not in ("undecided", "single"):
         return ()

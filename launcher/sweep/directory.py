@@ -13,7 +13,7 @@ from launcher._util.errors import DiskError, OutsideError, RequestError
 from launcher.contract.files import JsonLines, read_lines, read_object
 from launcher.rundir.locks import locked
 from launcher.rundir.run_directory import write_atomically
-from launcher.sweep.points import Point
+from launcher.sweep.points import SweepPoint
 from launcher.sweep.trials import Trial
 
 SWEEP = "sweep"
@@ -162,8 +162,8 @@ def _applied(trial: Trial | None, number: int, line: Mapping[str, Any]) -> Trial
     if trial is None:
         if event != "asked":
             return None
-        drawn = Point.of(line.get("drawn", {})).values
-        return Trial(number, Point.of(line["values"]), drawn, repeats=line.get("repeats", 1))
+        drawn = SweepPoint.of(line.get("drawn", {})).values
+        return Trial(number, SweepPoint.of(line["values"]), drawn, repeats=line.get("repeats", 1))
     if event == "stopping":
         return replace(trial, stopping=True, reason=line.get("reason"))
     if event == "repeated":

@@ -9,7 +9,7 @@ from typing import Literal
 from launcher._util.errors import LauncherError
 from launcher.api.progress import Progress
 from launcher.sweep import directory as lines
-from launcher.sweep.compare import Comparison, compare, wants_repeat
+from launcher.sweep.compare import Ranking, compare, wants_repeat
 from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.executor import Definition, Executor, Observation
 from launcher.sweep.rewards import reward_of
@@ -220,7 +220,7 @@ class SweepDriver:
             self._directory.note([lines.repeated(trial) for trial in again])
             self._trials.update({trial.number: trial for trial in again})
 
-    def comparison(self) -> Comparison:
+    def comparison(self) -> Ranking:
         """Compare the points that have finished, by the rewards of their runs."""
         rewards = dict[str, list[float]]()
         finished = [trial for trial in _first_of_each(self.trials) if trial.state == "finished"]

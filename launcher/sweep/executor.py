@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from launcher.config.request import Request
-from launcher.sweep.points import Axis, Constraint, Draw, Point
+from launcher.sweep.points import Axis, Constraint, Draw, SweepPoint
 from launcher.sweep.trials import PointRun, TrialState
 
 
@@ -30,7 +30,7 @@ class Executor(Protocol):
     All that it knows is on disk: after an interruption a new one, made in the same way, answers as the old one would.
     """
 
-    def refuse(self, points: Sequence[Point], /) -> Mapping[str, str]:
+    def refuse(self, points: Sequence[SweepPoint], /) -> Mapping[str, str]:
         """Return, by the point's name, why a point cannot be run; points that can are left out. Starts nothing."""
         ...
 
@@ -58,7 +58,7 @@ class Definition:
     name: str
     """The name of its runs; their directories are `<run root>/<name>/<point>-<repeat>`."""
     axes: tuple[Axis, ...]
-    request_of: Callable[[Point], Request]
+    request_of: Callable[[SweepPoint], Request]
     """Return the request of a point. Raises RequestError where the values cannot be stated."""
     constraints: tuple[tuple[str, Constraint], ...] = ()
     """Each with its name, in the order of asking."""

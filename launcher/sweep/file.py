@@ -13,7 +13,7 @@ from launcher.config.model import Model, at_least, at_most, empty_table, finite
 from launcher.config.request import Request, assignment_key
 from launcher.contract.variables import is_secret, secret_in, secret_of_assignment
 from launcher.sweep.executor import Definition
-from launcher.sweep.points import Axis, Draw, Point, Range, Value, plain_value, value_text
+from launcher.sweep.points import Axis, Draw, Range, SweepPoint, Value, plain_value, value_text
 
 OPTIONS = ("nodes", "cluster", "image", "recipe")
 """Options of a run that may be an axis."""
@@ -125,7 +125,7 @@ class SweepFile:
     path: Path
     spec: SweepSpec
     definition: Definition
-    points: tuple[Point, ...]
+    points: tuple[SweepPoint, ...]
     """Of the strategy list; empty for the others."""
     fixed: Mapping[str, Any]
     """What all points have in common, as plain values: a sweep of the same name must have the same."""
@@ -163,10 +163,10 @@ def load_sweep(path: Path) -> SweepFile:
     return SweepFile(path, spec, definition, points, base)
 
 
-def request_builder(base: Mapping[str, Any], path: Path) -> Callable[[Point], Request]:
+def request_builder(base: Mapping[str, Any], path: Path) -> Callable[[SweepPoint], Request]:
     """Return the function from a point to its request: the values of `base` with those of the point."""
 
-    def request_of(point: Point) -> Request:
+    def request_of(point: SweepPoint) -> Request:
         stated = dict(base)
         assignments, env = list(base.get("assignments", ())), list(base.get("env", ()))
         for key, value in point.values:
@@ -273,11 +273,11 @@ def _draw(key: str, spec: DrawSpec, path: Path) -> Draw:
     return Draw(key, tuple(plain_value(each, key) for each in spec.values), spec.weights)
 
 
-def _listed(spec: SweepSpec, path: Path) -> list[Point]:
+def _listed(spec: SweepSpec, path: Path) -> list[SweepPoint]:
     if bool(spec.points) != (spec.strategy == "list"):
         text = "points: the strategy list needs them" if not spec.points else "points: only the strategy list has them"
         raise ConfigError(text, where=str(path), hint="Write one table [[points]] for each point, and strategy='list'.")
-    return [Point.of(values) for values in spec.points]
+    return [SweepPoint.of(values) for values in spec.points]
 
 
 def _require_complete(spec: SweepSpec, axes: tuple[Axis, ...], path: Path) -> None:
@@ -304,7 +304,9 @@ def _require_complete(spec: SweepSpec, axes: tuple[Axis, ...], path: Path) -> No
             _ = axis.choices
 
 
-def _refuse_secrets(axes: tuple[Axis, ...], draws: tuple[Draw, ...], points: tuple[Point, ...], path: Path) -> None:
+def _refuse_secrets(
+    axes: tuple[Axis, ...], draws: tuple[Draw, ...], points: tuple[SweepPoint, ...], path: Path
+) -> None:
     """Raise ConfigError, without the value, for one that looks like a secret: the sweep's records hold all values."""
     listed = [(axis.key, value) for axis in axes if not isinstance(axis.values, Range) for value in axis.values]
     listed += [(draw.key, value) for draw in draws for value in draw.values]

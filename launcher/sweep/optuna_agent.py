@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher._util.errors import PrerequisiteError
 from launcher.sweep.file import AgentSpec
-from launcher.sweep.points import Axis, Point, Range, Value, value_text
+from launcher.sweep.points import Axis, Range, SweepPoint, Value, value_text
 from launcher.sweep.trials import Trial
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ class OptunaAgent:
         self._live = defaultdict[str, deque["optuna.Trial"]](deque)
         """Trials without a result by the name of their point: one point may be asked for several times."""
 
-    def ask(self, count: int) -> list[Point]:
+    def ask(self, count: int) -> list[SweepPoint]:
         """Return the next points, as many as are wanted and left."""
-        found = list[Point]()
+        found = list[SweepPoint]()
         while len(found) < count and self._left > 0:
             self._left -= 1
             trial = self._study.ask(self._distributions)
-            point = Point(tuple((axis.key, self._value(axis, trial.params[axis.key])) for axis in self._axes))
+            point = SweepPoint(tuple((axis.key, self._value(axis, trial.params[axis.key])) for axis in self._axes))
             self._live[point.name].append(trial)
             found.append(point)
         return found

@@ -13,7 +13,7 @@ from launcher._util.errors import ConfigError
 type Value = bool | int | float | str | tuple[Value, ...] | None
 """A value of a point: what TOML has, lists as tuples. 1 and 1.0 are two values, 1 and "1" are one."""
 
-type Constraint = Callable[[Point], str | None]
+type Constraint = Callable[[SweepPoint], str | None]
 """Return why a point cannot be run; None where nothing speaks against it."""
 
 _NAME_DIGITS = 12
@@ -57,13 +57,13 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One combination of values, by the key of their axis, in the order of the axes."""
 
     values: tuple[tuple[str, Value], ...]
 
     @classmethod
-    def of(cls, values: Mapping[str, object]) -> "Point":
+    def of(cls, values: Mapping[str, object]) -> "SweepPoint":
         """Return the point with these values; lists become tuples. Raises ConfigError for a value of another kind."""
         return cls(tuple((key, plain_value(value, key)) for key, value in values.items()))
 
@@ -106,12 +106,12 @@ def value_text(value: Value) -> str:
     return json.dumps(value)
 
 
-def grid(axes: Sequence[Axis]) -> Iterator[Point]:
+def grid(axes: Sequence[Axis]) -> Iterator[SweepPoint]:
     """Yield every combination once; the last axis varies fastest. Raises ConfigError for an axis that is a range."""
     keys = [axis.key for axis in axes]
     seen = set[str]()
     for values in product(*(axis.choices for axis in axes)):
-        point = Point(tuple(zip(keys, values, strict=True)))
+        point = SweepPoint(tuple(zip(keys, values, strict=True)))
         if point.name not in seen:
             seen.add(point.name)
             yield point

@@ -9,7 +9,7 @@ from launcher.api.progress import Progress
 from launcher.contract.files import read_lines
 from launcher.report.sweep_page import PointRow, SweepData, write_sweep_page
 from launcher.rundir import RunDirectory
-from launcher.sweep.compare import Comparison
+from launcher.sweep.compare import Ranking
 from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.measure import measure
 from launcher.sweep.points import value_text
@@ -34,7 +34,7 @@ def report_sweeps(directories: Sequence[str], progress: Progress, *, output: str
     return write_sweep_page(data, path, now=time.time())
 
 
-def _data(status: SweepStatus, comparison: Comparison) -> SweepData:
+def _data(status: SweepStatus, comparison: Ranking) -> SweepData:
     settings = (SweepDirectory(status.directory).record() or {}).get("settings", {})
     metric, warmup = settings["metrics"][0], settings["warmup_steps"]
     return SweepData(

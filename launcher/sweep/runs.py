@@ -23,7 +23,7 @@ from launcher.slurm.submit import Submission
 from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.executor import Definition, Observation
 from launcher.sweep.measure import measure
-from launcher.sweep.points import Point
+from launcher.sweep.points import SweepPoint
 from launcher.sweep.trials import ENDED, PointRun, TrialState
 from launcher.watch.cancel import cancel_run
 from launcher.watch.status import Phase, RunStatus, status_of
@@ -45,7 +45,7 @@ _STATES: Mapping[Phase, TrialState] = {
 
 
 @dataclass(frozen=True)
-class Limits:
+class QueueLimits:
     """What Slurm allows of one user's jobs, asked once, and the name of its cluster."""
 
     cluster: str | None
@@ -54,7 +54,7 @@ class Limits:
     """In Slurm's memory, ended ones included for a while."""
 
     @classmethod
-    def ask(cls, shell: Shell) -> "Limits":
+    def ask(cls, shell: Shell) -> "QueueLimits":
         """Ask the local Slurm. Raises SlurmError."""
         found = settings(shell)
         return cls(
@@ -91,7 +91,7 @@ class SlurmRuns:
         self._shell = shell or LocalShell()
         self._host = detect_host()
         self._plans = ManyPlans()
-        self._limits: Limits | None = None
+        self._limits: QueueLimits | None = None
         self._over = dict[str, Observation]()
         self._live = 0
         self._warned = set[str]()
@@ -105,7 +105,7 @@ class SlurmRuns:
         """Return how many shapes of requests were looked at."""
         return self._plans.shapes
 
-    def refuse(self, points: Sequence[Point]) -> dict[str, str]:
+    def refuse(self, points: Sequence[SweepPoint]) -> dict[str, str]:
         """Return, by name, why points cannot be run."""
         plans = ((point.name, self._plan(PointRun(point))) for point in points)
         return {name: planned for name, planned in plans if isinstance(planned, str)}
@@ -231,9 +231,9 @@ class SlurmRuns:
             return None
         return known.job
 
-    def _ask_limits(self) -> Limits:
+    def _ask_limits(self) -> QueueLimits:
         if self._limits is None:
-            self._limits = Limits.ask(self._shell)
+            self._limits = QueueLimits.ask(self._shell)
         return self._limits
 
     # ---- observing

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from launcher._util.errors import ConfigError
-from launcher.sweep.points import Axis, Point, Range, Value, grid
+from launcher.sweep.points import Axis, Range, SweepPoint, Value, grid
 from launcher.sweep.trials import Trial
 
 _TRIES = 10_000
@@ -14,15 +14,15 @@ _TRIES = 10_000
 class Listed:
     """Asks for given points in order, each once."""
 
-    def __init__(self, points: Iterator[Point] | Sequence[Point]) -> None:
+    def __init__(self, points: Iterator[SweepPoint] | Sequence[SweepPoint]) -> None:
         self._points = iter(points)
         self._asked = set[str]()
-        self._next: Point | None = None
+        self._next: SweepPoint | None = None
         self._advance()
 
-    def ask(self, count: int) -> list[Point]:
+    def ask(self, count: int) -> list[SweepPoint]:
         """Return the next points."""
-        found = list[Point]()
+        found = list[SweepPoint]()
         while self._next is not None and len(found) < count:
             found.append(self._next)
             self._asked.add(self._next.name)
@@ -64,9 +64,9 @@ def random_strategy(axes: Sequence[Axis], trials: int, seed: int) -> Listed:
     return Listed(_random_points(axes, trials, seed))
 
 
-def draw_point(axes: Sequence[Axis], generator: random.Random) -> Point:
+def draw_point(axes: Sequence[Axis], generator: random.Random) -> SweepPoint:
     """Return a point drawn from all axes."""
-    return Point(tuple((axis.key, _draw(axis, generator)) for axis in axes))
+    return SweepPoint(tuple((axis.key, _draw(axis, generator)) for axis in axes))
 
 
 def _draw(axis: Axis, generator: random.Random) -> Value:
@@ -75,7 +75,7 @@ def _draw(axis: Axis, generator: random.Random) -> Value:
     return generator.choice(axis.values)
 
 
-def _random_points(axes: Sequence[Axis], trials: int, seed: int) -> Iterator[Point]:
+def _random_points(axes: Sequence[Axis], trials: int, seed: int) -> Iterator[SweepPoint]:
     if not axes:
         raise ConfigError("the sweep has no axes to draw from")
     generator = random.Random(f"{seed}:points")  # noqa: S311 - reproducible, not secret

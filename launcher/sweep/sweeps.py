@@ -17,12 +17,12 @@ from launcher.config.request import Request
 from launcher.discovery.host import detect_host
 from launcher.planning.backend_choice import default_cluster
 from launcher.planning.run_paths import run_root
-from launcher.sweep.compare import Comparison
+from launcher.sweep.compare import Ranking
 from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.driver import DriverSettings, SweepDriver
 from launcher.sweep.executor import Definition
 from launcher.sweep.file import OPTIONS, AgentSpec, SweepFile, load_sweep
-from launcher.sweep.points import Axis, Point, grid
+from launcher.sweep.points import Axis, SweepPoint, grid
 from launcher.sweep.runs import SlurmRuns
 from launcher.sweep.strategies import Listed, grid_strategy, random_strategy
 from launcher.sweep.trials import Strategy, Trial
@@ -44,7 +44,7 @@ class PlannedSweep:
     """A sweep that was planned and not started."""
 
     directory: Path
-    points: tuple[Point, ...]
+    points: tuple[SweepPoint, ...]
     refused: dict[str, str]
     """Why points cannot be run, by their name."""
     shapes: int
@@ -144,7 +144,7 @@ def follow_sweep(
     *,
     leave: Callable[[], bool],
     tick: Callable[[SweepStatus], None],
-) -> tuple[SweepStatus, Comparison]:
+) -> tuple[SweepStatus, Ranking]:
     """Drive a sweep until it is over, `leave` says so, or what is left will never start.
 
     `tick` is called after each look. Raises as `submit_sweep`.
@@ -156,7 +156,7 @@ def follow_sweep(
         return SweepStatus(root, tuple(driver.trials)), driver.comparison()
 
 
-def read_sweep(directory: str, progress: Progress) -> tuple[SweepStatus, Comparison]:
+def read_sweep(directory: str, progress: Progress) -> tuple[SweepStatus, Ranking]:
     """Return how a sweep is doing and which point is the best. Slurm is asked once. Raises RequestError."""
     found = SweepDirectory.at(user_path(directory, Path.cwd(), where="DIR"))
     record = found.record() or {}
@@ -247,7 +247,9 @@ def _of_recipes(sweep: SweepFile) -> Iterator[Request]:
     """Yield a request for each recipe of the sweep, with the first values of all other options."""
     if sweep.points:
         of_recipe = {point.to_dict().get("recipe"): point for point in reversed(sweep.points)}
-        points = [Point(tuple(each for each in point.values if each[0] in OPTIONS)) for point in of_recipe.values()]
+        points = [
+            SweepPoint(tuple(each for each in point.values if each[0] in OPTIONS)) for point in of_recipe.values()
+        ]
     else:
         options = [axis for axis in sweep.definition.axes if axis.key in OPTIONS]
         points = [*grid([axis if axis.key == "recipe" else Axis(axis.key, axis.choices[:1]) for axis in options])]
@@ -260,5 +262,5 @@ def _code(sweep: SweepFile) -> dict[str, str]:
     return {f"code of {request.recipe}": plans.code_digest(request) for request in _of_recipes(sweep)}
 
 
-def _not_planned(point: Point) -> Request:
+def _not_planned(point: SweepPoint) -> Request:
     raise RequestError(f"point {point.label} is read, not planned")

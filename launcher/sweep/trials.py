@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from launcher.sweep.points import Point, Value
+from launcher.sweep.points import SweepPoint, Value
 
 TrialState = Literal["asked", "refused", "queued", "running", "finished", "failed", "pruned", "cancelled", "unknown"]
 """`refused`: a constraint or the preflight says that it cannot be run, and nothing was submitted. `pruned`: stopped
@@ -17,7 +17,7 @@ ENDED: frozenset[TrialState] = frozenset({"refused", "finished", "failed", "prun
 class PointRun:
     """One run of a point: repeats of a point are equal runs, counted from 0."""
 
-    point: Point
+    point: SweepPoint
     """With the drawn values (`Trial.content`)."""
     repeat: int = 0
 
@@ -33,7 +33,7 @@ class Trial:
 
     number: int
     """Counts from 1 in the order of asking; a refused trial has a number, too."""
-    point: Point
+    point: SweepPoint
     drawn: tuple[tuple[str, Value], ...] = ()
     """What the environment has drawn for it (`points.Draw`)."""
     state: TrialState = "asked"
@@ -51,9 +51,9 @@ class Trial:
     """Whether it was decided to stop it early."""
 
     @property
-    def content(self) -> Point:
+    def content(self) -> SweepPoint:
         """Return all values that the run has: the strategy's and those that were drawn."""
-        return Point((*self.point.values, *self.drawn)) if self.drawn else self.point
+        return SweepPoint((*self.point.values, *self.drawn)) if self.drawn else self.point
 
     @property
     def samples(self) -> tuple[PointRun, ...]:
@@ -73,7 +73,7 @@ class Strategy(Protocol):
     all earlier trials by `ask` replays and `tell`, and goes on in the same way.
     """
 
-    def ask(self, count: int) -> Sequence[Point]:
+    def ask(self, count: int) -> Sequence[SweepPoint]:
         """Return up to `count` further points. None are left, or it waits for results, where it returns fewer."""
         ...
 

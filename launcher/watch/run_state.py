@@ -87,7 +87,7 @@ class Start:
         return self.array or self.token
 
     def task_of(self, job: str) -> str:
-        """Return the name of its job, where `job` is what Slurm shows that token of: an array, or the job itself."""
+        """Return the name of its job; `job` shows that token, and is an array or the job itself."""
         return job if self.index is None else f"{job}_{self.index}"
 
 

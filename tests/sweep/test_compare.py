@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from launcher.sweep.compare import ALPHA, Comparison, compare, t_quantile, t_tail, wants_repeat
+from launcher.sweep.compare import ALPHA, Ranking, compare, t_quantile, t_tail, wants_repeat
 from launcher.sweep.driver import AUTO_RUNS
 
 MAX_RUNS = 12
@@ -62,9 +62,7 @@ def test_equal_runs_and_runs_without_spread() -> None:
     assert "equal within 0.5 %" in found.sentence
 
 
-def simulated(
-    generator: random.Random, times: Mapping[str, float], noise: Mapping[str, float]
-) -> tuple[Comparison, int]:
+def simulated(generator: random.Random, times: Mapping[str, float], noise: Mapping[str, float]) -> tuple[Ranking, int]:
     """A sweep with `--repeat auto`: runs are added until the comparison asks for no more. Returns it with the runs."""
 
     def run(name: str) -> float:

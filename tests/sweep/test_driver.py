@@ -17,7 +17,7 @@ from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.driver import DriverSettings, SweepDriver, never_starts
 from launcher.sweep.executor import Definition, Observation
 from launcher.sweep.file import AgentSpec
-from launcher.sweep.points import Axis, Draw, Point, Range
+from launcher.sweep.points import Axis, Draw, Range, SweepPoint
 from launcher.sweep.strategies import grid_strategy, random_strategy
 from launcher.sweep.trials import PointRun, Strategy, Trial
 
@@ -32,7 +32,7 @@ class Killed(BaseException):
 class World:
     """Runs that take a few looks each, and what was done to them. It outlives drivers, as a cluster does."""
 
-    time_of: Callable[[Point], float]
+    time_of: Callable[[SweepPoint], float]
     looks: int = 2
     refused: Mapping[str, str] = field(default_factory=dict)
     failing: Sequence[str] = ()
@@ -51,7 +51,7 @@ class World:
         if self.calls == self.kill_at:
             raise Killed
 
-    def refuse(self, points: Sequence[Point]) -> Mapping[str, str]:
+    def refuse(self, points: Sequence[SweepPoint]) -> Mapping[str, str]:
         return {point.name: self.refused[point.label] for point in points if point.label in self.refused}
 
     def start(self, samples: Sequence[PointRun]) -> Mapping[str, str]:
@@ -85,7 +85,7 @@ class World:
         self.stopped.append(sample.name)
 
 
-def not_asked(point: Point) -> Request:
+def not_asked(point: SweepPoint) -> Request:
     raise RequestError(point.label)
 
 
@@ -208,7 +208,7 @@ def test_repeats_are_runs_of_their_own_and_their_median_counts(tmp_path: Path) -
 
 @pytest.mark.parametrize("kill", [-1, 8, 14, 18])
 def test_repeat_auto_finds_a_point_that_is_one_percent_faster(tmp_path: Path, kill: int) -> None:
-    def time_of(point: Point) -> float:
+    def time_of(point: SweepPoint) -> float:
         return {"1": 1.0, "2": 1.01}.get(str(point["x"]), 1.2)
 
     world = World(time_of, noise=0.003, kill_at=kill, looks=0)
@@ -221,10 +221,10 @@ def test_repeat_auto_finds_a_point_that_is_one_percent_faster(tmp_path: Path, ki
     assert follow(driven)
     found = driven.comparison()
     assert found.verdict == "best"
-    assert found.standings[0].name == Point.of({"x": 1}).name
+    assert found.standings[0].name == SweepPoint.of({"x": 1}).name
     runs = {each.name: each.runs for each in found.standings}
-    assert runs[Point.of({"x": 1}).name] > 2
-    assert runs[Point.of({"x": 3}).name] == 2, "what is far behind is not repeated"
+    assert runs[SweepPoint.of({"x": 1}).name] > 2
+    assert runs[SweepPoint.of({"x": 3}).name] == 2, "what is far behind is not repeated"
     assert set(world.started.values()) == {1}
 
 
@@ -256,7 +256,7 @@ def test_an_agent_finds_the_best_point_and_goes_on_after_a_kill(tmp_path: Path) 
 
     axes = (Axis("x", Range(-5.0, 5.0)), Axis("y", ("a", "b", "c")))
 
-    def time_of(point: Point) -> float:
+    def time_of(point: SweepPoint) -> float:
         x = point["x"]
         assert isinstance(x, float)
         return 1.0 + (x - 2.0) ** 2 + (0.0 if point["y"] == "b" else 5.0)
@@ -325,4 +325,4 @@ def test_a_stop_that_was_decided_is_done_after_a_kill(tmp_path: Path) -> None:
     driven = driver(tmp_path, world, grid_strategy((Axis("x", (1, 2)),)))
     assert follow(driven)
     assert states(driven.trials) == {"x=1": "pruned", "x=2": "finished"}
-    assert world.stopped == [f"{Point.of({'x': 1}).name}-0"]
+    assert world.stopped == [f"{SweepPoint.of({'x': 1}).name}-0"]

@@ -6,7 +6,7 @@ import pytest
 
 from launcher._util.errors import ConfigError
 from launcher.sweep.file import SweepFile, load_sweep
-from launcher.sweep.points import Point, Range
+from launcher.sweep.points import Range, SweepPoint
 
 GOOD = """\
 [run]
@@ -32,7 +32,7 @@ def written(directory: Path, text: str) -> SweepFile:
 def test_a_point_becomes_a_request(tmp_path: Path) -> None:
     sweep = written(tmp_path, GOOD)
     assert [axis.key for axis in sweep.definition.axes] == ["image", "env.NCCL_ALGO", "train.lr", "flag"]
-    point = Point.of({"image": "two", "env.NCCL_ALGO": "Tree", "train.lr": 1e-4, "flag": True})
+    point = SweepPoint.of({"image": "two", "env.NCCL_ALGO": "Tree", "train.lr": 1e-4, "flag": True})
     assert sweep.definition.request_of(point).stated() == {
         "name": "first",
         "recipe": str(tmp_path / "small.py"),
@@ -42,7 +42,9 @@ def test_a_point_becomes_a_request(tmp_path: Path) -> None:
         "env": ("A=b", "NCCL_ALGO=Tree"),
     }
     recipes = written(tmp_path, '[axes]\nrecipe = ["a.py", "bridge:b", "/c.py"]\n')
-    shown = [recipes.definition.request_of(Point.of({"recipe": each})).recipe for each in ("a.py", "bridge:b", "/c.py")]
+    shown = [
+        recipes.definition.request_of(SweepPoint.of({"recipe": each})).recipe for each in ("a.py", "bridge:b", "/c.py")
+    ]
     assert shown == [str(tmp_path / "a.py"), "bridge:b", "/c.py"]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher._util.errors import ConfigError
-from launcher.sweep.points import Axis, Draw, Point, Range, grid, value_text
+from launcher.sweep.points import Axis, Draw, Range, SweepPoint, grid, value_text
 from launcher.sweep.strategies import grid_strategy, random_strategy
 from launcher.sweep.trials import Trial
 
@@ -25,15 +25,15 @@ def test_a_grid_has_every_combination_once_in_a_fixed_order() -> None:
 
 @given(st.dictionaries(st.text(min_size=1), st.one_of(st.integers(), st.booleans(), st.text()), min_size=1))
 def test_a_name_follows_from_the_values_whatever_their_order(values: dict[str, object]) -> None:
-    point = Point.of(values)
-    assert point.name == Point.of(dict(reversed(values.items()))).name
+    point = SweepPoint.of(values)
+    assert point.name == SweepPoint.of(dict(reversed(values.items()))).name
     changed = {**values, next(iter(values)): "something else entirely"}
-    assert Point.of(changed).name != point.name
+    assert SweepPoint.of(changed).name != point.name
 
 
 def test_names_stay_what_they_are() -> None:
     # Directories of runs are called so: another algorithm would run everything again.
-    assert Point.of({"nodes": 2, "train.lr": 1e-4, "x": [1, "a"]}).name == "e4eee8592552"
+    assert SweepPoint.of({"nodes": 2, "train.lr": 1e-4, "x": [1, "a"]}).name == "e4eee8592552"
 
 
 def test_values_are_written_as_assignments_state_them() -> None:
@@ -41,7 +41,7 @@ def test_values_are_written_as_assignments_state_them() -> None:
     assert shown == ["1", "1.0", "1e-07", "true", "null", "a b", "[1,x,[false]]"]
     for wrong in (float("nan"), float("inf"), {"a": 1}, {1}):
         with pytest.raises(ConfigError, match="key"):
-            Point.of({"key": wrong})
+            SweepPoint.of({"key": wrong})
 
 
 def test_a_range_is_drawn_within_its_bounds_and_listed_by_no_grid() -> None:

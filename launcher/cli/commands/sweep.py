@@ -16,7 +16,7 @@ from launcher.cli.parser import count
 
 if TYPE_CHECKING:
     from launcher.cli.progress import TerminalProgress
-    from launcher.sweep.compare import Comparison
+    from launcher.sweep.compare import Ranking
     from launcher.sweep.sweeps import Options, PlannedSweep, SweepStatus
     from launcher.sweep.trials import Trial
 
@@ -113,7 +113,7 @@ def _report(parsed: argparse.Namespace, progress: "TerminalProgress") -> int:
     return 0
 
 
-def _best(status: "SweepStatus", comparison: "Comparison", *, as_json: bool) -> int:
+def _best(status: "SweepStatus", comparison: "Ranking", *, as_json: bool) -> int:
     """Print which point is the best and how sure that is; 1 where that is not known."""
     if as_json:
         print_json(best_values(status, comparison))
@@ -122,7 +122,7 @@ def _best(status: "SweepStatus", comparison: "Comparison", *, as_json: bool) -> 
     return 0 if comparison.verdict == "best" else 1
 
 
-def best_values(status: "SweepStatus", comparison: "Comparison") -> dict[str, object]:
+def best_values(status: "SweepStatus", comparison: "Ranking") -> dict[str, object]:
     """Return which point is the best as plain values."""
     import dataclasses
 
@@ -138,7 +138,7 @@ def best_values(status: "SweepStatus", comparison: "Comparison") -> dict[str, ob
     }
 
 
-def _print_best(status: "SweepStatus", comparison: "Comparison") -> None:
+def _print_best(status: "SweepStatus", comparison: "Ranking") -> None:
     from launcher._util.tables import aligned
 
     trials = {trial.content.name: trial for trial in status.trials}
