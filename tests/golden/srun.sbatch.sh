@@ -17,6 +17,10 @@ fail() {
     exit 3
 }
 
+# How Slurm names this job: ARRAY_INDEX for a task of an array, of which one has the number of the whole array.
+this_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID-}}
+this_job=${this_job:-$SLURM_JOB_ID}
+
 # ---- owner: one job at a time runs this run. sbatch may report a time-out although it queued the job, which is then
 # sent twice. The lease is a file that is linked into place whole; an empty or unreadable one belongs to no job.
 nonce=${1-launcher:20260921-120000-abcd:0123456789ab} # a successor is this file with a token of its own
@@ -33,7 +37,7 @@ owner_has_ended() { # Of the owner that read_lease has found. Without an answer 
     local states elsewhere=()
     [[ -n $owner ]] || return 0
     if [[ $owner == "$nonce" ]]; then
-        [[ $owner_job == "$SLURM_JOB_ID" ]] # this job before it was requeued, or another job of the same submission
+        [[ $owner_job == "$this_job" ]] # this job before it was requeued, or another job of the same submission
         return
     fi
     [[ -n $owner_attempt && -e $run_dir/attempts/$owner_attempt/result.json ]] && return 0
@@ -46,8 +50,8 @@ owner_has_ended() { # Of the owner that read_lease has found. Without an answer 
 lose() {
     local who=${owner_job:+job $owner_job}
     printf '{"time": %s, "event": "not_owner", "job": "%s", "owner": "%s", "owner_job": "%s"}\n' \
-        "$(date +%s)" "$SLURM_JOB_ID" "$owner" "$owner_job" >>"$run_dir/journal.jsonl"
-    echo "launcher: ${who:-another process} owns this run; job $SLURM_JOB_ID ends without touching it" >&2
+        "$(date +%s)" "$this_job" "$owner" "$owner_job" >>"$run_dir/journal.jsonl"
+    echo "launcher: ${who:-another process} owns this run; job $this_job ends without touching it" >&2
     exit 1
 }
 set_aside() { # Only one process wins the renaming; one that was late puts back what it should not have moved
@@ -68,9 +72,9 @@ for ((number = 0; ; number++)); do # the first free number; a requeued job begin
     [[ -e $run_dir/attempts/$LAUNCHER_ATTEMPT ]] || break
 done
 read_lease "$lease.$nonce.ended"
-[[ -z $owner_job || $owner_job == "$SLURM_JOB_ID" ]] || lose
+[[ -z $owner_job || $owner_job == "$this_job" ]] || lose
 printf -v mine '{"version": 1, "nonce": "%s", "cluster": %s, "job_id": "%s", "host": "%s", "attempt": "%s", "time": %s}' \
-    "$nonce" "${SLURM_CLUSTER_NAME:+\"$SLURM_CLUSTER_NAME\"}" "$SLURM_JOB_ID" "${HOSTNAME-}" "$LAUNCHER_ATTEMPT" "$(date +%s)"
+    "$nonce" "${SLURM_CLUSTER_NAME:+\"$SLURM_CLUSTER_NAME\"}" "$this_job" "${HOSTNAME-}" "$LAUNCHER_ATTEMPT" "$(date +%s)"
 mine=${mine/\"cluster\": ,/\"cluster\": null,}
 temporary=$lease.$SLURM_JOB_ID.$$.tmp
 { echo "$mine" >"$temporary" && [[ $(<"$temporary") == "$mine" ]]; } 2>/dev/null || {
@@ -102,21 +106,21 @@ was_cancelled() { # whether `launcher cancel` was called after this job was subm
 } 2>/dev/null
 printf -v before '%03d' "$((number > 0 ? number - 1 : 0))"
 if [[ $nonce != launcher:20260921-120000-abcd:0123456789ab ]] && was_cancelled; then
-    echo "launcher: the run was cancelled; job $SLURM_JOB_ID ends" >&2
+    echo "launcher: the run was cancelled; job $this_job ends" >&2
     exit 1
 fi
 if [[ $nonce != launcher:20260921-120000-abcd:0123456789ab ]] && { ended=$(<"$run_dir/attempts/$before/result.json"); } 2>/dev/null; then
     decided=''
     { decided=$(<"$run_dir/attempts/$before/next.json"); } 2>/dev/null
     if [[ $ended == *'"outcome": "finished"'* ]]; then
-        echo "launcher: the run has finished; job $SLURM_JOB_ID has nothing to do" >&2
+        echo "launcher: the run has finished; job $this_job has nothing to do" >&2
         exit 0
     elif [[ $ended == *'"cause": "user"'* && ($decided == '' || $decided == *'"action": "end"'*) ]] &&
         ! compgen -G "$run_dir/attempts/*/metrics.jsonl" >/dev/null; then # what has trained before is not wrong
-        echo "launcher: the request is wrong, and job $SLURM_JOB_ID would fail in the same way: see attempt $before" >&2
+        echo "launcher: the request is wrong, and job $this_job would fail in the same way: see attempt $before" >&2
         exit 1
     elif [[ $decided == *'"action": "end"'* ]]; then
-        echo "launcher: the run has ended; job $SLURM_JOB_ID does not continue it: see attempt $before" >&2
+        echo "launcher: the run has ended; job $this_job does not continue it: see attempt $before" >&2
         exit 1
     fi
 fi
@@ -141,7 +145,7 @@ mkdir -p "$run_dir/attempts" && mkdir "$attempt_dir" "$attempt_dir/logs" "$attem
 ln -sfn "attempts/$LAUNCHER_ATTEMPT" "$run_dir/latest"
 export LAUNCHER_ATTEMPT
 # Which start this attempt belongs to, by its token and by the controller's own clock: clocks of other machines differ.
-job_start=${SLURM_JOB_START_TIME:-$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$SLURM_JOB_ID" --format=%S 2>/dev/null)}
+job_start=${SLURM_JOB_START_TIME:-$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$this_job" --format=%S 2>/dev/null)}
 [[ $job_start =~ ^[0-9]+$ ]] || job_start=-
 said=$(stat -c %s "$run_dir/sbatch.log" 2>/dev/null) # all attempts share sbatch.log; this one's part begins here
 echo "$nonce $SLURM_JOB_ID $job_start ${said:-0}" >"$attempt_dir/start" || fail "cannot write to $attempt_dir: is the disk full?"
@@ -187,7 +191,7 @@ notice=$attempt_dir/notice.json stop=$attempt_dir/stop signalled=$attempt_dir/si
 look() { # sets `why` (empty where nothing ends the job) and `left_s` until its end; fails if Slurm does not answer
     local shown state end=''
     why='' left_s=''
-    shown=$(SLURM_TIME_FORMAT=%s scontrol --oneliner show job "$SLURM_JOB_ID" 2>/dev/null) || return 1
+    shown=$(SLURM_TIME_FORMAT=%s scontrol --oneliner show job "$this_job" 2>/dev/null) || return 1
     [[ $shown =~ [[:space:]]JobState=([A-Z_]+) ]] || return 1
     state=${BASH_REMATCH[1]}
     [[ ! $shown =~ [[:space:]]EndTime=([0-9]+) ]] || { end=${BASH_REMATCH[1]} && left_s=$((end - $(date +%s))); }
