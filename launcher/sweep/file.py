@@ -1,7 +1,7 @@
 """Sweep files: what varies, how points are chosen, and what all points have in common (docs/how-to/sweeps.md)."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
