@@ -49,6 +49,7 @@ def read(recipe: dict[str, str], *keys: str, overrides: tuple[str, ...] = (), ra
 
 
 SHORT = ("train.train_iters=10", "train.eval_iters=2", "model.seq_length=512", "dataset.sequence_length=512")
+NEWER = ("validation.eval_iters=3", "dataset.seq_length=512", "model.seq_length=512", "train.train_iters=10")
 FIRST = {
     "as it was written": check(OLD_RECIPE, ranks=16),
     "deepep": check(OLD_RECIPE, ranks=16, moe_token_dispatcher_type="deepep"),
@@ -66,8 +67,9 @@ REQUESTS = {
         "checkpoint.save_interval",
     ),
     "a recipe by name": check(LLAMA, *SHORT),
-    "section of 0.4": check(LLAMA, "validation.eval_iters=3"),
-    "name of 0.4": check(LLAMA, "dataset.seq_length=512"),
+    "names of 0.6": check(LLAMA, *NEWER),
+    "values by the names of 0.6": read(LLAMA, "train.eval_iters", "dataset.sequence_length", overrides=NEWER),
+    "both names": check(LLAMA, "train.eval_iters=2", "validation.eval_iters=3"),
     "misspelt": check(LLAMA, "train.train_iter=3"),
     "wrong type": check(LLAMA, "train.train_iters=many"),
     "wrong size": check(LLAMA, "model.tensor_model_parallel_size=3"),
@@ -138,11 +140,19 @@ def test_a_recipe_of_that_release_takes_overrides(answers: dict[str, dict[str, A
     assert found["resolved"]["env_vars"] == {}
 
 
+def test_keys_of_a_newer_release_are_taken_for_what_they_are(answers: dict[str, dict[str, Any]]) -> None:
+    found = answers["names of 0.6"]
+    assert found["ok"], found
+    for old, new in (("train.eval_iters=3", NEWER[0]), ("dataset.sequence_length=512", NEWER[1])):
+        assert any(note.startswith(f"{new} is taken as {old}: ") for note in found["notes"])
+    read = answers["values by the names of 0.6"]["read"]
+    assert read == {"train.eval_iters": "3", "dataset.sequence_length": "512"}
+
+
 @pytest.mark.parametrize(
     ("name", "error", "hint"),
     [
-        ("section of 0.4", "validation.eval_iters is not a key of this release", "set train.eval_iters"),
-        ("name of 0.4", "dataset.seq_length is not a key of this release", "set dataset.sequence_length"),
+        ("both names", "validation.eval_iters is not a key of this release", "set train.eval_iters"),
         ("misspelt", "train.train_iter is unknown: TrainingConfig has no field", "did you mean train.train_iters"),
         ("wrong type", "train.train_iters takes an integer or null, not the string 'many'", ""),
         ("wrong size", "8 ranks cannot be divided by TP 3 x PP 1 x CP 1 = 3", "change model.tensor_model_parallel"),
@@ -241,11 +251,12 @@ def test_a_run_is_planned_for_the_release_of_its_python(
 
     monkeypatch.chdir(tmp_path)
     common = ["--cluster", "local", "--gpus-per-node", "2", "--python", old_bridge.PYTHON]
-    assert main(["plan", "bridge:qwen3_30b_a3b_pretrain_config", *common, "validation.eval_iters=1"]) == 2
-    assert "validation.eval_iters is not a key of Megatron Bridge 0.3.1, which calls it train.eval_iters" in (
-        capsys.readouterr().err
-    )
+    both = ("validation.eval_iters=1", "train.eval_iters=2")
+    assert main(["plan", "bridge:qwen3_30b_a3b_pretrain_config", *common, *both]) == 2
+    text = "validation.eval_iters is called train.eval_iters in Megatron Bridge 0.3.1, which train.eval_iters=2 sets"
+    assert text in capsys.readouterr().err
     assert main(["plan", "bridge:vanilla_gpt_pretrain_config", *common]) == 2
     assert "Megatron Bridge 0.3.1 has no recipe 'vanilla_gpt_pretrain_config'" in capsys.readouterr().err
-    assert main(["plan", "bridge:llama32_1b_pretrain_config", *common, "train.eval_iters=1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["plan"]["python"] == old_bridge.PYTHON
+    assert main(["plan", "bridge:llama32_1b_pretrain_config", *common, "validation.eval_iters=1", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert (plan["python"], plan["overrides"]) == (old_bridge.PYTHON, ["train.eval_iters=1"])

@@ -160,7 +160,10 @@ OVERRIDES = (
         hint="train.train_iters",
     ),
     Wrong("train.lr is unknown", overrides=("train.lr=1e-3",), hint="optimizer.lr"),
-    Wrong("overwritten by dataset.seq_length before training", overrides=("dataset.sequence_length=128",)),
+    Wrong(
+        "overwritten by dataset.seq_length before training",
+        overrides=("dataset.sequence_length=128", "dataset.seq_length=64"),
+    ),
     Wrong("dataset.split_matrix is computed by", overrides=("dataset.split_matrix=null",)),
     Wrong("train.train_iters has no keys below it", overrides=("train.train_iters.x=1",)),
     Wrong("ft.enable_ft is unknown", overrides=("ft={enable_ft:true}",), hint="ft.enable_ft_package"),
