@@ -20,8 +20,11 @@ _CHANGED_BY = {
 }
 """Values that arguments of every recipe of Megatron Bridge change, by the argument."""
 
-_HARMLESS = frozenset({"peft_scheme"})
-"""Parameters of Megatron Bridge's functions that change no value of the index: the kind of adapters."""
+_HARMLESS = {"peft_scheme": ("lora", "dora")}
+"""Values of parameters of Megatron Bridge's functions that change nothing of the index: the kind of adapters.
+
+Without adapters (`none`) some functions of 0.3.1 choose other parallel sizes.
+"""
 
 BATCH_KEY = "train.global_batch_size"
 
@@ -29,21 +32,20 @@ BATCH_KEY = "train.global_batch_size"
 def knowledge_of(
     index_match: IndexMatch | None,
     overrides: Iterable[Override],
-    arguments: Iterable[str],
+    arguments: Mapping[str, str],
     stated: Mapping[str, Any],
     files: TrainingFiles,
 ) -> FromIndex | FromOverrides:
     """Return the known facts about a recipe that was not run.
 
-    `arguments` are the names of those that it gets, `stated` the values by key that they are known to set.
+    `arguments` are those that it gets, `stated` the values by key that they are known to set.
     """
     overrides = tuple(overrides)
     if index_match is None:
         return FromOverrides(stated, files)
-    given = frozenset(arguments)
-    if index_match.recipe is not None and _is_changed_by(index_match.recipe, given):
+    if index_match.recipe is not None and _is_changed_by(index_match.recipe, arguments):
         index_match = dataclasses.replace(index_match, recipe=None)
-    values = {**_values_of(index_match, overrides, given), **stated}
+    values = {**_values_of(index_match, overrides, frozenset(arguments)), **stated}
     return FromIndex(index_match, values, _env_of(index_match, overrides), files)
 
 
@@ -63,13 +65,14 @@ def _values_of(index_match: IndexMatch, overrides: Iterable[Override], arguments
     return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & replaced}
 
 
-def _is_changed_by(recipe: IndexedRecipe, arguments: frozenset[str]) -> bool:
+def _is_changed_by(recipe: IndexedRecipe, arguments: Mapping[str, str]) -> bool:
     """Return whether an argument may change anything that the index says.
 
     The files that ship were run with other arguments, so that it is known what each of them changes. A function of
     Megatron Bridge was run without any: what its own parameters do is not known.
     """
-    return recipe.package != SHIPPED and bool(arguments.intersection(recipe.parameters) - _HARMLESS)
+    own = {name: value for name, value in arguments.items() if name in recipe.parameters}
+    return recipe.package != SHIPPED and any(value not in _HARMLESS.get(name, ()) for name, value in own.items())
 
 
 def _env_of(index_match: IndexMatch, overrides: Iterable[Override]) -> Mapping[str, str] | None:

@@ -33,7 +33,7 @@ def plan(*changes: str, known: IndexMatch = KNOWN, gpu: str | None = None, **req
             arguments={},
             overrides=overrides,
             code=(),
-            knowledge=index_info.knowledge_of(known, overrides, (), {}, TrainingFiles()),
+            knowledge=index_info.knowledge_of(known, overrides, {}, {}, TrainingFiles()),
         )
     )
 
@@ -134,7 +134,8 @@ def test_what_an_argument_changes_is_not_taken_from_the_index() -> None:
     known = lookup("qwen3_30b_a3b_pretrain_config", "0.6.2")
 
     def values(*arguments: str, match: IndexMatch = known) -> Mapping[str, Any]:
-        return index_info.knowledge_of(match, (), arguments, {}, TrainingFiles()).values
+        given = dict.fromkeys(arguments, "x")
+        return index_info.knowledge_of(match, (), given, {}, TrainingFiles()).values
 
     backend = "model.moe_flex_dispatcher_backend"
     assert values()[backend] == values("data")[backend] == "hybridep"
@@ -144,9 +145,13 @@ def test_what_an_argument_changes_is_not_taken_from_the_index() -> None:
     # What a parameter of Bridge's own function does is known only where it runs.
     assert known.recipe
     own = IndexMatch("0.6.2", dataclasses.replace(known.recipe, parameters=("size",)))
-    found = index_info.knowledge_of(own, (), ("size",), {}, TrainingFiles())
+    found = index_info.knowledge_of(own, (), {"size": "2"}, {}, TrainingFiles())
     assert (found.values, found.env, found.recipe_is_known) == ({}, None, False)
     assert values("other", match=own)
+    adapters = IndexMatch("0.6.2", dataclasses.replace(known.recipe, parameters=("peft_scheme",)))
+    for scheme, same in (("dora", True), ("none", False)):
+        found = index_info.knowledge_of(adapters, (), {"peft_scheme": scheme}, {}, TrainingFiles())
+        assert bool(found.values) is same
 
 
 def test_the_dispatcher_that_a_keyword_chooses_is_known() -> None:
