@@ -106,8 +106,13 @@ class FromArguments:
 
     @property
     def env(self) -> Mapping[str, str]:
-        """Variables that the script asks for: none."""
-        return {}
+        """Variables that Megatron-LM asserts before Blackwell: one connection for tensor and context parallelism.
+
+        Source: megatron/training/arguments.py, validate_args. FSDP asserts the opposite.
+        """
+        split = any((self.values.get(f"model.{name}_parallel_size") or 1) > 1 for name in ("tensor_model", "context"))
+        fsdp = self.values.get("ddp.use_megatron_fsdp") or self.values.get("dist.use_torch_fsdp2")
+        return {"CUDA_DEVICE_MAX_CONNECTIONS": "1"} if split and not fsdp else {}
 
     @property
     def recipe_is_known(self) -> bool:
