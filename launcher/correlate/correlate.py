@@ -144,7 +144,16 @@ def settings(training: Training) -> dict[str, Any]:
 
 
 def _like(model: Training, other: Training) -> Training:
-    """Return the other training with the model's settings; its own options stay."""
+    """Return the other training with the model's settings; its own options stay.
+
+    What the other one states and the model leaves to a default is set to that default.
+    """
+    found = _translated(model, other)
+    rest = [one for one in differences(settings(model), settings(found)) if one.numbers and one.left is not None]
+    return _with(found, {one.key: one.left for one in rest}) if rest else found
+
+
+def _translated(model: Training, other: Training) -> Training:
     if model.is_megatron_lm and not other.is_megatron_lm:
         wanted = to_bridge(model.words).words
         keys = {hydra.parse(word).key for word in wanted}

@@ -61,7 +61,7 @@ def first_stage(
             if waiting is None:
                 waiting = found
             continue
-        if waiting is not None and (found.name == "initialisation" or (dropout and found.name == "forward")):
+        if waiting is not None and _explains(found, one, other, dropout=dropout):
             return waiting, tuple(notes)
         if waiting is not None:
             notes.append(f"{waiting.cause}, which has no effect here")
@@ -71,6 +71,20 @@ def first_stage(
             return waiting, tuple(notes)
         notes.append(f"{waiting.cause}, which has no effect here")
     return None, tuple(notes)
+
+
+def _explains(found: FirstStage, one: Sign, other: Sign | None, *, dropout: bool) -> bool:
+    """Return whether another state of a generator is the cause of what was found after it."""
+    if found.name == "initialisation":
+        # Other shapes draw other numbers of random values: then the state afterwards is their effect.
+        return _shape(one) is None or (other is not None and _shape(one) == _shape(other))
+    return dropout and found.name == "forward"
+
+
+def _shape(sign: Sign) -> str | None:
+    """Return the shape that the value of a parameter begins with."""
+    found = re.match(r"\[[\d, ]*\]", sign.value) if isinstance(sign.value, str) else None
+    return found[0] if found else None
 
 
 def _aligned(left: Sequence[Sign], right: Sequence[Sign]) -> Iterator[tuple[Sign, Sign | None]]:
@@ -119,6 +133,8 @@ def _sentence(one: Sign, other: Sign | None) -> str:
         return f"{one.name}{when}{where} is on one side only"
     if isinstance(one.value, float) and isinstance(other.value, float):
         return f"{one.name}{when}{where}: {one.value!r} and {other.value!r}"
+    if _shape(one) != _shape(other):
+        return f"{one.name}{when}{where} has the shape {_shape(one)} and {_shape(other)}"
     if isinstance(one.value, str):
         return f"{one.name}{when}{where} differs"
     return f"{one.name}{when}{where}: {one.value} and {other.value}"

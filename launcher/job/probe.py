@@ -96,7 +96,7 @@ class _Probe:
 
     def _parameters(self, stage: str, model: Any, when: str) -> None:
         for name, parameter in model.named_parameters():
-            self._write(stage, f"{when}{name}", _sum(parameter))
+            self._write(stage, f"{when}{name}", f"{list(parameter.shape)} {_sum(parameter)}")
 
     def before_forward(self, model: Any) -> None:
         """Record what a micro-batch begins with."""

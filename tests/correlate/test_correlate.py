@@ -99,3 +99,75 @@ def test_the_fields_pairs_agree_in_their_own_sizes(
     status, found = correlate(tmp_path, "mlm:gpt", BRIDGE, *overrides, "--fp32", ranks=ranks, words=words)
     assert (status, found["verdict"]["state"]) == (0, "agree"), found["verdict"]
     assert found["verdict"]["compared"] == [1, 10]
+
+
+# ---- planted differences: each run of the same recipe, with one thing changed inside
+
+PLANTED = {
+    "epsilon": ("forward", "layer 0"),
+    "permuted": ("data", "micro-batch 0: tokens"),
+    "draw": ("generator", "model-parallel-rng"),
+    "flipped": ("initialisation", "before the first forward"),
+    "unfused": ("forward", "layer 0"),
+    "adam": ("optimizer", "eps used"),
+    "gradient": ("backward", "gradient of"),
+    "mask": ("data", "loss_mask"),
+    "scale": ("initialisation", "linear_fc1.weight"),
+    "rate": ("optimizer", "lr used in iteration 3"),
+}
+MORE = {
+    "padding": ("initialisation", "has the shape [256, 32] and [320, 32]"),
+    "labels": ("data", "labels"),
+    "swapped": ("data", "tokens"),
+    "layer": ("forward", "layer 1"),
+    "attention": ("forward", "layer 0"),
+    "betas": ("optimizer", "betas used"),
+    "decay": ("optimizer", "weight_decay used"),
+    "clip": ("backward", "gradient of"),
+}
+"""With the variable and the mean in Megatron-LM's log they are twenty."""
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the recipe and the run without a plant, `none`."""
+    directory = tmp_path_factory.mktemp("planted")
+    (directory / "planted.py").write_text((Path(__file__).parent / "plants.py").read_text())
+    plant(directory, "none")
+    return directory
+
+
+def plant(directory: Path, name: str, *options: str, run: str | None = None) -> str:
+    """Run the recipe with a plant; return the run's directory."""
+    asked = ("planted.py", f"plant={name}", "--name", run or name, "--probe", "--json", "--python", warm_python())
+    done = launcher(directory, "run", *asked, "--cluster", "local", "--gpus-per-node", "1", *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return str(json.loads(done.stdout)["run_dir"])
+
+
+def judged(directory: Path, left: str, right: str) -> dict[str, Any]:
+    done = launcher(directory, "correlate", left, right, "--dropout", "0", "--json")
+    assert done.stdout, done.stderr[-3000:]
+    return dict(json.loads(done.stdout)["verdict"])
+
+
+@pytest.mark.parametrize("name", [*PLANTED, *(pytest.param(one, marks=pytest.mark.soak) for one in MORE)])
+def test_a_planted_difference_is_found_in_its_stage(planted: Path, name: str) -> None:
+    found = judged(planted, "none", plant(planted, name))
+    stage, cause = (PLANTED | MORE)[name]
+    assert found["stage"] == stage, found
+    assert cause in found["cause"], found
+    assert not [one for one in found["settings"] if one["numbers"]], "a comparison of configurations would see it"
+
+
+def test_a_variable_is_named_as_the_cause(planted: Path) -> None:
+    found = judged(planted, "none", plant(planted, "variable", "--env", "PLANTED_SCALE=1.000001"))
+    assert found["stage"] == "forward"
+    assert "PLANTED_SCALE" in found["cause"]
+
+
+@pytest.mark.parametrize("runs", [1, pytest.param(10, marks=pytest.mark.soak)])
+def test_equal_runs_give_no_false_alarm(planted: Path, runs: int) -> None:
+    for number in range(runs):
+        found = judged(planted, "none", plant(planted, "none", run=f"again-{number}"))
+        assert (found["state"], found["stage"]) == ("agree", None), found
