@@ -97,7 +97,13 @@ def _stage(
     count = stage_parameters(sizes, stage)
     # Context-parallel ranks hold the same weights, so the optimizer's state is sharded over them as well.
     ranks, expert_ranks = sizes.parallel.dp * sizes.parallel.cp, sizes.parallel.expert_dp
-    kept, working = _activations(sizes, stage, model)
+    kept, backward, loss = _activations(sizes, stage, model)
+    # Either the loss or the backward pass of a layer is the peak, each with the weights that FSDP has gathered then.
+    working, gathered = max(
+        (backward, _gathered(sizes, stage, count, spent, layers=2)),
+        (loss, _gathered(sizes, stage, count, spent, layers=0)),
+        key=sum,
+    )
     return StageMemory(
         stage=stage.rank,
         layers=len(stage.layers),
@@ -111,7 +117,7 @@ def _stage(
         else 0,
         activations=kept,
         loss_or_backward=working,
-        communication=_communication(sizes) + _gathered(sizes, stage, count, spent),
+        communication=_communication(sizes) + gathered,
         step=round(count.dense * spent.step_on(ranks) + count.expert * spent.step_on(expert_ranks)) if trained else 0,
     )
 
@@ -126,8 +132,8 @@ def stage_parameters(sizes: Dimensions, stage: Stage) -> Count:
     return count
 
 
-def _activations(sizes: Dimensions, stage: Stage, model: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the bytes saved by all micro-batches in flight, and the additional bytes at the peak."""
+def _activations(sizes: Dimensions, stage: Stage, model: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return the bytes saved by all micro-batches in flight, and what a layer's backward pass and the loss add."""
     chunks_in_flight = pipeline.chunks_in_flight(sizes, stage, model)
     full, again = 0, 0
     for chunk in stage.chunks:
@@ -138,11 +144,11 @@ def _activations(sizes: Dimensions, stage: Stage, model: Mapping[str, Any]) -> t
     # Each chunk in flight is counted with the mean size of the stage's chunks.
     kept = full * chunks_in_flight // len(stage.chunks)
     if not stage.last:
-        return kept, backward
+        return kept, backward, 0
     extra = activations.output_stage(sizes)
     if sizes.mtp:
         extra += sizes.mtp * (activations.layer(sizes, sizes.layers - 1) + 2 * activations.checkpoint(sizes))
-    return kept + extra, max(activations.loss(sizes), backward)
+    return kept + extra, backward, activations.loss(sizes)
 
 
 def _chunk(sizes: Dimensions, chunk: tuple[int, ...]) -> tuple[int, int]:
@@ -154,8 +160,10 @@ def _chunk(sizes: Dimensions, chunk: tuple[int, ...]) -> tuple[int, int]:
     whole = [activations.layer(sizes, index) for index in chunk]
     recompute = sizes.recompute
     if sizes.offload.layers:
-        # Offloading needs a single pipeline stage. One layer leaves the GPU while the next runs, or comes back.
-        return sum(whole[sizes.offload.layers :]), 2 * max(whole[: sizes.offload.layers], default=0)
+        # Offloading needs a single pipeline stage. Of the first layers, which are offloaded, one leaves the GPU or
+        # comes back while its neighbour runs; the others' activations do not exist yet then, or are gone.
+        others = sum(whole[sizes.offload.layers :])
+        return others, max(0, 2 * max(whole[: sizes.offload.layers], default=0) - others)
     if recompute.granularity != "full" or not chunk:
         return sum(whole), 0
     number = min(recompute.layers, len(chunk))
@@ -186,8 +194,8 @@ def _communication(sizes: Dimensions) -> int:
     return found
 
 
-def _gathered(sizes: Dimensions, stage: Stage, count: Count, spent: PerParameter) -> int:
-    """Return the bytes of weights that FSDP gathers: of a layer that runs and the next, and of the output layer.
+def _gathered(sizes: Dimensions, stage: Stage, count: Count, spent: PerParameter, *, layers: int) -> int:
+    """Return the bytes of weights that FSDP gathers: of `layers` in the backward pass, and of the output layer.
 
     Their gradients exist whole until they are reduced (core/distributed/fsdp/src/megatron_fsdp).
     """
@@ -196,7 +204,9 @@ def _gathered(sizes: Dimensions, stage: Stage, count: Count, spent: PerParameter
     layer = max((parameters.layer(sizes, index).all for index in stage.layers), default=0)
     outside = count.all - sum(parameters.layer(sizes, index).all for index in stage.layers)
     each = spent.weight + (spent.gradient if spent.shard_gradient else 0)
-    return round((2 * layer + outside) * each)
+    # Before the backward pass the last layer's weights stay, or are gathered again, without gradients.
+    waiting = 0 if layers else spent.weight * layer
+    return round((layers * layer + outside) * each + waiting)
 
 
 def _notes(config: Mapping[str, Any]) -> tuple[str, ...]:
