@@ -7,6 +7,7 @@ rank 0 found, or the error.
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -200,6 +201,8 @@ def main() -> None:
     from launcher.job.errors import UserError
     from launcher.job.watch.stdout_channel import on_stdout
 
+    # Each step makes process groups, whose sockets stay open: an ordinary user's soft limit is often 1,024 files.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with on_stdout() as out:
         device = model.init_ranks(ConversionRequest(action="import", source="", target="", device="cpu"))
         answers = []
