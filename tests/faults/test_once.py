@@ -317,6 +317,7 @@ def test_a_frozen_controller_and_a_comment_that_the_site_rewrites(
         shims = put(user, {"sbatch": '#!/bin/bash\nsleep 6\nexec /usr/bin/sbatch "$@"\n'})
         tried = forks.start(*arguments)
         wait_until(lambda: any(intended(run) for run in user.runs()), "the intent", cluster, 20)
+        wait_until(lambda: bool(sbatches(user)), "the slow sbatch", cluster, 20)
         tried.kill()
         tried.wait()
         (shims / "sbatch").unlink()
@@ -361,7 +362,8 @@ def sbatches(user: User) -> list[int]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[0].endswith(b"sbatch") and any(os.fsencode(user.directory) in word for word in words):
+        of_user = any(os.fsencode(user.directory) in word for word in words)
+        if of_user and any(word.endswith(b"sbatch") for word in words[:2]):
             found.append(int(path.parent.name))
     return found
 
