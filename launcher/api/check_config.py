@@ -18,6 +18,7 @@ from launcher.api.progress import Progress
 from launcher.backends import entrypoint_call
 from launcher.contract.checkpoints import holds_checkpoint
 from launcher.contract.records import BridgeRecipeRequest, CheckRequest, RecipeFileRequest
+from launcher.contract.variables import expanded
 from launcher.discovery.files import require_sources
 from launcher.discovery.recipe import RecipeFile
 from launcher.discovery.training_files import TrainingFiles, check_training_files
@@ -162,10 +163,12 @@ def task_environment(found: Discovered, task: TaskPlan) -> dict[str, str]:
     """Return the variables that the run's tasks get from the plan and from this shell."""
     from launcher.backends.process_environment import inherited
 
-    set_here = {
-        v.name: v.value for v in task.environment if v.scope == "task" and v.operation == "set" and v.value is not None
-    }
-    return {**inherited(task, found.inputs.host.environ), **set_here}
+    environment = inherited(task, found.inputs.host.environ)
+    for variable in task.environment:
+        if variable.scope == "task" and variable.operation == "set" and variable.value is not None:
+            value = variable.value
+            environment[variable.name] = expanded(value, environment) if variable.expand else value
+    return environment
 
 
 def _files(found: Discovered, task: TaskPlan, resolved: Mapping[str, Any]) -> TrainingFiles:

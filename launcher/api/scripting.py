@@ -46,6 +46,7 @@ class RunOptions(TypedDict, total=False):
     ship: Sequence[str] | None
     scale_batch: bool | None
     env: Mapping[str, str | None] | Sequence[str] | None
+    expand_env: Sequence[str] | None
     python: str | None
     name: str | None
     run_root: str | Path | None

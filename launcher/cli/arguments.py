@@ -42,7 +42,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     resources = parser.add_argument_group("resources")
     add = resources.add_argument
     complete(
-        add("--cluster", metavar="NAME", help="cluster profile (default: slurm where Slurm is, else local)"), "clusters"
+        add(
+            "--cluster",
+            metavar="NAME",
+            help="cluster profile, by name or as a file NAME.toml (default: slurm where Slurm is, else local)",
+        ),
+        "clusters",
     )
     add("--nodes", "-N", metavar="N", type=whole_number, help="nodes (default: the allocation's, else 1)")
     add(
@@ -75,6 +80,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--python", metavar="PATH", help="interpreter that tasks run with (default: the profile's, the launcher's own)")
     add("--mount", metavar="SRC[:DST[:ro]]", action="append", help="mount a directory into the container; repeatable")
     add("--env", metavar="NAME[=VALUE]", action="append", help="set a variable, or pass this shell's on; repeatable")
+    add(
+        "--expand-env",
+        metavar="NAME",
+        action="append",
+        help="replace $NAME in this variable's value by the job's own variables; repeatable",
+    )
     add(
         "--scale-batch",
         action="store_true",

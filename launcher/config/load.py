@@ -13,6 +13,7 @@ from typing import Any
 
 from launcher._util.errors import ConfigError
 from launcher._util.resources import resource
+from launcher._util.user_paths import user_path
 from launcher.config.cluster import Cluster
 from launcher.config.model import Model, ModelError
 from launcher.config.request import Request, assignment_key
@@ -22,7 +23,7 @@ from launcher.contract.values import nearest
 DEFAULTS = ("cluster", "account", "partition", "qos", "time", "image", "runtime", "run_root", "shared", "ship")
 """Keys that a variable or a configuration file may preset; the rest is stated for each run."""
 
-JOINED = ("assignments", "env", "mounts", "ship", "srun_args", "nsys_args")
+JOINED = ("assignments", "env", "expand_env", "mounts", "ship", "srun_args", "nsys_args")
 """Lists in which the options' items are added to those of a job file."""
 
 
@@ -55,21 +56,32 @@ def cluster_names(environ: Mapping[str, str]) -> dict[str, Path]:
 
 
 def load_cluster(name: str, environ: Mapping[str, str]) -> Cluster:
-    """Return the profile called `name`, merged with those that it extends. Raises ConfigError."""
+    """Return the profile called `name`, or of the file NAME.toml, merged with those that it extends.
+
+    Raises ConfigError.
+    """
     chain = cluster_chain(name, environ)
     merged: dict[str, Any] = {}
     for _, path in reversed(chain):
         values = read_toml(path)
         unset = unset_keys(values, where=str(path))
         merged = _merge(_without(merged, unset, where=str(path)), {k: v for k, v in values.items() if k != "unset"})
-    return parse(Cluster, {**merged, "name": name}, where=str(chain[0][1]))
+    return parse(Cluster, {**merged, "name": chain[0][0]}, where=str(chain[0][1]))
 
 
 def cluster_chain(name: str, environ: Mapping[str, str]) -> list[tuple[str, Path]]:
-    """Return the profile called `name` and then those that it extends, each with its file. Raises ConfigError."""
+    """Return the profile called `name` and then those that it extends, each with its file. Raises ConfigError.
+
+    A `name` that ends in `.toml` is the path of the profile's file.
+    """
     names = cluster_names(environ)
     chain: list[tuple[str, Path]] = []
     wanted: str | None = name
+    if name.endswith(".toml"):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ConfigError("there is no such cluster profile", where=name)
+        wanted, names = path.stem, {**names, path.stem: path}
     while wanted is not None:
         seen = [each for each, _ in chain]
         if wanted in seen:
@@ -170,6 +182,8 @@ def load_request(
         preset_ship = ()
     added = {"ship": (*preset_ship, *both.get("ship", ()))} if preset_ship else {}
     merged = {**both, **merged, **{key: both[key] for key in stated}, **added}
+    if str(merged.get("cluster", "")).endswith(".toml"):
+        merged["cluster"] = str(user_path(merged["cluster"], directory, where="--cluster"))
     return parse(Request, merged, where="the request")
 
 

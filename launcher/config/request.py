@@ -82,6 +82,9 @@ class Request(Model):
     env: Annotated[tuple[Text, ...], _environment] = ()
     """`NAME=VALUE`, or `NAME` to pass the submitting shell's value on."""
 
+    expand_env: tuple[Text, ...] = ()
+    """Names of those variables whose `$NAME` and `${NAME}` the job replaces by its own variables' values."""
+
     python: Text | None = None
     """The interpreter that runs the entrypoint, in place of the profile's."""
 

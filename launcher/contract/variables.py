@@ -1,6 +1,7 @@
 """Names of environment variables that mean something to the launcher and to the job."""
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Optional
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -121,3 +122,31 @@ def secret_in_code(text: str) -> Optional[tuple[str, int]]:
             if "{" not in found[0] and not _PLACEHOLDER.fullmatch(value):  # f"https://{user}:{password}@host"
                 return what, text.count("\n", 0, found.start()) + 1
     return None
+
+
+_REFERENCE = re.compile(
+    r"\\\$|\$(?:(?P<name>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)(?::-(?P<default>[\w./:,@%+=-]*))?\})", re.ASCII
+)
+
+
+def references(text: str) -> Iterator[tuple[str, Optional[str], str]]:
+    r"""Yield the parts of a value: (text, None, "") or ("", NAME, default) for `$NAME`, `${NAME}`, `${NAME:-default}`.
+
+    `\$` is a dollar sign. Anything else, as a command in `$(...)`, is text.
+    """
+    position = 0
+    for found in _REFERENCE.finditer(text):
+        if before := text[position : found.start()]:
+            yield before, None, ""
+        name = found["name"] or found["braced"]
+        yield ("$", None, "") if name is None else ("", name, found["default"] or "")
+        position = found.end()
+    if rest := text[position:]:
+        yield rest, None, ""
+
+
+def expanded(text: str, environment: Mapping[str, str]) -> str:
+    """Return a value with its references replaced; a variable that is not set is its default, or empty."""
+    return "".join(
+        part if name is None else environment.get(name) or default for part, name, default in references(text)
+    )

@@ -49,11 +49,14 @@ def plan_environment(
     inherit: Iterable[str],
     recipe: Mapping[str, str],
     user: Sequence[str],
+    expand: Sequence[str] = (),
     shell: Mapping[str, str],
     image: Mapping[str, str | None] | None = None,
     network: Iterable[Variable] = (),
 ) -> tuple[Variable, ...]:
     """Return all variables of a rank, sorted by name. `user` holds `NAME=VALUE` and `NAME`. Raises ConfigError.
+
+    `expand` names those of `user` whose values refer to variables of the task.
 
     `network` holds what follows from the profile's fabric and from the dispatcher of experts.
     `profile` holds what `of_profile` returns.
@@ -70,24 +73,34 @@ def plan_environment(
     for name, value in recipe.items():
         if name not in RANK_VARIABLES and not is_secret(name):
             _add(variables, Variable(name, value, "the recipe's env_vars", "task"))
+    _require_values(expand, user)
     for entry in user:
-        _add(variables, _from_option(entry, shell))
+        _add(variables, _from_option(entry, expand, shell))
     if image is not None:
         _add_image(variables, image)
     return tuple(variables[key] for key in sorted(variables, key=lambda key: (key[1], key[0])))
 
 
-def _from_option(entry: str, shell: Mapping[str, str]) -> Variable:
+def _from_option(entry: str, expand: Sequence[str], shell: Mapping[str, str]) -> Variable:
     """Parse `--env NAME=VALUE` or `--env NAME`."""
     name, given, value = entry.partition("=")
     if given:
-        return Variable(name, value, "--env", "task")
+        return Variable(name, value, "--env", "task", expand=name in expand)
     if name not in shell:
         raise ConfigError(
             f"--env {name} passes on the value of this shell, which has none",
             hint=f"Set it first (export {name}=...), or give a value: --env {name}=VALUE.",
         )
     return Variable(name, None, "--env, from the submitting shell", "inherited")
+
+
+def _require_values(expand: Sequence[str], user: Sequence[str]) -> None:
+    """Raise ConfigError for a name whose variable --env does not give a value."""
+    given = {entry.partition("=")[0] for entry in user if "=" in entry}
+    for name in expand:
+        if name not in given:
+            example = f"--env '{name}=/a:${name}'"
+            raise ConfigError(f"--env gives {name} no value", where="--expand-env", hint=f"Such as: {example}.")
 
 
 def _add_image(variables: dict[tuple[str, str], Variable], image: Mapping[str, str | None]) -> None:

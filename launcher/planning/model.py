@@ -20,7 +20,7 @@ class Variable:
     `value` is None where only the name is known (a value passed on by name is in no file). `scope` is `task` for what
     step.sh sets inside the container, `host` for what srun's side needs, `inherited` for what the submitting shell
     passes on, `image` for what the image itself sets and nothing in the plan overrides. `overridden` lists weaker
-    origins with their values.
+    origins with their values. With `expand` the task replaces `$NAME` in the value by its own variable of that name.
 
     `operation` names what step.sh does with it inside the container: `set`; `unset`, without a value; `prepend`, which
     puts the directory `value` in front of the image's own list; `source`, whose `name` is a file of bash.
@@ -32,6 +32,7 @@ class Variable:
     scope: Literal["task", "host", "inherited", "image"]
     overridden: tuple[tuple[str, str], ...] = ()
     operation: Literal["set", "unset", "prepend", "source"] = "set"
+    expand: bool = False
 
     def assignment(self, hidden: str) -> str:
         """Return it for people; `hidden` stands for a value that is not known."""

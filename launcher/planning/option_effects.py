@@ -46,7 +46,9 @@ EFFECTS: Mapping[str, Effect] = {
     **dict.fromkeys(("recipe", "assignments", "cluster", "nodes", "gpus_per_node"), EVERYWHERE),
     **dict.fromkeys(("time", "partition", "account", "qos", "sbatch"), _OF_A_JOB),
     **dict.fromkeys(("nodelist", "exclude", "srun_args"), _OF_SLURM),
-    **dict.fromkeys(("image", "runtime", "mounts", "default_image", "default_mounts", "env", "python"), EVERYWHERE),
+    **dict.fromkeys(
+        ("image", "runtime", "mounts", "default_image", "default_mounts", "env", "expand_env", "python"), EVERYWHERE
+    ),
     **dict.fromkeys(("resume", "entrypoint", "init"), EVERYWHERE),
     "run_root": _OF_A_RUN,
     **dict.fromkeys(

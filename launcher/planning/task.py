@@ -136,6 +136,7 @@ def _environment(inputs: PlanInputs, network_variables: tuple[Variable, ...]) ->
         inherit=inputs.cluster.inherit,
         recipe=inputs.knowledge.env or {},
         user=inputs.request.env,
+        expand=inputs.request.expand_env,
         shell=inputs.host.environ,
         image=inputs.image.environment if inputs.image else None,
         network=network_variables,

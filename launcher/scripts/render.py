@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher._util.errors import ConfigError
 from launcher._util.templates import template_environment
+from launcher.contract.variables import references
 from launcher.planning.model import Plan, Variable
 from launcher.planning.time_limit import MARGIN_S
 from launcher.runtimes import BARE, RUNTIMES
@@ -35,6 +36,12 @@ def q(value: object) -> Quoted:
         raise ConfigError(f"{text!r} contains a NUL byte")
     # `NAME==mlx5_0` is right, and reads as a comparison: what begins with = is quoted, too.
     return Quoted(f"'{text}'" if text.startswith("=") and shlex.quote(text) == text else shlex.quote(text))
+
+
+def expandable(text: str) -> Quoted:
+    """Quote a value for bash except for its references to variables, which the shell replaces when it runs."""
+    parts = [q(part) if name is None else f'"${{{name}:-{default}}}"' for part, name, default in references(text)]
+    return Quoted("".join(parts) or "''")
 
 
 def directive(value: object) -> Quoted:
@@ -68,7 +75,13 @@ def environment() -> "jinja2.Environment":
     """Return the Jinja environment of all scripts: `finalize` refuses a string that passed no quoting filter."""
     # Not escaped for HTML: these are bash scripts.
     scripts = template_environment(_refuse_unquoted, autoescape=False)
-    scripts.filters |= {"q": q, "prepended": prepended, "directive": directive, "comment": comment}
+    scripts.filters |= {
+        "q": q,
+        "expandable": expandable,
+        "prepended": prepended,
+        "directive": directive,
+        "comment": comment,
+    }
     return scripts
 
 

@@ -44,6 +44,7 @@ TWO: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "nodelist": (("--nodelist", "n2"), ("--nodelist", "n3")),
     "exclude": (("--exclude", "n1"), ("--exclude", "n2")),
     "env": (("--env", "A=1"), ("--env", "A=2")),
+    "expand_env": (("--env", "A=/a:$PATH"), ("--env", "A=/a:$PATH", "--expand-env", "A")),
     "python": (("--python", "python3.10"), ("--python", "python3.11")),
     "name": (("--name", "a"), ("--name", "b")),
     "run_root": (("--run-root", "a"), ("--run-root", "b")),

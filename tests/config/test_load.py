@@ -60,6 +60,19 @@ def test_the_users_own_profile_hides_a_shipped_one(home: dict[str, str]) -> None
     assert load_cluster("local", home).description == "first"
 
 
+def test_a_profile_is_named_by_its_file(home: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "mine/site.toml").write_text('extends = "slurm"\naccount = "a"\n')
+    (tmp_path / "elsewhere").mkdir()
+    file = tmp_path / "elsewhere/ours.toml"
+    file.write_text('extends = "site"\npartition = "p"\n')
+    found = load_cluster(str(file), home)
+    assert (found.name, found.account, found.partition) == ("ours", "a", "p")
+    asked = load_request({"cluster": "elsewhere/ours.toml"}, environ=home, directory=tmp_path)
+    assert asked.cluster == str(file)
+    with pytest.raises(ConfigError, match="no such cluster profile"):
+        load_cluster(str(tmp_path / "missing.toml"), home)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
