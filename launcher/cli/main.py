@@ -24,6 +24,7 @@ COMMANDS = {
     "correlate": "run two trainings, by Megatron-LM or Megatron Bridge, with matched settings, and say if they agree",
     "compare": "compare two runs: loss, time, memory, configuration, versions; a gate for CI",
     "translate": "translate Megatron-LM's arguments into Megatron Bridge's overrides, and back",
+    "cloudai": "run CloudAI's System, Test and Scenario files for Megatron Bridge",
     "recipes": "list the recipes that ship with the launcher, and Megatron Bridge's own",
     "fetch": "fetch what a run will read of Hugging Face's hub, before it",
     "clusters": "list cluster profiles, show one with its reasons, write a first one from this cluster",

@@ -1,0 +1,443 @@
+"""Planning, dry-running and running a scenario: everything is submitted at once, and Slurm keeps the order."""
+
+import os
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher._util.errors import ConfigError, ImageError, RequestError
+from launcher._util.shell import LocalShell
+from launcher.api.progress import Progress
+from launcher.cloudai import sources
+from launcher.cloudai.cases import Case, PlannedCase, RunChoices, cases_of, check_env_params, is_sweep, plan_case
+from launcher.cloudai.ending import end_with
+from launcher.cloudai.environment import in_shell
+from launcher.cloudai.load import LoadedFiles, ScenarioTest
+from launcher.cloudai.native import Note, variants
+from launcher.cloudai.profile import BASE
+from launcher.cloudai.records import SCENARIO, TEST_RUN, run_record_text, write_case
+from launcher.cloudai.sources import Checkout
+from launcher.cloudai.sweeping import TestSweep, job_of
+from launcher.contract import files
+from launcher.discovery.recipe_index import load_index
+from launcher.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from launcher.api.prepare_plan import PreparedPlan
+
+
+@dataclass(frozen=True)
+class Dry:
+    """A case as `dry-run` has planned it."""
+
+    planned: PlannedCase
+    prepared: "PreparedPlan | None"
+    """None in exec mode."""
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass
+class Submitted:
+    """What a scenario has become."""
+
+    root: Path
+    runs: dict[str, RunDirectory] = field(default_factory=dict)
+    """By the case's name."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Why a case was not submitted, by its name."""
+    sweeps: dict[str, TestSweep] = field(default_factory=dict)
+    """By the test's id."""
+    jobs: dict[str, list[str]] = field(default_factory=dict)
+    """The jobs of each test, by its id; of an array its number alone."""
+
+    def runs_of(self, test: str) -> list[RunDirectory]:
+        """Return the runs of a test."""
+        return [run for name, run in self.runs.items() if name.startswith(f"{test}/")]
+
+
+def results_directory(loaded: LoadedFiles, output: Path | None, now: float) -> Path:
+    """Return a new directory for a scenario's results: NAME_TIME below the system's output path."""
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
+    base = (output or loaded.system.output_path).absolute()
+    path = base / f"{loaded.scenario.model.name}_{stamp}"
+    number = 1
+    while path.exists():
+        number += 1
+        path = base / f"{loaded.scenario.model.name}_{stamp}_{number}"
+    return path
+
+
+def refuse_hooks(loaded: LoadedFiles) -> None:
+    """Raise ConfigError for a scenario with hooks: their tests are not run yet."""
+    for key, hook in (("pre_test", loaded.scenario.pre_test), ("post_test", loaded.scenario.post_test)):
+        if hook is not None:
+            raise ConfigError(
+                f"{key}: the tests of hook {hook.model.name!r} are not run by this launcher",
+                where=loaded.scenario.file.where((key,)),
+                hint="`launcher doctor` checks nodes and their network; --without-hooks runs the scenario without it.",
+            )
+
+
+def listed_variants(loaded: LoadedFiles) -> dict[str, list[str]]:
+    """Return the variants of the recipes of tests with list_config_variants, by the test's id."""
+    index = load_index(None)
+    return {
+        test.entry.id: variants(test.test.cmd_args, index)
+        for test in loaded.scenario.tests
+        if test.test.cmd_args.list_config_variants
+    }
+
+
+class Checkouts:
+    """The repositories of a scenario, each looked up or cloned once."""
+
+    def __init__(self, loaded: LoadedFiles, *, install: bool) -> None:
+        self._path = loaded.system.install_path.absolute()
+        self._install = install
+        self._found: dict[tuple[str, str, str], Checkout] = {}
+
+    def of(self, test: ScenarioTest) -> Checkout:
+        """Return the clone of Megatron Bridge of a test; other repositories are looked up as well."""
+        for repo in test.test.git_repos:
+            key = (repo.url, repo.commit, str(repo.installed_path))
+            if key not in self._found:
+                make = sources.install if self._install else sources.look
+                self._found[key] = make(repo, self._path)
+        bridge = test.test.bridge
+        return self._found[bridge.url, bridge.commit, str(bridge.installed_path)]
+
+
+def planned_cases(
+    loaded: LoadedFiles,
+    root: Path,
+    options: RunChoices,
+    checkouts: Checkouts,
+    tests: Sequence[ScenarioTest],
+    *,
+    ask_slurm: bool = False,
+) -> Iterator[tuple[Case, PlannedCase | None]]:
+    """Yield every case of tests with what is asked of the launcher for it; None for a point that cannot run.
+
+    Raises ConfigError, and OutsideError where a repository cannot be cloned.
+    """
+    shell = LocalShell() if ask_slurm else None
+    for test in tests:
+        for case in cases_of(test):
+            if case.refused:
+                yield case, None
+                continue
+            source = checkouts.of(test)
+            yield (
+                case,
+                plan_case(case, loaded, root, options, shell_environment=os.environ, source=source, shell=shell),
+            )
+
+
+def write_scenario(loaded: LoadedFiles, root: Path, options: RunChoices) -> None:
+    """Write what the reports of a scenario need to know. Raises DiskError."""
+    model = loaded.scenario.model
+    root.mkdir(parents=True, exist_ok=True)
+    values = {
+        "version": 1,
+        "name": model.name,
+        "tests": [test.entry.id for test in loaded.scenario.tests],
+        "descriptions": {test.entry.id: test.test.description for test in loaded.scenario.tests},
+        "reports": {name: one.enable for name, one in {**(loaded.system.reports or {}), **model.reports}.items()},
+        "system": loaded.system.name,
+        "gpus_per_node": loaded.system.gpus_per_node,
+        "scenario_file": str(loaded.scenario.file.path),
+        "mode": options.mode,
+    }
+    files.write_json(root / SCENARIO, values)
+
+
+def dry_run(loaded: LoadedFiles, root: Path, options: RunChoices) -> Iterator[Dry | tuple[Case, str]]:
+    """Plan every case and write what would be executed below `root`; a case that cannot run is yielded with why.
+
+    Nothing is cloned, imported or submitted. Raises ConfigError.
+    """
+    write_scenario(loaded, root, options)
+    checkouts = Checkouts(loaded, install=False)
+    for case, planned in planned_cases(loaded, root, options, checkouts, loaded.scenario.tests):
+        directory = root / case.name
+        if planned is None:
+            write_case(case, directory, None, None)
+            yield case, "; ".join(case.refused)
+            continue
+        write_profile(planned)
+        directory.mkdir(parents=True, exist_ok=True)
+        if planned.mode == "exec":
+            command = exec_command(planned, loaded)
+            files.write_text(directory / "cloudai_generated_command.sh", f"{command}\n")
+            prepared, notes = None, tuple[Note, ...]()
+        else:
+            prepared, notes = _prepared(planned)
+            for name, text in prepared.scripts.items():
+                files.write_text(directory / name, text)
+            files.write_text(directory / "plan.json", prepared.plan.to_json())
+            command = command_line(planned)
+        files.write_text(directory / TEST_RUN, run_record_text(planned, command))
+        write_case(case, directory, planned, None)
+        yield Dry(planned, prepared, notes)
+
+
+def write_profile(planned: PlannedCase) -> None:
+    """Write the cluster profile that a case's request names. Raises DiskError."""
+    path = Path(str(planned.request.cluster))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, planned.profile.text)
+
+
+def _prepared(planned: PlannedCase) -> "tuple[PreparedPlan, tuple[Note, ...]]":
+    """Return the plan; where the image is not imported yet, that of the same run without it, and a note."""
+    from launcher.api.prepare_plan import prepare_plan
+
+    with in_shell(planned.environment.secrets):
+        try:
+            return prepare_plan(planned.request, "submit", check="never"), ()
+        except ImageError as error:
+            bare = planned.request.model_copy(update={"image": None, "mounts": (), "runtime": "none"})
+            prepared = prepare_plan(bare, "submit", check="never")
+            text = f"{error.message}; the plan is shown without it, and `launcher cloudai install` imports it"
+            return prepared, (Note("cmd_args.container_image", text),)
+
+
+def command_line(planned: PlannedCase) -> str:
+    """Return the command of this launcher that submits the same run."""
+    request = planned.request
+    options = {
+        "cluster": request.cluster,
+        "nodes": request.nodes,
+        "gpus-per-node": request.gpus_per_node,
+        "time": request.time,
+        "partition": request.partition,
+        "image": request.image,
+    }
+    words = ["launcher", "submit", str(request.recipe), *request.assignments]
+    words += [f"--{name}={value}" for name, value in options.items() if value is not None]
+    words += [f"--mount={mount}" for mount in request.mounts]
+    words += [f"--env={entry}" for entry in request.env]
+    words += [f"--expand-env={name}" for name in request.expand_env]
+    return shlex.join(words)
+
+
+def exec_command(planned: PlannedCase, loaded: LoadedFiles) -> str:
+    """Return the command that runs Bridge's own setup_experiment.py."""
+    venv = f"{planned.case.test.nemo_run_repo.directory_name}-venv"
+    python = loaded.system.install_path.absolute() / venv / "bin/python"
+    script = planned.source.path / "scripts/performance/setup_experiment.py"
+    words = shlex.join([str(python), str(script), *planned.arguments])
+    return f"NEMORUN_HOME={shlex.quote(str(planned.directory))} {words}"
+
+
+def run_scenario(loaded: LoadedFiles, root: Path, options: RunChoices, progress: Progress) -> Submitted:
+    """Submit every case of a scenario, each once: called again with the same `root`, it makes good what is missing.
+
+    The order of tests and iterations is kept by Slurm's dependencies. Of an agent that chooses by results the first
+    points are submitted. Raises ConfigError, SlurmError, DiskError, OutsideError.
+    """
+    write_scenario(loaded, root, options)
+    submitted = Submitted(root)
+    checkouts = Checkouts(loaded, install=True)
+    cases = {
+        test.entry.id: list(planned_cases(loaded, root, options, checkouts, [test], ask_slurm=True))
+        for test in loaded.scenario.tests
+        if not is_sweep(test)
+    }
+    for test in loaded.scenario.tests:
+        refuse_exec(test, checkouts.of(test), options)
+    for test in in_order(loaded.scenario.tests):
+        before = _needed(test, submitted)
+        if is_sweep(test):
+            check_env_params(test)
+            _submit_sweep(test, TestSweep(test, loaded, root, options, checkouts.of(test), before, progress), submitted)
+        else:
+            _submit_test(cases[test.entry.id], before, submitted, progress)
+    for test in loaded.scenario.tests:
+        for needed in test.entry.dependencies:
+            if needed.type == "end_post_comp":
+                end_with(submitted.runs_of(test.entry.id), submitted.jobs[needed.id], root)
+    return submitted
+
+
+def _submit_sweep(test: ScenarioTest, sweep: TestSweep, submitted: Submitted) -> None:
+    """Submit the points of a sweep beside each other, as arrays."""
+    submitted.sweeps[test.entry.id] = sweep
+    jobs = list[str]()
+    for trial in sweep.submit():
+        name = f"{test.entry.id}/0/{trial.number}"
+        if trial.state == "refused":
+            submitted.refused[name] = str(trial.reason)
+            continue
+        run = sweep.run_of(trial)
+        submitted.runs[name] = run
+        if (job := job_of(run.journal)) is not None:
+            jobs.append(job.partition("_")[0])
+    submitted.jobs[test.entry.id] = list(dict.fromkeys(jobs))
+
+
+def refuse_exec(test: ScenarioTest, source: Checkout, options: RunChoices) -> None:
+    """Raise RequestError for a test whose release of Bridge is run by its own scripts, which is not possible yet."""
+    if sources.mode_of(test.test.bridge, source, options.mode)[0] == "exec":
+        raise RequestError(
+            f"git_repos pins {test.test.bridge.commit}, a release that its own setup_experiment.py runs, and this "
+            "launcher does not start that script yet",
+            where=test.where,
+            hint="--mode native trains with the recipe of Bridge 0.6; dry-run shows the script's arguments.",
+        )
+
+
+def in_order(tests: Sequence[ScenarioTest]) -> list[ScenarioTest]:
+    """Return the tests so that each comes behind those that it waits for. Raises ConfigError for a circle."""
+    left, done = list(tests), list[ScenarioTest]()
+    while left:
+        ids = {test.entry.id for test in left}
+        free = [test for test in left if not ids & {needed.id for needed in _starts(test)}]
+        if not free:
+            names = ", ".join(sorted(ids))
+            raise ConfigError(f"dependencies: tests wait for each other in a circle: {names}", where=left[0].where)
+        done += free
+        left = [test for test in left if test not in free]
+    return done
+
+
+def _starts(test: ScenarioTest) -> list[Any]:
+    return [needed for needed in test.entry.dependencies if needed.type != "end_post_comp"]
+
+
+def _needed(test: ScenarioTest, submitted: Submitted) -> list[str]:
+    """Return Slurm's dependencies of a test's first runs.
+
+    `start_post_init` waits for the start of the other test's first run, `start_post_comp` for the end of all its runs,
+    however they end.
+    """
+    found = list[str]()
+    for needed in _starts(test):
+        jobs = submitted.jobs.get(needed.id, [])
+        if jobs:
+            found.append(f"after:{jobs[0]}" if needed.type == "start_post_init" else f"afterany:{':'.join(jobs)}")
+    return found
+
+
+def _submit_test(
+    cases: Sequence[tuple[Case, PlannedCase | None]], before: list[str], submitted: Submitted, progress: Progress
+) -> None:
+    """Submit a test's iterations, one behind the other."""
+    previous: str | None = None
+    for case, planned in cases:
+        assert planned is not None  # noqa: S101 - only points of sweeps are refused by the checks
+        chained = [f"afterany:{previous}"] if previous is not None else []
+        job = _submit(case, planned, [*before, *chained], submitted, progress)
+        previous = job or previous
+
+
+def _submit(
+    case: Case, planned: PlannedCase, dependencies: Sequence[str], submitted: Submitted, progress: Progress
+) -> str | None:
+    """Submit one run and return its job; None where only its plan was asked for."""
+    from launcher.api.once import submit_once
+
+    request = planned.request
+    if dependencies:
+        request = request.model_copy(update={"sbatch": {**request.sbatch, "dependency": ",".join(dependencies)}})
+    write_profile(planned)
+    planned.directory.mkdir(parents=True, exist_ok=True)
+    for note in planned.notes:
+        (progress.warn if note.level == "warning" else progress.info)(f"{case.name}: {note}")
+    if planned.plan_only:
+        submitted.refused[case.name] = "cmd_args.dryrun is true"
+        write_case(case, planned.directory, planned, None, refused="cmd_args.dryrun is true")
+        return None
+    with in_shell(planned.environment.secrets):
+        run = submit_once(request, f"cloudai {case.name}", progress, check="if possible")
+    submitted.runs[case.name] = run.run
+    submitted.jobs.setdefault(case.scenario_test.entry.id, []).append(run.job)
+    files.write_text(planned.directory / TEST_RUN, run_record_text(planned, command_line(planned)))
+    link = planned.directory / "run"
+    if not link.is_symlink():
+        link.symlink_to(os.path.relpath(run.run.path, planned.directory))
+    facts = {"run_dir": str(run.run.path), "job": run.job, "cluster": run.cluster}
+    write_case(case, planned.directory, planned, facts)
+    progress.info(f"{case.name}: job {run.job}, {run.run.path}")
+    return run.job
+
+
+def wait(submitted: Submitted, *, tick: Callable[[str], None], leave: Callable[[], bool], poll_s: float = 5.0) -> bool:
+    """Wait until all runs are over; False where `leave` said before that they are to be left alone.
+
+    `tick` gets one line on how they are doing whenever that has changed.
+    """
+    from launcher.watch.status import status_of
+
+    for sweep in submitted.sweeps.values():
+        if sweep.feeds_on_results:
+            sweep.follow(leave=leave, tick=lambda trials: tick(_counts(trial.state for trial in trials)))
+            if leave():
+                return False
+    runs = list(submitted.runs.values())
+    said = ""
+    while runs:
+        statuses, _ = status_of(runs, LocalShell())
+        line = _counts(status.phase.value for status in statuses)
+        if line != said:
+            tick(line)
+            said = line
+        if all(status.phase.over for status in statuses):
+            return True
+        until = time.monotonic() + poll_s
+        while time.monotonic() < until:
+            if leave():
+                return False
+            time.sleep(0.2)
+    return True
+
+
+def _counts(words: Iterable[str]) -> str:
+    counts = Counter(words)
+    return ", ".join(f"{counts[word]} {word}" for word in sorted(counts))
+
+
+def install(loaded: LoadedFiles, options: RunChoices, progress: Progress) -> list[str]:
+    """Clone the repositories and import the images of a scenario. Return what is there, in words.
+
+    Raises ConfigError, OutsideError, ImageError.
+    """
+    found, done = Checkouts(loaded, install=True), list[str]()
+    for test in loaded.scenario.tests:
+        source = found.of(test)
+        commit = f" at {source.commit[:12]}" if source.commit else ""
+        done.append(f"{source.repo.url} {source.repo.commit}: {source.path}{commit}")
+        for note in source.notes:
+            progress.warn(note)
+        if image := test.test.cmd_args.container_image:
+            done.append(_imported(image, loaded, options, progress))
+    return list(dict.fromkeys(done))
+
+
+def _imported(image: str, loaded: LoadedFiles, options: RunChoices, progress: Progress) -> str:
+    """Import an image unless its file is there; return where it is."""
+    from launcher.api.image import ImageOptions, import_image
+    from launcher.images.reference import looks_like_path, parse_reference
+    from launcher.images.store.store import find_file
+
+    if looks_like_path(image):
+        return f"{image}: a file"
+    directories = [loaded.system.install_path.absolute()]
+    if (file := find_file(directories, parse_reference(image))) is not None:
+        return f"{image}: {file}"
+    outcome = import_image(image, ImageOptions(cluster=options.profile or BASE), progress)
+    return f"{image}: {outcome.entry.path}"
+
+
+def uninstall(loaded: LoadedFiles) -> list[str]:
+    """Remove the clones that `install` made. Return what was removed, in words. Raises ConfigError."""
+    removed = list[str]()
+    for test in loaded.scenario.tests:
+        for repo in test.test.git_repos:
+            if sources.uninstall(repo, loaded.system.install_path.absolute()):
+                removed.append(str(sources.directory_of(repo, loaded.system.install_path)))
+    return removed

@@ -1,0 +1,183 @@
+"""The sweeps of a scenario's tests, driven by the launcher's own engine: points as job arrays, agents, draws."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from launcher._util.shell import LocalShell
+from launcher.api.progress import Progress
+from launcher.cloudai.cases import PlannedCase, RunChoices, axes_of, case_of_point, draws_of, plan_case, strategy_of
+from launcher.cloudai.constraints import violations
+from launcher.cloudai.environment import in_shell
+from launcher.cloudai.load import LoadedFiles, ScenarioTest
+from launcher.cloudai.records import write_case
+from launcher.cloudai.sources import Checkout
+from launcher.config.request import Request
+from launcher.contract import files
+from launcher.rundir import RunDirectory
+from launcher.rundir.journal import Journal
+from launcher.sweep.directory import SweepDirectory
+from launcher.sweep.driver import DriverSettings, SweepDriver
+from launcher.sweep.executor import Definition
+from launcher.sweep.points import SweepPoint
+from launcher.sweep.runs import SlurmRuns
+from launcher.sweep.trials import Trial
+
+MEASURED = {"default": "step_time_s", "step-time": "step_time_s", "tflops-per-gpu": "tflops_per_gpu"}
+"""CloudAI's metrics by the engine's names."""
+
+_PARALLEL = 4
+"""Trials of an agent at the same time that chooses by results."""
+
+
+class TestSweep:
+    """The sweep of one test. Its state is on disk: made again with the same files, it goes on."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        test: ScenarioTest,
+        loaded: LoadedFiles,
+        root: Path,
+        options: RunChoices,
+        source: Checkout,
+        dependencies: Sequence[str],
+        progress: Progress,
+    ) -> None:
+        self._test, self._loaded, self._root, self._options = test, loaded, root, options
+        self._source, self._dependencies, self._progress = source, tuple(dependencies), progress
+        self._planned: dict[str, PlannedCase] = {}
+        first = self._plan(strategy_of(test).ask(1)[0])
+        self._secrets = first.environment.secrets
+        self._name = str(first.request.name)
+        self.directory = SweepDirectory(root / "runs" / self._name)
+
+    @property
+    def feeds_on_results(self) -> bool:
+        """Return whether its agent chooses points by the results of others."""
+        return self._test.test.agent == "bayesian_optimization"
+
+    def submit(self) -> list[Trial]:
+        """Submit what can be submitted without results, each point once. Raises RequestError, SlurmError, DiskError."""
+        return self._drive(lambda driver: driver.submit())
+
+    def follow(self, *, leave: Callable[[], bool], tick: Callable[[Sequence[Trial]], None]) -> list[Trial]:
+        """Drive an agent that chooses by results until it is done, or `leave` says so."""
+        return self._drive(lambda driver: driver.follow(leave=leave, tick=tick))
+
+    def run_of(self, trial: Trial) -> RunDirectory:
+        """Return the run of a trial."""
+        record = self.directory.record() or {}
+        return RunDirectory(self.directory.root / f"{trial.samples[0].name}-{record['id']}")
+
+    def _drive(self, act: Callable[[SweepDriver], object]) -> list[Trial]:
+        definition = self._definition()
+        record = self.directory.create(
+            {"name": self._name, "test": self._test.entry.id},
+            {
+                "metrics": definition.metrics,
+                "reward": definition.reward,
+                "warmup_steps": 0,
+                "repeat": 1,
+                "max_repeats": 12,
+                "axes": [axis.key for axis in definition.axes],
+                "file": str(self._loaded.scenario.file.path),
+            },
+        )
+        wait = f"waiting for the launcher that drives {self._name}"
+        with in_shell(self._secrets), self.directory.lock(lambda: self._progress.info(wait)) as lock:
+            runs = SlurmRuns(
+                self.directory,
+                definition,
+                record["id"],
+                self._progress,
+                warmup_steps=0,
+                shell=LocalShell(keep=(lock,)),
+            )
+            settings = DriverSettings(parallel=_PARALLEL if self.feeds_on_results else None)
+            driver = SweepDriver(self.directory, definition, strategy_of(self._test), runs, self._progress, settings)
+            act(driver)
+            self._write_cases(driver.trials, runs)
+            return driver.trials
+
+    def _definition(self) -> Definition:
+        test = self._test.test
+        rewards = test.settings.rewards
+        return Definition(
+            name=self._name,
+            axes=axes_of(self._test),
+            request_of=self._request,
+            constraints=(("CloudAI's checks", self._refusal),),
+            draws=draws_of(self._test),
+            metrics=tuple(MEASURED[name] for name in test.agent_metrics),
+            reward=test.agent_reward_function,
+            failure_reward=rewards.metric_failure,
+            refused_reward=rewards.constraint_failure,
+            seed=test.draw_seed,
+        )
+
+    def _refusal(self, point: SweepPoint) -> str | None:
+        case = case_of_point(self._test, 0, point)
+        return "; ".join(map(str, violations(case.test.cmd_args))) or None
+
+    def _request(self, point: SweepPoint) -> Request:
+        planned = self._plan(point)
+        request = planned.request
+        if self._dependencies:
+            dependency = ",".join(self._dependencies)
+            request = request.model_copy(update={"sbatch": {**request.sbatch, "dependency": dependency}})
+        return request
+
+    def _plan(self, point: SweepPoint) -> PlannedCase:
+        """Return what is asked of the launcher for a point; its profile is written. Raises RequestError."""
+        if point.name not in self._planned:
+            planned = plan_case(
+                case_of_point(self._test, 0, point),
+                self._loaded,
+                self._root,
+                self._options,
+                shell_environment=os.environ,
+                source=self._source,
+                directory=self._of_point(point),
+            )
+            path = Path(str(planned.request.cluster))
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.write_text(path, planned.profile.text)
+            planned.directory.mkdir(parents=True, exist_ok=True)
+            if not self._planned:
+                for note in planned.notes:
+                    say = self._progress.warn if note.level == "warning" else self._progress.info
+                    say(f"{self._test.entry.id}: {note}")
+            self._planned[point.name] = planned
+        return self._planned[point.name]
+
+    def _of_point(self, point: SweepPoint) -> Path:
+        return self._root / self._test.entry.id / "0" / "points" / point.name
+
+    def _write_cases(self, trials: Sequence[Trial], runs: SlurmRuns) -> None:
+        """Write the record of each trial, with links to its run and to the files of its point."""
+        for trial in trials:
+            case = case_of_point(self._test, trial.number, trial.content)
+            directory = self._root / case.name
+            directory.mkdir(parents=True, exist_ok=True)
+            if trial.state == "refused":
+                write_case(case, directory, None, None, refused=trial.reason)
+                continue
+            run = runs.run_directory(trial.samples[0])
+            planned = replace(self._plan(trial.content), case=case, directory=directory)
+            facts: dict[str, Any] = {"run_dir": str(run.path), "job": job_of(run.journal), "cluster": None}
+            write_case(case, directory, planned, facts)
+            for name, target in (("run", run.path), ("nemo_run", self._of_point(trial.content))):
+                link = directory / name
+                if not link.is_symlink():
+                    link.symlink_to(os.path.relpath(target, directory))
+
+
+def job_of(journal: Journal) -> str | None:
+    """Return the job that a run's journal names."""
+    jobs = [str(event["job"]) for event in journal.read() if event["event"] == "submitted" and event.get("job")]
+    return jobs[-1] if jobs else None
