@@ -4,6 +4,7 @@ Each happens once, before iteration 7 of the first attempt. Cost: about 75 s on 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,14 @@ CASES = (
 
 
 @pytest.fixture
-def user(slurm_cluster: VirtualCluster, tmp_path: Path) -> User:
-    user = user_of(tmp_path, slurm_cluster)
+def cluster(new_cluster: Callable[..., VirtualCluster]) -> VirtualCluster:
+    """One node with the machine's own /proc: a save asks for processes that the fork server has started outside it."""
+    return new_cluster(nodes=1, namespaces=False)
+
+
+@pytest.fixture
+def user(cluster: VirtualCluster, tmp_path: Path) -> User:
+    user = user_of(tmp_path, cluster)
     own = f'python = "{warm_python()}"\nhang_limit_s = {10 * SCALE}\n'
     (tmp_path / "clusters/virtual.toml").write_text(PROFILE + own + RETRY)
     (tmp_path / "trial.py").write_text((ROOT / "recipes/vanilla_gpt_pretrain.py").read_text() + RECIPE)
@@ -131,13 +138,13 @@ def loaded(run: Path) -> list[int]:
     "NaN without a check",
 )
 def test_faults_of_the_real_training_end_with_the_losses_of_an_undisturbed_one(
-    user: User, slurm_cluster: VirtualCluster, faults: Faults
+    user: User, cluster: VirtualCluster, faults: Faults
 ) -> None:
     whole = submit(user, "")
     runs = {case: submit(user, case.fault) for case in CASES}
     for case, run in runs.items():
-        wait_until(lambda run=run: decided(run)[-1:] == ["end"], f"the end of {case.fault}", slurm_cluster, 300)  # type: ignore[misc]
-    wait_until(lambda: decided(whole)[-1:] == ["end"], "the end of the one without a fault", slurm_cluster, 300)
+        wait_until(lambda run=run: decided(run)[-1:] == ["end"], f"the end of {case.fault}", cluster, 300)  # type: ignore[misc]
+    wait_until(lambda: decided(whole)[-1:] == ["end"], "the end of the one without a fault", cluster, 300)
     expected = losses(whole)
     assert sorted(expected) == list(range(1, 13))
     for case, run in runs.items():
