@@ -303,10 +303,10 @@ def test_time_limit_and_preemption(new_cluster: Callable[..., VirtualCluster], t
     faults.note_run("preemption", run, attempt="001", lost=0)
 
 
-def test_what_no_step_could_judge_is_judged_at_the_next_start(
+def test_a_requeue_by_slurm_itself_does_what_was_decided(
     new_cluster: Callable[..., VirtualCluster], tmp_path: Path
 ) -> None:
-    """A node of two runs is lost, and Slurm requeues both jobs: one needs a successor now, the other one has ended."""
+    """A node of two runs is lost, and Slurm requeues both jobs: one has a successor now, the other one has ended."""
     cluster = new_cluster(nodes=4, node_timeout_s=5)
     user = impatient(tmp_path, cluster)
     (tmp_path / "clusters/strict.toml").write_text(PROFILE + RETRY + "strikes = 1\n")
@@ -330,6 +330,7 @@ def test_what_no_step_could_judge_is_judged_at_the_next_start(
     assert cluster.wait(two, "FAILED", "COMPLETED", timeout_s=60) == "FAILED"
     assert (decided(short), jobs(short), last(short)["kind"]) == (["end"], [two], "machine")
     assert "attempt 000 has ended this run" in (short / "sbatch.log").read_text()
+    assert [path.name for path in sorted((strict / "attempts").iterdir())] == ["000", "001"]
     assert [path.name for path in (short / "attempts").iterdir()] == ["000"]
     assert status(user, short)["phase"] == "failed"
 

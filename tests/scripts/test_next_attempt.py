@@ -30,7 +30,13 @@ sbatch() { echo "sbatch ${*: -1}" >>calls; [[ -z $SAID ]] || echo "$SAID"; }
 RUNNING = "JobId=12 JobState=RUNNING Restarts=0 Requeue=1 "
 ENDED = "JobId=12 JobState=CANCELLED Restarts=0 Requeue=1 "
 
+EARLY = re.search(
+    r"^if \[\[ \$\{before_nonce-\} == \"\$nonce\" \]\].*?^fi\nif [^\n]*next\.json.*?^fi$",
+    SCRIPT,
+    re.MULTILINE | re.DOTALL,
+)
 assert START is not None
+assert EARLY is not None
 
 
 class Job:
@@ -89,6 +95,43 @@ def test_a_cancel_after_the_verdict_ends_the_run(job: Job) -> None:
     assert job.run(follow, word="successor:0") == ""
     job.write("cancel_failed", job="12")
     assert job.run(follow, word="successor:0", SAID="13\n") == "sbatch next"
+
+
+@pytest.mark.parametrize(
+    ("word", "calls"),
+    [
+        ("requeue:0", "goes on"),
+        ("successor:0", "sbatch next"),
+        ("finished", ""),
+        ("failed", ""),
+        ("", "goes on"),
+    ],
+)
+def test_an_attempt_without_a_verdict_is_judged_at_the_next_start(job: Job, word: str, calls: str) -> None:
+    """The verdict step of the new start says what comes next; of two attempts in a row without a word nothing does."""
+    assert EARLY is not None
+    job.attempt(0, verdict=False)
+    given = f"srun() {{ echo {word}; }}\nSLURMD_NODENAME=n1 number=1 before=000 before_nonce=me\n"
+    assert job.run(f"{given}{EARLY[0]}\necho goes on >>calls", SAID="13\n") == calls
+    if word == "":
+        job.attempt(1, verdict=False)
+        given = given.replace("number=1 before=000", "number=2 before=001")
+        assert job.run(f"{given}fail() {{ exit 3; }}\n{EARLY[0]}\necho goes on >>calls") == ""
+
+
+@pytest.mark.parametrize(
+    ("action", "queued", "calls"),
+    [("end", False, ""), ("requeue", False, "goes on"), ("successor", True, ""), ("successor", False, "goes on")],
+)
+def test_a_requeue_by_slurm_does_not_undo_a_decision(job: Job, action: str, queued: bool, calls: str) -> None:
+    """The script has decided while Slurm requeued its job, as for the lost node of another rank."""
+    assert EARLY is not None
+    job.attempt(0, verdict=True)
+    (job.path / "attempts/000/next.json").write_text(json.dumps({"kind": "machine", "action": action}))
+    if queued:
+        job.write("submitted", token="next", job="13")
+    given = "SLURMD_NODENAME=n1 number=1 before=000 before_nonce=me\n"
+    assert job.run(f"{given}{EARLY[0]}\necho goes on >>calls") == calls
 
 
 def test_without_the_lease_nothing_is_done(job: Job) -> None:
