@@ -223,6 +223,22 @@ unjudged() { # NUMBER: whether that attempt is one of this job and has no verdic
     [[ $token == "$nonce" && ! -e $run_dir/attempts/$name/result.json ]]
 }
 read -r before_nonce _ 2>/dev/null <"$run_dir/attempts/$before/start"
+is_queued() { # whether Slurm has the successor that was decided after this attempt
+    local token=''
+    { read -r token <"$run_dir/attempts/$1/successor"; } 2>/dev/null
+    [[ -n $token ]] && grep -qF "\"event\": \"submitted\", \"token\": \"$token\"" "$run_dir/journal.jsonl"
+}
+if [[ ${before_nonce-} == "$nonce" ]] && { decided=$(<"$run_dir/attempts/$before/next.json"); } 2>/dev/null; then
+    # Slurm requeues the job of a lost node whatever was decided meanwhile.
+    if [[ $decided == *'"action": "end"'* ]]; then
+        echo "launcher: attempt $before has ended this run" >&2
+        [[ $decided != *'"kind": "finished"'* ]] || exit 0
+        exit 1
+    elif [[ $decided == *'"action": "successor"'* ]] && is_queued "$before"; then
+        echo "launcher: a successor continues this run after job $SLURM_JOB_ID" >&2
+        exit 1
+    fi
+fi
 if [[ ${before_nonce-} == "$nonce" && ! -e $run_dir/attempts/$before/next.json ]]; then
     word=$(
         clear_resources
