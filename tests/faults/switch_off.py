@@ -167,8 +167,8 @@ SWITCHES: dict[str, Switch] = {
     "requeue by an administrator": Switch(
         "a requeued job finds its own lease",
         SBATCH,
-        '        [[ $owner_job == "$SLURM_JOB_ID" ]] # this job before it was requeued',
-        '        false # [[ $owner_job == "$SLURM_JOB_ID" ]] this job before it was requeued',
+        '        [[ $owner_job == "$this_job" ]] # this job before it was requeued',
+        '        false # [[ $owner_job == "$this_job" ]] this job before it was requeued',
         "test_one_owner.py::test_a_requeued_job_keeps_its_run_and_a_dead_owners_lease_is_taken",
     ),
     "four resumes at once": Switch(
