@@ -86,7 +86,7 @@ def _digest(found: Discovered, task: TaskPlan, request: CheckRequest, env: Mappi
         "beside": _contents(_sources(found.inputs.recipe.path.parent))
         if isinstance(found.inputs.recipe, RecipeFile)
         else None,
-        "named": [_state(path) for path in _named(request)],
+        "named": [_state(path) for path in named_paths(request)],
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
@@ -120,16 +120,32 @@ def _sources(directory: Path) -> list[Path]:
     return found
 
 
-def _named(request: CheckRequest) -> Iterator[Path]:
-    """Yield the paths among the values of arguments and overrides that exist, with what lies in directories."""
-    texts = [*request["arguments"].values(), *(str(one) for one in request["options"].values())]
-    texts += [value for record in request["overrides"] for value in record.values() if isinstance(value, str)]
-    for text in texts:
+def named_paths(request: CheckRequest) -> Iterator[Path]:
+    """Yield the paths among the values of arguments and overrides that exist, with what lies in directories.
+
+    A prefix of token ids stands for its two files.
+    """
+    options = [str(one) for one in request["options"].values()]
+    for text in _texts([request["arguments"], options, request["overrides"]]):
         value = text.rpartition("=")[2].strip("'\"")
         path = Path(value)
-        if value.startswith("/") and path.exists():
+        if not value.startswith("/"):
+            continue
+        yield from (each for ending in (".bin", ".idx") if (each := Path(f"{value}{ending}")).exists())
+        if path.exists():
             yield path
             yield from sorted(path.iterdir()) if path.is_dir() else ()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a value, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
 
 
 def _state(path: Path) -> tuple[str, int, int]:
