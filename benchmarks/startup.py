@@ -4,7 +4,8 @@
     python benchmarks/startup.py --against DIR [--runs 15] [--rank-runs 5]
 
 CPU time (user + system) of the whole process and its children: wall-clock time on a shared machine says more about its
-other users. `launcher submit` is compared with a bare `sbatch` of the same script, on a Slurm of virtual nodes.
+other users. Beside each ratio stands the target, where there is one. `launcher submit` is compared with a bare `sbatch`
+of the same script, on a Slurm of virtual nodes. Runs are listed among 10,000, and looked for by Tab as a shell does.
 
 With --against the commands, and the start of a rank, are compared with those of another checkout, whose `.venv` has it
 installed: in pairs, of which the first does not count. A rank is `step.sh` of a run that the checkout itself has
@@ -13,6 +14,7 @@ written, up to the first line of the recipe's `configure()`: torch, the CPU back
 
 import argparse
 import itertools
+import json
 import os
 import resource
 import shutil
@@ -47,17 +49,29 @@ def cpu_seconds(argv: list[str], environ: Mapping[str, str], directory: str) -> 
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
+TARGETS = {
+    "launcher plan": 14,
+    "launcher submit --dry-run": 22,
+    "launcher status, 1,000 runs": 20,
+    "launcher logs NAME": 8,
+    "completion of RUN": 8,
+}
+"""Multiples of `python -c pass`."""
+RUNS = 10_000
+
+
 def measure(commands: Mapping[str, list[str]], environ: Mapping[str, str], directory: str, runs: int) -> None:
-    """Run all commands in turn, `runs` times, and print medians as multiples of the first."""
+    """Run all commands in turn, `runs` times, and print medians as multiples of the first, each with its target."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for _ in range(runs):
         for name, argv in commands.items():
             times[name].append(cpu_seconds(argv, environ, directory))
     base_cpu, base_wall = (statistics.median(column) for column in zip(*times[next(iter(commands))], strict=True))
-    print(f"{'command':34} {'CPU ms':>8} {'ratio':>7} {'wall ms':>8} {'ratio':>7}")
+    print(f"{'command':34} {'CPU ms':>8} {'ratio':>7} {'target':>7} {'wall ms':>8} {'ratio':>7}")
     for name, found in times.items():
         cpu, wall = (statistics.median(column) for column in zip(*found, strict=True))
-        print(f"{name:34} {cpu * 1e3:8.1f} {cpu / base_cpu:7.1f} {wall * 1e3:8.1f} {wall / base_wall:7.1f}")
+        target = f"{TARGETS[name]:7}" if name in TARGETS else " " * 7
+        print(f"{name:34} {cpu * 1e3:8.1f} {cpu / base_cpu:7.1f} {target} {wall * 1e3:8.1f} {wall / base_wall:7.1f}")
 
 
 def main() -> None:
@@ -83,12 +97,49 @@ def main() -> None:
                 "launcher --help": [launcher, "--help"],
                 "launcher plan": plan,
                 "launcher plan, two overrides": [*plan, "train.train_iters=20", "model.num_layers=4"],
+                **listings(launcher, Path(directory)),
             },
             environ,
             directory,
             runs,
         )
+        dry_runs(launcher, environ, Path(directory), runs)
         submission(launcher, environ, directory, runs)
+
+
+def listings(launcher: str, directory: Path) -> dict[str, list[str]]:
+    """Make 10,000 runs that have finished, and return the commands that look for some of them."""
+    for number in range(RUNS):
+        run = directory / "runs" / f"name{number % 20}" / f"20260101-{number:06d}-0123456789ab"
+        logs = run / "attempts/000/logs"
+        logs.mkdir(parents=True)
+        plan = {"name": run.parent.name, "run_id": run.name, "backend": "local", "cluster": "local", "world_size": 1}
+        (run / "plan.json").write_text(json.dumps({**plan, "recipe": "small.py"}))
+        event = {"time": 1.0, "event": "launched", "backend": "local", "attempt": "000", "host": "other"}
+        (run / "journal.jsonl").write_text(json.dumps(event) + "\n")
+        (logs.parent / "result.json").write_text(json.dumps({"version": 1, "attempt": "000", "outcome": "finished"}))
+        (logs / "rank-0000.log").write_text("the end\n")
+    tab = "COMP_LINE='launcher logs ' COMP_POINT=14 _ARGCOMPLETE=1 _ARGCOMPLETE_IFS=$'\\v' exec \"$0\" 8>/dev/null 9>&8"
+    return {
+        "launcher status, 20 runs": [launcher, "status"],
+        "launcher status, 1,000 runs": [launcher, "status", "--limit", "1000"],
+        "launcher logs NAME": [launcher, "logs", "name7"],
+        "completion of RUN": ["bash", "-c", tab, launcher],
+    }
+
+
+def dry_runs(launcher: str, environ: Mapping[str, str], directory: Path, runs: int) -> None:
+    """Measure `submit --dry-run` on what looks like a login node; no program of Slurm is started."""
+    (directory / "bin").mkdir()
+    for program in ("srun", "sbatch"):
+        (directory / "bin" / program).write_text("#!/bin/sh\nexit 1\n")
+        (directory / "bin" / program).chmod(0o755)
+    submit = [launcher, "submit", "--dry-run", "--cluster", "slurm", "--gpus-per-node", "8", "--nodes", "2"]
+    submit += [RECIPE, "train.global_batch_size=32"]
+    on_login = {**environ, "PATH": f"{directory / 'bin'}:{environ['PATH']}"}
+    print()
+    commands = {"python -c pass": [sys.executable, "-c", "pass"], "launcher submit --dry-run": submit}
+    measure(commands, on_login, str(directory), runs)
 
 
 def compare(other: Path, runs: int, rank_runs: int) -> None:

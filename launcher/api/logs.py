@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import TextIO
 
-from launcher._util.shell import LocalShell
 from launcher.api.locate import find_run
-from launcher.report.profiles.listing import missing_lines
 from launcher.watch.logs import find_attempt, follow_logs, print_logs
 
 
@@ -28,8 +26,15 @@ def write_logs(
     """
     run = find_run(name, run_root)
     if follow:
+        from launcher._util.shell import LocalShell
+
         follow_logs(run, stream, LocalShell(), rank=rank, attempt=attempt, last=last, say=say)
     else:
         print_logs(run, stream, rank=rank, attempt=attempt, last=last)
     found = find_attempt(run, attempt)
-    return tuple(missing_lines(found.result if found else None))
+    result = found.result if found else None
+    if not result or not result.get("profiles"):
+        return ()
+    from launcher.report.profiles.listing import missing_lines
+
+    return tuple(missing_lines(result))

@@ -17,12 +17,17 @@ def _clusters(**_: Any) -> list[str]:
     return sorted(cluster_names(os.environ))
 
 
-def _runs(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+_MOST_RUNS = 100
+"""Ids that are offered at once, the newest: argcomplete compares each with all others, and people type names."""
+
+
+def _runs(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     from launcher.api.locate import find_run_root
     from launcher.rundir.finding import scan
 
     runs = scan(find_run_root(getattr(parsed_args, "run_root", None)))
-    return [run_id for _, run_id in runs] + sorted({name for name, _ in runs})
+    ids = [run_id for _, run_id in runs if run_id.startswith(prefix)]
+    return ids[:_MOST_RUNS] + sorted({name for name, _ in runs if name.startswith(prefix)})
 
 
 def _images(parsed_args: argparse.Namespace, **_: Any) -> list[str]:

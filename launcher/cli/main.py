@@ -210,6 +210,9 @@ def _complete() -> None:
 
     parser = argparse.ArgumentParser(prog="launcher", allow_abbrev=False)
     commands = parser.add_subparsers()
+    typed = os.environ.get("COMP_LINE", "").split()
     for command, text in COMMANDS.items():
-        command_parser(command, commands.add_parser(command, help=text))
+        into = commands.add_parser(command, help=text)
+        if command in typed:  # only what was typed is completed: the modules of the others are not loaded
+            command_parser(command, into)
     argcomplete.autocomplete(parser)

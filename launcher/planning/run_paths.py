@@ -2,18 +2,23 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher._util.errors import ConfigError
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.discovery.files import expanded
 from launcher.discovery.host import HostContext
-from launcher.discovery.recipe import MegatronScript, Recipe, RecipeFile
-from launcher.planning.inputs import PlanInputs
+
+if TYPE_CHECKING:  # commands that only look for runs need neither
+    from launcher.discovery.recipe import Recipe
+    from launcher.planning.inputs import PlanInputs
 
 
-def name_of(recipe: Recipe) -> str:
+def name_of(recipe: "Recipe") -> str:
     """Return a run's name from its recipe's; other characters become `-`."""
+    from launcher.discovery.recipe import MegatronScript, RecipeFile
+
     text = recipe.path.stem if isinstance(recipe, RecipeFile) else recipe.name.removesuffix(".py")
     if isinstance(recipe, MegatronScript):
         text = f"mlm-{text}"
@@ -25,7 +30,7 @@ def run_root(request: Request, cluster: Cluster, host: HostContext) -> Path:
     return host.directory / expanded(request.run_root or cluster.run_root or "runs", host.environ)
 
 
-def run_dir(inputs: PlanInputs, name: str) -> str:
+def run_dir(inputs: "PlanInputs", name: str) -> str:
     """Return the directory of a new run. Raises ConfigError for a path that Slurm could not write its log to."""
     path = str(run_root(inputs.request, inputs.cluster, inputs.host) / name / inputs.host.run_id)
     wrong = sorted({sign for sign in path if ord(sign) < 32 or ord(sign) == 127 or sign in "%\\"})

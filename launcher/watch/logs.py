@@ -10,10 +10,7 @@ from typing import Any, TextIO
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.shell import Shell
 from launcher.contract.files import open_regular, read_object
-from launcher.contract.next_attempt import read_next
 from launcher.rundir import Attempt, RunDirectory
-from launcher.watch.status import status_of
-from launcher.watch.status_table import detail
 from launcher.watch.tail import LogCopy, begin_of_last
 
 _READ_INTERVAL_S = 0.25
@@ -199,6 +196,8 @@ def _next_attempt(
 
 def _goes_on(run: RunDirectory, ended: Attempt) -> bool:
     """Return whether another attempt may follow by itself: the job decides that some time after its verdict."""
+    from launcher.contract.next_attempt import read_next
+
     options = (read_object(run.argv_file) or {}).get("options")
     decided = read_next(ended)
     return isinstance(options, dict) and bool(options.get("keep_going")) and (not decided or decided["action"] != "end")
@@ -226,6 +225,9 @@ class _RunMonitor:
         if now < self._next:
             return self._over
         self._next = now + _STATUS_INTERVAL_S
+        from launcher.watch.status import status_of
+        from launcher.watch.status_table import detail
+
         statuses, answer = status_of([self.run], self.shell)
         words = (statuses[0].phase.value, detail(statuses[0], answer.asked_at))
         self.words = " ".join(each for each in words if each)
