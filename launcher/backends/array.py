@@ -194,11 +194,11 @@ def _submit(array: Array, environ: Mapping[str, str], shell: Shell) -> Submissio
             cwd=array.path,
         )
     except SubmissionUnknownError as error:
-        with contextlib.suppress(DiskError):
+        with contextlib.suppress(DiskError):  # Slurm's answer counts more
             array.journal.write("submit_unknown", token=array.token, error=error.message)
         raise
     except LauncherError as error:
-        with contextlib.suppress(DiskError):
+        with contextlib.suppress(DiskError):  # Slurm's answer counts more
             array.journal.write("submit_refused", token=array.token, error=error.message)
             for run, token in zip(array.runs, array.tokens, strict=True):
                 _note(run, {"event": "submit_refused", "token": token, "error": error.message})
@@ -230,7 +230,7 @@ def _lacks_task(run: Path, token: str) -> bool:
 
 def _note(run: Path, line: Mapping[str, Any]) -> None:
     """Append to a run's journal. What is not written, as in a run that was removed, the array's own record says."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the array's own record is the one that counts
         append_line(RunPaths(run).journal_file, {"time": round(time.time(), 3), **line})
 
 
