@@ -218,7 +218,7 @@ def _known_tests(
             try:
                 loaded = load_test(path)
             except ConfigError:
-                continue
+                continue  # the caller reads every file and reports what is wrong with this one
             found[loaded.test.name] = loaded
             files.setdefault(loaded.test.name, []).append(path)
     return found, {name: paths for name, paths in files.items() if len(paths) > 1}

@@ -144,6 +144,7 @@ def text_of(value: Any) -> str:
 
 
 def _is_number(text: str) -> bool:
+    """Return whether Python reads a text as a number."""
     try:
         float(text)
     except ValueError:

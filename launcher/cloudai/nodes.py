@@ -79,6 +79,7 @@ def _members(system: System, partition: str, group: str, where: str) -> list[str
 
 
 def _idle(names: Sequence[str], shell: Shell | None) -> set[str]:
+    """Return the idle ones of these nodes; none where Slurm does not say."""
     if shell is None or not names:
         return set()
     argv = ["sinfo", "--noheader", "--Node", "--states=idle", f"--nodes={','.join(names)}", "--format=%N"]

@@ -326,7 +326,7 @@ def _scalar(text: str) -> Any:
         try:
             return kind(text)
         except ValueError:
-            continue
+            continue  # the next kind, or text
     return text.strip("'\"")
 
 
