@@ -110,7 +110,8 @@ def _shipped(inputs: PlanInputs) -> dict[str, int] | None:
 def _unchecked(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
     image = (*(inputs.runtime.unchecked if inputs.runtime else ()), *(inputs.image.unchecked if inputs.image else ()))
     profiler = task.profiler.unchecked if task.profiler else ()
-    return (*image, *_of_recipe(inputs), *task.preflight.unchecked, *task.fabric.unchecked, *profiler)
+    nodes = node_share.unchecked(inputs)
+    return (*nodes, *image, *_of_recipe(inputs), *task.preflight.unchecked, *task.fabric.unchecked, *profiler)
 
 
 def _of_recipe(inputs: PlanInputs) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from launcher.planning.allocation import fair_share
 from launcher.planning.inputs import PlanInputs
+from launcher.planning.layout import CONVENTIONAL_GPUS_PER_NODE
 from launcher.planning.model import RankLayout
 from launcher.slurm.nodes import NodeKind
 
@@ -43,6 +44,17 @@ def warnings(inputs: PlanInputs, layout: RankLayout) -> list[str]:
     if stated is not None and not isinstance(stated, bool) and str(stated).isdigit() and int(stated) * 2 < share:
         found.append(f"the nodes have {share} CPUs for each GPU, and a rank gets {stated} (cpus-per-task)")
     return found
+
+
+def unchecked(inputs: PlanInputs) -> tuple[str, ...]:
+    """Return a sentence where the number of GPUs of a batch job's nodes is assumed."""
+    stated = inputs.request.gpus_per_node or inputs.cluster.gpus_per_node or gpus_of_all(inputs.node_kinds)
+    if stated or not inputs.backend.own_job or inputs.cluster.device == "cpu":
+        return ()
+    return (
+        f"that the nodes have {CONVENTIONAL_GPUS_PER_NODE} GPUs: neither --gpus-per-node nor the profile nor sinfo says "
+        "how many",
+    )
 
 
 def _able(inputs: PlanInputs, ranks: int) -> list[NodeKind]:

@@ -229,6 +229,17 @@ def test_a_job_asks_for_the_cpus_that_belong_to_its_gpus() -> None:
     assert "cpus-per-task" not in directives(H100, profile={"device": "cpu"})
 
 
+def test_an_assumed_number_of_gpus_is_said_to_be_one() -> None:
+    assert [text for text in plan(profile=cluster()).unchecked if text.startswith("that the nodes have 8 GPUs")]
+    for known in (
+        plan(profile=cluster(), kinds=(H100,)),
+        plan(profile=cluster(gpus_per_node=4)),
+        plan(profile=cluster(), request={"gpus_per_node": 8}),
+        plan("allocation", profile=cluster()),
+    ):
+        assert not [text for text in known.unchecked if "GPUs: neither" in text]
+
+
 def test_a_plan_that_leaves_most_of_its_nodes_unused_says_so() -> None:
     some = plan(request={"nodes": 2, "gpus_per_node": 2}, profile=cluster(), kinds=(H100,))
     assert "each node has 8 GPUs, and the run uses 2 of them on each of 2 nodes" in some.warnings
