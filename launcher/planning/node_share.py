@@ -52,8 +52,8 @@ def unchecked(inputs: PlanInputs) -> tuple[str, ...]:
     if stated or not inputs.backend.own_job or inputs.cluster.device == "cpu":
         return ()
     return (
-        f"that the nodes have {CONVENTIONAL_GPUS_PER_NODE} GPUs: neither --gpus-per-node nor the profile nor sinfo says "
-        "how many",
+        f"that the nodes have {CONVENTIONAL_GPUS_PER_NODE} GPUs: neither --gpus-per-node nor the profile nor sinfo "
+        "says how many",
     )
 
 
