@@ -26,6 +26,7 @@ from launcher.discovery.code_files import code_digest, code_files
 from launcher.discovery.container_runtime import RuntimeChoice, choose_runtime
 from launcher.discovery.host import HostContext, detect_host
 from launcher.discovery.image import Image, resolve_image
+from launcher.discovery.megatron_core import find_core
 from launcher.discovery.recipe import MLM, BridgeRecipe, MegatronScript, Recipe, RecipeFile, read_recipe
 from launcher.discovery.recipe_index import IndexMatch, lookup, lookup_file, with_index_info
 from launcher.discovery.shipped_code import ShippedCode, shipped_code
@@ -198,6 +199,7 @@ def discover_in(context: RunContext) -> Discovered:
         knowledge=_megatron_knowledge(recipe, files)
         if isinstance(recipe, MegatronScript)
         else index_info.knowledge_of(match, parsed, stated, arguments.sizes(keywords, parsed), files),
+        mcore=find_core(request.mcore, host.directory, host.environ) if request.mcore else None,
         submission=len(resumed.attempts()) if resumed else 0,
         run_dir=str(resumed.path) if resumed else None,
         recipe_text=resumed.plan["recipe"] if resumed else None,

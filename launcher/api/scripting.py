@@ -30,6 +30,7 @@ class RunOptions(TypedDict, total=False):
     """The options of a run, called as on the command line and in a job file; None is as good as leaving one out."""
 
     mlm_source: str | None
+    mcore: str | None
     mlm_arguments: Sequence[str] | None
     cluster: str | None
     nodes: int | None

@@ -98,6 +98,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         help="of a recipe mlm:SCRIPT.py: a checkout of Megatron-LM, DIR, DIR@COMMIT or COMMIT; its arguments follow --",
     )
     parser.set_defaults(rest=())
+    add(
+        "--mcore",
+        metavar="SOURCE",
+        help="import this Megatron-Core in place of the image's: DIR, DIR@COMMIT, COMMIT, or main or dev of the "
+        "checkout of Megatron Bridge here",
+    )
     add("--ship", metavar="PATH", action="append", help="a file or directory that travels with the recipe; repeatable")
     _add_run(parser)
     _add_profiling(parser)

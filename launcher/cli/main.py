@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "compare two runs: loss, time, memory, configuration, versions; a gate for CI",
     "translate": "translate Megatron-LM's arguments into Megatron Bridge's overrides, and back",
     "cloudai": "run CloudAI's System, Test and Scenario files for Megatron Bridge",
+    "mcore": "show or choose the Megatron-Core of a checkout of Megatron Bridge",
     "recipes": "list the recipes that ship with the launcher, and Megatron Bridge's own",
     "fetch": "fetch what a run will read of Hugging Face's hub, before it",
     "clusters": "list cluster profiles, show one with its reasons, write a first one from this cluster",

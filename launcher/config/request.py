@@ -54,6 +54,9 @@ class Request(Model):
     mlm_arguments: tuple[Annotated[Word, without_secret], ...] = ()
     """Megatron-LM's own arguments, of a recipe `mlm:...`."""
 
+    mcore: Text | None = None
+    """The Megatron-Core that the run imports in place of the image's: `DIR`, `DIR@COMMIT`, `COMMIT`, `main`, `dev`."""
+
     cluster: Text | None = None
     nodes: Annotated[Count, at_most(100_000)] | None = None
     gpus_per_node: Annotated[Count, at_most(1024)] | None = None

@@ -193,6 +193,8 @@ class _JobOptions(TypedDict):
 class JobOptions(_JobOptions, total=False):
     """The launcher's own options; those that are seldom given are left out."""
 
+    mcore: str
+    """The directory of a Megatron-Core to import in place of the image's."""
     probe: bool
     """Whether each rank records what it holds at each stage (job/probe.py)."""
 

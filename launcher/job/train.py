@@ -16,7 +16,7 @@ from typing import Any, Optional
 from ..contract.overrides import keys_of
 from ..contract.records import STOP_CAUSES, SUPERSEDED, CheckpointChoice, JobOptions, JobRequest
 from ..contract.validation import ContractError, conforming
-from . import backend, environment, record
+from . import backend, environment, record, sources
 from .config import notes, paths
 from .errors import UserError
 from .mlm import training as mlm
@@ -127,6 +127,7 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
     """
     if "mlm" in request["recipe"]:
         return mlm.prepare(rank, request, timeline, started)
+    sources.use_core(request["options"])
     from . import fetch
     from .config import check, overrides, recipe, versions
     from .model import extensions, weights
@@ -138,11 +139,7 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
     sums = SharedSums(rank, options["verify"])
     if paths.loads(rank, bool(options.get("load", False))):
         sums.begin(paths.likely_checkpoints(rank, {one.key: one.value for one in wanted}))
-    device = backend.select(options.get("device", "auto"))
-    if device == "cpu":
-        from . import cpu
-
-        cpu.enable()
+    device = _enable_device(options)
     config = fetch.make_configuration(
         lambda: recipe.load(request["recipe"], request["arguments"], rank.run_paths.code), request, rank
     )
@@ -155,6 +152,8 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
     if rank.rank == 0:
         environment.write_environment(rank.paths.environment, os.environ, rank.run_paths.plan_file)
     if device == "cpu":
+        from . import cpu
+
         config = cpu.prepare(config)
     paths.place_files(config, rank, keys)
     paths.stop_on_signal(config, keys)
@@ -173,6 +172,18 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
         for text in (*(f"note: {one}" for one in found), *(f"warning: {one}" for one in checked.warnings)):
             print(text, file=sys.stderr, flush=True)
     return config, device
+
+
+def _enable_device(options: JobOptions) -> str:
+    """Return the device, with Megatron made importable for it."""
+    device = backend.select(options.get("device", "auto"))
+    if device == "cpu":
+        from . import cpu
+
+        cpu.enable()
+    if "mcore" in options:
+        sources.lend_helpers()
+    return device
 
 
 def _report_choice(choice: CheckpointChoice, rank: Rank, timeline: Timeline, seconds: float) -> None:

@@ -12,6 +12,7 @@ from launcher.contract.values import Override
 from launcher.discovery.container_runtime import RuntimeChoice
 from launcher.discovery.host import HostContext
 from launcher.discovery.image import Image
+from launcher.discovery.megatron_core import MegatronCore
 from launcher.discovery.recipe import Recipe
 from launcher.discovery.recipe_index import IndexMatch
 from launcher.discovery.shipped_code import ShippedCode
@@ -162,6 +163,8 @@ class PlanInputs:
     """How long the longest save of earlier attempts took; None where none was measured."""
     runtime: RuntimeChoice | None = None
     """How the runtime was chosen; None where nothing was looked at."""
+    mcore: MegatronCore | None = None
+    """The Megatron-Core of --mcore, which the run imports in place of the image's."""
     image: Image | None = None
     """The image that container.wanted_image names, inspected; None on the bare machine."""
     allocation: Allocation | None = None

@@ -6,6 +6,7 @@ from typing import Any
 
 from launcher._util.errors import ConfigError
 from launcher._util.version import __version__
+from launcher.discovery.megatron_core import pair_warning
 from launcher.planning import (
     assignments,
     container,
@@ -167,6 +168,9 @@ def _warnings(inputs: PlanInputs, task: TaskPlan) -> tuple[str, ...]:
         found += index_info.warnings(inputs.knowledge.match)
         if index_info.BATCH_KEY not in {override.key for override in task.overrides}:
             found += index_info.scaling(inputs.knowledge.match, inputs.knowledge.values, task.world_size)
+    if inputs.mcore is not None:
+        found.append(f"Megatron-Core {inputs.mcore.version or '?'} of {inputs.mcore.path} is imported")
+        found += [text] if (text := pair_warning(inputs.mcore, inputs.bridge)) else []
     lint = environment_lint.LintContext(inputs.cluster, task.layout.nodes)
     found += environment_lint.warnings(task.environment, lint)
     if inputs.image:

@@ -120,7 +120,8 @@ def with_scaled_batch(inputs: PlanInputs) -> PlanInputs:
 
 
 def _mounts_of(inputs: PlanInputs) -> tuple[str, ...]:
-    return inputs.recipe.mounts if isinstance(inputs.recipe, MegatronScript) else ()
+    script = inputs.recipe.mounts if isinstance(inputs.recipe, MegatronScript) else ()
+    return (*script, *([str(inputs.mcore.path)] if inputs.mcore else ()))
 
 
 def _said_to_megatron(overrides: tuple[Override, ...]) -> tuple[str, ...]:
@@ -259,4 +260,6 @@ def _argv(
     }
     if inputs.request.probe:
         request["options"]["probe"] = True
+    if inputs.mcore is not None:
+        request["options"]["mcore"] = str(inputs.mcore.path)
     return request

@@ -171,3 +171,16 @@ def test_equal_runs_give_no_false_alarm(planted: Path, runs: int) -> None:
     for number in range(runs):
         found = judged(planted, "none", plant(planted, "none", run=f"again-{number}"))
         assert (found["state"], found["stage"]) == ("agree", None), found
+
+
+def test_another_layout_is_not_comparable_and_another_setting_is_named(planted: Path) -> None:
+    """One recipe with two values of a setting: `--vary`."""
+    options = ("--cluster", "local", "--python", warm_python(), "--json", "--gpus-per-node")
+    done = launcher(planted, "correlate", "planted.py", "--vary", "model.tensor_model_parallel_size=1,2", *options, "2")
+    found = json.loads(done.stdout)["verdict"]
+    assert (done.returncode, found["state"]) == (1, "not comparable"), found
+    assert "start both from one checkpoint" in found["sentence"]
+    done = launcher(planted, "correlate", "planted.py", "--vary", "optimizer.adam_beta2=0.95,0.99", *options, "1")
+    found = json.loads(done.stdout)["verdict"]
+    assert (done.returncode, found["state"]) == (1, "diverged"), found
+    assert [one["key"] for one in found["settings"]] == ["optimizer.adam_beta2"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from launcher.correlate.correlate import Correlation, Pair
     from launcher.rundir import RunDirectory
 
-_OF_RUNS = ("cluster", "nodes", "gpus_per_node", "image", "runtime", "python", "run_root", "mlm_source", "mcore")
+_OF_RUNS = ("cluster", "nodes", "gpus_per_node", "image", "runtime", "python", "run_root", "mcore")
 """Options that both runs get as they are."""
 
 
@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--probe", action="store_true", help="record checksums on both sides, so that the verdict names the stage")
     add("--repeats", metavar="N", type=count, default=1, help="run the left side N times, to measure its noise")
     add("--tolerance", metavar="X", type=float, default=0.0, help="the relative difference of losses that is none")
+    add(
+        "--vary",
+        metavar="KEY=A,B",
+        help="run LEFT twice, with these two values of one setting: a key of Bridge, or an argument of Megatron-LM",
+    )
     add("--emit", metavar="DIR", help="write both sides as scripts that need no launcher into DIR, and run nothing")
     add("--output", metavar="DIR", help="where the verdict, the plot and the page go")
     add("--json", action="store_true", help="print one JSON object")
@@ -58,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--runtime", metavar="NAME", help="how tasks enter the image")
     add("--python", metavar="PATH", help="interpreter that tasks run with")
     add("--mlm-source", metavar="SOURCE", help="a checkout of Megatron-LM, DIR, DIR@COMMIT or COMMIT")
+    add("--mcore", metavar="SOURCE", help="the Megatron-Core of both runs: DIR, DIR@COMMIT, COMMIT, main or dev")
     add_run_root(parser)
     parser.set_defaults(rest=())
 
@@ -87,7 +93,7 @@ def main(parsed: argparse.Namespace) -> int:
 def _are_runs(parsed: argparse.Namespace) -> bool:
     """Return whether both words name runs that exist: directories, run ids or names."""
     words = (parsed.left, parsed.right or "")
-    return not any(
+    return not parsed.vary and not any(
         word.startswith(("mlm:", "bridge:")) or word.endswith((".py", ".toml")) or ".py:" in word for word in words
     )
 
@@ -119,12 +125,16 @@ def _pair(parsed: argparse.Namespace) -> "Pair":
         pair = read_pair(parsed.left, Path.cwd())
         given = {key: value or getattr(pair, key) for key, value in given.items()}
         return dataclasses.replace(pair, **given, options={**pair.options, **options})
+    if parsed.vary:
+        return _varied(parsed, options, given)
     if parsed.right is None:
         raise ConfigError("it correlates two trainings, and one is named", where=parsed.left)
     sides = []
     for recipe in (parsed.left, parsed.right):
         mlm = recipe.startswith("mlm:")
-        sides.append(Training(recipe, () if mlm else tuple(parsed.assignments), tuple(parsed.rest) if mlm else ()))
+        own = {"mlm_source": parsed.mlm_source} if mlm and parsed.mlm_source else {}
+        words = tuple(parsed.rest) if mlm else ()
+        sides.append(Training(recipe, () if mlm else tuple(parsed.assignments), words, own))
     if parsed.rest and not any(side.is_megatron_lm for side in sides):
         raise ConfigError("arguments behind -- are Megatron-LM's, and neither side is", where="--")
     return Pair(
@@ -137,6 +147,30 @@ def _pair(parsed: argparse.Namespace) -> "Pair":
         options=options,
         **given,
     )
+
+
+def _varied(parsed: argparse.Namespace, options: dict[str, Any], given: dict[str, Any]) -> "Pair":
+    """Return the pair of one training with two values of a setting. Raises ConfigError."""
+    from launcher._util.errors import ConfigError
+    from launcher.correlate.correlate import Pair, Training
+
+    key, _, text = parsed.vary.partition("=")
+    values = text.split(",")
+    if len(values) != 2:
+        raise ConfigError("is KEY=A,B", where="--vary")
+    mlm = parsed.left.startswith("mlm:")
+    first = [parsed.right] if parsed.right else []
+    if first and ("=" not in parsed.right or mlm):
+        raise ConfigError("--vary runs LEFT twice, and takes no other side", where=parsed.right)
+    own = {"mlm_source": parsed.mlm_source} if mlm and parsed.mlm_source else {}
+    sides = [
+        Training(parsed.left, (), (*parsed.rest, f"--{key.lstrip('-')}", value), own)
+        if mlm
+        else Training(parsed.left, (*first, *parsed.assignments, f"{key}={value}"))
+        for value in values
+    ]
+    more = {"dropout": parsed.dropout, "tolerance": parsed.tolerance, "repeats": parsed.repeats}
+    return Pair(sides[0], sides[1], match="none", options=options, **more, **given)
 
 
 def _run(pair: "Pair", parsed: argparse.Namespace) -> "Correlation":

@@ -27,13 +27,11 @@ def words_for_cpu(words: Sequence[str]) -> list[str]:
 def enable() -> None:
     """Let megatron.training run here; after launcher.job.cpu.enable()."""
     import torch
-    from megatron.training import initialize, training
+    from megatron.training import training
 
     def capability(_device: Any = None) -> tuple[int, int]:
         return (8, 0)
 
     torch.cuda.get_device_capability = capability
-    # The wheel has the compiled helpers and no Makefile.
-    initialize._compile_dependencies = lambda: None
     if not isinstance(training.initialize_megatron, functools.partial):
         training.initialize_megatron = functools.partial(training.initialize_megatron, allow_no_cuda=True)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Optional
 
 from ...contract.records import JobRequest, MegatronScriptRequest
-from .. import backend, environment
+from .. import backend, environment, sources
 from ..errors import UserError
 from ..rank import Rank
 from ..watch.events import Events, Timeline
@@ -36,13 +36,12 @@ def prepare(rank: Rank, request: JobRequest, timeline: Timeline, started: float)
     script: MegatronScriptRequest = request["recipe"]  # type: ignore[assignment]
     device = backend.select(request["options"].get("device", "auto"))
     if script["source"] is not None:
-        _put_first(Path(script["source"]))
+        sources.put_first(Path(script["source"]))
+    sources.use_core(request["options"])
     if device == "cpu":
         from .. import cpu
-        from . import cpu as own
 
         cpu.enable()
-        own.enable()
     try:
         import megatron.training  # noqa: F401
     except ImportError as error:
@@ -50,6 +49,11 @@ def prepare(rank: Rank, request: JobRequest, timeline: Timeline, started: float)
             f"Megatron-LM's megatron.training cannot be imported: {error}",
             hint="use an image with megatron-core 0.16 or newer, or a checkout: --mlm-source DIR",
         ) from error
+    if device == "cpu":
+        from . import cpu as own
+
+        own.enable()
+    sources.use_built_helpers()
     timeline.event("imports", time.time() - started, device=device)
     if rank.rank == 0:
         environment.write_environment(rank.paths.environment, os.environ, rank.run_paths.plan_file)
@@ -59,18 +63,6 @@ def prepare(rank: Rank, request: JobRequest, timeline: Timeline, started: float)
 
         words = words_for_cpu(words)
     return CommandLine(words), device
-
-
-def _put_first(source: Path) -> None:
-    """Import `megatron` from a checkout before the installed packages."""
-    if not (source / "megatron").is_dir():
-        raise UserError(f"the checkout {source} has no directory megatron here", where="--mlm-source")
-    sys.path.insert(0, str(source))
-    os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (str(source), os.environ.get("PYTHONPATH")) if part)
-    if "megatron" in sys.modules:
-        raise UserError(
-            "megatron was imported before the checkout of Megatron-LM could be put before the installed one"
-        )
 
 
 def _with_places(words: Sequence[str], rank: Rank) -> list[str]:

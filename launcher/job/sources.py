@@ -1,0 +1,48 @@
+"""Sources of Megatron that a rank imports in place of the installed packages."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from ..contract.records import JobOptions
+from .errors import UserError
+
+
+def use_core(options: JobOptions) -> None:
+    """Import the Megatron-Core that the request names, if any, in place of the installed one. Raises UserError."""
+    if "mcore" in options:
+        put_first(Path(options["mcore"]))
+
+
+def put_first(source: Path) -> None:
+    """Import `megatron` from a checkout before the installed packages. Raises UserError."""
+    if not (source / "megatron").is_dir():
+        raise UserError(f"{source} has no directory megatron here", hint="is it mounted into the image?")
+    sys.path.insert(0, str(source))
+    os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (str(source), os.environ.get("PYTHONPATH")) if part)
+    if "megatron.core" in sys.modules:
+        raise UserError("megatron was imported before its checkout could be put before the installed one")
+
+
+def lend_helpers() -> bool:
+    """Let a checkout without compiled helpers use those of the installed package; return whether there are any."""
+    from megatron.core import datasets
+
+    for parent in sys.path:
+        directory = Path(parent) / "megatron" / "core" / "datasets"
+        if str(directory) not in datasets.__path__ and directory.is_dir():
+            datasets.__path__.append(str(directory))
+    return importlib.util.find_spec("megatron.core.datasets.helpers_cpp") is not None
+
+
+def use_built_helpers() -> None:
+    """Let Megatron-LM compile no helpers where there are some.
+
+    It runs `make` in megatron/core/datasets, where the installed package has no Makefile, and where a checkout may be
+    shared by many jobs, or read-only.
+    """
+    if lend_helpers():
+        from megatron.training import initialize
+
+        initialize._compile_dependencies = lambda: None
