@@ -17,6 +17,7 @@ def expected_values(cluster: Cluster, request: Request, *, torch: bool, rendezvo
         "gpu": cluster.gpu,
         "fabric": cluster.fabric,
         "nics_per_node": cluster.nics_per_node,
+        "gdr": cluster.gdr,
         "nvlink_domain_nodes": cluster.nvlink_domain_nodes,
         "mpi": cluster.mpi,
         "runtime": runtime.name,

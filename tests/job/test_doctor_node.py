@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launcher.contract.checks import Check, from_dict
-from launcher.job.doctor import clock, compute, disk, host, links, shared_directories, task_environment
+from launcher.job.doctor import clock, compute, disk, gpudirect, host, links, shared_directories, task_environment
 from launcher.job.doctor.expected import Expected, parse
 from launcher.job.doctor.probes import Reading
 from launcher.job.doctor.rendezvous import Peer
@@ -80,6 +80,113 @@ def test_libfabric() -> None:
     assert links.provider_check(missing, EFA).verdict == "fail"
     assert links.provider_check(Reading(None, "fi_info is not installed"), EFA).verdict == "skip"
     assert links.provider_check(Reading(told), IB).verdict == "skip"
+
+
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build"
+CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023"
+
+
+@pytest.mark.parametrize(
+    ("module", "driver", "kernel", "expected", "verdict", "words"),
+    [
+        ("nvidia_peermem", Reading(CLOSED), "5.4.0-90", IB, "ok", "nvidia_peermem"),
+        (None, Reading(OPEN), "6.8.0-1021-aws", IB, "ok", "DMA-BUF"),
+        (None, Reading(CLOSED), "6.8.0-1021-aws", IB, "fail", "modprobe nvidia_peermem"),
+        (None, Reading(OPEN), "5.4.0-90", IB, "fail", "Linux 5.12"),
+        (None, Reading(None, "no such file"), "6.8.0", IB, "skip", "cannot be asked"),
+        (None, Reading(CLOSED), "6.8.0", EFA, "skip", "EFA's own driver"),
+        (None, Reading(CLOSED), "6.8.0", Expected(fabric="infiniband", gdr=False), "skip", "gdr = false"),
+        (None, Reading(CLOSED), "6.8.0", Expected(fabric="fastrak"), "skip", "has no GPUDirect RDMA"),
+        (None, Reading(CLOSED), "6.8.0", Expected(), "skip", "names no fabric"),
+    ],
+)
+def test_gpudirect(
+    tmp_path: Path, module: str | None, driver: Reading, kernel: str, expected: Expected, verdict: str, words: str
+) -> None:
+    if module is not None:
+        (tmp_path / module).mkdir()
+    check = gpudirect.gdr_check(tmp_path, driver, kernel, expected)
+    assert check.verdict == verdict
+    assert words in f"{check.value} {check.reason} {check.remedy}"
+
+
+def config_space(control: int, *, length: int = 4096) -> bytes:
+    """A bridge's registers: AER at 0x100, then ACS at 0x148 with this control register."""
+    space = bytearray(length)
+    if length > 0x150:
+        space[0x100:0x104] = (0x148 << 20 | 1 << 16 | 0x01).to_bytes(4, "little")
+        space[0x148:0x14C] = (1 << 16 | 0x0D).to_bytes(4, "little")
+        space[0x14E:0x150] = control.to_bytes(2, "little")
+    return bytes(space)
+
+
+@pytest.mark.parametrize(
+    ("controls", "length", "verdict", "words"),
+    [
+        ((0, 0), 4096, "ok", "off"),
+        ((0, 0x1D), 4096, "warn", "on for 1 of 2"),
+        # Source Validation alone redirects nothing.
+        ((0x01, 0x01), 4096, "ok", "off"),
+        ((0, 0x1D), 64, "skip", "for root alone"),
+        ((), 4096, "skip", "no PCI bridge is seen"),
+    ],
+)
+def test_acs(tmp_path: Path, controls: tuple[int, ...], length: int, verdict: str, words: str) -> None:
+    for number, control in enumerate(controls):
+        bridge = tmp_path / f"0000:{number:02x}:00.0"
+        bridge.mkdir()
+        (bridge / "class").write_text("0x060400\n")
+        (bridge / "config").write_bytes(config_space(control, length=length))
+    other = tmp_path / "0000:99:00.0"
+    other.mkdir()
+    (other / "class").write_text("0x030200\n")
+    check = gpudirect.acs_check(tmp_path, IB)
+    assert check.verdict == verdict
+    assert words in f"{check.value} {check.reason}"
+
+
+@pytest.mark.parametrize(
+    ("units", "line", "machine", "verdict"),
+    [
+        ((), Reading("ro"), "x86_64", "ok"),
+        (("dmar0",), Reading("ro intel_iommu=on iommu=pt"), "x86_64", "ok"),
+        (("dmar0",), Reading("ro iommu.passthrough=1"), "x86_64", "ok"),
+        (("dmar0",), Reading("ro intel_iommu=on"), "x86_64", "warn"),
+        (("dmar0",), Reading(None, "hidden"), "x86_64", "skip"),
+        (("smmu3",), Reading("ro"), "aarch64", "skip"),
+    ],
+)
+def test_iommu(tmp_path: Path, units: tuple[str, ...], line: Reading, machine: str, verdict: str) -> None:
+    for unit in units:
+        (tmp_path / unit).mkdir()
+    assert gpudirect.iommu_check(tmp_path, line, IB, machine).verdict == verdict
+
+
+WRITE_BW = """\
+ #bytes     #iterations    BW peak[Gb/sec]    BW average[Gb/sec]   MsgRate[Mpps]
+ 65536      1417700          0.00               {}             0.708801
+"""
+
+
+def test_writing_from_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device(tmp_path / "ib", "mlx5_0")
+    found = links.nics(tmp_path / "ib")
+    nic = found[0]
+    assert gpudirect.judged(Reading(WRITE_BW.format("371.61")), nic).value == "372 Gb/s"
+    assert gpudirect.judged(Reading(WRITE_BW.format("98.10")), nic).verdict == "warn"
+    assert gpudirect.judged(Reading(None, "Couldn't allocate MR"), nic).verdict == "warn"
+    assert gpudirect.judged(Reading("nothing"), nic).verdict == "skip"
+    assert "no adapter" in gpudirect.bandwidth_check([], IB).reason
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    assert "perftest" in gpudirect.bandwidth_check(found, IB).reason
+    usage = programs / "ib_write_bw"
+    usage.write_text("#!/bin/sh\necho usage; exit 1\n")
+    usage.chmod(0o755)
+    assert "without CUDA" in gpudirect.bandwidth_check(found, IB).reason
+    usage.write_text(f"#!/bin/sh\necho '--use_cuda=<gpu>'\necho '{WRITE_BW.format('390.00')}'\n")
+    assert gpudirect.bandwidth_check(found, IB).value == "390 Gb/s"
 
 
 def test_imex(tmp_path: Path) -> None:

@@ -133,5 +133,6 @@ FABRIC = Fabric(
     read_variables=ofi.READ_VARIABLES,
     probe="fi_info -p efa",
     provider="efa",
+    registers_gpus=True,
     nsys_plugin="efa_metrics",
 )

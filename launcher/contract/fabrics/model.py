@@ -133,6 +133,9 @@ class Fabric:
     gdr: bool = True
     """Whether its adapters read and write the memory of GPUs themselves (GPUDirect RDMA)."""
 
+    registers_gpus: bool = False
+    """Whether its own driver registers the memory of GPUs, without nvidia_peermem, and ib_write_bw does not know it."""
+
     sharp: bool = False
     """Whether its switches may reduce (SHARP)."""
 

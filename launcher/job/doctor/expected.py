@@ -17,6 +17,8 @@ class Expected:
     gpu: Optional[str] = None
     fabric: Optional[str] = None
     nics_per_node: Optional[int] = None
+    gdr: bool = True
+    """Whether adapters are expected to reach the memory of GPUs."""
     nvlink_domain_nodes: int = 1
     mpi: Optional[str] = None
     runtime: str = ""

@@ -13,7 +13,7 @@ from typing import Any, Optional
 from ...contract.checks import Check, fail, skip
 from ..errors import first_line
 from ..rank import Rank
-from . import clock, compute, disk, gpus, host, links, probes, shared_directories, task_environment, xid
+from . import clock, compute, disk, gpudirect, gpus, host, links, probes, shared_directories, task_environment, xid
 from .expected import Expected
 from .rendezvous import Client, Peer, RendezvousServer, connect, listen, missing
 
@@ -85,6 +85,12 @@ def _links(expected: Expected, found: Findings) -> None:
     found.add("imex", lambda: links.imex_check(Path("/dev/nvidia-caps-imex-channels"), expected))
     found.add("nics", lambda: links.nic_check(nics, expected))
     found.add("rdma devices", lambda: links.verbs_check(nics, Path("/dev/infiniband"), expected))
+    driver = probes.file(Path("/proc/driver/nvidia/version"))
+    found.add("gpudirect", lambda: gpudirect.gdr_check(Path("/sys/module"), driver, os.uname().release, expected))
+    found.add("acs", lambda: gpudirect.acs_check(Path("/sys/bus/pci/devices"), expected))
+    command_line = probes.file(Path("/proc/cmdline"))
+    found.add("iommu", lambda: gpudirect.iommu_check(Path("/sys/class/iommu"), command_line, expected))
+    found.add("gpudirect write", lambda: gpudirect.bandwidth_check(nics, expected))
     provider = expected.network.provider if expected.network else None
     answer = probes.program(["fi_info", "-p", provider]) if provider else probes.Reading(None)
     found.add("libfabric", lambda: links.provider_check(answer, expected))
