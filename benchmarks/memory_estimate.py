@@ -99,7 +99,7 @@ def main() -> int:
     return int(any(row.failed for row in rows))
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, default=1, help="use shapes of at most so many GPUs")
     parser.add_argument("--only", default="", help="only shapes with this text in their name")
@@ -108,13 +108,20 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", default=str(ROOT / "recipes/llama32_1b_pretrain.py"))
     parser.add_argument("--json", action="store_true")
     parser.add_argument("overrides", nargs="*")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def _measure(shape: Shape, asked: argparse.Namespace) -> Row:
+def measure(shape: Shape, gpus: str | None = None) -> Row:
+    """Measure one shape with this program's defaults, on the GPUs with these numbers."""
+    return _measure(shape, _arguments([]), gpus)
+
+
+def _measure(shape: Shape, asked: argparse.Namespace, gpus: str | None = None) -> Row:
     with tempfile.TemporaryDirectory() as root:
         argv = [sys.executable, "-m", "launcher", "run", asked.recipe, "--cluster", "local", "--run-root", root]
         argv += ["--gpus-per-node", str(shape.gpus), "--check-config"]
+        if gpus is not None:
+            argv += ["--env", f"CUDA_VISIBLE_DEVICES={gpus}"]
         for name in ("PYTHONPATH", "LD_LIBRARY_PATH", "NCCL_NVLS_ENABLE", "HF_HOME", "HF_HUB_OFFLINE"):
             if name in os.environ:
                 argv += ["--env", name]
@@ -143,7 +150,8 @@ def _row(shape: Shape, root: Path, status: int, stderr: str) -> Row:
         why = (
             "no estimate" if not status and not memory else "no peak in the logs" if not status else f"status {status}"
         )
-        return Row(shape, failed=f"{why}: {words[-1][:300]}")
+        estimated = memory["stages"][memory["worst_stage"]]["total"] if memory else 0
+        return Row(shape, estimated, failed=f"{why}: {words[-1][:300]}")
     stages = memory["stages"]
     # Ranks run through TP first, then CP and DP, then PP (megatron-core's parallel_state): blocks of ranks are stages.
     per_stage = max(1, shape.gpus // len(stages))
