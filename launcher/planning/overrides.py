@@ -7,6 +7,8 @@ datasets. What only the recipe can tell, such as whether its model is one that h
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from launcher._util.errors import OverrideError
@@ -33,7 +35,13 @@ class Schema:
 
 def load_schema(version: str | None = None) -> Schema:
     """Return the committed schema of a release, by default of the newest that has one. Raises FileNotFoundError."""
-    content = json.loads(resource(f"{_PLACE}/bridge-{version or _versions()[-1]}.json").read_text(encoding="utf-8"))
+    return _read_schema(resource(f"{_PLACE}/bridge-{version or _versions()[-1]}.json"))
+
+
+@cache
+def _read_schema(path: Path) -> Schema:
+    """Return the schema in a file: many plans of one process need the same."""
+    content = json.loads(path.read_text(encoding="utf-8"))
     return Schema(content["bridge"], content["keys"], content["renamed"])
 
 

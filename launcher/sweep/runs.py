@@ -300,7 +300,7 @@ def shared_out(parallel: int | None, sizes: Sequence[int]) -> list[int | None]:
     if parallel is None:
         return [None] * len(sizes)
     total = sum(sizes)
-    shares = [max(1, parallel * size // total) for size in sizes]
+    shares = [min(size, max(1, parallel * size // total)) for size in sizes]
     while sum(shares) > max(parallel, len(sizes)):
         shares[shares.index(max(shares))] -= 1
     for number in sorted(range(len(sizes)), key=lambda each: shares[each] - sizes[each]):
