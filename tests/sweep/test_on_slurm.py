@@ -5,7 +5,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -173,3 +173,42 @@ def test_submissions_killed_at_random_moments(user: User, slurm_cluster: Virtual
 @pytest.mark.timeout(5400)
 def test_many_submissions_killed_at_random_moments(user: User, slurm_cluster: VirtualCluster, forks: Launchers) -> None:
     kills(user, slurm_cluster, forks, points=10, seeds=20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(5400)
+def test_two_hundred_points_with_kills_a_failure_a_preemption_and_a_held_one(
+    new_cluster: Callable[..., VirtualCluster], tmp_path: Path
+) -> None:
+    cluster = new_cluster(nodes=2, grace_s=0)
+    user = sweep_user(tmp_path, cluster)
+    file = write_sweep(user, 200, head="max_parallel = 6", run='partition = "low"')
+    draw = random.Random(os.environ.get("TEST_SEED", "many"))  # noqa: S311
+    with launchers(user) as forks:
+        for _ in range(6):
+            tried = forks.start("sweep", file)
+            time.sleep(draw.uniform(0, 6))
+            tried.kill()
+            tried.wait()
+        forks.run("sweep", file)
+        (array,) = {name.partition("_")[0] for name in tasks(cluster, user)}
+        cluster.run("scontrol", "hold", f"{array}_199")
+        wait_until(lambda: len(counted(user)) >= 5, "the first points", cluster, 120)
+        # A whole node for a job of more weight: the tasks on it are preempted, and begin again.
+        urgent = cluster.run(
+            "sbatch", "--parsable", "-p", "urgent", "-w", "n1", "--exclusive", "--wrap", "sleep 1"
+        ).stdout
+        wait_until(lambda: max(counted(user).values()) > 1, "a preempted point to begin again", cluster, 240)
+        cluster.wait(urgent.strip(), "COMPLETED", timeout_s=120)
+        wait_until(lambda: len(counted(user)) == 199, "all points but the held one", cluster, 3000)
+        user.run("sweep", file, "--follow", status=0, timeout_s=600)
+        assert status(user)["counts"] == {"finished": 198, "failed": 1, "queued": 1}
+        cluster.run("scontrol", "release", f"{array}_199")
+        user.run("sweep", file, "--follow", status=1, timeout_s=600)
+    found = status(user)
+    assert found["counts"] == {"finished": 199, "failed": 1}
+    begun = counted(user)
+    for trial in found["trials"]:
+        (run,) = trial["runs"]
+        assert begun[Path(run).name] == len(list(Path(run).glob("attempts/[0-9]*/ranks/0000.seen.json"))), run
+    assert Counter(begun.values())[1] >= 190

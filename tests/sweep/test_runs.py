@@ -132,7 +132,7 @@ def test_points_of_one_shape_are_one_array(place: Path) -> None:
     assert len(inodes) == 1, "one copy of the code"
 
 
-def test_arrays_are_no_larger_than_slurm_takes(place: Path) -> None:
+def test_arrays_are_as_large_as_slurm_takes(place: Path) -> None:
     slurm = Slurm(MaxArraySize=3)
     runs, samples = runs_of(place, slurm, 14)
     runs.start(samples)
@@ -187,7 +187,7 @@ def test_what_slurm_refuses_is_a_refused_point_and_leaves_no_run(place: Path) ->
     assert len(list(place.glob("runs/many/*/plan.json"))) == 4
 
 
-def test_a_controller_that_cannot_be_reached_is_no_refusal(place: Path) -> None:
+def test_a_controller_that_cannot_be_reached_has_not_refused(place: Path) -> None:
     slurm = Slurm()
     slurm.refuse = "Batch job submission failed: Unable to contact slurm controller (connect failure)"
     runs, samples = runs_of(place, slurm, 4)
