@@ -538,8 +538,10 @@ def _squad(b: _Builder, *, packed: bool) -> None:
     else:
         b.assignments["data"] = "data=hf:squad"
         b.set("dataset.hf_output_root", root, "dataset_root")
-    if packed:
-        b.set("dataset.enable_offline_packing", True, "packed_sequence")
+    # The recipes of Bridge pack by default, its scripts only where they are asked to.
+    b.set("dataset.enable_offline_packing", packed, "packed_sequence" if packed else "data")
+    if not packed:
+        b.set("dataset.offline_packing_specs", None, "data")
 
 
 def _of_data(name: str, *kinds: str) -> Handler:

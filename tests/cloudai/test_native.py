@@ -133,6 +133,10 @@ BECOMES: Mapping[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
             ("dataset.enable_offline_packing=true",),
         ),
         ({"data": "squad_packed", "dataset_root": "/none"}, ("dataset.enable_offline_packing=true",)),
+        (
+            {"data": "squad", "dataset_root": "/none"},
+            ("dataset.enable_offline_packing=false", "dataset.offline_packing_specs=null"),
+        ),
     ],
     "tokenizer_type": [({"tokenizer_type": "NullTokenizer"}, ("tokenizer.tokenizer_type=NullTokenizer",))],
     "tokenizer_model": [
