@@ -1,15 +1,17 @@
 """Planning, dry-running and running a scenario: everything is submitted at once, and Slurm keeps the order."""
 
+import contextlib
 import os
 import shlex
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher._util.errors import ConfigError, ImageError, RequestError
+from launcher._util.errors import ConfigError, ImageError, LauncherError, RequestError
 from launcher._util.shell import LocalShell
 from launcher.api.progress import Progress
 from launcher.cloudai import sources
@@ -80,6 +82,29 @@ def refuse_hooks(loaded: LoadedFiles) -> None:
                 where=loaded.scenario.file.where((key,)),
                 hint="`launcher doctor` checks nodes and their network; --without-hooks runs the scenario without it.",
             )
+
+
+def scenario_notes(loaded: LoadedFiles) -> list[Note]:
+    """Return what is said about keys of the scenario itself."""
+    reasons = {
+        "job_status_check": "whether a run has passed is always judged, and the others go on",
+        "sol_path": "only tests of other workloads are compared with it",
+    }
+    stated = loaded.scenario.model.model_fields_set
+    return [Note(name, f"has no effect: {reason}", "info") for name, reason in reasons.items() if name in stated]
+
+
+@contextlib.contextmanager
+def failure_recorded(root: Path) -> Iterator[None]:
+    """Write dse_failure.txt into a scenario's results where an error ends the work, as CloudAI does."""
+    try:
+        yield
+    except Exception as error:
+        if root.is_dir():
+            text = error.message if isinstance(error, LauncherError) else "".join(traceback.format_exception(error))
+            with contextlib.suppress(OSError):
+                files.write_text(root / "dse_failure.txt", f"{type(error).__name__}: {text}\n")
+        raise
 
 
 def listed_variants(loaded: LoadedFiles) -> dict[str, list[str]]:

@@ -142,6 +142,42 @@ def test_a_scenario_becomes_job_files(
     assert "is not empty" in capsys.readouterr().err
 
 
+def test_what_is_printed_is_logged_by_level(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace(here, scenario={"job_status_check": False})
+    assert call("--log-file=all.log", "--log-level=WARNING", "dry-run", *FILES, "--mode=exec") == 0
+    err = capsys.readouterr().err
+    assert "warning:   git_repos: git_repos pins v0.6.0" in err
+    assert "T1/0: exec" not in err
+    log = (here / "all.log").read_text()
+    assert "T1/0: exec" in log
+    assert "job_status_check: has no effect" in log
+    assert all(line[:2] == "20" for line in log.splitlines())
+    assert call("dry-run", *FILES) == 0
+    assert "T1/0: native" in capsys.readouterr().err
+
+
+def test_what_cloudai_has_cached_is_not_imported_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace(here, test={"cmd_args": {**ARGS, "container_image": "nvcr.io#nvidia/nemo:26.02.00"}})
+    (here / "install/Megatron-Bridge__v0.6.0").mkdir(parents=True)
+    cached = here / "install/nvcr.io_nvidia__nemo__26.02.00.sqsh"
+    cached.write_bytes(b"hsqs")
+    assert call("install", *FILES) == 0
+    assert f"nvcr.io#nvidia/nemo:26.02.00: {cached}" in capsys.readouterr().err
+
+
+def test_an_error_that_ends_a_run_is_recorded(here: Path) -> None:
+    from launcher._util.errors import SlurmError
+    from launcher.cloudai.run import failure_recorded
+
+    for error, text in (
+        (SlurmError("Slurm is away"), "SlurmError: Slurm is away\n"),
+        (ValueError("x"), "ValueError: x"),
+    ):
+        with pytest.raises(type(error)), failure_recorded(here):
+            raise error
+        assert text in (here / "dse_failure.txt").read_text()
+
+
 def test_toml_text_can_be_read_again() -> None:
     values: dict[str, Any] = {"a": 1, "b": {"c": ["x", 'y"z']}, "t": [{"n": 1}, {"n": 2}]}
     assert tomllib.loads(toml_text(values)) == values

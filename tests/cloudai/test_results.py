@@ -8,7 +8,7 @@ import pytest
 
 from launcher._util.errors import ConfigError
 from launcher.cloudai import results
-from launcher.cloudai.pages import status_page
+from launcher.cloudai.pages import _enabled, status_page
 from launcher.cloudai.records import CaseRecord
 from launcher.cloudai.results import CaseResult, TrainedStep
 
@@ -128,6 +128,14 @@ def test_the_trajectory_is_as_cloudai_writes_it(tmp_path: Path) -> None:
     text, metadata = results.trajectory(points)
     assert text == "step,action,reward,observation\n1,{'tp': 1},0.5,[2.0]\n2,{'tp': 2},0.25,[4.0]\n"
     assert metadata == "step,env_params.seq_length\n1,512\n2,1024\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "written"),
+    [({}, "tarball", True), ({"tarball": False}, "tarball", False), ({}, "nccl_comparison", False)],
+)
+def test_reports_are_written_unless_a_file_says_otherwise(settings: dict[str, bool], name: str, written: bool) -> None:
+    assert _enabled({"reports": settings}, name) == written
 
 
 def test_a_page_escapes_what_files_say(tmp_path: Path) -> None:

@@ -9,10 +9,14 @@ docs/how-to/cloudai.md says what each field of the files becomes.
 """
 
 import argparse
+import contextlib
 import os
+import re
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from launcher.cli.completion import complete
 from launcher.cli.output import coloured, info, print_json, say, warn
@@ -31,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("DEBUG", "INFO", "WARNING", "ERROR"),
         default="INFO",
         type=str.upper,
-        help="what to print of it (default: INFO)",
+        help="what to print: WARNING and ERROR leave out what is no more than information (default: INFO)",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, text in (
@@ -115,7 +119,48 @@ def main(parsed: argparse.Namespace) -> int:
         "list": _list,
         "convert": _convert,
     }
-    return actions[parsed.action](parsed)
+    with _logged(parsed.log_file, parsed.log_level):
+        return actions[parsed.action](parsed)
+
+
+class _Log:
+    """Standard error with a copy in a file; below a level, lines are left out of standard error alone."""
+
+    def __init__(self, stream: TextIO, file: TextIO | None, level: str) -> None:
+        self._stream, self._file = stream, file
+        self._beginnings = {"WARNING": ("warning:", "error:"), "ERROR": ("error:",)}.get(level, ("",))
+        self._shown = True
+
+    def write(self, text: str) -> int:
+        """Write a text; a line's end comes as a text of its own."""
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+        if self._file is not None and plain.strip():
+            self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {plain.rstrip()}\n")
+            self._file.flush()
+        if plain != "\n":
+            self._shown = plain.startswith(self._beginnings)
+        if self._shown:
+            self._stream.write(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _logged(path: str | None, level: str) -> Iterator[None]:
+    """Copy what is printed for people into a file, and print what is of this level."""
+    if path is None and level in ("INFO", "DEBUG"):
+        yield
+        return
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(Path(path).expanduser().open("w", encoding="utf-8")) if path else None
+        before = sys.stderr
+        sys.stderr = _Log(before, file, level)
+        try:
+            yield
+        finally:
+            sys.stderr = before
 
 
 def _load(parsed: argparse.Namespace) -> "LoadedFiles":
@@ -195,7 +240,9 @@ def _run(parsed: argparse.Namespace) -> int:
     if _show_variants(loaded):
         return 0
     root, options = _root(parsed, loaded), _options(parsed)
-    with TerminalProgress() as progress:
+    for note in run.scenario_notes(loaded):
+        info(str(note))
+    with TerminalProgress() as progress, run.failure_recorded(root):
         if not parsed.enable_cache_without_check:
             for line in run.install(loaded, options, progress):
                 info(line)
@@ -206,7 +253,7 @@ def _run(parsed: argparse.Namespace) -> int:
             runs = {name: str(run.path) for name, run in submitted.runs.items()}
             print_json({"result_dir": str(root), "runs": runs, "jobs": submitted.jobs, "refused": submitted.refused})
         return 0
-    with interrupts() as counted:
+    with interrupts() as counted, run.failure_recorded(root):
         over = run.wait(submitted, tick=info, leave=lambda: counted.count > 0)
     if not over:
         info(f"the jobs go on; launcher cloudai generate-report --result-dir {root} ... writes their reports")
@@ -222,6 +269,8 @@ def _dry_run(parsed: argparse.Namespace) -> int:
         return 0
     root, options = _root(parsed, loaded), _options(parsed)
     answer: dict[str, object] = {"result_dir": str(root), "cases": (cases := list[dict[str, object]]())}
+    for scenario_note in run.scenario_notes(loaded):
+        info(str(scenario_note))
     for one in run.dry_run(loaded, root, options):
         if isinstance(one, tuple):
             case, reason = one
