@@ -41,6 +41,12 @@ class ClusterDetails:
     """Its name and file, then those of the profiles that it extends."""
     origins: tuple[Origin, ...]
 
+    @property
+    def of_a_site(self) -> bool:
+        """Return whether its fabric is stated by a profile that ships: those were read from sources, and not tried."""
+        shipped = resource("configs/clusters")
+        return any(each.key == ("fabric",) and each.stated.file.parent == shipped for each in self.origins)
+
 
 @dataclass(frozen=True)
 class ProbedCluster:

@@ -88,6 +88,7 @@ def test_show_gives_each_value_its_reason_its_file_and_what_it_replaced(
     assert main(["clusters", "show", "mine"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"# mine: {home / 'mine' / 'mine.toml'}\n# extends aws-p5: ")
+    assert "and not tried on these sites" in out
     assert '# mine, instead of "H100" of aws-p5: these are p5e\ngpu = "H200"\n' in out
     assert '# mine\npartition = "train"\n' in out
     assert '# mine, instead of "^docker,lo,veth" of aws-efa: one interface of two\nNCCL_SOCKET_IFNAME = "en"\n' in out
@@ -96,6 +97,9 @@ def test_show_gives_each_value_its_reason_its_file_and_what_it_replaced(
     read = tomllib.loads(out)
     assert (read["gpu"], read["gpus_per_node"], read["env"]["FI_PROVIDER"]) == ("H200", 8, "efa")
     assert read["directives"] == {"gpus-per-node": True, "exclusive": True, "mem": "0"}
+    # A profile of no site was tried: it states nothing about one.
+    assert main(["clusters", "show", "slurm"]) == 0
+    assert "not tried" not in capsys.readouterr().out
 
 
 def test_show_for_programs(capsys: pytest.CaptureFixture[str], home: Path) -> None:

@@ -88,6 +88,7 @@ PLANS: dict[str, Plan] = {
         for name in ("aws-p5", "azure-nd-h100-v5", "aws-p6e-gb200", "oci-h100")
         for nodes in (2, 34)
     },
+    "gcp-a4-2": shipped("gcp-a4", 2),
 }
 
 

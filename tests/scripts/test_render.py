@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from launcher._util.errors import ConfigError
 from launcher.contract.files import JsonLines
 from launcher.scripts.render import directive, environment, q, render, scripts
-from tests.support.building import plan
+from tests.support.building import cluster, image, plan
 from tests.support.quick import few
 
 HOSTILE = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40) | st.sampled_from(
@@ -88,3 +88,46 @@ def test_a_long_save_moves_the_moment_at_which_the_ranks_are_asked(
     program = f"attempt_dir={shlex.quote(str(tmp_path))} stop_s={stop_s}\n{measure[0]}\nmeasure; echo $stop_s"
     done = subprocess.run(["bash", "-uc", program], capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr) == (f"{expected}\n", "")
+
+
+def image_environment(profile_file: Path) -> str:
+    """What step.sh does with the image's environment, and with the profile's, up to the program."""
+    profile = cluster(
+        gpus_per_node=1,
+        runtime="pyxis",
+        env={"CHOSEN": "profile", "NCCL_IB_TC": "41"},
+        env_unset=("NCCL_NET_PLUGIN", "CHOSEN"),
+        env_prepend={"LD_LIBRARY_PATH": "/usr/local/gib/lib 64", "EMPTY": "/first"},
+        env_source=(str(profile_file),),
+    )
+    text = scripts(plan(profile=profile, request={"nodes": 2, "image": "nemo"}, inside=image()))["step.sh"]
+    start, rank = text.index("# ---- the image's environment"), text.index("# ---- rank:")
+    own = text.index("# ---- environment:")
+    return text[start:rank] + text[own : text.index("# ---- hang watch")].replace("export LAUNCHER_RUN_DIR", "#")
+
+
+def test_the_images_environment_is_removed_sourced_and_extended_in_this_order(tmp_path: Path) -> None:
+    sourced = tmp_path / "set nccl env.sh"
+    sourced.write_text(
+        "export FROM_FILE=${NCCL_NET_PLUGIN-removed}$NOT_SET\n"
+        "export CHOSEN=file NCCL_IB_TC=106 LD_LIBRARY_PATH=/of/file:$LD_LIBRARY_PATH\n"
+    )
+    shown = 'printf "%s\\n" "$FROM_FILE" "$CHOSEN" "$NCCL_IB_TC" "$LD_LIBRARY_PATH" "$EMPTY" "${NCCL_NET_PLUGIN-none}"'
+    image_sets = {"PATH": "/usr/bin:/bin", "NCCL_NET_PLUGIN": "spcx", "CHOSEN": "image", "LD_LIBRARY_PATH": "/of/image"}
+    program = f"set -u\n{image_environment(sourced)}\n{shown}"
+    done = subprocess.run(["bash", "-c", program], env=image_sets, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "removed",
+        "profile",
+        "41",
+        "/usr/local/gib/lib 64:/of/file:/of/image",
+        "/first",
+        "none",
+    ]
+
+
+def test_a_file_to_source_that_the_container_lacks_ends_the_rank(tmp_path: Path) -> None:
+    program = f"set -u\n{image_environment(tmp_path / 'missing.sh')}\necho on"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"sources {tmp_path}/missing.sh, which the container does not have" in done.stderr

@@ -100,6 +100,10 @@ def _show(parsed: argparse.Namespace) -> int:
     say(f"# {parsed.profile}: {chain[0][1]}")
     for name, path in chain[1:]:
         say(f"# extends {name}: {path}")
+    if found.of_a_site:
+        say(
+            "# The profiles of sites that ship were read from the sources that they name, and not tried on these sites."
+        )
     files = {path: name for name, path in chain}
     tables = dict.fromkeys(value.key[:-1] for value in sorted(values, key=lambda value: len(value.key)))
     for table in tables:
