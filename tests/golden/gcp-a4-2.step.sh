@@ -1,0 +1,96 @@
+#!/bin/bash
+# What one task executes, the same file with every backend: its rank, its environment, the program, the program's end.
+# The arguments are in argv.json beside this file; no text of the user's passes through a shell.
+set -u
+trap '' USR1 USR2 # sites and users let Slurm send these to every process of a step; they end neither this nor the program
+umask 077
+run_dir=$(cd -- "${BASH_SOURCE[0]%/*}" && pwd) || exit 2
+
+# ---- the image's environment, as the cluster profile changes it; what is set below counts more than what a file sets
+unset NCCL_GPUDIRECT_TCPX_FORCE_ACK
+unset NCCL_IB_DISABLE
+unset NCCL_SOCKET_IFNAME
+if [[ ! -r /usr/local/gib/scripts/set_nccl_env.sh ]]; then
+    printf 'launcher: the cluster profile sources %s, which the container does not have\n' /usr/local/gib/scripts/set_nccl_env.sh >&2
+    exit 2
+fi
+set +u # it may use variables that are not set
+source /usr/local/gib/scripts/set_nccl_env.sh
+set -u
+export LD_LIBRARY_PATH=/usr/local/gib/lib64"${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+
+# ---- rank: from Slurm where it started this task; the local backend sets the same variables itself
+if [[ -n ${SLURM_PROCID-} ]]; then
+    export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID NODE_RANK=$SLURM_NODEID
+    export WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE=8
+    export MASTER_ADDR=$LAUNCHER_MASTER_ADDR
+    # Two steps of a job, and two jobs on a node, get different ports; Linux assigns 32768 and above by itself.
+    export MASTER_PORT=$((20000 + (SLURM_JOB_ID * 31 + SLURM_STEP_ID) % 9000))
+fi
+unset LAUNCHER_MASTER_ADDR
+if [[ $WORLD_SIZE != 16 ]]; then
+    echo "launcher: the plan has 16 ranks, but this step was started with $WORLD_SIZE" >&2
+    exit 2
+fi
+
+# ---- environment: the cluster profile's, and --env
+export GLOO_SOCKET_IFNAME=enp0s19
+export NCCL_NET=gIB
+export OMP_NUM_THREADS=1
+export PMIX_MCA_gds='^ds12'
+export UCX_NET_DEVICES=enp0s19
+export UCX_TLS=tcp,sm,self
+export PYTHONUNBUFFERED=1
+export LAUNCHER_RUN_DIR=$run_dir LAUNCHER_ATTEMPT
+
+# ---- hang watch: the ranks of a node count their steps in its memory, and one process of the step reads them there.
+# It is not a child of a rank's program, and ends after the last step.sh of the node.
+memory=/dev/shm
+[[ -d $memory && -w $memory ]] || memory=${TMPDIR:-/tmp}
+LAUNCHER_HEARTBEATS=$memory/launcher-$EUID-${run_dir##*/}-$LAUNCHER_ATTEMPT-${SLURM_JOB_ID:-local}-${SLURM_STEP_ID:-$MASTER_PORT}-$NODE_RANK
+if (umask 077 && mkdir -p -- "$LAUNCHER_HEARTBEATS") && [[ -O $LAUNCHER_HEARTBEATS && ! -L $LAUNCHER_HEARTBEATS ]] &&
+    echo "$$ $RANK" >"$LAUNCHER_HEARTBEATS/.shell-$LOCAL_RANK" &&
+    mv -f -- "$LAUNCHER_HEARTBEATS/.shell-$LOCAL_RANK" "$LAUNCHER_HEARTBEATS/shell-$LOCAL_RANK"; then
+    export LAUNCHER_HEARTBEATS
+    if [[ $LOCAL_RANK == 0 ]]; then python3 -S -E -B "$run_dir/code/launcher/job/watch/watchdog.py" & fi
+else
+    unset LAUNCHER_HEARTBEATS
+fi
+
+# ---- program
+cd -- "$run_dir" && unset OLDPWD || exit 2
+attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
+command=(python3 "$run_dir/code/entrypoint.py")
+# This shell stays, to record the end of a program that cannot do so itself (killed, os._exit). Whether SIGTERM means to
+# save and stop or to end, only Slurm's controller knows: sbatch.sh asks it once the file `signalled` is there.
+reader=''
+on_term() {
+    [[ -n ${SLURM_PROCID-} ]] || return
+    [[ -e $attempt_dir/signalled ]] || : >"$attempt_dir/signalled"
+    [[ -z $reader ]] || return
+    end_if_cancelled >/dev/null 2>&1 &
+    reader=$!
+    disown
+}
+end_if_cancelled() {
+    trap '' TERM
+    until [[ -e $attempt_dir/notice.json ]]; do sleep 1; done
+    [[ $(<"$attempt_dir/notice.json") != *'"cancelled"'* || -e $attempt_dir/stop ]] || kill -s KILL "$program"
+}
+trap : INT HUP
+trap on_term TERM
+"${command[@]}" &
+program=$!
+while :; do
+    wait "$program"
+    status=$?
+    kill -0 "$program" 2>/dev/null && continue # a signal to this shell ends `wait`, not the program
+    wait "$program" # bash keeps its status
+    status=$?
+    break
+done
+[[ -z $reader ]] || kill -s KILL "$reader" 2>/dev/null
+printf -v record '%s/ranks/%04d.exit' "$attempt_dir" "$RANK"
+now=${EPOCHREALTIME:-$(date +%s)}
+echo "$status ${now/,/.} ${HOSTNAME:-unknown}" >"$record.tmp" && mv -f "$record.tmp" "$record"
+exit "$status"
