@@ -30,7 +30,7 @@ _TIME_LIMIT = "15"
 """Minutes: a check takes two, and a short job starts sooner."""
 _LEFT_OUT = (
     *("nsys", "profiler", "profile_steps", "profile_ranks", "nsys_trace", "nsys_args", "gpu_metrics", "nsys_from"),
-    *("attempts", "resume", "allow_changes", "scale_batch", "check_on"),
+    *("attempts", "spares", "resume", "allow_changes", "scale_batch", "check_on", "probe"),
 )
 """Keys of the request that are for the run and not for its check."""
 _OF_THE_RUN = ("dependency", "begin", "segment", "signal", "array")

@@ -230,10 +230,9 @@ def _check_megatron(request: Request) -> None:
         )
     if request.profiler:
         raise RequestError("works in Megatron Bridge's training loop; Megatron-LM has --nsys", where="--profiler")
-    if request.check_config:
-        raise RequestError(
-            "checks a recipe, and Megatron-LM's arguments are checked when it starts", where="--check-config"
-        )
+    if request.check_config or request.check_on:
+        option = "--check-config" if request.check_config else "--check-on"
+        raise RequestError("checks a recipe, and Megatron-LM's arguments are checked when it starts", where=option)
     if request.init or request.scale_batch:
         option = "--init" if request.init else "--scale-batch"
         raise RequestError("is for recipes of Megatron Bridge", where=option)

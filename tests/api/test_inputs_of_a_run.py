@@ -115,3 +115,10 @@ def test_a_plan_says_what_a_submission_says(tmp_path: Path, monkeypatch: pytest.
             prepare_plan(request, intent, check="if unknown")
         said.append(refused.value.message)
     assert said[0] == said[1] == "CUDA starts the capture of nsys, and this run is on CPU: there would be no report"
+
+
+def test_a_script_of_megatron_lm_has_no_recipe_to_check() -> None:
+    for option, value in (("check_on", "node"), ("check_config", True)):
+        with pytest.raises(RequestError, match="checks a recipe, and Megatron-LM's arguments") as refused:
+            planned("mlm:gpt", mlm_arguments=("--num-layers", "2"), **{option: value})  # type: ignore[arg-type]
+        assert refused.value.where == f"--{option.replace('_', '-')}"
