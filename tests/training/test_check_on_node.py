@@ -1,4 +1,4 @@
-"""--check-on node: a user's own file is checked in a short job on a compute node. Cost: two checks, about 20 s."""
+"""--check-on node: a user's own file is checked in a short job on a compute node. Cost: three checks, about 30 s."""
 
 import json
 from pathlib import Path
@@ -42,6 +42,16 @@ def test_a_recipe_is_checked_on_a_node(user: User) -> None:
     assert "ZeroDivisionError" in refused.stderr
     assert str(user.directory / "sizes.py") in refused.stderr
     assert {run.parent.name for run in user.runs()} == {"mine-check"}
+
+
+def test_in_an_allocation_it_is_checked_on_one_of_its_nodes(user: User) -> None:
+    asked = ("mine.py", "--check-on", "node", "--python", warm_python(), "--json")
+    done = user.salloc("plan", "--for", "run", *asked, options=("-N2", "--ntasks-per-node=2"), timeout_s=400)
+    plan = json.loads(done.stdout)["plan"]
+    assert (plan["backend"], plan["world_size"], plan["unchecked"]) == ("allocation", 4, [])
+    (check,) = user.runs()
+    made = json.loads((check / "plan.json").read_text())
+    assert (made["backend"], made["world_size"]) == ("allocation", 1)
 
 
 def test_where_it_cannot_be_it_is_refused(user: User) -> None:
