@@ -183,6 +183,7 @@ CASES: Mapping[tuple[str, ...], Mapping[str, Case]] = {
                 "spares": ("--spares", "1"),
                 "probe": ("--probe",),
                 "mlm_source": ("--mlm-source", "/opt"),
+                "mcore": ("--mcore", "/opt"),
                 "nsys": ("--nsys",),
                 "profiler": ("--profiler", "torch"),
                 "profile_steps": ("--profile-steps", "3:4"),

@@ -618,14 +618,14 @@ def _names(parser: argparse.ArgumentParser) -> frozenset[str]:
 
 def _options(words: tuple[str, ...], parser: argparse.ArgumentParser) -> Iterator[Row]:
     """Yield wrong uses of each option of a parser."""
-    needed = [each.dest for each in parser._actions if not each.option_strings and each.nargs in (None, "+")]
+    needed = [each for each in parser._actions if not each.option_strings and each.nargs in (None, "+")]
     required = [
         word
         for each in parser._actions
         if each.required and each.option_strings
-        for word in (each.option_strings[0], "1")
+        for word in (each.option_strings[0], str(next(iter(each.choices or "1"))))
     ]
-    given = (*words, *(["x"] * len(needed)), *required)
+    given = (*words, *(str(next(iter(each.choices or "x"))) for each in needed), *required)
     yield Row((*given, "--no-such-option"), "unknown option --no-such-option")
     yield Row((*given, "--no-such-option", "--json"), "unknown option --no-such-option")
     # Commands that share options have them from one function: it is enough to try those of `run`.
@@ -643,7 +643,7 @@ def _options(words: tuple[str, ...], parser: argparse.ArgumentParser) -> Iterato
         if action.choices is not None:
             yield Row((*given, option, "zero"), "invalid choice")
         elif action.type is not None and action.dest != "output":
-            fractions = option in ("--hang-limit", "--rendezvous-timeout")
+            fractions = option in ("--hang-limit", "--rendezvous-timeout", "--tolerance", "--dropout")
             numbers = [value for value in _NUMBERS[:3] if not fractions or value != "1.5"]
             yield from (Row((*given, f"{option}={value}"), option) for value in numbers)
             if words in (("run",), ("status",), ("doctor",)):

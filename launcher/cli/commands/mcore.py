@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("action", choices=("status", "use"), help="show it, or choose another one")
     complete(add("name", metavar="NAME", nargs="?", help="use: main, dev or a commit; status: a run"), "runs")
-    add("--bridge", metavar="DIR", type=Path, help="the checkout of Megatron Bridge (default: around this directory)")
+    add("--bridge", metavar="DIR", help="the checkout of Megatron Bridge (default: around this directory)")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)
 
@@ -27,7 +27,7 @@ def main(parsed: argparse.Namespace) -> int:
     """Show or switch; the status is 1 where the submodule is not at the commit that Bridge records."""
     from launcher._util.errors import ConfigError
 
-    directory = (parsed.bridge or Path.cwd()).absolute()
+    directory = Path(parsed.bridge or Path.cwd()).absolute()
     if parsed.action == "use":
         if parsed.name is None:
             raise ConfigError("which one? main, dev or a commit")
