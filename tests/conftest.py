@@ -107,7 +107,7 @@ def new_cluster() -> Iterator[Callable[..., VirtualCluster]]:
 @pytest.fixture(scope="module")
 def shaped_cluster(request: pytest.FixtureRequest) -> Iterator[VirtualCluster]:
     """A cluster of the shape that its module asks for: the ClusterOptions in SHAPE, shared by the module's tests."""
-    if (reason := missing_programs()) is not None:
+    if (reason := missing_programs(accounting=request.module.SHAPE.accounting)) is not None:
         pytest.skip(reason)
     with virtual_cluster(request.module.SHAPE) as cluster:
         yield cluster

@@ -7,6 +7,7 @@ PATH=$PATH:/usr/sbin
 declare -A package=(
     [slurmctld]=slurmctld [slurmd]=slurmd [sbatch]=slurm-client [munged]=munge [shellcheck]=shellcheck
     [mksquashfs]=squashfs-tools [bwrap]=bubblewrap [buildah]=buildah [podman]=podman [mmdebstrap]=mmdebstrap
+    [slurmdbd]=slurmdbd [mariadbd]=mariadb-server
     [docker-registry]=docker-registry [zstd]=zstd [chromium]=chromium [squashfuse]=squashfuse [fusermount3]=fuse3
 )
 missing=()

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PORTS_PER_CLUSTER = 64
-MAX_NODES = PORTS_PER_CLUSTER - 3
+MAX_NODES = PORTS_PER_CLUSTER - 5
+DBD_PORT, DATABASE_PORT = PORTS_PER_CLUSTER - 1, PORTS_PER_CLUSTER - 2
+"""Places of slurmdbd and its database in a cluster's range of ports."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class ClusterOptions:
     """SelectType; `select/cons_res`, the older one, knows --gres and none of the options that begin with --gpus."""
     job_submit: str | None = None
     """The text of job_submit.lua, with which a site checks and changes jobs; None without."""
+    accounting: bool = False
+    """Whether slurmdbd keeps accounts: the account `gpt` has this user, and jobs of others are refused."""
     ephemeral_ports: str | None = None
     """What nodes with namespaces read in ip_local_port_range, such as `10000 65535`; None: the machine's."""
     memory_mb: int = 4096
@@ -153,6 +157,15 @@ def slurm_conf(directory: Path, options: ClusterOptions, *, user: str, port: int
         lines.append("GresTypes=gpu")
     if options.job_submit is not None:
         lines.append("JobSubmitPlugins=lua")
+    if options.accounting:
+        lines += [
+            "AccountingStorageType=accounting_storage/slurmdbd",
+            "AccountingStorageHost=127.0.0.1",
+            f"AccountingStoragePort={port + DBD_PORT}",
+            f"AccountingStoragePass={d}/run/munge.sock",
+            "AccountingStorageEnforce=associations",
+            "AccountingStorageTRES=gres/gpu",
+        ]
     lines += node_lines(options, port=port, namespaces=namespaces)
     lines += [
         "PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
@@ -189,6 +202,27 @@ def gres_conf(directory: Path, options: ClusterOptions) -> str:
     return "\n".join([*lines, ""])
 
 
+def slurmdbd_conf(directory: Path, *, user: str, port: int) -> str:
+    """slurmdbd.conf, for a database that listens on this machine alone."""
+    lines = [
+        "AuthType=auth/munge",
+        f"AuthInfo=socket={directory}/run/munge.sock",
+        "DbdHost=localhost",
+        "DbdAddr=127.0.0.1",
+        f"DbdPort={port + DBD_PORT}",
+        f"SlurmUser={user}",
+        f"LogFile={directory}/log/slurmdbd.log",
+        f"PidFile={directory}/run/slurmdbd.pid",
+        "StorageType=accounting_storage/mysql",
+        "StorageHost=127.0.0.1",
+        f"StoragePort={port + DATABASE_PORT}",
+        "StorageUser=slurm",
+        "StoragePass=slurm",
+        "StorageLoc=slurm",
+    ]
+    return "\n".join([*lines, ""])
+
+
 def first_job_id() -> int:
     """Return the first number for jobs: another one for each worker of pytest-xdist.
 
@@ -214,6 +248,9 @@ def write_files(directory: Path, options: ClusterOptions, *, user: str, port: in
     (etc / "gres.conf").write_text(gres_conf(directory, options))
     if options.job_submit is not None:
         (etc / "job_submit.lua").write_text(options.job_submit)
+    if options.accounting:
+        (etc / "slurmdbd.conf").touch(mode=0o600)
+        (etc / "slurmdbd.conf").write_text(slurmdbd_conf(directory, user=user, port=port))
     if options.ephemeral_ports is not None:
         (etc / "ip_local_port_range").write_text(options.ephemeral_ports.replace(" ", "\t") + "\n")
     (etc / "plugstack.conf").write_text(f"required {options.pyxis}\n" if options.pyxis else "")

@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.support.slurm.config import PORTS_PER_CLUSTER
 
 PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sinfo", "srun", "sbatch", "squeue", "scontrol", "scancel")
+OF_ACCOUNTING = ("slurmdbd", "sacctmgr", "sacct", "mariadbd", "mariadb", "mariadb-install-db")
 CLIENTS = ("srun", "salloc", "sbatch", "sattach")
 # Daemons lie where the PATH of an ordinary user does not lead.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
@@ -26,9 +27,13 @@ class ClusterError(RuntimeError):
     """The virtual cluster did not start, or a request to it failed."""
 
 
-def missing_programs() -> str | None:
+def missing_programs(*, accounting: bool = False) -> str | None:
     """Why no virtual cluster can run here, or None."""
-    absent = [name for name in PROGRAMS if shutil.which(name, path=SEARCH_PATH) is None]
+    absent = [
+        name
+        for name in (*PROGRAMS, *(OF_ACCOUNTING if accounting else ()))
+        if shutil.which(name, path=SEARCH_PATH) is None
+    ]
     if not absent:
         return None
     return f"Slurm is not installed ({', '.join(absent)} missing): apt-get install slurmctld slurmd slurm-client munge"

@@ -28,7 +28,7 @@ from typing import Any
 from tests.support.limits import seconds
 from tests.support.quick import refuse_in_quick
 from tests.support.slurm import machine
-from tests.support.slurm.config import ClusterOptions, address, write_files
+from tests.support.slurm.config import DATABASE_PORT, DBD_PORT, ClusterOptions, address, write_files
 from tests.support.slurm.machine import (
     LONGEST_DIRECTORY,
     SEARCH_PATH,
@@ -61,7 +61,7 @@ class VirtualCluster:
         """
         refuse_in_quick("a Slurm", "slurm")
         options = options or ClusterOptions()
-        if (reason := missing_programs()) is not None:
+        if (reason := missing_programs(accounting=options.accounting)) is not None:
             raise ClusterError(reason)
         directory = directory.resolve()
         if len(str(directory)) > LONGEST_DIRECTORY:
@@ -130,11 +130,33 @@ class VirtualCluster:
         # --force: the directory's owner and mode are what they are in a temporary directory.
         self.ask("start", name="munged", argv=["munged", "--foreground", "--force", *files])
         wait_until(lambda: machine.accepts(run / "munge.sock"), "munged", self)
+        if self.options.accounting:
+            self._start_accounting(port)
         self.start_controller()
         wait_until(lambda: machine.accepts(("127.0.0.1", port + 1)), "slurmctld", self)
         for name in self.options.names:
             self.start(name)
         self.wait_idle()
+
+    def _start_accounting(self, port: int) -> None:
+        """Start a database and slurmdbd, and make an account of this user."""
+        user, data, sock = (
+            pwd.getpwuid(os.geteuid()).pw_name,
+            self.directory / "database",
+            self.directory / "run/db.sock",
+        )
+        own = ("--no-defaults", f"--user={user}", f"--datadir={data}")
+        self.run("mariadb-install-db", *own, "--auth-root-authentication-method=normal", "--skip-test-db")
+        where = (f"--socket={sock}", "--bind-address=127.0.0.1", f"--port={port + DATABASE_PORT}")
+        small = ("--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0")
+        self.ask("start", name="mariadbd", argv=["mariadbd", *own, *where, *small])
+        wait_until(lambda: machine.accepts(sock), "mariadbd", self)
+        grant = "create user slurm@'127.0.0.1' identified by 'slurm'; grant all on slurm.* to slurm@'127.0.0.1'"
+        self.run("mariadb", "--no-defaults", "-uroot", f"--socket={sock}", "-e", grant)
+        self.ask("start", name="slurmdbd", argv=["slurmdbd", "-D"])
+        wait_until(lambda: machine.accepts(("127.0.0.1", port + DBD_PORT)), "slurmdbd", self)
+        for words in (("cluster", "virtual"), ("account", "gpt"), ("user", user, "account=gpt")):
+            self.run("sacctmgr", "--immediate", "add", *words)
 
     def down(self) -> None:
         """End every process of the cluster and remove its directory. Harmless when that has happened already."""
