@@ -47,7 +47,7 @@ def test_what_the_controller_has_forgotten_is_known(user: User, shaped_cluster: 
     shaped_cluster.run("scancel", cancelled["job"])
     shaped_cluster.wait(cancelled["job"], "CANCELLED")
     recorded = ("sacct", "-X", "-n", "-P", "-o", "State", "-j", cancelled["job"])
-    wait_until(lambda: "CANCELLED" in shaped_cluster.run(*recorded).stdout, "a record of it", shaped_cluster, 30)
+    wait_until(lambda: "CANCELLED" in shaped_cluster.run(*recorded).stdout, "its record", shaped_cluster, 30)
     shaped_cluster.stop_controller()
     for state in (shaped_cluster.directory / "state").glob("job_state*"):
         state.unlink()
