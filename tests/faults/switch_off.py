@@ -71,7 +71,7 @@ SWITCHES: dict[str, Switch] = {
         "launcher/watch/status.py",
         "    if job.state is State.UNKNOWN:\n        if run_state.result:",
         "    if False:\n        if run_state.result:",
-        "test_outside.py::test_a_controller_that_dies_ends_no_run_and_status_says_unknown",
+        "test_outside.py::test_a_controller_that_is_away_ends_no_run_and_status_says_unknown",
     ),
     "no accounting": Switch(
         "the ranks' records are judged",

@@ -70,11 +70,12 @@ def test_ranks_on_a_lost_node_save_nothing_more(new_cluster: Callable[..., Virtu
     assert json.loads(user.run("status", str(run), "--json").stdout)["runs"][0]["phase"] == "running"
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(180)
 def test_a_script_on_a_lost_node_requeues_nothing(new_cluster: Callable[..., VirtualCluster], tmp_path: Path) -> None:
     """A node that stood still: its ranks fail and its script goes on after the same job has begun elsewhere.
 
-    A requeue would end that attempt.
+    A requeue would end that attempt. Cost: 35 s; tests/scripts/test_next_attempt.py has the script's part.
     """
     cluster = new_cluster(nodes=2, node_timeout_s=4)
     user = user_of(tmp_path, cluster)

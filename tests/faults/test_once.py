@@ -314,9 +314,11 @@ def test_a_frozen_controller_and_a_comment_that_the_site_rewrites(
 
         # An orphaned sbatch that reaches Slurm later than its MessageTimeout: the next try waits for its end.
         arguments = ("submit", *COMMON, *HOLD, "--once=slow")
-        shims = put(user, {"sbatch": '#!/bin/bash\nsleep 6\nexec /usr/bin/sbatch "$@"\n'})
+        asked = tmp_path / "asked"
+        shims = put(user, {"sbatch": f'#!/bin/bash\ntouch {asked}\nsleep 6\nexec /usr/bin/sbatch "$@"\n'})
         tried = forks.start(*arguments)
-        wait_until(lambda: any(intended(run) for run in user.runs()), "the intent", cluster, 20)
+        wait_until(asked.exists, "sbatch", cluster, 20)
+        assert any(intended(run) for run in user.runs())
         wait_until(lambda: bool(sbatches(user)), "the slow sbatch", cluster, 20)
         tried.kill()
         tried.wait()
