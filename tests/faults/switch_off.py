@@ -144,10 +144,10 @@ SWITCHES: dict[str, Switch] = {
         "test_causes.py::test_a_step_that_is_refused_says_why",
     ),
     "interrupted sweep": Switch(
-        "a try that was interrupted is completed",
-        "launcher/api/once.py",
-        '            prepared = redrawn(prepared, claim["run_id"], claim["nonce"])',
-        "            pass",
+        "a killed launcher's job is looked for by its token",
+        "launcher/backends/batch.py",
+        '    elif (searched := search(token, shell, clusters=events[0].get("clusters"))) is not None:',
+        "    elif (searched := None) is not None:",
         "test_outside.py::test_a_loop_of_submissions_that_was_killed_is_completed_by_running_it_again",
     ),
     "poisoned run": Switch(

@@ -13,7 +13,8 @@ import pytest
 from tests.backends.containers import missing
 from tests.backends.running import LAUNCHER, TOY, User, user_of
 from tests.faults.forks import Launchers, launchers
-from tests.faults.test_once import COMMON, HOLD, jobs, left_over, user_with
+from tests.faults.shims import put
+from tests.faults.test_once import COMMON, HOLD, KILLING, jobs, left_over, user_with
 from tests.support.fault_table import Faults
 from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
@@ -117,15 +118,17 @@ def test_fifty_submissions_at_once_have_a_job_and_a_directory_each(
 def test_a_loop_of_submissions_that_was_killed_is_completed_by_running_it_again(
     user: User, slurm_cluster: VirtualCluster, forks: Launchers
 ) -> None:
-    """The login node goes down in the middle: two of the loop's commands are killed at work, and the rest never ran."""
+    """The login node goes down: one command is killed at work, one when sbatch has answered, and the rest never ran."""
     arguments = [("submit", *COMMON, *HOLD, f"--once=trial {number}", f"toy.seed={number}") for number in range(16)]
     for words in arguments[:8]:
         forks.run(*words)
-    started = [forks.start(*words) for words in arguments[8:10]]
-    for each in started:
-        wait_until(lambda: len(user.runs()) > 8, "a run directory", slurm_cluster, 30)
-        each.kill()
-        each.wait()
+    at_work = forks.start(*arguments[8])
+    wait_until(lambda: len(user.runs()) > 8, "a run directory", slurm_cluster, 30)
+    at_work.kill()
+    at_work.wait()
+    shims = put(user, {"sbatch": KILLING.format(more="")})
+    forks.run(*arguments[9], status=137)
+    (shims / "sbatch").unlink()
     for words in arguments:
         forks.run(*words)
     runs = user.runs()
