@@ -27,7 +27,9 @@ class Switch(NamedTuple):
     on: str
     off: str
     test: str
-    """Below tests/faults, with pytest's -k after a space."""
+    """Below tests/faults."""
+    second: tuple[str, str] = ("", "")
+    """Another text of the file with its replacement, where one mechanism stands in for the other."""
 
 
 SWITCHES: dict[str, Switch] = {
@@ -139,8 +141,8 @@ SWITCHES: dict[str, Switch] = {
     "container does not start": Switch(
         "srun's refusals are a rule",
         "launcher/contract/failures.py",
-        '        "step not started",\n        Level.CAUSE,\n        r"Unable to create step for job|',
-        '        "step not started",\n        Level.CAUSE,\n        r"never|',
+        '        "step refused",\n        "step not started",\n        Level.CAUSE,\n        r"Unable',
+        '        "step refused",\n        "stopped",\n        Level.CAUSE,\n        r"Unable',
         "test_causes.py::test_a_step_that_is_refused_says_why",
     ),
     "interrupted sweep": Switch(
@@ -263,11 +265,15 @@ SWITCHES: dict[str, Switch] = {
         "test_resume_request.py::test_a_run_of_an_allocation_keeps_its_nodes_and_a_hold_is_of_one_job",
     ),
     "verdict with the job's GPU variables": Switch(
-        "the verdict's step asks for no GPU",
+        "the verdict's step asks for no GPU, and the launcher's own interpreter takes its place",
         SBATCH,
         '        unset "$variable"\n    done\n}',
         "    done\n}",
         "test_verdict.py::test_the_verdict_does_not_take_the_resources_of_the_training",
+        (
+            '[[ -n $word ]] || word=$({{ plan.launcher_python|q }} "${verdict[@]}" 2>>"$attempt_dir/logs/verdict.log")',
+            ":",
+        ),
     ),
     "another user's directory": Switch(
         "owners are compared",
@@ -288,7 +294,8 @@ def tried(fault: str) -> str:
     argv = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/faults/{switch.test}"]
     environ = {**os.environ, "TEST_TIME_SCALE": os.environ.get("TEST_TIME_SCALE", "0.5")}
     try:
-        path.write_text(before.replace(switch.on, switch.off))
+        changed = before.replace(switch.on, switch.off)
+        path.write_text(changed.replace(*switch.second) if switch.second[0] else changed)
         done = subprocess.run(argv, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     finally:
         path.write_text(before)

@@ -51,6 +51,7 @@ def test_each_mechanism_can_be_switched_off() -> None:
     for name, switch in SWITCHES.items():
         assert (ROOT / switch.file).read_text().count(switch.on) == 1, name
         assert switch.off != switch.on
+        assert switch.second[0] in (ROOT / switch.file).read_text(), name
         assert (HERE / switch.test.partition("::")[0]).exists(), name
 
 
