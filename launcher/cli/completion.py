@@ -8,6 +8,7 @@ from typing import Any
 def complete(action: argparse.Action, what: str) -> None:
     """Let argcomplete offer `clusters`, `runs`, `images`, `recipes`, or `keys` for an argument."""
     known = {"clusters": _clusters, "runs": _runs, "images": _images, "recipes": _recipes, "keys": _keys}
+    known["phases"] = _run_phases
     action.completer = known[what]  # type: ignore[attr-defined]
 
 
@@ -15,6 +16,12 @@ def _clusters(**_: Any) -> list[str]:
     from launcher.config.load import cluster_names
 
     return sorted(cluster_names(os.environ))
+
+
+def _run_phases(**_: Any) -> list[str]:
+    from launcher.watch.status import Phase
+
+    return [phase.value for phase in Phase]
 
 
 _MOST_RUNS = 100

@@ -1,5 +1,6 @@
 """The check that a value from a JSON file has the form that a TypedDict describes."""
 
+import functools
 import math
 import sys
 import types
@@ -59,7 +60,7 @@ def _typed_dict(value: object, kind: Any, unknown_keys: bool, place: str) -> Ite
     if not isinstance(value, dict):
         yield _at(place, f"is {value!r}, not an object")
         return
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for name in sorted(kind.__required_keys__ - value.keys()):
         yield _at(place, f"lacks {name!r}")
     for name, held in value.items():
@@ -67,6 +68,11 @@ def _typed_dict(value: object, kind: Any, unknown_keys: bool, place: str) -> Ite
             yield from problems(held, hints[name], unknown_keys=unknown_keys, place=f"{place}.{name}".lstrip("."))
         elif not unknown_keys:
             yield _at(place, f"has the unknown key {name!r}")
+
+
+@functools.cache  # listings validate the records of many runs
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _mapping(value: object, kind: Any, unknown_keys: bool, place: str) -> Iterator[str]:

@@ -124,6 +124,8 @@ class Job:
     start: float | None = None
     """When it started; while it waits, when Slurm expects it to."""
     end: float | None = None
+    limit_end: float | None = None
+    """When its time limit will end it, while it runs."""
     nodes: str | None = None
     exit_status: int | None = None
     """Of the batch script, from accounting; 128+N for signal N."""
@@ -231,6 +233,7 @@ def _parse_jobs(text: str, names: tuple[str, ...], source: str, now: float) -> d
             submitted=parse_time(row["submitted"]),
             start=parse_time(row["start"]),
             end=ended,
+            limit_end=parse_time(row["end"]) if source == "squeue" and state is State.RUNNING else None,
             nodes=_words(row["nodes"]),
             exit_status=parse_exit(row["exit"]) if state.terminal and "exit" in row else None,
             source=source,

@@ -51,7 +51,7 @@ def remember_job(run: RunPaths, start: Start, attempts: int, job: Job, cluster: 
     """
     if start.token is None or job.id != start.job:
         return
-    values = {name: value for name, value in dataclasses.asdict(job).items() if name != "terminal"}
+    values = {name: value for name, value in dataclasses.asdict(job).items() if name in _RememberedJob.__annotations__}
     kept = {**_read(run), start.token: {**values, "cluster": cluster, "attempts": attempts}}
     try:
         run.ended_jobs.write_text(json.dumps({"version": 1, "jobs": kept}) + "\n")

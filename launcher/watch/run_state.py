@@ -34,6 +34,7 @@ class _Plan(TypedDict, total=False):
     cluster: str
     recipe: Any
     world_size: int
+    layout: Any
 
 
 class _FailingRank(TypedDict, total=False):
@@ -103,6 +104,8 @@ class RunState:
     recipe: str
     world_size: int
     start: Start | None
+    nodes: int | None = None
+    """None where the plan does not say."""
     later: tuple[Start, ...] = ()
     """Those of jobs that wait behind that of `start`."""
     attempts: int = 0
@@ -204,8 +207,11 @@ def _read_run_state(run: RunDirectory) -> RunState:
 
 def _planned(run: RunDirectory, plan: _Plan, damage: str | None) -> RunState:
     """Return the state of a run of which nothing is known but its plan, or only its path."""
+    layout = plan.get("layout")
+    nodes = layout.get("nodes") if isinstance(layout, dict) else None
     return RunState(
         path=run.path,
+        nodes=nodes if type(nodes) is int else None,
         name=plan.get("name", run.path.parent.name),
         run_id=plan.get("run_id", run.path.name),
         backend=plan.get("backend", "?"),

@@ -101,6 +101,10 @@ class RunStatus:
     """Slurm's reason why the job waits."""
     expected_start: float | None = None
     unknown_since: float | None = None
+    elapsed_s: float | None = None
+    """How long its job runs, or the attempt took that has ended."""
+    limit_left_s: float | None = None
+    """How long its time limit lets the job run on."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as plain values for --json."""
@@ -114,6 +118,9 @@ class RunStatus:
             "cluster": run_state.cluster,
             "recipe": run_state.recipe,
             "world_size": run_state.world_size,
+            "nodes": run_state.nodes,
+            "elapsed_s": self.elapsed_s,
+            "limit_left_s": self.limit_left_s,
             "phase": self.phase.value,
             "over": self.phase.over,
             "detail": self.detail,
@@ -218,10 +225,29 @@ def _judge_known(run: RunDirectory, run_state: RunState, known: _KnownJob, answe
         answer = replace(answer, jobs={known.remembered.id: known.remembered}, unreachable=None)
     if known.error is not None:
         answer = replace(answer, unreachable=known.error)
-    status = _judge_proven(run, run_state, known, answer)
+    status = _with_times(_judge_proven(run, run_state, known, answer), answer)
     job, start = answer.jobs.get(known.job or ""), run_state.start
     if known.remembered is None and job is not None and start is not None and _is_for_good(status, job):
         remember_job(run, start, run_state.attempts, job, known.cluster)
+    return status
+
+
+def _with_times(status: RunStatus, answer: Answer) -> RunStatus:
+    """Return the status with how long the run takes and may take, where that is known."""
+    result: Mapping[str, Any] = status.run_state.result or {}
+    job, start = answer.jobs.get(status.job or ""), status.run_state.start
+    if status.phase.over:
+        began, ended = result.get("started"), result.get("ended")
+        if isinstance(began, int | float) and isinstance(ended, int | float):
+            return replace(status, elapsed_s=max(0.0, ended - began))
+        return status
+    if job is not None and not job.state.waiting and job.start is not None:
+        left = None if job.limit_end is None else job.limit_end - answer.asked_at
+        # A job without a time limit ends in a year.
+        left = left if left is not None and left < _FAR_S else None
+        return replace(status, elapsed_s=max(0.0, answer.asked_at - job.start), limit_left_s=left)
+    if job is None and start is not None and start.how == "launched" and start.alive:
+        return replace(status, elapsed_s=max(0.0, answer.asked_at - start.time))
     return status
 
 

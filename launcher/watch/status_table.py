@@ -18,9 +18,21 @@ from launcher.watch.history import history_of, lines
 from launcher.watch.progress_state import clock
 from launcher.watch.status import Phase, RunStatus, silence_words
 
-_COLUMNS = ("RUN", "JOB", "STATE", "ITERATION", "LOSS", "S/ITERATION", "LEFT", "DETAIL")
-_NARROW = {"STATE": "", "JOB": "job {}", "ITERATION": "iteration {}", "LOSS": "loss {}", "LEFT": "{} left"}
+_COLUMNS = (
+    *("RUN", "JOB", "NODES", "STATE", "ITERATION", "LOSS", "S/ITERATION", "LEFT", "ELAPSED", "LIMIT", "DETAIL"),
+)
+_NARROW = {
+    "STATE": "",
+    "JOB": "job {}",
+    "ITERATION": "iteration {}",
+    "LOSS": "loss {}",
+    "LEFT": "{} left",
+    "NODES": "nodes: {}",
+    "ELAPSED": "for {}",
+    "LIMIT": "its limit is in {}",
+}
 """Columns beside the run's id on a terminal, the most important first, and how a line below says what has no space."""
+_DURATIONS = ("seconds_left", "elapsed_s", "limit_left_s")
 _DETAIL_WIDTH = 30
 """The least width of DETAIL beside the other columns; otherwise it stands below them."""
 _GREEN, _CYAN, _RED, _YELLOW = 32, 36, 31, 33
@@ -57,11 +69,15 @@ def row(status: RunStatus, now: float) -> tuple[str, ...]:
     cells = (
         f"{status.run_state.name}/{status.run_state.run_id}",
         status.job or "",
+        "" if values["nodes"] is None else str(values["nodes"]),
         status.phase.value,
         iteration,
         _number(values["loss"], ".5g"),
         _number(values["seconds_per_iteration"], ".3f"),
-        "" if values["seconds_left"] is None else clock(values["seconds_left"]),
+        *(
+            "" if values[name] is None else clock(values[name])
+            for name in ("seconds_left", "elapsed_s", "limit_left_s")
+        ),
         detail(status, now),
     )
     return tuple(map(printable, cells))

@@ -69,3 +69,63 @@ def test_a_run_makes_its_root_known(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Path("entry.py").write_text("raise SystemExit(1)\n")
     main(["run", "small.py", "--cluster", "local", "--gpus-per-node", "1", "--entrypoint", "entry.py"])
     assert known_roots(os.environ) == [tmp_path / "runs"]
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (("--state", "finished"), {OURS, THEIRS}),
+        (("--state", "running,failed"), set()),
+        (("--state", "finished", "--limit", "1"), {THEIRS}),
+        (("--since", "2026-01-02"), {THEIRS}),
+        (("--since", "2026-01-01 00:00"), {OURS, THEIRS}),
+        (("--since", "2h"), set()),
+    ],
+)
+def test_runs_by_state_and_time(
+    project: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], shown: set[str]
+) -> None:
+    remember_root(project / "runs", os.environ)
+    assert main(["status", "--all", *options]) == 0
+    out, err = capsys.readouterr()
+    assert {each for each in (OURS, THEIRS) if each in out} == shown
+    assert ("no such runs" in err) is (not shown)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--state", "runing"), "'runing' is not a state"),
+        (("--since", "yesterday"), "'yesterday' is not a time"),
+        (("--watch", "--json"), "--watch shows a table"),
+        (("--watch", "0"), "not a number of seconds"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_wrong_filters(capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str) -> None:
+    assert main(["status", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("project")
+def test_watching_ends_when_the_named_runs_are_over(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "large", "--watch", "1"]) == 0
+    assert capsys.readouterr().out.count(THEIRS) == 1
+
+
+def test_watching_shows_the_runs_again_and_again(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = project.parent / f"elsewhere/runs/large/{THEIRS}/attempts/000/result.json"
+    finished, waited = result.read_text(), list[float]()
+    result.unlink()
+
+    def sleep(pause_s: float) -> None:
+        waited.append(pause_s)
+        result.write_text(finished)
+
+    monkeypatch.setattr("launcher.cli.commands.status.time.sleep", sleep)
+    assert main(["status", "large", "--watch", "7"]) == 0
+    assert waited == [7.0]
+    words = capsys.readouterr().out.split()
+    assert [word for word in words if word in ("unknown", "finished")] == ["unknown", "finished"]

@@ -398,7 +398,8 @@ def test_the_table(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = io.StringIO()
     write_table([running, queued], plain, NOW)
     head, first, second = plain.getvalue().splitlines()
-    assert head.split() == ["RUN", "JOB", "STATE", "ITERATION", "LOSS", "S/ITERATION", "LEFT", "DETAIL"]
+    columns = ["RUN", "JOB", "NODES", "STATE", "ITERATION", "LOSS", "S/ITERATION", "LEFT", "ELAPSED", "LIMIT", "DETAIL"]
+    assert head.split() == columns
     assert first.split() == ["small/0001", "12", "running", "2/20", "8", "0.500", "0:00:09"]
     assert "[Priority], expected to start in 0:10:00" in second
     monkeypatch.setenv("COLUMNS", "200")
@@ -417,18 +418,21 @@ def test_the_table(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
 
 RUN_ID = "20260101-000000-0123456789ab"
 ROWS = [
-    ("small/" + RUN_ID, "1234567", "running", "20/20000", "8.1234", "0.512", "2:51:12", "attempt 001"),
     (
-        "vanilla_gpt_pretrain/" + RUN_ID,
-        "1234568",
-        "failed",
-        "20000/1000000",
-        "10.123",
-        "",
-        "",
-        "rank 7: " + "x y " * 40,
+        f"small/{RUN_ID}",
+        "1234567",
+        "2",
+        "running",
+        "20/20000",
+        "8.1234",
+        "0.512",
+        "2:51:12",
+        "1:00:05",
+        "3:00:00",
+        "try 2",
     ),
-    ("a/" + RUN_ID, "", "prepared", "", "", "", "", ""),
+    (f"vanilla_gpt_pretrain/{RUN_ID}", "1234568", "128", "failed", "20000/1000000", "10.123", *[""] * 4, "rank 7: x"),
+    (f"a/{RUN_ID}", "", "", "prepared", *[""] * 6, ""),
 ]
 
 
@@ -441,17 +445,36 @@ def test_a_table_fits_its_terminal_with_whole_ids(width: int) -> None:
     text = " ".join(" ".join(plain).split())
     for row in ROWS:
         for column, cell in enumerate(row):
-            if column == 5 and width < 160:
+            if column == 6 and width < 200:
                 continue  # seconds for each iteration: the time left says more
             for word in cell.replace("/", " ").split():
                 assert word in text, (word, plain)
+
+
+def test_how_long_a_run_takes_and_may_take(run: RunDirectory) -> None:
+    plan = {**json.loads(run.plan_file.read_text()), "layout": {"nodes": 4}}
+    run.plan_file.write_text(json.dumps(plan))
+    make_attempt(run, metrics=METRICS, job_start=NOW - 60)
+    row = "12|12|{}|{}|{}|{}|n1|None|/x/sbatch.sh token-1|/x|token-1\n"
+
+    def values(state: str, end: str) -> tuple[object, ...]:
+        text = row.format(state, int(NOW - 60), end, int(BEGIN))
+        (status,), _ = status_of([run], Recorder({"squeue": Result(("squeue",), 0, text, "")}), clock=lambda: NOW)
+        shown = status.to_dict()
+        return shown["nodes"], shown["elapsed_s"], shown["limit_left_s"]
+
+    assert values("RUNNING", str(int(NOW + 3600))) == (4, 60, 3600)
+    assert values("RUNNING", str(int(NOW + 365 * 86400))) == (4, 60, None), "no limit"
+    assert values("PENDING", "N/A") == (4, None, None)
+    (run.attempt(0).path / "result.json").write_text(json.dumps({**FINISHED, "started": BEGIN, "ended": BEGIN + 40}))
+    assert values("COMPLETING", "N/A") == (4, 40, None)
 
 
 def test_a_narrow_table(width: int = 80) -> None:
     assert fitted(ROWS[:1] + ROWS[2:], width, [None, None]) == [
         "RUN                           STATE     JOB      ITERATION  LOSS    LEFT",
         "20260101-000000-0123456789ab  running   1234567  20/20000   8.1234  2:51:12",
-        "  small | attempt 001",
+        "  small | nodes: 2 | for 1:00:05 | its limit is in 3:00:00 | try 2",
         "20260101-000000-0123456789ab  prepared",
         "  a",
     ]

@@ -7,7 +7,7 @@ import time
 from launcher.cli.arguments import RUN_HELP, add_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
-from launcher.cli.parser import count
+from launcher.cli.parser import count, seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,17 +15,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     complete(add("runs", metavar="RUN", nargs="*", help=RUN_HELP), "runs")
     add("--limit", metavar="N", type=count, default=20, help="without RUN: how many (default: 20)")
+    complete(
+        add("--state", metavar="STATE[,...]", type=_phases, help="without RUN: those in these states"),
+        "phases",
+    )
+    add("--since", metavar="TIME", help="without RUN: those begun since then: `90m`, `12h`, `3d`, `2w`, `2026-01-31`")
+    add("--watch", metavar="SECONDS", nargs="?", type=seconds, const=10.0, help="show it again and again (default: 10)")
     add("--all", action="store_true", help="without RUN: those of all your run roots, not only of the one here")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)
 
 
+def _phases(text: str) -> tuple[str, ...]:
+    """Return the states in a list with commas. Raises ArgumentTypeError for an unknown one."""
+    from launcher.watch.status import Phase
+
+    words, known = tuple(text.lower().split(",")), [phase.value for phase in Phase]
+    if wrong := next((word for word in words if word not in known), None):
+        raise argparse.ArgumentTypeError(f"{wrong!r} is not a state; there are {', '.join(known)}")
+    return words
+
+
 def main(parsed: argparse.Namespace) -> int:
     """Print a table of the runs, or an object."""
+    from launcher._util.errors import RequestError
+
+    if parsed.watch is None:
+        _show(parsed)
+        return 0
+    if parsed.json:
+        raise RequestError("--watch shows a table; --json prints one object", where="--watch")
+    while True:
+        if sys.stdout.isatty():
+            sys.stdout.write("\033[H\033[2J")
+        over = _show(parsed)
+        sys.stdout.flush()
+        if over and parsed.runs:
+            return 0
+        time.sleep(parsed.watch)
+
+
+def _show(parsed: argparse.Namespace) -> bool:
+    """Show the runs once; return whether all are over."""
     from launcher.api.status import read_statuses
     from launcher.watch.status_table import to_json, write_code, write_histories, write_table
 
-    found = read_statuses(parsed.runs, run_root=parsed.run_root, everywhere=parsed.all, limit=parsed.limit)
+    found = read_statuses(
+        parsed.runs,
+        run_root=parsed.run_root,
+        everywhere=parsed.all,
+        limit=parsed.limit,
+        states=parsed.state or (),
+        since=parsed.since,
+    )
     if parsed.json:
         print_json(to_json(found.runs, found.answer))
     elif found.runs:
@@ -35,5 +77,6 @@ def main(parsed: argparse.Namespace) -> int:
             write_histories(found.runs, sys.stdout)
     else:
         searched = ", ".join(map(str, found.run_roots))
-        info(f"no runs in {searched}; --run-root names another directory")
-    return 0
+        such = "such runs" if parsed.state or parsed.since else "runs"
+        info(f"no {such} in {searched}; --run-root names another directory")
+    return all(each.phase.over for each in found.runs)
