@@ -120,6 +120,7 @@ def _has_files(directory: Path) -> bool:
 
 
 def _recorded(bridge: Path) -> str | None:
+    """Return the commit that Bridge records for the submodule; None where git does not say."""
     try:
         found = LocalShell().run(["git", "-C", str(bridge), "ls-tree", "HEAD", SUBMODULE], check=False, timeout_s=60)
     except CommandError:

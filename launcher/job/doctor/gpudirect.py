@@ -188,6 +188,7 @@ def _none_here(expected: Expected) -> str:
 
 
 def _bytes(path: Path) -> bytes:
+    """Return the content of a file of /proc or /sys; nothing where the kernel has none."""
     try:
         return path.read_bytes()
     except OSError:
