@@ -78,6 +78,11 @@ def test_points_are_runs_whose_job_is_a_task(user: User, slurm_cluster: VirtualC
         (lease,) = run.glob("lease.*.ended")
         assert json.loads(lease.read_text())["job_id"] == submitted["job"]
         assert intent["token"] in lease.name
+    best = user.run("sweep", "best", "runs/many", status=1).stdout
+    assert "points were run once" in best
+    page = user.directory / "runs/many/sweep/page.html"
+    assert str(page) in user.run("sweep", "report", "runs/many").stderr
+    assert "asked to fail" in page.read_text()
     shown = json.loads(user.run("status", "--json", "--limit", "9").stdout)["runs"]
     assert {run["job_proven"] for run in shown} == {True}
     assert {run["job"].partition("_")[1] for run in shown} == {"_"}
