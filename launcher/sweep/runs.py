@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from launcher.sweep.points import SweepPoint
 from launcher.sweep.trials import ENDED, PointRun, TrialState
 from launcher.watch.cancel import cancel_run
 from launcher.watch.status import Phase, RunStatus, status_of
+
+_WRITERS = 8
+"""Run directories that are written at the same time."""
 
 _STATES: Mapping[Phase, TrialState] = {
     Phase.PREPARED: "asked",
@@ -154,6 +158,7 @@ class SlurmRuns:
         missing = [sample for sample in samples if self.run_id(sample) not in taken and not self._started(sample)]
         refused = dict[str, str]()
         groups = dict[tuple[object, ...], _Group]()
+        fresh = list[Plan]()
         room = self._ask_limits().jobs - self._live if missing else 0
         for number, sample in enumerate(missing):
             if room <= 0:
@@ -164,10 +169,11 @@ class SlurmRuns:
                 refused[sample.point.name] = planned
                 continue
             room -= 1
-            self._prepare(planned)
+            fresh.append(planned)
             group = groups.setdefault(shape_of(planned), _Group(planned))
             group.tasks.append(Task(planned.run_dir, planned.token))
             group.points.append(sample.point.name)
+        self._prepare(fresh)
         behind = self._last_live(arrays) if self._max_parallel else None
         for array, points in self._write(list(groups.values()), len(arrays), behind):
             refused |= dict.fromkeys(points, reason) if (reason := self._submit(array)) else {}
@@ -181,16 +187,28 @@ class SlurmRuns:
         except OSError:
             return False
 
-    def _prepare(self, plan: Plan) -> None:
+    def _prepare(self, plans: Sequence[Plan]) -> None:
+        """Write the directories of runs, several at once: most of the time goes by until files are on the disk."""
+        left = list[Plan]()
+        for plan in plans:
+            if str(plan.code_digest) in self._made:
+                left.append(plan)
+            else:
+                self._write_run(plan)
+                self._made[str(plan.code_digest)] = RunDirectory(Path(plan.run_dir))
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            for _ in pool.map(self._write_run, left):
+                pass
+        for plan in plans:
+            if warning := record_image_use(plan, self._host):
+                self._progress.warn(warning)
+
+    def _write_run(self, plan: Plan) -> None:
         """Write the directory of a run. One that an interrupted launcher has made and never submitted is used again."""
         if RunPaths(Path(plan.run_dir)).plan_file.exists():
             rewrite(plan, scripts(plan))
         else:
-            key = str(plan.code_digest)
-            made = create(plan, scripts(plan), like=self._made.get(key))
-            self._made.setdefault(key, made.run)
-        if warning := record_image_use(plan, self._host):
-            self._progress.warn(warning)
+            create(plan, scripts(plan), like=self._made.get(str(plan.code_digest)))
 
     def _write(
         self, groups: Sequence["_Group"], first: int, behind: str | None
