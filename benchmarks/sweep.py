@@ -1,6 +1,8 @@
-"""What sweeps cost: planning 10,000 points, and submitting 1,000 on a virtual Slurm, beside one sbatch for each.
+"""What sweeps cost, and how often they are wrong about the best point.
 
-    python -m benchmarks.sweep [--points 10000] [--submit 1000]
+Planning 10,000 points, and submitting 1,000 on a virtual Slurm, beside one sbatch for each.
+
+    python -m benchmarks.sweep [--points 10000] [--submit 1000] [--claims 200]
 
 Planning runs in a process of its own, whose CPU time and memory are those of the whole command. For the submission a
 virtual cluster is started; its jobs are held, so that only the launcher and the controller work.
@@ -9,17 +11,19 @@ virtual cluster is started; its jobs are held, so that only the launcher and the
 import argparse
 import contextlib
 import os
+import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.backends.running import LAUNCHER
 from tests.support.slurm.virtual_cluster import virtual_cluster
 from tests.sweep.sweeping import log_calls, sweep_user, write_sweep
+from tests.sweep.test_compare import simulated
 
 PLANNED = """\
 [run]
@@ -41,12 +45,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=10_000)
     parser.add_argument("--submit", type=int, default=1_000, help="0: no virtual cluster")
+    parser.add_argument("--claims", type=int, default=200, help="simulated sweeps of each kind; 0: none")
     parsed = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sweep-") as directory:
         seconds, peak_mib = plan(Path(directory), parsed.points)
         print(f"planning {parsed.points} points: {seconds:.1f} s of CPU, {peak_mib:.0f} MiB")
     if parsed.submit:
         submitting(parsed.submit)
+    for kind in KINDS if parsed.claims else ():
+        claims(kind, parsed.claims)
     return 0
 
 
@@ -93,6 +100,32 @@ def submitting(points: int) -> None:
         with timed("5 calls of launcher submit", log):
             for number in range(5):
                 user.run("submit", "small.py", *arguments, f"toy.seed={number}")
+
+
+KINDS: Mapping[str, tuple[float, float, float]] = {
+    "differ by 5 %": (1.05, 0.004, 0.004),
+    "differ by 1 %": (1.01, 0.004, 0.004),
+    "equal": (1.0, 0.004, 0.004),
+    "differ by 1 %, the second varies": (1.01, 0.004, 0.05),
+    "differ by 1 %, the best varies": (1.01, 0.05, 0.004),
+}
+"""The time of the second point, and how much runs of the first and the second differ."""
+
+
+def claims(kind: str, number: int) -> None:
+    """Simulate sweeps of eight points with repeats; print how many claims are wrong."""
+    second, *noise = KINDS[kind]
+    times = {"p0": 1.0, "p1": second, **{f"p{index}": 1.03 + 0.02 * index for index in range(2, 8)}}
+    spreads = {**dict.fromkeys(times, 0.004), "p0": noise[0], "p1": noise[1]}
+    wrong = named = runs = noisy = 0
+    for seed in range(number):
+        found, count = simulated(random.Random(f"{kind} {seed}"), times, spreads)  # noqa: S311 - reproducible
+        is_best = found.verdict == "best"
+        named += is_best
+        wrong += is_best and (found.standings[0].name != "p0" or second == 1.0)
+        noisy += any(each.noisy for each in found.standings)
+        runs += count
+    print(f"{kind}: {wrong} of {number} wrong, {named} named, {runs / number:.1f} runs, {noisy} with a noisy point")
 
 
 @contextlib.contextmanager
