@@ -1,11 +1,14 @@
 """The memory estimate, against measurements, parameter counts of other implementations, and itself."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launcher.job.config import config_summary
+from launcher.job.model import architectures
 from launcher.planning import memory
 from launcher.planning.inputs import FromCheck
 from launcher.planning.memory import GIB, MemoryEstimate, StageMemory, estimate, pipeline
@@ -327,3 +330,29 @@ def test_plan_guesses_nothing_without_a_check() -> None:
 
 def test_stage_memory_is_a_value() -> None:
     assert StageMemory(0, 1, 1, 2, 4, 12, 5, 6, 7).total == 36
+
+
+def published_vocabulary(tokenizer_model: str, **model: Any) -> int | None:
+    config = SimpleNamespace(model=SimpleNamespace(**model), tokenizer=SimpleNamespace(tokenizer_model=tokenizer_model))
+    return config_summary._published_vocabulary(config)
+
+
+def test_every_architecture_that_ships_has_a_vocabulary() -> None:
+    """Recipes of the library name a tokenizer and no size: that of the published model is taken then."""
+    names = [name for path in architectures.files() for name in architectures.hub_names(path)]
+    assert len(names) >= 15
+    assert [name for name in names if not published_vocabulary(name)] == []
+    qwen3 = [name for name in names if "Qwen3-" in name]
+    assert qwen3 and {published_vocabulary(name) for name in qwen3} == {151936}
+    assert published_vocabulary("Qwen/Qwen3-8B", vocab_size=1000) == 1000
+    assert published_vocabulary("someone/elses-model") is None
+
+
+def test_a_run_whose_tokenizer_decides_is_estimated_with_the_published_vocabulary() -> None:
+    published = resolved(1, padded_vocab_size=None)
+    with pytest.raises(NotEstimatedError, match="only when the tokenizer is loaded"):
+        estimate(published, 1)
+    published["config"]["model"]["published_vocab_size"] = 128256
+    found = estimate(published, 1)
+    assert found.worst == of(1).worst
+    assert any("may be a little smaller" in note for note in found.notes)
