@@ -192,8 +192,13 @@ def cases_of(test: ScenarioTest) -> list[Case]:
 
 def case_of_trial(test: ScenarioTest, step: int, point: SweepPoint) -> Case:
     """Return the case of a point that an agent proposes, with what the environment draws for this trial."""
-    drawn = [(draw.key, draw.of_trial(step, test.test.draw_seed)) for draw in draws_of(test)]
-    return case_of_point(test, step, SweepPoint((*point.values, *drawn)))
+    return case_of_point(test, step, with_draws(test, step, point))
+
+
+def with_draws(test: ScenarioTest, step: int, point: SweepPoint) -> SweepPoint:
+    """Return a point with what the environment draws for this trial."""
+    drawn = ((draw.key, draw.of_trial(step, test.test.draw_seed)) for draw in draws_of(test))
+    return SweepPoint((*point.values, *drawn))
 
 
 def case_of_point(test: ScenarioTest, step: int, point: SweepPoint) -> Case:

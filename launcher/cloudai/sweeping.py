@@ -8,7 +8,16 @@ from typing import Any
 
 from launcher._util.shell import LocalShell
 from launcher.api.progress import Progress
-from launcher.cloudai.cases import PlannedCase, RunChoices, axes_of, case_of_point, draws_of, plan_case, strategy_of
+from launcher.cloudai.cases import (
+    PlannedCase,
+    RunChoices,
+    axes_of,
+    case_of_point,
+    draws_of,
+    plan_case,
+    strategy_of,
+    with_draws,
+)
 from launcher.cloudai.constraints import violations
 from launcher.cloudai.environment import in_shell
 from launcher.cloudai.load import LoadedFiles, ScenarioTest
@@ -50,7 +59,7 @@ class TestSweep:
         self._test, self._loaded, self._root, self._options = test, loaded, root, options
         self._source, self._dependencies, self._progress = source, tuple(dependencies), progress
         self._planned: dict[str, PlannedCase] = {}
-        first = self._plan(strategy_of(test).ask(1)[0])
+        first = self._plan(with_draws(test, 1, strategy_of(test).ask(1)[0]))
         self._secrets = first.environment.secrets
         self._name = str(first.request.name)
         self.directory = SweepDirectory(root / "runs" / self._name)

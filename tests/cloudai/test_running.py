@@ -5,6 +5,7 @@ The toy takes seconds: what is shown is the order, the records and the reports.
 
 import csv
 import json
+import random
 import re
 import tomllib
 from pathlib import Path
@@ -261,3 +262,25 @@ def test_real_megatron_trains_a_scenario(user: User, slurm_cluster: VirtualClust
     # What Bridge writes for CloudAI lies where CloudAI looks.
     assert (root / "twice/0/configs/ConfigContainer.yaml").is_file()
     assert list((root / "twice/0/tb_logs").glob("*tfevents*"))
+
+
+def test_an_agent_chooses_by_results_and_the_environment_draws(user: User) -> None:
+    """Bayesian optimization of four trials; micro-batches are drawn, and noted beside the trajectory."""
+    pytest.importorskip("optuna")
+    test = {
+        **TEST,
+        "cmd_args": {**ARGS, "seq_length": [512, 1024, 2048], "mb": [1, 2], "gb": 4},
+        "agent": "bayesian_optimization",
+        "agent_steps": 4,
+        "env_params": {"mb": {"weights": [0.5, 0.5]}},
+    }
+    options = files(user, [{"id": "agent", "test_name": "small"}], test)
+    done = user.run("cloudai", "run", *options, f"--entrypoint={TOY}", "--json", timeout_s=200, status=None)
+    assert done.returncode == 0, done.stderr[-3000:]
+    root = Path(json.loads(done.stdout)["result_dir"])
+    rows = list(csv.DictReader((root / "agent/0/trajectory.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert all(row["action"].startswith("{'seq_length': ") for row in rows)
+    drawn = list(csv.DictReader((root / "agent/0/metadata.csv").read_text().splitlines()))
+    wanted = [random.Random(f"0:mb:{trial}").choices([1, 2], weights=[0.5, 0.5])[0] for trial in range(1, 5)]  # noqa: S311
+    assert [int(row["env_params.mb"]) for row in drawn] == wanted
