@@ -65,6 +65,8 @@ def _request(case: dict[str, Any], profile: str) -> Request:
             "assignments": [*case["assignments"], "checkpoint.save=null"],
             "cluster": profile,
             "runtime": "none",
+            # The nodes' own: what this machine's interpreter has is not what the ranks have.
+            "python": "/opt/python/bin/python3",
             "name": "same",
             "nodes": case["gpus"] // per_node,
             "gpus_per_node": per_node,

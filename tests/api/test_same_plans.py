@@ -183,7 +183,7 @@ def test_a_users_mixture_of_experts_is_not_queued_by_a_guess(without_stack: Path
         (tmp_path / "bin" / name).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / "bin" / name).chmod(0o755)
     environ = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    asked = ("moe.py", "--cluster", "dgx-gb200-nvl72", "--nodes", "4", "--runtime", "none")
+    asked = ("moe.py", "--cluster", "dgx-gb200-nvl72", "--nodes", "36", "--runtime", "none")
 
     def answer(*command: str) -> "subprocess.CompletedProcess[str]":
         argv = [str(without_stack), "-m", "launcher", *command, *asked]
