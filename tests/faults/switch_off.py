@@ -168,10 +168,10 @@ SWITCHES: dict[str, Switch] = {
         ("    if start.attempt == newest.name:", "    if False:"),
     ),
     "requeue by an administrator": Switch(
-        "a requeued job finds its own lease",
+        "a requeued job begins the next attempt",
         SBATCH,
-        '        [[ $owner_job == "$this_job" ]] # this job before it was requeued',
-        '        false # [[ $owner_job == "$this_job" ]] this job before it was requeued',
+        "    [[ -e $run_dir/attempts/$LAUNCHER_ATTEMPT ]] || break",
+        "    break",
         "test_one_owner.py::test_a_requeued_job_keeps_its_run_and_a_dead_owners_lease_is_taken",
     ),
     "four resumes at once": Switch(
