@@ -18,6 +18,7 @@ from tests.support.slurm.config import ClusterOptions
 from tests.support.slurm.virtual_cluster import VirtualCluster, missing_programs, virtual_cluster
 
 CLUSTER = pytest.StashKey[VirtualCluster]()
+SHAPED = pytest.StashKey[VirtualCluster]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -89,6 +90,10 @@ def _leave_no_jobs(request: pytest.FixtureRequest) -> Iterator[None]:
     cluster = request.config.stash.get(CLUSTER, None)
     if cluster is not None and "slurm_cluster" in request.fixturenames:
         cluster.cancel_all()
+    shaped = request.config.stash.get(SHAPED, None)
+    if shaped is not None and "shaped_cluster" in request.fixturenames:
+        shaped.cancel_all()
+        shaped.wait_idle()  # these tests name the nodes that they expect: the first ones
 
 
 @pytest.fixture
@@ -110,7 +115,9 @@ def shaped_cluster(request: pytest.FixtureRequest) -> Iterator[VirtualCluster]:
     if (reason := missing_programs(accounting=request.module.SHAPE.accounting)) is not None:
         pytest.skip(reason)
     with virtual_cluster(request.module.SHAPE) as cluster:
+        request.config.stash[SHAPED] = cluster
         yield cluster
+        del request.config.stash[SHAPED]
 
 
 @pytest.fixture(scope="session")
