@@ -217,3 +217,21 @@ def test_two_hundred_points_with_kills_a_failure_a_preemption_and_a_held_one(
         (run,) = trial["runs"]
         assert begun[Path(run).name] == len(list(Path(run).glob("attempts/[0-9]*/ranks/0000.seen.json"))), run
     assert Counter(begun.values())[1] >= 190
+
+
+@pytest.mark.soak
+def test_an_agent_chooses_and_stops_points(user: User) -> None:
+    (user.directory / "agent.toml").write_text(
+        'strategy = "agent"\ntrials = 8\nmax_parallel = 3\nwarmup_steps = 1\n'
+        '[agent]\nsampler = "random"\npruner = "median"\nmin_steps = 2\n'
+        '[run]\nrecipe = "small.py"\nnodes = 1\ngpus_per_node = 1\nentrypoint = "count.py"\ncheck_config = false\n'
+        'assignments = ["toy.iters=12"]\n[axes.overrides]\n"toy.seconds" = {low = 0.02, high = 1.5}\n'
+    )
+    found = json.loads(user.run("sweep", "agent.toml", "--follow", "--json", timeout_s=280).stdout)
+    assert set(found["counts"]) == {"finished", "pruned"}
+    stopped = [trial for trial in found["trials"] if trial["state"] == "pruned"]
+    slowest = max(found["trials"], key=lambda trial: float(trial["values"]["toy.seconds"]))
+    assert slowest["number"] <= 3 or slowest in stopped, "the first three are what others are compared with"
+    for trial in stopped:
+        (run,) = trial["runs"]
+        assert len((Path(run) / "attempts/000/metrics.jsonl").read_text().splitlines()) < 12
