@@ -101,6 +101,41 @@ def test_the_fields_pairs_agree_in_their_own_sizes(
     assert found["verdict"]["compared"] == [1, 10]
 
 
+DATA = """
+import sys, torch
+from launcher.job import cpu
+cpu.enable()
+from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+for number, name in enumerate(sys.argv[1:]):
+    torch.manual_seed(number)
+    builder = IndexedDatasetBuilder(name + ".bin", dtype=DType.optimal_dtype(1000))
+    for _ in range(3000):
+        tokens = torch.randint(0, 900, (int(torch.randint(20, 200, (1,))),))
+        builder.add_document(tokens, [tokens.numel()])
+    builder.finalize(name + ".idx")
+"""
+
+
+def test_real_data_comes_in_the_same_batches_on_both_sides(tmp_path: Path) -> None:
+    """A blend of two files, without --split: Megatron-LM takes 969,30,1, and Bridge's recipe another one."""
+    names = [str(tmp_path / name) for name in ("a_text_document", "b_text_document")]
+    subprocess.run([warm_python(), "-c", DATA, *names], check=True, timeout=seconds(100))
+    words = [word for word in TINY if word != "--mock-data"]
+    words[words.index("--train-iters") + 1] = "20"
+    words[words.index("--eval-iters") + 1] = "1"
+    words += ["--data-path", "0.7", names[0], "0.3", names[1], "--data-cache-path", str(tmp_path / "cache")]
+    status, found = correlate(tmp_path, "mlm:gpt", BRIDGE, "--probe", words=words)
+    assert (status, found["verdict"]["state"]) == (0, "agree"), found["verdict"]
+    hashes = []
+    for side in ("left", "right"):
+        probe = Path(found[side]["run_dir"]) / "attempts" / "000" / "probe" / "0000.jsonl"
+        lines = map(json.loads, probe.read_text().splitlines())
+        hashes.append([line["value"] for line in lines if line["stage"] == "data" and "tokens" in line["name"]])
+    assert len(hashes[0]) == 20 * 4
+    assert len(set(hashes[0])) > 40, "batches differ from each other"
+    assert hashes[0] == hashes[1]
+
+
 # ---- planted differences: each run of the same recipe, with one thing changed inside
 
 PLANTED = {
