@@ -55,6 +55,7 @@ class RunOptions(TypedDict, total=False):
     resume: str | Path | None
     allow_changes: Sequence[str] | None
     attempts: int | None
+    spares: int | None
     allow_checkpoint_load: bool | None
     keep_going: bool | None
     verify: Literal["full", "budget", "sizes"] | None

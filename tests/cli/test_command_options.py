@@ -147,6 +147,7 @@ CASES: Mapping[tuple[str, ...], Mapping[str, Case]] = {
         "nodes": Two(("--nodes", "1"), ("--nodes", "2")),
         "gpus_per_node": Two(("--gpus-per-node", "1"), ("--gpus-per-node", "2")),
         "env": Two(("--env", "A=1"), ("--env", "A=2")),
+        "expand_env": Two(("--env", "A=/a:$PATH"), ("--env", "A=/a:$PATH", "--expand-env", "A")),
         "python": Two(("--python", "./bin/python"), ("--python", "./bin/other-python")),
         "ship": "tests/discovery/test_shipped_code.py: the file lies beside the recipe, which may read it",
         "init": Two(("--init", "random"), ()),
