@@ -102,7 +102,7 @@ def failure_recorded(root: Path) -> Iterator[None]:
     except Exception as error:
         if root.is_dir():
             text = error.message if isinstance(error, LauncherError) else "".join(traceback.format_exception(error))
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the error itself is raised in any case
                 files.write_text(root / "dse_failure.txt", f"{type(error).__name__}: {text}\n")
         raise
 
