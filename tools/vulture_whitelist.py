@@ -113,6 +113,8 @@ _.inside_template
 
 # Keys of records that sbatch.sh writes for people.
 _.left_s
+_.node_check_log
+_.node_check_program
 _.nsys_program
 _.watchdog_program
 _.removal_template

@@ -82,6 +82,11 @@ class AttemptPaths:
         return self.logs / "srun.log"
 
     @property
+    def node_check_log(self) -> Path:
+        """What srun said of the check of the nodes of a job with spare ones."""
+        return self.logs / "node_check.log"
+
+    @property
     def verdict_log(self) -> Path:
         """What srun said of the steps after the training: the verdict and the clean-up."""
         return self.logs / "verdict.log"
@@ -285,6 +290,11 @@ class RunPaths:
     def watchdog_program(self) -> Path:
         """The program that watches the ranks of a node for hangs."""
         return self.code / "launcher/job/watch/watchdog.py"
+
+    @property
+    def node_check_program(self) -> Path:
+        """The program that checks the nodes of a job with spare ones."""
+        return self.code / "launcher/job/doctor/node_check.py"
 
     @property
     def nsys_program(self) -> Path:

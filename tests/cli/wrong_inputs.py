@@ -639,11 +639,12 @@ def _options(words: tuple[str, ...], parser: argparse.ArgumentParser) -> Iterato
         if action.nargs == 0:
             yield Row((*given, f"{option}=yes"), "ignored explicit argument")
             continue
-        yield Row((*given, option), f"{option}: expected one argument")
+        # An option whose argument may be left out is right without one.
+        yield from [Row((*given, option), f"{option}: expected one argument")] * (action.nargs != "?")
         if action.choices is not None:
             yield Row((*given, option, "zero"), "invalid choice")
         elif action.type is not None and action.dest != "output":
-            fractions = option in ("--hang-limit", "--rendezvous-timeout", "--tolerance", "--dropout")
+            fractions = option in ("--hang-limit", "--rendezvous-timeout", "--tolerance", "--dropout", "--watch")
             numbers = [value for value in _NUMBERS[:3] if not fractions or value != "1.5"]
             yield from (Row((*given, f"{option}={value}"), option) for value in numbers)
             if words in (("run",), ("status",), ("doctor",)):

@@ -69,7 +69,7 @@ def test_the_literal_paths_of_templates_are_the_contracts(template: Path) -> Non
 
 
 def test_programs_of_the_code_exist() -> None:
-    for path in (RUN.result_program, RUN.nsys_program, RUN.entrypoint):
+    for path in (RUN.result_program, RUN.nsys_program, RUN.node_check_program, RUN.entrypoint):
         assert path.relative_to(RUN.code).is_file(), path
 
 
