@@ -96,6 +96,7 @@ def test_runs_by_state_and_time(
     ("options", "words"),
     [
         (("--state", "runing"), "'runing' is not a state"),
+        (("--state", "running,"), "'' is not a state"),
         (("--since", "yesterday"), "'yesterday' is not a time"),
         (("--watch", "--json"), "--watch shows a table"),
         (("--watch", "0"), "not a number of seconds"),

@@ -31,7 +31,7 @@ def _phases(text: str) -> tuple[str, ...]:
     from launcher.watch.status import Phase
 
     words, known = tuple(text.lower().split(",")), [phase.value for phase in Phase]
-    if wrong := next((word for word in words if word not in known), None):
+    if (wrong := next((word for word in words if word not in known), None)) is not None:
         raise argparse.ArgumentTypeError(f"{wrong!r} is not a state; there are {', '.join(known)}")
     return words
 
