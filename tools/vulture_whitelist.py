@@ -76,7 +76,7 @@ _.tensor_model_parallel_size
 _.tp_comm_overlap
 _.use_distributed_optimizer
 
-# Fields of models.
+# Fields and validators of pydantic models.
 _.extends
 _.resume
 
@@ -164,8 +164,9 @@ _.communication_us
 _.model_parameters
 _.total_us
 
-# Python calls these by itself.
+# Python and pydantic call these by themselves.
 _.__dir__
+_._minutes
 
 # Validators of the schemas of CloudAI's files, called by pydantic.
 _._at_least_one

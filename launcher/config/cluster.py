@@ -2,18 +2,19 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from launcher.config.model import Model, above, at_least, at_most, empty_table, finite, matches, not_empty
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
 from launcher.config.texts import plain, slurm_time
 from launcher.contract.fabrics import FABRICS
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 from launcher.runtimes import RUNTIMES
 
-Word = Annotated[str, plain]
-Text = Annotated[str, not_empty, plain]
-TimeLimit = Annotated[Text, slurm_time]
-Flag = bool
-Count = Annotated[int, above(0)]
-Positive = Annotated[float, above(0), finite]
+Word = Annotated[str, AfterValidator(plain)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(plain)]
+TimeLimit = Annotated[Text, AfterValidator(slurm_time)]
+Flag = Annotated[bool, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, gt=0)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 AUTOMATIC = "auto"
 """The runtime of a profile that leaves it open."""
 
@@ -25,7 +26,7 @@ else:
     Fabric = Literal[tuple(FABRICS)]
     Runtime = Literal[tuple(RUNTIMES)]
     ProfileRuntime = Literal[(*RUNTIMES, AUTOMATIC)]
-EnvironmentName = Annotated[str, matches("[A-Za-z_][A-Za-z0-9_]*")]
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 def _no_rank_variables_and_no_secrets[T: (dict[str, str], tuple[str, ...])](values: T) -> T:
@@ -37,12 +38,14 @@ def _no_rank_variables_and_no_secrets[T: (dict[str, str], tuple[str, ...])](valu
     return values
 
 
-Environment = Annotated[dict[EnvironmentName, Word], _no_rank_variables_and_no_secrets]
-Names = Annotated[tuple[EnvironmentName, ...], _no_rank_variables_and_no_secrets]
+Environment = Annotated[dict[EnvironmentName, Word], AfterValidator(_no_rank_variables_and_no_secrets)]
+Names = Annotated[tuple[EnvironmentName, ...], AfterValidator(_no_rank_variables_and_no_secrets)]
 
 
-class ExpectedPerformance(Model):
+class ExpectedPerformance(BaseModel):
     """Performance of a healthy node; None where it has not been measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     matmul_tflops: Positive | None = None
     """Dense bf16 matrix product of 8192 x 8192 x 8192 on one GPU, TFLOP/s."""
@@ -54,13 +57,15 @@ class ExpectedPerformance(Model):
     """Bus bandwidth of a large all-reduce across nodes, GB/s."""
 
 
-class Retry(Model):
+class Retry(BaseModel):
     """How a run that keeps going is continued, and when it gives up."""
 
-    without_progress: Annotated[Count, at_most(100)] = 3
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    without_progress: Annotated[Count, Field(le=100)] = 3
     """Number of attempts in a row without a newer checkpoint after which the run ends; preempted ones do not count."""
 
-    backoff_s: Annotated[float, at_least(0), at_most(3600)] = 30
+    backoff_s: Annotated[float, Field(strict=True, ge=0, le=3600)] = 30
     """Seconds before the next attempt after one without progress; doubled for each further one, up to 10 minutes."""
 
     strikes: Count = 2
@@ -69,7 +74,7 @@ class Retry(Model):
     strike_hours: Positive = 24
     """Number of hours for which a strike counts."""
 
-    excluded_percent: Annotated[float, at_least(0), at_most(100)] = 10
+    excluded_percent: Annotated[float, Field(strict=True, ge=0, le=100)] = 10
     """The most nodes that are excluded, in percent of the run's nodes; one node always may be."""
 
 
@@ -80,24 +85,26 @@ def _port_range(text: str) -> str:
     return text
 
 
-class Rendezvous(Model):
+class Rendezvous(BaseModel):
     """Where the ranks of a run meet: at most one of `suffix`, `interface` and `command` is set.
 
     By default the address is Slurm's own one of the first node (NodeAddr): at some sites that of a network for
     administration.
     """
 
-    suffix: Annotated[str, matches("[A-Za-z0-9.-]+")] | None = None
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")] | None = None
     """What the name of the first node is followed by in another network: `-ib`, `.hsn.example.org`."""
 
-    interface: Annotated[str, matches("[A-Za-z0-9_.:-]+")] | None = None
+    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")] | None = None
     """The network interface of the first node whose address is taken, such as `ib0` or `hsn0`; torch's gloo and NCCL's
     sockets use it on all nodes, too (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)."""
 
     command: Text | None = None
     """A command of bash that runs on the first node and prints the address or name."""
 
-    ports: Annotated[str, matches("[0-9]{1,5}-[0-9]{1,5}"), _port_range] = "20000-28999"
+    ports: Annotated[str, Field(pattern=r"^[0-9]{1,5}-[0-9]{1,5}$"), AfterValidator(_port_range)] = "20000-28999"
     """First and last port of which a run takes one by the number of its job: reachable from all nodes, and outside
     the range from which the nodes' kernels take ports by themselves (net.ipv4.ip_local_port_range)."""
 
@@ -115,8 +122,10 @@ def _one_address(stated: Rendezvous) -> Rendezvous:
     return stated
 
 
-class Cluster(Model):
+class Cluster(BaseModel):
     """A cluster profile. Where a site states no value, Slurm's own default applies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     """The profile's name: the file name without `.toml`."""
@@ -156,7 +165,7 @@ class Cluster(Model):
     segment_max: Count | None = None
     """The most nodes that a job's `--segment` asks for. Default: `nvlink_domain_nodes`."""
 
-    rendezvous: Annotated[Rendezvous, _one_address] = Rendezvous()
+    rendezvous: Annotated[Rendezvous, AfterValidator(_one_address)] = Field(default_factory=Rendezvous)
     """Where the ranks of a run meet: address and ports."""
 
     numa_binding: Flag = True
@@ -165,29 +174,29 @@ class Cluster(Model):
     gpu: Text | None = None
     """The GPU model in NVIDIA's short form: A100, H100, H200, B200, B300, GB200, GB300."""
 
-    hang_limit_s: Annotated[float, at_least(1)] = 300
+    hang_limit_s: Annotated[float, Field(ge=1)] = 300
     """Seconds without a step after which an attempt is ended as a hang, or 30 times the slowest of the last 100 steps
     where that is longer."""
 
-    start_limit_s: Annotated[float, at_least(1)] = 1800
+    start_limit_s: Annotated[float, Field(ge=1)] = 1800
     """Seconds that each part of the start may take: starting the program, and making the model and its data."""
 
-    first_step_limit_s: Annotated[float, at_least(1)] = 1800
+    first_step_limit_s: Annotated[float, Field(ge=1)] = 1800
     """Seconds that the first step may take, which compiles and allocates."""
 
-    evaluation_limit_s: Annotated[float, at_least(1)] = 1800
+    evaluation_limit_s: Annotated[float, Field(ge=1)] = 1800
     """Seconds that an evaluation may take."""
 
-    save_limit_s: Annotated[float, at_least(1)] = 1800
+    save_limit_s: Annotated[float, Field(ge=1)] = 1800
     """Seconds that saving a checkpoint may take, and the end of a rank."""
 
-    expect: ExpectedPerformance = ExpectedPerformance()
+    expect: ExpectedPerformance = Field(default_factory=ExpectedPerformance)
     """Performance of a healthy node, which `launcher doctor` compares with."""
 
     device: Literal["auto", "gpu", "cpu"] = "gpu"
     """What ranks compute on. `gpu` ends a run that finds no GPU, `cpu` selects the gloo backend, `auto` detects."""
 
-    gpus_per_node: Annotated[Count, at_most(1024)] | None = None
+    gpus_per_node: Annotated[Count, Field(le=1024)] | None = None
     """Number of GPUs on a node; one rank is started for each."""
 
     cpus_per_task: Count | None = None
@@ -257,10 +266,10 @@ class Cluster(Model):
     keep_going: Flag = False
     """Whether batch runs are continued by themselves until they have finished, as with --keep-going."""
 
-    retry: Retry = Retry()
+    retry: Retry = Field(default_factory=Retry)
     """How such a run is continued, and when it gives up."""
 
-    directives: dict[Word, bool | int | Word] = empty_table()
+    directives: dict[Word, bool | int | Word] = Field(default_factory=dict)
     """sbatch options by their long names: a value sets the option, true adds a flag, false removes a generated one."""
 
     srun_args: tuple[Word, ...] = ()
@@ -269,20 +278,20 @@ class Cluster(Model):
     mounts: tuple[Word, ...] = ()
     """`SRC[:DST[:ro]]` for every container; without effect where the runtime is `none`."""
 
-    env: Environment = empty_table()
+    env: Environment = Field(default_factory=dict)
     """Variables of each rank, set inside the container."""
 
     env_unset: Names = ()
     """Names of variables that are removed from what the image sets."""
 
-    env_prepend: Environment = empty_table()
+    env_prepend: Environment = Field(default_factory=dict)
     """Directories that are put in front of a list which the image sets: `LD_LIBRARY_PATH = "/usr/local/gib/lib64"`."""
 
     env_source: tuple[Text, ...] = ()
     """Files of bash in the container that each rank's shell reads first: /usr/local/gib/scripts/set_nccl_env.sh. A file
     that is missing ends the run. What they set yields to every other variable. Without effect on the bare machine."""
 
-    host_env: Environment = empty_table()
+    host_env: Environment = Field(default_factory=dict)
     """Variables outside the container, for enroot's hooks: NVIDIA_VISIBLE_DEVICES, MELLANOX_VISIBLE_DEVICES, ..."""
 
     inherit: tuple[EnvironmentName, ...] = ()

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from launcher._util.errors import ConfigError
 from launcher._util.resources import resource
 from launcher.config.load import config_home, parse, read_toml
-from launcher.config.model import Model, empty_table, not_empty
 
 
-class ImageSpec(Model):
+class ImageSpec(BaseModel):
     """An image that can be built, from `configs/images/NAME.toml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     description: str = ""
     """One line for `launcher image build --help` and errors."""
@@ -25,10 +27,10 @@ class ImageSpec(Model):
     target: str | None = None
     """The stage to build; None means the last one."""
 
-    name: Annotated[str, not_empty]
+    name: str = Field(min_length=1)
     """NAME[:TAG]: the image's name in the store, as in `--image NAME`."""
 
-    build_args: dict[str, str] = empty_table()
+    build_args: dict[str, str] = Field(default_factory=dict)
     """Values for the ARGs of the Dockerfile."""
 
     directory: Path = Path()
@@ -37,7 +39,7 @@ class ImageSpec(Model):
 
 def image_specs(environ: Mapping[str, str]) -> dict[str, Path]:
     """Return the file of each image description by name; the user's own (~/.config/launcher/images) take precedence."""
-    found: dict[str, Path] = empty_table()
+    found: dict[str, Path] = {}
     for directory in (config_home(environ) / "images", resource("configs/images")):
         for path in sorted(directory.glob("*.toml")):
             found.setdefault(path.stem, path)

@@ -11,11 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from launcher._util.errors import ConfigError
 from launcher._util.resources import resource
 from launcher._util.user_paths import user_path
 from launcher.config.cluster import Cluster
-from launcher.config.model import Model, ModelError
 from launcher.config.request import Request, assignment_key
 from launcher.contract import files
 from launcher.contract.values import nearest
@@ -202,20 +203,20 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 Key = Sequence[str]
-"""The parts of a key: a field, then keys or indices below it."""
+"""The parts of a key, as pydantic locates a problem: a field, then keys or indices below it."""
 
 
-def parse[Parsed: Model](
-    model: type[Parsed], values: Mapping[str, Any], *, where: str | None, label: Callable[[Key], str] = ".".join
-) -> Parsed:
+def parse[Model: BaseModel](
+    model: type[Model], values: Mapping[str, Any], *, where: str | None, label: Callable[[Key], str] = ".".join
+) -> Model:
     """Validate `values`. `label` turns a key into what the user wrote: an option, a variable; by default the key.
 
     Raises ConfigError that names each wrong key, and for unknown ones the nearest.
     """
     try:
-        return model.model_validate(values)
-    except ModelError as error:
-        raise _config_error(error, where, label) from None
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise _config_error(model, error, where, label) from None
 
 
 _OF_OTHER_FABRICS = (
@@ -224,16 +225,20 @@ _OF_OTHER_FABRICS = (
 )
 
 
-def _config_error(error: ModelError, where: str | None, label: Callable[[Key], str]) -> ConfigError:
+def _config_error(
+    model: type[BaseModel], error: ValidationError, where: str | None, label: Callable[[Key], str]
+) -> ConfigError:
     sentences, known = list[str](), dict[str, None]()
-    for problem in error.problems:
-        text = problem.text
-        if problem.known:
-            text = _unknown(problem.key[-1], problem.known)
-            known |= dict.fromkeys(sorted(problem.known))
-        sentences.append(f"{label(problem.key)}: {text}")
+    for problem in error.errors(include_url=False):
+        key = [str(part) for part in problem["loc"] if part not in ("bool", "int", "str", "key", "[key]")]
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            fields = _fields(model, key[:-1])
+            text = _unknown(key[-1], fields)
+            known |= dict.fromkeys(sorted(fields))
+        sentences.append(f"{label(key)}: {text}")
     hint = f"Known keys: {', '.join(known)}." if known else None
-    if any(problem.key == ("fabric",) for problem in error.problems):
+    if any(problem["loc"] == ("fabric",) for problem in error.errors(include_url=False)):
         hint = _OF_OTHER_FABRICS
     sentences = list(dict.fromkeys(sentences))
     if len(sentences) > _SHOWN:
@@ -244,6 +249,15 @@ def _config_error(error: ModelError, where: str | None, label: Callable[[Key], s
 def _unknown(key: str, known: Iterable[str]) -> str:
     near = nearest(key, known, count=1)
     return f"unknown key; did you mean {near[0]}?" if near else "unknown key"
+
+
+def _fields(model: type[BaseModel], parents: Key) -> tuple[str, ...]:
+    """Return the names of the fields below `parents`."""
+    for parent in parents:
+        inner = model.model_fields[parent].annotation if parent in model.model_fields else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return tuple(model.model_fields)
 
 
 def _read_defaults(path: Path) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 import re
 from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
 from launcher.config.cluster import Count, Flag, Runtime, Text, TimeLimit, Word
-from launcher.config.model import Before, Model, at_least, at_most, empty_table
 from launcher.config.texts import without_secret
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 
@@ -14,38 +15,15 @@ def assignment_key(text: str) -> str:
     return text.partition("=")[0].lstrip("+~")
 
 
-def _plain_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise ValueError("a run's name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit")
-    return name
-
-
-def _minutes(value: object) -> object:
-    return str(value) if type(value) is int and abs(value) < 10**9 else value
-
-
-def _environment(entries: tuple[str, ...]) -> tuple[str, ...]:
-    for entry in entries:
-        name, given, _ = entry.partition("=")
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError(f"{name!r} is not a name of an environment variable")
-        if name in RANK_VARIABLES or name.startswith(("SLURM_", "LAUNCHER_")):
-            raise ValueError(f"{name} is set for each rank and cannot be given")
-        if given and is_secret(name):
-            raise ValueError(
-                f"{name} looks like a secret: its value would be written into a script. "
-                f"Set it in your shell and pass it on by name: --env {name}"
-            )
-    return entries
-
-
-class Request(Model):
+class Request(BaseModel):
     """One run, as asked for. None means not stated: a weaker layer or a default decides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Text | None = None
     """`path.py[:function]`, `bridge:NAME`, or `mlm:gpt` and `mlm:SCRIPT.py` for Megatron-LM."""
 
-    assignments: tuple[Annotated[Word, without_secret], ...] = ()
+    assignments: tuple[Annotated[Word, AfterValidator(without_secret)], ...] = ()
     """`KEY=VALUE` in the user's order: arguments of `configure` and Hydra overrides."""
 
     mlm_source: Text | None = None
@@ -58,11 +36,11 @@ class Request(Model):
     """The Megatron-Core that the run imports in place of the image's: `DIR`, `DIR@COMMIT`, `COMMIT`, `main`, `dev`."""
 
     cluster: Text | None = None
-    nodes: Annotated[Count, at_most(100_000)] | None = None
-    gpus_per_node: Annotated[Count, at_most(1024)] | None = None
+    nodes: Annotated[Count, Field(le=100_000)] | None = None
+    gpus_per_node: Annotated[Count, Field(le=1024)] | None = None
     """Ranks on each node, one per GPU."""
 
-    time: Annotated[TimeLimit | None, Before(_minutes)] = None
+    time: TimeLimit | None = None
     """The time limit in Slurm's notation: `30` (minutes), `2:00:00`, `1-12:00:00`."""
 
     partition: Text | None = None
@@ -82,7 +60,7 @@ class Request(Model):
     default_mounts: tuple[Text, ...] = ()
     """What srun.sh passes on: used where the runtime is a container and nothing else names an image or a mount."""
 
-    env: Annotated[tuple[Text, ...], _environment] = ()
+    env: tuple[Text, ...] = ()
     """`NAME=VALUE`, or `NAME` to pass the submitting shell's value on."""
 
     expand_env: tuple[Text, ...] = ()
@@ -91,7 +69,7 @@ class Request(Model):
     python: Text | None = None
     """The interpreter that runs the entrypoint, in place of the profile's."""
 
-    name: Annotated[str, _plain_name] | None = None
+    name: str | None = None
     run_root: Text | None = None
     shared: Flag = False
     """Whether the run directory can be read by others; else it is the user's alone (umask 077)."""
@@ -100,10 +78,10 @@ class Request(Model):
     allow_changes: tuple[Text, ...] = ()
     """Keys that a resumed run may change although another training goes on then."""
 
-    attempts: Annotated[Count, at_most(100)] | None = None
+    attempts: Annotated[Count, Field(le=100)] | None = None
     """How many jobs are queued for a batch run, each behind the one before."""
 
-    spares: Annotated[Count, at_most(1000)] | None = None
+    spares: Annotated[Count, Field(le=1000)] | None = None
     """Nodes that a batch job holds beyond those that train, where they are free; a check at its start chooses."""
 
     allow_checkpoint_load: Flag = False
@@ -115,7 +93,7 @@ class Request(Model):
     verify: Literal["full", "budget", "sizes"] = "budget"
     """What is verified of a checkpoint before it is loaded: all sums, those that 120 s allow, or the sizes alone."""
 
-    hang_limit_s: Annotated[float, at_least(1)] | None = None
+    hang_limit_s: Annotated[float, Field(ge=1)] | None = None
     """Seconds without a step after which an attempt is ended as a hang, in place of the profile's."""
 
     init: Literal["pretrained", "random"] | None = None
@@ -151,7 +129,7 @@ class Request(Model):
     scale_batch: Flag = False
     """Whether the global batch grows with the number of GPUs from the one that the recipe was written for."""
 
-    sbatch: dict[Word, bool | int | Word] = empty_table()
+    sbatch: dict[Word, bool | int | Word] = Field(default_factory=dict)
     """sbatch's options: a value sets one, true adds a flag, false removes what would be rendered."""
 
     srun_args: tuple[Text, ...] = ()
@@ -159,3 +137,31 @@ class Request(Model):
     def stated(self) -> dict[str, Any]:
         """Return the values that were stated, by name; what a default decides is left out."""
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise ValueError("a run's name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit")
+        return name
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _minutes(cls, value: object) -> object:
+        return str(value) if type(value) is int and abs(value) < 10**9 else value
+
+    @field_validator("env")
+    @classmethod
+    def _environment(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            name, given, _ = entry.partition("=")
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} is not a name of an environment variable")
+            if name in RANK_VARIABLES or name.startswith(("SLURM_", "LAUNCHER_")):
+                raise ValueError(f"{name} is set for each rank and cannot be given")
+            if given and is_secret(name):
+                raise ValueError(
+                    f"{name} looks like a secret: its value would be written into a script. "
+                    f"Set it in your shell and pass it on by name: --env {name}"
+                )
+        return entries

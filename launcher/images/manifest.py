@@ -4,19 +4,23 @@
 `contents.describe` finds the same by looking inside.
 """
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from launcher._util.errors import DiskError, ImageError
-from launcher.config.model import Model, ModelError, at_least, empty_table, matches
-from launcher.contract.files import open_regular, parse_json, write_text
+from launcher.contract.files import open_regular, write_text
 
 _READ_LIMIT = 16 << 20  # bytes of a manifest; a larger file is something else
 
 
-class ImageSource(Model):
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageSource(_Frozen):
     """The origin of an image."""
 
     kind: Literal["dockerfile", "registry", "daemon", "directory", "tarball", "squashfs"]
@@ -30,14 +34,14 @@ class ImageSource(Model):
     target: str | None = None
     """The stage of the Dockerfile that was built; None for its last."""
 
-    build_args: dict[str, str | None] = empty_table()
+    build_args: dict[str, str | None] = Field(default_factory=dict)
     """Build arguments; None in place of the value of a secret-like name."""
 
     platform: str | None = None
     """As engines write it: `linux/arm64`."""
 
 
-class NetworkPlugin(Model):
+class NetworkPlugin(_Frozen):
     """A plugin of NCCL in the image."""
 
     path: str
@@ -49,10 +53,10 @@ class NetworkPlugin(Model):
     """For `net`: the values of NCCL_NET found in the binary, in order; empty where none was found."""
 
 
-class Contents(Model):
+class Contents(_Frozen):
     """Contents of an image, as far as its files show without running anything."""
 
-    packages: dict[str, str] = empty_table()
+    packages: dict[str, str] = Field(default_factory=dict)
     """Version by name: torch, megatron-core, transformer-engine, nccl, cuda, libfabric, aws-ofi-nccl, ...
 
     `unknown` for software that does not state its version.
@@ -66,18 +70,18 @@ class Contents(Model):
     moe_backends: tuple[str, ...] = ()
     """Those of `deepep`, `hybridep`, `nccl-gin`, `nvshmem`, `uccl` that were found or that the image declares."""
 
-    verified: dict[str, str] = empty_table()
+    verified: dict[str, str] = Field(default_factory=dict)
     """Versions seen by importing, which the last stage of the image's build wrote to /etc/launcher/versions.json."""
 
 
-class Manifest(Model):
+class Manifest(_Frozen):
     """All facts about one image file."""
 
     version: Literal[1] = 1
-    digest: Annotated[str, matches("sha256:[0-9a-f]{64}")] | None = None
+    digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
     """Of the file's bytes; None where it was not computed."""
 
-    size_bytes: Annotated[int, at_least(0)]
+    size_bytes: int = Field(ge=0)
     architecture: str | None = None
     """As `uname -m` prints it: `x86_64`, `aarch64`; None where no program of the image shows it."""
 
@@ -87,16 +91,16 @@ class Manifest(Model):
     source: ImageSource | None = None
     """None for a file that the launcher did not make."""
 
-    tools: dict[str, str] = empty_table()
+    tools: dict[str, str] = Field(default_factory=dict)
     """The programs that made the image: version by name."""
 
     compression: str | None = None
     """Compressor and level: `zstd:3`; the level is not always known."""
 
-    environment: dict[str, str | None] = empty_table()
+    environment: dict[str, str | None] = Field(default_factory=dict)
     """/etc/environment; None in place of the value of a secret-like name."""
 
-    contents: Contents = Contents()
+    contents: Contents = Field(default_factory=Contents)
 
 
 def manifest_path(image: Path) -> Path:
@@ -120,41 +124,24 @@ def read_manifest(image: Path) -> Manifest | None:
     if len(text) > _READ_LIMIT:
         raise ImageError("the file is too large for a manifest of an image", where=str(path), hint=_REMEDY)
     try:
-        return Manifest.model_validate(_object(text))
-    except ValueError as error:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
         raise ImageError(f"broken manifest: {_first_problem(error)}", where=str(path), hint=_REMEDY) from None
 
 
 _REMEDY = "Remove it (the image is inspected then), or make the image again: `launcher image import` or `build`."
 
 
-def _object(text: bytes) -> dict[str, Any]:
-    """Return the object of a JSON text. Raises ValueError."""
-    try:
-        value = parse_json(text.decode())
-    except ValueError as error:
-        raise ValueError(f"it is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError("it is not an object")
-    return value
-
-
-def _first_problem(error: ValueError) -> str:
-    """Return the first of the problems, and the number of the others."""
-    if not isinstance(error, ModelError):
-        return str(error)
-    first, *others = error.problems
-    return f"{'.'.join(first.key)}: {first.text}{f' (and {len(others)} more)' if others else ''}"
-
-
-def manifest_text(manifest: Manifest) -> str:
-    """Return the content of the manifest's file."""
-    return json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n"
+def _first_problem(error: ValidationError) -> str:
+    first, *others = error.errors(include_url=False, include_input=False)
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write `manifest` to `path`: whole or not at all, on the disk when this returns. Raises DiskError."""
-    text = manifest_text(manifest)
+    text = manifest.model_dump_json(indent=2) + "\n"
     try:
         write_text(path, text, mode=0o644, exact_mode=True)
     except OSError as error:

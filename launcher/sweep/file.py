@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
 from launcher._util.errors import ConfigError
-from launcher.config.cluster import Count, Text
+from launcher.config.cluster import Count, Flag, Text
 from launcher.config.load import parse, read_toml
-from launcher.config.model import Model, at_least, at_most, empty_table, finite
 from launcher.config.request import Request, assignment_key
 from launcher.contract.variables import is_secret, secret_in, secret_of_assignment
 from launcher.sweep.executor import Definition
@@ -33,48 +34,57 @@ METRICS: Mapping[str, str] = {
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def not_empty_list(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return a list that has items. Raises ValueError for an empty one."""
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+def _has_items[T: tuple[object, ...]](values: T) -> T:
     if not values:
         raise ValueError("List should have at least 1 item")
     return values
 
 
-Several = Annotated[tuple[Text, ...], not_empty_list]
+Several = Annotated[tuple[Text, ...], AfterValidator(_has_items)]
 
 
-class RangeSpec(Model):
+class _Table(BaseModel):
+    """A table of a sweep file: frozen, its keys all known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RangeSpec(_Table):
     """An axis from which a strategy draws any number."""
 
-    low: Annotated[float, finite]
-    high: Annotated[float, finite]
-    log: bool = False
+    low: Number
+    high: Number
+    log: Flag = False
     """Whether orders of magnitude are equally likely."""
-    integer: bool = False
+    integer: Flag = False
 
 
-class AxesSpec(Model):
+class AxesSpec(_Table):
     """What varies: each axis a list of values, or a range."""
 
     recipe: Several | None = None
     cluster: Several | None = None
     image: Several | None = None
-    nodes: Annotated[tuple[Count, ...], not_empty_list] | None = None
-    env: dict[str, Any] = empty_table()
+    nodes: Annotated[tuple[Count, ...], AfterValidator(_has_items)] | None = None
+    env: dict[str, Any] = Field(default_factory=dict)
     """Environment variables."""
-    overrides: dict[str, Any] = empty_table()
+    overrides: dict[str, Any] = Field(default_factory=dict)
     """Keys of the configuration, and arguments of the recipe."""
 
 
-class DrawSpec(Model):
+class DrawSpec(_Table):
     """A value that is drawn for each trial, whatever the strategy proposes."""
 
     values: tuple[Any, ...]
-    weights: tuple[Annotated[float, finite, at_least(0)], ...] | None = None
+    weights: tuple[Annotated[Number, Field(ge=0)], ...] | None = None
     """The probability of each value; they add up to 1. Without them all values are equally likely."""
 
 
-class AgentSpec(Model):
+class AgentSpec(_Table):
     """What chooses points one after the other, by the results so far."""
 
     sampler: Literal["tpe", "random", "gp", "cmaes"] = "tpe"
@@ -87,32 +97,32 @@ class AgentSpec(Model):
     """Trials that are drawn at random before the sampler uses results."""
 
 
-class SweepSpec(Model):
+class SweepSpec(_Table):
     """A sweep file."""
 
     name: str | None = None
     """The name of the sweep and of its runs; by default the file's name without `.toml`."""
     strategy: Literal["grid", "random", "list", "agent"] = "grid"
-    trials: Annotated[Count, at_most(1_000_000)] | None = None
+    trials: Annotated[Count, Field(le=1_000_000)] | None = None
     """How many points the strategies random and agent ask for."""
-    seed: int = 0
-    repeat: Annotated[int, at_least(1), at_most(100)] | Literal["auto"] = 1
+    seed: Whole = 0
+    repeat: Annotated[Whole, Field(ge=1, le=100)] | Literal["auto"] = 1
     """Runs of each point; auto: until the spread allows the best point to be named, at most `max_repeats`."""
-    max_repeats: Annotated[int, at_least(2), at_most(100)] = 12
+    max_repeats: Annotated[Whole, Field(ge=2, le=100)] = 12
     max_parallel: Count | None = None
     """How many points run at the same time; by default as many as Slurm starts."""
     metric: str = "step_time_s"
     """What is compared: step_time_s, tflops_per_gpu, tokens_per_second, loss or memory_bytes."""
     reward: str | None = None
     """inverse, negative, identity, or `module:function`; by default the smaller time, loss or memory wins."""
-    failure_reward: Annotated[float, finite] | None = None
+    failure_reward: Number | None = None
     """The reward of a run that failed; by default an agent learns only that it failed."""
-    warmup_steps: Annotated[int, at_least(0)] = 5
+    warmup_steps: Annotated[Whole, Field(ge=0)] = 5
     """Iterations at the beginning of each attempt that are not measured."""
-    run: dict[str, Any] = empty_table()
+    run: dict[str, Any] = Field(default_factory=dict)
     """What all points have in common: the keys of a job file."""
-    axes: AxesSpec = AxesSpec()
-    draws: dict[str, DrawSpec] = empty_table()
+    axes: AxesSpec = Field(default_factory=AxesSpec)
+    draws: dict[str, DrawSpec] = Field(default_factory=dict)
     points: tuple[dict[str, Any], ...] = ()
     """For the strategy list: the values of each point by the key of their axis."""
     agent: AgentSpec | None = None

@@ -89,6 +89,7 @@ ELSEWHERE = {
     "attempts": "so many jobs are queued with one plan, tests/faults/test_next_attempt.py",
     "mlm_source": "needs a recipe of Megatron-LM: tests of `launcher correlate`",
     "mlm_arguments": "likewise",
+    "mcore": "needs a directory with Megatron-Core, tests/correlate/test_sources.py: the plan names it",
     "scale_batch": "needs a recipe of the index, tests/api/test_knowledge.py: the plan has another batch",
     "check_config": "says whether the recipe is run before the plan is made",
     "check_on": "says where it is run, tests/training/test_check_on_node.py",

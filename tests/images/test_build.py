@@ -17,7 +17,6 @@ from launcher._util.shell import LocalShell
 from launcher.api.progress import Silent
 from launcher.contract.events import Unit
 from launcher.images.build.build import BuildRequest, build
-from launcher.images.manifest import manifest_text
 from launcher.images.store.store import Store
 from tests.images.engine_home import BASE, EngineHome
 from tests.support.limits import seconds
@@ -110,7 +109,7 @@ def test_everything_of_a_dockerfile_arrives(
     assert source.build_args == {"GREETING": "good day"}
     assert any("step 3/" in stage and "COPY" not in stage for stage in told.stages), told.stages
     assert told.percent[-1] == 100
-    assert "not-in-the-manifest" not in manifest_text(manifest)
+    assert "not-in-the-manifest" not in manifest.model_dump_json()
 
 
 def test_a_container_starts_as_the_image_wants(request_: BuildRequest, store: Store, tmp_path: Path) -> None:
@@ -209,7 +208,6 @@ CALLER = textwrap.dedent(
     from pathlib import Path
     from launcher._util.errors import LauncherError
     from launcher.images.build.build import BuildRequest, build
-from launcher.images.manifest import manifest_text
     from launcher.images.store.store import Store
     from launcher._util.shell import LocalShell
 

@@ -20,7 +20,6 @@ from launcher.images.manifest import (
     Manifest,
     NetworkPlugin,
     manifest_path,
-    manifest_text,
     read_manifest,
     write_manifest,
 )
@@ -97,10 +96,10 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, manif
         ("[]", "Manifest|dictionary|object"),
         ("{}", "size_bytes"),
         (b"\xff\xfe", "JSON"),
-        (manifest_text(FULL).replace('"version": 1', '"version": 2'), "version"),
-        (manifest_text(FULL).rstrip()[:-1] + ',"extra":1}', "extra"),
+        (FULL.model_dump_json().replace('"version":1', '"version":2'), "version"),
+        (FULL.model_dump_json()[:-1] + ',"extra":1}', "extra"),
         (json.dumps({"size_bytes": -1, "created": ""}), "size_bytes"),
-        (manifest_text(FULL).replace(f"sha256:{HEX}", "md5:1", 1), "digest"),
+        (FULL.model_dump_json().replace(f"sha256:{HEX}", "md5:1", 1), "digest"),
         (" " * (17 << 20), "too large"),
     ],
     ids=["empty", "half", "list", "bare", "binary", "newer", "unknown key", "negative", "digest", "huge"],
@@ -114,7 +113,7 @@ def test_a_broken_one_is_refused_with_its_place(tmp_path: Path, text: str | byte
 
 
 def test_a_truncated_one_is_refused_wherever_it_ends(tmp_path: Path) -> None:
-    text = manifest_text(FULL).rstrip()
+    text = FULL.model_dump_json(indent=2)
     for length in range(0, len(text), 7):
         (tmp_path / "x.json").write_text(text[:length])
         with pytest.raises(ImageError):
@@ -175,7 +174,7 @@ def test_an_image_without_one_is_described(tmp_path: Path) -> None:
         environment={"A": "1", "WANDB_API_KEY": None},
         contents=Contents(python="/usr/bin/python3"),
     )
-    assert "secret-value" not in manifest_text(found)
+    assert "secret-value" not in found.model_dump_json()
     with pytest.raises(MissingProgramError):
         describe(image, Recorder())
     os.truncate(image, 300)

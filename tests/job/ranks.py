@@ -39,7 +39,7 @@ SETTINGS: dict[str, Any] = {
     },
 }
 _PROFILER = {"extension": "", "finish_timeout_s": 900, "nsys": None, "own": None}
-_NETWORK = {"nvlink_domain": False, "nics_per_node": None}
+_NETWORK = {"nvlink_domain": False, "nics_per_node": None, "gdr": True, "sharp": False}
 
 
 @dataclass

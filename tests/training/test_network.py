@@ -67,6 +67,8 @@ def test_a_run_without_the_network_that_it_requires_ends_with_the_reason(
         "ranks_per_node": 1,
         "nvlink_domain": False,
         "nics_per_node": None,
+        "gdr": True,
+        "sharp": False,
     }
     found = result(run)
     logs = "".join(path.read_text()[-3000:] for path in run.glob("attempts/000/logs/*"))

@@ -1,6 +1,7 @@
 """The list of captures that a run should have made, with the state of each."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ from launcher._util.errors import RequestError
 from launcher._util.shell import Shell
 from launcher.contract import profiles
 from launcher.contract.files import read_object
-from launcher.contract.frozen import dataclass
 from launcher.contract.records import AttemptResult, ProfilerRequest, ProfilesResult
 from launcher.contract.validation import problems
 from launcher.report.profiles.verify import check_report
