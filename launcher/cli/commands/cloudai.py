@@ -86,7 +86,11 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
         add("--cluster", metavar="NAME", help="cluster profile below the system's (default: slurm, with pyxis)"),
         "clusters",
     )
-    add("--mode", choices=("native", "exec"), help="how to run (default: exec for Bridge before 0.6, else native)")
+    add(
+        "--mode",
+        choices=("native", "exec"),
+        help="how to run (default: native; for Bridge before 0.6 exec, which dry-run alone takes)",
+    )
 
 
 def _add_running(parser: argparse.ArgumentParser, *, submits: bool) -> None:
