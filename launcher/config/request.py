@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from launcher.config.cluster import Count, Flag, Runtime, Text, TimeLimit, Word
-from launcher.config.texts import without_secret
+from launcher.config.texts import arguments_without_secret, without_secret
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 
 
@@ -29,7 +29,7 @@ class Request(BaseModel):
     mlm_source: Text | None = None
     """A checkout of Megatron-LM, `DIR`, `DIR@COMMIT` or `COMMIT`, for the recipe `mlm:SCRIPT.py`."""
 
-    mlm_arguments: tuple[Annotated[Word, without_secret], ...] = ()
+    mlm_arguments: Annotated[tuple[Word, ...], AfterValidator(arguments_without_secret)] = ()
     """Megatron-LM's own arguments, of a recipe `mlm:...`."""
 
     mcore: Text | None = None

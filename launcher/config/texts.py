@@ -37,6 +37,15 @@ def without_secret(text: str) -> str:
     return text
 
 
+def arguments_without_secret(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return arguments of a program, `--KEY=VALUE` or `--KEY VALUE`. Raises ValueError as `without_secret`."""
+    for word, following in zip(words, (*words[1:], ""), strict=True):
+        if word.startswith("--"):
+            option, given, value = word.removeprefix("--").partition("=")
+            without_secret(f"{option.replace('-', '_')}={value if given or following.startswith('--') else following}")
+    return words
+
+
 def slurm_time(text: str) -> str:
     """Return a time limit as Slurm writes it: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS.
 

@@ -96,6 +96,17 @@ def test_a_wrong_profile_is_named_with_its_file(home: dict[str, str], text: str,
     assert "nowhere" in text or "extends" in text or "broken.toml" in (caught.value.where or "")
 
 
+@pytest.mark.parametrize("words", [("--api-key=of-mine",), ("--wandb-api-key", "of-mine"), ("--hub_token", "of-mine")])
+def test_a_secret_among_arguments_of_megatron_is_refused(
+    home: dict[str, str], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    with pytest.raises(ConfigError, match="looks like a secret") as raised:
+        load_request({"mlm_arguments": words}, environ=home, directory=tmp_path)
+    assert "of-mine" not in raised.value.message
+    harmless = ("--use-token-drop", "--tokenizer-type", "x=1")
+    assert load_request({"mlm_arguments": harmless}, environ=home, directory=tmp_path).mlm_arguments == harmless
+
+
 def test_the_first_layer_that_says_it_wins(home: dict[str, str], tmp_path: Path) -> None:
     job = tmp_path / "job.toml"
     job.write_text('recipe = "r/x.py"\nnodes = 4\naccount = "job"\nassignments = ["a=1", "b=1"]\n')
