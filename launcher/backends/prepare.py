@@ -175,6 +175,14 @@ def rewrite(plan: Plan, texts: Mapping[str, str]) -> None:
     _write_records(Path(plan.run_dir), plan, texts)
 
 
+def discard(run: Path) -> None:
+    """Remove a run that was never started. Where that is interrupted, no directory of its name is left."""
+    removed = run.with_name(_partial_name(run.name, ProcessIdentity.of_this_process()))
+    with contextlib.suppress(OSError):  # removed by another, or it stays and is written again
+        run.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
+
+
 def _logs(run: RunPaths, plan: Plan) -> tuple[Path, ...]:
     return (run.journal_file, run.sbatch_log) if plan.backend.slurm_step else (run.journal_file,)
 

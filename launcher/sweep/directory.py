@@ -139,7 +139,7 @@ def stopping(trial: Trial, reason: str) -> dict[str, Any]:
 
 
 def repeated(trial: Trial) -> dict[str, Any]:
-    """Return the line of a trial that goes on with further runs."""
+    """Return the line of a trial that is asked for again: with further runs, or because it was refused before."""
     return {"event": "repeated", "number": trial.number, "repeats": trial.repeats}
 
 
@@ -167,7 +167,7 @@ def _applied(trial: Trial | None, number: int, line: Mapping[str, Any]) -> Trial
     if event == "stopping":
         return replace(trial, stopping=True, reason=line.get("reason"))
     if event == "repeated":
-        return replace(trial, state="asked", repeats=line["repeats"])
+        return replace(trial, state="asked", reason=None, reward=None, repeats=line["repeats"])
     if event == "ended":
         return replace(
             trial,

@@ -92,6 +92,7 @@ class SweepDriver:
     def submit(self) -> None:
         """Ask for all that the strategy has, and start it. Returns without waiting for results."""
         self._executor.start([])  # what was interrupted
+        self._ask_again()
         self._finish_stops()
         if any(not trial.ended for trial in self._trials.values()):
             self._observe()
@@ -105,6 +106,7 @@ class SweepDriver:
         `tick` is called after each look, with all trials.
         """
         self._executor.start([])
+        self._ask_again()
         self._finish_stops()
         while True:
             self._observe()
@@ -233,6 +235,8 @@ class SweepDriver:
                 for each in found
                 if each is not None and all(name in each.metrics for name in self._definition.metrics)
             ]
+            if not rewards[trial.content.name] and trial.reward is not None:  # its runs were removed
+                rewards[trial.content.name] = [trial.reward]
         looks = max(1, self._settings.max_repeats - AUTO_RUNS + 1) if self._settings.repeat == "auto" else 1
         return compare(rewards, looks=looks)
 
@@ -256,6 +260,19 @@ class SweepDriver:
         if fresh:
             self._directory.note([lines.asked(trial) for trial in fresh])
             self._trials.update({trial.number: trial for trial in fresh})
+
+    def _ask_again(self) -> None:
+        """Ask for points that were refused and may be accepted now: limits, nodes, images and profiles change."""
+        refused = [trial for trial in self._trials.values() if trial.state == "refused"]
+        still = self._executor.refuse([trial.content for trial in refused]) if refused else {}
+        again = [
+            replace(trial, state="asked", reason=None, reward=None)
+            for trial in refused
+            if trial.content.name not in still
+        ]
+        if again:
+            self._directory.note([lines.repeated(trial) for trial in again])
+            self._trials.update({trial.number: trial for trial in again})
 
     def _start(self) -> None:
         """Start the runs of all trials that have not ended; those that cannot be run end here."""

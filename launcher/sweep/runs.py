@@ -1,6 +1,5 @@
 """The executor of the launcher's own runs: planned by shape, submitted as job arrays, observed with one query."""
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from launcher.api.plan_many import ManyPlans
 from launcher.api.progress import Progress
 from launcher.backends.array import Array, Task, shape_of, submit_array, write_array
 from launcher.backends.image_uses import record_image_use
-from launcher.backends.prepare import create, rewrite
+from launcher.backends.prepare import create, discard, rewrite
 from launcher.config.request import Request
 from launcher.contract.paths import RunPaths
 from launcher.discovery.host import detect_host
@@ -66,6 +65,10 @@ class QueueLimits:
             tasks_per_array=_number(found.get("MaxArraySize"), 1001),
             jobs=_number(found.get("MaxJobCount"), 10_000),
         )
+
+
+def _index(array: Path) -> int:
+    return int(array.name)
 
 
 def _number(text: str | None, default: int) -> int:
@@ -181,11 +184,18 @@ class SlurmRuns:
         return refused
 
     def _started(self, sample: PointRun) -> bool:
-        """Return whether a run's own journal says that it was started, whatever the arrays say."""
+        """Return whether a run's own journal says that it was started, whatever the arrays say.
+
+        A run whose last submission Slurm did not take was not, unless it has an attempt. Raises DiskError.
+        """
+        run = self.run_directory(sample)
         try:
-            return self.run_directory(sample).journal_file.stat().st_size > 0
+            if run.journal_file.stat().st_size == 0:
+                return False
         except OSError:
             return False
+        last = run.journal.last("submit_intent", "submit_unknown", "submit_refused", "submitted")
+        return last is None or last["event"] != "submit_refused" or run.latest_attempt() is not None
 
     def _prepare(self, plans: Sequence[Plan]) -> None:
         """Write the directories of runs, several at once: most of the time goes by until files are on the disk."""
@@ -235,12 +245,12 @@ class SlurmRuns:
             submit_array(array, self._host.environ, self._shell, here=self._ask_limits().cluster)
         except RequestError as error:
             for run in array.runs:
-                shutil.rmtree(run, ignore_errors=True)
+                discard(run)
             return error.message
         return None
 
     def _arrays(self) -> list[Array]:
-        return [Array.read(path) for path in sorted(self._directory.arrays.glob("[0-9]*"))]
+        return [Array.read(path) for path in sorted(self._directory.arrays.glob("[0-9]*"), key=_index)]
 
     def _last_live(self, arrays: Sequence[Array]) -> str | None:
         """Return the job of the newest array if one of its runs may still run."""

@@ -114,6 +114,34 @@ def states(trials: Sequence[Trial]) -> dict[str, str]:
     return {trial.content.label: trial.state for trial in trials}
 
 
+def test_what_was_refused_is_asked_for_again_by_the_same_command(tmp_path: Path) -> None:
+    world = World(lambda point: float(str(point["x"])), refused={"x=2 y=a": "too many jobs", "x=3 y=a": "too large"})
+    assert follow(driver(tmp_path, world))
+    world.refused = {"x=3 y=a": "too large"}
+    driven = driver(tmp_path, world)
+    shown = {trial.content.label: trial for trial in driven.trials}
+    assert (shown["x=2 y=a"].state, shown["x=2 y=a"].reason) == ("refused", "too many jobs"), "until it is asked for"
+    before = SweepDirectory(tmp_path).trials_file.read_text()
+    assert follow(driven)
+    again = {trial.content.label: trial for trial in SweepDirectory(tmp_path).trials()}
+    assert (again["x=2 y=a"].state, again["x=2 y=a"].reason) == ("finished", None)
+    assert (again["x=3 y=a"].state, again["x=3 y=a"].reason) == ("refused", "too large")
+    assert set(world.started.values()) == {1}
+    added = SweepDirectory(tmp_path).trials_file.read_text().removeprefix(before)
+    assert added.count("\n") == 2, "one line that it is asked for again, one of its end"
+
+
+def test_the_result_of_a_run_that_was_removed_counts(tmp_path: Path) -> None:
+    world = World(lambda point: float(str(point["x"])))
+    first = driver(tmp_path, world)
+    assert follow(first)
+    removed = next(trial for trial in first.trials if trial.content.label == "x=1 y=a")
+    del world.started[removed.samples[0].name]
+    names = [each.name for each in driver(tmp_path, world).comparison().standings]
+    assert removed.content.name in names
+    assert len(names) == 8
+
+
 def test_a_sweep_runs_to_its_end(tmp_path: Path) -> None:
     world = World(
         lambda point: float(str(point["x"])),
