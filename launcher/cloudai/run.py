@@ -285,7 +285,7 @@ def run_scenario(loaded: LoadedFiles, root: Path, options: RunChoices, progress:
     for test in loaded.scenario.tests:
         for needed in test.entry.dependencies:
             if needed.type == "end_post_comp":
-                end_with(submitted.runs_of(test.entry.id), submitted.jobs[needed.id], root)
+                end_with(submitted.runs_of(test.entry.id), submitted.jobs.get(needed.id, []), root, loaded.system)
     return submitted
 
 
