@@ -86,6 +86,11 @@ class Array:
         return Submission(job, last.get("cluster")) if last["event"] == "submitted" and job else "refused"
 
 
+def lacks_tasks(array: Array) -> bool:
+    """Return whether an array was submitted and its last run does not say so: runs are recorded in their order."""
+    return isinstance(array.submission(), Submission) and _lacks_task(array.runs[-1], array.tokens[-1])
+
+
 def shape_of(plan: Plan) -> tuple[object, ...]:
     """Return what plans must have in common to be tasks of one array: the resources, and what their jobs inherit."""
     directives = tuple((key, value) for key, value in plan.directives if key not in _OF_EACH_RUN)

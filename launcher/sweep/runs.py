@@ -9,7 +9,7 @@ from launcher._util.errors import RequestError
 from launcher._util.shell import LocalShell, Shell
 from launcher.api.plan_many import ManyPlans
 from launcher.api.progress import Progress
-from launcher.backends.array import Array, Task, shape_of, submit_array, write_array
+from launcher.backends.array import Array, Task, lacks_tasks, shape_of, submit_array, write_array
 from launcher.backends.image_uses import record_image_use
 from launcher.backends.prepare import create, discard, rewrite
 from launcher.config.request import Request
@@ -101,6 +101,8 @@ class SlurmRuns:
         self._limits: QueueLimits | None = None
         self._over = dict[str, Observation]()
         self._live = 0
+        self._completed = False
+        """Whether what an earlier launcher has left was completed."""
         self._warned = set[str]()
         self._made = dict[str, RunDirectory]()
         """The first run that was made of each code."""
@@ -155,8 +157,9 @@ class SlurmRuns:
         """Submit what was not submitted before; see `executor.Executor.start`."""
         arrays = self._arrays()
         for array in arrays:
-            if array.submission() is None:
+            if array.submission() is None or (not self._completed and lacks_tasks(array)):
                 self._submit(array)
+        self._completed = True
         taken = {run.name for array in arrays if array.submission() != "refused" for run in array.runs}
         missing = [sample for sample in samples if self.run_id(sample) not in taken and not self._started(sample)]
         refused = dict[str, str]()

@@ -217,6 +217,20 @@ def test_a_launcher_that_dies_before_the_answer_finds_its_array(place: Path) -> 
     assert [event["job"] for event in (events(run)[-1] for run in first.runs)] == ["101_0", "101_1"]
 
 
+def test_a_launcher_that_dies_after_the_answer_has_its_tasks_recorded(place: Path) -> None:
+    slurm = Slurm()
+    runs, samples = runs_of(place, slurm, 4)
+    runs.start(samples)
+    first = arrays(place)[0]
+    journal = first.runs[1] / "journal.jsonl"
+    journal.write_text(journal.read_text().splitlines(keepends=True)[0])
+    again, _ = runs_of(place, slurm, 4)
+    again.start([])
+    assert [event["event"] for event in events(first.runs[0])] == ["submit_intent", "submitted"]
+    assert [event.get("job") for event in events(first.runs[1])] == [None, "101_1"]
+    assert len(slurm.submitted) == 2
+
+
 def test_a_run_that_was_started_is_not_prepared_again(place: Path) -> None:
     slurm = Slurm()
     runs, samples = runs_of(place, slurm, 4)
