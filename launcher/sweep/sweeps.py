@@ -198,16 +198,17 @@ def _driven(sweep: SweepFile, progress: Progress, options: Options) -> Iterator[
     wait = f"waiting for the launcher that drives {definition.name}"
     with directory.lock(lambda: progress.info(wait)) as lock:
         parallel = options.max_parallel or spec.max_parallel
+        agent = spec.strategy == "agent"
         runs = SlurmRuns(
             directory,
             definition,
             record["id"],
             progress,
             warmup_steps=spec.warmup_steps,
-            max_parallel=parallel,
+            # An agent is asked for no more than may run, so that none of its points has to wait for another one's job.
+            max_parallel=None if agent and repeat == 1 else parallel,
             shell=LocalShell(keep=(lock,)),
         )
-        agent = spec.strategy == "agent"
         how = DriverSettings(repeat, spec.max_repeats, (parallel or _AGENT_PARALLEL) if agent else None)
         yield SweepDriver(directory, definition, strategy, runs, progress, how)
 
