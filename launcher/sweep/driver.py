@@ -270,6 +270,9 @@ class SweepDriver:
             for trial in refused
             if trial.content.name not in still
         ]
+        if self._settings.parallel is not None:
+            live = sum(not trial.ended for trial in self._trials.values())
+            again = again[: max(0, self._settings.parallel - live)]
         if again:
             self._directory.note([lines.repeated(trial) for trial in again])
             self._trials.update({trial.number: trial for trial in again})
