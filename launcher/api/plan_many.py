@@ -43,5 +43,5 @@ class ManyPlans:
                 self._contexts[shape] = error
         found = self._contexts[shape]
         if isinstance(found, RequestError):
-            raise found
+            raise found.with_traceback(None)  # else it would keep the frames of all requests before
         return found

@@ -18,6 +18,7 @@ from launcher.cloudai import sources
 from launcher.cloudai.cases import Case, PlannedCase, RunChoices, cases_of, check_env_params, is_sweep, plan_case
 from launcher.cloudai.ending import end_with
 from launcher.cloudai.environment import in_shell
+from launcher.cloudai.flags import KEY, TOKEN
 from launcher.cloudai.load import LoadedFiles, ScenarioTest
 from launcher.cloudai.native import Note, variants
 from launcher.cloudai.profile import BASE
@@ -255,7 +256,9 @@ def exec_command(planned: PlannedCase, loaded: LoadedFiles) -> str:
     venv = f"{planned.case.test.nemo_run_repo.directory_name}-venv"
     python = loaded.system.install_path.absolute() / venv / "bin/python"
     script = planned.source.path / "scripts/performance/setup_experiment.py"
-    words = shlex.join([str(python), str(script), *planned.arguments])
+    # The shell replaces the references to secrets, and nothing else.
+    quoted = (f'"{word}"' if word in (TOKEN, KEY) else shlex.quote(word) for word in planned.arguments)
+    words = " ".join([shlex.quote(str(python)), shlex.quote(str(script)), *quoted])
     return f"NEMORUN_HOME={shlex.quote(str(planned.directory))} {words}"
 
 

@@ -75,7 +75,7 @@ def test_a_release_before_0_6_is_shown_and_not_run(here: Path, capsys: pytest.Ca
     answer = json.loads(capsys.readouterr().out)
     command = (Path(answer["cases"][0]["directory"]) / "cloudai_generated_command.sh").read_text()
     assert "scripts/performance/setup_experiment.py -p main -g h100 -c fp8_cs" in command
-    assert "-hf '$HF_TOKEN'" in command
+    assert '-hf "$HF_TOKEN"' in command
     assert call("run", *FILES, "--enable-cache-without-check") == 2
     assert "does not start that script yet" in capsys.readouterr().err
 
