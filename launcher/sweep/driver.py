@@ -147,7 +147,8 @@ class SweepDriver:
         runs = tuple(each.run_dir for each in found if each is not None and each.run_dir)
         known = [each for each in found if each is not None]
         bad = next((each for each in known if each.state in ("failed", "cancelled", "pruned")), None)
-        if bad is not None:
+        under_way = any(each.state in _UNDER_WAY for each in known)
+        if bad is not None and not under_way:  # jobs of a point that has ended would be forgotten
             several = (
                 f"{sum(each.state == bad.state for each in known)} of {len(found)} runs: " if len(found) > 1 else ""
             )
@@ -182,8 +183,8 @@ class SweepDriver:
     # ---- stopping early
 
     def _stop_early(self, trial: Trial) -> None:
-        shown = self._observed[trial.samples[0].name]
-        if shown.step is None or shown.value is None or trial.repeats > 1:
+        shown = self._observed.get(trial.samples[0].name)
+        if shown is None or shown.step is None or shown.value is None or trial.repeats > 1:
             return
         value = self._reward([shown.value, *([shown.value] * (len(self._definition.metrics) - 1))])
         if self._strategy.should_stop(trial, shown.step, value):

@@ -131,6 +131,18 @@ def test_what_was_refused_is_asked_for_again_by_the_same_command(tmp_path: Path)
     assert added.count("\n") == 2, "one line that it is asked for again, one of its end"
 
 
+def test_a_point_has_not_ended_while_one_of_its_runs_goes_on(tmp_path: Path) -> None:
+    world = World(lambda _: 1.0, looks=5)
+    driven = driver(tmp_path, world, settings=DriverSettings(repeat=2, poll_s=0))
+    driven.submit()
+    shown = driven.trials[0]
+    world.stopped.append(shown.samples[0].name)
+    driven.look()
+    assert driven.trials[0].state == "running"
+    assert follow(driven)
+    assert (driven.trials[0].state, driven.trials[0].reason) == ("cancelled", "1 of 2 runs: it was cancelled")
+
+
 def test_the_result_of_a_run_that_was_removed_counts(tmp_path: Path) -> None:
     world = World(lambda point: float(str(point["x"])))
     first = driver(tmp_path, world)
