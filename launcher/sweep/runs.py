@@ -19,6 +19,7 @@ from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
 from launcher.scripts import scripts
 from launcher.slurm.info import settings
+from launcher.slurm.queue import State
 from launcher.slurm.submit import Submission
 from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.executor import Definition, Observation
@@ -289,6 +290,10 @@ class SlurmRuns:
     def _observation(self, status: RunStatus) -> Observation:
         run = RunDirectory(status.run_state.path)
         state = _STATES.get(status.phase, "failed")
+        job = State(status.job_state) if status.job_state else State.FORGOTTEN
+        if state in ENDED and state != "finished" and not job.terminal and job is not State.FORGOTTEN:
+            # An attempt has ended and its job has not: Slurm may start it again, as after a requeue.
+            state = "unknown" if job is State.UNKNOWN else "running"
         if state in ("asked", "queued", "unknown"):
             return Observation(state, status.detail or status.phase.value, run_dir=str(run.path))
         measured = measure(run, self._warmup_steps)
