@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from launcher.contract.process import ProcessIdentity
 
 _PARTIAL = ".partial"
+_COPY = re.compile(r"[0-9a-f]{64}-[0-7]+", re.ASCII)
 _UNUSED_S = 3600
 """Seconds after which a copy without a run is removed: the launcher that made it has linked it by then."""
 
@@ -43,12 +45,14 @@ class CodeStore:
         """Remove the copies that no run uses any more, and the directory if nothing is left in it."""
         # Another run may add or remove copies meanwhile; the next sweep finds what stays.
         with contextlib.suppress(OSError):
-            for entry in os.scandir(self._directory):
-                found = entry.stat(follow_symlinks=False)
-                unused = found.st_nlink == 1 and found.st_ctime <= time.time() - older_than_s
-                if unused or _is_left_over(entry.name):
-                    os.unlink(entry.path)  # noqa: PTH108 - a name and no Path
-            self._directory.rmdir()
+            # Below a run root that a group shares, another user may have put something else in this place.
+            opened = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if _is_own(os.fstat(opened)):
+                    _remove_unused(opened, older_than_s)
+                    self._directory.rmdir()
+            finally:
+                os.close(opened)
 
     @property
     def has_grown(self) -> bool:
@@ -96,7 +100,23 @@ class CodeStore:
             found = self._directory.lstat()
         except OSError:
             return False
-        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+        return _is_own(found)
+
+
+def _is_own(directory: os.stat_result) -> bool:
+    """Return whether it is a directory that this user alone can change."""
+    own = stat.S_ISDIR(directory.st_mode) and directory.st_uid == os.geteuid()
+    return own and not directory.st_mode & 0o022
+
+
+def _remove_unused(directory: int, older_than_s: float) -> None:
+    """Remove the copies without a run from an opened directory. Raises OSError."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            found = entry.stat(follow_symlinks=False)
+            unused = found.st_nlink == 1 and found.st_ctime <= time.time() - older_than_s
+            if (unused and _COPY.fullmatch(entry.name)) or _is_left_over(entry.name):
+                os.unlink(entry.name, dir_fd=directory)
 
 
 def _holds(kept: Path, content: bytes, mode: int) -> bool:

@@ -93,6 +93,22 @@ def test_unused_copies_are_removed(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in copies(tmp_path)] == [b"x = 1\n"]
 
 
+def test_only_copies_in_a_directory_of_the_users_own_are_removed(tmp_path: Path) -> None:
+    """Below a run root that a group shares, another user may have put a link in its place."""
+    for name in ("precious", "root"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "precious" / "notes.text").write_text("mine")
+    (tmp_path / "precious" / ("a" * 64 + "-400")).write_text("as a copy")
+    link = tmp_path / "root" / f".code-{os.geteuid()}"
+    link.symlink_to(tmp_path / "precious")
+    CodeStore(tmp_path / "root").sweep(older_than_s=-1)
+    assert len(list((tmp_path / "precious").iterdir())) == 2
+    link.unlink()
+    (tmp_path / "precious").rename(link)
+    CodeStore(tmp_path / "root").sweep(older_than_s=-1)
+    assert [path.name for path in link.iterdir()] == ["notes.text"]
+
+
 def test_a_copy_that_a_killed_launcher_did_not_finish_is_removed(tmp_path: Path) -> None:
     place(tmp_path, "one")
     ended = subprocess.Popen(["true"])
