@@ -11,6 +11,7 @@ from typing import Any
 from launcher._util.user_paths import cache_directory
 from launcher._util.version import __version__
 from launcher.api.discover import Discovered
+from launcher.backends.entrypoint_call import why_unavailable
 from launcher.contract import files
 from launcher.contract.records import CheckRequest
 from launcher.discovery.recipe import RecipeFile
@@ -74,6 +75,8 @@ def _digest(found: Discovered, task: TaskPlan, request: CheckRequest, env: Mappi
         raise _UnknownStackError  # the nodes' own
     if image is not None and image.digest is None:
         raise _UnknownStackError  # the content of the image was never computed
+    if image is not None and found.inputs.request.check_on != "node" and why_unavailable(image) is not None:
+        raise _UnknownStackError  # this machine's Megatron answers in place of the image's
     python = found.release.python or found.inputs.host.python
     known = {
         "launcher": __version__,

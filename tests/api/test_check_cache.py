@@ -1,9 +1,10 @@
 """What a kept answer of a check depends on besides code: the files that arguments and overrides name."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
-from launcher.api.check_cache import named_paths
+from launcher.api.check_cache import CheckCache, named_paths
 from launcher.contract.overrides import to_record
 from launcher.contract.records import CheckRequest
 from launcher.contract.values import parse
@@ -24,3 +25,24 @@ def test_files_are_found_in_lists_in_directories_and_by_their_prefix(tmp_path: P
     assert named({}, f"dataset.blend=[[{tmp_path}/text,{tmp_path}/more],null]") == {"text.bin", "text.idx", "more.bin"}
     assert named({"hf_path": f"{tmp_path}/model"}) == {"model", "config.json"}
     assert named({"note": f"{tmp_path}/notes.txt"}, "train.train_iters=3", "logger.x=/absent") == {"notes.txt"}
+
+
+def test_an_answer_of_this_machine_in_place_of_the_image_is_not_kept(tmp_path: Path) -> None:
+    """The check calls this machine's Megatron where the image cannot be entered; a later one may run in the image."""
+
+    def kept(packages: dict[str, str], check_on: str | None = None) -> bool:
+        image = SimpleNamespace(digest="1" * 64, packages=packages, architecture=None)
+        inputs = SimpleNamespace(
+            host=SimpleNamespace(environ={"LAUNCHER_CACHE": str(tmp_path)}, python="python3"),
+            image=image,
+            request=SimpleNamespace(check_on=check_on),
+            recipe=None,
+        )
+        found = SimpleNamespace(inputs=inputs, release=SimpleNamespace(python=None, version="0.6.2", site=None))
+        request = cast(CheckRequest, {"arguments": {}, "overrides": [], "options": {}})
+        cache = CheckCache(cast(Any, found), cast(Any, SimpleNamespace(code=())), request, {})
+        cache.write({"ok": True})
+        return cache.read() is not None
+
+    assert not kept({"torch": "2.9"})
+    assert kept({"torch": "2.9"}, "node")
