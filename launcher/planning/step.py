@@ -61,7 +61,7 @@ def plan_rendezvous(cluster: Cluster) -> RendezvousPlan:
 def plan_spares(inputs: PlanInputs, layout: RankLayout, mounts: Sequence[Mount], segment: int | None) -> Spares | None:
     """Return the spare nodes that were asked for. Raises ConfigError where nodes cannot be chosen freely."""
     count, cluster = inputs.request.spares, inputs.cluster
-    if count is None:
+    if count is None or not inputs.backend.own_job:  # an allocation has the nodes that it has
         return None
     if segment is not None and layout.nodes > 1:
         raise ConfigError(

@@ -107,6 +107,7 @@ def test_another_comment_is_refused(comment: object) -> None:
 
 def test_spare_nodes_are_a_range_of_nodes_of_the_job_and_no_part_of_the_step() -> None:
     made = plan("batch", request={"nodes": 4, "spares": 2})
+    assert plan("allocation", request={"spares": 2}).spares is None, "a job file or a resumed run may have it"
     assert dict(made.directives)["nodes"] == "4-6"
     assert made.layout.nodes == 4
     assert "--nodes=4" in made.step.srun_args
