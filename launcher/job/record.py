@@ -95,22 +95,26 @@ def write_megatron(rank: Rank) -> None:
         "version": 1,
         "core": str(getattr(core, "__version__", "unknown")),
         "core_path": str(path),
-        "core_commit": _commit(path),
+        "core_commit": commit_of(path),
         "bridge": bridge,
         "training_path": str(Path(str(training.__file__)).resolve().parent) if training else None,
     }
     write_json(rank.paths.megatron, found)
 
 
-def _commit(path: Path) -> Optional[str]:
-    """Return the commit of the checkout that `path` lies in, read without git: it may be missing in an image."""
-    for directory in path.parents:
-        try:
-            head = (directory / ".git" / "HEAD").read_text(encoding="utf-8").strip()
-            return head if " " not in head else (directory / ".git" / head.split()[1]).read_text("utf-8").strip()
-        except OSError:
-            continue  # not the top of a checkout
-    return None
+def commit_of(core: Path) -> Optional[str]:
+    """Return the commit of the checkout whose `megatron/core` this is, read without git: an image may lack it.
+
+    None for an installed package: a checkout around it, as of the project that has its environment, is another one.
+    """
+    git = core.parents[1] / ".git"
+    try:
+        if git.is_file():  # of a submodule or a worktree: `gitdir: DIR`
+            git = git.parent / git.read_text(encoding="utf-8").partition(":")[2].strip()
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        return head if " " not in head else (git / head.split()[1]).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None  # not a checkout, or its branch is in a file of git's own form
 
 
 def refuse_second_start(rank: Rank) -> None:

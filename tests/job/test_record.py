@@ -128,3 +128,18 @@ def test_a_user_errors_own_place_and_hint_are_kept(tmp_path: Path) -> None:
     assert end.exception is not None
     assert end.exception["where"] == "argv.json: recipe"
     assert end.exception["message"] == "wrong (do that)"
+
+
+def test_the_commit_of_megatron_core_is_that_of_its_own_checkout(tmp_path: Path) -> None:
+    """Not of a checkout around it: of the project whose environment it is in, or of Bridge around its submodule."""
+    project, submodule = tmp_path / "project", tmp_path / "project/3rdparty/Megatron-LM"
+    installed = project / ".venv/lib/python3.12/site-packages/megatron/core"
+    for directory in (installed, submodule / "megatron/core", project / ".git/refs/heads", project / ".git/modules/lm"):
+        directory.mkdir(parents=True)
+    (project / ".git/HEAD").write_text("ref: refs/heads/main\n")
+    (project / ".git/refs/heads/main").write_text("1" * 40 + "\n")
+    (project / ".git/modules/lm/HEAD").write_text("2" * 40 + "\n")
+    (submodule / ".git").write_text("gitdir: ../../.git/modules/lm\n")
+    assert record.commit_of(installed) is None
+    assert record.commit_of(submodule / "megatron/core") == "2" * 40
+    assert record.commit_of(project / "megatron/core") == "1" * 40
