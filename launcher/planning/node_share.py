@@ -63,4 +63,15 @@ def _able(inputs: PlanInputs, ranks: int) -> list[NodeKind]:
 
 def _share(inputs: PlanInputs, ranks: int) -> int | None:
     able = _able(inputs, ranks) if inputs.cluster.device != "cpu" else []
-    return min((fair_share(kind.cpus, kind.gpus, kind.threads_per_core) for kind in able), default=None)
+    return min((_share_of(kind, cores=_counts_cores(inputs)) for kind in able), default=None)
+
+
+def _share_of(kind: NodeKind, *, cores: bool) -> int:
+    threads = kind.threads_per_core
+    return fair_share(kind.cpus // threads, kind.gpus) if cores else fair_share(kind.cpus, kind.gpus, threads)
+
+
+def _counts_cores(inputs: PlanInputs) -> bool:
+    """Return whether --cpus-per-task counts cores: of each core the job uses one thread only."""
+    directives = {**inputs.cluster.directives, **inputs.request.sbatch}
+    return str(directives.get("threads-per-core")) == "1" or "nomultithread" in str(directives.get("hint"))

@@ -5,7 +5,7 @@ knows what was given.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from launcher._util.errors import PrerequisiteError, SlurmError
 from launcher._util.shell import Shell
@@ -63,7 +63,7 @@ def read_allocation(job_id: str, shell: Shell) -> Allocation:
         raise _ended(job_id, "Slurm does not know it any more")
     if shown.status != 0:
         raise SlurmError(f"scontrol: {first_error(shown)}")
-    nodelist = _fields(_without_free_text(shown.stdout)).get("NodeList", "")
+    nodelist = _fields(_without_free_text(_own(job_id, _parts(shown.stdout)))).get("NodeList", "")
     nodes = answer(["scontrol", "show", "node", nodelist], shell) if nodelist not in ("", "(null)") else ""
     return parse_allocation(job_id, shown.stdout, nodes, lambda names: hostnames(names, shell))
 
@@ -73,8 +73,8 @@ def parse_allocation(job_id: str, job: str, nodes: str, expand: Callable[[str], 
 
     `expand` returns the names in a list of nodes. Raises PrerequisiteError where the job does not run.
     """
-    parts = [part for part in re.split(r"(?m)^(?=JobId=)", job) if part.strip()]
-    own = next((part for part in parts if re.match(rf"JobId={re.escape(job_id)}\s", part)), parts[0] if parts else "")
+    parts = _parts(job)
+    own = _own(job_id, parts)
     fields = _fields(_without_free_text(own))
     state = fields.get("JobState", "unknown")
     if state not in _ALIVE:
@@ -117,6 +117,16 @@ def usable_cpus(fields: Mapping[str, str]) -> int | None:
     return int(total) - (int(reserved) if reserved.isdigit() else 0) * threads
 
 
+def _parts(job: str) -> list[str]:
+    """Return the jobs in an answer, of which a heterogeneous job and an array have several."""
+    return [part for part in re.split(r"(?m)^(?=JobId=)", job) if part.strip()]
+
+
+def _own(job_id: str, parts: Sequence[str]) -> str:
+    """Return the part about this job."""
+    return next((part for part in parts if re.match(rf"JobId={re.escape(job_id)}\s", part)), parts[0] if parts else "")
+
+
 def _name(text: str) -> str | None:
     match = re.match(r"NodeName=(\S+)", text)
     return match[1] if match else None
@@ -145,8 +155,11 @@ def _asked_gpus(fields: Mapping[str, str], nodes: int, tasks_per_node: int | Non
 
 
 def _gpus_in(text: str | None) -> int | None:
-    """Return the GPUs of `gres:gpu:4`, `gres/gpu:h100:4`, `cpu=12,gres/gpu=1`; types add up."""
-    found = re.findall(r"\bgpu(?:[:/][A-Za-z]\w*)?(?:[:=](\d+))?(?=,|$)", text or "")
+    """Return the GPUs of `gres:gpu:4`, `gres/gpu:h100:4`, `cpu=12,gres/gpu=1`; types add up.
+
+    The name of a type may have other signs, too: nvidia_a100-sxm4-80gb, 1g.10gb.
+    """
+    found = re.findall(r"\bgpu(?:[:/](?!\d+(?:,|$))[^:=,]+)?(?:[:=](\d+))?(?=,|$)", text or "")
     return sum(int(count or 1) for count in found) if found else None
 
 

@@ -171,6 +171,9 @@ def test_answers_of_scontrol() -> None:
         ("TresPerNode=gres/gpu:h100:4", 4),
         ("TresPerNode=gres:gpu:a100:2,gres:gpu:h100:1", 3),
         ("TresPerNode=gres:gpu", 1),
+        ("TresPerNode=gres/gpu:nvidia_a100-sxm4-80gb:4", 4),
+        ("TresPerNode=gres/gpu:1g.10gb", 1),
+        ("TresPerNode=gres/gpu:h100:2,gres/gpu:a100-pcie", 3),
         ("TresPerNode=gres:craynetwork:1", None),
         ("NumNodes=2 NumTasks=8\n   TresPerTask=cpu=12,gres/gpu=1", 4),
         ("NumNodes=2 NumTasks=7\n   TresPerTask=gres:gpu:1", None),
@@ -227,6 +230,8 @@ def test_a_job_asks_for_the_cpus_that_belong_to_its_gpus() -> None:
     assert directives(H100, sbatch={"cpus-per-task": "3"})["cpus-per-task"] == "3"
     assert directives(H100, profile={"cpus_per_task": 5})["cpus-per-task"] == "5"
     assert "cpus-per-task" not in directives(H100, profile={"device": "cpu"})
+    for one_thread in ({"hint": "nomultithread"}, {"threads-per-core": 1}):
+        assert directives(H100, profile={"directives": one_thread})["cpus-per-task"] == "12", "cores are counted"
 
 
 def test_an_assumed_number_of_gpus_is_said_to_be_one() -> None:
