@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launcher._util.errors import CommandError, RecipeError
 from launcher._util.shell import LocalShell
-from launcher._util.user_paths import user_path
+from launcher._util.user_paths import cache_directory, user_path
 from launcher.discovery.recipe import MLM, MegatronScript
 
 OWN = "gpt"
@@ -52,7 +52,7 @@ def find_source(source: str, directory: Path, environ: Mapping[str, str]) -> tup
     """
     head, at, commit = source.rpartition("@")
     if not at:
-        if re.fullmatch(r"[0-9a-f]{7,40}|core_[rv][0-9.]+|core_r[0-9.]+", source):
+        if re.fullmatch(r"[0-9a-f]{7,40}|core_[rv][0-9.]+", source):
             return _exported(environ.get("LAUNCHER_MLM_REPOSITORY", REPOSITORY), source, environ)
         path = user_path(source, directory, where="--mlm-source", error=RecipeError).resolve()
         if not path.is_dir():
@@ -81,32 +81,50 @@ def git_commit(path: Path) -> str | None:
 
 def _exported(repository: str, commit: str, environ: Mapping[str, str]) -> tuple[Path, str]:
     """Return the files of a commit, in the cache, and its full name."""
-    shell = LocalShell()
-    cache = Path(environ.get("LAUNCHER_CACHE") or Path.home() / ".cache" / "launcher") / "megatron-lm"
+    cache = cache_directory(environ) / "megatron-lm"
     cache.mkdir(parents=True, exist_ok=True)
     if Path(repository).is_dir():
         clone = Path(repository)
     else:
         clone = cache / re.sub(r"[^A-Za-z0-9.]+", "-", repository).strip("-")
-        if not clone.exists():
-            shell.run(["git", "clone", "--bare", "--quiet", repository, str(clone)], timeout_s=_TIMEOUT_S)
-    named = shell.run(
-        ["git", "-C", str(clone), "rev-parse", "--verify", f"{commit}^{{commit}}"], check=False, timeout_s=60
-    )
-    if named.status:
+        _update(clone, repository, commit)
+    full = _full_name(clone, commit)
+    if full is None:
         raise RecipeError(f"{repository} has no commit {commit!r}", where="--mlm-source")
-    full = named.stdout.strip()
     target = cache / full
     if not target.exists():
-        # Written beside and renamed, so that two launchers at once leave one whole directory.
-        made = Path(tempfile.mkdtemp(prefix=f"{full}-", dir=cache))
-        archive = made / "tree.tar"
-        shell.run(["git", "-C", str(clone), "archive", "--output", str(archive), full], timeout_s=_TIMEOUT_S)
-        shutil.unpack_archive(str(archive), str(made / "tree"), "tar", filter="data")
-        try:
-            os.rename(made / "tree", target)  # noqa: PTH104 - fails where the target exists
-        except OSError:
-            if not target.exists():
-                raise
-        shutil.rmtree(made)
+        with tempfile.TemporaryDirectory(prefix=f"{full}-", dir=cache) as made:
+            archive, tree = Path(made) / "tree.tar", Path(made) / "tree"
+            LocalShell().run(["git", "-C", str(clone), "archive", "--output", str(archive), full], timeout_s=_TIMEOUT_S)
+            shutil.unpack_archive(str(archive), str(tree), "tar", filter="data")
+            _move(tree, target)
     return target, full
+
+
+def _update(clone: Path, repository: str, commit: str) -> None:
+    """Make the cached clone of a repository; look for a commit that it lacks, and for where a branch is now."""
+    shell = LocalShell()
+    if not clone.exists():
+        with tempfile.TemporaryDirectory(prefix=f"{clone.name}-", dir=clone.parent) as made:
+            new = Path(made) / "clone"
+            shell.run(["git", "clone", "--bare", "--quiet", repository, str(new)], timeout_s=_TIMEOUT_S)
+            _move(new, clone)
+    elif not re.fullmatch(r"[0-9a-f]+", commit) or _full_name(clone, commit) is None:
+        heads = "+refs/heads/*:refs/heads/*"
+        shell.run(["git", "-C", str(clone), "fetch", "--quiet", "--tags", "origin", heads], timeout_s=_TIMEOUT_S)
+
+
+def _full_name(clone: Path, commit: str) -> str | None:
+    """Return the full name of a commit; None where the repository does not have it."""
+    argv = ["git", "-C", str(clone), "rev-parse", "--verify", f"{commit}^{{commit}}"]
+    named = LocalShell().run(argv, check=False, timeout_s=60)
+    return None if named.status else named.stdout.strip()
+
+
+def _move(made: Path, target: Path) -> None:
+    """Give a whole directory its name, unless another launcher has just done so."""
+    try:
+        os.rename(made, target)  # noqa: PTH104 - fails where the target exists
+    except OSError:
+        if not target.exists():
+            raise

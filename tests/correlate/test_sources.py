@@ -67,6 +67,20 @@ def test_a_commit_is_exported_once(form: str, repository: Path, tmp_path: Path) 
     assert [one.name for one in path.parent.iterdir()] == [old], "nothing is left beside it"
 
 
+def test_a_commit_that_is_newer_than_the_clone_is_fetched(repository: Path, tmp_path: Path) -> None:
+    env = {**environment(tmp_path, repository), "LAUNCHER_MLM_REPOSITORY": f"file://{repository}"}
+    assert find_source(commits(repository)[1], tmp_path, env)[1] == commits(repository)[1]
+    git(repository, "branch", "core_r0.20")
+    assert find_source("core_r0.20", tmp_path, env)[1] == commits(repository)[1]
+    git(repository, "commit", "-q", "--allow-empty", "-m", "newer")
+    newest = commits(repository)[-1]
+    assert find_source(newest, tmp_path, env)[1] == newest
+    git(repository, "branch", "-f", "core_r0.20")
+    assert find_source("core_r0.20", tmp_path, env)[1] == newest, "a branch is where it is now"
+    with pytest.raises(RecipeError, match="no commit"):
+        find_source("abcdef0", tmp_path, env)
+
+
 @pytest.mark.parametrize(("text", "source"), [("mlm:gpt", None), ("mlm:pretrain_gpt.py", "mlm")])
 def test_a_script_is_found_with_its_arguments(text: str, source: str | None, repository: Path, tmp_path: Path) -> None:
     found = read_megatron_script(text, source, ["--num-layers", "2"], tmp_path, {})
