@@ -140,7 +140,8 @@ def _look(runtime: ContainerRuntime, host: HostContext, shell: Shell, slurm: tup
     if missing is not None:
         return missing
     places = tuple(there.values())
-    return _Finding(runtime.name, f"{' and '.join(places)} {'is' if len(places) == 1 else 'are'} there", _paths(places))
+    words = f"{' and '.join(places)} {'is' if len(places) == 1 else 'are'} there"
+    return _Finding(runtime.name, words, (*_paths(places), *slurm))  # a plugin of srun's may come, and is preferred
 
 
 def _slurm_files(host: HostContext) -> tuple[Path, ...]:

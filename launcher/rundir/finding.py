@@ -20,6 +20,8 @@ from launcher.rundir import RunDirectory
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}(-.*)?", re.ASCII | re.DOTALL)
 """What the launcher names a run's directory by: the second of its plan, then chance."""
+_JOB = re.compile(r"[0-9]+(_[0-9]+)?", re.ASCII)
+"""How Slurm names a job: 123, or 123_4 for a task of an array."""
 _SECOND = len("20260101-000000")
 _SHORTEST_BEGINNING = 4
 _SHOWN = 5
@@ -133,7 +135,7 @@ def _matches(name: str, root: Path) -> list[RunDirectory]:
     if not fitting and len(beginning) >= _SHORTEST_BEGINNING:
         fitting = [each for each in ids if each[1].startswith(beginning)]
     runs = [RunDirectory.at(path) for one in fitting if exists(RunPaths(path := root.joinpath(*one)).plan_file)]
-    if name.isascii() and name.isdigit():
+    if _JOB.fullmatch(name):
         runs += [run for run in runs_of_job(name, root) if run not in runs]
     return runs
 

@@ -86,6 +86,8 @@ def test_a_plugin_that_was_loaded_or_removed_is_noticed(here: HostContext) -> No
     (conf / "plugstack.conf").write_text("")
     install(here.directory, "unsquashfs", "bwrap")
     assert chosen(host, PLAIN).name == "bwrap"
+    (conf / "plugstack.conf").write_text("required spank_pyxis.so\n")
+    assert chosen(host, PYXIS).name == "pyxis", "also where another runtime was found before"
 
 
 def test_an_image_that_lies_there_unused_is_warned_of(here: HostContext) -> None:

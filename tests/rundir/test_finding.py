@@ -133,6 +133,13 @@ def test_a_job_of_two_clusters_is_ambiguous(root: Path) -> None:
         find_run("42", root)
 
 
+def test_a_task_of_an_array_is_found_by_its_job(root: Path) -> None:
+    make_run(root / "large/20260103-000001-dddd", *submitted("88_3"))
+    assert find_run("88_3", root).path.name.endswith("dddd")
+    with pytest.raises(RequestError, match="no run '88_4'"):
+        find_run("88_4", root)
+
+
 def test_of_several_runs_in_one_allocation_the_newest_is_meant(root: Path) -> None:
     for day in (1, 2):
         event = {"event": "launched", "backend": "allocation", "job": "77", "attempt": "000"}
