@@ -68,10 +68,7 @@ def run(rank: Rank) -> int:
             request = read_request(rank)
             bind_numa(rank, request["options"])
             state.network = start_network_watch(rank, request["options"])
-            if "mlm" in request["recipe"]:
-                state.config, device = mlm.prepare(rank, request, timeline, state.started)
-            else:
-                state.config, device = configure(rank, request, timeline, state.started)
+            state.config, device = configure(rank, request, timeline, state.started)
             state.window = make_profiler_window(state, request["options"], device)
             if state.network is not None:
                 state.network.begin(device)

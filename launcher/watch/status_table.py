@@ -74,10 +74,7 @@ def row(status: RunStatus, now: float) -> tuple[str, ...]:
         iteration,
         _number(values["loss"], ".5g"),
         _number(values["seconds_per_iteration"], ".3f"),
-        *(
-            "" if values[name] is None else clock(values[name])
-            for name in ("seconds_left", "elapsed_s", "limit_left_s")
-        ),
+        *("" if values[name] is None else clock(values[name]) for name in _DURATIONS),
         detail(status, now),
     )
     return tuple(map(printable, cells))
