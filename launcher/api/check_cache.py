@@ -77,6 +77,8 @@ def _digest(found: Discovered, task: TaskPlan, request: CheckRequest, env: Mappi
         raise _UnknownStackError  # the content of the image was never computed
     if image is not None and found.inputs.request.check_on != "node" and why_unavailable(image) is not None:
         raise _UnknownStackError  # this machine's Megatron answers in place of the image's
+    if found.inputs.mcore is not None:
+        raise _UnknownStackError  # a Megatron-Core of the user's own, whose files are not read here
     python = found.release.python or found.inputs.host.python
     known = {
         "launcher": __version__,

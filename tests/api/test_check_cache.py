@@ -30,11 +30,12 @@ def test_files_are_found_in_lists_in_directories_and_by_their_prefix(tmp_path: P
 def test_an_answer_of_this_machine_in_place_of_the_image_is_not_kept(tmp_path: Path) -> None:
     """The check calls this machine's Megatron where the image cannot be entered; a later one may run in the image."""
 
-    def kept(packages: dict[str, str], check_on: str | None = None) -> bool:
+    def kept(packages: dict[str, str], check_on: str | None = None, mcore: object = None) -> bool:
         image = SimpleNamespace(digest="1" * 64, packages=packages, architecture=None)
         inputs = SimpleNamespace(
             host=SimpleNamespace(environ={"LAUNCHER_CACHE": str(tmp_path)}, python="python3"),
             image=image,
+            mcore=mcore,
             request=SimpleNamespace(check_on=check_on),
             recipe=None,
         )
@@ -45,4 +46,5 @@ def test_an_answer_of_this_machine_in_place_of_the_image_is_not_kept(tmp_path: P
         return cache.read() is not None
 
     assert not kept({"torch": "2.9"})
+    assert not kept({"torch": "2.9"}, "node", mcore=object()), "nor is one of a Megatron-Core of the user's own"
     assert kept({"torch": "2.9"}, "node")

@@ -10,6 +10,7 @@ import pytest
 from launcher._util.errors import ConfigError, RecipeError
 from launcher.discovery.megatron_core import core_version, find_core, pair_warning, read_pinned, use_core
 from launcher.discovery.megatron_lm import find_source, git_commit, read_megatron_script
+from launcher.job.config import check
 from tests.support.limits import seconds
 
 VERSION = "MAJOR = 0\nMINOR = {minor}\nPATCH = 2\n"
@@ -105,6 +106,12 @@ def test_a_script_that_cannot_run_is_refused(
     assert repository.exists()
     with pytest.raises(RecipeError):
         read_megatron_script(text, source, words, tmp_path, environment(tmp_path, repository))
+
+
+def test_the_check_of_a_configuration_uses_the_core_of_the_run(tmp_path: Path) -> None:
+    options = {"device": "cpu", "mcore": str(tmp_path / "absent")}
+    given = check.reply({"recipe": {"bridge": "x"}, "world_size": 1, "ranks_per_node": 1, "options": options})
+    assert f"{tmp_path / 'absent'} has no directory megatron" in given["error"]
 
 
 # ---- a checkout of Megatron Bridge

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...contract import values
+from .. import sources
 from ..data import data_files
 from ..errors import UserError
 from ..model import weights
@@ -117,6 +118,7 @@ def build_config(request: Mapping[str, Any], run_recipe: Callable[[Callable[[], 
     This process becomes rank 0 of the job. `run_recipe` gets a function that runs the recipe, and returns its result.
     Raises UserError.
     """
+    sources.use_core(request["options"])
     ranks = {"WORLD_SIZE": str(int(request["world_size"])), "LOCAL_WORLD_SIZE": str(request["ranks_per_node"])}
     os.environ.update(_ONE_PROCESS, **ranks)
     from . import overrides as _overrides
