@@ -1,5 +1,6 @@
 """States of jobs: Slurm's words read right, one question for all jobs, and silence never taken for an end."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -79,7 +80,8 @@ def test_times_that_are_none(text: str) -> None:
 
 def test_squeue_is_read() -> None:
     jobs = parse_squeue(QUEUE, NOW)
-    assert jobs["1"] == Job("1", State.RUNNING, submitted=1795227306.0, start=1795227307.0, nodes="n[1-4]")
+    running = Job("1", State.RUNNING, submitted=1795227306.0, start=1795227307.0, nodes="n[1-4]")
+    assert jobs["1"] == dataclasses.replace(running, limit_end=1826763307.0)
     assert (jobs["4"].reason, jobs["4"].start) == ("JobHeldUser", None)
     assert (jobs["3_1"].terminal, jobs["3_1"].end, jobs["7"]) == (True, 1795227401.0, jobs["3_1"])
     # Many tasks of an array wait under one number.
