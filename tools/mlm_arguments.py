@@ -151,6 +151,9 @@ def _plain(value: Any) -> Any:
         return value.name
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
+    if isinstance(value, str | Path) and Path(value).is_relative_to(Path.cwd()):
+        # Bridge makes its default directories absolute, from where it is started.
+        return str(Path(value).relative_to(Path.cwd()))
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 

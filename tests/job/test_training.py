@@ -308,7 +308,8 @@ def test_a_save_that_does_not_fit_is_said_and_the_last_good_checkpoint_stays(
 
 def test_a_failure_is_recorded_before_process_groups_are_aborted_which_may_never_return(tmp_path: Path) -> None:
     """As NCCL does after NaN in a gradient: the rank ends all the same, and its error is not taken for a hang."""
-    run = make_run(tmp_path / "run", "stuck.py", TWENTY, files={"stuck.py": STUCK_ABORT})
+    one_call_a_step = "train.global_batch_size=2"
+    run = make_run(tmp_path / "run", "stuck.py", [*TWENTY, one_call_a_step], files={"stuck.py": STUCK_ABORT})
     train(run, expect=None)
     for rank in range(2):
         end = run.end(rank)
