@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,23 @@ def test_of_six_that_put_one_image_into_the_store_one_does_the_work(tmp_path: Pa
     (tmp_path / "root/file").write_bytes(bytes(range(256)) * 40_000)
     subprocess.run(["mksquashfs", "root", "one.sqsh", "-quiet", "-no-progress"], cwd=tmp_path, check=True)
     argv = [str(LAUNCHER), "image", "import", "./one.sqsh", "--name", "one", "--json"]
-    pipe = subprocess.PIPE
-    started = [
-        subprocess.Popen(argv, cwd=tmp_path, env=user.environ, stdout=pipe, stderr=pipe, text=True) for _ in range(6)
-    ]
+    # The first one is at work until all others wait for it.
+    go = tmp_path / "go"
+    put(user, {"cp": f'#!/bin/bash\nuntil [[ -e {go} ]]; do sleep 0.05; done\nexec /bin/cp "$@"\n'})
+    told = [tmp_path / f"told{number}" for number in range(6)]
+    started = []
+    for path in told:
+        with path.open("w") as err:
+            started.append(
+                subprocess.Popen(argv, cwd=tmp_path, env=user.environ, stdout=subprocess.PIPE, stderr=err, text=True)
+            )
+    deadline = time.monotonic() + seconds(60)
+    while sum("waiting" in path.read_text() for path in told) < 5:
+        assert time.monotonic() < deadline, [path.read_text() for path in told]
+        time.sleep(0.05)
+    go.touch()
     ended = [process.communicate(timeout=seconds(120)) for process in started]
-    assert [process.returncode for process in started] == [0] * 6, ended
+    assert [process.returncode for process in started] == [0] * 6, [path.read_text() for path in told]
     answers = [json.loads(out) for out, _ in ended]
     assert len({answer["digest"] for answer in answers}) == 1
     assert [answer["reused"] for answer in answers].count(False) == 1
