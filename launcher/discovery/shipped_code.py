@@ -67,7 +67,15 @@ def shipped_code(
     ignored = _ignored(home)
     found |= {path.relative_to(home).as_posix(): path for path in imported_files(recipe.path)}
     for text in named:
-        found |= _named(text, home, directory, ignored)
+        added = _named(text, home, directory, ignored)
+        for name in found.keys() & added.keys():
+            if not added[name].samefile(found[name]):
+                raise RecipeError(
+                    f"{added[name]} and {found[name]} would both travel as {name!r}",
+                    where="--ship",
+                    hint="Rename one of them, or ship the directory that holds it.",
+                )
+        found |= added
     _check_size(found, "--ship")
     tracked = _tracked(home, ignored)
     if tracked is None:

@@ -100,6 +100,14 @@ def test_the_state_of_git_before_a_commit_unchanged_and_without_a_branch(project
     assert (project / ".git/index").stat().st_mtime_ns == index, "a plan writes nothing"
 
 
+def test_two_files_of_one_name_are_refused(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("elsewhere") / "recipe.py"
+    other.write_text("")
+    with pytest.raises(RecipeError, match=r"would both travel as 'recipe\.py'"):
+        ship(project, str(other))
+    assert dict(ship(project, str(project / "helper.py")).files) == dict(ship(project).files)
+
+
 def test_too_much_is_refused_where_it_was_named_and_said_where_it_is_tracked(project: Path) -> None:
     (project / "conf/large").write_bytes(b"")
     with (project / "conf/large").open("ab") as file:
