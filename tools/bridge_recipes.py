@@ -7,9 +7,7 @@ architecture says is not in the index, unless the recipe gives it. With --check 
 printed and the exit status is 1.
 """
 
-import argparse
 import ast
-import difflib
 import importlib
 import importlib.metadata
 import inspect
@@ -28,7 +26,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
 
 from launcher.discovery.recipe import BridgeRecipe  # noqa: E402 - likewise
-from tools import hub_standins  # noqa: E402 - from the checkout that this file lies in
+from tools import committed, hub_standins  # noqa: E402 - from the checkout that this file lies in
 
 KEYS = {
     "tp": "model.tensor_model_parallel_size",
@@ -60,25 +58,12 @@ _NAME = re.compile(
 
 def main(arguments: list[str] | None = None) -> int:
     """Generate or compare; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="compare with the committed file instead of writing it")
-    parser.add_argument("--directory", type=Path, default=_ROOT / "configs" / "bridge", help="where the file lies")
-    options = parser.parse_args(arguments)
+    options = committed.options_of(arguments, __doc__, _ROOT / "configs" / "bridge")
     index = generate()
     path = options.directory / f"recipes-{index['bridge']}.json"
-    text = render(index)
-    if not options.check:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        failed = sum("not_run" in entry for entry in index["recipes"].values())
-        print(f"{path}: {len(index['recipes'])} recipes, {failed} of them could not be run")
-        return 0
-    committed = path.read_text(encoding="utf-8") if path.exists() else ""
-    difference = list(
-        difflib.unified_diff(committed.splitlines(), text.splitlines(), str(path), "generated", lineterm="", n=0)
-    )
-    print("\n".join(difference) if difference else f"{path}: as generated")
-    return 1 if difference else 0
+    failed = sum("not_run" in entry for entry in index["recipes"].values())
+    summary = f"{len(index['recipes'])} recipes, {failed} of them could not be run"
+    return committed.write_or_compare(path, render(index), check=options.check, summary=summary, context=0)
 
 
 def generate() -> dict[str, Any]:

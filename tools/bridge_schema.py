@@ -7,9 +7,7 @@ the unions of their classes. A key that only one of them has is in the file; whe
 known when the recipe runs. With --check nothing is written: a difference is printed and the exit status is 1.
 """
 
-import argparse
 import dataclasses
-import difflib
 import importlib
 import importlib.metadata
 import json
@@ -29,28 +27,16 @@ _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
 
 from launcher.job.config import annotations  # noqa: E402 - from the checkout that this file lies in
+from tools import committed  # noqa: E402 - likewise
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Generate or compare; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="compare with the committed file instead of writing it")
-    parser.add_argument("--directory", type=Path, default=_ROOT / "configs" / "schemas", help="where the file lies")
-    options = parser.parse_args(arguments)
+    options = committed.options_of(arguments, __doc__, _ROOT / "configs" / "schemas")
     schema = generate()
     path = options.directory / f"bridge-{schema['bridge']}.json"
-    text = render(schema)
-    if not options.check:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        print(f"{path}: {len(schema['keys'])} keys")
-        return 0
-    committed = path.read_text(encoding="utf-8") if path.exists() else ""
-    difference = list(
-        difflib.unified_diff(committed.splitlines(), text.splitlines(), str(path), "generated", lineterm="")
-    )
-    print("\n".join(difference) if difference else f"{path}: as generated")
-    return 1 if difference else 0
+    summary = f"{len(schema['keys'])} keys"
+    return committed.write_or_compare(path, render(schema), check=options.check, summary=summary)
 
 
 def generate() -> dict[str, Any]:

@@ -9,7 +9,6 @@ With --check nothing is written: a difference is printed and the exit status is 
 
 import argparse
 import dataclasses
-import difflib
 import enum
 import fnmatch
 import importlib.metadata
@@ -23,29 +22,19 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
 
+from tools import committed  # noqa: E402 - from the checkout that this file lies in
+
 BASE = "vanilla_gpt_pretrain_config"
 """The recipe that a translation to Bridge starts from."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Generate or compare; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="compare with the committed file instead of writing it")
-    parser.add_argument("--directory", type=Path, default=_ROOT / "configs" / "mlm", help="where the file lies")
-    options = parser.parse_args(arguments)
+    options = committed.options_of(arguments, __doc__, _ROOT / "configs" / "mlm")
     table = generate()
     path = options.directory / f"arguments-{table['core']}.json"
-    text = render(table)
-    if not options.check:
-        path.write_text(text, encoding="utf-8")
-        print(f"{path}: {len(table['arguments'])} arguments, {len(table['keys'])} keys without one")
-        return 0
-    committed = path.read_text(encoding="utf-8") if path.exists() else ""
-    difference = list(
-        difflib.unified_diff(committed.splitlines(), text.splitlines(), str(path), "generated", lineterm="")
-    )
-    print("\n".join(difference) if difference else f"{path}: as generated")
-    return 1 if difference else 0
+    summary = f"{len(table['arguments'])} arguments, {len(table['keys'])} keys without one"
+    return committed.write_or_compare(path, render(table), check=options.check, summary=summary)
 
 
 def generate() -> dict[str, Any]:

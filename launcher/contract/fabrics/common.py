@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Optional
 
+from .model import NetworkRequest, NetworkVariables
 from .verdict import Cause, Expectation, NodeView, Selection, Verdict, bad
 
 NOT_SOCKET = r"(?!(fast)?socket$).*"
@@ -37,6 +38,17 @@ def asked_for(view: NodeView) -> Iterator[Cause]:
     """Yield the cause where the environment selects TCP."""
     if is_socket(view.environment.get("NCCL_NET", "")):
         yield Cause("NCCL_NET=Socket asks for it")
+
+
+def google_plugin(network: str, request: NetworkRequest) -> NetworkVariables:
+    """Insist on Google's plugin of this name where a run must not go on without it.
+
+    The image's own choice of a plugin is removed.
+    """
+    unset = ("NCCL_NET_PLUGIN",) if "NCCL_NET_PLUGIN" in request.image_environment else ()
+    if request.nodes == 1 or request.policy != "require":
+        return NetworkVariables(unset=unset)
+    return NetworkVariables((("NCCL_NET", network),), f"NCCL_NET={network}", unset=unset)
 
 
 def why_fewer(variable: str, view: NodeView) -> Cause:

@@ -6,21 +6,11 @@ the GPUs. The plugin begins its lines with NET/FasTrak (google/nccl-plugin-gpudi
 """
 
 from collections.abc import Iterator
+from functools import partial
 
-from .common import asked_for
-from .model import Fabric, NetworkRequest, NetworkVariables
+from .common import asked_for, google_plugin
+from .model import Fabric
 from .verdict import GOOD, Cause, Expectation, NodeView, Selection, Verdict, log_rule, set_field
-
-_NETWORK = "FasTrak"
-
-
-def _variables(request: NetworkRequest) -> NetworkVariables:
-    """Insist on FasTrak where the run must not go on without it; the image's own choice of a plugin is removed."""
-    unset = ("NCCL_NET_PLUGIN",) if "NCCL_NET_PLUGIN" in request.image_environment else ()
-    if request.nodes == 1 or request.policy != "require":
-        return NetworkVariables(unset=unset)
-    return NetworkVariables((("NCCL_NET", _NETWORK),), f"NCCL_NET={_NETWORK}", unset=unset)
-
 
 _LOG = (
     log_rule(r"NET/FasTrak .*(?:[Vv]ersion|plugin) v?(\d[\w.]*)", "fastrak", set_field("plugin_version")),
@@ -62,7 +52,7 @@ FABRIC = Fabric(
     networks="FasTrak",
     judge=_judge,
     why_not=_why_not,
-    variables=_variables,
+    variables=partial(google_plugin, "FasTrak"),
     rdma=False,
     gdr=False,
     without_mlx5=True,

@@ -7,22 +7,12 @@ Lines: gpu-recipes issue 5 (a plugin built for a newer GLIBC), NVIDIA-NeMo/Autom
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 from . import net_ib, roce
-from .common import asked_for, uses_gdr, why_fewer, without_gdr
-from .model import Fabric, LintRule, NetworkRequest, NetworkVariables
+from .common import asked_for, google_plugin, uses_gdr, why_fewer, without_gdr
+from .model import Fabric, LintRule
 from .verdict import GOOD, Cause, Expectation, NodeView, Selection, Verdict, bad, log_rule, set_field
-
-_NETWORK = "gIB"
-
-
-def _variables(request: NetworkRequest) -> NetworkVariables:
-    """Insist on gIB where the run must not go on without it; the image's own choice of a plugin is removed."""
-    unset = ("NCCL_NET_PLUGIN",) if "NCCL_NET_PLUGIN" in request.image_environment else ()
-    if request.nodes == 1 or request.policy != "require":
-        return NetworkVariables(unset=unset)
-    return NetworkVariables((("NCCL_NET", _NETWORK),), f"NCCL_NET={_NETWORK}", unset=unset)
-
 
 _LOG = (
     log_rule(r"NET/gIB ?: Initializing (gIB \S+)", "gib", set_field("plugin_version")),
@@ -77,7 +67,7 @@ FABRIC = Fabric(
     networks="gIB",
     judge=_judge,
     why_not=_why_not,
-    variables=_variables,
+    variables=partial(google_plugin, "gIB"),
     owns=roce.FABRIC.owns,
     log_rules=_LOG,
     lint_rules=(
