@@ -158,7 +158,7 @@ def two_runs(root: Path) -> tuple[RunDirectory, RunDirectory, Plan]:
     recipe = read_recipe("recipe.py", root)
     assert isinstance(recipe, RecipeFile)
     code = code_files(shipped_code(recipe), None, root)
-    made, plans = [], []
+    made, plans = list[RunDirectory](), list[Plan]()
     for number in range(2):
         where = building.host(run_id=f"20260921-120000-abc{number}", directory=root)
         plans.append(dataclasses.replace(building.plan(where=where, recipe=recipe), code=code))
