@@ -178,6 +178,19 @@ def agrees(found: dict[str, Any]) -> bool:
     return isinstance(verdict, dict) and verdict["state"] == "agree" and verdict["compared"] == [1, 10]
 
 
+def line_of(found: dict[str, Any]) -> str:
+    """Return a part's verdict, noise and last losses in a few lines."""
+    verdict = found.get("verdict")
+    said = f"{verdict['state']}: {verdict['sentence']}" if isinstance(verdict, dict) else f"no verdict: {verdict}"
+    lines = [f"{found['part']} after {found['seconds']} s: {said}"]
+    if isinstance(verdict, dict) and verdict["stage"]:
+        lines.append(f"  stage {verdict['stage']}: {verdict['cause']}")
+    for side in ("left", "right"):
+        each = found[side]
+        lines.append(f"  {side}: {each['runs']} runs, noise {each['largest_difference']}, losses {each['losses'][:2]}")
+    return "\n".join(lines)
+
+
 def keep_logs(out: Path, root: Path) -> None:
     """Copy the end of every rank's log beside the verdict: the runs themselves hold copies of the code."""
     for path in sorted(root.glob("*/*/attempts/*/logs/rank-*.log")):
@@ -212,7 +225,7 @@ def main() -> int:
             keep_logs(out / part.name, work / part.name)
             summary.append(found | {"agrees": agrees(found)})
             (out / "summary.json").write_text(json.dumps(summary, indent=1))
-            print(json.dumps(summary[-1]), flush=True)
+            print(line_of(summary[-1]), flush=True)
     good = {one["part"] for one in summary if one["agrees"]}
     wrong = [part.name for part in parts if part.counts and part.name not in good]
     print(f"do not agree: {', '.join(wrong) or 'none'}")
