@@ -5,9 +5,10 @@ toy.start_seconds, toy.nan_from (the step from which the loss is NaN), toy.fail_
 (raise, user, exit, kill, hang), toy.save_seconds (of the save at a stop), toy.term=save (SIGTERM saves and stops).
 With toy.fail_after=FILE it waits for that file before it fails. With toy.bad_attempts=N the loss is NaN and ranks
 fail in the first N attempts alone. toy.lemon names a file: ranks on a node that it lists are killed after six
-iterations. What it was given lies afterwards in ranks/NNNN.seen.json. It has a state that each step changes and that a
-checkpoint holds, as weights are; the loss depends on it, so on all earlier steps, the seed and the world size. A resumed
-run repeats the losses of an uninterrupted one only if it loads the state of the very iteration that it continues.
+iterations. What it was given lies afterwards in ranks/NNNN.seen.json. Like weights it has a state that each step
+changes and that a checkpoint holds; the loss depends on it, so on all earlier steps, the seed and the world size. A
+resumed run repeats the losses of an uninterrupted one only if it loads the state of the very iteration that it
+continues.
 """
 
 import hashlib
