@@ -1,11 +1,11 @@
 """Kinds of hang with real collectives on the GPUs of one machine, watched as in a job: which rank is named, and when.
 
-    python3 benchmarks/gpu_hangs.py OUT [--backend nccl] [--ranks 2] [--hang-limit 10] [--at-once] [KIND ...]
+    python3 benchmarks/gpu_hangs.py OUT [KIND ...] [--backend nccl] [--ranks 2] [--hang-limit 10] [--at-once N]
 
 It needs Python 3.10 and torch, not the launcher's own packages: each run has the files of a run directory, the ranks
 are tests/toy/distributed.py below a shell as of step.sh, and the watchdog and the verdict are the launcher's own. Below
 OUT each kind has its run directory; the table is printed, and the rows are OUT/hangs.json. About 30 s for each kind;
-with --at-once all share the GPUs and start together. It ends with status 1 where a row is not as it has to be: the
+with --at-once N so many runs share the GPUs. It ends with status 1 where a row is not as it has to be: the
 rank that hangs named, the end within 30 s of the last progress, stacks of all ranks and dumps of those that can answer.
 """
 
@@ -151,7 +151,7 @@ def main() -> int:
     parser.add_argument("--backend", default="nccl")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--hang-limit", type=float, default=10.0)
-    parser.add_argument("--at-once", action="store_true", help="start all runs together")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="so many runs share the GPUs")
     parsed = parser.parse_args()
     parsed.out.mkdir(parents=True, exist_ok=True)
     print(f"a count takes {seconds_per_count(parsed.out / 'count') * 1e6:.2f} microseconds", flush=True)
@@ -160,7 +160,7 @@ def main() -> int:
         for kind in parsed.kinds
     ]
     rows = []
-    with ThreadPoolExecutor(len(runs) if parsed.at_once else 1) as pool:
+    with ThreadPoolExecutor(parsed.at_once) as pool:
         for run, found in zip(runs, pool.map(lambda run: run_kind(run, parsed.ranks), runs), strict=True):
             row = {"kind": run.name, **found, "wrong": list(wrong_in(run.name, found, parsed.ranks))}
             rows.append(row)
