@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Resolve cpu.in, gpu.in and docs.in into files with exact versions and hashes. Usage: requirements/compile.sh [extra uv options]
+# Versions stay as the files have them where they still fit; --upgrade takes the newest.
 #   cpu.txt    the launcher, its development tools and the CPU training stack, without torch
 #   torch.txt  torch and the CUDA libraries that its wheel on PyPI asks for, with the same versions as cpu.txt was resolved with
 #   gpu.txt    the training stack of a GPU image
@@ -11,6 +12,9 @@ cd "$(dirname "$0")"
 uv=${UV:-uv}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+# What an output file holds already is preferred.
+cat cpu.txt torch.txt >"$work/all.txt"
+cp gpu.txt docs.txt "$work"
 common=(--quiet --generate-hashes --no-header --no-annotate "$@")
 
 compile() { "$uv" pip compile "${common[@]}" "$@"; }
@@ -24,7 +28,7 @@ awk -v cuda="$cuda" -v torch="$work/torch.txt" -v rest="$work/cpu.txt" \
 compile --override overrides.txt --python-version 3.12 --python-platform x86_64-manylinux_2_39 gpu.in --output-file "$work/gpu.txt"
 compile --python-version 3.12 docs.in --output-file "$work/docs.txt"
 
-# What an output file holds already is preferred: so both have the same versions as far as possible, and torch is the same.
+# Thus both have the same versions as far as possible, and torch is the same.
 old=bridge-0.3.1
 cp "$work/all.txt" "$work/old.txt"
 compile --override overrides-0.3.1.txt --python-version 3.11 --python-platform x86_64-manylinux_2_31 $old.in --output-file "$work/old.txt"

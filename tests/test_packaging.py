@@ -70,4 +70,4 @@ def test_commands_do_not_load_what_they_do_not_need() -> None:
 
     assert loaded("--help") == "[]"
     recipe = "recipes/vanilla_gpt_pretrain.py"
-    assert loaded("plan", "--cluster", "local", recipe, "train.train_iters=20") == "['launcher.cli.parser', 'pydantic']"
+    assert loaded("plan", "--cluster", "local", recipe, "train.train_iters=20") == "['launcher.cli.parser']"

@@ -14,8 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from msgspec import NODEFAULT, structs
 
 from launcher._util import errors
 from launcher.cli import arguments
@@ -23,6 +22,7 @@ from launcher.cli.main import COMMANDS, command_parser
 from launcher.config import load
 from launcher.config.cluster import Cluster, ExpectedPerformance, Rendezvous, Retry
 from launcher.config.image import ImageSpec
+from launcher.config.model import Model, default_of
 from launcher.config.request import Request
 from launcher.contract import failures, records
 from launcher.contract.paths import AttemptPaths, RunPaths
@@ -159,7 +159,7 @@ def spelling(action: argparse.Action) -> str:
 # --- Models -----------------------------------------------------------------------------------------------------------
 
 
-def field_docs(model: type[BaseModel]) -> dict[str, str]:
+def field_docs(model: type[Model]) -> dict[str, str]:
     """Return the string below each field of a model."""
     return docs_below(ast.parse(textwrap.dedent(inspect.getsource(model))).body[0])
 
@@ -189,28 +189,36 @@ def kind(annotation: Any) -> str:
         return f"list of {kind(inner[0])}"
     if origin is dict:
         return f"table of {kind(inner[1])}"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, Model):
         return "table"
     return {str: "text", int: "integer", float: "number", bool: "`true` or `false`"}.get(annotation, str(annotation))
 
 
-def default(field: FieldInfo) -> str:
+def default(field: structs.FieldInfo) -> str:
     """Return a field's default as TOML writes it; nothing where there is none."""
-    value = field.get_default(call_default_factory=True) if not field.is_required() else None
-    if value is None or value in ("", (), {}) or isinstance(value, BaseModel | Path):
-        return "required" if field.is_required() else ""
+    value = default_of(field)
+    if value is NODEFAULT:
+        return "required"
+    if value is None or value in ("", (), {}) or isinstance(value, Model | Path):
+        return ""
     return f"`{str(value).lower() if isinstance(value, bool) else repr(value).replace(chr(39), chr(34))}`"
 
 
-def keys(model: type[BaseModel], *, leave_out: tuple[str, ...] = (), prefix: str = "") -> str:
+def fields(model: type[Model]) -> list[structs.FieldInfo]:
+    """Return the fields that are keys."""
+    return [field for field in structs.fields(model) if field.name in model.model_fields]
+
+
+def keys(model: type[Model], *, leave_out: tuple[str, ...] = (), prefix: str = "") -> str:
     """Return the table of a model's keys."""
     docs = field_docs(model)
     rows = []
-    for name, field in model.model_fields.items():
+    for field in fields(model):
+        name = field.name
         if name not in leave_out:
             if name not in docs:
                 raise SystemExit(f"{model.__name__}.{name} has no documentation below it")
-            rows.append((f"`{prefix}{name}`", kind(field.annotation), default(field), docs[name]))
+            rows.append((f"`{prefix}{name}`", kind(field.type), default(field), docs[name]))
     return table(("key", "value", "default", "meaning"), rows)
 
 
@@ -265,12 +273,13 @@ def request() -> str:
     load.parse(Request, tomllib.loads(JOB_FILE), where="the example of a job file")
     docs, options = field_docs(Request), options_of_requests()
     rows = []
-    for name, field in Request.model_fields.items():
+    for field in fields(Request):
+        name = field.name
         option, text = options.get(name, ("", ""))
         if name.startswith("default_"):
             continue
         meaning = docs.get(name) or text
-        rows.append((f"`{name}`", option, kind(field.annotation), default(field), counts_in(name), meaning))
+        rows.append((f"`{name}`", option, kind(field.type), default(field), counts_in(name), meaning))
     return page(
         "# Request and job file",
         "A request is everything that a user says about one run.\n"

@@ -76,7 +76,7 @@ _.tensor_model_parallel_size
 _.tp_comm_overlap
 _.use_distributed_optimizer
 
-# Fields and validators of pydantic models.
+# Fields of models.
 _.extends
 _.resume
 
@@ -164,9 +164,8 @@ _.communication_us
 _.model_parameters
 _.total_us
 
-# Python and pydantic call these by themselves.
+# Python calls this by itself.
 _.__dir__
-_._minutes
 
 # Validators of the schemas of CloudAI's files, called by pydantic.
 _._at_least_one

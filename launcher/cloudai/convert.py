@@ -32,7 +32,7 @@ def convert(loaded: LoadedFiles, directory: Path, options: RunChoices) -> Iterat
             files.write_text(profile, planned.profile.text)
             seen.add(profile)
             yield profile
-        values: dict[str, Any] = planned.request.model_dump(mode="json", exclude_defaults=True)
+        values: dict[str, Any] = planned.request.model_dump(exclude_defaults=True)
         values.pop("run_root", None)
         path = directory / f"{case.name.replace('/', '-')}.toml"
         notes = "".join(f"# {note}\n" for note in planned.notes)

@@ -1,20 +1,20 @@
 """The cluster profile: facts about a site that hold for all of its users."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from msgspec import Meta, field
 
+from launcher.config.model import LARGEST, Model
 from launcher.config.texts import plain, slurm_time
 from launcher.contract.fabrics import FABRICS
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 from launcher.runtimes import RUNTIMES
 
-Word = Annotated[str, AfterValidator(plain)]
-Text = Annotated[str, Field(min_length=1), AfterValidator(plain)]
-TimeLimit = Annotated[Text, AfterValidator(slurm_time)]
-Flag = Annotated[bool, Field(strict=True)]
-Count = Annotated[int, Field(strict=True, gt=0)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Text = Annotated[str, Meta(min_length=1)]
+Count = Annotated[int, Meta(gt=0)]
+Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
+Limit = Annotated[float, Meta(ge=1)]
 AUTOMATIC = "auto"
 """The runtime of a profile that leaves it open."""
 
@@ -26,26 +26,20 @@ else:
     Fabric = Literal[tuple(FABRICS)]
     Runtime = Literal[tuple(RUNTIMES)]
     ProfileRuntime = Literal[(*RUNTIMES, AUTOMATIC)]
-EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+EnvironmentName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")]
+Environment = dict[EnvironmentName, str]
 
 
-def _no_rank_variables_and_no_secrets[T: (dict[str, str], tuple[str, ...])](values: T) -> T:
-    for name in values:
+def _no_rank_variables_and_no_secrets(names: Iterable[str]) -> None:
+    for name in names:
         if name in RANK_VARIABLES:
             raise ValueError(f"{name} cannot be set: step.sh sets it for each rank")
         if is_secret(name):
             raise ValueError(f"{name} looks like a secret: list its name in `inherit` and set it in your shell")
-    return values
 
 
-Environment = Annotated[dict[EnvironmentName, Word], AfterValidator(_no_rank_variables_and_no_secrets)]
-Names = Annotated[tuple[EnvironmentName, ...], AfterValidator(_no_rank_variables_and_no_secrets)]
-
-
-class ExpectedPerformance(BaseModel):
+class ExpectedPerformance(Model, frozen=True, kw_only=True):
     """Performance of a healthy node; None where it has not been measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     matmul_tflops: Positive | None = None
     """Dense bf16 matrix product of 8192 x 8192 x 8192 on one GPU, TFLOP/s."""
@@ -57,15 +51,13 @@ class ExpectedPerformance(BaseModel):
     """Bus bandwidth of a large all-reduce across nodes, GB/s."""
 
 
-class Retry(BaseModel):
+class Retry(Model, frozen=True, kw_only=True):
     """How a run that keeps going is continued, and when it gives up."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-    without_progress: Annotated[Count, Field(le=100)] = 3
+    without_progress: Annotated[Count, Meta(le=100)] = 3
     """Number of attempts in a row without a newer checkpoint after which the run ends; preempted ones do not count."""
 
-    backoff_s: Annotated[float, Field(strict=True, ge=0, le=3600)] = 30
+    backoff_s: Annotated[float, Meta(ge=0, le=3600)] = 30
     """Seconds before the next attempt after one without progress; doubled for each further one, up to 10 minutes."""
 
     strikes: Count = 2
@@ -74,37 +66,37 @@ class Retry(BaseModel):
     strike_hours: Positive = 24
     """Number of hours for which a strike counts."""
 
-    excluded_percent: Annotated[float, Field(strict=True, ge=0, le=100)] = 10
+    excluded_percent: Annotated[float, Meta(ge=0, le=100)] = 10
     """The most nodes that are excluded, in percent of the run's nodes; one node always may be."""
 
 
-def _port_range(text: str) -> str:
+def _port_range(text: str) -> None:
     first, _, last = text.partition("-")
     if not 1024 <= int(first) <= int(last) <= 65535:
         raise ValueError("ports are 1024 to 65535, the first one first, such as `20000-28999`")
-    return text
 
 
-class Rendezvous(BaseModel):
+class Rendezvous(Model, frozen=True, kw_only=True):
     """Where the ranks of a run meet: at most one of `suffix`, `interface` and `command` is set.
 
     By default the address is Slurm's own one of the first node (NodeAddr): at some sites that of a network for
     administration.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    text_check: ClassVar[Callable[[str], object]] = plain
+    checks: ClassVar[Mapping[str, Callable[[Any], object]]] = {"ports": _port_range}
 
-    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")] | None = None
+    suffix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9.-]+\Z")] | None = None
     """What the name of the first node is followed by in another network: `-ib`, `.hsn.example.org`."""
 
-    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")] | None = None
+    interface: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]+\Z")] | None = None
     """The network interface of the first node whose address is taken, such as `ib0` or `hsn0`; torch's gloo and NCCL's
     sockets use it on all nodes, too (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)."""
 
     command: Text | None = None
     """A command of bash that runs on the first node and prints the address or name."""
 
-    ports: Annotated[str, Field(pattern=r"^[0-9]{1,5}-[0-9]{1,5}$"), AfterValidator(_port_range)] = "20000-28999"
+    ports: Annotated[str, Meta(pattern=r"^[0-9]{1,5}-[0-9]{1,5}\Z")] = "20000-28999"
     """First and last port of which a run takes one by the number of its job: reachable from all nodes, and outside
     the range from which the nodes' kernels take ports by themselves (net.ipv4.ip_local_port_range)."""
 
@@ -115,17 +107,21 @@ class Rendezvous(BaseModel):
         return int(first), int(last)
 
 
-def _one_address(stated: Rendezvous) -> Rendezvous:
+def _one_address(stated: Rendezvous) -> None:
     names = [name for name in ("suffix", "interface", "command") if getattr(stated, name) is not None]
     if len(names) > 1:
         raise ValueError(f"one of suffix, interface and command gives the address, and {' and '.join(names)} are set")
-    return stated
 
 
-class Cluster(BaseModel):
+class Cluster(Model, frozen=True, kw_only=True):
     """A cluster profile. Where a site states no value, Slurm's own default applies."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    text_check: ClassVar[Callable[[str], object]] = plain
+    checks: ClassVar[Mapping[str, Callable[[Any], object]]] = {
+        "rendezvous": _one_address,
+        "time_limit": slurm_time,
+        **dict.fromkeys(("env", "env_unset", "env_prepend", "host_env"), _no_rank_variables_and_no_secrets),
+    }
 
     name: str
     """The profile's name: the file name without `.toml`."""
@@ -133,7 +129,7 @@ class Cluster(BaseModel):
     description: str = ""
     """One line for `launcher clusters list`."""
 
-    extends: Word | None = None
+    extends: str | None = None
     """The profile that this one is based on."""
 
     scheduler: Literal["slurm", "local"] = "slurm"
@@ -149,11 +145,11 @@ class Cluster(BaseModel):
     nics_per_node: Count | None = None
     """Number of fabric devices on a node: EFA devices, or InfiniBand HCAs for GPU traffic."""
 
-    gdr: Flag = True
+    gdr: bool = True
     """Whether the fabric's adapters read and write the memory of the GPUs themselves (GPUDirect RDMA), which a run that
     requires its network is held to; false for GPUs or adapters that cannot."""
 
-    sharp: Flag = False
+    sharp: bool = False
     """Whether NCCL uses in-network reduction (SHARP): sets NCCL_COLLNET_ENABLE=1 and the related variables."""
 
     nvlink_domain_nodes: Count = 1
@@ -165,38 +161,38 @@ class Cluster(BaseModel):
     segment_max: Count | None = None
     """The most nodes that a job's `--segment` asks for. Default: `nvlink_domain_nodes`."""
 
-    rendezvous: Annotated[Rendezvous, AfterValidator(_one_address)] = Field(default_factory=Rendezvous)
+    rendezvous: Rendezvous = Rendezvous()
     """Where the ranks of a run meet: address and ports."""
 
-    numa_binding: Flag = True
+    numa_binding: bool = True
     """Whether each rank is bound to the CPUs and memory next to its GPU, within the CPUs that Slurm allocated."""
 
     gpu: Text | None = None
     """The GPU model in NVIDIA's short form: A100, H100, H200, B200, B300, GB200, GB300."""
 
-    hang_limit_s: Annotated[float, Field(ge=1)] = 300
+    hang_limit_s: Limit = 300
     """Seconds without a step after which an attempt is ended as a hang, or 30 times the slowest of the last 100 steps
     where that is longer."""
 
-    start_limit_s: Annotated[float, Field(ge=1)] = 1800
+    start_limit_s: Limit = 1800
     """Seconds that each part of the start may take: starting the program, and making the model and its data."""
 
-    first_step_limit_s: Annotated[float, Field(ge=1)] = 1800
+    first_step_limit_s: Limit = 1800
     """Seconds that the first step may take, which compiles and allocates."""
 
-    evaluation_limit_s: Annotated[float, Field(ge=1)] = 1800
+    evaluation_limit_s: Limit = 1800
     """Seconds that an evaluation may take."""
 
-    save_limit_s: Annotated[float, Field(ge=1)] = 1800
+    save_limit_s: Limit = 1800
     """Seconds that saving a checkpoint may take, and the end of a rank."""
 
-    expect: ExpectedPerformance = Field(default_factory=ExpectedPerformance)
+    expect: ExpectedPerformance = ExpectedPerformance()
     """Performance of a healthy node, which `launcher doctor` compares with."""
 
     device: Literal["auto", "gpu", "cpu"] = "gpu"
     """What ranks compute on. `gpu` ends a run that finds no GPU, `cpu` selects the gloo backend, `auto` detects."""
 
-    gpus_per_node: Annotated[Count, Field(le=1024)] | None = None
+    gpus_per_node: Annotated[Count, Meta(le=1024)] | None = None
     """Number of GPUs on a node; one rank is started for each."""
 
     cpus_per_task: Count | None = None
@@ -221,7 +217,7 @@ class Cluster(BaseModel):
     architecture: Literal["x86_64", "aarch64"] | None = None
     """Architecture of the nodes, as `uname -m` prints it; images of another one are refused. None: not checked."""
 
-    container_writable: Flag = True
+    container_writable: bool = True
     """Whether a container's root is writable: Megatron compiles helpers and writes caches into its own directories."""
 
     scratch: Text | None = None
@@ -229,14 +225,14 @@ class Cluster(BaseModel):
     as `/raid/$USER`; variables are expanded on the node. Default: `${TMPDIR:-/tmp}` for bwrap, ENROOT_DATA_PATH for
     enroot."""
 
-    python: Word | None = None
+    python: str | None = None
     """The interpreter that runs the entrypoint. Default: `python3` in a container, else the launcher's own."""
 
     launcher_python: Text | None = None
     """The interpreter that runs the launcher's own functions on the nodes (image builds, the verdict of a run whose
     container does not start). Default: the interpreter of this launcher."""
 
-    run_root: Word | None = None
+    run_root: str | None = None
     """The directory of all runs, on a file system that all nodes share; `~` and `$NAME` are expanded. Default: `runs`
     in the current directory."""
 
@@ -244,54 +240,54 @@ class Cluster(BaseModel):
     """Whether users of one group share `run_root`, which must then be setgid (`chmod 2775`). Otherwise directories of
     other users below it are refused."""
 
-    mpi: Word | None = None
+    mpi: str | None = None
     """The value of srun's --mpi: `none`, `pmix`, `pmi2`; see `srun --mpi=list`."""
 
-    partition: Word | None = None
+    partition: str | None = None
     """The Slurm partition. Default: Slurm's default partition."""
 
-    account: Word | None = None
+    account: str | None = None
     """The Slurm account. Default: the user's default account."""
 
-    qos: Word | None = None
+    qos: str | None = None
     """The Slurm quality of service. Default: Slurm's choice."""
 
-    time_limit: TimeLimit | None = None
+    time_limit: Text | None = None
     """The time limit in Slurm's notation, such as `30:00` (minutes and seconds) or `1-12:00:00`."""
 
-    ft_launcher: Flag = False
+    ft_launcher: bool = False
     """Whether the site starts the ranks' monitors of NVIDIA's fault tolerance package, which `ft_launcher` starts
     elsewhere; without it a configuration with `ft.enable_ft_package=true` is refused."""
 
-    keep_going: Flag = False
+    keep_going: bool = False
     """Whether batch runs are continued by themselves until they have finished, as with --keep-going."""
 
-    retry: Retry = Field(default_factory=Retry)
+    retry: Retry = Retry()
     """How such a run is continued, and when it gives up."""
 
-    directives: dict[Word, bool | int | Word] = Field(default_factory=dict)
+    directives: dict[str, bool | int | str] = field(default_factory=dict)
     """sbatch options by their long names: a value sets the option, true adds a flag, false removes a generated one."""
 
-    srun_args: tuple[Word, ...] = ()
+    srun_args: tuple[str, ...] = ()
     """Further arguments of the step's srun, one string each: `--network=...`."""
 
-    mounts: tuple[Word, ...] = ()
+    mounts: tuple[str, ...] = ()
     """`SRC[:DST[:ro]]` for every container; without effect where the runtime is `none`."""
 
-    env: Environment = Field(default_factory=dict)
+    env: Environment = field(default_factory=dict)
     """Variables of each rank, set inside the container."""
 
-    env_unset: Names = ()
+    env_unset: tuple[EnvironmentName, ...] = ()
     """Names of variables that are removed from what the image sets."""
 
-    env_prepend: Environment = Field(default_factory=dict)
+    env_prepend: Environment = field(default_factory=dict)
     """Directories that are put in front of a list which the image sets: `LD_LIBRARY_PATH = "/usr/local/gib/lib64"`."""
 
     env_source: tuple[Text, ...] = ()
     """Files of bash in the container that each rank's shell reads first: /usr/local/gib/scripts/set_nccl_env.sh. A file
     that is missing ends the run. What they set yields to every other variable. Without effect on the bare machine."""
 
-    host_env: Environment = Field(default_factory=dict)
+    host_env: Environment = field(default_factory=dict)
     """Variables outside the container, for enroot's hooks: NVIDIA_VISIBLE_DEVICES, MELLANOX_VISIBLE_DEVICES, ..."""
 
     inherit: tuple[EnvironmentName, ...] = ()

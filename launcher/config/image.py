@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from msgspec import field
 
 from launcher._util.errors import ConfigError
 from launcher._util.resources import resource
+from launcher.config.cluster import Text
 from launcher.config.load import config_home, parse, read_toml
+from launcher.config.model import Model
 
 
-class ImageSpec(BaseModel):
+class ImageSpec(Model, frozen=True, kw_only=True):
     """An image that can be built, from `configs/images/NAME.toml`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     description: str = ""
     """One line for `launcher image build --help` and errors."""
@@ -27,10 +27,10 @@ class ImageSpec(BaseModel):
     target: str | None = None
     """The stage to build; None means the last one."""
 
-    name: str = Field(min_length=1)
+    name: Text
     """NAME[:TAG]: the image's name in the store, as in `--image NAME`."""
 
-    build_args: dict[str, str] = Field(default_factory=dict)
+    build_args: dict[str, str] = field(default_factory=dict)
     """Values for the ARGs of the Dockerfile."""
 
     directory: Path = Path()

@@ -6,20 +6,18 @@ job file, cluster profile.
 
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-from pydantic import BaseModel, ValidationError
 
 from launcher._util.errors import ConfigError
 from launcher._util.resources import resource
 from launcher._util.user_paths import user_path
 from launcher.config.cluster import Cluster
+from launcher.config.model import Key, Model, ModelError, unknown_key
 from launcher.config.request import Request, assignment_key
 from launcher.contract import files
-from launcher.contract.values import nearest
 
 DEFAULTS = ("cluster", "account", "partition", "qos", "time", "image", "runtime", "run_root", "shared", "ship")
 """Keys that a variable or a configuration file may preset; the rest is stated for each run."""
@@ -202,21 +200,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     return values
 
 
-Key = Sequence[str]
-"""The parts of a key, as pydantic locates a problem: a field, then keys or indices below it."""
-
-
-def parse[Model: BaseModel](
-    model: type[Model], values: Mapping[str, Any], *, where: str | None, label: Callable[[Key], str] = ".".join
-) -> Model:
+def parse[Parsed: Model](
+    model: type[Parsed], values: Mapping[str, Any], *, where: str | None, label: Callable[[Key], str] = ".".join
+) -> Parsed:
     """Validate `values`. `label` turns a key into what the user wrote: an option, a variable; by default the key.
 
     Raises ConfigError that names each wrong key, and for unknown ones the nearest.
     """
     try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        raise _config_error(model, error, where, label) from None
+        return model.model_validate(values)
+    except ModelError as error:
+        raise _config_error(error, where, label) from None
 
 
 _OF_OTHER_FABRICS = (
@@ -225,39 +219,16 @@ _OF_OTHER_FABRICS = (
 )
 
 
-def _config_error(
-    model: type[BaseModel], error: ValidationError, where: str | None, label: Callable[[Key], str]
-) -> ConfigError:
-    sentences, known = list[str](), dict[str, None]()
-    for problem in error.errors(include_url=False):
-        key = [str(part) for part in problem["loc"] if part not in ("bool", "int", "str", "key", "[key]")]
-        text = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            fields = _fields(model, key[:-1])
-            text = _unknown(key[-1], fields)
-            known |= dict.fromkeys(sorted(fields))
-        sentences.append(f"{label(key)}: {text}")
+def _config_error(error: ModelError, where: str | None, label: Callable[[Key], str]) -> ConfigError:
+    sentences = [f"{label(problem.key)}: {problem.text}" for problem in error.problems]
+    known = dict.fromkeys(name for problem in error.problems for name in sorted(problem.known))
     hint = f"Known keys: {', '.join(known)}." if known else None
-    if any(problem["loc"] == ("fabric",) for problem in error.errors(include_url=False)):
+    if any(problem.key == ("fabric",) for problem in error.problems):
         hint = _OF_OTHER_FABRICS
     sentences = list(dict.fromkeys(sentences))
     if len(sentences) > _SHOWN:
         sentences[_SHOWN:] = [f"and {len(sentences) - _SHOWN} more"]
     return ConfigError("; ".join(sentences), where=where, hint=hint)
-
-
-def _unknown(key: str, known: Iterable[str]) -> str:
-    near = nearest(key, known, count=1)
-    return f"unknown key; did you mean {near[0]}?" if near else "unknown key"
-
-
-def _fields(model: type[BaseModel], parents: Key) -> tuple[str, ...]:
-    """Return the names of the fields below `parents`."""
-    for parent in parents:
-        inner = model.model_fields[parent].annotation if parent in model.model_fields else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
-    return tuple(model.model_fields)
 
 
 def _read_defaults(path: Path) -> dict[str, Any]:
@@ -271,7 +242,7 @@ def _read_defaults(path: Path) -> dict[str, Any]:
                 hint=f"State it on the command line or in a job file. Keys here: {', '.join(DEFAULTS)}.",
             )
         raise ConfigError(
-            f"{key}: {_unknown(key, DEFAULTS)}", where=str(path), hint=f"Known keys: {', '.join(DEFAULTS)}."
+            f"{key}: {unknown_key(key, DEFAULTS)}", where=str(path), hint=f"Known keys: {', '.join(DEFAULTS)}."
         )
     parse(Request, values, where=str(path))
     return values

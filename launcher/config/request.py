@@ -1,12 +1,14 @@
 """What a user can ask for of one run. The keys of a job file, and the options of the command line, are these."""
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from msgspec import Meta, field, structs
 
-from launcher.config.cluster import Count, Flag, Runtime, Text, TimeLimit, Word
-from launcher.config.texts import arguments_without_secret, without_secret
+from launcher.config.cluster import Count, Limit, Runtime, Text
+from launcher.config.model import Model
+from launcher.config.texts import arguments_without_secret, plain, slurm_time, without_secret
 from launcher.contract.variables import RANK_VARIABLES, is_secret
 
 
@@ -15,32 +17,71 @@ def assignment_key(text: str) -> str:
     return text.partition("=")[0].lstrip("+~")
 
 
-class Request(BaseModel):
+def _assignments(texts: tuple[str, ...]) -> None:
+    for text in texts:
+        without_secret(text)
+
+
+def _plain_name(name: str | None) -> None:
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError("a run's name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit")
+
+
+def _environment(entries: tuple[str, ...]) -> None:
+    for entry in entries:
+        name, given, _ = entry.partition("=")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{name!r} is not a name of an environment variable")
+        if name in RANK_VARIABLES or name.startswith(("SLURM_", "LAUNCHER_")):
+            raise ValueError(f"{name} is set for each rank and cannot be given")
+        if given and is_secret(name):
+            raise ValueError(
+                f"{name} looks like a secret: its value would be written into a script. "
+                f"Set it in your shell and pass it on by name: --env {name}"
+            )
+
+
+def _time(text: str | None) -> None:
+    if text is not None:
+        slurm_time(text)
+
+
+class Request(Model, frozen=True, kw_only=True):
     """One run, as asked for. None means not stated: a weaker layer or a default decides."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    text_check: ClassVar[Callable[[str], object]] = plain
+    checks: ClassVar[Mapping[str, Callable[[Any], object]]] = {
+        "assignments": _assignments,
+        "mlm_arguments": arguments_without_secret,
+        "time": _time,
+        "env": _environment,
+        "name": _plain_name,
+    }
+
+    _stated: frozenset[str] = frozenset()
+    """The fields that were stated, also those with the value that a default has."""
 
     recipe: Text | None = None
     """`path.py[:function]`, `bridge:NAME`, or `mlm:gpt` and `mlm:SCRIPT.py` for Megatron-LM."""
 
-    assignments: tuple[Annotated[Word, AfterValidator(without_secret)], ...] = ()
+    assignments: tuple[str, ...] = ()
     """`KEY=VALUE` in the user's order: arguments of `configure` and Hydra overrides."""
 
     mlm_source: Text | None = None
     """A checkout of Megatron-LM, `DIR`, `DIR@COMMIT` or `COMMIT`, for the recipe `mlm:SCRIPT.py`."""
 
-    mlm_arguments: Annotated[tuple[Word, ...], AfterValidator(arguments_without_secret)] = ()
+    mlm_arguments: tuple[str, ...] = ()
     """Megatron-LM's own arguments, of a recipe `mlm:...`."""
 
     mcore: Text | None = None
     """The Megatron-Core that the run imports in place of the image's: `DIR`, `DIR@COMMIT`, `COMMIT`, `main`, `dev`."""
 
     cluster: Text | None = None
-    nodes: Annotated[Count, Field(le=100_000)] | None = None
-    gpus_per_node: Annotated[Count, Field(le=1024)] | None = None
+    nodes: Annotated[Count, Meta(le=100_000)] | None = None
+    gpus_per_node: Annotated[Count, Meta(le=1024)] | None = None
     """Ranks on each node, one per GPU."""
 
-    time: TimeLimit | None = None
+    time: Text | None = None
     """The time limit in Slurm's notation: `30` (minutes), `2:00:00`, `1-12:00:00`."""
 
     partition: Text | None = None
@@ -71,36 +112,36 @@ class Request(BaseModel):
 
     name: str | None = None
     run_root: Text | None = None
-    shared: Flag = False
+    shared: bool = False
     """Whether the run directory can be read by others; else it is the user's alone (umask 077)."""
 
     resume: Text | None = None
     allow_changes: tuple[Text, ...] = ()
     """Keys that a resumed run may change although another training goes on then."""
 
-    attempts: Annotated[Count, Field(le=100)] | None = None
+    attempts: Annotated[Count, Meta(le=100)] | None = None
     """How many jobs are queued for a batch run, each behind the one before."""
 
-    spares: Annotated[Count, Field(le=1000)] | None = None
+    spares: Annotated[Count, Meta(le=1000)] | None = None
     """Nodes that a batch job holds beyond those that train, where they are free; a check at its start chooses."""
 
-    allow_checkpoint_load: Flag = False
+    allow_checkpoint_load: bool = False
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
 
-    keep_going: Flag | None = None
+    keep_going: bool | None = None
     """Whether a batch run is continued by itself until it has finished; None: as the profile says."""
 
     verify: Literal["full", "budget", "sizes"] = "budget"
     """What is verified of a checkpoint before it is loaded: all sums, those that 120 s allow, or the sizes alone."""
 
-    hang_limit_s: Annotated[float, Field(ge=1)] | None = None
+    hang_limit_s: Limit | None = None
     """Seconds without a step after which an attempt is ended as a hang, in place of the profile's."""
 
     init: Literal["pretrained", "random"] | None = None
     """What a new run starts from: weights that `hf_path` or `checkpoint.pretrained_checkpoint` name, or random ones.
     None: the former where something names them."""
 
-    nsys: Flag = False
+    nsys: bool = False
     profiler: Text | None = None
     """torch, viztracer, memory, or a user's own `path.py:Class`; nsys has a switch of its own."""
 
@@ -112,56 +153,41 @@ class Request(BaseModel):
 
     nsys_trace: Text | None = None
     nsys_args: tuple[Text, ...] = ()
-    gpu_metrics: Flag = False
+    gpu_metrics: bool = False
     nsys_from: Text | None = None
     """A directory of the host with an nsys, to be mounted into the image."""
 
     entrypoint: Text | None = None
     """A program of the same contract in place of the project's entrypoint.py."""
 
-    probe: Flag = False
+    probe: bool = False
     """Whether each rank records checksums of parameters, batches, layers and gradients, for `launcher correlate`."""
 
-    check_config: Flag | None = None
+    check_config: bool | None = None
     check_on: Literal["here", "node"] | None = None
     """Where a check runs: in the image or with the stack of this machine, or in a short job on a compute node."""
 
-    scale_batch: Flag = False
+    scale_batch: bool = False
     """Whether the global batch grows with the number of GPUs from the one that the recipe was written for."""
 
-    sbatch: dict[Word, bool | int | Word] = Field(default_factory=dict)
+    sbatch: dict[str, bool | int | str] = field(default_factory=dict)
     """sbatch's options: a value sets one, true adds a flag, false removes what would be rendered."""
 
     srun_args: tuple[Text, ...] = ()
 
+    @classmethod
+    def model_validate(cls, values: Mapping[str, Any]) -> Self:
+        """Return the request of these values; a time limit may be a number of minutes. Raises ModelError."""
+        minutes = values.get("time")
+        if type(minutes) is int and abs(minutes) < 10**9:
+            values = {**values, "time": str(minutes)}
+        return structs.replace(super().model_validate(values), _stated=frozenset(values))
+
+    def model_copy(self, *, update: Mapping[str, Any]) -> Self:
+        """Return the request with these values in place of its own; they count as stated."""
+        return structs.replace(self, **update, _stated=self._stated.union(update))
+
     def stated(self) -> dict[str, Any]:
         """Return the values that were stated, by name; what a default decides is left out."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-            raise ValueError("a run's name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit")
-        return name
-
-    @field_validator("time", mode="before")
-    @classmethod
-    def _minutes(cls, value: object) -> object:
-        return str(value) if type(value) is int and abs(value) < 10**9 else value
-
-    @field_validator("env")
-    @classmethod
-    def _environment(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in entries:
-            name, given, _ = entry.partition("=")
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"{name!r} is not a name of an environment variable")
-            if name in RANK_VARIABLES or name.startswith(("SLURM_", "LAUNCHER_")):
-                raise ValueError(f"{name} is set for each rank and cannot be given")
-            if given and is_secret(name):
-                raise ValueError(
-                    f"{name} looks like a secret: its value would be written into a script. "
-                    f"Set it in your shell and pass it on by name: --env {name}"
-                )
-        return entries
+        changed = self.model_dump(exclude_defaults=True)
+        return {name: getattr(self, name) for name in self.model_fields if name in self._stated or name in changed}

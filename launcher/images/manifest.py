@@ -6,21 +6,19 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import msgspec
+from msgspec import Meta, field
 
 from launcher._util.errors import DiskError, ImageError
+from launcher.config.model import Model, ModelError
 from launcher.contract.files import open_regular, write_text
 
 _READ_LIMIT = 16 << 20  # bytes of a manifest; a larger file is something else
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ImageSource(_Frozen):
+class ImageSource(Model, frozen=True, kw_only=True):
     """The origin of an image."""
 
     kind: Literal["dockerfile", "registry", "daemon", "directory", "tarball", "squashfs"]
@@ -34,14 +32,14 @@ class ImageSource(_Frozen):
     target: str | None = None
     """The stage of the Dockerfile that was built; None for its last."""
 
-    build_args: dict[str, str | None] = Field(default_factory=dict)
+    build_args: dict[str, str | None] = field(default_factory=dict)
     """Build arguments; None in place of the value of a secret-like name."""
 
     platform: str | None = None
     """As engines write it: `linux/arm64`."""
 
 
-class NetworkPlugin(_Frozen):
+class NetworkPlugin(Model, frozen=True, kw_only=True):
     """A plugin of NCCL in the image."""
 
     path: str
@@ -53,10 +51,10 @@ class NetworkPlugin(_Frozen):
     """For `net`: the values of NCCL_NET found in the binary, in order; empty where none was found."""
 
 
-class Contents(_Frozen):
+class Contents(Model, frozen=True, kw_only=True):
     """Contents of an image, as far as its files show without running anything."""
 
-    packages: dict[str, str] = Field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
     """Version by name: torch, megatron-core, transformer-engine, nccl, cuda, libfabric, aws-ofi-nccl, ...
 
     `unknown` for software that does not state its version.
@@ -70,18 +68,18 @@ class Contents(_Frozen):
     moe_backends: tuple[str, ...] = ()
     """Those of `deepep`, `hybridep`, `nccl-gin`, `nvshmem`, `uccl` that were found or that the image declares."""
 
-    verified: dict[str, str] = Field(default_factory=dict)
+    verified: dict[str, str] = field(default_factory=dict)
     """Versions seen by importing, which the last stage of the image's build wrote to /etc/launcher/versions.json."""
 
 
-class Manifest(_Frozen):
+class Manifest(Model, frozen=True, kw_only=True):
     """All facts about one image file."""
 
     version: Literal[1] = 1
-    digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
+    digest: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")] | None = None
     """Of the file's bytes; None where it was not computed."""
 
-    size_bytes: int = Field(ge=0)
+    size_bytes: Annotated[int, Meta(ge=0)]
     architecture: str | None = None
     """As `uname -m` prints it: `x86_64`, `aarch64`; None where no program of the image shows it."""
 
@@ -91,16 +89,16 @@ class Manifest(_Frozen):
     source: ImageSource | None = None
     """None for a file that the launcher did not make."""
 
-    tools: dict[str, str] = Field(default_factory=dict)
+    tools: dict[str, str] = field(default_factory=dict)
     """The programs that made the image: version by name."""
 
     compression: str | None = None
     """Compressor and level: `zstd:3`; the level is not always known."""
 
-    environment: dict[str, str | None] = Field(default_factory=dict)
+    environment: dict[str, str | None] = field(default_factory=dict)
     """/etc/environment; None in place of the value of a secret-like name."""
 
-    contents: Contents = Field(default_factory=Contents)
+    contents: Contents = Contents()
 
 
 def manifest_path(image: Path) -> Path:
@@ -124,19 +122,21 @@ def read_manifest(image: Path) -> Manifest | None:
     if len(text) > _READ_LIMIT:
         raise ImageError("the file is too large for a manifest of an image", where=str(path), hint=_REMEDY)
     try:
-        return Manifest.model_validate_json(text)
-    except ValidationError as error:
-        raise ImageError(f"broken manifest: {_first_problem(error)}", where=str(path), hint=_REMEDY) from None
+        values = msgspec.json.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise ImageError(f"broken manifest: not JSON ({error})", where=str(path), hint=_REMEDY) from None
+    if not isinstance(values, dict):
+        raise ImageError("broken manifest: not an object", where=str(path), hint=_REMEDY)
+    try:
+        return Manifest.model_validate(values)
+    except ModelError as error:
+        first, *others = error.problems
+        more = f" (and {len(others)} more)" if others else ""
+        wrong = f"broken manifest: {'.'.join(first.key)}: {first.text}{more}"
+        raise ImageError(wrong, where=str(path), hint=_REMEDY) from None
 
 
 _REMEDY = "Remove it (the image is inspected then), or make the image again: `launcher image import` or `build`."
-
-
-def _first_problem(error: ValidationError) -> str:
-    first, *others = error.errors(include_url=False, include_input=False)
-    place = ".".join(str(part) for part in first["loc"])
-    more = f" (and {len(others)} more)" if others else ""
-    return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

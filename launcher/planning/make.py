@@ -78,7 +78,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         rendezvous=step.plan_rendezvous(cluster),
         argv=task.argv,
         code=task.code,
-        request=request.model_dump(mode="json", exclude_defaults=True, exclude=_OF_ONE_COMMAND),
+        request=request.model_dump(exclude_defaults=True, exclude=_OF_ONE_COMMAND),
         unchecked=_unchecked(inputs, task),
         warnings=(*_warnings(inputs, task), *task.fabric.warnings, *task.preflight.warnings),
         source=_source(inputs),

@@ -4,14 +4,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from msgspec import Meta, field
 
 from launcher._util.errors import ConfigError
-from launcher.config.cluster import Count, Flag, Text
+from launcher.config.cluster import Count, Text
 from launcher.config.load import parse, read_toml
+from launcher.config.model import LARGEST, Model
 from launcher.config.request import Request, assignment_key
+from launcher.config.texts import plain
 from launcher.contract.variables import is_secret, secret_in, secret_of_assignment
 from launcher.sweep.executor import Definition
 from launcher.sweep.points import Axis, Draw, Range, SweepPoint, Value, plain_value, value_text
@@ -34,57 +36,48 @@ METRICS: Mapping[str, str] = {
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-Whole = Annotated[int, Field(strict=True)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+Several = Annotated[tuple[Text, ...], Meta(min_length=1)]
 
 
-def _has_items[T: tuple[object, ...]](values: T) -> T:
-    if not values:
-        raise ValueError("List should have at least 1 item")
-    return values
+class _Table(Model, frozen=True, kw_only=True):
+    """A table of a sweep file."""
+
+    text_check: ClassVar[Callable[[str], object]] = plain
 
 
-Several = Annotated[tuple[Text, ...], AfterValidator(_has_items)]
-
-
-class _Table(BaseModel):
-    """A table of a sweep file: frozen, its keys all known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RangeSpec(_Table):
+class RangeSpec(_Table, frozen=True, kw_only=True):
     """An axis from which a strategy draws any number."""
 
     low: Number
     high: Number
-    log: Flag = False
+    log: bool = False
     """Whether orders of magnitude are equally likely."""
-    integer: Flag = False
+    integer: bool = False
 
 
-class AxesSpec(_Table):
+class AxesSpec(_Table, frozen=True, kw_only=True):
     """What varies: each axis a list of values, or a range."""
 
     recipe: Several | None = None
     cluster: Several | None = None
     image: Several | None = None
-    nodes: Annotated[tuple[Count, ...], AfterValidator(_has_items)] | None = None
-    env: dict[str, Any] = Field(default_factory=dict)
+    nodes: Annotated[tuple[Count, ...], Meta(min_length=1)] | None = None
+    env: dict[str, Any] = field(default_factory=dict)
     """Environment variables."""
-    overrides: dict[str, Any] = Field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
     """Keys of the configuration, and arguments of the recipe."""
 
 
-class DrawSpec(_Table):
+class DrawSpec(_Table, frozen=True, kw_only=True):
     """A value that is drawn for each trial, whatever the strategy proposes."""
 
     values: tuple[Any, ...]
-    weights: tuple[Annotated[Number, Field(ge=0)], ...] | None = None
+    weights: tuple[Annotated[float, Meta(ge=0, le=LARGEST)], ...] | None = None
     """The probability of each value; they add up to 1. Without them all values are equally likely."""
 
 
-class AgentSpec(_Table):
+class AgentSpec(_Table, frozen=True, kw_only=True):
     """What chooses points one after the other, by the results so far."""
 
     sampler: Literal["tpe", "random", "gp", "cmaes"] = "tpe"
@@ -97,18 +90,18 @@ class AgentSpec(_Table):
     """Trials that are drawn at random before the sampler uses results."""
 
 
-class SweepSpec(_Table):
+class SweepSpec(_Table, frozen=True, kw_only=True):
     """A sweep file."""
 
     name: str | None = None
     """The name of the sweep and of its runs; by default the file's name without `.toml`."""
     strategy: Literal["grid", "random", "list", "agent"] = "grid"
-    trials: Annotated[Count, Field(le=1_000_000)] | None = None
+    trials: Annotated[Count, Meta(le=1_000_000)] | None = None
     """How many points the strategies random and agent ask for."""
-    seed: Whole = 0
-    repeat: Annotated[Whole, Field(ge=1, le=100)] | Literal["auto"] = 1
+    seed: int = 0
+    repeat: Annotated[int, Meta(ge=1, le=100)] | Literal["auto"] = 1
     """Runs of each point; auto: until the spread allows the best point to be named, at most `max_repeats`."""
-    max_repeats: Annotated[Whole, Field(ge=2, le=100)] = 12
+    max_repeats: Annotated[int, Meta(ge=2, le=100)] = 12
     max_parallel: Count | None = None
     """How many points run at the same time; by default as many as Slurm starts."""
     metric: str = "step_time_s"
@@ -117,12 +110,12 @@ class SweepSpec(_Table):
     """inverse, negative, identity, or `module:function`; by default the smaller time, loss or memory wins."""
     failure_reward: Number | None = None
     """The reward of a run that failed; by default an agent learns only that it failed."""
-    warmup_steps: Annotated[Whole, Field(ge=0)] = 5
+    warmup_steps: Annotated[int, Meta(ge=0)] = 5
     """Iterations at the beginning of each attempt that are not measured."""
-    run: dict[str, Any] = Field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
     """What all points have in common: the keys of a job file."""
-    axes: AxesSpec = Field(default_factory=AxesSpec)
-    draws: dict[str, DrawSpec] = Field(default_factory=dict)
+    axes: AxesSpec = AxesSpec()
+    draws: dict[str, DrawSpec] = field(default_factory=dict)
     points: tuple[dict[str, Any], ...] = ()
     """For the strategy list: the values of each point by the key of their axis."""
     agent: AgentSpec | None = None
@@ -273,7 +266,7 @@ def _range(given: Mapping[str, Any], place: str, path: Path) -> Range:
 def _draw(key: str, spec: DrawSpec, path: Path) -> Draw:
     wrong = None
     if len(spec.values) < 2:
-        wrong = "values: List should have at least 2 items"
+        wrong = "values: must be a list with at least 2 items"
     elif spec.weights is not None and len(spec.weights) != len(spec.values):
         wrong = f"there are {len(spec.values)} values and {len(spec.weights)} weights"
     elif spec.weights is not None and abs(sum(spec.weights) - 1.0) > 1e-6:

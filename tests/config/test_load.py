@@ -77,10 +77,10 @@ def test_a_profile_is_named_by_its_file(home: dict[str, str], tmp_path: Path) ->
     ("text", "sentence"),
     [
         ("gpus = 8\n", "gpus: unknown key; did you mean gpu?"),
-        ("gpus_per_node = 0\n", "gpus_per_node: Input should be greater than 0"),
-        ('runtime = "docker"\n', "runtime: Input should be 'pyxis', 'enroot', 'bwrap', 'none' or 'auto'"),
-        ('architecture = "sparc"\n', "architecture: Input should be 'x86_64' or 'aarch64'"),
-        ('scratch = ""\n', "scratch: String should have at least 1 character"),
+        ("gpus_per_node = 0\n", "gpus_per_node: must be a whole number from 1 to 1024, not 0"),
+        ('runtime = "docker"\n', "runtime: must be 'auto', 'bwrap', 'enroot', 'none' or 'pyxis'"),
+        ('architecture = "sparc"\n', "architecture: must be 'aarch64' or 'x86_64'"),
+        ('scratch = ""\n', "scratch: is empty"),
         ('[env]\nRANK = "0"\n', "RANK cannot be set: step.sh sets it for each rank"),
         ('[env]\nHF_TOKEN = "hf_x"\n', "looks like a secret"),
         ("= 8\n", "cannot be read"),
@@ -131,7 +131,7 @@ def test_the_first_layer_that_says_it_wins(home: dict[str, str], tmp_path: Path)
         ({"name": "a b"}, "a run's name is"),
         ({"name": "-a"}, "a run's name is"),
         ({"time": "two hours"}, "is not a time limit"),
-        ({"nodes": 0}, "greater than 0"),
+        ({"nodes": 0}, "must be a whole number from 1 to 100000, not 0"),
     ],
 )
 def test_a_wrong_request_is_refused(home: dict[str, str], options: dict[str, Any], sentence: str) -> None:
@@ -234,6 +234,6 @@ def test_an_unknown_fabric_is_refused_with_what_is_missing(home: dict[str, str])
     profile(home, "wrong", 'extends = "slurm"\nfabric = "tofu"\n')
     with pytest.raises(ConfigError) as caught:
         load_cluster("wrong", home)
-    assert "fabric: Input should be 'efa'" in caught.value.message
+    assert "fabric: must be 'efa'" in caught.value.message
     for words in ("what NCCL has to select", "below [env]", "contribute/fabric.md"):
         assert words in (caught.value.hint or "")

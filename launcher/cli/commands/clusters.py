@@ -59,9 +59,7 @@ def _list(parsed: argparse.Namespace) -> int:
 
     found, wrong = list_clusters()
     if parsed.json:
-        rows = {
-            one.name: {"file": str(one.file), "own": one.own, **one.cluster.model_dump(mode="json")} for one in found
-        }
+        rows = {one.name: {"file": str(one.file), "own": one.own, **one.cluster.model_dump()} for one in found}
         errors = {one.name: {"file": str(one.file), **error_object(one.error)} for one in wrong}
         print_json({"clusters": rows, "errors": errors})
         return 0
@@ -92,7 +90,7 @@ def _show(parsed: argparse.Namespace) -> int:
             {
                 "file": str(chain[0][1]),
                 "extends": [{"name": name, "file": str(path)} for name, path in chain[1:]],
-                "profile": found.cluster.model_dump(mode="json"),
+                "profile": found.cluster.model_dump(),
                 "values": {value.name: _as_json(value) for value in values},
             }
         )

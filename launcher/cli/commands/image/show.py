@@ -81,7 +81,7 @@ def _as_json(image: "ListedImage") -> dict[str, Any]:
         "path": str(entry.path),
         "names": list(entry.names),
         "problem": entry.problem,
-        "manifest": entry.manifest.model_dump(mode="json") if entry.manifest else None,
+        "manifest": entry.manifest.model_dump() if entry.manifest else None,
         "uses": [dataclasses.asdict(use) for use in image.uses],
     }
 
@@ -94,7 +94,7 @@ def run_inspect(parsed: argparse.Namespace) -> int:
     verified, stored = found.verified, found.stored
     if parsed.json:
         known = _as_json(stored) if stored else {"path": str(verified.path), "names": [], "uses": []}
-        print_json({**known, "manifest": verified.manifest.model_dump(mode="json"), "unchecked": verified.unchecked})
+        print_json({**known, "manifest": verified.manifest.model_dump(), "unchecked": verified.unchecked})
         return 0
     say("\n".join(_lines(verified.path, stored.entry.names if stored else (), verified.manifest)))
     for use in stored.uses if stored else ():
