@@ -120,6 +120,7 @@ _.watchdog_program
 _.removal_template
 _.srun_template
 _.half
+_.folded
 _.numeric
 _.still
 _.tone

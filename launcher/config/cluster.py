@@ -170,6 +170,10 @@ class Cluster(Model, frozen=True, kw_only=True):
     gpu: Text | None = None
     """The GPU model in NVIDIA's short form: A100, H100, H200, B200, B300, GB200, GB300."""
 
+    peak_tflops: Positive | None = None
+    """The dense bf16 peak of one GPU, TFLOP/s, as its maker states it: MFU is the share of this that the model's
+    operations reach. A profile that changes `gpu` states it anew. None: MFU is unknown."""
+
     hang_limit_s: Limit = 300
     """Seconds without a step after which an attempt is ended as a hang, or 30 times the slowest of the last 100 steps
     where that is longer."""

@@ -293,8 +293,8 @@ class EnvironmentRecord(TypedDict):
     left_out: list[str]
 
 
-class MegatronRecord(TypedDict):
-    """The content of megatron.json: what rank 0 has imported."""
+class _MegatronRecord(TypedDict):
+    """What rank 0 has imported of Megatron."""
 
     version: Literal[1]
     core: str
@@ -305,6 +305,13 @@ class MegatronRecord(TypedDict):
     bridge: Optional[str]
     training_path: Optional[str]
     """The directory of megatron.training; null where it is not imported."""
+
+
+class MegatronRecord(_MegatronRecord, total=False):
+    """The content of megatron.json: what rank 0 has imported."""
+
+    packages: dict[str, str]
+    """Versions of the packages of the training stack that are installed, and of Python and CUDA."""
 
 
 class FileSum(TypedDict):

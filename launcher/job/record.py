@@ -1,8 +1,10 @@
 """The record of a rank's own end, `ranks/NNNN.json`."""
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
+import platform
 import socket
 import sys
 import time
@@ -18,6 +20,20 @@ from ..contract.records import Cause, ExceptionRecord, MegatronRecord, RankOutco
 from .errors import UserError
 from .rank import Rank
 
+PACKAGES = (
+    *("megatron-core", "megatron-bridge", "torch", "triton", "transformer-engine", "flash-attn", "apex", "numpy"),
+    *("transformers", "datasets", "nvidia-modelopt", "nvidia-resiliency-ext", "megatron-energon", "deep-ep"),
+    *(
+        "nvidia-nccl-cu12",
+        "nvidia-nccl-cu13",
+        "nvidia-cudnn-cu12",
+        "nvidia-cudnn-cu13",
+        "wandb",
+        "mlflow",
+        "tensorboard",
+    ),
+)
+"""Packages whose versions an attempt notes."""
 COMMUNICATION_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 
 
@@ -98,8 +114,20 @@ def write_megatron(rank: Rank) -> None:
         "core_commit": commit_of(path),
         "bridge": bridge,
         "training_path": str(Path(str(training.__file__)).resolve().parent) if training else None,
+        "packages": installed_packages(),
     }
     write_json(rank.paths.megatron, found)
+
+
+def installed_packages() -> dict[str, str]:
+    """Return the versions of the packages of the training stack that are installed, and of Python and CUDA."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # an image need not have all
+            found[name] = str(importlib.metadata.version(name))
+    torch = sys.modules.get("torch")
+    cuda = getattr(getattr(torch, "version", None), "cuda", None)
+    return {**found, **({"cuda": str(cuda)} if cuda else {})}
 
 
 def commit_of(core: Path) -> Optional[str]:

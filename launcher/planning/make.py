@@ -88,6 +88,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         allocation=step.allocation_part(inputs, task.allocation),
         guesses=task.fabric.guesses,
         memory=task.preflight.memory,
+        peak_tflops=cluster.peak_tflops,
         checkpoints=task.preflight.checkpoints,
         spares=step.plan_spares(inputs, task.layout, task.mounts, task.fabric.segment),
     )

@@ -219,6 +219,8 @@ class Plan:
     """What is unknown and changes the job: a wrong guess costs its time in the queue."""
     memory: dict[str, Any] | None = None
     """The estimate of launcher/planning/memory in bytes; None where nothing was checked, or no formula fits."""
+    peak_tflops: float | None = None
+    """The dense bf16 peak of one GPU by the cluster profile; None where that does not state it."""
     checkpoints: dict[str, Any] | None = None
     """Size and number of the checkpoints as launcher/planning/checkpoint_space.py estimates them; None as above."""
 

@@ -9,18 +9,20 @@ import pytest
 from launcher._util.errors import DiskError, LauncherError, RequestError
 from launcher.cli.commands.page import main
 from launcher.cli.main import command_parser
-from launcher.report.page.content import Block, Heading, LogExcerpt, Section, Subject, Table, Text
+from launcher.report.page.content import Block, Heading, LogExcerpt, Section, StateBanner, Subject, Table, Text
 from launcher.report.page.outcome import outcome, tail
 from launcher.report.page.overview import overview
 from launcher.report.page.plan import plan_section
 from launcher.report.page.render import write_page
 from launcher.report.page.sections import SECTIONS, SectionMaker, sections_of
+from launcher.report.page.software import software
 from launcher.rundir import RunDirectory
 from tests.report.blocks import LAUNCHED, of_kind, rows, subject
 from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
 FINISHED = {"outcome": "finished", "reason": None, "iteration": 4, "train_iters": 4, "loss": 6.0, "ended": BEGIN + 40}
+SOURCE = {"commit": "abcdef0123456789", "branch": "main", "changed": ["x.py"], "diff": "-a\n+<b>"}
 FAILED = {
     "outcome": "failed",
     "reason": "rank 1: ValueError: bad",
@@ -105,26 +107,35 @@ def test_the_history_of_attempts_is_that_of_status(run: RunDirectory) -> None:
 
 def test_the_overview_agrees_with_status(run: RunDirectory) -> None:
     speed = {"tflops_per_gpu": 412.345, "tokens_per_second": 81920.4}
-    make_attempt(run, metrics=(iteration(1), iteration(2, of=4, **speed)), result=FINISHED)
-    assert rows(overview(subject(run))) == {
-        "State": "finished",
-        "Detail": "iteration 4/4, loss 6",
+    make_attempt(run, metrics=(iteration(1), iteration(2, of=4, **speed)), result={**FINISHED, "started": BEGIN + 1})
+    (run.path / "plan.json").write_text(
+        json.dumps({**run.plan, "layout": {"nodes": 2}, "peak_tflops": 989.0, "source": SOURCE})
+    )
+    (run.attempt(0).path / "nodes").write_text("n1\nn2\n")
+    blocks = overview(subject(run))
+    assert of_kind(StateBanner, blocks) == [StateBanner("finished", "good", "iteration 4/4, loss 6")]
+    assert rows(blocks) == {
         "Recipe": "small.py",
         "Cluster": "c",
+        "Nodes": "2: n1, n2",
         "Ranks": "2",
         "Attempts": "1",
         "Iteration": "4 of 4",
         "Loss": "6",
         "Seconds per iteration": "0.5",
         "TFLOP/s per GPU": "412.3",
+        "MFU": "41.7% of 989 TFLOP/s",
         "Tokens per second": "81,920",
+        "Elapsed": "0:00:39",
+        "Code": "abcdef012345 on main, 1 changed file",
         "Run directory": str(run.path),
     }
 
 
 def test_the_overview_asks_slurm_and_says_if_it_is_silent(tmp_path: Path) -> None:
     blocks = overview(subject(make_run(tmp_path / "small" / "1", *submitted())))
-    assert rows(blocks)["State"] == "unknown"
+    (state,) = of_kind(StateBanner, blocks)
+    assert (state.word, state.tone) == ("unknown", "attention")
     assert of_kind(Text, blocks)[0].text.startswith("Slurm did not answer: ")
 
 
@@ -134,15 +145,11 @@ def test_two_attempts_of_which_the_first_failed(run: RunDirectory) -> None:
     make_attempt(run, 1, result=FINISHED)
     blocks = outcome(subject(run))
     (table,) = of_kind(Table, blocks)
-    assert [(row[0], row[1], row[2], row[-1]) for row in table.rows] == [
-        ("000", "failed", "2", "rank 1: ValueError: bad"),
-        ("001", "finished", "4", ""),
-    ]
+    assert [row[:3] for row in table.rows] == [("000", "failed", "2"), ("001", "finished", "4")]
     assert [each.text for each in of_kind(Heading, blocks)] == ["What failed in attempt 000"]
     assert rows(blocks) == {
         "First failing rank": "1",
         "Host": "n2",
-        "What": "ValueError: bad",
         "Where": "x.py:7",
         "Cause": "program",
         "Failed ranks": "0, 1",
@@ -150,6 +157,58 @@ def test_two_attempts_of_which_the_first_failed(run: RunDirectory) -> None:
     (log,) = of_kind(LogExcerpt, blocks)
     assert log.title == "The end of attempts/000/logs/rank-0001.log"
     assert (len(log.lines), log.lines[0], log.lines[-1]) == (60, "line 40", "ValueError: bad")
+
+
+def words_of(section: Section) -> str:
+    """All text of a section but that of logs, which repeat what programs said."""
+    return " ".join(map(str, (block for block in section.blocks if not isinstance(block, LogExcerpt))))
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_why_it_failed_stands_once(run: RunDirectory, attempts: int) -> None:
+    for number in range(attempts):
+        reason = f"rank 1: ValueError: bad {number}"
+        first = {**FAILED["first_failing_rank"], "what": f"ValueError: bad {number}"}  # type: ignore[dict-item]
+        evidence = {"line": reason, "todo": "Mend it.", "node": None}
+        attempt = make_attempt(
+            run, number, result={**FAILED, "reason": reason, "first_failing_rank": first, "evidence": evidence}
+        )
+        attempt.log(1).write_text(reason)
+    text = " ".join(map(words_of, sections_of(subject(run))))
+    for number in range(attempts):
+        assert text.count(f"ValueError: bad {number}") == 1, number
+    assert text.count("Mend it.") == min(attempts, 3)
+
+
+@pytest.mark.parametrize(("outcome", "tone"), [("finished", "good"), ("failed", "bad"), ("stopped", "attention")])
+def test_a_state_has_its_colour_and_its_word(run: RunDirectory, outcome: str, tone: str) -> None:
+    make_attempt(run, result={**FINISHED, "outcome": outcome})
+    (state,) = of_kind(StateBanner, overview(subject(run)))
+    assert (state.word, state.tone) == (outcome, tone)
+
+
+def test_packages_changes_and_configuration(run: RunDirectory) -> None:
+    assert software(subject(run)) == []
+    (run.path / "plan.json").write_text(json.dumps({**run.plan, "source": SOURCE}))
+    make_attempt(run)
+    noted = {"core": "0.19.2", "bridge": None, "core_commit": "0123", "packages": {"torch": "2.11", "python": "3.12"}}
+    (run.attempt(0).path / "megatron.json").write_text(json.dumps(noted))
+    (run.attempt(0).path / "config.yaml").write_text("model:\n  num_layers: 2\n")
+    make_attempt(run, 1)
+    packages, diff, configuration = software(subject(run))
+    assert isinstance(packages, Table)
+    assert packages.rows == (
+        ("megatron-core", "0.19.2"),
+        ("python", "3.12"),
+        ("torch", "2.11"),
+        ("megatron-core commit", "0123"),
+    )
+    assert diff == LogExcerpt("Changes of the code since abcdef0123456789", ("-a", "+<b>"), folded=True)
+    assert configuration == LogExcerpt("Configuration of attempt 000", ("model:", "  num_layers: 2"), folded=True), (
+        "the newest attempt has none yet"
+    )
+    (run.attempt(0).path / "config.yaml").write_text("x" * ((1 << 20) + 1))
+    assert "is larger than 1 MiB" in words_of(Section("s", "S", tuple(software(subject(run)))))
 
 
 def test_many_failed_attempts_are_listed_and_the_newest_explained(run: RunDirectory) -> None:

@@ -83,7 +83,7 @@ def seen(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
 def test_every_section_can_be_reached_from_the_top(page: Path) -> None:
     read = Reader(page.read_text())
     wanted = ["overview", "outcome", "training", "phases", "profiles", "plan"]
-    assert [each["href"] for each in read.all("a")] == [f"#{name}" for name in wanted]
+    assert [each["href"] for each in read.all("a")] == ["#main", *(f"#{name}" for name in wanted)]
     assert [each["id"] for each in read.all("section")] == wanted
     assert read.all("html") == [{"lang": "en"}]
     assert all(each.get("scope") in ("row", "col") for each in read.all("th"))
@@ -169,7 +169,7 @@ def test_what_is_smuggled_into_a_page_does_not_run(page: Path, tmp_path: Path) -
     hack = "document.title = 'hacked'"
     bad = f'<script>{hack}</script><img src="http://127.0.0.1:9/x" onerror="{hack}">'
     smuggled = tmp_path / "smuggled.html"
-    smuggled.write_text(page.read_text().replace("<main>", f"<main>{bad}"))
+    smuggled.write_text(page.read_text().replace('<main id="main" tabindex="-1">', f"<main>{bad}"))
     seen = open_page(smuggled, tmp_path)
     assert "hacked</title>" not in seen.dom
     assert any("Content Security Policy" in each for each in seen.console)

@@ -16,6 +16,9 @@ class Subject:
     now: float
 
 
+type Tone = Literal["good", "active", "bad", "attention", "waiting"]
+
+
 @dataclass(frozen=True)
 class Text:
     """A paragraph; the tone `warning` is for something missing or wrong."""
@@ -70,18 +73,40 @@ class Plot:
     """Whether two such plots may be placed side by side."""
     still: bool = False
     """Whether zooming is disabled."""
+    axes: tuple[dict[str, list[float | None]], ...] = ()
+    """For each trace what else it can be drawn over, by the name of the axis; the controls of a page switch it."""
 
 
 @dataclass(frozen=True)
 class LogExcerpt:
-    """Lines of a log, as a program wrote them."""
+    """Lines of a log, as a program wrote them; with `folded` they are shown on request."""
 
     kind: ClassVar[str] = "log"
     title: str
     lines: tuple[str, ...]
+    folded: bool = False
 
 
-type Block = Text | Heading | Facts | Table | Plot | LogExcerpt
+@dataclass(frozen=True)
+class StateBanner:
+    """The state of a run in one word, in the colour of its tone, with a sentence about it."""
+
+    kind: ClassVar[str] = "state"
+    word: str
+    tone: Tone
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What is set for all plots of a page at once: logarithmic scales, smoothing, one of `axes` beside iterations."""
+
+    kind: ClassVar[str] = "controls"
+    title: str
+    axes: tuple[str, ...] = ()
+
+
+type Block = Text | Heading | Facts | Table | Plot | LogExcerpt | StateBanner | Controls
 
 
 @dataclass(frozen=True)

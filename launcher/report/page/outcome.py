@@ -18,12 +18,15 @@ _LINES = 60
 _BYTES = 64 << 10
 _RANKS = 16
 
-_COLUMNS = ("Attempt", "Outcome", "Iteration", "Loss", "Seconds per iteration", "Ended", "Reason")
+_COLUMNS = ("Attempt", "Outcome", "Iteration", "Loss", "Seconds per iteration", "Ended")
 _NUMERIC = frozenset({"Iteration", "Loss", "Seconds per iteration"})
 
 
 def outcome(subject: Subject) -> Sequence[Block]:
-    """Return a table of all attempts with a verdict, then the first failing rank of each failed one and its log."""
+    """Return a table of all attempts with a verdict, then the first failing rank of each failed one and its log.
+
+    Why an attempt ended stands above, in the state of the run or in the history of its attempts.
+    """
     judged = [(attempt, result) for attempt in subject.run.attempts() if (result := attempt.result) is not None]
     if not judged:
         return ()
@@ -50,20 +53,24 @@ def _row(attempt: Attempt, result: AttemptResult) -> tuple[str, ...]:
         text_of(result.get("loss"), ".6g"),
         text_of(result.get("seconds_per_iteration"), ".4g"),
         "" if ended is None else format_time(ended),
-        text_of(result.get("reason")),
     )
 
 
 def _failure(subject: Subject, attempt: Attempt, result: AttemptResult) -> list[Block]:
-    first = as_mapping(result.get("first_failing_rank"))
+    first, evidence = as_mapping(result.get("first_failing_rank")), as_mapping(result.get("evidence"))
+    reason = text_of(result.get("reason"))
     blocks: list[Block] = [
         Heading(f"What failed in attempt {attempt.name}"),
         facts(
             ("First failing rank", text_of(first.get("rank"))),
             ("Host", first.get("host")),
-            ("What", first.get("what") or result.get("reason")),
+            ("What", _unless_in(text_of(first.get("what")), reason)),
             ("Where", first.get("where")),
             ("Cause", first.get("cause")),
+            ("Class", result.get("failure")),
+            ("Evidence", _unless_in(text_of(evidence.get("line")), f"{reason}\n{text_of(first.get('what'))}")),
+            ("Node", evidence.get("node")),
+            ("What to do", evidence.get("todo")),
             ("Failed ranks", _ranks(result.get("failed_ranks"))),
             ("Ranks that left nothing", _ranks(result.get("missing_ranks"))),
         ),
@@ -72,6 +79,11 @@ def _failure(subject: Subject, attempt: Attempt, result: AttemptResult) -> list[
         if lines := tail(log.path):
             blocks.append(LogExcerpt(f"The end of {log.path.relative_to(subject.run.path)}", lines))
     return blocks
+
+
+def _unless_in(text: str, said: str) -> str:
+    """Return a text that is not part of what is said already."""
+    return "" if " ".join(text.split()) in " ".join(said.split()) else text
 
 
 def _ranks(ranks: Any) -> str:

@@ -2,42 +2,112 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
-from launcher.report.page.content import Block, Subject, Table, Text, facts, text_of
+from launcher._util.errors import LauncherError
+from launcher.contract.files import read_text
+from launcher.planning.user_code import describe
+from launcher.report.page.content import Block, StateBanner, Subject, Table, Text, Tone, facts, text_of
 from launcher.watch.history import History, describe_node_check, duration, history_of, span, summary
-from launcher.watch.progress_state import clock
-from launcher.watch.status import RunStatus, status_of
+from launcher.watch.progress_state import clock, number
+from launcher.watch.status import Phase, RunStatus, status_of
 from launcher.watch.status_table import detail
+
+_TONES: dict[Phase, Tone] = {
+    Phase.FINISHED: "good",
+    Phase.STARTING: "active",
+    Phase.RUNNING: "active",
+    Phase.FAILED: "bad",
+    Phase.DIVERGED: "bad",
+    Phase.LOST: "bad",
+    Phase.REFUSED: "bad",
+    Phase.QUEUED: "waiting",
+    Phase.PREPARED: "waiting",
+    Phase.UNSUBMITTED: "waiting",
+}
+"""Tones of phases; all others ask for attention."""
+
+_NODES_SHOWN = 16
+_LEAST_TFLOPS = 0.05
 
 
 def overview(subject: Subject) -> Sequence[Block]:
     """Return phase, job, size and progress of the run; queries Slurm."""
     (status,), answer = status_of([subject.run], subject.shell)
+    history = history_of(status)
     values = status.to_dict()
     last = values["last_sign"]
     blocks: list[Block] = [
+        StateBanner(status.phase.value, tone_of(status.phase), _state_text(status, history, subject.now)),
         facts(
-            ("State", status.phase.value),
-            ("Detail", detail(status, subject.now)),
             ("Job", " ".join(each for each in (status.job, status.job_state) if each)),
             ("Recipe", values["recipe"]),
             ("Cluster", values["cluster"]),
+            ("Nodes", _nodes(subject, values["nodes"])),
             ("Ranks", values["world_size"] or None),
             ("Attempts", _attempts(status)),
             ("Iteration", _iteration(values["iteration"], values["train_iters"])),
             ("Loss", text_of(values["loss"], ".6g")),
             ("Seconds per iteration", text_of(values["seconds_per_iteration"], ".4g")),
             ("TFLOP/s per GPU", _tflops(values["tflops_per_gpu"])),
+            ("MFU", _mfu(values["tflops_per_gpu"], number(_plan_of(subject), "peak_tflops"))),
             ("Tokens per second", text_of(values["tokens_per_second"], ",.0f")),
-            ("Time left", None if values["seconds_left"] is None else clock(values["seconds_left"])),
+            ("Elapsed", _duration(values["elapsed_s"])),
+            ("Time left", _duration(values["seconds_left"])),
+            ("Left of the time limit", _duration(values["limit_left_s"])),
             ("Last sign of life", None if last is None or status.phase.over else format_time(last)),
+            ("Code", describe(_plan_of(subject))),
             ("Run directory", values["run_dir"]),
-        )
+        ),
     ]
-    blocks += _history(history_of(status))
+    blocks += _history(history)
     if answer.unreachable:
         blocks.append(Text(f"Slurm did not answer: {answer.unreachable}", "warning"))
     return blocks
+
+
+def tone_of(phase: Phase) -> Tone:
+    """Return the tone of a phase."""
+    return _TONES.get(phase, "attention")
+
+
+def _state_text(status: RunStatus, history: History, now: float) -> str:
+    """Return what `launcher status` says of the run; the reason of its end only where the history does not show it."""
+    text = detail(status, now)
+    result = status.run_state.result
+    reason = " ".join(str(result["reason"] or "").split()) if result and "reason" in result else ""
+    if history.is_long and reason:
+        text = " | ".join(part for part in text.replace(reason, "").split(" | ") if part.strip())
+    return text
+
+
+def _plan_of(subject: Subject) -> dict[str, Any]:
+    try:
+        return subject.run.plan
+    except LauncherError:  # the status says what is wrong with it
+        return {}
+
+
+def _nodes(subject: Subject, planned: int | None) -> str | None:
+    """Return how many nodes there are, and which ones where Slurm has given the newest attempt its own."""
+    attempt = subject.run.latest_attempt()
+    try:
+        names = read_text(attempt.nodes).split() if attempt else []
+    except (OSError, UnicodeDecodeError):
+        names = []
+    if not names:
+        return None if planned is None else str(planned)
+    more = f" and {len(names) - _NODES_SHOWN} more" if len(names) > _NODES_SHOWN else ""
+    return f"{len(names)}: {', '.join(names[:_NODES_SHOWN])}{more}"
+
+
+def _duration(seconds: float | None) -> str | None:
+    return None if seconds is None else clock(seconds)
+
+
+def _mfu(tflops: float | None, peak: float | None) -> str | None:
+    """Return the share of the GPU's peak that the model's operations reach; nothing where one of them is unknown."""
+    return f"{tflops / peak:.1%} of {peak:g} TFLOP/s" if tflops and peak and tflops >= _LEAST_TFLOPS else None
 
 
 _HISTORY = ("Attempt", "Iterations", "Time", "End", "Why", "Lost iterations", "Then", "Nodes")
@@ -78,7 +148,7 @@ def _iteration(iteration: int | None, total: int | None) -> str | None:
 
 def _tflops(value: float | None) -> str | None:
     # On a CPU the value has no meaning; the progress line leaves it out as well.
-    return f"{value:.1f}" if value is not None and value >= 0.05 else None
+    return f"{value:.1f}" if value is not None and value >= _LEAST_TFLOPS else None
 
 
 def format_time(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """Figures as plain values for Plotly. Colours other than those of the traces come from the page's style sheet."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from launcher.report.page.content import Plot
@@ -81,6 +82,80 @@ def lines(
     layout["yaxis"] |= {"rangemode": "tozero" if from_zero else "normal", "exponentformat": "power"}
     layout["yaxis"] |= {"range": [0, top]} if top else {}
     return Plot(title, data, layout, description, half=True)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a plot over iterations; None leaves a gap. `colour` counts, the colours come again after the last."""
+
+    name: str
+    x: Sequence[int]
+    y: Sequence[float | None]
+    colour: int = 0
+    hover: str = ""
+    band: tuple[Sequence[float | None], Sequence[float | None]] | None = None
+    """The lowest and the highest value around each point, drawn as an area behind the line."""
+    axes: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    """What else it can be drawn over."""
+    points: bool = False
+    """Whether it is drawn as points, such as evaluations between which nothing was measured."""
+
+
+def curves(
+    title: str,
+    unit: str,
+    series: Sequence[Series],
+    *,
+    description: str = "",
+    from_zero: bool = False,
+    top: float | None = None,
+    legend: bool = False,
+    what: str = "attempt",
+) -> Plot:
+    """Return a plot of lines with the areas that their values cover; the axis ends at `top` if that is given."""
+    data: list[dict[str, Any]] = []
+    axes: list[dict[str, list[float | None]]] = []
+    for one in series:
+        traces = [*_area(one), _line(one)]
+        data += traces
+        axes += [{name: list(values) for name, values in one.axes.items()} for _ in traces]
+    layout = _layout(300, "iteration", unit, legend=legend)
+    layout["legend"] |= {"title": {"text": label(what)}}
+    layout["yaxis"] |= {"rangemode": "tozero" if from_zero else "normal", "exponentformat": "power"}
+    layout["yaxis"] |= {"range": [0, top]} if top else {}
+    return Plot(title, tuple(data), layout, description, half=True, axes=tuple(axes))
+
+
+def _line(series: Series) -> dict[str, Any]:
+    shape = "markers" if series.points else "lines+markers" if len(series.x) < _MARKED else "lines"
+    colour = COLOURS[series.colour % len(COLOURS)]
+    around, custom = "", {}
+    if series.band:
+        custom = {"customdata": [[low, high] for low, high in zip(*series.band, strict=True)]}
+        around = " (%{customdata[0]:.6g} to %{customdata[1]:.6g})"
+    return {
+        "type": "scatter",
+        "mode": shape,
+        "name": label(series.name),
+        "x": list(series.x),
+        "y": list(series.y),
+        "line": {"color": colour, "width": 1.6},
+        "marker": {"size": 9, "symbol": "diamond-open", "color": colour} if series.points else {"size": 5},
+        "hovertemplate": f"%{{x}}: %{{y:.6g}}{around}<extra>{label(series.hover)}</extra>",
+        **custom,
+    }
+
+
+def _area(series: Series) -> list[dict[str, Any]]:
+    if series.band is None:
+        return []
+    colour = COLOURS[series.colour % len(COLOURS)]
+    hidden = {"type": "scatter", "mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
+    low, high = series.band
+    return [
+        {**hidden, "x": list(series.x), "y": list(low), "meta": "band"},
+        {**hidden, "x": list(series.x), "y": list(high), "meta": "band", "fill": "tonexty", "fillcolor": f"{colour}33"},
+    ]
 
 
 def stacked_bars(

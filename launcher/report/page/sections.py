@@ -10,6 +10,7 @@ from launcher.report.page.outcome import outcome
 from launcher.report.page.overview import overview
 from launcher.report.page.phases import phases
 from launcher.report.page.plan import plan_section
+from launcher.report.page.software import software
 from launcher.report.page.training import training
 
 
@@ -28,6 +29,7 @@ SECTIONS = (
     SectionMaker("training", "Training", training),
     SectionMaker("phases", "Phases", phases),
     SectionMaker("profiles", "Profiles", captures),
+    SectionMaker("software", "Software and configuration", software),
     SectionMaker("plan", "Plan", plan_section),
 )
 
