@@ -9,7 +9,7 @@ from typing import Any
 
 from launcher._util.errors import ConfigError
 from launcher._util.shell import Shell
-from launcher.cloudai import flags, native, sources
+from launcher.cloudai import flags, native, nemo_run, sources
 from launcher.cloudai.constraints import violations
 from launcher.cloudai.environment import Environment, environment_of
 from launcher.cloudai.load import LoadedFiles, ScenarioTest
@@ -87,6 +87,8 @@ class PlannedCase:
     nodes: int
     arguments: tuple[str, ...] = ()
     """In exec mode: those of setup_experiment.py."""
+    python: Path | None = None
+    """In exec mode: the interpreter that runs it."""
     plan_only: bool = False
 
 
@@ -275,13 +277,13 @@ def plan_case(
     )
     profile = profile_of(system, options.profile, environment, container=bool(test.cmd_args.container_image))
     directory = directory or root / case.name
-    nemo_run = None if profile.is_container else directory
+    mounted = None if profile.is_container else directory
     try:
         translated = native.translate(
             test,
             _index(options, source, test),
             gpus_per_node=size.gpus_per_node,
-            nemo_run=nemo_run,
+            nemo_run=mounted,
             wandb="WANDB_API_KEY" in environment.secrets,
             retries=case.scenario_test.wrote("cmd_args", "max_retries"),
         )
@@ -333,7 +335,8 @@ def plan_case(
             if case.scenario_test.wrote("cmd_args", name)
         ]
         notes += _unknown(test)
-        arguments = tuple(_exec_arguments(case, loaded, environment, source, time_limit, chosen.names))
+        image = _image(test, loaded, profile)
+        arguments = tuple(_exec_arguments(case, loaded, environment, source, time_limit, chosen.names, image))
     return PlannedCase(
         case=case,
         mode=mode,
@@ -345,6 +348,7 @@ def plan_case(
         source=source,
         nodes=size.nodes,
         arguments=arguments,
+        python=nemo_run.python_of(case.scenario_test, system.install_path) if mode == "exec" else None,
         plan_only=bool(test.cmd_args.dryrun),
     )
 
@@ -459,13 +463,14 @@ def _exec_arguments(
     source: Checkout,
     time_limit: str | None,
     names: Sequence[str],
+    image: str | None,
 ) -> list[str]:
     entry = case.scenario_test.entry
     placed = flags.launch_settings(
         case.test,
         loaded.system,
         time_limit=slurm_time_limit(time_limit) if time_limit else None,
-        image=case.test.cmd_args.container_image or None,
+        image=image,
         bridge=str(source.path),
         environment=environment.values,
         nodelist=names,
@@ -473,6 +478,22 @@ def _exec_arguments(
         extra_srun_args=entry.extra_srun_args,
     )
     return flags.arguments(case.test, placed)
+
+
+def _image(test: Test, loaded: LoadedFiles, profile: Profile) -> str | None:
+    """Return the image for Bridge's own script: its file where that is here, else the reference of the test."""
+    from launcher.images.reference import looks_like_path, parse_reference
+    from launcher.images.store.store import find_file
+
+    text = test.cmd_args.container_image
+    if not text:
+        return None
+    if looks_like_path(text):
+        path = Path(text).expanduser()
+        return str(path.absolute()) if path.exists() else text
+    directories = [loaded.system.install_path.absolute(), Path(str(profile.values["image_store"]))]
+    found = find_file(directories, parse_reference(text))
+    return text if found is None else str(found)
 
 
 def _request(values: Mapping[str, Any], case: Case) -> Request:

@@ -1,11 +1,14 @@
 """`end_post_comp`: a test that ends when another one has: by a small job that Slurm starts at that moment."""
 
+import hashlib
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from launcher._util.shell import LocalShell
+from launcher.cloudai.exec_mode import ExecCase
 from launcher.cloudai.models import System
 from launcher.contract import files
 from launcher.rundir import RunDirectory
@@ -18,13 +21,15 @@ _SCRIPT = """\
 #SBATCH --ntasks=1
 #SBATCH --time=10
 #SBATCH --dependency=afterany:{jobs}
-# Ends runs whose test was to go on only as long as another one. `launcher cancel` makes sure that a job is the run's.
-exec {python} -c 'from launcher.cli.main import console; console()' cancel {runs}
+# Ends runs whose test was to go on only as long as another one. Both commands make sure that a job is the run's.
+{commands}
 """
 
 
-def end_with(ended: Sequence[RunDirectory], by: Sequence[str], root: Path, system: System) -> str | None:
-    """Submit the job that ends the runs `ended` once the jobs `by` are over, once; return its number.
+def end_with(
+    test: str, ended: Sequence[RunDirectory | ExecCase], by: Sequence[str], root: Path, system: System
+) -> str | None:
+    """Submit the job that ends the runs `ended` of a test once the jobs `by` are over, once; return its number.
 
     It goes to the partition and the account of the system, as the runs do.
 
@@ -32,19 +37,20 @@ def end_with(ended: Sequence[RunDirectory], by: Sequence[str], root: Path, syste
     """
     if not ended or not by:
         return None
-    name = f"end-{ended[0].path.parent.name}"
-    token = f"launcher-{name}-{ended[0].path.name}"
+    name = f"end-{re.sub(r'[^A-Za-z0-9_.-]+', '-', test)}"
+    # The name of the results' directory has the second at which it was made.
+    token = f"launcher-{name}-{hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:12]}"
     shell = LocalShell()
     path = root / "ending" / f"{name}.sh"
     if path.exists() and (known := find_submission(token, shell)) is not None:
         return known.job
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = _SCRIPT.format(
-        name=name,
-        jobs=":".join(by),
-        python=shlex.quote(sys.executable),
-        runs=shlex.join(str(run.path) for run in ended),
-    )
+    runs = [str(one.path) for one in ended if isinstance(one, RunDirectory)]
+    cases = [str(one.directory) for one in ended if isinstance(one, ExecCase)]
+    python = sys.executable
+    commands = [[python, "-c", "from launcher.cli.main import console; console()", "cancel", *runs]] if runs else []
+    commands += [[python, "-m", "launcher.cloudai.exec_mode", *cases]] if cases else []
+    text = _SCRIPT.format(name=name, jobs=":".join(by), commands="\n".join(map(shlex.join, commands)))
     files.write_text(path, text)
     options = [f"--output={path.with_suffix('.log')}", f"--partition={system.default_partition}"]
     options += [f"--account={system.account}"] if system.account else []

@@ -1,5 +1,6 @@
 """cmd_args as arguments of Bridge's scripts/performance/setup_experiment.py, in CloudAI's order."""
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any, Literal
 
 from launcher.cloudai.cmd_args import FIELDS, MegatronBridgeCmdArgs
 from launcher.cloudai.models import System, Test
+from launcher.contract.variables import references
 
 Form = Literal["value", "switch", "boolean", "words", "commas"]
 """How a field is written: FLAG VALUE; FLAG where it is true; FLAG true|false; FLAG A B C; FLAG A,B,C."""
@@ -17,10 +19,11 @@ FORCED = ("model_family_name", "model_recipe_name", "num_gpus", "hf_token", "sav
 NOT_GIVEN = ("fp8_recipe", "num_distributed_optimizer_instances")
 """Fields for which setup_experiment.py has no flag."""
 
-TOKEN = "$HF_TOKEN"  # noqa: S105 - a reference, which the job's shell expands
-KEY = "$WANDB_API_KEY"
-"""What stands in the place of a secret: a variable of the job's environment, so that no file and no command line has
-the value."""
+TOKEN = "env:HF_TOKEN"  # noqa: S105 - a name
+KEY = "env:WANDB_API_KEY"
+"""What stands in the place of a secret, so that no file and no command line has the value: the job has the variable of
+this name from the environment of sbatch. A reference such as $HF_TOKEN would not do: the batch script of NeMo-Run
+prints what it sets, and hands its arguments on."""
 
 LOGGER = {
     "logger.tensorboard_dir": "/nemo_run/tb_logs",
@@ -153,11 +156,34 @@ def _behind(name: str, placement: LaunchSettings) -> Iterator[str]:
         if placement.mounts:
             yield from ("-cm", ",".join(placement.mounts))
         for variable, value in sorted((placement.environment or {}).items()):
-            yield from ("-cb", f"export {variable}={value}")
+            yield from ("-cb", export(variable, value))
     elif name == "recompute_modules":
         yield from ("--detach", "false")
     elif name == "nsys_extra_args" and placement.slurm:
         yield from ("--additional_slurm_params", ";".join(placement.slurm))
+
+
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_@%+=:,./-]|\$\{[A-Za-z_]\w*\}|\$[A-Za-z_]\w*)*", re.ASCII)
+
+
+def export(variable: str, value: str) -> str:
+    """Return the command that sets a variable in the job, where references to others are replaced.
+
+    CloudAI writes the value as it is. So it is here, unless bash would split it, run parts of it, or lose the quotes
+    around the whole command, which Bridge hands to `bash -c '...'`.
+    """
+    if _PLAIN.fullmatch(value):
+        return f"export {variable}={value}"
+    parts = [
+        _escaped(text) if name is None else f"${{{name}:-{_escaped(default)}}}" if default else f"${{{name}}}"
+        for text, name, default in references(value)
+    ]
+    return f'export {variable}="{"".join(parts)}"'
+
+
+def _escaped(text: str) -> str:
+    """Return a text as it stands between double quotes inside of single ones."""
+    return re.sub(r'([\\"`$])', r"\\\1", text).replace("'", "'\\''")
 
 
 def field_arguments(args: MegatronBridgeCmdArgs, name: str) -> list[str]:

@@ -37,7 +37,7 @@ def write_reports(root: Path) -> Reports:
     written = list[Path]()
     if _enabled(scenario, "per_test"):
         for result in found:
-            if result.case.run_dir is not None:
+            if result.case.run_dir is not None or result.case.by_script:
                 results.write_case_reports(result)
                 written.append(result.case.directory / "report.txt")
     if _enabled(scenario, "status"):

@@ -48,6 +48,11 @@ class CaseRecord:
         return Path(self.values["run_dir"]) if self.values.get("run_dir") else None
 
     @property
+    def by_script(self) -> bool:
+        """Return whether Bridge's own setup_experiment.py runs it (exec mode)."""
+        return self.values.get("mode") == "exec" and not self.refused and (self.directory / "exec").is_dir()
+
+    @property
     def refused(self) -> tuple[str, ...]:
         """Return why it was not submitted."""
         return tuple(self.values["refused"])

@@ -10,15 +10,18 @@ from typing import Any
 
 from launcher._util.errors import ConfigError
 from launcher._util.shell import LocalShell, Shell
+from launcher.cloudai import exec_mode, exec_results
+from launcher.cloudai.exec_mode import LOG, ExecCase
 from launcher.cloudai.models import METRICS, AgentConfig
 from launcher.cloudai.profile import toml_text
 from launcher.cloudai.records import CaseRecord
 from launcher.contract import files
 from launcher.rundir import RunDirectory
+from launcher.slurm.queue import Job
 from launcher.sweep.rewards import reward_of
 
-LOG = "cloudai_megatron_bridge_launcher.log"
-"""CloudAI reads step times from lines of this file."""
+GOLDEN = "golden_values.json"
+"""What setup_experiment.py has measured: losses, step times and memory by iteration."""
 
 LAST_STEPS = 10
 """Steps that report.txt and the metrics are made of: the last ones."""
@@ -77,11 +80,16 @@ def results_of(cases: Sequence[CaseRecord], shell: Shell | None = None) -> list[
     from launcher.watch.status import status_of
 
     shell = shell or LocalShell()
+    scripts = {case.name: ExecCase(case.directory.absolute()) for case in cases if case.by_script}
+    jobs = exec_mode.ask(list(scripts.values()), shell)
     started = [case for case in cases if case.run_dir is not None and case.run_dir.is_dir()]
     statuses, answer = status_of([RunDirectory.at(Path(str(case.run_dir))) for case in started], shell)
     by_name = {case.name: status for case, status in zip(started, statuses, strict=True)}
     found = list[CaseResult]()
     for case in cases:
+        if (script := scripts.get(case.name)) is not None:
+            found.append(_of_script(case, script, jobs[script.directory]))
+            continue
         status = by_name.get(case.name)
         if status is None:
             gone = "its run directory is gone" if case.run_dir is not None else "; ".join(case.refused)
@@ -109,6 +117,31 @@ def results_of(cases: Sequence[CaseRecord], shell: Shell | None = None) -> list[
     return found
 
 
+def _of_script(case: CaseRecord, script: ExecCase, job: Job | None) -> CaseResult:
+    """Return what came of a case in exec mode."""
+    logged = exec_results.steps_of(script)
+    verdict = exec_results.judge(script, job, logged)
+    known = script.submission()
+    start, end = (job.start, job.end) if job is not None else (None, None)
+    return CaseResult(
+        case,
+        verdict.phase,
+        verdict.detail,
+        good=verdict.good,
+        over=verdict.over,
+        steps=tuple(
+            TrainedStep(step.iteration, step.seconds, step.loss, step.tflops_per_gpu, step.memory_bytes)
+            for step in logged
+        ),
+        job=known.job if known is not None else None,
+        start=start,
+        end=end if verdict.over else None,
+        seconds=end - start if start is not None and end is not None and verdict.over else None,
+        job_state=job.state.value if job is not None else None,
+        nodes=job.nodes if job is not None else None,
+    )
+
+
 def steps_of(run: RunDirectory) -> tuple[TrainedStep, ...]:
     """Return a run's iterations in their order; of one that a later attempt has repeated, the later."""
     found: dict[int, TrainedStep] = {}
@@ -128,18 +161,31 @@ def steps_of(run: RunDirectory) -> tuple[TrainedStep, ...]:
 def write_case_reports(result: CaseResult) -> None:
     """Write the files of one case: log lines, report.txt, training_report.json, slurm-job.toml. Raises OSError."""
     directory = result.case.directory
+    if result.case.by_script:
+        _collect(directory)
     config = trained_config_file(result)
     if config is not None:
         (directory / "configs").mkdir(exist_ok=True)
         link = directory / "configs/ConfigContainer.yaml"
         if not os.path.lexists(link):
             link.symlink_to(os.path.relpath(config, link.parent))
-    files.write_text(directory / LOG, log_text(result))
+    if not result.case.by_script:  # there it is what setup_experiment.py has printed
+        files.write_text(directory / LOG, log_text(result))
     files.write_text(directory / "report.txt", report_text(result))
     report = training_report(result)
     if report is not None:
         files.write_json(directory / "training_report.json", report)
     files.write_text(directory / "slurm-job.toml", job_text(result))
+
+
+def _collect(directory: Path) -> None:
+    """Link what a case in exec mode has left to where CloudAI has it, and copy the measured golden values."""
+    script = ExecCase(directory.absolute())
+    golden, job = exec_results.golden_values(script), exec_results.job_directory(script)
+    if golden is not None:
+        files.write_text(directory / GOLDEN, golden.read_text())
+    if job is not None and (job / "tb_logs").is_dir() and not os.path.lexists(directory / "tb_logs"):
+        (directory / "tb_logs").symlink_to(os.path.relpath(job / "tb_logs", directory))
 
 
 def log_text(result: CaseResult) -> str:
@@ -200,7 +246,9 @@ def training_report(result: CaseResult) -> dict[str, Any] | None:
             if (values := [value for step in kept if (value := _step_values(step).get(name)) is not None])
         }
         or None,
-        "source": "metrics.jsonl of the run; memory_allocated_bytes is the most that the allocator has held",
+        "source": "the log of the job; memory_allocated_bytes is the most that the allocator has held"
+        if result.case.by_script
+        else "metrics.jsonl of the run; memory_allocated_bytes is the most that the allocator has held",
     }
 
 
@@ -290,6 +338,10 @@ def _training_config(result: CaseResult, window: Mapping[str, Any]) -> dict[str,
 
 def trained_config_file(result: CaseResult) -> Path | None:
     """Return the file of the configuration that was trained with; None where the run left none."""
+    if result.case.by_script:
+        job = exec_results.job_directory(ExecCase(result.case.directory.absolute()))
+        saved = job / "configs/ConfigContainer.yaml" if job is not None else None
+        return saved if saved is not None and saved.is_file() else None
     run_dir = result.case.run_dir
     attempt = RunDirectory.at(run_dir).latest_attempt() if run_dir is not None and run_dir.is_dir() else None
     return attempt.config if attempt is not None and attempt.config.is_file() else None

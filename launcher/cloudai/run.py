@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from launcher._util.errors import ConfigError, ImageError, LauncherError, RequestError
 from launcher._util.shell import LocalShell
 from launcher.api.progress import Progress
-from launcher.cloudai import sources
+from launcher.cloudai import exec_mode, exec_results, nemo_run, sources
 from launcher.cloudai.cases import Case, PlannedCase, RunChoices, cases_of, check_env_params, is_sweep, plan_case
 from launcher.cloudai.ending import end_with
 from launcher.cloudai.environment import in_shell
-from launcher.cloudai.flags import KEY, TOKEN
+from launcher.cloudai.exec_mode import ExecCase
 from launcher.cloudai.load import LoadedFiles, ScenarioTest
 from launcher.cloudai.native import Note, variants
 from launcher.cloudai.profile import BASE
@@ -56,10 +56,16 @@ class Submitted:
     """By the test's id."""
     jobs: dict[str, list[str]] = field(default_factory=dict)
     """The jobs of each test, by its id; of an array its number alone."""
+    scripts: dict[str, ExecCase] = field(default_factory=dict)
+    """The cases of exec mode, by name."""
 
     def runs_of(self, test: str) -> list[RunDirectory]:
         """Return the runs of a test."""
         return [run for name, run in self.runs.items() if name.startswith(f"{test}/")]
+
+    def scripts_of(self, test: str) -> list[ExecCase]:
+        """Return the cases of a test in exec mode."""
+        return [case for name, case in self.scripts.items() if name.startswith(f"{test}/")]
 
 
 def results_directory(loaded: LoadedFiles, output: Path | None, now: float) -> Path:
@@ -197,7 +203,7 @@ def dry_run(loaded: LoadedFiles, root: Path, options: RunChoices) -> Iterator[Dr
         write_profile(planned)
         directory.mkdir(parents=True, exist_ok=True)
         if planned.mode == "exec":
-            command = exec_command(planned, loaded)
+            command = exec_text(planned)
             files.write_text(directory / "cloudai_generated_command.sh", f"{command}\n")
             prepared, notes = None, tuple[Note, ...]()
         else:
@@ -251,15 +257,15 @@ def command_line(planned: PlannedCase) -> str:
     return shlex.join(words)
 
 
-def exec_command(planned: PlannedCase, loaded: LoadedFiles) -> str:
-    """Return the command that runs Bridge's own setup_experiment.py."""
-    venv = f"{planned.case.test.nemo_run_repo.directory_name}-venv"
-    python = loaded.system.install_path.absolute() / venv / "bin/python"
+def exec_command(planned: PlannedCase) -> list[str]:
+    """Return the command that runs Bridge's own setup_experiment.py; for secrets it has their names."""
     script = planned.source.path / "scripts/performance/setup_experiment.py"
-    # The shell replaces the references to secrets, and nothing else.
-    quoted = (f'"{word}"' if word in (TOKEN, KEY) else shlex.quote(word) for word in planned.arguments)
-    words = " ".join([shlex.quote(str(python)), shlex.quote(str(script)), *quoted])
-    return f"NEMORUN_HOME={shlex.quote(str(planned.directory))} {words}"
+    return [str(planned.python), str(script), *planned.arguments]
+
+
+def exec_text(planned: PlannedCase) -> str:
+    """Return the command of exec mode as it is typed in a shell."""
+    return f"NEMORUN_HOME={shlex.quote(str(planned.directory))} {shlex.join(exec_command(planned))}"
 
 
 def run_scenario(loaded: LoadedFiles, root: Path, options: RunChoices, progress: Progress) -> Submitted:
@@ -271,16 +277,20 @@ def run_scenario(loaded: LoadedFiles, root: Path, options: RunChoices, progress:
     write_scenario(loaded, root, options)
     submitted = Submitted(root)
     checkouts = Checkouts(loaded, install=True)
+    by_script = {test.entry.id for test in loaded.scenario.tests if runs_script(test, checkouts.of(test), options)}
     cases = {
         test.entry.id: list(planned_cases(loaded, root, options, checkouts, [test], ask_slurm=True))
         for test in loaded.scenario.tests
-        if not is_sweep(test)
+        if not is_sweep(test) or test.entry.id in by_script
     }
     for test in loaded.scenario.tests:
-        refuse_exec(test, checkouts.of(test), options)
+        if test.entry.id in by_script:
+            _check_script(test, cases[test.entry.id], loaded)
     for test in in_order(loaded.scenario.tests):
         before = _needed(test, submitted)
-        if is_sweep(test):
+        if test.entry.id in by_script:
+            _run_scripts(cases[test.entry.id], before, submitted, progress)
+        elif is_sweep(test):
             check_env_params(test)
             _submit_sweep(test, TestSweep(test, loaded, root, options, checkouts.of(test), before, progress), submitted)
         else:
@@ -288,7 +298,9 @@ def run_scenario(loaded: LoadedFiles, root: Path, options: RunChoices, progress:
     for test in loaded.scenario.tests:
         for needed in test.entry.dependencies:
             if needed.type == "end_post_comp":
-                end_with(submitted.runs_of(test.entry.id), submitted.jobs.get(needed.id, []), root, loaded.system)
+                ended: list[RunDirectory | ExecCase] = [*submitted.runs_of(test.entry.id)]
+                ended += submitted.scripts_of(test.entry.id)
+                end_with(test.entry.id, ended, submitted.jobs.get(needed.id, []), root, loaded.system)
     return submitted
 
 
@@ -308,15 +320,85 @@ def _submit_sweep(test: ScenarioTest, sweep: TestSweep, submitted: Submitted) ->
     submitted.jobs[test.entry.id] = list(dict.fromkeys(jobs))
 
 
-def refuse_exec(test: ScenarioTest, source: Checkout, options: RunChoices) -> None:
-    """Raise RequestError for a test whose release of Bridge is run by its own scripts, which is not possible yet."""
-    if sources.mode_of(test.test.bridge, source, options.mode)[0] == "exec":
-        raise RequestError(
-            f"git_repos pins {test.test.bridge.commit}, a release that its own setup_experiment.py runs, and this "
-            "launcher does not start that script yet",
-            where=test.where,
-            hint="--mode native trains with the recipe of Bridge 0.6; dry-run shows the script's arguments.",
+def runs_script(test: ScenarioTest, source: Checkout, options: RunChoices) -> bool:
+    """Return whether a test is run by its own release's setup_experiment.py."""
+    return sources.mode_of(test.test.bridge, source, options.mode)[0] == "exec"
+
+
+_SCRIPTS = 32
+"""Points of a sweep in exec mode: each has a process of its own on this machine until its job is over."""
+
+
+def _check_script(test: ScenarioTest, cases: Sequence[tuple[Case, PlannedCase | None]], loaded: LoadedFiles) -> None:
+    """Raise ConfigError for what exec mode cannot do, before anything is started."""
+    if test.test.agent == "bayesian_optimization" and is_sweep(test):
+        raise ConfigError(
+            "agent: bayesian_optimization chooses by results, and in exec mode all points are started at once",
+            where=test.locate(("agent",)),
+            hint="Use grid_search or random_search, or --mode native.",
         )
+    if len(cases) > _SCRIPTS and is_sweep(test):
+        raise ConfigError(
+            f"the sweep has {len(cases)} points, and in exec mode each one keeps a process on this machine: at most "
+            f"{_SCRIPTS} are taken",
+            where=test.where,
+            hint="Split the sweep, or run it with --mode native, as job arrays.",
+        )
+    nemo_run.look(test, loaded.system.install_path)
+    if any(planned is not None and not planned.plan_only for _, planned in cases):
+        script = next(Path(exec_command(planned)[1]) for _, planned in cases if planned is not None)
+        if not script.is_file():
+            raise ConfigError("this clone of Megatron Bridge has no setup_experiment.py", where=str(script))
+
+
+def _run_scripts(
+    cases: Sequence[tuple[Case, PlannedCase | None]], before: list[str], submitted: Submitted, progress: Progress
+) -> None:
+    """Start the script of each case; iterations follow each other, points of a sweep run beside each other."""
+    previous: str | None = None
+    for case, planned in cases:
+        if planned is None:
+            reason = "; ".join(case.refused)
+            submitted.refused[case.name] = reason
+            write_case(case, submitted.root / case.name, None, None)
+            continue
+        chained = [f"afterany:{previous}"] if previous is not None and case.step is None else []
+        previous = _run_script(case, planned, [*before, *chained], submitted, progress) or previous
+
+
+def _run_script(
+    case: Case, planned: PlannedCase, dependencies: Sequence[str], submitted: Submitted, progress: Progress
+) -> str | None:
+    """Start the script of a case and return its job; None where only its plan was asked for, or there is no job."""
+    planned.directory.mkdir(parents=True, exist_ok=True)
+    for note in planned.notes:
+        (progress.warn if note.level == "warning" else progress.info)(f"{case.name}: {note}")
+    files.write_text(planned.directory / "cloudai_generated_command.sh", f"{exec_text(planned)}\n")
+    if planned.plan_only:
+        submitted.refused[case.name] = "cmd_args.dryrun is true"
+        write_case(case, planned.directory, planned, None, refused="cmd_args.dryrun is true")
+        return None
+    script = ExecCase(planned.directory.absolute())
+    submitted.scripts[case.name] = script
+    files.write_text(planned.directory / TEST_RUN, run_record_text(planned, exec_text(planned)))
+    # Written first: without a job it is judged by what the script has printed.
+    write_case(case, planned.directory, planned, None)
+    try:
+        found = exec_mode.start(
+            script,
+            exec_command(planned),
+            {**os.environ, **planned.environment.host, **planned.environment.secrets},
+            cwd=planned.source.path,
+            dependencies=dependencies,
+            on_wait=lambda words: progress.info(f"{case.name}: {words}"),
+        )
+    except RequestError as error:
+        progress.warn(f"{case.name}: {error.message}")
+        return None
+    submitted.jobs.setdefault(case.scenario_test.entry.id, []).append(found.job)
+    write_case(case, planned.directory, planned, {"run_dir": None, "job": found.job, "cluster": found.cluster})
+    progress.info(f"{case.name}: job {found.job}, {script.log}")
+    return found.job
 
 
 def in_order(tests: Sequence[ScenarioTest]) -> list[ScenarioTest]:
@@ -406,15 +488,18 @@ def wait(submitted: Submitted, *, tick: Callable[[str], None], leave: Callable[[
             sweep.follow(leave=leave, tick=lambda trials: tick(_counts(trial.state for trial in trials)))
             if leave():
                 return False
-    runs = list(submitted.runs.values())
+    runs, scripts, shell = list(submitted.runs.values()), list(submitted.scripts.values()), LocalShell()
     said = ""
-    while runs:
-        statuses, _ = status_of(runs, LocalShell())
-        line = _counts(status.phase.value for status in statuses)
+    while runs or scripts:
+        phases = [(status.phase.value, status.phase.over) for status in (status_of(runs, shell)[0] if runs else ())]
+        jobs = exec_mode.ask(scripts, shell)
+        verdicts = [exec_results.judge(one, jobs[one.directory], exec_results.steps_of(one)) for one in scripts]
+        phases += [(verdict.phase, verdict.over) for verdict in verdicts]
+        line = _counts(phase for phase, _ in phases)
         if line != said:
             tick(line)
             said = line
-        if all(status.phase.over for status in statuses):
+        if all(over for _, over in phases):
             return True
         until = time.monotonic() + poll_s
         while time.monotonic() < until:
@@ -443,6 +528,8 @@ def install(loaded: LoadedFiles, options: RunChoices, progress: Progress) -> lis
             progress.warn(note)
         if image := test.test.cmd_args.container_image:
             done.append(_imported(image, loaded, options, progress))
+        if runs_script(test, source, options):
+            done.append(nemo_run.install(test, source, loaded.system.install_path))
     return list(dict.fromkeys(done))
 
 

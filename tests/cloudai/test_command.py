@@ -68,16 +68,16 @@ def test_wrong_words(words: tuple[str, ...], sentence: str, here: Path, capsys: 
     assert sentence in capsys.readouterr().err
 
 
-def test_a_release_before_0_6_is_shown_and_not_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_release_before_0_6_is_run_by_its_own_script(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workspace(here, test={"git_repos": [{**TEST["git_repos"][0], "commit": "v0.3.0"}]})
     (here / "install/Megatron-Bridge__v0.3.0").mkdir(parents=True)
     assert call("dry-run", *FILES, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     command = (Path(answer["cases"][0]["directory"]) / "cloudai_generated_command.sh").read_text()
     assert "scripts/performance/setup_experiment.py -p main -g h100 -c fp8_cs" in command
-    assert '-hf "$HF_TOKEN"' in command
+    assert "-hf env:HF_TOKEN" in command
     assert call("run", *FILES, "--enable-cache-without-check") == 2
-    assert "does not start that script yet" in capsys.readouterr().err
+    assert "there is no Python environment with NeMo-Run" in capsys.readouterr().err
 
 
 def test_variants_are_printed_and_nothing_is_asked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 349 tests and fields were compared with CloudAI's own command, argument by argument (docs/how-to/cloudai.md).
 """
 
+import os
+import subprocess
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +17,14 @@ from launcher.cloudai.flags import (
     NOT_GIVEN,
     LaunchSettings,
     arguments,
+    export,
     field_arguments,
     launch_settings,
     slurm_parameters,
     without_effect,
 )
 from launcher.cloudai.models import System, Test
+from launcher.contract.variables import expanded
 from tests.cloudai.files import ARGS, BRIDGE, SYSTEM, TEST, args_test
 
 GOLDEN: Mapping[str, list[tuple[Any, list[str]]]] = {
@@ -42,9 +46,9 @@ GOLDEN: Mapping[str, list[tuple[Any, list[str]]]] = {
     "task": [("sft", ["--task", "sft"])],
     "compute_dtype": [("nvfp4", ["-c", "nvfp4"])],
     "fp8_recipe": [("mxfp8", [])],
-    "hf_token": [("canary", ["-hf", "$HF_TOKEN"]), ("", ["-hf", "$HF_TOKEN"])],
+    "hf_token": [("canary", ["-hf", "env:HF_TOKEN"]), ("", ["-hf", "env:HF_TOKEN"])],
     "nemo_home": [("/nemo", ["-nh", "/nemo"])],
-    "wandb_key": [("canary", ["-wdk", "$WANDB_API_KEY"]), ("", [])],
+    "wandb_key": [("canary", ["-wdk", "env:WANDB_API_KEY"]), ("", [])],
     "wandb_project_name": [("p", ["-wdp", "p"])],
     "wandb_entity_name": [("e", ["-wde", "e"])],
     "wandb_experiment_name": [("x", ["-wdj", "x"])],
@@ -157,8 +161,8 @@ def test_the_whole_command() -> None:
     )
     assert arguments(test, placed) == [
         *("-a", "acc", "-p", "main", "-g", "h100", "-t", "00:20:00", "-i", "/images/i.sqsh", "-c", "fp8_cs"),
-        *("-hf", "$HF_TOKEN", "-ng", "16", "-gn", "8", "-cm", "/a:/b,/install/Bridge:/opt/Megatron-Bridge"),
-        *("-cb", "export A=1", "-cb", "export B=${A} c", "-m", "qwen", "-mr", "qwen3_30b_a3b"),
+        *("-hf", "env:HF_TOKEN", "-ng", "16", "-gn", "8", "-cm", "/a:/b,/install/Bridge:/opt/Megatron-Bridge"),
+        *("-cb", "export A=1", "-cb", 'export B="${A} c"', "-m", "qwen", "-mr", "qwen3_30b_a3b"),
         *("--recompute_modules", "mlp", "--detach", "false", "--lr", "1.0"),
         *("--save_config_filepath", "/nemo_run/configs/ConfigContainer.yaml"),
         "--additional_slurm_params",
@@ -171,6 +175,31 @@ def test_the_whole_command() -> None:
             "model.x=[1, 2]",
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "command"),
+    [
+        ("/a:${B}/c,d", "export A=/a:${B}/c,d"),
+        ("a b", 'export A="a b"'),
+        ("it's", "export A=\"it'\\''s\""),
+        ('$(rm) `x` "q" \\', 'export A="\\$(rm) \\`x\\` \\"q\\" \\\\"'),
+        ("${D:-x/y} $C;d", 'export A="${D:-x/y} ${C};d"'),
+        ("", "export A="),
+    ],
+)
+def test_a_variable_as_a_command(value: str, command: str) -> None:
+    """It arrives whole where Bridge puts it: into `bash -c '...'`."""
+    assert export("A", value) == command
+    found = subprocess.run(
+        ["bash", "-c", f"B=b C=c; bash -c '{export('A', value)}; printf %s \"$A\"'"],
+        env={"B": "b", "C": "c", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == expanded(value, {"B": "b", "C": "c"})
+    assert not found.stderr
 
 
 def test_what_every_run_logs() -> None:

@@ -96,7 +96,7 @@ def test_files_of_before_0_6_give_setup_experiments_arguments(name: str, here: P
         *("-p", "partition_1", "-g", gpu),
         *([] if named else ["-t", "00:30:00"]),
         *("-i", IMAGE if named else "nvcr.io#nvidia/nemo:26.02.01", "-c", dtype, "--task", "pretrain"),
-        *("-hf", "$HF_TOKEN", *(["--max_retries", "1"] if named else []), "-ng", gpus, "-gn", "8"),
+        *("-hf", "env:HF_TOKEN", *(["--max_retries", "1"] if named else []), "-ng", gpus, "-gn", "8"),
         *mounted,
         *variables,
         *vboost,

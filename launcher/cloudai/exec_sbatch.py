@@ -1,0 +1,102 @@
+"""What setup_experiment.py calls in the place of sbatch: each job of a case is submitted once, and recorded.
+
+Called as `sbatch [OPTION ...] SCRIPT [ARGUMENT ...]`, as NeMo-Run does; prints the job's number and nothing else.
+"""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from launcher._util.errors import LauncherError
+from launcher._util.shell import LocalShell
+from launcher.cloudai.exec_mode import CASE, SESSION, ExecCase, ask, without_secrets
+from launcher.contract import files
+from launcher.slurm.submit import Submission, SubmissionUnknownError, search, submit
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Submit the job of a case, or print the one that it has. Return the exit status."""
+    case, session = ExecCase(Path(environ[CASE])), environ[SESSION]
+    os.environ["PATH"] = _without(case.path / "bin", environ.get("PATH", os.defpath))
+    options, script, rest = _parsed(arguments)
+    if script is None or rest:
+        sys.stderr.write(f"launcher: sbatch was called without a script, or with arguments: {list(arguments)}\n")
+        return 1
+    try:
+        with case.submitting() as lock:
+            print(_submitted(case, session, options, script, lock).job)
+    except LauncherError as error:
+        sys.stderr.write(f"launcher: {error.message}\n")
+        return 1
+    return 0
+
+
+def _submitted(case: ExecCase, session: str, options: Sequence[str], script: Path, lock: int) -> Submission:
+    """Submit, or return the job that the case has already. Raises LauncherError."""
+    shell = LocalShell(keep=(lock,))
+    if case.session() != session:
+        raise LauncherError("another start of this case's script has taken over; this one submits nothing")
+    events = case.journal.read() if case.journal.path.exists() else []
+    intents = [event for event in events if event["event"] == "submit_intent"]
+    last = next((event for event in reversed(events) if event["event"] in _OUTCOMES), None)
+    if last is not None and last["event"] == "submit_intent":
+        token = str(last["token"])
+        if (found := search(token, shell)) is not None:
+            case.journal.write("submitted", token=token, job=found.job, cluster=found.cluster, recovered=True)
+            return found
+    elif (known := case.submission()) is not None:
+        job = ask([case], shell)[case.directory]
+        if job is None or not job.terminal:
+            return known
+    token = f"launcher-cloudai-{case.directory.parent.name}-{os.urandom(6).hex()}-{len(intents)}"
+    token = re.sub(r"[^A-Za-z0-9_-]", "-", token)
+    files.append_line(case.path / "scripts.jsonl", {"script": str(script)}, sync=True)
+    files.write_text(script, without_secrets(script.read_text()))
+    before = case.dependencies()
+    if before:
+        options = [*options, f"--dependency={','.join([*_stated(script), *before])}"]
+    case.journal.write("submit_intent", token=token)
+    try:
+        found = submit(script, shell, token=token, options=options)
+    except SubmissionUnknownError as error:
+        case.journal.write("submit_unknown", token=token, error=error.message)
+        raise
+    except LauncherError as error:
+        case.journal.write("submit_refused", token=token, error=error.message)
+        raise
+    case.journal.write("submitted", token=token, job=found.job, cluster=found.cluster, recovered=found.recovered)
+    return found
+
+
+_OUTCOMES = ("submit_intent", "submitted", "submit_refused")
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[list[str], Path | None, list[str]]:
+    """Return the options, the script and its arguments; `--parsable` is always given."""
+    options = list[str]()
+    for position, word in enumerate(arguments):
+        if not word.startswith("-") and Path(word).is_file():
+            return options, Path(word), list(arguments[position + 1 :])
+        if word != "--parsable":
+            options.append(word)
+    return options, None, []
+
+
+def _stated(script: Path) -> list[str]:
+    """Return the dependencies that a batch script states itself."""
+    found = re.findall(r"^#SBATCH\s+--dependency[= ](\S+)", script.read_text(errors="replace"), re.MULTILINE)
+    return found[-1:]
+
+
+def _without(directory: Path, path: str) -> str:
+    """Return a PATH without a directory. This program must not call itself."""
+    kept = [each for each in path.split(os.pathsep) if Path(each or ".") != directory]
+    found = os.pathsep.join(kept)
+    return found if shutil.which("sbatch", path=found) else f"{found}{os.pathsep}{os.defpath}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

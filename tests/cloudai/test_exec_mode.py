@@ -1,0 +1,255 @@
+"""Exec mode on a real Slurm, with a stand-in of our own for setup_experiment.py. Cost: about 60 s."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.cloudai.exec_mode import ExecCase, without_secrets
+from launcher.cloudai.exec_results import judge, read_steps
+from launcher.slurm.queue import Job, State
+from tests.backends.running import LAUNCHER, User
+from tests.cloudai.test_running import ARGS, CANARY, KEY, TEST, files, user  # noqa: F401
+from tests.support.slurm.virtual_cluster import VirtualCluster
+
+BRIDGE = {"url": "https://example.com/Megatron-Bridge.git", "commit": "v0.3.0"}
+OLD = {**TEST, "git_repos": [BRIDGE], "extra_cmd_args": {"toy.iters": "4"}}
+
+
+@pytest.fixture
+def old(user: User) -> User:  # noqa: F811
+    """The user with a clone of Bridge of before 0.6 whose script is a stand-in, and an environment of their own."""
+    scripts = user.directory / "install/Megatron-Bridge__v0.3.0/scripts/performance"
+    scripts.mkdir(parents=True)
+    (scripts / "setup_experiment.py").write_text(Path(__file__).with_name("stand_in.py").read_text())
+    python = user.directory / "install/Run__main-venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(Path(sys.executable).resolve())
+    return user
+
+
+def toy(**values: str) -> dict[str, Any]:
+    """A test of before 0.6 whose stand-in gets these values."""
+    return {**OLD, "name": "small", "extra_cmd_args": {f"toy.{key}": value for key, value in values.items()}}
+
+
+def run(user: User, tests: list[dict[str, Any]], *definitions: dict[str, Any], status: int | None = 0) -> Any:  # noqa: F811
+    """Run a scenario and return what the command says."""
+    options = files(user, tests, *definitions)
+    done = user.run("cloudai", "run", *options, "--json", timeout_s=240, status=status)
+    return json.loads(done.stdout)
+
+
+def of_user(cluster: VirtualCluster, user: User) -> list[str]:  # noqa: F811
+    """The jobs of Slurm whose script lies below the user's directory."""
+    lines = cluster.run("squeue", "-h", "--states=all", "-o", "%i|%o").stdout.splitlines()
+    return [line.partition("|")[0] for line in lines if f"|{user.directory}/" in line]
+
+
+def test_a_good_training_with_status_1_has_passed(old: User, slurm_cluster: VirtualCluster) -> None:
+    """An order of tests, two iterations, a sweep; each case has one job, golden values are collected."""
+    after = [{"type": "start_post_comp", "id": "twice"}]
+    tests: list[dict[str, Any]] = [
+        {"id": "twice", "test_name": "small", "iterations": 2},
+        {"id": "behind", "test_name": "small", "dependencies": after},
+        {"id": "swept", "test_name": "small", "cmd_args": {"mb": [1, 2, 4], "gb": 4}},
+    ]
+    answer = run(old, tests, OLD)
+    cases = {one["name"]: one for one in answer["cases"]}
+    assert {name: one["phase"] for name, one in cases.items()} == {
+        **dict.fromkeys(("twice/0", "twice/1", "behind/0", "swept/0/1", "swept/0/2"), "finished"),
+        "swept/0/3": "refused",
+    }
+    root = Path(answer["result_dir"])
+    jobs = [one["job"] for one in cases.values() if one["job"]]
+    assert sorted(jobs) == sorted(of_user(slurm_cluster, old))
+    # Slurm keeps the order: each iteration waits for the one before, and the dependent test for both.
+    ended = {name: (root / name / "ended").read_text() for name in ("twice/0", "twice/1", "behind/0")}
+    began = {name: (root / name / "began").read_text() for name in ended}
+    assert float(ended["twice/0"]) < float(began["twice/1"])
+    assert max(float(ended["twice/0"]), float(ended["twice/1"])) < float(began["behind/0"])
+    case = root / "twice/0"
+    assert (case / "exec").is_dir()
+    (status,) = case.glob("exec/status.*")
+    assert status.read_text().strip() == "1"
+    assert "4 of 4 iterations" in cases["twice/0"]["detail"]
+    assert cases["twice/0"]["step_time_s"] == pytest.approx((1.51 + 1.52 + 1.53 + 1.54) / 4)
+    assert cases["twice/0"]["tflops_per_gpu"] == pytest.approx((401 + 402 + 403 + 404) / 4)
+    assert json.loads((case / "golden_values.json").read_text())["0"]["lm loss"] == 10.9
+    assert "Convergence check failed" in (case / "cloudai_megatron_bridge_launcher.log").read_text()
+    report = json.loads((case / "training_report.json").read_text())
+    assert [step["loss"] for step in report["steps"]] == [10.9, 10.8, 10.7, 10.6]
+    assert report["config"]["global_batch_size"] == 8
+    assert tomllib.loads((case / "slurm-job.toml").read_text())["job_id"] == int(cases["twice/0"]["job"])
+    assert (root / "swept/0/trajectory.csv").read_text().count("\n") == 3
+
+
+def test_a_status_is_not_the_verdict(old: User) -> None:
+    """Deaths at step 3 with status 0 everywhere, NaN, a failed job, and a script that ends without one."""
+    wanted = {
+        "dies": ({"die": "3", "status": "0", "ends": "0"}, "3 of 4 iterations"),
+        "nan": ({"nan": "2", "ends": "0"}, "not a number at iteration 2"),
+        "fails": ({"die": "3"}, "its job ended as FAILED; 3 of 4 iterations"),
+        "broken": ({"broken": "yes"}, "ended without a job: AssertionError: asked to break"),
+    }
+    definitions = [{**toy(iters="4", **values), "name": name} for name, (values, _) in wanted.items()]
+    cases = run(old, [{"id": name, "test_name": name} for name in wanted], *definitions, status=1)["cases"]
+    for case in cases:
+        assert case["phase"] == "failed"
+        assert wanted[case["name"].partition("/")[0]][1] in case["detail"]
+
+
+def test_secrets_reach_the_job_and_no_file(old: User, slurm_cluster: VirtualCluster) -> None:
+    """A token and a key in the files: the job has the token, and neither a script, a log nor a command line has it."""
+    test = {
+        **OLD,
+        "cmd_args": {**ARGS, "hf_token": CANARY, "wandb_key": KEY},
+        "extra_env_vars": {"WHERE": "it's ${HOME}"},
+    }
+    answer = run(old, [{"id": "one", "test_name": "small"}], test)
+    root = Path(answer["result_dir"])
+    log = next(root.glob("one/0/experiments/**/log-*.out")).read_text()
+    assert f"variable: it's {Path.home()} token of {len(CANARY)}" in log
+    written = [path for path in old.directory.rglob("*") if path.is_file()]
+    holders = [path for path in written if any(text.encode() in path.read_bytes() for text in (CANARY, KEY))]
+    assert {path.name for path in holders} == {"0.toml"}, holders
+    command = (root / "one/0/cloudai_generated_command.sh").read_text()
+    assert "-hf env:HF_TOKEN" in command
+    assert (
+        "# HF_TOKEN: from the environment of sbatch" in next(root.glob("one/0/experiments/**/*_sbatch.sh")).read_text()
+    )
+
+
+def test_a_second_submission_after_a_failure_is_the_scripts(old: User, slurm_cluster: VirtualCluster) -> None:
+    """setup_experiment.py tries again where max_retries says so: the newest job counts."""
+    answer = run(old, [{"id": "one", "test_name": "small"}], toy(iters="4", submissions="2"))
+    (case,) = answer["cases"]
+    assert case["phase"] == "finished"
+    jobs = of_user(slurm_cluster, old)
+    assert len(jobs) == 2
+    assert case["job"] == max(jobs, key=int)
+
+
+def test_killed_starts_are_found_again(old: User, slurm_cluster: VirtualCluster) -> None:
+    """The launcher, and sometimes the script and its sbatch, are killed at random moments: each case has one job."""
+    draw = random.Random(os.environ.get("TEST_SEED", "exec"))  # noqa: S311
+    seeds = 6
+    tests = [{"id": f"t{number}", "test_name": "small"} for number in range(seeds)]
+    options = files(old, tests, toy(iters="3", wait="0.3"))
+    first = json.loads(old.run("cloudai", "dry-run", *options, "--json").stdout)
+    root = first["result_dir"]
+    more = [str(LAUNCHER), "cloudai", "run", *options, f"--continue={root}", "--no-wait"]
+    for _ in range(seeds):
+        tried = subprocess.Popen(
+            more,
+            cwd=old.directory,
+            env=old.environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(draw.uniform(0.5, 4))
+        tried.kill()
+        tried.wait()
+        if draw.random() < 0.7:
+            for session in scripts_of(old):
+                os.killpg(session, signal.SIGKILL)
+    done = old.run("cloudai", "run", *options, f"--continue={root}", "--json", timeout_s=300, status=None)
+    cases = json.loads(done.stdout)["cases"]
+    assert {one["phase"] for one in cases} == {"finished"}, done.stderr
+    counted = Counter((old.directory / "results/counted").read_text().split())
+    assert counted == {one["job"]: 1 for one in cases}
+    assert sorted(of_user(slurm_cluster, old)) == sorted(one["job"] for one in cases)
+
+
+def scripts_of(user: User) -> list[int]:  # noqa: F811
+    """The sessions of the stand-ins that run for this user."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().decode(errors="replace")
+            session = int((path / "stat").read_text().rpartition(")")[2].split()[3])
+        except OSError:
+            continue
+        if f"{user.directory}/install/Megatron-Bridge__v0.3.0/scripts" in words and session == int(path.name):
+            found.append(session)
+    return found
+
+
+def test_a_test_ends_with_another_one_in_exec_mode(old: User, slurm_cluster: VirtualCluster) -> None:
+    tests: list[dict[str, Any]] = [
+        {"id": "beside", "test_name": "long", "dependencies": [{"type": "end_post_comp", "id": "main"}]},
+        {"id": "main", "test_name": "small", "dependencies": [{"type": "start_post_init", "id": "beside"}]},
+    ]
+    long = {**toy(iters="20000"), "name": "long"}
+    answer = run(old, tests, OLD, long, status=1)
+    assert {one["name"]: one["phase"] for one in answer["cases"]} == {"beside/0": "cancelled", "main/0": "finished"}
+
+
+def test_an_old_release_without_an_environment_is_refused(old: User) -> None:
+    (old.directory / "install/Run__main-venv/bin/python").unlink()
+    options = files(old, [{"id": "one", "test_name": "small"}], OLD)
+    done = old.run("cloudai", "run", *options, "--enable-cache-without-check", status=2)
+    assert "there is no Python environment with NeMo-Run" in done.stderr
+
+
+LINES = """\
+Step Time : 1.50s GPU utilization: 400.0MODEL_TFLOP/s/GPU
+ [2026] iteration        1/       3 | consumed samples: 8 | elapsed time per iteration (ms): 1500.0 | lm loss: 1.1E+01 |
+ [2026] iteration        2/       3 | elapsed time per iteration (ms): 1400.0 | throughput per GPU (TFLOP/s/GPU): 410.5\
+ | lm loss: 1.0E+01 | grad norm: 2.5 | number of nan iterations:   0 |
+validation loss at iteration 2 on validation set | lm loss value: 9.0E+00
+"""
+
+
+def test_the_iterations_of_a_log() -> None:
+    first, second = read_steps(LINES.splitlines())
+    assert (first.iteration, first.total, first.seconds, first.loss, first.tflops_per_gpu) == (1, 3, 1.5, 11.0, 400.0)
+    assert (second.seconds, second.grad_norm, second.tflops_per_gpu) == (1.4, 2.5, 410.5)
+    # A run that begins again overwrites what it repeats.
+    again = read_steps([*LINES.splitlines(), LINES.splitlines()[1].replace("1500.0", "1600.0")])
+    assert [step.seconds for step in again] == [1.6, 1.4]
+
+
+@pytest.mark.parametrize(
+    ("state", "phase", "over"),
+    [
+        (State.COMPLETED, "finished", True),
+        (State.FORGOTTEN, "finished", True),
+        (State.NODE_FAIL, "failed", True),
+        (State.OUT_OF_MEMORY, "failed", True),
+        (State.PREEMPTED, "failed", True),
+        (State.DEADLINE, "failed", True),
+        (State.BOOT_FAIL, "failed", True),
+        (State.TIMEOUT, "failed", True),
+        (State.CANCELLED, "cancelled", True),
+        (State.UNKNOWN, "unknown", False),
+        (State.PENDING, "queued", False),
+        (State.RUNNING, "running", False),
+    ],
+)
+def test_states_of_the_job(state: State, phase: str, over: bool, tmp_path: Path) -> None:
+    """A state that is an end is not waited for; a question without an answer is not an end."""
+    case = ExecCase(tmp_path)
+    case.path.mkdir()
+    case.journal.write("submitted", token="t", job="7")
+    steps = read_steps([*LINES.splitlines(), LINES.splitlines()[1].replace("1/ ", "3/ ")])
+    found = judge(case, Job("7", state, terminal=state.terminal), steps)
+    assert (found.phase, found.over) == (phase, over)
+    assert found.good == (phase == "finished")
+
+
+def test_a_batch_script_without_what_stands_for_secrets() -> None:
+    kept = "export HF_HOME=/a\nexport HF_TOKEN=x\n"
+    text = f"export HF_TOKEN=env:HF_TOKEN\nexport WANDB_API_KEY=env:WANDB_API_KEY\n{kept}"
+    wanted = "# HF_TOKEN: from the environment of sbatch\n# WANDB_API_KEY: from the environment of sbatch\n"
+    assert without_secrets(text) == f"{wanted}{kept}"
