@@ -18,8 +18,15 @@ PINNED = {(0, 3): "0.7.0", (0, 4): "0.8.1", (0, 5): "0.9.0"}
 BESIDE = ("wandb", "numpy==1.26.4")
 """What setup_experiment.py imports besides, in CloudAI's versions. It writes no measured values without them."""
 
+_FITTING = ("leptonai<0.40",)
+"""What fits NeMo-Run 0.7 to 0.9 where there is no lock file."""
+
 _MARK = "launcher-environment"
 """In an environment that this launcher has made: present from the start, with the word `whole` at the end."""
+
+_HELD = ("fiddle", "inquirerpy", "leptonai", "omegaconf", "torchx", "typer")
+
+_CONSTRAINTS = "constraints.txt"
 
 _INSTALL_S = 1800.0
 
@@ -36,17 +43,35 @@ def python_of(test: ScenarioTest, install_path: Path) -> Path:
 
 def pinned(source: Checkout, release: tuple[int, int] | None) -> str | None:
     """Return the version of NeMo-Run that a clone's own lock file pins, else that of its release; None for neither."""
+    # It locks an old one for versions of Python that are not used here.
+    return max(
+        _locked(source).get("nemo-run", ()),
+        key=_numbers,
+        default=PINNED.get(release) if release is not None else None,
+    )
+
+
+def constraints(source: Checkout) -> list[str]:
+    """Return what NeMo-Run's own requirements are held to: the versions of a clone's lock file.
+
+    NeMo-Run states no upper limits of these, and newer ones do not fit it.
+    """
+    locked_versions = _locked(source)
+    found = [f"{name}=={max(locked_versions[name], key=_numbers)}" for name in _HELD if name in locked_versions]
+    return found or list(_FITTING)
+
+
+def _locked(source: Checkout) -> dict[str, list[str]]:
+    """Return the versions from package indexes in a clone's uv.lock, by name."""
     try:
         packages = tomllib.loads((source.path / "uv.lock").read_text()).get("package", [])
     except (OSError, tomllib.TOMLDecodeError):
-        packages = []
-    found = [
-        str(each["version"])
-        for each in packages
-        if each.get("name") == "nemo-run" and "registry" in each.get("source", {})
-    ]
-    # It locks an old one for versions of Python that are not used here.
-    return max(found, key=_numbers, default=PINNED.get(release) if release is not None else None)
+        return {}
+    found = dict[str, list[str]]()
+    for each in packages:
+        if "registry" in each.get("source", {}) and "version" in each:
+            found.setdefault(str(each["name"]), []).append(str(each["version"]))
+    return found
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -65,8 +90,17 @@ def install(test: ScenarioTest, source: Checkout, install_path: Path, shell: She
     busy = OutsideError("another launcher makes it for longer than 30 minutes", where=str(path))
     with locked(path.parent / f".{path.name}.lock", wait_s=_INSTALL_S, busy=busy):
         if not _is_usable(path):
-            _make(path, _requirements(test, source, install_path, shell), shell)
+            _make(path, _requirements(test, source, install_path, shell), constraints(source), shell)
     return f"NeMo-Run {version_in(path, shell) or 'of an unknown version'}: {path}"
+
+
+def uninstall(test: ScenarioTest, install_path: Path) -> bool:
+    """Remove an environment of `install`, and return whether there was one; another one is kept."""
+    path = directory_of(test, install_path)
+    if not (path / _MARK).is_file():
+        return False
+    shutil.rmtree(path)
+    return True
 
 
 def look(test: ScenarioTest, install_path: Path) -> None:
@@ -105,17 +139,16 @@ def _requirements(test: ScenarioTest, source: Checkout, install_path: Path, shel
     return [f"nemo-run=={version}", *BESIDE]
 
 
-def _make(path: Path, requirements: list[str], shell: Shell) -> None:
+def _make(path: Path, requirements: list[str], held: list[str], shell: Shell) -> None:
     if path.exists():
         if not (path / _MARK).exists():
             raise ConfigError("is not a Python environment", where=str(path), hint="Remove it, or make it one.")
         shutil.rmtree(path)
     path.mkdir()
     (path / _MARK).write_text("begun\n")
-    commands = (
-        [sys.executable, "-m", "venv", str(path)],
-        [str(path / "bin/python"), "-m", "pip", "install", "--quiet", *requirements],
-    )
+    (path / _CONSTRAINTS).write_text("".join(f"{each}\n" for each in held))
+    pip = [str(path / "bin/python"), "-m", "pip", "install", "--quiet", "--constraint", str(path / _CONSTRAINTS)]
+    commands = ([sys.executable, "-m", "venv", str(path)], [*pip, *requirements])
     for argv in commands:
         result = shell.run(argv, check=False, timeout_s=_INSTALL_S)
         if result.status:

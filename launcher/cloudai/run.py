@@ -548,11 +548,16 @@ def _imported(image: str, loaded: LoadedFiles, options: RunChoices, progress: Pr
     return f"{image}: {outcome.entry.path}"
 
 
-def uninstall(loaded: LoadedFiles) -> list[str]:
-    """Remove the clones that `install` made. Return what was removed, in words. Raises ConfigError."""
-    removed = list[str]()
+def uninstall(loaded: LoadedFiles) -> tuple[list[str], list[ConfigError]]:
+    """Remove the clones and environments that `install` made; return those removed, and why others are kept."""
+    removed, kept, path = list[str](), dict[str, ConfigError](), loaded.system.install_path.absolute()
     for test in loaded.scenario.tests:
         for repo in test.test.git_repos:
-            if sources.uninstall(repo, loaded.system.install_path.absolute()):
-                removed.append(str(sources.directory_of(repo, loaded.system.install_path)))
-    return removed
+            try:
+                if sources.uninstall(repo, path):
+                    removed.append(str(sources.directory_of(repo, path)))
+            except ConfigError as error:
+                kept[str(error.where)] = error
+        if nemo_run.uninstall(test, path):
+            removed.append(str(nemo_run.directory_of(test, path)))
+    return removed, list(kept.values())

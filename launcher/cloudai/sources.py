@@ -63,8 +63,11 @@ def install(repo: GitRepo, install_path: Path, shell: Shell | None = None) -> Ch
     return _verified(repo, path, shell)
 
 
-def uninstall(repo: GitRepo, install_path: Path) -> bool:
-    """Remove a clone of `install`, and return whether there was one. Raises ConfigError for another directory."""
+def uninstall(repo: GitRepo, install_path: Path, shell: Shell | None = None) -> bool:
+    """Remove a clone of `install`, and return whether there was one.
+
+    Raises ConfigError for another directory, and for a clone with anything that its remote does not have.
+    """
     path = directory_of(repo, install_path)
     if not path.is_dir():
         return False
@@ -72,8 +75,29 @@ def uninstall(repo: GitRepo, install_path: Path) -> bool:
         raise ConfigError(
             "was not cloned by this launcher, and is not removed", where=str(path), hint="Remove it yourself."
         )
+    if (changed := _own_work(path, shell or LocalShell())) is not None:
+        raise ConfigError(
+            f"has {changed}, and is not removed", where=str(path), hint="Save what you need, and remove it yourself."
+        )
     shutil.rmtree(path)
     return True
+
+
+def _own_work(path: Path, shell: Shell) -> str | None:
+    """Return what a clone has that its remote does not; None for nothing."""
+    looks = (
+        ("changed or new files", ["status", "--porcelain", "--untracked-files=all"]),
+        ("commits of its own", ["rev-list", "--max-count=4", "HEAD", "--branches", "--not", "--remotes", "--tags"]),
+        ("stashed changes", ["stash", "list"]),
+    )
+    for what, arguments in looks:
+        found = _ask(path, shell, *arguments)
+        if found is None:
+            return "a state that git does not tell"
+        if found:
+            first = "" if what.startswith("commits") else f" ({found.splitlines()[0].strip()})"
+            return f"{what}{first}"
+    return None
 
 
 _MARK = ".git/launcher-clone"

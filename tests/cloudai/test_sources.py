@@ -141,6 +141,22 @@ def test_only_its_own_clones_are_removed(remote: Path, tmp_path: Path) -> None:
         uninstall(made.repo, tmp_path / "install")
 
 
+@pytest.mark.parametrize("work", ["changed", "new", "committed", "stashed"])
+def test_a_clone_with_work_of_the_users_is_kept(work: str, remote: Path, tmp_path: Path) -> None:
+    made = install(repo(remote, "main"), tmp_path / "install")
+    file = next(path for path in made.path.iterdir() if path.is_file())
+    (made.path / "mine" if work == "new" else file).write_text("mine")
+    own = ("-c", "user.name=a", "-c", "user.email=a@b")
+    if work == "committed":
+        git(made.path, *own, "commit", "-qam", "mine")
+    elif work == "stashed":
+        git(made.path, *own, "stash", "-q")
+    words = {"committed": "commits of its own", "stashed": "stashed changes"}.get(work, "changed or new files")
+    with pytest.raises(ConfigError, match=f"has {words}.* is not removed"):
+        uninstall(made.repo, tmp_path / "install")
+    assert made.path.is_dir()
+
+
 @pytest.mark.parametrize(
     ("commit", "release"),
     [

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_running(one, submits=name == "run")
     for name, text in (
         ("install", "clone the repositories and import the images of a scenario"),
-        ("uninstall", "remove the clones that install has made"),
+        ("uninstall", "remove the clones and environments that install has made"),
     ):
         one = actions.add_parser(name, help=text, allow_abbrev=False)
         _add_files(one)
@@ -89,7 +89,7 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
     add(
         "--mode",
         choices=("native", "exec"),
-        help="how to run (default: native; for Bridge before 0.6 exec, which dry-run alone takes)",
+        help="how to run: with Bridge's recipes, or its own setup_experiment.py (default: exec before Bridge 0.6)",
     )
 
 
@@ -321,9 +321,12 @@ def _install(parsed: argparse.Namespace) -> int:
 def _uninstall(parsed: argparse.Namespace) -> int:
     from launcher.cloudai import run
 
-    for path in run.uninstall(_load(parsed)):
+    removed, kept = run.uninstall(_load(parsed))
+    for path in removed:
         info(f"removed {path}")
-    return 0
+    for error in kept:
+        warn(f"{error.where}: {error.message}")
+    return 1 if kept else 0
 
 
 def _report(parsed: argparse.Namespace) -> int:
