@@ -59,7 +59,7 @@ class ExecCase:
 
     @property
     def path(self) -> Path:
-        """Return the directory of what the launcher keeps of it."""
+        """Return the directory of the launcher's own records."""
         return self.directory / "exec"
 
     @property
@@ -205,7 +205,7 @@ def _run(
     files.write_text(sbatch, f'#!/bin/sh\n# {_SHIM}\nexec {program} "$@"\n', mode=0o700, exact_mode=True)
     files.write_json(case.path / "session.json", {"session": session, "dependencies": list(dependencies)})
     status = case.path / f"status.{session}"
-    # The status is written by a shell that outlives this process and is no part of the script.
+    # The status is written by a shell around the script, which outlives this process.
     script = '"$@"; s=$?; echo "$s" >"$LAUNCHER_STATUS.tmp" && mv -f "$LAUNCHER_STATUS.tmp" "$LAUNCHER_STATUS"'
     env = {
         **environment,

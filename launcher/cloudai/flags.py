@@ -169,7 +169,7 @@ _PLAIN = re.compile(r"(?:[A-Za-z0-9_@%+=:,./-]|\$\{[A-Za-z_]\w*\}|\$[A-Za-z_]\w*
 def export(variable: str, value: str) -> str:
     """Return the command that sets a variable in the job, where references to others are replaced.
 
-    CloudAI writes the value as it is. So it is here, unless bash would split it, run parts of it, or lose the quotes
+    CloudAI writes the value as it is. So it is here, unless bash would split it or run a part, or lose the quotes
     around the whole command, which Bridge hands to `bash -c '...'`.
     """
     if _PLAIN.fullmatch(value):

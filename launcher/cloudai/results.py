@@ -169,7 +169,7 @@ def write_case_reports(result: CaseResult) -> None:
         link = directory / "configs/ConfigContainer.yaml"
         if not os.path.lexists(link):
             link.symlink_to(os.path.relpath(config, link.parent))
-    if not result.case.by_script:  # there it is what setup_experiment.py has printed
+    if not result.case.by_script:  # there setup_experiment.py has written it
         files.write_text(directory / LOG, log_text(result))
     files.write_text(directory / "report.txt", report_text(result))
     report = training_report(result)
