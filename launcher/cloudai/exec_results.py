@@ -93,7 +93,7 @@ def _number(pattern: "re.Pattern[str]", text: str) -> float | None:
 
 
 def steps_of(case: ExecCase) -> list[LoggedStep]:
-    """Return the iterations of a case's newest job: from its own log, else from the script's output, which repeats that."""
+    """Return the iterations of a case's newest job: from its own log, else from the output of the script."""
     path = log_of(case) or case.log
     try:
         with path.open(errors="replace") as file:
