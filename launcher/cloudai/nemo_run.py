@@ -18,13 +18,13 @@ PINNED = {(0, 3): "0.7.0", (0, 4): "0.8.1", (0, 5): "0.9.0"}
 BESIDE = ("wandb", "numpy==1.26.4")
 """What setup_experiment.py imports besides, in CloudAI's versions. It writes no measured values without them."""
 
-_FITTING = ("leptonai<0.40",)
+_FITTING = ("leptonai<0.40", "wandb<0.26")
 """What fits NeMo-Run 0.7 to 0.9 where there is no lock file."""
 
 _MARK = "launcher-environment"
 """In an environment that this launcher has made: present from the start, with the word `whole` at the end."""
 
-_HELD = ("fiddle", "inquirerpy", "leptonai", "omegaconf", "torchx", "typer")
+_HELD = ("fiddle", "inquirerpy", "leptonai", "omegaconf", "torchx", "typer", "wandb")
 
 _CONSTRAINTS = "constraints.txt"
 
