@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.cli.completion import complete
 from launcher.cli.parser import count, seconds, whole_number
-from launcher.runtimes import RUNTIMES
+from launcher.runtimes import AUTOMATIC, RUNTIMES
 
 if TYPE_CHECKING:
     from launcher.api.task_job import TaskJobOptions
@@ -74,8 +74,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--runtime",
-        choices=tuple(RUNTIMES),
-        help="how tasks enter the image (default: the profile's, else what the cluster has)",
+        choices=(*RUNTIMES, AUTOMATIC),
+        help="how tasks enter the image; auto: what the cluster has (default: the profile's, else auto)",
     )
     add("--python", metavar="PATH", help="interpreter that tasks run with (default: the profile's, the launcher's own)")
     add("--mount", metavar="SRC[:DST[:ro]]", action="append", help="mount a directory into the container; repeatable")

@@ -12,11 +12,10 @@ from launcher.cloudai import flags
 from launcher.cloudai.environment import Environment
 from launcher.cloudai.models import System
 from launcher.cloudai.native import Note
-from launcher.config.cluster import AUTOMATIC
 from launcher.config.load import load_cluster
 from launcher.discovery.image import image_store
 from launcher.planning.slurm_options import MANAGED
-from launcher.runtimes import RUNTIMES
+from launcher.runtimes import AUTOMATIC, RUNTIMES
 
 BASE = "slurm"
 """The profile that a system's is based on where none is named."""

@@ -9,23 +9,19 @@ from launcher.config.model import LARGEST, Model
 from launcher.config.texts import plain, slurm_time
 from launcher.contract.fabrics import FABRICS
 from launcher.contract.variables import RANK_VARIABLES, is_secret
-from launcher.runtimes import RUNTIMES
+from launcher.runtimes import AUTOMATIC, RUNTIMES
 
 Text = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(gt=0)]
 Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
 Limit = Annotated[float, Meta(ge=1)]
-AUTOMATIC = "auto"
-"""The runtime of a profile that leaves it open."""
 
 if TYPE_CHECKING:
     Fabric = str
     Runtime = str
-    ProfileRuntime = str
 else:
     Fabric = Literal[tuple(FABRICS)]
-    Runtime = Literal[tuple(RUNTIMES)]
-    ProfileRuntime = Literal[(*RUNTIMES, AUTOMATIC)]
+    Runtime = Literal[(*RUNTIMES, AUTOMATIC)]
 EnvironmentName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")]
 Environment = dict[EnvironmentName, str]
 
@@ -203,7 +199,7 @@ class Cluster(Model, frozen=True, kw_only=True):
     """Number of CPUs for one rank of a batch job. Default: the CPUs of a node of the partition, divided by its GPUs.
     In an allocation of salloc's the ranks share the CPUs that it has."""
 
-    runtime: ProfileRuntime = AUTOMATIC
+    runtime: Runtime = AUTOMATIC
     """How a task enters its image: `pyxis` through srun's options, `enroot` or `bwrap` (bubblewrap) through enter.sh
     on each node, `none` not at all (bare metal). `auto` takes the first of them that the cluster has where an image is
     named, and none where there is no image."""

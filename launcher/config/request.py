@@ -93,6 +93,8 @@ class Request(Model, frozen=True, kw_only=True):
     """A name in the store, a digest, a reference, or the path of a squashfs file."""
 
     runtime: Runtime | None = None
+    """How tasks enter the image; `auto` takes what the cluster has, also where the profile names a runtime."""
+
     mounts: tuple[Text, ...] = ()
     ship: tuple[Text, ...] = ()
     """Files and directories that travel with the recipe, besides its imports and what git tracks beside it."""

@@ -2,7 +2,7 @@
 
 It is decided once for a cluster and remembered with its evidence, below the cache directory: two runs in a row do not
 differ because one of them was started from a shell with another PATH. What was decided counts until a file that it
-depends on has changed. A cluster without a runtime is looked at each time.
+depends on has changed, or srun has lost the plugin. A cluster without a runtime is looked at each time.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ from pathlib import Path
 from launcher._util.errors import ConfigError, SlurmError
 from launcher._util.shell import Shell
 from launcher._util.user_paths import cache_directory
-from launcher.config.cluster import AUTOMATIC, Cluster
+from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.contract import files
 from launcher.contract.frozen import dataclass
 from launcher.discovery.host import HostContext
-from launcher.runtimes import BARE, CONTAINERS, RUNTIMES
+from launcher.runtimes import AUTOMATIC, BARE, CONTAINERS, RUNTIMES
 from launcher.runtimes.model import ContainerRuntime
 
 DEFAULT_IMAGE = "megatron-lm+latest.sqsh"
@@ -54,7 +54,7 @@ def choose_runtime(
     ConfigError if an image is named and the cluster has no runtime.
     """
     chosen = _choose(request, cluster, host, shell, srun=srun, earlier=earlier)
-    if RUNTIMES[chosen.name].is_container or request.runtime is not None:
+    if RUNTIMES[chosen.name].is_container or request.runtime not in (None, AUTOMATIC):
         return chosen
     lying = _lying_image(request, host)
     if lying is None:
@@ -69,12 +69,12 @@ def choose_runtime(
 def _choose(
     request: Request, cluster: Cluster, host: HostContext, shell: Shell, *, srun: bool, earlier: str | None
 ) -> RuntimeChoice:
-    if request.runtime is not None:
+    if request.runtime not in (None, AUTOMATIC):
         return RuntimeChoice(request.runtime, "as requested")
-    if cluster.runtime != AUTOMATIC:
+    if request.runtime is None and cluster.runtime != AUTOMATIC:
         return RuntimeChoice(cluster.runtime, f"the cluster profile {cluster.name!r} says runtime = {cluster.runtime}")
     named = request.image or cluster.image
-    if earlier is not None and (earlier != BARE.name or named is None):
+    if request.runtime is None and earlier is not None and (earlier != BARE.name or named is None):
         return RuntimeChoice(earlier, "as in the run's earlier attempts")
     default = request.default_image
     if named is None and (default is None or not (host.directory / default).exists()):
@@ -108,7 +108,7 @@ def _remembered_or_found(
     """Return the runtime that counts; without one, what each lacks."""
     slurm = _slurm_files(host) if srun else ()
     record = _record(cluster, slurm, host)
-    if (kept := _read(record)) is not None:
+    if (kept := _read(record)) is not None and _still_there(kept, shell):
         return kept, {}
     lacking: dict[str, str] = {}
     for runtime in CONTAINERS:
@@ -121,6 +121,22 @@ def _remembered_or_found(
             return found, {}
         lacking[runtime.name] = found
     return None, lacking
+
+
+def _still_there(kept: _Finding, shell: Shell) -> bool:
+    """Return whether srun still has the option of a remembered plugin; without an answer it counts as there.
+
+    srun is asked each time: where it reads its configuration from the controller, no file here changes with that.
+    """
+    runtime = RUNTIMES[kept.name]
+    if runtime.srun_option is None:
+        return True
+    from launcher.slurm.info import srun_help
+
+    try:
+        return runtime.why_unavailable(srun_help(shell), frozenset()) is None
+    except SlurmError:
+        return True
 
 
 def _look(runtime: ContainerRuntime, host: HostContext, shell: Shell, slurm: tuple[Path, ...]) -> _Finding | str:

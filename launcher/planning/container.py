@@ -11,7 +11,7 @@ from launcher.discovery.image import Image
 from launcher.planning.backend import BackendTraits
 from launcher.planning.inputs import PlanInputs
 from launcher.planning.model import PlannedImage
-from launcher.runtimes import BARE, CONTAINERS, RUNTIMES, UNMOUNTABLE
+from launcher.runtimes import AUTOMATIC, BARE, CONTAINERS, RUNTIMES, UNMOUNTABLE
 from launcher.runtimes.model import Container, ContainerRequest, ContainerRuntime, Mount
 
 # What programs of any image need, wherever its packages lie.
@@ -19,8 +19,9 @@ _NEEDED = ("/bin", "/etc", "/lib", "/lib64", "/usr/bin", "/usr/lib", "/usr/lib64
 
 
 def chosen_runtime(request: Request, cluster: Cluster) -> ContainerRuntime:
-    """Return the request's runtime, or else the profile's; the bare machine where the profile leaves it open."""
-    return RUNTIMES.get(request.runtime or cluster.runtime, BARE)
+    """Return the request's runtime, or else the profile's; the bare machine where nothing has decided it."""
+    stated = request.runtime if request.runtime != AUTOMATIC else None
+    return RUNTIMES.get(stated or cluster.runtime, BARE)
 
 
 def wanted_image(request: Request, cluster: Cluster, backend: BackendTraits) -> str | None:

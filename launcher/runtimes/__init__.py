@@ -22,6 +22,9 @@ RUNTIMES: Mapping[str, ContainerRuntime] = {each.name: each for each in (PYXIS, 
 
 BARE = NONE
 
+AUTOMATIC = "auto"
+"""In place of a name: the first runtime that the cluster has where an image is named, else the bare machine."""
+
 CONTAINERS: tuple[ContainerRuntime, ...] = tuple(each for each in RUNTIMES.values() if each.is_container)
 
 UNMOUNTABLE = ",:"

@@ -5,7 +5,14 @@ import re
 from launcher._util.errors import CommandError, SlurmError
 from launcher._util.shell import Shell
 from launcher.contract.frozen import dataclass
-from launcher.slurm.ask import TIMEOUT_S, answer, environment, require_configuration
+from launcher.slurm.ask import (
+    TIMEOUT_S,
+    SlurmUnavailableError,
+    answer,
+    environment,
+    require_configuration,
+    unavailable_line,
+)
 
 _SINFO = ("%P", "%a", "%l", "%D", "%c", "%m", "%T", "%G")
 
@@ -129,4 +136,6 @@ def _both(argv: list[str], shell: Shell) -> str:
         result = shell.run(argv, env=environment(), check=False, timeout_s=TIMEOUT_S)
     except CommandError as error:
         raise SlurmError(error.message, hint=error.hint) from error
+    if result.status != 0 and (words := unavailable_line(result.stderr)):
+        raise SlurmUnavailableError(f"{argv[0]}: {words}")
     return f"{result.stdout}\n{result.stderr}"

@@ -12,6 +12,7 @@ from launcher.config.load import load_cluster
 from launcher.config.request import Request
 from launcher.discovery.container_runtime import DEFAULT_IMAGE, RuntimeChoice, choose_runtime
 from launcher.discovery.host import HostContext
+from launcher.planning.container import chosen_runtime
 from launcher.planning.model import Plan
 from tests.support import building
 from tests.support.recorder import Recorder
@@ -88,6 +89,30 @@ def test_a_plugin_that_was_loaded_or_removed_is_noticed(here: HostContext) -> No
     assert chosen(host, PLAIN).name == "bwrap"
     (conf / "plugstack.conf").write_text("required spank_pyxis.so\n")
     assert chosen(host, PYXIS).name == "pyxis", "also where another runtime was found before"
+
+
+def test_a_plugin_that_no_file_here_shows_is_asked_for_each_time(here: HostContext) -> None:
+    """As where srun reads its configuration from the controller, or plugstack.conf includes other files."""
+    assert chosen(here, PYXIS).name == "pyxis"
+    install(here.directory, "unsquashfs", "bwrap")
+    silent = Recorder({"srun": Result(("srun",), 1, "", "srun: fatal: Could not establish a configuration source\n")})
+    assert chosen(here, silent).name == "pyxis", "without an answer nothing new is known"
+    assert chosen(here, PLAIN).name == "bwrap"
+    for name in ("unsquashfs", "bwrap"):
+        (here.directory / "bin" / name).unlink()
+    assert "srun: srun: fatal: Could not establish" in chosen(here, silent, building.cluster(name="other")).origin
+
+
+def test_auto_takes_what_the_cluster_has_whatever_the_profile_says(here: HostContext) -> None:
+    bare = building.cluster(runtime="none")
+    assert chosen(here, PYXIS, bare).name == "none"
+    assert chosen(here, PYXIS, bare, runtime="auto").name == "pyxis"
+    asked = Request.model_validate({"image": "nemo", "runtime": "auto"})
+    assert choose_runtime(asked, bare, here, PYXIS, srun=True, earlier="bwrap").name == "pyxis"
+    assert chosen_runtime(asked, building.cluster(runtime="pyxis")).name == "pyxis", "discovery has decided it"
+    with pytest.raises(ConfigError, match="the image nemo needs a container, and no runtime was found here"):
+        chosen(here, PLAIN, building.cluster(name="third", runtime="pyxis"), runtime="auto", image="nemo")
+    assert chosen(here, PLAIN, building.cluster(name="third"), runtime="auto").warnings
 
 
 def test_an_image_that_lies_there_unused_is_warned_of(here: HostContext) -> None:
