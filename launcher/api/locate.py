@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from launcher.images.store.store import Store
 
 
-def find_run_root(run_root: str | None = None) -> Path:
-    """Return the directory of the runs that `run` and `submit` make here with the same `run_root`.
+def find_run_root(run_root: str | None = None, cluster: str | None = None) -> Path:
+    """Return the directory of the runs that `run` and `submit` make here with the same `run_root` and `cluster`.
 
     Raises ConfigError.
     """
@@ -23,15 +23,16 @@ def find_run_root(run_root: str | None = None) -> Path:
     from launcher.planning import backend_choice, run_paths
 
     host = detect_host()
-    stated = {"run_root": run_root} if run_root else {}
+    options = {"run_root": run_root, "cluster": cluster}
+    stated = {name: value for name, value in options.items() if value}
     request = load_request(stated, environ=host.environ, directory=host.directory)
-    cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
-    root = run_paths.run_root(request, cluster, host)
+    profile = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
+    root = run_paths.run_root(request, profile, host)
     require_directory(root, "--run-root" if run_root else "the run root")
     return root
 
 
-def find_run(name: str, run_root: str | None = None) -> RunDirectory:
+def find_run(name: str, run_root: str | None = None, cluster: str | None = None) -> RunDirectory:
     """Return the run that `name` means: a directory, a name's newest run, a run id or its beginning, or a job's number.
 
     Without `run_root` the user's other run roots are searched, too. Raises RequestError.
@@ -41,7 +42,9 @@ def find_run(name: str, run_root: str | None = None) -> RunDirectory:
     # A directory needs no configuration, which takes most of the time.
     if (run := finding.run_at(name)) is not None:
         return run
-    return finding.find_run(name, find_run_root(run_root), [] if run_root else registry.known_roots(os.environ))
+    return finding.find_run(
+        name, find_run_root(run_root, cluster), [] if run_root else registry.known_roots(os.environ)
+    )
 
 
 def find_cluster(name: str | None = None) -> "tuple[Cluster, HostContext]":

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import chain, islice, takewhile
 from pathlib import Path
 
-from launcher._util.errors import RequestError
+from launcher._util.errors import LauncherError, RequestError
 from launcher._util.shell import LocalShell
-from launcher.api.locate import find_run, find_run_root
+from launcher.api.locate import find_cluster, find_run, find_run_root
 from launcher.contract.frozen import dataclass
 from launcher.rundir import RunDirectory
 from launcher.rundir.finding import iterate_runs
@@ -37,6 +37,7 @@ def read_statuses(
     names: Sequence[str] = (),
     *,
     run_root: str | None = None,
+    cluster: str | None = None,
     everywhere: bool = False,
     limit: int = 20,
     states: Sequence[str] = (),
@@ -44,15 +45,20 @@ def read_statuses(
 ) -> Statuses:
     """Return the statuses of the named runs, or of the newest `limit` below the run root; Slurm is asked once.
 
-    With `everywhere`, or where the run root has no runs and was not named, those below all run roots of this user
-    count. `states` are the phases that count, of the newest 1,000 runs, and `since` the time from which they do, as
-    `begin_of` takes it. Raises RequestError for a name that fits no run and for a wrong time, DiskError.
+    `cluster` is the profile whose run root is meant, and whose runs count. With `everywhere`, or where the run root has
+    no runs and was not named, those below all run roots of this user count. `states` are the phases that count, of the
+    newest 1,000 runs, and `since` the time from which they do, as `begin_of` takes it. Raises RequestError for a name
+    that fits no run and for a wrong time, DiskError.
     """
     roots: tuple[Path, ...] = ()
-    runs: list[RunDirectory] = [find_run(name, run_root) for name in names]
+    runs: list[RunDirectory] = [find_run(name, run_root, cluster) for name in names]
     if not names:
         first = "" if since is None else begin_of(since, time.time())
-        roots, runs = _newest(run_root, everywhere, _LOOKED_AT if states else limit, first)
+        some = _LOOKED_AT if states or cluster else limit
+        roots, runs = _newest(find_run_root(run_root, cluster), run_root is not None, everywhere, some, first)
+    if cluster and not names:
+        profile = find_cluster(cluster)[0].name
+        runs = [run for run in runs if _profile_of(run) in (profile, None)][: None if states else limit]
     statuses, answer = status_of(runs, LocalShell())
     if states and not names:
         statuses = [each for each in statuses if each.phase.value in states][:limit]
@@ -77,17 +83,25 @@ def begin_of(since: str, now: float) -> str:
     )
 
 
+def _profile_of(run: RunDirectory) -> str | None:
+    """Return the name of the run's cluster profile; None where its plan cannot be read."""
+    try:
+        return str(run.plan["cluster"])
+    except (LauncherError, OSError, KeyError):
+        return None
+
+
 def _newest(
-    run_root: str | None, everywhere: bool, limit: int, first: str
+    root: Path, named: bool, everywhere: bool, limit: int, first: str
 ) -> tuple[tuple[Path, ...], list[RunDirectory]]:
     """Return the directories that are searched, and their newest runs from the id `first` on."""
-    roots: tuple[Path, ...] = (find_run_root(run_root),)
+    roots: tuple[Path, ...] = (root,)
     runs = iterate_runs(roots)
     if not everywhere and (newest := next(runs, None)) is not None:
         runs = chain([newest], runs)
-        if run_root is not None:
+        if named:
             remember_root(roots[0], os.environ)
-    elif run_root is None:
+    elif not named:
         roots = tuple(dict.fromkeys([*roots, *known_roots(os.environ)]))
         runs = iterate_runs(roots)
     return roots, list(islice(takewhile(lambda run: run.path.name >= first, runs), limit))

@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--since", metavar="TIME", help="without RUN: those begun since then: `90m`, `12h`, `3d`, `2w`, `2026-01-31`")
     add("--watch", metavar="SECONDS", nargs="?", type=seconds, const=10.0, help="show it again and again (default: 10)")
+    complete(
+        add(
+            "--cluster", metavar="NAME", help="cluster profile whose run root is searched; without RUN: its runs alone"
+        ),
+        "clusters",
+    )
     add("--all", action="store_true", help="without RUN: those of all your run roots, not only of the one here")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)
@@ -63,6 +69,7 @@ def _show(parsed: argparse.Namespace) -> bool:
     found = read_statuses(
         parsed.runs,
         run_root=parsed.run_root,
+        cluster=parsed.cluster,
         everywhere=parsed.all,
         limit=parsed.limit,
         states=parsed.state or (),
@@ -77,6 +84,6 @@ def _show(parsed: argparse.Namespace) -> bool:
             write_histories(found.runs, sys.stdout)
     else:
         searched = ", ".join(map(str, found.run_roots))
-        such = "such runs" if parsed.state or parsed.since else "runs"
+        such = "such runs" if parsed.state or parsed.since or parsed.cluster else "runs"
         info(f"no {such} in {searched}; --run-root names another directory")
     return all(each.phase.over for each in found.runs)
