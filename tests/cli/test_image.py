@@ -234,6 +234,7 @@ def test_what_is_known_of_an_image_is_shown(image_file: Path, tmp_path: Path) ->
     again = json.loads(user.run("image", "import", str(image_file), "--name", "other:2", "--json", "-q").stdout)
     assert made["digest"] == again["digest"]
     assert len(list(store_of(user).glob("sha256/*.sqsh"))) == 1
+    user.environ["COLUMNS"] = "200"
     listed = user.run("image", "list").stdout
     assert re.search(rf"other\+2, small +{made['digest'][7:19]} ", listed)
     shown = user.run("image", "inspect", "small").stdout

@@ -2,11 +2,14 @@
 
 import argparse
 import dataclasses
+import shutil
 import sys
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher._util.tables import aligned
+from launcher._util.tables import aligned, printable
 from launcher.cli.arguments import add_store_cluster
 from launcher.cli.completion import complete
 from launcher.cli.output import coloured, info, print_json, say
@@ -56,22 +59,51 @@ def run_list(parsed: argparse.Namespace) -> int:
     if not found.images:
         info(f"no images in {root}; make one: launcher image build, launcher image import REFERENCE")
         return 0
-    rows = [_row(image.entry, len(image.uses)) for image in found.images]
-    header = ("NAME", "DIGEST", "SIZE", "ARCHITECTURE", "CREATED", "RUNS", "FROM")
-    head, *lines = aligned([header, *rows])
+    head, *lines = table(found.images, shutil.get_terminal_size().columns)
     say("\n".join([coloured(head, "bold", sys.stdout), *lines]))
     info(coloured(str(root), "dim"))
     return 0
 
 
-def _row(entry: "StoredImage", uses: int) -> tuple[str, ...]:
-    names = ", ".join(entry.names) or "-"
+def table(images: Sequence["ListedImage"], width: int) -> list[str]:
+    """Return the lines of a table with its head: one for each image where all of them fit in `width` columns.
+
+    Otherwise an image's names and its source stand below its line. A name is never cut.
+    """
+    cells = [_cells(image.entry, len(image.uses)) for image in images]
+    sources = [_source(image.entry) for image in images]
+    names = [image.entry.names or ("-",) for image in images]
+    columns = ("DIGEST", "SIZE", "ARCHITECTURE", "CREATED", "RUNS")
+    rows = [(", ".join(ours), *row, source) for ours, row, source in zip(names, cells, sources, strict=True)]
+    lines = aligned([("NAME", *columns, "SOURCE"), *rows])
+    if max(map(len, lines)) <= width:
+        return lines
+    head, *lines = aligned([columns, *cells])
+    blocks = [head]
+    for line, ours, source in zip(lines, names, sources, strict=True):
+        blocks += [line, *(f"  {name}" for name in ours)]
+        blocks += textwrap.wrap(
+            printable(source),
+            width,
+            initial_indent="  ",
+            subsequent_indent="       ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return blocks
+
+
+def _cells(entry: "StoredImage", uses: int) -> tuple[str, ...]:
     digest = (entry.digest or "-").removeprefix("sha256:")[:12]
-    it, size = entry.manifest, bytes_text(entry.size_bytes)
-    if it is None:
-        return (names, digest, size, "?", "?", str(uses), entry.problem or "put there by others")
-    source = f"{it.source.kind} {it.source.text}" if it.source else "?"
-    return (names, digest, size, it.architecture or "?", it.created[:16], str(uses), source)
+    architecture, created = (it.architecture, it.created) if (it := entry.manifest) else (None, "?")
+    return (digest, bytes_text(entry.size_bytes), architecture or "?", created[:16], str(uses))
+
+
+def _source(entry: "StoredImage") -> str:
+    """Return what an image was made from, or what is wrong with it."""
+    if (it := entry.manifest) is None:
+        return entry.problem or "put there by others"
+    return f"{it.source.kind} {it.source.text}" if it.source else "of unknown source"
 
 
 def _as_json(image: "ListedImage") -> dict[str, Any]:
