@@ -5,8 +5,8 @@ Ranks are assigned node by node (srun's block distribution). Megatron's order is
 experts' generator lays ETP x EP in blocks of `etp*ep`: each kind cuts the world into aligned blocks of one size.
 
 With topology/block Slurm gives a job its nodes in segments, each within one block (an NVLink domain), and the segments
-of a block follow each other (https://slurm.schedmd.com/topology.html#block, sbatch --segment: it divides the number of
-nodes). A domain can therefore end only at a multiple of the segment.
+of a block follow each other (https://slurm.schedmd.com/topology.html#block). The plan's segment divides the number of
+nodes, which sbatch --segment demanded before 26.05. A domain can therefore end only at a multiple of the segment.
 
 The plan asks for the largest segment that divides the nodes, that is at most `segment_max` nodes of the profile, and
 that no group crosses. A run without a segment may be spread over all racks, and its data-parallel and FSDP traffic
@@ -28,6 +28,8 @@ from launcher.planning.model import RankLayout
 
 SMALLEST = "smallest"
 """The value of `segment`, in --sbatch or a profile's directives, for the smallest one that holds the groups."""
+
+_UNEVEN = "Slurm 26.05 accepts that, and older releases refuse it"
 
 _SHOWN = 3
 _SEARCHED = 64
@@ -217,7 +219,7 @@ def _check_stated(
         segment, said = int(text), f"{origin} gives --segment {text}"
     found = []
     if layout.nodes % segment:
-        found.append(f"{said}, which does not divide {layout.nodes} nodes: Slurm refuses that")
+        found.append(f"{said}, which does not divide {layout.nodes} nodes: {_UNEVEN}")
     if segment > cluster.nvlink_domain_nodes:
         found.append(f"{said}, and an NVLink domain has {cluster.nvlink_domain_nodes} nodes")
     split = [name for name, size in {**_units(sizes), **_context(sizes)}.items() if crosses(size, segment, layout)]
