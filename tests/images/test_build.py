@@ -74,6 +74,28 @@ def listing(image: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("engine", ["podman", "buildah"])
+def test_an_unchanged_dockerfile_gives_the_same_image(
+    home: EngineHome, request_: BuildRequest, store: Store, tmp_path: Path, engine: str
+) -> None:
+    first = build(replace(request_, engine=engine), store, LocalShell(), Silent())
+    told = Recorded()
+    again = build(replace(request_, engine=engine, name="other:1"), store, LocalShell(), told)
+    assert again.reused
+    assert again.entry.path == first.entry.path
+    assert set(again.entry.names) == {"megatron-lm+latest", "other+1"}
+    assert not any(stage.startswith("packing") for stage in told.stages), told.stages
+    assert not build(replace(request_, engine=engine, compression="lz4"), store, LocalShell(), Silent()).reused
+    # Another store packs the engine's image anew, to the same bytes.
+    elsewhere = build(replace(request_, engine=engine), Store(tmp_path / "other"), LocalShell(), Silent())
+    assert (elsewhere.reused, elsewhere.entry.digest) == (False, first.entry.digest)
+    (request_.context / "hello.txt").write_text("hello, world\n")
+    changed = build(replace(request_, engine=engine), store, LocalShell(), Silent())
+    assert not changed.reused
+    assert cat(changed.entry.path, "opt/tools/hello.txt") == "hello, world\n"
+    assert changed.entry.names == ("megatron-lm+latest",)
+
+
+@pytest.mark.parametrize("engine", ["podman", "buildah"])
 def test_everything_of_a_dockerfile_arrives(
     home: EngineHome, request_: BuildRequest, store: Store, engine: str
 ) -> None:

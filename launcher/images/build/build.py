@@ -42,7 +42,8 @@ class BuildRequest:
 def build(request: BuildRequest, store: Store, shell: Shell, report: ProgressListener) -> ImageOutcome:
     """Build and put the image into the store; if another process builds the same meanwhile, take its image.
 
-    The engine decides what has to be built again: it keeps layers. Raises ImageError for a wrong request, CommandError
+    The engine decides what has to be built again: it keeps layers, and an image with the ID of one in the store is not
+    packed again. Raises ImageError for a wrong request, CommandError
     and DiskError if the build fails.
     """
     begin = time.monotonic()
@@ -64,10 +65,10 @@ def build(request: BuildRequest, store: Store, shell: Shell, report: ProgressLis
     ) as building:
         if building.finished is not None:
             return ImageOutcome(building.finished, True, time.monotonic() - begin)
-        entry = _build(request, spec, engine, compression, name, building, shell, report)
+        entry, reused = _build(request, spec, engine, compression, name, building, shell, report)
     # Containers that a killed build started may have gone on for a few seconds, beside this one.
     containers.remove_abandoned(engine, shell)
-    return ImageOutcome(entry, False, time.monotonic() - begin)
+    return ImageOutcome(entry, reused, time.monotonic() - begin)
 
 
 def store_name(name: str) -> str:
@@ -84,11 +85,15 @@ def _build(
     building: Building,
     shell: Shell,
     report: ProgressListener,
-) -> StoredImage:
+) -> tuple[StoredImage, bool]:
+    """Return the image, and whether the store had it: what the engine has not changed is not packed again."""
     identity = dockerfile.build(engine, spec, building.workspace, shell, report)
     image = engines.inspect(engine, identity, shell)
     if image is None:
         raise engines.missing_image_error(engine, identity)
+    wanted = pipeline.target_architecture(request.architecture)
+    if (same := pipeline.reusable(building.store, "dockerfile", image.id, wanted, request.compression)) is not None:
+        return pipeline.add_names(building, same, [name]), True
     file, tools = pipeline.pack_engine_image(
         engine, image, f"dockerfile://{spec.dockerfile.name}", building.workspace, compression, shell, report
     )
@@ -101,8 +106,8 @@ def _build(
         build_args={key: None if is_secret(key) else value for key, value in spec.build_args},
         platform=spec.platform,
     )
-    wanted = pipeline.target_architecture(request.architecture)
-    return pipeline.publish_image(building, file, source, tools, compression, wanted, [name], shell, report)
+    entry = pipeline.publish_image(building, file, source, tools, compression, wanted, [name], shell, report)
+    return entry, False
 
 
 def _key(spec: DockerBuild, compression: pack.Compression, name: str) -> str:

@@ -27,6 +27,9 @@ BLOCK_BYTES = 1 << 20
 _EXCLUDED = ("dev/*", "proc/*", "sys/*", "run/*", "tmp/*", ".dockerenv")
 """Left out of every image. Device files also keep a normal user from unpacking an image: unsquashfs(1)."""
 
+_OF_ENGINES = {".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf", "run/.containerenv"}
+"""Files that engines put into each container, with the time at which they made it."""
+
 _LEVELS = {
     "zstd": range(1, 23),
     "gzip": range(1, 10),
@@ -37,6 +40,8 @@ _LEVELS = {
     "none": None,
 }
 _WORST = {"none": 1.02}
+_LATEST = (1 << 32) - 1
+"""The latest time that the format holds, in seconds since the epoch."""
 _RATIO = 0.75
 """Of the tree's bytes, required free before packing: programs and libraries usually shrink to half or less."""
 
@@ -85,22 +90,34 @@ def processors() -> int:
     return max(1, min(mine, int(job)) if job.isdigit() else mine)
 
 
-def tree_bytes(root: Path) -> int:
-    """Return the bytes in the files of a tree, hard links counted once, unreadable ones not at all."""
+@dataclass(frozen=True)
+class Tree:
+    """What a tree's files come to: hard links counted once, unreadable ones not at all."""
+
+    size_bytes: int = 0
+    newest: int = 0
+    """The latest time of change of a file, in seconds since the epoch, of those that engines write aside."""
+
+
+def measure(root: Path) -> Tree:
+    """Return the size of a tree and the time of its newest file."""
     seen: set[tuple[int, int]] = set()
-    total = 0
+    total, newest = 0, 0
     for directory, _, names in os.walk(root, onerror=None):
+        place = os.path.relpath(directory, root)
         for name in names:
             try:
                 found = (Path(directory) / name).lstat()
             except OSError:
-                continue  # the sum is for the progress alone; mksquashfs says what it cannot read
+                continue  # mksquashfs says what it cannot read
+            if os.path.normpath(f"{place}/{name}") not in _OF_ENGINES:
+                newest = max(newest, int(found.st_mtime))
             if found.st_nlink > 1:
                 if (found.st_dev, found.st_ino) in seen:
                     continue
                 seen.add((found.st_dev, found.st_ino))
             total += found.st_size
-    return total
+    return Tree(total, min(newest, _LATEST))
 
 
 def pack(
@@ -108,13 +125,15 @@ def pack(
 ) -> dict[str, str]:
     """Write `output`, a squashfs file of `root` with the files of `layout` in place of its own; return the tools.
 
-    `root` is only read. The layout's files are written beside `output`, for mksquashfs. SOURCE_DATE_EPOCH, where it is
-    set, becomes the time of the file system and the latest of any file in it: mksquashfs reads it by itself.
-    Raises DiskError if there is too little space, CommandError with the message of mksquashfs.
+    `root` is only read. The layout's files are written beside `output`, for mksquashfs. The same tree gives the same
+    bytes: the time of its newest file, or else SOURCE_DATE_EPOCH where that is set, becomes the time of the file system
+    and the latest of any file in it (mksquashfs(1), ENVIRONMENT). Raises DiskError if there is too little space,
+    CommandError with the message of mksquashfs.
     """
     report.stage(f"packing with {compression}")
     workspace = output.parent
-    needed = int(tree_bytes(root) * _WORST.get(compression.kind, _RATIO))
+    tree = measure(root)
+    needed = int(tree.size_bytes * _WORST.get(compression.kind, _RATIO))
     space.require(workspace, needed, "the image")
     pseudo = layout.pseudo_files(root, workspace)
     argv = ["mksquashfs", str(root.resolve()), output.name, *compression.options]
@@ -128,8 +147,9 @@ def pack(
             report.line(text)
 
     lines = LineSplitter(line)
+    env = {"SOURCE_DATE_EPOCH": str(tree.newest), **os.environ}
     with full_disk(workspace, needed):
-        shell.stream(argv, lines, cwd=workspace, terminal=True)
+        shell.stream(argv, lines, env=env, cwd=workspace, terminal=True)
     lines.end()
     return {"mksquashfs": tool_version(shell)}
 
