@@ -6,7 +6,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from launcher.contract.process import group_of, start_ticks_of
+from launcher.contract.process import group_of, start_ticks_of, stat
 
 if TYPE_CHECKING:
     from launcher.contract.records import StartedBy
@@ -23,3 +23,9 @@ def group_members(group: int) -> list[int]:
     import psutil  # slow to load, and only code that ends programs asks
 
     return [pid for pid in psutil.pids() if group_of(pid) == group]
+
+
+def session_members(session: int) -> list[int]:
+    """Return the pids of a session: programs may put those that they start into groups of their own."""
+    found = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
+    return [pid for pid in found if (fields := stat(pid)) is not None and int(fields[3]) == session]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from launcher._util import streaming
 from launcher._util.errors import CommandError, DiskError, MissingProgramError
 from launcher._util.streaming import OnText as OnText
+from launcher._util.streaming import OnTick as OnTick
 from launcher._util.streaming import Result as Result
 
 if TYPE_CHECKING:
@@ -53,15 +54,17 @@ class Shell(Protocol):
         check: bool = True,
         timeout_s: float | None = None,
         terminal: bool = False,
+        on_tick: OnTick | None = None,
     ) -> Result:
         """Run `argv` and hand over what it writes while it runs, in pieces as they come, carriage returns included.
 
         `source` is a second program, whose output is the standard input of `argv`; its messages go to `on_text`,
         too, and with `check` its failure is raised like that of `argv`. With `terminal` the standard output is a
-        terminal, for programs that show their progress nowhere else. The result holds the end of the output only
-        (64 KiB of each stream). If this call ends early (Ctrl-C, an exception of `on_text`, the time-out), it
-        ends both programs and everything that they started: SIGTERM, a few seconds for them to clean up, SIGKILL. If
-        this process dies, they are ended as well. Raises as `run` does.
+        terminal, for programs that show their progress nowhere else. `on_tick` is called all the while, with the
+        session of `argv`. The result holds the end of the output only (64 KiB of each stream). If this call ends early
+        (Ctrl-C, an exception of `on_text` or `on_tick`, the time-out), it ends both programs and everything that they
+        started: SIGTERM, a few seconds for them to clean up, SIGKILL. If this process dies, they are ended as well.
+        Raises as `run` does.
         """
         ...
 
@@ -104,10 +107,13 @@ class LocalShell:
         check: bool = True,
         timeout_s: float | None = None,
         terminal: bool = False,
+        on_tick: OnTick | None = None,
     ) -> Result:
         """Run `argv` and hand over its output; see `Shell.stream`."""
         programs = [tuple(each) for each in (source, argv) if each is not None]
-        results = streaming.run(programs, on_text, env=env, cwd=cwd, timeout_s=timeout_s, terminal=terminal)
+        results = streaming.run(
+            programs, on_text, env=env, cwd=cwd, timeout_s=timeout_s, terminal=terminal, on_tick=on_tick
+        )
         if check:
             # A source that ended because its reader did is not the cause.
             for result in sorted(results, key=lambda each: each.status == _BROKEN_PIPE):

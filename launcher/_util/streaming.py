@@ -25,6 +25,9 @@ from launcher._util.processes import group_members
 type OnText = Callable[[Literal["out", "err"], str], None]
 """Called with the output of a program as it comes: the stream, and the text."""
 
+type OnTick = Callable[[int], None]
+"""Called about five times a second while programs run, with the session of the last one (its pid)."""
+
 GRACE_S = 8
 """How long programs may clean up after SIGTERM."""
 
@@ -100,6 +103,7 @@ def run(
     cwd: Path | None = None,
     timeout_s: float | None = None,
     terminal: bool = False,
+    on_tick: OnTick | None = None,
 ) -> list[Result]:
     """Run one program, or several of which each reads what the one before writes; see `Shell.stream`.
 
@@ -112,7 +116,7 @@ def run(
             with _interrupted_later():
                 _start(running, programs, on_text, env, cwd, terminal, opened)
             with _watched(running):
-                _read(running, timeout_s)
+                _read(running, timeout_s, on_tick)
         except BaseException:
             _end(running)
             raise
@@ -202,7 +206,7 @@ def _terminal() -> tuple[int, Any]:
     return reading, os.fdopen(writing, "wb", buffering=0)
 
 
-def _read(running: Sequence[_Program], timeout_s: float | None) -> None:
+def _read(running: Sequence[_Program], timeout_s: float | None, on_tick: OnTick | None) -> None:
     """Hand over the output of the programs until they have ended."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with selectors.DefaultSelector() as selector:
@@ -217,6 +221,8 @@ def _read(running: Sequence[_Program], timeout_s: float | None) -> None:
             # A program left in the background may keep the streams open for ever.
             if not ready and selector.get_map() and not any(each.alive() for each in running):
                 return
+            if on_tick is not None:
+                on_tick(running[-1].process.pid)
             if deadline is not None and time.monotonic() > deadline:
                 raise CommandError(f"{shlex.join(running[-1].argv)} did not end within {timeout_s:g} s")
 

@@ -1,5 +1,6 @@
 """A real registry on this machine, and one in front of it that fails on demand."""
 
+import base64
 import contextlib
 import http.client
 import http.server
@@ -39,16 +40,16 @@ class Registry:
     def host(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def push(self, image: str, name: str) -> str:
+    def push(self, image: str, name: str, form: str = "v2s2") -> str:
         """Push an image of podman's under `name` (path:tag); return its digest in the registry.
 
-        In docker's format: of the OCI format this registry answers 404 to enroot, which does not ask for it.
+        `form` is docker's format or `oci`, of which this registry answers 404 to enroot, which does not ask for it.
         """
         argv = [
             "podman",
             "push",
             "--quiet",
-            "--format=v2s2",
+            f"--format={form}",
             "--tls-verify=false",
             image,
             f"docker://{self.host}/{name}",
@@ -103,7 +104,11 @@ class Cut:
     """Send the headers and half of the body, then close the connection."""
 
 
-Fault = Status | Cut | None
+class Stall:
+    """Send the headers and half of the body, then nothing more until the server ends."""
+
+
+Fault = Status | Cut | Stall | None
 
 
 @dataclass
@@ -111,6 +116,9 @@ class Broken:
     """A registry in front of another: `fault(method, path)` decides what goes wrong with a request."""
 
     fault: Callable[[str, str], Fault] = lambda *_: None
+    login: str | None = None
+    """`user:password`, which each request must have (Basic authentication); None: no request needs it."""
+    over: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, str]] = field(default_factory=list)
     port: int = 0
 
@@ -151,6 +159,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         self.broken.asked.append((self.command, self.path))
+        if self.broken.login is not None and self.headers.get("Authorization") != _basic(self.broken.login):
+            headers = (("WWW-Authenticate", 'Basic realm="tests"'), ("Docker-Distribution-Api-Version", "registry/2.0"))
+            self.reply(401, (*headers, ("Content-Length", "0")), b"")
+            return
         fault = self.broken.fault(self.command, self.path)
         if isinstance(fault, Status):
             self.reply(fault.code, (*fault.headers, ("Content-Length", "0")), b"")
@@ -164,8 +176,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             content = reply.read() if self.command == "GET" else b""
         kept = ("content-type", "docker-content-digest", "content-length", "docker-distribution-api-version")
         headers = tuple((name, value) for name, value in reply.getheaders() if name.lower() in kept)
-        self.reply(reply.status, headers, content[: len(content) // 2] if isinstance(fault, Cut) else content)
-        if isinstance(fault, Cut):
+        self.reply(reply.status, headers, content[: len(content) // 2] if isinstance(fault, Cut | Stall) else content)
+        if isinstance(fault, Stall):
+            self.wfile.flush()
+            self.broken.over.wait(seconds(300))
+            self.close_connection = True
+        elif isinstance(fault, Cut):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
 
@@ -178,6 +194,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
+
+
+def _basic(login: str) -> str:
+    return f"Basic {base64.b64encode(login.encode()).decode()}"
 
 
 @contextlib.contextmanager
@@ -196,6 +216,7 @@ def broken_registry(behind: Registry) -> Iterator[Broken]:
     try:
         yield broken
     finally:
+        broken.over.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -1,10 +1,13 @@
 """Images from elsewhere: a real registry, engines, directories, tarballs, squashfs files."""
 
+import base64
+import json
 import os
 import pickle
 import shutil
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,9 @@ from launcher.images.build.importing import ImportRequest, import_image
 from launcher.images.build.result import ImageOutcome
 from launcher.images.store.store import Store
 from tests.images.engine_home import BASE, EngineHome
-from tests.images.registry import Broken, Cut, Fault, Registry, Status, times
+from tests.images.registry import Broken, Cut, Fault, Registry, Stall, Status, times
 from tests.images.test_build import Recorded, cat, listing
+from tests.support.limits import seconds
 from tests.support.recorder import Recorder
 
 
@@ -102,6 +106,20 @@ esac
 """
 
 
+def test_an_image_of_the_oci_format_is_fetched_although_enroot_answers_404(
+    enroot_program: str, home: EngineHome, registry: Registry, store: Store
+) -> None:
+    digest = registry.push(BASE, "of-oci:1", "oci")
+    told = Recorded()
+    made = take(store, f"{registry.host}/of-oci:1", told)
+    manifest = made.entry.manifest
+    assert manifest is not None
+    assert manifest.source is not None
+    assert (manifest.source.digest, "podman" in manifest.tools) == (digest, True)
+    with pytest.raises(ImageError, match="--engine podman"):
+        take(store, f"{registry.host}/of-oci:1", engine="enroot", name="other")
+
+
 def test_an_image_that_the_registry_hides_from_enroot_is_fetched_with_an_engine(
     home: EngineHome, registry: Registry, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +161,28 @@ def test_a_connection_that_is_cut_in_a_layer(
     assert cat(made.entry.path, "etc/os-release") == "ID=test\n"
 
 
+@pytest.mark.parametrize("part", ["/blobs/", "/manifests/"])
+def test_a_registry_that_stalls_is_noticed_and_ended(
+    tool: str, quick: None, broken: Broken, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setenv("ENROOT_CACHE_PATH", str(tmp_path / "cache"))
+    monkeypatch.setattr("launcher.images.build.stalls.NOTICE_S", 2)
+    monkeypatch.setattr("launcher.images.build.stalls.LIMIT_S", 4)
+    monkeypatch.setattr("launcher.images.build.registry._TIMEOUT_S", 1)
+    broken.fault = times(999, Stall(), part)
+    told, begin = Recorded(), time.monotonic()
+    with pytest.raises(OutsideError, match="the registry does not answer in time") as caught:
+        take(store, f"{broken.host}/base:1", told, engine=tool)
+    assert time.monotonic() - begin < seconds(45)
+    assert any("nothing has come from the registry for" in line for line in told.lines), told.lines
+    assert f"{tool} has received nothing for" in str(caught.value)
+    assert len([line for line in told.lines if "attempt 2 of" in line]) == 1
+    assert not store.entries()
+    broken.over.set()
+    broken.fault = lambda *_: None
+    assert take(store, f"{broken.host}/base:1", engine=tool).entry.names, "nothing that it left is in the way"
+
+
 # podman waits for minutes where the registry answers that there were too many requests.
 @pytest.mark.parametrize(
     ("tool", "fault", "error", "words"),
@@ -169,6 +209,47 @@ def test_a_registry_that_does_not_give_it(
     assert not any(store.partial.iterdir() if store.partial.exists() else ())
     if words == "refuses access" and tool == "enroot":
         assert ".credentials" in str(caught.value)
+
+
+@pytest.fixture
+def log_in(tool: str, broken: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Give the tool the credentials `user:password`, where it reads them."""
+
+    def give(login: str) -> None:
+        user, _, password = login.partition(":")
+        if tool == "enroot":
+            monkeypatch.setenv("ENROOT_CONFIG_PATH", str(tmp_path / "enroot"))
+            (tmp_path / "enroot").mkdir(mode=0o700)
+            (tmp_path / "enroot/.credentials").write_text(f"machine 127.0.0.1 login {user} password {password}\n")
+            (tmp_path / "enroot/.credentials").chmod(0o600)
+            return
+        secret = base64.b64encode(login.encode()).decode()
+        (tmp_path / "auth.json").write_text(json.dumps({"auths": {broken.host: {"auth": secret}}}))
+        monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+
+    return give
+
+
+@pytest.mark.parametrize("login", [None, "somebody:wrong"])
+def test_basic_authentication_without_the_password(
+    tool: str, quick: None, broken: Broken, store: Store, log_in: Callable[[str], None], login: str | None
+) -> None:
+    broken.login = "somebody:right"
+    if login is not None:
+        log_in(login)
+    with pytest.raises(ImageError, match="refuses access") as caught:
+        take(store, f"{broken.host}/base:1", engine=tool)
+    words = ".credentials" if tool == "enroot" else f"podman login {broken.host}"
+    assert words in (caught.value.hint or "")
+    assert "wrong" not in str(caught.value)
+
+
+def test_basic_authentication_with_the_password(
+    tool: str, broken: Broken, store: Store, log_in: Callable[[str], None]
+) -> None:
+    broken.login = "somebody:right"
+    log_in(broken.login)
+    assert take(store, f"{broken.host}/base:1", engine=tool).entry.names
 
 
 def test_an_unknown_image_and_a_registry_that_is_not_there(

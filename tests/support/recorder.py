@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher._util.errors import MissingProgramError
-from launcher._util.shell import OnText, Result, checked
+from launcher._util.shell import OnText, OnTick, Result, checked
 
 
 @dataclass
@@ -50,6 +50,7 @@ class Recorder:
         check: bool = True,
         timeout_s: float | None = None,
         terminal: bool = False,  # noqa: ARG002
+        on_tick: OnTick | None = None,  # noqa: ARG002
     ) -> Result:
         """Answer; see `Shell.stream`. The source is asked first."""
         if source is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from launcher._util.errors import CommandError, ImageError, MissingProgramError, OutsideError
-from launcher._util.shell import Result, Shell
+from launcher._util.shell import OnTick, Result, Shell
 from launcher.images.build.layout import ImageConfig, parse_config
 
 EngineName = Literal["docker", "podman", "buildah"]
@@ -86,6 +86,7 @@ def ask(
     env: Mapping[str, str] | None = None,
     check: bool = True,
     timeout_s: float | None = None,
+    on_tick: OnTick | None = None,
 ) -> Result:
     """Run a short command of an engine or of enroot and return its result, with the whole output.
 
@@ -94,7 +95,12 @@ def ask(
     """
     written: dict[str, list[str]] = {"out": [], "err": []}
     result = shell.stream(
-        argv, lambda name, text: written[name].append(text), env=env, check=check, timeout_s=timeout_s
+        argv,
+        lambda name, text: written[name].append(text),
+        env=env,
+        check=check,
+        timeout_s=timeout_s,
+        on_tick=on_tick,
     )
     return replace(result, stdout="".join(written["out"]), stderr="".join(written["err"]))
 

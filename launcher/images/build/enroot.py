@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import CommandError
-from launcher._util.shell import OnText, Result, Shell
+from launcher._util.shell import OnText, OnTick, Result, Shell
 from launcher.images.build.engines import ask
 from launcher.images.build.pack import BLOCK_BYTES, Compression, processors
 from launcher.images.store.mounts import mount_of
@@ -84,18 +84,26 @@ def import_image(
     architecture: str | None = None,
     settings: Settings | None = None,
     on_text: OnText | None = None,
+    on_tick: OnTick | None = None,
 ) -> Result:
     """Import an image of a registry to a new squashfs file; `architecture` as `uname -m` prints it."""
     options = ["--arch", architecture] if architecture else []
     argv = ["enroot", "import", *options, "--output", str(output), "--", uri]
-    return shell.stream(argv, on_text, env=(settings or Settings()).environment())
+    return shell.stream(argv, on_text, env=(settings or Settings()).environment(), on_tick=on_tick)
 
 
-def digest(uri: str, shell: Shell, *, architecture: str | None = None, settings: Settings | None = None) -> str:
+def digest(
+    uri: str,
+    shell: Shell,
+    *,
+    architecture: str | None = None,
+    settings: Settings | None = None,
+    on_tick: OnTick | None = None,
+) -> str:
     """Return the digest of the manifest that an import would fetch now; enroot 4.0 and later."""
     options = ["--arch", architecture] if architecture else []
     env = (settings or Settings()).environment()
-    words = ask(["enroot", "digest", *options, "--", uri], shell, env=env, timeout_s=120).stdout
+    words = ask(["enroot", "digest", *options, "--", uri], shell, env=env, timeout_s=120, on_tick=on_tick).stdout
     found = re.search(r"sha256:[0-9a-f]{64}", words)
     if found is None:
         raise CommandError(f"enroot digest printed no digest for {uri}: {words.strip()[:200]}")

@@ -21,6 +21,7 @@ from launcher.images.build import engines, enroot, pack, pipeline
 from launcher.images.build.engines import Engine
 from launcher.images.build.pack import Compression
 from launcher.images.build.registry import digest_of, engine_architecture, is_loopback
+from launcher.images.build.stalls import StallWatch
 from launcher.images.build.transfers import UnknownImageError, with_retries
 from launcher.images.reference import Reference
 from launcher.images.store.mounts import mount_of
@@ -103,7 +104,10 @@ class EnrootPull:
         settings = enroot.Settings(allow_http=is_loopback(self.reference.registry))
 
         def ask() -> str:
-            return enroot.digest(self.reference.enroot_uri, self.shell, architecture=architecture, settings=settings)
+            watch = StallWatch(self.name, report)
+            return enroot.digest(
+                self.reference.enroot_uri, self.shell, architecture=architecture, settings=settings, on_tick=watch
+            )
 
         return with_retries(ask, self.reference, self.name, report)
 
@@ -119,7 +123,13 @@ class EnrootPull:
             output.unlink(missing_ok=True)  # of the attempt before
             lines = LineSplitter(lambda text: _report_line(text, report))
             enroot.import_image(
-                self.uri(digest), output, self.shell, architecture=architecture, settings=settings, on_text=lines
+                self.uri(digest),
+                output,
+                self.shell,
+                architecture=architecture,
+                settings=settings,
+                on_text=lines,
+                on_tick=StallWatch(self.name, report),
             )
             lines.end()
 
@@ -223,7 +233,11 @@ class EnginePull:
             words = ["pull", "--platform", f"linux/{engine_architecture(architecture)}"]
             words += ["--tls-verify=false"] if is_loopback(self.reference.registry) else []
             lines = LineSplitter(report.line)
-            with_retries(lambda: self.shell.stream(engine.argv(*words, name), lines), self.reference, self.name, report)
+
+            def fetch() -> None:
+                self.shell.stream(engine.argv(*words, name), lines, on_tick=StallWatch(self.name, report))
+
+            with_retries(fetch, self.reference, self.name, report)
             image = engines.inspect(engine, name, self.shell)
             if image is None:
                 raise engines.missing_image_error(engine, name)

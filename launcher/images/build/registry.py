@@ -17,7 +17,7 @@ from launcher.images.reference import DOCKER_HUB, Reference
 
 _LISTS = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
-_TIMEOUT_S = 30
+_TIMEOUT_S = 15
 _LIMIT = 16 << 20
 _ENGINE_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launcher._util.errors import CommandError, ImageError, LauncherError, OutsideError
 from launcher.contract.events import ProgressListener
+from launcher.images.build.stalls import StalledError
 from launcher.images.reference import DOCKER_HUB, Reference
 
 WAITS_S = (3.0, 10.0, 30.0)
@@ -33,7 +34,10 @@ _TRANSIENT = (
         re.compile(r"unexpected EOF|: EOF$|\(18\)|transfer closed|\(92\)|short read|Checksum mismatch", re.I | re.M),
         "a transfer broke off",
     ),
-    (re.compile(r"\(28\)|timed? ?out|deadline exceeded", re.IGNORECASE), "the registry does not answer in time"),
+    (
+        re.compile(r"\(28\)|timed? ?out|deadline exceeded|did not end within", re.IGNORECASE),
+        "the registry does not answer in time",
+    ),
     (
         re.compile(r"\(7\)|connection refused|\(52\)|empty reply", re.IGNORECASE),
         "the registry does not accept connections",
@@ -122,7 +126,7 @@ def with_retries[T](
 ) -> T:
     """Run `action`, again after a transient failure, at most `len(waits_s)` times, each reported.
 
-    Raises the error that `fetch_error` makes of its CommandError.
+    A registry that has stalled is tried once more only. Raises the error that `fetch_error` makes of its CommandError.
     """
     waits = list(WAITS_S if waits_s is None else waits_s)
     for number in range(1, len(waits) + 2):
@@ -130,6 +134,8 @@ def with_retries[T](
             return action()
         except CommandError as error:
             reason = transient_reason(error.message)
+            if isinstance(error, StalledError):
+                del waits[1:]
             if reason is None or number > len(waits):
                 raise fetch_error(error.message, reference, tool) from error
             wait = waits[number - 1]

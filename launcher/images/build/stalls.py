@@ -1,0 +1,86 @@
+"""A transfer that stands still: noticed, and ended.
+
+curl without limits, podman and buildah wait for ever for a registry that has stopped to send. Whether anything moves is
+seen from outside: every byte that a program reads or writes is counted in /proc/PID/io (proc_pid_io(5)), and what comes
+from a socket is written to a file or a pipe. The programs of docker's daemon are not below the command.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher._util.errors import CommandError
+from launcher._util.processes import session_members
+from launcher.contract.events import ProgressListener
+from launcher.contract.process import stat
+
+
+class StalledError(CommandError):
+    """A transfer was ended because nothing moved."""
+
+
+NOTICE_S = 15.0
+LIMIT_S = 60.0
+"""Longer than a registry that fetches an image from another one needs until its first byte."""
+
+_LOOK_S = 1.0
+_NOISE_BYTES = 1024
+"""What programs in Go read and write while they wait: some eight bytes a second, to wake their own threads."""
+_STANDS_STILL = "S"
+"""The state of a process that waits for something other than a disk (proc_pid_stat(5))."""
+
+
+@dataclass
+class StallWatch:
+    """Call it while a program runs. Raises StalledError once nothing has moved for `limit_s`."""
+
+    tool: str
+    report: ProgressListener
+    notice_s: float = field(default_factory=lambda: NOTICE_S)
+    limit_s: float = field(default_factory=lambda: LIMIT_S)
+    clock: Callable[[], float] = time.monotonic
+    moved: Callable[[int], int | None] = field(default=lambda session: moved_bytes(session))
+    _seen: int | None = field(default=None, init=False)
+    _since: float = field(default=0.0, init=False)
+    _looked: float = field(default=float("-inf"), init=False)
+    _noticed: bool = field(default=False, init=False)
+
+    def __call__(self, session: int) -> None:
+        """Look at the processes of the session, once a second at most."""
+        now = self.clock()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        seen = self.moved(session)
+        if seen is None or self._seen is None or not 0 <= seen - self._seen <= _NOISE_BYTES:
+            self._seen, self._since, self._noticed = seen, now, False
+            return
+        still_s = now - self._since
+        if still_s >= self.limit_s:
+            raise StalledError(f"{self.tool} has received nothing for {still_s:.0f} s: the transfer timed out")
+        if still_s >= self.notice_s and not self._noticed:
+            self._noticed = True
+            left_s = self.limit_s - still_s
+            self.report.line(f"nothing has come from the registry for {still_s:.0f} s; in {left_s:.0f} s it is ended")
+
+
+def moved_bytes(session: int) -> int | None:
+    """Return how many bytes the processes of a session have read and written so far.
+
+    None where that is not known, or where one of them computes or waits for a disk: then it does not stand still.
+    """
+    total = 0
+    for pid in session_members(session):
+        fields = stat(pid)
+        if fields is None or fields[0] in "ZX":
+            continue  # it has ended meanwhile
+        if fields[0] != _STANDS_STILL:
+            return None
+        try:
+            lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+        except OSError:
+            return None
+        counts = dict(line.split(": ", 1) for line in lines if ": " in line)
+        total += int(counts["rchar"]) + int(counts["wchar"])
+    return total
