@@ -160,8 +160,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def answer(self) -> None:
         self.broken.asked.append((self.command, self.path))
         if self.broken.login is not None and self.headers.get("Authorization") != _basic(self.broken.login):
-            headers = (("WWW-Authenticate", 'Basic realm="tests"'), ("Docker-Distribution-Api-Version", "registry/2.0"))
-            self.reply(401, (*headers, ("Content-Length", "0")), b"")
+            challenge = ("WWW-Authenticate", 'Basic realm="tests"')
+            version = ("Docker-Distribution-Api-Version", "registry/2.0")
+            self.reply(401, (challenge, version, ("Content-Length", "0")), b"")
             return
         fault = self.broken.fault(self.command, self.path)
         if isinstance(fault, Status):

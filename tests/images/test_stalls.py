@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.images.test_build import Recorded
 from tests.support.limits import seconds
 
 
-def watched(moved: list[int | None]) -> list[str]:
+def watched(moved: Sequence[int | None]) -> list[str]:
     """What is said in a minute and more; the bytes of each second are given, the last for ever."""
     now, told = [0.0], Recorded()
 
