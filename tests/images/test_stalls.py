@@ -37,13 +37,13 @@ def test_it_says_so_and_then_ends_the_program() -> None:
     ]
 
 
-def test_noise_is_no_movement_and_little_is() -> None:
+def test_a_few_bytes_are_noise_and_more_are_movement() -> None:
     assert watched([second * 8 for second in range(120)])[-1].startswith("60 s: podman has received nothing")
     assert watched([second * 100 for second in range(120)]) == []
     assert len(watched([0] * 20 + [9000] * 20 + [20_000])) == 4, "said again after a pause"
     waited = watched([0] * 50 + [None] + [0] * 49 + [9000])
     assert not any("has received nothing" in line for line in waited), "waiting for a disk ends a standstill"
-    assert watched([None]) == [], "what is not known is no standstill"
+    assert watched([None]) == [], "what is not known is not a standstill"
 
 
 def test_a_process_that_ends_is_a_movement() -> None:

@@ -91,7 +91,7 @@ def processors() -> int:
 
 
 @dataclass(frozen=True)
-class Tree:
+class TreeMeasure:
     """What a tree's files come to: hard links counted once, unreadable ones not at all."""
 
     size_bytes: int = 0
@@ -99,7 +99,7 @@ class Tree:
     """The latest time of change of a file, in seconds since the epoch, of those that engines write aside."""
 
 
-def measure(root: Path) -> Tree:
+def measure(root: Path) -> TreeMeasure:
     """Return the size of a tree and the time of its newest file."""
     seen: set[tuple[int, int]] = set()
     total, newest = 0, 0
@@ -117,7 +117,7 @@ def measure(root: Path) -> Tree:
                     continue
                 seen.add((found.st_dev, found.st_ino))
             total += found.st_size
-    return Tree(total, min(newest, _LATEST))
+    return TreeMeasure(total, min(newest, _LATEST))
 
 
 def pack(
