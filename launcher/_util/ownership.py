@@ -3,7 +3,6 @@
 import contextlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from launcher._util.errors import RequestError
@@ -47,6 +46,8 @@ def _uid_given_by(directory: Path) -> int | None:
     """
     # A directory that nothing can be made in gives no owner.
     with contextlib.suppress(OSError):
+        import tempfile
+
         probe = Path(tempfile.mkdtemp(prefix=".owner-", dir=directory))
         try:
             return probe.stat().st_uid

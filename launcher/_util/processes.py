@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from typing import TYPE_CHECKING
 
 from launcher.contract.process import group_of, start_ticks_of, stat
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 def this_launcher(group: int) -> StartedBy:
     """Return who started the process group `group`, so that others can see whether that launcher lives."""
     pid = os.getpid()
-    return {"pid": pid, "start_ticks": start_ticks_of(pid), "group": group, "host": socket.gethostname()}
+    return {"pid": pid, "start_ticks": start_ticks_of(pid), "group": group, "host": os.uname().nodename}
 
 
 def group_members(group: int) -> list[int]:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Literal, NamedTuple, Optional
 
+from launcher.contract.patterns import later
+
 FailureClass = Literal[
     "hardware",
     "container",
@@ -569,12 +571,12 @@ class FailureCause(NamedTuple):
     collective: Optional[str] = None
 
 
-_COMPILED = tuple((rule, re.compile(rule.pattern)) for rule in RULES)
-_XID = re.compile(r"NVRM: Xid \([^)]*\): (?P<xid>\d+)|\bXid (?P<xid2>\d+)\b")
-_ENDED = re.compile(r"^srun: error: ([\w.-]+): tasks? [^:]*: ", re.MULTILINE)
-_RANK_PREFIX = re.compile(r"\s*\[rank(\d+)\]:[ \[]")
+_COMPILED = tuple((rule, later(rule.pattern)) for rule in RULES)
+_XID = later(r"NVRM: Xid \([^)]*\): (?P<xid>\d+)|\bXid (?P<xid2>\d+)\b")
+_ENDED = later(r"^srun: error: ([\w.-]+): tasks? [^:]*: ", re.MULTILINE)
+_RANK_PREFIX = later(r"\s*\[rank(\d+)\]:[ \[]")
 """What torch writes before the lines of a rank's traceback, and before those of its log in C++."""
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_ANSI = later(r"\x1b\[[0-9;]*m")
 LINE = 4000
 """Characters of a line that are looked at; a progress bar may write a line of megabytes."""
 

@@ -3,11 +3,11 @@
 Pure functions over what a node's watchdog has seen (launcher/job/watch/watchdog.py) and has recorded.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, Optional, get_args
 
 from launcher.contract.flight_recorder import Dump
+from launcher.contract.patterns import later
 from launcher.contract.records import CollectiveRecord, HangLimits, RankSight
 
 Phase = Literal[
@@ -41,8 +41,8 @@ SUSPECT_AT_LEAST_S = 10.0
 
 Stage = Literal["quiet", "suspected", "overdue"]
 
-_OF_PYTHON = re.compile(r"/lib/python3\.\d+/(?!site-packages|dist-packages)")
-_ABOVE = re.compile(r"^.*/(?=code/)|^.*/(?:site|dist)-packages/")
+_OF_PYTHON = later(r"/lib/python3\.\d+/(?!site-packages|dist-packages)")
+_ABOVE = later(r"^.*/(?=code/)|^.*/(?:site|dist)-packages/")
 
 _COLLECTIVES = ("barrier", "all_reduce", "all_gather", "all_to_all", "reduce_scatter", "broadcast", "synchronize")
 

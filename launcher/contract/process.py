@@ -1,9 +1,7 @@
 """The identity of a process: its number, which is used again later, with the time of its start, which is not."""
 
-import hashlib
 import os
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -73,7 +71,7 @@ class ProcessIdentity:
             namespace = str(Path("/proc/self/ns/pid").readlink())
         except OSError:
             boot_id, namespace = "", ""
-        return cls(socket.gethostname(), boot_id, namespace, pid, start_ticks_of(pid) or 0)
+        return cls(os.uname().nodename, boot_id, namespace, pid, start_ticks_of(pid) or 0)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Optional[ProcessIdentity]":
@@ -103,6 +101,8 @@ class ProcessIdentity:
 
     def _place(self) -> str:
         text = "\0".join((self.host, self.boot_id, self.pid_namespace))
+        import hashlib  # here, not at the top: it loads OpenSSL, which most commands do without
+
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
     def has_ended(self, seen_from: "Optional[ProcessIdentity]" = None) -> Optional[bool]:

@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from launcher.contract.frozen import dataclass
+from launcher.contract.patterns import later
 
 INTERPOLATION = "${"
 """The mark of an interpolation. Only the job knows what it becomes, so its type is not checked before."""
 
 # What Hydra's grammar reads as one token (or as one plain word) and that surely means the same here. Anything else is
 # Hydra's business; loading its parser costs more than the rest of a plan, so the simple cases do without it.
-_SIMPLE = re.compile(
+_SIMPLE = later(
     r"(?P<key>[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)="
     r"(?:(?P<int>[+-]?(?:0|[1-9][0-9]{0,17}))"
     r"|(?P<float>[+-]?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,18}(?:[eE][+-]?[0-9]{1,3})?|[eE][+-]?[0-9]{1,3}))"
@@ -37,7 +38,7 @@ _ATOMS: dict[str, tuple[str, tuple[type, ...]]] = {
     "section": ("a set of keys {...}", (dict,)),
     "fixed": ("an object that only a recipe can give", ()),
 }
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_QUOTED = later(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _DEEPEST = 32
 _MOST_ITEMS = 2000
 """Hydra's parser reads about 5,000 items of a list in a second."""

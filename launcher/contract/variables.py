@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Optional
 
+from launcher.contract.patterns import later
+
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What step.sh derives from Slurm's variables; they cannot be overridden."""
 
@@ -11,7 +13,7 @@ RUN_VARIABLES = ("LAUNCHER_RUN_DIR", "LAUNCHER_ATTEMPT")
 """Where a rank finds its request and leaves its files."""
 
 # Whole words between underscores: TOKENIZERS_PARALLELISM is not a secret.
-_SECRET = re.compile(
+_SECRET = later(
     r"(^|_)(TOKENS?|SECRETS?|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|AUTH|COOKIE|KEY|PAT)(_|$)",
     re.IGNORECASE,
 )
@@ -23,39 +25,39 @@ def is_secret(name: str) -> bool:
 
 
 # A key of a configuration is seldom a secret: pad_token, moe_token_dispatcher_type and num_key_value_heads are not.
-_SECRET_KEY = re.compile(
+_SECRET_KEY = later(
     r"(?:.*_)?(?:api_?key|access_?key|private_?key|secret|secret_key|password|passwd|passphrase|credentials?|bearer)"
     r"|(?:.*_)?(?:hf|hub|api|auth|access|bearer|wandb|comet|mlflow|github)_?token|token",
     re.IGNORECASE,
 )
-_URL = re.compile(
-    r"(?<![A-Za-z0-9+.-])(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s:@]*:)(?P<value>(?!\$)[^/?#\s@]+)(?=@)"
-)
-_ASSIGNED = re.compile(r"""(?:^|[\s,;:'"=({])(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>(?!\$)[^\s,;'"]+)""")
-_IN_MAPPING = re.compile(
+_URL = later(r"(?<![A-Za-z0-9+.-])(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s:@]*:)(?P<value>(?!\$)[^/?#\s@]+)(?=@)")
+_ASSIGNED = later(r"""(?:^|[\s,;:'"=({])(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>(?!\$)[^\s,;'"]+)""")
+_IN_MAPPING = later(
     r"""(?<![A-Za-z0-9_.])(?P<name>[A-Za-z_][A-Za-z0-9_.]*)["']?\s*:\s*["']?(?P<value>(?!\$)[^\s,}'"\]]+)"""
 )
-_TOKEN = re.compile(
+_TOKEN = later(
     r"\b(?:hf_[A-Za-z0-9]{24,}|gh[pousr]_[A-Za-z0-9]{24,}|github_pat_\w{24,}|glpat-[\w-]{20,}|nvapi-[\w-]{20,}"
     r"|sk-[\w-]{24,}|xox[abp]-[\w-]{20,}|AKIA[0-9A-Z]{16})"
 )
+_TOKEN_MARKS = ("hf_", "gh", "glpat-", "nvapi-", "sk-", "xox", "AKIA")
+"""One of these is in every text that _TOKEN matches."""
 _CODE_NAME = (
     r"[A-Za-z0-9_]*(?:api_?key|access_?key|private_?key|secret|secret_key|password|passwd|passphrase|credentials?"
     r"|(?:hf|hub|api|auth|access|bearer|wandb|comet|mlflow|github)_?token)"
 )
-_IN_CODE = re.compile(
+_IN_CODE = later(
     rf"""(?<![/\w])(?P<name>{_CODE_NAME})(?:["']\s*\]?\s*[:=,]|\s*(?::\s*\w+\s*)?=)\s*["'](?P<value>[^"'\s${{<]{{8,}})["']""",
     re.IGNORECASE,
 )
-_HINT_OF_SECRET = re.compile(
+_HINT_OF_SECRET = later(
     r"api_?key|access_?key|private_?key|secret|passw|passphrase|credential|_token|://[^/\s]*@|hf_|gh[pousr]_|github_pat_"
     r"|glpat-|nvapi-|sk-|xox|AKIA",
     re.IGNORECASE,
 )
-_NAME_OR_OPTION = re.compile(r"[A-Z][A-Z0-9_]*|-.*")
-_PLACEHOLDER = re.compile(r"password|passwd|pass|pw|secret|token|x+|\*+|\.+|<.*>", re.IGNORECASE)
+_NAME_OR_OPTION = later(r"[A-Z][A-Z0-9_]*|-.*")
+_PLACEHOLDER = later(r"password|passwd|pass|pw|secret|token|x+|\*+|\.+|<.*>", re.IGNORECASE)
 
-_HARMLESS = re.compile(
+_HARMLESS = later(
     r"(?:NCCL|TORCH|TORCHINDUCTOR|PYTORCH|CUDA|CUBLAS|CUDNN|NVTE|NVSHMEM|NVIDIA|MELLANOX|OMP|MKL|OPENBLAS|KMP|GLOO|UCX|FI|RDMAV"
     r"|OMPI|PMIX|PMI|SLURM|SLURMD|SRUN|SBATCH|LAUNCHER|TRITON|DEEP_EP|LC|MALLOC|TF|XLA)_[A-Z0-9_]+"
     r"|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|MASTER_ADDR|MASTER_PORT|PATH|HOME|USER|LOGNAME|LANG|TZ|TERM"
@@ -86,12 +88,13 @@ def secret_in(text: str) -> Optional[str]:
 
     That is a password in a URL, a value assigned to a secret-like variable, or a token of a known form.
     """
-    if _URL.search(text):
+    if "://" in text and _URL.search(text):
         return "a password in a URL"
-    name = next((found["name"] for found in _ASSIGNED.finditer(text) if is_secret(found["name"])), None)
-    if name is not None:
-        return f"a value of {name}"
-    return "a token" if _TOKEN.search(text) else None
+    if "=" in text:
+        name = next((found["name"] for found in _ASSIGNED.finditer(text) if is_secret(found["name"])), None)
+        if name is not None:
+            return f"a value of {name}"
+    return "a token" if any(map(text.__contains__, _TOKEN_MARKS)) and _TOKEN.search(text) else None
 
 
 def secret_of_assignment(text: str) -> Optional[str]:
@@ -124,7 +127,7 @@ def secret_in_code(text: str) -> Optional[tuple[str, int]]:
     return None
 
 
-_REFERENCE = re.compile(
+_REFERENCE = later(
     r"\\\$|\$(?:(?P<name>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)(?::-(?P<default>[\w./:,@%+=-]*))?\})", re.ASCII
 )
 

@@ -5,9 +5,7 @@ those which only noticed that a peer was gone; those that were ended after the f
 """
 
 import math
-import re
 import signal
-import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, cast, get_args
@@ -17,6 +15,7 @@ from launcher.contract.failures import FailureCause, Level
 from launcher.contract.files import read_lines, read_object
 from launcher.contract.next_attempt import node_of
 from launcher.contract.paths import AttemptPaths, attempt_name
+from launcher.contract.patterns import later
 from launcher.contract.records import (
     STOP_CAUSES,
     SUPERSEDED,
@@ -41,7 +40,7 @@ from launcher.contract.validation import is_number, problems
 
 OUTCOMES = get_args(RankOutcome)
 CANCELLED = "CANCELLED"
-_SLURM_ENDED = re.compile(r"\*\*\* JOB (\d+) ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?[, ]")
+_SLURM_ENDED = later(r"\*\*\* JOB (\d+) ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?[, ]")
 DIVERGED_AFTER = 10
 """Number of logged iterations in a row without a finite loss after which a failed attempt counts as diverged."""
 SRUN_LOG_BYTES = 256 << 10
@@ -162,6 +161,8 @@ def wrong_clocks(ranks: list[RankEnd]) -> dict[str, float]:
             last[rank.host] = max(rank.exit.time, last.get(rank.host, rank.exit.time))
     if len(last) < 2:
         return {}
+    import statistics  # here, not at the top: `launcher status` imports this module
+
     usual = statistics.median_low(last.values())
     return {host: time - usual for host, time in last.items() if abs(time - usual) >= CLOCK_S}
 
@@ -324,6 +325,8 @@ def progress_of(metrics: list[dict[str, Any]], ranks: list[RankEnd]) -> Progress
 
     A loss that is missing or not finite is not replaced by that of an earlier iteration.
     """
+    import statistics
+
     said = [rank.record["iteration"] for rank in ranks if rank.record and is_number(rank.record.get("iteration"))]
     logged = [line["iteration"] for line in metrics if is_number(line.get("iteration"))]
     loss = next((line.get("loss") for line in reversed(metrics) if is_number(line.get("iteration"))), None)

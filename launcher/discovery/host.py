@@ -1,10 +1,7 @@
 """The host context: the shell, the machine, the Slurm allocation and the clock, read once."""
 
-import getpass
 import os
-import secrets
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -66,20 +63,26 @@ def detect_host(environ: Mapping[str, str] = os.environ, directory: Path | None 
         directory=directory or Path.cwd(),
         environ=dict(environ),
         python=sys.executable,
-        user=environ.get("USER") or getpass.getuser(),
-        hostname=socket.gethostname(),
+        user=environ.get("USER") or _user(),
+        hostname=os.uname().nodename,
         now=now,
         run_id=new_run_id(now),
-        nonce=secrets.token_hex(6),
+        nonce=os.urandom(6).hex(),
         has_slurm=bool(shutil.which("srun", path=path) and shutil.which("sbatch", path=path)),
         gpus=count_gpus(environ),
         job=read_job(environ),
     )
 
 
+def _user() -> str:
+    import getpass
+
+    return getpass.getuser()
+
+
 def new_run_id(now: float) -> str:
     """Return an id for a run that begins at `now`: 48 random bits tell it from others of the same second."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(6)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{os.urandom(6).hex()}"
 
 
 def count_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int:

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -93,6 +92,8 @@ def _exported(repository: str, commit: str, environ: Mapping[str, str]) -> tuple
         raise RecipeError(f"{repository} has no commit {commit!r}", where="--mlm-source")
     target = cache / full
     if not target.exists():
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix=f"{full}-", dir=cache) as made:
             archive, tree = Path(made) / "tree.tar", Path(made) / "tree"
             LocalShell().run(["git", "-C", str(clone), "archive", "--output", str(archive), full], timeout_s=_TIMEOUT_S)
@@ -105,6 +106,8 @@ def _update(clone: Path, repository: str, commit: str) -> None:
     """Make the cached clone of a repository; look for a commit that it lacks, and for where a branch is now."""
     shell = LocalShell()
     if not clone.exists():
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix=f"{clone.name}-", dir=clone.parent) as made:
             new = Path(made) / "clone"
             shell.run(["git", "clone", "--bare", "--quiet", repository, str(new)], timeout_s=_TIMEOUT_S)

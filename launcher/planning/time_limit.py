@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from launcher.contract.patterns import later
+
 MARGIN_S = 30
 """Besides the save: the iteration that runs, the end of the ranks, the verdict."""
 
@@ -18,7 +20,7 @@ _SLURM_DEFAULT_S = 60
 _LONGEST_S = 65535
 """Source: sbatch(1), --signal."""
 
-_NOTICE = re.compile(r"(?:[A-Z]+:)*[A-Z0-9+]+(?:@(?P<seconds>\d+))?", re.IGNORECASE)
+_NOTICE = later(r"(?:[A-Z]+:)*[A-Z0-9+]+(?:@(?P<seconds>\d+))?", re.IGNORECASE)
 
 
 def stop_seconds(save_s: float | None) -> int:

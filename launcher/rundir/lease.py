@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import time
 from pathlib import Path
 from typing import cast
@@ -44,7 +43,7 @@ def take_lease(run: RunPaths, nonce: str, attempt: str) -> Lease | None:
         "nonce": nonce,
         "cluster": None,
         "job_id": None,
-        "host": socket.gethostname(),
+        "host": os.uname().nodename,
         "attempt": attempt,
         "time": round(time.time(), 3),
     }

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -205,7 +204,7 @@ def _ask_to_stop(run: RunDirectory, status: RunStatus) -> str:
 
 
 def _end_here(run: RunDirectory, start: Start, grace_s: float, sleep: Callable[[float], None]) -> str:
-    if start.host != socket.gethostname():
+    if start.host != os.uname().nodename:
         raise RequestError(
             f"the run was started on {start.host}, and its processes are there",
             where=str(run.path),

@@ -1,6 +1,6 @@
 """Uses of images: whether the run of each still needs its image, by Slurm, /proc and the run directory."""
 
-import socket
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def liveness(
         if use.job:
             job = answer.jobs.get(use.job) if answer and use.cluster == cluster else None
             return None if job is None or job.state is State.UNKNOWN else not job.terminal
-        if use.host == socket.gethostname():
+        if use.host == os.uname().nodename:
             if is_alive(use.pid, use.start_ticks):
                 return True
         elif clock() - use.at < _SUBMITTING_S:

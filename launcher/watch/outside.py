@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 from launcher.contract.failures import Level, classify
 from launcher.contract.paths import AttemptPaths, RunPaths
+from launcher.contract.patterns import later
 from launcher.watch.tail import last_lines
 
 _READ_BYTES = 64 << 10
 _SHOWN = 240
-_TELLING = re.compile(r"\b(error|fatal)\b|\[ERROR\]|retrying|^launcher: ", re.IGNORECASE)
+_TELLING = later(r"\b(error|fatal)\b|\[ERROR\]|retrying|^launcher: ", re.IGNORECASE)
 """Lines that no rule knows and that say more than `importing docker image`."""
-_ENDED = re.compile(r"srun: error: \S+: tasks? |Job step aborted|Terminat(ing|ed)|CANCELLED AT")
+_ENDED = later(r"srun: error: \S+: tasks? |Job step aborted|Terminat(ing|ed)|CANCELLED AT")
 """What srun says of any step that has failed."""
 
 

@@ -1,7 +1,6 @@
 """The progress of an attempt from its own events: pure functions from lines to a frozen value, and to words."""
 
 import math
-import statistics
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -60,7 +59,11 @@ class AttemptProgress:
     @property
     def seconds_per_iteration(self) -> float | None:
         """Return the median of the last iterations; the first, which compiles and allocates, counts only if alone."""
-        return statistics.median(self.recent) if self.recent else None
+        if not self.recent:
+            return None
+        import statistics  # here, not at the top: a list of ended runs needs none
+
+        return statistics.median(self.recent)
 
     @property
     def seconds_left(self) -> float | None:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import time
 from dataclasses import field, replace
 from pathlib import Path
@@ -311,7 +310,7 @@ def silence(attempt: Attempt, progress: AttemptProgress) -> float | None:
     newest = max((changed_at(path) for path in (attempt.metrics, attempt.timeline)), default=0.0)
     if limit is None or time.time() - newest < limit:
         return None
-    probe = attempt.path / f".clock-{socket.gethostname()}-{os.getpid()}"
+    probe = attempt.path / f".clock-{os.uname().nodename}-{os.getpid()}"
     try:
         probe.touch()
         silent_s = probe.stat().st_mtime - newest
@@ -436,7 +435,7 @@ def _token(event: JournalEvent, intent: dict[str, Any]) -> str | None:
 
 
 def _alive(event: JournalEvent) -> bool | None:
-    if event.get("event") != "launched" or event.get("host") != socket.gethostname() or "pid" not in event:
+    if event.get("event") != "launched" or event.get("host") != os.uname().nodename or "pid" not in event:
         return None
     return is_alive(int(event["pid"]), event.get("start_ticks"))
 
