@@ -170,6 +170,10 @@ class Cluster(Model, frozen=True, kw_only=True):
     """The dense bf16 peak of one GPU, TFLOP/s, as its maker states it: MFU is the share of this that the model's
     operations reach. A profile that changes `gpu` states it anew. None: MFU is unknown."""
 
+    telemetry_s: Annotated[float, Meta(ge=0, le=3600)] = 10
+    """Seconds between samples of clocks, power, temperatures and errors of a node's GPUs and of what its network
+    adapters move; 0 for none."""
+
     hang_limit_s: Limit = 300
     """Seconds without a step after which an attempt is ended as a hang, or 30 times the slowest of the last 100 steps
     where that is longer."""

@@ -137,6 +137,11 @@ class AttemptPaths:
         return self.path / "placement"
 
     @property
+    def telemetry(self) -> Path:
+        """The directory of what each node's GPUs and network adapters did."""
+        return self.path / "telemetry"
+
+    @property
     def stacks(self) -> Path:
         """The directory of what watchdogs wrote about ranks without progress: records, stacks, flight recorders."""
         return self.path / "stacks"
@@ -217,6 +222,10 @@ class AttemptPaths:
     def hang_record(self, node: int) -> Path:
         """Return the path of what a node's watchdog has seen of ranks without progress."""
         return self.stacks / f"node-{node:04d}.json"
+
+    def telemetry_record(self, node: int) -> Path:
+        """Return the path of what a node's GPUs and adapters did, as its watchdog has sampled it."""
+        return self.telemetry / f"{node:04d}.json"
 
     def stacks_of_node(self, node: int) -> Path:
         """Return the path of the stacks of a node's ranks, as text."""

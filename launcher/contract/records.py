@@ -19,6 +19,7 @@
     RunPaths.manifest               CheckpointManifest
     RunPaths.set_aside              SetAside
     AttemptPaths.hang_record        NodeHang
+    AttemptPaths.telemetry_record   NodeTelemetry
     profiles/STEM.record.json       CaptureRecord
     profiles/STEM.nsys.json         NsysRecord
 
@@ -195,6 +196,8 @@ class JobOptions(_JobOptions, total=False):
 
     mcore: str
     """The directory of a Megatron-Core to import in place of the image's."""
+    telemetry_s: float
+    """Seconds between samples of a node's GPUs and adapters; 0 for none."""
     probe: bool
     """Whether each rank records what it holds at each stage (job/probe.py)."""
 
@@ -664,6 +667,82 @@ class NodeHang(TypedDict):
     ranks: list[RankSight]
     notes: list[str]
     """Why something is missing, such as py-spy without permission."""
+
+
+class TelemetryRange(TypedDict):
+    """What was measured again and again."""
+
+    min: float
+    mean: float
+    max: float
+
+
+class GpuTelemetry(TypedDict):
+    """One GPU of a node; null where its driver says nothing."""
+
+    index: int
+    """Its place among those of the job, in the order of PCI addresses."""
+    uuid: str
+    address: str
+    name: str
+    samples: int
+    busy_samples: int
+    """Those in which it was used at least half of the time."""
+    busy_sm_mhz: Optional[TelemetryRange]
+    """Its clock in these."""
+    sm_mhz: Optional[TelemetryRange]
+    memory_mhz: Optional[TelemetryRange]
+    power_w: Optional[TelemetryRange]
+    temperature_c: Optional[TelemetryRange]
+    memory_temperature_c: Optional[TelemetryRange]
+    memory_bytes: Optional[TelemetryRange]
+    throttled_samples: dict[str, int]
+    """In how many samples its clocks were lowered, by reason."""
+    corrected_errors: Optional[int]
+    """Of its memory, since the first sample."""
+    uncorrected_errors: Optional[int]
+
+
+class AdapterTelemetry(TypedDict):
+    """A network adapter of a node; errors are those since the first sample, by sysfs' names."""
+
+    name: str
+    sent_bytes_per_s: Optional[TelemetryRange]
+    received_bytes_per_s: Optional[TelemetryRange]
+    errors: dict[str, int]
+
+
+class TelemetryHistory(TypedDict, total=False):
+    """A node over time, by columns: the lowest clock and the highest temperature of its GPUs, their power together."""
+
+    time: list[float]
+    sm_mhz: list[Optional[float]]
+    temperature_c: list[Optional[float]]
+    power_w: list[Optional[float]]
+    utilization_percent: list[Optional[float]]
+    memory_bytes: list[Optional[float]]
+    throttle: list[int]
+    """Bits of the reasons for which clocks were lowered (job/watch/nvml.py)."""
+    network_bytes_per_s: list[Optional[float]]
+
+
+class NodeTelemetry(TypedDict):
+    """The content of telemetry/NNNN.json: what a node's GPUs and adapters did."""
+
+    version: Literal[1]
+    node: int
+    host: str
+    began: float
+    time: float
+    interval_s: float
+    samples: int
+    cpu_s: float
+    """CPU time that the samples took."""
+    why: Optional[str]
+    """Why GPUs could not be sampled."""
+    gpus: list[GpuTelemetry]
+    adapters: list[AdapterTelemetry]
+    history: TelemetryHistory
 
 
 # ---- result.json

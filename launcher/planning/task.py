@@ -256,6 +256,7 @@ def _argv(
             "verify": inputs.request.verify,
             "keep_going": retry.plan_retry(inputs),
             "hang_limits": hang_limits(inputs.request, inputs.cluster),
+            "telemetry_s": inputs.cluster.telemetry_s,
         },
     }
     if inputs.request.probe:

@@ -17,6 +17,7 @@ from launcher.slurm.queue import Answer
 from launcher.watch.history import history_of, lines
 from launcher.watch.progress_state import clock
 from launcher.watch.status import Phase, RunStatus, silence_words
+from launcher.watch.telemetry import Telemetry, read_telemetry, sentences
 
 _COLUMNS = (
     *("RUN", "JOB", "NODES", "STATE", "ITERATION", "LOSS", "S/ITERATION", "LEFT", "ELAPSED", "LIMIT", "DETAIL"),
@@ -50,14 +51,29 @@ _COLOURS = {
 }
 
 
-def to_json(statuses: Sequence[RunStatus], answer: Answer) -> dict[str, Any]:
-    """Return the object of `launcher status --json`."""
+def to_json(statuses: Sequence[RunStatus], answer: Answer, *, nodes: bool = False) -> dict[str, Any]:
+    """Return the object of `launcher status --json`; with `nodes` also what the nodes of the newest attempts did."""
     return {
         "version": 1,
         "asked_at": answer.asked_at,
         "unreachable": answer.unreachable,
-        "runs": [{**status.to_dict(), **history_of(status).to_dict()} for status in statuses],
+        "runs": [
+            {**status.to_dict(), **history_of(status).to_dict(), **(_nodes_of(status) if nodes else {})}
+            for status in statuses
+        ],
     }
+
+
+def _nodes_of(status: RunStatus) -> dict[str, Any]:
+    found = _telemetry(status)
+    return {"nodes_sampled": found.to_dict() if found else None}
+
+
+def _telemetry(status: RunStatus) -> Telemetry | None:
+    """Return what the nodes of the newest attempt did; None where they were not sampled."""
+    attempt = RunDirectory(status.run_state.path).latest_attempt()
+    found = read_telemetry(attempt) if attempt else None
+    return found if found and found.nodes else None
 
 
 def row(status: RunStatus, now: float) -> tuple[str, ...]:
@@ -182,6 +198,14 @@ def write_histories(statuses: Sequence[RunStatus], stream: TextIO) -> None:
             stream.writelines(
                 f"{line}\n" for line in ("", f"{status.run_state.run_id}: {head}", *(f"  {one}" for one in rest))
             )
+
+
+def write_nodes(statuses: Sequence[RunStatus], stream: TextIO) -> None:
+    """Write which node of each run is the slowest, the hottest and throttled, where they were sampled."""
+    for status in statuses:
+        found = _telemetry(status)
+        words = sentences(found) if found else []
+        stream.writelines(printable(f"{status.run_state.run_id}: {one}") + "\n" for one in words)
 
 
 def write_code(statuses: Sequence[RunStatus], stream: TextIO) -> None:

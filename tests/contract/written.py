@@ -18,6 +18,7 @@ from launcher.contract.records import (
     MegatronRecord,
     MetricsLine,
     NetworkRecord,
+    NodeTelemetry,
     PlacementRecord,
     RankRecord,
     SumsAnswer,
@@ -41,6 +42,7 @@ KINDS: dict[str, Any] = {
     "sums/*.json": SumsAnswer,
     "network/*.json": NetworkRecord,
     "placement/*.json": PlacementRecord,
+    "telemetry/*.json": NodeTelemetry,
     "profiles/*.record.json": CaptureRecord,
 }
 UNTYPED = ("*.seen.json",)

@@ -64,7 +64,7 @@ def main(parsed: argparse.Namespace) -> int:
 def _show(parsed: argparse.Namespace) -> bool:
     """Show the runs once; return whether all are over."""
     from launcher.api.status import read_statuses
-    from launcher.watch.status_table import to_json, write_code, write_histories, write_table
+    from launcher.watch.status_table import to_json, write_code, write_histories, write_nodes, write_table
 
     found = read_statuses(
         parsed.runs,
@@ -76,12 +76,13 @@ def _show(parsed: argparse.Namespace) -> bool:
         since=parsed.since,
     )
     if parsed.json:
-        print_json(to_json(found.runs, found.answer))
+        print_json(to_json(found.runs, found.answer, nodes=bool(parsed.runs)))
     elif found.runs:
         write_table(found.runs, sys.stdout, time.time())
         if parsed.runs:
             write_code(found.runs, sys.stdout)
             write_histories(found.runs, sys.stdout)
+            write_nodes(found.runs, sys.stdout)
     else:
         searched = ", ".join(map(str, found.run_roots))
         such = "such runs" if parsed.state or parsed.since or parsed.cluster else "runs"

@@ -29,6 +29,7 @@ from launcher.contract.files import read_object, write_json, write_text
 from launcher.contract.paths import RunPaths
 from launcher.contract.process import ProcessIdentity, is_alive, start_ticks_of, stat
 from launcher.contract.records import CollectiveRecord, HangLimits, NodeHang, RankSight
+from launcher.job.watch import telemetry
 from launcher.job.watch.heartbeat import ALL_STACKS_SIGNAL, DIRECTORY, STACK_SIGNAL, Counts, Slot
 
 _OWNER = "watchdog.json"
@@ -619,7 +620,10 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     except OSError as error:
         say(f"the ranks are not watched for hangs: {error}")
         return 0
+    sampler = telemetry.start(watchdog.attempt, request["options"], environ)
     watchdog.run()
+    if sampler is not None:
+        sampler.stop()
     return 0
 
 

@@ -51,16 +51,13 @@ def plain_layout(height: int, *, legend: bool) -> dict[str, Any]:
 def lines(
     title: str,
     unit: str,
-    series: Sequence[tuple[str, Sequence[tuple[int, float]]]],
+    series: Sequence[tuple[str, Sequence[tuple[float, float]]]],
     *,
     description: str = "",
-    from_zero: bool = False,
-    top: float | None = None,
     what: str = "attempt",
+    x: str = "iteration",
 ) -> Plot:
-    """Return a plot of values over iterations, a line for each attempt; the axis ends at `top` if that is given.
-
-    `what` says what the lines are of, where they are not of attempts.
+    """Return a plot of values over iterations, or what `x` names, with a line for each attempt, or what `what` names.
 
     With more attempts than colours there is no legend, because it could not distinguish them.
     """
@@ -73,14 +70,13 @@ def lines(
             "y": [value for _, value in points],
             "line": {"color": COLOURS[index % len(COLOURS)], "width": 1.6},
             "marker": {"size": 5},
-            "hovertemplate": f"iteration %{{x}}: %{{y:.6g}}<extra>{what} {label(name)}</extra>",
+            "hovertemplate": f"{x} %{{x}}: %{{y:.6g}}<extra>{what} {label(name)}</extra>",
         }
         for index, (name, points) in enumerate(series)
     )
-    layout = _layout(300, "iteration", unit, legend=1 < len(series) <= len(COLOURS))
+    layout = _layout(300, x, unit, legend=1 < len(series) <= len(COLOURS))
     layout["legend"] |= {"title": {"text": what}}
-    layout["yaxis"] |= {"rangemode": "tozero" if from_zero else "normal", "exponentformat": "power"}
-    layout["yaxis"] |= {"range": [0, top]} if top else {}
+    layout["yaxis"] |= {"exponentformat": "power"}
     return Plot(title, data, layout, description, half=True)
 
 
