@@ -12,6 +12,7 @@
 #                wheel of the default index brings 2.6 GB of CUDA libraries. From there torch alone is installed, in the
 #                same version, without a hash to compare.
 # PYTHON         a Python 3.12; found by itself on the PATH and among pyenv's.
+# PYTHON310      a Python 3.10, for the tests of the oldest Python that the launcher runs on; found likewise, else skipped.
 # PYTHON311      a Python 3.11, for the tests with Megatron Bridge 0.3.1; found likewise, or installed from Debian's packages.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -24,6 +25,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLD_BRIDGE := .venv-bridge-0.3.1
+OLDEST := .venv-3.10
 DOCS_VENV := .venv-docs
 WORKERS := 2
 # The tests of a module stay together, and the modules in the order that tests/support/tiers.py gives them.
@@ -39,6 +41,7 @@ $(STAMP): requirements/cpu.txt requirements/torch.txt pyproject.toml tools/insta
 	@touch $(STAMP)
 
 demo: install
+	@echo "demo: two processes train two layers for 30 iterations; about two minutes on two cores, most of it importing Megatron"
 	$(BIN)/launcher run recipes/vanilla_gpt_pretrain.py --cluster local --gpus-per-node 2
 
 build: install
@@ -67,6 +70,7 @@ layers: install
 unit: install
 	@tools/test_packages.sh
 	@tools/old_bridge.sh $(OLD_BRIDGE)
+	@tools/oldest_python.sh $(OLDEST)
 	$(BIN)/pytest $(PARALLEL)
 
 soak: install ## what needs longer than a test run may take
@@ -76,6 +80,7 @@ soak: install ## what needs longer than a test run may take
 coverage: install
 	@tools/test_packages.sh
 	@tools/old_bridge.sh $(OLD_BRIDGE)
+	@tools/oldest_python.sh $(OLDEST)
 	$(BIN)/pytest $(PARALLEL) -q --cov --cov-report=term:skip-covered --cov-report=html
 
 golden: install ## accept the scripts as they are rendered now
@@ -107,4 +112,4 @@ bench: install
 	$(BIN)/python benchmarks/startup.py
 
 clean:
-	rm -rf $(VENV) $(OLD_BRIDGE) $(DOCS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLD_BRIDGE) $(OLDEST) $(DOCS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache

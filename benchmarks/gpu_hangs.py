@@ -67,7 +67,9 @@ def run_kind(run: Path, ranks: int) -> dict[str, Any]:
             command = ["bash", "-c", SHELL, "bash", sys.executable, str(run / "code/entrypoint.py")]
             group = processes[0].pid if processes else 0
             processes.append(
-                subprocess.Popen(command, cwd=run, env=environ, stdout=log, stderr=log, process_group=group)
+                subprocess.Popen(
+                    command, cwd=run, env=environ, stdout=log, stderr=log, preexec_fn=partial(os.setpgid, 0, group)
+                )
             )
     program = ROOT / "launcher/job/watch/watchdog.py"
     environ = {**os.environ, **shared, "RANK": "0", "LOCAL_RANK": "0"}

@@ -1,6 +1,6 @@
 """Megatron Launcher: one recipe, run locally, in a Slurm allocation or as a batch job.
 
-The Python API (docs/how-to/python-api.md): `plan`, `run`, `submit`, `runs`, the classes `Plan` and `Run`, the errors.
+The Python API (`launcher help python-api`): `plan`, `run`, `submit`, `runs`, the classes `Plan` and `Run`, the errors.
 A name is imported when it is first used; `import launcher` alone imports nothing else.
 """
 

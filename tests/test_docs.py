@@ -3,12 +3,12 @@
 import importlib.util
 import re
 import shlex
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from launcher import __version__
+from launcher._util import toml
 from launcher.cli.main import COMMANDS, command_parser, main
 from launcher.cli.parser import parse
 from launcher.config.image import ImageSpec
@@ -152,12 +152,12 @@ def test_files_in_the_documents_are_valid(block: str, tmp_path: Path) -> None:
         (tmp_path / "mine.toml").write_text(block)
         assert load_cluster("mine", {"HOME": "/nowhere", "LAUNCHER_CLUSTERS": str(tmp_path)})
     elif "dockerfile = " in block:
-        assert parse_model(ImageSpec, tomllib.loads(block), where="the block")
+        assert parse_model(ImageSpec, toml.loads(block), where="the block")
     elif "[axes" in block:
         (tmp_path / "sweep.toml").write_text(block)
         assert load_sweep(tmp_path / "sweep.toml")
     else:
-        assert parse_model(Request, tomllib.loads(block), where="the block")
+        assert parse_model(Request, toml.loads(block), where="the block")
 
 
 @pytest.mark.parametrize(

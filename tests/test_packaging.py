@@ -32,7 +32,15 @@ def launcher(site: Path, directory: Path, *arguments: str) -> str:
 
 def test_what_ships_lies_under_the_package(site: Path) -> None:
     names = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
-    for path in ("templates", "recipes", "configs/clusters", "configs/schemas", "configs/models", "configs/bridge"):
+    for path in (
+        "templates",
+        "recipes",
+        "configs/clusters",
+        "configs/schemas",
+        "configs/models",
+        "configs/bridge",
+        "docs/how-to",
+    ):
         for file in (ROOT / path).iterdir():
             if file.is_file():
                 assert f"launcher/share/{path}/{file.name}" in names
@@ -42,7 +50,11 @@ def test_what_ships_lies_under_the_package(site: Path) -> None:
 
 
 def test_the_wheel_plans_and_runs(site: Path, tmp_path: Path) -> None:
-    assert str(site) in launcher(site, tmp_path, "recipes")
+    assert "vanilla_gpt_pretrain  " in launcher(site, tmp_path, "recipes")
+    asked: tuple[str, ...] = ("plan", "vanilla_gpt_pretrain", "--json", "--no-check-config")
+    shipped = json.loads(launcher(site, tmp_path, *asked))["plan"]["code"]
+    assert [source for _, source in shipped if source.startswith(f"{site}/launcher/share/recipes/vanilla")]
+    assert launcher(site, tmp_path, "help", "images").startswith("# Images")
     (tmp_path / "small.py").write_text("def configure():\n    return None\n")
     asked = ("plan", "small.py", "train.train_iters=3", "--json", "--no-check-config")
     plan = json.loads(launcher(site, tmp_path, *asked))

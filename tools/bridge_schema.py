@@ -90,7 +90,7 @@ def _try_import(name: str) -> None:
 
 
 def _left_out(name: str) -> None:
-    print(f"left out {name}: {sys.exception()!r}", file=sys.stderr)
+    print(f"left out {name}: {sys.exc_info()[1]!r}", file=sys.stderr)
 
 
 def _section(

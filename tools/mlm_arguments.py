@@ -14,7 +14,6 @@ import fnmatch
 import importlib.metadata
 import json
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
 
+from launcher._util import toml  # noqa: E402
 from tools import committed  # noqa: E402 - from the checkout that this file lies in
 
 BASE = "vanilla_gpt_pretrain_config"
@@ -45,7 +45,7 @@ def generate() -> dict[str, Any]:
         from launcher.job import cpu
 
         cpu.enable()
-    rules = tomllib.loads((_ROOT / "configs" / "mlm" / "rules.toml").read_text(encoding="utf-8"))
+    rules = toml.loads((_ROOT / "configs" / "mlm" / "rules.toml").read_text(encoding="utf-8"))
     bridge = importlib.metadata.version("megatron-bridge")
     schema = json.loads((_ROOT / "configs" / "schemas" / f"bridge-{bridge}.json").read_text(encoding="utf-8"))["keys"]
     ours = _fields()

@@ -8,7 +8,6 @@ import json
 import re
 import sys
 import textwrap
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from msgspec import NODEFAULT, structs
 
-from launcher._util import errors
+from launcher._util import errors, toml
 from launcher.cli import arguments
 from launcher.cli.main import COMMANDS, command_parser
 from launcher.config import load
@@ -270,7 +269,7 @@ def options_of_requests() -> dict[str, tuple[str, str]]:
 
 def request() -> str:
     """Return the page of a request's keys, which are those of a job file."""
-    load.parse(Request, tomllib.loads(JOB_FILE), where="the example of a job file")
+    load.parse(Request, toml.loads(JOB_FILE), where="the example of a job file")
     docs, options = field_docs(Request), options_of_requests()
     rows = []
     for field in fields(Request):

@@ -15,6 +15,10 @@ _.persistent_load
 _.to_text_provider
 _.works_around
 
+# Used in annotations that are texts, as typing_extensions is not imported while a command runs.
+_.Self
+_.Unpack
+
 # Methods that Bridge calls: megatron.bridge.training.callbacks.Callback.
 _.checkpoint_save
 _.eval_end

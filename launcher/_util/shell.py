@@ -5,13 +5,15 @@ test can pass another one. `run` is for short commands, `stream` for programs th
 """
 
 import contextlib
+import functools
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from launcher._util import streaming
 from launcher._util.errors import CommandError, DiskError, MissingProgramError
@@ -196,10 +198,13 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, group: int 
     """
     import subprocess
 
+    joined: Any = {"process_group": group}
+    if sys.version_info < (3, 11):
+        joined = {"preexec_fn": functools.partial(os.setpgid, 0, group)}
     try:
         with log.open("ab") as output:
             return subprocess.Popen(
-                list(argv), env=dict(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=group
+                list(argv), env=dict(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output, **joined
             )
     except FileNotFoundError as error:
         if error.filename == str(log):

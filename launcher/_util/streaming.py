@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from launcher._util.errors import CommandError, MissingProgramError
 from launcher._util.processes import group_members
 
-type OnText = Callable[[Literal["out", "err"], str], None]
+OnText: TypeAlias = Callable[[Literal["out", "err"], str], None]
 """Called with the output of a program as it comes: the stream, and the text."""
 
 type OnTick = Callable[[int], None]
@@ -198,11 +198,13 @@ def _pipe() -> tuple[int, Any]:
 
 
 def _terminal() -> tuple[int, Any]:
+    import fcntl
     import pty
+    import struct
     import termios
 
     reading, writing = pty.openpty()
-    termios.tcsetwinsize(writing, (24, 80))
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     return reading, os.fdopen(writing, "wb", buffering=0)
 
 

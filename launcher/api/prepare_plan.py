@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from launcher._util.errors import RequestError
 from launcher._util.user_paths import require_directory
@@ -84,7 +84,10 @@ def prepare_found(
     return PreparedPlan(plan, found.inputs, found.resumed, found.release, found.behind)
 
 
-def start_new[T](prepared: PreparedPlan, start: Callable[[PreparedPlan], T]) -> T:
+T = TypeVar("T")
+
+
+def start_new(prepared: PreparedPlan, start: Callable[[PreparedPlan], T]) -> T:
     """Return `start(prepared)`, with another run id where the one that was drawn is taken."""
     from launcher.backends.prepare import RunExistsError
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher._util.resources import resource
+from launcher.discovery.recipe import shipped_recipes
 from launcher.discovery.recipe_index import Index, IndexedRecipe, load_index
 
 
@@ -16,6 +16,11 @@ class ShippedRecipe:
 
     path: Path
     description: str
+
+    @property
+    def name(self) -> str:
+        """Return what `run` and `submit` take for it from any directory."""
+        return self.path.stem
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def _aliases(index: Index) -> dict[str, list[str]]:
 
 def _shipped(pattern: str, task: str | None) -> list[ShippedRecipe]:
     """Return the shipped files, which are for any number of any GPU; their task is in their name."""
-    paths = [path for path in sorted(resource("recipes").glob("*.py")) if fnmatch.fnmatch(path.name, pattern)]
+    paths = [path for path in shipped_recipes().values() if fnmatch.fnmatch(path.name, pattern)]
     words = {"peft": ("peft", "lora", "dora")}.get(task or "", (task,))
     paths = [path for path in paths if task is None or any(word in path.stem.split("_") for word in words)]
     return [ShippedRecipe(path, _first_line(path)) for path in paths]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from launcher.api.locate import find_run, find_run_root
 from launcher.api.prepare_plan import PreparedPlan, prepare_plan
@@ -19,6 +19,8 @@ from launcher.contract.files import read_lines
 from launcher.rundir import RunDirectory
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from launcher.backends.wait import Interrupts
     from launcher.contract.records import AttemptResult
     from launcher.watch.status import RunStatus
@@ -162,7 +164,7 @@ def plan(
     recipe: str | Path | None = None,
     *assignments: str,
     command: Literal["run", "submit"] | None = None,
-    **options: Unpack[RunOptions],
+    **options: "Unpack[RunOptions]",
 ) -> PreparedPlan:
     """Decide what `run` or `submit` would do. Writes nothing and starts nothing.
 
@@ -175,7 +177,7 @@ def plan(
 
 
 def submit(
-    recipe: str | Path | None = None, *assignments: str, once: str | None = None, **options: Unpack[RunOptions]
+    recipe: str | Path | None = None, *assignments: str, once: str | None = None, **options: "Unpack[RunOptions]"
 ) -> Run:
     """Submit a recipe as a batch job and return at once. Arguments as for `plan`.
 
@@ -193,7 +195,7 @@ def submit(
     return Run(submit_new(prepared, _Logged()).run.path)
 
 
-def run(recipe: str | Path | None = None, *assignments: str, **options: Unpack[RunOptions]) -> Run:
+def run(recipe: str | Path | None = None, *assignments: str, **options: "Unpack[RunOptions]") -> Run:
     """Run a recipe here, in this shell's allocation or on this machine, and return when it is over.
 
     How it ended is in `Run.result()`. Arguments as for `plan`. In the main thread the first Ctrl-C asks the ranks to

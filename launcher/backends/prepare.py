@@ -23,7 +23,7 @@ from launcher.rundir.run_directory import write_atomically
 from launcher.scripts import scripts
 
 _PARTIAL = ".partial"
-_SHARE = "Use --run-root DIR with a directory of yours; for one that a group shares see docs/how-to/scripts.md."
+_SHARE = "Use --run-root DIR with a directory of yours; for one that a group shares see `launcher help scripts`."
 
 _RECORDS = (PLAN, ARGV, *SCRIPTS)
 

@@ -1,6 +1,6 @@
 """What every backend does: it starts a run, and hands out what it has started."""
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from launcher._util.shell import Shell
 from launcher.discovery.host import HostContext
@@ -30,11 +30,14 @@ class StartedRun(Protocol):
         ...
 
 
-class Backend[Started: StartedRun](Protocol):
+Started_co = TypeVar("Started_co", bound=StartedRun, covariant=True)
+
+
+class Backend(Protocol[Started_co]):
     """One way to start a run whose directory is prepared."""
 
     traits: BackendTraits
 
-    def start(self, plan: Plan, run: RunDirectory, host: HostContext, shell: Shell) -> Started:
+    def start(self, plan: Plan, run: RunDirectory, host: HostContext, shell: Shell) -> Started_co:
         """Start the run and record that in its journal. Raises LauncherError where nothing was started."""
         ...

@@ -1,6 +1,7 @@
 """Starting a plan with the backend that it names."""
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from launcher._util.errors import LauncherError, RequestError, SlurmError
 from launcher._util.shell import Shell
@@ -53,7 +54,10 @@ def submit_run(
     return _start(BatchBackend(), plan, host, prepared, shell, warn)
 
 
-def _start[Started: StartedRun](
+Started = TypeVar("Started", bound=StartedRun)
+
+
+def _start(
     backend: Backend[Started],
     plan: Plan,
     host: HostContext,

@@ -27,7 +27,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """Add RECIPE, KEY=VALUE and every option of a run."""
     add = parser.add_argument
     complete(
-        add("recipe", metavar="RECIPE", nargs="?", help="path.py[:function], bridge:NAME, mlm:gpt, or job.toml"),
+        add(
+            "recipe",
+            metavar="RECIPE",
+            nargs="?",
+            help="path.py[:function], NAME of a shipped one, bridge:NAME, mlm:gpt, job.toml",
+        ),
         "recipes",
     )
     complete(
@@ -176,7 +181,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_profiling(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("profiling (docs/how-to/profiling.md)")
+    group = parser.add_argument_group("profiling (launcher help profiling)")
     add = group.add_argument
     add("--nsys", action="store_true", default=None, help="profile with Nsight Systems")
     add("--profiler", metavar="NAME", help="profile with torch, viztracer, memory, or path.py:Class")

@@ -6,9 +6,10 @@ from typing import Any
 
 
 def complete(action: argparse.Action, what: str) -> None:
-    """Let argcomplete offer `clusters`, `runs`, `images`, `recipes`, or `keys` for an argument."""
+    """Let argcomplete offer `clusters`, `runs`, `images`, `recipes`, `topics` or `keys` for an argument."""
     known = {"clusters": _clusters, "runs": _runs, "images": _images, "recipes": _recipes, "keys": _keys}
     known["phases"] = _run_phases
+    known["topics"] = _topics
     action.completer = known[what]  # type: ignore[attr-defined]
 
 
@@ -22,6 +23,12 @@ def _run_phases(**_: Any) -> list[str]:
     from launcher.watch.status import Phase
 
     return [phase.value for phase in Phase]
+
+
+def _topics(**_: Any) -> list[str]:
+    from launcher.api.help import topics
+
+    return [topic.name for topic in topics()]
 
 
 _MOST_RUNS = 100
@@ -51,8 +58,10 @@ def _recipes(prefix: str, **_: Any) -> list[str]:
         return [f"bridge:{name}" for name, one in load_index().recipes.items() if not one.elsewhere]
     from argcomplete.completers import FilesCompleter
 
+    from launcher.discovery.recipe import shipped_recipes
+
     files: list[str] = FilesCompleter(("py", "toml"))(prefix)
-    return [*files, "bridge:"]
+    return [*files, *shipped_recipes(), "bridge:"]
 
 
 def _keys(prefix: str, parsed_args: argparse.Namespace | None = None, **_: Any) -> list[str]:

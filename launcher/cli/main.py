@@ -29,6 +29,7 @@ COMMANDS = {
     "recipes": "list the recipes that ship with the launcher, and Megatron Bridge's own",
     "fetch": "fetch what a run will read of Hugging Face's hub, before it",
     "clusters": "list cluster profiles, show one with its reasons, write a first one from this cluster",
+    "help": "print a page of the documentation",
     "doctor": "check the login node, and compute nodes in a job",
 }
 
@@ -40,7 +41,8 @@ _EPILOG = """\
 exit status: 0 done; 1 the run failed or stopped early; 2 the request was wrong, nothing was started;
 3 the outside world failed (Slurm, disk, network)
 
-`launcher COMMAND --help` says more. Completion for bash: eval "$(register-python-argcomplete launcher)"
+`launcher COMMAND --help` says more, `launcher help` lists pages of documentation.
+Completion for bash: eval "$(register-python-argcomplete launcher)"
 """
 
 

@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         found = re.match(r"argument ([^:]+): (.*)", message, re.DOTALL)
         where, text = (found[1].partition("/")[0], found[2]) if found else (None, message)
         if chosen := _CHOICES.fullmatch(text):
-            text = f"{text}{_near(chosen[1].strip("'"), re.findall("'([^']+)'", chosen[2]))}"
+            text += _near(chosen[1].strip("'"), re.findall("'([^']+)'", chosen[2]))
         raise ConfigError(text, where=where, hint=f"`{self.prog} --help` lists the options.")
 
 

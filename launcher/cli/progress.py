@@ -4,7 +4,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from launcher._util.progress_bar import progress_bar
 from launcher._util.tables import safe
@@ -12,6 +12,8 @@ from launcher.cli.output import coloured, info, warn
 from launcher.contract.units import bytes_text
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from launcher.contract.events import Unit
 
 _PLAIN_S = 10.0
@@ -30,7 +32,7 @@ class TerminalProgress:
     _stage: str = ""
     _printed: float = 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         if self.stream.isatty():
             self._bar = progress_bar(self.stream)
             self._bar.start()

@@ -1,12 +1,14 @@
 """`cmd_args` of a MegatronBridge test: CloudAI's 75 fields with its types and defaults, and what else a file has."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from launcher.contract.values import nearest
 
-type Swept[T] = T | list[T] | None
+T = TypeVar("T")
+
+Swept: TypeAlias = T | list[T] | None
 """One value, or a list of values: an axis of a sweep."""
 
 

@@ -4,7 +4,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -330,9 +330,10 @@ def _test(values: Mapping[str, Any], locate: Callable[[Sequence[Part]], str]) ->
     return _validated(model, values, locate)
 
 
-def _validated[Model: BaseModel](
-    model: type[Model], values: Mapping[str, Any], locate: Callable[[Sequence[Part]], str]
-) -> Model:
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _validated(model: type[Model], values: Mapping[str, Any], locate: Callable[[Sequence[Part]], str]) -> Model:
     """Return the values as a model. Raises ConfigError with the line of each mistake."""
     try:
         return model.model_validate(dict(values))

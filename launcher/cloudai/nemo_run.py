@@ -2,8 +2,9 @@
 
 import shutil
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 from launcher._util.errors import ConfigError, OutsideError
 from launcher._util.shell import LocalShell, Shell

@@ -1,11 +1,11 @@
 """Where each key of a TOML file stands: for messages that name a file and a line."""
 
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher._util import toml
 from launcher._util.errors import ConfigError
 from launcher.contract import files
 
@@ -25,7 +25,7 @@ class TomlFile:
         self.path = path
         try:
             self._text = files.read_text(path, limit=_LARGEST_BYTES)
-            self.values: dict[str, Any] = tomllib.loads(self._text)
+            self.values: dict[str, Any] = toml.loads(self._text)
         except RecursionError:
             raise ConfigError(f"cannot be read: it is nested more than {_DEEPEST} deep", where=str(path)) from None
         except (OSError, ValueError) as error:

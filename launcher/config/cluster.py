@@ -16,12 +16,13 @@ Count = Annotated[int, Meta(gt=0)]
 Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
 Limit = Annotated[float, Meta(ge=1)]
 
+_RUNTIMES = (*RUNTIMES, AUTOMATIC)
 if TYPE_CHECKING:
     Fabric = str
     Runtime = str
 else:
     Fabric = Literal[tuple(FABRICS)]
-    Runtime = Literal[(*RUNTIMES, AUTOMATIC)]
+    Runtime = Literal[_RUNTIMES]
 EnvironmentName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")]
 Environment = dict[EnvironmentName, str]
 

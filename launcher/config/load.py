@@ -5,12 +5,12 @@ job file, cluster profile.
 """
 
 import os
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
+from launcher._util import toml
 from launcher._util.errors import ConfigError
 from launcher._util.resources import resource
 from launcher._util.user_paths import user_path
@@ -130,8 +130,8 @@ def read_job_file(path: Path) -> dict[str, Any]:
     values = read_toml(path)
     parse(Request, values, where=str(path))
     recipe = values.get("recipe")
-    if isinstance(recipe, str) and not recipe.startswith(("bridge:", "~")):
-        values["recipe"] = str(path.parent / recipe)
+    if isinstance(recipe, str):
+        values["recipe"] = located_recipe(recipe, path.parent)
     return values
 
 
@@ -186,10 +186,17 @@ def load_request(
     return parse(Request, merged, where="the request")
 
 
+def located_recipe(recipe: str, directory: Path) -> str:
+    """Return a recipe that a file in `directory` names, as it is called from anywhere; a path is relative to it."""
+    file = recipe.rpartition(":")[0] or recipe
+    is_path = file.endswith(".py") and not recipe.startswith(("bridge:", "mlm:", "~"))
+    return str(directory / recipe) if is_path else recipe
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Return a TOML file's content. Raises ConfigError."""
     try:
-        values = tomllib.loads(files.read_text(path, limit=_LARGEST_BYTES))
+        values: dict[str, Any] | None = toml.loads(files.read_text(path, limit=_LARGEST_BYTES))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"cannot be read: {reason}", where=str(path)) from error
@@ -200,7 +207,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     return values
 
 
-def parse[Parsed: Model](
+Parsed = TypeVar("Parsed", bound=Model)
+
+
+def parse(
     model: type[Parsed], values: Mapping[str, Any], *, where: str | None, label: Callable[[Key], str] = ".".join
 ) -> Parsed:
     """Validate `values`. `label` turns a key into what the user wrote: an option, a variable; by default the key.
@@ -215,7 +225,7 @@ def parse[Parsed: Model](
 
 _OF_OTHER_FABRICS = (
     "Of other networks it is not known what NCCL has to select and which variables it needs. Leave `fabric` out and\n"
-    "state variables below [env], or describe the network once: docs/how-to/contribute/fabric.md"
+    "state variables below [env], or describe the network once: launcher help fabric"
 )
 
 

@@ -8,12 +8,15 @@ pydantic's, so that these models and those of CloudAI's files read alike.
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType, UnionType
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Union, get_args, get_origin
 
 import msgspec
 from msgspec import inspect, structs
 
 from launcher.contract.values import nearest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _END = r"\Z"
 
@@ -59,13 +62,13 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The same for every text, except where a type is Any."""
 
     @classmethod
-    def model_validate(cls, values: Mapping[str, Any]) -> Self:
+    def model_validate(cls, values: Mapping[str, Any]) -> "Self":
         """Return the model of these values, lists as tuples. Raises ModelError."""
         if found := list(problems(cls, values)):
             raise ModelError(found)
         return msgspec.convert(dict(values), cls)
 
-    def model_copy(self, *, update: Mapping[str, Any]) -> Self:
+    def model_copy(self, *, update: Mapping[str, Any]) -> "Self":
         """Return the model with these values in place of its own. They are not checked."""
         return structs.replace(self, **update)
 

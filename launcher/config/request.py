@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, field, structs
 
@@ -10,6 +10,9 @@ from launcher.config.cluster import Count, Limit, Runtime, Text
 from launcher.config.model import Model
 from launcher.config.texts import arguments_without_secret, plain, slurm_time, without_secret
 from launcher.contract.variables import RANK_VARIABLES, is_secret
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def assignment_key(text: str) -> str:
@@ -62,7 +65,7 @@ class Request(Model, frozen=True, kw_only=True):
     """The fields that were stated, also those with the value that a default has."""
 
     recipe: Text | None = None
-    """`path.py[:function]`, `bridge:NAME`, or `mlm:gpt` and `mlm:SCRIPT.py` for Megatron-LM."""
+    """`path.py[:function]`, the name of a shipped one, `bridge:NAME`, or `mlm:gpt` and `mlm:SCRIPT.py`."""
 
     assignments: tuple[str, ...] = ()
     """`KEY=VALUE` in the user's order: arguments of `configure` and Hydra overrides."""
@@ -178,14 +181,14 @@ class Request(Model, frozen=True, kw_only=True):
     srun_args: tuple[Text, ...] = ()
 
     @classmethod
-    def model_validate(cls, values: Mapping[str, Any]) -> Self:
+    def model_validate(cls, values: Mapping[str, Any]) -> "Self":
         """Return the request of these values; a time limit may be a number of minutes. Raises ModelError."""
         minutes = values.get("time")
         if type(minutes) is int and abs(minutes) < 10**9:
             values = {**values, "time": str(minutes)}
         return structs.replace(super().model_validate(values), _stated=frozenset(values))
 
-    def model_copy(self, *, update: Mapping[str, Any]) -> Self:
+    def model_copy(self, *, update: Mapping[str, Any]) -> "Self":
         """Return the request with these values in place of its own; they count as stated."""
         return structs.replace(self, **update, _stated=self._stated.union(update))
 

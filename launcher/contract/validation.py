@@ -19,9 +19,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def conforming(  # noqa: UP047 - Python 3.10
-    value: object, kind: type[T], *, unknown_keys: bool = False
-) -> T:
+def conforming(value: object, kind: type[T], *, unknown_keys: bool = False) -> T:
     """Return `value` as a `kind`. Raises ContractError where it has another form."""
     found = list(problems(value, kind, unknown_keys=unknown_keys))
     if found:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher._util import toml
 from launcher._util.errors import ConfigError, OutsideError
 from launcher._util.user_paths import user_path
 from launcher.api.progress import Progress
@@ -83,7 +83,7 @@ def read_pair(text: str, directory: Path) -> Pair:
     """Read a pair from a TOML file: tables `left` and `right`, `options`, and the keys of Pair. Raises ConfigError."""
     path = user_path(text, directory, error=ConfigError)
     try:
-        stated = tomllib.loads(path.read_text(encoding="utf-8"))
+        stated = toml.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(path)) from None
     names = {one.name for one in dataclasses.fields(Pair)}

@@ -8,12 +8,12 @@ be outside. Its golden files are read as they are.
 import json
 import math
 import statistics
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from launcher._util import toml
 from launcher._util.errors import ConfigError
 from launcher._util.user_paths import user_path
 from launcher.correlate.compare import Side, read_side
@@ -63,7 +63,7 @@ def read_baseline(text: str, directory: Path, run_root: str | None = None) -> Ba
         content = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
             return Baseline(golden_points(json.loads(content), str(path)), Limits())
-        stated = tomllib.loads(content)
+        stated = toml.loads(content)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(path)) from None
     unknown = sorted(set(stated) - {"run", "golden", "iterations", "limits"})

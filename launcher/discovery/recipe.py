@@ -4,9 +4,11 @@ import ast
 from pathlib import Path
 
 from launcher._util.errors import RecipeError
+from launcher._util.resources import resource
 from launcher._util.user_paths import exists, user_path
 from launcher.contract.files import read_bytes
 from launcher.contract.frozen import dataclass
+from launcher.contract.values import nearest
 
 SOURCE_BYTES = 1 << 20
 """The largest recipe that is read: the largest of Megatron Bridge's has 30 KiB."""
@@ -60,7 +62,9 @@ MLM = "mlm:"
 
 
 def read_recipe(text: str, directory: Path) -> RecipeFile | BridgeRecipe:
-    """Read the recipe `path.py[:function]` or `bridge:NAME`; a path is relative to `directory`.
+    """Read the recipe `path.py[:function]`, `bridge:NAME`, or `NAME[:function]` of one that ships with the launcher.
+
+    A path is relative to `directory`.
 
     Raises RecipeError if the file or function does not exist, or the file is not valid Python.
     """
@@ -74,16 +78,43 @@ def read_recipe(text: str, directory: Path) -> RecipeFile | BridgeRecipe:
     head, colon, function = text.rpartition(":")
     file, function = (head, function) if colon and head.endswith(".py") else (text, "configure")
     if not file.endswith(".py"):
-        raise RecipeError(
-            f"{text!r} is not a recipe",
-            hint="A recipe is a Python file (path.py or path.py:function), a Bridge recipe (bridge:NAME), or a script "
-            "of Megatron-LM (mlm:gpt, mlm:SCRIPT.py).",
-        )
+        name, _, function = text.partition(":")
+        if not name.isidentifier():
+            raise RecipeError(
+                f"{text!r} is not a recipe",
+                hint="A recipe is a Python file (path.py or path.py:function), the name of one that ships with the "
+                "launcher, a Bridge recipe (bridge:NAME), or a script of Megatron-LM (mlm:gpt, mlm:SCRIPT.py).",
+            )
+        file, function = str(_shipped(name, directory)), function or "configure"
     path = user_path(file, directory, error=RecipeError).resolve()
     if not exists(path):
         raise RecipeError(f"there is no recipe {file!r}", where=str(directory), hint=_others(path))
     parameters, required = _signature(path, function)
     return RecipeFile(path, function, parameters, required)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipe files that ship with the launcher, by their names without `.py`."""
+    return {path.stem: path for path in sorted(resource("recipes").glob("*.py"))}
+
+
+def _shipped(name: str, directory: Path) -> Path:
+    """Return the shipped recipe of this name. Raises RecipeError with the nearest names."""
+    known = shipped_recipes()
+    if name in known:
+        return known[name]
+    if exists(directory / f"{name}.py"):
+        raise RecipeError(f"{name!r} is not a recipe that ships with the launcher", hint=f"The file is {name}.py.")
+    if name.endswith("_config"):  # as all of Megatron Bridge's do
+        raise RecipeError(
+            f"{name!r} is not a recipe that ships with the launcher", hint=f"Megatron Bridge's is bridge:{name}."
+        )
+    near = nearest(name, known)
+    guess = f"Did you mean: {', '.join(near)}? " if near else ""
+    raise RecipeError(
+        f"{name!r} is not a recipe that ships with the launcher",
+        hint=f"{guess}`launcher recipes` lists them and Megatron Bridge's (bridge:NAME); a file is {name}.py.",
+    )
 
 
 def _signature(path: Path, function: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

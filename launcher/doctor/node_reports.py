@@ -154,7 +154,7 @@ def alike_check(facts: Mapping[str, str], usual: Mapping[str, str], nodes: int) 
     own = {key: facts.get(key, "none") for key in usual}
     other = [f"{key} is {own[key]}, elsewhere {value}" for key, value in usual.items() if own[key] != value]
     if not other:
-        return ok("alike", f"{len(usual)} facts")
+        return ok("alike", ", ".join(usual))
     return warn(
         "alike",
         f"{len(other)} differ",

@@ -46,19 +46,22 @@ class DoctorReport:
         }
 
 
-def table_lines(found: DoctorReport, paint: Paint) -> list[str]:
-    """Return the lines of the report: tables, findings with remedies, skipped checks, and a summary.
+def table_lines(found: DoctorReport, paint: Paint, *, with_skipped: bool = False) -> list[str]:
+    """Return the lines of the report: tables, findings with remedies, and a summary.
 
-    `paint(text, style)` adds a colour to a text.
+    What could not be checked, or does not exist here, is one line that names it; `with_skipped` shows it in the tables
+    and gives each reason. `paint(text, style)` adds a colour to a text.
     """
     where = f"login node {found.host}, profile {found.cluster}"
-    shown = [where, *_table(["CHECK", ""], [[check.name, check] for check in found.login], paint)]
+    login: list[list[Any]] = [[check.name, check] for check in found.login]
+    shown = [where, *_table(["CHECK", ""], login if with_skipped else _without_skipped(login), paint)]
     if found.nodes:
         columns = _columns(found.nodes)
         names = list(dict.fromkeys(check.name for report in found.nodes for check in report.checks))
         rows: list[list[Any]] = [[name, *(_of(report, name) for report in columns)] for name in names]
+        rows = rows if with_skipped else _without_skipped(rows)
         shown += ["", *_table(["CHECK", *(report.node for report in columns)], rows, paint)]
-    shown += ["", *_findings(found, paint), *_skipped(found, paint)]
+    shown += ["", *_findings(found, paint), *(_skipped if with_skipped else _names_of_skipped)(found, paint)]
     if found.not_checked:
         shown.append(f"{paint('the checks are incomplete:', 'red')} {found.not_checked}")
     return [*shown, summary(found)]
@@ -70,8 +73,13 @@ def summary(found: DoctorReport) -> str:
     nodes = f"{len(found.nodes)} {'node' if len(found.nodes) == 1 else 'nodes'} and " if found.nodes else ""
     return (
         f"{nodes}the login node: {counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failed, "
-        f"{counts['skip']} unknown"
+        f"{counts['skip']} not checked"
     )
+
+
+def _without_skipped(rows: Sequence[list[Any]]) -> list[list[Any]]:
+    """Return the rows in which something was found."""
+    return [row for row in rows if any(each and (each.verdict != "skip" or each.value) for each in row[1:])]
 
 
 def _of(report: NodeReport, name: str) -> Check | None:
@@ -141,6 +149,13 @@ def _findings(found: DoctorReport, paint: Paint) -> list[str]:
         shown.append(f"{paint(_WORDS[verdict], _COLOURS[verdict])} {_named(places)}, {name}: {reason}")
         shown.append(f"     {remedy}")
     return shown
+
+
+def _names_of_skipped(found: DoctorReport, paint: Paint) -> list[str]:
+    names = list(dict.fromkeys(check.name for _, check in _everywhere(found) if check.verdict == "skip"))
+    if not names:
+        return []
+    return [paint(f"not checked, or not there: {', '.join(names)} (--skipped says why)", "dim")]
 
 
 def _skipped(found: DoctorReport, paint: Paint) -> list[str]:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from launcher._util.errors import CommandError, LauncherError, SlurmError
 from launcher._util.shell import Result, Shell
@@ -119,7 +120,10 @@ def collect(cluster: Cluster, request: Request, host: HostContext, shell: Shell)
     )
 
 
-def _or[Thing](ask_for: Callable[[], Thing], otherwise: Thing) -> Thing:
+Thing = TypeVar("Thing")
+
+
+def _or(ask_for: Callable[[], Thing], otherwise: Thing) -> Thing:
     """Return what `ask_for` returns, or `otherwise` where that is not known here."""
     try:
         return ask_for()

@@ -4,7 +4,7 @@
 `contents.describe` finds the same by looking inside.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -150,4 +150,4 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 def utc_now() -> str:
     """Return this moment as manifests write it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,12 +1,12 @@
 """Checks whether a file is an image that this cluster can run."""
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from launcher._util.errors import DiskError, ImageError, MissingProgramError
+from launcher._util.older_python import sha256_of
 from launcher._util.shell import Shell
 from launcher.images.inspect.squashfs import PADDING, REMEDY, Superblock, examine, made_at, read_superblock
 from launcher.images.manifest import Manifest, manifest_path, read_manifest
@@ -14,6 +14,10 @@ from launcher.images.manifest import Manifest, manifest_path, read_manifest
 _NO_UNSQUASHFS = "unsquashfs (of squashfs-tools) is not installed"
 _SAME = {"amd64": "x86_64", "arm64": "aarch64"}
 """What docker calls the architectures of `uname -m`."""
+
+
+TRAINING = ("torch", "megatron-core", "megatron-bridge")
+"""The packages without which no recipe trains."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,16 @@ def check(path: Path, *, architecture: str | None, shell: Shell, checksum: bool 
     return VerifiedImage(real, manifest, tuple(unchecked), warnings)
 
 
+def lacking(manifest: Manifest) -> tuple[str, ...]:
+    """Return what training needs and the image does not show: programs and packages (docs/reference/requirements.md).
+
+    A package that was put there without metadata is not seen.
+    """
+    held = {*manifest.contents.packages, *manifest.contents.verified}
+    absent = [] if manifest.contents.python else ["python3"]
+    return (*absent, *(name for name in TRAINING if name not in held))
+
+
 def _check_manifest(image: Path, size: int, manifest: Manifest) -> None:
     """Refuse a manifest that belongs to another file, by size and name."""
     if manifest.size_bytes != size:
@@ -100,7 +114,7 @@ def file_digest(path: Path) -> str:
     """Return `sha256:<hex>` of a file. Raises DiskError."""
     try:
         with path.open("rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+            return f"sha256:{sha256_of(file)}"
     except OSError as error:
         raise DiskError(f"cannot read the image: {error.strerror}", where=str(path)) from error
 

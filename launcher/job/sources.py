@@ -8,6 +8,34 @@ from pathlib import Path
 from ..contract.records import JobOptions
 from .errors import UserError
 
+STACK = ("torch", "megatron.core", "megatron.bridge")
+"""What training imports, as a user would install it (docs/reference/requirements.md)."""
+
+
+def missing(modules: "tuple[str, ...]" = STACK) -> "list[str]":
+    """Return the modules that this interpreter cannot find, without importing them."""
+    return [name for name in modules if not _is_found(name)]
+
+
+def _is_found(name: str) -> bool:
+    if name in sys.modules:
+        return True
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # no package around it, or one that was half removed
+        return False
+
+
+def require_stack(modules: "tuple[str, ...]" = STACK) -> None:
+    """Raise UserError where the training stack is not installed for this interpreter."""
+    if lacking := missing(modules):
+        raise UserError(
+            f"this Python has no {', '.join(lacking)}, which training needs",
+            where=sys.executable,
+            hint="run in an image that has them (--image), or with another interpreter (--python PATH); "
+            "`launcher help requirements` lists what an image must hold",
+        )
+
 
 def use_core(options: JobOptions) -> None:
     """Import the Megatron-Core that the request names, if any, in place of the installed one. Raises UserError."""

@@ -125,6 +125,7 @@ def configure(rank: Rank, request: JobRequest, timeline: Timeline, started: floa
     if "mlm" in request["recipe"]:
         return mlm.prepare(rank, request, timeline, started)
     sources.use_core(request["options"])
+    sources.require_stack()
     from . import fetch
     from .config import check, overrides, recipe, versions
     from .model import extensions, weights

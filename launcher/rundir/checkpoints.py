@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher._util.errors import DiskError, RequestError
+from launcher._util.older_python import remove_tree
 from launcher.contract import checkpoints, manifest
 from launcher.contract.paths import RunPaths
 from launcher.contract.records import VerifyMode
@@ -129,7 +130,7 @@ def remove(run: RunPaths, one: SavedCheckpoint) -> bool:
     try:
         one.path.rename(hidden)
         run.set_aside(one.iteration).unlink(missing_ok=True)
-        shutil.rmtree(hidden, onexc=_unless_missing)
+        remove_tree(hidden, _unless_missing)
     except FileNotFoundError:  # the run itself has removed it meanwhile (checkpoint.most_recent_k)
         return False
     except OSError as error:
@@ -149,8 +150,8 @@ def sweep(run: RunPaths) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _unless_missing(_function: object, _path: str, error: BaseException) -> None:
-    """Let rmtree go on where another process has removed a file meanwhile: the run itself may be removing them."""
+def _unless_missing(error: BaseException) -> None:
+    """Let the removal go on where another process has removed a file meanwhile: the run itself may be removing them."""
     if not isinstance(error, FileNotFoundError):
         raise error
 

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack, cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 from launcher._util.errors import DiskError
 from launcher.contract import files
@@ -10,6 +10,8 @@ from launcher.contract.frozen import dataclass
 from launcher.contract.validation import problems
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from launcher.contract.records import JournalEvent, JournalEventName, JournalValues
 
 

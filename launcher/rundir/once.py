@@ -9,7 +9,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from launcher._util.errors import DiskError
 from launcher._util.ownership import require_trusted
@@ -30,11 +30,14 @@ class Claim(TypedDict):
     """SHA-256 of each file of the user's below code/."""
 
 
-class _Line(TypedDict):
+class _Event(TypedDict):
     time: float
     event: Literal["claimed", "submitted", "released"]
     token: str
-    claim: NotRequired[Claim]
+
+
+class _Line(_Event, total=False):
+    claim: Claim
 
 
 @dataclass(frozen=True)

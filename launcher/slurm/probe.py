@@ -7,6 +7,7 @@ An option is tried with `sbatch --test-only`: the controller checks the job as i
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from launcher._util.errors import CommandError, RequestError, SlurmError
 from launcher._util.shell import Shell
@@ -166,7 +167,10 @@ def _try(options: tuple[str, ...], shell: Shell) -> OptionTest:
     return OptionTest(options, False, first_error(result).removeprefix("allocation failure: "))
 
 
-def _maybe[Value](question: Callable[[], Value]) -> Value | None:
+Answer = TypeVar("Answer")
+
+
+def _maybe(question: Callable[[], Answer]) -> Answer | None:
     """Return an answer, or None where Slurm fails: the other questions are still worth asking."""
     try:
         return question()

@@ -3,8 +3,8 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import StrEnum
 
+from launcher._util.older_python import StrEnum
 from launcher._util.shell import Shell
 from launcher.contract.frozen import dataclass
 from launcher.slurm.ask import SlurmUnavailableError, ask, first_error

@@ -10,7 +10,7 @@ from msgspec import Meta, field
 
 from launcher._util.errors import ConfigError
 from launcher.config.cluster import Count, Text
-from launcher.config.load import parse, read_toml
+from launcher.config.load import located_recipe, parse, read_toml
 from launcher.config.model import LARGEST, Model
 from launcher.config.request import Request, assignment_key
 from launcher.config.texts import plain
@@ -174,7 +174,8 @@ def request_builder(base: Mapping[str, Any], path: Path) -> Callable[[SweepPoint
         assignments, env = list(base.get("assignments", ())), list(base.get("env", ()))
         for key, value in point.values:
             if key in OPTIONS:
-                stated[key] = _beside(value, path) if key == "recipe" else value
+                is_recipe = isinstance(value, str) and key == "recipe"
+                stated[key] = located_recipe(str(value), path.parent.absolute()) if is_recipe else value
             elif key.startswith(ENV):
                 env.append(f"{key.removeprefix(ENV)}={value_text(value)}")
             else:
@@ -201,15 +202,9 @@ def _base(spec: SweepSpec, path: Path, name: str) -> dict[str, Any]:
         raise ConfigError(
             "run.recipe: a sweep does not take a job file", where=str(path), hint="Copy its keys into [run]."
         )
-    if recipe is not None:
-        base["recipe"] = _beside(recipe, path)
+    if isinstance(recipe, str):
+        base["recipe"] = located_recipe(recipe, path.parent.absolute())
     return {**base, "name": name}
-
-
-def _beside(recipe: object, path: Path) -> object:
-    """Return a recipe as it is called from anywhere: its path in the file is relative to the file."""
-    relative = isinstance(recipe, str) and not recipe.startswith(("bridge:", "~", "/"))
-    return str(path.parent.absolute() / recipe) if isinstance(recipe, str) and relative else recipe
 
 
 def _axes(spec: SweepSpec, path: Path) -> tuple[Axis, ...]:

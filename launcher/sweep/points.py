@@ -7,13 +7,14 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TypeAlias
 
 from launcher._util.errors import ConfigError
 
-type Value = bool | int | float | str | tuple[Value, ...] | None
+Value: TypeAlias = bool | int | float | str | tuple["Value", ...] | None
 """A value of a point: what TOML has, lists as tuples. 1 and 1.0 are two values, 1 and "1" are one."""
 
-type Constraint = Callable[[SweepPoint], str | None]
+Constraint: TypeAlias = Callable[["SweepPoint"], str | None]
 """Return why a point cannot be run; None where nothing speaks against it."""
 
 _NAME_DIGITS = 12

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from launcher._util.progress_bar import progress_bar
 from launcher.rundir import Attempt, RunDirectory
@@ -16,8 +16,13 @@ from launcher.watch.progress_state import AttemptProgress, advance, describe, nu
 from launcher.watch.run_state import Start, current_attempt, newest_start
 from launcher.watch.tail import FileTail
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _READ_INTERVAL_S = 0.5
 """Interval of reading the files, to spare a shared file system."""
+_STILL_S = 30.0
+"""Time after which a phase before the first iteration is named again: importing Megatron takes as long on a laptop."""
 _FAR_S = 300 * 24 * 3600.0
 
 
@@ -41,11 +46,12 @@ class Follower:
     _tails: tuple[FileTail, ...] = ()
     _read_at: float = 0.0
     _printed_at: float = 0.0
+    _waits_since: float = 0.0
     _last: str = ""
     _bar: Any = None
     _task: Any = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         self._start = newest_start(self.run)
         if self.stream.isatty():
             self._bar = progress_bar(self.stream, counted=True)
@@ -123,6 +129,10 @@ class Follower:
             words = self.waiting_for()
             if words != self._last and (now - self._printed_at >= 1.0 or not self._last):
                 self._print(words, now)
+                self._waits_since = now
+            elif self._attempt is not None and words == self._last and now - self._printed_at >= _STILL_S:
+                self._printed_at = now
+                self.say(f"{words}, for {now - self._waits_since:.0f} s")
             return
         news = state.iteration != before.iteration
         first = before.iteration is None

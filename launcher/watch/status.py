@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from typing import Any
 
 from launcher._util.errors import SlurmError
+from launcher._util.older_python import StrEnum
 from launcher._util.shell import Shell
 from launcher.contract import verdict
 from launcher.contract.failures import of_state

@@ -68,7 +68,7 @@ print("sh" in sys.modules)
 
 
 def test_the_members_of_a_process_group_without_those_that_have_ended() -> None:
-    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"], process_group=0) as process:
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True) as process:
         deadline = time.monotonic() + seconds(20)
         while len(group_members(process.pid)) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -61,7 +61,7 @@ def entering(plan: Plan, *command: str, verb: str = "run") -> "subprocess.Popen[
     prepare.create(plan, scripts(plan)) if not Path(plan.run_dir).exists() else None
     argv = ["bash", f"{plan.run_dir}/enter.sh", verb, "launcher-012345678901-abcdef-1-000", *command]
     pipe = subprocess.PIPE
-    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, process_group=0)
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 def entered(plan: Plan, *command: str, verb: str = "run") -> tuple[int, str, str]:

@@ -232,7 +232,7 @@ def test_help_of_every_command_and_python_m(alone: User) -> None:
         assert f"  {verb} " in overview
         assert "usage: launcher" in alone.run(verb, "--help").stdout
     assert alone.call([sys.executable, "-m", "launcher", "--version"]).stdout.startswith("megatron-launcher")
-    assert "vanilla_gpt_pretrain.py" in alone.run("recipes").stdout
+    assert "vanilla_gpt_pretrain" in alone.run("recipes").stdout
     assert "virtual" in alone.run("clusters").stdout
 
 

@@ -1,11 +1,11 @@
 """`launcher clusters`: the table, a profile with the reason of each value, and the probe's file."""
 
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from launcher._util import toml
 from launcher._util.resources import resource
 from launcher.cli.main import main
 from launcher.contract.fabrics import FABRICS
@@ -94,7 +94,7 @@ def test_show_gives_each_value_its_reason_its_file_and_what_it_replaced(
     assert '# mine, instead of "^docker,lo,veth" of aws-efa: one interface of two\nNCCL_SOCKET_IFNAME = "en"\n' in out
     assert "instance-profiles.conf@3b2aa2a9\nnics_per_node = 32\n" in out
     # What is shown is the profile, whole.
-    read = tomllib.loads(out)
+    read = toml.loads(out)
     assert (read["gpu"], read["gpus_per_node"], read["env"]["FI_PROVIDER"]) == ("H200", 8, "efa")
     assert read["directives"] == {"gpus-per-node": True, "exclusive": True, "mem": "0"}
     # A profile of no site was tried: it states nothing about one.
@@ -139,12 +139,12 @@ def test_probe_prints_or_writes(
     monkeypatch.setattr(probe, "probe_cluster", lambda *_: found)
     assert main(["clusters", "probe", "--name", "ours"]) == 0
     out, err = capsys.readouterr()
-    assert tomllib.loads(out)["gpus_per_node"] == 4
+    assert toml.loads(out)["gpus_per_node"] == 4
     assert f"--output {home}/.config/launcher/clusters/ours.toml" in err
     assert main(["clusters", "probe", "--name", "ours", "--output", "new/rack.toml"]) == 0
     out, err = capsys.readouterr()
     assert out == "" and "clusters show rack" in err
-    assert tomllib.loads((home / "new" / "rack.toml").read_text())["partition"] == "gb200"
+    assert toml.loads((home / "new" / "rack.toml").read_text())["partition"] == "gb200"
     assert main(["clusters", "probe", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["partition"] == "gb200"
 

@@ -21,7 +21,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0
 def test_shipped_ones_come_first_then_bridges_in_columns(capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(capsys, "llama32_1b", "--bridge", "0.6.2")
     shipped, _, table = out.partition("\n\n")
-    assert "llama32_1b_pretrain.py  " in shipped
+    assert "llama32_1b_pretrain  " in shipped
     head, *lines = table.splitlines()
     assert head.split() == ["recipe", "model", "task", "GPUs", "hardware", "precision", "parallel"]
     first = next(line for line in lines if "_pretrain_1gpu_" in line)
@@ -55,9 +55,9 @@ def test_filters() -> None:
 
 
 def test_a_shipped_recipe_is_for_any_gpu_and_its_task_is_in_its_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ".py  " in printed(capsys, "vanilla", "--task", "pretrain")
-    assert ".py  " not in printed(capsys, "vanilla", "--gpus", "1")
-    assert ".py  " not in printed(capsys, "llama32", "--task", "peft", "--hardware", "h100")
+    assert "\nvanilla_gpt_pretrain  " in f"\n{printed(capsys, 'vanilla', '--task', 'pretrain')}"
+    assert "\nvanilla_gpt_pretrain  " not in f"\n{printed(capsys, 'vanilla', '--gpus', '1')}"
+    assert "\nllama32_1b_lora  " not in f"\n{printed(capsys, 'llama32', '--task', 'peft', '--hardware', 'h100')}"
 
 
 def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:

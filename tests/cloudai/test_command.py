@@ -1,12 +1,12 @@
 """`launcher cloudai`: its actions by the command line, without Slurm."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launcher._util import toml
 from launcher.cli.main import main
 from launcher.cloudai.profile import toml_text
 from launcher.config.request import Request
@@ -38,7 +38,7 @@ def test_a_dry_run_writes_what_would_be_executed(here: Path, capsys: pytest.Capt
     assert "check 1" in answer["cases"][2]["refused"]
     assert "b/0/2: refused: check 1" in err
     assert (root / "a/0/sbatch.sh").read_text().startswith("#!/bin/bash")
-    assert tomllib.loads((root / "b/0/1/test-run.toml").read_text())["step"] == 1
+    assert toml.loads((root / "b/0/1/test-run.toml").read_text())["step"] == 1
     # Nothing was cloned.
     assert not (here / "install").exists()
 
@@ -126,7 +126,7 @@ def test_a_scenario_becomes_job_files(
     job = here / "jobs/T1-0.toml"
     text = job.read_text()
     assert "canary" not in text
-    values = tomllib.loads(text)
+    values = toml.loads(text)
     request = Request.model_validate(values)
     assert (request.time, request.expand_env, request.nodes) == ("00:30:00", ("A",), 2)
     assert request.env == ("A=/a:$PATH", "HF_TOKEN")
@@ -180,4 +180,4 @@ def test_an_error_that_ends_a_run_is_recorded(here: Path) -> None:
 
 def test_toml_text_can_be_read_again() -> None:
     values: dict[str, Any] = {"a": 1, "b": {"c": ["x", 'y"z']}, "t": [{"n": 1}, {"n": 2}]}
-    assert tomllib.loads(toml_text(values)) == values
+    assert toml.loads(toml_text(values)) == values

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 
 from launcher.cloudai.exec_mode import ExecCase, without_secrets
 from launcher.cloudai.exec_results import judge, read_steps

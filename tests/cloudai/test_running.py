@@ -7,12 +7,12 @@ import csv
 import json
 import random
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launcher._util import toml
 from tests.backends.running import TOY, User, user_of
 from tests.cloudai.files import BRIDGE, write
 from tests.support.slurm.virtual_cluster import VirtualCluster
@@ -106,10 +106,10 @@ def test_a_scenario_of_three_tests_runs_to_its_end(user: User, slurm_cluster: Vi
     assert (told["train.micro_batch_size"], told["train.global_batch_size"]) == (2, 4)
     # The files that CloudAI writes, where it writes them.
     case = root / "twice/1"
-    test_run = tomllib.loads((case / "test-run.toml").read_text())
+    test_run = toml.loads((case / "test-run.toml").read_text())
     assert (test_run["iterations"], test_run["current_iteration"], test_run["nnodes"]) == (2, 1, 1)
     assert test_run["test_definition"]["cmd_args"]["model_recipe_name"] == "qwen3_30b_a3b"
-    job = tomllib.loads((case / "slurm-job.toml").read_text())
+    job = toml.loads((case / "slurm-job.toml").read_text())
     assert (str(job["job_id"]), job["state"]) == (cases["twice/1"]["job"], "COMPLETED")
     lines = (case / "report.txt").read_text().splitlines()
     assert lines[0] == f"Source log: {case}/cloudai_megatron_bridge_launcher.log"
@@ -130,7 +130,7 @@ def test_a_scenario_of_three_tests_runs_to_its_end(user: User, slurm_cluster: Vi
     step_time = cases["swept/0/2"]["step_time_s"]
     assert float(rows[1]["reward"]) == pytest.approx(1 / step_time)
     assert json.loads(rows[1]["observation"]) == [pytest.approx(step_time)]
-    best = tomllib.loads((root / "swept/0/swept.toml").read_text())
+    best = toml.loads((root / "swept/0/swept.toml").read_text())
     assert best["cmd_args"]["mb"] in (1, 2)
     assert "2 of 3 points were run" in (root / "three-dse-report.html").read_text()
 

@@ -235,5 +235,5 @@ def test_an_unknown_fabric_is_refused_with_what_is_missing(home: dict[str, str])
     with pytest.raises(ConfigError) as caught:
         load_cluster("wrong", home)
     assert "fabric: must be 'efa'" in caught.value.message
-    for words in ("what NCCL has to select", "below [env]", "contribute/fabric.md"):
+    for words in ("what NCCL has to select", "below [env]", "launcher help fabric"):
         assert words in (caught.value.hint or "")

@@ -1,6 +1,5 @@
 """A first profile of a live cluster: recorded answers of larger sites, and the real Slurm of virtual nodes."""
 
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launcher._util import toml
 from launcher._util.errors import RequestError, SlurmError
 from launcher._util.shell import LocalShell, Result
 from launcher.config.cluster import Cluster
@@ -254,7 +254,7 @@ def test_whatever_slurm_says_the_profile_can_be_read(words: str, name: str, acce
         ),
         name,
     )
-    read = tomllib.loads(text)
+    read = toml.loads(text)
     assert read["description"].startswith(name)
     Cluster.model_validate({**read, "name": "probed"})
 

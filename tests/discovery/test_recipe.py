@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import RecipeError
+from launcher._util.resources import resource
 from launcher.discovery.recipe import BridgeRecipe, RecipeFile, read_recipe
 
 
@@ -19,6 +20,22 @@ def recipe(tmp_path: Path) -> Path:
 def test_a_file_is_read_without_being_run(recipe: Path) -> None:
     found = read_recipe("x.py", recipe.parent)
     assert found == RecipeFile(recipe, "configure", ("a", "b", "c", "d"), ("a", "c"))
+
+
+def test_a_shipped_recipe_has_a_name_from_everywhere(tmp_path: Path) -> None:
+    found = read_recipe("vanilla_gpt_pretrain", tmp_path)
+    assert isinstance(found, RecipeFile)
+    assert found.path == resource("recipes/vanilla_gpt_pretrain.py")
+    assert read_recipe("vanilla_gpt_pretrain:configure", tmp_path) == found
+    (tmp_path / "mine.py").write_text("def configure(): ...\n")
+    for text, hint in {
+        "vanilla_gpt": "Did you mean: vanilla_gpt_pretrain?",
+        "mine": "The file is mine.py.",
+        "llama32_1b_pretrain_config": "Megatron Bridge's is bridge:llama32_1b_pretrain_config.",
+    }.items():
+        with pytest.raises(RecipeError, match="is not a recipe that ships") as caught:
+            read_recipe(text, tmp_path)
+        assert hint in str(caught.value.hint)
 
 
 def test_another_function_and_an_imported_one(recipe: Path) -> None:

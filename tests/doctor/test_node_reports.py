@@ -81,8 +81,12 @@ def test_the_table() -> None:
     assert "xid    none  FAIL 79 x1" in shown
     assert "FAIL n2, xid: Xid 79" in shown
     assert "     reboot" in shown
-    assert "skip login, quota: no program" in shown
-    assert shown[-1] == summary(found) == "2 nodes and the login node: 4 ok, 0 warnings, 1 failed, 1 unknown"
+    assert not [line for line in shown if line.startswith("quota")]
+    assert "not checked, or not there: quota (--skipped says why)" in shown
+    assert shown[-1] == summary(found) == "2 nodes and the login node: 4 ok, 0 warnings, 1 failed, 1 not checked"
+    whole = table_lines(found, plain, with_skipped=True)
+    assert "quota  skip" in whole
+    assert "skip login, quota: no program" in whole
     assert found.to_dict()["counts"] == {"ok": 4, "skip": 1, "warn": 0, "fail": 1}
 
 

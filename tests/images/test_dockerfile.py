@@ -4,11 +4,11 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from launcher._util import toml
 from tests.images.engine_home import EngineHome
 from tests.images.images import debian_root
 from tests.support.limits import seconds
@@ -77,7 +77,7 @@ def test_every_stage_begins_with_a_pinned_base_or_another_stage() -> None:
 
 @pytest.mark.parametrize("spec", sorted((ROOT / "configs/images").glob("*.toml")), ids=lambda path: path.stem)
 def test_descriptions_of_images_fit_the_dockerfile(spec: Path) -> None:
-    values = tomllib.loads(spec.read_text())
+    values = toml.loads(spec.read_text())
     assert (ROOT / values["context"] / values["dockerfile"]).is_file()
     assert values["target"] in stages()
     arguments = values.get("build_args", {})

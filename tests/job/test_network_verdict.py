@@ -8,7 +8,6 @@ with lines left out that say the same more than three times.
 
 import random
 import re
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from launcher._util import toml
 from launcher.contract.fabrics.common import is_ofi
 from launcher.contract.fabrics.verdict import Expectation, NodeView, Selection, Verdict
 from launcher.job.errors import UserError
@@ -377,7 +377,7 @@ def test_gpudirect_rdma_of_another_network_does_not_count() -> None:
     assert judge(parse([*lines_of("infiniband"), *others]), expectation("infiniband")).word == "good"
 
 
-PUBLIC = tomllib.loads((LOGS / "public.toml").read_text())["log"]
+PUBLIC = toml.loads((LOGS / "public.toml").read_text())["log"]
 
 
 @pytest.mark.parametrize("log", PUBLIC, ids=[each["source"] for each in PUBLIC])

@@ -1,6 +1,6 @@
 """Helpers that take the blocks of a section apart."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from launcher.report.page.content import Block, Facts, Subject
 from launcher.rundir import RunDirectory
@@ -16,7 +16,10 @@ def subject(run: RunDirectory) -> Subject:
     return Subject(run, Recorder(), BEGIN + 100)
 
 
-def of_kind[T: Block](kind: type[T], blocks: Any) -> list[T]:
+Kind = TypeVar("Kind", bound=Block)
+
+
+def of_kind(kind: type[Kind], blocks: Any) -> list[Kind]:
     """The blocks of one kind."""
     return [block for block in blocks if isinstance(block, kind)]
 

@@ -66,6 +66,18 @@ def test_plain_lines_are_few_but_first_and_last_are_there(run: RunDirectory) -> 
     assert len(set(shown)) == len(shown)
 
 
+def test_a_long_start_is_named_again(run: RunDirectory) -> None:
+    scene = Scene(run, io.StringIO())
+    with scene.follower:
+        scene.wait(100)
+        assert len(scene.lines()) == 1  # a queue may take days
+        make_attempt(run)
+        scene.wait(65)
+        first, second, third = scene.lines()[1:]
+    assert first.startswith("starting the program")
+    assert [second, third] in ([f"{first}, for {one} s", f"{first}, for {two} s"] for one, two in ((30, 60), (31, 61)))
+
+
 def test_an_early_end_is_shown_with_its_last_iteration(run: RunDirectory) -> None:
     scene = Scene(run, io.StringIO())
     with scene.follower:

@@ -5,7 +5,7 @@
   launcher cloudai verify-configs conf --tests-dir conf/test
   launcher cloudai convert --system-config system.toml --test-scenario scenario.toml DIR
 
-docs/how-to/cloudai.md says what each field of the files becomes.
+`launcher help cloudai` says what each field of the files becomes.
 """
 
 import argparse

@@ -4,7 +4,7 @@
   launcher convert export RUN HF_DIR                what a run has trained, as transformers loads it
   launcher convert export MEGATRON_DIR HF_DIR --architecture HF_DIR
 
-It ends with a parity report: names, shapes, values bit by bit, and the logits of both models (docs/how-to/convert.md).
+It ends with a parity report: names, shapes, values bit by bit, and the logits of both models (launcher help convert).
 """
 
 import argparse

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="how long nodes wait for each other (default: 60 s)",
     )
+    add("--skipped", action="store_true", help="show also what could not be checked or does not exist here, with why")
     add("--json", action="store_true", help="print one JSON object")
 
 
@@ -71,7 +72,10 @@ def main(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json({**found.report.to_dict(), "exit_status": status})
         return status
-    say("\n".join(table_lines(found.report, lambda text, colour: coloured(text, colour, sys.stdout))))
+    lines = table_lines(
+        found.report, lambda text, colour: coloured(text, colour, sys.stdout), with_skipped=parsed.skipped
+    )
+    say("\n".join(lines))
     if found.report.run_dir:
         info(f"run directory: {found.report.run_dir}")
     return status

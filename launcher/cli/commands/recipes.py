@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher._util.tables import aligned
@@ -43,15 +42,19 @@ def main(parsed: argparse.Namespace) -> int:
         parsed.pattern, task=parsed.task, gpus=parsed.gpus, hardware=parsed.hardware, bridge=parsed.bridge
     )
     if parsed.json:
-        shipped = [{"path": str(one.path), "description": one.description} for one in found.shipped]
+        shipped = [{"name": one.name, "path": str(one.path), "description": one.description} for one in found.shipped]
         bridge = {"version": found.version, "recipes": [_object(one) for one in found.bridge]}
         print_json({"recipes": shipped, "bridge": bridge})
         return 0 if found.shipped or found.bridge else 1
-    for one in found.shipped:
-        say(f"{_shown(one.path)}  {one.description}")
+    if found.shipped:
+        say("\n".join(aligned([(one.name, one.description) for one in found.shipped])))
     if found.bridge:
         say("\n".join([*([""] if found.shipped else []), *table(found.bridge, found.aliases)]))
-    info(f"{len(found.shipped)} that ship with the launcher, {len(found.bridge)} of Megatron Bridge {found.version}")
+    where = f" ({found.shipped[0].path.parent})" if found.shipped else ""
+    info(
+        f"{len(found.shipped)} that ship with the launcher{where}, "
+        f"{len(found.bridge)} of Megatron Bridge {found.version}"
+    )
     return 0 if found.shipped or found.bridge else 1
 
 
@@ -83,8 +86,3 @@ def _remark(one: "IndexedRecipe", aliases: Mapping[str, Sequence[str]]) -> str:
 
 def _object(one: "IndexedRecipe") -> dict[str, Any]:
     return {key: value for key, value in vars(one).items() if value is not None}
-
-
-def _shown(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

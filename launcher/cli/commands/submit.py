@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--once",
         metavar="KEY",
-        help="submit it once for this key; later tries return that run (docs/how-to/scripts.md)",
+        help="submit it once for this key; later tries return that run (launcher help scripts)",
     )
     add("--follow", action="store_true", help="watch the run until it has ended")
     add("--json", action="store_true", help="print job and run directory as one JSON object")

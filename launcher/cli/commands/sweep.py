@@ -1,4 +1,4 @@
-"""Run many points of one recipe: a sweep file says what varies (docs/how-to/sweeps.md).
+"""Run many points of one recipe: a sweep file says what varies (launcher help sweeps).
 
   launcher sweep FILE.toml --dry-run
   launcher sweep FILE.toml --max-parallel 8

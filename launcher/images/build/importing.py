@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from launcher._util.errors import DiskError, ImageError
 from launcher._util.shell import Shell
@@ -66,7 +67,7 @@ def import_image(request: ImportRequest, store: Store, shell: Shell, report: Pro
     return ImageOutcome(entry, reused, time.monotonic() - begin)
 
 
-type _Make = Callable[[Building], StoredImage]
+_Make: TypeAlias = Callable[[Building], StoredImage]
 
 
 def _once(

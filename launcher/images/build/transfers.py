@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from launcher._util.errors import CommandError, ImageError, LauncherError, OutsideError
 from launcher.contract.events import ProgressListener
@@ -115,7 +116,10 @@ def credentials_file() -> Path:
     return Path(os.environ.get("ENROOT_CONFIG_PATH") or f"{config}/enroot").expanduser() / ".credentials"
 
 
-def with_retries[T](
+T = TypeVar("T")
+
+
+def with_retries(
     action: Callable[[], T],
     reference: Reference,
     tool: str,

@@ -9,7 +9,7 @@ Sources: Linux `Documentation/filesystems/squashfs.rst`, `fs/squashfs/squashfs_f
 
 import struct
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
 
@@ -83,7 +83,7 @@ def read_superblock(path: Path) -> Superblock:
 
 def made_at(superblock: Superblock) -> str:
     """Return when the file system was made, as manifests write it: UTC, ISO 8601."""
-    return datetime.fromtimestamp(superblock.made_at_s, UTC).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(superblock.made_at_s, timezone.utc).isoformat(timespec="seconds")
 
 
 def _checked_superblock(path: Path, file: BinaryIO, size: int) -> Superblock:

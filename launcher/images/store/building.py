@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launcher._util.errors import DiskError, ImageError, LauncherError
+from launcher._util.older_python import sha256_of
 from launcher.images.manifest import Manifest, read_manifest, write_manifest
 from launcher.images.store import trash, workspace
 from launcher.images.store.lock import HeldLock, OnWait, make_directory
@@ -182,7 +183,7 @@ def _into(workspace: Path, file: Path) -> tuple[Path, str, Path | None]:
                 raise disk_error(error, file, "take the image into the store") from error
             return inside, _copy(file, inside), None
     with writing(inside, "read the image"), inside.open("rb") as source:
-        return inside, hashlib.file_digest(source, "sha256").hexdigest(), original
+        return inside, sha256_of(source), original
 
 
 def _copy(file: Path, target: Path) -> str:

@@ -119,6 +119,7 @@ def build_config(request: Mapping[str, Any], run_recipe: Callable[[Callable[[], 
     Raises UserError.
     """
     sources.use_core(request["options"])
+    sources.require_stack()
     ranks = {"WORLD_SIZE": str(int(request["world_size"])), "LOCAL_WORLD_SIZE": str(request["ranks_per_node"])}
     os.environ.update(_ONE_PROCESS, **ranks)
     from . import overrides as _overrides

@@ -47,6 +47,7 @@ def look_at_node(this: Rank, expected: Expected, found: Findings, began: float) 
     seconds = None if claimed is None else began - claimed
     found.add("container", lambda: task_environment.started_check(seconds, expected))
     found.add("python", task_environment.python_check)
+    found.add("training stack", task_environment.stack_check)
     found.add("mpi", lambda: task_environment.mpi_check(os.environ, expected))
     found.add("gpus from slurm", lambda: gpus.share_check(os.environ, expected, ranks))
     look_at_machine(expected, found, ranks)

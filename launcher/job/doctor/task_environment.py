@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from ...contract.checks import Check, fail, ok, skip, warn
+from .. import sources
 from .expected import Expected
 
 _SLOW_START_S = 300.0
@@ -28,7 +29,7 @@ def started_check(seconds: Optional[float], expected: Expected) -> Check:
             name,
             value,
             "the image is unpacked slowly",
-            "keep the image on a fast file system and scratch on the node's own disk; see docs/how-to/images.md",
+            "keep the image on a fast file system and scratch on the node's own disk; see `launcher help images`",
             seconds,
         )
     return ok(name, value, seconds)
@@ -73,6 +74,22 @@ def python_check(version: "tuple[int, ...]" = sys.version_info[:3]) -> Check:
             "set another interpreter with python in the profile",
         )
     return ok(name, value)
+
+
+def stack_check() -> Check:
+    """Check that the ranks' interpreter finds what training imports."""
+    name = "training stack"
+    lacking = sources.missing()
+    found = ", ".join(each for each in sources.STACK if each not in lacking)
+    if lacking:
+        return warn(
+            name,
+            f"no {', '.join(lacking)}",
+            f"{sys.executable} has no {', '.join(lacking)}, so it cannot train with Megatron",
+            "name an image that has them, or another interpreter with python in the profile; "
+            "see `launcher help requirements`",
+        )
+    return ok(name, found)
 
 
 def facts() -> "dict[str, str]":

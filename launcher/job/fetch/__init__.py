@@ -62,7 +62,7 @@ def fetch_all(config: Any, rank: Rank, init: Optional[str] = None) -> None:
     other = needs.unsupported_field(config)
     if ours and other is not None:
         notes.add(
-            f"{other}: not fetched beforehand, so each rank asks the hub for it (see docs/how-to/hugging-face-hub.md)"
+            f"{other}: not fetched beforehand, so each rank asks the hub for it (`launcher help hugging-face-hub`)"
         )
         offline.set_offline(False)
 

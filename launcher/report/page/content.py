@@ -1,7 +1,7 @@
 """The content of a page, free of HTML. Any text may be hostile; the renderer escapes it."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from launcher._util.shell import Shell
 from launcher.rundir import RunDirectory
@@ -106,7 +106,7 @@ class Controls:
     axes: tuple[str, ...] = ()
 
 
-type Block = Text | Heading | Facts | Table | Plot | LogExcerpt | StateBanner | Controls
+Block: TypeAlias = Text | Heading | Facts | Table | Plot | LogExcerpt | StateBanner | Controls
 
 
 @dataclass(frozen=True)

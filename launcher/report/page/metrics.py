@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from launcher.contract.files import open_regular, parse_lines
 from launcher.rundir import Attempt
@@ -24,7 +24,7 @@ LIMIT = 1000
 """Limit of stretches in one plot, over all attempts; more are indistinguishable on a screen."""
 
 _CHUNK = 1 << 20
-type Values = Sequence[float | None]
+Values: TypeAlias = Sequence[float | None]
 
 
 @dataclass(frozen=True)

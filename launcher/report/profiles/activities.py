@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.shell import Shell
@@ -28,7 +28,7 @@ COMMUNICATION = "(?i)nccl|nvshmem|deep_?ep|hybrid_?ep|userbuffers|^gloo:|^c10d::
 _STEP = re.compile(r"step (\d+)(?: \(.*)?", re.DOTALL)
 _GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 
-type Device = Literal["gpu", "cpu", "python"]
+Device: TypeAlias = Literal["gpu", "cpu", "python"]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import re
 import tempfile
 import zlib
 from pathlib import Path
+from typing import TypeAlias
 
 from launcher._util.errors import CommandError, MissingProgramError
 from launcher._util.shell import Shell
@@ -15,7 +16,7 @@ _OVERLAP = 64
 _STEP = re.compile(rb'"name": ?"step (\d+)[ "]')
 _EXPORT_TIMEOUT_S = 600.0
 
-type Answer = tuple[bool | None, str | None]
+Answer: TypeAlias = tuple[bool | None, str | None]
 """Whether a report is sound, and what is wrong; None and the reason if it cannot be checked here."""
 
 

@@ -28,7 +28,7 @@ Import an image into the store, where `--image` finds it.
   launcher image import dockerd://megatron-lm:latest    the local docker engine (podman://...)
   launcher image import ./rootfs | ./rootfs.tar.zst | ./image.sqsh
 
-Credentials of a registry: ~/.config/enroot/.credentials (docs/how-to/images.md).
+Credentials of a registry: ~/.config/enroot/.credentials (launcher help images).
 """
 
 
@@ -58,7 +58,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--name", metavar="NAME[:TAG]", help="the image's name in the store (default: from what it is made of)")
     add("--architecture", choices=("x86_64", "aarch64"), help="default: the profile's, else this machine's")
-    add("--compression", metavar="KIND[:LEVEL]", help="zstd:3, lz4, none, ...; docs/measurements/image-compression.md")
+    add("--compression", metavar="KIND[:LEVEL]", help="zstd:3, lz4, none, ... (launcher help image-compression)")
     add_store_cluster(parser)
     add_job(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="leave out what the programs themselves say")

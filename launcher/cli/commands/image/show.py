@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from launcher._util.tables import aligned, printable
 from launcher.cli.arguments import add_store_cluster
 from launcher.cli.completion import complete
-from launcher.cli.output import coloured, info, print_json, say
+from launcher.cli.output import coloured, info, print_json, say, warn
 from launcher.contract.units import bytes_text
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 VERIFY_HELP = """\
 Check an image: the file's format, its size against what its superblock says, the architecture against the cluster's
-profile, and with --checksum every byte. Ends with status 2 if it cannot be used.
+profile, what training needs in it, and with --checksum every byte. Ends with status 2 if it cannot be used.
 """
 
 
@@ -166,9 +166,11 @@ def _lines(path: Path, names: tuple[str, ...], it: "Manifest") -> list[str]:
 def run_verify(parsed: argparse.Namespace) -> int:
     """Print that an image is good, or raise what is wrong with it."""
     from launcher.api.image import verify_image
+    from launcher.images.verify import lacking
 
     verified = verify_image(parsed.image, parsed.cluster, checksum=parsed.checksum)
     it = verified.manifest
+    absent = lacking(it)
     if parsed.json:
         print_json(
             {
@@ -180,6 +182,7 @@ def run_verify(parsed: argparse.Namespace) -> int:
                 "checksum": parsed.checksum,
                 "unchecked": list(verified.unchecked),
                 "warnings": list(verified.warnings),
+                "lacking": list(absent),
             }
         )
         return 0
@@ -187,6 +190,8 @@ def run_verify(parsed: argparse.Namespace) -> int:
         info(f"{coloured('warning:', 'yellow')} {text}")
     for text in verified.unchecked:
         info(f"not checked: {text}")
+    if absent:
+        warn(f"it lacks {', '.join(absent)}, which training needs (launcher help requirements)")
     checked = "every byte" if parsed.checksum else "format, size, architecture"
     size, architecture = bytes_text(it.size_bytes), it.architecture or "architecture unknown"
     say(f"{verified.path}: good ({checked}; {size}, {architecture})")

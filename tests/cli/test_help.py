@@ -1,0 +1,62 @@
+"""`launcher help`: the pages of docs/ in a terminal, and what the launcher's own texts point to."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from launcher._util.resources import resource
+from launcher.api.help import find_topic, topics
+from launcher.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+EXCEPT = {"NAME", "TOPIC", "submit"}
+"""Placeholders, and a command without a page."""
+
+
+def test_every_page_is_a_topic_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = {path for path in resource("docs").rglob("*.md") if path.parent.name not in ("docs", "assets")}
+    assert {topic.path for topic in topics()} == pages
+    assert len({topic.name for topic in topics()}) == len(pages)
+    assert main(["help", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["topics"]) == len(pages)
+
+
+def test_a_page_is_printed_with_links_as_topics(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "long-runs"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("# Runs that last")
+    assert not re.findall(r"\]\((?!https?:)", out)
+    named = set(re.findall(r"launcher help ([\w/-]+)", out))
+    assert named and all(find_topic(name) for name in named)
+
+
+def test_a_page_has_its_folder_as_a_second_name_and_a_command_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert find_topic("docs/how-to/network.md") == find_topic("how-to/network") == find_topic("network")
+    assert find_topic("measurements/network") != find_topic("network")
+    assert main(["help", "submit"]) == 0
+    assert "usage: launcher submit" in capsys.readouterr().out
+    assert main(["help", "doctor"]) == 0
+    assert "`launcher doctor --help` lists the options" in capsys.readouterr().err
+
+
+def test_an_unknown_topic_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "sweap"]) == 2
+    assert "Did you mean: sweeps?" in capsys.readouterr().err
+    assert main(["help", "hang"]) == 2
+    assert "hangs" in capsys.readouterr().err
+
+
+def test_texts_of_the_launcher_name_topics_that_exist_and_no_files_that_a_wheel_lacks() -> None:
+    named = set[str]()
+    for path in (ROOT / "launcher").rglob("*.py"):
+        text = path.read_text()
+        named |= set(re.findall(r"launcher help ([\w/-]+)", text))
+        # The docstring of a command's module is its --help; others are for readers of the code.
+        is_command = "commands" in path.parts
+        shown = text if is_command else re.sub(r'^\s*(?:"""|#).*$', "", text, flags=re.MULTILINE)
+        assert not re.findall(r"(?<![\w/])docs/(?:how-to|reference|tutorial)[\w/-]*\.md", shown), path
+    assert named - EXCEPT
+    for name in named - EXCEPT:
+        assert find_topic(name)
