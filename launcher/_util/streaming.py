@@ -25,7 +25,7 @@ from launcher._util.processes import group_members
 OnText: TypeAlias = Callable[[Literal["out", "err"], str], None]
 """Called with the output of a program as it comes: the stream, and the text."""
 
-type OnTick = Callable[[int], None]
+OnTick: TypeAlias = Callable[[int], None]
 """Called about five times a second while programs run, with the session of the last one (its pid)."""
 
 GRACE_S = 8

@@ -4,8 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import tomllib
-
+from launcher._util import toml
 from launcher._util.errors import ConfigError, OutsideError
 from launcher._util.shell import LocalShell, Shell
 from launcher.cloudai import sources
@@ -65,8 +64,8 @@ def constraints(source: Checkout) -> list[str]:
 def _locked(source: Checkout) -> dict[str, list[str]]:
     """Return the versions from package indexes in a clone's uv.lock, by name."""
     try:
-        packages = tomllib.loads((source.path / "uv.lock").read_text()).get("package", [])
-    except (OSError, tomllib.TOMLDecodeError):
+        packages = toml.loads((source.path / "uv.lock").read_text()).get("package", [])
+    except (OSError, ValueError):
         return {}
     found = dict[str, list[str]]()
     for each in packages:

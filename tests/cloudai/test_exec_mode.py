@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomllib
 
+from launcher._util import toml
 from launcher.cloudai.exec_mode import ExecCase, without_secrets
 from launcher.cloudai.exec_results import judge, read_steps
 from launcher.slurm.queue import Job, State
@@ -89,7 +89,7 @@ def test_a_good_training_with_status_1_has_passed(old: User, slurm_cluster: Virt
     report = json.loads((case / "training_report.json").read_text())
     assert [step["loss"] for step in report["steps"]] == [10.9, 10.8, 10.7, 10.6]
     assert report["config"]["global_batch_size"] == 8
-    assert tomllib.loads((case / "slurm-job.toml").read_text())["job_id"] == int(cases["twice/0"]["job"])
+    assert toml.loads((case / "slurm-job.toml").read_text())["job_id"] == int(cases["twice/0"]["job"])
     assert (root / "swept/0/trajectory.csv").read_text().count("\n") == 3
 
 

@@ -16,7 +16,7 @@ class Subject:
     now: float
 
 
-type Tone = Literal["good", "active", "bad", "attention", "waiting"]
+Tone: TypeAlias = Literal["good", "active", "bad", "attention", "waiting"]
 
 
 @dataclass(frozen=True)

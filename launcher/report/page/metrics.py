@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 from launcher.contract.files import open_regular, parse_lines
 from launcher.rundir import Attempt
@@ -141,7 +141,10 @@ class _Gathered:
         )
 
 
-def _pairs[T](values: Sequence[T]) -> Iterator[Sequence[T]]:
+T = TypeVar("T")
+
+
+def _pairs(values: Sequence[T]) -> Iterator[Sequence[T]]:
     return (values[at : at + 2] for at in range(0, len(values), 2))
 
 
