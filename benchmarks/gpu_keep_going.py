@@ -25,51 +25,6 @@ FAULTS = ("sigkill", "cuda", "hang", "nan", "nan-unchecked")
 ITERATIONS = 24
 PASSED = ("PYTHONPATH", "NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS")
 """Variables that a borrowed machine may need in every process."""
-RECIPE = """
-
-import os, signal, time
-
-import torch
-
-_plain = configure
-_calls = 0
-
-
-def configure():
-    cfg = _plain()
-    cfg.train.global_batch_size, cfg.train.micro_batch_size = 8, 4
-    cfg.rerun_state_machine.check_for_nan_in_loss = False
-    cfg.ddp.check_for_nan_in_grad = os.environ.get("FAULT") != "nan-unchecked"
-    cfg.model.register_pre_wrap_hook(_disturb)
-    return cfg
-
-
-def _disturb(model):
-    if os.environ.get("FAULT") and os.environ["LAUNCHER_ATTEMPT"] == "000":
-        model[0].register_forward_pre_hook(_count)
-    return model
-
-
-def _count(module, *_):
-    global _calls
-    _calls += 1
-    if _calls != 11:
-        return
-    fault = os.environ["FAULT"]
-    if fault in ("nan", "nan-unchecked"):
-        with torch.no_grad():
-            next(module.parameters()).fill_(float("nan"))
-    elif os.environ["RANK"] != "1":
-        return
-    elif fault == "sigkill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif fault == "cuda":
-        torch.zeros(2, device="cuda")[torch.tensor([5], device="cuda")]
-        torch.cuda.synchronize()
-    else:
-        while True:
-            time.sleep(1)
-"""
 PROFILE = """extends = "slurm"
 description = "this machine"
 gpus_per_node = 2
@@ -83,6 +38,15 @@ SHARED = """
 [directives]
 gpus-per-node = false
 """
+
+
+def recipe() -> str:
+    """Return the recipe, with what disturbs it."""
+    sys.path.insert(0, str(ROOT))
+    from tests.support.disturbed import disturbed
+
+    settings = "cfg.train.global_batch_size, cfg.train.micro_batch_size = 8, 4"
+    return (ROOT / "recipes/vanilla_gpt_pretrain.py").read_text() + disturbed(settings, call=11, rank=1)
 
 
 def launcher(directory: Path, *arguments: str) -> dict[str, Any]:
@@ -175,7 +139,7 @@ def main() -> None:
     directory = options.out.absolute()
     (directory / "clusters").mkdir(parents=True)
     (directory / "clusters/here.toml").write_text(PROFILE + (SHARED if options.at_once else ""))
-    (directory / "trial.py").write_text((ROOT / "recipes/vanilla_gpt_pretrain.py").read_text() + RECIPE)
+    (directory / "trial.py").write_text(recipe())
     rows: list[dict[str, Any]] = []
     faults = ["", *(options.faults or FAULTS)]
     for group in [faults] if options.at_once else [[fault] for fault in faults]:

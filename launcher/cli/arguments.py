@@ -44,8 +44,15 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         ),
         "keys",
     )
-    resources = parser.add_argument_group("resources")
-    add = resources.add_argument
+    _add_resources(parser)
+    _add_container(parser)
+    _add_run(parser)
+    _add_profiling(parser)
+    _add_slurm(parser)
+
+
+def _add_resources(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("resources").add_argument
     complete(
         add(
             "--cluster",
@@ -70,8 +77,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--time", "-t", metavar="T", help="time limit in Slurm's notation: 30 (minutes), 2:00:00, 1-12:00:00")
     for name in ("partition", "account", "qos", "nodelist", "exclude"):
         add(f"--{name}", metavar="NAME", help=f"Slurm's --{name}")
-    container = parser.add_argument_group("container")
-    add = container.add_argument
+
+
+def _add_container(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("container").add_argument
     add(
         "--image",
         metavar="IMAGE",
@@ -110,18 +119,17 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "checkout of Megatron Bridge here",
     )
     add("--ship", metavar="PATH", action="append", help="a file or directory that travels with the recipe; repeatable")
-    _add_run(parser)
-    _add_profiling(parser)
-    slurm = parser.add_argument_group("Slurm")
-    add = slurm.add_argument
+
+
+def _add_slurm(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("Slurm").add_argument
     add("--sbatch", metavar="KEY[=VALUE]", action="append", default=[], help="add an option of sbatch; repeatable")
     add("--unset-sbatch", metavar="KEY", action="append", default=[], help="remove one that would be given; repeatable")
     add("--srun-arg", metavar="ARG", action="append", help="add an argument of srun, as --srun-arg=--label; repeatable")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    run = parser.add_argument_group("run")
-    add = run.add_argument
+    add = parser.add_argument_group("run").add_argument
     add("--name", metavar="NAME", help="the run's name (default: the recipe's)")
     add("--run-root", metavar="DIR", help="directory of all runs (default: the profile's, else ./runs)")
     add("--shared", action="store_true", default=None, help="let others read the run directory")
@@ -181,8 +189,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_profiling(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("profiling (launcher help profiling)")
-    add = group.add_argument
+    add = parser.add_argument_group("profiling (launcher help profiling)").add_argument
     add("--nsys", action="store_true", default=None, help="profile with Nsight Systems")
     add("--profiler", metavar="NAME", help="profile with torch, viztracer, memory, or path.py:Class")
     add("--profile-steps", metavar="A:B", help="the steps A to B-1 (default: 10:12, or profiling.profile_step_*)")

@@ -146,63 +146,78 @@ def _coordinates(sweeps: Sequence[SweepData]) -> list[Block]:
         return []
     drawn = ranked[:_MOST_LINES]
     scales = [_Scale.of(axis, [dict(row.values).get(axis, "") for _, row in drawn]) for axis in axes]
-    places = [*axes, sweeps[0].metric]
     results = [_metric(sweep, row) for sweep, row in drawn]
     low, high = min(results), max(results)
-    groups: dict[str, list[tuple[SweepData, PointRow, float]]] = {}
+    groups: dict[str, list[_Line]] = {}
     for index, ((sweep, row), result) in enumerate(zip(drawn, results, strict=True)):
         name = sweep.name if len(sweeps) > 1 else f"fifth {index * 5 // len(drawn) + 1} of 5"
-        groups.setdefault(name, []).append((sweep, row, (result - low) / ((high - low) or 1.0)))
-    data = []
-    for index, (name, members) in enumerate(groups.items()):
-        x: list[Any] = []
-        y: list[Any] = []
-        words: list[Any] = []
-        for sweep, row, share in members:
-            values = dict(row.values)
-            x += [*range(len(places)), None]
-            y += [*(scale.share(values.get(scale.axis, "")) for scale in scales), share, None]
-            shown = [f"{axis}={values.get(axis, '')}" for axis in axes]
-            words += [plots.label(f"{text}, {row.name}") for text in shown]
-            words += [plots.label(f"{sweep.metric} {_metric(sweep, row):.6g}, {row.name}"), None]
-        colours = plots.COLOURS if len(sweeps) > 1 else _SHADES
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": plots.label(name),
-                "x": x,
-                "y": y,
-                "text": words,
-                "hovertemplate": "%{text}<extra></extra>",
-                "connectgaps": False,
-                "line": {"color": colours[index % len(colours)], "width": 1},
-                "marker": {"size": 4},
-                "opacity": 0.75,
-            }
-        )
-    data.reverse()  # the best ones on top
-    notes = [
-        {"x": place, "y": share, "text": plots.label(text), "showarrow": False, "xanchor": "left", "xshift": 6}
-        for place, scale in enumerate(scales)
-        for text, share in scale.ticks()
+        groups.setdefault(name, []).append(_Line(sweep, row, (result - low) / ((high - low) or 1.0)))
+    colours = plots.COLOURS if len(sweeps) > 1 else _SHADES
+    traces = [
+        _trace(name, lines, scales, colours[index % len(colours)]) for index, (name, lines) in enumerate(groups.items())
     ]
-    notes += [
-        {"x": len(axes), "y": share, "text": f"{value:.4g}", "showarrow": False, "xanchor": "left", "xshift": 6}
-        for value, share in ((low, 0.0), (high, 1.0))
-    ]
-    layout = plots.plain_layout(460, legend=True)
-    layout["xaxis"] = {
-        "tickvals": list(range(len(places))),
-        "ticktext": [plots.label(name) for name in places],
-        "range": [-0.1, len(places) - 0.5],
-        "showgrid": True,
-    }
-    layout["yaxis"] = {"visible": False, "range": [-0.08, 1.08]}
-    layout["annotations"] = notes
+    traces.reverse()  # the best ones on top
     left_out = f" The best {len(drawn)} of {len(ranked)} points are drawn." if len(drawn) < len(ranked) else ""
-    words_of = f"Each line is a point; on the right is its {sweeps[0].metric}.{left_out}"
-    return [Plot("Parallel coordinates", tuple(data), layout, words_of)]
+    words = f"Each line is a point; on the right is its {sweeps[0].metric}.{left_out}"
+    layout = _coordinate_layout(scales, sweeps[0].metric, low, high)
+    return [Plot("Parallel coordinates", tuple(traces), layout, words)]
+
+
+def _trace(name: str, lines: Sequence["_Line"], scales: Sequence["_Scale"], colour: str) -> dict[str, Any]:
+    """Return the lines of one group as one trace of Plotly's, with a gap behind each."""
+    x: list[Any] = []
+    y: list[Any] = []
+    words: list[Any] = []
+    for line in lines:
+        values = dict(line.row.values)
+        x += [*range(len(scales) + 1), None]
+        y += [*(scale.share(values.get(scale.axis, "")) for scale in scales), line.share, None]
+        shown = [f"{scale.axis}={values.get(scale.axis, '')}" for scale in scales]
+        shown.append(f"{line.sweep.metric} {_metric(line.sweep, line.row):.6g}")
+        words += [*(plots.label(f"{text}, {line.row.name}") for text in shown), None]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": plots.label(name),
+        "x": x,
+        "y": y,
+        "text": words,
+        "hovertemplate": "%{text}<extra></extra>",
+        "connectgaps": False,
+        "line": {"color": colour, "width": 1},
+        "marker": {"size": 4},
+        "opacity": 0.75,
+    }
+
+
+def _coordinate_layout(scales: Sequence["_Scale"], metric: str, low: float, high: float) -> dict[str, Any]:
+    """Return the layout with an upright axis, and the values on it, for each scale, and for the metric on the right."""
+    marks = [(place, share, plots.label(text)) for place, scale in enumerate(scales) for text, share in scale.ticks()]
+    marks += [(len(scales), share, f"{value:.4g}") for value, share in ((low, 0.0), (high, 1.0))]
+    places = [*(scale.axis for scale in scales), metric]
+    return {
+        **plots.plain_layout(460, legend=True),
+        "xaxis": {
+            "tickvals": list(range(len(places))),
+            "ticktext": [plots.label(name) for name in places],
+            "range": [-0.1, len(places) - 0.5],
+            "showgrid": True,
+        },
+        "yaxis": {"visible": False, "range": [-0.08, 1.08]},
+        "annotations": [
+            {"x": place, "y": share, "text": text, "showarrow": False, "xanchor": "left", "xshift": 6}
+            for place, share, text in marks
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A point that is drawn, and where its result lies between the worst and the best."""
+
+    sweep: SweepData
+    row: PointRow
+    share: float
 
 
 @dataclass(frozen=True)

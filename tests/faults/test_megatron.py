@@ -13,6 +13,7 @@ import pytest
 
 from tests.backends.running import PROFILE, ROOT, User, user_of
 from tests.faults.test_next_attempt import RETRY, decided, last, losses, status
+from tests.support.disturbed import disturbed
 from tests.support.fault_table import Faults
 from tests.support.limits import SCALE
 from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
@@ -20,61 +21,14 @@ from tests.support.warm import warm_python
 
 pytestmark = [pytest.mark.megatron, pytest.mark.timeout(600)]
 
-RECIPE = """
-
-import os, signal, time
-from pathlib import Path
-
-import torch
-
-_plain = configure
-_calls = 0
-
-
-def configure():
-    cfg = _plain()
-    cfg.train.global_batch_size = cfg.train.micro_batch_size = 4
-    cfg.train.train_iters, cfg.checkpoint.save_interval = 12, 3
-    cfg.validation.eval_iters = 0
-    cfg.rerun_state_machine.check_for_nan_in_loss = False
-    cfg.ddp.check_for_nan_in_grad = os.environ.get("FAULT") != "nan unchecked"
-    cfg.model.register_pre_wrap_hook(_disturb)
-    return cfg
-
-
-def _disturb(model):
-    if os.environ.get("FAULT") and os.environ["LAUNCHER_ATTEMPT"] == "000":
-        model[0].register_forward_pre_hook(_count)
-    return model
-
-
-def _count(module, *_):
-    global _calls
-    _calls += 1
-    if _calls != 7:
-        return
-    fault = os.environ["FAULT"]
-    newest = Path(os.environ["LAUNCHER_RUN_DIR"]) / "checkpoints/iter_0000006"
-    if fault.startswith("nan"):
-        with torch.no_grad():
-            next(module.parameters()).fill_(float("nan"))
-        return
-    while fault == "hang":
-        time.sleep(1)
-    while not (newest / "launcher-manifest.json").exists():
-        time.sleep(0.05)
-    if fault == "flip":
-        shard = newest / "__0_0.distcp"
-        content = bytearray(shard.read_bytes())
-        middle = len(content) // 2
-        content[middle : middle + 64] = bytes(byte ^ 0xFF for byte in content[middle : middle + 64])
-        shard.write_bytes(content)
-    if fault == "cut":
-        state = newest / "train_state.pt"
-        state.write_bytes(state.read_bytes()[:100])
-        (newest / "metadata.json").write_text("")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
+DISTURBED = disturbed(
+    "cfg.train.global_batch_size = cfg.train.micro_batch_size = 4",
+    "cfg.train.train_iters, cfg.checkpoint.save_interval = 12, 3",
+    "cfg.validation.eval_iters = 0",
+    call=7,
+    rank=0,
+    saved=6,
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +48,7 @@ CASES = (
     Case("sigkill", "machine", 6),
     Case("hang", "machine", 6),
     Case("nan", "diverged", 6),
-    Case("nan unchecked", "diverged", 6, ("NaN without a check",)),
+    Case("nan-unchecked", "diverged", 6, ("NaN without a check",)),
     Case("flip", "machine", 3, ("flipped bytes in a shard",)),
     Case("cut", "machine", 3, ("damaged checkpoint", "cut and empty parts of a checkpoint")),
 )
@@ -111,7 +65,7 @@ def user(cluster: VirtualCluster, tmp_path: Path) -> User:
     user = user_of(tmp_path, cluster)
     own = f'python = "{warm_python()}"\nhang_limit_s = {10 * SCALE}\n'
     (tmp_path / "clusters/virtual.toml").write_text(PROFILE + own + RETRY)
-    (tmp_path / "trial.py").write_text((ROOT / "recipes/vanilla_gpt_pretrain.py").read_text() + RECIPE)
+    (tmp_path / "trial.py").write_text((ROOT / "recipes/vanilla_gpt_pretrain.py").read_text() + DISTURBED)
     return user
 
 

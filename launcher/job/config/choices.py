@@ -13,8 +13,9 @@ from typing import Any, Optional, cast
 from ...contract import checkpoints, manifest
 from ...contract.checkpoints import Problem
 from ...contract.files import read_object, write_json
-from ...contract.records import CheckpointChoice, CheckpointVerification, PassedOver, SetAside, VerifyMode
+from ...contract.records import CheckpointChoice, CheckpointVerification, PassedOver, VerifyMode
 from ..errors import TransientError, UserError
+from ..model.loading import set_aside
 from ..model.shared_sums import BUDGET_S, SharedSums, manifest_of
 from ..rank import Rank
 
@@ -255,24 +256,15 @@ def _unknown(error: OSError) -> Problem:
 
 def _set_aside(rank: Rank, iteration: int, path: Path, problem: Problem) -> bool:
     """Write the marker, and return whether that was possible: the older checkpoint is loaded in any case."""
-    marker: SetAside = {
-        "version": 1,
-        "time": time.time(),
-        "attempt": rank.attempt,
-        "directory": str(path),
-        "iteration": iteration,
-        "file": problem.file,
-        "reason": problem.reason,
-    }
     try:
-        write_json(rank.run_paths.set_aside(iteration), marker)
+        set_aside(rank, iteration, path, problem)
     except OSError:
         return False
     return True
 
 
-def _passed(iteration: int, problem: Problem, set_aside: bool) -> PassedOver:
-    return {"iteration": iteration, "file": problem.file, "reason": problem.reason, "set_aside": set_aside}
+def _passed(iteration: int, problem: Problem, marked: bool) -> PassedOver:
+    return {"iteration": iteration, "file": problem.file, "reason": problem.reason, "set_aside": marked}
 
 
 def _refusal(path: Path, problem: Problem, hint: str) -> UserError:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional, cast
 
+from ...contract.checkpoints import Problem
 from ...contract.files import read_object, write_json
 from ...contract.records import CheckpointChoice, SetAside
 from ..errors import UserError
@@ -97,20 +98,25 @@ def mark(rank: Rank, choice: CheckpointChoice, damage: str) -> str:
         return f"{said}; its sums are right, so its files are as they were saved"
     if iteration is None or not choice["resumed"] or not path.resolve().is_relative_to(rank.run_dir.resolve()):
         return f"{said}; nothing is changed in a directory outside the run: name another with checkpoint.ckpt_step=N"
+    try:
+        set_aside(rank, iteration, path, Problem(path.name, f"could not be loaded ({damage[:300]})"))
+    except OSError as error:
+        return f"{said}; it could not be set aside: {error}"
+    return f"{said}; it is set aside, and the next attempt continues from an older one"
+
+
+def set_aside(rank: Rank, iteration: int, path: Path, problem: Problem) -> None:
+    """Write the marker because of which no attempt loads a checkpoint. Raises OSError."""
     marker: SetAside = {
         "version": 1,
         "time": time.time(),
         "attempt": rank.attempt,
         "directory": str(path),
         "iteration": iteration,
-        "file": path.name,
-        "reason": f"could not be loaded ({damage[:300]})",
+        "file": problem.file,
+        "reason": problem.reason,
     }
-    try:
-        write_json(rank.run_paths.set_aside(iteration), marker)
-    except OSError as error:
-        return f"{said}; it could not be set aside: {error}"
-    return f"{said}; it is set aside, and the next attempt continues from an older one"
+    write_json(rank.run_paths.set_aside(iteration), marker)
 
 
 def _damage(error: BaseException, files: list[str]) -> Optional[str]:
