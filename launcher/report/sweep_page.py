@@ -148,10 +148,10 @@ def _coordinates(sweeps: Sequence[SweepData]) -> list[Block]:
     scales = [_Scale.of(axis, [dict(row.values).get(axis, "") for _, row in drawn]) for axis in axes]
     results = [_metric(sweep, row) for sweep, row in drawn]
     low, high = min(results), max(results)
-    groups: dict[str, list[_Line]] = {}
+    groups: dict[str, list[_DrawnPoint]] = {}
     for index, ((sweep, row), result) in enumerate(zip(drawn, results, strict=True)):
         name = sweep.name if len(sweeps) > 1 else f"fifth {index * 5 // len(drawn) + 1} of 5"
-        groups.setdefault(name, []).append(_Line(sweep, row, (result - low) / ((high - low) or 1.0)))
+        groups.setdefault(name, []).append(_DrawnPoint(sweep, row, (result - low) / ((high - low) or 1.0)))
     colours = plots.COLOURS if len(sweeps) > 1 else _SHADES
     traces = [
         _trace(name, lines, scales, colours[index % len(colours)]) for index, (name, lines) in enumerate(groups.items())
@@ -163,7 +163,7 @@ def _coordinates(sweeps: Sequence[SweepData]) -> list[Block]:
     return [Plot("Parallel coordinates", tuple(traces), layout, words)]
 
 
-def _trace(name: str, lines: Sequence["_Line"], scales: Sequence["_Scale"], colour: str) -> dict[str, Any]:
+def _trace(name: str, lines: Sequence["_DrawnPoint"], scales: Sequence["_Scale"], colour: str) -> dict[str, Any]:
     """Return the lines of one group as one trace of Plotly's, with a gap behind each."""
     x: list[Any] = []
     y: list[Any] = []
@@ -212,7 +212,7 @@ def _coordinate_layout(scales: Sequence["_Scale"], metric: str, low: float, high
 
 
 @dataclass(frozen=True)
-class _Line:
+class _DrawnPoint:
     """A point that is drawn, and where its result lies between the worst and the best."""
 
     sweep: SweepData

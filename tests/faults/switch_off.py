@@ -120,7 +120,7 @@ SWITCHES: dict[str, Switch] = {
     "submissions at once": Switch(
         "run ids have random bits",
         "launcher/discovery/host.py",
-        '-{secrets.token_hex(6)}"\n\n\ndef count_gpus',
+        '-{os.urandom(6).hex()}"\n\n\ndef count_gpus',
         '-000000000000"\n\n\ndef count_gpus',
         "test_outside.py::test_fifty_submissions_at_once_have_a_job_and_a_directory_each",
     ),
