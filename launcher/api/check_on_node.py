@@ -27,13 +27,13 @@ from launcher.planning.task import TaskPlan
 
 _PROGRAM = Path(__file__).resolve().parents[1] / "job/config/entry/check.py"
 _TIME_LIMIT = "15"
-"""Minutes: a check takes two, and a short job starts sooner."""
+"""Minutes: a check takes two, and a short job starts sooner. The time that the run is given, in whatever way, is not."""
 _LEFT_OUT = (
     *("nsys", "profiler", "profile_steps", "profile_ranks", "nsys_trace", "nsys_args", "gpu_metrics", "nsys_from"),
     *("attempts", "spares", "resume", "allow_changes", "scale_batch", "check_on", "probe"),
 )
 """Keys of the request that are for the run and not for its check."""
-_OF_THE_RUN = ("dependency", "begin", "segment", "signal", "array")
+_OF_THE_RUN = (*("dependency", "begin", "deadline", "hold", "segment", "signal", "array", "time", "time-min"),)
 """Options of sbatch that are for the run and not for its check."""
 
 
@@ -70,6 +70,8 @@ def _inputs(found: Discovered, task: TaskPlan, request: Path) -> PlanInputs:
     """Return what the job of the check is made from: one rank of the run, with another program and no sizes."""
     inputs = found.inputs
     sbatch = {key: value for key, value in inputs.request.sbatch.items() if key not in _OF_THE_RUN}
+    if inputs.backend.own_job:
+        sbatch["time"] = _TIME_LIMIT  # before a profile's directive, too
     plain = Request()
     update: dict[str, Any] = {
         **{name: getattr(plain, name) for name in _LEFT_OUT},

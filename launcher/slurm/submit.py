@@ -20,7 +20,7 @@ ARRAY_MARK = "launcher-array:"
 NEVER_ARRIVED = ("connect failure", "Connection refused", "Could not establish a configuration source", "Munge encode")
 """Parts of messages without an answer which say that the request was not even sent."""
 
-_REFUSALS: tuple[tuple[str, str], ...] = (
+_OF_THE_REQUEST: tuple[tuple[str, str], ...] = (
     ("nvalid partition", "Name an existing one with --partition; `sinfo -s` lists them."),
     ("nvalid account", "Name one with --account; `sacctmgr -nP show assoc where user=$USER` lists yours."),
     ("nvalid qos", "Name one with --qos; `sacctmgr -nP show qos format=name` lists them."),
@@ -61,32 +61,52 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     ("nvalid specification", "See `man sbatch` for the values that this option takes."),
     ("CPU count per node", "No node has that many CPUs; see `sinfo -o '%P %c'`."),
     ("oo many", "Ask for less."),
+    ("o partition specified", "Name one with --partition; `sinfo -s` lists them."),
+    ("nvalid numeric value", "See `man sbatch` for the values that this option takes."),
+    ("requires an argument", "See `man sbatch` for the values that this option takes."),
+    ("nvalid node count", "Ask for another number with --nodes; `sinfo -o '%P %D %s'` shows the limits."),
+    ("nvalid user id", "Slurm does not know you on this cluster; its administrators do that."),
 )
-"""Parts of sbatch's refusals (src/common/slurm_errno.c, src/sbatch/opt.c), and what to do about them."""
+"""Parts of refusals that the same request would meet again (src/common/slurm_errno.c, src/sbatch/opt.c), with hints."""
 
 
 _OF_GPUS = ("gres", "gpus-per-node", "gpus", "gpus-per-task", "gpus-per-socket")
 
+_UNKNOWN = (
+    "Slurm gives no reason that is known to be one of the request; nothing was submitted. Another try may succeed.\n"
+    "If it does not, ask those who run this cluster: a check of the site (job_submit plugin) may refuse without words."
+)
 _OF_THE_SITE = (
     "The words are Slurm's, or those of a check of this site (job_submit plugin). Options that it asks for are\n"
     "--account, --partition, --qos, --time and --sbatch KEY=VALUE; --unset-sbatch KEY leaves one out."
 )
 
-_CANNOT_NOW = (
-    "I/O error",
-    "writing script",
-    "No space left",
-    "Unable to allocate resources: Unspecified",
-    "memory allocation",
-    "Slurm is not",
-    "Required node not available",
-    "Requested nodes are busy",
-    "Resources are not",
-    "Job limit exceeded",
-    "Unable to open file",
-    "Too many open files",
+_QUEUE_FULL = "You or your account have as many jobs in the queue as is allowed: submit it when some have ended."
+_OF_SLURM: tuple[tuple[str, str], ...] = (
+    ("I/O error", ""),
+    ("writing script", ""),
+    ("No space left", ""),
+    ("Unable to allocate resources: Unspecified", ""),
+    ("memory allocation", ""),
+    ("Slurm is not", ""),
+    ("Required node not available", ""),
+    ("Required partition not available", ""),
+    ("Requested nodes are busy", ""),
+    ("reservation not usable now", ""),
+    ("Resources are not", ""),
+    ("Job limit exceeded", _QUEUE_FULL),
+    ("Unable to open file", ""),
+    ("Too many open files", ""),
+    ("try again later", ""),
+    ("fatal:", "Slurm's commands do not work on this machine: see `scontrol ping`."),
 )
-"""Parts of messages that do not concern the request: the same one may be accepted later."""
+"""Parts of Slurm's reasons that say nothing about the request: the same one may be accepted later."""
+
+_LIMIT_OF_QUEUE = re.compile(r"\b(?:Assoc|QOS)(?:Max|Grp)SubmitJobs?\w*Limit\b")
+"""Slurm's name of such a limit, in a line of its own before `Job violates accounting/QOS policy`."""
+
+_FAILED = "Batch job submission failed: "
+_WITHOUT_REASON = "Unspecified error"
 
 
 class SubmissionUnknownError(SlurmError):
@@ -156,15 +176,20 @@ def parse_submission(text: str) -> Submission | None:
 def refusal(result: Result, rendered: Sequence[str] = ()) -> RequestError | SlurmError:
     """Return the error for sbatch's refusal, with its message and a hint.
 
-    `rendered` are the long names of the job's options. What Slurm or the site's job_submit plugin refuses it will
-    refuse again, so it is a RequestError; a SlurmError where Slurm could not do it.
+    `rendered` are the long names of the job's options. It is a RequestError where Slurm is known to refuse the request
+    itself, or a check of the site (job_submit or cli_filter plugin) says why it does: both would do so again. Anything
+    else is a SlurmError: another try may succeed.
     """
     words = first_error(result)
     if unavailable_line(result.stderr):
         return SlurmError(f"sbatch: {words}", hint="Slurm's controller is not reachable; nothing was submitted.")
-    if any(part in words for part in _CANNOT_NOW):
-        return SlurmError(f"sbatch: {words}", hint="Slurm could not queue the job; nothing was submitted.")
-    hint = next((hint for part, hint in _REFUSALS if part in words), _OF_THE_SITE)
+    reasons = [reason for line in result.stderr.splitlines() if (reason := line.partition(_FAILED)[2].strip())]
+    passing = _QUEUE_FULL if _LIMIT_OF_QUEUE.search(words) else _hint_in(_OF_SLURM, "; ".join(reasons) or words)
+    if passing is not None:
+        return SlurmError(f"sbatch: {words}", hint=passing or "Slurm could not queue the job; nothing was submitted.")
+    hint = _hint_in(_OF_THE_REQUEST, words)
+    if hint is None and not _site_has_said_why(result.stderr, reasons):
+        return SlurmError(f"sbatch: {words}", hint=_UNKNOWN)
     asks_for = [option for option in _OF_GPUS if option in rendered]
     if "eneric resource" in words and asks_for:
         unset = " ".join(f"--unset-sbatch {option}" for option in asks_for)
@@ -173,7 +198,22 @@ def refusal(result: Result, rendered: Sequence[str] = ()) -> RequestError | Slur
             f"This cluster has no such resource; `sinfo -o '%G'` lists them. {unset} leaves it out for this job, "
             f"{directives} below [directives] of the cluster profile for every job."
         )
-    return RequestError(f"sbatch refused the job: {words}", hint=hint)
+    return RequestError(f"sbatch refused the job: {words}", hint=hint or _OF_THE_SITE)
+
+
+def _hint_in(table: Sequence[tuple[str, str]], words: str) -> str | None:
+    """Return the hint for the first part of the table that is in the message; None where none is."""
+    return next((hint for part, hint in table if part in words), None)
+
+
+def _site_has_said_why(stderr: str, reasons: Sequence[str]) -> bool:
+    """Return whether a refusal has words of its own, and Slurm adds no reason.
+
+    slurm.log_user() of a job_submit plugin prints a line before Slurm's `Batch job submission failed: Unspecified
+    error`; a cli_filter plugin, and sbatch itself where it does not understand an option, print no such line.
+    """
+    own = [line for line in stderr.splitlines() if line.strip() and _FAILED not in line]
+    return bool(own) and all(reason == _WITHOUT_REASON for reason in reasons)
 
 
 def find_submission(token: str, shell: Shell, clusters: str | None = None) -> Submission | None:

@@ -19,6 +19,9 @@ function slurm_job_submit(job, partitions, uid)
         slurm.log_user("Please name the account of your project.")
         return slurm.ERROR
     end
+    if job.partition == "short" then
+        return slurm.ERROR
+    end
     return slurm.SUCCESS
 end
 function slurm_job_modify(job, record, partitions, uid)
@@ -41,6 +44,12 @@ def test_a_job_that_the_site_refuses_is_a_wrong_request(user: User) -> None:
     done = user.run(*ASKED, "--unset-sbatch", "gpus-per-node", status=2)  # Slurm looks at GPUs before it asks the site
     assert "Please name the account of your project." in done.stderr
     assert "--account" in done.stderr.partition("refused the job")[2]
+    assert user.runs() == []
+    # Without a word it could be anything, and a script may try again.
+    silent = ("--unset-sbatch", "gpus-per-node", "--account", "gpt", "--partition", "short")
+    assert (
+        "a check of the site (job_submit plugin) may refuse without words" in user.run(*ASKED, *silent, status=3).stderr
+    )
     assert user.runs() == []
 
 

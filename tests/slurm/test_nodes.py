@@ -67,7 +67,37 @@ def test_a_slurm_conf_that_is_not_there_is_said_before_slurm_waits_for_it(
             2,
             "--account",
         ),
-        ("sbatch: error: Batch job submission failed: Unspecified error", (), 2, "job_submit"),
+        ("sbatch: error: Batch job submission failed: Unspecified error", (), 3, "job_submit"),
+        ("sbatch: error: Batch job submission failed: Something that only a later Slurm knows", (), 3, "Another try"),
+        (
+            "sbatch: error: Welcome.\nsbatch: error: Batch job submission failed: Error generating job credential",
+            (),
+            3,
+            "Another try",
+        ),
+        (
+            "sbatch: error: Add --account and try again later.\nsbatch: error: Batch job submission failed: "
+            "Unspecified error",
+            (),
+            2,
+            "--account",
+        ),
+        ("sbatch: error: a cli_filter plugin wants more", (), 2, "--account"),
+        ("sbatch: fatal: Unable to process configuration file", (), 3, "scontrol ping"),
+        ("", (), 3, "Another try"),
+        (
+            "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates "
+            "accounting/QOS policy (job submit limit, user's size and/or time limits)",
+            (),
+            3,
+            "when some have ended",
+        ),
+        (
+            "sbatch: error: Batch job submission failed: Required partition not available (inactive or drain)",
+            (),
+            3,
+            "queue",
+        ),
         (
             "sbatch: error: Batch job submission failed: Invalid generic resource (gres) specification",
             ("nodes", "gpus-per-node"),

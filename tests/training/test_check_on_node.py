@@ -24,7 +24,11 @@ def user(tmp_path: Path, slurm_cluster: VirtualCluster) -> User:
 
 
 def test_a_recipe_is_checked_on_a_node(user: User) -> None:
-    asked = ("mine.py", "hidden=32", "--nodes", "2", "--check-on", "node", "--python", warm_python())
+    """In a job of fifteen minutes, whatever the time of the run, and not held or put off as the run is."""
+    profile = user.directory / "clusters/virtual.toml"
+    profile.write_text(profile.read_text() + '[directives]\ntime = "3-0"\n')
+    of_the_run = ("--sbatch", "time=2-0", "--sbatch", "time-min=60", "--sbatch", "hold")
+    asked = ("mine.py", "hidden=32", "--nodes", "2", "--check-on", "node", "--python", warm_python(), *of_the_run)
     done = user.run("plan", *asked, "model.tensor_model_parallel_size=2", "--json", timeout_s=400)
     plan = json.loads(done.stdout)["plan"]
     assert "the configuration is valid: tensor_model_parallel_size=2" in done.stderr
@@ -33,7 +37,10 @@ def test_a_recipe_is_checked_on_a_node(user: User) -> None:
     (check,) = user.runs()
     assert check.parent.name == "mine-check"
     made = json.loads((check / "plan.json").read_text())
-    assert (made["world_size"], dict(made["directives"])["time"]) == (1, "15")
+    directives = dict(made["directives"])
+    assert (made["world_size"], directives["time"]) == (1, "15")
+    assert not {"time-min", "hold"}.intersection(directives)
+    assert dict(plan["directives"])["time"] == "2-0"
     assert json.loads((check / "attempts/000/result.json").read_text())["outcome"] == "finished"
 
     # What is wrong is said of the user's own file, and nothing is queued for it.
