@@ -93,12 +93,16 @@ def launch(directory: Path, *arguments: str, limits: str = f"{LIMITS}start_limit
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Started]]:
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Started]]:
+    """The runs of the tests that were selected."""
     directory = tmp_path_factory.mktemp("hangs")
+    selected = [item.name for item in request.session.items if item.path == request.path]
+    kinds = [how for how in KINDS if any(f"[{how}]" in name for name in selected)]
     subprocess.run([warm_python(), "-c", ""], check=True, timeout=seconds(120))  # its imports take time
     limits = {"start": START_S, "join": START_S}
-    started = {how: start(directory / how, f"+toy.how={how}", start_limit_s=limits.get(how, 120)) for how in KINDS}
-    started["slow"] = start(directory / "slow", *SLOW)
+    started = {how: start(directory / how, f"+toy.how={how}", start_limit_s=limits.get(how, 120)) for how in kinds}
+    if test_what_is_slow_and_right_raises_no_alarm.__name__ in selected:
+        started["slow"] = start(directory / "slow", *SLOW)
     yield started
     for run in started.values():
         if run.process.poll() is None:
