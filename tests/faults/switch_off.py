@@ -30,6 +30,8 @@ class Switch(NamedTuple):
     """Below tests/faults."""
     second: tuple[str, str] = ("", "")
     """Another text of the file with its replacement, where one mechanism stands in for the other."""
+    megatron: str = ""
+    """The fault of test_megatron.py that is run alone."""
 
 
 SWITCHES: dict[str, Switch] = {
@@ -102,6 +104,7 @@ SWITCHES: dict[str, Switch] = {
         "    if problem is not None:\n        return CheckpointVerdict(problem, None)\n    state: _State",
         "    state: _State",
         "test_megatron.py",
+        megatron="cut",
     ),
     "broken image": Switch(
         "the length in the superblock is compared",
@@ -194,6 +197,7 @@ SWITCHES: dict[str, Switch] = {
         "        more, problem = _compare(directory, shards, files, algorithm, end, take_sums)\n",
         "        more, problem = dict[str, FileSum](), None\n",
         "test_megatron.py",
+        megatron="flip",
     ),
     "full disk at the claim": Switch(
         "an empty lease owns nothing",
@@ -222,6 +226,7 @@ SWITCHES: dict[str, Switch] = {
         "    if problem is not None:\n        return CheckpointVerdict(problem, None)\n    state: _State",
         "    state: _State",
         "test_megatron.py",
+        megatron="cut",
     ),
     "login clock ahead": Switch(
         "an attempt is known by its token, not by times",
@@ -251,6 +256,7 @@ SWITCHES: dict[str, Switch] = {
         "        if not loss_is_not_finite(line):\n            break\n",
         "        break\n",
         "test_megatron.py",
+        megatron="nan unchecked",
     ),
     "a lost peer and the real cause": Switch(
         "ranks that report nothing are the ones that did not come",
@@ -295,6 +301,8 @@ def tried(fault: str) -> str:
     began = time.monotonic()
     argv = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/faults/{switch.test}"]
     environ = {**os.environ, "TEST_TIME_SCALE": os.environ.get("TEST_TIME_SCALE", "0.5")}
+    if switch.megatron:
+        environ["TEST_FAULT_OF_MEGATRON"] = switch.megatron
     try:
         changed = before.replace(switch.on, switch.off)
         path.write_text(changed.replace(*switch.second) if switch.second[0] else changed)
