@@ -27,7 +27,7 @@ from launcher.planning.task import TaskPlan
 
 _PROGRAM = Path(__file__).resolve().parents[1] / "job/config/entry/check.py"
 _TIME_LIMIT = "15"
-"""Minutes: a check takes two, and a short job starts sooner. The time that the run is given, in whatever way, is not."""
+"""Minutes: a check takes two, and a short job starts sooner. The time of the run itself does not count."""
 _LEFT_OUT = (
     *("nsys", "profiler", "profile_steps", "profile_ranks", "nsys_trace", "nsys_args", "gpu_metrics", "nsys_from"),
     *("attempts", "spares", "resume", "allow_changes", "scale_batch", "check_on", "probe"),

@@ -162,7 +162,7 @@ def verify(
         problem = checkpoints.find_problem(directory, ckpt_format)
         return CheckpointVerdict(problem, None if problem else _result("unverified", mode, {}, {}))
     files = manifest["files"]
-    problem = _size_problem(directory, files)
+    problem = _other_iteration(directory, manifest_path, manifest["iteration"]) or _size_problem(directory, files)
     algorithm: Algorithm = manifest["algorithm"]
     found: dict[str, FileSum] = {}
     note = None
@@ -216,6 +216,14 @@ def _result(
         "verified_bytes": sum(one["bytes"] for one in found.values()),
         "note": note,
     }
+
+
+def _other_iteration(directory: Path, manifest_path: Path, iteration: int) -> Optional[Problem]:
+    """Return the problem of a manifest, or of a whole checkpoint, that was put in the place of another one."""
+    number = directory.name.removeprefix("iter_")
+    if not number.isdigit() or int(number) == iteration:
+        return None
+    return Problem(manifest_path.name, f"is that of iteration {iteration}")
 
 
 def _size_problem(directory: Path, files: Mapping[str, FileSum]) -> Optional[Problem]:

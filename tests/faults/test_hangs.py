@@ -4,6 +4,7 @@ Three ranks each, on this machine. With the defaults a hang would take five minu
 lower limits. What is slow and right at the same time raises no alarm.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -105,9 +106,13 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         started["slow"] = start(directory / "slow", *SLOW)
     yield started
     for run in started.values():
-        if run.process.poll() is None:
-            run.process.terminate()
-            run.process.wait()
+        if run.process.poll() is None:  # its ranks hang, and no watchdog has ended them
+            import psutil
+
+            for process in psutil.Process(run.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            run.process.wait(seconds(60))
 
 
 @pytest.mark.megatron

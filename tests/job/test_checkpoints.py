@@ -152,6 +152,18 @@ def test_a_checkpoint_whose_shards_hold_the_common_state_needs_no_common_file(tm
     assert checkpoints.is_complete(path)
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["the whole checkpoint", "its manifest"])
+@pytest.mark.parametrize("mode", ["sizes", "full"])
+def test_what_is_that_of_another_iteration_is_not_loaded(run: Path, mode: VerifyMode, whole: bool) -> None:
+    """Copied by hand, or by a file system that mixes up two files. Sizes are those of any checkpoint of the run."""
+    saved = run / "checkpoints"
+    names = [path.name for path in (saved / "iter_0000010").iterdir()] if whole else [MANIFEST]
+    for name in names:
+        (saved / "iter_0000020" / name).write_bytes((saved / "iter_0000010" / name).read_bytes())
+    choice = resume(run, mode)
+    assert (choice["iteration"], choice["passed_over"][0]["reason"]) == (10, "is that of iteration 10")
+
+
 def test_a_marker_names_iteration_file_and_reason_and_holds_for_later_attempts(run: Path) -> None:
     shard = run / "checkpoints" / "iter_0000020" / "__0_0.distcp"
     content = shard.read_bytes()
