@@ -1,10 +1,12 @@
 """Kinds of hang with real collectives on the GPUs of one machine, watched as in a job: which rank is named, and when.
 
-    python3 benchmarks/gpu_hangs.py OUT [--backend nccl] [--ranks 2] [--hang-limit 10] [KIND ...]
+    python3 benchmarks/gpu_hangs.py OUT [KIND ...] [--backend nccl] [--ranks 2] [--hang-limit 10] [--at-once N]
 
 It needs Python 3.10 and torch, not the launcher's own packages: each run has the files of a run directory, the ranks
 are tests/toy/distributed.py below a shell as of step.sh, and the watchdog and the verdict are the launcher's own. Below
-OUT each kind has its run directory; the table is printed, and the rows are OUT/hangs.json. About 30 s for each kind.
+OUT each kind has its run directory; the table is printed, and the rows are OUT/hangs.json. About 30 s for each kind;
+with --at-once N so many runs share the GPUs. It ends with status 1 where a row is not as it has to be: the
+rank that hangs named, the end within 30 s of the last progress, stacks of all ranks and dumps of those that can answer.
 """
 
 import argparse
@@ -15,6 +17,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +26,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from launcher.contract.paths import FLIGHT_RECORDER  # noqa: E402
 from launcher.job.watch import heartbeat  # noqa: E402
 
-KINDS = ("stop", "loop", "gil", "loader", "skip", "other", "save", "none")
+KINDS = ("stop", "loop", "gil", "loader", "skip", "other", "save", "join", "start", "none")
+END_S = 30.0
+"""Within this time after the last progress an attempt has to be over."""
+LIMIT_S = 200.0
 SHELL = """
 echo "$$ $RANK" >"$LAUNCHER_HEARTBEATS/shell-$LOCAL_RANK"
 "$@" &
@@ -42,9 +50,10 @@ def prepare(directory: Path, kind: str, backend: str, limit_s: float, ranks: int
     (directory / "code/entrypoint.py").write_bytes((ROOT / "tests/toy/distributed.py").read_bytes())
     told = {"toy.how": kind, "toy.backend": backend, "toy.rank": ranks - 1, "toy.iters": 40, "toy.seconds": 0.05}
     limits = dict.fromkeys(("hang_limit_s", "save_limit_s", "evaluation_limit_s"), limit_s)
+    start_limit_s = 2 * limit_s if kind in ("join", "start") else 120
     request = {
         "overrides": [{"key": key, "text": f"{key}={value}", "value": value} for key, value in told.items()],
-        "options": {"hang_limits": {**limits, "start_limit_s": 120, "first_step_limit_s": 120}},
+        "options": {"hang_limits": {**limits, "start_limit_s": start_limit_s, "first_step_limit_s": 120}},
     }
     (directory / "argv.json").write_text(json.dumps(request))
     return directory
@@ -53,7 +62,7 @@ def prepare(directory: Path, kind: str, backend: str, limit_s: float, ranks: int
 def run_kind(run: Path, ranks: int) -> dict[str, Any]:
     """Start the ranks and the watchdog, wait for their end as srun does, and return what was found."""
     attempt = run / "attempts/000"
-    memory = Path(f"/dev/shm/launcher-{os.geteuid()}-benchmark-{os.getpid()}")  # noqa: S108
+    memory = Path(f"/dev/shm/launcher-{os.geteuid()}-benchmark-{os.getpid()}-{run.name}")  # noqa: S108
     memory.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -75,7 +84,7 @@ def run_kind(run: Path, ranks: int) -> dict[str, Any]:
     program = ROOT / "launcher/job/watch/watchdog.py"
     environ = {**os.environ, **shared, "RANK": "0", "LOCAL_RANK": "0"}
     watchdog = subprocess.Popen([sys.executable, "-S", "-E", "-B", str(program)], env=environ)
-    end = time.monotonic() + 150
+    end = time.monotonic() + LIMIT_S
     while watchdog.poll() is None and time.monotonic() < end:
         time.sleep(0.1)
     ended = time.time()
@@ -92,16 +101,37 @@ def run_kind(run: Path, ranks: int) -> dict[str, Any]:
 def found_in(attempt: Path, ended: float) -> dict[str, Any]:
     """Return the verdict of an attempt, and what its stacks hold."""
     result = json.loads((attempt / "result.json").read_text())
-    metrics = (attempt / "metrics.jsonl").read_text().splitlines() if (attempt / "metrics.jsonl").exists() else []
+    record = attempt / "stacks/node-0000.json"
+    seen = json.loads(record.read_text()) if record.exists() else None
     first = result["first_failing_rank"] or {}
     return {
         "outcome": result["outcome"],
         "failure": result["failure"],
         "rank": first.get("rank"),
         "reason": result["reason"],
-        "seconds": round(ended - json.loads(metrics[-1])["time"], 1) if metrics else None,
+        "seconds": round(seen["silent_s"] + ended - seen["time"], 1) if seen else None,
+        "stacks": [sight["rank"] for sight in seen["ranks"] if sight["stack"]] if seen else [],
         "files": sorted(path.name for path in (attempt / "stacks").iterdir()),
     }
+
+
+def wrong_in(kind: str, row: dict[str, Any], ranks: int) -> Iterator[str]:
+    """Yield what is not as it has to be."""
+    stuck = ranks - 1
+    if kind == "none":
+        if row["outcome"] != "finished" or row["files"]:
+            yield "an alarm without a fault"
+        return
+    if (row["outcome"], row["failure"], row["rank"]) != ("failed", "hang", stuck):
+        yield f"rank {stuck} is not named"
+    if row["seconds"] is None or row["seconds"] > END_S:
+        yield f"not over within {END_S:.0f} s of the last progress"
+    if row["stacks"] != [rank for rank in range(ranks) if kind != "start" or rank != stuck]:
+        yield "stacks are missing"
+    silent = {"gil": [stuck], "join": range(ranks), "start": range(ranks)}.get(kind, [])
+    dumps = {f"{FLIGHT_RECORDER}{rank}" for rank in range(ranks) if rank not in silent}
+    if missing := dumps.difference(row["files"]):
+        yield f"no {', '.join(sorted(missing))}"
 
 
 def seconds_per_count(directory: Path) -> float:
@@ -124,18 +154,25 @@ def main() -> int:
     parser.add_argument("--backend", default="nccl")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--hang-limit", type=float, default=10.0)
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="so many runs share the GPUs")
     parsed = parser.parse_args()
     parsed.out.mkdir(parents=True, exist_ok=True)
     print(f"a count takes {seconds_per_count(parsed.out / 'count') * 1e6:.2f} microseconds", flush=True)
+    runs = [
+        prepare((parsed.out / kind).resolve(), kind, parsed.backend, parsed.hang_limit, parsed.ranks)
+        for kind in parsed.kinds
+    ]
     rows = []
-    for kind in parsed.kinds:
-        run = prepare((parsed.out / kind).resolve(), kind, parsed.backend, parsed.hang_limit, parsed.ranks)
-        row = {"kind": kind, **run_kind(run, parsed.ranks)}
-        rows.append(row)
-        print(f"{kind:8} {row['outcome']:9} {row['failure']} rank {row['rank']} {row['seconds']} s: {row['reason']}")
-        print(f"         {' '.join(row['files'])}", flush=True)
-    (parsed.out / "hangs.json").write_text(json.dumps(rows, indent=1))
-    return 0
+    with ThreadPoolExecutor(parsed.at_once) as pool:
+        for run, found in zip(runs, pool.map(lambda run: run_kind(run, parsed.ranks), runs), strict=True):
+            row = {"kind": run.name, **found, "wrong": list(wrong_in(run.name, found, parsed.ranks))}
+            rows.append(row)
+            print(f"{run.name:8} {row['outcome']:9} {row['failure']} rank {row['rank']} {row['seconds']} s")
+            print(f"         {row['reason']}")
+            print(f"         {' '.join(row['files'])}")
+            print(f"         {'; '.join(row['wrong']) or 'as it has to be'}", flush=True)
+            (parsed.out / "hangs.json").write_text(json.dumps(rows, indent=1))
+    return 1 if any(row["wrong"] for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ PASSED = ("PYTHONPATH", "NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", 
 PROFILE = """extends = "slurm"
 description = "this machine"
 gpus_per_node = 2
+device = "{device}"
 runtime = "none"
 hang_limit_s = 15
 
@@ -134,11 +135,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("faults", nargs="*", choices=[[], *FAULTS], default=[])
     parser.add_argument("--at-once", action="store_true", help="start all runs together")
+    parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="cpu: to try this program itself")
     parser.add_argument("--limit-s", type=float, default=200.0, help="how long a run is waited for")
     options = parser.parse_args()
     directory = options.out.absolute()
     (directory / "clusters").mkdir(parents=True)
-    (directory / "clusters/here.toml").write_text(PROFILE + (SHARED if options.at_once else ""))
+    profile = PROFILE.format(device=options.device) + (SHARED if options.at_once else "")
+    (directory / "clusters/here.toml").write_text(profile)
     (directory / "trial.py").write_text(recipe())
     rows: list[dict[str, Any]] = []
     faults = ["", *(options.faults or FAULTS)]

@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.memory_estimate import GIB, SHAPES, Row, Shape, measure  # noqa: E402 - needs the path above
+from benchmarks.memory_estimate import GIB, SHAPES, TOO_LARGE, Row, Shape, measure  # noqa: E402 - needs the path above
 from launcher.contract.fabrics.verdict import Expectation  # noqa: E402
 from launcher.job.network import follower  # noqa: E402
 
@@ -81,13 +81,13 @@ EIGHT = (
     *(shape for shape in SHAPES if shape.name in ("1 GPU", "micro-batch 1", "full recomputation")),
     Shape("FP8", 1, _FP8),
     Shape("8 of 16 layers' activations offloaded", 1, _OFFLOAD),
-    Shape("does not fit 80 GB: micro-batch 4", 1, ("train.micro_batch_size=4",)),
+    *(shape for shape in TOO_LARGE if shape.name == "micro-batch 5"),
     *(shape for shape in SHAPES if shape.name in ("DP 2", "TP 2 + SP")),
 )
 
 
 def main() -> int:
-    """Run both parts, print the tables, and return 1 where a verdict was wrong or an estimate is off by 10 %."""
+    """Run both parts, print the tables, and return 1 where a verdict was wrong or an estimate is off by 7 %."""
     asked = _arguments()
     until = time.monotonic() + asked.seconds
     found: dict[str, Any] = {"gpu": _gpu(), "network": [], "memory": []}
@@ -200,7 +200,7 @@ def _row(shape: Shape, gpus: str) -> dict[str, Any]:
     row: Row = measure(shape, gpus=gpus)
     found = {"name": shape.name, "gpus": shape.gpus, "seconds": round(time.monotonic() - began, 1)}
     found |= {"estimate_gib": round(row.estimated / GIB, 1), "failed": row.failed}
-    if "does not fit" in shape.name:
+    if shape in TOO_LARGE:
         # Right where it fails on 80 GB, and on a larger GPU where its peak is above that.
         fits = not row.failed and row.measured / GIB < 79.18
         return {**found, "measured_gib": round(row.measured / GIB, 1), "wrong": fits}
@@ -210,7 +210,7 @@ def _row(shape: Shape, gpus: str) -> dict[str, Any]:
         **found,
         "measured_gib": round(row.measured / GIB, 1),
         "error": round(row.error, 3),
-        "wrong": abs(row.error) > 0.1,
+        "wrong": abs(row.error) > 0.07,
     }
 
 

@@ -5,7 +5,7 @@
 Each shape is one `launcher run --check-config`: the estimate is the one in its plan.json, the peak what each rank says
 of itself after its second iteration (Bridge's "mem-max-allocated-gigabytes", torch.cuda.max_memory_allocated), or
 metrics.jsonl's where that is larger. The row of a run shows the stage that was fullest when measured, and the estimate
-of the same stage.
+of the same stage. `--too-large` takes shapes instead that have to run out of memory on 80 GB.
 
 A shape that fails is a row of its own, with the reason; the others go on. Shapes that need more GPUs are left out.
 """
@@ -31,6 +31,7 @@ _TIMEOUT_S = 420
 _TP2 = ("model.tensor_model_parallel_size=2", "model.sequence_parallel=true")
 _PP2 = ("model.pipeline_model_parallel_size=2", "model.pipeline_dtype=bf16")
 _FULL = ("model.recompute_granularity=full", "model.recompute_method=uniform", "model.recompute_num_layers=1")
+_FP8 = ("mixed_precision=bf16_with_fp8_current_scaling_mixed",)
 _BLOCK = ("model.recompute_granularity=full", "model.recompute_method=block", "model.recompute_num_layers=8")
 
 
@@ -41,6 +42,8 @@ class Shape:
     name: str
     gpus: int
     overrides: tuple[str, ...] = ()
+    batch: int = 0
+    """The global batch size, where the one asked for is not a multiple of the micro-batch size."""
 
 
 SHAPES = (
@@ -66,6 +69,16 @@ SHAPES = (
     Shape("PP 2, full recomputation", 2, (*_PP2, *_FULL)),
     Shape("CP 2", 2, ("model.context_parallel_size=2",)),
 )
+TOO_LARGE = (
+    Shape("32 layers", 1, ("model.num_layers=32",)),
+    Shape(
+        "micro-batch 4 with an unfused loss", 1, ("model.cross_entropy_loss_fusion=false", "train.micro_batch_size=4")
+    ),
+    Shape("micro-batch 5 in FP8", 1, (*_FP8, "train.micro_batch_size=5"), 10),
+    Shape("micro-batch 5", 1, ("train.micro_batch_size=5",), 10),
+    Shape("micro-batch 14, full recomputation", 1, (*_FULL, "train.micro_batch_size=14"), 14),
+)
+"""Shapes that need a little more than an H100's 79.18 GiB: each has to run out of memory there."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +98,10 @@ class Row:
 
 
 def main() -> int:
-    """Run every shape that fits, and print the table; 1 where one failed."""
+    """Run every shape that fits, and print the table; 1 where one failed, or one that is too large did not."""
     asked = _arguments()
-    shapes = [one for one in SHAPES if one.gpus <= asked.gpus and asked.only.lower() in one.name.lower()]
+    known = TOO_LARGE if asked.too_large else SHAPES
+    shapes = [one for one in known if one.gpus <= asked.gpus and asked.only.lower() in one.name.lower()]
     if not shapes:
         sys.exit(f"no shape of at most {asked.gpus} GPUs has {asked.only!r} in its name")
     rows = []
@@ -96,12 +110,15 @@ def main() -> int:
         rows.append(_measure(shape, asked))
         print(f"    {_text(rows[-1])}", file=sys.stderr, flush=True)
     print(json.dumps([_object(row) for row in rows], indent=1) if asked.json else "\n".join(_table(rows)))
+    if asked.too_large:
+        return int(not all("out of memory" in row.failed for row in rows))
     return int(any(row.failed for row in rows))
 
 
 def _arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, default=1, help="use shapes of at most so many GPUs")
+    parser.add_argument("--too-large", action="store_true", help="use shapes that do not fit 80 GB")
     parser.add_argument("--only", default="", help="only shapes with this text in their name")
     parser.add_argument("--iterations", type=int, default=4)
     parser.add_argument("--batch", type=int, default=8, help="global batch size of one GPU; twice that of two")
@@ -125,7 +142,8 @@ def _measure(shape: Shape, asked: argparse.Namespace, gpus: str | None = None) -
         for name in ("PYTHONPATH", "LD_LIBRARY_PATH", "NCCL_NVLS_ENABLE", "HF_HOME", "HF_HUB_OFFLINE"):
             if name in os.environ:
                 argv += ["--env", name]
-        argv += [f"train.train_iters={asked.iterations}", f"train.global_batch_size={asked.batch * shape.gpus}"]
+        batch = shape.batch or asked.batch * shape.gpus
+        argv += [f"train.train_iters={asked.iterations}", f"train.global_batch_size={batch}"]
         # A checkpoint's buffers are not part of training; a run of few iterations has fewer of them to warm up.
         argv += ["checkpoint.save=null", "checkpoint.load=null", "scheduler.lr_warmup_iters=1", "logger.log_interval=1"]
         try:
@@ -151,7 +169,8 @@ def _row(shape: Shape, root: Path, status: int, stderr: str) -> Row:
             "no estimate" if not status and not memory else "no peak in the logs" if not status else f"status {status}"
         )
         estimated = memory["stages"][memory["worst_stage"]]["total"] if memory else 0
-        return Row(shape, estimated, failed=f"{why}: {words[-1][:300]}")
+        told = next((line for line in words if "out of memory" in line), words[-1])
+        return Row(shape, estimated, failed=f"{why}: {told[:300]}")
     stages = memory["stages"]
     # Ranks run through TP first, then CP and DP, then PP (megatron-core's parallel_state): blocks of ranks are stages.
     per_stage = max(1, shape.gpus // len(stages))
@@ -189,7 +208,7 @@ def _table(rows: list[Row]) -> list[str]:
     for row in rows:
         start = f"| {row.shape.name} | {row.shape.gpus} |"
         if row.failed:
-            lines.append(f"{start} | | | | {row.failed} |")
+            lines.append(f"{start} | {row.estimated / GIB:.1f} | | | {row.failed} |")
         else:
             ratio = row.estimated / row.measured
             sizes = f"{row.estimated / GIB:.1f} | {row.measured / GIB:.1f}"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from launcher._util.errors import ConfigError, LauncherError
 from launcher._util.shell import LocalShell, Shell
+from launcher.api.check_config import check_config, stack_is_here
+from launcher.api.discover import discover
 from launcher.api.prepare_plan import prepare_plan
 from launcher.api.progress import Progress
 from launcher.backends.process_environment import for_job
@@ -16,12 +18,13 @@ from launcher.config.request import Request
 from launcher.contract.checks import fail
 from launcher.discovery.container_runtime import choose_runtime
 from launcher.discovery.host import detect_host
-from launcher.doctor import expected, job, site
+from launcher.doctor import expected, inputs, job, site
+from launcher.doctor.inputs import Input
 from launcher.doctor.login import run_checks
 from launcher.doctor.node_reports import collect_reports
 from launcher.doctor.report import DoctorReport
 from launcher.doctor.site import CommandOutput, Site
-from launcher.planning import backend_choice
+from launcher.planning import backend_choice, container
 from launcher.planning.model import Plan
 from launcher.scripts import scripts
 
@@ -38,7 +41,8 @@ class DoctorRequest:
     """What to check."""
 
     asked: Request = dataclasses.field(default_factory=Request)
-    """Cluster, image and job, as for a run. Compute nodes are checked where it states `nodes`."""
+    """Cluster, image and job, as for a run. Compute nodes are checked where it states `nodes`, and what a recipe reads
+    where it names one."""
     torch: bool = True
     """Whether the nodes also compute a matrix product and an all-reduce."""
     rendezvous_timeout_s: float = 60.0
@@ -63,8 +67,11 @@ def examine(request: DoctorRequest, progress: Progress) -> Examination:
     """Check the login node, then the compute nodes. Raises a LauncherError where the nodes cannot be asked for."""
     shell = LocalShell()
     this = _site(request.asked, shell)
-    plan, error = _plan(request, this)
+    named, unknown = _inputs(request, this, progress) if request.asked.recipe else ((), "")
+    plan, error = _plan(request, this, named)
     login = run_checks.checks(this, _tested(plan, error, this, shell), shell)
+    if request.asked.recipe:
+        login = (*login, inputs.login_check(named, unknown))
     nodes = request.asked.nodes is not None
     if error is not None and not any(check.verdict == "fail" for check in login):
         if nodes:
@@ -86,13 +93,43 @@ def _site(asked: Request, shell: Shell) -> Site:
     return site.collect(cluster, request, host, shell)
 
 
-def _plan(request: DoctorRequest, this: Site) -> tuple[Plan | None, LauncherError | None]:
+def _is_here(this: Site) -> bool:
+    """Return whether the checks run in this allocation or on this machine."""
+    return this.cluster.scheduler == "local" or this.host.job is not None
+
+
+def _inputs(request: DoctorRequest, this: Site, progress: Progress) -> tuple[tuple[Input, ...], str]:
+    """Return what the recipe reads, as this machine sees it, and why it may read more than is known.
+
+    The recipe is run first where it is not in the index and the training stack is at hand. Raises RequestError for a
+    recipe, or an assignment, that cannot be right.
+    """
+    found = discover(request.asked, "run" if _is_here(this) else "submit")
+    knowledge, unknown = found.inputs.knowledge, ""
+    asked, cluster = found.inputs.request, found.inputs.cluster
+    runtime = container.chosen_runtime(asked, cluster)
+    texts = (*cluster.mounts, *(asked.mounts or asked.default_mounts)) if runtime.is_container else ()
+    if not knowledge.recipe_is_known:
+        unknown = "the recipe was not run: it may read more than its arguments and overrides name"
+        if request.torch and stack_is_here(found):
+            try:
+                knowledge, unknown = check_config(found, progress), ""
+            except LauncherError as error:
+                unknown = f"the recipe cannot be run here: {error.message}"
+    return inputs.inputs_of(knowledge.files, container.read_mounts(texts, runtime)), unknown
+
+
+def _plan(request: DoctorRequest, this: Site, named: tuple[Input, ...]) -> tuple[Plan | None, LauncherError | None]:
     """Plan the checks as an ordinary run: container, environment, mounts and ranks are those of training."""
     asked = request.asked
-    here = this.cluster.scheduler == "local" or this.host.job is not None
+    here = _is_here(this)
     program = str(Path(__file__).resolve().parents[1] / _PROGRAM)
     expectation = expected.expected_values(
-        this.cluster, this.request, torch=request.torch, rendezvous_timeout_s=request.rendezvous_timeout_s
+        this.cluster,
+        this.request,
+        torch=request.torch,
+        rendezvous_timeout_s=request.rendezvous_timeout_s,
+        inputs=named,
     )
     changes: dict[str, object] = {
         "recipe": program,

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -12,7 +14,8 @@ from pathlib import Path
 
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.ownership import require_trusted
-from launcher.contract.paths import ARGV, PLAN, SCRIPTS, RunPaths
+from launcher.contract import files
+from launcher.contract.paths import ARGV, CODE_SUMS, ENTRYPOINT, PLAN, RECIPE, SCRIPTS, RunPaths
 from launcher.contract.process import ProcessIdentity
 from launcher.planning.model import Plan
 from launcher.planning.task import TaskPlan
@@ -125,6 +128,10 @@ def renew(run: RunDirectory, plan: Plan, texts: Mapping[str, str]) -> None:
         # What is there already is the attempt's own: a launcher was killed here, or its job never began.
         if source.exists() and not (attempt.path / name).exists():
             write_atomically(attempt.path / name, source.read_text(), mode=_file_mode(plan.shared), exact_mode=True)
+    try:
+        _renew_sums(run, plan)
+    except OSError as error:
+        raise _disk_error(error, run.path) from error
     _write_records(run.path, plan, texts)
 
 
@@ -136,38 +143,49 @@ def _write_records(directory: Path, plan: Plan, texts: Mapping[str, str]) -> Non
         write_atomically(directory / name, text, mode=_directory_mode(plan.shared), exact_mode=True)
 
 
-def copy_code(directory: Path, plan: Plan | TaskPlan, *, shared: bool, store: CodeStore | None = None) -> None:
-    """Write the snapshot of code that the run executes; its files are shared with other runs through `store`.
-
-    Raises OSError.
-    """
+def copy_code(directory: Path, plan: Plan | TaskPlan, *, shared: bool) -> None:
+    """Write the snapshot of code for a call of the entrypoint. Raises OSError."""
     for target, source in plan.code:
         path = directory / target
         _make_parents(path.parent, [], shared=shared)
-        if store is not None:
-            store.place(Path(source).read_bytes(), path, _file_mode(shared))
-        else:
-            shutil.copyfile(source, path)
-            path.chmod(_file_mode(shared))
+        shutil.copyfile(source, path)
+        path.chmod(_file_mode(shared))
 
 
 def _take_code(run: RunPaths, plan: Plan, like: RunPaths | None) -> None:
     """Give a run its snapshot of code, which shares its files with other runs where that is possible."""
+    parents = {target.rpartition("/")[0] for target, _ in plan.code}
+    for parent in sorted(parents):
+        _make_parents(run.code / parent, [], shared=plan.shared)
     if like is not None:
-        parents = {target.rpartition("/")[0] for target, _ in plan.code}
-        for parent in sorted(parents):
-            _make_parents(run.code / parent, [], shared=plan.shared)
         try:
-            for target, _ in plan.code:
+            for target in (*(target for target, _ in plan.code), CODE_SUMS):
                 os.link(f"{like.code}/{target}", f"{run.code}/{target}")
         except OSError:  # too many links, or none on this file system
             shutil.rmtree(run.code)
-        else:
-            return
-    store = CodeStore(run.path.parent.parent)
-    copy_code(run.code, plan, shared=plan.shared, store=store)
+            _take_code(run, plan, None)
+        return
+    store, mode = CodeStore(run.path.parent.parent), _file_mode(plan.shared)
+    sums = {target: store.place(Path(source).read_bytes(), run.code / target, mode) for target, source in plan.code}
+    store.place(_sums_text(sums).encode(), run.code_sums, mode)
     if store.has_grown:
         store.sweep()
+
+
+def _sums_text(sums: Mapping[str, str]) -> str:
+    return json.dumps(sums, indent=1, sort_keys=True) + "\n"
+
+
+def _renew_sums(run: RunPaths, plan: Plan) -> None:
+    """Record the user's own files as they are in a resumed run: what has changed was permitted. Raises OSError."""
+    recorded = files.read_object(run.code_sums) or {}
+    own = {target for target, _ in plan.code if target.startswith(f"{RECIPE}/")}
+    own |= {ENTRYPOINT} if plan.request.get("entrypoint") else set()
+    others = {target: digest for target, digest in recorded.items() if not target.startswith(f"{RECIPE}/")}
+    sums = {**others, **{target: hashlib.sha256((run.code / target).read_bytes()).hexdigest() for target in own}}
+    if sums != recorded:
+        # Another file takes its place: other runs may share this one.
+        write_atomically(run.code_sums, _sums_text(sums), mode=_file_mode(plan.shared), exact_mode=True)
 
 
 def rewrite(plan: Plan, texts: Mapping[str, str]) -> None:

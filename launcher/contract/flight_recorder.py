@@ -142,8 +142,8 @@ class Stuck:
     """Why a collective did not complete.
 
     `absent`: `ranks` have never entered it. `different`: `ranks` entered another one at the same place, or with other
-    sizes. `incomplete`: every rank entered the same, and it did not complete: the network, a GPU, or a kernel that does
-    not run.
+    sizes; both sides, where none is known to be the wrong one. `incomplete`: every rank entered the same, and it did
+    not complete: the network, a GPU, or a kernel that does not run.
     """
 
     kind: Literal["absent", "different", "incomplete"]
@@ -156,6 +156,8 @@ class Stuck:
     """The ranks that have entered it and wait."""
     no_dump: tuple[int, ...] = ()
     """Those of `ranks` that left no dump, so that only their absence is known."""
+    entered: str = ""
+    """What `ranks` entered in place of `name`; empty where neither side is known to be the wrong one."""
 
 
 def analyse(dumps: Mapping[int, Dump], world_size: int) -> Optional[Stuck]:
@@ -199,27 +201,70 @@ def _stuck_collective(
     sequence = min((each.sequence for mine in pending.values() for each in mine), default=None)
     if sequence is None:
         return
-    # Several entries of one number are the parts of a coalesced collective.
-    at = {rank: next((each for each in mine if each.sequence == sequence), None) for rank, mine in by_rank.items()}
     waiting = tuple(rank for rank, mine in sorted(pending.items()) if any(each.sequence == sequence for each in mine))
-    reached = {rank: max((each.sequence for each in mine), default=-1) for rank, mine in by_rank.items()}
-    name = next(each.name for rank in waiting if (each := at[rank]) is not None)
+    # Several entries of one number are the parts of a coalesced collective.
+    at = {rank: {each.sequence: each for each in reversed(mine)} for rank, mine in by_rank.items()}
+    reached = {rank: max(mine, default=-1) for rank, mine in at.items()}
     lacking = tuple(rank for rank in members if reached.get(rank, -1) < sequence)
+    # NCCL may pair two different collectives, and wait only in a later one.
+    last = sequence - 1 if lacking else sequence
+    for number in sorted({each for mine in at.values() for each in mine if each <= last}):
+        kinds: dict[_Kind, list[int]] = {}
+        for rank in sorted(at):
+            if (entry := at[rank].get(number)) is not None:
+                kinds.setdefault(_kind_of(entry), []).append(rank)
+        if len(kinds) > 1:
+            yield _different(group, number, kinds, at, waiting)
+            return
+    name = next(at[rank][sequence].name for rank in waiting)
     if lacking:
         yield Stuck("absent", group, name, sequence, lacking, waiting, _without(dumps, lacking))
         return
-    kinds: dict[tuple[str, str], list[int]] = {}
-    for rank, entry in at.items():
-        if entry is not None:
-            kinds.setdefault((entry.name, entry.shape if _same_sizes(entry.name) else ""), []).append(rank)
-    if len(kinds) > 1:
-        (usual, _), *others = sorted(kinds.items(), key=lambda each: (-len(each[1]), min(each[1])))
-        ranks = tuple(sorted(rank for _, those in others for rank in those))
-        # Of two halves neither is known to be the wrong one.
-        even = len(others) == 1 and len(others[0][1]) == len(kinds[usual])
-        yield Stuck("different", group, usual[0], sequence, waiting if even else ranks, waiting)
-        return
     yield Stuck("incomplete", group, name, sequence, (), waiting)
+
+
+_Kind = tuple[str, str]
+"""A collective's name, with its sizes where every rank gives the same."""
+
+
+def _kind_of(entry: Entry) -> _Kind:
+    return entry.name, entry.shape if _same_sizes(entry.name) else ""
+
+
+def _different(
+    group: Group,
+    sequence: int,
+    kinds: Mapping[_Kind, list[int]],
+    at: Mapping[int, Mapping[int, Entry]],
+    waiting: tuple[int, ...],
+) -> Stuck:
+    """Return which ranks entered another collective than most; of two halves those for which it was not the next one.
+
+    Steps repeat themselves: what has never come after the collective before, in all that a rank remembers, is unusual.
+    """
+    (usual, most), *others = sorted(kinds.items(), key=lambda each: (-len(each[1]), min(each[1])))
+    if len(others) == 1 and len(others[0][1]) == len(most):
+        usual_sides = [side for side in kinds if not all(_is_unusual(at[rank], sequence) for rank in kinds[side])]
+        if len(usual_sides) != 1:
+            both = tuple(sorted(rank for those in kinds.values() for rank in those))
+            return Stuck("different", group, usual[0], sequence, both, waiting)
+        (usual,) = usual_sides
+        others = [each for each in kinds.items() if each[0] != usual]
+    ranks = tuple(sorted(rank for _, those in others for rank in those))
+    names = {name for (name, _), _ in others}
+    entered = (
+        "other collectives" if len(names) > 1 else f"{usual[0]} with other sizes" if usual[0] in names else names.pop()
+    )
+    return Stuck("different", group, usual[0], sequence, ranks, waiting, entered=entered)
+
+
+def _is_unusual(mine: Mapping[int, Entry], sequence: int) -> bool:
+    """Return whether a rank's collective `sequence` has never followed the one before it until then."""
+    kinds = {number: _kind_of(entry) for number, entry in mine.items() if number <= sequence}
+    if sequence - 1 not in kinds:
+        return False
+    last = (kinds[sequence - 1], kinds[sequence])
+    return all((kinds.get(number - 1), kind) != last for number, kind in kinds.items() if number < sequence)
 
 
 def _same_sizes(name: str) -> bool:
@@ -266,9 +311,9 @@ def describe(stuck: Stuck) -> str:
     if stuck.kind == "incomplete":
         return f"{numbers(stuck.waiting)} entered {what}, and it did not complete"
     if stuck.kind == "different":
-        if set(stuck.ranks) == set(stuck.waiting):
-            return f"{numbers(stuck.ranks)} entered different collectives at {what}"
-        return f"{numbers(stuck.ranks)} entered another collective, or other sizes, at {what}"
+        if stuck.entered:
+            return f"{numbers(stuck.ranks)} entered {stuck.entered} where others entered {what}"
+        return f"{numbers(stuck.ranks)} entered different collectives at {what}"
     absent = f"{numbers(stuck.ranks)} did not come to {what}"
     return f"{absent} ({numbers(stuck.no_dump)} left no dump)" if stuck.no_dump else absent
 

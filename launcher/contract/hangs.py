@@ -319,8 +319,11 @@ def pending_of(sight: RankSight) -> Optional[CollectiveRecord]:
     return next((one for one in sight["collectives"] if one["state"] != "completed"), None)
 
 
-def sentence(found: Culprits, sights: Sequence[RankSight], silent_s: float) -> str:
-    """Return what is known of a hang in one sentence: the ranks, what they do, and what the others wait in."""
+def sentence(found: Culprits, sights: Sequence[RankSight], silent_s: float, what: str = "") -> str:
+    """Return what is known of a hang in one sentence: the ranks, what they do, and what the others wait in.
+
+    `what` says of the ranks what they have done, where more is known than the sights show.
+    """
     by_rank = {sight["rank"]: sight for sight in sights}
     first = by_rank.get(found.ranks[0]) if found.ranks else None
     waiting = [sight for sight in sights if waits(sight) and sight["rank"] not in found.ranks]
@@ -329,7 +332,7 @@ def sentence(found: Culprits, sights: Sequence[RankSight], silent_s: float) -> s
     if waiting:
         others = f"; {rank_list(_ranks(waiting))} wait{'s' if len(waiting) == 1 else ''}"
         others += f" in {', '.join(calls[:2])}" if calls else " for it" if len(found.ranks) == 1 else " for them"
-    return f"{_what(found, first, by_rank)}{others}; no progress for {silent_s:.0f} s"
+    return f"{what or _what(found, first, by_rank)}{others}; no progress for {silent_s:.0f} s"
 
 
 def _what(found: Culprits, first: Optional[RankSight], by_rank: dict[int, RankSight]) -> str:

@@ -22,6 +22,9 @@ MODELS = "models"
 """Below code/: the architectures of configs/models."""
 
 ENTRYPOINT = "entrypoint.py"
+CODE_SUMS = "sums.json"
+"""Below code/: the SHA-256 of each file there, by path."""
+
 PLAN, ARGV = "plan.json", "argv.json"
 SBATCH_SCRIPT, STEP_SCRIPT, ENTER_SCRIPT = "sbatch.sh", "step.sh", "enter.sh"
 
@@ -284,6 +287,11 @@ class RunPaths:
     def code(self) -> Path:
         """The snapshot of code that the run executes."""
         return self.path / CODE
+
+    @property
+    def code_sums(self) -> Path:
+        """The SHA-256 of each file of code/ when the run was made, by path; rank 0 compares before it trains."""
+        return self.code / CODE_SUMS
 
     @property
     def entrypoint(self) -> Path:

@@ -433,6 +433,10 @@ class WatchedHang(NamedTuple):
     """The name of that node."""
 
 
+_WEAK_SIGNS = (None, "behind", "blocked")
+"""Kinds of culprits (contract/hangs.py) for which the whole flight recorders of the ranks may show more."""
+
+
 def watched_hang(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[WatchedHang]:
     """Return the hang that the watchdogs of an attempt's nodes have ended; None where they have ended none.
 
@@ -445,12 +449,16 @@ def watched_hang(attempt: AttemptPaths, ranks: list[RankEnd]) -> Optional[Watche
         return None
     sights = {sight["rank"]: sight for node in nodes for sight in node["ranks"]}
     unseen = [rank.rank for rank in ranks if rank.rank not in sights and rank.failed]
-    found = hangs.culprits(list(sights.values()), unseen)
+    found, what = hangs.culprits(list(sights.values()), unseen), ""
+    if found.kind in _WEAK_SIGNS or len(found.ranks) == len(ranks) > 1:
+        stuck = flight_recorder.analyse(flight_recorder.read_directory(attempt.stacks)[0], len(ranks))
+        if stuck is not None and stuck.kind == "different":
+            found, what = hangs.Culprits(stuck.ranks, "different collectives"), flight_recorder.describe(stuck)
     silent_s = max(node["silent_s"] for node in nodes if node["stage"] == "ended")
     pending = [one for sight in sights.values() if (one := hangs.pending_of(sight)) is not None]
     cause = FailureCause(
         failure="hang",
-        line=hangs.sentence(found, list(sights.values()), silent_s),
+        line=hangs.sentence(found, list(sights.values()), silent_s, what),
         rule=WATCHDOG,
         level=Level.CAUSE,
         todo=failures.CLASSES["hang"].todo,

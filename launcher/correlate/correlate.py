@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher._util import toml
-from launcher._util.errors import ConfigError, OutsideError
+from launcher._util.errors import ConfigError, OutsideError, RequestError
 from launcher._util.user_paths import user_path
 from launcher.api.progress import Progress
 from launcher.config.load import parse
@@ -19,6 +19,7 @@ from launcher.correlate.compare import Comparison, Side, compare_sides, side_of
 from launcher.correlate.history import history_of, read_log
 from launcher.correlate.plot import losses_png
 from launcher.correlate.probes import first_stage, read_probes
+from launcher.correlate.running import Ended, Wanted
 from launcher.correlate.settings import Difference, apply_overrides, differences, layout_difference
 from launcher.correlate.verdict import Agreement, judge
 from launcher.discovery.recipe import MLM
@@ -61,10 +62,44 @@ class Pair:
     """The dropout of both; None: each its own, and 0 on CPU."""
     probe: bool = False
     tolerance: float = 0.0
-    repeats: int = 1
-    """How often the left side runs, for the noise floor."""
+    repeats: int | None = None
+    """How often each side runs, for the noise floor. None: once, and the left side again where the two differ."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of both runs, by their names in a request."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far repeats of one training differ from each other: relative differences of their losses."""
+
+    left: float | None
+    right: float | None
+    """None where a side ran once."""
+    runs: tuple[tuple[RunDirectory, ...], tuple[RunDirectory, ...]]
+    """The runs of each side."""
+    failed: tuple[str, ...] = ()
+    """Repeats that did not finish, and why."""
+
+    @property
+    def largest(self) -> float:
+        """Return the larger of both."""
+        return max(self.left or 0.0, self.right or 0.0)
+
+    @property
+    def tolerance(self) -> float:
+        """Return the difference between the sides that this noise explains."""
+        return 2 * self.largest
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what was measured of each side, and what could not be."""
+        found = [
+            f"{len(runs)} runs of the {side} side "
+            + (f"differ by at most {noise:.1e}" if noise else "have the same losses in all recorded digits")
+            for side, noise, runs in zip(("left", "right"), (self.left, self.right), self.runs, strict=True)
+            if noise is not None
+        ]
+        return (*found, *self.failed)
 
 
 @dataclass(frozen=True)
@@ -76,7 +111,7 @@ class Correlation:
     """The settings that differed as the two were given, before they were matched."""
     directory: Path
     """Where verdict.json, losses.png and page.html lie."""
-    noise: float | None = None
+    noise: Noise | None = None
 
 
 def read_pair(text: str, directory: Path) -> Pair:
@@ -197,29 +232,66 @@ def _shared_samples(training: Training) -> Training:
 # ---- running
 
 
+Run = Callable[[Sequence[Wanted]], Sequence[Ended]]
+"""Runs trainings and returns them in the order given, also those that failed."""
+
+
 def run_pair(
     pair: Pair,
-    run: Callable[[Request], RunDirectory],
+    run: Run,
     progress: Progress,
     *,
     on_cpu: bool,
     output: Path | None = None,
 ) -> Correlation:
-    """Run both sides, one after the other, with `run`, and judge them. Raises RequestError, OutsideError."""
+    """Run both sides and their repeats with `run`, and judge them. Raises RequestError, OutsideError.
+
+    Where no number of repeats is given and the two differ, the left side runs once more: a difference that the same
+    training has from itself says nothing about the two.
+    """
     asked, stated, notes = matched(pair, on_cpu=on_cpu)
     for one in stated:
         if one.numbers:
             progress.info(f"differs as given: {one.text}")
     for note in notes:
         progress.info(note)
-    runs = [run(request_of(asked, side)) for side in (asked.left, asked.right)]
-    repeats = [run(request_of(asked, asked.left)) for _ in range(pair.repeats - 1)]
-    noise = verdicts.noise([history_of(one) for one in (runs[0], *repeats)]) if repeats else None
-    found = judge_runs(runs[0], runs[1], asked, noise=noise, notes=notes)
-    directory = output or runs[1].path / "correlation"
+    requests = (request_of(asked, asked.left), request_of(asked, asked.right))
+    times = pair.repeats or 1
+    ended = run([Wanted(_name(side, number), requests[side]) for number in range(times) for side in (0, 1)])
+    noise = noise_of(ended[0::2], ended[1::2])
+    left, right = noise.runs[0][0], noise.runs[1][0]
+    found = judge_runs(left, right, asked, noise=noise, notes=notes)
+    if pair.repeats is None and found.verdict.state == "diverged":
+        progress.info("the two differ: the left side runs once more, to measure its noise")
+        noise = noise_of([*ended[0::2], *run([Wanted(_name(0, 1), requests[0])])], ended[1::2])
+        found = judge_runs(left, right, asked, noise=noise, notes=notes)
+    directory = output or right.path / "correlation"
     correlation = Correlation(found, stated, directory, noise)
-    write(correlation)
+    write(correlation, progress)
     return correlation
+
+
+def _name(side: int, number: int) -> str:
+    return f"{('left', 'right')[side]}{f', repeat {number}' if number else ''}"
+
+
+def noise_of(left: Sequence[Ended], right: Sequence[Ended]) -> Noise:
+    """Return the noise of both sides, from the runs that finished. Raises OutsideError where a side has none."""
+    finished = [tuple(one.run for one in side if one.failure is None) for side in (left, right)]
+    for runs, side in zip(finished, (left, right), strict=True):
+        if not runs:
+            raise OutsideError(
+                f"one of the two trainings did not finish: {side[0].failure}",
+                where=str(side[0].run.path),
+                hint=f"launcher logs {side[0].run.path}",
+            )
+    values = [verdicts.noise([history_of(one) for one in runs]) if len(runs) > 1 else None for runs in finished]
+    failed = tuple(
+        f"{one.name} did not finish ({one.failure}), and is not part of the noise: {one.run.path}"
+        for one in (*left, *right)
+        if one.failure is not None
+    )
+    return Noise(values[0], values[1], (finished[0], finished[1]), failed)
 
 
 def request_of(pair: Pair, side: Training) -> Request:
@@ -239,7 +311,7 @@ def judge_runs(
     right: RunDirectory,
     pair: Pair,
     *,
-    noise: float | None = None,
+    noise: Noise | None = None,
     notes: Sequence[str] = (),
 ) -> Comparison:
     """Return the comparison of two runs that have ended, with the verdict. Raises OutsideError without losses."""
@@ -248,7 +320,7 @@ def judge_runs(
         if not side.points:
             raise OutsideError(f"{side.name} has recorded no iteration", hint=f"launcher logs {side.name}")
     found = compare_sides(*sides)
-    tolerance = max(pair.tolerance, 2 * noise if noise else 0.0)
+    tolerance = max(pair.tolerance, noise.tolerance if noise else 0.0)
     stage, more = _stage(left, right, sides, dropout=pair.dropout != 0)
     verdict = judge(
         sides[0].points,
@@ -258,12 +330,8 @@ def judge_runs(
         not_comparable=_not_comparable(sides),
         stage=stage,
     )
-    verdict = dataclasses.replace(verdict, notes=(*notes, *more, *_noise_note(noise)))
+    verdict = dataclasses.replace(verdict, notes=(*notes, *more, *(noise.notes if noise else ())))
     return dataclasses.replace(found, verdict=_only_the_log(left, right, verdict))
-
-
-def _noise_note(noise: float | None) -> tuple[str, ...]:
-    return () if noise is None else (f"repeats of the left side differ by at most {noise:.1e}, which is its noise",)
 
 
 def _not_comparable(sides: tuple[Side, Side]) -> str | None:
@@ -328,15 +396,19 @@ def _printed_raw(run: RunDirectory) -> dict[int, str]:
 # ---- the files of a correlation
 
 
-def write(correlation: Correlation) -> None:
-    """Write verdict.json, losses.png and page.html into the directory. Raises DiskError."""
+def write(correlation: Correlation, progress: Progress) -> None:
+    """Write verdict.json, losses.png and, where Plotly is installed, page.html into the directory. Raises DiskError."""
     directory, found = correlation.directory, correlation.comparison
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "verdict.json", json.dumps(as_object(correlation), indent=1, default=str) + "\n")
     (directory / "losses.png").write_bytes(losses_png(found.left.points, found.right.points))
     from launcher.correlate.page import write_page
 
-    write_page(found, directory / "page.html")
+    try:
+        write_page(found, directory / "page.html")
+    except RequestError as error:
+        # The verdict stands without the page.
+        progress.warn(f"page.html is not written: {error.message}")
 
 
 def as_object(correlation: Correlation) -> dict[str, Any]:
@@ -348,6 +420,19 @@ def as_object(correlation: Correlation) -> dict[str, Any]:
         "differed_as_given": [
             {"key": one.key, "left": one.left, "right": one.right, "numbers": one.numbers} for one in correlation.stated
         ],
-        "noise": correlation.noise,
+        "noise": _noise_object(correlation.noise),
+        "tolerance": correlation.noise.tolerance if correlation.noise else None,
         "directory": str(correlation.directory),
     }
+
+
+def _noise_object(noise: Noise | None) -> dict[str, Any] | None:
+    if noise is None:
+        return None
+    return {
+        side: {
+            "largest_difference": largest,
+            "runs": [{"run_dir": str(run.path), "losses": [one.loss for one in history_of(run)]} for run in runs],
+        }
+        for side, largest, runs in zip(("left", "right"), (noise.left, noise.right), noise.runs, strict=True)
+    } | {"failed": list(noise.failed)}

@@ -57,6 +57,8 @@ class TrainingFiles:
     """The checkpoint that the run loads; None if there is none, or it cannot be seen from here."""
     forbidden: str | None = None
     """What `checkpoint.load` names although this run may not load it: a checkpoint, or a remote place."""
+    named: tuple[tuple[str, str], ...] = ()
+    """All paths that are named, there or not; of a name of the hub its place in the cache, where it is there."""
 
 
 def check_training_files(values: Mapping[str, Any], environ: Mapping[str, str]) -> TrainingFiles:
@@ -64,14 +66,20 @@ def check_training_files(values: Mapping[str, Any], environ: Mapping[str, str]) 
 
     `values` holds the configuration's values by key, and arguments of the recipe by name (INPUT_ARGUMENTS).
     """
-    missing, uncached = [], []
+    missing, uncached, named = [], [], []
     for key, text in _paths(values):
         if _is_hub_name(key, text, values):
-            if not _cached(text, environ):
+            cached = _cached(text, environ)
+            if cached.is_dir():
+                named.append((key, str(cached)))
+            else:
                 uncached.append((key, text))
-        elif not _is_there(text):
-            missing.append((key, text))
-    return TrainingFiles(tuple(missing), tuple(uncached), hub.is_offline(environ))
+        elif "://" not in text:
+            found = _found(text)
+            named += [(key, path) for path in found or (text,)]
+            if not found:
+                missing.append((key, text))
+    return TrainingFiles(tuple(missing), tuple(uncached), hub.is_offline(environ), named=tuple(named))
 
 
 def saved_model(directory: Path) -> SavedModel | None:
@@ -137,15 +145,17 @@ def _is_hub_name(key: str, text: str, values: Mapping[str, Any]) -> bool:
     return may_be and hub.is_hub_name(text)
 
 
-def _cached(name: str, environ: Mapping[str, str]) -> bool:
+def _cached(name: str, environ: Mapping[str, str]) -> Path:
+    """Return where the local cache holds a repository of the hub, if it does."""
     home = environ.get("HF_HOME") or f"{cache_home(environ)}/huggingface"
     hub_cache = environ.get("HF_HUB_CACHE") or f"{home}/hub"
-    return (Path(hub_cache) / f"models--{name.replace('/', '--')}" / "snapshots").is_dir()
+    return Path(hub_cache) / f"models--{name.replace('/', '--')}" / "snapshots"
 
 
-def _is_there(text: str) -> bool:
-    """Return whether a file or directory exists, or for Megatron's data both files of a prefix; True for a URL."""
-    if "://" in text:
-        return True
+def _found(text: str) -> tuple[str, ...]:
+    """Return what exists of a path: itself, or both files of a prefix of Megatron's data; nothing where neither is."""
     path = Path(text)
-    return path.exists() or all(path.with_name(path.name + ending).exists() for ending in _DATA_ENDINGS)
+    if path.exists():
+        return (text,)
+    both = [path.with_name(path.name + ending) for ending in _DATA_ENDINGS] if path.name else []
+    return tuple(map(str, both)) if both and all(each.exists() for each in both) else ()

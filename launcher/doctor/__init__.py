@@ -2,6 +2,7 @@
 
 site           answers of Slurm and this machine, collected once
 login          checks of the login node, pure functions of these answers
+inputs         what a recipe reads, as this machine sees it
 expected       the values that the node checks compare with
 job            the node checks as a run: in this allocation, as a batch job, or on this machine
 node_reports   the records of all ranks, combined into one report for each node

@@ -1,14 +1,18 @@
 """Expected values for the node checks: from the profile to the text that the program in the job reads."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
+from launcher.doctor.inputs import Input
 from launcher.planning.container import chosen_runtime
 
 
-def expected_values(cluster: Cluster, request: Request, *, torch: bool, rendezvous_timeout_s: float) -> str:
+def expected_values(
+    cluster: Cluster, request: Request, *, torch: bool, rendezvous_timeout_s: float, inputs: Sequence[Input] = ()
+) -> str:
     """Return the argument `expected` of launcher/job/doctor/entry/doctor.py, as JSON."""
     runtime = chosen_runtime(request, cluster)
     shared, read_only = directories((*cluster.mounts, *request.mounts), inside=runtime.is_container)
@@ -26,6 +30,7 @@ def expected_values(cluster: Cluster, request: Request, *, torch: bool, rendezvo
         "directories": shared,
         "read_only": read_only,
         **cluster.expect.model_dump(),
+        "inputs": [each.to_dict() for each in inputs],
         "torch": torch,
         "rendezvous_timeout_s": rendezvous_timeout_s,
     }

@@ -1,12 +1,51 @@
-"""Sources of Megatron that a rank imports in place of the installed packages."""
+"""Sources that a rank imports: the run's own files as they were, Megatron's in place of the installed packages."""
 
+import hashlib
 import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Optional
 
+from ..contract import files
+from ..contract.paths import RECIPE, RunPaths
 from ..contract.records import JobOptions
 from .errors import UserError
+
+_SHOWN = 5
+
+
+def refuse_changed_code(run: RunPaths) -> None:
+    """Raise UserError where a file of code/ is not what the run was made with.
+
+    Runs of a root share these files (launcher/rundir/code_store.py): who edits one in place, with the right to do so,
+    changes it for all of them. Rank 0 looks, for all ranks, before the recipe is imported.
+    """
+    if not run.code_sums.exists():  # a directory made by hand
+        return
+    recorded = files.read_object(run.code_sums)
+    if recorded is None:
+        raise UserError("the sums of the files of code/ are damaged", where=str(run.code_sums), hint="start a new run")
+    changed = [name for name, digest in sorted(recorded.items()) if _sum(run.code / name) != digest]
+    if not changed:
+        return
+    own = all(name.startswith(f"{RECIPE}/") for name in changed)
+    resume = f", or go on with the change: launcher submit --resume {run.path} --allow-change code" if own else ""
+    raise UserError(
+        f"{', '.join(changed[:_SHOWN])}{' and others' if len(changed) > _SHOWN else ''} below code/ changed after the "
+        "run was made, here or in another run that shares the file",
+        where=str(run.code / changed[0]),
+        hint=f"restore what it was, or start a new run{resume}",
+    )
+
+
+def _sum(path: Path) -> Optional[str]:
+    """Return the SHA-256 of a file; None where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
 
 STACK = ("torch", "megatron.core", "megatron.bridge")
 """What training imports, as a user would install it (docs/reference/requirements.md)."""

@@ -66,6 +66,8 @@ def run(rank: Rank) -> int:
     try:
         with signals_raise():
             request = read_request(rank)
+            if rank.rank == 0:
+                sources.refuse_changed_code(rank.run_paths)
             bind_numa(rank, request["options"])
             state.network = start_network_watch(rank, request["options"])
             state.config, device = configure(rank, request, timeline, state.started)

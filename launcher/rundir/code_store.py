@@ -2,7 +2,8 @@
 
 A copy lies in `<run root>/.code-<uid>/<digest>-<mode>`, and each run links to it: a run stays whole when another, or
 the store, is removed. Shared files are read-only, so that those of another run are not changed by accident; a copy that
-was changed all the same is not handed to a further run.
+was changed all the same is not handed to a further run, and the runs that have it refuse to train with it
+(launcher/job/sources.py).
 """
 
 import contextlib
@@ -32,14 +33,16 @@ class CodeStore:
         self._added = False
         self._maker = ""
 
-    def place(self, content: bytes, target: Path, mode: int) -> None:
-        """Write a file that can only be read, by a link if possible. Raises OSError.
+    def place(self, content: bytes, target: Path, mode: int) -> str:
+        """Write a file that can only be read, by a link if possible; return its SHA-256. Raises OSError.
 
         `mode` has the permissions of the file if the run had it to itself.
         """
         mode &= ~0o222
-        if not self._link(content, target, mode):
+        digest = hashlib.sha256(content).hexdigest()
+        if not self._link(content, digest, target, mode):
             _write(target, content, mode)
+        return digest
 
     def sweep(self, *, older_than_s: float = _UNUSED_S) -> None:
         """Remove the copies that no run uses any more, and the directory if nothing is left in it."""
@@ -59,13 +62,13 @@ class CodeStore:
         """Whether a copy was added by this process."""
         return self._added
 
-    def _link(self, content: bytes, target: Path, mode: int) -> bool:
+    def _link(self, content: bytes, digest: str, target: Path, mode: int) -> bool:
         """Link `target` to the copy; return False where that is not possible here."""
         if self._usable is None:
             self._usable = self._make()
         if not self._usable:
             return False
-        kept = self._directory / f"{hashlib.sha256(content).hexdigest()}-{mode:o}"
+        kept = self._directory / f"{digest}-{mode:o}"
         try:
             if not _holds(kept, content, mode):
                 self._put(kept, content, mode)

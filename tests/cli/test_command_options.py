@@ -114,6 +114,8 @@ OF_AN_IMAGE: Mapping[str, Case] = {
 }
 CASES: Mapping[tuple[str, ...], Mapping[str, Case]] = {
     ("doctor", "--nodes", "1"): {
+        "recipe": "tests/doctor/test_on_slurm.py: what it reads is looked at",
+        "assignments": "tests/doctor/test_on_slurm.py: likewise",
         "cluster": Two(("--cluster", "mine"), ("--cluster", "other")),
         "nodes": Two(("--nodes", "1"), ("--nodes", "2")),
         "gpus_per_node": Two(("--gpus-per-node", "1"), ("--gpus-per-node", "2")),

@@ -68,7 +68,7 @@ def found(dumps: dict[int, Dump], world_size: int) -> Stuck:
     [
         ("absent", "absent", (2,), "rank 2 did not come to gloo:all_reduce 3 of default_pg"),
         ("chain", "absent", (2,), "rank 2 did not come to gloo:all_reduce 3 of default_pg"),
-        ("different", "different", (1,), "rank 1 entered another collective, or other sizes, at gloo:all_reduce 3"),
+        ("different", "different", (1,), "rank 1 entered gloo:broadcast where others entered gloo:all_reduce 3"),
     ],
 )
 def test_four_gloo_ranks(scene: str, kind: str, ranks: tuple[int, ...], words: str) -> None:
@@ -120,6 +120,38 @@ def test_ranks_that_wait_for_each_other() -> None:
 def test_two_ranks_in_different_collectives_are_both_named() -> None:
     dumps = {0: dump(entry(3, state="started")), 1: dump(entry(3, "nccl:broadcast", "started"))}
     assert (found(dumps, 2).kind, found(dumps, 2).ranks) == ("different", (0, 1))
+
+
+STEP = ("nccl:all_reduce", "nccl:all_gather")
+
+
+def steps(*names: str, pending: int) -> Dump:
+    """Four steps of the same two collectives, then `names`; those from the number `pending` on are not complete."""
+    calls = [*STEP * 4, *names]
+    return dump(*(entry(at, name, "started" if at >= pending else "completed") for at, name in enumerate(calls, 1)))
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "words"),
+    [
+        # NCCL has paired both at 9: each rank went on until it waited elsewhere.
+        ((*STEP, "nccl:barrier"), ("nccl:all_gather", "nccl:barrier"), "nccl:all_gather"),
+        ((*STEP, "nccl:barrier"), ("nccl:broadcast", "nccl:all_gather", "nccl:barrier"), "nccl:broadcast"),
+    ],
+)
+@pytest.mark.parametrize("pending", [9, 10])
+def test_of_two_ranks_the_one_that_did_not_do_what_it_had_done_before_is_named(
+    mine: tuple[str, ...], other: tuple[str, ...], words: str, pending: int
+) -> None:
+    stuck = found({0: steps(*mine, pending=pending), 1: steps(*other, pending=pending + 1)}, 2)
+    assert (stuck.kind, stuck.sequence, stuck.ranks) == ("different", 9, (1,))
+    assert describe(stuck) == f"rank 1 entered {words} where others entered nccl:all_reduce 9 of default_pg"
+
+
+def test_where_both_do_something_new_both_are_named() -> None:
+    stuck = found({0: steps("nccl:barrier", pending=9), 1: steps("nccl:broadcast", pending=9)}, 2)
+    assert (stuck.kind, stuck.ranks) == ("different", (0, 1))
+    assert describe(stuck) == "ranks 0, 1 entered different collectives at nccl:barrier 9 of default_pg"
 
 
 def test_other_sizes_are_a_difference() -> None:

@@ -145,6 +145,46 @@ def test_a_missing_mount_a_torn_one_and_a_full_disk(own: tuple[VirtualCluster, U
     assert list(common.iterdir()) == []
 
 
+def test_inputs_of_a_recipe_are_looked_at_from_each_node(own: tuple[VirtualCluster, User], tmp_path: Path) -> None:
+    """n1 sees what the login node sees; n2 another disk at one place, n3 nothing at another."""
+    cluster, user = own
+    (user.directory / "reads.py").write_text("def configure(hf_path=None, data=None, tokenizer=None):\n    ...\n")
+    places = {name: tmp_path / name for name in ("model", "tokens", "words")}
+    for place in places.values():
+        place.mkdir()
+    (places["model"] / "config.json").write_text("{}")
+    for ending in (".bin", ".idx"):
+        (places["tokens"] / f"a{ending}").write_text("1" * 100)
+    (places["words"] / "tokenizer.json").write_text("{}")
+    asked = ("reads.py", f"hf_path={places['model']}", f"data={places['tokens']}/a", "tokenizer=words/tokenizer.json")
+    found, _ = doctor(user, *asked, "--nodes=3", "--quick", status=0)
+    assert bad(found) == set()
+    assert (found["login"]["inputs"]["verdict"], found["login"]["inputs"]["value"]) == ("skip", "4 found")
+    assert "was not run" in found["login"]["inputs"]["reason"]
+    assert {found[node]["inputs"]["value"] for node in ("n1", "n2", "n3")} == {"4 found"}
+
+    other = tmp_path / "another disk"
+    other.mkdir()
+    (other / "a.bin").write_text("2" * 100)
+    (other / "a.idx").write_text("1" * 99)
+    cluster.run("srun", "-w", "n2", "mount", "--bind", str(other), str(places["tokens"]))
+    cluster.run("srun", "-w", "n3", "mount", "-t", "tmpfs", "tmpfs", str(places["words"]))
+    cluster.run("srun", "-w", "n3", "mount", "-t", "tmpfs", "tmpfs", str(places["model"]))
+    found, _ = doctor(user, *asked, "hf_path=/nowhere", "--quick", status=0)
+    assert bad(found) == {("login", "inputs", "warn")}
+    assert found["login"]["inputs"]["reason"] == "hf_path: /nowhere: No such file or directory"
+    found, _ = doctor(user, *asked, "--nodes=3", "--quick", status=1)
+    assert bad(found) == {("n2", "inputs", "fail"), ("n3", "inputs", "fail")}
+    assert (
+        f"{places['tokens']}/a.bin is another one than on the login node: its first 64 KiB"
+        in found["n2"]["inputs"]["reason"]
+    )
+    assert "/a.idx is another one than on the login node: 99 bytes, and not 100" in found["n2"]["inputs"]["reason"]
+    assert found["n3"]["inputs"]["value"] == "2 of 4 not there"
+    assert "tokenizer.json: No such file or directory" in found["n3"]["inputs"]["reason"]
+    assert "0 names, and not 1" in found["n3"]["inputs"]["reason"]
+
+
 def test_a_node_that_does_not_see_the_run(own: tuple[VirtualCluster, User]) -> None:
     cluster, user = own
     (user.directory / "runs").mkdir()

@@ -1,6 +1,8 @@
 """Runs that keep going, on a real Slurm of virtual nodes with the toy: about 60 s on an idle machine."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +58,20 @@ def losses(run: Path) -> dict[int, float]:
     return found
 
 
+def uninterrupted(run: Path) -> dict[int, float]:
+    """The losses of the toy with the run's settings, from beginning to end without a fault; 0.2 s, without Slurm."""
+    whole = run.with_name(f".{run.name}-whole")
+    (whole / "attempts/000/ranks").mkdir(parents=True)
+    request = json.loads((run / "argv.json").read_text())
+    kept = [each for each in request["overrides"] if each["key"] in ("toy.iters", "toy.seed")]
+    request["overrides"] = [*kept, {"key": "toy.seconds", "value": 0}]
+    (whole / "argv.json").write_text(json.dumps(request))
+    world = json.loads((run / "plan.json").read_text())["layout"]["world_size"]
+    environ = {"RANK": "0", "WORLD_SIZE": str(world), "LAUNCHER_RUN_DIR": str(whole), "LAUNCHER_ATTEMPT": "000"}
+    subprocess.run([sys.executable, TOY], env=environ, check=True, stdout=subprocess.DEVNULL, timeout=seconds(60))
+    return losses(whole)
+
+
 def status(user: User, run: Path) -> dict[str, Any]:
     (found,) = json.loads(user.run("status", str(run), "--json").stdout)["runs"]
     return dict(found)
@@ -101,7 +117,7 @@ def test_a_crash_is_requeued_and_the_losses_are_those_of_an_uninterrupted_run(
     loaded = json.loads((run / "attempts/001/timeline.jsonl").read_text().splitlines()[2])["iteration"]
     assert loaded > 0, "the second attempt has continued"
     wait_until(lambda: status(user, straight)["over"], "the other run", slurm_cluster, 60)
-    assert losses(run) == losses(straight)
+    assert losses(run) == losses(straight) == uninterrupted(run)
     assert len(losses(run)) == 30
     seen = status(user, run)
     first = json.loads((run / "attempts/000/result.json").read_text())
@@ -144,6 +160,7 @@ def test_what_ends_and_what_diverges(user: User, slurm_cluster: VirtualCluster, 
     assert json.loads((run / "attempts/001/timeline.jsonl").read_text().splitlines()[2])["iteration"] == 10
     assert not list((run / "set-aside").iterdir()), "what was set aside is saved again"
     assert status(user, run)["lost_iterations"] == 10
+    assert losses(run) == uninterrupted(run), "nothing of the bad state is left"
     faults.note_run("poisoned run", runs["poisoned"][0], attempt="001")
 
 
@@ -206,6 +223,7 @@ def test_a_node_that_kills_ranks_is_excluded_by_a_successor(
     assert slurm_cluster.wait(successor, "COMPLETED", "FAILED", timeout_s=90) == "COMPLETED"
     assert "n1" not in (run / "attempts/002/nodes").read_text().split()
     assert (decided(run), len(losses(run))) == (["requeue", "successor", "end"], 30)
+    assert losses(run) == uninterrupted(run)
     faults.note_run("bad node", run, attempt="001", lost=status(user, run)["lost_iterations"])
 
 
@@ -224,6 +242,7 @@ def test_a_node_failure(new_cluster: Callable[..., VirtualCluster], tmp_path: Pa
     first = json.loads((run / "attempts/000/next.json").read_text())
     assert (first["kind"], first["action"]) == ("machine", "requeue")
     assert cluster.wait(job, "COMPLETED", "FAILED", timeout_s=60) == "COMPLETED"
+    assert losses(run) == uninterrupted(run)
     assert sorted(losses(run)) == list(range(1, 61))
     seen = status(user, run)
     assert [each["kind"] for each in seen["history"]] == ["machine", "finished"]
@@ -298,6 +317,7 @@ def test_time_limit_and_preemption(new_cluster: Callable[..., VirtualCluster], t
     seen = status(user, run)
     assert [each["kind"] for each in seen["history"]] == ["time limit", "preempted", "finished"]
     assert (seen["phase"], seen["lost_iterations"], jobs(run)) == ("finished", 0, [job])
+    assert losses(run) == uninterrupted(run)
     assert sorted(losses(run)) == list(range(1, 241))
     faults.note_run("time limit", run, lost=0)
     faults.note_run("preemption", run, attempt="001", lost=0)
@@ -326,6 +346,7 @@ def test_a_requeue_by_slurm_itself_does_what_was_decided(
     assert cluster.wait(jobs(strict)[-1], "FAILED", "COMPLETED", timeout_s=60) == "COMPLETED"
     seen = status(user, strict)
     assert (seen["phase"], [each["next"] for each in seen["history"]]) == ("finished", ["successor", None])
+    assert losses(strict) == uninterrupted(strict)
     assert sorted(losses(strict)) == list(range(1, 81))
     assert cluster.wait(two, "FAILED", "COMPLETED", timeout_s=60) == "FAILED"
     assert (decided(short), jobs(short), last(short)["kind"]) == (["end"], [two], "machine")
@@ -369,4 +390,4 @@ def test_a_successor_whose_sbatch_timed_out_is_found_and_goes_on(
     assert len([line for line in scripts if str(run) in line]) == 2, "one successor, however often it was asked for"
     events = [json.loads(line)["event"] for line in (run / "journal.jsonl").read_text().splitlines()]
     assert "submit_unknown" in events
-    assert len(losses(run)) == 20
+    assert (len(losses(run)), losses(run)) == (20, uninterrupted(run))

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -142,55 +142,86 @@ def test_from_python(user: User, slurm_cluster: VirtualCluster) -> None:
     assert sum(jobs(slurm_cluster, user).values()) == 1
 
 
-def killed_then_done(forks: Launchers, arguments: tuple[str, ...], longest_s: float, draw: random.Random) -> None:
-    """Kill the command at random moments of its work, once or twice, and then let it do it."""
-    for _ in range(draw.choice((1, 1, 1, 2))):
-        tried = forks.start(*arguments)
-        time.sleep(draw.uniform(0, longest_s))
-        tried.kill()
-        tried.wait()
-    forks.run(*arguments)
+AT_ONCE = 5
+"""Launchers of different keys at work together: what one does is no business of the others."""
+
+
+def batches(commands: Sequence[tuple[str, ...]]) -> Iterator[Sequence[tuple[str, ...]]]:
+    return (commands[start : start + AT_ONCE] for start in range(0, len(commands), AT_ONCE))
+
+
+def done(forks: Launchers, commands: Sequence[tuple[str, ...]]) -> float:
+    """Run the commands at once; each has to succeed. Return how many seconds that took."""
+    began = time.monotonic()
+    started = [forks.start(*arguments) for arguments in commands]
+    assert [each.wait() for each in started] == [0] * len(started), [each.text for each in started]
+    return time.monotonic() - began
+
+
+class Killer:
+    """Kills launchers at random moments of their work."""
+
+    def __init__(self, longest_s: float) -> None:
+        self.longest_s = longest_s
+        """The last moment. It follows what launchers take on this machine now, so that a quarter ends before it."""
+        self.draw = random.Random(os.environ.get("TEST_SEED", "once"))  # noqa: S311
+        self.alive = 0
+        """How many were at work when they were killed."""
+
+    def kill(self, forks: Launchers, commands: Sequence[tuple[str, ...]]) -> None:
+        """Start the commands at once and kill each, and one in four once more."""
+        for some in (commands, self.draw.sample(commands, len(commands) // 4)):
+            moments = sorted((self.draw.uniform(0, self.longest_s), number) for number in range(len(some)))
+            began = time.monotonic()
+            started = [forks.start(*arguments) for arguments in some]
+            for moment, number in moments:
+                time.sleep(max(0.0, began + moment - time.monotonic()))
+                started[number].kill()
+            alive = [each.wait() for each in started].count(137)
+            self.alive += alive
+            self.longest_s *= 0.8 if alive < len(some) * 0.7 else 1.1
 
 
 def kills(user: User, cluster: VirtualCluster, forks: Launchers, number: int) -> None:
-    """Kill `number` submissions and as many resumes of their runs."""
-    draw = random.Random(os.environ.get("TEST_SEED", "once"))  # noqa: S311
-    times = []
-    for key in range(3):
-        began = time.monotonic()
-        forks.run("submit", *COMMON, *HOLD, f"--once={key}")
-        times.append(time.monotonic() - began)
-    longest_s = min(times)
-    for key in range(3, number):
-        killed_then_done(forks, ("submit", *COMMON, *HOLD, f"--once={key}"), longest_s, draw)
+    """Kill `number` submissions and as many resumes of their runs, some twice; the next try does what is left to do."""
+    submissions = [("submit", *COMMON, *HOLD, f"--once={key}") for key in range(number)]
+    killer = Killer(done(forks, [("submit", *COMMON, *HOLD, f"--once=whole {key}") for key in range(AT_ONCE)]))
+    for batch in batches(submissions):
+        killer.kill(forks, batch)
+        done(forks, batch)
     runs = user.runs()
-    assert len(runs) == number
+    assert killer.alive > number / 2, "most were at work when they were killed"
+    assert len(runs) == number + AT_ONCE
     assert jobs(cluster, user) == {str(run): 1 for run in runs}
     assert left_over(user) == []
     release(cluster, user)
     assert counted(user) == {str(run): 1 for run in runs}
-    for run in runs:
-        arguments = ("submit", "--resume", str(run), *HOLD, "toy.iters=9", f"--once=more {run.name}")
-        killed_then_done(forks, arguments, longest_s, draw)
-    assert jobs(cluster, user) == {str(run): 2 for run in runs}
+    resumed = runs[-number:]
+    resumes = [("submit", "--resume", str(run), *HOLD, "toy.iters=9", f"--once=more {run.name}") for run in resumed]
+    for batch in batches(resumes):
+        killer.kill(forks, batch)
+        done(forks, batch)
+    assert killer.alive > number, "most were at work when they were killed"
+    expected = {str(run): 2 if run in resumed else 1 for run in runs}
+    assert jobs(cluster, user) == expected
     release(cluster, user)
-    assert counted(user) == {str(run): 2 for run in runs}
-    assert user.runs() == runs
+    assert counted(user) == expected
+    assert sorted(user.runs()) == sorted(runs)
     assert left_over(user) == []
-    for run in runs:
+    for run in resumed:
         kept = json.loads((run / "attempts/000/plan.json").read_text())
         assert (kept["submission"], kept["overrides"]) == (0, []), "the first attempt's own plan is kept"
 
 
 @pytest.mark.fault("launcher killed")
 def test_launchers_killed_at_random_moments(user: User, slurm_cluster: VirtualCluster, forks: Launchers) -> None:
-    kills(user, slurm_cluster, forks, 25)
+    kills(user, slurm_cluster, forks, 50)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_many_launchers_killed_at_random_moments(user: User, slurm_cluster: VirtualCluster, forks: Launchers) -> None:
-    kills(user, slurm_cluster, forks, 100)
+    kills(user, slurm_cluster, forks, 200)
 
 
 def failures(user: User, cluster: VirtualCluster, forks: Launchers, stride: int) -> None:

@@ -590,6 +590,43 @@ def test_of_a_hang_in_which_no_rank_differs_none_is_named(tmp_path: Path) -> Non
     assert "no rank differs" in result["reason"]
 
 
+def recorded(*names: str, pending: int) -> str:
+    """A dump of NCCL's flight recorder: these calls of one group, not complete from the number `pending` on."""
+    entries = [
+        {
+            "process_group": ["0", "default_pg"],
+            "collective_seq_id": number,
+            "profiling_name": f"nccl:{name}",
+            "state": "completed" if number < pending else "started",
+            "input_sizes": [],
+            "input_dtypes": [],
+        }
+        for number, name in enumerate(names, 1)
+    ]
+    return json.dumps({"version": "2.10", "pg_config": {}, "entries": entries})
+
+
+def test_of_two_ranks_in_different_collectives_the_one_that_left_its_way_is_named(tmp_path: Path) -> None:
+    """Seen with NCCL: it pairs both, and the rank that did as always waits one call earlier than the other one."""
+    calls = {0: IN_CALL, 1: {**IN_CALL, "seq": 8}}
+    seen = node_record(0, *(sighted(rank, collectives=[call]) for rank, call in calls.items()))
+    stacks = tmp_path / "attempts/000/stacks"
+    stacks.mkdir(parents=True)
+    step = ("all_reduce", "all_gather")
+    (stacks / "flight-recorder-rank-0").write_text(recorded(*step * 4, pending=7))
+    (stacks / "flight-recorder-rank-1").write_text(recorded(*step * 3, "all_gather", "barrier", pending=8))
+    (stacks / "node-0000.json").write_text(json.dumps(seen))
+    result: Any = judge(tmp_path, [(None, "137 9 n1"), (None, "137 9 n1")], status=137)
+    assert result["reason"] == (
+        "hang: rank 1 entered nccl:all_gather where others entered nccl:all_reduce 7 of default_pg;"
+        " rank 0 waits in all_reduce 7 of tp; no progress for 301 s"
+    )
+    assert (result["first_failing_rank"]["rank"], result["evidence"]["ranks"]) == (1, [1])
+    (stacks / "flight-recorder-rank-1").unlink()
+    result = verdict.compose(AttemptPaths(stacks.parent), 2, 137, now=100.0)
+    assert result["reason"].startswith("hang: rank 0 is behind")
+
+
 def test_a_rank_that_had_ended_before_is_the_cause_of_the_silence(tmp_path: Path) -> None:
     """Seen with NCCL: rank 1 is killed, the other waits in a collective until the watchdog ends it."""
     seen = node_record(0, sighted(0, **WAITING), sighted(1, phase="ended"))

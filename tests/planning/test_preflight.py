@@ -139,7 +139,13 @@ def test_files_are_looked_for(tmp_path: Path) -> None:
         missing=(("dataset.blend", bad), ("dataset.data_path", f"{bad}2")),
         uncached=(("tokenizer.tokenizer_model", "me/unknown"),),
         offline=True,
+        named=(
+            *(("dataset.blend", path) for path in (f"{good}.bin", f"{good}.idx", bad)),
+            *(("dataset.data_path", path) for path in (f"{good}.bin", f"{good}.idx", f"{bad}2")),
+        ),
     )
+    cached = check_training_files({**values, "tokenizer.tokenizer_model": "me/known"}, environ)
+    assert cached.named[0] == ("tokenizer.tokenizer_model", f"{tmp_path}/hub/models--me--known/snapshots")
     known = check_training_files({**values, "tokenizer.tokenizer_model": "me/known"}, environ)
     assert known.uncached == ()
     assert check_training_files({}, {"HOME": str(tmp_path)}) == TrainingFiles()

@@ -1,21 +1,33 @@
 """Files of code/ that the runs of a root share: one copy, whole runs, no run changed through another."""
 
 import dataclasses
+import json
 import os
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from launcher.backends.prepare import create
+from launcher.backends.prepare import create, renew
 from launcher.contract.process import ProcessIdentity, start_ticks_of
+from launcher.discovery.code_files import code_files
+from launcher.discovery.recipe import RecipeFile, read_recipe
+from launcher.discovery.shipped_code import shipped_code
+from launcher.job.errors import UserError
+from launcher.job.sources import refuse_changed_code
+from launcher.planning.model import Plan
+from launcher.rundir import RunDirectory
 from launcher.rundir.code_store import CodeStore
 from launcher.scripts import scripts
+from tests.job.ranks import rank_environment
 from tests.support import building
+from tests.support.limits import seconds
 
 TEXT = b"LAYERS = 2\n"
+SOURCE = TEXT + b"def configure(): ...\n"
 
 
 def place(root: Path, run: str, content: bytes = TEXT, mode: int = 0o600) -> Path:
@@ -138,3 +150,78 @@ def test_runs_of_a_root_share_the_code_of_their_plans(tmp_path: Path) -> None:
     for each in reversed(made):
         each.rollback()
     assert not (tmp_path / "runs").exists()
+
+
+def two_runs(root: Path) -> tuple[RunDirectory, RunDirectory, Plan]:
+    """Two runs of one recipe, with the program of ranks; and the plan of the first."""
+    (root / "recipe.py").write_bytes(SOURCE)
+    recipe = read_recipe("recipe.py", root)
+    assert isinstance(recipe, RecipeFile)
+    code = code_files(shipped_code(recipe), None, root)
+    made, plans = list[RunDirectory](), list[Plan]()
+    for number in range(2):
+        where = building.host(run_id=f"20260921-120000-abc{number}", directory=root)
+        plans.append(dataclasses.replace(building.plan(where=where, recipe=recipe), code=code))
+        like = made[0] if made else None
+        made.append(create(plans[-1], scripts(plans[-1]), like=like).run)
+    return made[0], made[1], plans[0]
+
+
+def changed(run: RunDirectory) -> str | None:
+    """What rank 0 says of the code before it trains."""
+    try:
+        refuse_changed_code(run)
+    except UserError as error:
+        return f"{error.message}; {error.hint}"
+    return None
+
+
+def edit(path: Path, text: bytes) -> None:
+    """Change a file in place, as its owner can."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.chmod(0o600)
+    path.write_bytes(text)
+    path.chmod(mode)
+
+
+def test_a_run_whose_code_was_changed_through_another_one_does_not_train(tmp_path: Path) -> None:
+    one, other, _plan = two_runs(tmp_path)
+    assert (changed(one), changed(other)) == (None, None)
+    edit(one.code / "recipe/recipe.py", b"LAYERS = 9\n")
+    said = changed(other)
+    assert said and "recipe/recipe.py below code/ changed after the run was made" in said
+    assert f"--resume {other.path} --allow-change code" in said
+    edit(one.code / "recipe/recipe.py", SOURCE)
+    assert changed(other) is None
+    (other.code / "launcher/job/rank.py").unlink()
+    said = changed(other)
+    assert said and "launcher/job/rank.py" in said and "--resume" not in said
+    assert changed(one) is None
+    other.code_sums.chmod(0o600)
+    other.code_sums.write_text("{")
+    assert "damaged" in str(changed(one))
+
+
+def test_the_program_of_rank_0_refuses_changed_code(tmp_path: Path) -> None:
+    one, other, _plan = two_runs(tmp_path)
+    edit(one.code / "recipe/recipe.py", b"LAYERS = 9\n")
+    other.begin_attempt()
+    environ = rank_environment(other.path, 0, 2, "000", "29500", 1)
+    done = subprocess.run(
+        [sys.executable, str(other.entrypoint)], env=environ, capture_output=True, text=True, timeout=seconds(60)
+    )
+    record = json.loads(other.attempt_paths("000").rank_record(0).read_text())
+    assert (done.returncode, record["outcome"], record["cause"]) == (2, "failed", "user"), done.stderr
+    assert "recipe/recipe.py below code/ changed" in record["exception"]["message"]
+
+
+def test_a_change_that_a_resume_was_allowed_is_trained(tmp_path: Path) -> None:
+    one, other, plan = two_runs(tmp_path)
+    one.begin_attempt()
+    edit(one.code / "recipe/recipe.py", b"LAYERS = 9\n")
+    (one.code / "launcher/job/rank.py").unlink()
+    own = tuple((target, f"{one.code}/{target}") for target, _ in plan.code if target.startswith("recipe/"))
+    renew(one, dataclasses.replace(plan, code=(*(each for each in plan.code if each[0] != own[0][0]), *own)), {})
+    said = changed(one)
+    assert said and "launcher/job/rank.py below code/" in said and "recipe.py" not in said
+    assert "recipe/recipe.py" in str(changed(other))

@@ -8,6 +8,7 @@ count). With toy.how=slow a step, each save and an evaluation after it take toy.
 With toy.save_s each save takes so many seconds, and the third one five times as many.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -137,6 +138,8 @@ def main() -> int:
     if told.get("toy.how") == "start" and int(told.get("toy.rank", WORLD - 1)) == RANK:
         hang("start")
     beat = heartbeat.join()
+    if told.get("toy.backend") != "none":
+        importlib.import_module("torch.distributed")
     beat.enter("setting up")
     toy = Toy(told, beat)
     toy.begin()

@@ -5,8 +5,10 @@ toy.start_seconds, toy.nan_from (the step from which the loss is NaN), toy.fail_
 (raise, user, exit, kill, hang), toy.save_seconds (of the save at a stop), toy.term=save (SIGTERM saves and stops).
 With toy.fail_after=FILE it waits for that file before it fails. With toy.bad_attempts=N the loss is NaN and ranks
 fail in the first N attempts alone. toy.lemon names a file: ranks on a node that it lists are killed after six
-iterations. What it was given lies afterwards in ranks/NNNN.seen.json. Its loss depends on step, seed and world size
-alone: a resumed run must repeat it exactly.
+iterations. What it was given lies afterwards in ranks/NNNN.seen.json. Like weights it has a state that each step
+changes and that a checkpoint holds; the loss depends on it, so on all earlier steps, the seed and the world size. A
+resumed run repeats the losses of an uninterrupted one only if it loads the state of the very iteration that it
+continues.
 """
 
 import hashlib
@@ -57,10 +59,18 @@ def end(outcome: str, iteration: int, reason: Any = None, exception: Any = None,
     return 0 if outcome != "failed" else 2 if cause == "user" else 1
 
 
-def loss(step: int, seed: str) -> float:
-    """Falls with the step; the digits behind come from step, seed and world size."""
-    digits = int.from_bytes(hashlib.sha256(f"{step} {seed} {WORLD}".encode()).digest()[:4], "big")
-    return float(10.0 / step**0.5 + digits / 2**36)
+NOT_FINITE = "nan"
+"""The state of a training that has diverged: it never recovers, and a checkpoint of it is as bad."""
+
+
+def advance(state: str, step: int) -> str:
+    """The state after a step, from the one before."""
+    return state if state == NOT_FINITE else hashlib.sha256(f"{state} {step}".encode()).hexdigest()
+
+
+def loss(state: str, step: int) -> float:
+    """Falls with the step; the digits behind come from the state."""
+    return float("nan") if state == NOT_FINITE else float(10.0 / step**0.5 + int(state[:8], 16) / 2**36)
 
 
 def fail(how: str, step: int) -> int:
@@ -91,28 +101,30 @@ def superseded() -> Any:
     return Fence(read_rank(os.environ)).superseded()
 
 
-def save(step: int) -> None:
+def save(step: int, state: str) -> None:
     if (reason := superseded()) is not None:
         sys.exit(end("stopped", step, reason))
     if RANK == 0:
         folder = RUN / "checkpoints" / f"iter_{step:07d}"
         folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "state.json", json.dumps({"iteration": step}))
+        write(folder / "state.json", json.dumps({"state": state}))
         write(RUN / "checkpoints" / "latest_checkpointed_iteration.txt", f"{step}\n")
         (RUN / "set-aside" / f"{folder.name}.json").unlink(missing_ok=True)
         event("save", 0.0, iteration=step)
 
 
-def resume() -> int:
+def resume(state: str) -> tuple[int, str]:
+    """The iteration and the state to continue from: those of the newest checkpoint that is not set aside."""
     tracker = RUN / "checkpoints" / "latest_checkpointed_iteration.txt"
     if ATTEMPT == "000" or not tracker.exists():
-        return 0
+        return 0, state
     newest = f"iter_{int(tracker.read_text()):07d}"
     saved = [path for path in sorted(tracker.parent.glob("iter_*")) if path.name <= newest]
     good = [path for path in saved if not (RUN / "set-aside" / f"{path.name}.json").exists()]
-    step = json.loads((good[-1] / "state.json").read_text())["iteration"]
+    step = int(good[-1].name.removeprefix("iter_"))
+    state = json.loads((good[-1] / "state.json").read_text())["state"]
     event("checkpoint_loaded", 0.0, iteration=step)
-    return int(step)
+    return step, state
 
 
 def main() -> int:
@@ -134,7 +146,7 @@ def main() -> int:
     event("imports", time.time() - START)
     time.sleep(float(told.get("toy.start_seconds", 0)))
     event("model", time.time() - START)
-    step, nan = resume(), float("nan")
+    step, state = resume(f"{told.get('toy.seed', 1)} {WORLD}")
     start, lemons = step, Path(told["toy.lemon"]).read_text().split() if "toy.lemon" in told else []
     bad = int(ATTEMPT) < int(told.get("toy.bad_attempts", 1000))
     event("train_start", None)
@@ -149,14 +161,8 @@ def main() -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(seconds)
         took = time.time() - begin
-        line = {
-            "iteration": step,
-            "train_iters": iters,
-            "loss": loss(step, str(told.get("toy.seed", 1)))
-            if not bad or step < int(told.get("toy.nan_from", iters + 1))
-            else nan,
-            "grad_norm": 1.0 / step,
-        }
+        state = NOT_FINITE if bad and step >= int(told.get("toy.nan_from", iters + 1)) else advance(state, step)
+        line = {"iteration": step, "train_iters": iters, "loss": loss(state, step), "grad_norm": 1.0 / step}
         line |= {"learning_rate": 1e-3, "seconds": took, "tokens": 64 * WORLD, "tokens_per_second": 64 * WORLD / took}
         append("metrics.jsonl", **line, tflops_per_gpu=None, memory_bytes=None)
         print(f"iteration {step}/{iters}", flush=True)
@@ -165,13 +171,13 @@ def main() -> int:
         stop = (HERE / "stop").exists()
         if stop or (signalled and told.get("toy.term") == "save"):
             time.sleep(float(told.get("toy.save_seconds", 0)))
-            save(step)
+            save(step, state)
             why = (HERE / "stop").read_text().strip() if stop else "signal SIGTERM"
             return end(
                 "stopped", step, why if why in ("time limit", "preempted", "requeued") or not stop else "requested"
             )
         if step % every == 0 or step == iters:
-            save(step)
+            save(step, state)
     return end("finished", step)
 
 

@@ -85,6 +85,21 @@ def test_it_resumes_with_the_very_same_losses(toy: Toy, tmp_path: Path) -> None:
     assert toy.lines("timeline.jsonl", "001")[2]["event"] == "checkpoint_loaded"
 
 
+def test_a_resume_from_a_wrong_state_is_seen_in_the_losses(toy: Toy) -> None:
+    """The state of another iteration, and one that is not finite: neither comes right again."""
+    toy.run("toy.iters=8", "toy.seconds=0", "+toy.save_every=2", "+toy.nan_from=7")
+    losses = {line["iteration"]: line["loss"] for line in toy.lines("metrics.jsonl")}
+    assert [step for step, loss in losses.items() if loss != loss] == [7, 8]
+    saved = toy.path / "checkpoints"
+    for attempt, newest, content in (("001", 8, 8), ("002", 4, 2)):
+        (saved / f"iter_{newest:07d}/state.json").write_bytes((saved / f"iter_{content:07d}/state.json").read_bytes())
+        (saved / "latest_checkpointed_iteration.txt").write_text(f"{newest}\n")
+        toy.run("toy.iters=10", "toy.seconds=0", "toy.save_every=100", attempt=attempt)
+    nan, wrong = ([line["loss"] for line in toy.lines("metrics.jsonl", attempt)] for attempt in ("001", "002"))
+    assert (len(nan), all(loss != loss for loss in nan)) == (2, True)
+    assert (len(wrong), wrong[0] == losses[5], wrong[1] == losses[6]) == (6, False, False)
+
+
 @pytest.mark.parametrize("how", ["file", "signal"])
 def test_it_saves_and_stops(toy: Toy, how: str) -> None:
     processes = toy.start("toy.iters=10000", "toy.seconds=0.01", "toy.save_every=100000", "+toy.term=save")

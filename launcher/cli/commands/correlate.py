@@ -9,6 +9,7 @@ The left side's settings are given to the right side (--match). The verdict, a p
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,9 @@ from launcher.cli.output import coloured, info, print_json, say
 from launcher.cli.parser import count
 
 if TYPE_CHECKING:
-    from launcher.config.request import Request
     from launcher.correlate.correlate import Correlation, Pair
-    from launcher.rundir import RunDirectory
 
-_OF_RUNS = ("cluster", "nodes", "gpus_per_node", "image", "runtime", "python", "run_root", "mcore")
+_OF_RUNS = ("cluster", "nodes", "gpus_per_node", "image", "runtime", "python", "run_root", "mcore", "env")
 """Options that both runs get as they are."""
 
 
@@ -44,7 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fp32", action="store_true", help="compute in fp32 on both sides")
     add("--dropout", metavar="P", type=float, help="the dropout of both sides (default: as given; on CPU 0)")
     add("--probe", action="store_true", help="record checksums on both sides, so that the verdict names the stage")
-    add("--repeats", metavar="N", type=count, default=1, help="run the left side N times, to measure its noise")
+    add(
+        "--repeats",
+        metavar="N",
+        type=count,
+        help="run each side N times, to measure its noise (default: once, and the left one again where they differ)",
+    )
+    add(
+        "--at-once",
+        metavar="N",
+        type=count,
+        default=1,
+        help="run so many at a time, each on GPUs of its own if possible",
+    )
     add("--tolerance", metavar="X", type=float, default=0.0, help="the relative difference of losses that is none")
     add(
         "--vary",
@@ -62,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image", metavar="IMAGE", help="image that tasks run in")
     add("--runtime", metavar="NAME", help="how tasks enter the image")
     add("--python", metavar="PATH", help="interpreter that tasks run with")
+    add("--env", metavar="NAME[=VALUE]", action="append", help="set a variable, or pass this shell's on; repeatable")
     add("--mlm-source", metavar="SOURCE", help="a checkout of Megatron-LM, DIR, DIR@COMMIT or COMMIT")
     add("--mcore", metavar="SOURCE", help="the Megatron-Core of both runs: DIR, DIR@COMMIT, COMMIT, main or dev")
     add_run_root(parser)
@@ -100,6 +112,7 @@ def _are_runs(parsed: argparse.Namespace) -> bool:
 
 def _judge(parsed: argparse.Namespace) -> "Correlation":
     from launcher.api.locate import find_run
+    from launcher.cli.progress import TerminalProgress
     from launcher.correlate import correlate
 
     left, right = (find_run(name, parsed.run_root) for name in (parsed.left, parsed.right))
@@ -109,7 +122,7 @@ def _judge(parsed: argparse.Namespace) -> "Correlation":
     found = correlate.judge_runs(left, right, pair)
     output = Path(parsed.output).absolute() if parsed.output else right.path / "correlation"
     correlation = correlate.Correlation(found, found.settings, output)
-    correlate.write(correlation)
+    correlate.write(correlation, TerminalProgress())
     return correlation
 
 
@@ -177,48 +190,17 @@ def _run(pair: "Pair", parsed: argparse.Namespace) -> "Correlation":
     from launcher.api.locate import find_cluster
     from launcher.cli.progress import TerminalProgress
     from launcher.correlate.correlate import run_pair
+    from launcher.correlate.running import Ended, Wanted, run_all
 
     progress = TerminalProgress()
-    cluster, _host = find_cluster(str(pair.options["cluster"]) if "cluster" in pair.options else None)
-    on_cpu = cluster.device == "cpu" or (cluster.device == "auto" and not _has_gpus())
+    cluster, host = find_cluster(str(pair.options["cluster"]) if "cluster" in pair.options else None)
+    on_cpu = cluster.device == "cpu" or (cluster.device == "auto" and not host.gpus)
     output = Path(parsed.output).absolute() if parsed.output else None
 
-    def one(request: "Request") -> "RunDirectory":
-        return _run_one(request, progress)
+    def run(wanted: Sequence[Wanted]) -> Sequence[Ended]:
+        return run_all(wanted, progress, at_once=parsed.at_once)
 
-    return run_pair(pair, one, progress, on_cpu=on_cpu, output=output)
-
-
-def _has_gpus() -> bool:
-    from launcher.discovery.host import detect_host
-
-    return bool(detect_host().gpus)
-
-
-def _run_one(request: "Request", progress: Any) -> "RunDirectory":
-    """Run one side here, in this shell's allocation or on this machine. Raises OutsideError where it fails."""
-    from launcher._util.errors import OutsideError
-    from launcher.api.prepare_plan import prepare_plan
-    from launcher.api.run import start_run, wait_for_run
-    from launcher.backends.wait import interrupts
-    from launcher.watch.follower import Follower
-
-    prepared = prepare_plan(request, "run", progress=progress)
-    with interrupts() as counted:
-        started = start_run(prepared, progress)
-        info(f"run {coloured(f'{prepared.plan.name}/{started.run.path.name}', 'bold')}: {started.run.path}")
-        with Follower(started.run) as follower:
-            outcome = wait_for_run(started, counted, tick=follower.tick, say=follower.say)
-    if counted.count:
-        raise KeyboardInterrupt
-    if outcome.exit_status:
-        reason = outcome.summary.get("reason") or outcome.summary.get("outcome")
-        raise OutsideError(
-            f"one of the two trainings did not finish: {reason}",
-            where=str(started.run.path),
-            hint=f"launcher logs {started.run.path}",
-        )
-    return outcome.run
+    return run_pair(pair, run, progress, on_cpu=on_cpu, output=output)
 
 
 def _print(found: "Correlation") -> None:

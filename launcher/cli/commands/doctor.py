@@ -2,6 +2,7 @@
 
   launcher doctor
   launcher doctor --nodes 2 --cluster mine
+  launcher doctor my_recipe.py hf_path=/models/llama --nodes 2
   salloc -N 2 --gpus-per-node=8 --exclusive, then: launcher doctor --nodes 2
 
 Exit status: 0 nothing failed; 1 something failed; 2 the request was wrong; 3 Slurm did not answer.
@@ -23,6 +24,11 @@ _TIME_LIMIT = "15"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher doctor`: those of a run that name nodes, job and container, and its own."""
     add = parser.add_argument
+    complete(
+        add("recipe", metavar="RECIPE", nargs="?", help="also look at what this recipe reads, from here and the nodes"),
+        "recipes",
+    )
+    complete(add("assignments", metavar="KEY=VALUE", nargs="*", help="its arguments and overrides"), "keys")
     complete(add("--cluster", metavar="NAME", help="cluster profile (default: as for run and submit)"), "clusters")
     add("--nodes", "-N", metavar="N", type=whole_number, help="check that many compute nodes as well, in a job")
     add(

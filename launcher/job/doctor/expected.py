@@ -30,6 +30,8 @@ class Expected:
     """Directories that should have the same content on every node: what the profile mounts, by the names in the job."""
     read_only: tuple[str, ...] = ()
     """Those directories that must not be written to."""
+    inputs: tuple[Any, ...] = ()
+    """What the recipe reads: key, path in the job, and what the login node sees there (inputs.py)."""
     matmul_tflops: Optional[float] = None
     all_reduce_node_gbs: Optional[float] = None
     all_reduce_gbs: Optional[float] = None

@@ -13,7 +13,20 @@ from typing import Any, Optional
 from ...contract.checks import Check, fail, skip
 from ..errors import first_line
 from ..rank import Rank
-from . import clock, compute, disk, gpudirect, gpus, host, links, probes, shared_directories, task_environment, xid
+from . import (
+    clock,
+    compute,
+    disk,
+    gpudirect,
+    gpus,
+    host,
+    inputs,
+    links,
+    probes,
+    shared_directories,
+    task_environment,
+    xid,
+)
 from .expected import Expected
 from .rendezvous import Client, Peer, RendezvousServer, connect, listen, missing
 
@@ -50,6 +63,8 @@ def look_at_node(this: Rank, expected: Expected, found: Findings, began: float) 
     found.add("training stack", task_environment.stack_check)
     found.add("mpi", lambda: task_environment.mpi_check(os.environ, expected))
     found.add("gpus from slurm", lambda: gpus.share_check(os.environ, expected, ranks))
+    if expected.inputs:
+        found.add("inputs", lambda: inputs.inputs_check(expected.inputs, expected.container))
     look_at_machine(expected, found, ranks)
     found.facts |= task_environment.facts()
 
