@@ -103,6 +103,11 @@ class ExecCase:
         found = files.read_object(self.path / "session.json") or {}
         return [str(each) for each in found.get("dependencies", [])]
 
+    def arguments(self) -> list[str]:
+        """Return what the script of the newest start was called with."""
+        found = files.read_object(self.path / "session.json") or {}
+        return [str(each) for each in found.get("arguments", [])]
+
     def runs(self) -> bool:
         """Return whether its script, or what that has started on this machine, still runs."""
         try:
@@ -203,7 +208,8 @@ def _run(
     # -P: what lies in the directory of the caller is not imported.
     program = shlex.join([sys.executable, "-P", "-m", "launcher.cloudai.exec_sbatch"])
     files.write_text(sbatch, f'#!/bin/sh\n# {_SHIM}\nexec {program} "$@"\n', mode=0o700, exact_mode=True)
-    files.write_json(case.path / "session.json", {"session": session, "dependencies": list(dependencies)})
+    values = {"session": session, "dependencies": list(dependencies), "arguments": list(command[2:])}
+    files.write_json(case.path / "session.json", values)
     status = case.path / f"status.{session}"
     # The status is written by a shell around the script, which outlives this process.
     script = '"$@"; s=$?; echo "$s" >"$LAUNCHER_STATUS.tmp" && mv -f "$LAUNCHER_STATUS.tmp" "$LAUNCHER_STATUS"'

@@ -3,8 +3,10 @@
 Called as `sbatch [OPTION ...] SCRIPT [ARGUMENT ...]`, as NeMo-Run does; prints the job's number and nothing else.
 """
 
+import itertools
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,6 +57,8 @@ def _submitted(case: ExecCase, session: str, options: Sequence[str], script: Pat
     token = re.sub(r"[^A-Za-z0-9_-]", "-", token)
     files.append_line(case.path / "scripts.jsonl", {"script": str(script)}, sync=True)
     files.write_text(script, without_secrets(script.read_text()))
+    for inner in script.with_name(script.name.removesuffix("_sbatch.sh")).glob("scripts/*.sh"):
+        files.write_text(inner, repaired(inner.read_text(), case.arguments()))
     before = case.dependencies()
     if before:
         options = [*options, f"--dependency={','.join([*_stated(script), *before])}"]
@@ -69,6 +73,30 @@ def _submitted(case: ExecCase, session: str, options: Sequence[str], script: Pat
         raise
     case.journal.write("submitted", token=token, job=found.job, cluster=found.cluster, recovered=found.recovered)
     return found
+
+
+def repaired(text: str, arguments: Sequence[str]) -> str:
+    """Return the script of a task with the arguments of setup_experiment.py quoted.
+
+    NeMo-Run writes them into `bash -c '...'` joined by spaces, and its template replaces quotes as a web page needs it:
+    the semicolons of --additional_slurm_params would end the command, and the overrides behind them were lost.
+    """
+    joined = " ".join(arguments)
+    for found in (_as_on_a_page(joined), joined):
+        if found in text:
+            text = text.replace(found, shlex.join(arguments).replace("'", "'\\''"))
+            break
+    for flag, command in itertools.pairwise(arguments):
+        if flag == "-cb":
+            text = text.replace(_as_on_a_page(command), command)
+    return text
+
+
+def _as_on_a_page(text: str) -> str:
+    """Return a text as Jinja's autoescape writes it."""
+    for character, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&#34;"), ("'", "&#39;")):
+        text = text.replace(character, written)
+    return text
 
 
 _OUTCOMES = ("submit_intent", "submitted", "submit_refused")

@@ -7,6 +7,7 @@ iterations in the form of Megatron Bridge. `toy.KEY=VALUE` among the overrides s
 """
 
 import argparse
+import html
 import json
 import os
 import re
@@ -29,16 +30,22 @@ export TRANSFORMERS_OFFLINE=0
 echo "$SLURM_JOB_ID" >>"$NEMORUN_HOME/../../../counted"
 date +%s.%N >"$NEMORUN_HOME/began"
 set +e
-srun --output {directory}/log-{name}_%j_0.out bash -c '{before} exec python3 -S {program} {steps} {total} {nan}'
+srun --output {directory}/log-{name}_%j_0.out bash {directory}/scripts/{name}.sh
 exitcode=$?
 date +%s.%N >"$NEMORUN_HOME/ended"
 [ $exitcode -eq 0 ] || exit {status}
 """
 
+TASK = """\
+set -euo pipefail
+bash -c '{before} python3 -S {program} {steps} {total} {nan} {arguments}'
+"""
+
 PROGRAM = """\
 import os, sys, time
-steps, total, nan = (int(word) for word in sys.argv[1:])
+steps, total, nan = (int(word) for word in sys.argv[1:4])
 if os.environ.get("SLURM_PROCID", "0") == "0":
+    print("arguments:", sys.argv[4:])
     print("variable:", os.environ.get("WHERE"), "token of", len(os.environ.get("HF_TOKEN", "")), flush=True)
     for step in range(1, steps + 1):
         time.sleep(0.02)
@@ -50,6 +57,10 @@ if os.environ.get("SLURM_PROCID", "0") == "0":
               f" number of skipped iterations:   0 | number of nan iterations: {int(step == nan):3d} |", flush=True)
 sys.exit(0 if steps == total else 7)
 """
+
+
+def markup(text: str) -> str:
+    return html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
 
 
 def main() -> int:
@@ -83,7 +94,9 @@ def main() -> int:
         "ranks": args.gn,
         "directory": directory,
         "token": args.hf,
-        "before": "".join(f"{command}; " for command in args.cb),
+        # As NeMo-Run's template writes them: joined, and quotes replaced as on a web page.
+        "before": markup("".join(f"{command} ; " for command in args.cb)),
+        "arguments": markup(" ".join(sys.argv[1:])),
         "program": directory / "program.py",
         "steps": toy.get("die", total),
         "total": total,
@@ -92,6 +105,8 @@ def main() -> int:
         "status": toy.get("status", "$exitcode"),
     }
     script.write_text(JOB.format(**values))
+    (directory / "scripts").mkdir()
+    (directory / f"scripts/{name}.sh").write_text(TASK.format(**values))
     for _ in range(int(toy.get("submissions", "1"))):
         answered = subprocess.run(["sbatch", "--requeue", "--parsable", str(script)], capture_output=True, text=True)
         print(answered.stdout, answered.stderr, f"Job id: {answered.stdout.strip()}", flush=True)

@@ -1,5 +1,6 @@
 """Exec mode on a real Slurm, with a stand-in of our own for setup_experiment.py. Cost: about 60 s."""
 
+import ast
 import json
 import os
 import random
@@ -119,6 +120,10 @@ def test_secrets_reach_the_job_and_no_file(old: User, slurm_cluster: VirtualClus
     root = Path(answer["result_dir"])
     log = next(root.glob("one/0/experiments/**/log-*.out")).read_text()
     assert f"variable: it's {Path.home()} token of {len(CANARY)}" in log
+    # What the script was called with arrives whole: a semicolon of one argument ends nothing.
+    given = ast.literal_eval(next(line for line in log.splitlines() if "arguments:" in line).partition(": ")[2])
+    assert given == json.loads((root / "one/0/exec/session.json").read_text())["arguments"]
+    assert "gpus-per-node=2;gres=gpu:2" in given
     written = [path for path in old.directory.rglob("*") if path.is_file()]
     holders = [path for path in written if any(text.encode() in path.read_bytes() for text in (CANARY, KEY))]
     assert {path.name for path in holders} == {"0.toml"}, holders
