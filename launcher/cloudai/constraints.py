@@ -1,13 +1,16 @@
 """The 18 checks of a point before it is submitted, numbered as in CloudAI.
 
-Numbers 2 and 8 do nothing there. Here they look at the layers and the pipeline layout, where these are known.
+Numbers 2 and 8 do nothing there. Here they look at the layers and the pipeline layout: those that the file states, and,
+where the recipe was run, the recipe's own.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from launcher.cloudai.cmd_args import MegatronBridgeCmdArgs
+from launcher.contract.parallel_sizes import UNEVEN_LAYERS
 
 OFF = ("", "none", "null")
 """Values of cuda_graph_impl without CUDA graphs."""
@@ -39,12 +42,36 @@ class Violation:
 
 
 @dataclass(frozen=True)
+class BuiltRecipe:
+    """What checks 2 and 8 look at of a recipe that was run: what a point does not state stays as it is here."""
+
+    num_layers: int | None = None
+    pp: int = 1
+    vp: int | None = None
+    stages: int | None = None
+    """Those of its own pipeline layout; None without one."""
+    is_uneven: bool = False
+    """Whether it spreads layers unevenly in another way."""
+
+    @classmethod
+    def of(cls, model: Mapping[str, Any]) -> "BuiltRecipe":
+        """Return it from the section `model` of a checked configuration."""
+        layout = model.get("pipeline_layout")
+        return cls(
+            model.get("num_layers"),
+            _size(model.get("pipeline_model_parallel_size")),
+            model.get("virtual_pipeline_model_parallel_size"),
+            sum(len(rank) for rank in layout) if layout else None,
+            any(model.get(name) for name in UNEVEN_LAYERS),
+        )
+
+
+@dataclass(frozen=True)
 class Shape:
     """What the checks look at: cmd_args with one value for each field, 1 for sizes that are not stated."""
 
     args: MegatronBridgeCmdArgs
-    num_layers: int | None = None
-    """The recipe's number of layers, where it is known."""
+    built: "BuiltRecipe | None" = None
 
     @property
     def tp(self) -> int:
@@ -117,9 +144,12 @@ def names(value: Any) -> list[str]:
     return found
 
 
-def violations(args: MegatronBridgeCmdArgs, *, num_layers: int | None = None) -> list[Violation]:
-    """Return the checks that a point does not pass, in their order. `args` has no lists of a sweep."""
-    shape = Shape(args, num_layers)
+def violations(args: MegatronBridgeCmdArgs, built: BuiltRecipe | None = None) -> list[Violation]:
+    """Return the checks that a point does not pass, in their order. `args` has no lists of a sweep.
+
+    Without `built` checks 2 and 8 look at what the file states alone.
+    """
+    shape = Shape(args, built)
     return [Violation(number, text) for number, check in CHECKS.items() for text in check(shape)]
 
 
@@ -129,10 +159,18 @@ def _divides_the_world(s: Shape) -> Iterator[str]:
 
 
 def _layers_divide(s: Shape) -> Iterator[str]:
-    layers = s.args.num_layers or s.num_layers
-    stages = s.pp * (s.vp or 1)
-    if layers is not None and not s.args.pipeline_model_parallel_layout and stages > 1 and layers % stages:
-        yield f"{layers} layers cannot be divided by pp x vp = {s.pp} x {s.vp or 1}"
+    layers = s.args.num_layers or (s.built.num_layers if s.built else None)
+    pp, vp = _stages(s)
+    by_layout = s.args.pipeline_model_parallel_layout or (s.built and (s.built.stages or s.built.is_uneven))
+    if layers is not None and not by_layout and pp * vp > 1 and layers % (pp * vp):
+        yield f"{layers} layers cannot be divided by pp x vp = {pp} x {vp}"
+
+
+def _stages(s: Shape) -> tuple[int, int]:
+    """Return PP and VP: as they are stated, else the recipe's own."""
+    if s.built is None:
+        return s.pp, s.vp or 1
+    return s.args.pp or s.built.pp, (s.vp if s.args.is_stated("vp") else s.built.vp) or 1  # type: ignore[return-value]
 
 
 def _has_data_parallel(s: Shape) -> Iterator[str]:
@@ -169,10 +207,29 @@ def _experts_divide(s: Shape) -> Iterator[str]:
 
 
 def _layout_has_stages(s: Shape) -> Iterator[str]:
-    layout = s.args.pipeline_model_parallel_layout
-    stages = s.pp * (s.vp or 1)
-    if layout and "|" in layout and "*" not in layout and (found := layout.count("|") + 1) != stages:
-        yield f"pipeline_model_parallel_layout has {found} stages, and pp x vp = {s.pp} x {s.vp or 1} is {stages}"
+    text = s.args.pipeline_model_parallel_layout
+    pp, vp = _stages(s)
+    if text:
+        chunks = layout_chunks(text)
+        if len(chunks) != pp * vp:
+            yield f"pipeline_model_parallel_layout has {len(chunks)} stages, and pp x vp = {pp} x {vp} is {pp * vp}"
+        layers = s.args.num_layers or (s.built.num_layers if s.built else None)
+        decoders = sum(chunk.count("t") for chunk in chunks)
+        if layers is not None and decoders != layers:
+            yield f"pipeline_model_parallel_layout has {decoders} decoder layers, and the model has {layers}"
+    elif s.built is not None and s.built.stages is not None and s.built.stages != pp * vp:
+        yield f"the recipe's pipeline layout has {s.built.stages} stages, and pp x vp = {pp} x {vp} is {pp * vp}"
+
+
+def layout_chunks(text: str) -> list[str]:
+    """Return the stages of a pipeline layout, a letter for each layer: `Et*2|(t|)*2L` is `Ett`, `t`, `t`, `L`.
+
+    The grammar is that of Megatron-Core (transformer/pipeline_parallel_layer_layout.py): commas only separate.
+    """
+    text = text.replace(",", "").replace(" ", "")
+    text = re.sub(r"\(([^()]*)\)\*(\d+)", lambda found: found[1] * int(found[2]), text)
+    text = re.sub(r"([A-Za-z])\*(\d+)", lambda found: found[1] * int(found[2]), text)
+    return text.split("|")
 
 
 def _instances_need_fsdp(s: Shape) -> Iterator[str]:

@@ -18,13 +18,18 @@ from launcher.cloudai.records import CaseRecord
 from launcher.contract import files
 from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Job
+from launcher.sweep.measure import summarise
 from launcher.sweep.rewards import reward_of
+from launcher.sweep.trajectory import TrajectoryRow, drawn_text, trajectory_text
 
 GOLDEN = "golden_values.json"
 """What setup_experiment.py has measured: losses, step times and memory by iteration."""
 
 LAST_STEPS = 10
 """Steps that report.txt and the metrics are made of: the last ones."""
+
+MEASURED = {"default": "step_time_s", "step-time": "step_time_s", "tflops-per-gpu": "tflops_per_gpu"}
+"""CloudAI's metrics by the names of the engine for sweeps, which measures both."""
 
 _PERCENTILES = (99, 95)
 
@@ -69,10 +74,11 @@ class CaseResult:
         """Return a metric; None where the run did not finish, or has not measured it."""
         if name not in METRICS:
             return None
-        if name == "tflops-per-gpu":
-            rates = [step.tflops_per_gpu for step in self.measured if step.tflops_per_gpu is not None]
-            return statistics.fmean(rates) if rates else None
-        return statistics.fmean([step.seconds for step in self.measured]) if self.measured else None
+        steps = [
+            {"iteration": step.iteration, "seconds": step.seconds, "tflops_per_gpu": step.tflops_per_gpu}
+            for step in self.measured
+        ]
+        return summarise(steps, LAST_STEPS).get(MEASURED[name])
 
 
 def results_of(cases: Sequence[CaseRecord], shell: Shell | None = None) -> list[CaseResult]:
@@ -354,32 +360,19 @@ def _trained_config(result: CaseResult) -> dict[str, dict[str, Any]]:
 
 
 def plain_sections(text: str) -> dict[str, dict[str, Any]]:
-    """Return the plain values of the sections of a configuration in YAML; lists and deeper tables are left out."""
-    found: dict[str, dict[str, Any]] = {}
-    section: dict[str, Any] = {}
-    for line in text.splitlines():
-        key, colon, value = line.strip().partition(":")
-        depth = len(line) - len(line.lstrip())
-        if not colon or key.startswith(("-", "#")):
-            continue
-        if depth == 0:
-            section = found.setdefault(key, {})
-        elif depth == 2 and value.strip():
-            section[key] = _scalar(value.strip())
-    return found
+    """Return the sections of a configuration in YAML; empty for a text that is not YAML.
 
+    Bridge writes objects as tables with their class; no class is imported for them.
+    """
+    import yaml  # type: ignore[import-untyped]
 
-def _scalar(text: str) -> Any:
-    if text in ("null", "~"):
-        return None
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue  # the next kind, or text
-    return text.strip("'\"")
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {str(name): section for name, section in found.items() if isinstance(section, dict)}
 
 
 def job_text(result: CaseResult) -> str:
@@ -437,28 +430,17 @@ def scored(results: Sequence[CaseResult]) -> list[Scored]:
 
 def trajectory(points: Sequence[Scored]) -> tuple[str, str | None]:
     """Return trajectory.csv, and metadata.csv where the environment drew values."""
-    rows = [["step", "action", "reward", "observation"]]
-    rows += [
-        [str(one.result.case.step), str(one.result.case.action), repr(one.reward), str(list(one.observation))]
+    rows = [
+        TrajectoryRow(
+            one.result.case.step or 0,
+            one.result.case.action,
+            one.reward,
+            one.observation,
+            one.result.case.values.get("env_params") or {},
+        )
         for one in points
     ]
-    drawn = [one.result.case.values.get("env_params") or {} for one in points]
-    names = list(drawn[0]) if drawn else []
-    more = [["step", *(f"env_params.{name}" for name in names)]]
-    more += [
-        [str(one.result.case.step), *(str(values[name]) for name in names)]
-        for one, values in zip(points, drawn, strict=True)
-    ]
-    return _csv(rows), _csv(more) if names else None
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    import csv
-    import io
-
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return trajectory_text(rows), drawn_text(rows) if any(row.drawn for row in rows) else None
 
 
 def best(points: Sequence[Scored]) -> Scored | None:

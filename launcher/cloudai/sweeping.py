@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from launcher._util.errors import LauncherError
 from launcher._util.shell import LocalShell
 from launcher.api.progress import Progress
 from launcher.cloudai.cases import (
@@ -18,10 +19,11 @@ from launcher.cloudai.cases import (
     strategy_of,
     with_draws,
 )
-from launcher.cloudai.constraints import violations
+from launcher.cloudai.constraints import BuiltRecipe, violations
 from launcher.cloudai.environment import in_shell
 from launcher.cloudai.load import LoadedFiles, ScenarioTest
 from launcher.cloudai.records import write_case
+from launcher.cloudai.results import LAST_STEPS, MEASURED
 from launcher.cloudai.sources import Checkout
 from launcher.config.request import Request
 from launcher.contract import files
@@ -30,12 +32,11 @@ from launcher.rundir.journal import Journal
 from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.driver import DriverSettings, SweepDriver
 from launcher.sweep.executor import Definition
+from launcher.sweep.measure import Window
 from launcher.sweep.points import SweepPoint
+from launcher.sweep.rewards import reward_of
 from launcher.sweep.runs import SlurmRuns
 from launcher.sweep.trials import Trial
-
-MEASURED = {"default": "step_time_s", "step-time": "step_time_s", "tflops-per-gpu": "tflops_per_gpu"}
-"""CloudAI's metrics by the engine's names."""
 
 _PARALLEL = 4
 """Trials of an agent at the same time that chooses by results."""
@@ -61,6 +62,8 @@ class TestSweep:
         self._planned: dict[str, PlannedCase] = {}
         first = self._plan(with_draws(test, 1, strategy_of(test).ask(1)[0]))
         self._secrets = first.environment.secrets
+        with in_shell(self._secrets):
+            self._recipe = built_recipe(first.request, progress)
         self._name = str(first.request.name)
         self.directory = SweepDirectory(root / "runs" / self._name)
 
@@ -90,6 +93,7 @@ class TestSweep:
                 "metrics": definition.metrics,
                 "reward": definition.reward,
                 "warmup_steps": 0,
+                "last_steps": LAST_STEPS,
                 "repeat": 1,
                 "max_repeats": 12,
                 "axes": [axis.key for axis in definition.axes],
@@ -103,7 +107,7 @@ class TestSweep:
                 definition,
                 record["id"],
                 self._progress,
-                warmup_steps=0,
+                window=Window(0, LAST_STEPS),
                 shell=LocalShell(keep=(lock,)),
             )
             settings = DriverSettings(parallel=_PARALLEL if self.feeds_on_results else None)
@@ -123,14 +127,15 @@ class TestSweep:
             draws=draws_of(self._test),
             metrics=tuple(MEASURED[name] for name in test.agent_metrics),
             reward=test.agent_reward_function,
-            failure_reward=rewards.metric_failure,
+            # A metric that was not measured has this value.
+            failure_reward=reward_of(test.agent_reward_function)([rewards.metric_failure] * len(test.agent_metrics)),
             refused_reward=rewards.constraint_failure,
             seed=test.draw_seed,
         )
 
     def _refusal(self, point: SweepPoint) -> str | None:
         case = case_of_point(self._test, 0, point)
-        return "; ".join(map(str, violations(case.test.cmd_args))) or None
+        return "; ".join(map(str, violations(case.test.cmd_args, self._recipe))) or None
 
     def _request(self, point: SweepPoint) -> Request:
         planned = self._plan(point)
@@ -184,6 +189,27 @@ class TestSweep:
                 link = directory / name
                 if not link.is_symlink():
                     link.symlink_to(os.path.relpath(target, directory))
+
+
+def built_recipe(request: Request, progress: Progress) -> BuiltRecipe | None:
+    """Return what a request's recipe sets, by running it in a CPU process once for a whole sweep.
+
+    None where that is not possible or not wanted: without the training stack and an image with it, with an entrypoint
+    of the user's own, and where the first point cannot be built.
+    """
+    from launcher.api.check_config import check_config, stack_is_here
+    from launcher.api.discover import discover
+
+    if request.check_config is False or request.entrypoint is not None:
+        return None
+    try:
+        found = discover(request, "submit")
+        if not stack_is_here(found):
+            return None
+        return BuiltRecipe.of(check_config(found, progress).resolved["config"]["model"])
+    except LauncherError as error:
+        progress.warn(f"the layers of the recipe are not known, its first point cannot be built: {error.message}")
+        return None
 
 
 def job_of(journal: Journal) -> str | None:

@@ -11,7 +11,7 @@ from launcher.report.sweep_page import PointRow, SweepData, write_sweep_page
 from launcher.rundir import RunDirectory
 from launcher.sweep.compare import Ranking
 from launcher.sweep.directory import SweepDirectory
-from launcher.sweep.measure import measure
+from launcher.sweep.measure import Window, measure
 from launcher.sweep.points import value_text
 from launcher.sweep.sweeps import SweepStatus, read_sweep
 from launcher.sweep.trials import Trial
@@ -36,19 +36,19 @@ def report_sweeps(directories: Sequence[str], progress: Progress, *, output: str
 
 def _data(status: SweepStatus, comparison: Ranking) -> SweepData:
     settings = (SweepDirectory(status.directory).record() or {}).get("settings", {})
-    metric, warmup = settings["metrics"][0], settings["warmup_steps"]
+    metric, window = settings["metrics"][0], Window(settings["warmup_steps"], settings.get("last_steps"))
     return SweepData(
         name=status.directory.name,
         directory=str(status.directory),
         metric=metric,
         sentence=comparison.sentence,
-        rows=tuple(_row(trial, metric, warmup) for trial in status.trials),
+        rows=tuple(_row(trial, metric, window) for trial in status.trials),
     )
 
 
-def _row(trial: Trial, metric: str, warmup_steps: int) -> PointRow:
+def _row(trial: Trial, metric: str, window: Window) -> PointRow:
     shown = trial.runs if trial.state in ("finished", "running", "failed", "pruned") else ()
-    values = [measure(RunDirectory(Path(run)), warmup_steps).get(metric) for run in shown]
+    values = [measure(RunDirectory(Path(run)), window).get(metric) for run in shown]
     return PointRow(
         number=trial.number,
         name=trial.content.name,

@@ -1,8 +1,12 @@
 """The executor of the launcher's own runs: planned by shape, submitted as job arrays, observed with one query."""
 
+import re
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from launcher._util.errors import RequestError
@@ -23,11 +27,14 @@ from launcher.slurm.queue import State
 from launcher.slurm.submit import Submission
 from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.executor import Definition, Observation
-from launcher.sweep.measure import measure
+from launcher.sweep.measure import RunMeasure, Window
 from launcher.sweep.points import SweepPoint
 from launcher.sweep.trials import ENDED, PointRun, TrialState
 from launcher.watch.cancel import cancel_run
 from launcher.watch.status import Phase, RunStatus, status_of
+
+_ACCEPTED_S = 600.0
+"""How long a number of jobs is taken for the most that Slurm has, before it is asked again."""
 
 _WRITERS = 8
 """Run directories that are written at the same time."""
@@ -86,7 +93,7 @@ class SlurmRuns:
         sweep_id: str,
         progress: Progress,
         *,
-        warmup_steps: int = 5,
+        window: Window = Window(),  # noqa: B008 - frozen
         max_parallel: int | None = None,
         shell: Shell | None = None,
     ) -> None:
@@ -94,13 +101,15 @@ class SlurmRuns:
         self._definition = definition
         self._sweep_id = sweep_id
         self._progress = progress
-        self._warmup_steps = warmup_steps
+        self._window = window
         self._max_parallel = max_parallel
         self._shell = shell or LocalShell()
         self._host = detect_host()
         self._plans = ManyPlans()
         self._limits: QueueLimits | None = None
         self._over = dict[str, Observation]()
+        self._measures = dict[Path, RunMeasure]()
+        self._accepted: _Accepted | None = None
         self._live = 0
         self._completed = False
         """Whether what an earlier launcher has left was completed."""
@@ -166,10 +175,10 @@ class SlurmRuns:
         refused = dict[str, str]()
         groups = dict[tuple[object, ...], _Group]()
         fresh = list[Plan]()
-        room = self._ask_limits().jobs - self._live if missing else 0
+        room = self._room() if missing else 0
         for number, sample in enumerate(missing):
             if room <= 0:
-                self._progress.info(f"{len(missing) - number} runs wait: Slurm keeps at most {self._ask_limits().jobs}")
+                self._progress.info(f"{len(missing) - number} runs wait: Slurm keeps at most {self._live + number} now")
                 break
             planned = self._plan(sample)
             if isinstance(planned, str):
@@ -182,10 +191,14 @@ class SlurmRuns:
             group.points.append(sample.point.name)
         self._prepare(fresh)
         behind = self._last_live(arrays) if self._max_parallel else None
-        for array, points in self._write(list(groups.values()), len(arrays), behind):
-            refused |= dict.fromkeys(points, reason) if (reason := self._submit(array)) else {}
-        self._live += sum(len(group.tasks) for group in groups.values())
-        return refused
+        return refused | self._submit_groups(list(groups.values()), len(arrays), behind)
+
+    def _room(self) -> int:
+        """Return how many further runs Slurm takes, as far as that is known."""
+        most = self._ask_limits().jobs
+        if self._accepted is not None and time.monotonic() < self._accepted.until:
+            most = min(most, self._accepted.runs)
+        return most - self._live
 
     def _started(self, sample: PointRun) -> bool:
         """Return whether a run's own journal says that it was started, whatever the arrays say.
@@ -224,30 +237,53 @@ class SlurmRuns:
         else:
             create(plan, scripts(plan), like=self._made.get(str(plan.code_digest)))
 
-    def _write(
-        self, groups: Sequence["_Group"], first: int, behind: str | None
-    ) -> Iterator[tuple[Array, Sequence[str]]]:
-        """Write the arrays of groups of runs; yield each with the names of its points.
+    def _submit_groups(self, groups: Sequence["_Group"], first: int, behind: str | None) -> dict[str, str]:
+        """Submit groups of runs as arrays; return why points are refused, by name.
 
-        Of more arrays than runs may be parallel, one waits for another.
+        Of more arrays than runs may be parallel, one waits for another. An array that is larger than what one user may
+        have in the queue is halved until Slurm takes it; the runs that are left over are asked for later.
         """
         size = self._ask_limits().tasks_per_array
         parts = [part for group in groups for part in group.parts(size)]
         shares = shared_out(self._max_parallel, [len(part.tasks) for part in parts])
-        jobs = list[str | None]()
-        for number, part in enumerate(parts):
-            waits = jobs[number - self._max_parallel] if self._max_parallel and number >= self._max_parallel else behind
-            path = self._directory.arrays / f"{first + number:03d}"
-            array = write_array(path, part.plan, part.tasks, parallel=shares[number], after=waits)
-            yield array, part.points
-            known = array.submission()
-            jobs.append(known.job if isinstance(known, Submission) else None)
+        pending = deque(zip(parts, shares, strict=True))
+        refused, jobs, number, waiting = dict[str, str](), list[str | None](), first, 0
+        while pending:
+            part, share = pending.popleft()
+            most = self._max_parallel
+            waits = jobs[len(jobs) - most] if most and len(jobs) >= most else behind
+            path = self._directory.arrays / f"{number:03d}"
+            number += 1
+            array = write_array(path, part.plan, part.tasks, parallel=share, after=waits)
+            reason = self._submit(array)
+            if reason is _FULL and len(part.tasks) > 1:
+                half = part.first(len(part.tasks) // 2)
+                waiting += len(part.tasks) - len(half.tasks)
+                pending.appendleft((half, share))
+                continue
+            if reason is _FULL:
+                waiting += len(part.tasks)
+            elif reason is not None:
+                refused |= dict.fromkeys(part.points, str(reason))
+            else:
+                self._live += len(part.tasks)
+                known = array.submission()
+                jobs.append(known.job if isinstance(known, Submission) else None)
+            if waiting:  # nor would it take the others
+                waiting += sum(len(other.tasks) for other, _ in pending)
+                break
+        if waiting:
+            self._accepted = _Accepted(self._live, time.monotonic() + _ACCEPTED_S)
+            self._progress.info(f"{waiting} runs wait: Slurm takes no more than {self._live} jobs of yours now")
+        return refused
 
-    def _submit(self, array: Array) -> str | None:
-        """Submit an array; return why Slurm refuses it, and then remove its runs."""
+    def _submit(self, array: Array) -> "str | _Full | None":
+        """Submit an array; return why Slurm refuses it, and then remove its runs, unless it has too many jobs now."""
         try:
             submit_array(array, self._host.environ, self._shell, here=self._ask_limits().cluster)
         except RequestError as error:
+            if re.search(r"[A-Za-z]+Submit[A-Za-z]*Limit", error.message):
+                return _FULL
             for run in array.runs:
                 discard(run)
             return error.message
@@ -296,7 +332,9 @@ class SlurmRuns:
             state = "unknown" if job is State.UNKNOWN else "running"
         if state in ("asked", "queued", "unknown"):
             return Observation(state, status.detail or status.phase.value, run_dir=str(run.path))
-        measured = measure(run, self._warmup_steps)
+        measured = self._measures.setdefault(run.path, RunMeasure(run, self._window))()
+        if state in ENDED:
+            del self._measures[run.path]
         metric = self._definition.metrics[0]
         reason = None if state == "finished" else f"{status.phase.value}: {status.detail}".rstrip(": ")
         return Observation(
@@ -313,6 +351,23 @@ class SlurmRuns:
         cancel_run(self.run_directory(sample), self._shell)
 
 
+class _Full(Enum):
+    """That Slurm takes no more jobs of this user now."""
+
+    FULL = 0
+
+
+_FULL = _Full.FULL
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """How many runs Slurm had when it took no more: MaxSubmitJobs of an association or a QOS, which may change."""
+
+    runs: int
+    until: float
+
+
 @dataclass
 class _Group:
     """Runs of one shape that are to be submitted."""
@@ -326,6 +381,10 @@ class _Group:
         """Yield groups of at most so many runs."""
         for start in range(0, len(self.tasks), size):
             yield _Group(self.plan, self.tasks[start : start + size], self.points[start : start + size])
+
+    def first(self, number: int) -> "_Group":
+        """Return the group of the first so many runs."""
+        return _Group(self.plan, self.tasks[:number], self.points[:number])
 
 
 def shared_out(parallel: int | None, sizes: Sequence[int]) -> list[int | None]:

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher.rundir.run_directory import write_atomically
@@ -12,42 +13,62 @@ from launcher.sweep.trials import Trial
 COLUMNS = ("step", "action", "reward", "observation")
 
 
-def trajectory_text(trials: Sequence[Trial], metrics: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class TrajectoryRow:
+    """A trial that was run and has ended."""
+
+    step: int
+    action: Mapping[str, object]
+    reward: float | None
+    observation: Sequence[float]
+    drawn: Mapping[str, object] = field(default_factory=dict)
+    """What the environment has drawn for it."""
+
+
+def trajectory_text(rows: Sequence[TrajectoryRow]) -> str:
     """Return the table: step, action (a dictionary as Python writes it), reward, observation (a list likewise).
 
-    Trials that were refused have a number and no row; of one without a reward or a measurement the cell is empty.
+    The cell of a reward that is not known is empty.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
-    for trial in trials:
-        if not trial.ended or trial.state == "refused":
-            continue
-        action = {key: _plain(value) for key, value in trial.point.values}
-        measured = dict(trial.metrics)
-        observation = [measured[name] for name in metrics if name in measured]
-        table.writerow((trial.number, action, "" if trial.reward is None else trial.reward, observation))
+    for row in rows:
+        table.writerow((row.step, dict(row.action), "" if row.reward is None else row.reward, list(row.observation)))
     return text.getvalue()
 
 
-def drawn_text(trials: Sequence[Trial]) -> str:
+def drawn_text(rows: Sequence[TrajectoryRow]) -> str:
     """Return the table of what the environment has drawn: step, and `env_params.KEY` for each key."""
-    shown = [trial for trial in trials if trial.ended and trial.state != "refused"]
-    keys = list(dict.fromkeys(key for trial in shown for key, _ in trial.drawn))
+    keys = list(dict.fromkeys(key for row in rows for key in row.drawn))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("step", *(f"env_params.{key}" for key in keys)))
-    for trial in shown:
-        drawn = dict(trial.drawn)
-        table.writerow((trial.number, *(_plain(drawn.get(key)) for key in keys)))
+    for row in rows:
+        table.writerow((row.step, *(row.drawn.get(key) for key in keys)))
     return text.getvalue()
 
 
 def write_trajectory(path: Path, trials: Sequence[Trial], metrics: Sequence[str]) -> None:
-    """Write trajectory.csv, and metadata.csv beside it where values were drawn. Raises DiskError."""
-    write_atomically(path, trajectory_text(trials, metrics))
+    """Write trajectory.csv, and metadata.csv beside it where values were drawn. Raises DiskError.
+
+    Trials that were refused have a number and no row.
+    """
+    rows = [_row(trial, metrics) for trial in trials if trial.ended and trial.state != "refused"]
+    write_atomically(path, trajectory_text(rows))
     if any(trial.drawn for trial in trials):
-        write_atomically(path.with_name("metadata.csv"), drawn_text(trials))
+        write_atomically(path.with_name("metadata.csv"), drawn_text(rows))
+
+
+def _row(trial: Trial, metrics: Sequence[str]) -> TrajectoryRow:
+    measured = dict(trial.metrics)
+    return TrajectoryRow(
+        trial.number,
+        {key: _plain(value) for key, value in trial.point.values},
+        trial.reward,
+        [measured[name] for name in metrics if name in measured],
+        {key: _plain(value) for key, value in trial.drawn},
+    )
 
 
 def _plain(value: Value) -> object:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from launcher.cloudai.cmd_args import MegatronBridgeCmdArgs
-from launcher.cloudai.constraints import CHECKS, violations
+from launcher.cloudai.constraints import CHECKS, BuiltRecipe, layout_chunks, violations
 
 GRAPHS = {"cuda_graph_impl": "transformer_engine"}
 
@@ -93,10 +93,55 @@ def test_a_point_that_passes_and_one_that_fails(number: int, passes: dict[str, A
     assert number in numbers(fails)
 
 
-def test_the_recipes_layers_count_where_none_are_stated() -> None:
-    args = MegatronBridgeCmdArgs(model_family_name="m", model_recipe_name="r", num_gpus=16, pp=4)
-    assert [found.number for found in violations(args, num_layers=62)] == [2]
-    assert violations(args, num_layers=64) == []
+@pytest.mark.parametrize(
+    ("values", "built", "found"),
+    [
+        ({"pp": 4}, BuiltRecipe(64), []),
+        ({"pp": 4}, BuiltRecipe(62), [2]),
+        # What the file does not state stays the recipe's.
+        ({}, BuiltRecipe(62, pp=2), []),
+        ({"vp": 4}, BuiltRecipe(62, pp=2), [2]),
+        ({"pp": 4}, BuiltRecipe(64, pp=2, vp=3), [2]),
+        ({"pp": 4, "vp": None}, BuiltRecipe(64, pp=2, vp=3), []),
+        ({"pp": 4, "num_layers": 12}, BuiltRecipe(62), []),
+        ({"pp": 4}, BuiltRecipe(62, is_uneven=True), []),
+        # The recipe's own layout stays where none is stated.
+        ({"pp": 4, "vp": 2}, BuiltRecipe(61, pp=4, vp=2, stages=8), []),
+        ({"pp": 8, "vp": 2}, BuiltRecipe(61, pp=4, vp=2, stages=8), [8]),
+        ({"pp": 2, "pipeline_model_parallel_layout": "Et|tL"}, BuiltRecipe(61, pp=4, vp=2, stages=8), [8, 8]),
+        ({"pp": 2, "vp": 1, "pipeline_model_parallel_layout": "Et*30|(tt)*15,tL"}, BuiltRecipe(61), []),
+        ({"pp": 2, "vp": 1, "pipeline_model_parallel_layout": "Et*30|(tt)*15,L"}, BuiltRecipe(61), [8]),
+    ],
+)
+def test_layers_and_layout_are_those_of_the_built_recipe(
+    values: dict[str, Any], built: BuiltRecipe, found: list[int]
+) -> None:
+    """Checks 2 and 8, which do nothing in CloudAI."""
+    args = MegatronBridgeCmdArgs(model_family_name="m", model_recipe_name="r", num_gpus=16, **values)
+    assert [one.number for one in violations(args, built)] == found
+
+
+@pytest.mark.parametrize(
+    ("text", "chunks"),
+    [
+        ("Et|tL", ["Et", "tL"]),
+        ("Et*3|(tt|)*3,m|L", ["Ettt", "tt", "tt", "tt", "m", "L"]),
+        ("E | t*2 | L", ["E", "tt", "L"]),
+    ],
+)
+def test_the_stages_of_a_layout(text: str, chunks: list[str]) -> None:
+    assert layout_chunks(text) == chunks
+
+
+def test_what_a_checked_configuration_says_of_a_recipe() -> None:
+    model = {
+        "num_layers": 3,
+        "pipeline_model_parallel_size": 2,
+        "virtual_pipeline_model_parallel_size": None,
+        "pipeline_layout": [[["embedding", "decoder"]], [["decoder", "decoder", "loss"]]],
+    }
+    assert BuiltRecipe.of(model) == BuiltRecipe(3, 2, None, 2)
+    assert BuiltRecipe.of({"num_layers_in_first_pipeline_stage": 1}).is_uneven
 
 
 def test_a_violation_says_the_numbers() -> None:

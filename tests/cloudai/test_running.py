@@ -242,15 +242,18 @@ def test_real_megatron_trains_a_scenario(user: User, slurm_cluster: VirtualClust
     tests: list[dict[str, Any]] = [
         {"id": "twice", "test_name": "small", "iterations": 2},
         {"id": "behind", "test_name": "small", "dependencies": after},
-        {"id": "swept", "test_name": "small", "cmd_args": {"gb": [4, 8]}},
+        {"id": "swept", "test_name": "small", "cmd_args": {"pp": [1, 2], "vp": [1, 3]}},
     ]
     options = files(user, tests, small)
     done = user.run("cloudai", "run", *options, "--json", timeout_s=900, status=None)
     assert done.returncode == 0, done.stderr[-4000:]
     answer = json.loads(done.stdout)
     cases = {one["name"]: one for one in answer["cases"]}
-    assert {one["phase"] for one in cases.values()} == {"finished"}
-    assert list(cases) == ["twice/0", "twice/1", "behind/0", "swept/0/1", "swept/0/2"]
+    # That the recipe has two layers is known once it was run: check 2 refuses three virtual stages of two ranks.
+    refused = {name: one["detail"] for name, one in cases.items() if one["phase"] == "refused"}
+    assert {name for name, one in cases.items() if one["phase"] == "finished"} == cases.keys() - refused.keys()
+    assert [name for name in cases if name.startswith("swept")] == [f"swept/0/{number}" for number in range(1, 5)]
+    assert any("check 2: 2 layers cannot be divided by pp x vp = 2 x 3" in text for text in refused.values()), refused
     root = Path(answer["result_dir"])
     report = json.loads((root / "twice/0/training_report.json").read_text())
     losses = [step["loss"] for step in report["steps"]]

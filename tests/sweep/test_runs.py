@@ -12,9 +12,12 @@ from launcher._util.shell import Result
 from launcher.api.progress import Silent
 from launcher.backends.array import Array
 from launcher.cli.main import main
+from launcher.contract.files import parse_lines
+from launcher.rundir import RunDirectory
 from launcher.slurm.submit import Submission
 from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.file import load_sweep
+from launcher.sweep.measure import RunMeasure, Window, measure
 from launcher.sweep.points import grid
 from launcher.sweep.runs import QueueLimits, SlurmRuns, shared_out
 from launcher.sweep.trials import PointRun
@@ -43,6 +46,9 @@ class Slurm:
         self.settings = {"ClusterName": "c", "MaxArraySize": 1001, "MaxJobCount": 10_000, **settings}
         self.number = 100
         self.refuse = ""
+        self.most: int | None = None
+        """MaxSubmitJobs of the association, and how many jobs it has."""
+        self.held = 0
         self.lose_answer = False
         self.jobs: dict[str, str] = {}
         self.shell = Recorder({"scontrol": self.scontrol, "sbatch": self.sbatch, "squeue": self.squeue})
@@ -54,6 +60,10 @@ class Slurm:
     def sbatch(self, argv: Sequence[str]) -> Result:
         if self.refuse:
             return Result(tuple(argv), 1, "", f"sbatch: error: {self.refuse}\n")
+        tasks = next(int(word.partition("-")[2].partition("%")[0]) + 1 for word in [argv[2].partition("=")[2]])
+        if self.most is not None and self.held + tasks > self.most:
+            return Result(tuple(argv), 1, "", "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job ...\n")
+        self.held += tasks
         self.number += 1
         self.jobs[argv[-1]] = str(self.number)
         if self.lose_answer:
@@ -149,6 +159,37 @@ def test_no_more_runs_than_slurm_keeps(place: Path) -> None:
     assert sum(len(array.runs) for array in arrays(place)) == 10
 
 
+def test_an_array_above_what_one_user_may_submit_is_split_and_the_rest_waits(place: Path) -> None:
+    slurm = Slurm()
+    slurm.most = 7
+    runs, samples = runs_of(place, slurm, 20)
+    assert runs.start(samples) == {}, "a point that waits is not refused"
+    taken = [array for array in arrays(place) if array.submission() != "refused"]
+    assert [len(array.runs) for array in taken] == [5]
+    asked = len(slurm.submitted)
+    # While none of them has ended, Slurm is not asked in vain.
+    runs.start(samples)
+    assert len(slurm.submitted) == asked
+    # The limit may change; a new launcher asks for the others.
+    slurm.most = 100
+    again, _ = runs_of(place, slurm, 20)
+    assert again.start(samples) == {}
+    taken = [array for array in arrays(place) if array.submission() != "refused"]
+    assert sorted(str(run) for array in taken for run in array.runs) == sorted(
+        str(again.run_directory(sample).path) for sample in samples
+    )
+    assert again.start(samples) == {}
+    assert slurm.held == 20, "each point once"
+
+
+def test_a_user_who_may_submit_nothing_now_waits(place: Path) -> None:
+    slurm = Slurm()
+    slurm.most = 0
+    runs, samples = runs_of(place, slurm, 4)
+    assert runs.start(samples) == {}
+    assert slurm.held == 0
+
+
 @pytest.mark.parametrize(
     ("parallel", "sizes", "shares"),
     [
@@ -240,6 +281,37 @@ def test_a_run_that_was_started_is_not_prepared_again(place: Path) -> None:
     again, _ = runs_of(place, slurm, 4)
     again.start(samples)
     assert len(slurm.submitted) == 2
+
+
+def test_a_growing_run_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line is parsed once, one that is being written when it is whole; a file that was cut is read again."""
+    parsed = list[str]()
+
+    def counting(lines: Sequence[str]) -> list[dict[str, object]]:
+        parsed.extend(lines)
+        return list(parse_lines(lines))
+
+    monkeypatch.setattr("launcher.sweep.measure.parse_lines", counting)
+    run = RunDirectory(tmp_path)
+    file = tmp_path / "attempts/000/metrics.jsonl"
+    file.parent.mkdir(parents=True)
+    measured = RunMeasure(run, Window(2))
+    assert measured() == {}
+    lines = [json.dumps({"iteration": number, "seconds": float(number)}) for number in range(1, 10)]
+    for number in range(1, 9):
+        with file.open("a") as out:
+            out.write(f"{lines[number - 1][4:]}\n{lines[number][:4]}" if number > 1 else f"{lines[0]}\n{lines[1][:4]}")
+        found = measured()
+        assert found == measure(run, Window(2))
+        assert len(parsed) == number
+    file.write_text("".join(f"{line}\n" for line in lines[:4]))
+    assert measured() == {"step_time_s": 3.5}
+    other = tmp_path / "attempts/001/metrics.jsonl"
+    other.parent.mkdir()
+    other.write_text("".join(f"{line}\n" for line in lines[3:9]))
+    assert measured() == measure(run, Window(2)) == {"step_time_s": 6.5}
+    # As CloudAI measures: the mean of the last steps, the newest of each iteration.
+    assert measure(run, Window(0, 4)) == {"step_time_s": 7.5}
 
 
 def test_limits() -> None:
