@@ -102,7 +102,7 @@ _OF_SLURM: tuple[tuple[str, str], ...] = (
 )
 """Parts of Slurm's reasons that say nothing about the request: the same one may be accepted later."""
 
-_LIMIT_OF_QUEUE = re.compile(r"\b(?:Assoc|QOS)(?:Max|Grp)SubmitJobs?\w*Limit\b")
+LIMIT_OF_QUEUE = re.compile(r"\b(?:Assoc|QOS)(?:Max|Grp)SubmitJobs?\w*Limit\b")
 """Slurm's name of such a limit, in a line of its own before `Job violates accounting/QOS policy`."""
 
 _FAILED = "Batch job submission failed: "
@@ -184,7 +184,7 @@ def refusal(result: Result, rendered: Sequence[str] = ()) -> RequestError | Slur
     if unavailable_line(result.stderr):
         return SlurmError(f"sbatch: {words}", hint="Slurm's controller is not reachable; nothing was submitted.")
     reasons = [reason for line in result.stderr.splitlines() if (reason := line.partition(_FAILED)[2].strip())]
-    passing = _QUEUE_FULL if _LIMIT_OF_QUEUE.search(words) else _hint_in(_OF_SLURM, "; ".join(reasons) or words)
+    passing = _QUEUE_FULL if LIMIT_OF_QUEUE.search(words) else _hint_in(_OF_SLURM, "; ".join(reasons) or words)
     if passing is not None:
         return SlurmError(f"sbatch: {words}", hint=passing or "Slurm could not queue the job; nothing was submitted.")
     hint = _hint_in(_OF_THE_REQUEST, words)

@@ -1,6 +1,5 @@
 """The executor of the launcher's own runs: planned by shape, submitted as job arrays, observed with one query."""
 
-import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from launcher._util.errors import RequestError
+from launcher._util.errors import RequestError, SlurmError
 from launcher._util.shell import LocalShell, Shell
 from launcher.api.plan_many import ManyPlans
 from launcher.api.progress import Progress
@@ -24,7 +23,7 @@ from launcher.rundir import RunDirectory
 from launcher.scripts import scripts
 from launcher.slurm.info import settings
 from launcher.slurm.queue import State
-from launcher.slurm.submit import Submission
+from launcher.slurm.submit import LIMIT_OF_QUEUE, Submission
 from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.executor import Definition, Observation
 from launcher.sweep.measure import RunMeasure, Window
@@ -281,9 +280,11 @@ class SlurmRuns:
         """Submit an array; return why Slurm refuses it, and then remove its runs, unless it has too many jobs now."""
         try:
             submit_array(array, self._host.environ, self._shell, here=self._ask_limits().cluster)
+        except SlurmError as error:
+            if not LIMIT_OF_QUEUE.search(error.message):
+                raise
+            return _FULL
         except RequestError as error:
-            if re.search(r"[A-Za-z]+Submit[A-Za-z]*Limit", error.message):
-                return _FULL
             for run in array.runs:
                 discard(run)
             return error.message
