@@ -31,6 +31,12 @@ def is_shared(directory: Path) -> bool:
         return False
 
 
+def is_own(path: Path) -> bool:
+    """Return whether what is at a path is this user's: by its owner, or by the owner that the server gives to all."""
+    owner = path.lstat().st_uid
+    return owner == os.geteuid() or owner == _uid_given_by(path.parent)
+
+
 def _is_of_a_group(found: os.stat_result) -> bool:
     return bool(found.st_mode & stat.S_ISGID) and found.st_gid in (os.getegid(), *os.getgroups())
 

@@ -44,6 +44,27 @@ def warn(text: str) -> None:
     info(f"{coloured('warning:', 'yellow')} {text}")
 
 
+def can_ask() -> bool:
+    """Return whether there is a person to answer: standard input and standard error are a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(question: str, default: str) -> str:
+    """Ask for a value on the terminal; an empty answer is the default."""
+    shown = f"{question} [{default}]: " if default else f"{question}: "
+    sys.stderr.write(safe(shown))
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:  # end of file: the terminal is gone
+        raise KeyboardInterrupt
+    return line.strip() or default
+
+
+def ask_yes(question: str) -> bool:
+    """Ask a question on the terminal; anything but y or yes is a no."""
+    return ask(f"{question} [y/N]", "").lower() in ("y", "yes")
+
+
 def print_json(value: dict[str, Any]) -> None:
     """Print the one object of `--json`."""
     print(json.dumps(value, indent=1, sort_keys=True), flush=True)

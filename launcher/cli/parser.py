@@ -87,6 +87,24 @@ def count(text: str) -> int:
     return number
 
 
+def age_s(text: str) -> float:
+    """Return an age in seconds: 90m, 12h, 30d, 8w, or 0. Raises ArgumentTypeError."""
+    match = re.fullmatch(r"([0-9]{1,6})\s*([smhdw]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age, such as 12h, 30d, 8w, or 0 for any age")
+    return int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
+
+
+def phases(text: str) -> tuple[str, ...]:
+    """Return the states of runs in a list with commas. Raises ArgumentTypeError for an unknown one."""
+    from launcher.watch.status import Phase
+
+    words, known = tuple(text.lower().split(",")), [phase.value for phase in Phase]
+    if (wrong := next((word for word in words if word not in known), None)) is not None:
+        raise argparse.ArgumentTypeError(f"{wrong!r} is not a state; there are {', '.join(known)}")
+    return words
+
+
 def seconds(text: str) -> float:
     """Return a duration in seconds, more than 0 and at most a day. Raises ArgumentTypeError."""
     if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) or not 0 < float(text) <= 86_400:

@@ -653,6 +653,19 @@ class RankSight(TypedDict):
     collectives: list[CollectiveRecord]
 
 
+class StackDump(TypedDict):
+    """What one rank is doing, as `launcher stacks` gets it from launcher/job/attach.py."""
+
+    rank: int
+    host: str
+    pid: int
+    by: Optional[Literal["py-spy", "faulthandler"]]
+    """Who has written the text: py-spy of all threads, or the rank itself of its main thread; null for none."""
+    text: str
+    problem: Optional[str]
+    """Why there is none, or why it is not py-spy's."""
+
+
 class NodeHang(TypedDict):
     """The content of stacks/node-NNNN.json: what a node's watchdog has seen. Removed where progress goes on."""
 

@@ -136,6 +136,7 @@ CASES: Mapping[tuple[str, ...], Mapping[str, Case]] = {
         "quick": Two((), ("--quick",)),
         "rendezvous_timeout": Two(("--rendezvous-timeout", "5"), ("--rendezvous-timeout", "6")),
         "json": TABLE,
+        "skipped": TABLE,
     },
     ("convert", "import", "hf", "new"): OF_A_CONVERSION,
     ("convert", "export", "hf", "new"): {

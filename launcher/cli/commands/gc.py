@@ -1,12 +1,18 @@
-"""Remove checkpoints of a run by policy: sizes first, and nothing without --yes."""
+"""Remove checkpoints of a run by policy, or runs that ended long ago: sizes first, and nothing without a yes.
+
+In a shell:
+  launcher gc llama3_8b_pretrain --keep-last 2                    its older checkpoints
+  launcher gc --older-than 30d --state failed,cancelled           runs of this run root, as `launcher rm` removes them
+"""
 
 import argparse
 from typing import TYPE_CHECKING
 
 from launcher.cli.arguments import RUN_HELP, add_run_root
+from launcher.cli.commands import rm
 from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
-from launcher.cli.parser import count
+from launcher.cli.parser import age_s, count, phases
 
 if TYPE_CHECKING:
     from launcher.api.gc import CollectedCheckpoints
@@ -15,23 +21,82 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher gc`."""
     add = parser.add_argument
-    complete(add("run", metavar="RUN", help=RUN_HELP), "runs")
-    add("--keep-last", type=count, required=True, metavar="N", help="keep the newest N whole checkpoints")
+    complete(add("run", metavar="RUN", nargs="?", help=RUN_HELP), "runs")
+    add("--keep-last", type=count, metavar="N", help="keep the newest N whole checkpoints")
     add("--keep-every", type=count, metavar="M", help="keep those at multiples of M iterations, too")
     add(
         "--verify",
         choices=("full", "budget", "sizes"),
-        default="budget",
         help="what of the newest checkpoint is verified before others are removed: all sums, those that 120 s allow "
         "(default), or the sizes",
     )
-    add("--yes", action="store_true", help="remove; without it the checkpoints are listed and nothing is removed")
-    add("--json", action="store_true", help="print one JSON object")
+    runs = parser.add_argument_group("without RUN: runs that ended long ago")
+    runs.add_argument("--older-than", metavar="AGE", type=age_s, help="ended before: 12h, 30d, 8w")
+    complete(
+        runs.add_argument(
+            "--state", metavar="STATE[,STATE]", type=phases, help="only those that ended so: failed, ..."
+        ),
+        "phases",
+    )
+    runs.add_argument(
+        "--all", action="store_true", default=None, help="those of all your run roots, not only of the one here"
+    )
+    rm.add_removal(parser)
     add_run_root(parser)
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """List the checkpoints with what happens to each, and remove those that the policy does not keep."""
+    """List the checkpoints, or the runs, with what happens to each, and remove those that go."""
+    _refuse_mixture(parsed)
+    return _checkpoints(parsed) if parsed.run is not None else _runs(parsed)
+
+
+_OF_CHECKPOINTS = {"keep_last": "--keep-last", "keep_every": "--keep-every", "verify": "--verify"}
+_OF_RUNS = {
+    "older_than": "--older-than",
+    "state": "--state",
+    "all": "--all",
+    "with_checkpoints": "--with-checkpoints",
+    "lost": "--lost",
+}
+
+
+def _refuse_mixture(parsed: argparse.Namespace) -> None:
+    """Raise ConfigError for options of the other kind, and where neither a policy nor an age is stated."""
+    from launcher._util.errors import ConfigError
+
+    of_run = parsed.run is not None
+    for name, option in (_OF_RUNS if of_run else _OF_CHECKPOINTS).items():
+        if getattr(parsed, name):
+            which = "is for runs, without RUN" if of_run else "is for the checkpoints of one RUN"
+            raise ConfigError(f"it {which}", where=option, hint="`launcher gc --help` shows both uses.")
+    if of_run and parsed.keep_last is None:
+        raise ConfigError(
+            "it is not stated how many checkpoints stay",
+            where="--keep-last",
+            hint=f"launcher gc {parsed.run} --keep-last N; `launcher rm {parsed.run}` removes the whole run.",
+        )
+    if not of_run and parsed.older_than is None:
+        raise ConfigError(
+            "it is not stated what goes", hint="launcher gc RUN --keep-last N, or launcher gc --older-than 30d"
+        )
+
+
+def _runs(parsed: argparse.Namespace) -> int:
+    from launcher.api.remove import remove_old_runs
+
+    found = remove_old_runs(
+        parsed.older_than,
+        run_root=parsed.run_root,
+        everywhere=bool(parsed.all),
+        states=parsed.state or (),
+        allowed=rm.read_allowed(parsed),
+        confirm=rm.confirmation(parsed),
+    )
+    return rm.print_removal(found, parsed)
+
+
+def _checkpoints(parsed: argparse.Namespace) -> int:
     from launcher.api.gc import collect_checkpoints
     from launcher.contract.units import bytes_text
 
@@ -44,7 +109,7 @@ def main(parsed: argparse.Namespace) -> int:
         keep_last=parsed.keep_last,
         keep_every=parsed.keep_every,
         run_root=parsed.run_root,
-        verify=parsed.verify,
+        verify=parsed.verify or "budget",
         confirm=show if parsed.yes else None,
     )
     if not parsed.yes or not done.going:

@@ -7,7 +7,7 @@ import time
 from launcher.cli.arguments import RUN_HELP, add_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
-from launcher.cli.parser import count, seconds
+from launcher.cli.parser import count, phases, seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     complete(add("runs", metavar="RUN", nargs="*", help=RUN_HELP), "runs")
     add("--limit", metavar="N", type=count, default=20, help="without RUN: how many (default: 20)")
     complete(
-        add("--state", metavar="STATE[,...]", type=_phases, help="without RUN: those in these states"),
+        add("--state", metavar="STATE[,...]", type=phases, help="without RUN: those in these states"),
         "phases",
     )
     add("--since", metavar="TIME", help="without RUN: those begun since then: `90m`, `12h`, `3d`, `2w`, `2026-01-31`")
@@ -30,16 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--all", action="store_true", help="without RUN: those of all your run roots, not only of the one here")
     add("--json", action="store_true", help="print one JSON object")
     add_run_root(parser)
-
-
-def _phases(text: str) -> tuple[str, ...]:
-    """Return the states in a list with commas. Raises ArgumentTypeError for an unknown one."""
-    from launcher.watch.status import Phase
-
-    words, known = tuple(text.lower().split(",")), [phase.value for phase in Phase]
-    if (wrong := next((word for word in words if word not in known), None)) is not None:
-        raise argparse.ArgumentTypeError(f"{wrong!r} is not a state; there are {', '.join(known)}")
-    return words
 
 
 def main(parsed: argparse.Namespace) -> int:

@@ -1,10 +1,10 @@
 """`launcher image gc`: remove images that are no longer used and keep those that a queued or running job names."""
 
 import argparse
-import re
 
 from launcher.cli.arguments import add_store_cluster
 from launcher.cli.output import info, print_json, say
+from launcher.cli.parser import age_s
 from launcher.contract.units import bytes_text
 
 GC_HELP = """\
@@ -17,7 +17,7 @@ Where Slurm does not answer, everything in use stays.
 def add_gc(parser: argparse.ArgumentParser) -> None:
     """Add the options of gc."""
     add = parser.add_argument
-    add("--older-than", metavar="AGE", default="30d", help="not used for this long: 12h, 30d (default), 0")
+    add("--older-than", metavar="AGE", type=age_s, default="30d", help="not used for this long: 12h, 30d (default), 0")
     add("--include-named", action="store_true", help="images with a name may go, too")
     add("--dry-run", "-n", action="store_true", help="say what would go, and why the rest stays")
     add_store_cluster(parser)
@@ -28,7 +28,7 @@ def run_gc(parsed: argparse.Namespace) -> int:
     from launcher.api.image import collect_images
 
     found = collect_images(
-        older_than_s=_seconds(parsed.older_than),
+        older_than_s=parsed.older_than,
         include_named=parsed.include_named,
         dry_run=parsed.dry_run,
         cluster=parsed.cluster,
@@ -59,14 +59,3 @@ def run_gc(parsed: argparse.Namespace) -> int:
         say(f"kept      {label}  {bytes_text(kept.entry.size_bytes)}  {kept.reason}")
     info(f"{'would free' if parsed.dry_run else 'freed'} {bytes_text(done.freed_bytes)} in {store.root}")
     return 0
-
-
-def _seconds(text: str) -> float:
-    from launcher._util.errors import ConfigError
-
-    match = re.fullmatch(r"(\d+)\s*([smhdw]?)", text)
-    if match is None:
-        raise ConfigError(
-            f"{text!r} is not an age", where="--older-than", hint="Such as 12h, 30d, 8w, or 0 for any age."
-        )
-    return int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]

@@ -1,0 +1,145 @@
+"""`launcher init`: what it writes, what it asks, and that it overwrites nothing unasked."""
+
+import json
+import os
+import pty
+import select
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher._util import toml
+from launcher.cli.main import main
+from launcher.slurm import probe
+from tests.backends.running import LAUNCHER, User, user_of
+from tests.discovery.test_cluster_probe import NVL72, site
+from tests.support.limits import seconds
+from tests.support.slurm.virtual_cluster import VirtualCluster
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user with nothing of their own, on a machine without Slurm."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CONFIG_HOME", "LAUNCHER_CLUSTERS", "LAUNCHER_CLUSTER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    return tmp_path
+
+
+def init(capsys: pytest.CaptureFixture[str], *options: str, status: int = 0) -> dict[str, Any]:
+    assert main(["init", "--json", "--no-doctor", *options]) == status
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def config(home: Path) -> dict[str, Any]:
+    found: dict[str, Any] = toml.loads((home / ".config/launcher/config.toml").read_text())
+    return found
+
+
+def test_a_machine_without_slurm_becomes_the_local_cluster(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = init(capsys, "--run-root", str(home / "runs"))
+    assert config(home) == {"cluster": "local", "run_root": str(home / "runs")}
+    assert found["profile"] is None and found["next"][1].startswith("launcher run")
+    assert main(["init", "--json", "--no-doctor", "--partition", "gpu"]) == 2
+    assert "no Slurm on this machine" in capsys.readouterr().err
+
+
+def test_what_is_there_stays_unless_it_is_forced(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = home / ".config/launcher/config.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text('# mine\ntime = "1:00:00"\nimage = "old"\n')
+    init(capsys, "--image", "new", status=2)
+    assert own.read_text() == '# mine\ntime = "1:00:00"\nimage = "old"\n'
+    found = init(capsys, "--image", "new", "--force")
+    assert own.read_text() == '# mine\ntime = "1:00:00"\nimage = "new"\ncluster = "local"\n'
+    (copy,) = found["copies"]
+    assert 'image = "old"' in Path(copy).read_text()
+    assert init(capsys, "--image", "new")["copies"] == []  # the same again changes nothing
+
+
+def test_a_broken_config_is_named_and_left(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = home / ".config/launcher/config.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text("image = [")
+    assert main(["init", "--no-doctor"]) == 2
+    assert str(own) in capsys.readouterr().err and own.read_text() == "image = ["
+
+
+def test_the_profile_has_partition_and_account(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launcher.api import init as api
+
+    found = probe.probe_cluster(site(NVL72))
+    monkeypatch.setattr(probe, "probe_cluster", lambda *_: found)
+    facts = api.SiteFacts("rack", True, ("gb200", "cpu"), ("lab", "other"))
+    monkeypatch.setattr(api, "site_facts", lambda: facts)
+    written = init(capsys, "--image", "nemo:26.08")
+    assert Path(written["profile"]) == home / ".config/launcher/clusters/rack.toml"
+    assert toml.loads(Path(written["profile"]).read_text())["partition"] == "gb200"
+    assert config(home) == {"cluster": "rack", "image": "nemo:26.08"}
+    assert written["next"][0] == "launcher doctor --nodes 2"
+    init(capsys, "--name", "other", status=2)  # cluster = "rack" would change
+    assert main(["init", "--no-doctor", "--partition", "gb20"]) == 2
+    assert "Did you mean: gb200?" in capsys.readouterr().err
+    assert not (home / ".config/launcher/clusters/other.toml").exists()
+
+
+def fresh(user: User) -> dict[str, str]:
+    environ = {**user.environ, "HOME": str(user.directory)}
+    for name in ("LAUNCHER_CLUSTERS", "LAUNCHER_CLUSTER", "XDG_CONFIG_HOME"):
+        environ.pop(name, None)
+    return environ
+
+
+def test_on_a_real_slurm_the_next_commands_work(slurm_cluster: VirtualCluster, tmp_path: Path) -> None:
+    user = user_of(tmp_path, slurm_cluster)
+    user = User(tmp_path, fresh(user))
+    done = user.run("init", "--json", "--run-root", str(tmp_path / "shared"))
+    found = json.loads(done.stdout)
+    profile = Path(found["profile"])
+    assert profile.parent == tmp_path / ".config/launcher/clusters"
+    assert found["doctor"]["counts"]["fail"] == 0
+    assert [command.split()[1] for command in found["next"]] == ["image", "plan", "submit"]
+    planned = user.run("plan", "small.py", "--no-check-config", "--json")
+    plan = json.loads(planned.stdout)["plan"]
+    assert (plan["cluster"], plan["backend"]) == (profile.stem, "batch")
+    assert plan["run_dir"].startswith(str(tmp_path / "shared"))
+
+
+def test_on_a_terminal_it_asks(slurm_cluster: VirtualCluster, tmp_path: Path) -> None:
+    user = user_of(tmp_path, slurm_cluster)
+    main_end, other = pty.openpty()
+    process = subprocess.Popen(
+        [str(LAUNCHER), "init", "--no-doctor"], cwd=tmp_path, env=fresh(user), stdin=other, stdout=other, stderr=other
+    )
+    os.close(other)
+    said = ""
+
+    def until(words: str) -> None:
+        nonlocal said
+        end = time.monotonic() + seconds(60)
+        while words not in said:
+            assert time.monotonic() < end, said
+            if select.select([main_end], [], [], 1)[0]:
+                said += os.read(main_end, 4096).decode()
+
+    for question, answer in (
+        ("name of the profile", "mine"),
+        ("partition", ""),
+        ("image of your runs", ""),
+        ("directory of all runs", "/tmp/of-ada"),
+    ):
+        until(question)
+        os.write(main_end, f"{answer}\n".encode())
+    until("next:")
+    assert process.wait(seconds(60)) == 0
+    os.close(main_end)
+    assert config(tmp_path) == {"cluster": "mine", "run_root": "/tmp/of-ada"}
+    assert (tmp_path / ".config/launcher/clusters/mine.toml").is_file()

@@ -1,0 +1,214 @@
+"""`launcher rm` and `launcher gc --older-than`: what goes, what stays, and what a kill leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher._util import ownership
+from launcher._util.errors import RequestError
+from launcher.api import remove as api
+from launcher.cli.main import main
+from launcher.contract.process import ProcessIdentity
+from launcher.rundir import RunDirectory, removal
+from launcher.rundir.finding import scan
+from tests.watch.run_dirs import make_attempt, make_run
+
+ROOT = Path(__file__).resolve().parents[2]
+DAY_S = 86_400.0
+
+
+def ended(root: Path, run_id: str, outcome: str = "finished", *, days_ago: float = 0.0) -> RunDirectory:
+    """A local run that is over."""
+    event = {"event": "launched", "backend": "local", "attempt": "000", "pid": 1, "host": "elsewhere"}
+    run = make_run(root / "gpt" / run_id, event, backend="local")
+    now = time.time() - days_ago * DAY_S
+    result: dict[str, Any] = {"outcome": outcome, "reason": None, "started": now - 60, "ended": now}
+    make_attempt(run, result=result)
+    return run
+
+
+def with_checkpoint(run: RunDirectory) -> RunDirectory:
+    directory = run.checkpoints / "iter_0000010"
+    directory.mkdir(parents=True)
+    (directory / "weights").write_bytes(b"0" * 1000)
+    return run
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LAUNCHER_CLUSTER", "local")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    return tmp_path / "runs"
+
+
+def launcher(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> dict[str, Any]:
+    assert main([*arguments, "--json"]) == status
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_nothing_goes_without_a_yes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ended(root, "20260101-000000-aaaa")
+    assert main(["rm", "gpt"]) == 0
+    err = capsys.readouterr().err
+    assert "gpt/20260101-000000-aaaa  finished" in err and "nothing was removed; --yes removes 1 run" in err
+    assert run.plan_file.exists()
+    assert main(["rm", "gpt", "--yes"]) == 0
+    assert "removed 1 run" in capsys.readouterr().err
+    assert list((root / "gpt").iterdir()) == []
+    assert main(["rm", "gpt", "--yes"]) == 2
+
+
+def test_checkpoints_are_counted_apart_and_keep_their_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = with_checkpoint(ended(root, "20260101-000000-aaaa"))
+    (found,) = launcher(capsys, "rm", "gpt", "--yes")["runs"]
+    assert (found["checkpoint_bytes"], found["removed"]) == (1000, False)
+    assert "--with-checkpoints" in found["keep"] and found["bytes"] > 1000
+    assert run.plan_file.exists()
+    (found,) = launcher(capsys, "rm", "gpt", "--yes", "--with-checkpoints")["runs"]
+    assert found["removed"] and not run.path.exists()
+
+
+def test_files_that_other_runs_share_are_not_counted(root: Path) -> None:
+    run, other = ended(root, "20260101-000000-aaaa"), ended(root, "20260101-000001-bbbb")
+    for each in (run, other):
+        each.code.mkdir()
+    (run.code / "big.py").write_bytes(b"#" * 5000)
+    before = removal.size_of(run).total
+    os.link(run.code / "big.py", other.code / "big.py")
+    assert removal.size_of(run).total == before - 5000
+
+
+def test_a_live_run_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    me = ProcessIdentity.of_this_process()
+    event = {"event": "launched", "backend": "local", "attempt": "000", "pid": me.pid, "host": os.uname().nodename}
+    live = make_run(root / "gpt" / "20260101-000000-aaaa", {**event, "group": os.getpgid(0)}, backend="local")
+    queued = make_run(root / "gpt" / "20260101-000001-bbbb", {"event": "submit_unknown", "token": "t", "error": "x"})
+    for run in (live, queued):
+        (found,) = launcher(capsys, "rm", str(run.path), "--yes", "--with-checkpoints", "--lost")["runs"]
+        assert found["keep"] and not found["removed"] and run.plan_file.exists(), found
+
+
+def test_a_lost_run_goes_on_request(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    event = {"event": "launched", "backend": "local", "attempt": "000", "pid": 2**22 - 1, "host": os.uname().nodename}
+    run = make_run(root / "gpt" / "20260101-000000-aaaa", event, backend="local")
+    (found,) = launcher(capsys, "rm", "gpt", "--yes")["runs"]
+    assert found["phase"] == "lost" and "--lost" in found["keep"]
+    (found,) = launcher(capsys, "rm", "gpt", "--yes", "--lost")["runs"]
+    assert found["removed"] and not run.path.exists()
+
+
+def test_another_users_run_is_refused_and_left_out(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, own = ended(root, "20260101-000000-aaaa", days_ago=9), ended(root, "20260101-000001-bbbb", days_ago=9)
+    monkeypatch.setattr(removal, "is_own", lambda path: path != other.path)
+    assert main(["rm", str(other.path), "--yes"]) == 2
+    assert "belongs to another user" in capsys.readouterr().err
+    found = launcher(capsys, "gc", "--older-than", "1d", "--yes")
+    assert found["of_other_users"] == 1 and [one["removed"] for one in found["runs"]] == [True]
+    assert other.plan_file.exists() and not own.path.exists()
+
+
+def test_whose_a_directory_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ownership.is_own(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(ownership, "_uid_given_by", lambda _: 4711)
+    assert not ownership.is_own(tmp_path)
+    monkeypatch.setattr(
+        ownership, "_uid_given_by", lambda _: tmp_path.stat().st_uid
+    )  # a server names one owner for all
+    assert ownership.is_own(tmp_path)
+
+
+def test_gc_takes_runs_by_age_and_state(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, failed = (
+        ended(root, "20260101-000000-aaaa", days_ago=40),
+        ended(root, "20260101-000001-bbbb", "failed", days_ago=40),
+    )
+    new = ended(root, "20260101-000002-cccc", days_ago=1)
+    found = launcher(capsys, "gc", "--older-than", "30d")
+    assert [Path(one["run_dir"]).name[-4:] for one in found["runs"]] == ["bbbb", "aaaa"]
+    launcher(capsys, "gc", "--older-than", "30d", "--state", "failed", "--yes")
+    assert [one.path.exists() for one in (old, failed, new)] == [True, False, True]
+    launcher(capsys, "gc", "--older-than", "30d", "--yes")
+    assert [one.path.exists() for one in (old, new)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "not stated what goes"),
+        (("--keep-last", "2"), "for the checkpoints of one RUN"),
+        (("gpt",), "how many checkpoints stay"),
+        (("gpt", "--keep-last", "2", "--older-than", "3d"), "for runs, without RUN"),
+        (("--older-than", "soon"), "is not an age"),
+    ],
+)
+def test_both_uses_of_gc_are_kept_apart(
+    root: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
+) -> None:
+    assert main(["gc", *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_meanwhile_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ended(root, "20260101-000000-aaaa")
+
+    def agree(_: api.Removal) -> bool:
+        run.attempt(0).result_file.unlink()
+        run.journal.write("submit_unknown", token="t", error="no answer")
+        return True
+
+    (found,) = api.remove_runs(["gpt"], confirm=agree).runs
+    assert found.keep and not found.removed and run.plan_file.exists()
+
+
+KILLED = """
+import os, shutil, signal, sys
+from launcher._util import older_python
+from launcher.api import remove
+from launcher.rundir import removal
+def cut(path, on_error):
+    os.unlink(path / "plan.json")
+    os.kill(os.getpid(), signal.SIGKILL)
+removal.remove_tree = cut
+remove.remove_runs(["gpt"], confirm=lambda _: True)
+"""
+
+
+def test_what_a_kill_leaves_is_seen_by_no_command_and_removed_by_the_next(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended(root, "20260101-000000-aaaa")
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=root.parent, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == -signal.SIGKILL
+    assert scan(root) == [] and [path.name[:9] for path in (root / "gpt").iterdir()] == [".removed."]
+    ended(root, "20260101-000001-bbbb", days_ago=3)
+    foreign = root / "gpt" / ".removed.not-ours"
+    foreign.mkdir()
+    launcher(capsys, "gc", "--older-than", "1d", "--yes")
+    assert [path.name for path in (root / "gpt").iterdir()] == [foreign.name]
+
+
+def test_a_link_is_not_followed(root: Path, tmp_path: Path) -> None:
+    run = ended(root, "20260101-000000-aaaa")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "data").write_text("kept")
+    (run.path / "link").symlink_to(tmp_path / "elsewhere")
+    assert api.remove_runs(["gpt"], confirm=lambda _: True).removed
+    assert (tmp_path / "elsewhere" / "data").read_text() == "kept"
+    real = ended(root, "20260101-000001-bbbb")
+    (root / "linked").mkdir()
+    (root / "linked" / "20260101-000002-cccc").symlink_to(real.path)
+    with pytest.raises(RequestError, match="not a directory"):
+        removal.require_own(RunDirectory(root / "linked" / "20260101-000002-cccc"))
