@@ -7,6 +7,7 @@
 # They install what they need first, into .venv.
 #
 # WORKERS        processes that run tests: 2. Each may hold a Slurm and two training stacks of 1.1 GB.
+# QUICK_WORKERS  the same for `make quick`: 4, since many of its tests wait.
 # TEST_TIME_SCALE=3 triples every time limit in the tests, for a slow or busy machine.
 # TORCH_INDEX    a package index that serves torch 2.13.0 without CUDA, such as the CPU index named on pytorch.org. The
 #                wheel of the default index brings 2.6 GB of CUDA libraries. From there torch alone is installed, in the
@@ -28,6 +29,7 @@ OLD_BRIDGE := .venv-bridge-0.3.1
 OLDEST := .venv-3.10
 DOCS_VENV := .venv-docs
 WORKERS := 2
+QUICK_WORKERS := 4
 # The tests of a module stay together, and the modules in the order that tests/support/tiers.py gives them.
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -47,11 +49,13 @@ demo: install
 build: install
 	$(BIN)/launcher image build --link megatron-lm+latest.sqsh $(BUILD_ARGS)
 
-# The checks run beside the tests, which wait now and then; what they find is printed after the tests.
+# The checks run beside the tests; what they find is printed after the tests. There are more workers than cores, since
+# two modules wait for a minute. Without byte code of the tests each worker would compile all of them, so one does it first.
 quick: install
 	@mkdir -p build; \
 	$(MAKE) --no-print-directory -j3 --output-sync=target lint types layers >build/checks.txt 2>&1 & checks=$$!; \
-	status=0; $(BIN)/pytest $(PARALLEL) -q -m quick || status=$$?; \
+	[[ -d tests/__pycache__ ]] || $(BIN)/pytest --collect-only -q -m quick >/dev/null || true; \
+	status=0; $(BIN)/pytest $(PARALLEL) -n $(QUICK_WORKERS) -q -m quick || status=$$?; \
 	wait $$checks || status=$$?; cat build/checks.txt; exit $$status
 
 test: install lint types layers unit

@@ -133,7 +133,7 @@ def _text(path: Path) -> str | None:
     try:
         return path.read_text(errors="replace")
     except OSError:
-        return None
+        return None  # the script has not written it yet, or it was removed: its state is then unknown
 
 
 def start(

@@ -89,7 +89,7 @@ def _number(pattern: "re.Pattern[str]", text: str) -> float | None:
     try:
         return float(match[1]) if match is not None else None
     except ValueError:
-        return None
+        return None  # words where a number is expected count as no measurement
 
 
 def steps_of(case: ExecCase) -> list[LoggedStep]:

@@ -32,7 +32,7 @@ from launcher.rundir.journal import Journal
 from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.driver import DriverSettings, SweepDriver
 from launcher.sweep.executor import Definition
-from launcher.sweep.measure import Window
+from launcher.sweep.measure import StepWindow
 from launcher.sweep.points import SweepPoint
 from launcher.sweep.rewards import reward_of
 from launcher.sweep.runs import SlurmRuns
@@ -107,7 +107,7 @@ class TestSweep:
                 definition,
                 record["id"],
                 self._progress,
-                window=Window(0, LAST_STEPS),
+                window=StepWindow(0, LAST_STEPS),
                 shell=LocalShell(keep=(lock,)),
             )
             settings = DriverSettings(parallel=_PARALLEL if self.feeds_on_results else None)

@@ -13,7 +13,7 @@ from launcher.rundir import RunDirectory
 
 
 @dataclass(frozen=True)
-class Window:
+class StepWindow:
     """Which iterations of a run count, and how."""
 
     warmup_steps: int = 5
@@ -22,7 +22,7 @@ class Window:
     """Of the mean over the last iterations alone, as CloudAI measures; None for the median over all."""
 
 
-def measure(run: RunDirectory, window: Window) -> dict[str, float]:
+def measure(run: RunDirectory, window: StepWindow) -> dict[str, float]:
     """Return what a run has measured, by the metric's name. Raises OSError.
 
     The loss is the last one, memory the most. What was not measured is left out.
@@ -34,7 +34,7 @@ def measure(run: RunDirectory, window: Window) -> dict[str, float]:
 class RunMeasure:
     """What a run that goes on has measured, as `measure` returns it; of each file only what is new is read."""
 
-    def __init__(self, run: RunDirectory, window: Window) -> None:
+    def __init__(self, run: RunDirectory, window: StepWindow) -> None:
         self._run, self._window = run, window
         self._files = dict[Path, _GrowingFile]()
 

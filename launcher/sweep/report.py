@@ -11,7 +11,7 @@ from launcher.report.sweep_page import PointRow, SweepData, write_sweep_page
 from launcher.rundir import RunDirectory
 from launcher.sweep.compare import Ranking
 from launcher.sweep.directory import SweepDirectory
-from launcher.sweep.measure import Window, measure
+from launcher.sweep.measure import StepWindow, measure
 from launcher.sweep.points import value_text
 from launcher.sweep.sweeps import SweepStatus, read_sweep
 from launcher.sweep.trials import Trial
@@ -36,7 +36,7 @@ def report_sweeps(directories: Sequence[str], progress: Progress, *, output: str
 
 def _data(status: SweepStatus, comparison: Ranking) -> SweepData:
     settings = (SweepDirectory(status.directory).record() or {}).get("settings", {})
-    metric, window = settings["metrics"][0], Window(settings["warmup_steps"], settings.get("last_steps"))
+    metric, window = settings["metrics"][0], StepWindow(settings["warmup_steps"], settings.get("last_steps"))
     return SweepData(
         name=status.directory.name,
         directory=str(status.directory),
@@ -46,7 +46,7 @@ def _data(status: SweepStatus, comparison: Ranking) -> SweepData:
     )
 
 
-def _row(trial: Trial, metric: str, window: Window) -> PointRow:
+def _row(trial: Trial, metric: str, window: StepWindow) -> PointRow:
     shown = trial.runs if trial.state in ("finished", "running", "failed", "pruned") else ()
     values = [measure(RunDirectory(Path(run)), window).get(metric) for run in shown]
     return PointRow(

@@ -26,7 +26,7 @@ from launcher.slurm.queue import State
 from launcher.slurm.submit import LIMIT_OF_QUEUE, Submission
 from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.executor import Definition, Observation
-from launcher.sweep.measure import RunMeasure, Window
+from launcher.sweep.measure import RunMeasure, StepWindow
 from launcher.sweep.points import SweepPoint
 from launcher.sweep.trials import ENDED, PointRun, TrialState
 from launcher.watch.cancel import cancel_run
@@ -92,7 +92,7 @@ class SlurmRuns:
         sweep_id: str,
         progress: Progress,
         *,
-        window: Window = Window(),  # noqa: B008 - frozen
+        window: StepWindow = StepWindow(),  # noqa: B008 - frozen
         max_parallel: int | None = None,
         shell: Shell | None = None,
     ) -> None:

@@ -22,7 +22,7 @@ from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.driver import DriverSettings, SweepDriver
 from launcher.sweep.executor import Definition
 from launcher.sweep.file import OPTIONS, AgentSpec, SweepFile, load_sweep
-from launcher.sweep.measure import Window
+from launcher.sweep.measure import StepWindow
 from launcher.sweep.points import Axis, SweepPoint, grid
 from launcher.sweep.runs import SlurmRuns
 from launcher.sweep.strategies import Listed, grid_strategy, random_strategy
@@ -165,7 +165,7 @@ def read_sweep(directory: str, progress: Progress) -> tuple[SweepStatus, Ranking
     definition = Definition(
         record["fixed"]["name"], (), _not_planned, metrics=tuple(settings["metrics"]), reward=settings["reward"]
     )
-    window = Window(settings["warmup_steps"], settings.get("last_steps"))
+    window = StepWindow(settings["warmup_steps"], settings.get("last_steps"))
     runs = SlurmRuns(found, definition, record["id"], progress, window=window)
     how = DriverSettings(repeat=settings["repeat"], max_repeats=settings["max_repeats"])
     driver = SweepDriver(found, definition, Listed([]), runs, progress, how)
@@ -206,7 +206,7 @@ def _driven(sweep: SweepFile, progress: Progress, options: Options) -> Iterator[
             definition,
             record["id"],
             progress,
-            window=Window(spec.warmup_steps),
+            window=StepWindow(spec.warmup_steps),
             # An agent is asked for no more than may run, so that none of its points has to wait for another one's job.
             max_parallel=None if agent and repeat == 1 else parallel,
             shell=LocalShell(keep=(lock,)),

@@ -143,7 +143,7 @@ def test_from_python(user: User, slurm_cluster: VirtualCluster) -> None:
 
 
 AT_ONCE = 5
-"""Launchers of different keys at work together: what one does is no business of the others."""
+"""Launchers of different keys at work together: none waits for another."""
 
 
 def batches(commands: Sequence[tuple[str, ...]]) -> Iterator[Sequence[tuple[str, ...]]]:

@@ -27,11 +27,13 @@ OTHERS = ("slurm", "megatron", "slow", "soak")
 CPU_S = 12
 """What a quick test may take of CPU time, its children's included: less than importing the training stack."""
 FIRST = (
+    *("job/test_network_follower", "job/test_watchdog", "images/test_stalls"),
     *("job/test_all_recipes", "backends/test_modes", "support/test_fork_server", "job/test_network_training"),
     *("training/", "job/test_bridge_031", "cli/", "faults/", "backends/", "doctor/", "job/test_fetch", "job/"),
 )
 """Beginnings of the paths of modules that take long, the longest first: workers begin with them, and none is left with
-one at the end. `PYTEST_ADDOPTS=--durations=0 make test` shows how long each test takes."""
+one at the end. Of the quick ones the first three wait nearly all the time, while other workers use the processors.
+`PYTEST_ADDOPTS=--durations=0 make test` shows how long each test takes."""
 
 
 def arrange(items: list[pytest.Item]) -> None:

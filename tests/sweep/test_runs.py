@@ -17,7 +17,7 @@ from launcher.rundir import RunDirectory
 from launcher.slurm.submit import Submission
 from launcher.sweep.directory import SweepDirectory
 from launcher.sweep.file import load_sweep
-from launcher.sweep.measure import RunMeasure, Window, measure
+from launcher.sweep.measure import RunMeasure, StepWindow, measure
 from launcher.sweep.points import grid
 from launcher.sweep.runs import QueueLimits, SlurmRuns, shared_out
 from launcher.sweep.trials import PointRun
@@ -295,23 +295,23 @@ def test_a_growing_run_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch:
     run = RunDirectory(tmp_path)
     file = tmp_path / "attempts/000/metrics.jsonl"
     file.parent.mkdir(parents=True)
-    measured = RunMeasure(run, Window(2))
+    measured = RunMeasure(run, StepWindow(2))
     assert measured() == {}
     lines = [json.dumps({"iteration": number, "seconds": float(number)}) for number in range(1, 10)]
     for number in range(1, 9):
         with file.open("a") as out:
             out.write(f"{lines[number - 1][4:]}\n{lines[number][:4]}" if number > 1 else f"{lines[0]}\n{lines[1][:4]}")
         found = measured()
-        assert found == measure(run, Window(2))
+        assert found == measure(run, StepWindow(2))
         assert len(parsed) == number
     file.write_text("".join(f"{line}\n" for line in lines[:4]))
     assert measured() == {"step_time_s": 3.5}
     other = tmp_path / "attempts/001/metrics.jsonl"
     other.parent.mkdir()
     other.write_text("".join(f"{line}\n" for line in lines[3:9]))
-    assert measured() == measure(run, Window(2)) == {"step_time_s": 6.5}
+    assert measured() == measure(run, StepWindow(2)) == {"step_time_s": 6.5}
     # As CloudAI measures: the mean of the last steps, the newest of each iteration.
-    assert measure(run, Window(0, 4)) == {"step_time_s": 7.5}
+    assert measure(run, StepWindow(0, 4)) == {"step_time_s": 7.5}
 
 
 def test_limits() -> None:
