@@ -38,7 +38,9 @@ backoff_s = 0
 SHARED = """
 [directives]
 gpus-per-node = false
+cpus-per-task = 2
 """
+"""All jobs fit on the machine together."""
 
 
 def recipe() -> str:
