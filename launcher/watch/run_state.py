@@ -384,14 +384,18 @@ def _as_start(run: RunDirectory, owner: Lease | None, event: JournalEvent, inten
     token = _token(event, intent)
     lease = owner if owner and owner["nonce"] == token else ended_lease(run, token) if token else None
     # Of two jobs that one submission has led to, the owner counts.
-    job = lease["job_id"] if lease and lease["job_id"] else event.get("job")
+    job, cluster = event.get("job"), event.get("cluster")
+    if lease is not None and lease["job_id"]:
+        # Another number is one of the lease's cluster; of the same job sbatch has said where it is.
+        cluster = (lease["cluster"] or cluster) if lease["job_id"] != job else cluster or lease["cluster"]
+        job = lease["job_id"]
     # A job that has held the lease was submitted, whatever sbatch has answered.
     unanswered = event["event"] in ("submit_intent", "submit_unknown", "submit_refused")
     return Start(
         how="submitted" if unanswered and lease and job else str(event["event"]),
         time=float(began.get("time", 0)),
         job=job,
-        cluster=event.get("cluster") or (lease["cluster"] if lease else None),
+        cluster=cluster,
         clusters=intent.get("clusters"),
         token=token,
         array=event.get("array") or intent.get("array"),
@@ -447,4 +451,6 @@ def _result(attempt: Attempt) -> tuple[AttemptResult | None, str | None]:
     except DiskError:
         return None, None
     wrong = next(problems(result, _Verdict | None, unknown_keys=True), None)
+    if wrong is None and result is not None and result.get("attempt", attempt.name) != attempt.name:
+        wrong = f"it is that of attempt {result['attempt']}"
     return (None, f"result.json is wrong: {wrong}") if wrong else (result, None)

@@ -64,7 +64,8 @@ class Job:
         words = {"SHOWN": RUNNING, "SAID": "", **values}
         given = "".join(f"{name}={shlex.quote(value)}\n" for name, value in words.items())
         known = "SLURM_JOB_ID=12 this_job=12 nonce=me here= lease=lease mine= run_dir=. attempt_dir=attempts/000 "
-        state = "over=0 ended_by='' terminated=0 may_requeue=0 stop_s=1 half_s=1\n"
+        state = "begun=$(date +%s) begun_up=$(cut -d. -f1 /proc/uptime)\n"
+        state += "over=0 ended_by='' terminated=0 may_requeue=0 stop_s=1 half_s=1\n"
         text = f"set -o pipefail\n{FUNCTIONS}\nrelease() {{ :; }}\n{STUBS}{known}{state}{given}{program}"
         done = subprocess.run(
             ["bash", "-uc", text], cwd=self.path, capture_output=True, text=True, timeout=30, check=False
@@ -132,6 +133,46 @@ def test_a_requeue_by_slurm_does_not_undo_a_decision(job: Job, action: str, queu
         job.write("submitted", token="next", job="13")
     given = "SLURMD_NODENAME=n1 number=1 before=000 before_nonce=me\n"
     assert job.run(f"{given}{EARLY[0]}\necho goes on >>calls") == calls
+
+
+@pytest.mark.parametrize(
+    ("cluster", "number", "here", "owner"),
+    [
+        ('"a"', "12", "a", "this job"),
+        ("null", "12", "a", "this job"),
+        ('"b"', "12", "a", "another"),
+        ('"a"', "13", "a", "another"),
+        ('"b"', f"{2 << 26 | 12}", "a", "this job"),
+    ],
+    ids=["requeued", "without a name", "of another cluster", "another number", "moved within a federation"],
+)
+def test_a_lease_is_that_of_this_job_by_cluster_and_number(
+    job: Job, cluster: str, number: str, here: str, owner: str
+) -> None:
+    """One submission has led to several jobs, which clusters may have numbered alike: the first keeps the run."""
+    (job.path / "lease").write_text(
+        f'{{"nonce": "me", "cluster": {cluster}, "job_id": "{number}", "attempt": "000"}}\n'
+    )
+    mine = {"this_job": number, "SLURM_JOB_ID": number} if number != "13" else {}
+    look = 'read_lease lease; owner_has_ended && echo "this job" >>calls || echo another >>calls'
+    assert job.run(look, SLURM_CLUSTER_NAME=here, **mine) == owner
+
+
+@pytest.mark.parametrize(("ahead_s", "earliest", "latest"), [(0, 3495, 3496), (-600, 3500, 3501), (600, 2895, 2896)])
+def test_the_time_that_is_left_needs_no_clock_that_agrees_with_the_controllers(
+    job: Job, ahead_s: int, earliest: int, latest: int
+) -> None:
+    """The script began 5 s after the job of an hour, and runs for 100 s. A clock that is set meanwhile changes nothing.
+
+    With the node's clock behind the end is not missed; with one that is ahead the ranks stop too early at worst.
+    """
+    start = 1_700_000_000
+    shown = f"{RUNNING}StartTime={start} EndTime={start + 3600} "
+    given = f"begun={start + 5 + ahead_s} begun_up=$(($(cut -d. -f1 /proc/uptime) - 100))\n"
+    for now in (start, start + 10**6):
+        date = f"date() {{ echo {now}; }}\n"
+        left_s = int(job.run(f"{given}{date}look; echo $left_s >>calls", SHOWN=shown))
+        assert earliest - 1 <= left_s <= latest
 
 
 def test_without_the_lease_nothing_is_done(job: Job) -> None:

@@ -111,6 +111,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "failing rank's host a list": (result(first_failing_rank={"host": []}), "first_failing_rank.host is []"),
     "iteration text": (result(iteration="2"), "iteration is '2'"),
     "outcome a list": (result(outcome=[]), "outcome is []"),
+    "result of another attempt": (result(attempt="007"), "it is that of attempt 007"),
 }
 
 

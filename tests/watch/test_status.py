@@ -181,6 +181,25 @@ def test_a_job_that_holds_the_lease_was_not_refused(tmp_path: Path, outcome: str
     assert (status.job, status.phase) == ("13", Phase.RUNNING)
 
 
+@pytest.mark.parametrize(
+    ("job", "cluster", "asked"),
+    [("12", "there", "here"), ("7", "there", "there"), ("7", None, "here")],
+    ids=["the same job", "another job of the submission", "another job, its cluster unknown"],
+)
+def test_the_number_in_the_lease_is_one_of_its_own_cluster(
+    tmp_path: Path, job: str, cluster: str | None, asked: str
+) -> None:
+    """sbatch had a choice of clusters and timed out; of the two jobs that there were one runs."""
+    intent, answered = submitted()
+    run = make_run(tmp_path / "small/1", intent, {**answered, "cluster": "here"})
+    make_attempt(run)
+    lease = {"version": 1, "nonce": "token-1", "cluster": cluster, "job_id": job, "host": "n1", "attempt": "000"}
+    run.lease.write_text(json.dumps({**lease, "time": NOW}))
+    start = read_run_state(run).start
+    assert start is not None
+    assert (start.job, start.cluster) == (job, asked)
+
+
 @pytest.mark.parametrize("outcome", ["submit_refused", "submit_unknown"])
 def test_a_successor_that_was_refused_does_not_hide_the_verdict(tmp_path: Path, outcome: str) -> None:
     requeue = {"event": "requeue", "token": "token-1", "job": "12"}
