@@ -20,6 +20,10 @@ fail() {
     exit 3
 }
 
+# The start of this script by the node's clock, and by one that is never set: of two clocks no times are compared.
+read -r begun_up _ </proc/uptime
+begun=$(date +%s) begun_up=${begun_up%.*}
+
 # How Slurm names this job: ARRAY_INDEX for a task of an array, of which one has the number of the whole array.
 this_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID-}}
 this_job=${this_job:-$SLURM_JOB_ID}
@@ -36,11 +40,16 @@ read_lease() { # FILE: sets `text` and `owner_*`; of a file that is not a lease 
     [[ $text =~ \"cluster\":\ \"([^\"]+)\" ]] && owner_cluster=${BASH_REMATCH[1]}
     [[ $text =~ \"attempt\":\ \"([0-9]+)\" ]] && owner_attempt=${BASH_REMATCH[1]}
 }
+is_this_job() { # whether the lease that read_lease has found is that of this job; each cluster counts its jobs on its own
+    [[ $owner_job == "$this_job" ]] || return 1
+    [[ -z $owner_cluster || -z ${SLURM_CLUSTER_NAME-} || $owner_cluster == "$SLURM_CLUSTER_NAME" ]] ||
+        ((SLURM_JOB_ID >= 1 << 26)) # a federation's number says where it was submitted
+}
 owner_has_ended() { # Of the owner that read_lease has found. Without an answer from Slurm it has not.
     local states elsewhere=()
     [[ -n $owner ]] || return 0
     if [[ $owner == "$nonce" ]]; then
-        [[ $owner_job == "$this_job" ]] # this job before it was requeued, or another job of the same submission
+        is_this_job # before it was requeued; else it is another job of the same submission
         return
     fi
     [[ -n $owner_attempt && -e $run_dir/attempts/$owner_attempt/result.json ]] && return 0
@@ -75,7 +84,7 @@ for ((number = 0; ; number++)); do # the first free number; a requeued job begin
     [[ -e $run_dir/attempts/$LAUNCHER_ATTEMPT ]] || break
 done
 read_lease "$lease.$nonce.ended"
-[[ -z $owner_job || $owner_job == "$this_job" ]] || lose
+[[ -z $owner_job ]] || is_this_job || lose
 printf -v mine '{"version": 1, "nonce": "%s", "cluster": %s, "job_id": "%s", "host": "%s", "attempt": "%s", "time": %s}' \
     "$nonce" "${SLURM_CLUSTER_NAME:+\"$SLURM_CLUSTER_NAME\"}" "$this_job" "${HOSTNAME-}" "$LAUNCHER_ATTEMPT" "$(date +%s)"
 mine=${mine/\"cluster\": ,/\"cluster\": null,}
@@ -215,14 +224,21 @@ stop_s=150 # before the end the ranks are asked to save a checkpoint and to stop
 half_s=$stop_s ended_by='' over=0 may_requeue=0
 notice=$attempt_dir/notice.json stop=$attempt_dir/stop signalled=$attempt_dir/signalled
 look() { # sets `why` (empty where nothing ends the job) and `left_s` until its end; fails if Slurm does not answer
-    local shown state end=''
+    local shown state end='' up
     why='' left_s=''
     shown=$(SLURM_TIME_FORMAT=%s scontrol --oneliner show job "$this_job" 2>/dev/null) || return 1
     [[ $shown =~ [[:space:]]JobState=([A-Z_]+) ]] || return 1
     state=${BASH_REMATCH[1]}
     [[ ! $shown =~ [[:space:]]Requeue=1[[:space:]] ]] || may_requeue=1
-    [[ ! $shown =~ [[:space:]]EndTime=([0-9]+) ]] || { end=${BASH_REMATCH[1]} && left_s=$((end - $(date +%s))); }
-    [[ -z $end || ! $shown =~ [[:space:]]StartTime=([0-9]+) ]] || half_s=$(((end - BASH_REMATCH[1]) / 2))
+    if [[ $shown =~ [[:space:]]EndTime=([0-9]+) ]]; then
+        end=${BASH_REMATCH[1]}
+        read -r up _ </proc/uptime
+        left_s=$((end - begun - ${up%.*} + begun_up))
+        if [[ $shown =~ [[:space:]]StartTime=([0-9]+) ]]; then # this script began after that, whatever the node's clock says
+            ((begun >= BASH_REMATCH[1])) || left_s=$((left_s + begun - BASH_REMATCH[1]))
+            half_s=$(((end - BASH_REMATCH[1]) / 2))
+        fi
+    fi
     [[ $state == RUNNING || $state == SUSPENDED ]] || over=1 # Slurm starts no further step
     if [[ $shown =~ [[:space:]]PreemptTime=[0-9] || $state == PREEMPTED ]]; then
         why=preempted
