@@ -46,6 +46,7 @@ def knowledge_of(
     if index_match.recipe is not None and _is_changed_by(index_match.recipe, arguments):
         index_match = dataclasses.replace(index_match, recipe=None)
     values = {**_values_of(index_match, overrides, frozenset(arguments)), **stated}
+    values |= _expert_tensor_parallel(index_match.recipe, overrides, values)
     return FromIndex(index_match, values, _env_of(index_match, overrides), files)
 
 
@@ -63,6 +64,21 @@ def _values_of(index_match: IndexMatch, overrides: Iterable[Override], arguments
     if index_match.recipe.mixed_precision and not replaced & _PRECISION:
         values["mixed_precision"] = index_match.recipe.mixed_precision
     return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & replaced}
+
+
+def _expert_tensor_parallel(
+    recipe: IndexedRecipe | None, overrides: Iterable[Override], values: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return the tensor-parallel size of experts that a recipe leaves open: megatron-core makes it that of the rest.
+
+    Source: core/model_parallel_config.py of megatron-core 0.19.2, __post_init__.
+    """
+    key, of_the_rest = layout.PARALLEL_KEYS["etp"], layout.PARALLEL_KEYS["tp"]
+    if recipe is None or recipe.not_run is not None or key in values or key in recipe.altered_by:
+        return {}
+    keys = {override.key for override in overrides}
+    size = {**values, **known_values(overrides)}.get(of_the_rest)
+    return {} if keys & {key, "model"} or type(size) is not int else {key: size}
 
 
 def _is_changed_by(recipe: IndexedRecipe, arguments: Mapping[str, str]) -> bool:

@@ -2,7 +2,9 @@
 
 `python tests/api/plans_of_many.py CASES OUT` reads a JSON list of cases and writes, by case and profile, what
 `launcher plan` and `launcher submit --dry-run` print, and the scripts of the job. With `--check` each recipe is run
-first, as --check-config does, and what that has shown decides instead of the index.
+first, as --check-config does, and what that has shown decides instead of the index. With `--submit PYTHON` each is
+submitted as a held job, as `launcher submit` does it with the check that it makes where the training stack is at hand;
+PYTHON is the interpreter of checks, and the answer are the jobs and run directories.
 
 It imports the launcher and the standard library alone, so that an interpreter without the training stack can run it.
 """
@@ -13,6 +15,7 @@ import io
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from launcher.api.check_config import entrypoint_request
 from launcher.api.prepare_plan import prepare_plan
 from launcher.cli.commands.plan import show
 from launcher.config.request import Request
-from launcher.discovery.host import HostContext
+from launcher.discovery.host import HostContext, new_run_id
 from launcher.planning.inputs import FromCheck, PlanInputs
 from launcher.planning.make import make_plan
 from launcher.planning.task import plan_task
@@ -35,6 +38,10 @@ PROFILES = {"dgx-gb200-nvl72": 4, "aws-p5": 8, "oci-h100": 8, "dgx-h100": 8}
 def main(arguments: list[str]) -> None:
     """Make all plans."""
     cases, out = json.loads(Path(arguments[0]).read_text()), Path(arguments[1])
+    if "--submit" in arguments:
+        python = arguments[arguments.index("--submit") + 1]
+        out.write_text(json.dumps({case["id"]: _submitted(case, out.with_suffix(""), python) for case in cases}))
+        return
     environ = {"PATH": os.environ["PATH"], "HOME": str(out.parent), "USER": "ada", "LANG": "C.UTF-8"}
     host = HostContext(
         directory=out.parent,
@@ -90,6 +97,27 @@ def _without(case: dict[str, Any]) -> dict[str, Any]:
             "dry run": _shown(prepared.plan, with_scripts=False),
             "scripts": {**scripts(prepared.plan), "argv.json": prepared.plan.argv_json()},
         }
+    return found
+
+
+def _submitted(case: dict[str, Any], run_root: Path, python: str) -> dict[str, Any]:
+    """The held jobs of a case by profile, with the run directories below `run_root`."""
+    from launcher.api.progress import Silent
+    from launcher.api.submit import submit_new
+    from launcher.discovery.host import detect_host
+
+    host = dataclasses.replace(detect_host(), python=python, hostname="login")
+    setattr(discovery, "detect_host", lambda: dataclasses.replace(host, run_id=new_run_id(time.time())))  # noqa: B010
+    found: dict[str, Any] = {}
+    for profile in case.get("profiles", PROFILES):
+        stated = {**_request(case, profile).stated(), "run_root": str(run_root), "partition": profile, "time": "30"}
+        request = Request.model_validate({**stated, "sbatch": {"hold": True}, **case.get("request", {})})
+        try:
+            submitted = submit_new(prepare_plan(request, "submit", check="if possible"), Silent())
+        except LauncherError as error:
+            found[profile] = {"error": [type(error).__name__, error.message, error.where, error.hint]}
+        else:
+            found[profile] = {"job": submitted.job, "run": str(submitted.run.path)}
     return found
 
 

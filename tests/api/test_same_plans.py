@@ -7,6 +7,8 @@ arguments. Without running recipes this takes about a minute; running all of the
 import importlib.metadata
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -22,10 +24,21 @@ from tests.api.plans_of_many import PROFILES
 from tests.backends.running import ROOT
 from tests.job.all_recipes import world_size
 from tests.support.limits import seconds
+from tests.support.node_shapes import SHAPES
+from tests.support.slurm.config import ClusterOptions
+from tests.support.slurm.virtual_cluster import VirtualCluster
+from tests.support.warm import warm_python
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 NAMES = 60
+KNOWN_BY_A_CHECK = {"memory", "checkpoints", "unchecked", "warnings"}
+"""What of a plan a check changes where the index knows the recipe; docs/how-to/check-before-queueing.md says why."""
+SUBMITTED = {
+    *("vanilla_gpt_pretrain.py", "qwen3_30b_a3b_pretrain.py"),
+    *("bridge:deepseek_v2_lite_pretrain_8gpu_h100_bf16_config", "bridge:llama3_8b_pretrain_8gpu_h100_bf16_config"),
+}
+"""The recipes whose jobs are submitted."""
 OVERRIDES = ("train.train_iters=20", "env_vars.MINE=7", "model.expert_tensor_parallel_size=1")
 SCRIPT = str(ROOT / "tests/api/plans_of_many.py")
 
@@ -39,7 +52,7 @@ def shipped(recipes: Path) -> list[dict[str, Any]]:
         recipe = read_recipe(str(source), ROOT)
         if isinstance(recipe, RecipeFile) and not recipe.required:
             own = ("moe_token_dispatcher_type=alltoall",) if "moe_token_dispatcher_type" in recipe.parameters else ()
-            arguments = ("data=mock", *(own or ("forward_step=gpt_step",)))
+            arguments = ("data=mock", *(own or ("forward_step=gpt",)))
             found.append(
                 {"recipe": str(recipes / source.name), "gpus": gpus.get(source.stem, 8), "arguments": arguments}
             )
@@ -197,3 +210,128 @@ def test_a_users_mixture_of_experts_is_not_queued_by_a_guess(without_stack: Path
     shown = answer("plan")
     assert shown.returncode == 0
     assert "warning: NOT CHECKED" in shown.stderr
+
+
+SHAPE = ClusterOptions(
+    nodes=10,
+    shapes=(*(SHAPES["dgx-gb200-nvl72"],) * 4, *(SHAPES["aws-p5"],) * 2, *(SHAPES["oci-h100"],) * 4),
+    extra=tuple(
+        f"PartitionName={name} Nodes={nodes} State=UP"
+        for name, nodes in (
+            ("dgx-gb200-nvl72", "n[1-4]"),
+            ("aws-p5", "n[5-6]"),
+            ("oci-h100", "n[7-8]"),
+            ("dgx-h100", "n[9-10]"),
+        )
+    ),
+)
+SBATCH = """#!/usr/bin/python3 -IS
+# The real sbatch; it gets a copy of the script without --segment, which Slurm 22.05 does not have.
+import os, sys, tempfile
+(place,) = [number for number, word in enumerate(sys.argv) if word.endswith("/sbatch.sh")]
+lines = open(sys.argv[place]).readlines()
+if any(line.startswith("#SBATCH --segment=") for line in lines):
+    sys.argv[place] = os.path.join(tempfile.mkdtemp(dir={stripped!r}), "sbatch.sh")
+    with open(sys.argv[place], "w") as script:
+        script.writelines(line for line in lines if not line.startswith("#SBATCH --segment="))
+os.execv({real!r}, ["sbatch", *sys.argv[1:]])
+"""
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file with the cases that are submitted."""
+    home = tmp_path_factory.mktemp("held")
+    for name in ("recipes", "bin", "stripped"):
+        (home / name).mkdir()
+    (home / "bin/sbatch").write_text(SBATCH.format(real=shutil.which("sbatch"), stripped=str(home / "stripped")))
+    (home / "bin/sbatch").chmod(0o755)
+    found = list[dict[str, Any]]()
+    for each in (*shipped(home / "recipes"), *of_bridge()):
+        if Path(each["recipe"]).name in SUBMITTED:
+            changed = {"assignments": (*OVERRIDES, *each["arguments"]), "profiles": [list(PROFILES)[len(found) // 2]]}
+            found.append({**each, "id": f"{Path(each['recipe']).name} plain", "assignments": ()})
+            found.append({**each, "id": f"{Path(each['recipe']).name} changed", **changed})
+    assert len(found) == 2 * len(SUBMITTED)
+    (home / "cases.json").write_text(json.dumps(found))
+    return home / "cases.json"
+
+
+def submitted(python: str, cluster: VirtualCluster, cases: Path, name: str, check: str) -> dict[str, dict[str, str]]:
+    """Submit the cases as held jobs with an interpreter's launcher; job and run directory by case and profile."""
+    home, out = cases.parent, cases.with_name(f"{name}.json")
+    environ = {**cluster.environment, "PATH": f"{home}/bin:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [python, SCRIPT, str(cases), str(out), "--submit", check],
+        cwd=home,
+        env={**environ, "LAUNCHER_CACHE": f"{home}/cache-{name}"},
+        capture_output=True,
+        text=True,
+        timeout=seconds(900),
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    answers = json.loads(out.read_text())
+    return {f"{case} on {profile}": made for case, found in answers.items() for profile, made in found.items()}
+
+
+def as_slurm_has_it(cluster: VirtualCluster, job: str) -> dict[str, str]:
+    """The batch script that Slurm keeps for a job, and what it says of the job, but for numbers and times."""
+    said = cluster.run("scontrol", "show", "job", "-d", job).stdout
+    # Command: Slurm notes where the script that it was given lay, which is the one without --segment.
+    own = r"(JobId|Priority|\w*Time|LastSchedEval|Command|AllocNode:Sid)=\S+"
+    return {
+        "batch script": cluster.run("scontrol", "write", "batch_script", job, "-").stdout,
+        "job": re.sub(own, "", said),
+    }
+
+
+def records(run: Path) -> dict[str, str]:
+    """All files of a run that has not begun; in the journal without times and the job's number."""
+    found = {path.relative_to(run).as_posix(): path.read_text() for path in sorted(run.rglob("*")) if path.is_file()}
+    found["journal.jsonl"] = re.sub(r'"(time|job)": [^,}]+', "", found["journal.jsonl"])
+    plan = json.loads(found["plan.json"])
+    for target, source in plan["code"]:
+        assert target.rpartition("/")[2] == source.rpartition("/")[2]
+    plan["code"] = sorted(target for target, _source in plan["code"])
+    return {**found, "plan.json": json.dumps(plan)}
+
+
+@pytest.mark.megatron
+def test_submitted_jobs_and_their_records_do_not_depend_on_what_is_installed(
+    shaped_cluster: VirtualCluster, without_stack: Path, held: Path
+) -> None:
+    """Four recipes on four profiles, and changed on one of them: held jobs of each installation, of one with its check.
+
+    They are compared byte for byte, as the launcher wrote them and as Slurm has them. Each one's own are run id, nonce,
+    the launcher's interpreter and its installation, numbers of jobs, and times. About 50 s of CPU time.
+    """
+    made = {
+        "wheel": submitted(str(without_stack), shaped_cluster, held, "wheel", str(without_stack)),
+        "stack": submitted(sys.executable, shaped_cluster, held, "stack", warm_python()),
+    }
+    assert made["wheel"].keys() == made["stack"].keys()
+    pythons = {"wheel": str(without_stack), "stack": warm_python()}
+    different, added = list[tuple[str, set[str]]](), set[str]()
+    for name in made["wheel"]:
+        seen = dict[str, dict[str, str]]()
+        for kind, python in pythons.items():
+            one = made[kind][name]
+            assert "run" in one, (name, kind, one)
+            run = Path(one["run"])
+            texts = {**records(run), **as_slurm_has_it(shaped_cluster, one["job"])}
+            words = {str(run): "RUN", run.name: "ID", str(run.parents[1]): "ROOT", python: "PYTHON"}
+            for value, word in words.items():
+                texts = {file: text.replace(value, word) for file, text in texts.items()}
+            seen[kind] = {file: re.sub(r"launcher:ID:[0-9a-f]{12}", "TOKEN", text) for file, text in texts.items()}
+        wheel, stack = seen["wheel"], seen["stack"]
+        plans = [json.loads(texts.pop("plan.json")) for texts in (wheel, stack)]
+        assert set(plans[1]["unchecked"]) <= set(plans[0]["unchecked"])
+        assert set(plans[0]["warnings"]) <= set(plans[1]["warnings"])
+        added |= {key for key in plans[0].keys() | plans[1].keys() if plans[0].get(key) != plans[1].get(key)}
+        if wrong := {file for file in wheel.keys() | stack.keys() if wheel.get(file) != stack.get(file)}:
+            different.append((name, wrong))
+    assert different == []
+    assert len(made["wheel"]) == len(SUBMITTED) * (len(PROFILES) + 1)
+    assert added == KNOWN_BY_A_CHECK
+    page = (ROOT / "docs/how-to/check-before-queueing.md").read_text().partition("## What a check adds")[2]
+    assert set(re.findall(r"(?m)^\| `(\w+)` \|", page)) == KNOWN_BY_A_CHECK

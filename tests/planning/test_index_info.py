@@ -45,11 +45,11 @@ def environment(made: Plan) -> dict[str, str | None]:
 
 def test_sizes_and_environment_are_known_before_the_recipe_runs() -> None:
     made = plan()
-    assert dict(made.layout.parallel) == {"tp": 4, "pp": 2, "cp": 2, "ep": 1, "mbs": 1, "gbs": 512}
+    assert dict(made.layout.parallel) == {"tp": 4, "pp": 2, "cp": 2, "ep": 1, "etp": 4, "mbs": 1, "gbs": 512}
     assert environment(made)["NCCL_NVLS_ENABLE"] == "0"
     source = "the recipe's parallel sizes, batch sizes and env_vars: from the index of Megatron Bridge 0.6.2"
     assert source in made.unchecked
-    assert "model.expert_tensor_parallel_size: the recipe decides" in made.unchecked
+    assert "size of checkpoints: the recipe decides" in made.unchecked
     assert not any("tensor_model_parallel_size" in text for text in made.unchecked if "expert" not in text)
     assert any("TP 4" in line for line in made.placement)
 
@@ -152,6 +152,23 @@ def test_what_an_argument_changes_is_not_taken_from_the_index() -> None:
     for scheme, same in (("dora", True), ("none", False)):
         found = index_info.knowledge_of(adapters, (), {"peft_scheme": scheme}, {}, TrainingFiles())
         assert bool(found.values) is same
+
+
+def test_the_tensor_parallel_size_of_experts_is_that_of_the_rest_unless_something_says_so() -> None:
+    known = lookup("llama3_70b_pretrain_64gpu_h100_bf16_config", "0.6.2")
+    key = "model.expert_tensor_parallel_size"
+    assert known.recipe and key not in known.recipe.values
+
+    def found(*changes: str, match: IndexMatch = known) -> Any:
+        return index_info.knowledge_of(match, overrides.parse_all(changes), {}, {}, TrainingFiles()).values.get(key)
+
+    assert found() == known.recipe.values["model.tensor_model_parallel_size"] > 1
+    assert found("model.tensor_model_parallel_size=2") == 2
+    assert found("model.tensor_model_parallel_size=${oc.env:TP}") is None
+    assert found(f"{key}=1") is None, "the override counts, not the index"
+    open_ = dataclasses.replace(known.recipe, altered_by={key: ("size",)})
+    assert found(match=IndexMatch("0.6.2", open_)) is None
+    assert found(match=IndexMatch("0.6.2", dataclasses.replace(known.recipe, not_run="no file"))) is None
 
 
 def test_the_dispatcher_that_a_keyword_chooses_is_known() -> None:
