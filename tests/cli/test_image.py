@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -14,8 +15,8 @@ from typing import Any
 import pytest
 
 from launcher.images.store.store import Store
-from tests.backends.containers import Contained, contained, found, missing
-from tests.backends.running import LAUNCHER, User, user_of
+from tests.backends.containers import PROGRAM, SCRATCH, Contained, contained, found, logs, missing
+from tests.backends.running import LAUNCHER, ROOT, User, user_of
 from tests.images.engine_home import EngineHome, make_home, missing_engine, slim_root
 from tests.images.stores import whole
 from tests.support.limits import seconds
@@ -322,3 +323,47 @@ def test_wrong_words_are_refused_before_anything_is_made(
     assert words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_make_build_and_srun_sh_in_an_allocation_run_in_the_image(
+    project: tuple[Contained, dict[str, Any]], slurm_cluster: VirtualCluster, tmp_path: Path
+) -> None:
+    """`make build`, then `salloc -N 2` and `./srun.sh RECIPE`, as the README has it; the Dockerfile is a small one."""
+    user = user_of(tmp_path, slurm_cluster)
+    engines = ("CONTAINERS_STORAGE_CONF", "CONTAINERS_CONF", "BUILDAH_ISOLATION")
+    user.environ.update({name: project[0].user.environ[name] for name in engines}, XDG_DATA_HOME=str(tmp_path / "data"))
+    checkout = tmp_path / "checkout"
+    (checkout / "recipes").mkdir(parents=True)
+    for name in ("Makefile", "srun.sh", "recipes/vanilla_gpt_pretrain.py"):
+        shutil.copy(ROOT / name, checkout / name)
+    (checkout / "Dockerfile").write_text(DOCKERFILE)
+    (checkout / "note.txt").write_text("a note\n")
+    (checkout / ".venv").symlink_to(LAUNCHER.parents[1])
+    profile = tmp_path / "clusters/virtual.toml"
+    profile.write_text(f'{profile.read_text()}scratch = "{SCRATCH}"\n')
+
+    # The development tools are installed already, elsewhere.
+    argv = [
+        "make",
+        "-C",
+        str(checkout),
+        "-o",
+        ".venv/.installed",
+        "build",
+        "BUILD_ARGS=-f Dockerfile --build-arg GREETING=built",
+    ]
+    user.call(argv, timeout_s=200)
+    image = checkout / "megatron-lm+latest.sqsh"
+    assert image.is_symlink()
+    words = ("recipes/vanilla_gpt_pretrain.py", "--no-check-config", "--entrypoint", PROGRAM, "look.in=/opt/tools")
+    allocated = User(checkout, user.environ)
+    allocated.call(["salloc", "-N", "2", "--exclusive", "./srun.sh", *words])
+    (run,) = allocated.runs()
+    ranks = found(run)
+    assert [rank["made_for"] for rank in ranks] == ["tests\n"] * len(ranks), logs(run)
+    assert {rank["environment"]["GREETING"] for rank in ranks} == {"built"}
+    assert all(rank["mounted"] == {"/opt/tools": ["note.txt"]} for rank in ranks)
+    plan = json.loads((run / "plan.json").read_text())
+    assert (plan["runtime"], plan["layout"]["nodes"]) == ("bwrap", 2)
+    assert plan["image"]["path"] == str(image.resolve())
+    assert len(ranks) == plan["world_size"]
