@@ -71,8 +71,9 @@ def prose(text: str) -> str:
     """Turn the text of a help page into Markdown: paragraphs, and indented lines as code."""
     parts = []
     for block in text.strip("\n").split("\n\n"):
-        code = all(line.startswith("  ") for line in block.splitlines())
-        parts.append(f"```\n{textwrap.dedent(block)}\n```" if code else sentences(escaped(block)))
+        for code, lines in itertools.groupby(block.splitlines(), key=lambda line: line.startswith("  ")):
+            part = "\n".join(lines)
+            parts.append(f"```\n{textwrap.dedent(part)}\n```" if code else sentences(escaped(part)))
     return "\n\n".join(parts)
 
 

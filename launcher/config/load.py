@@ -18,6 +18,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.model import Key, Model, ModelError, unknown_key
 from launcher.config.request import Request, assignment_key
 from launcher.contract import files
+from launcher.contract.values import nearest
 
 DEFAULTS = ("cluster", "account", "partition", "qos", "time", "image", "runtime", "run_root", "shared", "ship")
 """Keys that a variable or a configuration file may preset; the rest is stated for each run."""
@@ -86,17 +87,20 @@ def cluster_chain(name: str, environ: Mapping[str, str]) -> list[tuple[str, Path
         if wanted in seen:
             raise ConfigError(f"profiles extend each other in a circle: {' -> '.join([*seen, wanted])}")
         if wanted not in names:
-            raise ConfigError(
-                f"there is no cluster profile {wanted!r}",
-                hint=f"Known profiles: {', '.join(sorted(names))}. Directories: "
-                f"{', '.join(str(path) for path in cluster_directories(environ))}.",
-            )
+            raise ConfigError(f"there is no cluster profile {wanted!r}", hint=_known_profiles(wanted, names, environ))
         chain.append((wanted, names[wanted]))
         extended = read_toml(names[wanted]).get("extends")
         if extended is not None and not isinstance(extended, str):
             raise ConfigError("extends is the name of one profile", where=str(names[wanted]), hint='extends = "slurm"')
         wanted = extended
     return chain
+
+
+def _known_profiles(wanted: str, names: Iterable[str], environ: Mapping[str, str]) -> str:
+    near = nearest(wanted, names) or sorted(each for each in names if each.startswith(wanted.partition("-")[0]))[:3]
+    question = f"Did you mean {' or '.join(near)}? " if near else ""
+    own = cluster_directories(environ)[0]
+    return f"{question}`launcher clusters list` shows all profiles; yours are in {own}."
 
 
 def unset_keys(values: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
@@ -231,7 +235,9 @@ _OF_OTHER_FABRICS = (
 
 def _config_error(error: ModelError, where: str | None, label: Callable[[Key], str]) -> ConfigError:
     sentences = [f"{label(problem.key)}: {problem.text}" for problem in error.problems]
-    known = dict.fromkeys(name for problem in error.problems for name in sorted(problem.known))
+    # Where a name is near, the question says enough.
+    far = (problem for problem in error.problems if problem.known and problem.text.endswith("unknown key"))
+    known = dict.fromkeys(name for problem in far for name in sorted(problem.known))
     hint = f"Known keys: {', '.join(known)}." if known else None
     if any(problem.key == ("fabric",) for problem in error.problems):
         hint = _OF_OTHER_FABRICS

@@ -171,10 +171,17 @@ def _no_such_name(text: str, store: "Store", host: HostContext) -> ImageError:
 
 def _not_imported(text: str, reference: "Reference", directories: list[Path], cluster: Cluster) -> ImageError:
     option = "" if cluster.name in ("local", "slurm") else f" --cluster {cluster.name}"
+    if "/" in text:
+        hint = f"Import it once, instead of in each job: launcher image import {reference.canonical}{option}"
+    else:
+        hint = (
+            "Import it once under this name, from the registry that has it, such as NVIDIA's:\n"
+            f"launcher image import nvcr.io/nvidia/{text} --name {text}{option}"
+        )
     return ImageError(
         f"there is no image {text!r}: it is neither a name in the store nor an imported reference",
         where=", ".join(str(directory) for directory in directories),
-        hint=f"Import it once, instead of in each job: launcher image import {reference.canonical}{option}",
+        hint=hint,
     )
 
 

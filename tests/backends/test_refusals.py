@@ -85,7 +85,10 @@ def test_a_slurm_profile_without_slurm(alone: User) -> None:
         (("small.py", "--runtime", "bwrap"), ("needs an image", "launcher image list")),
         (("small.py", "--image", "x.sqsh", "--runtime", "none"), ("needs a container", "--runtime pyxis")),
         (("small.py", "--mount", "/x"), ("needs a container",)),
-        (("small.py", "--cluster", "nowhere"), ("no cluster profile 'nowhere'", "Known profiles")),
+        (
+            ("small.py", "--cluster", "nowhere"),
+            ("no cluster profile 'nowhere'", "`launcher clusters list` shows all profiles"),
+        ),
         (("small.py", "--env", "HF_TOKEN"), ("has none",)),
         (("small.py", "--env", "HF_TOKEN=x"), ("looks like a secret", "--env HF_TOKEN")),
         (("small.py", "--sbatch", "nodes=3"), ("nodes is managed by the launcher", "--nodes")),

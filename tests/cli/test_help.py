@@ -1,14 +1,16 @@
 """`launcher help`: the pages of docs/ in a terminal, and what the launcher's own texts point to."""
 
+import argparse
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from launcher._util.resources import resource
 from launcher.api.help import find_topic, topics
-from launcher.cli.main import main
+from launcher.cli.main import COMMANDS, command_parser, main
 
 ROOT = Path(__file__).resolve().parents[2]
 EXCEPT = {"NAME", "TOPIC", "submit"}
@@ -60,3 +62,23 @@ def test_texts_of_the_launcher_name_topics_that_exist_and_no_files_that_a_wheel_
     assert named - EXCEPT
     for name in named - EXCEPT:
         assert find_topic(name)
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A command, and those below it."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in dict.fromkeys(action.choices.values()):
+                yield from parsers(below)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_in_help_have_one_layout(command: str) -> None:
+    for parser in parsers(command_parser(command)):
+        blocks = f"{parser.description or ''}\n\n{parser.epilog or ''}".split("\n\n")
+        for block in (block for block in blocks if re.search(r"^ *(?:launcher|salloc) ", block, re.MULTILINE)):
+            lines = [line for line in block.splitlines() if re.match(r" *(?:launcher|salloc) ", line)]
+            assert all(re.match(r"  \S", line) and len(line) <= 106 for line in lines), lines
+            comments = {match.end() for line in lines if (match := re.match(r"  \S.*?   +", line))}
+            assert len(comments) <= 1, lines

@@ -164,6 +164,27 @@ def test_unknown_keys_of_a_job_file_are_named_once_with_the_nearest(home: dict[s
     assert caught.value.where == str(job)
 
 
+def test_keys_are_not_listed_where_one_is_near(home: dict[str, str], tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text("tiem = 30\n")
+    with pytest.raises(ConfigError, match=r"tiem: unknown key; did you mean time\?") as caught:
+        request(home, job)
+    assert caught.value.hint is None
+
+
+@pytest.mark.parametrize(
+    ("name", "question"),
+    [("aws-p55", "Did you mean aws-p5 or "), ("oci", "Did you mean oci-b200 or "), ("nowhere", "`launcher clusters")],
+)
+def test_of_an_unknown_profile_the_nearest_names_are_asked(home: dict[str, str], name: str, question: str) -> None:
+    with pytest.raises(ConfigError, match=f"there is no cluster profile '{name}'") as caught:
+        load_cluster(name, home)
+    hint = caught.value.hint or ""
+    assert hint.startswith(question)
+    assert "`launcher clusters list` shows all profiles" in hint
+    assert len(hint) < 250
+
+
 def test_a_wrong_default_is_named_by_its_variable_or_file(home: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="LAUNCHER_TIME: 'soon' is not a time limit"):
         request({**home, "LAUNCHER_TIME": "soon"})

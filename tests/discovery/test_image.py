@@ -100,6 +100,9 @@ def test_cloudais_cache_is_found_where_the_profile_says(tmp_path: Path, file: Pa
 def test_what_is_not_there_is_refused_with_the_way_to_get_it(tmp_path: Path, file: Path) -> None:
     error = refused("nvcr.io#nvidia/nemo:26.08", tmp_path)
     assert error.hint == f"Import it once, instead of in each job: launcher image import {REFERENCE} --cluster mine"
+    # Without a registry a reference means Docker Hub's, which is seldom meant.
+    plain = refused("nemo:26.08", tmp_path).hint or ""
+    assert plain.endswith("\nlauncher image import nvcr.io/nvidia/nemo:26.08 --name nemo:26.08 --cluster mine")
     error = refused("./nothing.sqsh", tmp_path)
     assert "no image ./nothing.sqsh" in error.message
     error = refused("x.sqsh", tmp_path)

@@ -1,8 +1,9 @@
 """Cluster profiles: list them, show one with the reason for each value, write a first one from the live cluster.
 
-launcher clusters list                       the profiles; * marks your own
-launcher clusters show NAME                  one, as TOML: each value with its reason, its file, and what it replaced
-launcher clusters probe [--output FILE]      on a login node: a first profile of this cluster
+In a shell:
+  launcher clusters list                     the profiles; * marks your own
+  launcher clusters show NAME                one, as TOML: each value with its reason and its file
+  launcher clusters probe [--output FILE]    on a login node: a first profile of this cluster
 """
 
 import argparse

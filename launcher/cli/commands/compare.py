@@ -1,8 +1,9 @@
 """Compare two runs of whatever kind: loss, gradient norm, time, throughput, memory, configuration, versions.
 
-launcher compare RUN RUN                     a table; --page FILE makes a page, --json one object
-launcher compare RUN --gate baseline.toml    for CI: exit status 1 where it is slower, larger or worse than the baseline
-launcher compare RUN --save-baseline FILE    write a baseline of a run
+In a shell:
+  launcher compare RUN RUN                     a table; --page FILE makes a page, --json one object
+  launcher compare RUN --gate baseline.toml    for CI: status 1 if it is slower, larger or worse
+  launcher compare RUN --save-baseline FILE    write a baseline of a run
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Run two trainings with matched settings, and say whether they are the same.
 
-launcher correlate mlm:gpt bridge:vanilla_gpt_pretrain_config [KEY=VALUE ...] -- MEGATRON-LM'S ARGUMENTS
-launcher correlate FILE.toml
-launcher correlate RUN RUN                    judge two runs that have ended
+  launcher correlate mlm:gpt bridge:vanilla_gpt_pretrain_config [KEY=VALUE ...] -- ARGUMENTS
+  launcher correlate FILE.toml
+  launcher correlate RUN RUN    judge two runs that have ended
 
 The left side's settings are given to the right side (--match). The verdict, a plot and a page lie in the directory
 `correlation` of the second run.

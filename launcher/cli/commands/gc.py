@@ -1,8 +1,8 @@
 """Remove checkpoints of a run by policy, or runs that ended long ago: sizes first, and nothing without a yes.
 
 In a shell:
-  launcher gc llama3_8b_pretrain --keep-last 2                    its older checkpoints
-  launcher gc --older-than 30d --state failed,cancelled           runs of this run root, as `launcher rm` removes them
+  launcher gc llama3_8b_pretrain --keep-last 2             its older checkpoints
+  launcher gc --older-than 30d --state failed,cancelled    runs of this run root
 """
 
 import argparse

@@ -1,7 +1,9 @@
 """Show or choose the Megatron-Core of a checkout of Megatron Bridge.
 
-launcher mcore status              which commit the submodule is at: main, dev or custom; what a run has imported
-launcher mcore use main|dev|COMMIT check that commit out in the submodule
+In a shell:
+  launcher mcore status                 the submodule's commit: main, dev or custom
+  launcher mcore status RUN             what a run has imported
+  launcher mcore use main|dev|COMMIT    check that commit out in the submodule
 """
 
 import argparse

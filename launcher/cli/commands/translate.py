@@ -1,8 +1,9 @@
 """Translate a command line of Megatron-LM into overrides of Megatron Bridge, and back; every argument is accounted for.
 
-launcher translate --to bridge -- --num-layers 32 --swiglu --bf16 ...
-launcher translate --to bridge --yaml DeepSeek-V3.yaml
-launcher translate --to mlm bridge:llama32_1b_pretrain_config train.train_iters=1000
+In a shell:
+  launcher translate --to bridge -- --num-layers 32 --swiglu --bf16 ...
+  launcher translate --to bridge --yaml DeepSeek-V3.yaml
+  launcher translate --to mlm bridge:llama32_1b_pretrain_config train.train_iters=1000
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Make, keep and look at images: squashfs files that tasks run in.
 
-  launcher image build                                 the project's Dockerfile, with docker, podman or buildah
-  launcher image import nvcr.io#nvidia/nemo:26.08      from a registry, an engine, a directory or a tarball
+  launcher image build                               the project's Dockerfile
+  launcher image import nvcr.io#nvidia/nemo:26.08    from a registry, an engine, a directory, a tarball
   launcher image list | inspect NAME | verify NAME | gc
 
 What is made lands in the store of the cluster's profile; `--image NAME` of run and submit finds it there.

@@ -18,13 +18,13 @@ Build a Dockerfile with docker, podman or buildah, whichever works here, and put
 
   launcher image build                             the project's own image: configs/images/megatron.toml
   launcher image build -f Dockerfile --name my:1   a Dockerfile of yours; then `--image my:1`
-  launcher image build --in-job-on gb200                  in a job on a compute node of that cluster
+  launcher image build --in-job-on gb200           in a job on a compute node of that cluster
 """
 
 IMPORT_HELP = """\
 Import an image into the store, where `--image` finds it.
 
-  launcher image import nvcr.io#nvidia/nemo:26.08       a registry (also nvcr.io/nvidia/nemo:26.08, docker://...)
+  launcher image import nvcr.io#nvidia/nemo:26.08       a registry (also nvcr.io/nvidia/..., docker://...)
   launcher image import dockerd://megatron-lm:latest    the local docker engine (podman://...)
   launcher image import ./rootfs | ./rootfs.tar.zst | ./image.sqsh
 
