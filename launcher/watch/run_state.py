@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -141,13 +142,15 @@ def newest_start(run: RunDirectory) -> Start | None:
     return _starts(run, run.journal.read(), read_lease(run))[0]
 
 
-def current_attempt(run: RunDirectory, start: Start | None) -> Attempt | None:
-    """Return the newest attempt if it belongs to this start.
+def current_attempt(
+    run: RunDirectory, start: Start | None, attempts: Sequence[Attempt] | None = None
+) -> Attempt | None:
+    """Return the newest attempt if it belongs to this start; `attempts` are those of the run, where they are known.
 
     After a resume, the newest attempt is an old one until the new one has started. They are distinguished by what the
     attempt itself recorded, not by times: the clocks of login and compute nodes differ.
     """
-    newest = run.latest_attempt()
+    newest = run.latest_attempt() if attempts is None else next(reversed(attempts), None)
     if newest is None or start is None:
         return None
     if start.attempt == newest.name:
@@ -175,7 +178,7 @@ def _read_run_state(run: RunDirectory) -> RunState:
         journal_damage = _lost_start(run, owner, attempts)
     if start is not None and (wrong := _wrong_job(start)):
         start, journal_damage = replace(start, job=None, cluster=None, clusters=None), journal_damage or wrong
-    current = current_attempt(run, start)
+    current = current_attempt(run, start, attempts)
     progress = attempt_progress(current) if current else AttemptProgress()
     result, result_damage = _result(current) if current else (None, None)
     run_state = replace(
