@@ -28,6 +28,10 @@ from launcher.contract.paths import AttemptPaths, RunPaths
 from launcher.planning.option_effects import effect_of
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools import messages  # noqa: E402 - from the checkout that this file lies in
+
 DIRECTORY = ROOT / "docs" / "reference"
 JOB_FILE = """\
 # job.toml: launcher submit job.toml train.train_iters=50
@@ -53,6 +57,7 @@ def pages() -> dict[str, str]:
         "defaults.md": defaults(),
         "exit-status.md": exit_status(),
         "failures.md": failures_page(),
+        "messages.md": messages_page(),
         "image-description.md": image_description(),
         "run-directory.md": run_directory(),
         "records.md": records_page(),
@@ -421,6 +426,27 @@ def example_of(method: Any) -> Any:
 
 
 # --- Records ----------------------------------------------------------------------------------------------------------
+
+
+def messages_page() -> str:
+    """Return the page of all messages of errors, by the id that each is printed with."""
+    found = messages.messages()
+    parts = [
+        "# Messages",
+        "Each error is printed with the id of the function that made it; `launcher help ID` prints the rows of one.\n"
+        "`...` stands for what varies.\n"
+        "[Troubleshooting](../how-to/troubleshooting.md) goes by symptom, [exit status](exit-status.md) by the kind of"
+        " error.",
+    ]
+    for package, group in itertools.groupby(found, key=lambda one: one.id.partition(".")[0]):
+        rows = [(f"`{one.id}`", f"`{one.kind}`", verbatim(one.text), verbatim(one.hint)) for one in group]
+        parts += [f"## {package.lstrip('_')}", table(("id", "kind", "message", "what to do"), rows)]
+    return page(*parts)
+
+
+def verbatim(text: str) -> str:
+    """Return a text as a cell of a table in which nothing is Markdown."""
+    return "`" + text.replace("`", "'").replace("|", "\\|").strip() + "`" if text.strip() else ""
 
 
 def failures_page() -> str:

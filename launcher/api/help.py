@@ -58,6 +58,25 @@ def find_topic(name: str) -> Topic:
     raise RequestError(f"there is no topic {name!r}", hint=_hint(plain, known.values()))
 
 
+@dataclass(frozen=True)
+class Explained:
+    """One message that an error with an id may have."""
+
+    id: str
+    kind: str
+    message: str
+    todo: str
+
+
+def find_messages(error_id: str) -> tuple[Explained, ...]:
+    """Return the messages that errors with this id have, in brackets or not; none for an unknown id."""
+    text = (resource("docs") / "reference" / "messages.md").read_text(encoding="utf-8")
+    wanted = error_id.strip("[]")
+    rows = (re.split(r"(?<!\\) ?\| ?", line.strip())[1:-1] for line in text.splitlines() if line.startswith("| `"))
+    found = (tuple(cell.strip().strip("`").replace("\\|", "|") for cell in row) for row in rows)
+    return tuple(Explained(*row) for row in found if len(row) == 4 and row[0] == wanted)
+
+
 def _hint(name: str, known: Iterable[Topic]) -> str:
     word = name.lower()
     held = [topic.name for topic in known if len(word) > 2 and (word in topic.name or word in topic.title.lower())]

@@ -25,6 +25,8 @@ class SiteFacts:
     """Those that are up, Slurm's default first."""
     accounts: tuple[str, ...]
     """Accounts of the user; none where Slurm keeps no accounts or does not say."""
+    has_profile: bool = False
+    """Whether `name` is the user's own profile already, and the default of their runs."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,18 @@ class SetUp:
     image: str | None = None
     run_root: str | None = None
 
+    @property
+    def describes_jobs(self) -> bool:
+        """Return whether something is stated that a profile keeps."""
+        return any(value is not None for value in (self.partition, self.account, self.qos))
+
 
 @dataclass(frozen=True)
 class Written:
     """The files of a user that were written."""
 
     profile: Path | None
-    """None on a machine without Slurm: the profile `local` ships."""
+    """None where none was written: it is there already, or this machine has no Slurm."""
     config: Path
     set: Mapping[str, str]
     """The keys of `config` that were set."""
@@ -63,12 +70,25 @@ def site_facts(shell: Shell | None = None) -> SiteFacts:
     host = detect_host()
     if not host.has_slurm:
         return SiteFacts("local", False, (), ())
-    groups = [group for group in info.node_groups(shell) if group.up]
-    ordered = sorted(groups, key=lambda group: not group.default)
+    own = _own_default()
     called = (info.cluster_name(shell) or "mine").lower()
     name = called if called.replace("-", "").replace("_", "").isalnum() else "mine"
-    partitions = tuple(dict.fromkeys(group.partition for group in ordered))
-    return SiteFacts(name, True, partitions, _accounts(host.user, shell))
+    return SiteFacts(own or name, True, _partitions(shell), _accounts(host.user, shell), own is not None)
+
+
+def _partitions(shell: Shell) -> tuple[str, ...]:
+    from launcher.slurm import info
+
+    groups = [group for group in info.node_groups(shell) if group.up]
+    ordered = sorted(groups, key=lambda group: not group.default)
+    return tuple(dict.fromkeys(group.partition for group in ordered))
+
+
+def _own_default() -> str | None:
+    """Return the cluster of the user's defaults, where the user has a profile of that name."""
+    config = config_file()
+    named = read_toml(config).get("cluster") if os.path.lexists(config) else None
+    return named if isinstance(named, str) and exists(own_cluster_file(named)) else None
 
 
 def _accounts(user: str, shell: Shell) -> tuple[str, ...]:
@@ -85,7 +105,7 @@ def conflicts(answers: SetUp, facts: SiteFacts) -> list[str]:
     """Return a sentence for each file that is there already and would change. Raises ConfigError for a broken one."""
     found = []
     profile = own_cluster_file(answers.name)
-    if facts.has_slurm and exists(profile):
+    if _writes_profile(answers, facts) and exists(profile):
         found.append(f"{profile} is there already, and would be written anew")
     config = config_file()
     before = read_toml(config) if os.path.lexists(config) else {}
@@ -93,6 +113,12 @@ def conflicts(answers: SetUp, facts: SiteFacts) -> list[str]:
         if key in before and str(before[key]) != value:
             found.append(f"{config} has {key} = {before[key]!r}, which would become {value!r}")
     return found
+
+
+def _writes_profile(answers: SetUp, facts: SiteFacts) -> bool:
+    """Return whether the cluster is probed: for a profile that is there only where something for it is stated."""
+    known = facts.has_profile and answers.name == facts.name
+    return facts.has_slurm and (answers.describes_jobs or not known)
 
 
 def check_answers(answers: SetUp, facts: SiteFacts) -> None:
@@ -118,7 +144,8 @@ def check_answers(answers: SetUp, facts: SiteFacts) -> None:
 def write_setup(answers: SetUp, facts: SiteFacts, *, replace: bool = False) -> Written:
     """Probe the cluster, write its profile, and make it the user's default.
 
-    The profile keeps partition, account and QOS; config.toml gets cluster, image and run root, and keeps everything
+    The profile keeps partition, account and QOS; one that is there stays unless one of them is stated. config.toml gets
+    cluster, image and run root, and keeps everything
     else that is in it. With `replace` files that are there are changed, and a copy of each is kept. Raises ConfigError
     where something is in the way, SlurmError, DiskError.
     """
@@ -127,7 +154,7 @@ def write_setup(answers: SetUp, facts: SiteFacts, *, replace: bool = False) -> W
     if in_the_way and not replace:
         raise ConfigError("; ".join(in_the_way), hint="--force changes it and keeps a copy; or choose another --name.")
     kept, refused, profile = list[Path](), None, None
-    if facts.has_slurm:
+    if _writes_profile(answers, facts):
         text, refused = _probed(answers)
         profile = own_cluster_file(answers.name)
         kept += _write(profile, text)

@@ -74,7 +74,7 @@ def print_error(error: LauncherError, *, as_json: bool) -> None:
     """Print an error as one paragraph; with --json, as an object too."""
     shown = error_object(error)
     where = f"{shown['where']}: " if shown["where"] else ""
-    info(f"{coloured('error:', 'red')} {where}{shown['message']}")
+    info(f"{coloured('error:', 'red')} {where}{shown['message']} {coloured(f'[{error.id}]', 'dim')}")
     if shown["hint"]:
         info(shown["hint"])
     if as_json:
@@ -85,7 +85,7 @@ def error_object(error: LauncherError) -> dict[str, str | None]:
     """Return the object of an error in --json; its parts are shortened."""
     parts = {name: getattr(error, name) for name in _LONGEST}
     shortened = {name: text and _shortened(text, _LONGEST[name]) for name, text in parts.items()}
-    return {"kind": type(error).__name__, **shortened}
+    return {"kind": type(error).__name__, "id": error.id, **shortened}
 
 
 def _shortened(text: str, limit: int) -> str:

@@ -13,7 +13,7 @@ from launcher.api.help import find_topic, topics
 from launcher.cli.main import COMMANDS, command_parser, main
 
 ROOT = Path(__file__).resolve().parents[2]
-EXCEPT = {"NAME", "TOPIC", "submit"}
+EXCEPT = {"ID", "NAME", "TOPIC", "submit", "rundir"}
 """Placeholders, and a command without a page."""
 
 
@@ -41,6 +41,17 @@ def test_a_page_has_its_folder_as_a_second_name_and_a_command_its_options(capsys
     assert "usage: launcher submit" in capsys.readouterr().out
     assert main(["help", "doctor"]) == 0
     assert "`launcher doctor --help` lists the options" in capsys.readouterr().err
+
+
+def test_an_id_of_an_error_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "vanilla_gpt", "--cluster", "local"]) == 2
+    (identity,) = re.findall(r"\[([\w.]+)\]$", capsys.readouterr().err, re.MULTILINE)
+    assert identity == "discovery.recipe.shipped"
+    assert main(["help", identity]) == 0
+    assert "is not a recipe that ships with the launcher" in capsys.readouterr().out
+    assert main(["help", f"[{identity}]", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["messages"][0]["kind"] == "RecipeError"
+    assert main(["help", "discovery.recipe.nothing"]) == 2
 
 
 def test_an_unknown_topic_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

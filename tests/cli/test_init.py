@@ -6,6 +6,7 @@ import pty
 import select
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,13 @@ def test_the_profile_has_partition_and_account(
     assert toml.loads(Path(written["profile"]).read_text())["partition"] == "gb200"
     assert config(home) == {"cluster": "rack", "image": "nemo:26.08"}
     assert written["next"][0] == "launcher doctor --nodes 2"
+    before = Path(written["profile"]).read_text()
+    monkeypatch.setattr(api, "site_facts", lambda: replace(facts, has_profile=True))
+    again = init(capsys, "--run-root", "/shared/runs")
+    assert (again["profile"], config(home)["run_root"]) == (None, "/shared/runs")
+    assert Path(written["profile"]).read_text() == before
+    init(capsys, "--partition", "cpu", status=2)
+    assert Path(written["profile"]).read_text() == before
     init(capsys, "--name", "other", status=2)  # cluster = "rack" would change
     assert main(["init", "--no-doctor", "--partition", "gb20"]) == 2
     assert "Did you mean: gb200?" in capsys.readouterr().err

@@ -2,15 +2,21 @@
 
 In a shell:
   launcher help                    the topics
-  launcher help first-run          a page
+  launcher help first-day          a page
+  launcher help rundir.finding.find_run    what an error with this id may say, and what to do
   launcher help submit             where no page has that name: the options of a command
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from launcher.cli.completion import complete
 from launcher.cli.output import coloured, info, print_json, say
+
+if TYPE_CHECKING:
+    from launcher.api.help import Explained
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Print the list, a page, or the help of a command."""
     from launcher._util.errors import RequestError
-    from launcher.api.help import find_topic
+    from launcher.api.help import find_messages, find_topic
     from launcher.cli.main import COMMANDS, command_parser
 
     if parsed.topic is None:
         return _list(as_json=parsed.json)
+    if "." in parsed.topic and (explained := find_messages(parsed.topic)):
+        return _explain(explained, as_json=parsed.json)
     try:
         topic = find_topic(parsed.topic)
     except RequestError:
@@ -41,6 +49,20 @@ def main(parsed: argparse.Namespace) -> int:
     say(topic.text.rstrip())
     if topic.name in COMMANDS:
         info(f"\n`launcher {topic.name} --help` lists the options of the command.")
+    return 0
+
+
+def _explain(found: "Sequence[Explained]", *, as_json: bool) -> int:
+    """Print what an error with an id may say, and what to do."""
+    if as_json:
+        rows = [{"kind": one.kind, "message": one.message, "todo": one.todo} for one in found]
+        print_json({"version": 1, "id": found[0].id, "messages": rows})
+        return 0
+    for one in found:
+        say(f"{coloured(one.message, 'bold', sys.stdout)} ({one.kind})")
+        if one.todo:
+            say(f"  {one.todo}")
+    info("`...` stands for what varies. `launcher help troubleshooting` goes by symptom.")
     return 0
 
 

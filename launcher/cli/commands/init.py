@@ -5,7 +5,8 @@ On a login node:
   launcher init --partition gpu --account lab --image nemo:26.08 --run-root /shared/ada/runs
 
 On a terminal it asks for what no option states; elsewhere it takes Slurm's defaults. What is there already is changed
-only after a yes, or with --force, and a copy is kept.
+only after a yes, or with --force, and a copy is kept. Called again with --image or --run-root alone it sets that and
+leaves the profile as it is.
 """
 
 import argparse
@@ -103,7 +104,7 @@ def _answers(parsed: argparse.Namespace, facts: "SiteFacts", *, asking: bool) ->
 
 def _question(name: str, facts: "SiteFacts") -> str | None:
     """Ask for one value; None for an empty answer, and for what does not apply here."""
-    if name in ("name", "partition", "account") and not facts.has_slurm:
+    if name in ("name", "partition", "account") and (not facts.has_slurm or facts.has_profile):
         return None
     if name == "name":
         return ask("name of the profile", facts.name)
