@@ -215,6 +215,16 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def hide_without_effect(parser: argparse.ArgumentParser, mode: str) -> None:
+    """Leave the options that count nothing in a mode out of the help; stated, they are refused with the reason."""
+    from launcher.planning.option_effects import effect_of
+
+    for action in parser._actions:
+        key = action.dest.removeprefix("unset_")
+        if not effect_of(_NAMES.get(key, key)).counts_in(mode):
+            action.help = argparse.SUPPRESS
+
+
 def read_request(parsed: argparse.Namespace) -> "Request":
     """Return what the command line states of a run; other options of the command are left out. Raises ConfigError."""
     from launcher.config.load import parse

@@ -93,3 +93,18 @@ def test_examples_in_help_have_one_layout(command: str) -> None:
             assert all(re.match(r"  \S", line) and len(line) <= 106 for line in lines), lines
             comments = {match.end() for line in lines if (match := re.match(r"  \S.*?   +", line))}
             assert len(comments) <= 1, lines
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_has_an_example(command: str) -> None:
+    text = command_parser(command).format_help()
+    assert re.search(rf"^  launcher {command}\b", text, re.MULTILINE), text[:500]
+
+
+def test_the_help_of_fetch_leaves_out_what_counts_only_in_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    text = command_parser("fetch").format_help()
+    assert "--env" in text and "--image" in text
+    for option in ("--time", "--keep-going", "--nsys", "--sbatch", "--run-root"):
+        assert option not in text
+    assert main(["fetch", "vanilla_gpt_pretrain", "--time", "10"]) == 2
+    assert "it has no effect in launcher fetch" in capsys.readouterr().err

@@ -1,4 +1,9 @@
-"""End runs, waiting or running; with --checkpoint their ranks write a checkpoint first."""
+"""End runs, waiting or running; with --checkpoint their ranks write a checkpoint first.
+
+In a shell:
+  launcher cancel RUN RUN                  end them now
+  launcher cancel --checkpoint RUN         save a checkpoint and stop
+"""
 
 import argparse
 

@@ -17,6 +17,7 @@ from launcher.contract.units import bytes_text
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher fetch`."""
     arguments.add_common(parser)
+    arguments.hide_without_effect(parser, "fetch")
     parser.add_argument("--json", action="store_true", help="print what was fetched as one JSON object")
 
 

@@ -1,4 +1,9 @@
-"""Print or follow the log of a rank: of a failed run the first failing rank's, else rank 0's with the losses."""
+"""Print or follow the log of a rank: of a failed run the first failing rank's, else rank 0's with the losses.
+
+In a shell:
+  launcher logs -f RUN                     from the queue to the verdict
+  launcher logs RUN --rank 12 --tail 100
+"""
 
 import argparse
 import sys

@@ -1,4 +1,9 @@
-"""Show what `run` or `submit` would do, exactly, with the origin of every value. Writes nothing, starts nothing."""
+"""Show what `run` or `submit` would do, exactly, with the origin of every value. Writes nothing, starts nothing.
+
+In a shell:
+  launcher plan vanilla_gpt_pretrain --nodes 2 train.train_iters=20
+  launcher plan my_recipe.py --for submit --script
+"""
 
 import argparse
 import sys

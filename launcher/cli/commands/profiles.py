@@ -1,4 +1,9 @@
-"""Show what was captured of a run with a profiler: files, steps, ranks, whether they are sound, and what is in them."""
+"""Show what was captured of a run with a profiler: files, steps, ranks, whether they are sound, and what is in them.
+
+In a shell:
+  launcher profiles RUN
+  launcher profiles RUN --summary          communication, exposed, idle, top kernels
+"""
 
 import argparse
 import sys

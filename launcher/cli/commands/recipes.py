@@ -1,4 +1,9 @@
-"""List recipes: the files that ship with the launcher, then Megatron Bridge's own with what each was written for."""
+"""List recipes: the files that ship with the launcher, then Megatron Bridge's own with what each was written for.
+
+In a shell:
+  launcher recipes llama3
+  launcher recipes --task pretrain --hardware gb200
+"""
 
 import argparse
 import sys

@@ -1,4 +1,11 @@
-"""Show runs and how they are doing: the newest ones, or those that are named by directory, run id or name."""
+"""Show runs and how they are doing: the newest ones, or those that are named by directory, run id or name.
+
+In a shell:
+  launcher status                          the newest runs of this run root
+  launcher status RUN --json               one, with its history
+  launcher status --all --state failed --since 3d
+  launcher status --watch
+"""
 
 import argparse
 import sys
