@@ -21,10 +21,10 @@ from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 ROOT = Path(__file__).resolve().parent.parent
-TOY = ROOT / "tests/toy/distributed.py"
+TOY = ROOT / "tests/toy/entrypoint.py"
 LONG = "llama3_8b_pretrain"
 """A run that goes on until it is cancelled; all others end by themselves."""
-SECONDS = {LONG: ("toy.backend=none", "toy.iters=3000", "toy.seconds=0.2"), "": ("toy.backend=none", "toy.iters=20")}
+SECONDS = {LONG: ("toy.answers=true", "toy.iters=3000", "toy.seconds=0.2"), "": ("toy.iters=20",)}
 
 
 def blocks(page: str) -> list[str]:
@@ -48,8 +48,6 @@ class Reader:
         words = words[1:]
         if words[0] in ("submit", "run") and "--resume" not in words:
             words += ["--entrypoint", str(TOY), *SECONDS[LONG if LONG in words else ""], "--no-check-config"]
-        if words[0] == "cancel":
-            words.remove("--checkpoint")  # this toy does not stop by itself
         if words[0] == "plan":
             words += ["--no-check-config"]
         if words[0] == "rm" or words[0] == "gc":

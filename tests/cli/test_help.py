@@ -98,7 +98,7 @@ def test_examples_in_help_have_one_layout(command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_each_command_has_an_example(command: str) -> None:
     text = command_parser(command).format_help()
-    assert re.search(rf"^  launcher {command}\b", text, re.MULTILINE), text[:500]
+    assert re.search(rf"^ *launcher {command}\b", text, re.MULTILINE), text[:500]
 
 
 def test_the_help_of_fetch_leaves_out_what_counts_only_in_a_run(capsys: pytest.CaptureFixture[str]) -> None:

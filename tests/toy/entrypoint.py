@@ -1,14 +1,14 @@
 """A stand-in for entrypoint.py: the same files, the same end, no Megatron; the standard library alone.
 
-Overrides say what it does: toy.iters, toy.seconds (of an iteration), toy.save_every, toy.seed,
-toy.start_seconds, toy.nan_from (the step from which the loss is NaN), toy.fail_rank with toy.fail_step and toy.fail_how
-(raise, user, exit, kill, hang), toy.save_seconds (of the save at a stop), toy.term=save (SIGTERM saves and stops).
-With toy.fail_after=FILE it waits for that file before it fails. With toy.bad_attempts=N the loss is NaN and ranks
-fail in the first N attempts alone. toy.lemon names a file: ranks on a node that it lists are killed after six
-iterations. What it was given lies afterwards in ranks/NNNN.seen.json. Like weights it has a state that each step
-changes and that a checkpoint holds; the loss depends on it, so on all earlier steps, the seed and the world size. A
-resumed run repeats the losses of an uninterrupted one only if it loads the state of the very iteration that it
-continues.
+Overrides say what it does: toy.iters, toy.seconds (of an iteration), toy.save_every, toy.seed, toy.start_seconds,
+toy.nan_from (the step from which the loss is NaN), toy.fail_rank with toy.fail_step and toy.fail_how (raise, user,
+exit, kill, hang), toy.save_seconds (of the save at a stop), toy.term=save (SIGTERM saves and stops). With toy.answers
+its ranks answer `launcher stacks`. With toy.fail_after=FILE it waits for that file before it fails. With
+toy.bad_attempts=N the loss is NaN and ranks fail in the first N attempts alone. toy.lemon names a file: ranks on a
+node that it lists are killed after six iterations. What it was given lies afterwards in ranks/NNNN.seen.json. Like
+weights it has a state that each step changes and that a checkpoint holds; the loss depends on it, so on all earlier
+steps, the seed and the world size. A resumed run repeats the losses of an uninterrupted one only if it loads the state
+of the very iteration that it continues.
 """
 
 import hashlib
@@ -43,6 +43,19 @@ def append(name: str, **line: Any) -> None:
     if RANK == 0:
         with (HERE / name).open("a") as file:
             file.write(json.dumps({"time": time.time(), **line}) + "\n")
+
+
+def answer_with_stacks(told: dict[str, Any]) -> None:
+    """With toy.answers, write the main thread's stack when asked, as launcher/job/watch/heartbeat.py does."""
+    if not told.get("toy.answers"):
+        return
+    import faulthandler
+    import tempfile
+
+    path = Path(tempfile.mkdtemp()) / f"stack-{os.environ['LOCAL_RANK']}"
+    faulthandler.register(signal.SIGRTMAX - 4, file=path.open("ab"), all_threads=False)
+    path.unlink()
+    path.parent.rmdir()
 
 
 def event(name: str, seconds: Any = None, **more: Any) -> None:
@@ -144,6 +157,7 @@ def main() -> int:
     seen = {"argv": sys.argv, "argv_json": argv, "environment": dict(os.environ), "cwd": str(Path.cwd())}
     write(HERE / "ranks" / f"{RANK:04d}.seen.json", json.dumps(seen))
     event("imports", time.time() - START)
+    answer_with_stacks(told)
     time.sleep(float(told.get("toy.start_seconds", 0)))
     event("model", time.time() - START)
     step, state = resume(f"{told.get('toy.seed', 1)} {WORLD}")

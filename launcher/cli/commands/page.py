@@ -1,5 +1,9 @@
 """Make one HTML page of a run: how it is doing, plots of its training, what failed, its profiles and its plan.
 
+In a shell:
+  launcher page RUN
+  launcher page RUN --output /shared/pages/run.html
+
 The page is one file that needs no network; it shows the run as it is now.
 """
 
