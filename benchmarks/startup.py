@@ -86,7 +86,9 @@ def main() -> None:
         return
     runs = options.runs
     launcher = str(Path(sys.executable).with_name("launcher"))
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "LAUNCHER", "PYTHON"))}
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "LAUNCHER", "PYTHON"))
+    }
     with tempfile.TemporaryDirectory() as directory:
         plan = [launcher, "plan", "--cluster", "local", RECIPE]
         measure(

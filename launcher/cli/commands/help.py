@@ -1,10 +1,10 @@
 """Print a page of the documentation, as it ships with this version.
 
 In a shell:
-  launcher help                    the topics
-  launcher help first-day          a page
-  launcher help rundir.finding.find_run    what an error with this id may say, and what to do
-  launcher help submit             where no page has that name: the options of a command
+  launcher help                           the topics
+  launcher help first-day                 a page
+  launcher help rundir.finding.find_run   what an error with this id may say, and what to do
+  launcher help submit                    where no page has that name: the options of a command
 """
 
 import argparse
