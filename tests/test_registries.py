@@ -53,7 +53,13 @@ def test_each_backend_that_is_described_can_be_started() -> None:
 def test_a_runtime_has_its_templates(name: str) -> None:
     runtime = RUNTIMES[name]
     assert runtime.name == name
-    templates = (runtime.srun_template, runtime.removal_template, runtime.enter_template, runtime.inside_template)
+    templates = (
+        runtime.srun_template,
+        runtime.preparation_template,
+        runtime.removal_template,
+        runtime.enter_template,
+        runtime.inside_template,
+    )
     assert [each for each in templates if each and not (ROOT / "templates" / each).is_file()] == []
     assert runtime.is_container is (bool(runtime.srun_template) or bool(runtime.enter_template))
     assert runtime.needs_srun is bool(runtime.srun_template)

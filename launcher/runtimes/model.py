@@ -75,6 +75,9 @@ class ContainerRuntime:
     srun_template: str | None = None
     """Template that sets `container`, srun's options for entering the image."""
 
+    preparation_template: str | None = None
+    """Template of what is done before the step; it may replace `step`, and begins srun.log."""
+
     removal_template: str | None = None
     """Template that removes containers from the nodes after the run; enter.sh does it where that is used."""
 

@@ -36,6 +36,7 @@ PYXIS = ContainerRuntime(
     srun_option="--container-image",
     nvidia_hooks=True,
     srun_template="srun_pyxis.sh.j2",
+    preparation_template="prepare_pyxis.sh.j2",
     removal_template="remove_pyxis.sh.j2",
     unmountable=_UNMOUNTABLE,
 )

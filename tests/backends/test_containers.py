@@ -20,32 +20,32 @@ pytestmark = pytest.mark.timeout(300)
 
 NODES = ("n1", "n2", "n3", "n4")
 # What differs from one run to the next under one runtime, too.
-OF_THE_RUN = re.compile(r"SLURM_.*|MASTER_.*|LAUNCHER_RUN_DIR|PWD|OLDPWD")
+OF_THE_RUN = re.compile(r"SLURM_.*|MASTER_.*|LAUNCHER_RUN_DIR|LAUNCHER_HEARTBEATS|PWD|OLDPWD")
 
 
 @pytest.fixture
 def mounts(tmp_path: Path) -> tuple[str, ...]:
-    """Options that mount one directory to read and one to write, with spaces in their names."""
-    for name in ("to read", "to write"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "here").touch()
-    read, write = f"{tmp_path}/to read:/mnt/read only:ro", f"{tmp_path}/to write:/mnt/to/write"
-    return (
-        "--mount",
-        read,
-        "--mount",
-        write,
-        "look.at=/etc+/mnt/read only+/mnt/to/write+/root",
-        "look.in=/mnt/read only",
-    )
+    return mounted(tmp_path)
+
+
+def mounted(directory: Path, blank: str = " ") -> tuple[str, ...]:
+    """Options that mount one directory to read and one to write, with spaces in their names where there may be."""
+    for name in (f"to{blank}read", f"to{blank}write"):
+        (directory / name).mkdir()
+        (directory / name / "here").touch()
+    read, write = f"/mnt/read{blank}only", "/mnt/to/write"
+    sources = f"{directory}/to{blank}read:{read}:ro", f"{directory}/to{blank}write:{write}"
+    options = [word for source in sources for word in ("--mount", source)]
+    return (*options, f"look.at=/etc+{read}+{write}+/root", f"look.in={read}")
 
 
 def asked(mounts: tuple[str, ...]) -> tuple[str, ...]:
     return ("--nodes", "2", "--env", "NCCL_DEBUG=INFO", "--env", "QUOTED=it's a $HOME", "--env", "PASSED", *mounts)
 
 
-def checked(run: Path, *, writable: bool) -> list[dict[str, Any]]:
+def checked(run: Path, *, writable: bool, blank: str = " ") -> list[dict[str, Any]]:
     """What must be true of every rank under every runtime."""
+    read = f"/mnt/read{blank}only"
     ranks = found(run)
     assert len(ranks) == 4, logs(run)
     for number, rank in enumerate(ranks):
@@ -57,10 +57,10 @@ def checked(run: Path, *, writable: bool) -> list[dict[str, Any]]:
         assert environment["PASSED"] == "by\nname"
         assert (environment["RANK"], environment["WORLD_SIZE"]) == (str(number), "4")
         assert "EDITOR" not in environment
-        assert rank["mounted"] == {"/mnt/read only": ["here"]}
+        assert rank["mounted"] == {read: ["here"]}
         refused = "Read-only file system"
         expected = {"/etc": "yes", "/root": "yes"} if writable else {"/etc": refused, "/root": refused}
-        assert rank["writes"] == {**expected, "/mnt/read only": refused, "/mnt/to/write": "yes"}
+        assert rank["writes"] == {**expected, read: refused, "/mnt/to/write": "yes"}
         assert (rank["tmp"], rank["shm"], rank["null"], rank["sys_is_read_only"]) == ([True, "yes"], "yes", "yes", True)
     return ranks
 
@@ -95,8 +95,7 @@ def plain(slurm_cluster: VirtualCluster, image_file: Path, tmp_path_factory: pyt
     directory = tmp_path_factory.mktemp("plain")
     user = contained(directory, "bwrap", image_file, slurm_cluster)
     user.user.environ["PASSED"] = "by\nname"
-    options = mounts.__wrapped__(directory)  # type: ignore[attr-defined]
-    run = user.submit(*asked(options))
+    run = user.submit(*asked(mounted(directory)))
     text = logs(run)
     assert text.count("launcher: unpacking") == 2, "once on each node, and not for the verdict"
     assert result(run)["outcome"] == "finished"
@@ -145,7 +144,6 @@ def test_pyxis(
     new_cluster: Callable[..., VirtualCluster],
     image_file: Path,
     tmp_path: Path,
-    mounts: tuple[str, ...],
     plain: list[Any],
     monkeypatch: pytest.MonkeyPatch,
     scope: str,
@@ -163,9 +161,9 @@ def test_pyxis(
         (cluster.directory / "run/n1/enroot/data" / left.format(job=job)).mkdir(parents=True)
     user = contained(tmp_path, "pyxis", image_file, cluster, container_writable=writable)
     user.user.environ["PASSED"] = "by\nname"
-    run = user.submit(*asked(mounts))
+    run = user.submit(*asked(mounted(tmp_path, "-")))
     assert result(run)["outcome"] == "finished"
-    for mine, theirs in zip(checked(run, writable=writable), plain, strict=True):
+    for mine, theirs in zip(checked(run, writable=writable, blank="-"), plain, strict=True):
         same(mine, theirs)
     steps = "".join((cluster.directory / f"log/{node}.log").read_text() for node in NODES)
     assert steps.count("creating container filesystem") == 2, "once on each node"

@@ -56,17 +56,20 @@ def plan_of(image: Path, directory: Path) -> Plan:
     return make.make_plan(make.PlanInputs(request, cluster, host, LOCAL, RECIPE, {}, (), code, image=seen))
 
 
-def entering(plan: Plan, *command: str, verb: str = "run") -> "subprocess.Popen[str]":
+OURS = "launcher-012345678901-abcdef-1-000"
+
+
+def entering(plan: Plan, *command: str, verb: str = "run", name: str = OURS) -> "subprocess.Popen[str]":
     """enter.sh with a command, in a process group of its own."""
     prepare.create(plan, scripts(plan)) if not Path(plan.run_dir).exists() else None
-    argv = ["bash", f"{plan.run_dir}/enter.sh", verb, "launcher-012345678901-abcdef-1-000", *command]
+    argv = ["bash", f"{plan.run_dir}/enter.sh", verb, name, *command]
     pipe = subprocess.PIPE
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
-def entered(plan: Plan, *command: str, verb: str = "run") -> tuple[int, str, str]:
+def entered(plan: Plan, *command: str, verb: str = "run", name: str = OURS) -> tuple[int, str, str]:
     """Its status, and what it printed."""
-    process = entering(plan, *command, verb=verb)
+    process = entering(plan, *command, verb=verb, name=name)
     out, err = process.communicate(timeout=seconds(60))
     return process.returncode, out, err
 

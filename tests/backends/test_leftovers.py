@@ -1,0 +1,145 @@
+"""What cancelled and requeued jobs leave on a node is removed before the next image is unpacked there.
+
+The decision with a stand-in for squeue; then each runtime on a real Slurm: bwrap costs about 10 s.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.backends.containers import contained, left_on, logs, missing, result, wrapped_enroot
+from tests.backends.running import TOY
+from tests.backends.test_containers_faults import OURS, entered, plan_of, trees
+from tests.backends.tiny import tiny_image
+from tests.support.limits import seconds
+from tests.support.slurm import virtual_cluster
+from tests.support.slurm.machine import SEARCH_PATH
+from tests.support.slurm.virtual_cluster import VirtualCluster
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(missing("bwrap") is not None, reason=str(missing("bwrap")))]
+
+
+@pytest.fixture(scope="module")
+def tiny(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_image(debian, tmp_path_factory.mktemp("tiny") / "tiny.sqsh")
+
+
+def squeue(directory: Path, answers: Mapping[str, str], silent: str = "") -> None:
+    """A squeue that knows these jobs' states; of `silent` it gets no answer."""
+    cases = [f'*--jobs={job}\\ *) echo "{state}" ;;' for job, state in answers.items()]
+    lines = [
+        "#!/bin/bash",
+        f'echo "$*" >>"{directory}/asked"',
+        'case "$* " in',
+        f'*--jobs={silent}\\ *) echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1 ;;',
+        *cases,
+        '*) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1 ;;',
+        "esac",
+    ]
+    (directory / "bin").mkdir()
+    (directory / "bin/squeue").write_text("\n".join([*lines, ""]))
+    (directory / "bin/squeue").chmod(0o755)
+
+
+def leave(directory: Path, name: str, *, age_s: float = 0, partial: bool = False) -> None:
+    base = directory / f"scratch/launcher-{os.geteuid()}"
+    (base / f"{name}.partial" if partial else base / name).mkdir(parents=True)
+    lock = base / f"{name}.lock"
+    lock.touch()
+    os.utime(lock, (time.time() - age_s,) * 2)
+
+
+def test_only_what_is_known_to_have_ended_is_removed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue(tmp_path, {"11": "", "12": "RUNNING", "13": "PENDING", "14": "COMPLETING", "15": "SUSPENDED"}, silent="16")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    plan = plan_of(tiny, tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    other = "launcher-abcabcabcabc-fedcba"
+    for job in range(11, 18):  # 17 is one that the controller has forgotten
+        leave(tmp_path, f"{other}-{job}-000-n1", partial=job == 17)
+    leave(tmp_path, f"{other}-1-000-n1")  # another run in this very job
+    leave(tmp_path, "launcher-of-somebody-n1")
+    leave(tmp_path, f"{other}-local-000-n1")
+    leave(tmp_path, f"{other}-18-000-n1", age_s=3600)
+    assert entered(plan, "true")[0] == 0
+    kept = {name for name in trees(tmp_path) if not name.startswith(OURS)}
+    assert kept == {
+        *(f"{other}-{job}-000-n1" for job in (1, 12, 13, 15, 16)),
+        "launcher-of-somebody-n1",
+        f"{other}-local-000-n1",
+    }
+    asked = (tmp_path / "asked").read_text()
+    assert "--jobs=18" not in asked, "what has been idle for ten minutes needs no answer"
+
+
+def test_a_process_inside_keeps_the_container_whatever_slurm_says(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue(tmp_path, {})
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    name = "launcher-abcabcabcabc-fedcba-17-000-n1"
+    leave(tmp_path, name)
+    with (tmp_path / f"scratch/launcher-{os.geteuid()}/{name}.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        assert entered(plan_of(tiny, tmp_path), "true")[0] == 0
+    assert name in trees(tmp_path)
+
+
+@pytest.mark.parametrize(("attempt", "kept"), [("000", True), ("003", False), ("010", True), ("012", True)])
+def test_an_earlier_attempt_of_a_requeued_job_leaves_nothing(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempt: str, kept: bool
+) -> None:
+    squeue(tmp_path, {"1": "RUNNING"})
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    plan = plan_of(tiny, tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    label = OURS.rpartition("-")[0] if attempt != "000" else "launcher-012345678901-fedcba-1"
+    leave(tmp_path, f"{label}-{attempt}-elsewhere")
+    assert entered(plan, "true", name=f"{OURS.rpartition('-')[0]}-008")[0] == 0
+    assert (f"{label}-{attempt}-elsewhere" in trees(tmp_path)) is kept
+
+
+@pytest.mark.parametrize("runtime", ["bwrap", "enroot"])
+def test_a_cancelled_job_leaves_nothing_to_the_next(
+    slurm_cluster: VirtualCluster, image_file: Path, tmp_path: Path, runtime: str
+) -> None:
+    if reason := missing(runtime):
+        pytest.skip(reason)
+    cancelled_then_again(slurm_cluster, image_file, tmp_path, runtime)
+
+
+def test_nor_does_it_under_pyxis(
+    new_cluster: Callable[..., VirtualCluster],
+    image_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With containers that outlive their job; those of one job pyxis removes itself in the job's epilog."""
+    if reason := missing("pyxis"):
+        pytest.skip(reason)
+    monkeypatch.setattr(virtual_cluster, "SEARCH_PATH", f"{wrapped_enroot(tmp_path / 'bin')}:{SEARCH_PATH}")
+    cluster = new_cluster(nodes=2, pyxis=Path(f"{os.environ['PYXIS']} container_scope=global"))
+    cancelled_then_again(cluster, image_file, tmp_path, "pyxis")
+
+
+def cancelled_then_again(cluster: VirtualCluster, image: Path, directory: Path, runtime: str) -> None:
+    """Kill a job in its container, and run another one on the same node at once."""
+    user = contained(directory, runtime, image, cluster)
+    asked = user.arguments("--cluster", "here", "--nodelist", "n1", "toy.iters=600", "toy.seconds=0.1", program=TOY)
+    first = json.loads(user.user.run("submit", *asked, "--name", "first").stdout)
+    run = Path(first["run_dir"])
+    deadline = time.monotonic() + seconds(60)
+    while not (run / "attempts/000/metrics.jsonl").exists():
+        assert time.monotonic() < deadline, logs(run)
+        time.sleep(0.05)
+    cluster.run("scancel", first["job"])
+    again = user.submit("--nodelist", "n1", "--name", "again")
+    assert result(again)["outcome"] == "finished"
+    assert not [name for name in left_on(cluster, "n1") if f"-{first['job']}-" in name]
