@@ -81,7 +81,8 @@ fi
 
 # ---- the directory: owned by this user alone, on the node's own disk
 node=${SLURMD_NODENAME:-${HOSTNAME:-node}}
-name=$2-$node
+own=$2 # RUN-JOB-ATTEMPT
+name=$own-$node
 scratch=$(expand '/scratch/it'"'"'s mine')
 scratch=${scratch/#\~/${HOME-}}
 remedy='name another disk of the nodes: scratch in the cluster profile'
@@ -213,11 +214,26 @@ is_idle() { # whether no process is in container $1, and none has entered it for
     return "$status"
 }
 
-collect_garbage() { # remove containers of jobs that ended without cleaning up
+job_has_ended() { # whether the controller says that job $1 is over, or gives its nodes back; without an answer it is not
+    local answer
+    answer=$(timeout 20 squeue --noheader --jobs="$1" --format=%T 2>&1) || [[ $answer == *"Invalid job id"* ]] || return 1
+    [[ -z $answer || $answer == COMPLETING || $answer == *"Invalid job id"* ]]
+}
+
+is_left() { # whether nothing will enter container $1 again: its job is over, or it is of an earlier attempt of this run in this job
+    [[ $1 =~ ^(launcher-[0-9a-f]+-[0-9a-f]+-([0-9]+))-([0-9]+)- ]] || return 1
+    if [[ ${BASH_REMATCH[2]} == "${SLURM_JOB_ID-}" ]]; then
+        [[ $own == "${BASH_REMATCH[1]}"-* ]] && ((10#${BASH_REMATCH[3]} < 10#${own##*-}))
+    else
+        job_has_ended "${BASH_REMATCH[2]}"
+    fi
+}
+
+collect_garbage() { # remove containers that ended jobs have left; of a job of which Slurm says nothing after ten minutes
     local lockfile other
     for lockfile in "$base"/launcher-*.lock; do
-        other=${lockfile##*/}
-        [[ -e $lockfile ]] && is_idle "${other%.lock}" 600 && remove_container "${other%.lock}"
+        other=${lockfile##*/} other=${other%.lock}
+        [[ -e $lockfile ]] && is_idle "$other" 0 && { is_idle "$other" 600 || is_left "$other"; } && remove_container "$other"
     done
 }
 

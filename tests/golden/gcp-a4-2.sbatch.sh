@@ -199,6 +199,49 @@ container=(
     --container-writable
     --container-env=LAUNCHER_ATTEMPT,LAUNCHER_MASTER_ADDR
 )
+# What pyxis does not do: `prepare` removes what ended jobs have left on each node, and looks at the free space before
+# the image is unpacked; `remove` removes this attempt's container. Status 28: a node has too little space.
+on_nodes() {
+    # shellcheck disable=SC2016 # expanded by the nodes' shells
+    local program='
+job_has_ended() { # whether the controller says that job $1 is over, or gives its nodes back; without an answer it is not
+    local answer
+    answer=$(timeout 20 squeue --noheader --jobs="$1" --format=%T 2>&1) || [[ $answer == *"Invalid job id"* ]] || return 1
+    [[ -z $answer || $answer == COMPLETING || $answer == *"Invalid job id"* ]]
+}
+own=$2
+is_left() { # whether nothing will enter container $1 again
+    local found label job attempt
+    # pyxis puts its own name in front, and the number of the job where it keeps containers for one job only
+    [[ $1 =~ ^pyxis_([0-9]+_)?((launcher-[0-9a-f]+-[0-9a-f]+-([0-9]+))-([0-9]+))$ ]] || return 1
+    found=${BASH_REMATCH[2]} label=${BASH_REMATCH[3]} job=${BASH_REMATCH[4]} attempt=${BASH_REMATCH[5]}
+    if [[ $found == "$own" ]]; then
+        [[ $2 == remove ]]
+    elif [[ $job == "$SLURM_JOB_ID" ]]; then # an earlier attempt of this run, before the job was requeued
+        [[ $label == "${own%-*}" ]] && ((10#$attempt < 10#${own##*-}))
+    else # while a job is ended, a process may still be inside
+        job_has_ended "$job" && ! enroot list --fancy 2>/dev/null | grep -qE "^$1 +[0-9]"
+    fi
+}
+for name in $(enroot list 2>/dev/null); do
+    ! is_left "$name" "$1" || enroot remove --force "$name" >/dev/null 2>&1
+done
+[[ $1 == prepare && $3 =~ ^[0-9]+$ ]] || exit 0
+data=$(enroot info 2>/dev/null | sed -n "s/^ *ENROOT_DATA_PATH=//p")
+place=$data
+while [[ $place == /?* && ! -d $place ]]; do place=${place%/*}; done
+free=$(df --output=avail -B1 -- "$place" 2>/dev/null | tail -n 1)
+[[ $place == /?* && $free =~ ^[0-9]+$ ]] || exit 0
+(($3 < free)) && exit 0
+echo "launcher: ${SLURMD_NODENAME:-$HOSTNAME}: $data has $((free >> 20)) MiB free, but $4 unpacks to $(($3 >> 20)) MiB: free some space on the node, or choose other nodes (--exclude)" >&2
+exit 28'
+    ( # resources of the job would be asked for once more
+        clear_resources
+        srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --nodelist="$nodelist" \
+            --export="$export" --input=none --time=10 --overcommit --gres=none --kill-on-bad-exit=0 \
+            bash -c "$program" tidy "$1" "$container_name" "${2-}" /images/sha256/0123456789abcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd.sqsh
+    )
+}
 enter_rank=()
 enter_run=()
 exported=(HOME LANG LAUNCHER_ATTEMPT LAUNCHER_MASTER_ADDR PATH USER)
@@ -317,14 +360,19 @@ woken=0 terminated=0 patience=''
 trap 'woken=1' USR1 USR2
 trap 'woken=1 terminated=1' TERM
 trap : INT
-"${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>"$attempt_dir/logs/srun.log" &
+# the size of the image's files, in bytes, each in whole blocks
+needed=$(unsquashfs -lln /images/sha256/0123456789abcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd.sqsh 2>/dev/null | awk '/^-/ { sum += int(($3 + 4095) / 4096) * 4096 } END { printf "%.0f", sum }')
+on_nodes prepare "$needed" >/dev/null 2>"$attempt_dir/logs/srun.log" || (($? != 28)) || step=(false)
+"${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>>"$attempt_dir/logs/srun.log" &
 srun=$!
 start_watch
 while :; do
+    if ((!woken)); then
+        wait "$srun"
+        status=$?
+        ((woken)) || break # else a signal has ended `wait`; bash keeps the status of srun for the next one
+    fi
     woken=0
-    wait "$srun"
-    status=$?
-    ((woken)) || break # else a signal has ended `wait`; bash keeps the status of srun for the next one
     on_signal
 done
 kill "$watcher" 2>/dev/null
@@ -348,22 +396,7 @@ fi
 [[ -n $word ]] || word=$(/opt/python/bin/python3 "${verdict[@]}" 2>>"$attempt_dir/logs/verdict.log")
 
 # ---- clean up: remove the unpacked image from each node; containers of cancelled jobs are removed by later jobs
-each=(
-    srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --nodelist="$nodelist"
-    --export="$export" --input=none --time=10 --overcommit "${no_gpus[@]}"
-)
-# shellcheck disable=SC2016 # expanded by the nodes' shells
-"${each[@]}" bash -c 'for name in $(enroot list); do
-    # pyxis puts its own name in front, and the number of the job where it keeps containers for one job only
-    [[ $name =~ ^pyxis_([0-9]+_)?(launcher-[0-9a-f]+-[0-9a-f]+-([0-9]+)-[0-9]+)$ ]] || continue
-    job=${BASH_REMATCH[3]}
-    if [[ ${BASH_REMATCH[2]} != "$1" ]]; then
-        [[ $job != "$SLURM_JOB_ID" ]] || continue
-        answer=$(squeue --noheader --jobs="$job" --format=%i 2>&1) || [[ $answer == *"Invalid job id"* ]] || continue
-        [[ -z $answer || $answer == *"Invalid job id"* ]] || continue
-    fi
-    enroot remove --force "$name"
-done' tidy "$container_name" >/dev/null 2>>"$attempt_dir/logs/verdict.log"
+((over)) || on_nodes remove >/dev/null 2>>"$attempt_dir/logs/verdict.log"
 word=${word##*$'\n'}
 if [[ $word == stopped && $ended_by == preempted ]] && ((may_requeue && !over)) && owns_run; then
     scontrol requeue "$this_job" # Slurm itself does so only if the job still runs when its grace time is over

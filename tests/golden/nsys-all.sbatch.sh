@@ -305,10 +305,12 @@ trap : INT
 srun=$!
 start_watch
 while :; do
+    if ((!woken)); then
+        wait "$srun"
+        status=$?
+        ((woken)) || break # else a signal has ended `wait`; bash keeps the status of srun for the next one
+    fi
     woken=0
-    wait "$srun"
-    status=$?
-    ((woken)) || break # else a signal has ended `wait`; bash keeps the status of srun for the next one
     on_signal
 done
 kill "$watcher" 2>/dev/null
