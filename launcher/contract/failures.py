@@ -151,6 +151,14 @@ RULES = (
     Rule("container namespace", "container", Level.CAUSE, r"enroot-\w+: |failed to create user namespace"),
     Rule("container hook", "container", Level.CAUSE, r"nvidia-container-cli: |\[ERROR\] \S*/hooks\.d/\S+ exited"),
     Rule("container mount", "container", Level.CAUSE, r"^mount: .*(permission denied|bad superblock|special device)"),
+    # enter.sh and sbatch.sh, before the image is unpacked
+    Rule(
+        "container space",
+        "container",
+        Level.CAUSE,
+        r"MiB free, but .* unpacks to \d+ MiB",
+        "free some space where the node unpacks images, or choose other nodes (`--exclude NODE`)",
+    ),
     # pyxis says in a line of its own that a container failed; the reason is in the lines of enroot that it quotes
     Rule("no pyxis", "container", Level.CAUSE, r"unrecognized option '--container-|option \"container-\w+\" not found"),
     Rule(

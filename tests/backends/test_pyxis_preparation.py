@@ -1,0 +1,90 @@
+"""What sbatch.sh does before pyxis unpacks an image: leftovers of ended jobs, free space; on a real Slurm, about 15 s.
+
+srun and enroot are stand-ins: srun without the options of pyxis, enroot as a list of names.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.backends.containers import Contained, contained, logs, result
+from tests.backends.running import TOY
+from tests.support.slurm.virtual_cluster import VirtualCluster
+
+SRUN = """#!/bin/bash
+if [[ $* == --help ]]; then echo "      --container-image=[USER@][REGISTRY#]IMAGE[:TAG]|PATH"; exit; fi
+words=()
+for word; do [[ $word == --container-* || $word == --no-container-* ]] || words+=("$word"); done
+exec {srun} "${{words[@]}}"
+"""
+ENROOT = """#!/bin/bash
+cd {containers} || exit
+case $* in
+    "list --fancy") echo "NAME  PID  COMM"; for name in *; do echo "$name  $(<$name)"; done ;;
+    list) ls ;;
+    info) echo "  ENROOT_DATA_PATH={data}" ;;
+    "remove --force "*) rm "$3" ;;
+esac
+"""
+DF = "#!/bin/bash\necho Avail\necho {bytes}\n"
+LABEL = "launcher-0123456789ab-abcdef"
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def user(slurm_cluster: VirtualCluster, image_file: Path, tmp_path: Path) -> Contained:
+    found = contained(tmp_path, "pyxis", image_file, slurm_cluster)
+    containers = tmp_path / "containers"
+    containers.mkdir()
+    script(tmp_path / "bin/srun", SRUN.format(srun=shutil.which("srun")))
+    script(tmp_path / "bin/enroot", ENROOT.format(containers=containers, data=tmp_path / "not/yet/there"))
+    return found
+
+
+def test_what_ended_jobs_have_left_is_removed(user: Contained, slurm_cluster: VirtualCluster, tmp_path: Path) -> None:
+    living = slurm_cluster.submit("sleep 600", "--nodelist=n4")
+    ended = slurm_cluster.submit("true", "--nodelist=n4")
+    slurm_cluster.wait(ended, "COMPLETED")
+    kept = {
+        f"pyxis_{LABEL}-{living}-000": "",
+        f"pyxis_{living}_{LABEL}-{living}-000": "",
+        f"pyxis_{LABEL}-99998-000": "4711",  # a process is inside, whatever Slurm says
+        "pyxis_mine": "",
+        f"{LABEL}-{ended}-000": "",  # another program's: without the name of pyxis in front
+    }
+    gone = {f"pyxis_{LABEL}-{ended}-000": "", f"pyxis_{LABEL}-99999-000": "", f"pyxis_77_{LABEL}-99999-001": ""}
+    for name, process in {**kept, **gone}.items():
+        (tmp_path / "containers" / name).write_text(process)
+    run = user.submit("--nodes", "1", program=TOY)
+    slurm_cluster.run("scancel", living)
+    assert {path.name for path in (tmp_path / "containers").iterdir()} == {*kept}
+    assert result(run)["outcome"] == "finished"
+
+
+def test_an_image_for_which_a_node_has_no_space_is_not_unpacked(user: Contained, tmp_path: Path) -> None:
+    script(tmp_path / "bin/df", DF.format(bytes=3 << 20))
+    run = user.submit("--nodes", "2", state="FAILED", program=TOY)
+    assert not list(run.glob("attempts/000/logs/rank-*")), logs(run)
+    words = f"{tmp_path}/not/yet/there has 3 MiB free, but {user.image} unpacks to"
+    assert words in (run / "attempts/000/logs/srun.log").read_text()
+    found = result(run)
+    assert (found["outcome"], found["failure"]) == ("failed", "container")
+    assert words in found["reason"]
+    (status,) = json.loads(user.user.run("status", str(run), "--json").stdout)["runs"]
+    assert words in status["detail"]
+    shown = user.user.run("status", str(run)).stdout
+    assert "3 MiB free" in shown
+
+
+def test_an_image_that_just_fits_is_unpacked(user: Contained, tmp_path: Path) -> None:
+    script(tmp_path / "bin/df", DF.format(bytes=1 << 40))
+    run = user.submit("--nodes", "1", program=TOY)
+    assert result(run)["outcome"] == "finished"
+    script(tmp_path / "bin/df", "#!/bin/bash\nexit 1\n")
+    assert result(user.submit("--nodes", "1", program=TOY))["outcome"] == "finished", "what is not known ends nothing"
