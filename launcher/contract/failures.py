@@ -99,15 +99,17 @@ class Level(IntEnum):
     """The line names the cause itself."""
     ERROR = 1
     """An error of the program or of a start, which may have had a reason that another line names."""
-    ENDED = 2
+    START = 2
+    """A container did not start, for a reason that another line names."""
+    ENDED = 3
     """Slurm ended the job, and says why."""
-    LINK = 3
+    LINK = 4
     """A network device reports a connection: broken, or given up because the peer is gone."""
-    HANG = 4
+    HANG = 5
     """A rank waited in vain for its peers."""
-    PEER = 5
+    PEER = 6
     """A rank lost its peers."""
-    CANCELLED = 6
+    CANCELLED = 7
     """The job or the step was ended, and the line does not say why: also after any other failure."""
 
 
@@ -151,16 +153,39 @@ RULES = (
     Rule("container namespace", "container", Level.CAUSE, r"enroot-\w+: |failed to create user namespace"),
     Rule("container hook", "container", Level.CAUSE, r"nvidia-container-cli: |\[ERROR\] \S*/hooks\.d/\S+ exited"),
     Rule("container mount", "container", Level.CAUSE, r"^mount: .*(permission denied|bad superblock|special device)"),
-    # enter.sh and sbatch.sh, before the image is unpacked
+    # enter.sh and sbatch.sh, before the image is unpacked; unsquashfs, as pyxis quotes it
     Rule(
         "container space",
         "container",
         Level.CAUSE,
-        r"MiB free, but .* unpacks to \d+ MiB",
+        r"MiB free, but .* unpacks to \d+ MiB|pyxis: .*(No space left on device|[Dd]isk quota exceeded)",
         "free some space where the node unpacks images, or choose other nodes (`--exclude NODE`)",
     ),
-    # pyxis says in a line of its own that a container failed; the reason is in the lines of enroot that it quotes
+    # pyxis says in lines of its own that a container failed; the reason is in the lines of enroot that it quotes
+    Rule(
+        "container program",
+        "container",
+        Level.CAUSE,
+        r"pyxis: .*\[ERROR\] Command not found",
+        "ask the site to install the program on its nodes, on the PATH with which slurmd was started",
+    ),
+    Rule("enroot", "container", Level.CAUSE, r"pyxis: +(\[ERROR\] |FATAL ERROR)"),
+    Rule(
+        "no enroot",
+        "container",
+        Level.ERROR,
+        r"pyxis: couldn't execute enroot command",
+        "ask the site whether enroot is installed on the node, on the PATH with which slurmd was started",
+    ),
     Rule("no pyxis", "container", Level.CAUSE, r"unrecognized option '--container-|option \"container-\w+\" not found"),
+    Rule(
+        "pyxis start",
+        "container",
+        Level.START,
+        r"pyxis: (child \d+ failed|container start failed with|container was not started)"
+        r"|plugin spank_pyxis\S* task_init",
+    ),
+    Rule("pyxis log", "container", Level.ERROR, r"pyxis: {4,}(?!\[INFO\]|\[WARN|Parallel unsquashfs|\d+ inodes )\S"),
     Rule(
         "pyxis",
         "container",

@@ -268,3 +268,21 @@ def test_a_long_line_costs_little() -> None:
     assert classify("x" * 10_000_000) is None
     assert classify("[" * 200_000 + "\n" + "[rank0]: " * 50_000 + "KeyError: 'x'") is None
     assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("run", "rule", "line"),
+    [
+        ("without-enroot", "no enroot", "couldn't execute enroot command"),
+        ("without-column", "container program", "[ERROR] Command not found: column"),
+        ("full-disk", "container space", "Write on output file failed because No space left on device"),
+        ("rc", "pyxis log", "the start script found no device"),
+        ("hook", "container hook", "[ERROR] /etc/enroot/hooks.d/50-site.sh exited with return code 3"),
+    ],
+)
+def test_of_a_container_under_pyxis_the_line_with_the_reason_is_quoted(run: str, rule: str, line: str) -> None:
+    (text,) = (each.text for each in entries(LINES) if each.source == f"run:pyxis-0.24-enroot-4.1.2-{run}")
+    found = classify(text)
+    assert found is not None
+    assert (found.rule, found.failure) == (rule, "container")
+    assert line in found.line
