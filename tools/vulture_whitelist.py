@@ -122,6 +122,7 @@ _.node_check_program
 _.nsys_program
 _.watchdog_program
 _.removal_template
+_.preparation_template
 _.srun_template
 _.half
 _.folded
