@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import pytest
@@ -43,6 +44,26 @@ def test_there_are_forty_lines_and_each_was_recorded() -> None:
     assert len({line.key for line in LINES}) == len(LINES)
     assert {line.key for line in LINES} == set(ANSWERS)
     assert not [key for key, answer in ANSWERS.items() if "refused" in answer]
+
+
+def test_each_line_has_a_source() -> None:
+    """A file of a public repository, or the options of the manual: those have to be in the line."""
+    short = {
+        "-N": "--nodes",
+        "-n": "--ntasks",
+        "-c": "--cpus-per-task",
+        "-G": "--gpus",
+        "--tasks-per-node": "--ntasks-per-node",
+    }
+    for line in LINES:
+        if line.source.startswith("salloc(1): "):
+            words = " ".join([line.options, *(name for sign, name in short.items() if sign in line.options)])
+            assert all(option in words for option in line.source.removeprefix("salloc(1): ").split(", ")), line
+        elif not line.source.startswith("https://slurm.schedmd.com/"):
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)+", line.source), line
+            assert not line.ours, line
+    public = [line for line in LINES if "(1)" not in line.source and not line.source.startswith("https://")]
+    assert len(public) >= 30
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.key)
