@@ -182,7 +182,9 @@ def test_answers_of_scontrol() -> None:
     assert (found.tasks_per_node, found.components) == (4, 1)
     assert parse_allocation("7", JOB.format(tasks=0), "", expand).tasks_per_node is None
     sums = "JobId=7\n   JobState=RUNNING\n   NodeList=n[1-2]\n   TRES=cpu=16,mem=8G,node=2,gres/gpu=8\n"
-    assert [(node.cpus, node.gpus) for node in parse_allocation("7", sums, "", expand).nodes] == [(8, 4)] * 2
+    for gpus in ("gres/gpu=8", "gres/gpu:h100=8", "gres/gpu=8,gres/gpu:h100=8", "gres/gpu:h100=6,gres/gpu:a100=2"):
+        shown = parse_allocation("7", sums.replace("gres/gpu=8", gpus), "", expand)
+        assert [(node.cpus, node.gpus) for node in shown.nodes] == [(8, 4)] * 2
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ names. Where credentials are needed the digest stays unknown; enroot, docker and
 """
 
 import hashlib
+import http.client
 import ipaddress
 import json
 import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,7 +20,11 @@ from launcher.images.reference import DOCKER_HUB, Reference
 _LISTS = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
 _TIMEOUT_S = 15
+"""For each answer as a whole."""
 _LIMIT = 16 << 20
+_PIECE = 64 << 10
+_NO_ANSWER = (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What an address that is not a registry's, or one that fails in the middle, comes to."""
 _ENGINE_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -50,10 +56,10 @@ def digest_of(reference: Reference, architecture: str) -> str | None:
             return digest
         wanted = engine_architecture(architecture)
         for each in document["manifests"]:
-            if each["platform"]["architecture"] == wanted:
+            if (each.get("platform") or {}).get("architecture") == wanted:
                 found = str(each["digest"])
                 return found if re.fullmatch(r"sha256:[0-9a-f]{64}", found) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except _NO_ANSWER:
         # No network, credentials that only the engine has, or another protocol: the image is then known by its name.
         pass
     return None
@@ -66,7 +72,7 @@ def _fetch(url: str, token: str | None = None) -> tuple[bytes, str, str]:
         headers["Authorization"] = f"Bearer {token}"
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_S) as answer:  # noqa: S310
-            body = answer.read(_LIMIT)
+            body = _body(answer)
             kind = answer.headers.get_content_type()
     except urllib.error.HTTPError as error:
         challenge = error.headers.get("WWW-Authenticate", "")
@@ -76,6 +82,19 @@ def _fetch(url: str, token: str | None = None) -> tuple[bytes, str, str]:
     return body, kind, f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
+def _body(answer: http.client.HTTPResponse) -> bytes:
+    """Return the whole body. Raises ValueError for one that is too large, cut off or too slow."""
+    deadline, body = time.monotonic() + _TIMEOUT_S, bytearray()
+    while piece := answer.read1(_PIECE):
+        body += piece
+        if len(body) > _LIMIT or time.monotonic() > deadline:
+            raise ValueError("the registry's answer is too large, or too slow")
+    stated = answer.headers.get("Content-Length")
+    if stated is not None and len(body) != int(stated):
+        raise ValueError("the registry's answer is cut off")
+    return bytes(body)
+
+
 def _token(challenge: str) -> str:
     """Return an anonymous token, from the address in the registry's challenge."""
     fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
@@ -83,5 +102,5 @@ def _token(challenge: str) -> str:
     if urllib.parse.urlsplit(realm).scheme != "https" and not is_loopback(urllib.parse.urlsplit(realm).netloc):
         raise ValueError("the registry names an unsafe address for a token")
     with urllib.request.urlopen(f"{realm}?{urllib.parse.urlencode(fields)}", timeout=_TIMEOUT_S) as answer:  # noqa: S310
-        document = json.loads(answer.read(_LIMIT))
+        document = json.loads(_body(answer))
     return str(document.get("token") or document["access_token"])
