@@ -173,9 +173,8 @@ def _equal_share(fields: Mapping[str, str], nodes: int) -> dict[str, str]:
     """Return one node's part of the job where only the sums are known."""
     sums = dict(pair.partition("=")[::2] for pair in (fields.get("AllocTRES") or fields.get("TRES", "")).split(","))
     cpus = int(sums.get("cpu", "0")) // max(1, nodes)
-    typed = sum(
-        int(count) for name, count in sums.items() if name.startswith("gres/gpu:")
-    )  # a site may count these alone
+    # A site may count GPUs by their types alone.
+    typed = sum(int(count) for name, count in sums.items() if name.startswith("gres/gpu:"))
     gpus = int(sums.get("gres/gpu", typed)) // max(1, nodes)
     return {"CPU_IDs": f"0-{cpus - 1}" if cpus else "", "GRES": f"gpu:{gpus}" if gpus else ""}
 
