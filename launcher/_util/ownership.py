@@ -52,9 +52,8 @@ def _uid_given_by(directory: Path) -> int | None:
     """
     # A directory that nothing can be made in gives no owner.
     with contextlib.suppress(OSError):
-        import tempfile
-
-        probe = Path(tempfile.mkdtemp(prefix=".owner-", dir=directory))
+        probe = directory / f".owner-{os.getpid()}-{os.urandom(4).hex()}"
+        probe.mkdir(mode=0o700)
         try:
             return probe.stat().st_uid
         finally:

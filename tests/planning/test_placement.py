@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import math
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -199,7 +200,7 @@ def test_no_group_spans_two_racks_whatever_slurm_does_and_no_other_segment_is_be
 
 
 @given(
-    nodes=st.integers(2, 40),
+    multiple=st.integers(0, 39),
     ranks=st.sampled_from([1, 2, 4, 6, 8]),
     domain=st.integers(2, 20),
     tp=st.sampled_from([1, 2, 3, 4, 6, 8, 16]),
@@ -208,11 +209,14 @@ def test_no_group_spans_two_racks_whatever_slurm_does_and_no_other_segment_is_be
     pp=st.sampled_from([1, 2]),
 )
 def test_any_shape_is_placed_safely_or_refused(
-    nodes: int, ranks: int, domain: int, tp: int, ep: int, etp: int, pp: int
+    multiple: int, ranks: int, domain: int, tp: int, ep: int, etp: int, pp: int
 ) -> None:
+    whole = math.lcm(tp * pp, ep * etp * pp)
+    fewest = whole // math.gcd(whole, ranks)
+    assume(fewest <= 40)
+    nodes = fewest * (1 + multiple % (40 // fewest))
+    assume(nodes > 1)
     size = nodes * ranks
-    assume(size % (tp * pp) == 0)
-    assume(size % (ep * etp * pp) == 0)
     laid_out = groups(size, tp=tp, ep=ep, etp=etp)
     profile = cluster(gpus_per_node=ranks, nvlink_domain_nodes=domain, topology="block")
     sizes = {"tp": tp, "ep": ep, "etp": etp, "pp": pp}
