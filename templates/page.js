@@ -17,7 +17,9 @@ function drawPlots(root) {
     const figure = JSON.parse(source.textContent);
     const bar = figure.still ? { displayModeBar: false } : {};
     const element = document.getElementById(source.dataset.plot);
-    Plotly.newPlot(element, figure.data, figure.layout, { ...options, ...bar });
+    // Plotly changes what it is given, and the controls need the values as they were.
+    const { data, layout } = structuredClone(figure);
+    Plotly.newPlot(element, data, layout, { ...options, ...bar });
     if (figure.axes.length) drawn.push({ element, figure });
   }
   for (const controls of root.querySelectorAll("[data-controls]")) {

@@ -5,6 +5,18 @@ _ = object()
 # Called by Python, by its import system or by a library.
 _.__call__
 _.__getattr__
+_.address_family
+_.close_connection
+_.daemon_threads
+_.do_HEAD
+_.handle_error
+_.log_message
+_.request_queue_size
+_.send_error
+_.server_version
+_.sys_version
+_.timeout
+_.version_string
 _._no_rank_variables_and_no_secrets
 _._plain_name
 _._slurm_time
@@ -125,6 +137,7 @@ _.removal_template
 _.preparation_template
 _.srun_template
 _.half
+_.href
 _.folded
 _.busy_samples
 _.busy_sm_mhz

@@ -23,6 +23,7 @@ COMMANDS = {
     "image": "build, import, list, verify and clean up container images",
     "profiles": "show what a profiler has captured of a run, and where the time went",
     "page": "make one HTML page of a run: how it is doing, plots, what failed, profiles, plan",
+    "serve": "show runs in a browser: a list to filter, and pages that follow what goes on",
     "convert": "convert weights between Hugging Face's format and Megatron's, with a proof of parity",
     "correlate": "run two trainings, by Megatron-LM or Megatron Bridge, with matched settings, and say if they agree",
     "compare": "compare two runs: loss, time, memory, configuration, versions; a gate for CI",

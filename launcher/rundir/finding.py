@@ -90,6 +90,17 @@ def list_runs(root: Path, limit: int | None = None) -> list[RunDirectory]:
     return list(islice(iterate_runs([root]), limit))
 
 
+def listed_run(root: Path, name: str, run_id: str) -> RunDirectory | None:
+    """Return the run of this name and id, if the directories of a run root list both; no path is made from others."""
+    try:
+        if name not in _directories(root) or run_id not in _directories(root / name):
+            return None
+    except OSError:
+        return None  # this user may not look there
+    run = RunDirectory(root / name / run_id)
+    return run if exists(run.plan_file) else None
+
+
 def run_at(name: str) -> RunDirectory | None:
     """Return the run whose directory is `name`, or the newest of the directory of a name; None for anything else.
 

@@ -45,13 +45,22 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A cell that is a link within a served site, or the state of a run in its colour."""
+
+    text: str
+    href: str = ""
+    tone: Tone | Literal[""] = ""
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows below a header; the columns in `numeric` are aligned to the right."""
 
     kind: ClassVar[str] = "table"
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Cell, ...], ...]
     numeric: frozenset[str] = frozenset()
     sortable: bool = False
     """Whether a click on a column sorts the rows, and a field above filters them."""

@@ -5,6 +5,7 @@ import hashlib
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from launcher._util.resources import resource
 from launcher._util.shell import Shell
 from launcher._util.templates import template_environment
 from launcher._util.version import __version__
-from launcher.report.page.content import Section, Subject, Table
+from launcher.report.page.content import Cell, Section, Subject, Table
 from launcher.report.page.overview import format_time
 from launcher.report.page.sections import sections_of
 from launcher.rundir import RunDirectory
@@ -61,8 +62,23 @@ def plotly_js() -> str:
     return script.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def render(title: str, sections: Sequence[Section], *, made: str, plotly: str) -> str:
-    """Return the HTML of a page; `made` is the time at which it was created, in words."""
+@dataclass(frozen=True)
+class Served:
+    """How a page refers to the rest of a served site: relative addresses of its root, and of the list of runs."""
+
+    root: str
+    version: str
+    """Changes whenever the page would."""
+    home: str = ""
+
+
+def render(
+    title: str, sections: Sequence[Section], *, made: str, plotly: str = "", served: Served | None = None
+) -> str:
+    """Return the HTML of a page; `made` is the time at which it was created, in words.
+
+    It contains its scripts, unless it is `served`: then it refers to them, and the server states the policy.
+    """
     import markupsafe
 
     draw = (resource("templates") / "page.js").read_text(encoding="utf-8")
@@ -71,6 +87,7 @@ def render(title: str, sections: Sequence[Section], *, made: str, plotly: str) -
     scripts = [plotly] if has_plots else []
     if has_plots or any(isinstance(block, Table) and block.sortable for block in blocks):
         scripts.append(draw)
+    scripts = [] if served else scripts
     return (
         _environment()
         .get_template("page.html.j2")
@@ -79,7 +96,8 @@ def render(title: str, sections: Sequence[Section], *, made: str, plotly: str) -
             sections=sections,
             made=made,
             version=__version__,
-            policy=policy(scripts),
+            policy="" if served else policy(scripts),
+            served=served,
             # Only these two scripts are trusted: everything else is escaped.
             scripts=[markupsafe.Markup(script) for script in scripts],  # noqa: S704
         )
@@ -105,6 +123,7 @@ def policy(scripts: Sequence[str]) -> str:
 @cache
 def _environment() -> "jinja2.Environment":
     pages = template_environment(_printable, autoescape=True)
+    pages.tests["special"] = lambda value: isinstance(value, Cell)
     # A value that JSON cannot hold (NaN) is an error here, instead of a page whose plots stay empty.
     pages.policies["json.dumps_kwargs"] = {"allow_nan": False}
     return pages
