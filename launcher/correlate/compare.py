@@ -98,9 +98,7 @@ def side_of(run: RunDirectory) -> Side:
     plan = run.plan
     attempt = run.latest_attempt()
     environment = read_json(attempt.environment) if attempt else None
-    image, source = plan.get("image") or {}, plan.get("source") or {}
-    recipe = plan["argv"]["recipe"]
-    commit = source.get("commit")
+    image = plan.get("image") or {}
     return Side(
         f"{run.path.parent.name}/{run.path.name}",
         history_of(run),
@@ -108,12 +106,17 @@ def side_of(run: RunDirectory) -> Side:
         settings_of(plan),
         environment["environment"] if environment else None,
         image.get("digest") or image.get("name"),
-        f"{commit}{'+changes' if source.get('changed') else ''}" if commit else _commit_of(recipe),
-        _core_of(run),
+        commit_of_run(plan),
+        core_of_run(run),
     )
 
 
-def _commit_of(recipe: Mapping[str, Any]) -> str | None:
+def commit_of_run(plan: Mapping[str, Any]) -> str | None:
+    """Return the commit of a run's code, or of its checkout of Megatron-LM."""
+    source = plan.get("source") or {}
+    if commit := source.get("commit"):
+        return f"{commit}{'+changes' if source.get('changed') else ''}"
+    recipe = (plan.get("argv") or {}).get("recipe") or {}
     if not recipe.get("source"):
         return None
     from launcher.discovery.megatron_lm import git_commit
@@ -121,7 +124,7 @@ def _commit_of(recipe: Mapping[str, Any]) -> str | None:
     return git_commit(Path(recipe["source"]))
 
 
-def _core_of(run: RunDirectory) -> str | None:
+def core_of_run(run: RunDirectory) -> str | None:
     """Return the version and the place of megatron-core that a run has imported, where it has noted that."""
     attempt = run.latest_attempt()
     noted = read_json(attempt.megatron) if attempt else None
@@ -154,7 +157,7 @@ def rows_of(left: Side, right: Side) -> tuple[Measure, ...]:
     return tuple(row for row in found if row.left is not None or row.right is not None)
 
 
-_OWN_TO_A_RUN = (
+OWN_TO_A_RUN = (
     "SLURM_",
     "LAUNCHER_",
     "MASTER_",
@@ -176,7 +179,7 @@ def _environment(left: Side, right: Side) -> tuple[tuple[str, str | None, str | 
     return tuple(
         (name, left.environment.get(name), right.environment.get(name))
         for name in names
-        if left.environment.get(name) != right.environment.get(name) and not name.startswith(_OWN_TO_A_RUN)
+        if left.environment.get(name) != right.environment.get(name) and not name.startswith(OWN_TO_A_RUN)
     )
 
 

@@ -111,8 +111,14 @@ def curves(
     """Return a plot of lines with the areas that their values cover; the axis ends at `top` if that is given."""
     data: list[dict[str, Any]] = []
     axes: list[dict[str, list[float | None]]] = []
+    named: set[str] = set()
     for one in series:
         traces = [*_area(one), _line(one)]
+        if one.name in named:
+            traces[-1]["showlegend"] = False
+        named.add(one.name)
+        for trace in traces:
+            trace["legendgroup"] = label(one.name)
         data += traces
         axes += [{name: list(values) for name, values in one.axes.items()} for _ in traces]
     layout = _layout(300, "iteration", unit, legend=legend)

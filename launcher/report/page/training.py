@@ -61,6 +61,8 @@ class Line:
     """Of each stretch the tokens and hours since the run began, where they are known."""
     evaluations: Sequence[tuple[int, float]] = ()
     """Iterations and their validation losses."""
+    colour: int | None = None
+    """Of the run, where several are compared; lines of one colour share an entry of the legend."""
 
 
 def training(subject: Subject) -> Sequence[Block]:
@@ -169,11 +171,15 @@ def plot_of(metric: Metric, lines: Sequence[Line], *, what: str = "attempt") -> 
         *_beyond(drawn, metric, top),
         *_thinned(drawn),
     ]
-    if len(drawn) > len(plots.COLOURS):
+    if (count := len({line.name for line in drawn})) > len(plots.COLOURS):
         description.append(
-            f"{len(drawn)} {what}s, which share {len(plots.COLOURS)} colours; point at a line to see its {what}."
+            f"{count} {what}s, which share {len(plots.COLOURS)} colours; point at a line to see its {what}."
         )
-    series = [series for index, line in enumerate(drawn) for series in _series(metric, line, index, what)]
+    series = [
+        series
+        for index, line in enumerate(drawn)
+        for series in _series(metric, line, index if line.colour is None else line.colour, what)
+    ]
     return plots.curves(
         metric.title,
         metric.unit,
@@ -181,7 +187,7 @@ def plot_of(metric: Metric, lines: Sequence[Line], *, what: str = "attempt") -> 
         description=" ".join(description),
         from_zero=metric.from_zero,
         top=top,
-        legend=1 < len(drawn) <= len(plots.COLOURS) or any(each.points for each in series),
+        legend=1 < count <= len(plots.COLOURS) or any(each.points for each in series),
         what=what,
     )
 
