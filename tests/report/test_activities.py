@@ -14,8 +14,6 @@ from launcher.report.profiles import activities, time_shares
 from launcher.report.profiles.time_shares import Top
 from tests.support.recorder import Recorder
 
-pl = pytest.importorskip("polars", reason="polars is not installed")
-
 GEMM, REDUCE, NORM = "gemm<float>(int, int)", "ncclDevKernel_AllReduce_Sum_bf16_RING_LL", "layer_norm_kernel"
 
 
@@ -62,7 +60,7 @@ def export_of(path: Path) -> Path:
 
 def test_a_report_of_nsys_by_hand(tmp_path: Path) -> None:
     found = activities.read_nsys(export_of(tmp_path / "x.sqlite"))
-    assert found.steps.rows() == [(10, 1.0, 6.0), (11, 6.0, 11.0)]
+    assert found.steps == [(10, 1.0, 6.0), (11, 6.0, 11.0)]
     shares = time_shares.shares(found)
     assert (shares.steps, shares.window_us) == (2, 10.0)
     # Busy: 1 to 7, 8 to 9, 10.5 to 11. All-reduce: 2.5 to 6, alone from 3 to 5.
@@ -179,8 +177,7 @@ def test_unions_against_counting_each_moment(seed: int) -> None:
     pairs = [
         (start := numbers.randrange(100), start + numbers.randrange(1, 20)) for _ in range(numbers.randrange(1, 30))
     ]
-    frame = pl.DataFrame(pairs, schema={"start": pl.Float64, "end": pl.Float64}, orient="row")
-    assert time_shares.union(frame) == len({moment for start, end in pairs for moment in range(start, end)})
+    assert time_shares.union(pairs) == len({moment for start, end in pairs for moment in range(start, end)})
 
 
 def test_a_snapshot_of_memory_has_no_table(tmp_path: Path) -> None:

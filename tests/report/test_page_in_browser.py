@@ -22,7 +22,6 @@ from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run
 pytestmark = pytest.mark.slow
 
 graph_objects = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
-pytest.importorskip("polars", reason="polars is not installed")
 
 HOSTILE = (
     "</script></pre><script>document.title='hacked'</script>\"'><img src=http://127.0.0.1:9/x onerror=hack()>{{ 7*7 }}"

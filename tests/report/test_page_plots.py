@@ -1,7 +1,6 @@
 """The plots of a page: lines over iterations, phases, and time shares of a rank's steps."""
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -232,7 +231,6 @@ def test_a_run_that_was_not_profiled_has_no_such_section(run: RunDirectory) -> N
 
 
 def test_captures_of_torch(tmp_path: Path) -> None:
-    pytest.importorskip("polars", reason="polars is not installed")
     run = run_of(tmp_path)
     kernels = [{"ph": "X", "name": name, "cat": "kernel", "ts": at, "dur": 5} for name, at in ((GEMM, 0), (REDUCE, 5))]
     leave(run, 0, trace([*STEPS, *kernels]))
@@ -256,7 +254,6 @@ def test_captures_of_torch(tmp_path: Path) -> None:
 
 
 def test_captures_of_viztracer_have_calls_and_no_bars(tmp_path: Path) -> None:
-    pytest.importorskip("polars", reason="polars is not installed")
     run = run_of(tmp_path, "viztracer", (0,))
     calls = [{"ph": "X", "name": f"step {step} (builtin.py:77)", "cat": "FEE"} for step in (2, 3)]
     calls.append({"ph": "X", "name": "forward (model.py:3)", "cat": "FEE"})
@@ -267,7 +264,6 @@ def test_captures_of_viztracer_have_calls_and_no_bars(tmp_path: Path) -> None:
 
 
 def test_captures_of_nsys(tmp_path: Path) -> None:
-    pytest.importorskip("polars", reason="polars is not installed")
     run = run_of(tmp_path, "nsys", (0,))
     path = leave(run, 0, b"report", "nsys", state="captured")
     around = {"opens": True, "kernels": 4, "file": path.name, "bytes": 6}
@@ -275,14 +271,3 @@ def test_captures_of_nsys(tmp_path: Path) -> None:
     export_of(path.with_suffix(".sqlite"))
     (bars,) = of_kind(Plot, captures(subject(run)))
     assert [bar["x"] for bar in bars.data] == [[0.00275], [0.001], [0.00125]]
-
-
-def test_without_polars_the_list_is_there_and_says_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "polars", None)
-    run = run_of(tmp_path, ranks=(0,))
-    leave(run, 0, trace())
-    blocks = captures(subject(run))
-    assert len(of_kind(Table, blocks)) == 1
-    assert of_kind(Text, blocks)[-1].text.endswith("pip install 'megatron-launcher[analysis]'")

@@ -227,7 +227,6 @@ def test_an_attempt_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_summary_has_a_line_per_rank_and_says_what_could_not_be_read(tmp_path: Path) -> None:
-    pytest.importorskip("polars", reason="polars is not installed")
     run = run_of(tmp_path)
     leave(run, 0, trace([*STEPS, {"ph": "X", "name": "a[kernel]", "cat": "kernel", "ts": 5, "dur": 5}]))
     summaries = summarise(list_profiles(run, Recorder()), Recorder())

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from launcher._util.errors import LauncherError
 from launcher.contract.profiles import asked_of
 from launcher.report.page import plots
 from launcher.report.page.content import Block, Plot, Subject, Table, Text
@@ -31,12 +30,7 @@ def captures(subject: Subject) -> Sequence[Block]:
     there = [one for one in listed if one.path is not None]
     if len(there) > READ:
         blocks.append(Text(f"The tables show the first {READ} of {len(there)} captures."))
-    try:
-        summaries = summarise(there[:READ], subject.shell)
-    except LauncherError as error:
-        # The tables need polars, the list does not.
-        return [*blocks, Text(" ".join(each for each in (f"{error.message}:", error.hint) if each), "warning")]
-    return [*blocks, *tables_of(summaries)]
+    return [*blocks, *tables_of(summarise(there[:READ], subject.shell))]
 
 
 def tables_of(summaries: Sequence[Summary]) -> list[Block]:

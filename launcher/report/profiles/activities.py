@@ -1,4 +1,4 @@
-"""Activities of a report as polars frames: one row each, with name, kind, start and end in microseconds.
+"""Activities of a report: name, kind, start and end in microseconds, thread.
 
 nsys        https://docs.nvidia.com/nsight-systems/UserGuide/index.html#sqlite-schema-reference
 torch       Chrome's trace format, with the categories of Kineto (kernel, gpu_memcpy, cpu_op, user_annotation)
@@ -11,16 +11,14 @@ import json
 import re
 import sqlite3
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.shell import Shell
 from launcher.report.profiles.verify import export
-
-if TYPE_CHECKING:
-    import polars as pl
 
 COMMUNICATION = "(?i)nccl|nvshmem|deep_?ep|hybrid_?ep|userbuffers|^gloo:|^c10d::"
 """Names of communication: NCCL's kernels, those of expert-parallel backends, gloo's threads, c10d's calls."""
@@ -31,23 +29,35 @@ _GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 Device: TypeAlias = Literal["gpu", "cpu", "python"]
 
 
+class Activity(NamedTuple):
+    """One kernel, copy or call."""
+
+    name: str
+    kind: Literal["kernel", "copy", "call"]
+    start: float
+    end: float
+    thread: str
+
+
+class Step(NamedTuple):
+    """One step of the training."""
+
+    number: int
+    start: float
+    end: float
+
+
 @dataclass(frozen=True)
 class Activities:
-    """The activities of a rank: `frame` has name, kind (kernel, copy, call), start, end, thread; `steps` its steps."""
+    """The activities of a rank, and its steps in their order."""
 
     device: Device
-    frame: "pl.DataFrame"
-    steps: "pl.DataFrame"
+    rows: list[Activity]
+    steps: list[Step]
 
 
 def read_activities(path: Path, profiler: str, shell: Shell) -> Activities:
-    """Read a report. Raises RequestError if it has no timeline or polars is missing, DiskError if it is unreadable."""
-    try:
-        import polars  # noqa: F401
-    except ImportError:
-        raise RequestError(
-            "tables need polars, which is not installed", hint="pip install 'megatron-launcher[analysis]'"
-        ) from None
+    """Read a report. Raises RequestError if it has no timeline, DiskError if it is unreadable."""
     if profiler == "nsys":
         return _read_report(path, shell)
     if profiler == "torch":
@@ -68,42 +78,39 @@ def _read_report(path: Path, shell: Shell) -> Activities:
         return read_nsys(database)
 
 
+_KERNELS = {
+    "CUPTI_ACTIVITY_KIND_KERNEL": "SELECT s.value, 'kernel', a.start, a.end FROM "
+    "CUPTI_ACTIVITY_KIND_KERNEL a JOIN StringIds s ON s.id = a.demangledName",
+    "CUPTI_ACTIVITY_KIND_GRAPH_TRACE": "SELECT '[CUDA graph]', 'kernel', start, end FROM "
+    "CUPTI_ACTIVITY_KIND_GRAPH_TRACE",
+    "CUPTI_ACTIVITY_KIND_MEMCPY": "SELECT '[memcpy]', 'copy', start, end FROM CUPTI_ACTIVITY_KIND_MEMCPY",
+    "CUPTI_ACTIVITY_KIND_MEMSET": "SELECT '[memset]', 'copy', start, end FROM CUPTI_ACTIVITY_KIND_MEMSET",
+}
+_RANGES = (
+    "SELECT coalesce(e.text, s.value), e.start, e.end FROM NVTX_EVENTS e LEFT JOIN StringIds s ON s.id = e.textId "
+    "WHERE e.end IS NOT NULL AND coalesce(e.text, s.value) LIKE 'step %'"
+)
+
+
 def read_nsys(database: Path) -> Activities:
     """Read nsys' SQLite export: kernels, copies and fills on the GPU, and the NVTX ranges of steps."""
-    import polars as pl
-
-    queries = {
-        "CUPTI_ACTIVITY_KIND_KERNEL": "SELECT s.value AS name, 'kernel' AS kind, a.start, a.end FROM "
-        "CUPTI_ACTIVITY_KIND_KERNEL a JOIN StringIds s ON s.id = a.demangledName",
-        "CUPTI_ACTIVITY_KIND_GRAPH_TRACE": "SELECT '[CUDA graph]' AS name, 'kernel' AS kind, start, end FROM "
-        "CUPTI_ACTIVITY_KIND_GRAPH_TRACE",
-        "CUPTI_ACTIVITY_KIND_MEMCPY": "SELECT '[memcpy]' AS name, 'copy' AS kind, start, end FROM "
-        "CUPTI_ACTIVITY_KIND_MEMCPY",
-        "CUPTI_ACTIVITY_KIND_MEMSET": "SELECT '[memset]' AS name, 'copy' AS kind, start, end FROM "
-        "CUPTI_ACTIVITY_KIND_MEMSET",
-    }
-    schema = {"name": pl.String, "kind": pl.String, "start": pl.Int64, "end": pl.Int64}
-    ranges = "SELECT coalesce(e.text, s.value) AS name, e.start, e.end FROM NVTX_EVENTS e LEFT JOIN StringIds s ON "
-    ranges += "s.id = e.textId WHERE e.end IS NOT NULL AND coalesce(e.text, s.value) LIKE 'step %'"
+    rows: list[Activity] = []
+    marks: list[tuple[str, float, float]] = []
+    names: dict[str, str] = {}  # each name is kept once
     try:
         with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-            names = pl.read_database("SELECT name FROM sqlite_master", connection, schema_overrides={"name": pl.String})
-            there = set(names["name"])
-            frames = [
-                pl.read_database(query, connection, schema_overrides=schema)
-                for table, query in queries.items()
-                if table in there
-            ]
-            marks = pl.DataFrame(schema={"name": pl.String, "start": pl.Int64, "end": pl.Int64})
+            there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+            for table, query in _KERNELS.items():
+                if table in there:
+                    rows += [
+                        Activity(names.setdefault(name, name), kind, start / 1000, end / 1000, "")
+                        for name, kind, start, end in connection.execute(query)
+                    ]
             if "NVTX_EVENTS" in there:
-                marks = pl.read_database(
-                    ranges, connection, schema_overrides={"name": pl.String, "start": pl.Int64, "end": pl.Int64}
-                )
+                marks = [(name, start / 1000, end / 1000) for name, start, end in connection.execute(_RANGES)]
     except sqlite3.Error as error:
         raise DiskError(f"the export cannot be read: {error}", where=str(database)) from error
-    frame = pl.concat(frames) if frames else pl.DataFrame(schema=schema)
-    frame = frame.with_columns(pl.lit("").alias("thread"), pl.col("start", "end") / 1000.0)
-    return Activities("gpu", _ordered(frame), _steps(marks.with_columns(pl.col("start", "end") / 1000.0)))
+    return Activities("gpu", rows, _steps(marks))
 
 
 def _events(path: Path) -> list[dict[str, Any]]:
@@ -115,54 +122,42 @@ def _events(path: Path) -> list[dict[str, Any]]:
     return [event for event in events if event.get("ph") == "X" and "dur" in event]
 
 
-def _frame(events: list[dict[str, Any]]) -> "pl.DataFrame":
-    import polars as pl
+def _row(event: dict[str, Any], kind: Literal["kernel", "copy", "call"]) -> Activity:
+    start = float(event["ts"])
+    return Activity(str(event["name"]), kind, start, start + float(event["dur"]), str(event.get("tid")))
 
-    schema = {"name": pl.String, "category": pl.String, "thread": pl.String, "start": pl.Float64, "dur": pl.Float64}
-    rows = [
-        (str(each["name"]), str(each.get("cat", "")), str(each.get("tid")), float(each["ts"]), float(each["dur"]))
-        for each in events
-    ]
-    frame = pl.DataFrame(rows, schema=schema, orient="row")
-    return frame.with_columns((pl.col("start") + pl.col("dur")).alias("end")).drop("dur")
+
+def _marks(events: Iterable[dict[str, Any]]) -> list[tuple[str, float, float]]:
+    return [(row.name, row.start, row.end) for row in (_row(event, "call") for event in events)]
 
 
 def read_torch(events: list[dict[str, Any]]) -> Activities:
     """Read a trace of the PyTorch profiler: activities on the GPU, or on the CPU if there are none."""
-    import polars as pl
-
-    frame = _frame(events)
-    steps = _steps(frame.filter(pl.col("category") == "user_annotation"))
-    on_gpu = frame.filter(pl.col("category").is_in(_GPU))
-    if not on_gpu.is_empty():
-        kind = pl.when(pl.col("category") == "kernel").then(pl.lit("kernel")).otherwise(pl.lit("copy"))
-        return Activities("gpu", _ordered(on_gpu.with_columns(kind.alias("kind"))), steps)
-    gloo = pl.col("name").str.starts_with("gloo:")
-    on_cpu = frame.filter((pl.col("category") == "cpu_op") | gloo)
-    return Activities("cpu", _ordered(on_cpu.with_columns(pl.lit("call").alias("kind"))), steps)
+    steps = _steps(_marks(event for event in events if event.get("cat") == "user_annotation"))
+    on_gpu = [
+        _row(event, "kernel" if event["cat"] == "kernel" else "copy") for event in events if event.get("cat") in _GPU
+    ]
+    if on_gpu:
+        return Activities("gpu", on_gpu, steps)
+    calls = [
+        _row(event, "call")
+        for event in events
+        if event.get("cat") == "cpu_op" or str(event["name"]).startswith("gloo:")
+    ]
+    return Activities("cpu", calls, steps)
 
 
 def read_viztracer(events: list[dict[str, Any]]) -> Activities:
     """Read a trace of VizTracer: calls of Python functions, and of C functions from Python."""
-    import polars as pl
-
-    frame = _frame(events)
-    is_step = pl.col("name").str.contains(r"^step \d+ \(")
-    calls = frame.filter(~is_step).with_columns(pl.lit("call").alias("kind"))
-    return Activities("python", _ordered(calls), _steps(frame.filter(is_step)))
+    is_step = re.compile(r"step \d+ \(").match
+    calls = [_row(event, "call") for event in events if not is_step(str(event["name"]))]
+    return Activities("python", calls, _steps(_marks(event for event in events if is_step(str(event["name"])))))
 
 
-def _ordered(frame: "pl.DataFrame") -> "pl.DataFrame":
-    return frame.select("name", "kind", "start", "end", "thread")
-
-
-def _steps(marks: "pl.DataFrame") -> "pl.DataFrame":
-    import polars as pl
-
-    schema = {"number": pl.Int64, "start": pl.Float64, "end": pl.Float64}
-    rows = [
-        (int(match[1]), start, end)
-        for name, start, end in marks.select("name", "start", "end").iter_rows()
-        if (match := _STEP.fullmatch(name))
-    ]
-    return pl.DataFrame(rows, schema=schema, orient="row").unique("number", keep="first").sort("number")
+def _steps(marks: Iterable[tuple[str, float, float]]) -> list[Step]:
+    """Return the steps in their order; of one that is marked twice the first."""
+    found: dict[int, Step] = {}
+    for name, start, end in marks:
+        if match := _STEP.fullmatch(name):
+            found.setdefault(int(match[1]), Step(int(match[1]), start, end))
+    return [found[number] for number in sorted(found)]

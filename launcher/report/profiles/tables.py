@@ -38,7 +38,7 @@ class Summary:
 
 
 def summarise(listed: Sequence[Capture], shell: Shell, *, count: int = 10) -> tuple[Summary, ...]:
-    """Read and summarise every report that exists. Raises RequestError if polars is missing."""
+    """Read and summarise every report that exists."""
     return tuple(_summary(one, shell, count) for one in listed)
 
 
@@ -48,8 +48,6 @@ def _summary(one: Capture, shell: Shell, count: int) -> Summary:
     try:
         activities = read_activities(one.path, one.profiler, shell)
     except RequestError as error:
-        if "polars" in error.message:
-            raise
         return Summary(one, None, (), f"{error.message}; {error.hint}")
     except LauncherError as error:
         return Summary(one, None, (), error.message)

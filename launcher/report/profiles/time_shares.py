@@ -8,13 +8,12 @@ All times lie between the start of the first step and the end of the last. They 
 that are busy at the same time count once.
 """
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from launcher.report.profiles.activities import COMMUNICATION, Activities, Device
-
-if TYPE_CHECKING:
-    import polars as pl
+from launcher.report.profiles.activities import COMMUNICATION, Activities, Activity, Device
 
 
 @dataclass(frozen=True)
@@ -56,35 +55,29 @@ def top(activities: Activities, count: int = 10) -> list[Top]:
     On a GPU these are kernels of the whole report, as in `nsys stats`; all of a kernel's time is its own. Calls contain
     other calls, whose time is not their own.
     """
-    import polars as pl
-
-    frame = activities.frame
     if activities.device == "gpu":
-        frame = frame.filter(pl.col("kind") == "kernel").with_columns((pl.col("end") - pl.col("start")).alias("own"))
+        timed = [(one, one.end - one.start) for one in activities.rows if one.kind == "kernel"]
     else:
-        frame = _with_own_time(frame)
-    table = (
-        frame.group_by("name")
-        .agg(pl.len().alias("calls"), (pl.col("end") - pl.col("start")).sum().alias("total"), pl.col("own").sum())
-        .sort(["own", "name"], descending=[True, False])
-    )
-    whole = float(table["own"].sum()) or 1.0
-    return [
-        Top(name, int(calls), float(total), float(own), float(own) / whole)
-        for name, calls, total, own in table.head(count).select("name", "calls", "total", "own").iter_rows()
-    ]
+        timed = _with_own_time(activities.rows)
+    found: dict[str, list[float]] = {}
+    for one, own in timed:
+        sums = found.setdefault(one.name, [0, 0.0, 0.0])
+        sums[0] += 1
+        sums[1] += one.end - one.start
+        sums[2] += own
+    whole = sum(own for _, _, own in found.values()) or 1.0
+    ordered = sorted(found.items(), key=lambda pair: (-pair[1][2], pair[0]))
+    return [Top(name, int(calls), total, own, own / whole) for name, (calls, total, own) in ordered[:count]]
 
 
-def _with_own_time(frame: "pl.DataFrame") -> "pl.DataFrame":
-    """Add the time of each call without the calls inside it, for each thread."""
-    import polars as pl
-
+def _with_own_time(rows: Sequence[Activity]) -> list[tuple[Activity, float]]:
+    """Return each call with its time without the calls inside it, for each thread."""
     # A caller that starts together with its first call is sorted before it, because it ends later.
-    ordered = frame.sort(["thread", "start", "end"], descending=[False, False, True])
+    ordered = sorted(rows, key=lambda one: (one.thread, one.start, -one.end))
     own: list[float] = []
     stack: list[tuple[float, int]] = []
     last = None
-    for index, (thread, start, end) in enumerate(ordered.select("thread", "start", "end").iter_rows()):
+    for index, (_, _, start, end, thread) in enumerate(ordered):
         if thread != last:
             last, stack = thread, []
         while stack and stack[-1][0] <= start:
@@ -93,46 +86,48 @@ def _with_own_time(frame: "pl.DataFrame") -> "pl.DataFrame":
             own[stack[-1][1]] -= min(end, stack[-1][0]) - start
         own.append(end - start)
         stack.append((end, index))
-    return ordered.with_columns(pl.Series("own", own, dtype=pl.Float64))
+    return list(zip(ordered, own, strict=True))
 
 
 def shares(activities: Activities) -> Shares:
     """Return how the time of the steps was spent."""
-    import polars as pl
-
-    frame, steps = activities.frame, activities.steps
-    bounds = (steps if not steps.is_empty() else frame).select(pl.col("start").min(), pl.col("end").max()).row(0)
-    if bounds[0] is None:
+    steps = activities.steps
+    spans = [(one.start, one.end) for one in steps or activities.rows]
+    if not spans:
         return Shares(activities.device, 0, 0.0, None, None, None, None)
-    begin, end = float(bounds[0]), float(bounds[1])
+    begin, end = min(start for start, _ in spans), max(end for _, end in spans)
     if activities.device == "python":
         return Shares("python", len(steps), end - begin, None, None, None, None)
-    inside = frame.with_columns(pl.col("start", "end").clip(begin, end)).filter(pl.col("end") > pl.col("start"))
-    communicates = pl.col("name").str.contains(COMMUNICATION)
-    busy = union(inside)
-    working = union(inside.filter(~communicates))
+    communicates = _communicates(activities.rows)
+    inside = [
+        (max(one.start, begin), min(one.end, end), one.name in communicates)
+        for one in activities.rows
+        if one.end > begin and one.start < end
+    ]
+    inside = [one for one in inside if one[1] > one[0]]
+    busy = union((start, end) for start, end, _ in inside)
+    working = union((start, end) for start, end, communication in inside if not communication)
     return Shares(
         device=activities.device,
         steps=len(steps),
         window_us=end - begin,
         busy_us=busy,
-        communication_us=union(inside.filter(communicates)),
+        communication_us=union((start, end) for start, end, communication in inside if communication),
         exposed_us=busy - working,
         idle_us=end - begin - busy,
     )
 
 
-def union(frame: "pl.DataFrame") -> float:
-    """Return the length of the union of the intervals [start, end)."""
-    import polars as pl
+def _communicates(rows: Iterable[Activity]) -> set[str]:
+    is_communication = re.compile(COMMUNICATION).search
+    return {name for name in {one.name for one in rows} if is_communication(name)}
 
-    if frame.is_empty():
-        return 0.0
-    reach = pl.col("end").cum_max().shift(1)
-    pieces = (
-        frame.sort("start")
-        .with_columns((pl.col("start") > reach).fill_null(True).cum_sum().alias("piece"))
-        .group_by("piece")
-        .agg(pl.col("end").max() - pl.col("start").min())
-    )
-    return float(pieces["end"].sum())
+
+def union(intervals: Iterable[tuple[float, float]]) -> float:
+    """Return the length of the union of the intervals [start, end)."""
+    total, reach = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        if end > reach:
+            total += end - max(start, reach)
+            reach = end
+    return total
