@@ -120,6 +120,11 @@ class AttemptPaths:
         return self.path / "megatron.json"
 
     @property
+    def trackers(self) -> Path:
+        """Where W&B, MLflow and TensorBoard have the attempt."""
+        return self.path / "trackers.json"
+
+    @property
     def config(self) -> Path:
         """The configuration as Megatron Bridge trained with it."""
         return self.path / "config.yaml"

@@ -20,6 +20,7 @@
     RunPaths.set_aside              SetAside
     AttemptPaths.hang_record        NodeHang
     AttemptPaths.telemetry_record   NodeTelemetry
+    AttemptPaths.trackers           TrackersRecord
     profiles/STEM.record.json       CaptureRecord
     profiles/STEM.nsys.json         NsysRecord
 
@@ -315,6 +316,31 @@ class MegatronRecord(_MegatronRecord, total=False):
 
     packages: dict[str, str]
     """Versions of the packages of the training stack that are installed, and of Python and CUDA."""
+
+
+class TrackerRecord(TypedDict):
+    """Where an experiment tracker has the run."""
+
+    id: Optional[str]
+    """The same in all attempts of a run."""
+    name: Optional[str]
+    project: Optional[str]
+    url: Optional[str]
+    """Null where it is not on a server."""
+    place: Optional[str]
+    """The directory or address where it is, without a server."""
+
+
+class _TrackersRecord(TypedDict):
+    version: Literal[1]
+
+
+class TrackersRecord(_TrackersRecord, total=False):
+    """The content of trackers.json: where the trackers of an attempt are found."""
+
+    wandb: TrackerRecord
+    mlflow: TrackerRecord
+    tensorboard: TrackerRecord
 
 
 class FileSum(TypedDict):

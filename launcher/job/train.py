@@ -245,6 +245,7 @@ def train(state: RankState, request: JobRequest, device: str, timeline: Timeline
         return
     from megatron.bridge.training import pretrain as bridge
 
+    from . import trackers
     from .config import versions
     from .model import forward, loading
     from .model.weights import require_all_tensors
@@ -253,6 +254,7 @@ def train(state: RankState, request: JobRequest, device: str, timeline: Timeline
     forward_step = forward.choose(state.config, request)
     if state.rank.rank == 0:
         print(*(f"note: {text}" for text in notes.take()), sep="\n", file=sys.stderr, flush=True)
+    trackers.prepare(state.config, state.rank)
     state.events = Events(state.rank, device, timeline, state.heartbeat)
     logging.getLogger(bridge.__name__).addFilter(_is_not_clean_stop)
     versions.before_failure_cleanup(lambda error: _record_failure(state, error, timeline))

@@ -18,6 +18,7 @@ from launcher.watch.history import history_of, lines
 from launcher.watch.progress_state import clock
 from launcher.watch.status import Phase, RunStatus, silence_words
 from launcher.watch.telemetry import Telemetry, read_telemetry, sentences
+from launcher.watch.trackers import trackers_of
 
 _COLUMNS = (
     *("RUN", "JOB", "NODES", "STATE", "ITERATION", "LOSS", "S/ITERATION", "LEFT", "ELAPSED", "LIMIT", "DETAIL"),
@@ -66,7 +67,8 @@ def to_json(statuses: Sequence[RunStatus], answer: Answer, *, nodes: bool = Fals
 
 def _nodes_of(status: RunStatus) -> dict[str, Any]:
     found = _telemetry(status)
-    return {"nodes_sampled": found.to_dict() if found else None}
+    places = trackers_of(RunDirectory(status.run_state.path))
+    return {"nodes_sampled": found.to_dict() if found else None, "trackers": dict(places)}
 
 
 def _telemetry(status: RunStatus) -> Telemetry | None:
@@ -206,6 +208,13 @@ def write_nodes(statuses: Sequence[RunStatus], stream: TextIO) -> None:
         found = _telemetry(status)
         words = sentences(found) if found else []
         stream.writelines(printable(f"{status.run_state.run_id}: {one}") + "\n" for one in words)
+
+
+def write_trackers(statuses: Sequence[RunStatus], stream: TextIO) -> None:
+    """Write where the experiment trackers of each run have it."""
+    for status in statuses:
+        found = trackers_of(RunDirectory(status.run_state.path))
+        stream.writelines(printable(f"{status.run_state.run_id}: {name}: {place}") + "\n" for name, place in found)
 
 
 def write_code(statuses: Sequence[RunStatus], stream: TextIO) -> None:

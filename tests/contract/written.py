@@ -24,6 +24,7 @@ from launcher.contract.records import (
     SumsAnswer,
     SumsRequest,
     TimelineEvent,
+    TrackersRecord,
 )
 from launcher.contract.validation import problems
 from tests.job.ranks import Run
@@ -38,6 +39,7 @@ KINDS: dict[str, Any] = {
     "environment.json": EnvironmentRecord,
     "checkpoint.json": CheckpointChoice,
     "megatron.json": MegatronRecord,
+    "trackers.json": TrackersRecord,
     "sums/*.request.json": SumsRequest,
     "sums/*.json": SumsAnswer,
     "network/*.json": NetworkRecord,

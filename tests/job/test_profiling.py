@@ -321,6 +321,7 @@ def test_the_pytorch_profiler_traces_the_rank_and_steps_that_were_asked_for(tmp_
         "metrics.jsonl": 5,
         "environment.json": 1,
         "megatron.json": 1,
+        "trackers.json": 1,
         "result.json": 1,
         "network/*.json": 1,
         "profiles/*.record.json": 1,

@@ -103,4 +103,5 @@ def test_status_of_a_named_run_says_it(run: RunDirectory, capsys: pytest.Capture
     assert "0001: slowest: n0 GPU 0, 1410 MHz\n" in capsys.readouterr().out
     assert main(["status", str(run.path), "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out)["runs"]
+    assert answer["trackers"] == {}
     assert answer["nodes_sampled"]["slowest"] == {"host": "n0", "gpu": 0, "sm_mhz": 1410.0}

@@ -61,7 +61,14 @@ def main(parsed: argparse.Namespace) -> int:
 def _show(parsed: argparse.Namespace) -> bool:
     """Show the runs once; return whether all are over."""
     from launcher.api.status import read_statuses
-    from launcher.watch.status_table import to_json, write_code, write_histories, write_nodes, write_table
+    from launcher.watch.status_table import (
+        to_json,
+        write_code,
+        write_histories,
+        write_nodes,
+        write_table,
+        write_trackers,
+    )
 
     found = read_statuses(
         parsed.runs,
@@ -80,6 +87,7 @@ def _show(parsed: argparse.Namespace) -> bool:
             write_code(found.runs, sys.stdout)
             write_histories(found.runs, sys.stdout)
             write_nodes(found.runs, sys.stdout)
+            write_trackers(found.runs, sys.stdout)
     else:
         searched = ", ".join(map(str, found.run_roots))
         such = "such runs" if parsed.state or parsed.since or parsed.cluster else "runs"

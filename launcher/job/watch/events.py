@@ -9,6 +9,8 @@ from typing import Any, Optional
 
 from ...contract.files import JsonLines
 from ...contract.hangs import Phase
+from ...contract.records import TrackersRecord
+from .. import trackers
 from ..config import versions
 from ..rank import Rank
 from ..signals import Termination
@@ -74,6 +76,8 @@ class Events:
         self._evaluation_start = 0.0
         self._save_directory: Optional[str] = None
         self._first = True
+        self._steps = 0
+        self._trackers: Optional[TrackersRecord] = None
         self._in_loop = False
         self._after_step: Phase = "between steps"
 
@@ -133,6 +137,7 @@ class Events:
         """Record that the training loop begins."""
         if self.progress.state is None:  # nothing was said of the data
             self._model_made(context)
+        self._trackers = trackers.record(context.state, self._rank)
         self._watch_signals(context.state)
         if self._sums is not None:
             self._sums.begin(int(context.state.train_state.step))
@@ -145,11 +150,14 @@ class Events:
         """Bridge has counted samples and operations of the iteration before by now."""
         if self._metrics is not None:
             self._metrics.settle(context.state, wait=False)
+        if self._steps == 1:  # what is logged at all was logged once
+            self._trackers = trackers.record(context.state, self._rank, self._trackers)
         self._heartbeat.enter("first step" if self._first else "training step")
         self._step_start = time.monotonic()
 
     def train_step_end(self, context: Any) -> None:
         """Measure an iteration that has ended on the host; on a GPU its last kernels may still run."""
+        self._steps += 1
         self._heartbeat.step_done()
         self._heartbeat.enter(self._after_step)
         now = time.monotonic()
@@ -167,7 +175,7 @@ class Events:
 
     def train_end(self, context: Any) -> None:
         """Write what is held back: the loop has ended by itself."""
-        del context
+        trackers.record(context.state, self._rank, self._trackers)
         self._in_loop = False
         self._heartbeat.enter("ending")
         self.flush(wait=True)

@@ -12,6 +12,7 @@ from launcher.watch.history import History, describe_node_check, duration, histo
 from launcher.watch.progress_state import clock, number
 from launcher.watch.status import Phase, RunStatus, status_of
 from launcher.watch.status_table import detail
+from launcher.watch.trackers import trackers_of
 
 _TONES: dict[Phase, Tone] = {
     Phase.FINISHED: "good",
@@ -56,6 +57,7 @@ def overview(subject: Subject) -> Sequence[Block]:
             ("Time left", _duration(values["seconds_left"])),
             ("Left of the time limit", _duration(values["limit_left_s"])),
             ("Last sign of life", None if last is None or status.phase.over else format_time(last)),
+            *trackers_of(subject.run),
             ("Code", describe(_plan_of(subject))),
             ("Run directory", values["run_dir"]),
         ),

@@ -39,7 +39,7 @@ class Activity(NamedTuple):
     thread: str
 
 
-class Step(NamedTuple):
+class ProfiledStep(NamedTuple):
     """One step of the training."""
 
     number: int
@@ -53,7 +53,7 @@ class Activities:
 
     device: Device
     rows: list[Activity]
-    steps: list[Step]
+    steps: list[ProfiledStep]
 
 
 def read_activities(path: Path, profiler: str, shell: Shell) -> Activities:
@@ -154,10 +154,10 @@ def read_viztracer(events: list[dict[str, Any]]) -> Activities:
     return Activities("python", calls, _steps(_marks(event for event in events if is_step(str(event["name"])))))
 
 
-def _steps(marks: Iterable[tuple[str, float, float]]) -> list[Step]:
+def _steps(marks: Iterable[tuple[str, float, float]]) -> list[ProfiledStep]:
     """Return the steps in their order; of one that is marked twice the first."""
-    found: dict[int, Step] = {}
+    found: dict[int, ProfiledStep] = {}
     for name, start, end in marks:
         if match := _STEP.fullmatch(name):
-            found.setdefault(int(match[1]), Step(int(match[1]), start, end))
+            found.setdefault(int(match[1]), ProfiledStep(int(match[1]), start, end))
     return [found[number] for number in sorted(found)]

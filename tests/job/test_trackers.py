@@ -1,0 +1,119 @@
+"""One entry in W&B and MLflow over all attempts of a run, and a record of where it is."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from launcher.contract.paths import AttemptPaths
+from launcher.contract.records import TrackersRecord
+from launcher.contract.validation import conforming
+from launcher.job import trackers
+from launcher.job.rank import Rank, read_rank
+from tests.job.ranks import Ranks, make_run
+
+OVERRIDES = ("train.train_iters=2", "checkpoint.save_interval=2", "logger.log_interval=1", "validation.eval_iters=0")
+
+
+def rank_of(run: Path, *, rank: int = 1, attempt: str = "000") -> Rank:
+    environ = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "NODE_RANK": "0"}
+    run.mkdir(parents=True, exist_ok=True)
+    return read_rank({**environ, "LAUNCHER_RUN_DIR": str(run), "LAUNCHER_ATTEMPT": attempt})
+
+
+def config(**logger: Any) -> Any:
+    return SimpleNamespace(logger=SimpleNamespace(**{"wandb_project": None, "mlflow_experiment": None, **logger}))
+
+
+def test_the_id_is_the_runs_own(tmp_path: Path) -> None:
+    run = tmp_path / f"odd name{'x' * 60}" / "20260921-101500-abcd"
+    environ: dict[str, str] = {}
+    trackers.prepare(config(wandb_project="p"), rank_of(run), environ)
+    assert environ == {"WANDB_RUN_ID": f"odd-name{'x' * 32}-20260921-101500-abcd", "WANDB_RESUME": "allow"}
+    assert len(environ["WANDB_RUN_ID"]) <= 64
+
+
+def test_what_the_user_has_set_stays(tmp_path: Path) -> None:
+    environ = {"WANDB_RUN_ID": "mine"}
+    trackers.prepare(config(wandb_project="p"), rank_of(tmp_path / "a" / "1"), environ)
+    assert environ == {"WANDB_RUN_ID": "mine"}
+
+
+def test_without_a_tracker_and_on_other_ranks_nothing_is_set(tmp_path: Path) -> None:
+    environ: dict[str, str] = {}
+    trackers.prepare(config(), rank_of(tmp_path / "a" / "1"), environ)
+    trackers.prepare(config(wandb_project="p"), rank_of(tmp_path / "a" / "1", rank=0), environ)
+    trackers.prepare(SimpleNamespace(), rank_of(tmp_path / "a" / "1"), environ)
+    assert environ == {}
+
+
+def test_the_newest_earlier_attempt_counts(tmp_path: Path) -> None:
+    for number, text in enumerate(('{"mlflow": {"id": "one"}}', '{"mlflow": {"id": "two"}}', "{", '{"mlflow": 1}')):
+        path = AttemptPaths(tmp_path / f"attempts/{number:03d}").trackers
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    assert trackers.earlier(rank_of(tmp_path, attempt="004"), "mlflow") == "two"
+    assert trackers.earlier(rank_of(tmp_path, attempt="000"), "mlflow") is None
+
+
+def recorded(run: Path, attempt: str) -> TrackersRecord:
+    text = AttemptPaths(run / "attempts" / attempt).trackers.read_text()
+    return conforming(json.loads(text), TrackersRecord, unknown_keys=False)
+
+
+@pytest.mark.megatron
+def test_wandb_has_one_id_over_two_attempts(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    overrides = (
+        *OVERRIDES,
+        "logger.wandb_project=small",
+        "logger.wandb_exp_name=first",
+        f"logger.wandb_save_dir={tmp_path}",
+    )
+    run = make_run(tmp_path / "tracked" / "20260921-101500-abcd", overrides=overrides)
+    environment = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path)}
+    for attempt in ("000", "001"):
+        with Ranks(run, 2, attempt, environment) as ranks:
+            assert ranks.wait() == [0, 0], ranks.tails()
+        if attempt == "000":
+            request = json.loads((run.path / "argv.json").read_text())
+            for override in request["overrides"]:
+                if override["key"] == "train.train_iters":
+                    override |= {"value": 4, "text": "train.train_iters=4"}
+            (run.path / "argv.json").write_text(json.dumps(request))
+    found = [recorded(run.path, attempt)["wandb"] for attempt in ("000", "001")]
+    assert [one["id"] for one in found] == ["tracked-20260921-101500-abcd"] * 2
+    assert [(one["name"], one["project"], one["url"]) for one in found] == [("first", "small", None)] * 2
+    places = {Path(str(one["place"])).parent.name for one in found}
+    assert len(places) == 2
+    assert all(place.startswith("offline-run-") and place.endswith("tracked-20260921-101500-abcd") for place in places)
+    assert recorded(run.path, "001")["tensorboard"]["place"] == str(run.path / "tensorboard")
+
+
+@pytest.mark.megatron
+@pytest.mark.soak
+def test_mlflow_has_one_run_over_two_attempts(tmp_path: Path) -> None:
+    """Needs the package mlflow or mlflow-skinny, which the tests do not install."""
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    store = (tmp_path / "mlflow").as_uri()
+    names = ("logger.mlflow_experiment=small", "logger.mlflow_run_name=first", f"logger.mlflow_tracking_uri={store}")
+    run = make_run(tmp_path / "tracked" / "20260921-101500-abcd", overrides=(*OVERRIDES, *names))
+    for attempt in ("000", "001"):
+        with Ranks(run, 2, attempt, {"MLFLOW_ALLOW_FILE_STORE": "true"}) as ranks:
+            assert ranks.wait() == [0, 0], ranks.tails()
+        request = json.loads((run.path / "argv.json").read_text())
+        for override in request["overrides"]:
+            if override["key"] == "train.train_iters":
+                override |= {"value": 4, "text": "train.train_iters=4"}
+        (run.path / "argv.json").write_text(json.dumps(request))
+    found = [recorded(run.path, attempt)["mlflow"] for attempt in ("000", "001")]
+    assert found[0]["id"] == found[1]["id"]
+    assert (found[1]["name"], found[1]["url"], found[1]["place"]) == ("first", None, store)
+    client = mlflow.tracking.MlflowClient(store)
+    (experiment,) = [each for each in client.search_experiments() if each.name == "small"]
+    assert len(client.search_runs([experiment.experiment_id])) == 1
+    steps = {metric.step for metric in client.get_metric_history(str(found[0]["id"]), "lm loss")}
+    assert steps == {1, 2, 3, 4}
