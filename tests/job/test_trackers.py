@@ -95,9 +95,10 @@ def test_wandb_has_one_id_over_two_attempts(tmp_path: Path) -> None:
 
 @pytest.mark.megatron
 @pytest.mark.soak
-def test_mlflow_has_one_run_over_two_attempts(tmp_path: Path) -> None:
+def test_mlflow_has_one_run_over_two_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Needs the package mlflow or mlflow-skinny, which the tests do not install."""
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     store = (tmp_path / "mlflow").as_uri()
     names = ("logger.mlflow_experiment=small", "logger.mlflow_run_name=first", f"logger.mlflow_tracking_uri={store}")
     run = make_run(tmp_path / "tracked" / "20260921-101500-abcd", overrides=(*OVERRIDES, *names))
