@@ -103,7 +103,7 @@ class RunSite:
                 run = self._run(number, name, run_id)
                 if run is None:
                     return None
-                version = version_of(run)
+                version = version_of(run, self.clock())
                 if last:
                     return _state(version)
                 return self._page(path, version, lambda: self._run_page(run, version))
@@ -170,8 +170,11 @@ def _newest(root: Path) -> list[RunDirectory]:
     return found
 
 
-def version_of(run: RunDirectory) -> str:
-    """Return what changes when the page of a run does, from names, sizes and times of its files alone."""
+def version_of(run: RunDirectory, now: float) -> str:
+    """Return what changes when the page of a run does, from names, sizes and times of its files alone.
+
+    Of a run that has not ended it also changes every minute: what Slurm says of its job is in no file.
+    """
     attempts = run.attempts()
     paths = [run.plan_file, run.journal_file, run.lease, run.ended_jobs]
     if attempts:
@@ -185,7 +188,9 @@ def version_of(run: RunDirectory) -> str:
             seen.append(f"{found.st_size}:{found.st_mtime_ns}")
         except OSError:
             seen.append("-")  # not there yet, which is part of the version
-    return f"{len(attempts)}-{zlib.crc32(' '.join(seen).encode()):08x}"
+    is_over = bool(attempts) and attempts[-1].result_file.exists() and not run.lease.exists()
+    minute = "over" if is_over else str(int(now / 60))
+    return f"{len(attempts)}-{zlib.crc32(' '.join(seen).encode()):08x}-{minute}"
 
 
 def _state(version: str) -> WebAnswer:

@@ -233,13 +233,14 @@ def test_a_page_is_made_once_for_each_version(server: Server, root: Path, monkey
 
 def test_the_version_of_a_run_reads_no_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDirectory(root / "small" / "20260921-101500-abcd")
-    before = version_of(run)
+    before = version_of(run, BEGIN)
     monkeypatch.setattr("builtins.open", None)
     monkeypatch.setattr(os, "open", None)
-    assert version_of(run) == before
+    assert version_of(run, BEGIN) == before
+    assert version_of(run, BEGIN + 61) != before, "Slurm is asked again"
     monkeypatch.undo()
-    make_attempt(run, 1)
-    assert version_of(run) != before
+    make_attempt(run, 1, result={"outcome": "finished"})
+    assert version_of(run, BEGIN) == version_of(run, BEGIN + 61) != before, "it is over"
 
 
 def test_a_damaged_run_spoils_neither_the_list_nor_its_page(server: Server, root: Path) -> None:
