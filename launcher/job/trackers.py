@@ -69,7 +69,7 @@ def _log_new_parameters_only() -> None:
 
 
 def record(state: Any, rank: Rank, before: "Optional[TrackersRecord]" = None) -> "Optional[TrackersRecord]":
-    """Write where the trackers of an attempt are found, and return that; `before` is what is written already.
+    """Write where the trackers of an attempt are found, unless that is written already (`before`); return it.
 
     Bridge starts each tracker when it first logs to it. Nothing that fails here disturbs the training.
     """
