@@ -3,7 +3,9 @@
 In a shell:
   launcher page RUN
   launcher page RUN --output /shared/pages/run.html
-  launcher page RUN RUN RUN                          (numbers, curves over each other, settings that differ)
+  launcher page RUN RUN RUN
+
+Of several runs it shows the numbers, the curves over each other, and the settings that differ.
 
 The page is one file that needs no network; it shows the runs as they are now.
 """

@@ -1,7 +1,10 @@
 """Show runs in a browser: a list to filter, and the page of each run, which follow what goes on.
 
-launcher serve                          prints the address; Ctrl-C ends it
-ssh -L 8765:127.0.0.1:8765 LOGIN        on your own machine, for a server that runs with --port 8765 on LOGIN
+In a shell:
+  launcher serve
+  launcher serve --port 8765
+
+It prints the address; Ctrl-C ends it. `ssh -L 8765:127.0.0.1:8765 LOGIN` on your own machine leads to that port.
 
 It only reads, and only this machine can reach it. The address holds a token: anyone who has it can read the runs as
 long as the server runs. Nothing is read while no page is open.
