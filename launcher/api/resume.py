@@ -1,5 +1,6 @@
 """Continuing a run: which one is meant, whether it can go on, and what it is asked for again."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypedDict
@@ -11,6 +12,7 @@ from launcher.config.load import parse
 from launcher.config.request import Request, assignment_key
 from launcher.contract.records import OverrideRecord, RecipeRequest
 from launcher.contract.validation import ContractError, conforming
+from launcher.discovery.recipe import MLM
 from launcher.planning import assignments
 from launcher.planning.profiler.model import OPTIONS
 from launcher.rundir import RunDirectory
@@ -37,6 +39,7 @@ class _EarlierPlan(TypedDict):
     argv: _EarlierArgv
 
 
+_ITERATIONS = ("train.train_iters=", "train-iters=")
 _OF_ONE_SUBMISSION = ("hold", "begin", "deadline", "dependency")
 """Options of sbatch that say when one job starts. They are not repeated by --resume."""
 
@@ -94,6 +97,9 @@ def continued_request(run: RunDirectory, stated: Mapping[str, Any]) -> dict[str,
     if isinstance(options := before.get("sbatch"), dict):
         before["sbatch"] = {key: value for key, value in options.items() if key not in _OF_ONE_SUBMISSION}
     merged = {**before, **stated, "assignments": assignments.merge_for_resume(earlier, new)}
+    if words := stated.get("mlm_arguments"):
+        # Megatron-LM takes the last of an argument that is given twice.
+        merged["mlm_arguments"] = (*before.get("mlm_arguments", ()), *words)
     recipe = plan["argv"]["recipe"]
     if "path" in recipe:
         merged["recipe"] = f"{run.code / recipe['path']}:{recipe['function']}"
@@ -123,15 +129,18 @@ def _require_something_left(run: RunDirectory, stated: Mapping[str, Any]) -> Non
     result = attempt.result if attempt else None
     if result is None or result["outcome"] != "finished":
         return
-    changes = stated.get("assignments", ())
-    wanted = [text.partition("=")[2] for text in changes if text.lstrip("+").startswith("train.train_iters=")]
+    words = tuple(stated.get("mlm_arguments", ()))
+    changes = (*stated.get("assignments", ()), *words)
+    wanted = [text.partition("=")[2] for text in changes if text.lstrip("+-").startswith(_ITERATIONS)]
+    wanted += [value for option, value in itertools.pairwise(words) if option == "--train-iters"]
     done = result["iteration"] or 0
     if changes and not (wanted and wanted[-1].isdigit() and int(wanted[-1]) <= done):
         return
+    more = f"-- --train-iters {2 * done}" if run.plan["recipe"].startswith(MLM) else f"train.train_iters={2 * done}"
     raise RequestError(
         f"the run has finished its {done} iterations, so there is nothing to continue",
         where=str(run.path),
-        hint=f"Ask for more, such as: train.train_iters={2 * done}.",
+        hint=f"Ask for more, such as: {more}",
     )
 
 

@@ -21,7 +21,7 @@ _MODEL = "the model"
 RULES: tuple[tuple[str, bool, str], ...] = (
     (r"nodes|gpus_per_node", False, "the global batch stays, and checkpoints are resharded when they are loaded"),
     (r"image|launcher|cluster|runtime|env .*", False, "the software or the place, not the request"),
-    (r"code", True, "any line of it may change what is trained"),
+    (r"code|mlm_source", True, "any line of it may change what is trained"),
     (r"bridge", True, "another release may have other defaults"),
     (r"model\.(\w+_)?(model_parallel|parallel)_size|model\.sequence_parallel", False, _SHARDS),
     (r"model\.(virtual_pipeline\w+|pipeline_model_parallel_\w+|expert_tensor_parallel_size)", False, _SHARDS),
@@ -112,6 +112,8 @@ def _around(plan: Mapping[str, Any]) -> dict[str, str | None]:
 
 def _stated(argv: Mapping[str, Any]) -> dict[str, str]:
     """Return arguments and overrides by key. What was profiled is of one attempt."""
+    if "mlm" in (argv.get("recipe") or {}):
+        return _said_to_megatron(argv["recipe"])
     found: dict[str, str] = {str(key): str(value) for key, value in (argv.get("arguments") or {}).items()}
     for override in argv.get("overrides") or ():
         key = str(override.get("key"))
@@ -120,3 +122,13 @@ def _stated(argv: Mapping[str, Any]) -> dict[str, str]:
             # A mapping is merged into what the key has.
             found[key] = f"{found[key]} {value}" if key in found else value
     return found
+
+
+def _said_to_megatron(script: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a command line of Megatron-LM decides, its defaults included, by Bridge's keys."""
+    from launcher.translation.translate import values_of
+
+    values = {key: value for key, value in values_of(script["words"]).items() if key.partition(".")[0] != "profiling"}
+    if script.get("source"):
+        values["mlm_source"] = script["source"]
+    return {key: str(value) for key, value in values.items()}
