@@ -43,6 +43,8 @@ class Training:
     """Megatron-LM's arguments."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of this side alone, by their names in a request."""
+    commit: str | None = None
+    """The commit of its repository that it is run from; None: the files as they are."""
 
     @property
     def is_megatron_lm(self) -> bool:
@@ -71,10 +73,10 @@ def split_values(text: str) -> list[str]:
     return found
 
 
-def changed(training: Training, axis: str, value: str, directory: Path) -> Training:
-    """Return the training with one value of an axis. Raises ConfigError, RecipeError, CommandError of git."""
+def changed(training: Training, axis: str, value: str) -> Training:
+    """Return the training with one value of an axis. Raises ConfigError."""
     if axis == COMMIT:
-        return _at_commit(training, value, directory)
+        return dataclasses.replace(training, commit=value)
     if axis in OPTIONS:
         options = {**training.options, OPTIONS[axis]: int(value) if value.isdigit() else value}
         if axis == "mcore" and value == INSTALLED:
@@ -105,33 +107,48 @@ def key_of(text: str) -> str:
     return hydra.parse(text).key if "." in text.partition("=")[0] else text.partition("=")[0].lstrip("+~")
 
 
-def _at_commit(training: Training, commit: str, directory: Path) -> Training:
-    """Return the training from a commit of its repository."""
+def at_commit(training: Training, directory: Path) -> Training:
+    """Return the training as it is run: from the files of its commit. Raises ConfigError, RecipeError, CommandError."""
+    if training.commit is None:
+        return training
+    source = f"{repository_of(training, directory)}@{training.commit}"
     if training.is_megatron_lm:
-        source = str(training.options.get("mlm_source", ""))
-        if not source:
+        return dataclasses.replace(training, options={**training.options, "mlm_source": source}, commit=None)
+    path, function = _file(training, directory)
+    tree, _ = find_source(source, directory, os.environ)
+    within = path.relative_to(repository_of(training, directory))
+    return dataclasses.replace(training, recipe=f"{tree / within}{function}", commit=None)
+
+
+def repository_of(training: Training, directory: Path) -> Path:
+    """Return the repository whose commits a training can be run from. Raises ConfigError."""
+    if training.is_megatron_lm:
+        source = str(training.options.get("mlm_source", "")).partition("@")[0]
+        if not source or not (path := user_path(source, directory, error=ConfigError).resolve()).is_dir():
             raise ConfigError(
                 "names no checkout whose commits could be compared", where=training.recipe, hint="Add --mlm-source DIR."
             )
-        return dataclasses.replace(
-            training, options={**training.options, "mlm_source": f"{source.partition('@')[0]}@{commit}"}
-        )
-    name, colon, function = training.recipe.partition(".py")
-    if not colon:
+        return path
+    path, _ = _file(training, directory)
+    root = _top(path.parent)
+    if root is None:
+        raise ConfigError("is in no git repository", where=str(path))
+    return root
+
+
+def _file(training: Training, directory: Path) -> tuple[Path, str]:
+    """Return a recipe's file, and what names the function in it. Raises ConfigError."""
+    name, suffix, function = training.recipe.partition(".py")
+    if not suffix:
         raise ConfigError(
             "is a recipe of the installed Megatron Bridge, which has no commits here",
             where=training.recipe,
-            hint="Compare two images, or a recipe file of your own.",
+            hint="Compare two images, or use a recipe file in a repository of your own.",
         )
-    path = user_path(f"{name}.py", directory, error=ConfigError).resolve()
-    root = repository(path.parent)
-    if root is None:
-        raise ConfigError("is in no git repository", where=str(path))
-    tree, _ = find_source(f"{root}@{commit}", directory, os.environ)
-    return dataclasses.replace(training, recipe=f"{tree / path.relative_to(root)}{function}")
+    return user_path(f"{name}.py", directory, error=ConfigError).resolve(), function
 
 
-def repository(directory: Path) -> Path | None:
+def _top(directory: Path) -> Path | None:
     """Return the top of the git repository that a directory is in; None outside one."""
     try:
         found = LocalShell().run(

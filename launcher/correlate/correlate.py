@@ -15,6 +15,8 @@ from launcher.config.load import parse
 from launcher.config.request import Request
 from launcher.contract import values as hydra
 from launcher.correlate import verdict as verdicts
+from launcher.correlate.axes import Training as Training
+from launcher.correlate.axes import at_commit
 from launcher.correlate.compare import Comparison, Side, compare_sides, side_of
 from launcher.correlate.history import history_of, read_log
 from launcher.correlate.plot import losses_png
@@ -22,7 +24,6 @@ from launcher.correlate.probes import first_stage, read_probes
 from launcher.correlate.running import Ended, Wanted
 from launcher.correlate.settings import Difference, apply_overrides, differences, layout_difference
 from launcher.correlate.verdict import Agreement, judge
-from launcher.discovery.recipe import MLM
 from launcher.rundir import RunDirectory
 from launcher.rundir.run_directory import write_atomically
 from launcher.translation.table import load_table
@@ -30,23 +31,6 @@ from launcher.translation.translate import override_text, to_bridge, to_mlm, val
 
 Match = Literal["left", "right", "none"]
 """Whose settings both get: the left side's, the right side's, or each its own."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """One side as it is asked for."""
-
-    recipe: str
-    assignments: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
-    """Megatron-LM's arguments."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of this side alone, by their names in a request."""
-
-    @property
-    def is_megatron_lm(self) -> bool:
-        """Return whether it is a command line of Megatron-LM."""
-        return self.recipe.startswith(MLM)
 
 
 @dataclass(frozen=True)
@@ -151,16 +135,17 @@ def matched(pair: Pair, *, on_cpu: bool) -> tuple[Pair, tuple[Difference, ...], 
     stated = differences(settings(pair.left), settings(pair.right))
     left, right = pair.left, pair.right
     if pair.match == "left":
-        right = _like(left, right)
+        right = like(left, right)
     elif pair.match == "right":
-        left = _like(right, left)
+        left = like(right, left)
     dropout = pair.dropout
     if dropout is None and on_cpu:
         dropout = 0.0
         notes.append("dropout is 0 on both sides: on CPU one generator serves dropout and everything else")
     if dropout is not None:
         left, right = (
-            _with(one, {"model.hidden_dropout": dropout, "model.attention_dropout": dropout}) for one in (left, right)
+            with_keys(one, {"model.hidden_dropout": dropout, "model.attention_dropout": dropout})
+            for one in (left, right)
         )
     if pair.fp32:
         left, right = _in_fp32(left), _in_fp32(right)
@@ -178,14 +163,14 @@ def settings(training: Training) -> dict[str, Any]:
     return apply_overrides(known, training.assignments)
 
 
-def _like(model: Training, other: Training) -> Training:
+def like(model: Training, other: Training) -> Training:
     """Return the other training with the model's settings; its own options stay.
 
     What the other one states and the model leaves to a default is set to that default.
     """
     found = _translated(model, other)
     rest = [one for one in differences(settings(model), settings(found)) if one.numbers and one.left is not None]
-    return _with(found, {one.key: one.left for one in rest}) if rest else found
+    return with_keys(found, {one.key: one.left for one in rest}) if rest else found
 
 
 def _translated(model: Training, other: Training) -> Training:
@@ -200,7 +185,7 @@ def _translated(model: Training, other: Training) -> Training:
     return dataclasses.replace(other, assignments=model.assignments, words=model.words)
 
 
-def _with(training: Training, values: Mapping[str, Any]) -> Training:
+def with_keys(training: Training, values: Mapping[str, Any]) -> Training:
     """Return the training with settings by Bridge's keys, in the words of its side."""
     texts = [override_text(key, value) for key, value in values.items()]
     if training.is_megatron_lm:
@@ -226,7 +211,7 @@ def _in_fp32(training: Training) -> Training:
 
 def _shared_samples(training: Training) -> Training:
     """Return the training with what decides about its samples spelled out: a log line for each iteration, too."""
-    return _with(training, {"logger.log_interval": 1})
+    return with_keys(training, {"logger.log_interval": 1})
 
 
 # ---- running
@@ -295,8 +280,10 @@ def noise_of(left: Sequence[Ended], right: Sequence[Ended]) -> Noise:
 
 
 def request_of(pair: Pair, side: Training) -> Request:
-    """Return the request of one side. Raises ConfigError."""
+    """Return the request of one side. Raises ConfigError, RecipeError, CommandError of git."""
+    side = at_commit(side, Path.cwd())
     stated: dict[str, Any] = {**pair.options, **side.options, "recipe": side.recipe}
+    stated["env"] = (*pair.options.get("env", ()), *side.options.get("env", ()))
     if side.is_megatron_lm:
         stated["mlm_arguments"] = side.words
     else:

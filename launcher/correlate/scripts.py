@@ -4,7 +4,8 @@ import shlex
 from pathlib import Path
 
 from launcher._util.errors import ConfigError
-from launcher.correlate.correlate import Pair, Training, matched
+from launcher.correlate.axes import Training
+from launcher.correlate.correlate import Pair, matched
 from launcher.rundir.run_directory import write_atomically
 from launcher.translation.table import load_table
 from launcher.translation.translate import to_bridge

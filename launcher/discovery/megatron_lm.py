@@ -51,7 +51,7 @@ def find_source(source: str, directory: Path, environ: Mapping[str, str]) -> tup
     """
     head, at, commit = source.rpartition("@")
     if not at:
-        if re.fullmatch(r"[0-9a-f]{7,40}|core_[rv][0-9.]+", source):
+        if _is_commit(source):
             return _exported(environ.get("LAUNCHER_MLM_REPOSITORY", REPOSITORY), source, environ)
         path = user_path(source, directory, where="--mlm-source", error=RecipeError).resolve()
         if not path.is_dir():
@@ -61,6 +61,38 @@ def find_source(source: str, directory: Path, environ: Mapping[str, str]) -> tup
     if not path.is_dir():
         raise RecipeError(f"there is no directory {head!r}", where="--mlm-source")
     return _exported(str(path), commit, environ)
+
+
+def commits_between(first: str, last: str, directory: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the sources of all commits from one to another, both included, oldest first.
+
+    Both are `DIR@COMMIT` of one directory, or `COMMIT`; empty where they are something else. Raises RecipeError where
+    the first is not an ancestor of the last, CommandError.
+    """
+    heads = [source.rpartition("@")[0] for source in (first, last)]
+    if heads[0] != heads[1] or not all(heads[0] or _is_commit(source) for source in (first, last)):
+        return ()
+    ends = [find_source(source, directory, environ)[1] for source in (first, last)]
+    clone = _clone(environ) if not heads[0] else user_path(heads[0], directory, where="--mlm-source").resolve()
+    argv = ["git", "-C", str(clone), "rev-list", "--reverse", "--ancestry-path", f"{ends[0]}..{ends[1]}"]
+    found = LocalShell().run(argv, timeout_s=60).stdout.split()
+    if not found:
+        raise RecipeError(
+            f"the commit {first} is not an ancestor of {last}", where=str(clone), hint="Name the older one first."
+        )
+    return tuple(f"{heads[0]}@{commit}" if heads[0] else commit for commit in (str(ends[0]), *found))
+
+
+def _is_commit(text: str) -> bool:
+    return bool(re.fullmatch(r"[0-9a-f]{7,40}|core_[rv][0-9.]+", text))
+
+
+def _clone(environ: Mapping[str, str]) -> Path:
+    """Return where the repository is that commits without a directory come from: itself, or its clone in the cache."""
+    repository = environ.get("LAUNCHER_MLM_REPOSITORY", REPOSITORY)
+    if Path(repository).is_dir():
+        return Path(repository)
+    return cache_directory(environ) / "megatron-lm" / re.sub(r"[^A-Za-z0-9.]+", "-", repository).strip("-")
 
 
 def git_commit(path: Path) -> str | None:
@@ -82,10 +114,9 @@ def _exported(repository: str, commit: str, environ: Mapping[str, str]) -> tuple
     """Return the files of a commit, in the cache, and its full name."""
     cache = cache_directory(environ) / "megatron-lm"
     cache.mkdir(parents=True, exist_ok=True)
-    if Path(repository).is_dir():
-        clone = Path(repository)
-    else:
-        clone = cache / re.sub(r"[^A-Za-z0-9.]+", "-", repository).strip("-")
+    clone = Path(repository)
+    if not clone.is_dir():
+        clone = _clone(environ)
         _update(clone, repository, commit)
     full = _full_name(clone, commit)
     if full is None:

@@ -2,7 +2,8 @@
 
   launcher correlate mlm:gpt bridge:vanilla_gpt_pretrain_config [KEY=VALUE ...] -- ARGUMENTS
   launcher correlate FILE.toml
-  launcher correlate RUN RUN    judge two runs that have ended
+  launcher correlate RECIPE --vary AXIS=A,B    one training with two values of a setting, two commits or images
+  launcher correlate RUN RUN                   judge two runs that have ended
 
 The left side's settings are given to the right side (--match). The verdict, a plot and a page lie in the directory
 `correlation` of the second run.
@@ -11,7 +12,7 @@ The left side's settings are given to the right side (--match). The verdict, a p
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from launcher.cli.arguments import add_run_root
 from launcher.cli.completion import complete
@@ -19,7 +20,8 @@ from launcher.cli.output import coloured, info, print_json, say
 from launcher.cli.parser import count
 
 if TYPE_CHECKING:
-    from launcher.correlate.correlate import Correlation, Pair
+    from launcher.cli.progress import TerminalProgress
+    from launcher.correlate.correlate import Correlation, Pair, Run
 
 _OF_RUNS = ("cluster", "nodes", "gpus_per_node", "image", "runtime", "python", "run_root", "mcore", "env")
 """Options that both runs get as they are."""
@@ -37,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--match",
         choices=("left", "right", "none"),
-        default="left",
         help="whose settings both get (default: left); none: each its own, as given",
     )
     add("--fp32", action="store_true", help="compute in fp32 on both sides")
@@ -53,15 +54,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--at-once",
         metavar="N",
         type=count,
-        default=1,
         help="run so many at a time, each on GPUs of its own if possible",
     )
-    add("--tolerance", metavar="X", type=float, default=0.0, help="the relative difference of losses that is none")
+    add("--tolerance", metavar="X", type=float, help="the relative difference of losses that is none")
     add(
         "--vary",
-        metavar="KEY=A,B",
-        help="run LEFT twice, with these two values of one setting: a key of Bridge, or an argument of Megatron-LM",
+        metavar="AXIS=A,B",
+        action="append",
+        help="run LEFT with these two values of a setting (a key of Bridge, an argument of Megatron-LM) or of image, "
+        "mcore, commit, mlm-source, env.NAME, runtime, python, nodes, gpus-per-node; repeatable",
     )
+    add("--bisect", action="store_true", help="find the first of the changes, and of commits, that makes a difference")
     add("--emit", metavar="DIR", help="write both sides as scripts that need no launcher into DIR, and run nothing")
     add("--output", metavar="DIR", help="where the verdict, the plot and the page go")
     add("--json", action="store_true", help="print one JSON object")
@@ -94,6 +97,8 @@ def main(parsed: argparse.Namespace) -> int:
             for path in emit(pair, Path(parsed.emit).absolute()):
                 info(f"wrote {path}")
             return 0
+        if parsed.bisect:
+            return _bisect(pair, parsed)
         found = _run(pair, parsed)
     if parsed.json:
         print_json(correlate.as_object(found))
@@ -110,15 +115,35 @@ def _are_runs(parsed: argparse.Namespace) -> bool:
     )
 
 
+def _refuse(parsed: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Refuse options that would have no effect. Raises ConfigError."""
+    from launcher._util.errors import ConfigError
+
+    for name in names:
+        if getattr(parsed, name, None):
+            where = {"rest": "--", "assignments": parsed.assignments and parsed.assignments[0]}.get(name)
+            raise ConfigError(why, where=where or f"--{name.replace('_', '-')}", hint="Leave it out.")
+
+
+_OF_TRAININGS = ("match", "fp32", "probe", "repeats", "at_once", "vary", "bisect", "emit", "mlm_source", "rest")
+
+
 def _judge(parsed: argparse.Namespace) -> "Correlation":
+    from launcher._util.errors import ConfigError
     from launcher.api.locate import find_run
     from launcher.cli.progress import TerminalProgress
     from launcher.correlate import correlate
 
-    left, right = (find_run(name, parsed.run_root) for name in (parsed.left, parsed.right))
-    pair = correlate.Pair(
-        correlate.Training(""), correlate.Training(""), dropout=parsed.dropout, tolerance=parsed.tolerance
+    if parsed.right is None:
+        raise ConfigError("it correlates two trainings, and one is named", where=parsed.left)
+    _refuse(
+        parsed,
+        (*_OF_TRAININGS, *(name for name in _OF_RUNS if name != "run_root"), "assignments"),
+        "both runs have ended",
     )
+    left, right = (find_run(name, parsed.run_root) for name in (parsed.left, parsed.right))
+    nothing = correlate.Training("")
+    pair = correlate.Pair(nothing, nothing, dropout=parsed.dropout, tolerance=parsed.tolerance or 0.0)
     found = correlate.judge_runs(left, right, pair)
     output = Path(parsed.output).absolute() if parsed.output else right.path / "correlation"
     correlation = correlate.Correlation(found, found.settings, output)
@@ -129,17 +154,28 @@ def _judge(parsed: argparse.Namespace) -> "Correlation":
 def _pair(parsed: argparse.Namespace) -> "Pair":
     import dataclasses
 
-    from launcher._util.errors import ConfigError
-    from launcher.correlate.correlate import Pair, Training, read_pair
+    from launcher.correlate.correlate import read_pair
 
     options = {name: value for name in _OF_RUNS if (value := getattr(parsed, name, None)) is not None}
-    given: dict[str, Any] = {"probe": parsed.probe, "fp32": parsed.fp32} if parsed.probe or parsed.fp32 else {}
+    names = ("match", "fp32", "dropout", "probe", "tolerance", "repeats")
+    given = {name: value for name in names if (value := getattr(parsed, name)) not in (None, False)}
     if parsed.left.endswith(".toml"):
+        words = "the file says what runs; it takes options beside itself"
+        if parsed.right is not None:
+            parsed.assignments = [parsed.right, *parsed.assignments]
+        _refuse(parsed, ("assignments", "rest", "vary", "mlm_source"), words)
         pair = read_pair(parsed.left, Path.cwd())
-        given = {key: value or getattr(pair, key) for key, value in given.items()}
-        return dataclasses.replace(pair, **given, options={**pair.options, **options})
-    if parsed.vary:
-        return _varied(parsed, options, given)
+        options = {**pair.options, **options}
+    else:
+        pair = _of_one(parsed) if parsed.vary else _of_two(parsed)
+    return dataclasses.replace(pair, options=options, **given)
+
+
+def _of_two(parsed: argparse.Namespace) -> "Pair":
+    """Return the pair of two trainings that are named. Raises ConfigError."""
+    from launcher._util.errors import ConfigError
+    from launcher.correlate.correlate import Pair, Training
+
     if parsed.right is None:
         raise ConfigError("it correlates two trainings, and one is named", where=parsed.left)
     sides = []
@@ -150,57 +186,75 @@ def _pair(parsed: argparse.Namespace) -> "Pair":
         sides.append(Training(recipe, () if mlm else tuple(parsed.assignments), words, own))
     if parsed.rest and not any(side.is_megatron_lm for side in sides):
         raise ConfigError("arguments behind -- are Megatron-LM's, and neither side is", where="--")
-    return Pair(
-        sides[0],
-        sides[1],
-        match=parsed.match,
-        dropout=parsed.dropout,
-        tolerance=parsed.tolerance,
-        repeats=parsed.repeats,
-        options=options,
-        **given,
-    )
+    if parsed.assignments and all(side.is_megatron_lm for side in sides):
+        raise ConfigError("Megatron-LM takes no overrides, and both sides are", where=parsed.assignments[0])
+    return Pair(sides[0], sides[1])
 
 
-def _varied(parsed: argparse.Namespace, options: dict[str, Any], given: dict[str, Any]) -> "Pair":
-    """Return the pair of one training with two values of a setting. Raises ConfigError."""
+def _of_one(parsed: argparse.Namespace) -> "Pair":
+    """Return the pair of one training with two values of each axis of --vary. Raises ConfigError."""
     from launcher._util.errors import ConfigError
+    from launcher.correlate.axes import changed, read_axis
     from launcher.correlate.correlate import Pair, Training
 
-    key, _, text = parsed.vary.partition("=")
-    values = text.split(",")
-    if len(values) != 2:
-        raise ConfigError("is KEY=A,B", where="--vary")
     mlm = parsed.left.startswith("mlm:")
-    first = [parsed.right] if parsed.right else []
-    if first and ("=" not in parsed.right or mlm):
-        raise ConfigError("--vary runs LEFT twice, and takes no other side", where=parsed.right)
-    own = {"mlm_source": parsed.mlm_source} if mlm and parsed.mlm_source else {}
-    sides = [
-        Training(parsed.left, (), (*parsed.rest, f"--{key.lstrip('-')}", value), own)
-        if mlm
-        else Training(parsed.left, (*first, *parsed.assignments, f"{key}={value}"))
-        for value in values
-    ]
-    more = {"dropout": parsed.dropout, "tolerance": parsed.tolerance, "repeats": parsed.repeats}
-    return Pair(sides[0], sides[1], match="none", options=options, **more, **given)
+    assignments = [*([parsed.right] if parsed.right else []), *parsed.assignments]
+    if assignments and ("=" not in assignments[0] or mlm):
+        raise ConfigError("--vary runs LEFT twice, and takes no other side", where=assignments[0])
+    if parsed.match not in (None, "none"):
+        raise ConfigError("--vary sets the two apart, and --match would make them the same", where="--match")
+    if parsed.rest and not mlm:
+        raise ConfigError("arguments behind -- are Megatron-LM's, and LEFT is a recipe", where="--")
+    own = {"mlm_source": parsed.mlm_source} if parsed.mlm_source else {}
+    left = right = Training(parsed.left, tuple(assignments), tuple(parsed.rest), own)
+    for text in parsed.vary:
+        axis, first, second = read_axis(text)
+        left, right = changed(left, axis, first), changed(right, axis, second)
+    return Pair(left, right, match="none")
 
 
 def _run(pair: "Pair", parsed: argparse.Namespace) -> "Correlation":
-    from launcher.api.locate import find_cluster
     from launcher.cli.progress import TerminalProgress
     from launcher.correlate.correlate import run_pair
-    from launcher.correlate.running import Ended, Wanted, run_all
 
     progress = TerminalProgress()
-    cluster, host = find_cluster(str(pair.options["cluster"]) if "cluster" in pair.options else None)
-    on_cpu = cluster.device == "cpu" or (cluster.device == "auto" and not host.gpus)
     output = Path(parsed.output).absolute() if parsed.output else None
+    return run_pair(pair, _runner(parsed, progress), progress, on_cpu=_on_cpu(pair), output=output)
+
+
+def _bisect(pair: "Pair", parsed: argparse.Namespace) -> int:
+    """Find the first change that makes a difference; the status is 0 where there is none, else 1."""
+    from launcher.cli.progress import TerminalProgress
+    from launcher.correlate import bisect
+
+    progress = TerminalProgress()
+    run = _runner(parsed, progress)
+    found = bisect.bisect(pair, run, progress, on_cpu=_on_cpu(pair), directory=Path.cwd())
+    if parsed.output:
+        bisect.write(found, Path(parsed.output).absolute())
+    if parsed.json:
+        print_json(bisect.as_object(found))
+    else:
+        for one in found.tried:
+            say(f"{'differs ' if one.differs else 'the same'}  {one.name}  {one.run.path}")
+        say(f"\n{found.sentence}")
+    return 1 if found.first else 0
+
+
+def _runner(parsed: argparse.Namespace, progress: "TerminalProgress") -> "Run":
+    from launcher.correlate.running import Ended, Wanted, run_all
 
     def run(wanted: Sequence[Wanted]) -> Sequence[Ended]:
-        return run_all(wanted, progress, at_once=parsed.at_once)
+        return run_all(wanted, progress, at_once=parsed.at_once or 1)
 
-    return run_pair(pair, run, progress, on_cpu=on_cpu, output=output)
+    return run
+
+
+def _on_cpu(pair: "Pair") -> bool:
+    from launcher.api.locate import find_cluster
+
+    cluster, host = find_cluster(str(pair.options["cluster"]) if "cluster" in pair.options else None)
+    return cluster.device == "cpu" or (cluster.device == "auto" and not host.gpus)
 
 
 def _print(found: "Correlation") -> None:
