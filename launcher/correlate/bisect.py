@@ -27,7 +27,7 @@ _COMMITS = ("mcore", "mlm_source", COMMIT)
 
 
 @dataclass(frozen=True)
-class Step:
+class ChangeStep:
     """One change on the way from the left training to the right one."""
 
     name: str
@@ -107,7 +107,7 @@ def bisect(pair: Pair, run: Run, progress: Progress, *, on_cpu: bool, directory:
     return search.found(step.name, commit, before, tuple(one.name for one in steps[found + 1 :]) if rest else ())
 
 
-def apply(training: Training, steps: Sequence[Step]) -> Training:
+def apply(training: Training, steps: Sequence[ChangeStep]) -> Training:
     """Return the training after these changes."""
     for one in steps:
         training = one.apply(training)
@@ -145,7 +145,7 @@ class _Search:
         self._progress.info(f"{name}: {'differs' if self._tried[-1].differs else 'the same'}")
         return self._tried[-1].differs
 
-    def first_of(self, first: Training, steps: Sequence[Step]) -> int:
+    def first_of(self, first: Training, steps: Sequence[ChangeStep]) -> int:
         """Return the index of the first step with which the training differs; with all steps it does."""
         same, other = 0, len(steps)
         while other - same > 1:
@@ -182,8 +182,8 @@ class _Search:
 # ---- the changes between two trainings
 
 
-def steps_of(pair: Pair) -> tuple[Training, tuple[Step, ...]]:
-    """Return the training to begin with, and the changes that make the right one of it: settings, then options.
+def steps_of(pair: Pair) -> tuple[Training, tuple[ChangeStep, ...]]:
+    """Return the training to begin with, and the changes that turn it into the right one: settings, then options.
 
     Where one side is Megatron-LM's command line and the other one a recipe, it is the right one with the left one's
     settings, and the changes are those settings that it has otherwise.
@@ -195,7 +195,7 @@ def steps_of(pair: Pair) -> tuple[Training, tuple[Step, ...]]:
     steps = _words(left, right) if left.is_megatron_lm else _assignments(left, right)
     options = _options(left, right)
     if left.recipe != right.recipe:
-        steps = (*steps, Step(f"recipe: {left.recipe} and {right.recipe}", _recipe(right.recipe)))
+        steps = (*steps, ChangeStep(f"recipe: {left.recipe} and {right.recipe}", _recipe(right.recipe)))
     return left, (*steps, *options)
 
 
@@ -203,7 +203,7 @@ def _recipe(recipe: str) -> Callable[[Training], Training]:
     return lambda training: dataclasses.replace(training, recipe=recipe)
 
 
-def _between_frameworks(first: Training, right: Training) -> tuple[Step, ...]:
+def _between_frameworks(first: Training, right: Training) -> tuple[ChangeStep, ...]:
     """Return a step for each setting; keys that one argument of Megatron-LM sets together are one setting."""
     table = load_table()
     groups: dict[str, dict[str, tuple[Any, Any]]] = {}
@@ -212,17 +212,19 @@ def _between_frameworks(first: Training, right: Training) -> tuple[Step, ...]:
             arguments = table.by_key.get(one.key)
             groups.setdefault(arguments[0].name if arguments else one.key, {})[one.key] = (one.left, one.right)
 
-    def step(values: Mapping[str, tuple[Any, Any]]) -> Step:
+    def step(values: Mapping[str, tuple[Any, Any]]) -> ChangeStep:
         name = ", ".join(f"{key}: {hydra.show(left)} and {hydra.show(other)}" for key, (left, other) in values.items())
-        return Step(name, lambda training: with_keys(training, {key: value for key, (_, value) in values.items()}))
+        return ChangeStep(
+            name, lambda training: with_keys(training, {key: value for key, (_, value) in values.items()})
+        )
 
     return tuple(step(values) for values in groups.values())
 
 
-def _assignments(left: Training, right: Training) -> tuple[Step, ...]:
+def _assignments(left: Training, right: Training) -> tuple[ChangeStep, ...]:
     ours, theirs = ({key_of(text): text for text in side.assignments} for side in (left, right))
 
-    def step(key: str) -> Step:
+    def step(key: str) -> ChangeStep:
         def change(training: Training) -> Training:
             if key in theirs:
                 return with_assignments(training, [theirs[key]])
@@ -231,15 +233,15 @@ def _assignments(left: Training, right: Training) -> tuple[Step, ...]:
             )
 
         shown = [side[key].partition("=")[2] if key in side else "(not given)" for side in (ours, theirs)]
-        return Step(f"{key}: {shown[0]} and {shown[1]}", change)
+        return ChangeStep(f"{key}: {shown[0]} and {shown[1]}", change)
 
     return tuple(step(key) for key in dict.fromkeys((*ours, *theirs)) if ours.get(key) != theirs.get(key))
 
 
-def _words(left: Training, right: Training) -> tuple[Step, ...]:
+def _words(left: Training, right: Training) -> tuple[ChangeStep, ...]:
     ours, theirs = _arguments(left.words), _arguments(right.words)
 
-    def step(option: str) -> Step:
+    def step(option: str) -> ChangeStep:
         def change(training: Training) -> Training:
             found = _arguments(training.words)
             found.pop(option, None)
@@ -248,7 +250,7 @@ def _words(left: Training, right: Training) -> tuple[Step, ...]:
             return dataclasses.replace(training, words=tuple(word for each in found.values() for word in each))
 
         shown = [" ".join(side.get(option, ("(not given)",))) for side in (ours, theirs)]
-        return Step(f"{shown[0]} and {shown[1]}", change)
+        return ChangeStep(f"{shown[0]} and {shown[1]}", change)
 
     return tuple(step(option) for option in dict.fromkeys((*ours, *theirs)) if ours.get(option) != theirs.get(option))
 
@@ -267,21 +269,21 @@ def _arguments(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _options(left: Training, right: Training) -> tuple[Step, ...]:
+def _options(left: Training, right: Training) -> tuple[ChangeStep, ...]:
     found = []
     for name in sorted({*left.options, *right.options} - {"env"}):
         values = (left.options.get(name), right.options.get(name))
         if values[0] != values[1]:
             text = f"{name}: {_shown(values[0])} and {_shown(values[1])}"
-            found.append(Step(text, _changed(name, values[1]), name, values))
+            found.append(ChangeStep(text, _changed(name, values[1]), name, values))
     if left.commit != right.commit:
         text = f"commit: {_shown(left.commit)} and {_shown(right.commit)}"
-        found.append(Step(text, _changed(COMMIT, right.commit), COMMIT, (left.commit, right.commit)))
+        found.append(ChangeStep(text, _changed(COMMIT, right.commit), COMMIT, (left.commit, right.commit)))
     ours, theirs = ({one.partition("=")[0]: one for one in side.options.get("env", ())} for side in (left, right))
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             shown = [str(side.get(name, "(not given)")) for side in (ours, theirs)]
-            found.append(Step(f"{ENV}{name}: {shown[0]} and {shown[1]}", _variable(name, theirs.get(name))))
+            found.append(ChangeStep(f"{ENV}{name}: {shown[0]} and {shown[1]}", _variable(name, theirs.get(name))))
     # A commit is looked for last: it costs the most trainings.
     return tuple(sorted(found, key=lambda one: one.option in _COMMITS))
 
@@ -310,7 +312,7 @@ def _variable(name: str, text: str | None) -> Callable[[Training], Training]:
     return change
 
 
-def _commits_of(step: Step, base: Training, directory: Path) -> tuple[str, ...]:
+def _commits_of(step: ChangeStep, base: Training, directory: Path) -> tuple[str, ...]:
     """Return the values between the two of a step, oldest first with both ends; none unless they are commits."""
     if step.option not in _COMMITS or not all(isinstance(one, str) for one in step.values):
         return ()

@@ -62,7 +62,7 @@ def test_a_second_setting_is_not_hidden_by_the_first(tmp_path: Path) -> None:
     assert f"{KEYS[5]}: 1 and 2" in found.others
 
 
-def test_what_the_noise_explains_is_no_difference(tmp_path: Path) -> None:
+def test_a_change_within_the_noise_does_not_count(tmp_path: Path) -> None:
     """The left training differs from itself by 1e-3: a change of 1.5e-3 is in its noise, and one of 1e-2 is not."""
     seen: list[int] = []
 

@@ -108,7 +108,7 @@ def batches(run_dir: str, attempts: int) -> list[str]:
 @pytest.mark.megatron
 @pytest.mark.timeout(900)
 def test_batches_are_equal_over_100_iterations_and_across_a_resume(tmp_path: Path) -> None:
-    """Both sides stop after 50 iterations and are resumed; the whole is what one run without a stop reads."""
+    """Both sides stop after 50 iterations and are resumed; together they read the batches of one run without a stop."""
     words = [*WORDS, *MORE]
     words[words.index("--train-iters") + 1] = "100"
     words[words.index("--save-interval") + 1] = "50"
