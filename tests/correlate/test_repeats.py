@@ -77,7 +77,7 @@ def test_each_side_runs_as_often_as_asked_and_both_spreads_count(tmp_path: Path)
 
 
 def test_a_difference_is_held_against_one_more_run_of_the_left_side(tmp_path: Path) -> None:
-    """Without a number of repeats: where the two agree nothing more runs; a difference up to twice the noise does not count."""
+    """Without a number of repeats: a third run only where the two differ; up to twice the noise does not count."""
     trainings = Trainings(tmp_path / "equal", (0,), (0,))
     assert correlated(trainings).comparison.verdict.state == "agree"
     assert trainings.asked == [["left", "right"]]
