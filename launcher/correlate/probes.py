@@ -53,12 +53,16 @@ def first_stage(
     """
     notes: list[str] = []
     waiting: FirstStage | None = None
+    on_gpu = any(sign.stage == "generator" and sign.name.endswith(": cuda") for sign in left)
     for one, other in _aligned(left, right):
         if other is not None and _same(one.value, other.value):
             continue
         found = FirstStage(one.stage, _sentence(one, other), one.iteration)
         if one.stage == "generator":
-            if waiting is None:
+            if on_gpu and one.name == "before the first forward: cpu":
+                # Masks come from the GPU's generators; the CPU's serves weights, which are recorded, and loaders.
+                notes.append(f"{found.cause}, which has no effect here")
+            elif waiting is None:
                 waiting = found
             continue
         if waiting is not None and _explains(found, one, other, dropout=dropout):

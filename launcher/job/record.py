@@ -107,11 +107,13 @@ def write_megatron(rank: Rank) -> None:
     except importlib.metadata.PackageNotFoundError:
         bridge = None
     training = sys.modules.get("megatron.training")
+    commit, version = commit_of(path), str(getattr(core, "__version__", "unknown"))
     found: MegatronRecord = {
         "version": 1,
-        "core": str(getattr(core, "__version__", "unknown")),
+        # An installed package asks git about the directory it lies in, which may be any repository.
+        "core": version if commit else version.partition("+")[0],
         "core_path": str(path),
-        "core_commit": commit_of(path),
+        "core_commit": commit,
         "bridge": bridge,
         "training_path": str(Path(str(training.__file__)).resolve().parent) if training else None,
         "packages": installed_packages(),

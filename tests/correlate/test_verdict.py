@@ -203,3 +203,18 @@ def test_equal_probes_name_no_stage_and_a_generator_without_effect_is_a_note() -
     found, notes = first_stage(ORDER, changed(("generator", "before the first")), dropout=False)
     assert found is None
     assert "no effect" in notes[0]
+
+
+def test_on_a_gpu_the_cpus_generator_does_not_explain_another_mask() -> None:
+    """Dropout draws from the GPU's generators there: with those equal, the forward pass is the first that differs."""
+    gpu = sign("generator", "c", name="before the first forward: cuda")
+    left = [*ORDER[:3], gpu, *ORDER[3:]]
+    other = changed(("generator", "before the first"), ("forward", ""))
+    found, notes = first_stage(left, [*other[:3], gpu, *other[3:]], dropout=True)
+    assert found is not None
+    assert found.name == "forward"
+    assert "no effect" in notes[0]
+    third = [*other[:3], sign("generator", "d", name="before the first forward: cuda"), *other[3:]]
+    found, _ = first_stage(left, third, dropout=True)
+    assert found is not None
+    assert (found.name, found.cause) == ("generator", "before the first forward: cuda differs")
