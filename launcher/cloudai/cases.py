@@ -12,6 +12,7 @@ from launcher._util.shell import Shell
 from launcher.cloudai import flags, native, nemo_run, sources
 from launcher.cloudai.constraints import violations
 from launcher.cloudai.environment import Environment, environment_of
+from launcher.cloudai.gates import gates_of
 from launcher.cloudai.load import LoadedFiles, ScenarioTest
 from launcher.cloudai.models import AGENTS, System, Test, slurm_time_limit
 from launcher.cloudai.native import NEMO_RUN, Note
@@ -42,6 +43,8 @@ class RunChoices:
     entrypoint: Path | None = None
     """A program in place of the launcher's entrypoint.py."""
     check_config: bool | None = None
+    hooks: bool = True
+    """Whether the scenario's pre_test is run."""
     release: str | None = None
     """The release of Bridge whose recipes are meant; None for the newest with an index."""
 
@@ -322,6 +325,9 @@ def plan_case(
     }
     if translated is not None and mode == "native":
         notes += translated.notes
+        if loaded.scenario.pre_test is not None and options.hooks:
+            hook = loaded.scenario.pre_test
+            values["gates"] = gates_of(hook, system, profile, ranks_per_node=size.ranks_per_node)
         values |= {"recipe": translated.recipe, "assignments": translated.assignments, **translated.options}
         values["env"] = (*values["env"], *(f"{name}={value}" for name, value in translated.environment.items()))
     if profile.is_container:
@@ -335,7 +341,7 @@ def plan_case(
             if case.scenario_test.wrote("cmd_args", name)
         ]
         notes += _unknown(test)
-        image = _image(test, loaded, profile)
+        image = profile.image_file(test.cmd_args.container_image) if test.cmd_args.container_image else None
         arguments = tuple(_exec_arguments(case, loaded, environment, source, time_limit, chosen.names, image))
     return PlannedCase(
         case=case,
@@ -478,22 +484,6 @@ def _exec_arguments(
         extra_srun_args=entry.extra_srun_args,
     )
     return flags.arguments(case.test, placed)
-
-
-def _image(test: Test, loaded: LoadedFiles, profile: Profile) -> str | None:
-    """Return the image for Bridge's own script: its file where that is here, else the reference of the test."""
-    from launcher.images.reference import looks_like_path, parse_reference
-    from launcher.images.store.store import find_file
-
-    text = test.cmd_args.container_image
-    if not text:
-        return None
-    if looks_like_path(text):
-        path = Path(text).expanduser()
-        return str(path.absolute()) if path.exists() else text
-    directories = [loaded.system.install_path.absolute(), Path(str(profile.values["image_store"]))]
-    found = find_file(directories, parse_reference(text))
-    return text if found is None else str(found)
 
 
 def _request(values: Mapping[str, Any], case: Case) -> Request:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from launcher._util.errors import ConfigError
@@ -43,6 +44,18 @@ class Profile:
     def text(self) -> str:
         """Return the file's content."""
         return toml_text(self.values)
+
+    def image_file(self, image: str) -> str:
+        """Return the file of an image where it is in the store or in CloudAI's cache, else its reference."""
+        from launcher.images.reference import looks_like_path, parse_reference
+        from launcher.images.store.store import find_file
+
+        if looks_like_path(image):
+            path = Path(image).expanduser()
+            return str(path.absolute()) if path.exists() else image
+        directories = [Path(each) for each in (*self.values["image_directories"], self.values["image_store"])]
+        found = find_file(directories, parse_reference(image))
+        return image if found is None else str(found)
 
     def with_retries(self, retries: int | None) -> "Profile":
         """Return the profile of a run that is started again so many times without progress."""

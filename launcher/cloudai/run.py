@@ -80,15 +80,20 @@ def results_directory(loaded: LoadedFiles, output: Path | None, now: float) -> P
     return path
 
 
-def refuse_hooks(loaded: LoadedFiles) -> None:
-    """Raise ConfigError for a scenario with hooks: their tests are not run yet."""
-    for key, hook in (("pre_test", loaded.scenario.pre_test), ("post_test", loaded.scenario.post_test)):
-        if hook is not None:
-            raise ConfigError(
-                f"{key}: the tests of hook {hook.model.name!r} are not run by this launcher",
-                where=loaded.scenario.file.where((key,)),
-                hint="`launcher doctor` checks nodes and their network; --without-hooks runs the scenario without it.",
-            )
+def refuse_hooks(loaded: LoadedFiles, options: RunChoices) -> None:
+    """Raise ConfigError for hooks that are not run: post_test, and pre_test in exec mode."""
+    hook, key, why = loaded.scenario.post_test, "post_test", "are not run by this launcher"
+    if hook is None and (hook := loaded.scenario.pre_test) is not None:
+        key, why = "pre_test", "are run in native mode alone, in the job that trains"
+        checkouts = Checkouts(loaded, install=False)
+        if not any(runs_script(test, checkouts.of(test), options) for test in loaded.scenario.tests):
+            return
+    if hook is not None:
+        raise ConfigError(
+            f"{key}: the tests of hook {hook.model.name!r} {why}",
+            where=loaded.scenario.file.where((key,)),
+            hint="`launcher doctor` checks nodes and their network; --without-hooks runs the scenario without it.",
+        )
 
 
 def scenario_notes(loaded: LoadedFiles) -> list[Note]:

@@ -130,6 +130,10 @@ class Request(Model, frozen=True, kw_only=True):
     spares: Annotated[Count, Meta(le=1000)] | None = None
     """Nodes that a batch job holds beyond those that train, where they are free; a check at its start chooses."""
 
+    gates: tuple[Text, ...] = ()
+    """Programs that have to pass on the nodes of a batch job before it trains, each as a JSON object of the fields of
+    `planning.model.Gate`: what `launcher cloudai` makes of pre_test."""
+
     allow_checkpoint_load: bool = False
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""
 

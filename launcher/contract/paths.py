@@ -75,6 +75,16 @@ class AttemptPaths:
         return self.path / "node_check.jsonl"
 
     @property
+    def gates(self) -> Path:
+        """Which programs that had to pass before the ranks have been run, and what became of each; a GatesRecord."""
+        return self.path / "gates.json"
+
+    @property
+    def gate_outputs(self) -> Path:
+        """The directory of what such programs have printed: NAME.txt and NAME.err."""
+        return self.path / "gates"
+
+    @property
     def logs(self) -> Path:
         """The directory of the logs of ranks and of srun."""
         return self.path / "logs"

@@ -896,6 +896,30 @@ class NodeCheck(TypedDict):
     """Checks that failed on every node: they say nothing about one of them, and exclude none."""
 
 
+# ---- gates.json
+
+
+class GateResult(TypedDict):
+    """What became of a program that had to pass before the ranks start."""
+
+    name: str
+    passed: bool
+    reason: str
+    """What it has measured, or why it has not passed."""
+    bus_gb_s: Optional[float]
+    """The average bus bandwidth in GB/s that it has printed; null where it has printed none."""
+    min_bus_gb_s: Optional[float]
+    """What was wanted; null: any."""
+
+
+class GatesRecord(TypedDict):
+    """The content of gates.json: the programs in their order, up to the first that has not passed."""
+
+    version: Literal[1]
+    time: float
+    gates: list[GateResult]
+
+
 # ---- next.json
 
 NextAction = Literal["end", "requeue", "successor"]

@@ -24,6 +24,7 @@ from launcher.contract.records import (
     ExitRecord,
     FailingRank,
     FailureEvidence,
+    GatesRecord,
     NodeCheck,
     NodeHang,
     Notice,
@@ -54,6 +55,8 @@ MAY_BE_POISONED = ("program error", "user error", "hang", "out of memory (GPU)",
 """The classes of failures that the data of a step can cause."""
 NODE_CHECK = "node check"
 """The rule of an attempt for which too few nodes have passed their check."""
+GATE = "gate"
+"""The rule of an attempt before which a gate has not passed."""
 WATCHDOG = "watchdog"
 """The rule of a hang that the launcher's own watchdogs have ended."""
 RANKS_READ = 256
@@ -374,7 +377,7 @@ def failure_of(attempt: AttemptPaths, ranks: list[RankEnd], first: Optional[Rank
     The rank to look at first counts most; the others, srun.log and sbatch.log are asked where it only lost its peers,
     or said nothing.
     """
-    if (lacking := too_few_nodes(attempt)) is not None:
+    if (lacking := too_few_nodes(attempt) or failed_gate(attempt)) is not None:
         return lacking
     if first is not None and first.record is not None and first.record.get("cause") == "user":
         return failures.request_error(what(first))
@@ -404,6 +407,23 @@ def too_few_nodes(attempt: AttemptPaths) -> Optional[FailureCause]:
         level=Level.CAUSE,
         todo=failures.CLASSES["hardware"].todo,
         node=bad[0]["node"] if bad else None,
+    )
+
+
+def failed_gate(attempt: AttemptPaths) -> Optional[FailureCause]:
+    """Return the cause of an attempt that did not begin because a gate before it has not passed, else None."""
+    record = read_object(attempt.gates)
+    if record is None or any(problems(record, GatesRecord, unknown_keys=True)):
+        return None
+    failed = [gate for gate in cast(GatesRecord, record)["gates"] if not gate["passed"]]
+    if not failed:
+        return None
+    return FailureCause(
+        failure="network",
+        line=f"gate {failed[0]['name']}: {failed[0]['reason']}",
+        rule=GATE,
+        level=Level.CAUSE,
+        todo="look at gates/NAME.txt of the attempt; `launcher doctor` tests the network between the nodes",
     )
 
 

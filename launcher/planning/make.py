@@ -91,6 +91,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         peak_tflops=cluster.peak_tflops,
         checkpoints=task.preflight.checkpoints,
         spares=step.plan_spares(inputs, task.layout, task.mounts, task.fabric.segment),
+        gates=step.plan_gates(inputs),
     )
     if inputs.previous is None:
         return plan

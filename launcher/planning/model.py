@@ -128,6 +128,21 @@ class Spares:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """A program that has to pass on the nodes of a job before it trains."""
+
+    name: str
+    """The attempt has its output as `gates/NAME.txt`."""
+    command: tuple[str, ...]
+    tasks_per_node: int
+    limit_s: int
+    min_bus_gb_s: float | None = None
+    """The least average bus bandwidth in GB/s that it has to print; None: any."""
+    srun_args: tuple[str, ...] = ()
+    """Further options of its srun, such as those of its image."""
+
+
+@dataclass(frozen=True)
 class Change:
     """One thing that a resume changes of its run; None stands for a value that was or is not stated."""
 
@@ -211,6 +226,8 @@ class Plan:
     """The release of Megatron Bridge that the job finds; None where it is unknown."""
     spares: Spares | None = None
     """None where the job holds no more nodes than train."""
+    gates: tuple[Gate, ...] = ()
+    """Programs that have to pass before the ranks start, in their order."""
     changes: tuple[Change, ...] = ()
     """What a resume changes, compared with the attempt before."""
     allocation: AllocationPart | None = None

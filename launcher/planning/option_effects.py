@@ -40,7 +40,7 @@ _OF_BATCH_JOBS = Effect(
 )
 
 EFFECTS: Mapping[str, Effect] = {
-    **dict.fromkeys(("attempts", "spares"), _OF_BATCH_JOBS),
+    **dict.fromkeys(("attempts", "spares", "gates"), _OF_BATCH_JOBS),
     "ship": EVERYWHERE,
     "scale_batch": _OF_A_RUN,
     **dict.fromkeys(("recipe", "assignments", "cluster", "nodes", "gpus_per_node"), EVERYWHERE),

@@ -1,6 +1,7 @@
 """What Slurm is asked for: sbatch's options, and the srun of the ranks."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from launcher.config.cluster import Cluster
 from launcher.planning import environment, node_share, slurm_options, time_limit
 from launcher.planning.allocation import AllocationUse
 from launcher.planning.inputs import PlanInputs
-from launcher.planning.model import AllocationPart, RankLayout, RendezvousPlan, Spares, Step, Variable
+from launcher.planning.model import AllocationPart, Gate, RankLayout, RendezvousPlan, Spares, Step, Variable
 from launcher.planning.profiler.model import ProfilerPlan
 from launcher.runtimes.model import Mount
 
@@ -80,6 +81,28 @@ def plan_spares(inputs: PlanInputs, layout: RankLayout, mounts: Sequence[Mount],
         "read_only": [mount.source for mount in mounts if mount.read_only],
     }
     return Spares(count, _CHECK_LIMIT_S, json.dumps({**expected, "torch": False}))
+
+
+def plan_gates(inputs: PlanInputs) -> tuple[Gate, ...]:
+    """Return what has to pass before the ranks start. Raises ConfigError for a text that does not say it."""
+    found = list[Gate]()
+    for text in inputs.request.gates if inputs.backend.own_job else ():
+        try:
+            values = json.loads(text)
+            gate = Gate(
+                name=str(values.pop("name")),
+                command=tuple(map(str, values.pop("command"))),
+                tasks_per_node=int(values.pop("tasks_per_node")),
+                limit_s=int(values.pop("limit_s")),
+                min_bus_gb_s=None if (least := values.pop("min_bus_gb_s", None)) is None else float(least),
+                srun_args=tuple(map(str, values.pop("srun_args", ()))),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"is not a gate: {error}", where="gates") from None
+        if values or not gate.command or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", gate.name):
+            raise ConfigError(f"is not a gate: {', '.join(values) or gate.name}", where="gates")
+        found.append(gate)
+    return tuple(found)
 
 
 def _rank_binds_itself(inputs: PlanInputs) -> bool:

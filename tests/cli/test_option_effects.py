@@ -81,6 +81,7 @@ ELSEWHERE = {
     "image": "tests/planning/test_containers.py: the plan has another image",
     "runtime": "tests/scripts/test_golden.py: another runtime renders other scripts",
     "mounts": "tests/planning/test_containers.py: the plan has the mount",
+    "gates": "what `launcher cloudai` makes of pre_test: tests/cloudai/test_gates.py",
     "default_image": "tests/planning/test_containers.py",
     "default_mounts": "tests/planning/test_containers.py",
     "resume": "tests/backends: the plan is that of the run which is continued",

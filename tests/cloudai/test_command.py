@@ -92,9 +92,18 @@ def test_hooks_are_not_left_out_in_silence(here: Path, capsys: pytest.CaptureFix
     values = {"name": "s", "pre_test": "nccl_test", "Tests": [{"id": "a", "test_name": "t"}]}
     write(here / "scenario.toml", values)
     hooks = f"--hook-dir={DATA / 'hook'}"
-    assert call("dry-run", *FILES, hooks) == 2
-    assert "pre_test: the tests of hook 'nccl_test' are not run" in capsys.readouterr().err
-    assert call("dry-run", *FILES, hooks, "--without-hooks") == 0
+    assert call("dry-run", *FILES, hooks, "--mode=native", "--output-dir=out") == 0
+    (script,) = here.glob("out/*/a/0/sbatch.sh")
+    assert "all_gather_perf_mpi --nthreads 1 --ngpus 1 --minbytes 128 --maxbytes 4G" in script.read_text()
+    assert "gate nccl_test_all_gather 1200 8 -" in script.read_text()
+    assert call("dry-run", *FILES, hooks, "--mode=native", "--output-dir=none", "--without-hooks") == 0
+    (script,) = here.glob("none/*/a/0/sbatch.sh")
+    assert "gate" not in script.read_text()
+    assert call("dry-run", *FILES, hooks, "--mode=exec") == 2
+    assert "pre_test: the tests of hook 'nccl_test' are run in native mode alone" in capsys.readouterr().err
+    write(here / "scenario.toml", {**values, "post_test": "nccl_test"})
+    assert call("dry-run", *FILES, hooks, "--mode=native") == 2
+    assert "post_test: the tests of hook 'nccl_test' are not run" in capsys.readouterr().err
 
 
 def test_files_are_verified(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

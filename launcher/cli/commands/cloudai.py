@@ -204,6 +204,7 @@ def _options(parsed: argparse.Namespace) -> "RunChoices":
         profile=parsed.cluster,
         entrypoint=_existing(entrypoint, "--entrypoint") if entrypoint else None,
         check_config=False if entrypoint else None,
+        hooks=not getattr(parsed, "without_hooks", False),
     )
 
 
@@ -218,7 +219,7 @@ def _root(parsed: argparse.Namespace, loaded: "LoadedFiles") -> Path:
             hint="Leave it out: CloudAI itself starts nothing for MegatronBridge with it.",
         )
     if not parsed.without_hooks:
-        run.refuse_hooks(loaded)
+        run.refuse_hooks(loaded, _options(parsed))
     if getattr(parsed, "continued", None):
         return _existing(parsed.continued, "--continue", directory=True).resolve()
     output = Path(parsed.output_dir).expanduser() if parsed.output_dir else None

@@ -1,0 +1,79 @@
+"""The verdict on a gate: a program that measures the nodes of a job before its ranks start.
+
+    gate.py ATTEMPT_DIR NAME STATUS LEAST_GB_S    LEAST_GB_S is `-` where any bandwidth will do
+
+It reads what the program has printed, adds the result to gates.json, and ends with status 0 where the gate is passed.
+It runs on the host and needs the standard library alone.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+if __name__ == "__main__":
+    # Run as a file: this directory's modules are reached through their package alone.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from launcher.contract.files import read_object, read_text, write_json
+from launcher.contract.paths import AttemptPaths
+from launcher.contract.records import GateResult
+
+_OUTPUT_BYTES = 16 << 20
+_TIMED_OUT = (124, 137)
+
+
+def judge(name: str, text: str, errors: str, status: int, least: Optional[float]) -> GateResult:
+    """Return what became of a gate, from what it has printed (the form of nccl-tests) and its exit status."""
+    # https://github.com/NVIDIA/nccl-tests, src/common.cu: `# Avg bus bandwidth    : 380.12`, in GB/s.
+    found = re.findall(r"^\s*#\s*Avg bus bandwidth\s*:\s*([0-9.]+)", text, re.MULTILINE)
+    measured = float(found[-1]) if found else None
+    wrong = re.search(r"^\s*#\s*Out of bounds values\s*:\s*(\d+)\s+FAILED", text, re.MULTILINE)
+    passed = False
+    if status in _TIMED_OUT:
+        reason = "it did not end in time"
+    elif status:
+        reason = f"it ended with status {status}: {_last_words(errors or text)[:200]}"
+    elif wrong:
+        reason = f"{wrong[1]} values were wrong"
+    elif measured is None:
+        reason = "it printed no average bus bandwidth"
+    elif least is not None and measured < least:
+        reason = f"average bus bandwidth {measured:g} GB/s, and at least {least:g} GB/s are wanted"
+    else:
+        passed, reason = True, f"average bus bandwidth {measured:g} GB/s"
+    return {"name": name, "passed": passed, "reason": reason, "bus_gb_s": measured, "min_bus_gb_s": least}
+
+
+def _last_words(text: str) -> str:
+    """Return the last line that is the program's own, else Slurm's."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    own = [line for line in lines if not line.startswith(("srun:", "slurmstepd"))]
+    return (own or lines or ["no output"])[-1]
+
+
+def _said(path: Path) -> str:
+    try:
+        return read_text(path, limit=_OUTPUT_BYTES, errors="replace")
+    except OSError:
+        return ""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Judge one gate; 1 where it has not passed."""
+    directory, name, status, least = arguments
+    attempt = AttemptPaths(Path(directory))
+    text, errors = (_said(attempt.gate_outputs / f"{name}{suffix}") for suffix in (".txt", ".err"))
+    result = judge(name, text, errors, int(status), None if least == "-" else float(least))
+    before = (read_object(attempt.gates) or {}).get("gates", [])
+    write_json(attempt.gates, {"version": 1, "time": time.time(), "gates": [*before, result]})
+    print(
+        f"launcher: gate {name}: {'passed' if result['passed'] else 'not passed'}: {result['reason']}", file=sys.stderr
+    )
+    return 0 if result["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
