@@ -124,6 +124,7 @@ _.run_list
 _.run_verify
 
 # Read by templates.
+_.min_bus_gb_s
 _.first_port
 _.inside_template
 
@@ -159,6 +160,7 @@ _.still
 _.tone
 
 # Types and keys of contract/records.py: files are read and written by the names of keys.
+_.bus_gb_s
 _.MetricsLine
 _.TimelineEvent
 _.allowed_cpus
