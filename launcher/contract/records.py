@@ -899,7 +899,7 @@ class NodeCheck(TypedDict):
 # ---- gates.json
 
 
-class GateResult(TypedDict):
+class GateOutcome(TypedDict):
     """What became of a program that had to pass before the ranks start."""
 
     name: str
@@ -917,7 +917,7 @@ class GatesRecord(TypedDict):
 
     version: Literal[1]
     time: float
-    gates: list[GateResult]
+    gates: list[GateOutcome]
 
 
 # ---- next.json

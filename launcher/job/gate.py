@@ -19,13 +19,13 @@ if __name__ == "__main__":
 
 from launcher.contract.files import read_object, read_text, write_json
 from launcher.contract.paths import AttemptPaths
-from launcher.contract.records import GateResult
+from launcher.contract.records import GateOutcome
 
 _OUTPUT_BYTES = 16 << 20
 _TIMED_OUT = (124, 137)
 
 
-def judge(name: str, text: str, errors: str, status: int, least: Optional[float]) -> GateResult:
+def judge(name: str, text: str, errors: str, status: int, least: Optional[float]) -> GateOutcome:
     """Return what became of a gate, from what it has printed (the form of nccl-tests) and its exit status."""
     # https://github.com/NVIDIA/nccl-tests, src/common.cu: `# Avg bus bandwidth    : 380.12`, in GB/s.
     found = re.findall(r"^\s*#\s*Avg bus bandwidth\s*:\s*([0-9.]+)", text, re.MULTILINE)
@@ -58,7 +58,7 @@ def _said(path: Path) -> str:
     try:
         return read_text(path, limit=_OUTPUT_BYTES, errors="replace")
     except OSError:
-        return ""
+        return ""  # as of a program that printed nothing: its status decides
 
 
 def main(arguments: Sequence[str]) -> int:
