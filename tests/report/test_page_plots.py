@@ -1,6 +1,7 @@
 """The plots of a page: lines over iterations, phases, and time shares of a rank's steps."""
 
 import json
+import tracemalloc
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,22 @@ def test_long_runs_are_thinned_and_no_spike_is_lost(run: RunDirectory) -> None:
     assert sum(mean["y"]) / len(mean["y"]) == pytest.approx(3.0, abs=0.01)
     assert "highest 99 (iteration 70001)" in plot.description
     assert "A point of the line is the mean of 128 iterations, and the band shows" in plot.description
+
+
+def test_a_longer_file_needs_no_more_memory(run: RunDirectory) -> None:
+    attempt = make_attempt(run)
+
+    def peak(lines: int) -> int:
+        attempt.metrics.write_text("".join(f"{json.dumps(full_line(at, loss=at % 7))}\n" for at in range(1, lines)))
+        tracemalloc.start()
+        try:
+            assert metrics.read_stretches(attempt, training.NAMES).lines == lines - 1
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)  # what is made once
+    assert peak(60_000) < 1.3 * peak(20_000)
 
 
 @pytest.mark.parametrize("count", [0, 1, 10, 11, 12, 37, 1000])
