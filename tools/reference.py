@@ -25,6 +25,7 @@ from launcher.config.model import Model, default_of
 from launcher.config.request import Request
 from launcher.contract import failures, records
 from launcher.contract.paths import AttemptPaths, RunPaths
+from launcher.correlate import tolerances
 from launcher.planning.option_effects import effect_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +57,7 @@ def pages() -> dict[str, str]:
         "request.md": request(),
         "defaults.md": defaults(),
         "exit-status.md": exit_status(),
+        "tolerances.md": NOTE + tolerances.page(),
         "failures.md": failures_page(),
         "messages.md": messages_page(),
         "image-description.md": image_description(),

@@ -23,6 +23,7 @@ from launcher.correlate.plot import losses_png
 from launcher.correlate.probes import first_stage, read_probes
 from launcher.correlate.running import Ended, Wanted
 from launcher.correlate.settings import Difference, apply_overrides, differences, layout_difference
+from launcher.correlate.tolerances import Tolerance, expected_of, sentences
 from launcher.correlate.verdict import Agreement, judge
 from launcher.rundir import RunDirectory
 from launcher.rundir.run_directory import write_atomically
@@ -300,14 +301,19 @@ def judge_runs(
     *,
     noise: Noise | None = None,
     notes: Sequence[str] = (),
+    expecting: bool = True,
 ) -> Comparison:
-    """Return the comparison of two runs that have ended, with the verdict. Raises OutsideError without losses."""
+    """Return the comparison of two runs that have ended, with the verdict. Raises OutsideError without losses.
+
+    With `expecting` a difference that is expected of the kind of change counts as none (tolerances.py).
+    """
     sides = (side_of(left), side_of(right))
     for side in sides:
         if not side.points:
             raise OutsideError(f"{side.name} has recorded no iteration", hint=f"launcher logs {side.name}")
     found = compare_sides(*sides)
-    tolerance = max(pair.tolerance, noise.tolerance if noise else 0.0)
+    expected = _expected(sides, found.settings) if expecting else ()
+    tolerance = max(pair.tolerance, noise.tolerance if noise else 0.0, *(row.relative for row in expected))
     stage, more = _stage(left, right, sides, dropout=pair.dropout != 0)
     verdict = judge(
         sides[0].points,
@@ -317,8 +323,17 @@ def judge_runs(
         not_comparable=_not_comparable(sides),
         stage=stage,
     )
-    verdict = dataclasses.replace(verdict, notes=(*notes, *more, *(noise.notes if noise else ())))
+    said = (*(noise.notes if noise else ()), *sentences(expected))
+    verdict = dataclasses.replace(verdict, notes=(*notes, *more, *said))
     return dataclasses.replace(found, verdict=_only_the_log(left, right, verdict))
+
+
+def _expected(sides: tuple[Side, Side], found: Sequence[Difference]) -> tuple[Tolerance, ...]:
+    """Return the kinds of change between two sides of which a difference is expected."""
+    keys = ("model.hidden_dropout", "model.attention_dropout")
+    dropout = any((side.settings or {}).get(key, 0.1) != 0 for side in sides for key in keys)
+    images = {side.image for side in sides}
+    return expected_of(found, image=len(images) == 2 and None not in images, dropout=dropout)
 
 
 def _not_comparable(sides: tuple[Side, Side]) -> str | None:
