@@ -1,6 +1,6 @@
 """How far the losses of two trainings may lie apart by the kind of change between them, each with its source.
 
-The one table of it: verdicts use it, and docs/reference/tolerances.md is written from it. What is in no row has no
+The one table of it: verdicts use it, and docs/reference/tolerances.md is written from it. A change that is not in it has no
 tolerance: there any difference beyond the noise counts.
 """
 
@@ -20,7 +20,7 @@ class Tolerance:
     what: str
     source: str
     keys: str = ""
-    """A regular expression for the keys of settings of this kind; empty for a kind that is no setting."""
+    """A regular expression for the keys of settings of this kind; empty for a kind that is not a setting."""
 
 
 _OURS = "docs/measurements/correlation.md"
