@@ -1,7 +1,7 @@
 """How far the losses of two trainings may lie apart by the kind of change between them, each with its source.
 
-The one table of it: verdicts use it, and docs/reference/tolerances.md is written from it. A change that is not in it has no
-tolerance: there any difference beyond the noise counts.
+Verdicts and docs/reference/tolerances.md use this table alone. A change that is not in it has no tolerance: there any
+difference beyond the noise counts.
 """
 
 import re
@@ -13,7 +13,7 @@ from launcher.correlate.settings import Difference
 
 @dataclass(frozen=True)
 class Tolerance:
-    """One kind of change, and the relative difference of losses that is expected of it."""
+    """One kind of change, and the relative difference of losses that it may cause."""
 
     name: str
     relative: float
