@@ -423,7 +423,7 @@ def as_object(correlation: Correlation) -> dict[str, Any]:
             {"key": one.key, "left": one.left, "right": one.right, "numbers": one.numbers} for one in correlation.stated
         ],
         "noise": _noise_object(correlation.noise),
-        "tolerance": correlation.noise.tolerance if correlation.noise else None,
+        "tolerance": verdicts.number(correlation.noise.tolerance) if correlation.noise else None,
         "directory": str(correlation.directory),
     }
 
@@ -433,8 +433,11 @@ def _noise_object(noise: Noise | None) -> dict[str, Any] | None:
         return None
     return {
         side: {
-            "largest_difference": largest,
-            "runs": [{"run_dir": str(run.path), "losses": [one.loss for one in history_of(run)]} for run in runs],
+            "largest_difference": verdicts.number(largest),
+            "runs": [
+                {"run_dir": str(run.path), "losses": [verdicts.number(one.loss) for one in history_of(run)]}
+                for run in runs
+            ],
         }
         for side, largest, runs in zip(("left", "right"), (noise.left, noise.right), noise.runs, strict=True)
     } | {"failed": list(noise.failed)}

@@ -73,6 +73,9 @@ _STAMP = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?P<micro>\.\d+)?\]\s*")
 _LINE = re.compile(r"iteration\s+(?P<iteration>\d+)\s*/\s*(?P<of>\d+)\s*\|(?P<rest>.*)")
 _PART = re.compile(r"\s*(?P<name>[^|:]+):\s*(?P<value>[^|]+?)\s*(?:\||$)")
 _START = re.compile(r"time to initialize megatron|done with setup")
+_BRIDGE = re.compile(r"Step Time : |megatron\.bridge")
+_MEGATRON_LM = re.compile(r"-{8,} arguments -{8,}")
+"""What each prints besides; time stamps with microseconds are Megatron-LM's, from 0.16 on."""
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf)", re.IGNORECASE)
 
 
@@ -87,8 +90,12 @@ def read_log(lines: Iterable[str], *, as_printed: bool = False) -> list[Point]:
     """Return the iterations that a log of Megatron-LM or Megatron Bridge prints, at a log interval of 1.
 
     Megatron-LM does not reset its sums after the first iteration of a process: what it prints for the second is the
-    mean of both. Here it is the second alone, unless it is wanted `as_printed`.
+    mean of both. Here it is the second alone, unless it is wanted `as_printed`. Where the log does not show which of
+    the two has written it, the second loss is not known.
     """
+    lines = list(lines)
+    text = "\n".join(lines)
+    is_bridge, is_megatron_lm = bool(_BRIDGE.search(text)), bool(_MEGATRON_LM.search(text))
     found: list[Point] = []
     since_start: list[_Printed] = []
     for item in _printed(lines):
@@ -99,9 +106,12 @@ def read_log(lines: Iterable[str], *, as_printed: bool = False) -> list[Point]:
         since_start.append(item)
         values = dict(item.values)
         first_two = since_start[:2]
-        is_mean = item.megatron_lm and len(since_start) == 2 and first_two[0].iteration + 1 == item.iteration
-        if is_mean and not as_printed and "lm loss" in values and "lm loss" in first_two[0].values:
-            values["lm loss"] = 2 * values["lm loss"] - first_two[0].values["lm loss"]
+        may_be_mean = len(since_start) == 2 and first_two[0].iteration + 1 == item.iteration and not as_printed
+        if may_be_mean and "lm loss" in values and "lm loss" in first_two[0].values:
+            if item.megatron_lm or is_megatron_lm:
+                values["lm loss"] = 2 * values["lm loss"] - first_two[0].values["lm loss"]
+            elif not is_bridge:
+                del values["lm loss"]
         found.append(_of_printed(item.iteration, values))
     return found
 

@@ -78,15 +78,25 @@ def judge(
         return Agreement("not comparable", not_comparable, first=first, **common)
     if first is not None:
         return Agreement("diverged", _diverged(first, differences, stage), first=first, **common)
+    if not math.isfinite(tolerance):
+        text = "repeats of one training differ without bound, as a loss of some is not finite"
+        return Agreement("undecided", text, **common)
     reason = _too_little(pairs)
     if reason:
         return Agreement("undecided", f"equal from iteration {compared[0]} to {compared[1]}, but {reason}", **common)
-    span = f"from iteration {compared[0]} to {compared[1]}"
+    span = f"from iteration {compared[0]} to {compared[1]}{_longer(left, right, compared[1])}"
     exact = all(one.printed_loss == two.printed_loss for one, two in pairs)
     if exact:
         return Agreement("agree", f"the losses agree in all printed digits {span}", **common)
     text = f"the losses agree {span} within {tolerance:.1e}; the largest difference is {largest:.1e}"
     return Agreement("agree within tolerance", text, **common)
+
+
+def _longer(left: Sequence[Point], right: Sequence[Point], last: int) -> str:
+    """Return which side has further iterations, which nothing is known to compare with."""
+    ends = {name: max(point.iteration for point in side) for name, side in (("left", left), ("right", right))}
+    more = [f"the {name} side goes on to {end}" for name, end in ends.items() if end > last]
+    return f" ({', '.join(more)})" if more else ""
 
 
 def _pairs(left: Sequence[Point], right: Sequence[Point]) -> list[tuple[Point, Point]]:
@@ -101,9 +111,9 @@ def _pairs(left: Sequence[Point], right: Sequence[Point]) -> list[tuple[Point, P
 def _distance(left: float | None, right: float | None) -> float:
     if left is None or right is None:
         return 0.0 if left is right else math.inf
-    if math.isnan(left) and math.isnan(right):
+    if left == right or (math.isnan(left) and math.isnan(right)):
         return 0.0
-    return abs(left - right)
+    return abs(left - right) if math.isfinite(left) and math.isfinite(right) else math.inf
 
 
 def _divergence(left: Point, right: Point, tolerance: float) -> Divergence | None:
@@ -111,7 +121,7 @@ def _divergence(left: Point, right: Point, tolerance: float) -> Divergence | Non
         return None
     apart = _distance(left.loss, right.loss)
     allowed = tolerance * max(abs(left.loss), abs(right.loss))
-    if left.printed_loss != right.printed_loss and not apart <= allowed:
+    if left.printed_loss != right.printed_loss and not (apart <= allowed and math.isfinite(apart)):
         return Divergence(left.iteration, "loss", left.printed_loss, right.printed_loss, right.loss - left.loss)
     if left.grad_norm is None or right.grad_norm is None or tolerance:
         return None
@@ -156,8 +166,9 @@ def noise(repeats: Sequence[Sequence[Point]]) -> float:
     for index, one in enumerate(repeats):
         for other in repeats[index + 1 :]:
             for left, right in _pairs(one, other):
+                apart = _distance(left.loss, right.loss)
                 scale = max(abs(left.loss or 0), abs(right.loss or 0)) or 1.0
-                worst = max(worst, _distance(left.loss, right.loss) / scale)
+                worst = max(worst, apart / scale if math.isfinite(apart) and apart else apart)
     return worst
 
 
@@ -168,9 +179,9 @@ def as_object(verdict: Agreement) -> Mapping[str, Any]:
         "state": verdict.state,
         "sentence": verdict.sentence,
         "agree": verdict.is_agreement,
-        "first": vars(first) if first else None,
+        "first": {**vars(first), "difference": number(first.difference)} if first else None,
         "compared": list(verdict.compared) if verdict.compared else None,
-        "largest_difference": verdict.largest,
+        "largest_difference": number(verdict.largest),
         "stage": verdict.stage,
         "cause": verdict.cause,
         "settings": [
@@ -179,6 +190,11 @@ def as_object(verdict: Agreement) -> Mapping[str, Any]:
         ],
         "notes": list(verdict.notes),
     }
+
+
+def number(value: float | None) -> float | str | None:
+    """Return a number as JSON can hold it: `nan` and `inf` as text."""
+    return value if value is None or math.isfinite(value) else str(value)
 
 
 def median(values: Sequence[float | None]) -> float | None:

@@ -1,5 +1,6 @@
 """When two trainings agree, diverge, cannot be compared, or when it cannot be said."""
 
+import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import pytest
 from launcher.correlate.history import Point
 from launcher.correlate.probes import Sign, first_stage
 from launcher.correlate.settings import Difference, apply_overrides, differences, layout_difference
-from launcher.correlate.verdict import judge, noise
+from launcher.correlate.verdict import as_object, judge, noise
 from launcher.translation.table import load_table
 from launcher.translation.translate import to_bridge, values_of
 
@@ -218,3 +219,31 @@ def test_on_a_gpu_the_cpus_generator_does_not_explain_another_mask() -> None:
     found, _ = first_stage(left, third, dropout=True)
     assert found is not None
     assert (found.name, found.cause) == ("generator", "before the first forward: cuda differs")
+
+
+NOT_FINITE = [*LOSSES[:4], *[math.nan] * 4]
+
+
+def test_what_is_not_finite_is_in_no_tolerance() -> None:
+    for other in (NOT_FINITE, [*LOSSES[:7], math.inf]):
+        found = judge(points(LOSSES), points(other), tolerance=0.5)
+        assert (found.state, found.largest) == ("diverged", math.inf)
+        assert json.loads(json.dumps(as_object(found), allow_nan=False))["largest_difference"] == "inf"
+        assert judge(points(other), points(other)).state == "undecided"
+
+
+def test_repeats_of_which_some_are_not_finite_decide_nothing() -> None:
+    assert noise([points(LOSSES), points(NOT_FINITE)]) == math.inf
+    assert noise([points(NOT_FINITE), points(NOT_FINITE)]) == 0.0
+    found = judge(points(LOSSES), points(LOSSES), tolerance=2 * noise([points(LOSSES), points(NOT_FINITE)]))
+    assert found.state == "undecided"
+    assert "without bound" in found.sentence
+
+
+def test_a_run_that_stops_early_is_compared_as_far_as_it_goes_and_that_is_said() -> None:
+    found = judge(points(LOSSES), points(LOSSES[:6]))
+    assert (found.state, found.compared) == ("agree", (1, 6))
+    assert "the left side goes on to 8" in found.sentence
+    assert judge(points(LOSSES[:3]), points(LOSSES)).state == "undecided"
+    later = [Point(number, 9.0, 1.0, 1e-4) for number in range(10, 15)]
+    assert judge(points(LOSSES[:4]), later).state == "undecided"
