@@ -1,6 +1,7 @@
 """Checkouts of Megatron-LM and Megatron-Core: directories, commits, and those that a Bridge checkout pins."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import ConfigError, RecipeError
+from launcher.api.prepare_plan import prepare_plan
+from launcher.config.request import Request
 from launcher.discovery.megatron_core import core_version, find_core, pair_warning, read_pinned, use_core
 from launcher.discovery.megatron_lm import find_source, git_commit, read_megatron_script
 from launcher.job.config import check
@@ -182,3 +185,16 @@ def test_the_command_shows_and_switches(bridge: Path, repository: Path) -> None:
     status, found = mcore("use", "dev")
     assert (status, found["name"], found["as_recorded"]) == (1, "dev", False)
     assert found["commit"] == commits(repository)[0]
+
+
+def test_nsys_is_said_in_megatron_lms_words() -> None:
+    """Its own loop starts and stops the capture, in the steps and on the ranks that the user names."""
+    words = ("--num-layers", "2", "--train-iters", "20", "--no-gradient-accumulation-fusion")
+    asked = {"recipe": "mlm:gpt", "cluster": "slurm", "nodes": 1, "gpus_per_node": 2, "mlm_arguments": words}
+    options = {"nsys": True, "profile_steps": "10:15", "profile_ranks": "0,1"}
+    plan = prepare_plan(Request.model_validate({**asked, **options}), "submit", check="never").to_dict()
+    assert plan["argv"]["recipe"]["words"][len(words) :] == shlex.split(
+        "--profile --profile-step-start 10 --profile-step-end 15 --profile-ranks 0 1"
+    )
+    profiler = plan["argv"]["options"]["profiler"]
+    assert (profiler["name"], profiler["ranks"], profiler["start"], profiler["stop"]) == ("nsys", [0, 1], 10, 15)
