@@ -19,6 +19,9 @@ _MOST_FILES = 2000
 _MOST_BYTES = 50_000_000
 _DIFF_BYTES = 100_000
 _GIT_TIMEOUT_S = 20
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_POINTER_BYTES = range(100, 1024)
+"""Git LFS: a pointer is smaller than 1024 bytes (docs/spec.md)."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +80,17 @@ def shipped_code(
                 )
         found |= added
     _check_size(found, "--ship")
-    tracked = _tracked(home, ignored)
+    tracked, absent = _tracked(home, ignored)
     if tracked is None:
-        return ShippedCode(_pairs(found), bytes=_bytes(found))
+        return ShippedCode(_pairs(found), warnings=_pointers(found), bytes=_bytes(found))
     both = {**tracked, **found}
     if (size := _size(both)) is None:
-        return ShippedCode(_pairs(both), _git_state(home), bytes=_bytes(both))
+        return ShippedCode(_pairs(both), _git_state(home), (*absent, *_pointers(both)), _bytes(both))
     warning = (
         f"{size} are tracked beside the recipe, which is too much to travel: only what it imports and --ship names "
         f"does. {IGNORE} beside it can leave out names, or move the recipe to a directory of its own"
     )
-    return ShippedCode(_pairs(found), _git_state(home), (warning,), _bytes(found))
+    return ShippedCode(_pairs(found), _git_state(home), (warning, *_pointers(found)), _bytes(found))
 
 
 def imported_files(script: Path) -> list[Path]:
@@ -138,32 +141,78 @@ def _named(text: str, home: Path, directory: Path, ignored: tuple[str, ...]) -> 
     path = user_path(text, directory, where="--ship", error=RecipeError)
     if not path.exists():
         raise RecipeError(f"there is no file or directory {text!r} to travel with the recipe", where="--ship")
-    absolute = path.absolute()
+    # `..` must not lead out of the copy; a link keeps its own name.
+    absolute = path.resolve() if ".." in path.parts else path.absolute()
     start = absolute.relative_to(home) if absolute.is_relative_to(home) else Path(absolute.name)
     if path.is_file():
         return {start.as_posix(): absolute}
-    below = (one.relative_to(absolute) for one in _files_below(absolute))
-    return {(start / one).as_posix(): absolute / one for one in below if not _is_ignored(one.as_posix(), ignored)}
+    found: dict[str, Path] = {}
+    for each in _files_below(absolute):
+        one = each.relative_to(absolute)
+        if not _is_ignored(one.as_posix(), ignored) and not _is_ignored((start / one).as_posix(), ignored):
+            found[(start / one).as_posix()] = each
+        if len(found) > _MOST_FILES:  # it may be the whole machine
+            _check_size(found, "--ship")
+    return found
 
 
 def _files_below(directory: Path, *, hidden: bool = False) -> Iterator[Path]:
-    """Yield the files, byte code left out; of a named directory also what is `hidden` by a dot stays."""
-    for root, directories, names in os.walk(directory):
+    """Yield the files, byte code left out; with `hidden` also those whose names begin with a dot.
+
+    Links to directories are followed, but for those that lead back to where they lie.
+    """
+    for root, directories, names in os.walk(directory, followlinks=True):
         shown = (name for name in directories if name != "__pycache__" and (hidden or not name.startswith(".")))
-        directories[:] = sorted(shown)
+        directories[:] = sorted(name for name in shown if not _leads_back(Path(root, name)))
         for name in sorted(names):
             path = Path(root, name)
             if path.is_file() and (hidden or not name.startswith(".")):
                 yield path
 
 
-def _tracked(home: Path, ignored: tuple[str, ...]) -> dict[str, Path] | None:
-    """Return the tracked files below the recipe's directory, as they are now; None outside a project of git."""
-    listed = _git(home, "ls-files", "-z", "--", ".")
+def _leads_back(directory: Path) -> bool:
+    return directory.is_symlink() and directory.parent.resolve().is_relative_to(directory.resolve())
+
+
+def _tracked(home: Path, ignored: tuple[str, ...]) -> tuple[dict[str, Path] | None, tuple[str, ...]]:
+    """Return the tracked files below the recipe's directory, as they are now, and warnings of what cannot travel.
+
+    Files of submodules, and those in directories that tracked links name, are among them. None outside a project of
+    git.
+    """
+    listed = _git(home, "ls-files", "--recurse-submodules", "-z", "--", ".")
     if not listed:
-        return None
-    names = [name for name in listed.split("\0") if name and not _is_ignored(name, ignored)]
-    return {name: home / name for name in names if (home / name).is_file()}
+        return None, ()
+    found, warnings = dict[str, Path](), list[str]()
+    for name in listed.split("\0"):
+        if not name or _is_ignored(name, ignored):
+            continue
+        path = home / name
+        if path.is_file():
+            found[name] = path
+        elif path.is_symlink() and path.is_dir():
+            found |= {} if _leads_back(path) else _named(str(path), home, home, ignored)
+        elif path.is_dir():
+            warnings.append(
+                f"the submodule {name} is not checked out, so its files do not travel: git submodule update"
+            )
+        elif "\N{REPLACEMENT CHARACTER}" in name:
+            warnings.append(f"{name} does not travel, because its name is not UTF-8: rename it")
+    return found, tuple(warnings)
+
+
+def _pointers(found: dict[str, Path]) -> tuple[str, ...]:
+    """Return a warning where a file is a pointer of Git LFS in place of its content."""
+    names = [name for name, path in found.items() if path.stat().st_size in _POINTER_BYTES and _is_pointer(path)]
+    if not names:
+        return ()
+    shown = f"{', '.join(sorted(names)[:3])}{' and others' if len(names) > 3 else ''}"
+    return (f"{shown}: a pointer of Git LFS travels in place of the content: git lfs pull fetches it",)
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 def _git_state(home: Path) -> GitState:
@@ -214,19 +263,33 @@ def _git_failed(home: Path, reason: str) -> RecipeError:
 
 
 def _ignored(home: Path) -> tuple[str, ...]:
-    """Return the lines of .launcherignore; none where there is no such file."""
+    """Return the patterns of .launcherignore; none where there is no such file.
+
+    Raises RecipeError for `!`, with which git takes names back: a name that must not travel is not guessed.
+    """
     try:
         lines = (home / IGNORE).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ()
-    return tuple(line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#"))
+    patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    for number, line in enumerate(lines, start=1):
+        if line.startswith("!"):
+            raise RecipeError(
+                f"{line.strip()!r} is not a pattern here: names cannot be taken back",
+                where=f"{home / IGNORE}:{number}",
+                hint="State the names that do not travel more exactly.",
+            )
+    return tuple(pattern.removeprefix("./").rstrip("/") for pattern in patterns)
 
 
 def _is_ignored(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a pattern fits the path, one of the directories above it, or a name in it."""
+    """Whether a pattern fits the path, one of the directories above it, or a name in it; with `/` first no name."""
+    if not patterns:
+        return False
     parts = name.split("/")
     above = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    return any(fnmatch.fnmatch(one, pattern) for pattern in patterns for one in (*above, *parts))
+    candidates = (*above, *parts, *(f"/{one}" for one in above))
+    return any(fnmatch.fnmatchcase(one, pattern) for pattern in patterns for one in candidates)
 
 
 def _pairs(found: dict[str, Path]) -> tuple[tuple[str, str], ...]:

@@ -1,6 +1,8 @@
 """What travels with a recipe's file: its imports, tracked files beside it, what --ship names, and nothing else."""
 
+import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,93 @@ def test_git_that_refuses_is_not_taken_for_no_git(project: Path, monkeypatch: py
     (project / ".git/config").write_text("[core\n")
     with pytest.raises(RecipeError, match="git does not say which files"):
         ship(project)
+
+
+def test_outer_directories_stay_inside_the_copy(project: Path) -> None:
+    """`..` in --ship must not lead out of code/recipe/, where it could replace the entrypoint."""
+    (project / "recipes").mkdir()
+    (project / "recipe.py").rename(project / "recipes/recipe.py")
+    (project / "entrypoint.py").write_text("print()\n")
+    recipe = read_recipe("recipes/recipe.py", project)
+    outer = targets(shipped_code(recipe, ("recipes/..", "recipes/../conf"), project))
+    assert {"conf/knobs.json", f"{project.name}/entrypoint.py", f"{project.name}/recipes/recipe.py"} <= outer
+    assert not any(".." in name or name == "entrypoint.py" for name in outer)
+    assert targets(shipped_code(recipe, ("recipes/../recipes",), project)) == {"recipe.py"}
+
+
+def test_links_to_directories_are_followed_and_those_that_lead_back_are_not(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "a.csv").write_text("1")
+    (project / "conf/tables").symlink_to(elsewhere)
+    (project / "conf/back").symlink_to(project)
+    (project / "conf/itself").symlink_to("itself")
+    assert targets(ship(project, "conf")) - IMPORTED == {"conf/knobs.json", "conf/tables/a.csv"}
+    git(project, "init", "-q")
+    git(project, "add", "recipe.py", "conf")
+    tracked = targets(ship(project)) - IMPORTED
+    assert tracked == {"conf/knobs.json", "conf/.hidden", "conf/tables/a.csv"}
+
+
+def test_submodules_travel_and_what_cannot_is_warned_of(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (other / "d.json").write_text("{}")
+    git(other, "init", "-q")
+    git(other, "add", ".")
+    git(other, "commit", "-q", "-m", "first")
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 12345\n"
+    (project / "weights.bin").write_text(pointer)
+    (project / "two\nlines.txt").write_text("x")
+    Path(os.fsdecode(os.fsencode(project) + b"/not-\xff.txt")).write_text("x")
+    git(project, "init", "-q")
+    for name in ("vendor", "absent"):
+        git(project, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other), name)
+    git(project, "submodule", "deinit", "-q", "-f", "absent")
+    git(project, "add", "recipe.py", "weights.bin", "two\nlines.txt", ":(glob)not-*")
+    found = ship(project)
+    assert targets(found) - IMPORTED == {".gitmodules", "vendor/d.json", "weights.bin", "two\nlines.txt"}
+    said = "\n".join(found.warnings)
+    assert "the submodule absent is not checked out" in said
+    assert "weights.bin: a pointer of Git LFS travels in place of the content" in said
+    assert "is not UTF-8" in said
+    assert len(found.warnings) == 3
+
+
+def test_a_pattern_with_a_slash_first_is_of_one_place_and_names_are_not_taken_back(project: Path) -> None:
+    (project / "mylib/conf").mkdir()
+    (project / "mylib/conf/other.json").write_text("{}")
+    git(project, "init", "-q")
+    git(project, "add", "recipe.py", "conf/knobs.json", "mylib/conf")
+    both = {"conf/knobs.json", "mylib/conf/other.json"}
+    for text, left in (("/conf", {"mylib/conf/other.json"}), ("./conf/knobs.json", {"mylib/conf/other.json"})):
+        (project / ".launcherignore").write_text(f"{text}\n")
+        assert targets(ship(project)) & both == left
+    (project / ".launcherignore").write_text("conf/\n")
+    assert targets(ship(project)) & both == set()
+    (project / ".launcherignore").write_text("mylib/conf/*\n")
+    assert targets(ship(project, "mylib")) & both == {"conf/knobs.json"}, "also of a directory that is named"
+    (project / ".launcherignore").write_text("*.json\n!conf/knobs.json\n")
+    with pytest.raises(RecipeError, match="names cannot be taken back"):
+        ship(project)
+
+
+def test_a_directory_far_too_large_is_refused_before_all_of_it_was_seen(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `--ship /` is: the whole machine would be walked through."""
+    seen = []
+
+    def endless(*_arguments: object, **_more: object) -> Iterator[tuple[str, list[str], list[str]]]:
+        while True:
+            seen.append(1)
+            yield str(project / "conf"), [], [f"file{len(seen)}"]
+
+    for number in range(1, 2003):
+        (project / f"conf/file{number}").touch()
+    monkeypatch.setattr(os, "walk", endless)
+    with pytest.raises(RecipeError, match="2001 files of 0 MB would be copied"):
+        ship(project, "conf")
+    assert len(seen) < 2100
