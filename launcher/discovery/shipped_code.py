@@ -21,7 +21,7 @@ _DIFF_BYTES = 100_000
 _GIT_TIMEOUT_S = 20
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _POINTER_BYTES = range(100, 1024)
-"""Git LFS: a pointer is smaller than 1024 bytes (docs/spec.md)."""
+"""A pointer is smaller than 1024 bytes, as the specification of Git LFS says."""
 
 
 @dataclass(frozen=True)
