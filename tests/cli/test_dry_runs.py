@@ -75,7 +75,7 @@ def said(commands: Server, home: Path, *words: str) -> tuple[int | None, str, st
     options=st.lists(st.sampled_from(OPTIONS), max_size=4, unique_by=lambda option: option[0]),
     assignments=st.lists(st.sampled_from(ASSIGNMENTS), max_size=3, unique=True),
 )
-def test_a_plan_is_what_a_dry_run_shows(
+def test_plans_and_dry_runs_are_the_same(
     commands: Server,
     home: Path,
     recipe: str,
