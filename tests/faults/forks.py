@@ -76,8 +76,8 @@ class Forked:
 
     @property
     def text(self) -> str:
-        """What it has printed."""
-        return self.output.read_text(errors="replace")
+        """What it has printed; nothing where it was killed before it had begun."""
+        return self.output.read_text(errors="replace") if self.output.exists() else ""
 
 
 class Launchers:

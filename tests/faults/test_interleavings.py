@@ -52,6 +52,8 @@ class Walk:
         crash = ("+toy.fail_rank=0", f"+toy.fail_step={self.draw.randrange(20, 60)}", "+toy.bad_attempts=2")
         first = forks.run("submit", *COMMON, *SETTINGS, *going, *(crash if going else ()))
         self.run = Path(json.loads(first.text[first.text.index("{") :])["run_dir"])
+        saved = self.run / "checkpoints/latest_checkpointed_iteration.txt"
+        wait_until(saved.exists, "something to continue from", cluster, 60)
 
     def jobs(self) -> dict[str, str]:
         """The run's jobs with their states, by the script that Slurm has for each job."""
@@ -90,7 +92,7 @@ class Walk:
             "scancel": lambda: self.slurm("scancel"),
             "signal": lambda: self.slurm("scancel", "--signal=TERM"),
         }
-        name = self.draw.choice([*happens, "resume", "requeue"])
+        name = self.draw.choice([*happens, *["resume"] * 4, *["requeue"] * 2])
         self.log.append(f"{time.time():.1f} {name} {self.jobs()}")
         happens[name]()
 
@@ -118,7 +120,7 @@ def walk(user: User, cluster: VirtualCluster, forks: Launchers, seed: str, secon
     try:
         while time.monotonic() < end:
             it.step()
-            time.sleep(it.draw.uniform(0, 1.5))
+            time.sleep(it.draw.choice((0.1, 0.3, 1.0, 3.0)))
             if len(it.started) > 6:
                 it.settle()
         it.settle()
