@@ -77,24 +77,30 @@ class Walk:
 
     def step(self) -> None:
         """Do one of the things that may happen."""
-        resume = ("submit", "--resume", str(self.run))
-        happens = {
-            "resume": lambda: self.launcher(*resume),
-            "resume once": lambda: self.launcher(*resume, f"--once={self.draw.randrange(4)}"),
-            "two resumes": lambda: [self.launcher(*resume), self.launcher(*resume)],
-            "successors": lambda: self.launcher(*resume, "--attempts=2"),
-            "cancel": lambda: self.launcher("cancel", str(self.run)),
-            "cancel and resume": lambda: [self.launcher("cancel", str(self.run)), self.launcher(*resume)],
-            "stop": lambda: self.launcher("cancel", str(self.run), "--checkpoint"),
-            "gc": lambda: self.launcher("gc", str(self.run), "--keep-last=1", "--yes"),
-            "status": lambda: self.launcher("status", str(self.run)),
-            "requeue": lambda: self.slurm("scontrol", "requeue"),
-            "scancel": lambda: self.slurm("scancel"),
-            "signal": lambda: self.slurm("scancel", "--signal=TERM"),
+        run = str(self.run)
+        resume, cancel = ("submit", "--resume", run), ("cancel", run)
+        commands: dict[str, tuple[tuple[str, ...], ...]] = {
+            "resume": (resume,),
+            "resume once": ((*resume, f"--once={self.draw.randrange(4)}"),),
+            "two resumes": (resume, resume),
+            "successors": ((*resume, "--attempts=2"),),
+            "cancel": (cancel,),
+            "cancel and resume": (cancel, resume),
+            "stop": ((*cancel, "--checkpoint"),),
+            "gc": (("gc", run, "--keep-last=1", "--yes"),),
+            "status": (("status", run),),
         }
-        name = self.draw.choice([*happens, *["resume"] * 4, *["requeue"] * 2])
+        of_slurm = {
+            "requeue": ("scontrol", "requeue"),
+            "scancel": ("scancel",),
+            "signal": ("scancel", "--signal=TERM"),
+        }
+        name = self.draw.choice([*commands, *of_slurm, *["resume"] * 4, *["requeue"] * 2])
         self.log.append(f"{time.time():.1f} {name} {self.jobs()}")
-        happens[name]()
+        for arguments in commands.get(name, ()):
+            self.launcher(*arguments)
+        if name in of_slurm:
+            self.slurm(*of_slurm[name])
 
     def settle(self) -> None:
         """Wait for the commands that were started; none may fail in a way that is not its own."""
