@@ -54,6 +54,12 @@ def until(true: Callable[[], Any], timeout_s: float = 30) -> None:
         time.sleep(0.05)
 
 
+def ignores(pid: int, number: signal.Signals) -> bool:
+    """Whether a process ignores a signal: it has come as far as that."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn:"))
+    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+
+
 def gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -179,7 +185,7 @@ def test_a_file_of_the_users_is_the_one_that_is_followed(tmp_path: Path) -> None
 @pytest.mark.parametrize("written", ["", "efa_socket"])
 def test_the_follower_is_gone_seconds_after_its_rank(tmp_path: Path, written: str) -> None:
     with running(tmp_path) as rank:
-        time.sleep(seconds(1))
+        until(lambda: all(ignores(rank.follower, one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)))
         # All that Slurm sends to every process of a step.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(rank.follower, number)
