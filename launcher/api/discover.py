@@ -113,7 +113,7 @@ def discover_context(asked: Request, intent: Intent) -> RunContext:
     host = detect_host()
     layered = _layer(asked, host)
     request, resumed = layered.request, layered.resumed
-    request = _with_python(request, host)
+    request = _with_notification(_with_python(request, host), host)
     named = required_recipe(request, intent)
     if request.check_on is not None and request.check_config is False:
         text = "it says where the check runs, and --no-check-config leaves the check out"
@@ -403,6 +403,29 @@ def _with_python(request: Request, host: HostContext) -> Request:
         return request
     # Not resolved: a virtual environment's python is a link, and finds its packages by where the link lies.
     return request.model_copy(update={"python": str(user_path(request.python, host.directory, where="--python"))})
+
+
+def _with_notification(request: Request, host: HostContext) -> Request:
+    """Return the request with the variable of --notify-url passed on. Raises ConfigError where it is not set."""
+    import shlex
+
+    if request.notify is not None:
+        try:
+            empty = not shlex.split(request.notify)
+        except ValueError as error:
+            raise ConfigError(f"cannot be split into words: {error}", where="--notify") from None
+        if empty:
+            raise ConfigError("names no program", where="--notify")
+    name = request.notify_url
+    if name is None or any(entry.partition("=")[0] == name for entry in request.env):
+        return request
+    if not host.environ.get(name):
+        raise ConfigError(
+            f"the variable {name} is not set in this shell",
+            where="--notify-url",
+            hint=f"Such as: export {name}=https://...",
+        )
+    return request.model_copy(update={"env": (*request.env, name)})
 
 
 def _match(recipe: Recipe, request: Request, release: BridgeRelease) -> IndexMatch | None:

@@ -60,6 +60,8 @@ class RunOptions(TypedDict, total=False):
     spares: int | None
     allow_checkpoint_load: bool | None
     keep_going: bool | None
+    notify: str | None
+    notify_url: str | None
     verify: Literal["full", "budget", "sizes"] | None
     hang_limit_s: float | None
     init: Literal["pretrained", "random"] | None

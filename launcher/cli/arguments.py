@@ -162,6 +162,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="continue a batch run by itself, after time limits, lost nodes and crashes too, until it has finished",
     )
     add(
+        "--notify",
+        metavar="COMMAND",
+        help="start this program after each attempt, with a message on its standard input (launcher help notify)",
+    )
+    add(
+        "--notify-url",
+        metavar="NAME",
+        help="post the message to the URL in this variable of your shell, which no file of the run holds",
+    )
+    add(
         "--verify",
         choices=("full", "budget", "sizes"),
         help="what of a checkpoint is verified before it is loaded: all sums, those that 120 s allow, or the sizes",

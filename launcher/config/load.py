@@ -20,7 +20,20 @@ from launcher.config.request import Request, assignment_key
 from launcher.contract import files
 from launcher.contract.values import nearest
 
-DEFAULTS = ("cluster", "account", "partition", "qos", "time", "image", "runtime", "run_root", "shared", "ship")
+DEFAULTS = (
+    "cluster",
+    "account",
+    "partition",
+    "qos",
+    "time",
+    "image",
+    "runtime",
+    "run_root",
+    "shared",
+    "ship",
+    "notify",
+    "notify_url",
+)
 """Keys that a variable or a configuration file may preset; the rest is stated for each run."""
 
 JOINED = ("assignments", "env", "expand_env", "mounts", "ship", "srun_args", "nsys_args")

@@ -146,6 +146,12 @@ class Request(Model, frozen=True, kw_only=True):
     hang_limit_s: Limit | None = None
     """Seconds without a step after which an attempt is ended as a hang, in place of the profile's."""
 
+    notify: Text | None = None
+    """A program with its arguments, started after each attempt with a message on its standard input (JSON)."""
+
+    notify_url: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")] | None = None
+    """The name of a variable of the submitting shell that holds a URL: the message is posted to it as well."""
+
     init: Literal["pretrained", "random"] | None = None
     """What a new run starts from: weights that `hf_path` or `checkpoint.pretrained_checkpoint` name, or random ones.
     None: the former where something names them."""

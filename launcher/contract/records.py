@@ -192,11 +192,21 @@ class _JobOptions(TypedDict):
     hang_limits: HangLimits
 
 
+class NotifyOptions(TypedDict):
+    """How the ends of attempts are announced."""
+
+    command: list[str]
+    """A program with its arguments, which gets the message on its standard input; empty for none."""
+    url_variable: Optional[str]
+    """The name of the variable that holds the URL which the message is posted to."""
+
+
 class JobOptions(_JobOptions, total=False):
     """The launcher's own options; those that are seldom given are left out."""
 
     mcore: str
     """The directory of a Megatron-Core to import in place of the image's."""
+    notify: NotifyOptions
     telemetry_s: float
     """Seconds between samples of a node's GPUs and adapters; 0 for none."""
     probe: bool

@@ -12,6 +12,7 @@ image or on the host, after the step has ended; it needs the standard library al
 import sys
 import time
 from pathlib import Path
+from typing import Optional, cast
 
 if __name__ == "__main__":
     # Run as a file: this directory's modules are reached through their package alone.
@@ -19,6 +20,8 @@ if __name__ == "__main__":
 
 from launcher.contract.files import read_object, write_json
 from launcher.contract.paths import AttemptPaths, RunPaths
+from launcher.contract.records import AttemptResult, NextAttempt, NotifyOptions
+from launcher.contract.validation import problems
 from launcher.contract.verdict import compose
 from launcher.job.next_attempt import plan_next
 
@@ -51,8 +54,21 @@ def main(arguments: list[str]) -> int:
         if following is not None and following["action"] != "end":
             word = f"{following['action']}:{round(following['delay_s'])}"
     finally:  # the verdict counts, whatever else fails
-        print(word)
+        print(word, flush=True)
+    _announce(run, attempt, result, following)
     return 0
+
+
+def _announce(run: RunPaths, attempt: AttemptPaths, result: AttemptResult, following: "Optional[NextAttempt]") -> None:
+    """Announce how the attempt ended, where the run asks for that."""
+    options = (read_object(run.argv_file) or {}).get("options") or {}
+    wanted = options.get("notify")
+    if any(problems(wanted, NotifyOptions)):
+        return
+    from launcher.contract import notify
+
+    for line in notify.announce(cast(NotifyOptions, wanted), notify.message(run, attempt.name, result, following)):
+        print(f"notify: {line}", file=sys.stderr)
 
 
 def _is_superseded(run: RunPaths, attempt: AttemptPaths) -> bool:

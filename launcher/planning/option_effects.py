@@ -51,7 +51,7 @@ EFFECTS: Mapping[str, Effect] = {
     ),
     **dict.fromkeys(("resume", "entrypoint", "init"), EVERYWHERE),
     "run_root": _OF_A_RUN,
-    **dict.fromkeys(("mlm_source", "mlm_arguments", "mcore", "probe"), _OF_A_RUN),
+    **dict.fromkeys(("mlm_source", "mlm_arguments", "mcore", "probe", "notify", "notify_url"), _OF_A_RUN),
     **dict.fromkeys(
         ("name", "shared", "allow_changes", "allow_checkpoint_load", "keep_going", "verify", "hang_limit_s"), _OF_A_RUN
     ),

@@ -4,6 +4,7 @@ Asking the entrypoint something before the run (--check-config, --fetch) needs t
 """
 
 import dataclasses
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from launcher._util.errors import LayoutError, OverrideError
@@ -261,6 +262,11 @@ def _argv(
     }
     if inputs.request.probe:
         request["options"]["probe"] = True
+    if inputs.request.notify or inputs.request.notify_url:
+        request["options"]["notify"] = {
+            "command": shlex.split(inputs.request.notify or ""),
+            "url_variable": inputs.request.notify_url,
+        }
     if inputs.mcore is not None:
         request["options"]["mcore"] = str(inputs.mcore.path)
     return request

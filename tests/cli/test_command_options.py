@@ -186,6 +186,8 @@ CASES: Mapping[tuple[str, ...], Mapping[str, Case]] = {
                 "scale_batch": ("--scale-batch",),
                 "spares": ("--spares", "1"),
                 "probe": ("--probe",),
+                "notify": ("--notify", "./tell"),
+                "notify_url": ("--notify-url", "CHAT"),
                 "mlm_source": ("--mlm-source", "/opt"),
                 "mcore": ("--mcore", "/opt"),
                 "nsys": ("--nsys",),

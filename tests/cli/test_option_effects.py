@@ -56,6 +56,7 @@ TWO: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ship": ((), ("--ship", "data.txt")),
     "hang_limit_s": (("--hang-limit", "100"), ("--hang-limit", "200")),
     "init": (("--init", "random"), ()),
+    "notify": (("--notify", "mail -s done ada"), ("--notify", "./tell")),
     "nsys": ((), ("--nsys",)),
     "profiler": ((), ("--profiler", "torch")),
     "profile_steps": (
@@ -92,6 +93,7 @@ ELSEWHERE = {
     "mlm_arguments": "likewise",
     "mcore": "needs a directory with Megatron-Core, tests/correlate/test_sources.py: the plan names it",
     "scale_batch": "needs a recipe of the index, tests/api/test_knowledge.py: the plan has another batch",
+    "notify_url": "needs a variable of the shell, tests/backends/test_notify.py",
     "check_config": "says whether the recipe is run before the plan is made",
     "check_on": "says where it is run, tests/training/test_check_on_node.py",
 }
