@@ -13,6 +13,7 @@ import pytest
 from launcher.contract import notify
 from launcher.contract.paths import RunPaths
 from tests.backends.running import TOY, User, user_of
+from tests.support.slurm.virtual_cluster import VirtualCluster
 
 SECRET = "b8f2a1c0ffee"
 
@@ -66,6 +67,20 @@ def test_a_run_announces_its_end_and_its_failure(tmp_path: Path, hook: tuple[str
     assert {path for path, _ in got} == {f"/{SECRET}"}
     assert sent[0]["iteration"] == 3 and sent[0]["text"].startswith("small/")
     assert sent[1]["reason"] and sent[1]["reason"] in sent[1]["text"]
+    assert held(tmp_path / "runs", SECRET) == []
+
+
+def test_a_batch_job_announces_its_end(
+    slurm_cluster: VirtualCluster, tmp_path: Path, hook: tuple[str, list[Any]]
+) -> None:
+    url, got = hook
+    user = user_of(tmp_path, slurm_cluster)
+    user = User(tmp_path, {**user.environ, "CHAT": url, "no_proxy": "127.0.0.1"})
+    asked = ("--nodes=2", "toy.iters=3", "--entrypoint", TOY, "--notify-url", "CHAT", "--env", "no_proxy", "--json")
+    job = json.loads(user.run("submit", "small.py", *asked).stdout)
+    slurm_cluster.wait(job["job"], "COMPLETED", timeout_s=90)
+    ((path, content),) = got
+    assert (path, content["event"], content["job"]) == (f"/{SECRET}", "finished", job["job"])
     assert held(tmp_path / "runs", SECRET) == []
 
 
