@@ -5,7 +5,8 @@
 """
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ def messages() -> list[Message]:
     found: dict[Message, None] = {}
     for path, tree in trees.items():
         module = ".".join(path.relative_to(ROOT / "launcher").with_suffix("").parts).removesuffix(".__init__")
-        for message in _of(tree, module, "module", kinds):
+        for message in _of(tree, module, "module", dict(zip(kinds, kinds, strict=True))):
             found[message] = None
     return sorted(found)
 
@@ -54,15 +55,26 @@ def _derived(trees: "object", kinds: set[str]) -> Iterator[str]:
                 yield node.name
 
 
-def _of(node: ast.AST, module: str, function: str, kinds: set[str]) -> Iterator[Message]:
+def _of(node: ast.AST, module: str, function: str, kinds: Mapping[str, str]) -> Iterator[Message]:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         function = node.name.lstrip("_")
-    if isinstance(node, ast.Call) and _name(node.func) in kinds:
+        kinds = {**kinds, **dict(_chosen_by_callers(node, kinds))}
+    if isinstance(node, ast.Call) and (kind := kinds.get(_name(node.func))) is not None:
         arguments = {word.arg: word.value for word in node.keywords}
         text = node.args[0] if node.args else arguments.get("message")
-        yield Message(f"{module}.{function}", _name(node.func), _text(text), _text(arguments.get("hint"), ""))
+        yield Message(f"{module}.{function}", kind, _text(text), _text(arguments.get("hint"), ""))
     for child in ast.iter_child_nodes(node):
         yield from _of(child, module, function, kinds)
+
+
+def _chosen_by_callers(
+    node: ast.FunctionDef | ast.AsyncFunctionDef, kinds: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the parameters of a function that are classes of errors, with the class that bounds them."""
+    for parameter in (*node.args.args, *node.args.kwonlyargs):
+        bound = re.fullmatch(r"type\[(\w+)\]", ast.unparse(parameter.annotation) if parameter.annotation else "")
+        if bound and bound[1] in kinds:
+            yield parameter.arg, bound[1]
 
 
 def _name(node: ast.AST) -> str:

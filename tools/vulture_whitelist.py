@@ -31,6 +31,9 @@ _.works_around
 _.Self
 _.Unpack
 
+# A key of a record that is read by its name.
+_.url_variable
+
 # Methods that Bridge calls: megatron.bridge.training.callbacks.Callback.
 _.checkpoint_save
 _.eval_end

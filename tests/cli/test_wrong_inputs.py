@@ -1,12 +1,14 @@
 """Every wrong input ends at once, with the right status and a message of a few lines that names what is wrong."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from launcher.api.help import find_messages
 from tests.backends.running import TOY
 from tests.cli.wrong_inputs import GROUPS, RUN, RUN_ID, Row
 from tests.support.cli_server import Answer, Server, server
@@ -72,6 +74,12 @@ def ended(row: Row, cli: Server, programs: Path, finished: Path, home: Path) -> 
     return cli.call(row.arguments, home, environ, limit_s=seconds(LIMIT_S), output=row.output)
 
 
+def explained(said: str) -> bool:
+    """Return whether the id of an error is one that docs/reference/messages.md has."""
+    ids = re.findall(r"\[([\w.]+\.\w+)\]$", said, re.MULTILINE)
+    return bool(ids) and all(map(find_messages, ids))
+
+
 def wrong(row: Row, answer: Answer, home: Path) -> str | None:
     """Return what is wrong with the answer to a wrong input."""
     said = answer.stdout + answer.stderr
@@ -89,6 +97,8 @@ def wrong(row: Row, answer: Answer, home: Path) -> str | None:
         return "a message of many lines"
     if (home / "called").exists():
         return "srun or sbatch was called"
+    if answer.status in (2, 3) and "error: " in answer.stderr and not explained(answer.stderr):
+        return "an error without an id that `launcher help` explains"
     if "--json" in row.arguments and row.output == "file" and json.loads(answer.stdout)["exit_status"] != row.status:
         return "no object"
     return None
