@@ -5,12 +5,14 @@ srun and enroot are stand-ins: srun without the options of pyxis, enroot as a li
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.backends.containers import Contained, contained, logs, result
 from tests.backends.running import TOY
+from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 SRUN = """#!/bin/bash
@@ -80,6 +82,24 @@ def test_an_image_for_which_a_node_has_no_space_is_not_unpacked(user: Contained,
     assert words in status["detail"]
     shown = user.user.run("status", str(run)).stdout
     assert "3 MiB free" in shown
+
+
+def test_a_job_that_is_cancelled_meanwhile_ends_as_cancelled(
+    user: Contained, slurm_cluster: VirtualCluster, tmp_path: Path
+) -> None:
+    enroot = tmp_path / "bin/enroot"
+    enroot.write_text(enroot.read_text().replace("    list) ls ;;", "    list) touch ../asked; sleep 30 ;;"))
+    asked = user.arguments("--cluster", "here", "--nodes", "1", program=TOY)
+    answer = json.loads(user.user.run("submit", *asked).stdout)
+    deadline = time.monotonic() + seconds(60)
+    while not (tmp_path / "asked").exists():
+        assert time.monotonic() < deadline, logs(Path(answer["run_dir"]))
+        time.sleep(0.05)
+    user.user.run("cancel", answer["run_dir"])
+    slurm_cluster.wait(answer["job"], "CANCELLED")
+    (status,) = json.loads(user.user.run("status", answer["run_dir"], "--json").stdout)["runs"]
+    assert status["phase"] == "cancelled"
+    assert not list(Path(answer["run_dir"]).glob("attempts/000/ranks/*"))
 
 
 def test_an_image_that_just_fits_is_unpacked(user: Contained, tmp_path: Path) -> None:
