@@ -170,8 +170,12 @@ def _groups(job: str) -> list[dict[str, str]]:
 
 
 def _equal_share(fields: Mapping[str, str], nodes: int) -> dict[str, str]:
-    """Return one node's part of the job where only the sums are known."""
-    sums = dict(pair.partition("=")[::2] for pair in (fields.get("AllocTRES") or fields.get("TRES", "")).split(","))
+    """Return one node's part of the job where only the sums are known. Raises SlurmError where they cannot be read."""
+    text = fields.get("AllocTRES") or fields.get("TRES", "")
+    sums = {name: count for name, _, count in (pair.partition("=") for pair in text.split(","))}
+    counted = {name: count for name, count in sums.items() if name == "cpu" or name.startswith("gres/gpu")}
+    if not all(count.isascii() and count.isdigit() for count in counted.values()):
+        raise SlurmError(f"scontrol: what the job has cannot be read from TRES={text}")
     cpus = int(sums.get("cpu", "0")) // max(1, nodes)
     # A site may count GPUs by their types alone.
     typed = sum(int(count) for name, count in sums.items() if name.startswith("gres/gpu:"))
@@ -189,7 +193,7 @@ def _node(name: str, group: Mapping[str, str], whole: Mapping[str, str]) -> Allo
         kind,
         usable_cpus(whole),
         parse_gpus(whole.get("Gres", ""))[0],
-        int(threads) if threads.isdigit() else 1,
+        max(1, int(threads)) if threads.isdigit() else 1,
     )
 
 

@@ -36,11 +36,11 @@ class NodeGroup:
 
 def node_groups(shell: Shell) -> tuple[NodeGroup, ...]:
     """Return the nodes of every partition. Raises SlurmError, SlurmUnavailableError."""
-    return parse_sinfo(answer(["sinfo", "--noheader", f"--format={'|'.join(_SINFO)}"], shell))
+    return parse_sinfo(answer(["sinfo", "--noheader", "--noconvert", f"--format={'|'.join(_SINFO)}"], shell))
 
 
 def parse_sinfo(text: str) -> tuple[NodeGroup, ...]:
-    """Return the node groups in sinfo's lines; `12+` (at least 12) is read as 12."""
+    """Return the node groups in sinfo's lines. Raises SlurmError for a number that cannot be read."""
     groups = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|", len(_SINFO) - 1)]
@@ -54,15 +54,26 @@ def parse_sinfo(text: str) -> tuple[NodeGroup, ...]:
                 partition.endswith("*"),
                 available == "up",
                 parse_limit(limit),
-                int(nodes),
-                int(cpus.rstrip("+")),
-                int(memory.rstrip("+")),
+                whole_number(nodes),
+                whole_number(cpus),
+                whole_number(memory),
                 gpus,
                 kind,
                 state,
             )
         )
     return tuple(groups)
+
+
+def whole_number(text: str) -> int:
+    """Return a number of sinfo's: of `12+`, at least 12, the 12; of `1.5K`, which it writes for 1536, that.
+
+    Raises SlurmError.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)\+?", text, re.ASCII)
+    if match is None:
+        raise SlurmError(f"sinfo: {text!r} is not a number")
+    return round(float(match[1]) * {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[match[2]])
 
 
 def parse_gpus(gres: str) -> tuple[int, str | None]:

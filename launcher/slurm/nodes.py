@@ -7,7 +7,7 @@ from launcher._util.shell import Shell
 from launcher.contract.frozen import dataclass
 from launcher.slurm.allocation import usable_cpus
 from launcher.slurm.ask import answer
-from launcher.slurm.info import parse_gpus
+from launcher.slurm.info import parse_gpus, whole_number
 
 # Free text last: a reason may hold the separator. Fields: https://slurm.schedmd.com/sinfo.html#OPT_format
 _FIELDS = ("%N", "%R", "%T", "%c", "%m", "%G", "%E")
@@ -59,7 +59,9 @@ def node_kinds(partitions: str | None, shell: Shell) -> tuple[NodeKind, ...]:
     Raises SlurmError, SlurmUnavailableError.
     """
     options = [f"--partition={partitions}"] if partitions else []
-    kinds = parse_kinds(answer(["sinfo", "--noheader", *options, f"--format={'|'.join(_OF_KINDS)}"], shell), partitions)
+    kinds = parse_kinds(
+        answer(["sinfo", "--noheader", "--noconvert", *options, f"--format={'|'.join(_OF_KINDS)}"], shell), partitions
+    )
     if not kinds:
         return ()
     # sinfo counts the CPUs that a node keeps for the system, too: one node of each kind is asked.
@@ -80,9 +82,9 @@ def parse_kinds(text: str, partitions: str | None) -> list[tuple[str, NodeKind]]
         if len(fields) != len(_OF_KINDS) or not (partitions or fields[0].endswith("*")):
             continue
         _, nodes, cpus, threads, gres, names = fields
-        key = (int(cpus.rstrip("+")), parse_gpus(gres)[0], int(threads.rstrip("+")))
+        key = (whole_number(cpus), parse_gpus(gres)[0], whole_number(threads))
         first, before = found.get(key, (_first_of(names), 0))
-        found[key] = (first, before + int(nodes))
+        found[key] = (first, before + whole_number(nodes))
     return [(first, NodeKind(count, *key)) for key, (first, count) in found.items()]
 
 
@@ -94,7 +96,7 @@ def _first_of(names: str) -> str:
 
 def read_nodes(shell: Shell) -> tuple[Node, ...]:
     """Return every node that the user may see. Raises SlurmError, SlurmUnavailableError."""
-    return parse_nodes(answer(["sinfo", "--Node", "--noheader", f"--format={'|'.join(_FIELDS)}"], shell))
+    return parse_nodes(answer(["sinfo", "--Node", "--noheader", "--noconvert", f"--format={'|'.join(_FIELDS)}"], shell))
 
 
 def parse_nodes(text: str) -> tuple[Node, ...]:
@@ -111,8 +113,8 @@ def parse_nodes(text: str) -> tuple[Node, ...]:
             name,
             (*before, partition),
             state,
-            int(cpus.rstrip("+")),
-            int(memory.rstrip("+")),
+            whole_number(cpus),
+            whole_number(memory),
             gpus,
             kind,
             None if reason in ("", "none", "(null)") else reason,

@@ -1,13 +1,15 @@
 """What a run takes of an allocation: lines of salloc with Slurm's recorded answers, and the edges of the decision."""
 
+import contextlib
 import dataclasses
 import json
+import random
 import re
 from typing import Any
 
 import pytest
 
-from launcher._util.errors import LayoutError, PrerequisiteError, RequestError
+from launcher._util.errors import LauncherError, LayoutError, PrerequisiteError, RequestError
 from launcher.discovery.host import ShellJob
 from launcher.discovery.recipe import BridgeRecipe
 from launcher.planning.allocation import AllocationUse, fair_share, use_allocation
@@ -16,6 +18,7 @@ from launcher.slurm.allocation import AllocatedNode, Allocation, parse_allocatio
 from launcher.slurm.nodes import NodeKind
 from tests.slurm.salloc_lines import LINES, RECORDED, Line, Runs
 from tests.support.building import allocation, cluster, host, plan
+from tests.support.quick import few
 
 ANSWERS: dict[str, Any] = json.loads(RECORDED.read_text())
 
@@ -185,6 +188,43 @@ def test_answers_of_scontrol() -> None:
     for gpus in ("gres/gpu=8", "gres/gpu:h100=8", "gres/gpu=8,gres/gpu:h100=8", "gres/gpu:h100=6,gres/gpu:a100=2"):
         shown = parse_allocation("7", sums.replace("gres/gpu=8", gpus), "", expand)
         assert [(node.cpus, node.gpus) for node in shown.nodes] == [(8, 4)] * 2
+
+
+def garbled(text: str, rng: random.Random) -> str:
+    """An answer of Slurm without a line, cut off, with another value, with signs that do not belong there, or twice."""
+    place = rng.randrange(len(text) + 1)
+    lines, values = text.splitlines(), list(re.finditer(r"=(\S*)|(\d+)", text))
+    kind = rng.randrange(5)
+    if kind == 0 and lines:
+        lines.pop(rng.randrange(len(lines)))
+        return "\n".join(lines)
+    if kind == 1 and values:
+        found = rng.choice(values)
+        begin, end = found.span(1) if found[1] is not None else found.span(2)
+        return text[:begin] + rng.choice(VALUES) + text[end:]
+    return {2: text[:place], 3: text[:place] + rng.choice("\0é\n= ") + text[place:]}.get(kind, text + text)
+
+
+VALUES = ["", "0", "-1", "4K", "1.5", "9" * 30, "(null)", "N/A", "*", "gpu", "gpu:", "gpu:h100", "gpu(IDX:)", "0-"]
+
+
+def test_answers_that_make_no_sense_are_refused_like_others() -> None:
+    """No other exception than the launcher's own, whatever Slurm prints."""
+    rng = random.Random(14)  # noqa: S311 - examples
+    for _ in range(few(4000)):
+        line = rng.choice(LINES)
+        answer = ANSWERS[line.key]
+        texts = {"job": answer["job"], "nodes": answer["nodes"]}
+        for _ in range(rng.randint(1, 3)):
+            which = rng.choice(("job", "job", "nodes"))
+            texts[which] = garbled(texts[which], rng)
+        names = answer["hostnames"]
+
+        def expand_known(text: str, names: dict[str, list[str]] = names) -> tuple[str, ...]:
+            return tuple(names.get(text, ()))
+
+        with contextlib.suppress(LauncherError):
+            use(parse_allocation(answer["environ"]["SLURM_JOB_ID"], texts["job"], texts["nodes"], expand_known))
 
 
 @pytest.mark.parametrize(

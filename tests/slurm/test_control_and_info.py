@@ -1,11 +1,13 @@
 """Cancelling, names of nodes, and what a cluster looks like."""
 
+from collections.abc import Callable
+
 import pytest
 
 from launcher._util.errors import SlurmError
 from launcher._util.shell import LocalShell, Result
 from launcher.scripts.render import directive
-from launcher.slurm import control, info
+from launcher.slurm import allocation, control, info, nodes
 from launcher.slurm.ask import SlurmUnavailableError
 from tests.support.recorder import Recorder
 from tests.support.slurm.virtual_cluster import VirtualCluster
@@ -43,6 +45,37 @@ def test_a_list_that_slurm_cannot_read_is_an_error(here: VirtualCluster) -> None
     # scontrol itself ends with status 0 then.
     with pytest.raises(SlurmError, match=r"Invalid hostlist: gb\[01-04\]-ib"):
         control.hostnames("gb[01-04]-ib", LocalShell())
+
+
+def test_numbers_above_a_thousand_are_read_as_they_are(
+    new_cluster: Callable[..., VirtualCluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sinfo writes 1536 as 1.50K unless it is asked not to, and so it does with the nodes of a large partition."""
+    cluster = new_cluster(nodes=1, slots=1537, gpus=0, memory_mb=2_500_001)
+    monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
+    shell = LocalShell()
+    assert [(group.cpus, group.memory_mb) for group in info.node_groups(shell)] == [(1537, 2_500_001)] * 2
+    assert [(node.cpus, node.memory_mb) for node in nodes.read_nodes(shell)] == [(1537, 2_500_001)]
+    assert nodes.node_kinds(None, shell) == (nodes.NodeKind(1, 1537, 0, 1),)
+    job = cluster.submit("sleep 60", "--exclusive")
+    cluster.wait(job, "RUNNING")
+    assert [node.cpus for node in allocation.read_allocation(job, shell).nodes] == [1537]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("8", 8), ("12+", 12), ("1.50K", 1536), ("9.4K+", 9626), ("2M", 2 << 20), ("0", 0)],
+)
+def test_numbers_of_sinfo(text: str, number: int) -> None:
+    assert info.whole_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "N/A", "-1", "1e3", "٣", "K"])
+def test_what_is_not_a_number_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(SlurmError, match="is not a number"):
+        info.whole_number(text)
+    with pytest.raises(SlurmError, match="is not a number"):
+        info.parse_sinfo(f"batch*|up|infinite|{text}|64|1000|idle|gpu:8\n")
 
 
 def test_what_the_cluster_looks_like(here: VirtualCluster) -> None:
