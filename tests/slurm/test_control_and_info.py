@@ -50,7 +50,7 @@ def test_a_list_that_slurm_cannot_read_is_an_error(here: VirtualCluster) -> None
 def test_numbers_above_a_thousand_are_read_as_they_are(
     new_cluster: Callable[..., VirtualCluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """sinfo writes 1536 as 1.50K unless it is asked not to, and so it does with the nodes of a large partition."""
+    """sinfo writes the CPUs of a node that has 1536 as 1.50K, unless it is asked not to."""
     cluster = new_cluster(nodes=1, slots=1537, gpus=0, memory_mb=2_500_001)
     monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
     shell = LocalShell()
