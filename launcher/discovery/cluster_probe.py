@@ -6,6 +6,7 @@ Each value has a comment with its source. A value that Slurm does not state beco
 import json
 import re
 
+from launcher._util.tables import printable
 from launcher.contract.fabrics import FABRICS, NAMES
 from launcher.runtimes import RUNTIMES
 from launcher.slurm.info import NodeGroup
@@ -54,7 +55,7 @@ def _head(found: ClusterProbe, called: str) -> list[str]:
         "# Slurm's defaults apply to what is not set here; `launcher clusters show` shows the effective profile.",
         *([f"# Further partitions: {', '.join(others)} (probe --partition NAME describes one)."] if others else []),
         'extends = "slurm"',
-        f"description = {_text(f'{called}, partition {found.partition}{gpus}')}",
+        f"description = {_text(printable(f'{called}, partition {found.partition}{gpus}'))}",
     ]
     return [_comment(line) if line.startswith("#") else line for line in lines]
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from launcher._util import toml
 from launcher._util.errors import RequestError, SlurmError
 from launcher._util.shell import LocalShell, Result
+from launcher._util.tables import printable
 from launcher.config.cluster import Cluster
 from launcher.config.load import load_cluster
 from launcher.discovery.cluster_probe import gpu_model, write_profile
@@ -255,7 +256,7 @@ def test_whatever_slurm_says_the_profile_can_be_read(words: str, name: str, acce
         name,
     )
     read = toml.loads(text)
-    assert read["description"].startswith(name)
+    assert read["description"].startswith(printable(name))
     Cluster.model_validate({**read, "name": "probed"})
 
 
