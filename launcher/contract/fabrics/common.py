@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Optional
 
 from .model import NetworkRequest, NetworkVariables
-from .verdict import Cause, Expectation, NodeView, Selection, Verdict, bad
+from .verdict import MOST, Cause, Expectation, NodeView, Selection, Verdict, bad
 
 NOT_SOCKET = r"(?!(fast)?socket$).*"
 """Names of all of NCCL's networks but TCP: its own, and Google's plugin FastSocket (NVIDIA/nccl issue 1519)."""
@@ -72,8 +72,26 @@ def without_gdr(selection: Selection, expected: Expectation, view: NodeView) -> 
         what = (
             f"NCCL's connections ({', '.join(nets)}) do without GPUDirect RDMA: data passes through the host's memory"
         )
-        return bad(what, next(_too_far(view)), selection.line("gdr_far", "net"))
+        return bad(what, next(_too_far(view)), selection.line("gdr_far", "net_plain"))
+    without = _processes_without(selection)
+    if nets and without:
+        total = len(without) + len(selection.direct_processes)
+        what = (
+            f"the connections of {len(without)} of {total} processes ({', '.join(without)}) do without GPUDirect RDMA: "
+            "data passes through the host's memory"
+        )
+        return bad(what, next(_too_far(view)), selection.line("gdr_far", "net_plain"))
     return None
+
+
+def _processes_without(selection: Selection) -> list[str]:
+    """Return the processes none of whose connections uses GPUDirect RDMA, in a log that several processes share.
+
+    Where the lists are full, a process may be missing among those that use it, and none is named.
+    """
+    if len(selection.direct_processes) >= MOST:
+        return []
+    return [each for each in selection.plain_processes if each not in selection.direct_processes]
 
 
 def uses_gdr(selection: Selection) -> bool:

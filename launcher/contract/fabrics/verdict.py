@@ -42,6 +42,10 @@ class Selection:
     """Of sockets."""
     transports: tuple[str, ...] = ()
     """How ranks are connected: P2P/CUMEM, SHM/direct, NET/Libfabric/GDRDMA."""
+    direct_processes: tuple[str, ...] = ()
+    """`host:pid` of processes that have a connection between nodes with GPUDirect RDMA."""
+    plain_processes: tuple[str, ...] = ()
+    """`host:pid` of processes that have one without it. A process may be in both: before Ampere NCCL sends without."""
     gdr_on: tuple[str, ...] = ()
     """`IB/mlx5_0`: adapters that may read and write the memory of GPUs (GPUDirect RDMA), by network."""
     gdr_off: tuple[str, ...] = ()
@@ -82,7 +86,7 @@ Update = Callable[[Selection, "re.Match[str]"], "dict[str, Any]"]
 LogRule = tuple[str, str, Optional[Update]]
 """A regular expression for NCCL's lines; the kind under which the first such line is kept, or ""; what it changes."""
 
-_MOST = 32
+MOST = 32
 """Of each kind of thing, so that a log that goes wrong does not grow in memory."""
 
 
@@ -98,7 +102,7 @@ def set_field(name: str) -> Update:
 
 def added(values: tuple[Any, ...], *more: Any) -> tuple[Any, ...]:
     """Return `values` with what is new in `more`, up to a bound."""
-    return tuple(dict.fromkeys((*values, *more)))[:_MOST]
+    return tuple(dict.fromkeys((*values, *more)))[:MOST]
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def _one_node(selection: Selection, expected: Expectation, view: NodeView, final
         return Verdict(GOOD, f"the ranks of the node talk {over}{nvls}")
     if selection.transports:
         what = f"the ranks of the node talk by {', '.join(selection.transports)}, not from GPU to GPU"
-        return bad(what, causes.local(view), selection.line("shm", "net"))
+        return bad(what, causes.local(view), selection.line("shm", "net_plain", "net"))
     if final and nvlink:
         return Verdict(GOOD, "the GPUs of the node are joined by NVLink")
     return Verdict(UNKNOWN, "NCCL has not said how the ranks of the node are connected")

@@ -17,6 +17,8 @@ _MOST_LINES = 32
 """Of kinds of lines that are kept, so that a log that goes wrong does not grow in memory."""
 
 _TEXT = re.compile(r"NCCL (?:INFO|WARN) (.*)")
+_PROCESS = re.compile(r"(\S+:\d+):\d+ \[\d+\] NCCL ")
+"""Host and process that wrote a line: the ranks of a node may share one log."""
 _VERSION = re.compile(r"NCCL version (\S+)")
 _INTERFACE = re.compile(r"\[\d+\]([^\s:]+):")
 
@@ -44,6 +46,8 @@ def advance(selection: Selection, line: str) -> Selection:
         match = pattern.search(text)
         if match:
             changes = update(selection, match) if update else {}
+            if kind in _CONNECTIONS:
+                changes |= _connected(selection, line, _CONNECTIONS[kind])
             name = kind.format(*(group or "" for group in match.groups())) if kind else ""
             if name and name not in dict(selection.said) and len(selection.said) < _MOST_LINES:
                 changes["said"] = (*selection.said, (name, line.strip()))
@@ -78,6 +82,15 @@ def _transport(selection: Selection, match: "re.Match[str]") -> dict[str, Any]:
     name = parts[0].partition("[")[0] if parts else ""
     direct = "/GDRDMA" if any(part.startswith("GDRDMA") for part in parts) else ""
     return {"transports": added(selection.transports, f"{kind}/{name}{direct}")}
+
+
+_CONNECTIONS = {"net": "direct_processes", "net_plain": "plain_processes"}
+"""By the kind of a line about a connection between nodes: the field that its process belongs to."""
+
+
+def _connected(selection: Selection, line: str, name: str) -> dict[str, Any]:
+    process = _PROCESS.search(line)
+    return {name: added(getattr(selection, name), process[1])} if process else {}
 
 
 def _gdr(selection: Selection, match: "re.Match[str]") -> dict[str, Any]:
@@ -121,6 +134,7 @@ _COMMON_RULES: tuple[LogRule, ...] = (
     log_rule(r"^DMA-BUF is available on GPU device", "", lambda _selection, _match: {"dma_buf": True}),
     log_rule(r" via (P2P/.+)$", "p2p", _transport),
     log_rule(r" via (SHM/.+)$", "shm", _transport),
+    log_rule(r" via (NET/(?!.*/GDRDMA).+)$", "net_plain", _transport),
     log_rule(r" via (NET/.+)$", "net", _transport),
     log_rule(r"^Pattern \d+, .*\btype (\w+)/\w+", "", _path),
 )
