@@ -320,7 +320,7 @@ class SlurmRuns:
             found[run_id] = self._observation(status)
             if found[run_id].state in ENDED:
                 self._over[run_id] = found[run_id]
-            else:
+            elif found[run_id].state != "asked":  # else it waits here, not in Slurm
                 self._live += 1
         return {names[run_id]: observation for run_id, observation in found.items()}
 
