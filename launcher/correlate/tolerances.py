@@ -1,6 +1,6 @@
 """How far the losses of two trainings may lie apart by the kind of change between them, each with its source.
 
-Verdicts and docs/reference/tolerances.md use this table alone. A change that is not in it has no tolerance: there any
+Verdicts and `launcher help tolerances` use this table alone. A change that is not in it has no tolerance: there any
 difference beyond the noise counts.
 """
 

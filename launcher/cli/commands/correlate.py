@@ -2,7 +2,7 @@
 
   launcher correlate mlm:gpt bridge:vanilla_gpt_pretrain_config [KEY=VALUE ...] -- ARGUMENTS
   launcher correlate FILE.toml
-  launcher correlate RECIPE --vary AXIS=A,B    one training with two values of a setting, two commits or images
+  launcher correlate RECIPE --vary AXIS=A,B    two values of a setting, two commits or images
   launcher correlate RUN RUN                   judge two runs that have ended
 
 The left side's settings are given to the right side (--match). The verdict, a plot and a page lie in the directory
