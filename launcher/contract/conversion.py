@@ -32,6 +32,8 @@ class ConversionRequest:
     tp: int = 1
     pp: int = 1
     ep: int = 1
+    merge: bool = False
+    """For an export of adapters: whether to add them to the weights of their base model and write the whole."""
     dtype: Optional[str] = None
     """The type of the result, one of DTYPES; None for the source's."""
     logits: bool = True

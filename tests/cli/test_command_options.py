@@ -142,6 +142,7 @@ CASES: Mapping[tuple[str, ...], Mapping[str, Case]] = {
     ("convert", "export", "hf", "new"): {
         **OF_A_CONVERSION,
         "architecture": Two(("--architecture", "hf"), ("--architecture", "hf2")),
+        "merge": Two((), ("--merge",)),
     },
     ("fetch", "small.py", "--python", "./bin/python"): {
         "recipe": "the recipe itself",

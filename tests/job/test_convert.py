@@ -91,6 +91,9 @@ def one(base: Path) -> dict[str, list[dict[str, Any]]]:
                 "architecture": str(base / "qwen2"),
             }
         ],
+        "nothing to merge": [
+            {"do": "export", "source": str(base / "llama-1.megatron"), "target": f"{target}5", "merge": True}
+        ],
         "no experts": [{"do": "import", "source": str(base / "llama"), "target": f"{target}4", "ep": 2}],
     }
     return asked(steps, 1)
@@ -196,6 +199,7 @@ def test_an_altered_tensor_is_named_with_its_difference(one: dict[str, list[dict
         ("tensor missing", "the weights lack a tensor of the model: Can't find model.layers.1.mlp.down_proj"),
         ("unknown", "Megatron Bridge cannot convert this model: Model architecture not supported by AutoBridge"),
         ("other architecture", "the checkpoint's model differs from"),
+        ("nothing to merge", "--merge has no effect: this checkpoint holds a whole model"),
         ("no experts", "--ep 2 has no effect: this model has no experts"),
     ],
 )

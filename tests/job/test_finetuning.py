@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.job.convert_process import convert_all
 from tests.job.ranks import Run, make_run, train
 from tests.support.warm import warm_python
 
@@ -123,12 +125,19 @@ def run_recipe(name: str, directory: Path, model: Path, data: Path, expect: int 
     return run
 
 
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory, material: tuple[Path, Path, float]) -> Run:
+    """A run of five iterations with adapters."""
+    model, data, _ = material
+    return run_recipe("llama32_1b_lora", tmp_path_factory.mktemp("lora"), model, data)
+
+
 @pytest.mark.parametrize("name", ["llama32_1b_sft", "llama32_1b_lora"])
 def test_training_starts_from_the_weights_that_were_given(
-    name: str, tmp_path: Path, material: tuple[Path, Path, float]
+    name: str, tmp_path: Path, material: tuple[Path, Path, float], request: pytest.FixtureRequest
 ) -> None:
     model, data, loss = material
-    run = run_recipe(name, tmp_path, model, data)
+    run: Run = request.getfixturevalue("lora") if name.endswith("lora") else run_recipe(name, tmp_path, model, data)
     losses = run.losses()
     assert not math.isclose(loss, math.log(64), rel_tol=0.1), "the model should not look like a random one"
     assert math.isclose(losses[1], loss, rel_tol=PRECISION[name][1])
@@ -141,6 +150,70 @@ def test_training_starts_from_the_weights_that_were_given(
         assert len(changed) > len(adapters) > 0
         # Of the model itself not a bit is another one.
         assert {one for one, whether in changed.items() if whether} == {one for one in changed if "adapter" in one}
+
+
+LOSSES = """
+import sys
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base, adapters, merged, words, prompt = sys.argv[1:]
+ids = torch.tensor([[4 + int(word[1:]) for word in words.split()] + [2]])
+labels = ids.clone()
+labels[:, : int(prompt)] = -100
+models = [AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (base, base, merged)]
+models[1] = PeftModel.from_pretrained(models[1], adapters)
+with torch.no_grad():
+    print("LOSSES", *(float(model(input_ids=ids, labels=labels).loss) for model in models))
+"""
+
+
+def test_adapters_leave_as_peft_and_transformers_load_them(
+    lora: Run, tmp_path: Path, material: tuple[Path, Path, float]
+) -> None:
+    """Trained adapters in peft's format, and merged: base weights bit by bit, the same logits, and a lower loss."""
+    model, _, loss = material
+    adapters, merged, other = tmp_path / "adapters", tmp_path / "merged", tmp_path / "dora/iter_0000005"
+    shutil.copytree(lora.path / "checkpoints/iter_0000005", other)
+    config = other / "run_config.yaml"
+    config.write_text(config.read_text().replace("megatron.bridge.peft.lora.LoRA", "megatron.bridge.peft.dora.DoRA"))
+    out, whole, half, dora, moved = convert_all(
+        [
+            {"do": "export", "source": str(lora.path / "checkpoints"), "target": str(adapters)},
+            {
+                "do": "export",
+                "source": str(lora.path / "checkpoints"),
+                "target": str(merged),
+                "merge": True,
+                "dtype": "float32",
+            },
+            {"do": "export", "source": str(lora.path / "checkpoints"), "target": str(tmp_path / "half"), "merge": True},
+            {"do": "export", "source": str(other), "target": str(tmp_path / "no")},
+            {
+                "do": "export",
+                "source": str(lora.path / "checkpoints"),
+                "target": str(tmp_path / "no2"),
+                "architecture": "no/model",
+            },
+        ]
+    )
+    for answer in (out, whole, half):
+        assert answer.get("answer") and answer["base"] == str(model), json.dumps(answer)
+        assert answer["logits"]["compared"] and answer["logits"]["ok"]
+        assert answer["tensors"] == answer["bit_exact"] > 10
+    assert out["adapters"]["tensors"] >= 4 and out["adapters"]["untrained"] == []
+    assert 0 < whole["adapters"]["changed"] < whole["adapters"]["tensors"]
+    settings = json.loads((adapters / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(model) and settings["use_dora"] is False
+    assert "magnitude vectors of DoRA" in dora["error"]
+    assert "no/model" in moved["error"] or "no/model" in str(moved["where"])
+    prompt = str(len(PROMPT.split()))
+    before, by_peft, by_merging = map(
+        float, said(LOSSES, str(model), str(adapters), str(merged), f"{PROMPT} {COMPLETION}", prompt)
+    )
+    assert math.isclose(before, loss, rel_tol=1e-4)
+    assert math.isclose(by_peft, by_merging, rel_tol=1e-3) and by_peft < before
 
 
 def test_without_weights_nothing_is_trained(tmp_path: Path, material: tuple[Path, Path, float]) -> None:

@@ -3,6 +3,8 @@
   launcher convert import HF_DIR MEGATRON_DIR       a checkpoint that training starts from
   launcher convert export RUN HF_DIR                what a run has trained, as transformers loads it
   launcher convert export MEGATRON_DIR HF_DIR --architecture HF_DIR
+  launcher convert export RUN DIR                   a run of LoRA: its adapters, as peft loads them
+  launcher convert export RUN HF_DIR --merge        a run of LoRA: the model with its adapters added
 
 It ends with a parity report: names, shapes, values bit by bit, and the logits of both models (launcher help convert).
 """
@@ -31,8 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--architecture",
         metavar="HF_DIR",
-        help="where config.json and the tokenizer are (default: what the checkpoint remembers)",
+        help="where config.json and the tokenizer are (default: what the checkpoint remembers); for adapters the "
+        "base model with its weights",
     )
+    one.add_argument("--merge", action="store_true", help="add adapters to their base model and write the whole model")
     _add_shared(one)
 
 
@@ -63,6 +67,7 @@ def main(parsed: argparse.Namespace) -> int:
         tp=parsed.tp,
         pp=parsed.pp,
         ep=parsed.ep,
+        merge=getattr(parsed, "merge", False),
         dtype=parsed.dtype,
         logits=not parsed.no_logits,
         device=parsed.device,
@@ -90,12 +95,22 @@ def summary(found: dict[str, Any]) -> list[str]:
             rows.append((what, f"{found[f'{key}_count']}: {_some(found[key], found[f'{key}_count'])}"))
     for one in found["shapes"][:3]:
         rows.append(("shape", f"{one['name']} is {one['result']} and was {one['source']}"))
+    if adapters := found.get("adapters"):
+        rows.append(("adapters", _adapters(adapters)))
     for kind, names in found.get("transformers", {}).items():
         if names:
             rows.append((f"transformers: {kind}", _some(names, len(names))))
     rows.append(("logits", _logits(found["logits"])))
     width = max(len(name) for name, _ in rows)
     return [*lines, *(f"  {name:{width}}  {text}" for name, text in rows)]
+
+
+def _adapters(found: dict[str, Any]) -> str:
+    if "changed" in found:
+        return f"merged into {found['changed']} of {found['tensors']} tensors"
+    if untrained := found["untrained"]:
+        return f"{found['tensors']} tensors; all zero, so they change nothing: {_some(untrained, len(untrained))}"
+    return f"{found['tensors']} tensors"
 
 
 def _some(names: list[str], count: int) -> str:

@@ -48,6 +48,8 @@ class Architecture:
     """Directory that may have tokenizer files; None where only the architecture is known."""
     tensors: int
     """Approximate number of tensors in the checkpoint, for progress only."""
+    peft: "Optional[dict[str, Any]]" = None
+    """Bridge's settings of the adapters that the checkpoint holds alone; None where it holds a whole model."""
 
 
 def of_checkpoint(iteration: Path, wanted: Optional[str]) -> Architecture:
@@ -79,7 +81,8 @@ def of_checkpoint(iteration: Path, wanted: Optional[str]) -> Architecture:
             where=str(iteration),
             hint="name the right model with --architecture HF_DIR",
         )
-    return Architecture(bridge, bridge.hf_pretrained, _dtype(saved["model"]), _directory(str(name)), _tensors(saved))
+    dtype, directory = _dtype(saved["model"]), _directory(str(name))
+    return Architecture(bridge, bridge.hf_pretrained, dtype, directory, _tensors(saved), saved["peft"])
 
 
 def _saved(iteration: Path) -> "dict[str, Any]":
@@ -95,13 +98,7 @@ def _saved(iteration: Path) -> "dict[str, Any]":
             where=str(path),
             hint="use a checkpoint that Megatron Bridge wrote, which has this file",
         ) from error
-    if saved.get("peft"):
-        raise UserError(
-            "this checkpoint holds only adapters (peft), not a model",
-            where=str(iteration),
-            hint="to export adapters for the peft library, use Megatron Bridge's AutoBridge.export_adapter_ckpt()",
-        )
-    return {"model": {**model, **(model.get("transformer") or {})}}
+    return {"model": {**model, **(model.get("transformer") or {})}, "peft": saved.get("peft") or None}
 
 
 def _config(loader: Any, name: str) -> Any:

@@ -19,10 +19,21 @@ TOLERANCE = {"cpu": 1e-3, "gpu": 1e-2}
 _FP32 = 4
 
 
+MERGED_TOLERANCE = 3e-2
+"""The same for adapters that were merged into weights of 16 bits: each sum is rounded to 8 bits of mantissa or more."""
+
+
 def compare(
-    model: "list[Any]", directory: Path, request: ConversionRequest, device: str, events: EventWriter
+    model: "list[Any]",
+    directory: Path,
+    request: ConversionRequest,
+    device: str,
+    events: EventWriter,
+    adapters: Optional[Path] = None,
 ) -> "dict[str, Any]":
     """Compare the logits of the Megatron `model` with those of the Hugging Face model in `directory`.
+
+    With `adapters` the peft library adds those of that directory to the Hugging Face model.
 
     The answer is complete on rank 0 only, and every rank must call this. It turns `model` into fp32, so it comes last.
     `compared` is False with a `reason` where both models do not fit into memory together, or cannot run here.
@@ -40,7 +51,7 @@ def compare(
     ids = torch.randint(int(config[0] or 1), SHAPE, generator=torch.Generator().manual_seed(SEED))
     try:
         mine = _megatron(model[0], ids, device)
-        theirs = _hugging_face(directory, ids) if rank == 0 else None
+        theirs = _hugging_face(directory, ids, adapters) if rank == 0 else None
     except Exception as error:  # a model that this machine or this transformers cannot run is still converted
         words = first_line(error)
         return {"compared": False, "reason": f"the model cannot be run here: {type(error).__name__}: {words}"}
@@ -49,12 +60,15 @@ def compare(
     size = min(mine.shape[-1], theirs.shape[-1])  # the vocabulary may be padded
     apart = float((mine[..., :size] - theirs[..., :size]).abs().max())
     scale = float(theirs.abs().max())
+    share = TOLERANCE[device]
+    if request.merge and request.dtype != "float32":
+        share = max(share, MERGED_TOLERANCE)
     return {
         "compared": True,
-        "ok": apart <= TOLERANCE[device] * scale,
+        "ok": apart <= share * scale,
         "max_difference": apart,
         "largest_logit": scale,
-        "tolerance": TOLERANCE[device] * scale,
+        "tolerance": share * scale,
         "samples": SHAPE[0],
         "tokens": SHAPE[1],
     }
@@ -103,10 +117,15 @@ def _megatron(chunk: Any, ids: Any, device: str) -> Any:
         return tensor_parallel.gather_from_tensor_model_parallel_region(found).float().cpu()
 
 
-def _hugging_face(directory: Path, ids: Any) -> Any:
+def _hugging_face(directory: Path, ids: Any, adapters: Optional[Path]) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32)
+    if adapters is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapters))
+    model.eval()
     with torch.no_grad():
         return model(input_ids=ids).logits.float()

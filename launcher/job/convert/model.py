@@ -3,7 +3,7 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -36,10 +36,17 @@ def init_ranks(request: ConversionRequest) -> str:
     return device
 
 
-def build(bridge: Any, request: ConversionRequest, device: str, dtype: Optional[Any]) -> "list[Any]":
+def build(
+    bridge: Any,
+    request: ConversionRequest,
+    device: str,
+    dtype: Optional[Any],
+    prepare: "Optional[Callable[[list[Any]], list[Any]]]" = None,
+) -> "list[Any]":
     """Return Bridge's model of `bridge`'s architecture, parameters not set, as this rank's list of pipeline chunks.
 
-    `dtype` (a torch.dtype) is that of its parameters; None means the architecture's. Raises UserError.
+    `dtype` (a torch.dtype) is that of its parameters; None means the architecture's. `prepare` gets the chunks
+    before they are wrapped, sets what it sets of them, and returns them. Raises UserError.
     """
     import torch
 
@@ -63,23 +70,26 @@ def build(bridge: Any, request: ConversionRequest, device: str, dtype: Optional[
 
         cpu.prepare_model(provider)
     provider.perform_initialization = False
+    if prepare is not None:
+        provider.register_pre_wrap_hook(prepare)
     provider.finalize()
     provider.initialize_model_parallel(seed=0)
     model: list[Any] = provider.provide_distributed_model(
         wrap_with_ddp=False, use_cpu_initialization=device == "cpu", bf16=provider.bf16, fp16=provider.fp16
     )
-    fill_with_nan(model)
+    if prepare is None:
+        fill_with_nan(model)
     return model
 
 
-def fill_with_nan(model: "list[Any]") -> None:
-    """Set every floating-point parameter to NaN, so that a parameter that is not loaded later is noticed."""
+def fill_with_nan(model: "list[Any]", only: str = "") -> None:
+    """Set floating-point parameters (those with `only` in their names) to NaN, to notice which are not loaded later."""
     import torch
 
     with torch.no_grad():
         for chunk in model:
-            for parameter in chunk.parameters():
-                if parameter.is_floating_point():
+            for name, parameter in chunk.named_parameters():
+                if only in name and parameter.is_floating_point():
                     parameter.fill_(float("nan"))
 
 
@@ -107,16 +117,23 @@ def require_all_set(model: "list[Any]", where: str) -> None:
                 raise UserError(f"the weights of {name} are missing or NaN", where=where)
 
 
-def export_tensors(bridge: Any, model: "list[Any]", dtype: Optional[Any] = None) -> "Iterator[tuple[str, Any]]":
+def export_tensors(
+    bridge: Any, model: "list[Any]", dtype: Optional[Any] = None, merge: bool = True
+) -> "Iterator[tuple[str, Any]]":
     """Yield every complete tensor of the model by its Hugging Face name, on every rank, cast to `dtype` if given.
+
+    Adapters are added to the weights, or with `merge=False` left out: then Bridge writes the peft library's names,
+    in which a weight with adapters is the base layer of its module.
 
     Bridge 0.6.2 leaves in the embedding the rows that tensor parallelism added to fill the last rank; they are cut.
     """
     config = getattr(bridge.hf_pretrained, "config", bridge.hf_pretrained)
     tokens = int(config.get_text_config().vocab_size)
-    for name, tensor in bridge.export_hf_weights(model, cpu=True, show_progress=False, weight_dtype=dtype):
+    for name, tensor in bridge.export_hf_weights(
+        model, cpu=True, show_progress=False, weight_dtype=dtype, merge_adapter_weights=merge
+    ):
         padded = ("embed_tokens" in name or "lm_head" in name) and tensor.ndim > 0 and tensor.shape[0] > tokens
-        yield name, tensor[:tokens] if padded else tensor
+        yield name.replace(".base_layer.", "."), tensor[:tokens] if padded else tensor
 
 
 def dtype_of(name: Optional[str]) -> Optional[Any]:

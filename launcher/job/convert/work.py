@@ -11,8 +11,9 @@ from typing import Any, Optional
 from ...contract.conversion import REPORT, ConversionRequest
 from ...contract.events import EventWriter
 from ..config import notes
+from ..errors import UserError
 from ..model import hf_files, weights
-from . import architecture, logits, model, parity, writing
+from . import adapters, architecture, logits, model, parity, writing
 
 
 def run(request: ConversionRequest, events: EventWriter) -> bool:
@@ -78,8 +79,12 @@ def judge_import(
 
 
 def export(request: ConversionRequest, device: str, events: EventWriter) -> "dict[str, Any]":
-    """Convert a checkpoint into a Hugging Face directory."""
+    """Convert a checkpoint into a Hugging Face directory: a model, or adapters for the peft library."""
     found = architecture.of_checkpoint(Path(request.source), request.architecture)
+    if found.peft is not None:
+        return adapters.export(found, request, device, events, _is_first())
+    if request.merge:
+        raise UserError("--merge has no effect: this checkpoint holds a whole model", where=request.source)
     built = model.build(found.bridge, request, device, found.dtype)
     events.stage("reading the checkpoint")
     model.load_checkpoint(built, Path(request.source))
