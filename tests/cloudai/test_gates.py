@@ -16,10 +16,12 @@ from launcher.cloudai.load import load_hooks
 from launcher.cloudai.models import System
 from launcher.cloudai.profile import Profile
 from launcher.job.gate import judge
+from launcher.scripts import scripts
 from tests.backends.running import TOY, User
 from tests.cloudai.files import DATA, SYSTEM, write
 from tests.cloudai.test_running import ARGS, TEST, files, user  # noqa: F401
 from tests.faults.shims import put
+from tests.support import building
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 OUTPUT = """\
@@ -156,6 +158,13 @@ def test_what_a_gate_has_printed(
     found = judge("nccl", text, errors, status, least)
     assert found["passed"] == passed
     assert reason in found["reason"]
+
+
+def test_no_gate_runs_where_too_few_nodes_are_healthy() -> None:
+    gate = json.dumps({"name": "nccl", "command": ["all_reduce_perf"], "tasks_per_node": 8, "limit_s": 60})
+    request = {"nodes": 2, "gates": (gate,)}
+    assert "\npassed=1\n" in scripts(building.plan(request=request))["sbatch.sh"]
+    assert "\npassed=$enough\n" in scripts(building.plan(request={**request, "spares": 1}))["sbatch.sh"]
 
 
 def profile(tmp_path: Path, runtime: str) -> Profile:
