@@ -142,7 +142,7 @@ def test_an_all_reduce_with_gloo_is_measured(least: float, user: User, slurm_clu
         (OUTPUT, "", 0, 142.83, False, "at least 142.83 GB/s are wanted"),
         (OUTPUT.replace("0 OK", "3 FAILED"), "", 0, None, False, "3 values were wrong"),
         (OUTPUT, "", 124, None, False, "it did not end in time"),
-        (OUTPUT, "srun: error: n1: task 3: Out Of Memory\n", 137, None, False, "or for another reason: srun: error: n1"),
+        (OUTPUT, "srun: error: n1: Out Of Memory\n", 137, None, False, "or for another reason: srun: error: n1"),
         (OUTPUT, "n1: Test NCCL failure\n", 2, None, False, "it ended with status 2: n1: Test NCCL failure"),
         ("", "ValueError: no\nsrun: error: n1: task 0: Exited\n", 1, None, False, "with status 1: ValueError: no"),
         ("", "", 1, None, False, "it ended with status 1: no output"),
