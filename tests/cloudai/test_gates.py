@@ -4,6 +4,7 @@ A stand-in prints what nccl-tests print: its form is a fact (https://github.com/
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,17 @@ def test_what_a_gate_has_printed(
     found = judge("nccl", text, errors, status, least)
     assert found["passed"] == passed
     assert reason in found["reason"]
+
+
+def test_a_gate_that_could_not_fail_is_refused() -> None:
+    gate = {"name": "nccl", "command": ["all_reduce_perf"], "tasks_per_node": 8, "limit_s": 60, "min_bus_gb_s": 5}
+    assert building.plan(request={"nodes": 2, "gates": (json.dumps(gate),)}).gates
+    wrong: tuple[dict[str, Any], ...] = ({"tasks_per_node": 0}, {"limit_s": 0}, {"min_bus_gb_s": math.nan})
+    for more in wrong:
+        with pytest.raises(ConfigError, match="GB/s are finite"):
+            building.plan(request={"nodes": 2, "gates": (json.dumps({**gate, **more}),)})
+    with pytest.raises(ConfigError, match="two gates are called nccl"):
+        building.plan(request={"nodes": 2, "gates": (json.dumps(gate),) * 2})
 
 
 def test_no_gate_runs_where_too_few_nodes_are_healthy() -> None:
