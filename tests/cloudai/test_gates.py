@@ -182,7 +182,8 @@ def test_no_gate_runs_where_too_few_nodes_are_healthy() -> None:
 def test_no_node_is_prepared_where_no_rank_will_start() -> None:
     profile = building.cluster(gpus_per_node=8, runtime="pyxis", image="nemo")
     gate = json.dumps({"name": "nccl", "command": ["all_reduce_perf"], "tasks_per_node": 8, "limit_s": 60})
-    for more in ({"gates": (gate,)}, {"spares": 1}):
+    changes: tuple[dict[str, Any], ...] = ({"gates": (gate,)}, {"spares": 1})
+    for more in changes:
         plan = building.plan(profile=profile, request={"nodes": 2, **more}, inside=building.image())
         before, _, after = scripts(plan)["sbatch.sh"].partition("\nif [[ ${step[0]} != false ]]; then")
         assert "on_nodes prepare" not in before
