@@ -159,7 +159,7 @@ def test_other_sizes_are_a_difference() -> None:
     assert (found(dumps, 3).kind, found(dumps, 3).ranks) == ("different", (1,))
 
 
-def test_a_coalesced_collective_of_which_a_part_is_forgotten_is_no_difference() -> None:
+def test_a_coalesced_collective_of_which_a_part_is_forgotten_does_not_differ() -> None:
     """Its parts have one number. The recorder keeps the last entries, so the oldest collective may lack its first."""
     parts = [entry(3, "nccl:_reduce_scatter_base", input_sizes=[[size]]) for size in (8, 16)]
     after = [entry(4), entry(5, state="started")]
