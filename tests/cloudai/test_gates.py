@@ -16,6 +16,9 @@ from launcher.cloudai.gates import gates_of
 from launcher.cloudai.load import load_hooks
 from launcher.cloudai.models import System
 from launcher.cloudai.profile import Profile
+from launcher.contract.files import write_json
+from launcher.contract.paths import AttemptPaths
+from launcher.contract.verdict import failed_gate
 from launcher.job.gate import judge
 from launcher.scripts import scripts
 from tests.backends.running import TOY, User
@@ -188,6 +191,23 @@ def test_no_node_is_prepared_where_no_rank_will_start() -> None:
         before, _, after = scripts(plan)["sbatch.sh"].partition("\nif [[ ${step[0]} != false ]]; then")
         assert "on_nodes prepare" not in before
         assert "on_nodes prepare" in after.partition("\nfi\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("reason", "failure"),
+    [
+        ("average bus bandwidth 3 GB/s, and at least 5 GB/s are wanted", "network"),
+        ("it did not end in time", "network"),
+        ("it ended with status 2: slurmstepd: error: execve(): no_perf: No such file or directory", "step not started"),
+        ("it ended with status 1: slurmstepd: error: pyxis: failed to import docker image", "container"),
+    ],
+)
+def test_a_gate_that_did_not_measure_does_not_blame_the_network(reason: str, failure: str, tmp_path: Path) -> None:
+    gate = {"name": "nccl", "passed": False, "reason": reason, "bus_gb_s": None, "min_bus_gb_s": None}
+    write_json(tmp_path / "gates.json", {"version": 1, "time": 1.0, "gates": [gate]})
+    found = failed_gate(AttemptPaths(tmp_path))
+    assert found is not None
+    assert (found.failure, found.line) == (failure, f"gate nccl: {reason}")
 
 
 def profile(tmp_path: Path, runtime: str) -> Profile:
