@@ -177,8 +177,14 @@ def _sums_text(sums: Mapping[str, str]) -> str:
 
 
 def _renew_sums(run: RunPaths, plan: Plan) -> None:
-    """Record the user's own files as they are in a resumed run: what has changed was permitted. Raises OSError."""
-    recorded = files.read_object(run.code_sums) or {}
+    """Record the user's own files as they are in a resumed run: what has changed was permitted.
+
+    Raises OSError; DiskError for a damaged record, since the sums of the launcher's files would be lost with it.
+    """
+    recorded = files.read_object(run.code_sums)
+    if recorded is None and run.code_sums.exists():
+        raise DiskError("the sums of the files of code/ are damaged", where=str(run.code_sums), hint="Start a new run.")
+    recorded = recorded or {}
     own = {target for target, _ in plan.code if target.startswith(f"{RECIPE}/")}
     own |= {ENTRYPOINT} if plan.request.get("entrypoint") else set()
     others = {target: digest for target, digest in recorded.items() if not target.startswith(f"{RECIPE}/")}

@@ -9,6 +9,7 @@ import io
 import json
 import pickle
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -206,12 +207,15 @@ def _stuck_collective(
     at = {rank: {each.sequence: each for each in reversed(mine)} for rank, mine in by_rank.items()}
     reached = {rank: max(mine, default=-1) for rank, mine in at.items()}
     lacking = tuple(rank for rank in members if reached.get(rank, -1) < sequence)
+    counts = Counter((rank, each.sequence) for rank, mine in by_rank.items() for each in mine)
+    coalesced = {number for (_, number), count in counts.items() if count > 1}
     # NCCL may pair two different collectives, and wait only in a later one.
     last = sequence - 1 if lacking else sequence
     for number in sorted({each for mine in at.values() for each in mine if each <= last}):
         kinds: dict[_Kind, list[int]] = {}
         for rank in sorted(at):
-            if (entry := at[rank].get(number)) is not None:
+            entry = at[rank].get(number)
+            if entry is not None and not (number in coalesced and _is_oldest(entry, dumps[rank])):
                 kinds.setdefault(_kind_of(entry), []).append(rank)
         if len(kinds) > 1:
             yield _different(group, number, kinds, at, waiting)
@@ -221,6 +225,12 @@ def _stuck_collective(
         yield Stuck("absent", group, name, sequence, lacking, waiting, _without(dumps, lacking))
         return
     yield Stuck("incomplete", group, name, sequence, (), waiting)
+
+
+def _is_oldest(entry: Entry, dump: Dump) -> bool:
+    """Return whether an entry is of the oldest collective that a rank remembers: its first parts may be forgotten."""
+    first = dump.entries[0]
+    return (first.group, first.sequence, first.point_to_point) == (entry.group, entry.sequence, False)
 
 
 _Kind = tuple[str, str]

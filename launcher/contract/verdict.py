@@ -411,19 +411,24 @@ def too_few_nodes(attempt: AttemptPaths) -> Optional[FailureCause]:
 
 
 def failed_gate(attempt: AttemptPaths) -> Optional[FailureCause]:
-    """Return the cause of an attempt that did not begin because a gate before it has not passed, else None."""
+    """Return the cause of an attempt that did not begin because a gate before it has not passed, else None.
+
+    A program that did not start, or was ended for its memory, says nothing about the network.
+    """
     record = read_object(attempt.gates)
     if record is None or any(problems(record, GatesRecord, unknown_keys=True)):
         return None
     failed = [gate for gate in cast(GatesRecord, record)["gates"] if not gate["passed"]]
     if not failed:
         return None
+    shown = failures.classify(failed[0]["reason"])
+    of_network = "look at gates/NAME.txt of the attempt; `launcher doctor` tests the network between the nodes"
     return FailureCause(
-        failure="network",
+        failure=shown.failure if shown else "network",
         line=f"gate {failed[0]['name']}: {failed[0]['reason']}",
         rule=GATE,
         level=Level.CAUSE,
-        todo="look at gates/NAME.txt of the attempt; `launcher doctor` tests the network between the nodes",
+        todo=shown.todo if shown else of_network,
     )
 
 

@@ -171,7 +171,13 @@ def _files_below(directory: Path, *, hidden: bool = False) -> Iterator[Path]:
 
 
 def _leads_back(directory: Path) -> bool:
-    return directory.is_symlink() and directory.parent.resolve().is_relative_to(directory.resolve())
+    """Return whether a link names a directory above its own place, or one through which the way led to it."""
+    if not directory.is_symlink():
+        return False
+    target = directory.resolve()
+    return directory.parent.resolve().is_relative_to(target) or any(
+        above.resolve() == target for above in directory.parents
+    )
 
 
 def _tracked(home: Path, ignored: tuple[str, ...]) -> tuple[dict[str, Path] | None, tuple[str, ...]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
-from launcher.doctor.inputs import Input
+from launcher.doctor.inputs import Input, compared
 from launcher.planning.container import chosen_runtime
 
 
@@ -15,6 +15,7 @@ def expected_values(
 ) -> str:
     """Return the argument `expected` of launcher/job/doctor/entry/doctor.py, as JSON."""
     runtime = chosen_runtime(request, cluster)
+    known = compared(inputs)
     shared, read_only = directories((*cluster.mounts, *request.mounts), inside=runtime.is_container)
     values: dict[str, Any] = {
         "device": cluster.device,
@@ -30,7 +31,8 @@ def expected_values(
         "directories": shared,
         "read_only": read_only,
         **cluster.expect.model_dump(),
-        "inputs": [each.to_dict() for each in inputs],
+        "inputs": [each.to_dict() for each in known],
+        "inputs_left_out": len(inputs) - len(known),
         "torch": torch,
         "rendezvous_timeout_s": rendezvous_timeout_s,
     }

@@ -1,5 +1,6 @@
 """What a recipe reads, as the login node sees it: its own check, and what nodes compare with."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -11,6 +12,8 @@ from launcher.discovery.training_files import TrainingFiles
 from launcher.runtimes.model import Mount
 
 _SHOWN = 5
+_MOST_CHARACTERS = 48 << 10
+"""Of what the nodes compare with: one argument may have 64 KiB (launcher/config/texts.py)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,17 @@ def _outside(path: str, mounts: Iterable[Mount]) -> str:
         if inner.is_relative_to(mount.target):
             return str(PurePosixPath(mount.source) / inner.relative_to(mount.target))
     return path
+
+
+def compared(inputs: Iterable[Input]) -> tuple[Input, ...]:
+    """Return those that the nodes compare, the first that one argument holds: a blend may name thousands of files."""
+    kept, length = list[Input](), 0
+    for each in inputs:
+        length += len(json.dumps(each.to_dict())) + len(", ")
+        if length > _MOST_CHARACTERS:
+            break
+        kept.append(each)
+    return tuple(kept)
 
 
 def login_check(inputs: Sequence[Input], unknown: str) -> Check:

@@ -22,18 +22,24 @@ from launcher.contract.paths import AttemptPaths
 from launcher.contract.records import GateOutcome
 
 _OUTPUT_BYTES = 16 << 20
-_TIMED_OUT = (124, 137)
+_TIMED_OUT, _KILLED = 124, 137
+"""What `timeout` ends with: after SIGTERM; after SIGKILL, as does srun where Slurm or the kernel kills a task."""
+
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?"
+"""As printf's `%g` writes it: 5e-05 for a small one."""
 
 
 def judge(name: str, text: str, errors: str, status: int, least: Optional[float]) -> GateOutcome:
     """Return what became of a gate, from what it has printed (the form of nccl-tests) and its exit status."""
     # https://github.com/NVIDIA/nccl-tests, src/common.cu: `# Avg bus bandwidth    : 380.12`, in GB/s.
-    found = re.findall(r"^\s*#\s*Avg bus bandwidth\s*:\s*([0-9.]+)", text, re.MULTILINE)
+    found = re.findall(rf"^\s*#\s*Avg bus bandwidth\s*:\s*({_NUMBER})(?:\s|$)", text, re.MULTILINE)
     measured = float(found[-1]) if found else None
     wrong = re.search(r"^\s*#\s*Out of bounds values\s*:\s*(\d+)\s+FAILED", text, re.MULTILINE)
     passed = False
-    if status in _TIMED_OUT:
+    if status == _TIMED_OUT:
         reason = "it did not end in time"
+    elif status == _KILLED:
+        reason = f"it was killed, at the end of its time or for another reason: {_last_words(errors or text)[:200]}"
     elif status:
         reason = f"it ended with status {status}: {_last_words(errors or text)[:200]}"
     elif wrong:

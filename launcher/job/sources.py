@@ -5,28 +5,36 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from ..contract import files
 from ..contract.paths import RECIPE, RunPaths
 from ..contract.records import JobOptions
-from .errors import UserError
+from .errors import TransientError, UserError
 
 _SHOWN = 5
 
 
 def refuse_changed_code(run: RunPaths) -> None:
-    """Raise UserError where a file of code/ is not what the run was made with.
+    """Raise UserError where a file of code/ is not what the run was made with, TransientError where that is unknown.
 
     Runs of a root share these files (launcher/rundir/code_store.py): who edits one in place, with the right to do so,
     changes it for all of them. Rank 0 looks, for all ranks, before the recipe is imported.
     """
-    if not run.code_sums.exists():  # a directory made by hand
-        return
-    recorded = files.read_object(run.code_sums)
-    if recorded is None:
-        raise UserError("the sums of the files of code/ are damaged", where=str(run.code_sums), hint="start a new run")
-    changed = [name for name, digest in sorted(recorded.items()) if _sum(run.code / name) != digest]
+    try:
+        if not run.code_sums.exists():  # a directory made by hand
+            return
+        recorded = _parsed(files.read_bytes(run.code_sums))
+        if recorded is None:
+            raise UserError(
+                "the sums of the files of code/ are damaged", where=str(run.code_sums), hint="start a new run"
+            )
+        changed = [name for name, digest in sorted(recorded.items()) if _sum(run.code / name) != digest]
+    except OSError as error:
+        raise TransientError(
+            f"it is unknown whether code/ is what the run was made with: {error.strerror}",
+            where=str(error.filename or run.code),
+        ) from error
     if not changed:
         return
     own = all(name.startswith(f"{RECIPE}/") for name in changed)
@@ -39,11 +47,20 @@ def refuse_changed_code(run: RunPaths) -> None:
     )
 
 
+def _parsed(text: bytes) -> "Optional[dict[str, Any]]":
+    """Return the object of a JSON text; None where it is something else."""
+    try:
+        value = files.parse_json(text.decode())
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _sum(path: Path) -> Optional[str]:
-    """Return the SHA-256 of a file; None where it cannot be read."""
+    """Return the SHA-256 of a file; None where there is no file. Raises OSError where one cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
 

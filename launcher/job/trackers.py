@@ -21,6 +21,8 @@ from ..contract.records import TrackerRecord, TrackersRecord
 from .rank import Rank
 
 _NAME_LENGTH = 40
+_LOGIN = re.compile(r"(?<=://)[^/?#]*@")
+"""A user and a password in a URL, as MLFLOW_TRACKING_URI may have them: no file of a run holds them."""
 
 
 def wandb_id(run: Path) -> str:
@@ -103,7 +105,7 @@ def _wandb(state: Any) -> Optional[TrackerRecord]:
         "id": str(run.id),
         "name": run.name,
         "project": "/".join(each for each in (run.entity, run.project) if each) or None,
-        "url": str(url) if url else None,
+        "url": _LOGIN.sub("", str(url)) if url else None,
         "place": None if url else str(run.dir),
     }
 
@@ -113,7 +115,7 @@ def _mlflow(state: Any) -> Optional[TrackerRecord]:
     run = module.active_run() if module else None
     if run is None:
         return None
-    tracking = str(module.get_tracking_uri())
+    tracking = _LOGIN.sub("", str(module.get_tracking_uri()))
     url = f"{tracking}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     is_server = tracking.startswith(("http://", "https://"))
     return {

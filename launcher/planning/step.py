@@ -1,6 +1,7 @@
 """What Slurm is asked for: sbatch's options, and the srun of the ranks."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,6 +102,11 @@ def plan_gates(inputs: PlanInputs) -> tuple[Gate, ...]:
             raise ConfigError(f"is not a gate: {error}", where="gates") from None
         if values or not gate.command or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", gate.name):
             raise ConfigError(f"is not a gate: {', '.join(values) or gate.name}", where="gates")
+        # `timeout 0` has no limit, and nothing is less than NaN.
+        if min(gate.tasks_per_node, gate.limit_s) < 1 or not math.isfinite(gate.min_bus_gb_s or 0):
+            raise ConfigError(f"{gate.name}: tasks and seconds are at least 1, GB/s are finite", where="gates")
+        if gate.name in {each.name for each in found}:
+            raise ConfigError(f"two gates are called {gate.name}, and each has files of its own", where="gates")
         found.append(gate)
     return tuple(found)
 

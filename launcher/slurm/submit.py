@@ -98,7 +98,7 @@ _OF_SLURM: tuple[tuple[str, str], ...] = (
     ("Unable to open file", ""),
     ("Too many open files", ""),
     ("try again later", ""),
-    ("fatal:", "Slurm's commands do not work on this machine: see `scontrol ping`."),
+    ("fatal:", "sbatch ended before it asked Slurm. `scontrol ping` shows whether Slurm's commands work here."),
 )
 """Parts of Slurm's reasons that say nothing about the request: the same one may be accepted later."""
 
@@ -107,6 +107,8 @@ LIMIT_OF_QUEUE = re.compile(r"\b(?:Assoc|QOS)(?:Max|Grp)SubmitJobs?\w*Limit\b")
 
 _FAILED = "Batch job submission failed: "
 _WITHOUT_REASON = "Unspecified error"
+_WARNING = "sbatch: warning: "
+"""Of sbatch itself, which goes on then: no reason for what comes after it."""
 
 
 class SubmissionUnknownError(SlurmError):
@@ -212,7 +214,7 @@ def _site_has_said_why(stderr: str, reasons: Sequence[str]) -> bool:
     slurm.log_user() of a job_submit plugin prints a line before Slurm's `Batch job submission failed: Unspecified
     error`; a cli_filter plugin, and sbatch itself where it does not understand an option, print no such line.
     """
-    own = [line for line in stderr.splitlines() if line.strip() and _FAILED not in line]
+    own = [line for line in stderr.splitlines() if line.strip() and _FAILED not in line and _WARNING not in line]
     return bool(own) and all(reason == _WITHOUT_REASON for reason in reasons)
 
 

@@ -4,6 +4,7 @@ A stand-in prints what nccl-tests print: its form is a fact (https://github.com/
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,16 @@ from launcher.cloudai.gates import gates_of
 from launcher.cloudai.load import load_hooks
 from launcher.cloudai.models import System
 from launcher.cloudai.profile import Profile
+from launcher.contract.files import write_json
+from launcher.contract.paths import AttemptPaths
+from launcher.contract.verdict import failed_gate
 from launcher.job.gate import judge
+from launcher.scripts import scripts
 from tests.backends.running import TOY, User
 from tests.cloudai.files import DATA, SYSTEM, write
 from tests.cloudai.test_running import ARGS, TEST, files, user  # noqa: F401
 from tests.faults.shims import put
+from tests.support import building
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 OUTPUT = """\
@@ -140,10 +146,13 @@ def test_an_all_reduce_with_gloo_is_measured(least: float, user: User, slurm_clu
         (OUTPUT, "", 0, 142.83, False, "at least 142.83 GB/s are wanted"),
         (OUTPUT.replace("0 OK", "3 FAILED"), "", 0, None, False, "3 values were wrong"),
         (OUTPUT, "", 124, None, False, "it did not end in time"),
+        (OUTPUT, "srun: error: n1: Out Of Memory\n", 137, None, False, "or for another reason: srun: error: n1"),
         (OUTPUT, "n1: Test NCCL failure\n", 2, None, False, "it ended with status 2: n1: Test NCCL failure"),
         ("", "ValueError: no\nsrun: error: n1: task 0: Exited\n", 1, None, False, "with status 1: ValueError: no"),
         ("", "", 1, None, False, "it ended with status 1: no output"),
         ("# Avg bus bandwidth\n", "", 0, None, False, "it printed no average bus bandwidth"),
+        ("# Avg bus bandwidth    : -nan\n", "", 0, None, False, "it printed no average bus bandwidth"),
+        ("# Avg bus bandwidth    : 5.17e-05 \n", "", 0, 1.0, False, "average bus bandwidth 5.17e-05 GB/s"),
         (f"{OUTPUT}# Avg bus bandwidth    : 1.5\n", "", 0, 100.0, False, "average bus bandwidth 1.5 GB/s"),
     ],
 )
@@ -153,6 +162,52 @@ def test_what_a_gate_has_printed(
     found = judge("nccl", text, errors, status, least)
     assert found["passed"] == passed
     assert reason in found["reason"]
+
+
+def test_a_gate_that_could_not_fail_is_refused() -> None:
+    gate = {"name": "nccl", "command": ["all_reduce_perf"], "tasks_per_node": 8, "limit_s": 60, "min_bus_gb_s": 5}
+    assert building.plan(request={"nodes": 2, "gates": (json.dumps(gate),)}).gates
+    wrong: tuple[dict[str, Any], ...] = ({"tasks_per_node": 0}, {"limit_s": 0}, {"min_bus_gb_s": math.nan})
+    for more in wrong:
+        with pytest.raises(ConfigError, match="GB/s are finite"):
+            building.plan(request={"nodes": 2, "gates": (json.dumps({**gate, **more}),)})
+    with pytest.raises(ConfigError, match="two gates are called nccl"):
+        building.plan(request={"nodes": 2, "gates": (json.dumps(gate),) * 2})
+
+
+def test_no_gate_runs_where_too_few_nodes_are_healthy() -> None:
+    gate = json.dumps({"name": "nccl", "command": ["all_reduce_perf"], "tasks_per_node": 8, "limit_s": 60})
+    request = {"nodes": 2, "gates": (gate,)}
+    assert "\npassed=1\n" in scripts(building.plan(request=request))["sbatch.sh"]
+    assert "\npassed=$enough\n" in scripts(building.plan(request={**request, "spares": 1}))["sbatch.sh"]
+
+
+def test_no_node_is_prepared_where_no_rank_will_start() -> None:
+    profile = building.cluster(gpus_per_node=8, runtime="pyxis", image="nemo")
+    gate = json.dumps({"name": "nccl", "command": ["all_reduce_perf"], "tasks_per_node": 8, "limit_s": 60})
+    changes: tuple[dict[str, Any], ...] = ({"gates": (gate,)}, {"spares": 1})
+    for more in changes:
+        plan = building.plan(profile=profile, request={"nodes": 2, **more}, inside=building.image())
+        before, _, after = scripts(plan)["sbatch.sh"].partition("\nif [[ ${step[0]} != false ]]; then")
+        assert "on_nodes prepare" not in before
+        assert "on_nodes prepare" in after.partition("\nfi\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("reason", "failure"),
+    [
+        ("average bus bandwidth 3 GB/s, and at least 5 GB/s are wanted", "network"),
+        ("it did not end in time", "network"),
+        ("it ended with status 2: slurmstepd: error: execve(): no_perf: No such file or directory", "step not started"),
+        ("it ended with status 1: slurmstepd: error: pyxis: failed to import docker image", "container"),
+    ],
+)
+def test_a_gate_that_did_not_measure_does_not_blame_the_network(reason: str, failure: str, tmp_path: Path) -> None:
+    gate = {"name": "nccl", "passed": False, "reason": reason, "bus_gb_s": None, "min_bus_gb_s": None}
+    write_json(tmp_path / "gates.json", {"version": 1, "time": 1.0, "gates": [gate]})
+    found = failed_gate(AttemptPaths(tmp_path))
+    assert found is not None
+    assert (found.failure, found.line) == (failure, f"gate nccl: {reason}")
 
 
 def profile(tmp_path: Path, runtime: str) -> Profile:

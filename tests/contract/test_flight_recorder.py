@@ -159,6 +159,18 @@ def test_other_sizes_are_a_difference() -> None:
     assert (found(dumps, 3).kind, found(dumps, 3).ranks) == ("different", (1,))
 
 
+def test_a_coalesced_collective_of_which_a_part_is_forgotten_does_not_differ() -> None:
+    """Its parts have one number. The recorder keeps the last entries, so the oldest collective may lack its first."""
+    parts = [entry(3, "nccl:_reduce_scatter_base", input_sizes=[[size]]) for size in (8, 16)]
+    after = [entry(4), entry(5, state="started")]
+    dumps = {0: dump(*parts[1:], *after), 1: dump(*parts, *after[:1])}
+    stuck = found(dumps, 2)
+    assert (stuck.kind, stuck.sequence, stuck.ranks) == ("absent", 5, (1,))
+    before = entry(2)
+    dumps = {0: dump(before, *parts[1:], *after), 1: dump(before, *parts, *after[:1])}
+    assert (found(dumps, 2).kind, found(dumps, 2).sequence) == ("different", 3), "there nothing is forgotten"
+
+
 def test_a_collective_that_all_have_entered() -> None:
     """The network or a GPU is to blame: no rank is named."""
     stuck = found({rank: dump(entry(3, state="started")) for rank in range(3)}, 3)

@@ -174,6 +174,17 @@ def test_links_to_directories_are_followed_and_those_that_lead_back_are_not(
     assert tracked == {"conf/knobs.json", "conf/.hidden", "conf/tables/a.csv"}
 
 
+def test_directories_that_link_to_each_other_are_walked_once(project: Path) -> None:
+    """Each pair of links would double the paths, up to the 40 links that the kernel follows."""
+    for one, other in (("left", "right"), ("right", "left")):
+        (project / "conf" / one).mkdir()
+        (project / "conf" / one / "of.txt").write_text(one)
+        for number in range(2):
+            (project / "conf" / one / f"to-{other}-{number}").symlink_to(project / "conf" / other)
+    shipped = targets(ship(project, "conf/left")) - IMPORTED
+    assert shipped == {"conf/left/of.txt", "conf/left/to-right-0/of.txt", "conf/left/to-right-1/of.txt"}
+
+
 def test_submodules_travel_and_what_cannot_is_warned_of(
     project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -6,11 +6,14 @@ from typing import Any
 
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
+from launcher.contract import input_files
 from launcher.contract.checks import Check, fail, ok, skip, warn
-from launcher.doctor import expected
+from launcher.doctor import expected, inputs
 from launcher.doctor.job import DoctorRun, describe_end, newly_lost, why_not_starting
 from launcher.doctor.node_reports import NodeReport, alike_check, collect_reports, merge_ranks
 from launcher.doctor.report import DoctorReport, summary, table_lines
+from launcher.job.doctor import expected as expectations
+from launcher.job.doctor.inputs import inputs_check
 from launcher.rundir import RunDirectory
 from launcher.slurm.nodes import parse_nodes
 from launcher.slurm.queue import Job, State
@@ -129,3 +132,18 @@ def test_what_the_nodes_are_given() -> None:
     )
     assert bare["directories"] == ["/fsx", "/a", "/c", "/m"]
     assert bare["read_only"] == ["/a", "/m"]
+
+
+def test_as_many_files_are_compared_as_one_argument_holds(tmp_path: Path) -> None:
+    """A blend may name thousands of files; a request refuses an argument of more than 64 KiB."""
+    (tmp_path / "a.bin").write_text("1")
+    seen = input_files.look(str(tmp_path / "a.bin"))
+    named = [inputs.Input("dataset.blend", str(tmp_path / "a.bin"), seen)] * 2000
+    text = expected.expected_values(Cluster(name="x"), Request(), torch=True, rendezvous_timeout_s=60, inputs=named)
+    assert Request.model_validate({"assignments": (f"expected={text}",)})
+    told = expectations.parse(text)
+    assert 100 < len(told.inputs) < 2000
+    assert len(told.inputs) + told.inputs_left_out == 2000
+    check = inputs_check(told.inputs, container=False, left_out=told.inputs_left_out)
+    assert check.verdict == "ok"
+    assert check.value == f"{len(told.inputs)} found, {told.inputs_left_out} more not compared"

@@ -181,7 +181,7 @@ def test_inputs_of_a_recipe_are_looked_at_from_each_node(own: tuple[VirtualClust
         in found["n2"]["inputs"]["reason"]
     )
     assert "/a.idx is another one than on the login node: 99 bytes, and not 100" in found["n2"]["inputs"]["reason"]
-    assert found["n3"]["inputs"]["value"] == "2 of 4 not there"
+    assert found["n3"]["inputs"]["value"] == "2 of 4 missing or different"
     assert "tokenizer.json: No such file or directory" in found["n3"]["inputs"]["reason"]
     assert "0 names, and not 1" in found["n3"]["inputs"]["reason"]
 

@@ -57,6 +57,12 @@ def test_a_process_that_ends_is_a_movement() -> None:
         ("import time; time.sleep(60)", True),
         ("import subprocess; subprocess.run(['setsid', '--fork', 'true']); import time; time.sleep(60)", True),
         ("while True: pass", False),
+        # Its first thread waits, as that of a program in Go does.
+        (
+            "import hashlib, threading; data = bytes(1 << 20)\nfor _ in range(2): threading.Thread("
+            "target=lambda: [hashlib.sha256(data) for _ in range(100_000)]).start()",
+            False,
+        ),
         ("import time\nwhile True: open('/dev/null', 'wb').write(bytes(4096)); time.sleep(0.05)", False),
         # As GNU parallel does it: a program in a process group of its own.
         (

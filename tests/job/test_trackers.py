@@ -1,6 +1,7 @@
 """One entry in W&B and MLflow over all attempts of a run, and a record of where it is."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +63,28 @@ def test_the_newest_earlier_attempt_counts(tmp_path: Path) -> None:
 def recorded(run: Path, attempt: str) -> TrackersRecord:
     text = AttemptPaths(run / "attempts" / attempt).trackers.read_text()
     return conforming(json.loads(text), TrackersRecord, unknown_keys=False)
+
+
+@pytest.mark.parametrize(
+    ("tracking", "url", "place"),
+    [
+        ("https://me:secret@ml.example.org/x", "https://ml.example.org/x/#/experiments/7/runs/abc", None),
+        ("postgresql://me:secret@db/ml", None, "postgresql://db/ml"),
+        ("/scratch/a@b/mlruns", None, "/scratch/a@b/mlruns"),
+    ],
+)
+def test_a_record_holds_no_password(
+    tracking: str, url: str | None, place: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = SimpleNamespace(experiment_id="7", run_id="abc", run_name="one")
+    mlflow = SimpleNamespace(active_run=lambda: SimpleNamespace(info=info), get_tracking_uri=lambda: tracking)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    rank = rank_of(tmp_path / "a" / "1")
+    rank.paths.path.mkdir(parents=True)
+    state = SimpleNamespace(_mlflow_logger=mlflow, cfg=config(mlflow_experiment="small"))
+    trackers.record(state, rank)
+    found = recorded(rank.run_dir, "000")["mlflow"]
+    assert (found["url"], found["place"]) == (url, place)
 
 
 @pytest.mark.megatron

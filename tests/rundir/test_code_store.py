@@ -1,6 +1,7 @@
 """Files of code/ that the runs of a root share: one copy, whole runs, no run changed through another."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from launcher._util.errors import DiskError
 from launcher.backends.prepare import create, renew
 from launcher.contract.process import ProcessIdentity, start_ticks_of
 from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import RecipeFile, read_recipe
 from launcher.discovery.shipped_code import shipped_code
-from launcher.job.errors import UserError
+from launcher.job.errors import TransientError, UserError
 from launcher.job.sources import refuse_changed_code
 from launcher.planning.model import Plan
 from launcher.rundir import RunDirectory
@@ -200,6 +202,30 @@ def test_a_run_whose_code_was_changed_through_another_one_does_not_train(tmp_pat
     other.code_sums.chmod(0o600)
     other.code_sums.write_text("{")
     assert "damaged" in str(changed(one))
+
+
+def test_code_that_cannot_be_read_is_not_said_to_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _other, _plan = two_runs(tmp_path)
+    read_bytes = Path.read_bytes
+
+    def stale(path: Path) -> bytes:
+        if path.name == "recipe.py":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    with pytest.raises(TransientError, match="unknown whether code/ is what the run was made with"):
+        refuse_changed_code(one)
+
+
+def test_damaged_sums_are_not_renewed_without_those_of_the_launcher(tmp_path: Path) -> None:
+    one, _other, plan = two_runs(tmp_path)
+    one.begin_attempt()
+    one.code_sums.chmod(0o600)
+    one.code_sums.write_text("{")
+    with pytest.raises(DiskError, match="the sums of the files of code/ are damaged"):
+        renew(one, plan, scripts(plan))
+    assert one.code_sums.read_text() == "{"
 
 
 def test_the_program_of_rank_0_refuses_changed_code(tmp_path: Path) -> None:

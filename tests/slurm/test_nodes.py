@@ -68,6 +68,13 @@ def test_a_slurm_conf_that_is_not_there_is_said_before_slurm_waits_for_it(
             "--account",
         ),
         ("sbatch: error: Batch job submission failed: Unspecified error", (), 3, "job_submit"),
+        (
+            "sbatch: warning: can't honor --ntasks-per-node\nsbatch: error: Batch job submission failed: "
+            "Unspecified error",
+            (),
+            3,
+            "Another try",
+        ),
         ("sbatch: error: Batch job submission failed: Something that only a later Slurm knows", (), 3, "Another try"),
         (
             "sbatch: error: Welcome.\nsbatch: error: Batch job submission failed: Error generating job credential",

@@ -126,8 +126,8 @@ def pack(
     """Write `output`, a squashfs file of `root` with the files of `layout` in place of its own; return the tools.
 
     `root` is only read. The layout's files are written beside `output`, for mksquashfs. The same tree gives the same
-    bytes: the time of its newest file, or else SOURCE_DATE_EPOCH where that is set, becomes the time of the file system
-    and the latest of any file in it (mksquashfs(1), ENVIRONMENT). Raises DiskError if there is too little space,
+    bytes: SOURCE_DATE_EPOCH where it is set, else the time of the newest file, becomes the time of the file system and
+    the latest of any file in it (mksquashfs(1), ENVIRONMENT). Raises DiskError if there is too little space,
     CommandError with the message of mksquashfs.
     """
     report.stage(f"packing with {compression}")

@@ -6,7 +6,7 @@ from a socket is written to a file or a pipe. The programs of docker's daemon ar
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,19 +68,27 @@ class StallWatch:
 def moved_bytes(session: int) -> int | None:
     """Return how many bytes the processes of a session have read and written so far.
 
-    None where that is not known, or where one of them computes or waits for a disk: then it does not stand still.
+    None where that is not known, or where a thread computes or waits for a disk: then they do not stand still.
     """
     total = 0
     for pid in session_members(session):
         fields = stat(pid)
         if fields is None or fields[0] in "ZX":
             continue  # it has ended meanwhile
-        if fields[0] != _STANDS_STILL:
-            return None
         try:
+            if any(state not in (_STANDS_STILL, "Z", "X") for state in _thread_states(pid)):
+                return None
             lines = Path(f"/proc/{pid}/io").read_text().splitlines()
         except OSError:
             return None
         counts = dict(line.split(": ", 1) for line in lines if ": " in line)
         total += int(counts["rchar"]) + int(counts["wchar"])
     return total
+
+
+def _thread_states(pid: int) -> Iterator[str]:
+    """Yield the state of each thread: that of the process is its first thread's alone. Raises OSError."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        fields = stat(int(thread.name))
+        if fields is not None:
+            yield fields[0]

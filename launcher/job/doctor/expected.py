@@ -32,6 +32,8 @@ class Expected:
     """Those directories that must not be written to."""
     inputs: tuple[Any, ...] = ()
     """What the recipe reads: key, path in the job, and what the login node sees there (inputs.py)."""
+    inputs_left_out: int = 0
+    """How many further ones are not compared."""
     matmul_tflops: Optional[float] = None
     all_reduce_node_gbs: Optional[float] = None
     all_reduce_gbs: Optional[float] = None

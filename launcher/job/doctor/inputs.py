@@ -9,10 +9,11 @@ from ...contract.input_files import from_dict, look
 _SHOWN = 5
 
 
-def inputs_check(inputs: Sequence[Mapping[str, Any]], container: bool) -> Check:
+def inputs_check(inputs: Sequence[Mapping[str, Any]], container: bool, left_out: int = 0) -> Check:
     """Compare each file that the recipe names with what the login node sees there.
 
-    An entry holds `key`, the `path` in the job, and `login`: a SeenFile as plain values.
+    An entry holds `key`, the `path` in the job, and `login`: a SeenFile as plain values. `left_out` further files are
+    named and not looked at.
     """
     name = "inputs"
     wrong = []
@@ -30,10 +31,11 @@ def inputs_check(inputs: Sequence[Mapping[str, Any]], container: bool) -> Check:
         where = "mount it into the container (--mount)" if container else "mount its file system on the node"
         return fail(
             name,
-            f"{len(wrong)} of {len(inputs)} not there",
+            f"{len(wrong)} of {len(inputs)} missing or different",
             "; ".join(wrong[:_SHOWN]) + more,
             f"{where}, copy it to a shared directory, or correct the path",
             len(wrong),
         )
     alone = f", {here_only} of them not seen on the login node" if here_only else ""
-    return ok(name, f"{len(inputs)} found{alone}", len(inputs))
+    rest = f", {left_out} more not compared" if left_out else ""
+    return ok(name, f"{len(inputs)} found{alone}{rest}", len(inputs))

@@ -64,7 +64,7 @@ def look_at_node(this: Rank, expected: Expected, found: Findings, began: float) 
     found.add("mpi", lambda: task_environment.mpi_check(os.environ, expected))
     found.add("gpus from slurm", lambda: gpus.share_check(os.environ, expected, ranks))
     if expected.inputs:
-        found.add("inputs", lambda: inputs.inputs_check(expected.inputs, expected.container))
+        found.add("inputs", lambda: inputs.inputs_check(expected.inputs, expected.container, expected.inputs_left_out))
     look_at_machine(expected, found, ranks)
     found.facts |= task_environment.facts()
 
