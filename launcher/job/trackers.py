@@ -108,12 +108,17 @@ def _wandb(state: Any) -> Optional[TrackerRecord]:
     }
 
 
+def without_credentials(address: str) -> str:
+    """Return an address without user, password and query: the record of it is shown to others."""
+    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", r"\1", address).partition("?")[0]
+
+
 def _mlflow(state: Any) -> Optional[TrackerRecord]:
     module: Any = getattr(state, "_mlflow_logger", None) and sys.modules.get("mlflow")
     run = module.active_run() if module else None
     if run is None:
         return None
-    tracking = str(module.get_tracking_uri())
+    tracking = without_credentials(str(module.get_tracking_uri()))
     url = f"{tracking}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     is_server = tracking.startswith(("http://", "https://"))
     return {
