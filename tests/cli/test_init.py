@@ -64,6 +64,34 @@ def test_what_is_there_stays_unless_it_is_forced(home: Path, capsys: pytest.Capt
     assert init(capsys, "--image", "new")["copies"] == []  # the same again changes nothing
 
 
+def test_a_private_file_stays_private_and_a_link_a_link(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, real = home / ".config/launcher/config.toml", home / "dotfiles.toml"
+    own.parent.mkdir(parents=True)
+    real.write_text('notify = "send --key word"\nimage = "old"\n')
+    real.chmod(0o600)
+    own.symlink_to(real)
+    copies = [init(capsys, "--image", image, "--force")["copies"][0] for image in ("new", "newer")]
+    assert len(set(copies)) == 2
+    assert [Path(each).stat().st_mode & 0o777 for each in (*copies, real)] == [0o600] * 3
+    assert own.is_symlink() and toml.loads(real.read_text())["image"] == "newer"
+
+
+def test_a_path_means_the_same_in_every_directory(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init(capsys, "--image", "./nemo.sqsh", "--run-root", "runs")
+    assert config(home) == {"cluster": "local", "image": str(home / "nemo.sqsh"), "run_root": str(home / "runs")}
+    init(capsys, "--image", "nemo.sqsh", "--run-root", "~/runs", "--force")
+    assert config(home) == {"cluster": "local", "image": "nemo.sqsh", "run_root": "~/runs"}
+
+
+@pytest.mark.parametrize("option", ["--image", "--run-root"])
+def test_an_empty_value_is_refused_before_anything_is_written(
+    home: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["init", "--no-doctor", option, ""]) == 2
+    assert option in capsys.readouterr().err
+    assert not (home / ".config").exists()
+
+
 def test_a_broken_config_is_named_and_left(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = home / ".config/launcher/config.toml"
     own.parent.mkdir(parents=True)
