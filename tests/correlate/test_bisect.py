@@ -229,6 +229,11 @@ def test_an_axis_has_two_values(text: str) -> None:
         read_axis(text)
 
 
+def test_a_commit_of_digits_alone_stays_a_text() -> None:
+    training = changed(Training("mlm:gpt"), "mlm-source", "1234567")
+    assert changed(training, "nodes", "2").options == {"mlm_source": "1234567", "nodes": 2}
+
+
 def test_a_key_of_bridge_is_said_in_megatron_lms_words() -> None:
     found = changed(Training("mlm:gpt", words=WORDS), "optimizer.adam_beta2", "0.9")
     assert found.words[-2:] == ("--adam-beta2", "0.9")
