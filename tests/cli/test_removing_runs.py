@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from launcher.cli.main import main
 from launcher.contract.process import ProcessIdentity
 from launcher.rundir import RunDirectory, removal
 from launcher.rundir.finding import scan
+from launcher.rundir.locks import submit_lock
 from tests.watch.run_dirs import make_attempt, make_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,6 +186,26 @@ def cut(path, on_error):
 removal.remove_tree = cut
 remove.remove_runs(["gpt"], confirm=lambda _: True)
 """
+
+
+def test_a_launcher_that_waited_for_the_lock_finds_the_run_removed(root: Path) -> None:
+    run = ended(root, "20260101-000000-aaaa")
+    said: list[str] = []
+
+    def resume() -> None:
+        try:
+            with submit_lock(run, wait_s=20):
+                said.append("started")
+        except RequestError as error:
+            said.append(error.message)
+
+    waiting = threading.Thread(target=resume)
+    with submit_lock(run):
+        waiting.start()
+        time.sleep(0.3)
+        assert removal.remove_run(run)
+    waiting.join()
+    assert said == ["the run was removed meanwhile"] and not run.path.exists()
 
 
 def test_what_a_kill_leaves_is_seen_by_no_command_and_removed_by_the_next(
