@@ -94,7 +94,7 @@ def _run(command: "list[str]", body: bytes, limit_s: float, failed: "list[str]")
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Makes a redirection an error: it would be followed without the message, and look like a success."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: Any, **__: Any) -> None:
         """Follow nothing."""
 
 
