@@ -289,8 +289,10 @@ def cancel(case: ExecCase, shell: Shell) -> bool:
     job = ask([case], shell)[case.directory]
     if token is None or job is None or job.terminal:
         return False
-    if job.belongs_to(token, case.scripts()) is not True and find_submission(token, shell) is None:
-        return False
+    if job.belongs_to(token, case.scripts()) is not True:
+        found = find_submission(token, shell)
+        if found is None or found.job != job.id:
+            return False
     case.journal.write("cancelled", job=job.id)
     shell.run(["scancel", job.id])
     return True
