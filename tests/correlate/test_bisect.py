@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher._util.errors import ConfigError, RecipeError
+from launcher._util.errors import ConfigError, OutsideError, RecipeError
 from launcher.api.progress import Silent
 from launcher.config.request import Request
 from launcher.correlate.axes import Training, changed, read_axis, split_values
@@ -76,6 +76,12 @@ def test_a_change_within_the_noise_does_not_count(tmp_path: Path) -> None:
     seen.clear()
     found, _ = search(PAIR, tmp_path / "large", lambda one: noisy(one) + 1e-2 * (f"{KEYS[4]}=2" in one.assignments))
     assert found.first == f"{KEYS[4]}: 1 and 2"
+
+
+def test_what_the_losses_do_not_show_is_not_called_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.correlate.test_repeats.LOSSES", (11.0, 10.0))
+    with pytest.raises(OutsideError, match="all changes: undecided: equal from iteration 1 to 2, but"):
+        search(PAIR, tmp_path, lambda _: 0.0)
 
 
 def test_equal_requests_are_refused(tmp_path: Path) -> None:
