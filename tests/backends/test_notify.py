@@ -145,6 +145,9 @@ def test_a_variable_that_is_not_set_is_refused(tmp_path: Path) -> None:
     user = user_of(tmp_path)
     done = user.run("plan", "small.py", "--notify-url", "CHAT", "--no-check-config", status=2)
     assert "the variable CHAT is not set in this shell" in done.stderr
+    by_value = ("--notify-url", "CHAT", "--env", f"CHAT=https://chat.lab/{SECRET}")
+    done = user.run("plan", "small.py", *by_value, "--no-check-config", status=2)
+    assert "would write the URL into the plan" in done.stderr and SECRET not in done.stderr
     done = user.run("plan", "small.py", "--notify", "'", "--no-check-config", status=2)
     assert "cannot be split into words" in done.stderr
 
