@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from launcher._util.shell import LocalShell
+from launcher.api import doctor
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.contract.checks import Check, fail, ok, skip, warn
@@ -129,3 +133,14 @@ def test_what_the_nodes_are_given() -> None:
     )
     assert bare["directories"] == ["/fsx", "/a", "/c", "/m"]
     assert bare["read_only"] == ["/a", "/m"]
+
+
+def test_the_checks_announce_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--notify may be a default of all of a user's runs."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"HOME": str(tmp_path), "LAUNCHER_CLUSTER": "local", "LAUNCHER_NOTIFY": "announce"}.items():
+        monkeypatch.setenv(name, value)
+    request = doctor.DoctorRequest()
+    plan, error = doctor._plan(request, doctor._site(request.asked, LocalShell()), ())
+    assert error is None and plan is not None
+    assert "notify" not in plan.argv["options"] and "keep_going" in plan.argv["options"]
