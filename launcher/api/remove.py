@@ -16,6 +16,7 @@ from launcher.rundir import RunDirectory, removal
 from launcher.rundir.finding import iterate_runs
 from launcher.rundir.locks import submit_lock
 from launcher.rundir.registry import known_roots
+from launcher.slurm.queue import State
 from launcher.watch.cancel import members
 from launcher.watch.status import Phase, RunStatus, status_of
 
@@ -217,6 +218,12 @@ def _reason(run: RunDirectory, status: RunStatus, allowed: Allowed) -> str:
         return "processes of it are alive on this machine"
     if not status.phase.over:
         return f"it is {status.phase.value}"
+    state = State(status.job_state) if status.job_state is not None and status.run_state.own_job else None
+    if state is State.UNKNOWN:
+        return f"it is unknown whether its job {status.job} goes on"
+    if state is not None and not state.terminal:
+        # After the verdict a job cleans up, announces the end, and may queue itself again.
+        return f"its job {status.job} is {state.value.lower()}"
     if not allowed.checkpoints and _has_checkpoints(run):
         return "it has checkpoints: --with-checkpoints removes them too"
     return ""

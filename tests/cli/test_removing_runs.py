@@ -20,6 +20,9 @@ from launcher.contract.process import ProcessIdentity
 from launcher.rundir import RunDirectory, removal
 from launcher.rundir.finding import scan
 from launcher.rundir.locks import submit_lock
+from launcher.slurm.queue import State
+from launcher.watch.run_state import read_run_state
+from launcher.watch.status import Phase, RunStatus
 from tests.watch.run_dirs import make_attempt, make_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +101,26 @@ def test_a_live_run_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
     for run in (live, queued):
         (found,) = launcher(capsys, "rm", str(run.path), "--yes", "--with-checkpoints", "--lost")["runs"]
         assert found["keep"] and not found["removed"] and run.plan_file.exists(), found
+
+
+@pytest.mark.parametrize(
+    ("state", "keep"),
+    [
+        (State.RUNNING, "its job 7 is running"),
+        (State.COMPLETING, "its job 7 is completing"),
+        (State.UNKNOWN, "it is unknown whether its job 7 goes on"),
+        (State.FAILED, ""),
+        (State.FORGOTTEN, ""),
+    ],
+)
+def test_a_run_with_a_verdict_stays_while_its_job_goes_on(root: Path, state: State, keep: str) -> None:
+    events = ({"event": "submit_intent", "token": "t"}, {"event": "submitted", "token": "t", "job": "7"})
+    run = make_run(root / "gpt" / "20260101-000000-aaaa", *events)
+    make_attempt(run, result={"outcome": "failed", "reason": None, "started": 1.0, "ended": 2.0})
+    read = read_run_state(run)
+    assert read.own_job
+    status = RunStatus(read, Phase.FAILED, job="7", job_state=state.value)
+    assert api._reason(run, status, api.NOTHING_MORE) == keep
 
 
 def test_a_lost_run_goes_on_request(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
