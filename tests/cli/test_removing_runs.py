@@ -176,6 +176,8 @@ def test_gc_takes_runs_by_age_and_state(root: Path, capsys: pytest.CaptureFixtur
         (("--keep-last", "2"), "for the checkpoints of one RUN"),
         (("gpt",), "how many checkpoints stay"),
         (("gpt", "--keep-last", "2", "--older-than", "3d"), "for runs, without RUN"),
+        (("gpt", "--keep-last", "2", "--older-than", "0"), "for runs, without RUN"),
+        (("--older-than", "1d", "--all", "--run-root", "here"), "--all means all"),
         (("--older-than", "soon"), "is not an age"),
     ],
 )
