@@ -271,6 +271,18 @@ def test_only_the_job_with_the_token_is_cancelled(
     assert shell.asked == ([("scancel", "7")] if cancelled else [])
 
 
+def test_the_program_in_the_place_of_sbatch_runs_on_every_python(tmp_path: Path) -> None:
+    """It imports nothing of the directory that it is called in, and needs no option of a newer Python."""
+    exec_mode.write_stand_in(tmp_path / "sbatch")
+    (tmp_path / "re.py").write_text("raise SystemExit('imported')")
+    environ = {**os.environ, exec_mode.CASE: str(tmp_path), exec_mode.SESSION: "s"}
+    argv = [str(tmp_path / "sbatch"), "--parsable", "a word"]
+    done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "called without a script, or with arguments: ['--parsable', 'a word']" in done.stderr
+    assert " -P " not in (tmp_path / "sbatch").read_text(), "Python 3.10 has no such option"
+
+
 def test_a_batch_script_without_what_stands_for_secrets() -> None:
     kept = "export HF_HOME=/a\nexport HF_TOKEN=x\n"
     text = f"export HF_TOKEN=env:HF_TOKEN\nexport WANDB_API_KEY=env:WANDB_API_KEY\n{kept}"
