@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from launcher._util.errors import LauncherError, RequestError
+from launcher._util.errors import DiskError, LauncherError, RequestError
 from launcher._util.shell import LocalShell, Shell
 from launcher._util.user_paths import exists
 from launcher.api.locate import find_run, find_run_root
@@ -30,7 +30,7 @@ class RemovableRun:
     run: RunDirectory
     status: RunStatus
     size: removal.RunSize | None
-    """None where it was not measured, since the run stays."""
+    """None where it cannot be measured; then the run stays."""
     keep: str = ""
     """Why it stays; empty where it goes."""
     removed: bool = False
@@ -201,8 +201,12 @@ def _look(runs: Sequence[RunDirectory], shell: Shell, allowed: Allowed) -> list[
     statuses = status_of(runs, shell)[0] if runs else []
     found = []
     for run, status in zip(runs, statuses, strict=True):
-        keep = _reason(run, status, allowed)
-        found.append(RemovableRun(run, status, removal.size_of(run), keep))
+        keep, size = _reason(run, status, allowed), None
+        try:
+            size = removal.size_of(run)
+        except DiskError as error:  # that of one run, which stays, holds up no other
+            keep = keep or f"{error.where} {error.message}"
+        found.append(RemovableRun(run, status, size, keep))
     return found
 
 

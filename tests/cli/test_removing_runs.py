@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from launcher._util import ownership
-from launcher._util.errors import RequestError
+from launcher._util.errors import DiskError, RequestError
 from launcher.api import remove as api
 from launcher.cli.main import main
 from launcher.contract.process import ProcessIdentity
@@ -121,6 +121,27 @@ def test_a_run_with_a_verdict_stays_while_its_job_goes_on(root: Path, state: Sta
     assert read.own_job
     status = RunStatus(read, Phase.FAILED, job="7", job_state=state.value)
     assert api._reason(run, status, api.NOTHING_MORE) == keep
+
+
+def test_a_run_that_cannot_be_read_holds_up_no_other(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [ended(root, f"20260101-00000{number}-aaaa") for number in (0, 1)]
+    size_of = removal.size_of
+
+    def measured(run: RunDirectory) -> removal.RunSize:
+        if run.path == runs[0].path:
+            raise DiskError("cannot be read: Permission denied", where=str(run.path / "profiles"))
+        return size_of(run)
+
+    monkeypatch.setattr(removal, "size_of", measured)
+    found = launcher(capsys, "gc", "--older-than", "0", "--yes")["runs"]
+    kept = {one["run_dir"]: one["keep"] for one in found}
+    assert kept == {
+        str(runs[1].path): None,
+        str(runs[0].path): f"{runs[0].path}/profiles cannot be read: Permission denied",
+    }
+    assert [run.path.exists() for run in runs] == [True, False]
 
 
 def test_a_lost_run_goes_on_request(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
