@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import stat
 import time
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import ConfigError, DiskError, LauncherError, SlurmError
+from launcher._util.resources import resource
 from launcher._util.shell import LocalShell, Shell
 from launcher._util.user_paths import exists, user_path
 from launcher.api.clusters import own_cluster_file
@@ -75,7 +77,7 @@ def site_facts(shell: Shell | None = None) -> SiteFacts:
         return SiteFacts("local", False, (), ())
     own = _own_default()
     called = (info.cluster_name(shell) or "mine").lower()
-    name = called if called.replace("-", "").replace("_", "").isalnum() else "mine"
+    name = called if _NAME.fullmatch(called) and not _is_shipped(called) else "mine"
     return SiteFacts(own or name, True, _partitions(shell), _accounts(host.user, shell), own is not None)
 
 
@@ -124,10 +126,24 @@ def _writes_profile(answers: SetUp, facts: SiteFacts) -> bool:
     return facts.has_slurm and (answers.describes_jobs or not known)
 
 
+_NAME = re.compile(r"(?!.*\.toml$)[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
+"""A profile's name; one that ends in .toml would be the path of a file."""
+
+
+def _is_shipped(name: str) -> bool:
+    return exists(resource("configs/clusters") / f"{name}.toml")
+
+
 def check_answers(answers: SetUp, facts: SiteFacts) -> None:
     """Raise ConfigError for a choice that cannot be."""
-    if not answers.name or answers.name.startswith(".") or "/" in answers.name:
+    if not _NAME.fullmatch(answers.name):
         raise ConfigError(f"{answers.name!r} is not the name of a profile", where="--name", hint="Such as: mine.")
+    if facts.has_slurm and _is_shipped(answers.name) and not (facts.has_profile and answers.name == facts.name):
+        raise ConfigError(
+            f"{answers.name!r} is a profile that ships with the launcher, and others may extend it",
+            where="--name",
+            hint="Choose another name, such as: mine.",
+        )
     options = ("partition", "account", "qos", "image", "run_root")
     stated = {name: value for name in options if (value := getattr(answers, name)) is not None}
     parse(Request, stated, where=None, label=lambda key: f"--{str(key[0]).replace('_', '-')}")

@@ -8,16 +8,19 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from launcher._util import toml
+from launcher._util.errors import ConfigError
 from launcher.cli.main import main
 from launcher.slurm import probe
 from tests.backends.running import LAUNCHER, User, user_of
 from tests.discovery.test_cluster_probe import NVL72, site
 from tests.support.limits import seconds
+from tests.support.recorder import Recorder
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 
@@ -125,6 +128,30 @@ def test_the_profile_has_partition_and_account(
     assert main(["init", "--no-doctor", "--partition", "gb20"]) == 2
     assert "Did you mean: gb200?" in capsys.readouterr().err
     assert not (home / ".config/launcher/clusters/other.toml").exists()
+
+
+@pytest.mark.parametrize("name", ["slurm", "dgx-h100", "mine.toml", "a b", "../mine", ""])
+def test_a_name_that_would_break_other_profiles_is_refused(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from launcher.api import init as api
+
+    monkeypatch.setattr(api, "site_facts", lambda: api.SiteFacts("rack", True, ("gpu",), ()))
+    with pytest.raises(ConfigError, match=r"is not the name of a profile|ships with the launcher"):
+        api.write_setup(api.SetUp(name), api.site_facts())
+    assert not (home / ".config").exists()
+
+
+@pytest.mark.parametrize(("called", "name"), [("Slurm", "mine"), ("Rack_1", "rack_1"), ("(null)", "mine")])
+def test_slurms_name_of_the_cluster_is_taken_unless_it_is_taken_already(
+    home: Path, monkeypatch: pytest.MonkeyPatch, called: str, name: str
+) -> None:
+    from launcher.api import init as api
+
+    monkeypatch.setattr("launcher.discovery.host.detect_host", lambda: SimpleNamespace(has_slurm=True, user="ada"))
+    monkeypatch.setattr("launcher.slurm.info.cluster_name", lambda _: called)
+    monkeypatch.setattr("launcher.slurm.info.node_groups", lambda _: [])
+    assert api.site_facts(Recorder()).name == name
 
 
 def fresh(user: User) -> dict[str, str]:
