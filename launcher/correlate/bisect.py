@@ -90,6 +90,8 @@ def bisect(pair: Pair, run: Run, progress: Progress, *, on_cpu: bool, directory:
     if not steps:
         raise ConfigError("the two trainings are the same request: there is nothing to look for", where="--bisect")
     progress.info(f"{len(steps)} changes: {'; '.join(one.name for one in steps)}")
+    for one in steps:  # commits between which there is no way are refused before any training
+        _commits_of(one, first, directory)
     search.measure(first)
     whole = search.differs("all changes", apply(first, steps))
     if not whole:
