@@ -11,6 +11,7 @@ _.daemon_threads
 _.do_HEAD
 _.handle_error
 _.log_message
+_.redirect_request
 _.request_queue_size
 _.send_error
 _.server_version

@@ -31,6 +31,7 @@ _TIME_LIMIT = "15"
 _LEFT_OUT = (
     *("nsys", "profiler", "profile_steps", "profile_ranks", "nsys_trace", "nsys_args", "gpu_metrics", "nsys_from"),
     *("attempts", "spares", "resume", "allow_changes", "scale_batch", "check_on", "probe"),
+    *("notify", "notify_url"),
 )
 """Keys of the request that are for the run and not for its check."""
 _OF_THE_RUN = (*("dependency", "begin", "deadline", "hold", "segment", "signal", "array", "time", "time-min"),)

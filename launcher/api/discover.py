@@ -417,15 +417,22 @@ def _with_notification(request: Request, host: HostContext) -> Request:
         if empty:
             raise ConfigError("names no program", where="--notify")
     name = request.notify_url
-    if name is None or any(entry.partition("=")[0] == name for entry in request.env):
+    if name is None:
         return request
+    given = [entry for entry in request.env if entry.partition("=")[0] == name]
+    if any("=" in entry for entry in given):
+        raise ConfigError(
+            f"--env {name}=... would write the URL into the plan of the run",
+            where="--notify-url",
+            hint=f"Leave it out, and set the variable in your shell: export {name}=https://...",
+        )
     if not host.environ.get(name):
         raise ConfigError(
             f"the variable {name} is not set in this shell",
             where="--notify-url",
             hint=f"Such as: export {name}=https://...",
         )
-    return request.model_copy(update={"env": (*request.env, name)})
+    return request if given else request.model_copy(update={"env": (*request.env, name)})
 
 
 def _match(recipe: Recipe, request: Request, release: BridgeRelease) -> IndexMatch | None:

@@ -1,6 +1,7 @@
 """Checking the login node and, in a job, compute nodes: the job of the checks is an ordinary run."""
 
 import contextlib
+import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,9 +145,12 @@ def _plan(request: DoctorRequest, this: Site, named: tuple[Input, ...]) -> tuple
         changes["nodes"] = asked.nodes or 1
     try:
         job_request = asked.model_copy(update=changes)
-        return prepare_plan(job_request, "run" if here else "submit", check="never").plan, None
+        plan = prepare_plan(job_request, "run" if here else "submit", check="never").plan
     except LauncherError as error:
         return None, error
+    argv = copy.deepcopy(plan.argv)
+    argv["options"].pop("notify", None)  # a default of the user's, which is for trainings
+    return dataclasses.replace(plan, argv=argv), None
 
 
 def _tested(plan: Plan | None, error: LauncherError | None, this: Site, shell: Shell) -> CommandOutput:

@@ -1,16 +1,21 @@
 """Setting a user up on a cluster: a profile from the live Slurm, and the user's defaults."""
 
+import itertools
 import os
+import re
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher._util.errors import ConfigError, DiskError, LauncherError, SlurmError
+from launcher._util.resources import resource
 from launcher._util.shell import LocalShell, Shell
 from launcher._util.user_paths import exists, user_path
 from launcher.api.clusters import own_cluster_file
-from launcher.config.load import config_home, load_cluster, load_request, read_toml
+from launcher.config.load import config_home, load_cluster, load_request, parse, read_toml
+from launcher.config.request import Request
 from launcher.contract.values import nearest
 
 
@@ -72,7 +77,7 @@ def site_facts(shell: Shell | None = None) -> SiteFacts:
         return SiteFacts("local", False, (), ())
     own = _own_default()
     called = (info.cluster_name(shell) or "mine").lower()
-    name = called if called.replace("-", "").replace("_", "").isalnum() else "mine"
+    name = called if _NAME.fullmatch(called) and not _is_shipped(called) else "mine"
     return SiteFacts(own or name, True, _partitions(shell), _accounts(host.user, shell), own is not None)
 
 
@@ -121,10 +126,27 @@ def _writes_profile(answers: SetUp, facts: SiteFacts) -> bool:
     return facts.has_slurm and (answers.describes_jobs or not known)
 
 
+_NAME = re.compile(r"(?!.*\.toml$)[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
+"""A profile's name; one that ends in .toml would be the path of a file."""
+
+
+def _is_shipped(name: str) -> bool:
+    return exists(resource("configs/clusters") / f"{name}.toml")
+
+
 def check_answers(answers: SetUp, facts: SiteFacts) -> None:
     """Raise ConfigError for a choice that cannot be."""
-    if not answers.name or answers.name.startswith(".") or "/" in answers.name:
+    if not _NAME.fullmatch(answers.name):
         raise ConfigError(f"{answers.name!r} is not the name of a profile", where="--name", hint="Such as: mine.")
+    if facts.has_slurm and _is_shipped(answers.name) and not (facts.has_profile and answers.name == facts.name):
+        raise ConfigError(
+            f"{answers.name!r} is a profile that ships with the launcher, and others may extend it",
+            where="--name",
+            hint="Choose another name, such as: mine.",
+        )
+    options = ("partition", "account", "qos", "image", "run_root")
+    stated = {name: value for name in options if (value := getattr(answers, name)) is not None}
+    parse(Request, stated, where=None, label=lambda key: f"--{str(key[0]).replace('_', '-')}")
     if answers.partition is not None and facts.has_slurm and answers.partition not in facts.partitions:
         near = nearest(answers.partition, facts.partitions)
         guess = f"Did you mean: {', '.join(near)}?" if near else f"There are: {', '.join(facts.partitions)}."
@@ -145,9 +167,8 @@ def write_setup(answers: SetUp, facts: SiteFacts, *, replace: bool = False) -> W
     """Probe the cluster, write its profile, and make it the user's default.
 
     The profile keeps partition, account and QOS; one that is there stays unless one of them is stated. config.toml gets
-    cluster, image and run root, and keeps everything
-    else that is in it. With `replace` files that are there are changed, and a copy of each is kept. Raises ConfigError
-    where something is in the way, SlurmError, DiskError.
+    cluster, image and run root, and keeps everything else that is in it. With `replace` files that are there are
+    changed, and a copy of each is kept. Raises ConfigError where something is in the way, SlurmError, DiskError.
     """
     check_answers(answers, facts)
     in_the_way = conflicts(answers, facts)
@@ -175,10 +196,21 @@ def config_file() -> Path:
 def _defaults(answers: SetUp, facts: SiteFacts) -> dict[str, str]:
     stated = {
         "cluster": answers.name if facts.has_slurm else "local",
-        "image": answers.image,
-        "run_root": answers.run_root,
+        "image": answers.image and _from_anywhere(answers.image, is_path=_is_path(answers.image)),
+        "run_root": answers.run_root and _from_anywhere(answers.run_root, is_path=True),
     }
     return {key: value for key, value in stated.items() if value is not None}
+
+
+def _is_path(image: str) -> bool:
+    from launcher.images.reference import looks_like_path
+
+    return "/" in image and looks_like_path(image)  # a single word is a name in the store
+
+
+def _from_anywhere(text: str, *, is_path: bool) -> str:
+    """Return a value as it means the same in every directory: a relative path is one of the directory here."""
+    return str(Path.cwd() / text) if is_path and not text.startswith(("~", "$")) else text
 
 
 def _probed(answers: SetUp) -> tuple[str, str | None]:
@@ -208,17 +240,27 @@ def _merged(config: Path, values: Mapping[str, str]) -> str:
 
 
 def _write(path: Path, text: str) -> list[Path]:
-    """Write a file whole, and return the copy of what was there before, if it differed."""
+    """Write a file whole, and return the copy of what was there before, if it differed.
+
+    Both are readable for those who could read the file before. What a link leads to is written, and the link stays.
+    """
     from launcher.contract import files
 
     kept = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(path) and (before := path.read_text(encoding="utf-8")) != text:
-            copy = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S')}.old")
-            files.write_text(copy, before)
+        mode = stat.S_IMODE(path.stat().st_mode) if exists(path) else None
+        if mode is not None and (before := path.read_text(encoding="utf-8")) != text:
+            copy = _unused(path, time.strftime("%Y%m%d-%H%M%S"))
+            files.write_text(copy, before, mode=mode, exact_mode=True)
             kept.append(copy)
-        files.write_text(path, text)
+        files.write_text(path.resolve(), text, mode=mode or 0o666, exact_mode=mode is not None)
     except OSError as error:
         raise DiskError(f"cannot be written: {error.strerror}", where=str(path)) from error
     return kept
+
+
+def _unused(path: Path, when: str) -> Path:
+    """Return the name of a copy that is not there yet: two may be made in one second."""
+    names = (f"{path.name}.{when}{f'-{number}' if number else ''}.old" for number in itertools.count())
+    return next(copy for name in names if not os.path.lexists(copy := path.with_name(name)))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from launcher._util.errors import LauncherError, RequestError
+from launcher._util.errors import DiskError, LauncherError, RequestError
 from launcher._util.shell import LocalShell, Shell
 from launcher._util.user_paths import exists
 from launcher.api.locate import find_run, find_run_root
@@ -16,6 +16,7 @@ from launcher.rundir import RunDirectory, removal
 from launcher.rundir.finding import iterate_runs
 from launcher.rundir.locks import submit_lock
 from launcher.rundir.registry import known_roots
+from launcher.slurm.queue import State
 from launcher.watch.cancel import members
 from launcher.watch.status import Phase, RunStatus, status_of
 
@@ -29,7 +30,7 @@ class RemovableRun:
     run: RunDirectory
     status: RunStatus
     size: removal.RunSize | None
-    """None where it was not measured, since the run stays."""
+    """None where it cannot be measured; then the run stays."""
     keep: str = ""
     """Why it stays; empty where it goes."""
     removed: bool = False
@@ -200,8 +201,12 @@ def _look(runs: Sequence[RunDirectory], shell: Shell, allowed: Allowed) -> list[
     statuses = status_of(runs, shell)[0] if runs else []
     found = []
     for run, status in zip(runs, statuses, strict=True):
-        keep = _reason(run, status, allowed)
-        found.append(RemovableRun(run, status, removal.size_of(run), keep))
+        keep, size = _reason(run, status, allowed), None
+        try:
+            size = removal.size_of(run)
+        except DiskError as error:  # that of one run, which stays, holds up no other
+            keep = keep or f"{error.where} {error.message}"
+        found.append(RemovableRun(run, status, size, keep))
     return found
 
 
@@ -217,6 +222,12 @@ def _reason(run: RunDirectory, status: RunStatus, allowed: Allowed) -> str:
         return "processes of it are alive on this machine"
     if not status.phase.over:
         return f"it is {status.phase.value}"
+    state = State(status.job_state) if status.job_state is not None and status.run_state.own_job else None
+    if state is State.UNKNOWN:
+        return f"it is unknown whether its job {status.job} goes on"
+    if state is not None and not state.terminal:
+        # After the verdict a job cleans up, announces the end, and may queue itself again.
+        return f"its job {status.job} is {state.value.lower()}"
     if not allowed.checkpoints and _has_checkpoints(run):
         return "it has checkpoints: --with-checkpoints removes them too"
     return ""

@@ -204,10 +204,7 @@ def _run(
     session = secrets.token_hex(6)
     shims = case.path / "bin"
     shims.mkdir(exist_ok=True)
-    sbatch = shims / "sbatch"
-    # -P: what lies in the directory of the caller is not imported.
-    program = shlex.join([sys.executable, "-P", "-m", "launcher.cloudai.exec_sbatch"])
-    files.write_text(sbatch, f'#!/bin/sh\n# {_SHIM}\nexec {program} "$@"\n', mode=0o700, exact_mode=True)
+    write_stand_in(shims / "sbatch")
     values = {"session": session, "dependencies": list(dependencies), "arguments": list(command[2:])}
     files.write_json(case.path / "session.json", values)
     status = case.path / f"status.{session}"
@@ -235,6 +232,17 @@ def _run(
             )
     except OSError as error:
         raise DiskError(f"the script cannot be started: {error.strerror}", where=str(case.log)) from error
+
+
+def write_stand_in(path: Path) -> None:
+    """Write the program in the place of sbatch. Raises OSError."""
+    # What lies in the directory of the caller is not imported; Python has -P for that from 3.11 on.
+    code = (
+        "import os, sys; sys.path = [each for each in sys.path if each]; "
+        "from launcher.cloudai.exec_sbatch import main; sys.exit(main(sys.argv[1:], os.environ))"
+    )
+    program = shlex.join([sys.executable, "-c", code])
+    files.write_text(path, f'#!/bin/sh\n# {_SHIM}\nexec {program} "$@"\n', mode=0o700, exact_mode=True)
 
 
 def _wait(case: ExecCase, wait_s: float, on_wait: Callable[[str], None]) -> Submission:
@@ -289,8 +297,10 @@ def cancel(case: ExecCase, shell: Shell) -> bool:
     job = ask([case], shell)[case.directory]
     if token is None or job is None or job.terminal:
         return False
-    if job.belongs_to(token, case.scripts()) is not True and find_submission(token, shell) is None:
-        return False
+    if job.belongs_to(token, case.scripts()) is not True:
+        found = find_submission(token, shell)
+        if found is None or found.job != job.id:
+            return False
     case.journal.write("cancelled", job=job.id)
     shell.run(["scancel", job.id])
     return True

@@ -93,7 +93,7 @@ def _own_work(path: Path, shell: Shell) -> str | None:
     for what, arguments in looks:
         found = _ask(path, shell, *arguments)
         if found is None:
-            return "a state that git does not tell"
+            return "a state that git does not show"
         if found:
             first = "" if what.startswith("commits") else f" ({found.splitlines()[0].strip()})"
             return f"{what}{first}"

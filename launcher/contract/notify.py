@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from launcher.contract.records import NextAttempt, NotifyOptions
 
 LIMIT_S = 10.0
 """How long an announcement may take, in all."""
+_KILL_S = 1.0
+"""How long it takes at most to kill a program that takes longer."""
 
 
 def message(run: RunPaths, attempt: str, result: Mapping[str, Any], following: Optional[NextAttempt]) -> dict[str, Any]:
@@ -58,8 +61,9 @@ def announce(options: NotifyOptions, content: Mapping[str, Any], *, limit_s: flo
         ways.append(threading.Thread(target=_post, args=(options["url_variable"], body, limit_s, failed), daemon=True))
     for way in ways:
         way.start()
+    end = time.monotonic() + limit_s
     for way in ways:
-        way.join(limit_s + 1)
+        way.join(max(0.0, end + _KILL_S - time.monotonic()))
         if way.is_alive():
             failed.append(f"an announcement took more than {limit_s:g} s")
     return failed
@@ -68,8 +72,9 @@ def announce(options: NotifyOptions, content: Mapping[str, Any], *, limit_s: flo
 def _run(command: "list[str]", body: bytes, limit_s: float, failed: "list[str]") -> None:
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
-    except OSError as error:
-        failed.append(f"the program {command[0]} of --notify cannot be started: {error.strerror}")
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte
+        why = error.strerror if isinstance(error, OSError) else error
+        failed.append(f"the program {command[0]} of --notify cannot be started: {why}")
         return
     try:
         process.communicate(body, timeout=limit_s)
@@ -86,6 +91,13 @@ def _run(command: "list[str]", body: bytes, limit_s: float, failed: "list[str]")
         failed.append(f"the program {command[0]} of --notify ended with status {process.returncode}")
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Makes a redirection an error: it would be followed without the message, and look like a success."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """Follow nothing."""
+
+
 def _post(variable: str, body: bytes, limit_s: float, failed: "list[str]") -> None:
     url = os.environ.get(variable, "")
     if not url.startswith(("https://", "http://")):
@@ -93,7 +105,7 @@ def _post(variable: str, body: bytes, limit_s: float, failed: "list[str]") -> No
         return
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - seen above
     try:
-        with urllib.request.urlopen(request, timeout=limit_s):  # noqa: S310
+        with urllib.request.build_opener(_NoRedirect()).open(request, timeout=limit_s):
             return
     except urllib.error.HTTPError as error:
         failed.append(f"the URL in {variable} answered {error.code}")

@@ -25,6 +25,8 @@ OPTIONS: Mapping[str, str] = {
     "gpus-per-node": "gpus_per_node",
 }
 """Axes that are options of a run, with their names in a request."""
+_NUMBERS = ("nodes", "gpus-per-node")
+"""Those whose values are whole numbers; a commit of digits alone stays a text."""
 COMMIT = "commit"
 """The axis of the commits of the repository that a recipe, or Megatron-LM's script, is in."""
 ENV = "env."
@@ -78,7 +80,8 @@ def changed(training: Training, axis: str, value: str) -> Training:
     if axis == COMMIT:
         return dataclasses.replace(training, commit=value)
     if axis in OPTIONS:
-        options = {**training.options, OPTIONS[axis]: int(value) if value.isdigit() else value}
+        is_number = axis in _NUMBERS and value.isdecimal()
+        options = {**training.options, OPTIONS[axis]: int(value) if is_number else value}
         if axis == "mcore" and value == INSTALLED:
             del options["mcore"]
         return dataclasses.replace(training, options=options)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher._util.errors import ConfigError
+from launcher._util.errors import ConfigError, OutsideError
 from launcher.api.progress import Progress
 from launcher.contract import values as hydra
 from launcher.correlate.axes import COMMIT, ENV, Training, key_of, repository_of, with_assignments
@@ -90,6 +90,8 @@ def bisect(pair: Pair, run: Run, progress: Progress, *, on_cpu: bool, directory:
     if not steps:
         raise ConfigError("the two trainings are the same request: there is nothing to look for", where="--bisect")
     progress.info(f"{len(steps)} changes: {'; '.join(one.name for one in steps)}")
+    for one in steps:  # commits between which there is no way are refused before any training
+        _commits_of(one, first, directory)
     search.measure(first)
     whole = search.differs("all changes", apply(first, steps))
     if not whole:
@@ -136,11 +138,16 @@ class _Search:
         return noise_of(self._reference, self._reference)
 
     def differs(self, name: str, training: Training) -> bool:
-        """Run a training; return whether it differs from the first one. Raises OutsideError where it does not end."""
+        """Run a training; return whether it differs from the first one.
+
+        Raises OutsideError where it does not end, and where its losses show neither that it differs nor that it agrees.
+        """
         ended = self._run([Wanted(name, request_of(self.pair, training))])
         noise = noise_of(self._reference, ended)
         left, right = noise.runs[0][0], noise.runs[1][0]
         verdict = judge_runs(left, right, self.pair, noise=noise, expecting=False).verdict
+        if verdict.state == "undecided":
+            raise OutsideError(f"{name}: undecided: {verdict.sentence}", where=str(right.path))
         self._tried.append(Tried(name, right, verdict))
         self._progress.info(f"{name}: {'differs' if self._tried[-1].differs else 'the same'}")
         return self._tried[-1].differs

@@ -53,6 +53,14 @@ if __name__ == "__main__":
 
 def emit(pair: Pair, directory: Path, *, on_cpu: bool = False) -> list[Path]:
     """Write both sides and the mapping into the directory; return the files. Raises ConfigError, DiskError."""
+    left, right = pair.left, pair.right
+    names = sorted({*left.options, *right.options})
+    apart = [name for name in names if left.options.get(name) != right.options.get(name) and name != "mlm_source"]
+    if apart or left.commit != right.commit:
+        raise ConfigError(
+            f"--emit writes settings alone, and the two differ in {', '.join(apart or ['commit'])}",
+            hint="Leave out --emit: the launcher runs them so.",
+        )
     asked, _, _ = matched(pair, on_cpu=on_cpu)
     directory.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []

@@ -102,9 +102,9 @@ def git_commit(path: Path) -> str | None:
         found = shell.run(["git", "-C", str(path), "rev-parse", "HEAD"], check=False, timeout_s=60)
         if found.status:
             return None
-        changed = shell.run(
-            ["git", "-C", str(path), "status", "--porcelain", "--untracked-files=no"], check=False, timeout_s=60
-        )
+        # Without its lock: the checkout is the user's, who may commit there at this moment.
+        argv = ["git", "--no-optional-locks", "-C", str(path), "status", "--porcelain", "--untracked-files=no"]
+        changed = shell.run(argv, check=False, timeout_s=60)
     except CommandError:
         return None
     return found.stdout.strip() + ("+changes" if changed.stdout.strip() else "")

@@ -21,8 +21,6 @@ from ..contract.records import TrackerRecord, TrackersRecord
 from .rank import Rank
 
 _NAME_LENGTH = 40
-_LOGIN = re.compile(r"(?<=://)[^/?#]*@")
-"""A user and a password in a URL, as MLFLOW_TRACKING_URI may have them: no file of a run holds them."""
 
 
 def wandb_id(run: Path) -> str:
@@ -105,9 +103,14 @@ def _wandb(state: Any) -> Optional[TrackerRecord]:
         "id": str(run.id),
         "name": run.name,
         "project": "/".join(each for each in (run.entity, run.project) if each) or None,
-        "url": _LOGIN.sub("", str(url)) if url else None,
+        "url": without_credentials(str(url)) if url else None,
         "place": None if url else str(run.dir),
     }
+
+
+def without_credentials(address: str) -> str:
+    """Return an address without user, password and query: the record of it is shown to others."""
+    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", r"\1", address).partition("?")[0]
 
 
 def _mlflow(state: Any) -> Optional[TrackerRecord]:
@@ -115,7 +118,7 @@ def _mlflow(state: Any) -> Optional[TrackerRecord]:
     run = module.active_run() if module else None
     if run is None:
         return None
-    tracking = _LOGIN.sub("", str(module.get_tracking_uri()))
+    tracking = without_credentials(str(module.get_tracking_uri()))
     url = f"{tracking}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     is_server = tracking.startswith(("http://", "https://"))
     return {

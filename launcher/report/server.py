@@ -30,7 +30,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from launcher._util.errors import LauncherError, RequestError
+from launcher._util.errors import LauncherError, RequestError, explained
 from launcher._util.resources import resource
 from launcher._util.shell import Shell
 from launcher._util.version import __version__
@@ -111,9 +111,8 @@ class RunSite:
 
     def _run(self, number: str, name: str, run_id: str) -> RunDirectory | None:
         """Return the run of these names: nothing is looked up but what the list of a run root has."""
-        if not (number.isascii() and number.isdecimal()) or int(number) >= len(self.roots):
-            return None
-        return listed_run(self.roots[int(number)], name, run_id)
+        root = {str(index): root for index, root in enumerate(self.roots)}.get(number)
+        return None if root is None else listed_run(root, name, run_id)
 
     def _page(self, key: str, version: str, make: Callable[[], str]) -> WebAnswer:
         """Return a page; the same version is made once for all browsers."""
@@ -272,7 +271,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        """WebAnswer a request for a page."""
+        """Answer a request for a page."""
         if not self.server.slots.acquire(timeout=TIMEOUT_S):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
             return
@@ -293,8 +292,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         try:
             answer = self.server.site.answer(f"/{rest}") if slash else None
-        except LauncherError as error:
-            answer = WebAnswer(error.message.encode(), "text/plain; charset=utf-8", HTTPStatus.INTERNAL_SERVER_ERROR)
+        except Exception as error:  # a browser that gets nothing would take the server for ended
+            found = error if isinstance(error, LauncherError) else explained(error)
+            words = found.message.encode(errors="replace")
+            answer = WebAnswer(words, "text/plain; charset=utf-8", HTTPStatus.INTERNAL_SERVER_ERROR)
         if answer is None:
             self._refuse(HTTPStatus.NOT_FOUND)
         else:
@@ -323,7 +324,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """WebAnswer what is not a request for a page, without repeating what was sent."""
+        """Answer what is not a request for a page, without repeating what was sent."""
         del message, explain
         self.close_connection = True
         self._refuse(HTTPStatus(code) if code != HTTPStatus.NOT_IMPLEMENTED else HTTPStatus.METHOD_NOT_ALLOWED)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from launcher._util.errors import DiskError, RequestError
+from launcher._util.user_paths import exists
 from launcher.contract.paths import RunPaths
 
 _WAIT_S = 60.0
@@ -22,7 +23,7 @@ def submit_lock(run: RunPaths, *, wait_s: float = _WAIT_S) -> Iterator[int]:
     """Hold the lock under which one launcher at a time starts another attempt; yield its descriptor.
 
     The locked file is the journal, which is never replaced. Raises RequestError if another launcher holds the lock for
-    longer than `wait_s`, DiskError.
+    longer than `wait_s`, or has removed the run meanwhile, and DiskError.
     """
     busy = RequestError(
         "another launcher is starting an attempt of this run",
@@ -30,6 +31,8 @@ def submit_lock(run: RunPaths, *, wait_s: float = _WAIT_S) -> Iterator[int]:
         hint="Look at `launcher status` when it has ended.",
     )
     with locked(run.journal_file, wait_s=wait_s, busy=busy) as descriptor:
+        if not exists(run.journal_file):
+            raise RequestError("the run was removed meanwhile", where=str(run.path))
         yield descriptor
 
 

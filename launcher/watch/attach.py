@@ -5,6 +5,7 @@ and their environment, enters the namespaces of each with nsenter, and starts la
 A run on this machine needs no step.
 """
 
+import contextlib
 import json
 import re
 import socket
@@ -193,16 +194,21 @@ def step_environment() -> dict[str, str]:
 
 
 def execute(place: Place, rank: int, words: Sequence[str], *, terminal: bool) -> int:
-    """Run a command beside a rank with this process's own streams; return its exit status.
+    """Run a command beside a rank with this process's own streams; return its exit status, 128 and more for a signal.
 
-    Raises PrerequisiteError where srun is missing.
+    Ctrl-C reaches the command itself, which is waited for. Raises PrerequisiteError where srun is missing.
     """
     check_rank(place, rank)
     argv = command(place, rank, "exec", words, terminal=terminal)
     try:
-        return subprocess.run(argv, env=step_environment(), check=False).returncode
+        process = subprocess.Popen(argv, env=step_environment())
     except FileNotFoundError:
         raise PrerequisiteError(f"the program {argv[0]!r} was not found", hint="Call it on a login node.") from None
+    while process.returncode is None:
+        # The terminal has sent it to srun and the command as well. An srun that is killed would leave its step.
+        with contextlib.suppress(KeyboardInterrupt):
+            process.wait()
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def read_stacks(place: Place, rank: int | None, shell: Shell) -> tuple[list[StackDump], str]:

@@ -1,6 +1,5 @@
 """What the nodes of an attempt did, from the samples of their watchdogs: the slowest, the hottest, the throttled."""
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -118,7 +117,7 @@ def read_telemetry(attempt: Attempt) -> Telemetry:
     found = []
     for path in sorted(attempt.telemetry.glob("[0-9]*.json")):
         try:
-            record = conforming(json.loads(files.read_text(path)), _NodeRecord, unknown_keys=True)
+            record = conforming(files.parse_json(files.read_text(path)), _NodeRecord, unknown_keys=True)
         except (OSError, ValueError, ContractError):
             continue  # it is being replaced, or was left half by a crash: the next reading has it
         found.append(_sampled(record))

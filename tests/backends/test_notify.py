@@ -1,7 +1,9 @@
 """Announcements of how attempts end: bounded, in both ways at once, and without the URL in any file."""
 
+import contextlib
 import http.server
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,11 +23,14 @@ SECRET = "b8f2a1c0ffee"
 class Hook(http.server.BaseHTTPRequestHandler):
     got: list[Any]
     status = 200
+    location = ""
 
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
         type(self).got.append((self.path, json.loads(self.rfile.read(length))))
         self.send_response(type(self).status)
+        if type(self).location:
+            self.send_header("Location", type(self).location)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -109,10 +114,40 @@ def test_the_url_is_in_no_message(monkeypatch: pytest.MonkeyPatch, hook: tuple[s
     assert notify.announce({"command": [], "url_variable": "CHAT"}, {}) == ["the URL in CHAT answered 503"]
 
 
+def test_a_redirection_is_not_taken_for_a_success(monkeypatch: pytest.MonkeyPatch, hook: tuple[str, list[Any]]) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("CHAT", hook[0])
+    monkeypatch.setattr(Hook, "location", hook[0].replace(SECRET, "elsewhere"))
+    Hook.status = 302
+    assert notify.announce({"command": [], "url_variable": "CHAT"}, {}) == ["the URL in CHAT answered 302"]
+
+
+def test_a_program_and_a_url_that_hang_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drip(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the other end has given up
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while True:
+                connection.sendall(b"X: y\r\n")
+                time.sleep(0.05)
+
+    monkeypatch.setattr(notify, "_KILL_S", 0.3)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: drip(server.accept()[0]), daemon=True).start()
+        monkeypatch.setenv("CHAT", f"http://127.0.0.1:{server.getsockname()[1]}/")
+        begin = time.monotonic()
+        failed = notify.announce({"command": ["sleep", "60"], "url_variable": "CHAT"}, {}, limit_s=1.5)
+        assert time.monotonic() - begin < 2.7
+    assert "an announcement took more than 1.5 s" in failed
+
+
 def test_a_variable_that_is_not_set_is_refused(tmp_path: Path) -> None:
     user = user_of(tmp_path)
     done = user.run("plan", "small.py", "--notify-url", "CHAT", "--no-check-config", status=2)
     assert "the variable CHAT is not set in this shell" in done.stderr
+    by_value = ("--notify-url", "CHAT", "--env", f"CHAT=https://chat.lab/{SECRET}")
+    done = user.run("plan", "small.py", *by_value, "--no-check-config", status=2)
+    assert "would write the URL into the plan" in done.stderr and SECRET not in done.stderr
     done = user.run("plan", "small.py", "--notify", "'", "--no-check-config", status=2)
     assert "cannot be split into words" in done.stderr
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.contract.records import StackDump
+from launcher.rundir import Attempt, RunDirectory
 from launcher.watch import attach
 from tests.backends.containers import contained, missing
 from tests.backends.running import LAUNCHER, ROOT, User, user_of
@@ -35,6 +36,23 @@ def test_other_lines_of_a_node_are_left_out() -> None:
     assert attach.parse_dump("srun: warning") is None
     assert attach.parse_dump('{"rank": 1}') is None
     assert attach.parse_dump(json.dumps(dump(1, "x"))) == dump(1, "x")
+
+
+PLACE = attach.Place(
+    RunDirectory(Path("/runs/small/1")), Attempt(Path("/runs/small/1/attempts/000")), None, None, ("n1",), 1, 1
+)
+
+
+def test_ctrl_c_is_left_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        attach, "command", lambda *_, **__: ["sh", "-c", "sleep 0.2; kill -INT $PPID; sleep 0.2; exit 5"]
+    )
+    assert attach.execute(PLACE, 0, (), terminal=False) == 5
+
+
+def test_a_signal_that_ends_the_command_is_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attach, "command", lambda *_, **__: ["sh", "-c", "kill -KILL $$"])
+    assert attach.execute(PLACE, 0, (), terminal=False) == 137
 
 
 def running(user: User, deadline_s: float = 60) -> Path:

@@ -8,16 +8,19 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from launcher._util import toml
+from launcher._util.errors import ConfigError
 from launcher.cli.main import main
 from launcher.slurm import probe
 from tests.backends.running import LAUNCHER, User, user_of
 from tests.discovery.test_cluster_probe import NVL72, site
 from tests.support.limits import seconds
+from tests.support.recorder import Recorder
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 
@@ -64,6 +67,34 @@ def test_what_is_there_stays_unless_it_is_forced(home: Path, capsys: pytest.Capt
     assert init(capsys, "--image", "new")["copies"] == []  # the same again changes nothing
 
 
+def test_a_private_file_stays_private_and_a_link_a_link(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, real = home / ".config/launcher/config.toml", home / "dotfiles.toml"
+    own.parent.mkdir(parents=True)
+    real.write_text('notify = "send --key word"\nimage = "old"\n')
+    real.chmod(0o600)
+    own.symlink_to(real)
+    copies = [init(capsys, "--image", image, "--force")["copies"][0] for image in ("new", "newer")]
+    assert len(set(copies)) == 2
+    assert [Path(each).stat().st_mode & 0o777 for each in (*copies, real)] == [0o600] * 3
+    assert own.is_symlink() and toml.loads(real.read_text())["image"] == "newer"
+
+
+def test_a_path_means_the_same_in_every_directory(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init(capsys, "--image", "./nemo.sqsh", "--run-root", "runs")
+    assert config(home) == {"cluster": "local", "image": str(home / "nemo.sqsh"), "run_root": str(home / "runs")}
+    init(capsys, "--image", "nemo.sqsh", "--run-root", "~/runs", "--force")
+    assert config(home) == {"cluster": "local", "image": "nemo.sqsh", "run_root": "~/runs"}
+
+
+@pytest.mark.parametrize("option", ["--image", "--run-root"])
+def test_an_empty_value_is_refused_before_anything_is_written(
+    home: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["init", "--no-doctor", option, ""]) == 2
+    assert option in capsys.readouterr().err
+    assert not (home / ".config").exists()
+
+
 def test_a_broken_config_is_named_and_left(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = home / ".config/launcher/config.toml"
     own.parent.mkdir(parents=True)
@@ -97,6 +128,30 @@ def test_the_profile_has_partition_and_account(
     assert main(["init", "--no-doctor", "--partition", "gb20"]) == 2
     assert "Did you mean: gb200?" in capsys.readouterr().err
     assert not (home / ".config/launcher/clusters/other.toml").exists()
+
+
+@pytest.mark.parametrize("name", ["slurm", "dgx-h100", "mine.toml", "a b", "../mine", ""])
+def test_a_name_that_would_break_other_profiles_is_refused(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from launcher.api import init as api
+
+    monkeypatch.setattr(api, "site_facts", lambda: api.SiteFacts("rack", True, ("gpu",), ()))
+    with pytest.raises(ConfigError, match=r"is not the name of a profile|ships with the launcher"):
+        api.write_setup(api.SetUp(name), api.site_facts())
+    assert not (home / ".config").exists()
+
+
+@pytest.mark.parametrize(("called", "name"), [("Slurm", "mine"), ("Rack_1", "rack_1"), ("(null)", "mine")])
+def test_slurms_name_of_the_cluster_is_taken_unless_it_is_taken_already(
+    home: Path, monkeypatch: pytest.MonkeyPatch, called: str, name: str
+) -> None:
+    from launcher.api import init as api
+
+    monkeypatch.setattr("launcher.discovery.host.detect_host", lambda: SimpleNamespace(has_slurm=True, user="ada"))
+    monkeypatch.setattr("launcher.slurm.info.cluster_name", lambda _: called)
+    monkeypatch.setattr("launcher.slurm.info.node_groups", lambda _: [])
+    assert api.site_facts(Recorder()).name == name
 
 
 def fresh(user: User) -> dict[str, str]:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from typing import Any
 import pytest
 
 from launcher._util import ownership
-from launcher._util.errors import RequestError
+from launcher._util.errors import DiskError, RequestError
 from launcher.api import remove as api
 from launcher.cli.main import main
 from launcher.contract.process import ProcessIdentity
 from launcher.rundir import RunDirectory, removal
 from launcher.rundir.finding import scan
+from launcher.rundir.locks import submit_lock
+from launcher.slurm.queue import State
+from launcher.watch.run_state import read_run_state
+from launcher.watch.status import Phase, RunStatus
 from tests.watch.run_dirs import make_attempt, make_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +103,47 @@ def test_a_live_run_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert found["keep"] and not found["removed"] and run.plan_file.exists(), found
 
 
+@pytest.mark.parametrize(
+    ("state", "keep"),
+    [
+        (State.RUNNING, "its job 7 is running"),
+        (State.COMPLETING, "its job 7 is completing"),
+        (State.UNKNOWN, "it is unknown whether its job 7 goes on"),
+        (State.FAILED, ""),
+        (State.FORGOTTEN, ""),
+    ],
+)
+def test_a_run_with_a_verdict_stays_while_its_job_goes_on(root: Path, state: State, keep: str) -> None:
+    events = ({"event": "submit_intent", "token": "t"}, {"event": "submitted", "token": "t", "job": "7"})
+    run = make_run(root / "gpt" / "20260101-000000-aaaa", *events)
+    make_attempt(run, result={"outcome": "failed", "reason": None, "started": 1.0, "ended": 2.0})
+    read = read_run_state(run)
+    assert read.own_job
+    status = RunStatus(read, Phase.FAILED, job="7", job_state=state.value)
+    assert api._reason(run, status, api.NOTHING_MORE) == keep
+
+
+def test_a_run_that_cannot_be_read_holds_up_no_other(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [ended(root, f"20260101-00000{number}-aaaa") for number in (0, 1)]
+    size_of = removal.size_of
+
+    def measured(run: RunDirectory) -> removal.RunSize:
+        if run.path == runs[0].path:
+            raise DiskError("cannot be read: Permission denied", where=str(run.path / "profiles"))
+        return size_of(run)
+
+    monkeypatch.setattr(removal, "size_of", measured)
+    found = launcher(capsys, "gc", "--older-than", "0", "--yes")["runs"]
+    kept = {one["run_dir"]: one["keep"] for one in found}
+    assert kept == {
+        str(runs[1].path): None,
+        str(runs[0].path): f"{runs[0].path}/profiles cannot be read: Permission denied",
+    }
+    assert [run.path.exists() for run in runs] == [True, False]
+
+
 def test_a_lost_run_goes_on_request(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     event = {"event": "launched", "backend": "local", "attempt": "000", "pid": 2**22 - 1, "host": os.uname().nodename}
     run = make_run(root / "gpt" / "20260101-000000-aaaa", event, backend="local")
@@ -151,6 +197,8 @@ def test_gc_takes_runs_by_age_and_state(root: Path, capsys: pytest.CaptureFixtur
         (("--keep-last", "2"), "for the checkpoints of one RUN"),
         (("gpt",), "how many checkpoints stay"),
         (("gpt", "--keep-last", "2", "--older-than", "3d"), "for runs, without RUN"),
+        (("gpt", "--keep-last", "2", "--older-than", "0"), "for runs, without RUN"),
+        (("--older-than", "1d", "--all", "--run-root", "here"), "--all means all"),
         (("--older-than", "soon"), "is not an age"),
     ],
 )
@@ -184,6 +232,26 @@ def cut(path, on_error):
 removal.remove_tree = cut
 remove.remove_runs(["gpt"], confirm=lambda _: True)
 """
+
+
+def test_a_launcher_that_waited_for_the_lock_finds_the_run_removed(root: Path) -> None:
+    run = ended(root, "20260101-000000-aaaa")
+    said: list[str] = []
+
+    def resume() -> None:
+        try:
+            with submit_lock(run, wait_s=20):
+                said.append("started")
+        except RequestError as error:
+            said.append(error.message)
+
+    waiting = threading.Thread(target=resume)
+    with submit_lock(run):
+        waiting.start()
+        time.sleep(0.3)
+        assert removal.remove_run(run)
+    waiting.join()
+    assert said == ["the run was removed meanwhile"] and not run.path.exists()
 
 
 def test_what_a_kill_leaves_is_seen_by_no_command_and_removed_by_the_next(

@@ -15,11 +15,15 @@ from typing import Any
 import pytest
 
 from launcher._util import toml
+from launcher._util.shell import Result
+from launcher.cloudai import exec_mode
 from launcher.cloudai.exec_mode import ExecCase, without_secrets
 from launcher.cloudai.exec_results import judge, read_steps
 from launcher.slurm.queue import Job, State
+from launcher.slurm.submit import Submission
 from tests.backends.running import LAUNCHER, User
 from tests.cloudai.test_running import ARGS, CANARY, KEY, TEST, files, user  # noqa: F401
+from tests.support.recorder import Recorder
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 BRIDGE = {"url": "https://example.com/Megatron-Bridge.git", "commit": "v0.3.0"}
@@ -251,6 +255,32 @@ def test_states_of_the_job(state: State, phase: str, over: bool, tmp_path: Path)
     found = judge(case, Job("7", state, terminal=state.terminal), steps)
     assert (found.phase, found.over) == (phase, over)
     assert found.good == (phase == "finished")
+
+
+@pytest.mark.parametrize(("with_token", "cancelled"), [("7", True), ("9", False), (None, False)])
+def test_only_the_job_with_the_token_is_cancelled(
+    with_token: str | None, cancelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, shell = ExecCase(tmp_path), Recorder({"scancel": Result(("scancel",), 0, "", "")})
+    case.path.mkdir()
+    case.journal.write("submitted", token="t", job="7")
+    found = None if with_token is None else Submission(with_token)
+    monkeypatch.setattr(exec_mode, "ask", lambda *_: {tmp_path: Job("7", State.RUNNING)})
+    monkeypatch.setattr(exec_mode, "find_submission", lambda *_: found)
+    assert exec_mode.cancel(case, shell) is cancelled
+    assert shell.asked == ([("scancel", "7")] if cancelled else [])
+
+
+def test_the_program_in_the_place_of_sbatch_runs_on_every_python(tmp_path: Path) -> None:
+    """It imports nothing of the directory that it is called in, and needs no option of a newer Python."""
+    exec_mode.write_stand_in(tmp_path / "sbatch")
+    (tmp_path / "re.py").write_text("raise SystemExit('imported')")
+    environ = {**os.environ, exec_mode.CASE: str(tmp_path), exec_mode.SESSION: "s"}
+    argv = [str(tmp_path / "sbatch"), "--parsable", "a word"]
+    done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "called without a script, or with arguments: ['--parsable', 'a word']" in done.stderr
+    assert " -P " not in (tmp_path / "sbatch").read_text(), "Python 3.10 has no such option"
 
 
 def test_a_batch_script_without_what_stands_for_secrets() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher._util.errors import ConfigError, RecipeError
+from launcher._util.errors import ConfigError, OutsideError, RecipeError
 from launcher.api.progress import Silent
 from launcher.config.request import Request
 from launcher.correlate.axes import Training, changed, read_axis, split_values
@@ -76,6 +76,12 @@ def test_a_change_within_the_noise_does_not_count(tmp_path: Path) -> None:
     seen.clear()
     found, _ = search(PAIR, tmp_path / "large", lambda one: noisy(one) + 1e-2 * (f"{KEYS[4]}=2" in one.assignments))
     assert found.first == f"{KEYS[4]}: 1 and 2"
+
+
+def test_what_the_losses_do_not_show_is_not_called_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.correlate.test_repeats.LOSSES", (11.0, 10.0))
+    with pytest.raises(OutsideError, match="all changes: undecided: equal from iteration 1 to 2, but"):
+        search(PAIR, tmp_path, lambda _: 0.0)
 
 
 def test_equal_requests_are_refused(tmp_path: Path) -> None:
@@ -203,7 +209,7 @@ def test_commits_in_the_wrong_order_and_recipes_without_commits_are_refused(
     training = Training(f"{repository}/recipes/small.py")
     pair = Pair(changed(training, "commit", commits[8]), changed(training, "commit", commits[0]), match="none")
     with pytest.raises(RecipeError, match="is not an ancestor"):
-        search(pair, tmp_path / "a", lambda one: 1e-3 * (number_of(one) == 0))
+        search(pair, tmp_path / "a", lambda _: pytest.fail("a training was run"))
     for recipe in (BRIDGE, "mlm:gpt"):
         pair = Pair(
             changed(Training(recipe), "commit", "abc"), changed(Training(recipe), "commit", "def"), match="none"
@@ -227,6 +233,11 @@ def test_values_are_split_outside_brackets(text: str, values: list[str]) -> None
 def test_an_axis_has_two_values(text: str) -> None:
     with pytest.raises(ConfigError, match="AXIS=A,B"):
         read_axis(text)
+
+
+def test_a_commit_of_digits_alone_stays_a_text() -> None:
+    training = changed(Training("mlm:gpt"), "mlm-source", "1234567")
+    assert changed(training, "nodes", "2").options == {"mlm_source": "1234567", "nodes": 2}
 
 
 def test_a_key_of_bridge_is_said_in_megatron_lms_words() -> None:

@@ -1,6 +1,7 @@
 """Checkouts of Megatron-LM and Megatron-Core: directories, commits, and those that a Bridge checkout pins."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -56,6 +57,13 @@ def test_a_directory_is_used_as_it_is_and_changes_are_said(repository: Path, tmp
     (repository / "pretrain_gpt.py").write_text("print('changed')\n")
     assert str(git_commit(repository)).endswith("+changes")
     assert git_commit(tmp_path) is None
+
+
+def test_a_look_at_a_checkout_writes_nothing_in_it(repository: Path) -> None:
+    os.utime(repository / "pretrain_gpt.py", (1, 1))  # git would note that in its index
+    before = (repository / ".git/index").read_bytes()
+    assert git_commit(repository) == commits(repository)[1]
+    assert (repository / ".git/index").read_bytes() == before
 
 
 @pytest.mark.parametrize("form", ["directory", "commit"])

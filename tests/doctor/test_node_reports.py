@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from launcher._util.shell import LocalShell
+from launcher.api import doctor
 from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.contract import input_files
@@ -147,3 +151,14 @@ def test_as_many_files_are_compared_as_one_argument_holds(tmp_path: Path) -> Non
     check = inputs_check(told.inputs, container=False, left_out=told.inputs_left_out)
     assert check.verdict == "ok"
     assert check.value == f"{len(told.inputs)} found, {told.inputs_left_out} more not compared"
+
+
+def test_the_checks_announce_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--notify may be a default of all of a user's runs."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"HOME": str(tmp_path), "LAUNCHER_CLUSTER": "local", "LAUNCHER_NOTIFY": "announce"}.items():
+        monkeypatch.setenv(name, value)
+    request = doctor.DoctorRequest()
+    plan, error = doctor._plan(request, doctor._site(request.asked, LocalShell()), ())
+    assert error is None and plan is not None
+    assert "notify" not in plan.argv["options"] and "keep_going" in plan.argv["options"]

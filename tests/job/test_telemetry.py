@@ -222,7 +222,7 @@ def test_adapters_have_rates_and_errors(tmp_path: Path) -> None:
     (root / "infiniband/rdmap0s6/ports/1/hw_counters/rx_bytes").write_text("507\n")
     (root / "net/eth0/statistics/rx_bytes").write_text("reset")
     moved = {name: adapter.sample(110.0) for name, adapter in found.items()}
-    assert moved == {"mlx5_0": 100_000.0, "mlx5_1": 0.0, "rdmap0s6": 50.0, "eth0": 0.0}
+    assert moved == {"mlx5_0": 100_000.0, "mlx5_1": 0.0, "rdmap0s6": 50.0, "eth0": None}
     assert found["mlx5_0"].to_dict() == {
         "name": "mlx5_0",
         "sent_bytes_per_s": {"min": 100_000, "mean": 100_000.0, "max": 100_000},
@@ -230,6 +230,17 @@ def test_adapters_have_rates_and_errors(tmp_path: Path) -> None:
         "errors": {"symbol_error": 3},
     }
     assert found["eth0"].to_dict()["sent_bytes_per_s"] is None, "a counter that cannot be read says nothing"
+
+
+def test_what_adapters_move_is_unknown_where_no_counter_can_be_read(tmp_path: Path) -> None:
+    root = sysfs(tmp_path / "class")
+    made = sampler(tmp_path, GPU)
+    made.sample()
+    for name in ("port_xmit_data", "tx_bytes"):
+        for counter in root.rglob(name):
+            counter.unlink()
+    made.sample()
+    assert made.record()["history"]["network_bytes_per_s"] == [None, None]
 
 
 @pytest.mark.parametrize("samples", [1, 239, 240, 241, 5000])

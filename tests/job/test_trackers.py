@@ -60,6 +60,31 @@ def test_the_newest_earlier_attempt_counts(tmp_path: Path) -> None:
     assert trackers.earlier(rank_of(tmp_path, attempt="000"), "mlflow") is None
 
 
+@pytest.mark.parametrize(
+    ("tracking", "url", "place"),
+    [
+        ("https://ada:p@ss@mlflow.lab:5000/x", "https://mlflow.lab:5000/x/#/experiments/7/runs/r", None),
+        ("postgresql://ada:word@db:5432/mlflow?password=word", None, "postgresql://db:5432/mlflow"),
+        ("file:///shared/ada@lab/mlruns", None, "file:///shared/ada@lab/mlruns"),
+    ],
+)
+def test_the_password_of_a_server_is_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking: str, url: str | None, place: str | None
+) -> None:
+    info = SimpleNamespace(experiment_id="7", run_id="r", run_name="n")
+    module = SimpleNamespace(active_run=lambda: SimpleNamespace(info=info), get_tracking_uri=lambda: tracking)
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    logger = SimpleNamespace(mlflow_experiment="e", tensorboard_dir=None)
+    rank = rank_of(tmp_path / "a" / "1")
+    rank.paths.trackers.parent.mkdir(parents=True, exist_ok=True)
+    state = SimpleNamespace(_mlflow_logger=module, cfg=SimpleNamespace(logger=logger))
+    assert trackers.record(state, rank) is not None
+    text = rank.paths.trackers.read_text()
+    found = json.loads(text)["mlflow"]
+    assert (found["url"], found["place"]) == (url, place)
+    assert "word" not in text and "p@ss" not in text
+
+
 def recorded(run: Path, attempt: str) -> TrackersRecord:
     text = AttemptPaths(run / "attempts" / attempt).trackers.read_text()
     return conforming(json.loads(text), TrackersRecord, unknown_keys=False)

@@ -174,6 +174,8 @@ def test_nothing_but_reading_is_answered(server: Server, method: str) -> None:
         "/run/0/small/20260921-101500-abcd/plan.json",
         "/run/0/small/20260921-101500-abcd/../../../secret.txt",
         "/run/1/small/20260921-101500-abcd/",
+        f"/run/{'9' * 5000}/small/20260921-101500-abcd/",
+        "/run/00/small/20260921-101500-abcd/",
         "/run/-1/small/20260921-101500-abcd/",
         "/run/%C2%B2/small/20260921-101500-abcd/",
         "/run/0/small/20260921-101500-abcd%00/",
@@ -249,6 +251,17 @@ def test_a_damaged_run_spoils_neither_the_list_nor_its_page(server: Server, root
     status, page, _ = get(server, "/run/0/small/20260921-101500-abcd/")
     assert status == 200
     assert "This section could not be created" in page
+
+
+def test_a_page_that_cannot_be_made_is_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: Any, **__: Any) -> str:
+        raise ValueError("of a damaged file")
+
+    monkeypatch.setattr("launcher.report.server.render", wrong)
+    for path in ("/", "/run/0/small/20260921-101500-abcd/"):
+        status, text, headers = get(server, path)
+        assert (status, headers["Content-Type"]) == (500, "text/plain; charset=utf-8")
+        assert "of a damaged file" in text and server.token not in text
 
 
 def test_slow_browsers_do_not_keep_others_waiting(server: Server) -> None:

@@ -94,6 +94,7 @@ def main(parsed: argparse.Namespace) -> int:
         if parsed.emit:
             from launcher.correlate.scripts import emit
 
+            _refuse(parsed, ("bisect", "repeats", "at_once", "output", "json"), "--emit runs nothing")
             for path in emit(pair, Path(parsed.emit).absolute()):
                 info(f"wrote {path}")
             return 0
@@ -158,7 +159,8 @@ def _pair(parsed: argparse.Namespace) -> "Pair":
 
     options = {name: value for name in _OF_RUNS if (value := getattr(parsed, name, None)) is not None}
     names = ("match", "fp32", "dropout", "probe", "tolerance", "repeats")
-    given = {name: value for name in names if (value := getattr(parsed, name)) not in (None, False)}
+    # By identity: a dropout and a tolerance of 0 are equal to False, and given.
+    given = {name: value for name in names if (value := getattr(parsed, name)) is not None and value is not False}
     if parsed.left.endswith(".toml"):
         words = "the file says what runs; it takes options beside itself"
         if parsed.right is not None:

@@ -67,7 +67,8 @@ def _refuse_mixture(parsed: argparse.Namespace) -> None:
 
     of_run = parsed.run is not None
     for name, option in (_OF_RUNS if of_run else _OF_CHECKPOINTS).items():
-        if getattr(parsed, name):
+        given = getattr(parsed, name)
+        if given is not None and given is not False:  # an age of 0 is given, too
             which = "is for runs, without RUN" if of_run else "is for the checkpoints of one RUN"
             raise ConfigError(f"it {which}", where=option, hint="`launcher gc --help` shows both uses.")
     if of_run and parsed.keep_last is None:
@@ -76,6 +77,8 @@ def _refuse_mixture(parsed: argparse.Namespace) -> None:
             where="--keep-last",
             hint=f"launcher gc {parsed.run} --keep-last N; `launcher rm {parsed.run}` removes the whole run.",
         )
+    if parsed.all and parsed.run_root:
+        raise ConfigError("it names one run root, and --all means all", where="--run-root", hint="Leave one out.")
     if not of_run and parsed.older_than is None:
         raise ConfigError(
             "it is not stated what goes", hint="launcher gc RUN --keep-last N, or launcher gc --older-than 30d"

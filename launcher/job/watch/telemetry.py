@@ -124,11 +124,12 @@ class Adapter:
         self._errors: dict[str, int] = {}
         self._rates = (SampleRange(), SampleRange())
 
-    def sample(self, now: float) -> float:
-        """Read the counters; return the bytes per second in both directions since the last sample."""
+    def sample(self, now: float) -> Optional[float]:
+        """Read the counters; return the bytes per second in both directions since the last sample, None if unknown."""
         counted = [read_number(path) for path in self._paths]
-        total = 0.0
+        total: Optional[float] = None
         if self._last is not None and None not in counted and now > self._last[0]:
+            total = 0.0
             for at, value in enumerate(counted):
                 rate = max(0, (value or 0) - self._last[1][at]) * self._unit / (now - self._last[0])
                 self._rates[at].add(round(rate))
@@ -314,7 +315,7 @@ class Sampler:
                     (one["memory_bytes"] for one in found if one["memory_bytes"] is not None), default=None
                 ),
                 "throttle": _any([one["throttle"] for one in found]),
-                "network_bytes_per_s": round(sum(moved)) if moved and self._samples > 1 else None,
+                "network_bytes_per_s": None if (rate := _sum(moved)) is None else round(rate),
             }
         )
 
