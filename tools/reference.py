@@ -364,7 +364,7 @@ def exit_status() -> str:
             ],
         ),
         "With `--json` an error is an object on standard output: "
-        "`error` with `kind`, `message`, `where` and `hint`, and `exit_status`.",
+        "`error` with `kind`, `id`, `message`, `where` and `hint`, and `exit_status`.",
         table(("kind", "status", "meaning"), rows),
     )
 

@@ -145,9 +145,8 @@ def write_setup(answers: SetUp, facts: SiteFacts, *, replace: bool = False) -> W
     """Probe the cluster, write its profile, and make it the user's default.
 
     The profile keeps partition, account and QOS; one that is there stays unless one of them is stated. config.toml gets
-    cluster, image and run root, and keeps everything
-    else that is in it. With `replace` files that are there are changed, and a copy of each is kept. Raises ConfigError
-    where something is in the way, SlurmError, DiskError.
+    cluster, image and run root, and keeps everything else that is in it. With `replace` files that are there are
+    changed, and a copy of each is kept. Raises ConfigError where something is in the way, SlurmError, DiskError.
     """
     check_answers(answers, facts)
     in_the_way = conflicts(answers, facts)
