@@ -78,6 +78,8 @@ def _refuse_mixture(parsed: argparse.Namespace) -> None:
             where="--keep-last",
             hint=f"launcher gc {parsed.run} --keep-last N; `launcher rm {parsed.run}` removes the whole run.",
         )
+    if parsed.all and parsed.run_root is not None:
+        raise ConfigError("--run-root names one directory of runs", where="--all", hint="Leave one of them out.")
     if not of_run and parsed.older_than is None:
         raise ConfigError(
             "it is not stated what goes", hint="launcher gc RUN --keep-last N, or launcher gc --older-than 30d"
