@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -58,8 +59,9 @@ def announce(options: NotifyOptions, content: Mapping[str, Any], *, limit_s: flo
         ways.append(threading.Thread(target=_post, args=(options["url_variable"], body, limit_s, failed), daemon=True))
     for way in ways:
         way.start()
+    end = time.monotonic() + limit_s + 1
     for way in ways:
-        way.join(limit_s + 1)
+        way.join(max(0.0, end - time.monotonic()))
         if way.is_alive():
             failed.append(f"an announcement took more than {limit_s:g} s")
     return failed
