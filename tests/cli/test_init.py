@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from launcher._util import toml
-from launcher.cli.main import main
+from launcher.api.init import SiteFacts
+from launcher.cli.commands import init as command
+from launcher.cli.main import command_parser, main
+from launcher.cli.parser import parse
 from launcher.slurm import probe
 from tests.backends.running import LAUNCHER, User, user_of
 from tests.discovery.test_cluster_probe import NVL72, site
@@ -97,6 +100,21 @@ def test_the_profile_has_partition_and_account(
     assert main(["init", "--no-doctor", "--partition", "gb20"]) == 2
     assert "Did you mean: gb200?" in capsys.readouterr().err
     assert not (home / ".config/launcher/clusters/other.toml").exists()
+
+
+def test_a_later_call_with_a_value_asks_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+
+    def ask(question: str, _default: str) -> str:
+        asked.append(question)
+        return ""
+
+    monkeypatch.setattr(command, "ask", ask)
+    facts = SiteFacts("rack", True, ("gpu",), (), has_profile=True)
+    found = command._answers(parse(command_parser("init"), ["--image", "x"]), facts, asking=True)
+    assert (asked, found.image, found.run_root) == ([], "x", None)
+    command._answers(parse(command_parser("init"), []), facts, asking=True)
+    assert len(asked) == 2 and all("empty: as it is" in question for question in asked)
 
 
 def fresh(user: User) -> dict[str, str]:
