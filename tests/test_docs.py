@@ -141,6 +141,14 @@ def test_plans_in_the_documents_can_be_made(command: str, monkeypatch: pytest.Mo
     assert main(shlex.split(command, comments=True)[1:]) == (2 if misspelt else 0)
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/tutorial/first-day.md"], ids=name_of)
+def test_the_first_installation_has_what_the_first_commands_need(page: Path) -> None:
+    text = page.read_text()
+    (extras,) = re.findall(r"^    uv tool install '\S+\[(.+)\]'", text, re.MULTILINE)
+    assert "launcher page" in text and "--in-job-on" in text
+    assert {"analysis", "tasks"} <= set(extras.split(","))
+
+
 def toml_blocks() -> list[str]:
     texts = (page.read_text() for page in PAGES)
     return [block for text in texts for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]

@@ -135,7 +135,7 @@ def test_the_readme(reader: Reader) -> None:
         if " cancel " in line:
             continue  # the run has ended by then: `logs -f` has followed it
         if "--resume" in line:
-            continue  # a run that has finished is not continued
+            continue  # the toy takes its number of iterations from toy.iters, and has saved nothing to continue from
         done = reader.type(line)
         assert done.returncode == 0, f"{line}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
         if line.startswith("launcher init"):

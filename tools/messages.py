@@ -35,7 +35,8 @@ def messages() -> list[Message]:
     trees = dict[Path, ast.Module]()
     for path in sorted((ROOT / "launcher").rglob("*.py")):
         if "job" not in path.relative_to(ROOT / "launcher").parts[:1]:
-            trees[path] = ast.parse(path.read_text(encoding="utf-8"))
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            trees[path] = _WithConstants(tree).visit(tree)
     kinds |= set(_derived(trees.values(), kinds))
     found: dict[Message, None] = {}
     for path, tree in trees.items():
@@ -43,6 +44,23 @@ def messages() -> list[Message]:
         for message in _of(tree, module, "module", dict(zip(kinds, kinds, strict=True))):
             found[message] = None
     return sorted(found)
+
+
+class _WithConstants(ast.NodeTransformer):
+    """Puts the texts that a module has as constants in the places where they are used."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.constants = {
+            target.id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.JoinedStr)
+            for target in node.targets
+            if isinstance(target, ast.Name) and target.id.isupper()
+        }
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        """Return the text of a constant, and any other name as it is."""
+        return self.constants.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
 
 
 def _derived(trees: "object", kinds: set[str]) -> Iterator[str]:

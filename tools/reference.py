@@ -108,6 +108,7 @@ def command_line() -> str:
     parts = [
         "# Command line",
         "Options may stand before and after RECIPE and KEY=VALUE.\n"
+        "The words behind `--` are another program's: Megatron-LM's arguments, the command of `exec`.\n"
         "`--json` prints one object on standard output; text for people goes to standard error.\n"
         "[Exit status](exit-status.md) lists what a command returns.",
         table(
@@ -126,8 +127,11 @@ def command(parser: argparse.ArgumentParser, level: int) -> Iterator[str]:
     below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     positional = [action for action in parser._actions if not action.option_strings and action not in below]
     words = [parser.prog, *(["COMMAND"] if below else []), *map(argument, positional)]
-    options = any(action.option_strings and action.dest != "help" for action in parser._actions)
-    yield f"```\n{' '.join([*words, *(['[OPTION ...]'] if options else [])])}\n```"
+    if any(action.option_strings and action.dest != "help" for action in parser._actions):
+        words.append("[OPTION ...]")
+    if parser.get_default("rest") is not None:
+        words.append("[-- WORDS]")
+    yield f"```\n{' '.join(words)}\n```"
     if parser.description:
         yield prose(parser.description)
     for group in parser._action_groups:
@@ -364,7 +368,7 @@ def exit_status() -> str:
             ],
         ),
         "With `--json` an error is an object on standard output: "
-        "`error` with `kind`, `message`, `where` and `hint`, and `exit_status`.",
+        "`error` with `kind`, `id`, `message`, `where` and `hint`, and `exit_status`.",
         table(("kind", "status", "meaning"), rows),
     )
 

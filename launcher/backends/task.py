@@ -107,7 +107,7 @@ def submit_task(
     except ImportError:
         raise OutsideError(
             "a task on a compute node needs submitit, which is not installed",
-            hint="Install it: pip install 'megatron-launcher[tasks]'; or leave --in-job-on out.",
+            hint="Install the launcher with its extra `tasks` (launcher help install), or leave --in-job-on out.",
         ) from None
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 

@@ -115,6 +115,11 @@ def seconds(text: str) -> float:
 def _unknown(parser: argparse.ArgumentParser, left: Sequence[str]) -> ConfigError:
     """Return the error of arguments that a command does not take. A value is not repeated: it may be a secret."""
     word = next((each for each in left if each.startswith("-") and each != "--"), None)
+    if parser.get_default("rest") is not None and not left[0].startswith("-"):
+        return ConfigError(
+            f"unexpected argument {left[0]!r}",
+            hint=f"The words of another program stand behind --: {parser.prog} ... -- {left[0]} ...",
+        )
     if word is None:
         return ConfigError(f"unexpected argument {left[0]!r}", hint=f"`{parser.prog} --help` lists what it takes.")
     name = word.partition("=")[0]

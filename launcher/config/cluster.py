@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from launcher.config.model import LARGEST, Model
+from launcher.config.model import LARGEST, VARIABLE, Model
 from launcher.config.texts import plain, slurm_time
 from launcher.contract.fabrics import FABRICS
 from launcher.contract.variables import RANK_VARIABLES, is_secret
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 else:
     Fabric = Literal[tuple(FABRICS)]
     Runtime = Literal[_RUNTIMES]
-EnvironmentName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")]
+EnvironmentName = Annotated[str, Meta(pattern=VARIABLE)]
 Environment = dict[EnvironmentName, str]
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _END = r"\Z"
 
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*\Z"
+"""The pattern of the name of an environment variable."""
+
 LARGEST = 1.7976931348623157e308
 """The largest finite number: the limit of one that must not be infinite."""
 
@@ -209,6 +212,8 @@ def _words(kind: inspect.Type) -> str:
             return f"a {'finite ' if limit == LARGEST else ''}number{_limits(kind)}"
         case inspect.BoolType():
             return "true or false"
+        case inspect.StrType(pattern=pattern) if pattern == VARIABLE:
+            return "the name of a variable"
         case inspect.StrType(pattern=pattern) if pattern is not None:
             return f"a text that matches {pattern.removeprefix('^').removesuffix(_END)}"
         case inspect.StrType():

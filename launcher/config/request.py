@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, field, structs
 
-from launcher.config.cluster import Count, Limit, Runtime, Text
+from launcher.config.cluster import Count, EnvironmentName, Limit, Runtime, Text
 from launcher.config.model import Model
 from launcher.config.texts import arguments_without_secret, plain, slurm_time, without_secret
 from launcher.contract.variables import RANK_VARIABLES, is_secret
@@ -149,7 +149,7 @@ class Request(Model, frozen=True, kw_only=True):
     notify: Text | None = None
     """A program with its arguments, started after each attempt with a message on its standard input (JSON)."""
 
-    notify_url: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")] | None = None
+    notify_url: EnvironmentName | None = None
     """The name of a variable of the submitting shell that holds a URL: the message is posted to it as well."""
 
     init: Literal["pretrained", "random"] | None = None

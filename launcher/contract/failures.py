@@ -43,7 +43,7 @@ CLASSES: dict[FailureClass, ClassInfo] = {
     ),
     "container": ClassInfo(
         "The image could not be fetched or unpacked, or the container did not start; no rank has begun.",
-        "read the quoted line; `launcher doctor` tries the image on one node",
+        "read the quoted line; `launcher doctor --nodes 1` tries the image on one node",
     ),
     "step not started": ClassInfo(
         "Slurm did not create the step, or a node could not launch its tasks; no rank has begun.",
@@ -63,7 +63,7 @@ CLASSES: dict[FailureClass, ClassInfo] = {
     ),
     "network": ClassInfo(
         "A connection between ranks failed, and no rank shows another cause.",
-        "resume; if it comes again, `launcher doctor` tests the network between the nodes",
+        "resume; if it comes again, `launcher doctor --nodes 2` tests the network between nodes",
     ),
     "hang": ClassInfo(
         "A collective did not complete in time: a rank never came to it, or came to another one.",

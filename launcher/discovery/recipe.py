@@ -155,6 +155,8 @@ def _assigned_names(tree: ast.Module) -> set[str]:
 
 
 def _others(path: Path) -> str:
+    if path.stem in shipped_recipes():
+        return f"One of this name ships with the launcher: {path.stem}, without .py."
     beside = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
     if beside:
         return f"{path.parent} has: {', '.join(beside)}."

@@ -34,9 +34,11 @@ def prepare(config: Any, rank: Rank, environ: MutableMapping[str, str] = os.envi
     logger = getattr(config, "logger", None)
     if rank.rank != rank.world_size - 1 or logger is None:
         return
-    if getattr(logger, "wandb_project", None) and "WANDB_RUN_ID" not in environ:
-        environ["WANDB_RUN_ID"] = wandb_id(rank.run_dir)
-        environ.setdefault("WANDB_RESUME", "allow")
+    if getattr(logger, "wandb_project", None):
+        environ.setdefault("WANDB_RUN_ID", wandb_id(rank.run_dir))
+        # Without it each attempt is a new run, also under an id of the user's. W&B refuses it beside the other two.
+        if not environ.keys() & {"WANDB_RESUME_FROM", "WANDB_FORK_FROM"}:
+            environ.setdefault("WANDB_RESUME", "allow")
     if getattr(logger, "mlflow_experiment", None) and "MLFLOW_RUN_ID" not in environ:
         known = earlier(rank, "mlflow")
         if known is not None:

@@ -87,9 +87,10 @@ def _from_option(entry: str, expand: Sequence[str], shell: Mapping[str, str]) ->
     if given:
         return Variable(name, value, "--env", "task", expand=name in expand)
     if name not in shell:
+        value = "" if is_secret(name) else f", or give a value: --env {name}=VALUE"
         raise ConfigError(
             f"--env {name} passes on the value of this shell, which has none",
-            hint=f"Set it first (export {name}=...), or give a value: --env {name}=VALUE.",
+            hint=f"Set it first (export {name}=...){value}.",
         )
     return Variable(name, None, "--env, from the submitting shell", "inherited")
 

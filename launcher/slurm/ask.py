@@ -31,6 +31,11 @@ UNAVAILABLE_MESSAGES = (
 )
 """Parts of Slurm's messages (src/common/slurm_errno.c) which say that it did not answer: nothing is known then."""
 
+_UNREACHABLE = (
+    "Wait until Slurm's controller answers again; on a machine other than the login node, SLURM_CONF must name the "
+    "cluster's slurm.conf."
+)
+
 # These change what the commands print or select. SLURM_CONF and SLURM_CLUSTERS stay: they choose the cluster.
 _DISTURBING = ("SQUEUE_", "SACCT_", "SINFO_", "SCONTROL_", "SCANCEL_", "SLURM_JOB_NAME", "SLURM_STEP")
 
@@ -67,7 +72,7 @@ def ask(argv: Sequence[str], shell: Shell, *, timeout_s: float = TIMEOUT_S) -> R
     except CommandError as error:
         raise SlurmUnavailableError(error.message, hint=error.hint) from error
     if result.status != 0 and (words := unavailable_line(result.stderr)):
-        raise SlurmUnavailableError(f"{argv[0]}: {words}")
+        raise SlurmUnavailableError(f"{argv[0]}: {words.removeprefix(f'{argv[0]}: ')}", hint=_UNREACHABLE)
     return result
 
 

@@ -22,7 +22,8 @@ class OptunaAgent:
             import optuna
         except ImportError:
             raise PrerequisiteError(
-                "the strategy agent needs Optuna, which is not installed", hint="pip install 'megatron-launcher[sweep]'"
+                "the strategy agent needs Optuna, which is not installed",
+                hint="Install the launcher with its extra `sweep` (launcher help install).",
             ) from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna = optuna

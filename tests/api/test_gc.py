@@ -121,6 +121,27 @@ def test_sizes_are_listed_and_only_yes_removes(run: RunDirectory, capsys: pytest
     ]
 
 
+def test_a_terminal_is_asked_and_only_what_was_listed_goes(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = [False, True]
+    monkeypatch.setattr("launcher.cli.output.can_ask", lambda: True)
+    monkeypatch.setattr("launcher.cli.output.ask_yes", lambda _question: answers.pop(0))
+    assert collect(run) == 0
+    assert steps(run) == [*STEPS] and "nothing was removed" in capsys.readouterr().err
+    assert collect(run) == 0
+    assert steps(run) == [50] and "removed 4 of 5 checkpoints" in capsys.readouterr().err
+
+    def meanwhile(_question: str) -> bool:
+        record_sums(run.path, write_checkpoint(run.checkpoints, 70))
+        return True
+
+    record_sums(run.path, write_checkpoint(run.checkpoints, 60))
+    monkeypatch.setattr("launcher.cli.output.ask_yes", meanwhile)
+    assert collect(run) == 0
+    assert steps(run) == [50, 60, 70], "60 was not listed as going"
+
+
 def test_the_newest_with_right_sums_stays_where_a_newer_one_is_damaged(run: RunDirectory) -> None:
     shard = run.checkpoints / "iter_0000050" / "__0_0.distcp"
     shard.write_bytes(shard.read_bytes()[:-1] + b"!")

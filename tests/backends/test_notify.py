@@ -152,6 +152,15 @@ def test_a_variable_that_is_not_set_is_refused(tmp_path: Path) -> None:
     assert "cannot be split into words" in done.stderr
 
 
+def test_two_ways_that_both_stand_still_share_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "_run", lambda *_: time.sleep(4))
+    monkeypatch.setattr(notify, "_post", lambda *_: time.sleep(4))
+    begun = time.monotonic()
+    failed = notify.announce({"command": ["tell"], "url_variable": "CHAT"}, {}, limit_s=0.1)
+    assert failed == ["an announcement took more than 0.1 s"] * 2
+    assert time.monotonic() - begun < 2
+
+
 def test_an_attempt_that_another_one_follows_is_announced_as_such(tmp_path: Path) -> None:
     run = RunPaths(tmp_path / "gpt" / "20260101-000000-aaaa")
     result = {"outcome": "stopped", "reason": "time limit", "iteration": 7}

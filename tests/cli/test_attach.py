@@ -128,3 +128,5 @@ def test_beside_a_run_on_this_machine(tmp_path: Path) -> None:
 def test_a_command_is_needed(tmp_path: Path) -> None:
     user = user_of(tmp_path)
     assert "no command was given" in user.run("exec", "small", status=2).stderr
+    said = user.run("exec", "small", "nvidia-smi", "-L", status=2).stderr
+    assert "launcher exec ... -- nvidia-smi" in said and "Slurm" not in said

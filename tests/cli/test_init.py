@@ -15,7 +15,10 @@ import pytest
 
 from launcher._util import toml
 from launcher._util.errors import ConfigError
-from launcher.cli.main import main
+from launcher.api.init import SiteFacts
+from launcher.cli.commands import init as command
+from launcher.cli.main import command_parser, main
+from launcher.cli.parser import parse
 from launcher.slurm import probe
 from tests.backends.running import LAUNCHER, User, user_of
 from tests.discovery.test_cluster_probe import NVL72, site
@@ -152,6 +155,21 @@ def test_slurms_name_of_the_cluster_is_taken_unless_it_is_taken_already(
     monkeypatch.setattr("launcher.slurm.info.cluster_name", lambda _: called)
     monkeypatch.setattr("launcher.slurm.info.node_groups", lambda _: [])
     assert api.site_facts(Recorder()).name == name
+
+
+def test_a_later_call_with_a_value_asks_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+
+    def ask(question: str, _default: str) -> str:
+        asked.append(question)
+        return ""
+
+    monkeypatch.setattr(command, "ask", ask)
+    facts = SiteFacts("rack", True, ("gpu",), (), has_profile=True)
+    found = command._answers(parse(command_parser("init"), ["--image", "x"]), facts, asking=True)
+    assert (asked, found.image, found.run_root) == ([], "x", None)
+    command._answers(parse(command_parser("init"), []), facts, asking=True)
+    assert len(asked) == 2 and all("empty: as it is" in question for question in asked)
 
 
 def fresh(user: User) -> dict[str, str]:

@@ -130,3 +130,21 @@ def test_watching_shows_the_runs_again_and_again(
     assert waited == [7.0]
     words = capsys.readouterr().out.split()
     assert [word for word in words if word in ("unknown", "finished")] == ["unknown", "finished"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "gpt", "--state", "failed"),
+        ("status", "gpt", "--since", "3d"),
+        ("status", "gpt", "--limit", "3"),
+        ("status", "gpt", "--all"),
+        ("status", "--all", "--run-root", "runs"),
+        ("gc", "--older-than", "3d", "--all", "--run-root", "runs"),
+    ],
+)
+def test_options_that_would_choose_among_other_runs_are_refused(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert "Leave" in capsys.readouterr().err

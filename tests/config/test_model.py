@@ -39,6 +39,12 @@ class Outer(Model, frozen=True, kw_only=True):
     loose: dict[str, Any] = field(default_factory=dict)
 
 
+def test_a_url_in_place_of_the_name_of_its_variable_is_not_repeated() -> None:
+    with pytest.raises(ModelError) as caught:
+        Request.model_validate({"notify_url": "https://chat/canary"})
+    assert str(caught.value) == "notify_url: must be the name of a variable"
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

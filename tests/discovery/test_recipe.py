@@ -54,6 +54,7 @@ def test_a_bridge_recipe_is_a_name() -> None:
     [
         ("y.py", "there is no recipe 'y.py'", "helper.py, x.py"),
         ("no/y.py", "there is no recipe", "relative to the current directory"),
+        ("recipes/vanilla_gpt_pretrain.py", "there is no recipe", "ships with the launcher: vanilla_gpt_pretrain"),
         ("x.py:configur", "no function 'configur'", "configure, small"),
         ("llama", "'llama' is not a recipe", "bridge:NAME"),
         ("bridge:a-b", "not the name of a Bridge recipe", None),

@@ -40,7 +40,10 @@ def test_the_id_is_the_runs_own(tmp_path: Path) -> None:
 def test_what_the_user_has_set_stays(tmp_path: Path) -> None:
     environ = {"WANDB_RUN_ID": "mine"}
     trackers.prepare(config(wandb_project="p"), rank_of(tmp_path / "a" / "1"), environ)
-    assert environ == {"WANDB_RUN_ID": "mine"}
+    assert environ == {"WANDB_RUN_ID": "mine", "WANDB_RESUME": "allow"}, "a second attempt goes on with it"
+    environ = {"WANDB_RUN_ID": "mine", "WANDB_RESUME": "must"}
+    trackers.prepare(config(wandb_project="p"), rank_of(tmp_path / "a" / "1"), environ)
+    assert environ == {"WANDB_RUN_ID": "mine", "WANDB_RESUME": "must"}
 
 
 def test_without_a_tracker_and_on_other_ranks_nothing_is_set(tmp_path: Path) -> None:
@@ -49,6 +52,19 @@ def test_without_a_tracker_and_on_other_ranks_nothing_is_set(tmp_path: Path) -> 
     trackers.prepare(config(wandb_project="p"), rank_of(tmp_path / "a" / "1", rank=0), environ)
     trackers.prepare(SimpleNamespace(), rank_of(tmp_path / "a" / "1"), environ)
     assert environ == {}
+
+
+def test_a_password_in_the_address_of_mlflow_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = SimpleNamespace(experiment_id="1", run_id="2", run_name="small")
+    state: Any = SimpleNamespace(_mlflow_logger=True, cfg=config(mlflow_experiment="e"))
+    for address, place in (("https://ada:canary@host/a@b", "https://host/a@b"), ("sqlite:///a.db", "sqlite:///a.db")):
+        module = SimpleNamespace(
+            active_run=lambda: SimpleNamespace(info=info), get_tracking_uri=lambda address=address: address
+        )
+        monkeypatch.setitem(sys.modules, "mlflow", module)
+        found = trackers._mlflow(state)
+        assert found is not None and "canary" not in str(found)
+        assert str(found["url"] or found["place"]).startswith(place)
 
 
 def test_the_newest_earlier_attempt_counts(tmp_path: Path) -> None:

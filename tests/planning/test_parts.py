@@ -58,8 +58,12 @@ def test_a_value_passed_on_by_name_is_nowhere_in_the_plan() -> None:
 
 
 def test_passing_on_what_is_not_set_is_refused() -> None:
-    with pytest.raises(ConfigError, match="this shell, which has none"):
+    with pytest.raises(ConfigError, match="this shell, which has none") as caught:
         variables(user=("HF_TOKEN",))
+    assert caught.value.hint == "Set it first (export HF_TOKEN=...).", "a secret is never given by value"
+    with pytest.raises(ConfigError, match="this shell, which has none") as caught:
+        variables(user=("SEED",))
+    assert "--env SEED=VALUE" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -291,5 +291,5 @@ def test_without_plotly_the_hint_says_what_to_install(run: RunDirectory, monkeyp
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(RequestError, match="needs plotly") as caught:
         write_page(run, Recorder())
-    assert caught.value.hint == "pip install 'megatron-launcher[analysis]'"
+    assert caught.value.hint == "Install the launcher with its extra `analysis` (launcher help install)."
     assert not (run.page).exists()

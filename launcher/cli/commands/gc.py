@@ -15,6 +15,8 @@ from launcher.cli.output import info, print_json
 from launcher.cli.parser import age_s, count, phases
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from launcher.api.gc import CollectedCheckpoints
 
 
@@ -77,8 +79,8 @@ def _refuse_mixture(parsed: argparse.Namespace) -> None:
             where="--keep-last",
             hint=f"launcher gc {parsed.run} --keep-last N; `launcher rm {parsed.run}` removes the whole run.",
         )
-    if parsed.all and parsed.run_root:
-        raise ConfigError("it names one run root, and --all means all", where="--run-root", hint="Leave one out.")
+    if parsed.all and parsed.run_root is not None:
+        raise ConfigError("--run-root names one directory of runs", where="--all", hint="Leave one of them out.")
     if not of_run and parsed.older_than is None:
         raise ConfigError(
             "it is not stated what goes", hint="launcher gc RUN --keep-last N, or launcher gc --older-than 30d"
@@ -101,23 +103,33 @@ def _runs(parsed: argparse.Namespace) -> int:
 
 def _checkpoints(parsed: argparse.Namespace) -> int:
     from launcher.api.gc import collect_checkpoints
+    from launcher.cli.output import ask_yes, can_ask
     from launcher.contract.units import bytes_text
 
     def show(found: "CollectedCheckpoints") -> bool:
         _show(found)
         return True
 
-    done = collect_checkpoints(
-        parsed.run,
-        keep_last=parsed.keep_last,
-        keep_every=parsed.keep_every,
-        run_root=parsed.run_root,
-        verify=parsed.verify or "budget",
-        confirm=show if parsed.yes else None,
-    )
+    def collect(confirm: "Callable[[CollectedCheckpoints], bool] | None") -> "CollectedCheckpoints":
+        return collect_checkpoints(
+            parsed.run,
+            keep_last=parsed.keep_last,
+            keep_every=parsed.keep_every,
+            run_root=parsed.run_root,
+            verify=parsed.verify or "budget",
+            confirm=confirm,
+        )
+
+    done = collect(show if parsed.yes else None)
     if not parsed.yes or not done.going:
         _show(done)
     going = bytes_text(sum(one.bytes for one in done.going))
+    if done.going and not parsed.yes and can_ask():
+        # The lock of the run is not held while a person thinks: only what was listed may go afterwards.
+        listed = {one.iteration for one in done.going}
+        if ask_yes(f"remove {len(done.going)} of {len(done.found)} checkpoints, {going}?"):
+            done = collect(lambda found: {one.iteration for one in found.going} <= listed)
+            going = bytes_text(sum(one.bytes for one in done.going))
     if done.removed:
         freed = bytes_text(sum(one.bytes for one in done.found if one.iteration in done.removed))
         info(f"removed {len(done.removed)} of {len(done.found)} checkpoints, {freed}")

@@ -95,7 +95,8 @@ def _answers(parsed: argparse.Namespace, facts: "SiteFacts", *, asking: bool) ->
     from launcher.api.init import SetUp
 
     stated = {name: getattr(parsed, name) for name in (*_ASKED, "qos")}
-    if asking:
+    # Called again with a value, it sets that one: the others were answered before.
+    if asking and not (facts.has_profile and any(value is not None for value in stated.values())):
         for name in _ASKED:
             if stated[name] is None:
                 stated[name] = _question(name, facts)
@@ -112,9 +113,9 @@ def _question(name: str, facts: "SiteFacts") -> str | None:
         return _chosen("partition", facts.partitions, facts.partitions[0] if facts.partitions else "")
     if name == "account":
         return _chosen("account", facts.accounts, "") if facts.accounts else None
-    if name == "image":
-        return ask("image of your runs (empty: none yet)", "") or None
-    return ask("directory of all runs, which every node sees (empty: ./runs of the directory you are in)", "") or None
+    none = {"image": "none yet", "run_root": "./runs of the directory you are in"}[name]
+    what = {"image": "image of your runs", "run_root": "directory of all runs, which every node sees"}[name]
+    return ask(f"{what} (empty: {'as it is' if facts.has_profile else none})", "") or None
 
 
 def _chosen(what: str, known: Sequence[str], default: str) -> str | None:

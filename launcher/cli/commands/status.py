@@ -16,12 +16,14 @@ from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
 from launcher.cli.parser import count, phases, seconds
 
+_LIMIT = 20
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `launcher status`."""
     add = parser.add_argument
     complete(add("runs", metavar="RUN", nargs="*", help=RUN_HELP), "runs")
-    add("--limit", metavar="N", type=count, default=20, help="without RUN: how many (default: 20)")
+    add("--limit", metavar="N", type=count, help=f"without RUN: how many (default: {_LIMIT})")
     complete(
         add("--state", metavar="STATE[,...]", type=phases, help="without RUN: those in these states"),
         "phases",
@@ -43,6 +45,7 @@ def main(parsed: argparse.Namespace) -> int:
     """Print a table of the runs, or an object."""
     from launcher._util.errors import RequestError
 
+    _refuse_without_effect(parsed)
     if parsed.watch is None:
         _show(parsed)
         return 0
@@ -56,6 +59,17 @@ def main(parsed: argparse.Namespace) -> int:
         if over and parsed.runs:
             return 0
         time.sleep(parsed.watch)
+
+
+def _refuse_without_effect(parsed: argparse.Namespace) -> None:
+    """Raise ConfigError for an option that would choose among runs where runs, or their directory, are named."""
+    from launcher._util.errors import ConfigError
+
+    for name in ("limit", "state", "since", "all") if parsed.runs else ():
+        if getattr(parsed, name):
+            raise ConfigError("it chooses among runs, and here they are named", where=f"--{name}", hint="Leave it out.")
+    if parsed.all and parsed.run_root is not None:
+        raise ConfigError("--run-root names one directory of runs", where="--all", hint="Leave one of them out.")
 
 
 def _show(parsed: argparse.Namespace) -> bool:
@@ -75,7 +89,7 @@ def _show(parsed: argparse.Namespace) -> bool:
         run_root=parsed.run_root,
         cluster=parsed.cluster,
         everywhere=parsed.all,
-        limit=parsed.limit,
+        limit=parsed.limit or _LIMIT,
         states=parsed.state or (),
         since=parsed.since,
     )

@@ -55,7 +55,8 @@ def plotly_js() -> str:
         from plotly.offline import get_plotlyjs
     except ImportError:
         raise RequestError(
-            "a page needs plotly, which is not installed", hint="pip install 'megatron-launcher[analysis]'"
+            "a page needs plotly, which is not installed",
+            hint="Install the launcher with its extra `analysis` (launcher help install).",
         ) from None
     # HTML recognises the end of a script, and comments, inside strings as well; and it has only one line end.
     script = re.sub(r"<(?=/script|!--)", r"<\\", str(get_plotlyjs()), flags=re.IGNORECASE)
