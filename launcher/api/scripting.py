@@ -60,6 +60,7 @@ class RunOptions(TypedDict, total=False):
     spares: int | None
     allow_checkpoint_load: bool | None
     keep_going: bool | None
+    gates: Sequence[str] | None
     notify: str | None
     notify_url: str | None
     verify: Literal["full", "budget", "sizes"] | None
