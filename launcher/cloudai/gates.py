@@ -9,6 +9,7 @@ from launcher.cloudai.load import HookScenario
 from launcher.cloudai.models import GenericTest, System, TestEntry, slurm_time_limit
 from launcher.cloudai.profile import Profile
 from launcher.planning.time_limit import limit_seconds
+from launcher.runtimes import RUNTIMES
 
 NCCL_TEST = "NcclTest"
 """The test template that hooks may have here."""
@@ -117,11 +118,11 @@ def _extra(test: GenericTest) -> list[str]:
 
 
 def _image(args: dict[str, Any], profile: Profile, where: str) -> list[str]:
-    """Return srun's options for the image of a gate: an own one is entered by pyxis alone."""
+    """Return srun's options for the image of a gate: an own one is entered by a runtime that is srun's alone."""
     image = str(args.get("docker_image_url") or "")
     if not profile.is_container or not image:
         return []
-    if profile.values["runtime"] != "pyxis":
+    if not RUNTIMES[profile.values["runtime"]].needs_srun:
         raise ConfigError(
             f"cmd_args.docker_image_url: a gate in an image of its own needs pyxis, and the runtime is "
             f"{profile.values['runtime']}",

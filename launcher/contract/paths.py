@@ -225,6 +225,14 @@ class AttemptPaths:
         """Return the path of what a rank says of its end."""
         return self.ranks / f"{rank:04d}.json"
 
+    def gate_output(self, name: str) -> Path:
+        """Return the path of what a gate has printed."""
+        return self.gate_outputs / f"{name}.txt"
+
+    def gate_errors(self, name: str) -> Path:
+        """Return the path of what a gate, and the srun that started it, wrote as errors."""
+        return self.gate_outputs / f"{name}.err"
+
     def exit_record(self, rank: int) -> Path:
         """Return the path of what step.sh saw of a rank's end."""
         return self.ranks / f"{rank:04d}.exit"
@@ -317,6 +325,11 @@ class RunPaths:
     def result_program(self) -> Path:
         """The program that composes result.json."""
         return self.code / "launcher/job/result.py"
+
+    @property
+    def gate_program(self) -> Path:
+        """The program that judges a gate."""
+        return self.code / "launcher/job/gate.py"
 
     @property
     def watchdog_program(self) -> Path:

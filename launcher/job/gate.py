@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     """Judge one gate; 1 where it has not passed."""
     directory, name, status, least = arguments
     attempt = AttemptPaths(Path(directory))
-    text, errors = (_said(attempt.gate_outputs / f"{name}{suffix}") for suffix in (".txt", ".err"))
+    text, errors = _said(attempt.gate_output(name)), _said(attempt.gate_errors(name))
     result = judge(name, text, errors, int(status), None if least == "-" else float(least))
     before = (read_object(attempt.gates) or {}).get("gates", [])
     write_json(attempt.gates, {"version": 1, "time": time.time(), "gates": [*before, result]})

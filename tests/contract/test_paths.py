@@ -11,7 +11,7 @@ from launcher.rundir import RunDirectory
 RUN = RunPaths(Path("/runs/name/id"))
 ATTEMPT = RUN.attempt_paths("007")
 TEMPLATES = sorted(Path("templates").glob("*.sh.j2"))
-LITERAL = re.compile(r"\$(run_dir|attempt_dir)/([^\"'\s;)|]+)")
+LITERAL = re.compile(r"\$(run_dir|attempt_dir)/([^\"'\s;:)|]+)")
 RANK = 3
 
 # What stands for a number or a name in a template, as the module writes it.
@@ -36,6 +36,7 @@ def known() -> set[str]:
             if isinstance(value, property) and isinstance(path := value.fget and value.fget(owner), Path):
                 found.add(path)
     found |= {ATTEMPT.log(RANK), ATTEMPT.rank_record(RANK), ATTEMPT.exit_record(RANK), ATTEMPT.path}
+    found |= {ATTEMPT.gate_output(ATTEMPT.name), ATTEMPT.gate_errors(ATTEMPT.name)}
     return {str(path.relative_to(RUN.path)) for path in found}
 
 
@@ -69,7 +70,7 @@ def test_the_literal_paths_of_templates_are_the_contracts(template: Path) -> Non
 
 
 def test_programs_of_the_code_exist() -> None:
-    for path in (RUN.result_program, RUN.nsys_program, RUN.node_check_program, RUN.entrypoint):
+    for path in (RUN.result_program, RUN.nsys_program, RUN.node_check_program, RUN.gate_program, RUN.entrypoint):
         assert path.relative_to(RUN.code).is_file(), path
 
 

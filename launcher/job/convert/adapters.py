@@ -12,7 +12,6 @@ from .architecture import Architecture
 
 KINDS = ("megatron.bridge.peft.lora.LoRA", "megatron.bridge.peft.canonical_lora.CanonicalLoRA")
 """Kinds of adapters that Bridge 0.6.2 exports whole. It leaves out the magnitudes of DoRA."""
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _MARK = ".adapter."
 
