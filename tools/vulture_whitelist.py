@@ -135,6 +135,7 @@ _.inside_template
 # Keys of records that sbatch.sh writes for people.
 _.left_s
 _.node_check_log
+_.gate_program
 _.node_check_program
 _.nsys_program
 _.watchdog_program
