@@ -32,7 +32,7 @@ def refuse_changed_code(run: RunPaths) -> None:
         changed = [name for name, digest in sorted(recorded.items()) if _sum(run.code / name) != digest]
     except OSError as error:
         raise TransientError(
-            f"it is unknown whether code/ is what the run was made with: {error.strerror}",
+            f"the files of code/ cannot be compared with what the run was made with: {error.strerror}",
             where=str(error.filename or run.code),
         ) from error
     if not changed:

@@ -124,7 +124,7 @@ def test_a_redirection_is_not_taken_for_a_success(monkeypatch: pytest.MonkeyPatc
 
 def test_a_program_and_a_url_that_hang_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     def drip(connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # the other end has given up
+        with connection, contextlib.suppress(OSError):  # the other end has given up
             connection.sendall(b"HTTP/1.1 200 OK\r\n")
             while True:
                 connection.sendall(b"X: y\r\n")

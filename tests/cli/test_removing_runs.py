@@ -198,7 +198,7 @@ def test_gc_takes_runs_by_age_and_state(root: Path, capsys: pytest.CaptureFixtur
         (("gpt",), "how many checkpoints stay"),
         (("gpt", "--keep-last", "2", "--older-than", "3d"), "for runs, without RUN"),
         (("gpt", "--keep-last", "2", "--older-than", "0"), "for runs, without RUN"),
-        (("--older-than", "1d", "--all", "--run-root", "here"), "--all means all"),
+        (("--older-than", "1d", "--all", "--run-root", "here"), "--run-root names one directory of runs"),
         (("--older-than", "soon"), "is not an age"),
     ],
 )
