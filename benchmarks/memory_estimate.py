@@ -169,8 +169,8 @@ def _row(shape: Shape, root: Path, status: int, stderr: str) -> Row:
             "no estimate" if not status and not memory else "no peak in the logs" if not status else f"status {status}"
         )
         estimated = memory["stages"][memory["worst_stage"]]["total"] if memory else 0
-        last = next((line for line in words if "out of memory" in line), words[-1])
-        return Row(shape, estimated, failed=f"{why}: {last[:300]}")
+        quoted = next((line for line in words if "out of memory" in line), words[-1])
+        return Row(shape, estimated, failed=f"{why}: {quoted[:300]}")
     stages = memory["stages"]
     # Ranks run through TP first, then CP and DP, then PP (megatron-core's parallel_state): blocks of ranks are stages.
     per_stage = max(1, shape.gpus // len(stages))
