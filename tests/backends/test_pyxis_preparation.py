@@ -69,6 +69,18 @@ def test_what_ended_jobs_have_left_is_removed(user: Contained, slurm_cluster: Vi
     assert result(run)["outcome"] == "finished"
 
 
+def test_on_a_shared_disk_containers_of_other_jobs_stay(user: Contained, tmp_path: Path) -> None:
+    """Another cluster may run a job of a number of which this controller knows nothing."""
+    script(
+        tmp_path / "bin/stat",
+        f'#!/bin/bash\n[[ $1 != -f ]] || {{ echo nfs; exit; }}\nexec {shutil.which("stat")} "$@"\n',
+    )
+    (tmp_path / "containers" / f"pyxis_{LABEL}-99999-000").write_text("")
+    run = user.submit("--nodes", "1", program=TOY)
+    assert [path.name for path in (tmp_path / "containers").iterdir()] == [f"pyxis_{LABEL}-99999-000"]
+    assert result(run)["outcome"] == "finished"
+
+
 def test_an_image_for_which_a_node_has_no_space_is_not_unpacked(user: Contained, tmp_path: Path) -> None:
     script(tmp_path / "bin/df", DF.format(bytes=3 << 20))
     run = user.submit("--nodes", "2", state="FAILED", program=TOY)
