@@ -210,6 +210,12 @@ job_has_ended() { # whether the controller says that job $1 is over, or gives it
     [[ -z $answer || $answer == COMPLETING || $answer == *"Invalid job id"* ]]
 }
 own=$2
+data=$(enroot info 2>/dev/null | sed -n "s/^ *ENROOT_DATA_PATH=//p")
+place=$data
+while [[ $place == /?* && ! -d $place ]]; do place=${place%/*}; done
+is_of_this_node() { # elsewhere lie containers of other nodes, and of clusters whose job of this number may run
+    [[ $(stat -f -c %T -- "$place" 2>/dev/null) =~ ^(ext2/ext3|xfs|btrfs|zfs|f2fs|tmpfs|ramfs|overlayfs)$ ]]
+}
 is_left() { # whether nothing will enter container $1 again
     local found label job attempt
     # pyxis puts its own name in front, and the number of the job where it keeps containers for one job only
@@ -220,16 +226,13 @@ is_left() { # whether nothing will enter container $1 again
     elif [[ $job == "$SLURM_JOB_ID" ]]; then # an earlier attempt of this run, before the job was requeued
         [[ $label == "${own%-*}" ]] && ((10#$attempt < 10#${own##*-}))
     else # while a job is ended, a process may still be inside
-        job_has_ended "$job" && ! enroot list --fancy 2>/dev/null | grep -qE "^$1 +[0-9]"
+        is_of_this_node && job_has_ended "$job" && ! enroot list --fancy 2>/dev/null | grep -qE "^$1 +[0-9]"
     fi
 }
 for name in $(enroot list 2>/dev/null); do
     ! is_left "$name" "$1" || enroot remove --force "$name" >/dev/null 2>&1
 done
 [[ $1 == prepare && $3 =~ ^[0-9]+$ ]] || exit 0
-data=$(enroot info 2>/dev/null | sed -n "s/^ *ENROOT_DATA_PATH=//p")
-place=$data
-while [[ $place == /?* && ! -d $place ]]; do place=${place%/*}; done
 free=$(df --output=avail -B1 -- "$place" 2>/dev/null | tail -n 1)
 [[ $place == /?* && $free =~ ^[0-9]+$ ]] || exit 0
 (($3 < free)) && exit 0
