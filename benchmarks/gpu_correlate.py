@@ -29,24 +29,14 @@ sys.path.insert(0, str(ROOT))
 from launcher.correlate.history import history_of  # noqa: E402 - needs the path above
 from launcher.correlate.verdict import noise  # noqa: E402
 from launcher.rundir import RunDirectory  # noqa: E402
+from tests.correlate.pairs import FIRST_PAIR, SECOND_PAIR, SMALLER  # noqa: E402
 
 PASSED = (
     *("PYTHONPATH", "LD_LIBRARY_PATH", "NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS"),
     *("HF_HUB_OFFLINE", "TORCHINDUCTOR_COMPILE_THREADS"),
 )
 """Variables that a borrowed machine may need in every process."""
-ONE = shlex.split(
-    "--num-layers 2 --hidden-size 256 --num-attention-heads 4 --ffn-hidden-size 1024 --seq-length 512 "
-    "--max-position-embeddings 512 --micro-batch-size 4 --global-batch-size 32 --train-iters 10 --lr 3e-4 "
-    "--min-lr 3e-5 --seed 1234 --tokenizer-type NullTokenizer --vocab-size 32000 --mock-data --bf16 "
-    "--use-mcore-models --log-interval 1 --eval-interval 10 --eval-iters 2"
-)
-TWO = shlex.split(
-    "--tensor-model-parallel-size 2 --sequence-parallel --num-layers 4 --hidden-size 256 --num-attention-heads 4 "
-    "--seq-length 1024 --max-position-embeddings 1024 --micro-batch-size 2 --global-batch-size 16 --train-iters "
-    "10 --lr 1e-4 --tokenizer-type NullTokenizer --vocab-size 1024 --mock-data --bf16 --use-mcore-models "
-    "--log-interval 1 --eval-interval 10 --eval-iters 2 --use-distributed-optimizer"
-)
+TWO = (*SECOND_PAIR, "--use-distributed-optimizer")
 NO_APEX = "--no-gradient-accumulation-fusion"
 """Neither side can fuse the accumulation of gradients without APEX."""
 
@@ -76,15 +66,7 @@ class Part:
         return [*argv, "--", *(shrunk(self.words) if small else self.words)]
 
 
-SMALL = {
-    "--hidden-size": "64",
-    "--ffn-hidden-size": "256",
-    "--seq-length": "64",
-    "--max-position-embeddings": "64",
-    "--micro-batch-size": "2",
-    "--global-batch-size": "4",
-    "--vocab-size": "1000",
-}
+SMALL = {**SMALLER, "--vocab-size": "1000"}
 
 
 def shrunk(words: Sequence[str]) -> list[str]:
@@ -93,14 +75,14 @@ def shrunk(words: Sequence[str]) -> list[str]:
 
 
 PARTS = (
-    Part("one-gpu", 1, 10, (*ONE, NO_APEX), repeated=True),
+    Part("one-gpu", 1, 10, (*FIRST_PAIR, NO_APEX), repeated=True),
     Part("tensor-parallel", 2, 4, (*TWO, NO_APEX), repeated=True),
-    Part("probes", 1, 2, (*ONE, NO_APEX), ("--probe",), counts=False),
+    Part("probes", 1, 2, (*FIRST_PAIR, NO_APEX), ("--probe",), counts=False),
     Part(
         "as-printed",
         1,
         2,
-        (*ONE, NO_APEX),
+        (*FIRST_PAIR, NO_APEX),
         ("--probe", "--match", "none"),
         (
             *(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.correlate.test_verdict import FIRST_BRIDGE, FIRST_PAIR, SECOND_BRIDGE, SECOND_PAIR, SEVEN
+from tests.correlate.pairs import FIRST_BRIDGE, FIRST_PAIR, SECOND_BRIDGE, SECOND_PAIR, SEVEN, SMALLER
 from tests.support.limits import seconds
 from tests.support.warm import warm_python
 
@@ -44,16 +44,6 @@ def correlate(directory: Path, *arguments: str, ranks: int = 1, words: list[str]
 
 def numbers(found: dict[str, Any]) -> set[str]:
     return {one["key"] for one in found["differed_as_given"] if one["numbers"]}
-
-
-SMALLER = {
-    "--hidden-size": "64",
-    "--ffn-hidden-size": "256",
-    "--seq-length": "64",
-    "--max-position-embeddings": "64",
-    "--micro-batch-size": "2",
-    "--global-batch-size": "4",
-}
 
 
 def smaller(words: list[str], **more: str) -> list[str]:
