@@ -277,6 +277,14 @@ def add_run_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-root", metavar="DIR", help="directory of all runs (default: as for run and submit)")
 
 
+def refuse_all_with_run_root(parsed: argparse.Namespace) -> None:
+    """Raise ConfigError where --all and --run-root both say which directories of runs are meant."""
+    from launcher._util.errors import ConfigError
+
+    if parsed.all and parsed.run_root is not None:
+        raise ConfigError("--run-root names one directory of runs", where="--all", hint="Leave one of them out.")
+
+
 def add_store_cluster(parser: argparse.ArgumentParser) -> None:
     """Add --cluster for commands about images."""
     complete(

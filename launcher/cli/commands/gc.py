@@ -8,7 +8,7 @@ In a shell:
 import argparse
 from typing import TYPE_CHECKING
 
-from launcher.cli.arguments import RUN_HELP, add_run_root
+from launcher.cli.arguments import RUN_HELP, add_run_root, refuse_all_with_run_root
 from launcher.cli.commands import rm
 from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
@@ -79,8 +79,7 @@ def _refuse_mixture(parsed: argparse.Namespace) -> None:
             where="--keep-last",
             hint=f"launcher gc {parsed.run} --keep-last N; `launcher rm {parsed.run}` removes the whole run.",
         )
-    if parsed.all and parsed.run_root is not None:
-        raise ConfigError("--run-root names one directory of runs", where="--all", hint="Leave one of them out.")
+    refuse_all_with_run_root(parsed)
     if not of_run and parsed.older_than is None:
         raise ConfigError(
             "it is not stated what goes", hint="launcher gc RUN --keep-last N, or launcher gc --older-than 30d"

@@ -11,7 +11,7 @@ import argparse
 import sys
 import time
 
-from launcher.cli.arguments import RUN_HELP, add_run_root
+from launcher.cli.arguments import RUN_HELP, add_run_root, refuse_all_with_run_root
 from launcher.cli.completion import complete
 from launcher.cli.output import info, print_json
 from launcher.cli.parser import count, phases, seconds
@@ -68,8 +68,7 @@ def _refuse_without_effect(parsed: argparse.Namespace) -> None:
     for name in ("limit", "state", "since", "all") if parsed.runs else ():
         if getattr(parsed, name):
             raise ConfigError("it chooses among runs, and here they are named", where=f"--{name}", hint="Leave it out.")
-    if parsed.all and parsed.run_root is not None:
-        raise ConfigError("--run-root names one directory of runs", where="--all", hint="Leave one of them out.")
+    refuse_all_with_run_root(parsed)
 
 
 def _show(parsed: argparse.Namespace) -> bool:
