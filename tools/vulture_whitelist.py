@@ -278,3 +278,11 @@ _.wandb_experiment_name
 _.wandb_project_name
 _.wandb_save_dir
 _.warmup_iters
+
+# Methods and attributes of submitit's classes: launcher/submitit.py.
+_.get_state
+_.is_done
+_.job_class
+_._internal_process_submissions
+_._last_status_check
+_._num_calls
