@@ -4,7 +4,6 @@ The overrides are those that the release's scripts/performance make of the same 
 and perf_plugins.py of v0.6.0).
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from launcher._util.errors import ConfigError
 from launcher.cloudai.cmd_args import FIELDS, MegatronBridgeCmdArgs
 from launcher.cloudai.flags import LOGGER, words
 from launcher.cloudai.models import Test
+from launcher.contract.values import text_of
 from launcher.discovery.recipe_index import Index
 
 NEMO_RUN = "/nemo_run"
@@ -125,31 +125,6 @@ class _Builder:
     def path(self, text: str) -> str:
         """Return a path of the run's files: /nemo_run is the case's directory."""
         return self.nemo_run + text[len(NEMO_RUN) :] if text == NEMO_RUN or text.startswith(f"{NEMO_RUN}/") else text
-
-
-def text_of(value: Any) -> str:
-    """Return a value as an override states it; texts that would be read as something else are quoted."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return f"[{','.join(map(text_of, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{text_of(each)}" for key, each in value.items()) + "}"
-    if not isinstance(value, str):
-        return repr(value)
-    plain = value and all(sign.isalnum() or sign in "_-./:@" for sign in value) and not _is_number(value)
-    return value if plain and value.lower() not in ("null", "true", "false", "none") else json.dumps(value)
-
-
-def _is_number(text: str) -> bool:
-    """Return whether Python reads a text as a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def translate(

@@ -7,6 +7,7 @@ A type is a small JSON value (a spec), so that it can be committed: "int", "floa
 {"enum": {NAME: VALUE}}, {"list": SPEC}, {"tuple": [SPEC, ...]}, {"dict": SPEC}; a JSON list of specs means any of them.
 """
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -219,6 +220,31 @@ def show(value: object) -> str:
     if isinstance(value, float):
         return f"the float {value!r}"
     return f"the string {value!r}" if isinstance(value, str) else repr(value)
+
+
+def text_of(value: Any) -> str:
+    """Return a value as an override states it; texts that would be read as something else are quoted."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{','.join(map(text_of, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{text_of(each)}" for key, each in value.items()) + "}"
+    if not isinstance(value, str):
+        return repr(value)
+    plain = value and all(sign.isalnum() or sign in "_-./:@" for sign in value) and not _is_number(value)
+    return value if plain and value.lower() not in ("null", "true", "false", "none") else json.dumps(value)
+
+
+def _is_number(text: str) -> bool:
+    """Return whether Python reads a text as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _value_hint(key: str, value: object, spec: Any) -> str | None:
