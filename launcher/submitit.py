@@ -111,7 +111,8 @@ class FunctionJob(submitit.SlurmJob):  # type: ignore[misc]
             if token is None:
                 script = str(self.paths.submission_file)
                 raise SlurmError(
-                    f"job {self.job_id} was not cancelled: only its script shows that it is ours", where=script
+                    f"job {self.job_id} was not cancelled: its script, which shows that it is ours, is gone",
+                    where=script,
                 )
             answer = ask_jobs([self.job_id], shell)
             if answer.unreachable is not None:
