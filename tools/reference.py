@@ -2,15 +2,17 @@
 
 import argparse
 import ast
+import importlib
 import inspect
 import itertools
 import json
+import pkgutil
 import re
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import NoneType, UnionType
+from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from msgspec import NODEFAULT, structs
@@ -25,6 +27,7 @@ from launcher.config.model import Model, default_of
 from launcher.config.request import Request
 from launcher.contract import failures, records
 from launcher.contract.paths import AttemptPaths, RunPaths
+from launcher.contract.records.ranks import ExitRecord, StartRecord
 from launcher.correlate import tolerances
 from launcher.planning.option_effects import effect_of
 
@@ -520,8 +523,8 @@ def records_page() -> str:
         record, _, note = content.strip().partition(",")
         rows.append((f"`{place_of(place)}`", f"[{record}](#{record.lower()})", note))
     parts = ["# Records", sentences(head), table(("file", "record", ""), rows), sentences(rest)]
-    for name, value in vars(records).items():
-        if name.startswith("_") or not (is_record(value) or value in (records.ExitRecord, records.StartRecord)):
+    for name, value in (each for module in record_modules() for each in defined_in(module)):
+        if name.startswith("_") or not (is_record(value) or value in (ExitRecord, StartRecord)):
             continue
         own = {key: text for each in lineage(name, bases) for key, text in docs.get(each, {}).items()}
         required = getattr(value, "__required_keys__", frozenset(value.__annotations__))
@@ -551,23 +554,37 @@ def place_of(text: str) -> str:
     )
 
 
+def record_modules() -> list[ModuleType]:
+    """Return the modules of the package of records."""
+    names = sorted(module.name for module in pkgutil.iter_modules(records.__path__))
+    return [importlib.import_module(f"{records.__name__}.{name}") for name in names]
+
+
+def defined_in(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """Yield the names of a module that it does not import from others of the package, and their values."""
+    for name, value in vars(module).items():
+        if getattr(value, "__module__", module.__name__) == module.__name__:
+            yield name, value
+
+
 def is_record(value: Any) -> bool:
-    """Say whether a value of the module is a TypedDict that it defines."""
-    return is_typeddict(value) and value.__module__ == records.__name__
+    """Say whether a value is a TypedDict of the package of records."""
+    return is_typeddict(value) and value.__module__.startswith(f"{records.__name__}.")
 
 
 def record_docs() -> tuple[dict[str, dict[str, str]], dict[str, list[str]]]:
     """Return the strings of each class, its own under "", the others by key; and the names of its bases."""
     docs: dict[str, dict[str, str]] = {}
     bases: dict[str, list[str]] = {}
-    body = ast.parse(inspect.getsource(records)).body
-    for node, after in zip(body, [*body[1:], None], strict=True):
-        if isinstance(node, ast.ClassDef):
-            docs[node.name] = {"": " ".join((ast.get_docstring(node) or "").split()), **docs_below(node)}
-            bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            below = after.value if isinstance(after, ast.Expr) else None
-            docs[node.targets[0].id] = {"": str(below.value) if isinstance(below, ast.Constant) else ""}
+    for module in record_modules():
+        body = ast.parse(inspect.getsource(module)).body
+        for node, after in zip(body, [*body[1:], None], strict=True):
+            if isinstance(node, ast.ClassDef):
+                docs[node.name] = {"": " ".join((ast.get_docstring(node) or "").split()), **docs_below(node)}
+                bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                below = after.value if isinstance(after, ast.Expr) else None
+                docs[node.targets[0].id] = {"": str(below.value) if isinstance(below, ast.Constant) else ""}
     return docs, bases
 
 

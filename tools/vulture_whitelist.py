@@ -164,7 +164,7 @@ _.numeric
 _.still
 _.tone
 
-# Types and keys of contract/records.py: files are read and written by the names of keys.
+# Types and keys of contract/records: files are read and written by the names of keys.
 _.bus_gb_s
 _.MetricsLine
 _.TimelineEvent

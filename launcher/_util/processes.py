@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from launcher.contract.process import group_of, start_ticks_of, stat
 
 if TYPE_CHECKING:
-    from launcher.contract.records import StartedBy
+    from launcher.contract.records.journal import StartedBy
 
 
 def this_launcher(group: int) -> StartedBy:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from launcher._util.errors import RequestError
 from launcher._util.shell import LocalShell
 from launcher.api.locate import find_run
-from launcher.contract.records import StackDump
+from launcher.contract.records.nodes import StackDump
 from launcher.watch import attach
 
 

@@ -13,7 +13,7 @@ from launcher._util.version import __version__
 from launcher.api.discover import Discovered
 from launcher.backends.entrypoint_call import why_unavailable
 from launcher.contract import files
-from launcher.contract.records import CheckRequest
+from launcher.contract.records.request import CheckRequest
 from launcher.discovery.recipe import RecipeFile
 from launcher.planning.task import TaskPlan
 

@@ -17,7 +17,7 @@ from launcher.api.discover import Discovered
 from launcher.api.progress import Progress
 from launcher.backends import entrypoint_call
 from launcher.contract.checkpoints import holds_checkpoint
-from launcher.contract.records import BridgeRecipeRequest, CheckRequest, RecipeFileRequest
+from launcher.contract.records.request import BridgeRecipeRequest, CheckRequest, RecipeFileRequest
 from launcher.contract.variables import expanded
 from launcher.discovery.files import require_sources
 from launcher.discovery.recipe import RecipeFile

@@ -16,7 +16,7 @@ from launcher.backends.wait import interrupts
 from launcher.config.request import Request
 from launcher.contract import files
 from launcher.contract.paths import CHECK, ENTRYPOINT
-from launcher.contract.records import CheckRequest
+from launcher.contract.records.request import CheckRequest
 from launcher.discovery.host import new_run_id
 from launcher.doctor import job
 from launcher.planning.inputs import FromOverrides, PlanInputs

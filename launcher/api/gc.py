@@ -9,7 +9,7 @@ from launcher._util.errors import DiskError, RequestError
 from launcher._util.shell import LocalShell
 from launcher.api.locate import find_run
 from launcher.contract.files import read_object
-from launcher.contract.records import VerifyMode
+from launcher.contract.records.checkpoints import VerifyMode
 from launcher.rundir import RunDirectory
 from launcher.rundir.checkpoints import (
     Policy,

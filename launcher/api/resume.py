@@ -10,7 +10,7 @@ from launcher._util.ownership import require_trusted
 from launcher.api.locate import find_run
 from launcher.config.load import parse
 from launcher.config.request import Request, assignment_key
-from launcher.contract.records import OverrideRecord, RecipeRequest
+from launcher.contract.records.request import OverrideRecord, RecipeRequest
 from launcher.contract.validation import ContractError, conforming
 from launcher.discovery.recipe import MLM
 from launcher.planning import assignments

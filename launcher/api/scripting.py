@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from launcher.backends.wait import Interrupts
-    from launcher.contract.records import AttemptResult
+    from launcher.contract.records.result import AttemptResult
     from launcher.watch.status import RunStatus
 
 _log = logging.getLogger("launcher")

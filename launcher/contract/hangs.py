@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple, Optional, get_args
 
 from launcher.contract.flight_recorder import Dump
 from launcher.contract.patterns import later
-from launcher.contract.records import CollectiveRecord, HangLimits, RankSight
+from launcher.contract.records.nodes import CollectiveRecord, RankSight
+from launcher.contract.records.request import HangLimits
 
 Phase = Literal[
     "not started",

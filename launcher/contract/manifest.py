@@ -19,7 +19,7 @@ from typing import Any, Literal, Optional
 from . import checkpoints
 from .checkpoints import Problem
 from .files import write_text
-from .records import CheckpointManifest, CheckpointVerification, FileSum, VerifyMode
+from .records.checkpoints import CheckpointManifest, CheckpointVerification, FileSum, VerifyMode
 from .validation import ContractError, conforming
 
 Algorithm = Literal["xxh3_64", "crc32"]

@@ -12,7 +12,9 @@ from typing import Any, Literal, NamedTuple, Optional, cast, get_args
 
 from .files import read_lines, read_object
 from .paths import AttemptPaths
-from .records import NextAction, NextAttempt, RetryPolicy, StartRecord
+from .records.ranks import StartRecord
+from .records.request import RetryPolicy
+from .records.result import NextAction, NextAttempt
 
 Kind = Literal[
     "finished",

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from launcher.contract.paths import RunPaths
-from launcher.contract.records import NextAttempt, NotifyOptions
+from launcher.contract.records.request import NotifyOptions
+from launcher.contract.records.result import NextAttempt
 
 LIMIT_S = 10.0
 """How long an announcement may take, in all."""

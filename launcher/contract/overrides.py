@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Optional
 from .values import Override, parse
 
 if TYPE_CHECKING:
-    from .records import OverrideRecord
+    from .records.request import OverrideRecord
 
 
 def to_record(override: Override) -> "OverrideRecord":

@@ -25,7 +25,8 @@ from .files import read_object
 from .paths import AttemptPaths, RunPaths
 
 if TYPE_CHECKING:
-    from .records import MissingCapture, ProfilerRequest, ProfilesResult
+    from .records.request import ProfilerRequest
+    from .records.result import MissingCapture, ProfilesResult
 
 EXTENSIONS = {"nsys": "nsys-rep", "torch": "pt.trace.json.gz", "viztracer": "json.gz", "memory": "pickle"}
 """The built-in profilers, with how their files' names end."""

@@ -16,25 +16,18 @@ from launcher.contract.files import read_lines, read_object
 from launcher.contract.next_attempt import node_of
 from launcher.contract.paths import AttemptPaths, attempt_name
 from launcher.contract.patterns import later
-from launcher.contract.records import (
+from launcher.contract.records.nodes import CheckedNode, GatesRecord, NodeCheck, NodeHang, RankSight
+from launcher.contract.records.ranks import ExitRecord, RankOutcome, RankRecord, StartRecord
+from launcher.contract.records.result import (
     STOP_CAUSES,
     SUPERSEDED,
     AttemptResult,
-    CheckedNode,
-    ExitRecord,
     FailingRank,
     FailureEvidence,
-    GatesRecord,
-    NodeCheck,
-    NodeHang,
     Notice,
     Outcome,
     ProfilesResult,
     ProgressResult,
-    RankOutcome,
-    RankRecord,
-    RankSight,
-    StartRecord,
     StopCause,
 )
 from launcher.contract.validation import is_number, problems

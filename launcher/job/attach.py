@@ -18,7 +18,7 @@ if __name__ == "__main__":
     # Run as a file: this directory's modules are reached through their package alone.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from launcher.contract.records import StackDump
+from launcher.contract.records.nodes import StackDump
 from launcher.job.watch import watchdog
 from launcher.job.watch.heartbeat import STACK_SIGNAL
 

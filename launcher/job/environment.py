@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from ..contract.files import read_object, write_json
-from ..contract.records import EnvironmentRecord
+from ..contract.records.environment import EnvironmentRecord
 from ..contract.variables import RANK_VARIABLES, RUN_VARIABLES, is_harmless, is_secret, secret_in
 
 MARKER = "LAUNCHER_REEXEC_PID"

@@ -1,7 +1,7 @@
 """The errors that are shown as one sentence, inside the job."""
 
 from ..contract.errors import ExplainedError
-from ..contract.records import Cause
+from ..contract.records.ranks import Cause
 
 
 class UserError(ExplainedError):

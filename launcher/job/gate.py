@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 from launcher.contract.files import read_object, read_text, write_json
 from launcher.contract.paths import AttemptPaths
-from launcher.contract.records import GateOutcome
+from launcher.contract.records.nodes import GateOutcome
 
 _OUTPUT_BYTES = 16 << 20
 _TIMED_OUT, _KILLED = 124, 137

@@ -10,14 +10,11 @@ from launcher.contract import next_attempt, verdict
 from launcher.contract.files import read_lines, read_object, write_json, write_text
 from launcher.contract.next_attempt import AttemptFacts, Decision
 from launcher.contract.paths import AttemptPaths, RunPaths
-from launcher.contract.records import (
-    NextAttempt,
-    OverrideRecord,
-    RetryPolicy,
-    SetAside,
-    StartEvent,
-    StartRecord,
-)
+from launcher.contract.records.checkpoints import SetAside
+from launcher.contract.records.journal import StartEvent
+from launcher.contract.records.ranks import StartRecord
+from launcher.contract.records.request import OverrideRecord, RetryPolicy
+from launcher.contract.records.result import NextAttempt
 
 _SLURM_SAID = {
     "TIME LIMIT": "time limit",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..contract.files import append_line, write_json
-from ..contract.records import GpuPlacement, NodePlacement, PlacementEvent, PlacementRecord
+from ..contract.records.timeline import GpuPlacement, NodePlacement, PlacementEvent, PlacementRecord
 from . import gpus
 from .environment import MARKER
 from .gpus import Gpu

@@ -16,7 +16,8 @@ from typing import Optional
 
 from ..contract.failures import Level, classify
 from ..contract.files import write_json
-from ..contract.records import Cause, ExceptionRecord, MegatronRecord, RankOutcome, RankRecord
+from ..contract.records.environment import MegatronRecord
+from ..contract.records.ranks import Cause, ExceptionRecord, RankOutcome, RankRecord
 from .errors import UserError
 from .rank import Rank
 

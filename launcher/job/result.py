@@ -20,7 +20,8 @@ if __name__ == "__main__":
 
 from launcher.contract.files import read_object, write_json
 from launcher.contract.paths import AttemptPaths, RunPaths
-from launcher.contract.records import AttemptResult, NextAttempt, NotifyOptions
+from launcher.contract.records.request import NotifyOptions
+from launcher.contract.records.result import AttemptResult, NextAttempt
 from launcher.contract.validation import problems
 from launcher.contract.verdict import compose
 from launcher.job.next_attempt import plan_next

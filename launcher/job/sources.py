@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from ..contract import files
 from ..contract.paths import RECIPE, RunPaths
-from ..contract.records import JobOptions
+from ..contract.records.request import JobOptions
 from .errors import TransientError, UserError
 
 _SHOWN = 5

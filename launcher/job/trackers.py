@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..contract.files import read_object, write_json
-from ..contract.records import TrackerRecord, TrackersRecord
+from ..contract.records.environment import TrackerRecord, TrackersRecord
 from .rank import Rank
 
 _NAME_LENGTH = 40

@@ -14,7 +14,9 @@ from types import FrameType
 from typing import Any, Optional
 
 from ..contract.overrides import keys_of
-from ..contract.records import STOP_CAUSES, SUPERSEDED, CheckpointChoice, JobOptions, JobRequest
+from ..contract.records.checkpoints import CheckpointChoice
+from ..contract.records.request import JobOptions, JobRequest
+from ..contract.records.result import STOP_CAUSES, SUPERSEDED
 from ..contract.validation import ContractError, conforming
 from . import backend, environment, record, sources
 from .config import notes, paths

@@ -10,7 +10,7 @@ from launcher.planning.profiler.model import ProfilerPlan
 from launcher.runtimes.model import Container, Mount
 
 if TYPE_CHECKING:
-    from launcher.contract.records import JobRequest
+    from launcher.contract.records.request import JobRequest
 
 
 @dataclass(frozen=True)

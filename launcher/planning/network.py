@@ -19,7 +19,7 @@ from launcher.planning.model import RankLayout, Variable
 from launcher.runtimes.model import ContainerRuntime
 
 if TYPE_CHECKING:
-    from launcher.contract.records import NetworkOptions
+    from launcher.contract.records.request import NetworkOptions
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from launcher._util.errors import ConfigError
 from launcher.planning.inputs import PlanInputs
 
 if TYPE_CHECKING:
-    from launcher.contract.records import RetryPolicy
+    from launcher.contract.records.request import RetryPolicy
 
 
 def site_recovery(inputs: PlanInputs) -> str | None:

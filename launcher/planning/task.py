@@ -36,7 +36,7 @@ from launcher.planning.profiler.model import ProfilerPlan
 from launcher.runtimes.model import Mount
 
 if TYPE_CHECKING:
-    from launcher.contract.records import HangLimits, JobRequest, RecipeRequest
+    from launcher.contract.records.request import HangLimits, JobRequest, RecipeRequest
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from launcher._util.errors import DiskError, RequestError
 from launcher._util.older_python import remove_tree
 from launcher.contract import checkpoints, manifest
 from launcher.contract.paths import RunPaths
-from launcher.contract.records import VerifyMode
+from launcher.contract.records.checkpoints import VerifyMode
 
 _REMOVED = ".removed."
 """Before the name of a checkpoint while its files are removed; no program takes it for a checkpoint then."""

@@ -12,7 +12,7 @@ from launcher.contract.validation import problems
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from launcher.contract.records import JournalEvent, JournalEventName, JournalValues
+    from launcher.contract.records.journal import JournalEvent, JournalEventName, JournalValues
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Journal:
 
         A line that a crash cut short is not wrong, nor is an event that only a later launcher knows.
         """
-        from launcher.contract.records import JournalEvent, JournalEventName
+        from launcher.contract.records.journal import JournalEvent, JournalEventName
 
         try:
             lines = files.read_lines(self.path)

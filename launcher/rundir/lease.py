@@ -10,7 +10,7 @@ from typing import cast
 from launcher._util.errors import DiskError
 from launcher.contract import files
 from launcher.contract.paths import RunPaths
-from launcher.contract.records import Lease
+from launcher.contract.records.journal import Lease
 from launcher.contract.validation import problems
 
 

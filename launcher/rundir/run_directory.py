@@ -11,7 +11,8 @@ from launcher.contract.paths import ARGV, PLAN, SCRIPTS, AttemptPaths, RunPaths,
 from launcher.rundir.journal import Journal
 
 if TYPE_CHECKING:
-    from launcher.contract.records import AttemptResult, StartRecord
+    from launcher.contract.records.ranks import StartRecord
+    from launcher.contract.records.result import AttemptResult
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o666, exact_mode: bool = False) -> None:
@@ -47,7 +48,7 @@ class Attempt(AttemptPaths):
     @property
     def start_record(self) -> "StartRecord | None":
         """The start that it belongs to; None for one that is not under Slurm, or where that cannot be read."""
-        from launcher.contract.records import StartRecord
+        from launcher.contract.records.ranks import StartRecord
 
         try:
             return StartRecord.parse(files.read_text(self.start))

@@ -16,7 +16,7 @@ from typing import cast
 from launcher._util.errors import OutsideError, PrerequisiteError, RequestError
 from launcher._util.shell import Shell
 from launcher.contract.frozen import dataclass
-from launcher.contract.records import StackDump
+from launcher.contract.records.nodes import StackDump
 from launcher.contract.validation import problems
 from launcher.rundir import Attempt, RunDirectory
 from launcher.slurm.ask import environment, require_configuration

@@ -11,7 +11,8 @@ from typing import Any
 from launcher.contract import files, next_attempt, verdict
 from launcher.contract.frozen import dataclass
 from launcher.contract.paths import PLAN
-from launcher.contract.records import NextAttempt, NodeCheck
+from launcher.contract.records.nodes import NodeCheck
+from launcher.contract.records.result import NextAttempt
 from launcher.rundir import Attempt, RunDirectory
 from launcher.watch.progress_state import AttemptProgress, advance, clock, number
 from launcher.watch.status import RunStatus

@@ -14,7 +14,8 @@ from launcher.contract.frozen import dataclass
 from launcher.contract.next_attempt import is_cancelled
 from launcher.contract.paths import RunPaths
 from launcher.contract.process import is_alive
-from launcher.contract.records import AttemptResult, JournalEvent, Lease
+from launcher.contract.records.journal import JournalEvent, Lease
+from launcher.contract.records.result import AttemptResult
 from launcher.contract.validation import ContractError, conforming, problems
 from launcher.planning.backend import BACKENDS
 from launcher.rundir import Attempt, RunDirectory

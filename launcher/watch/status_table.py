@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from launcher._util.errors import LauncherError
 from launcher._util.tables import aligned, printable
-from launcher.contract.records import FailingRank
+from launcher.contract.records.result import FailingRank
 from launcher.planning.user_code import describe
 from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer

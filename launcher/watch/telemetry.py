@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from launcher.contract import files
 from launcher.contract.frozen import dataclass
-from launcher.contract.records import AdapterTelemetry, GpuTelemetry, TelemetryHistory
+from launcher.contract.records.nodes import AdapterTelemetry, GpuTelemetry, TelemetryHistory
 from launcher.contract.validation import ContractError, conforming
 from launcher.rundir import Attempt
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from launcher.api.check_cache import CheckCache, named_paths
 from launcher.contract.overrides import to_record
-from launcher.contract.records import CheckRequest
+from launcher.contract.records.request import CheckRequest
 from launcher.contract.values import parse
 
 

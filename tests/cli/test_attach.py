@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.contract.records import StackDump
+from launcher.contract.records.nodes import StackDump
 from launcher.rundir import Attempt, RunDirectory
 from launcher.watch import attach
 from tests.backends.containers import contained, missing

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from launcher.contract import hangs
 from launcher.contract.flight_recorder import Dump, Entry, Group
 from launcher.contract.hangs import PHASES, Judgement, RankView, judge, limit_of, suspect_after
-from launcher.contract.records import CollectiveRecord, HangLimits, RankSight
+from launcher.contract.records.nodes import CollectiveRecord, RankSight
+from launcher.contract.records.request import HangLimits
 
 LIMITS: HangLimits = {
     "hang_limit_s": 300,

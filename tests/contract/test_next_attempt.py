@@ -11,7 +11,7 @@ from launcher.contract import next_attempt
 from launcher.contract.files import JsonLines
 from launcher.contract.next_attempt import NOT_COUNTED, AttemptFacts, decide
 from launcher.contract.paths import AttemptPaths
-from launcher.contract.records import RetryPolicy
+from launcher.contract.records.request import RetryPolicy
 
 NOW = 1_790_000_000.0
 POLICY: RetryPolicy = {

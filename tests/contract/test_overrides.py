@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.contract.overrides import from_record, key_of, keys_of, last_of_each_key, replaced, to_record
-from launcher.contract.records import JobRequest, OverrideRecord
+from launcher.contract.records.request import JobRequest, OverrideRecord
 from launcher.contract.validation import problems
 from launcher.contract.values import Override, Refused, parse
 from launcher.planning.assignments import split_arguments_and_overrides

@@ -4,17 +4,11 @@ from typing import Any, Literal, TypedDict
 
 import pytest
 
-from launcher.contract.records import (
-    AttemptResult,
-    ExitRecord,
-    JobRequest,
-    JournalEvent,
-    MetricsLine,
-    NetworkEvent,
-    PlacementEvent,
-    RankRecord,
-    TimelineEvent,
-)
+from launcher.contract.records.journal import JournalEvent
+from launcher.contract.records.ranks import ExitRecord, RankRecord
+from launcher.contract.records.request import JobRequest
+from launcher.contract.records.result import AttemptResult
+from launcher.contract.records.timeline import MetricsLine, NetworkEvent, PlacementEvent, TimelineEvent
 from launcher.contract.validation import ContractError, conforming, problems
 
 

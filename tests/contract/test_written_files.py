@@ -15,7 +15,7 @@ import pytest
 
 from launcher.backends.prepare import create
 from launcher.contract.paths import RunPaths
-from launcher.contract.records import Lease
+from launcher.contract.records.journal import Lease
 from launcher.contract.validation import problems
 from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import read_recipe

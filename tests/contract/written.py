@@ -7,25 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from launcher.contract.paths import AttemptPaths, RunPaths
-from launcher.contract.records import (
-    AttemptResult,
-    CaptureRecord,
-    CheckpointChoice,
-    EnvironmentRecord,
-    ExitRecord,
-    JobRequest,
-    JournalEvent,
-    MegatronRecord,
-    MetricsLine,
-    NetworkRecord,
-    NodeTelemetry,
-    PlacementRecord,
-    RankRecord,
-    SumsAnswer,
-    SumsRequest,
-    TimelineEvent,
-    TrackersRecord,
-)
+from launcher.contract.records.captures import CaptureRecord
+from launcher.contract.records.checkpoints import CheckpointChoice, SumsAnswer, SumsRequest
+from launcher.contract.records.environment import EnvironmentRecord, MegatronRecord, TrackersRecord
+from launcher.contract.records.journal import JournalEvent
+from launcher.contract.records.nodes import NodeTelemetry
+from launcher.contract.records.ranks import ExitRecord, RankRecord
+from launcher.contract.records.request import JobRequest
+from launcher.contract.records.result import AttemptResult
+from launcher.contract.records.timeline import MetricsLine, NetworkRecord, PlacementRecord, TimelineEvent
 from launcher.contract.validation import problems
 from tests.job.ranks import Run
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from launcher.contract.overrides import key_of, to_record
-from launcher.contract.records import OverrideRecord
+from launcher.contract.records.request import OverrideRecord
 from launcher.contract.values import Refused, parse
 
 

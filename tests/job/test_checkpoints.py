@@ -18,7 +18,14 @@ import pytest
 from launcher.contract import checkpoints, disk_space, manifest
 from launcher.contract.files import write_json
 from launcher.contract.paths import MANIFEST, RunPaths
-from launcher.contract.records import CheckpointChoice, FileSum, SetAside, SumsAnswer, SumsRequest, VerifyMode
+from launcher.contract.records.checkpoints import (
+    CheckpointChoice,
+    FileSum,
+    SetAside,
+    SumsAnswer,
+    SumsRequest,
+    VerifyMode,
+)
 from launcher.contract.validation import problems
 from launcher.job.config import choices
 from launcher.job.errors import TransientError, UserError

@@ -16,7 +16,7 @@ import pytest
 from launcher.contract import verdict
 from launcher.contract.fabrics.verdict import Expectation, NodeView
 from launcher.contract.process import start_ticks_of
-from launcher.contract.records import ExceptionRecord
+from launcher.contract.records.ranks import ExceptionRecord
 from launcher.job.network import follower, report, variables
 from launcher.job.network.tail import NoFileError, Tail
 from launcher.job.network.watch import Watch, own_log, prepare

@@ -9,7 +9,7 @@ import pytest
 
 from launcher.contract import next_attempt, verdict
 from launcher.contract.paths import AttemptPaths
-from launcher.contract.records import NodeCheck
+from launcher.contract.records.nodes import NodeCheck
 from launcher.contract.validation import conforming
 from launcher.job.doctor import node_check
 from launcher.job.doctor.expected import Expected

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.contract.files import write_json
-from launcher.contract.records import RankOutcome
+from launcher.contract.records.ranks import RankOutcome
 from launcher.job import record
 from launcher.job.errors import TransientError, UserError
 from launcher.job.fetch.shared_download import HubError, TransientHubError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from launcher.contract.paths import AttemptPaths
-from launcher.contract.records import NodeTelemetry
+from launcher.contract.records.nodes import NodeTelemetry
 from launcher.contract.validation import conforming
 from launcher.job.watch import nvml, telemetry
 from tests.job.test_watchdog import Node, wait_until

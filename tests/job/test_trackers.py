@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from launcher.contract.paths import AttemptPaths
-from launcher.contract.records import TrackersRecord
+from launcher.contract.records.environment import TrackersRecord
 from launcher.contract.validation import conforming
 from launcher.job import trackers
 from launcher.job.rank import Rank, read_rank

@@ -13,7 +13,7 @@ from typing import Any, Optional, cast
 from ...contract import checkpoints, manifest
 from ...contract.checkpoints import Problem
 from ...contract.files import read_object, write_json
-from ...contract.records import CheckpointChoice, CheckpointVerification, PassedOver, VerifyMode
+from ...contract.records.checkpoints import CheckpointChoice, CheckpointVerification, PassedOver, VerifyMode
 from ..errors import TransientError, UserError
 from ..model.loading import set_aside
 from ..model.shared_sums import BUDGET_S, SharedSums, manifest_of

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...contract import key_aliases, values
 from ...contract.overrides import from_record
-from ...contract.records import OverrideRecord
+from ...contract.records.request import OverrideRecord
 from ..errors import UserError
 from . import annotations, notes, sections
 

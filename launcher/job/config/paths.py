@@ -12,7 +12,7 @@ from typing import Any, Optional
 from ...contract import checkpoints
 from ...contract.next_attempt import follows_by_itself
 from ...contract.paths import attempt_name
-from ...contract.records import CheckpointChoice, VerifyMode
+from ...contract.records.checkpoints import CheckpointChoice, VerifyMode
 from ..errors import UserError
 from ..model.shared_sums import SharedSums
 from ..rank import Rank

@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 from launcher.contract.files import read_lines, write_json
 from launcher.contract.paths import AttemptPaths
-from launcher.contract.records import CheckedNode, NodeCheck
+from launcher.contract.records.nodes import CheckedNode, NodeCheck
 from launcher.job.doctor import expected as expectations
 from launcher.job.doctor import program
 from launcher.job.errors import UserError

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
 
-from ...contract.records import JobRequest, MegatronScriptRequest
+from ...contract.records.request import JobRequest, MegatronScriptRequest
 from .. import backend, environment, sources
 from ..errors import UserError
 from ..rank import Rank

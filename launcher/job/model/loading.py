@@ -18,7 +18,7 @@ from typing import Any, Optional, cast
 
 from ...contract.checkpoints import Problem
 from ...contract.files import read_object, write_json
-from ...contract.records import CheckpointChoice, SetAside
+from ...contract.records.checkpoints import CheckpointChoice, SetAside
 from ..errors import UserError
 from ..rank import Rank
 

@@ -15,7 +15,7 @@ from typing import Any, Optional
 from ...contract import checkpoints, manifest
 from ...contract.files import read_object, write_json
 from ...contract.paths import MANIFEST
-from ...contract.records import FileSum, SumsAnswer, SumsRequest, VerifyMode
+from ...contract.records.checkpoints import FileSum, SumsAnswer, SumsRequest, VerifyMode
 from ..rank import Rank
 
 BUDGET_S = 120.0

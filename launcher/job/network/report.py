@@ -12,7 +12,8 @@ from typing import Optional, cast
 
 from ...contract.fabrics.verdict import BAD, GOOD, Expectation, Selection, Verdict
 from ...contract.files import append_line, read_object, write_json, write_text
-from ...contract.records import ExceptionRecord, NetworkEvent, NetworkRecord, NetworkSummary
+from ...contract.records.ranks import ExceptionRecord
+from ...contract.records.timeline import NetworkEvent, NetworkRecord, NetworkSummary
 from ..rank import Rank
 from ..record import End
 

@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 from ...contract import process
 from ...contract.fabrics.verdict import BAD, UNKNOWN, Expectation, Selection, Verdict
-from ...contract.records import NetworkRecord
+from ...contract.records.timeline import NetworkRecord
 from ..rank import Rank
 from ..record import End
 from . import expect, follower, report, variables, warning

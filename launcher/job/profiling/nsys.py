@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run as a file, i
 from launcher.contract.files import read_object, write_json
 from launcher.contract.paths import AttemptPaths, RunPaths
 from launcher.contract.profiles import find_nsys, stem
-from launcher.contract.records import NsysRecord, RankRecord
+from launcher.contract.records.captures import NsysRecord
+from launcher.contract.records.ranks import RankRecord
 from launcher.job.profiling import nsys_command, nsys_report
 from launcher.job.profiling.processes import Supervised, adopt_orphans
 

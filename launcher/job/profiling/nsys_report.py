@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, cast
 
-from launcher.contract.records import NsysReport
+from launcher.contract.records.captures import NsysReport
 
 _STEP = re.compile(r"step (\d+)")
 _KERNELS = "CUPTI_ACTIVITY_KIND_KERNEL"

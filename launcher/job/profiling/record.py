@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from ...contract.files import write_json
 from ...contract.profiles import EXTENSIONS, RECORD, stem
-from ...contract.records import CaptureFacts, CaptureRecord, CaptureState
+from ...contract.records.captures import CaptureFacts, CaptureRecord, CaptureState
 from ..rank import Rank
 
 

@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 from ...contract import checkpoints, manifest
 from ...contract.files import read_object, write_json
-from ...contract.records import FileSum
+from ...contract.records.checkpoints import FileSum
 from ..rank import Rank
 
 PARTS_LIMIT_S = 900.0

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from ...contract.files import JsonLines
 from ...contract.hangs import Phase
-from ...contract.records import TrackersRecord
+from ...contract.records.environment import TrackersRecord
 from .. import trackers
 from ..config import versions
 from ..rank import Rank

@@ -8,7 +8,8 @@ import sys
 from typing import Any, Optional
 
 from ...contract.files import read_object, read_text
-from ...contract.records import SUPERSEDED, StartRecord
+from ...contract.records.ranks import StartRecord
+from ...contract.records.result import SUPERSEDED
 from ..rank import Rank
 
 

@@ -29,7 +29,7 @@ from ...contract import flight_recorder
 from ...contract.hangs import PHASES, RECENT, Phase, current_collectives
 from ...contract.paths import FLIGHT_RECORDER, AttemptPaths, RunPaths
 from ...contract.process import start_ticks_of
-from ...contract.records import CollectiveRecord
+from ...contract.records.nodes import CollectiveRecord
 
 DIRECTORY = "LAUNCHER_HEARTBEATS"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Optional, cast
 
 from ...contract.paths import AttemptPaths
-from ...contract.records import AdapterTelemetry, GpuTelemetry, NodeTelemetry, TelemetryHistory, TelemetryRange
+from ...contract.records.nodes import AdapterTelemetry, GpuTelemetry, NodeTelemetry, TelemetryHistory, TelemetryRange
 from .. import gpus
 from . import nvml
 

@@ -28,7 +28,8 @@ from launcher.contract import hangs
 from launcher.contract.files import read_object, write_json, write_text
 from launcher.contract.paths import RunPaths
 from launcher.contract.process import ProcessIdentity, is_alive, start_ticks_of, stat
-from launcher.contract.records import CollectiveRecord, HangLimits, NodeHang, RankSight
+from launcher.contract.records.nodes import CollectiveRecord, NodeHang, RankSight
+from launcher.contract.records.request import HangLimits
 from launcher.job.watch import telemetry
 from launcher.job.watch.heartbeat import ALL_STACKS_SIGNAL, DIRECTORY, STACK_SIGNAL, Counts, Slot
 

@@ -7,7 +7,7 @@ from launcher.config.cluster import Fabric
 from launcher.contract.frozen import dataclass
 
 if TYPE_CHECKING:
-    from launcher.contract.records import NsysRequest, ProfilerRequest
+    from launcher.contract.records.request import NsysRequest, ProfilerRequest
 
 BUILT_IN = ("torch", "viztracer", "memory")
 """Names for --profiler, besides `path.py:Class`; nsys has its own option --nsys."""

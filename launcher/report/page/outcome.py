@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.contract.records import AttemptResult
+from launcher.contract.records.result import AttemptResult
 from launcher.report.page.content import Block, Heading, LogExcerpt, Subject, Table, Text, as_mapping, facts, text_of
 from launcher.report.page.overview import format_time
 from launcher.rundir import Attempt

@@ -9,7 +9,8 @@ from launcher._util.errors import RequestError
 from launcher._util.shell import Shell
 from launcher.contract import profiles
 from launcher.contract.files import read_object
-from launcher.contract.records import AttemptResult, ProfilerRequest, ProfilesResult
+from launcher.contract.records.request import ProfilerRequest
+from launcher.contract.records.result import AttemptResult, ProfilesResult
 from launcher.contract.validation import problems
 from launcher.report.profiles.verify import check_report
 from launcher.rundir import Attempt, RunDirectory
