@@ -266,35 +266,13 @@ def plan_case(
     `directory` is where the case's files are; by default what its name says below `root`. Raises ConfigError with the
     place in the user's files.
     """
-    test, system = case.test, loaded.system
+    test, system, entry = case.test, loaded.system, case.scenario_test.entry
     mode, warning = sources.mode_of(test.bridge, source, options.mode)
     environment = environment_of(replace(case.scenario_test, test=test), system, shell_environment)
     size = _size(case, system)
-    chosen = choose(
-        case.scenario_test.entry.nodes,
-        case.scenario_test.entry.exclude_nodes,
-        system,
-        size.nodes,
-        where=case.scenario_test.where,
-        shell=shell,
-    )
+    chosen = choose(entry.nodes, entry.exclude_nodes, system, size.nodes, where=case.scenario_test.where, shell=shell)
     profile = profile_of(system, options.profile, environment, container=bool(test.cmd_args.container_image))
     directory = directory or root / case.name
-    mounted = None if profile.is_container else directory
-    try:
-        translated = native.translate(
-            test,
-            _index(options, source, test),
-            gpus_per_node=size.gpus_per_node,
-            nemo_run=mounted,
-            wandb="WANDB_API_KEY" in environment.secrets,
-            retries=case.scenario_test.wrote("cmd_args", "max_retries"),
-        )
-    except ConfigError as error:
-        if mode == "native":
-            error.where = case.scenario_test.where if error.where == "cmd_args" else error.where
-            raise
-        translated = None
     notes = [
         *([Note("git_repos", warning)] if warning else []),
         *(Note("git_repos", text) for text in source.notes),
@@ -305,44 +283,40 @@ def plan_case(
         *_notes_of_test(case, mode),
         *_notes_of_container(test, mode, profile.is_container),
     ]
-    profile = profile.with_retries(translated.retries if translated is not None and mode == "native" else None)
-    time_limit = case.scenario_test.entry.time_limit
+    asked: dict[str, Any] = {}
+    arguments: tuple[str, ...] = ()
+    if mode == "native":
+        translated = _translate(case, _index(options, source, test), size, environment, profile, directory)
+        profile = profile.with_retries(translated.retries)
+        notes += translated.notes
+        asked = {"recipe": translated.recipe, "assignments": translated.assignments, **translated.options}
+        asked["env"] = tuple(f"{name}={value}" for name, value in translated.environment.items())
+        if loaded.scenario.pre_test is not None and options.hooks:
+            hook = loaded.scenario.pre_test
+            asked["gates"] = gates_of(hook, system, profile, ranks_per_node=size.ranks_per_node)
+    else:
+        notes += _notes_of_exec(case)
+        image = profile.image_file(test.cmd_args.container_image) if test.cmd_args.container_image else None
+        arguments = tuple(_exec_arguments(case, loaded, environment, source, chosen.names, image))
+    if profile.is_container:
+        asked |= {"image": test.cmd_args.container_image or None, "mounts": _mounts(test, source, directory)}
     values: dict[str, Any] = {
         "cluster": str(root / "profiles" / profile.file_name),
         "nodes": size.nodes,
         "gpus_per_node": size.ranks_per_node,
-        "name": run_name(case.scenario_test.entry.id),
+        "name": run_name(entry.id),
         "run_root": str(root / "runs"),
-        "env": environment.entries,
         "expand_env": environment.expand,
-        "time": slurm_time_limit(time_limit) if time_limit else None,
+        "time": slurm_time_limit(entry.time_limit) if entry.time_limit else None,
         "partition": chosen.partition,
         "nodelist": ",".join(chosen.names) or None,
         "exclude": ",".join(chosen.exclude) or None,
-        "sbatch": _slurm_options(case.scenario_test.entry.extra_srun_args),
+        "sbatch": _slurm_options(entry.extra_srun_args),
         "entrypoint": str(options.entrypoint) if options.entrypoint else None,
         "check_config": options.check_config,
+        **asked,
+        "env": (*environment.entries, *asked.get("env", ())),
     }
-    if translated is not None and mode == "native":
-        notes += translated.notes
-        if loaded.scenario.pre_test is not None and options.hooks:
-            hook = loaded.scenario.pre_test
-            values["gates"] = gates_of(hook, system, profile, ranks_per_node=size.ranks_per_node)
-        values |= {"recipe": translated.recipe, "assignments": translated.assignments, **translated.options}
-        values["env"] = (*values["env"], *(f"{name}={value}" for name, value in translated.environment.items()))
-    if profile.is_container:
-        values["image"] = test.cmd_args.container_image or None
-        values["mounts"] = _mounts(test, source, directory)
-    arguments: tuple[str, ...] = ()
-    if mode == "exec":
-        notes += [
-            Note(f"cmd_args.{name}", f"has no effect: {reason}")
-            for name, reason in flags.without_effect(test.cmd_args)
-            if case.scenario_test.wrote("cmd_args", name)
-        ]
-        notes += _unknown(test)
-        image = profile.image_file(test.cmd_args.container_image) if test.cmd_args.container_image else None
-        arguments = tuple(_exec_arguments(case, loaded, environment, source, time_limit, chosen.names, image))
     return PlannedCase(
         case=case,
         mode=mode,
@@ -357,6 +331,24 @@ def plan_case(
         python=nemo_run.python_of(case.scenario_test, system.install_path) if mode == "exec" else None,
         plan_only=bool(test.cmd_args.dryrun),
     )
+
+
+def _translate(
+    case: Case, index: Index, size: "_Size", environment: Environment, profile: Profile, directory: Path
+) -> native.NativeRun:
+    """Return what a case asks for in native mode. Raises ConfigError with the place in the user's files."""
+    try:
+        return native.translate(
+            case.test,
+            index,
+            gpus_per_node=size.gpus_per_node,
+            nemo_run=None if profile.is_container else directory,
+            wandb="WANDB_API_KEY" in environment.secrets,
+            retries=case.scenario_test.wrote("cmd_args", "max_retries"),
+        )
+    except ConfigError as error:
+        error.where = case.scenario_test.where if error.where == "cmd_args" else error.where
+        raise
 
 
 @dataclass(frozen=True)
@@ -440,9 +432,14 @@ def _notes_of_container(test: Test, mode: Mode, is_container: bool) -> list[Note
     return notes
 
 
-def _unknown(test: Test) -> list[Note]:
-    found = list[Note]()
-    for name, near in test.cmd_args.unknown.items():
+def _notes_of_exec(case: Case) -> list[Note]:
+    """Return what is said about fields that have no effect in exec mode, or are unknown."""
+    found = [
+        Note(f"cmd_args.{name}", f"has no effect: {reason}")
+        for name, reason in flags.without_effect(case.test.cmd_args)
+        if case.scenario_test.wrote("cmd_args", name)
+    ]
+    for name, near in case.test.cmd_args.unknown.items():
         more = f"; did you mean {near}?" if near else ""
         found.append(Note(f"cmd_args.{name}", f"is not a field, and has no effect{more}"))
     return found
@@ -467,7 +464,6 @@ def _exec_arguments(
     loaded: LoadedFiles,
     environment: Environment,
     source: Checkout,
-    time_limit: str | None,
     names: Sequence[str],
     image: str | None,
 ) -> list[str]:
@@ -475,7 +471,7 @@ def _exec_arguments(
     placed = flags.launch_settings(
         case.test,
         loaded.system,
-        time_limit=slurm_time_limit(time_limit) if time_limit else None,
+        time_limit=slurm_time_limit(entry.time_limit) if entry.time_limit else None,
         image=image,
         bridge=str(source.path),
         environment=environment.values,
