@@ -10,12 +10,13 @@ from typing import Any
 from launcher._util.errors import ConfigError
 from launcher._util.shell import Shell
 from launcher.cloudai import flags, native, nemo_run, sources
+from launcher.cloudai.cmd_args import Note
 from launcher.cloudai.constraints import violations
 from launcher.cloudai.environment import Environment, environment_of
 from launcher.cloudai.gates import gates_of
 from launcher.cloudai.load import LoadedFiles, ScenarioTest
 from launcher.cloudai.models import AGENTS, System, Test, slurm_time_limit
-from launcher.cloudai.native import NEMO_RUN, Note
+from launcher.cloudai.native import NEMO_RUN
 from launcher.cloudai.nodes import choose
 from launcher.cloudai.profile import Profile, profile_of
 from launcher.cloudai.sources import Checkout, Mode

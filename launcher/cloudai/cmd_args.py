@@ -1,6 +1,7 @@
-"""`cmd_args` of a MegatronBridge test: CloudAI's 75 fields with its types and defaults, and what else a file has."""
+"""`cmd_args` of a MegatronBridge test: CloudAI's 75 fields with its types and defaults, and notes on fields."""
 
-from typing import Annotated, Any, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -10,6 +11,18 @@ T = TypeVar("T")
 
 Swept: TypeAlias = T | list[T] | None
 """One value, or a list of values: an axis of a sweep."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is said about a field: that it has no effect, or what it became that its name does not show."""
+
+    field: str
+    text: str
+    level: Literal["info", "warning"] = "warning"
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.text}"
 
 
 class MegatronBridgeCmdArgs(BaseModel):

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from launcher._util.errors import ConfigError
+from launcher.cloudai.cmd_args import Note
 from launcher.cloudai.load import ScenarioTest
 from launcher.cloudai.models import System
-from launcher.cloudai.native import Note
 from launcher.contract.variables import RANK_VARIABLES, is_secret, references, secret_in
 
 OF_THE_RUNTIME = ("MELLANOX_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_VISIBLE_DEVICES")

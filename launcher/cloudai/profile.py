@@ -10,9 +10,9 @@ from typing import Any
 
 from launcher._util.errors import ConfigError
 from launcher.cloudai import flags
+from launcher.cloudai.cmd_args import Note
 from launcher.cloudai.environment import Environment
 from launcher.cloudai.models import System
-from launcher.cloudai.native import Note
 from launcher.config.load import load_cluster
 from launcher.discovery.image import image_store
 from launcher.planning.slurm_options import MANAGED

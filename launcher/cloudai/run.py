@@ -16,12 +16,13 @@ from launcher._util.shell import LocalShell
 from launcher.api.progress import Progress
 from launcher.cloudai import exec_mode, exec_results, nemo_run, sources
 from launcher.cloudai.cases import Case, PlannedCase, RunChoices, cases_of, check_env_params, is_sweep, plan_case
+from launcher.cloudai.cmd_args import Note
 from launcher.cloudai.ending import end_with
 from launcher.cloudai.environment import in_shell
 from launcher.cloudai.exec_mode import ExecCase
 from launcher.cloudai.load import LoadedFiles, ScenarioTest
-from launcher.cloudai.native import Note, variants
 from launcher.cloudai.profile import BASE
+from launcher.cloudai.recipe_names import variants
 from launcher.cloudai.records import SCENARIO, TEST_RUN, run_record_text, write_case
 from launcher.cloudai.sources import Checkout
 from launcher.cloudai.sweeping import TestSweep, job_of

@@ -8,7 +8,8 @@ import pytest
 
 from launcher._util.errors import ConfigError
 from launcher.cloudai.cmd_args import FIELDS
-from launcher.cloudai.native import NativeRun, recipe_name, translate, variants
+from launcher.cloudai.native import NativeRun, translate
+from launcher.cloudai.recipe_names import recipe_name, variants
 from launcher.contract.values import text_of
 from launcher.discovery.recipe_index import load_index
 from tests.cloudai.files import args_test
