@@ -1,7 +1,7 @@
 """The options that run, submit and plan share, and how they become a request."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli.completion import complete
@@ -155,6 +155,25 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="allow checkpoint.load to name a directory with a checkpoint",
     )
+    _add_keep_going(add)
+    add(
+        "--init",
+        choices=("pretrained", "random"),
+        help="start from the weights that hf_path or the recipe names, or from random ones with the same architecture",
+    )
+    add(
+        "--probe",
+        action="store_true",
+        default=None,
+        help="record checksums of parameters, batches, layers and gradients of each rank, for `launcher correlate`",
+    )
+    add("--entrypoint", metavar="FILE", help="a program of the same contract in place of entrypoint.py")
+    add("--default-image", help=argparse.SUPPRESS)
+    add("--default-mount", action="append", help=argparse.SUPPRESS)
+
+
+def _add_keep_going(add: Callable[..., argparse.Action]) -> None:
+    """Add the options for the ends of attempts and for attempts that hang."""
     add(
         "--keep-going",
         action=argparse.BooleanOptionalAction,
@@ -182,20 +201,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         help="end an attempt after this time without a step (default: the profile's, 300)",
     )
-    add(
-        "--init",
-        choices=("pretrained", "random"),
-        help="start from the weights that hf_path or the recipe names, or from random ones with the same architecture",
-    )
-    add(
-        "--probe",
-        action="store_true",
-        default=None,
-        help="record checksums of parameters, batches, layers and gradients of each rank, for `launcher correlate`",
-    )
-    add("--entrypoint", metavar="FILE", help="a program of the same contract in place of entrypoint.py")
-    add("--default-image", help=argparse.SUPPRESS)
-    add("--default-mount", action="append", help=argparse.SUPPRESS)
 
 
 def _add_profiling(parser: argparse.ArgumentParser) -> None:
