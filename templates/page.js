@@ -68,14 +68,24 @@ function applyControls(controls) {
   }
 }
 
-// Tables whose rows a click on a column sorts: numbers by value, all else by letters, empty cells last.
+// Tables whose rows a click on a column sorts: numbers by value, behind them all else by letters, empty cells last.
 const value = (row, column) => row.cells[column].textContent.trim();
-const number = (text) => (/^[-+]?[0-9.,]+([eE][-+]?[0-9]+)?/.test(text) ? parseFloat(text.replaceAll(",", "")) : NaN);
-const compare = (one, other) => {
+const UNITS = ["", "k", "m", "g", "t", "p"];
+// What `1,024`, `12/20`, `1.2 GB`, `900 MiB`, `0:01:10` and `2d 03:00:00` begin with; NaN for other texts.
+function number(text) {
+  const time = text.match(/^(?:(\d+)d )?(\d+):(\d\d):(\d\d)$/);
+  if (time) return time.slice(1).reduce((sum, part, place) => sum * [1, 24, 60, 60][place] + Number(part ?? 0), 0);
+  const found = text.match(/^([-+]?[0-9.,]+(?:[eE][-+]?[0-9]+)?)(?:\s*([kKMGTP]?)(i?)B\b)?/);
+  if (!found) return NaN;
+  const [, digits, unit = "", binary] = found;
+  return parseFloat(digits.replaceAll(",", "")) * (binary ? 1024 : 1000) ** UNITS.indexOf(unit.toLowerCase());
+}
+function compare(one, other) {
   if (one === "" || other === "") return (one === "") - (other === "");
   const [a, b] = [number(one), number(other)];
-  return Number.isNaN(a) || Number.isNaN(b) ? one.localeCompare(other) : a - b;
-};
+  if (Number.isNaN(a) !== Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
+  return a - b || one.localeCompare(other);
+}
 function sortTables(root) {
   for (const table of root.querySelectorAll("table[data-sortable]")) sortTable(table);
 }

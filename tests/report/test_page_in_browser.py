@@ -1,6 +1,7 @@
 """The page in a browser: plots are drawn, no request is made, and hostile text stays text."""
 
 import json
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -178,3 +179,16 @@ def test_what_is_smuggled_into_a_page_does_not_run(page: Path, tmp_path: Path) -
     seen = open_page(bare, tmp_path)
     assert "hacked</title>" in seen.dom
     assert seen.requests == ("http://127.0.0.1:9/x",)
+
+
+def test_a_click_on_a_column_sorts_quantities_by_value(tmp_path: Path) -> None:
+    wanted = ["9", "10", "0:59:00", "2d 03:00:00", "900 MB", "1.0 GiB", "1.2 GB", "?", "auto", ""]
+    table = Table("Sizes", ("Size",), tuple((text,) for text in sorted(wanted)), sortable=True)
+    html = render("Sizes", [Section("s", "S", (table,))], made="now")
+    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)
+    path = tmp_path / "page.html"
+    for clicks, order in ((1, wanted), (2, [*reversed(wanted[:-1]), ""])):
+        click = 'document.querySelector("th button").click();' * clicks
+        path.write_text(html.replace("</body>", f"<script>{click}</script></body>"))
+        dom = open_page(path, tmp_path / f"browser{clicks}").dom
+        assert re.findall(r"<td[^>]*>(.*?)</td>", dom) == order
