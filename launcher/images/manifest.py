@@ -95,6 +95,9 @@ class Manifest(Model, frozen=True, kw_only=True):
     compression: str | None = None
     """Compressor and level: `zstd:3`; the level is not always known."""
 
+    packing: int | None = None
+    """The version of the rules by which the launcher packed it; None for a file that it did not pack."""
+
     environment: dict[str, str | None] = field(default_factory=dict)
     """/etc/environment; None in place of the value of a secret-like name."""
 

@@ -16,13 +16,13 @@ def a_store(root: Path, *, host: str | None = None, kernel_locks: bool | None = 
     return Store(root, owner=node(host) if host else None, kernel_locks=kernel_locks, timing=QUICK)
 
 
-def add(store: Store, content: str, *names: str, key: str | None = None) -> StoredImage:
+def add(store: Store, content: str, *names: str, key: str | None = None, manifest: Manifest = MANIFEST) -> StoredImage:
     """Build an image with this content."""
     with start_building(store, key or content) as building:
         file = building.workspace / "made.sqsh"
         with writing(file, "write the image"):
             file.write_text(content)
-        return building.add(file, MANIFEST, names)
+        return building.add(file, manifest, names)
 
 
 def digest_of(content: str) -> str:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from launcher._util.errors import DiskError, ImageError, LauncherError
-from launcher.images.manifest import read_manifest
+from launcher.images.build import pack
+from launcher.images.build.pipeline import reusable
+from launcher.images.manifest import ImageSource, read_manifest
 from launcher.images.reference import parse_reference
 from launcher.images.store import workspace
 from launcher.images.store.building import start_building
@@ -460,3 +462,16 @@ def test_the_store_agrees_with_a_simple_model(tmp_path: Path) -> None:
     Model.TestCase.settings = limits
     with in_memory(tmp_path) as Model.directories:
         Model.TestCase().runTest()
+
+
+@pytest.mark.parametrize("packing", [None, pack.RULES - 1, pack.RULES + 1])
+def test_an_image_that_other_rules_have_packed_is_not_reused(store: Store, packing: int | None) -> None:
+    source = ImageSource(kind="registry", text="x:1", digest=f"sha256:{'ab' * 32}")
+    manifest = MANIFEST.model_copy(update={"source": source, "compression": "zstd:3", "packing": packing})
+    add(store, "by others", manifest=manifest)
+    wanted = ("registry", source.digest, "x86_64", None)
+    assert reusable(store, *wanted) is None
+    ours = add(store, "by these", manifest=manifest.model_copy(update={"packing": pack.RULES}))
+    found = reusable(store, *wanted)
+    assert found is not None
+    assert found.digest == ours.digest

@@ -21,6 +21,9 @@ from launcher.images.store import space
 
 DEFAULT_COMPRESSION = "zstd:3"
 
+RULES = 1
+"""The version of what is below: raise it where a tree becomes another image. Images of earlier rules are not reused."""
+
 BLOCK_BYTES = 1 << 20
 """The largest block of the format: training images are large files that are read from start to end."""
 

@@ -74,6 +74,7 @@ def publish_image(
             "tools": tools,
             "created": utc_now(),
             "compression": str(compression) if compression else found.compression,
+            "packing": pack.RULES,
         }
     )
     report.stage("adding it to the store")
@@ -109,14 +110,17 @@ def report_waiting(report: ProgressListener, what: str) -> OnWait:
 def reusable(
     store: Store, kind: str, digest: str | None, architecture: str, compression: str | None
 ) -> StoredImage | None:
-    """Return an image of the store that was made from the same source, so that nothing has to be fetched or packed."""
+    """Return an image of the store that was made from the same source by the same rules.
+
+    Then nothing has to be fetched or packed.
+    """
     for entry in store.entries() if digest else []:
         manifest = entry.manifest
         if manifest is None or manifest.source is None or entry.problem is not None:
             continue
         same = manifest.source.kind == kind and manifest.source.digest == digest
         fits = manifest.architecture in (None, architecture) and compression in (None, manifest.compression)
-        if same and fits:
+        if same and fits and manifest.packing == pack.RULES:
             return entry
     return None
 
