@@ -67,13 +67,15 @@ def commits_between(first: str, last: str, directory: Path, environ: Mapping[str
     """Return the sources of all commits from one to another, both included, oldest first.
 
     Both are `DIR@COMMIT` of one directory, or `COMMIT`; empty where they are something else. Raises RecipeError where
-    the first is not an ancestor of the last, CommandError.
+    both are one commit, or the first is not an ancestor of the last, CommandError.
     """
     heads = [source.rpartition("@")[0] for source in (first, last)]
     if heads[0] != heads[1] or not all(heads[0] or _is_commit(source) for source in (first, last)):
         return ()
     ends = [find_source(source, directory, environ)[1] for source in (first, last)]
     clone = _clone(environ) if not heads[0] else user_path(heads[0], directory, where="--mlm-source").resolve()
+    if ends[0] == ends[1]:
+        raise RecipeError(f"{first} and {last} are the same commit, {ends[0]}", where=str(clone))
     argv = ["git", "-C", str(clone), "rev-list", "--reverse", "--ancestry-path", f"{ends[0]}..{ends[1]}"]
     found = LocalShell().run(argv, timeout_s=60).stdout.split()
     if not found:

@@ -201,7 +201,7 @@ def test_commits_of_megatron_core_are_searched(
     assert (found.commit, found.before) == (f"{repository}@{commits[5]}", f"{repository}@{commits[4]}")
 
 
-def test_commits_in_the_wrong_order_and_recipes_without_commits_are_refused(
+def test_equal_commits_those_in_the_wrong_order_and_recipes_without_commits_are_refused(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAUNCHER_CACHE", str(tmp_path / "cache"))
@@ -209,6 +209,9 @@ def test_commits_in_the_wrong_order_and_recipes_without_commits_are_refused(
     training = Training(f"{repository}/recipes/small.py")
     pair = Pair(changed(training, "commit", commits[8]), changed(training, "commit", commits[0]), match="none")
     with pytest.raises(RecipeError, match="is not an ancestor"):
+        search(pair, tmp_path / "a", lambda _: pytest.fail("a training was run"))
+    pair = Pair(changed(training, "commit", commits[8]), changed(training, "commit", commits[8][:12]), match="none")
+    with pytest.raises(RecipeError, match="are the same commit"):
         search(pair, tmp_path / "a", lambda _: pytest.fail("a training was run"))
     for recipe in (BRIDGE, "mlm:gpt"):
         pair = Pair(
