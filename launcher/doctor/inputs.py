@@ -12,6 +12,7 @@ from launcher.discovery.training_files import TrainingFiles
 from launcher.runtimes.model import Mount
 
 _SHOWN = 5
+_RELATIVE = "is not looked at: a relative path begins in the run's directory, which is made with the run"
 _MOST_CHARACTERS = 48 << 10
 """Of what the nodes compare with: one argument may have 64 KiB (launcher/config/texts.py)."""
 
@@ -34,11 +35,19 @@ class Input:
 def inputs_of(files: TrainingFiles, mounts: Iterable[Mount] = ()) -> tuple[Input, ...]:
     """Return what a recipe names, with what is seen here; of a mounted place that is its source.
 
-    A relative path is left out: it begins in the run's directory.
+    A relative path is not looked at: it begins in the run's directory, which is made with the run.
     """
     named = [*files.named, *([("checkpoint.load", files.loads.directory)] if files.loads else [])]
     mounted = tuple(mounts)
-    return tuple(Input(key, path, look(_outside(path, mounted))) for key, path in named if path.startswith("/"))
+    return tuple(Input(key, path, _seen(path, mounted)) for key, path in named)
+
+
+def _seen(path: str, mounts: Iterable[Mount]) -> SeenFile:
+    return look(_outside(path, mounts)) if _is_absolute(path) else SeenFile(None, error=_RELATIVE)
+
+
+def _is_absolute(path: str) -> bool:
+    return path.startswith("/")
 
 
 def _outside(path: str, mounts: Iterable[Mount]) -> str:
@@ -51,9 +60,12 @@ def _outside(path: str, mounts: Iterable[Mount]) -> str:
 
 
 def compared(inputs: Iterable[Input]) -> tuple[Input, ...]:
-    """Return those that the nodes compare, the first that one argument holds: a blend may name thousands of files."""
+    """Return the absolute paths that the nodes compare, the first that one argument holds.
+
+    A blend may name thousands of files.
+    """
     kept, length = list[Input](), 0
-    for each in inputs:
+    for each in (one for one in inputs if _is_absolute(one.path)):
         length += len(json.dumps(each.to_dict())) + len(", ")
         if length > _MOST_CHARACTERS:
             break
@@ -71,7 +83,7 @@ def login_check(inputs: Sequence[Input], unknown: str) -> Check:
             name,
             f"{len(missing)} of {len(inputs)} not seen here",
             "; ".join(missing[:_SHOWN]) + more,
-            "ignore this if the nodes have it (--nodes N looks there); otherwise correct the path",
+            "ignore this if the nodes have it (--nodes N looks there); otherwise correct the path, or make it absolute",
             len(missing),
         )
     if unknown:

@@ -12,6 +12,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.contract import input_files
 from launcher.contract.checks import Check, fail, ok, skip, warn
+from launcher.discovery.training_files import TrainingFiles
 from launcher.doctor import expected, inputs
 from launcher.doctor.job import DoctorRun, describe_end, newly_lost, why_not_starting
 from launcher.doctor.node_reports import NodeReport, alike_check, collect_reports, merge_ranks
@@ -151,6 +152,18 @@ def test_as_many_files_are_compared_as_one_argument_holds(tmp_path: Path) -> Non
     check = inputs_check(told.inputs, container=False, left_out=told.inputs_left_out)
     assert check.verdict == "ok"
     assert check.value == f"{len(told.inputs)} found, {told.inputs_left_out} more not compared"
+
+
+def test_relative_paths_are_named_and_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("data.bin", "whole"):
+        (tmp_path / name).write_text("1")
+    files = TrainingFiles(named=(("dataset.blend", "data.bin"), ("tokenizer", str(tmp_path / "whole"))))
+    named = inputs.inputs_of(files)
+    check = inputs.login_check(named, "")
+    assert (check.verdict, check.value) == ("warn", "1 of 2 not seen here")
+    assert check.reason.startswith("dataset.blend: data.bin: is not looked at: a relative path")
+    assert [each.path for each in inputs.compared(named)] == [str(tmp_path / "whole")]
 
 
 def test_the_checks_announce_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
