@@ -3,18 +3,19 @@
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from launcher._util.errors import DiskError, LauncherError, RequestError
 from launcher._util.shell import LocalShell, Shell
 from launcher._util.user_paths import exists
 from launcher.api.locate import find_run, find_run_root
-from launcher.contract import checkpoints
+from launcher.contract import checkpoints, files
 from launcher.rundir import RunDirectory, removal
 from launcher.rundir.finding import iterate_runs
-from launcher.rundir.locks import submit_lock
+from launcher.rundir.locks import is_locked, submit_lock, sweep_lock_file
 from launcher.rundir.registry import known_roots
 from launcher.slurm.queue import State
 from launcher.watch.cancel import members
@@ -73,6 +74,11 @@ class Removal:
         """Return the runs that went."""
         return tuple(one for one in self.runs if one.removed)
 
+    @property
+    def staying(self) -> tuple[RemovableRun, ...]:
+        """Return the runs that stay for a reason of their own; one that is gone already is not among them."""
+        return tuple(one for one in self.runs if one.keep and exists(one.run.path))
+
 
 @dataclass(frozen=True)
 class Allowed:
@@ -98,8 +104,8 @@ def remove_runs(
 ) -> Removal:
     """Remove the named runs if `confirm` agrees; None removes nothing.
 
-    A run stays while it is live, or where it is not known whether it is.
-    Raises RequestError for a name that fits no run, and for a run of another user.
+    A run stays while it is live, or where it is not known whether it is, and while another run that goes on loads from
+    its checkpoints. Raises RequestError for a name that fits no run, and for a run of another user.
     """
     found = list(dict.fromkeys(find_run(name, run_root) for name in names))
     for run in found:
@@ -120,7 +126,7 @@ def remove_old_runs(
     """Remove the runs that ended more than `older_than_s` seconds ago, as `remove_runs` does.
 
     Those of the run root here, or `everywhere` of all that this user has used; with `states` only those in these
-    phases. Runs of other users are counted and left out.
+    phases. Runs of a sweep that goes on stay. Runs of other users are counted and left out.
     """
     roots = [find_run_root(run_root)]
     if everywhere and run_root is None:
@@ -136,7 +142,7 @@ def remove_old_runs(
     ]
     for directory in dict.fromkeys(run.path.parent for run in own):
         removal.sweep(directory)
-    return replace(_remove(old, LocalShell(), allowed, confirm), of_others=len(all_runs) - len(own))
+    return replace(_remove(old, LocalShell(), allowed, confirm, sweeps=True), of_others=len(all_runs) - len(own))
 
 
 def ended_at(status: RunStatus) -> float | None:
@@ -167,41 +173,47 @@ def _is_own(run: RunDirectory) -> bool:
     return True
 
 
-def _remove(runs: Sequence[RunDirectory], shell: Shell, allowed: Allowed, confirm: Confirm | None) -> Removal:
-    planned = Removal(tuple(_look(runs, shell, allowed)))
+def _remove(
+    runs: Sequence[RunDirectory], shell: Shell, allowed: Allowed, confirm: Confirm | None, *, sweeps: bool = False
+) -> Removal:
+    needed = _needed(runs, shell, allowed, sweeps)
+    planned = Removal(tuple(_look(runs, shell, allowed, needed)))
     if confirm is None or not planned.going or not confirm(planned):
         return planned
+    needed = _needed([one.run for one in planned.going], shell, allowed, sweeps)
     done, errors = list[RemovableRun](), list[LauncherError]()
     for one in planned.runs:
         if one.keep:
             done.append(one)
             continue
         try:
-            done.append(_remove_one(one, shell, allowed))
+            done.append(_remove_one(one, shell, allowed, needed))
         except LauncherError as error:
             errors.append(error)
             done.append(replace(one, keep=error.message))
     return Removal(tuple(done), errors=tuple(errors))
 
 
-def _remove_one(one: RemovableRun, shell: Shell, allowed: Allowed) -> RemovableRun:
+def _remove_one(one: RemovableRun, shell: Shell, allowed: Allowed, needed: Mapping[Path, str]) -> RemovableRun:
     """Look again while no launcher can start an attempt of the run, and remove it."""
     removal.sweep(one.run.path.parent)
     if not exists(one.run.path):
         return replace(one, keep="it is gone already")
     with submit_lock(one.run, wait_s=_LOCK_WAIT_S):
-        (now,) = _look([one.run], shell, allowed)
+        (now,) = _look([one.run], shell, allowed, needed)
         if now.keep:
             return now
         removal.require_own(one.run)
         return replace(now, removed=removal.remove_run(one.run))
 
 
-def _look(runs: Sequence[RunDirectory], shell: Shell, allowed: Allowed) -> list[RemovableRun]:
+def _look(
+    runs: Sequence[RunDirectory], shell: Shell, allowed: Allowed, needed: Mapping[Path, str]
+) -> list[RemovableRun]:
     statuses = status_of(runs, shell)[0] if runs else []
     found = []
     for run, status in zip(runs, statuses, strict=True):
-        keep, size = _reason(run, status, allowed), None
+        keep, size = _reason(run, status, allowed) or needed.get(run.path, ""), None
         try:
             size = removal.size_of(run)
         except DiskError as error:  # that of one run, which stays, holds up no other
@@ -239,3 +251,64 @@ def _has_checkpoints(run: RunDirectory) -> bool:
         return any(checkpoints.iterations(run.checkpoints))
     except OSError:
         return True
+
+
+def _needed(runs: Sequence[RunDirectory], shell: Shell, allowed: Allowed, sweeps: bool) -> dict[Path, str]:
+    """Return why runs stay for the sake of others, by their directories; with `sweeps` also for that of their sweeps.
+
+    Raises DiskError.
+    """
+    found = _loaded_from(runs, shell, allowed) if allowed.checkpoints else {}
+    for directory in dict.fromkeys(run.path.parent for run in runs) if sweeps else ():
+        if _sweep_goes_on(directory, shell):
+            found |= {run.path: "its sweep goes on" for run in runs if run.path.parent == directory}
+    return found
+
+
+def _sweep_goes_on(directory: Path, shell: Shell) -> bool:
+    """Return whether the runs in the directory of a name are those of a sweep that is driven, or has a run left."""
+    lock = sweep_lock_file(directory)
+    if not exists(lock.parent):
+        return False
+    runs = list(iterate_runs([directory.parent], name=directory.name))
+    return is_locked(lock) or not all(status.phase.over for status in status_of(runs, shell)[0])
+
+
+def _loaded_from(runs: Sequence[RunDirectory], shell: Shell, allowed: Allowed) -> dict[Path, str]:
+    """Return which of these runs have checkpoints and are named in the request of another one that goes on."""
+    targets = {run.path for run in runs if _has_checkpoints(run)}
+    if not targets:
+        return {}
+    loading: dict[RunDirectory, set[Path]] = {}
+    for other in iterate_runs([*(run.path.parent.parent for run in runs), *known_roots(os.environ)]):
+        named = {place for path in _named_paths(other) for place in (path, *path.parents)}
+        if used := targets & named - {other.path}:
+            loading[other] = used
+    found: dict[Path, str] = {}
+    for (other, used), status in zip(loading.items(), status_of(list(loading), shell)[0], strict=True):
+        if not status.phase.over or (status.phase is Phase.LOST and not allowed.lost):
+            name = f"{other.path.parent.name}/{other.path.name}"
+            found |= dict.fromkeys(used, f"{name}, which is {status.phase.value}, names paths in it")
+    return found
+
+
+def _named_paths(run: RunDirectory) -> set[Path]:
+    """Return the paths that the arguments and overrides of a run name, without links."""
+    request = files.read_object(run.argv_file) or {}
+    found = set()
+    for text in _strings([request.get("arguments"), request.get("overrides")]):
+        if "/" in text:
+            try:
+                found.add(Path(os.path.realpath(run.path / text)))
+            except (OSError, ValueError):
+                continue  # not a path
+    return found
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield all texts in a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _strings(each)

@@ -36,6 +36,25 @@ def submit_lock(run: RunPaths, *, wait_s: float = _WAIT_S) -> Iterator[int]:
         yield descriptor
 
 
+def sweep_lock_file(directory: Path) -> Path:
+    """Return the file that the launcher which drives a sweep holds locked; `directory` is that of the runs' name."""
+    return directory / "sweep" / "lock"
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of a file; False where there is none. Raises DiskError."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DiskError(f"cannot look at the lock: {error.strerror}", where=str(path)) from error
+    try:
+        return not _try_lock(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def locked(path: Path, *, wait_s: float, busy: Exception, on_wait: Callable[[], None] | None = None) -> Iterator[int]:
     """Hold the lock of a file, which is made where it is missing; yield the file's descriptor.

@@ -11,7 +11,7 @@ from typing import Any
 
 from launcher._util.errors import DiskError, OutsideError, RequestError
 from launcher.contract.files import JsonLines, read_lines, read_object
-from launcher.rundir.locks import locked
+from launcher.rundir.locks import locked, sweep_lock_file
 from launcher.rundir.run_directory import write_atomically
 from launcher.sweep.points import SweepPoint
 from launcher.sweep.trials import Trial
@@ -97,7 +97,7 @@ class SweepDirectory:
         busy = OutsideError(
             "another launcher drives this sweep", where=str(self.path), hint="`launcher sweep status` shows how it is."
         )
-        return locked(self.path / "lock", wait_s=_WAIT_S, busy=busy, on_wait=on_wait)
+        return locked(sweep_lock_file(self.root), wait_s=_WAIT_S, busy=busy, on_wait=on_wait)
 
     def trials(self) -> list[Trial]:
         """Return all trials in order of their numbers. Raises DiskError."""

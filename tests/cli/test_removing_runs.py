@@ -19,7 +19,7 @@ from launcher.cli.main import main
 from launcher.contract.process import ProcessIdentity
 from launcher.rundir import RunDirectory, removal
 from launcher.rundir.finding import scan
-from launcher.rundir.locks import submit_lock
+from launcher.rundir.locks import locked, submit_lock, sweep_lock_file
 from launcher.slurm.queue import State
 from launcher.watch.run_state import read_run_state
 from launcher.watch.status import Phase, RunStatus
@@ -75,7 +75,7 @@ def test_nothing_goes_without_a_yes(root: Path, capsys: pytest.CaptureFixture[st
 
 def test_checkpoints_are_counted_apart_and_keep_their_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = with_checkpoint(ended(root, "20260101-000000-aaaa"))
-    (found,) = launcher(capsys, "rm", "gpt", "--yes")["runs"]
+    (found,) = launcher(capsys, "rm", "gpt", "--yes", status=1)["runs"]
     assert (found["checkpoint_bytes"], found["removed"]) == (1000, False)
     assert "--with-checkpoints" in found["keep"] and found["bytes"] > 1000
     assert run.plan_file.exists()
@@ -99,8 +99,46 @@ def test_a_live_run_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
     live = make_run(root / "gpt" / "20260101-000000-aaaa", {**event, "group": os.getpgid(0)}, backend="local")
     queued = make_run(root / "gpt" / "20260101-000001-bbbb", {"event": "submit_unknown", "token": "t", "error": "x"})
     for run in (live, queued):
-        (found,) = launcher(capsys, "rm", str(run.path), "--yes", "--with-checkpoints", "--lost")["runs"]
+        (found,) = launcher(capsys, "rm", str(run.path), "--yes", "--with-checkpoints", "--lost", status=1)["runs"]
         assert found["keep"] and not found["removed"] and run.plan_file.exists(), found
+
+
+LIVE = {"event": "submit_unknown", "token": "t", "error": "no answer"}
+
+
+@pytest.mark.parametrize("how", ["checkpoints", "a link", "an argument"])
+def test_checkpoints_that_a_live_run_loads_stay(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    run, other = with_checkpoint(ended(root, "20260101-000000-aaaa")), ended(root, "20260101-000001-bbbb")
+    (tmp_path / "base").symlink_to(run.checkpoints)
+    place = str(tmp_path / "base" / "iter_0000010" if how == "a link" else run.checkpoints)
+    override = {"key": "checkpoint.load", "text": f"checkpoint.load={place}", "value": place}
+    request: dict[str, Any] = {"arguments": {}, "overrides": [override]}
+    if how == "an argument":
+        request = {"arguments": {"pretrained_checkpoint": place}, "overrides": []}
+    user = make_run(root / "sft" / "20260101-000002-cccc", LIVE)
+    user.argv_file.write_text(json.dumps(request))
+    words = ("rm", str(run.path), str(other.path), "--yes", "--with-checkpoints")
+    kept, gone = launcher(capsys, *words, status=1)["runs"]
+    assert kept["keep"] == "sft/20260101-000002-cccc, which is unknown, names paths in it"
+    assert gone["removed"] and run.plan_file.exists()
+    user.journal.write("submit_refused", token="t", error="no")
+    (found,) = launcher(capsys, *words[:2], *words[3:])["runs"]
+    assert found["removed"]
+
+
+def test_runs_of_a_sweep_that_goes_on_stay(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = ended(root, "20260101-000000-aaaa", days_ago=40), ended(root, "20260101-000001-bbbb", days_ago=40)
+    (root / "gpt" / "sweep").mkdir()
+    gc = ("gc", "--older-than", "30d", "--yes")
+    with locked(sweep_lock_file(root / "gpt"), wait_s=0, busy=RuntimeError()):
+        assert {one["keep"] for one in launcher(capsys, *gc)["runs"]} == {"its sweep goes on"}
+    left = make_run(root / "gpt" / "20260101-000002-cccc", LIVE)
+    assert {one["keep"] for one in launcher(capsys, *gc)["runs"]} == {"its sweep goes on"}
+    left.journal.write("submit_refused", token="t", error="no")
+    launcher(capsys, *gc)
+    assert [one.path.exists() for one in (run, other, left)] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +185,7 @@ def test_a_run_that_cannot_be_read_holds_up_no_other(
 def test_a_lost_run_goes_on_request(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     event = {"event": "launched", "backend": "local", "attempt": "000", "pid": 2**22 - 1, "host": os.uname().nodename}
     run = make_run(root / "gpt" / "20260101-000000-aaaa", event, backend="local")
-    (found,) = launcher(capsys, "rm", "gpt", "--yes")["runs"]
+    (found,) = launcher(capsys, "rm", "gpt", "--yes", status=1)["runs"]
     assert found["phase"] == "lost" and "--lost" in found["keep"]
     (found,) = launcher(capsys, "rm", "gpt", "--yes", "--lost")["runs"]
     assert found["removed"] and not run.path.exists()

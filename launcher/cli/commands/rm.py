@@ -4,7 +4,8 @@ In a shell:
   launcher rm llama3_8b_pretrain/20260921-120000-abcd
   launcher rm --with-checkpoints --yes RUN RUN
 
-A run that is live, or of which that is not known, stays. So does one with checkpoints, unless --with-checkpoints.
+A run that is live, or of which that is not known, stays. So does one with checkpoints, unless --with-checkpoints, and
+one whose checkpoints another run loads that goes on. The exit status is 1 where a named run stays.
 `launcher gc --older-than 30d` removes old runs, `launcher gc RUN --keep-last N` checkpoints alone.
 """
 
@@ -45,7 +46,7 @@ def main(parsed: argparse.Namespace) -> int:
     found = remove_runs(
         parsed.runs, run_root=parsed.run_root, allowed=read_allowed(parsed), confirm=confirmation(parsed)
     )
-    return print_removal(found, parsed)
+    return print_removal(found, parsed) or int(bool(found.staying))
 
 
 def read_allowed(parsed: argparse.Namespace) -> "Allowed":
