@@ -2,17 +2,10 @@
 
 import re
 
-from launcher._util.errors import CommandError, SlurmError
+from launcher._util.errors import SlurmError
 from launcher._util.shell import Shell
 from launcher.contract.frozen import dataclass
-from launcher.slurm.ask import (
-    TIMEOUT_S,
-    SlurmUnavailableError,
-    answer,
-    environment,
-    require_configuration,
-    unavailable_line,
-)
+from launcher.slurm.ask import answer, ask
 
 _SINFO = ("%P", "%a", "%l", "%D", "%c", "%m", "%T", "%G")
 
@@ -142,11 +135,5 @@ def srun_help(shell: Shell) -> str:
 
 
 def _both(argv: list[str], shell: Shell) -> str:
-    require_configuration()
-    try:
-        result = shell.run(argv, env=environment(), check=False, timeout_s=TIMEOUT_S)
-    except CommandError as error:
-        raise SlurmError(error.message, hint=error.hint) from error
-    if result.status != 0 and (words := unavailable_line(result.stderr)):
-        raise SlurmUnavailableError(f"{argv[0]}: {words}")
+    result = ask(argv, shell)
     return f"{result.stdout}\n{result.stderr}"

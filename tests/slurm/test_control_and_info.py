@@ -133,8 +133,13 @@ def test_mpi_types_as_older_releases_print_them() -> None:
 def test_no_slurm_here() -> None:
     with pytest.raises(SlurmUnavailableError, match="not found"):
         info.node_groups(Recorder())
-    with pytest.raises(SlurmError):
+    with pytest.raises(SlurmUnavailableError, match="not found"):
         info.mpi_types(Recorder())
+    silent = Result(("srun",), 1, "", "srun: error: Unable to contact slurm controller (connect failure)\n")
+    with pytest.raises(SlurmUnavailableError) as caught:
+        info.srun_help(Recorder({"srun": silent}))
+    assert caught.value.message == "srun: error: Unable to contact slurm controller (connect failure)"
+    assert "SLURM_CONF must name" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("account", ["domain\\ada", "a\\\\b", "a b", "\\", 'say "x"'])
