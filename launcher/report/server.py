@@ -87,7 +87,10 @@ class RunSite:
     shell: Shell
     clock: Callable[[], float] = time.time
     _pages: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    _making: dict[str, threading.Lock] = field(default_factory=dict)
+    """By page: the lock under which it is made."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    """That of the two above."""
 
     def answer(self, path: str) -> WebAnswer | None:
         """Return the answer to an address, which begins with a slash; None where there is no such page."""
@@ -115,16 +118,24 @@ class RunSite:
         return None if root is None else listed_run(root, name, run_id)
 
     def _page(self, key: str, version: str, make: Callable[[], str]) -> WebAnswer:
-        """Return a page; the same version is made once for all browsers."""
+        """Return a page; the same version is made once for all browsers, beside those of other pages."""
         with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
             kept = self._pages.get(key)
             if kept is None or kept[0] != version:
                 kept = (version, make().encode())
-                self._pages.pop(key, None)
-                self._pages[key] = kept
-                while len(self._pages) > _KEPT:
-                    del self._pages[next(iter(self._pages))]
+                self._keep(key, kept)
         return WebAnswer(kept[1])
+
+    def _keep(self, key: str, page: tuple[str, bytes]) -> None:
+        with self._lock:
+            self._pages.pop(key, None)
+            self._pages[key] = page
+            while len(self._pages) > _KEPT:
+                oldest = next(iter(self._pages))
+                del self._pages[oldest]
+                self._making.pop(oldest, None)
 
     def _run_page(self, run: RunDirectory, version: str) -> str:
         subject = Subject(run, self.shell, self.clock())

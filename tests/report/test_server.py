@@ -264,6 +264,35 @@ def test_a_page_that_cannot_be_made_is_an_error(server: Server, monkeypatch: pyt
         assert "of a damaged file" in text and server.token not in text
 
 
+def test_a_page_that_takes_long_keeps_no_other_waiting(
+    server: Server, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(root / "slow" / "20260921-101500-abcd", LAUNCHED, backend="local")
+    begun, go_on, made = threading.Event(), threading.Event(), list[str]()
+
+    def render_slowly(title: str, *rest: Any, **named: Any) -> str:
+        made.append(title)
+        if title.startswith("slow/"):
+            begun.set()
+            assert go_on.wait(seconds(60))
+        return render(title, *rest, **named)
+
+    monkeypatch.setattr("launcher.report.server.render", render_slowly)
+    slow = [threading.Thread(target=get, args=(server, "/run/0/slow/20260921-101500-abcd/")) for _ in range(2)]
+    for each in slow:
+        each.start()
+    assert begun.wait(seconds(60))
+    other = threading.Thread(target=get, args=(server, "/run/0/small/20260921-101500-abcd/"))
+    other.start()
+    other.join(seconds(60))
+    answered = not other.is_alive()
+    go_on.set()
+    for each in (*slow, other):
+        each.join()
+    assert answered
+    assert made == ["slow/20260921-101500-abcd", "small/20260921-101500-abcd"], "each page once"
+
+
 def test_slow_browsers_do_not_keep_others_waiting(server: Server) -> None:
     idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(40)]
     assert get(server, "/")[0] == 200
