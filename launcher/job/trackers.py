@@ -41,18 +41,33 @@ def prepare(config: Any, rank: Rank, environ: MutableMapping[str, str] = os.envi
             environ.setdefault("WANDB_RESUME", "allow")
     if getattr(logger, "mlflow_experiment", None) and "MLFLOW_RUN_ID" not in environ:
         known = earlier(rank, "mlflow")
-        if known is not None:
-            environ["MLFLOW_RUN_ID"] = known
+        # Another server does not know the run, and MLflow refuses an id that it does not know.
+        here = _mlflow_address(logger) if known else None
+        found = next((one for one in known if _recorded_address(one) == here), None)
+        if found is not None:
+            environ["MLFLOW_RUN_ID"] = str(found["id"])
             _log_new_parameters_only()
 
 
-def earlier(rank: Rank, kind: str) -> Optional[str]:
-    """Return the id that an earlier attempt had in a tracker; None where none has recorded one."""
-    for number in range(int(rank.attempt) - 1, -1, -1):
-        found = (read_object(rank.run_paths.attempt_paths(f"{number:03d}").trackers) or {}).get(kind)
-        if isinstance(found, dict) and isinstance(found.get("id"), str):
-            return str(found["id"])
-    return None
+def earlier(rank: Rank, kind: str) -> list[dict[str, Any]]:
+    """Return what earlier attempts have recorded of a tracker with an id, the newest first."""
+    numbers = range(int(rank.attempt) - 1, -1, -1)
+    records = (read_object(rank.run_paths.attempt_paths(f"{number:03d}").trackers) or {} for number in numbers)
+    found = (record.get(kind) for record in records)
+    return [one for one in found if isinstance(one, dict) and isinstance(one.get("id"), str)]
+
+
+def _mlflow_address(logger: Any) -> str:
+    """Return where MLflow records this attempt: the configuration's address, set as Bridge does, or MLflow's own."""
+    import mlflow
+
+    if getattr(logger, "mlflow_tracking_uri", None):
+        mlflow.set_tracking_uri(logger.mlflow_tracking_uri)
+    return without_credentials(str(mlflow.get_tracking_uri()))
+
+
+def _recorded_address(record: dict[str, Any]) -> str:
+    return str(record.get("place") or str(record.get("url")).partition("/#/experiments/")[0])
 
 
 def _log_new_parameters_only() -> None:

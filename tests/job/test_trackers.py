@@ -72,8 +72,42 @@ def test_the_newest_earlier_attempt_counts(tmp_path: Path) -> None:
         path = AttemptPaths(tmp_path / f"attempts/{number:03d}").trackers
         path.parent.mkdir(parents=True)
         path.write_text(text)
-    assert trackers.earlier(rank_of(tmp_path, attempt="004"), "mlflow") == "two"
-    assert trackers.earlier(rank_of(tmp_path, attempt="000"), "mlflow") is None
+    found = trackers.earlier(rank_of(tmp_path, attempt="004"), "mlflow")
+    assert [one["id"] for one in found] == ["two", "one"]
+    assert trackers.earlier(rank_of(tmp_path, attempt="000"), "mlflow") == []
+
+
+@pytest.mark.parametrize(
+    ("address", "continued"),
+    [
+        ("https://me:secret@first.example/x", "one"),
+        ("sqlite:////shared/a.db", "two"),
+        ("https://other.example/x", None),
+        (None, "three"),
+    ],
+)
+def test_mlflow_goes_on_with_the_run_of_the_same_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None, continued: str | None
+) -> None:
+    """An id of another server is refused by MLflow: the attempt would end."""
+    places = (
+        {"id": "one", "url": "https://first.example/x/#/experiments/7/runs/one", "place": None},
+        {"id": "two", "url": None, "place": "sqlite:////shared/a.db"},
+        {"id": "three", "url": None, "place": "file:///default"},
+    )
+    for number, found in enumerate(places):
+        path = AttemptPaths(tmp_path / f"attempts/{number:03d}").trackers
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"version": 1, "mlflow": found}))
+    tracking = ["file:///default"]
+    module = SimpleNamespace(
+        set_tracking_uri=tracking.append, get_tracking_uri=lambda: tracking[-1], log_params=lambda _: None
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    environ: dict[str, str] = {}
+    logger = config(mlflow_experiment="e", mlflow_tracking_uri=address)
+    trackers.prepare(logger, rank_of(tmp_path, attempt="003"), environ)
+    assert environ.get("MLFLOW_RUN_ID") == continued
 
 
 @pytest.mark.parametrize(
