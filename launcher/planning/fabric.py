@@ -40,7 +40,9 @@ def plan_fabric(inputs: PlanInputs, layout: RankLayout, overridden: Mapping[str,
     net = network.plan_network(cluster, runtime, inputs.image, layout, _explicit_env(inputs))
     stated = dispatcher.name_of(overridden) is not None
     experts = dispatcher.plan_dispatcher(cluster, inputs.image, layout, values, sizes, stated=stated)
-    placed = topology.plan_placement(cluster, layout, sizes, inputs.backend, _stated_segment(inputs))
+    placed = topology.plan_placement(
+        cluster, layout, sizes, inputs.backend, _stated_segment(inputs), named_nodes=_names_nodes(inputs)
+    )
     return FabricPlan(
         variables=(*net.variables, *experts.variables),
         summary=net.summary,
@@ -74,3 +76,9 @@ def _stated_segment(inputs: PlanInputs) -> dict[str, object]:
         if "segment" in values:
             return {origin: values["segment"]}
     return {}
+
+
+def _names_nodes(inputs: PlanInputs) -> bool:
+    """Return whether the job names nodes that it must have."""
+    options = {**inputs.cluster.directives, **inputs.request.sbatch}
+    return bool(inputs.request.nodelist or options.get("nodelist") or options.get("nodefile"))

@@ -43,6 +43,9 @@ def make_plan(inputs: PlanInputs) -> Plan:
     task = plan_task(inputs)
     runtime = container.chosen_runtime(request, cluster)
     named = environment.overrides_image(task.environment)
+    directives = step.sbatch_options(
+        inputs, task.layout, task.environment, task.name, task.run_dir, task.fabric.segment
+    )
     plan = Plan(
         version=1,
         launcher=__version__,
@@ -69,9 +72,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         environment=task.environment,
         mounts=task.mounts,
         profiler=task.profiler,
-        directives=step.sbatch_options(
-            inputs, task.layout, task.environment, task.name, task.run_dir, task.fabric.segment
-        ),
+        directives=directives,
         token=step.token(inputs, task.run_dir),
         stop_s=step.stop_seconds(inputs),
         step=step.plan_step(inputs, task.layout, task.environment, task.profiler),
@@ -90,7 +91,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         memory=task.preflight.memory,
         peak_tflops=cluster.peak_tflops,
         checkpoints=task.preflight.checkpoints,
-        spares=step.plan_spares(inputs, task.layout, task.mounts, task.fabric.segment),
+        spares=step.plan_spares(inputs, task.layout, task.mounts, dict(directives).get("segment")),
         gates=step.plan_gates(inputs),
     )
     if inputs.previous is None:

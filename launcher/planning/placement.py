@@ -6,7 +6,11 @@ experts' generator lays ETP x EP in blocks of `etp*ep`: each kind cuts the world
 
 With topology/block Slurm gives a job its nodes in segments, each within one block (an NVLink domain), and the segments
 of a block follow each other (https://slurm.schedmd.com/topology.html#block). The plan's segment divides the number of
-nodes, which sbatch --segment demanded before 26.05. A domain can therefore end only at a multiple of the segment.
+nodes, as Slurm demands. A domain can therefore end only at a multiple of the segment.
+
+--segment came with Slurm 24.05. A segment of more nodes than the job has was refused until 26.05, which ignores it;
+several segments beside --nodelist were refused until 25.11 (src/plugins/topology/block/eval_nodes_block.c at the tags
+slurm-24-05-0-1 to slurm-26-05-3-1; docs/measurements/slurm.md has what 24.11.5 and 26.05.5 did).
 
 The plan asks for the largest segment that divides the nodes, that is at most `segment_max` nodes of the profile, and
 that no group crosses. A run without a segment may be spread over all racks, and its data-parallel and FSDP traffic
@@ -29,7 +33,10 @@ from launcher.planning.model import RankLayout
 SMALLEST = "smallest"
 """The value of `segment`, in --sbatch or a profile's directives, for the smallest one that holds the groups."""
 
-_UNEVEN = "Slurm 26.05 accepts that, and older releases refuse it"
+_NAMED = (
+    "--nodelist beside more than one segment: Slurm refuses such a job before 25.11; --unset-sbatch segment leaves the "
+    "segments out"
+)
 
 _SHOWN = 3
 _SEARCHED = 64
@@ -54,9 +61,12 @@ def plan_placement(
     sizes: Mapping[str, int],
     backend: BackendTraits,
     stated: Mapping[str, object],
+    *,
+    named_nodes: bool = False,
 ) -> Placement:
     """Place the groups of `sizes` (those that are known). `stated` has --sbatch's or the profile's `segment` by origin.
 
+    `named_nodes`: the job names nodes that it must have.
     Raises LayoutError, with the numbers, for a group that no domain can hold; a stated segment causes warnings only.
     """
     lines = placement(layout, sizes)
@@ -72,7 +82,8 @@ def plan_placement(
         return Placement(None, lines, unchecked=(advice, *_unknown(sizes)))
     if stated and SMALLEST not in stated.values():
         origin, value = next(iter(stated.items()))
-        return Placement(None, lines, _check_stated(origin, value, cluster, layout, sizes), unknown)
+        warned = _check_stated(origin, value, cluster, layout, sizes, named_nodes=named_nodes)
+        return Placement(None, lines, warned, unknown)
     smallest = smallest_segment(layout, sizes, cluster.nvlink_domain_nodes)
     with_context = _with_context(layout, sizes, cluster.nvlink_domain_nodes)
     warnings = [] if with_context else [_context_warning(sizes, cluster)]
@@ -81,6 +92,8 @@ def plan_placement(
     if SMALLEST not in stated.values():
         segment = largest_segment(layout.nodes, smallest, _most(cluster))
         warnings += _advice(layout.nodes, smallest, segment, cluster)
+    if named_nodes and 1 < segment < layout.nodes:
+        warnings.append(_NAMED)
     return Placement(
         segment if segment > 1 else None,
         (*lines, _said(segment, cluster, unknown=bool(unknown))),
@@ -207,7 +220,13 @@ def _unknown(sizes: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _check_stated(
-    origin: str, value: object, cluster: Cluster, layout: RankLayout, sizes: Mapping[str, int]
+    origin: str,
+    value: object,
+    cluster: Cluster,
+    layout: RankLayout,
+    sizes: Mapping[str, int],
+    *,
+    named_nodes: bool,
 ) -> tuple[str, ...]:
     """Return warnings about a segment that the user or the profile states."""
     text = str(value)
@@ -218,11 +237,18 @@ def _check_stated(
     else:
         segment, said = int(text), f"{origin} gives --segment {text}"
     found = []
-    if layout.nodes % segment:
-        found.append(f"{said}, which does not divide {layout.nodes} nodes: {_UNEVEN}")
+    if segment > layout.nodes:
+        found.append(
+            f"{said}, and the run has {layout.nodes} nodes: Slurm ignores that since 26.05 and refuses it before"
+        )
+    elif layout.nodes % segment:
+        found.append(f"{said}, which does not divide {layout.nodes} nodes: Slurm refuses that")
+    if named_nodes and 1 < segment < layout.nodes:
+        found.append(_NAMED)
     if segment > cluster.nvlink_domain_nodes:
         found.append(f"{said}, and an NVLink domain has {cluster.nvlink_domain_nodes} nodes")
-    split = [name for name, size in {**_units(sizes), **_context(sizes)}.items() if crosses(size, segment, layout)]
+    blocks = {**_units(sizes), **_context(sizes)}
+    split = [name for name, size in blocks.items() if crosses(size, 1 if segment > layout.nodes else segment, layout)]
     if split:
         found.append(f"{said}: groups of {' and '.join(split)} may span two NVLink domains")
     return tuple(found)

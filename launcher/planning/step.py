@@ -60,12 +60,15 @@ def plan_rendezvous(cluster: Cluster) -> RendezvousPlan:
     return RendezvousPlan(stated.suffix, stated.interface, stated.command, first, last - first + 1)
 
 
-def plan_spares(inputs: PlanInputs, layout: RankLayout, mounts: Sequence[Mount], segment: int | None) -> Spares | None:
-    """Return the spare nodes that were asked for. Raises ConfigError where nodes cannot be chosen freely."""
+def plan_spares(inputs: PlanInputs, layout: RankLayout, mounts: Sequence[Mount], segment: str | None) -> Spares | None:
+    """Return the spare nodes that were asked for, in a job with this --segment.
+
+    Raises ConfigError where nodes cannot be chosen freely.
+    """
     count, cluster = inputs.request.spares, inputs.cluster
     if count is None or not inputs.backend.own_job:  # an allocation has the nodes that it has
         return None
-    if segment is not None and layout.nodes > 1:
+    if segment not in (None, "1") and layout.nodes > 1:
         raise ConfigError(
             f"the run fills NVLink domains in segments of {segment} nodes, and without one of them it would not",
             where="--spares",

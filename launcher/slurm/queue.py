@@ -55,6 +55,8 @@ class State(StrEnum):
     REQUEUE_HOLD = "REQUEUE_HOLD"
     SPECIAL_EXIT = "SPECIAL_EXIT"
     RESV_DEL_HOLD = "RESV_DEL_HOLD"
+    EXPEDITING = "EXPEDITING"
+    """Since 25.11, after `sbatch --requeue=expedite`: it goes back to the queue."""
     POWER_UP_NODE = "POWER_UP_NODE"
     UPDATE_DB = "UPDATE_DB"
     PREEMPTED = "PREEMPTED"
@@ -106,6 +108,7 @@ _TERMINAL = frozenset(
 )
 _WAITING = frozenset(
     {State.PENDING, State.REQUEUED, State.REQUEUE_FED, State.REQUEUE_HOLD, State.SPECIAL_EXIT, State.RESV_DEL_HOLD}
+    | {State.EXPEDITING}
 )
 _MAY_RETURN = frozenset({State.PREEMPTED, State.NODE_FAIL, State.BOOT_FAIL})
 

@@ -20,6 +20,12 @@ ARRAY_MARK = "launcher-array:"
 NEVER_ARRIVED = ("connect failure", "Connection refused", "Could not establish a configuration source", "Munge encode")
 """Parts of messages without an answer which say that the request was not even sent."""
 
+_UNKNOWN_USER = "Slurm does not know you on this cluster; its administrators do that."
+_OF_SEGMENTS = (
+    "Ask for other segments with --sbatch segment=NODES, or for none with --unset-sbatch segment. The segment has to\n"
+    "divide the nodes and to fit into a block (`scontrol show topology`); before 25.11 --nodelist goes with one only."
+)
+
 _OF_THE_REQUEST: tuple[tuple[str, str], ...] = (
     ("nvalid partition", "Name an existing one with --partition; `sinfo -s` lists them."),
     ("nvalid account", "Name one with --account; `sacctmgr -nP show assoc where user=$USER` lists yours."),
@@ -48,10 +54,7 @@ _OF_THE_REQUEST: tuple[tuple[str, str], ...] = (
     ("nvalid license", "`scontrol show licenses` lists them."),
     ("ependency", "A job of --dependency is wrong or has ended already."),
     ("emory specification", "Ask for less memory, or leave it to the site with --unset-sbatch mem."),
-    (
-        "unrecognized option",
-        "This Slurm does not know the option; --unset-sbatch KEY leaves one out that the profile gives.",
-    ),
+    ("unrecognized option", "This Slurm does not know the option; --unset-sbatch KEY leaves out one of the profile's."),
     ("nvalid wckey", "Give a key of yours: --sbatch wckey=KEY."),
     (
         "Access/permission denied",
@@ -65,9 +68,19 @@ _OF_THE_REQUEST: tuple[tuple[str, str], ...] = (
     ("nvalid numeric value", "See `man sbatch` for the values that this option takes."),
     ("requires an argument", "See `man sbatch` for the values that this option takes."),
     ("nvalid node count", "Ask for another number with --nodes; `sinfo -o '%P %D %s'` shows the limits."),
-    ("nvalid user id", "Slurm does not know you on this cluster; its administrators do that."),
+    ("nvalid user id", _UNKNOWN_USER),
+    ("nvalid user ID", _UNKNOWN_USER),  # as 24.11 words it
+    ("topology configuration is not available", _OF_SEGMENTS),
+    ("nodes do not fit topology", _OF_SEGMENTS),
+    ("topology unit found for segment", _OF_SEGMENTS),
+    ("does not fit the job size", _OF_SEGMENTS),
+    ("nvalid node list", "--nodelist and --exclude take names that `sinfo -N` lists."),
+    ("mutually exclusive", "--unset-sbatch KEY leaves out one of the options that the profile or --sbatch gives."),
 )
-"""Parts of refusals that the same request would meet again (src/common/slurm_errno.c, src/sbatch/opt.c), with hints."""
+"""Parts of refusals that the same request would meet again, with hints.
+
+Source: src/common/slurm_errno.c, src/common/slurm_opt.c and src/sbatch/opt.c of Slurm 22.05 to 26.05.
+"""
 
 
 _OF_GPUS = ("gres", "gpus-per-node", "gpus", "gpus-per-task", "gpus-per-socket")
@@ -95,10 +108,11 @@ _OF_SLURM: tuple[tuple[str, str], ...] = (
     ("reservation not usable now", ""),
     ("Resources are not", ""),
     ("Job limit exceeded", _QUEUE_FULL),
+    ("MaxJobCount limit reached", "Slurm holds as many jobs as it can: submit it when some have ended."),
+    ("Rate limit exceeded", "Slurm's controller asks to wait a moment."),
     ("Unable to open file", ""),
     ("Too many open files", ""),
     ("try again later", ""),
-    ("fatal:", "sbatch ended before it asked Slurm. `scontrol ping` shows whether Slurm's commands work here."),
 )
 """Parts of Slurm's reasons that say nothing about the request: the same one may be accepted later."""
 
@@ -107,6 +121,9 @@ LIMIT_OF_QUEUE = re.compile(r"\b(?:Assoc|QOS)(?:Max|Grp)SubmitJobs?\w*Limit\b")
 
 _FAILED = "Batch job submission failed: "
 _WITHOUT_REASON = "Unspecified error"
+_FATAL = "sbatch ended before it asked Slurm. `scontrol ping` shows whether Slurm's commands work here."
+_UNRECOGNIZED = re.compile(r"unrecognized option '--([a-z-]+)")
+_NAMED = re.compile(r"--([a-z-]+)")
 _WARNING = "sbatch: warning: "
 """Of sbatch itself, which goes on then: no reason for what comes after it."""
 
@@ -190,17 +207,24 @@ def refusal(result: Result, rendered: Sequence[str] = ()) -> RequestError | Slur
     if passing is not None:
         return SlurmError(f"sbatch: {words}", hint=passing or "Slurm could not queue the job; nothing was submitted.")
     hint = _hint_in(_OF_THE_REQUEST, words)
+    if hint is None and "fatal:" in words:
+        return SlurmError(f"sbatch: {words}", hint=_FATAL)
     if hint is None and not _site_has_said_why(result.stderr, reasons):
         return SlurmError(f"sbatch: {words}", hint=_UNKNOWN)
-    asks_for = [option for option in _OF_GPUS if option in rendered]
-    if "eneric resource" in words and asks_for:
-        unset = " ".join(f"--unset-sbatch {option}" for option in asks_for)
-        directives = ", ".join(f"{option} = false" for option in asks_for)
-        hint = (
-            f"This cluster has no such resource; `sinfo -o '%G'` lists them. {unset} leaves it out for this job, "
-            f"{directives} below [directives] of the cluster profile for every job."
-        )
+    if "eneric resource" in words and (asks_for := [option for option in _OF_GPUS if option in rendered]):
+        hint = f"This cluster has no such resource; `sinfo -o '%G'` lists them. {_without(asks_for)}"
+    if "mutually exclusive" in words and (named := [option for option in _NAMED.findall(words) if option in rendered]):
+        hint = f"Leave one of them out: {' or '.join(f'--unset-sbatch {option}' for option in named)}."
+    if unknown := [option for option in _UNRECOGNIZED.findall(words) if option in rendered]:
+        hint = f"This Slurm is too old or too new to know the option (`sbatch --version`). {_without(unknown)}"
     return RequestError(f"sbatch refused the job: {words}", hint=hint or _OF_THE_SITE)
+
+
+def _without(options: Sequence[str]) -> str:
+    """Return how to leave options out of the job."""
+    unset = " ".join(f"--unset-sbatch {option}" for option in options)
+    directives = ", ".join(f"{option} = false" for option in options)
+    return f"{unset} leaves it out for this job, {directives} below [directives] of the cluster profile for every job."
 
 
 def _hint_in(table: Sequence[tuple[str, str]], words: str) -> str | None:

@@ -250,8 +250,10 @@ def test_context_parallelism_is_held_together_where_that_is_possible_and_warned_
     ("value", "words"),
     [
         ("17", ["groups of EP 8 may span"]),
-        ("3", ["does not divide 34 nodes", "groups of EP 8 may span"]),
+        ("3", ["does not divide 34 nodes: Slurm refuses that", "groups of EP 8 may span"]),
         (34, ["an NVLink domain has 18 nodes"]),
+        # Larger than the run, so that a Slurm that knows it ignores it: no segment at all.
+        ("36", ["the run has 34 nodes: Slurm ignores that since 26.05", "has 18 nodes", "groups of EP 8 may span"]),
         ("many", ["not a number of nodes"]),
         ("largest", ["not a number of nodes"]),
         (True, ["not a number of nodes"]),
@@ -265,6 +267,32 @@ def test_a_stated_segment_counts_and_is_checked(value: object, words: list[str])
     assert len(placed.warnings) == len(words)
     for word, warning in zip(words, placed.warnings, strict=True):
         assert word in warning
+
+
+@pytest.mark.parametrize(
+    ("nodes", "stated", "warned"),
+    [
+        (18, {}, False),  # one segment
+        (36, {}, True),
+        (36, {"--sbatch": "2"}, True),
+        (36, {"--sbatch": "smallest"}, True),
+        (36, {"--sbatch": False}, False),
+        (4, {"--sbatch": "4"}, False),
+    ],
+)
+def test_segments_beside_named_nodes_are_warned_of(nodes: int, stated: dict[str, object], warned: bool) -> None:
+    for named in (True, False):
+        placed = topology.plan_placement(
+            cluster(**RACK), layout(nodes), {"ep": 8, "tp": 1, "cp": 1}, BATCH, stated, named_nodes=named
+        )
+        found = [text for text in placed.warnings if "Slurm refuses such a job before 25.11" in text]
+        assert bool(found) is (named and warned)
+
+
+@pytest.mark.parametrize("request_", [{"nodelist": "n[1-36]"}, {"sbatch": {"nodelist": "n[1-36]"}}])
+def test_nodes_may_be_named_in_two_ways(request_: dict[str, Any]) -> None:
+    run = plan("batch", profile=cluster(**RACK), request={"nodes": 36, **request_})
+    assert [text for text in run.warnings if "--unset-sbatch segment" in text]
 
 
 def made(

@@ -120,6 +120,35 @@ def test_a_slurm_conf_that_is_not_there_is_said_before_slurm_waits_for_it(
         ("sbatch: error: Batch job submission failed: I/O error writing script/environment to file", (), 3, "queue"),
         ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)", (), 3, ""),
         ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy", (), 2, "QOS"),
+        (
+            "sbatch: unrecognized option '--segment=4'\nTry \"sbatch --help\" for more information",
+            ("nodes", "segment"),
+            2,
+            "--unset-sbatch segment leaves it out for this job, segment = false below [directives]",
+        ),
+        ("sbatch: unrecognized option '--mine=4'", ("nodes",), 2, "--unset-sbatch KEY"),
+        (
+            "sbatch: error: Batch job submission failed: Requested topology configuration is not available",
+            ("segment",),
+            2,
+            "--unset-sbatch segment",
+        ),
+        # As 26.05 words it; sbatch itself looks.
+        (
+            "sbatch: fatal: --segment=2 does not fit the job size (3): node count must be evenly divisible by segment "
+            "size",
+            ("segment",),
+            2,
+            "--sbatch segment=NODES",
+        ),
+        ("sbatch: fatal: --gpus-per-node and --gres=gpu are mutually exclusive.", (), 2, "--unset-sbatch KEY"),
+        (
+            "sbatch: fatal: --gpus-per-node and --gres=gpu are mutually exclusive.",
+            ("gpus-per-node", "gres"),
+            2,
+            "--unset-sbatch gpus-per-node or --unset-sbatch gres",
+        ),
+        ("sbatch: error: Batch job submission failed: MaxJobCount limit reached", (), 3, "when some have ended"),
     ],
 )
 def test_a_refusal_is_a_wrong_request_unless_slurm_could_not(
