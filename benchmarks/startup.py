@@ -28,6 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = str(ROOT / "recipes/vanilla_gpt_pretrain.py")
+BRIDGE = "bridge:llama32_1b_pretrain_1gpu_h100_bf16_config"
 FIRST_LINE = """\
 from megatron.bridge.recipes.gpt.vanilla_gpt import vanilla_gpt_pretrain_config
 
@@ -99,6 +100,7 @@ def main() -> None:
                 "launcher --help": [launcher, "--help"],
                 "launcher plan": plan,
                 "launcher plan, two overrides": [*plan, "train.train_iters=20", "model.num_layers=4"],
+                "launcher plan bridge:NAME": [*plan[:-1], BRIDGE],
                 **listings(launcher, Path(directory)),
             },
             environ,
@@ -190,6 +192,7 @@ def starts(root: Path, directory: Path) -> dict[str, Callable[[], float]]:
     return {
         "launcher --help": command("--help"),
         "launcher plan": command("plan", *local, str(root / "recipes/vanilla_gpt_pretrain.py")),
+        "launcher plan bridge:NAME": command("plan", *local, BRIDGE),
         "launcher submit --dry-run": command(
             *("submit", "--dry-run", "--cluster", "slurm", "--gpus-per-node", "8", "--nodes", "2"),
             *(str(root / "recipes/vanilla_gpt_pretrain.py"), "train.global_batch_size=32"),
