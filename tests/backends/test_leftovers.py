@@ -6,13 +6,22 @@ The decision with a stand-in for squeue; then each runtime on a real Slurm: bwra
 import fcntl
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.backends.containers import contained, left_on, logs, missing, result, wrapped_enroot
+from tests.backends.containers import (
+    ENROOT_PATHS,
+    SCRATCH,
+    contained,
+    logs,
+    missing,
+    result,
+    wrapped_enroot,
+)
 from tests.backends.running import TOY
 from tests.backends.test_containers_faults import OURS, entered, plan_of, trees
 from tests.backends.tiny import tiny_image
@@ -115,21 +124,61 @@ def test_a_cancelled_job_leaves_nothing_to_the_next(
     cancelled_then_again(slurm_cluster, image_file, tmp_path, runtime)
 
 
+@pytest.mark.parametrize("runtime", ["bwrap", "enroot"])
+def test_a_disk_with_space_for_one_image_is_enough(
+    new_cluster: Callable[..., VirtualCluster], image_file: Path, tmp_path: Path, runtime: str
+) -> None:
+    if reason := missing(runtime):
+        pytest.skip(reason)
+    cluster = new_cluster(nodes=1)
+    needed = small_disk(cluster, SCRATCH, image_file)
+
+    def is_full() -> None:
+        assert free(cluster, SCRATCH) < needed, "the cancelled job has left nothing"
+
+    cancelled_then_again(cluster, image_file, tmp_path, runtime, is_full)
+
+
+@pytest.mark.parametrize("scope", ["job", "global"])
 def test_nor_does_it_under_pyxis(
     new_cluster: Callable[..., VirtualCluster],
     image_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    scope: str,
 ) -> None:
-    """With containers that outlive their job; those of one job pyxis removes itself in the job's epilog."""
+    """On such a disk; containers of the scope `job` pyxis removes at the job's end, those of `global` stay."""
     if reason := missing("pyxis"):
         pytest.skip(reason)
     monkeypatch.setattr(virtual_cluster, "SEARCH_PATH", f"{wrapped_enroot(tmp_path / 'bin')}:{SEARCH_PATH}")
-    cluster = new_cluster(nodes=2, pyxis=Path(f"{os.environ['PYXIS']} container_scope=global"))
-    cancelled_then_again(cluster, image_file, tmp_path, "pyxis")
+    cluster = new_cluster(nodes=1, pyxis=Path(f"{os.environ['PYXIS']} container_scope={scope}"))
+    needed = small_disk(cluster, ENROOT_PATHS["DATA"], image_file)
+
+    def is_full() -> None:
+        assert scope == "job" or free(cluster, ENROOT_PATHS["DATA"]) < needed, "the cancelled job has left nothing"
+
+    cancelled_then_again(cluster, image_file, tmp_path, "pyxis", is_full)
 
 
-def cancelled_then_again(cluster: VirtualCluster, image: Path, directory: Path, runtime: str) -> None:
+def small_disk(cluster: VirtualCluster, place: str, image: Path) -> int:
+    """Mount a file system at a place of node n1 that holds the image once and not twice; the bytes of the image."""
+    listed = subprocess.run(["unsquashfs", "-lln", str(image)], capture_output=True, text=True, check=True).stdout
+    needed = sum(-(-int(line.split()[2]) // 4096) * 4096 for line in listed.splitlines() if line.startswith("-"))
+    mount = f"mkdir -p {place} && mount -t tmpfs -o size={needed * 8 // 5} small {place}"
+    done = cluster.run("srun", "--nodelist=n1", "bash", "-c", mount, check=False)
+    if done.returncode:
+        pytest.skip(f"a small file system cannot be mounted on a virtual node here: {done.stderr.strip()}")
+    return needed
+
+
+def free(cluster: VirtualCluster, place: str) -> int:
+    """Free bytes at a place of node n1."""
+    return int(cluster.run("srun", "--nodelist=n1", "df", "--output=avail", "-B1", place).stdout.split()[1])
+
+
+def cancelled_then_again(
+    cluster: VirtualCluster, image: Path, directory: Path, runtime: str, meanwhile: Callable[[], None] = lambda: None
+) -> None:
     """Kill a job in its container, and run another one on the same node at once."""
     user = contained(directory, runtime, image, cluster)
     asked = user.arguments("--cluster", "here", "--nodelist", "n1", "toy.iters=600", "toy.seconds=0.1", program=TOY)
@@ -140,6 +189,9 @@ def cancelled_then_again(cluster: VirtualCluster, image: Path, directory: Path, 
         assert time.monotonic() < deadline, logs(run)
         time.sleep(0.05)
     cluster.run("scancel", first["job"])
+    meanwhile()
     again = user.submit("--nodelist", "n1", "--name", "again")
     assert result(again)["outcome"] == "finished"
-    assert not [name for name in left_on(cluster, "n1") if f"-{first['job']}-" in name]
+    # As the node sees it: a file system that is mounted there is not seen from outside.
+    find = f"find {SCRATCH} {ENROOT_PATHS['DATA']} -maxdepth 3 -name '*-{first['job']}-*'; echo looked"
+    assert cluster.run("srun", "--nodelist=n1", "bash", "-c", find).stdout == "looked\n"
