@@ -8,18 +8,29 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launcher.images.store.store import Store
-from tests.backends.containers import PROGRAM, SCRATCH, Contained, contained, found, logs, missing
+from tests.backends.containers import (
+    PROGRAM,
+    SCRATCH,
+    Contained,
+    contained,
+    found,
+    logs,
+    missing,
+    wrapped_enroot,
+)
 from tests.backends.running import LAUNCHER, ROOT, User, user_of
 from tests.images.engine_home import EngineHome, make_home, missing_engine, slim_root
 from tests.images.stores import whole
 from tests.support.limits import seconds
+from tests.support.slurm import virtual_cluster
+from tests.support.slurm.machine import SEARCH_PATH
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 pytestmark = pytest.mark.timeout(300)
@@ -325,11 +336,26 @@ def test_wrong_words_are_refused_before_anything_is_made(
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("runtime", ["bwrap", "enroot", "pyxis"])
 def test_make_build_and_srun_sh_in_an_allocation_run_in_the_image(
-    project: tuple[Contained, dict[str, Any]], slurm_cluster: VirtualCluster, tmp_path: Path
+    project: tuple[Contained, dict[str, Any]],
+    new_cluster: Callable[..., VirtualCluster],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: str,
 ) -> None:
-    """`make build`, then `salloc -N 2` and `./srun.sh RECIPE`, as the README has it; the Dockerfile is a small one."""
-    user = user_of(tmp_path, slurm_cluster)
+    """`make build`, then `salloc -N 2` and `./srun.sh RECIPE`, as the README has it; the Dockerfile is a small one.
+
+    On a cluster that has this runtime; enroot and pyxis where they are installed.
+    """
+    if reason := missing(runtime):
+        pytest.skip(reason)
+    if runtime != "bwrap":
+        monkeypatch.setattr(virtual_cluster, "SEARCH_PATH", f"{wrapped_enroot(tmp_path / 'bin')}:{SEARCH_PATH}")
+    cluster = new_cluster(nodes=2, pyxis=Path(os.environ["PYXIS"]) if runtime == "pyxis" else None)
+    user = user_of(tmp_path, cluster)
+    if runtime == "enroot":
+        user.environ["PATH"] = f"{tmp_path}/bin:{user.environ['PATH']}"
     engines = ("CONTAINERS_STORAGE_CONF", "CONTAINERS_CONF", "BUILDAH_ISOLATION")
     user.environ.update({name: project[0].user.environ[name] for name in engines}, XDG_DATA_HOME=str(tmp_path / "data"))
     checkout = tmp_path / "checkout"
@@ -364,6 +390,6 @@ def test_make_build_and_srun_sh_in_an_allocation_run_in_the_image(
     assert {rank["environment"]["GREETING"] for rank in ranks} == {"built"}
     assert all(rank["mounted"] == {"/opt/tools": ["note.txt"]} for rank in ranks)
     plan = json.loads((run / "plan.json").read_text())
-    assert (plan["runtime"], plan["layout"]["nodes"]) == ("bwrap", 2)
+    assert (plan["runtime"], plan["layout"]["nodes"]) == (runtime, 2)
     assert plan["image"]["path"] == str(image.resolve())
     assert len(ranks) == plan["world_size"]
