@@ -124,10 +124,11 @@ def test_spare_nodes_are_a_range_of_nodes_of_the_job_and_no_part_of_the_step() -
         plan(
             "batch", profile=domain, request={"nodes": 4, "spares": 1}, changes=("model.tensor_model_parallel_size=8",)
         )
-    for stated in ({"request": {"sbatch": {"segment": 2}}}, {"profile": cluster(directives={"segment": 2})}):
-        request = {"nodes": 4, "spares": 1, **stated.get("request", {})}
-        with pytest.raises(ConfigError, match="in segments of 2 nodes"):
-            plan("batch", profile=stated.get("profile", cluster()), request=request)
+    segments = {"sbatch": {"segment": 2}}
+    with pytest.raises(ConfigError, match="in segments of 2 nodes"):
+        plan("batch", request={"nodes": 4, "spares": 1, **segments})
+    with pytest.raises(ConfigError, match="in segments of 2 nodes"):
+        plan("batch", profile=cluster(directives={"segment": 2}), request={"nodes": 4, "spares": 1})
 
 
 @pytest.mark.parametrize(
