@@ -6,6 +6,8 @@ set -euo pipefail
 packages=("$@")
 if [[ ${#packages[@]} -eq 0 ]]; then
     packages=(ca-certificates curl g++ gcc libhwloc15 libibverbs1 ibverbs-providers libnuma1 numactl)
+    # HybridEP compiles against these headers. Where a vendor's packages have brought them, theirs stay.
+    [[ -e /usr/include/infiniband/mlx5dv.h ]] || packages+=(libibverbs-dev)
     # An image that has its own Python (conda, /opt) keeps it: nothing is installed beside it.
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-dev python3-venv)
 fi

@@ -19,7 +19,10 @@ SCRIPTS = sorted([*(ROOT / "containers").glob("*.sh"), *(ROOT / "containers/pyth
 # Set by the builder for each platform.
 AUTOMATIC = {"TARGETARCH"}
 # May be empty: they say where packages come from, not which.
-EMPTY = {"PIP_INDEX_URL", "PIP_NO_INDEX"}
+EMPTY = {"PIP_INDEX_URL", "PIP_NO_INDEX", "TORCH_INDEX"}
+BASES = ("BASE_IMAGE", "CPU_BASE")
+CPU_STAGES = ("cpu-base", "cpu-tools", "cpu")
+REQUIREMENTS = {f"requirements/{name}.txt" for name in ("bridge-0.3.1", "cpu", "gpu", "torch")}
 DIGEST = re.compile(r"[^@:]+:[^@]+@sha256:[0-9a-f]{64}")
 
 
@@ -68,11 +71,31 @@ def test_every_stage_begins_with_a_pinned_base_or_another_stage() -> None:
     known: set[str] = set()
     for name, stage in stages().items():
         origin = stage[0].split()[1]
-        assert origin in known | {"${BASE_IMAGE}"}, name
+        assert origin in known | {f"${{{base}}}" for base in BASES}, name
         known.add(name)
     assert len(known) == sum(line.startswith("FROM ") for line in instructions())
-    assert DIGEST.fullmatch(defaults()["BASE_IMAGE"])
+    assert all(DIGEST.fullmatch(defaults()[base]) for base in BASES)
     assert list(known) and "latest" not in DOCKERFILE.read_text()
+
+
+def test_the_cpu_stages_come_first_and_use_nothing_of_nvidias_or_the_networks_but_packages() -> None:
+    """First, because some engines build the stages that stand above the target, needed or not."""
+    assert tuple(stages())[: len(CPU_STAGES)] == CPU_STAGES
+    lines = [line for name in CPU_STAGES for line in stages()[name]]
+    assert not [line for line in lines if "nvcr" in line or "BASE_IMAGE" in line]
+    scripts = {each for line in lines for each in re.findall(r"source=(containers/[\w/.]+\.sh)", line)}
+    assert scripts == {"containers/system.sh", "containers/check.sh"}
+    for script in (*scripts, "containers/python/packages.sh", "containers/python/cpu.sh"):
+        assert "://" not in (ROOT / script).read_text(), script
+
+
+def test_what_a_git_server_gives_is_the_pinned_commit() -> None:
+    fetching = [script for script in SCRIPTS if "git fetch" in script.read_text()]
+    assert [script.name for script in fetching] == ["experts.sh"]
+    text = fetching[0].read_text()
+    assert re.findall(r"git fetch .* (\S+)$", text, re.MULTILINE) == ['"$DEEPEP_COMMIT"']
+    assert '[[ $(git rev-parse HEAD) == "$DEEPEP_COMMIT" ]]' in text
+    assert re.fullmatch(r"[0-9a-f]{40}", defaults()["DEEPEP_COMMIT"])
 
 
 @pytest.mark.parametrize("spec", sorted((ROOT / "configs/images").glob("*.toml")), ids=lambda path: path.stem)
@@ -135,11 +158,20 @@ def test_the_context_holds_the_scripts_and_nothing_else(shared_home: EngineHome,
     for blob in (tmp_path / "image/blobs/sha256").iterdir():
         tar = subprocess.run(["tar", "-tf", str(blob)], capture_output=True, text=True)
         sent |= {line.removeprefix("./") for line in tar.stdout.splitlines() if not line.endswith("/")}
-    sources = {each for line in instructions() for each in re.findall(r"(?:source=|COPY --chmod=\S+ )(\S+?)[, ]", line)}
+    sources = {each for line in instructions() for each in re.findall(r"(?:source=|COPY --chmod=\S+ )([\w./-]+)", line)}
     for source in sources:
         assert any(file == source or file.startswith(f"{source}/") for file in sent), source
-    assert all(file.startswith("containers/") or file == "requirements/gpu.txt" for file in sent), sent
+    assert {file for file in sent if not file.startswith("containers/")} == REQUIREMENTS
     assert not [file for file in sent if file.startswith("containers/enroot")]
+
+
+def test_the_cpu_target_asks_for_no_other_base(shared_home: EngineHome, debian_base: str) -> None:
+    """The default of the other base is not to be had here, and a build that wanted it would say so."""
+    arguments = ["--build-arg", f"CPU_BASE={debian_base}", "--build-arg", "TARGETARCH=s390x"]
+    done = build(shared_home, "--target", "cpu", *arguments, context=ROOT)
+    assert done.returncode != 0
+    assert "neither amd64 nor arm64: 's390x'" in done.stdout + done.stderr
+    assert "nvcr" not in done.stdout + done.stderr
 
 
 def build(home: EngineHome, *words: str, context: Path) -> subprocess.CompletedProcess[str]:
@@ -174,7 +206,7 @@ def test_buildah_understands_it_and_another_architecture_is_refused(shared_home:
 def test_what_needs_no_nvidia_is_built_on_debian(shared_home: EngineHome, debian_base: str, tmp_path: Path) -> None:
     """The stages base and tools, then check.sh, with packages of Debian and wheels from beside the script."""
     context = tmp_path / "context"
-    for path in ("Dockerfile", ".dockerignore", "requirements/gpu.txt"):
+    for path in ("Dockerfile", ".dockerignore", *REQUIREMENTS):
         (context / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / path, context / path)
     shutil.copytree(ROOT / "containers", context / "containers")
