@@ -45,6 +45,8 @@ def test_what_ships_lies_under_the_package(site: Path) -> None:
             if file.is_file():
                 assert f"launcher/share/{path}/{file.name}" in names
     assert "launcher/share/entrypoint.py" in names
+    for name in ("bridge-0.3.1", "cpu", "gpu", "torch"):  # what the Dockerfile installs
+        assert f"launcher/share/requirements/{name}.txt" in names
     assert not [name for name in names if not name.startswith(("launcher/", "megatron_launcher-"))]
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 

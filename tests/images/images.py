@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.support.limits import seconds
 
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "megatron-launcher-tests"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "megatron-launcher-tests"
 _SUITE = "bookworm"
 _PACKAGES = "python3"
 # Device nodes cannot be unpacked by a normal user; what was left behind by the installation only takes space.
@@ -26,11 +26,11 @@ def missing_programs() -> str | None:
 
 def debian_root() -> Path:
     """A Debian root with python3 and bash: made once in about 20 s, then found in the cache. Not to be changed."""
-    root = _CACHE / f"{_SUITE}-{_PACKAGES}"
+    root = CACHE / f"{_SUITE}-{_PACKAGES}"
     if root.is_dir():
         return root
-    _CACHE.mkdir(parents=True, exist_ok=True)
-    with (_CACHE / "lock").open("w") as lock:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if root.is_dir():
             return root
