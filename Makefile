@@ -78,7 +78,7 @@ unit: install
 	$(BIN)/pytest $(PARALLEL)
 
 soak: install ## what needs longer than a test run may take
-	@tools/test_packages.sh
+	@tools/test_packages.sh soak
 	$(BIN)/pytest -m soak
 
 coverage: install

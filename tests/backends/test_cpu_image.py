@@ -1,7 +1,6 @@
 """The target `cpu` of the Dockerfile, built by the command, and the vanilla recipe inside it on two nodes."""
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path

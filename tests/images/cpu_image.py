@@ -18,7 +18,11 @@ from tests.images.images import CACHE, debian_root
 from tests.support.limits import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("Dockerfile", ".dockerignore", *(f"requirements/{name}.txt" for name in ("bridge-0.3.1", "cpu", "gpu", "torch")))
+FILES = (
+    "Dockerfile",
+    ".dockerignore",
+    *(f"requirements/{name}.txt" for name in ("bridge-0.3.1", "cpu", "gpu", "torch")),
+)
 
 
 def python_root(directory: Path) -> Path:
@@ -30,7 +34,9 @@ def python_root(directory: Path) -> Path:
     shutil.copy2(base / "bin/python3.12", local / "bin/python3.12")
     (local / "bin/python3").symlink_to("python3.12")
     ignored = shutil.ignore_patterns("site-packages", "test", "__pycache__", "idlelib", "tkinter")
-    shutil.copytree(base / "lib/python3.12", local / "lib/python3.12", symlinks=True, ignore=ignored, dirs_exist_ok=True)
+    shutil.copytree(
+        base / "lib/python3.12", local / "lib/python3.12", symlinks=True, ignore=ignored, dirs_exist_ok=True
+    )
     (local / "lib/python3.12/site-packages").mkdir()
     for library in base.glob("lib/libpython3*.so*"):
         shutil.copy2(library, local / "lib", follow_symlinks=False)

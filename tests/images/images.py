@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -24,9 +25,21 @@ def missing_programs() -> str | None:
     return f"needs {', '.join(missing)}: apt-get install mmdebstrap squashfs-tools" if missing else None
 
 
-def debian_root() -> Path:
+def cannot_run_aarch64() -> str | None:
+    """Why programs for aarch64 cannot run here; None if they can, in any root file system."""
+    try:
+        entry = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64").read_text()
+    except OSError:
+        entry = ""
+    # With F the kernel has opened qemu already: an image does not need to have it.
+    if "enabled" in entry and re.search(r"^flags: \w*F", entry, re.MULTILINE):
+        return None
+    return "needs qemu for aarch64: tools/test_packages.sh soak, as root"
+
+
+def debian_root(architecture: str | None = None) -> Path:
     """A Debian root with python3 and bash: made once in about 20 s, then found in the cache. Not to be changed."""
-    root = CACHE / f"{_SUITE}-{_PACKAGES}"
+    root = CACHE / "-".join([_SUITE, _PACKAGES, *([architecture] if architecture else [])])
     if root.is_dir():
         return root
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -39,8 +52,9 @@ def debian_root() -> Path:
         partial.mkdir()
         # Signatures are checked with the keys of debian-archive-keyring, which mmdebstrap brings. It gives an ordinary
         # user files of other user ids; unpacked from an archive, all of them are the user's own.
-        argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(archive)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds(300))
+        argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={_PACKAGES}"]
+        argv += [f"--architectures={architecture}"] if architecture else []
+        done = subprocess.run([*argv, _SUITE, str(archive)], capture_output=True, text=True, timeout=seconds(900))
         if done.returncode != 0:
             raise RuntimeError(f"mmdebstrap ended with status {done.returncode}:\n{done.stderr[-2000:]}")
         unpack = ["tar", "--extract", "--no-same-owner", f"--file={archive}", f"--directory={partial}"]

@@ -155,6 +155,7 @@ def main() -> int:
         signal.signal(signal.SIGTERM, lambda number, _frame: signalled.append(number))
     # A test that sees this file may send a signal.
     seen = {"argv": sys.argv, "argv_json": argv, "environment": dict(os.environ), "cwd": str(Path.cwd())}
+    seen["machine"] = os.uname().machine
     write(HERE / "ranks" / f"{RANK:04d}.seen.json", json.dumps(seen))
     event("imports", time.time() - START)
     answer_with_stacks(told)
