@@ -26,7 +26,10 @@ FILES = (
 
 
 def python_root(directory: Path) -> Path:
-    """A Debian root with this Python in /usr/local, as the official image of Python 3.12 has it; skips where it cannot run."""
+    """A Debian root with this Python in /usr/local, as the official image of Python 3.12 has it.
+
+    Skips where it cannot run there.
+    """
     if sys.version_info[:2] != (3, 12):
         pytest.skip("needs to run on Python 3.12, which it copies into the base")
     base, local = Path(sys.base_prefix), directory / "usr/local"
@@ -58,7 +61,7 @@ def import_root(home: EngineHome, root: Path, name: str, work: Path, *options: s
 
 
 def wheels(python: str, requirements: tuple[str, ...], machine: str | None = None) -> Path:
-    """A directory with the wheels of some requirements and what source distributions are built with, kept in the cache."""
+    """A directory with the wheels of some requirements, and what source distributions are built with: in the cache."""
     place = CACHE / f"wheels-{python}-{machine or os.uname().machine}-{'+'.join(requirements)}"
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.with_suffix(".lock").open("w") as lock:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher._util import toml
+from tests.images.cpu_image import REQUIREMENTS
 from tests.images.engine_home import EngineHome
 from tests.images.images import debian_root
 from tests.support.limits import seconds
@@ -22,7 +23,7 @@ AUTOMATIC = {"TARGETARCH"}
 EMPTY = {"PIP_INDEX_URL", "PIP_NO_INDEX", "TORCH_INDEX"}
 BASES = ("BASE_IMAGE", "CPU_BASE")
 CPU_STAGES = ("cpu-base", "cpu-tools", "cpu")
-REQUIREMENTS = {f"requirements/{name}.txt" for name in ("bridge-0.3.1", "cpu", "gpu", "torch")}
+
 DIGEST = re.compile(r"[^@:]+:[^@]+@sha256:[0-9a-f]{64}")
 
 
@@ -161,7 +162,7 @@ def test_the_context_holds_the_scripts_and_nothing_else(shared_home: EngineHome,
     sources = {each for line in instructions() for each in re.findall(r"(?:source=|COPY --chmod=\S+ )([\w./-]+)", line)}
     for source in sources:
         assert any(file == source or file.startswith(f"{source}/") for file in sent), source
-    assert {file for file in sent if not file.startswith("containers/")} == REQUIREMENTS
+    assert {file for file in sent if not file.startswith("containers/")} == set(REQUIREMENTS)
     assert not [file for file in sent if file.startswith("containers/enroot")]
 
 
