@@ -8,9 +8,11 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from launcher._util.resources import resource
 from launcher.config.load import load_cluster
 from launcher.discovery.image import NcclNetPlugin
 from launcher.planning.model import Plan
@@ -20,6 +22,8 @@ from tests.support.quick import few
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 COMMANDS = GOLDEN / "commands.json"
+PROFILES = GOLDEN / "profiles.json"
+SITES = sorted(path.stem for path in resource("configs/clusters").glob("*.toml") if path.stem not in ("local", "slurm"))
 
 
 def shipped(name: str, nodes: int) -> Plan:
@@ -126,6 +130,30 @@ def test_commands_are_as_recorded() -> None:
         COMMANDS.write_text(json.dumps(found, indent=1) + "\n")
     recorded = json.loads(COMMANDS.read_text())
     assert [name for name in found if found[name] != recorded.get(name)] == []
+
+
+def decided(made: Plan) -> dict[str, Any]:
+    """Return what a plan asks of Slurm for its nodes, and the variables that the launcher sets."""
+    of_every_job = ("job-name", "output", "open-mode", "comment", "signal", "export")
+    return {
+        "directives": {key: value for key, value in made.directives if key not in of_every_job},
+        "srun": [word for word in made.step.srun_args if word.startswith(("--mpi", "--cpu", "--network"))],
+        "environment": {
+            f"{each.scope} {each.operation} {each.name}": each.value
+            for each in made.environment
+            if each.scope in ("task", "host")
+        },
+    }
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_environment_and_directives_of_each_profile_are_as_accepted(name: str) -> None:
+    found = json.loads(json.dumps({str(nodes): decided(shipped(name, nodes)) for nodes in (2, 34)}))
+    if os.environ.get("UPDATE_GOLDEN"):
+        recorded = json.loads(PROFILES.read_text()) if PROFILES.exists() else {}
+        kept = {site: each for site, each in recorded.items() if site in SITES}
+        PROFILES.write_text(json.dumps({**kept, name: found}, indent=1, sort_keys=True) + "\n")
+    assert json.loads(PROFILES.read_text())[name] == found, "`make golden` accepts it"
 
 
 @pytest.mark.parametrize("name", PLANS)
