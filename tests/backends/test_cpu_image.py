@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.backends.containers import contained, logs, missing
-from tests.backends.running import ROOT
-from tests.images.cpu_image import context, import_root, python_root, wheels
-from tests.images.engine_home import make_home, missing_engine
+from tests.backends.running import ROOT, User
+from tests.images.cpu_image import context, engine_in, import_root, python_root, wheels
+from tests.images.engine_home import missing_engine
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
 VANILLA = str(ROOT / "recipes/vanilla_gpt_pretrain.py")
@@ -27,26 +27,11 @@ def test_the_vanilla_recipe_trains_in_the_cpu_image_as_on_the_bare_machine(
     """Nothing is mounted but the run directory: Python, torch and Megatron are the image's own."""
     if reason := missing_engine() or missing("bwrap"):
         pytest.skip(reason)
-    made = tmp_path / "engine"
-    made.mkdir()
-    home = make_home(made)
-    base = import_root(home, python_root(tmp_path / "root"), "localhost/launcher-test-python:1", tmp_path)
-    files = context(tmp_path / "context", wheels("3.12", ("cpu", "torch", "tools")))
     user = contained(tmp_path, "bwrap", tmp_path / "unused", slurm_cluster)
     (tmp_path / "clusters/bare.toml").write_text(f'{BARE}python = "{sys.executable}"\n')
-    user.user.environ.update(home.environment, XDG_DATA_HOME=str(tmp_path / "data"))
-
     begin = time.monotonic()
-    arguments = ("--build-arg", f"CPU_BASE={base}", "--build-arg", "PIP_NO_INDEX=1", "--cluster", "here")
-    built = json.loads(
-        user.user.run(
-            *("image", "build", "--target", "cpu", "--file", str(files / "Dockerfile"), "--name", "cpu:1"),
-            *(*arguments, "--json", "--quiet"),
-            timeout_s=3600,
-        ).stdout
-    )
+    built = build(user.user, tmp_path)
     built_s = time.monotonic() - begin
-    home.unmount()
     inside, inside_s = trained(user.user, slurm_cluster, "--cluster", "here", "--image", "cpu:1")
     bare, bare_s = trained(user.user, slurm_cluster, "--cluster", "bare")
     size = Path(built["path"]).stat().st_size
@@ -66,9 +51,28 @@ def test_the_vanilla_recipe_trains_in_the_cpu_image_as_on_the_bare_machine(
     assert contents["packages"]["megatron-core"] == "0.19.2"
     assert contents["verified"]["torch"].startswith("2.13.0")
     assert "deepep" not in contents["moe_backends"]
+    Path(built["path"]).unlink()  # large, and tests' directories are kept
 
 
-def trained(user: Any, cluster: VirtualCluster, *where: str) -> tuple[Path, float]:
+def build(user: User, directory: Path) -> dict[str, Any]:
+    """`launcher image build --target cpu` on a base of Debian's packages and this Python."""
+    root = python_root(directory / "root")
+    files = context(directory / "context", wheels("3.12", ("cpu", "torch", "tools")))
+    with engine_in(directory / "engine") as home:
+        base = import_root(home, root, "localhost/launcher-test-python:1", directory)
+        user.environ.update(home.environment, XDG_DATA_HOME=str(directory / "data"))
+        done = user.run(
+            *("image", "build", "--target", "cpu", "--file", str(files / "Dockerfile"), "--name", "cpu:1"),
+            *("--build-arg", f"CPU_BASE={base}", "--build-arg", "PIP_NO_INDEX=1", "--cluster", "here"),
+            *("--json", "--quiet"),
+            timeout_s=3600,
+        )
+    shutil.rmtree(files)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def trained(user: User, cluster: VirtualCluster, *where: str) -> tuple[Path, float]:
     """Submit the recipe and wait for its end: the run directory and the seconds that it took."""
     begin = time.monotonic()
     answer = json.loads(user.run("submit", *ASKED, *where, "--json", "--no-check-config").stdout)

@@ -4,16 +4,18 @@ A build gets its wheels from the directory beside packages.sh, so that it needs 
 machine. They are compared with the hashes of the requirements when they are fetched and when they are installed.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.images.engine_home import EngineHome
+from tests.images.engine_home import EngineHome, make_home
 from tests.images.images import CACHE, debian_root
 from tests.support.limits import seconds
 
@@ -23,6 +25,18 @@ FILES = (
     ".dockerignore",
     *(f"requirements/{name}.txt" for name in ("bridge-0.3.1", "cpu", "gpu", "torch")),
 )
+
+
+@contextlib.contextmanager
+def engine_in(directory: Path) -> Iterator[EngineHome]:
+    """An engine with a storage of its own in `directory`, which is gone afterwards: such images are large."""
+    directory.mkdir()
+    home = make_home(directory)
+    try:
+        yield home
+    finally:
+        home.unmount()
+        shutil.rmtree(directory)
 
 
 def python_root(directory: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from launcher._util.shell import LocalShell
 from launcher.images.inspect.contents import describe
 from tests.backends.containers import Contained, contained, missing
 from tests.backends.running import TOY
-from tests.images.cpu_image import context, import_root, wheels
-from tests.images.engine_home import make_home, missing_engine
+from tests.images.cpu_image import context, engine_in, import_root, wheels
+from tests.images.engine_home import missing_engine
 from tests.images.images import cannot_run_aarch64, debian_root
 from tests.images.images import missing_programs as missing_image_programs
 
@@ -43,26 +44,27 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         pytest.skip("needs an x86_64 machine: elsewhere nothing has to be emulated")
     if reason := missing_image_programs() or missing_engine() or missing("bwrap") or cannot_run_aarch64():
         pytest.skip(reason)
-    tmp_path = tmp_path_factory.mktemp("arm64")
-    (tmp_path / "engine").mkdir()
-    home = make_home(tmp_path / "engine")
-    base = import_root(home, debian_root("arm64"), "localhost/launcher-test-arm64:1", tmp_path, "--arch", "arm64")
+    directory = tmp_path_factory.mktemp("arm64")
     needed = ("bridge-0.3.1", "torch", "tools") if request.param == "cpu" else ("tools",)
-    files = context(tmp_path / "context", wheels("3.11", needed, "aarch64"))
-    (tmp_path / "user").mkdir()
-    user = contained(tmp_path / "user", "bwrap", tmp_path / "unused", architecture="aarch64")
-    user.user.environ.update(home.environment, XDG_DATA_HOME=str(tmp_path / "data"))
-    begin = time.monotonic()
-    arguments = ("--build-arg", f"CPU_BASE={base}", "--build-arg", "PIP_NO_INDEX=1", "--architecture", "aarch64")
-    done = user.user.run(
-        *("image", "build", "--target", request.param, "--file", str(files / "Dockerfile"), "--name", "arm:1"),
-        *(*arguments, "--cluster", "alone", "--json", "--quiet"),
-        timeout_s=6000,
-    )
+    files = context(directory / "context", wheels("3.11", needed, "aarch64"))
+    (directory / "user").mkdir()
+    user = contained(directory / "user", "bwrap", directory / "unused", architecture="aarch64")
+    with engine_in(directory / "engine") as home:
+        root = debian_root("arm64")
+        base = import_root(home, root, "localhost/launcher-test-arm64:1", directory, "--arch", "arm64")
+        user.user.environ.update(home.environment, XDG_DATA_HOME=str(directory / "data"))
+        begin = time.monotonic()
+        done = user.user.run(
+            *("image", "build", "--target", request.param, "--file", str(files / "Dockerfile"), "--name", "arm:1"),
+            *("--build-arg", f"CPU_BASE={base}", "--build-arg", "PIP_NO_INDEX=1", "--architecture", "aarch64"),
+            *("--cluster", "alone", "--json", "--quiet"),
+            timeout_s=6000,
+        )
+    shutil.rmtree(files)
     found = Built(request.param, user, json.loads(done.stdout), time.monotonic() - begin)
-    home.unmount()
     print(f"\n{request.param} for aarch64: {found.took_s:.0f} s, {found.path.stat().st_size / 1e6:.0f} MB")
     yield found
+    found.path.unlink()
 
 
 def test_its_root_is_read_and_its_software_found(built: Built) -> None:
