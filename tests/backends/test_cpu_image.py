@@ -1,6 +1,7 @@
 """The target `cpu` of the Dockerfile, built by the command, and the vanilla recipe inside it on two nodes."""
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
