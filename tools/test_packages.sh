@@ -11,7 +11,7 @@ declare -A package=(
     [docker-registry]=docker-registry [zstd]=zstd [chromium]=chromium [squashfuse]=squashfuse [fusermount3]=fuse3
 )
 if [[ ${1:-} == soak && $(uname -m) == x86_64 ]]; then
-    package+=([qemu-aarch64-static]=qemu-user-static [update-binfmts]=binfmt-support)
+    package+=([qemu-aarch64-static]=qemu-user-static [update-binfmts]=binfmt-support [arch-test]=arch-test)
 fi
 missing=()
 for program in "${!package[@]}"; do command -v "$program" >/dev/null || missing+=("${package[$program]}"); done

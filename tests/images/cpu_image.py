@@ -78,7 +78,7 @@ def wheels(python: str, requirements: tuple[str, ...], machine: str | None = Non
     """A directory with the wheels of some requirements, and what source distributions are built with: in the cache."""
     place = CACHE / f"wheels-{python}-{machine or os.uname().machine}-{'+'.join(requirements)}"
     place.parent.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".lock").open("w") as lock:
+    with place.with_name(f"{place.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (place / ".complete").exists():
             return place
