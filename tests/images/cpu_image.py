@@ -20,11 +20,8 @@ from tests.images.images import CACHE, debian_root
 from tests.support.limits import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = (
-    "Dockerfile",
-    ".dockerignore",
-    *(f"requirements/{name}.txt" for name in ("bridge-0.3.1", "cpu", "gpu", "torch")),
-)
+REQUIREMENTS = tuple(f"requirements/{name}.txt" for name in ("bridge-0.3.1", "cpu", "gpu", "torch"))
+FILES = ("Dockerfile", ".dockerignore", *REQUIREMENTS)
 
 
 @contextlib.contextmanager
@@ -57,8 +54,8 @@ def python_root(directory: Path) -> Path:
     (local / "lib/python3.12/site-packages").mkdir()
     for library in base.glob("lib/libpython3*.so*"):
         shutil.copy2(library, local / "lib", follow_symlinks=False)
-    argv = ["chroot", str(directory), "/usr/local/bin/python3", "-c"]
-    done = subprocess.run([*argv, "import ctypes, ensurepip, sqlite3, ssl, venv"], capture_output=True, text=True)
+    tried = "ldconfig && python3 -c 'import ctypes, ensurepip, sqlite3, ssl, venv'"
+    done = subprocess.run(["chroot", str(directory), "bash", "-c", tried], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"this Python does not run on Debian 12: {done.stderr[-300:]}")
     return directory
