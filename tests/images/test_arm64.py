@@ -5,7 +5,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,9 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             timeout_s=6000,
         )
     shutil.rmtree(files)
-    found = Built(request.param, user, json.loads(done.stdout), time.monotonic() - begin)
+    answer = json.loads(done.stdout)
+    user = replace(user, image=Path(answer["path"]))
+    found = Built(request.param, user, answer, time.monotonic() - begin)
     print(f"\n{request.param} for aarch64: {found.took_s:.0f} s, {found.path.stat().st_size / 1e6:.0f} MB")
     yield found
     found.path.unlink()
@@ -95,7 +97,7 @@ def test_profiles_of_other_machines_refuse_it(built: Built) -> None:
 
 
 def test_the_half_that_runs_in_the_job_runs_in_it(built: Built) -> None:
-    run, _ = built.user.local("toy.iters=3", program=TOY, image=str(built.path))
+    run, _ = built.user.local("toy.iters=3", program=TOY)
     result = json.loads((run / "attempts/000/result.json").read_text())
     assert (result["outcome"], result["iteration"]) == ("finished", 3)
     seen = [json.loads(path.read_text()) for path in sorted(run.glob("attempts/000/ranks/*.seen.json"))]
