@@ -39,7 +39,7 @@ class Built:
 
 @pytest.fixture(scope="module", params=["cpu-tools", "cpu"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
-    """`launcher image build --target ... --architecture aarch64`; cpu-tools is what cpu begins with."""
+    """`launcher image build --target ... --architecture aarch64`; the stage cpu-tools comes before cpu."""
     if platform.machine() != "x86_64":
         pytest.skip("needs an x86_64 machine: elsewhere nothing has to be emulated")
     if reason := missing_image_programs() or missing_engine() or missing("bwrap") or cannot_run_aarch64():
