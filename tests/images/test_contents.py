@@ -273,7 +273,16 @@ const char* message(void) { return "using Libfabric here"; }
 
 
 @needs_compiler
-@pytest.mark.parametrize("flags", [(), ("-Wl,-z,relro,-z,now", "-s"), ("-Wl,-z,pack-relative-relocs",), ("-O2", "-g")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        *(
+            pytest.param(flags, marks=pytest.mark.slow)
+            for flags in (("-Wl,-z,relro,-z,now", "-s"), ("-Wl,-z,pack-relative-relocs",), ("-O2", "-g"))
+        ),
+    ],
+)
 def test_names_are_read_from_the_structures_of_a_real_library(tmp_path: Path, flags: tuple[str, ...]) -> None:
     (tmp_path / "x.c").write_text(PLUGIN)
     argv = ["cc", "-shared", "-fPIC", *flags, "-o", str(tmp_path / "x.so"), str(tmp_path / "x.c")]

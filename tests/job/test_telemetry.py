@@ -243,7 +243,7 @@ def test_what_adapters_move_is_unknown_where_no_counter_can_be_read(tmp_path: Pa
     assert made.record()["history"]["network_bytes_per_s"] == [None, None]
 
 
-@pytest.mark.parametrize("samples", [1, 239, 240, 241, 5000])
+@pytest.mark.parametrize("samples", [1, 239, 240, 241, pytest.param(5000, marks=pytest.mark.slow)])
 def test_the_record_of_a_node_is_bounded(tmp_path: Path, samples: int) -> None:
     sysfs(tmp_path / "class")
     changing = dict(GPU)

@@ -95,6 +95,7 @@ def sweeps(kind: str, number: int) -> tuple[Counter[str], int, int]:
     return verdicts, wrong, noisy
 
 
+@pytest.mark.slow
 def test_wrong_claims_are_rare_in_200_simulated_sweeps() -> None:
     results = {kind: sweeps(kind, 50) for kind in ("equal", "close", "noisy", "clear")}
     assert sum(wrong for _, wrong, _ in results.values()) <= ALPHA * 200
