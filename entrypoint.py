@@ -1,8 +1,8 @@
 """The program of each rank of a job: `python3 RUN/code/entrypoint.py`, without arguments.
 
 Its parts are in launcher/job: `--check-config` resolves a configuration without training
-(launcher/job/config/check.py), `--convert` converts weights (launcher/job/convert), and `--fetch` fetches what training
-will read from Hugging Face's hub (launcher/job/fetch).
+(launcher/job/config/check.py), `--convert` converts weights (launcher/job/convert), `--data` prepares training data
+(launcher/job/data), and `--fetch` fetches what training will read from Hugging Face's hub (launcher/job/fetch).
 """
 
 import os
@@ -23,6 +23,10 @@ def main() -> int:
         from launcher.job.convert import program
 
         return program.main(sys.argv[2])
+    if sys.argv[1:2] == ["--data"] and len(sys.argv) == 3:
+        from launcher.job.data import program as data
+
+        return data.main(sys.argv[2])
     from launcher.job import rank, record, signals
     from launcher.job.errors import UserError
 

@@ -1,17 +1,15 @@
 """Converting weights between Hugging Face's format and Megatron's, here or in a job."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from launcher._util.errors import RequestError
-from launcher._util.shell import LocalShell
 from launcher._util.user_paths import user_path
 from launcher.api.locate import find_cluster, find_run
 from launcher.api.progress import Progress
-from launcher.api.task_job import TaskJobOptions, perform_in_job
-from launcher.backends import conversion
+from launcher.api.task_job import TaskJobOptions, perform_program
+from launcher.backends.stack_program import StackProgram
 from launcher.contract.conversion import ConversionRequest
 
 
@@ -26,12 +24,9 @@ def convert(
     """
     cluster, host = find_cluster(job.cluster if job else None)
     request = _with_absolute_paths(request, host.directory)
-    python = python or cluster.python
-    if job is None:
-        return conversion.convert(request, python or sys.executable, LocalShell(), progress)
-    found: dict[str, Any] = perform_in_job(
-        conversion.perform,
-        (request, python),
+    return perform_program(
+        StackProgram("--convert", request.to_json(), "the conversion"),
+        python=python,
         job=job,
         cluster=cluster,
         name="convert",
@@ -39,7 +34,6 @@ def convert(
         tasks=Path(request.target).parent / ".launcher-tasks",
         progress=progress,
     )
-    return found
 
 
 def _with_absolute_paths(request: ConversionRequest, directory: Path) -> ConversionRequest:

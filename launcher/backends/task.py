@@ -102,6 +102,22 @@ def submit_task(
     `folder`, a new directory, has to be on a file system that the node sees. Raises SlurmError with sbatch's words,
     OutsideError where submitit is not installed, RequestError where another user could replace the folder.
     """
+    (task,) = submit_tasks(function, [arguments], folder=folder, parameters=parameters, python=python)
+    return task
+
+
+def submit_tasks(
+    function: Callable[..., Any],
+    calls: Sequence[Sequence[Any]],
+    *,
+    folder: Path,
+    parameters: Mapping[str, Any],
+    python: str | None = None,
+) -> list[TaskJob]:
+    """Submit one call of `function` for each of `calls`, its arguments: one job, or the tasks of one array.
+
+    Everything else is as for `submit_task`.
+    """
     try:
         import submitit
     except ImportError:
@@ -119,10 +135,13 @@ def submit_task(
         executor = submitit.SlurmExecutor(folder=folder, python=shlex.quote(python) if python else None)
         executor.update_parameters(**parameters)
         with _outside_of_allocations():
-            job = executor.submit(function, *arguments)
+            if len(calls) == 1:
+                jobs = [executor.submit(function, *calls[0])]
+            else:
+                jobs = executor.map_array(function, *zip(*calls, strict=True))
     except (FailedJobError, FailedSubmissionError, RuntimeError) as error:
         raise SlurmError(f"the task was not submitted: {_words(error)}") from error
-    return TaskJob(job.job_id, folder, Path(job.paths.stdout), Path(job.paths.result_pickle))
+    return [TaskJob(job.job_id, folder, Path(job.paths.stdout), Path(job.paths.result_pickle)) for job in jobs]
 
 
 def outcome(task: TaskJob) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Optional, Protocol, TextIO, TypedDict, Union
 
 from .validation import problems
 
-Unit = Literal["B", "%", "files", "tensors"]
+Unit = Literal["B", "%", "files", "shards", "tensors"]
 
 Fault = Literal["request", "outside", "program"]
 """What is to blame for an error: a wrong request, the world outside (network, disk), or the program."""

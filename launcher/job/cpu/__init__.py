@@ -6,7 +6,7 @@ Recipes are not aware of either.
 """
 
 from .configuration import prepare, prepare_model
-from .enabling import PATCHES, enable, patches
+from .enabling import PATCHES, allow_import, enable, patches
 from .patch import Patch
 
-__all__ = ["PATCHES", "Patch", "enable", "patches", "prepare", "prepare_model"]
+__all__ = ["PATCHES", "Patch", "allow_import", "enable", "patches", "prepare", "prepare_model"]

@@ -33,3 +33,10 @@ def enable() -> None:
     for patch in patches():
         patch.apply()
     _enabled = True
+
+
+def allow_import() -> None:
+    """Apply what importing megatron-core alone needs and this machine lacks: for programs that compute nothing."""
+    for patch in bridge_patches.BEFORE_IMPORT:
+        if "megatron-core" in patch.of and not _enabled and patch.needed():
+            patch.apply()

@@ -1,6 +1,6 @@
-"""Conversion of weights: starts launcher/job/convert here, or on a compute node as a task of submitit.
+"""Programs of the entrypoint that need the training stack (--convert, --data), started here or as a task of submitit.
 
-The program runs with the Python that tasks run with; its events become a report for people.
+They run with the Python that tasks run with; their events become a report for people.
 """
 
 import os
@@ -9,19 +9,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launcher._util.errors import CommandError, LauncherError, RequestError
+from launcher._util.errors import CommandError, LauncherError, OutsideError, RequestError
 from launcher._util.line_splitter import LineSplitter
 from launcher._util.resources import resource
 from launcher._util.shell import LocalShell, Shell
-from launcher.contract.conversion import ConversionRequest
 from launcher.contract.events import EventReader, EventWriter, ProgressListener
+from launcher.contract.frozen import dataclass
 from launcher.images.build.remote import RemoteFailure
 
 
-def convert(request: ConversionRequest, python: str, shell: Shell, report: ProgressListener) -> dict[str, Any]:
-    """Convert on this machine. Return the parity report, whose `ok` says whether the result is equal.
+@dataclass(frozen=True)
+class StackProgram:
+    """One call of such a program."""
 
-    The request's paths are absolute. Raises RequestError for a wrong request, CommandError where the program failed.
+    option: str
+    """The entrypoint's option, such as --convert."""
+    request: str
+    """The JSON text behind it. Its paths are absolute."""
+    what: str
+    """What it is called in messages."""
+
+
+def call(program: StackProgram, python: str, shell: Shell, report: ProgressListener) -> dict[str, Any]:
+    """Run on this machine. Return the program's result.
+
+    Raises RequestError for a wrong request, OutsideError or CommandError where the program failed.
     """
     if shutil.which(python) is None:
         raise RequestError(
@@ -30,7 +42,7 @@ def convert(request: ConversionRequest, python: str, shell: Shell, report: Progr
     events = EventReader(report)
     lines = LineSplitter(events.take)
     done = shell.stream(
-        [python, str(resource("entrypoint.py")), "--convert", request.to_json()],
+        [python, str(resource("entrypoint.py")), program.option, program.request],
         # Standard error, which its libraries write to, is shown only where the program failed.
         lambda name, text: lines(name, text) if name == "out" else None,
         env={name: value for name, value in os.environ.items() if name not in _RANK},
@@ -39,20 +51,19 @@ def convert(request: ConversionRequest, python: str, shell: Shell, report: Progr
     lines.end()
     last = _last_line(done.stderr)
     if events.error is not None:
-        wrong = events.error["fault"] == "request"
-        kind = RequestError if wrong else CommandError
-        hint = events.error["hint"] or (None if wrong else f"Its last words: {last}")
+        fault = events.error["fault"]
+        kind = {"request": RequestError, "outside": OutsideError}.get(fault, CommandError)
+        hint = events.error["hint"] or (f"Its last words: {last}" if fault == "program" else None)
         raise kind(events.error["message"], where=events.error["where"], hint=hint)
     if events.result is None:
-        raise CommandError(f"the conversion ended with status {done.status} and no report: {last}")
+        raise CommandError(f"{program.what} ended with status {done.status} and no report: {last}")
     return events.result
 
 
-def perform(request: ConversionRequest, python: str | None, events: Path) -> "dict[str, Any] | RemoteFailure":
-    """Convert on the node that calls this, with a file for the events."""
-    report = EventWriter.to_file(events)
+def perform(program: StackProgram, python: str | None, events: Path) -> "dict[str, Any] | RemoteFailure":
+    """Run on the node that calls this, with a file for the events."""
     try:
-        return convert(request, python or sys.executable, LocalShell(), report)
+        return call(program, python or sys.executable, LocalShell(), EventWriter.to_file(events))
     except LauncherError as error:
         return RemoteFailure(type(error).__name__, error.message, error.where, error.hint)
 
