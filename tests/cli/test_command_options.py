@@ -1,4 +1,4 @@
-"""Every option of doctor, convert, fetch and image: two values that change what is executed, a refusal, or a reason.
+"""Every option of doctor, convert, data, fetch and image: two values that change what is executed, a refusal, or a reason.
 
 Those of run, submit and plan are in test_option_effects.py. Programs are stand-ins that write down what they are given:
 sbatch its options, its script and the files beside it, the interpreter its words and its input.
@@ -143,6 +143,33 @@ CASES: Mapping[tuple[str, ...], Mapping[str, Case]] = {
         **OF_A_CONVERSION,
         "architecture": Two(("--architecture", "hf"), ("--architecture", "hf2")),
         "merge": Two((), ("--merge",)),
+    },
+    ("data", "prepare", "corpus.jsonl", "new", "--tokenizer", "hf"): {
+        "source": "the text itself",
+        "target": "the result itself",
+        "tokenizer": Two(("--tokenizer", "hf"), ("--tokenizer", "hf2")),
+        "field": Two((), ("--field", "content")),
+        "split": Two(("--split", "train"), ("--split", "test")),
+        "format": Two((), ("--format", "jsonl")),
+        "sample_by": Two((), ("--sample-by", "paragraph")),
+        "no_eod": Two((), ("--no-eod",)),
+        "no_special_tokens": Two((), ("--no-special-tokens",)),
+        "bad_rows": Two((), ("--bad-rows", "skip")),
+        "shard_size": Two(("--shard-size", "64M"), ("--shard-size", "2G")),
+        "no_merge": Two((), ("--no-merge",)),
+        "processes": Two(("--processes", "1"), ("--processes", "2")),
+        "tasks": Two(("--tasks", "1"), ("--tasks", "2"), ("--in-job-on", "mine")),
+        "python": Two(("--python", "./bin/python"), ("--python", "./bin/other-python")),
+        "json": TABLE,
+        **OF_A_JOB,
+    },
+    ("data", "inspect", "new"): {
+        "path": "the data itself",
+        "tokenizer": Two(("--tokenizer", "hf"), ("--tokenizer", "hf2")),
+        "samples": Two(("--samples", "0"), ("--samples", "3")),
+        "verify": Two((), ("--verify",)),
+        "python": Two(("--python", "./bin/python"), ("--python", "./bin/other-python")),
+        "json": TABLE,
     },
     ("fetch", "small.py", "--python", "./bin/python"): {
         "recipe": "the recipe itself",
