@@ -32,7 +32,8 @@ _.works_around
 _.Self
 _.Unpack
 
-# A key of a record that is read by its name.
+# Keys of records that are read by their names.
+_.source_bytes
 _.url_variable
 
 # Methods that Bridge calls: megatron.bridge.training.callbacks.Callback.

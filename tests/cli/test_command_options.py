@@ -1,4 +1,4 @@
-"""Every option of doctor, convert, data, fetch and image: two values that change what is executed, a refusal, or a reason.
+"""Every option of doctor, convert, data, fetch and image: two values that change what is done, a refusal, or a reason.
 
 Those of run, submit and plan are in test_option_effects.py. Programs are stand-ins that write down what they are given:
 sbatch its options, its script and the files beside it, the interpreter its words and its input.

@@ -162,7 +162,7 @@ def large(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def worker(shards: Path, number: int) -> int:
     """The process that works on a shard, by the name of its hidden file; waits for it."""
-    end = time.monotonic() + seconds(60)
+    end = time.monotonic() + seconds(150)  # two cold starts of Megatron-Core in jobs
     while time.monotonic() < end:
         for path in shards.glob(f".{number:05d}.*.partial.bin"):
             return int(path.name.split(".")[2].split("-")[1])

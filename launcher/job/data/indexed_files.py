@@ -67,14 +67,14 @@ def read(prefix: str) -> IndexedFile:
     if size < needed or borders < 1:
         raise UserError(f"this index is cut short: it has {size} bytes and needs {needed}", where=str(index))
     held = numpy.memmap(index, mode="r", dtype=numpy.uint8)
-    lengths = held[_HEAD_BYTES : _HEAD_BYTES + 4 * sequences].view(numpy.int32)
+    lengths: Any = held[_HEAD_BYTES : _HEAD_BYTES + 4 * sequences].view(numpy.int32)
     last = _HEAD_BYTES + 12 * sequences
-    edges = numpy.frombuffer(held[last : last + 8 * borders].tobytes(), dtype=numpy.int64)
+    edges: Any = numpy.frombuffer(held[last : last + 8 * borders].tobytes(), dtype=numpy.int64)
     dtype = _TYPES[head[17]]
     expected, found = int(lengths.sum(dtype=numpy.int64)) * numpy.dtype(dtype).itemsize, data.stat().st_size
     if expected != found:
         raise UserError(f"this file has {found} bytes, and its index counts {expected}", where=str(data))
     if edges[0] != 0 or edges[-1] != sequences or bool((numpy.diff(edges) < 0).any()):
         raise UserError("the documents of this index do not fit its sequences", where=str(index))
-    ids = numpy.memmap(data, mode="r", dtype=dtype) if found else numpy.zeros(0, dtype)
+    ids: Any = numpy.memmap(data, mode="r", dtype=dtype) if found else numpy.zeros(0, dtype)
     return IndexedFile(prefix, dtype, lengths, edges, ids)

@@ -245,7 +245,7 @@ def _make_shard(
     }
     with _removed_on_error(hidden):
         builder = _megatron().IndexedDatasetBuilder(f"{hidden}.bin", dtype=getattr(numpy, plan["dtype"]))
-        end = [tokenizer.eod] if request.eod else []
+        end = [tokenizer.eod] if request.eod and tokenizer.eod is not None else []
         for texts in _batches(plan, number, request, counted):
             for ids in tokenizer.encode(texts, special_tokens=request.special_tokens):
                 document = [*ids, *end] if ids else []
@@ -347,7 +347,7 @@ def _finish(request: PreparationRequest, plan: PreparationPlan, events: EventWri
     target = Path(request.target)
     shards = _whole_shards(target, plan)
     totals = {
-        name: sum(shard[name] for shard in shards)  # type: ignore[literal-required]
+        name: sum(shard[name] for shard in shards)
         for name in ("documents", "sequences", "tokens", "skipped", "source_bytes")
     }
     if not totals["tokens"]:
