@@ -222,6 +222,7 @@ def test_a_killed_worker_is_begun_once_more(tmp_path: Path, large: Path) -> None
 
 
 @pytest.mark.megatron
+@pytest.mark.timeout(600)  # four cold starts of Megatron-Core in jobs
 def test_an_array_of_jobs_goes_on_after_a_task_is_killed(
     tmp_path: Path, large: Path, slurm_cluster: VirtualCluster
 ) -> None:
