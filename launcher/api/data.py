@@ -156,7 +156,7 @@ def _require_apart(request: PreparationRequest) -> None:
         raise RequestError(
             "the result would lie inside the source, and a second call would take it for text",
             where=str(target),
-            hint="Choose a directory outside of it.",
+            hint="Choose a directory beside the source.",
         )
 
 

@@ -25,7 +25,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFiles:
     """The files of a source in their order, and their format."""
 
     format: str
@@ -41,17 +41,17 @@ class Row:
     where: str = ""
 
 
-def find(request: PreparationRequest) -> Source:
+def find(request: PreparationRequest) -> SourceFiles:
     """Return the files of the request's source. Raises UserError where there are none, or of several formats."""
     path = Path(request.source)
     if not path.exists():
         raise UserError("there is no such file or directory", where=str(path))
     if path.is_file():
-        return Source(_format_of_file(path, request.format), (path,))
+        return SourceFiles(_format_of_file(path, request.format), (path,))
     if any((path / name).is_file() for name in _SAVED):
         if request.format not in (None, "saved"):
             raise UserError(f"this is a saved data set, not {request.format}", where=str(path))
-        return Source("saved", (path,))
+        return SourceFiles("saved", (path,))
     return _directory(path, request.format)
 
 
@@ -68,7 +68,7 @@ def _format_of_file(path: Path, wanted: Optional[str]) -> str:
     return found
 
 
-def _directory(path: Path, wanted: Optional[str]) -> Source:
+def _directory(path: Path, wanted: Optional[str]) -> SourceFiles:
     by_format: dict[str, list[Path]] = {}
     for file in sorted(path.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
@@ -89,7 +89,7 @@ def _directory(path: Path, wanted: Optional[str]) -> Source:
             f"this directory has files of several formats: {counts}", where=str(path), hint="choose one: --format"
         )
     ((kind, files),) = by_format.items()
-    return Source(kind, tuple(files))
+    return SourceFiles(kind, tuple(files))
 
 
 def _by_ending(path: Path) -> Optional[str]:
@@ -97,7 +97,7 @@ def _by_ending(path: Path) -> Optional[str]:
     return next((kind for kind, endings in _ENDINGS.items() if name.endswith(endings)), None)
 
 
-def shards(source: Source, request: PreparationRequest) -> "list[list[Piece]]":
+def shards(source: SourceFiles, request: PreparationRequest) -> "list[list[Piece]]":
     """Return the pieces of each shard: about `request.shard_bytes` of text each, in the order of the source.
 
     Raises UserError for a file that cannot be read as its format, or that lacks the column.
@@ -121,7 +121,7 @@ def shards(source: Source, request: PreparationRequest) -> "list[list[Piece]]":
     return found
 
 
-def _parts(source: Source, request: PreparationRequest) -> "Iterator[tuple[Path, int, float, bool]]":
+def _parts(source: SourceFiles, request: PreparationRequest) -> "Iterator[tuple[Path, int, float, bool]]":
     """Yield for each file its units (bytes, row groups, rows), the bytes of one, and whether it can be divided."""
     for file in source.files:
         if source.format == "parquet":

@@ -39,7 +39,7 @@ class Tokenizer:
             add_special_tokens=special_tokens,
             return_attention_mask=False,
             return_token_type_ids=False,
-            verbose=False,  # that a document is longer than the model's context is no fault of the data
+            verbose=False,  # a document may be longer than the model's context
         )["input_ids"]
         return found
 
