@@ -22,6 +22,7 @@ from launcher.cloudai.flags import KEY, TOKEN
 from launcher.contract import files
 from launcher.rundir.journal import Journal
 from launcher.rundir.locks import locked
+from launcher.slurm import control
 from launcher.slurm.queue import Job, ask_jobs
 from launcher.slurm.submit import Submission, find_submission, search
 
@@ -183,7 +184,7 @@ def _known(case: ExecCase, shell: Shell, *, locked_already: bool = False) -> Sub
         if (known := case.submission()) is not None:
             return known
         token = str(last["token"])
-        found = search(token, shell)
+        found = search(token, shell, clusters=last.get("clusters"))
         if found is not None:
             case.journal.write("submitted", token=token, job=found.job, cluster=found.cluster, recovered=True)
         return found
@@ -271,17 +272,20 @@ def _wait(case: ExecCase, wait_s: float, on_wait: Callable[[str], None]) -> Subm
 
 
 def ask(cases: Sequence[ExecCase], shell: Shell) -> dict[Path, Job | None]:
-    """Return the newest job of each case, by its directory, with one question for all; None where there is none.
+    """Return the newest job of each case, by its directory; None where there is none.
 
-    A job that Slurm shows as another's is none of the case's. Raises DiskError.
+    Each cluster is asked once: clusters count their jobs on their own. A job that Slurm shows as another's is none of the case's. Raises DiskError.
     """
     known = {case.directory: case.submission() for case in cases}
-    ids = [one.job for one in known.values() if one is not None]
-    answer = ask_jobs(ids, shell) if ids else None
+    asked = dict[str | None, list[str]]()
+    for one in known.values():
+        if one is not None:
+            asked.setdefault(one.cluster, []).append(one.job)
+    answers = {cluster: ask_jobs(ids, shell, cluster=cluster) for cluster, ids in asked.items()}
     found = dict[Path, Job | None]()
     for case in cases:
         one = known[case.directory]
-        job = answer.jobs.get(one.job) if answer is not None and one is not None else None
+        job = answers[one.cluster].jobs.get(one.job) if one is not None else None
         if job is not None and job.belongs_to(case.token(), case.scripts()) is False:
             job = None
         found[case.directory] = job
@@ -293,16 +297,16 @@ def cancel(case: ExecCase, shell: Shell) -> bool:
 
     Raises DiskError, SlurmError.
     """
-    token = case.token()
+    token, known = case.token(), case.submission()
     job = ask([case], shell)[case.directory]
-    if token is None or job is None or job.terminal:
+    if token is None or known is None or job is None or job.terminal:
         return False
     if job.belongs_to(token, case.scripts()) is not True:
-        found = find_submission(token, shell)
+        found = find_submission(token, shell, known.cluster)
         if found is None or found.job != job.id:
             return False
-    case.journal.write("cancelled", job=job.id)
-    shell.run(["scancel", job.id])
+    case.journal.write("cancelled", job=job.id, cluster=known.cluster)
+    control.cancel([job.id], shell, cluster=known.cluster)
     return True
 
 

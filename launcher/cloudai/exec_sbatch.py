@@ -44,9 +44,10 @@ def _submitted(case: ExecCase, session: str, options: Sequence[str], script: Pat
     events = case.journal.read() if case.journal.path.exists() else []
     intents = [event for event in events if event["event"] == "submit_intent"]
     last = next((event for event in reversed(events) if event["event"] in _OUTCOMES), None)
+    clusters = _clusters(options, script)
     if last is not None and last["event"] == "submit_intent":
         token = str(last["token"])
-        if (found := search(token, shell)) is not None:
+        if (found := search(token, shell, clusters=last.get("clusters"))) is not None:
             case.journal.write("submitted", token=token, job=found.job, cluster=found.cluster, recovered=True)
             return found
     elif (known := case.submission()) is not None:
@@ -62,9 +63,9 @@ def _submitted(case: ExecCase, session: str, options: Sequence[str], script: Pat
     before = case.dependencies()
     if before:
         options = [*options, f"--dependency={','.join([*_stated(script), *before])}"]
-    case.journal.write("submit_intent", token=token)
+    case.journal.write("submit_intent", token=token, clusters=clusters)
     try:
-        found = submit(script, shell, token=token, options=options)
+        found = submit(script, shell, token=token, clusters=clusters, options=options)
     except SubmissionUnknownError as error:
         case.journal.write("submit_unknown", token=token, error=error.message)
         raise
@@ -117,6 +118,18 @@ def _stated(script: Path) -> list[str]:
     """Return the dependencies that a batch script states itself."""
     found = re.findall(r"^#SBATCH\s+--dependency[= ](\S+)", script.read_text(errors="replace"), re.MULTILINE)
     return found[-1:]
+
+
+def _clusters(options: Sequence[str], script: Path) -> str | None:
+    """Return the clusters that sbatch is to choose from, separated by commas; None for the local one.
+
+    Options are stronger than variables, and these than the script.
+    """
+    text = script.read_text(errors="replace")
+    given = re.findall(r"^#SBATCH\s+(?:--clusters?[= ]|-M ?)(\S+)", text, re.MULTILINE)
+    given += [value for name in ("SLURM_CLUSTERS", "SBATCH_CLUSTERS") if (value := os.environ.get(name))]
+    given += [match[1] for word in options if (match := re.fullmatch(r"(?:--clusters?=|-M)(\S+)", word))]
+    return given[-1].strip("'\"") if given else None
 
 
 def _without(directory: Path, path: str) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from launcher._util import toml
 from launcher._util.shell import Result
-from launcher.cloudai import exec_mode
+from launcher.cloudai import exec_mode, exec_sbatch
 from launcher.cloudai.exec_mode import ExecCase, without_secrets
 from launcher.cloudai.exec_results import judge, read_steps
 from launcher.slurm.queue import Job, State
@@ -269,6 +270,48 @@ def test_only_the_job_with_the_token_is_cancelled(
     monkeypatch.setattr(exec_mode, "find_submission", lambda *_: found)
     assert exec_mode.cancel(case, shell) is cancelled
     assert shell.asked == ([("scancel", "7")] if cancelled else [])
+
+
+def test_jobs_of_several_clusters_are_asked_for_and_ended_where_they_are(tmp_path: Path) -> None:
+    """Two clusters number jobs alike: each case's own is ended, and only on its cluster."""
+    cases = [ExecCase(tmp_path / name) for name in ("here", "there", "beside")]
+    for case, cluster in zip(cases, (None, "other", "other"), strict=True):
+        case.path.mkdir(parents=True)
+        number = "8" if case.directory.name == "beside" else "7"
+        case.journal.write("submitted", token=f"token-{case.directory.name}", job=number, cluster=cluster)
+
+    def squeue(argv: Sequence[str]) -> Result:
+        names = {"7": "there", "8": "beside"} if "--clusters=other" in argv else {"7": "here"}
+        lines = [f"{each}|{each}|RUNNING|N/A|N/A|N/A|n1|None|/s|/d|token-{name}" for each, name in names.items()]
+        return Result(tuple(argv), 0, "\n".join(lines) + "\n", "")
+
+    shell = Recorder({"squeue": squeue, "scancel": Result(("scancel",), 0, "", "")})
+    found = exec_mode.ask(cases, shell)
+    assert {path.name: job and job.id for path, job in found.items()} == {"here": "7", "there": "7", "beside": "8"}
+    assert len(shell.asked) == 2, "one question for each cluster"
+    assert [exec_mode.cancel(case, shell) for case in cases] == [True] * 3
+    ended = [argv for argv in shell.asked if argv[0] == "scancel"]
+    assert ended == [("scancel", "7"), ("scancel", "--clusters=other", "7"), ("scancel", "--clusters=other", "8")]
+
+
+@pytest.mark.parametrize(
+    ("options", "line", "clusters"),
+    [
+        ([], "", None),
+        ([], "#SBATCH --clusters=a,b", "a,b"),
+        ([], "#SBATCH -M a", "a"),
+        (["--requeue", "--clusters=c"], "#SBATCH --clusters=a", "c"),
+    ],
+)
+def test_the_clusters_that_a_job_may_go_to(
+    options: list[str], line: str, clusters: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was submitted is looked for there, should its answer be lost."""
+    for name in ("SLURM_CLUSTERS", "SBATCH_CLUSTERS"):
+        monkeypatch.delenv(name, raising=False)
+    script = tmp_path / "s.sh"
+    script.write_text(f"#!/bin/bash\n{line}\n")
+    assert exec_sbatch._clusters(options, script) == clusters
 
 
 def test_the_program_in_the_place_of_sbatch_runs_on_every_python(tmp_path: Path) -> None:
