@@ -4,15 +4,18 @@ import hashlib
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from launcher._util.errors import LauncherError
 from launcher._util.shell import LocalShell
+from launcher.cloudai import exec_mode
 from launcher.cloudai.exec_mode import ExecCase
 from launcher.cloudai.models import System
 from launcher.contract import files
 from launcher.rundir import RunDirectory
 from launcher.slurm.submit import find_submission, submit
+from launcher.watch.cancel import cancel_run
 
 _SCRIPT = """\
 #!/bin/bash
@@ -55,3 +58,16 @@ def end_with(
     options = [f"--output={path.with_suffix('.log')}", f"--partition={system.default_partition}"]
     options += [f"--account={system.account}"] if system.account else []
     return submit(path, shell, token=token, options=options, cwd=path.parent).job
+
+
+def end_now(ended: Sequence[RunDirectory | ExecCase], warn: Callable[[str], None]) -> None:
+    """End runs that are still going, each once it is certain that the job is its own; one that cannot be is named."""
+    shell = LocalShell()
+    for one in ended:
+        try:
+            if isinstance(one, ExecCase):
+                exec_mode.cancel(one, shell)
+            else:
+                cancel_run(one, shell)
+        except LauncherError as error:
+            warn(f"{one.directory if isinstance(one, ExecCase) else one.path} was not ended: {error.message}")

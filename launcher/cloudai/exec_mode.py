@@ -274,7 +274,8 @@ def _wait(case: ExecCase, wait_s: float, on_wait: Callable[[str], None]) -> Subm
 def ask(cases: Sequence[ExecCase], shell: Shell) -> dict[Path, Job | None]:
     """Return the newest job of each case, by its directory; None where there is none.
 
-    Each cluster is asked once: clusters count their jobs on their own. A job that Slurm shows as another's is none of the case's. Raises DiskError.
+    Each cluster is asked once: clusters count their jobs on their own. A job that Slurm shows as another's is not
+    the case's. Raises DiskError.
     """
     known = {case.directory: case.submission() for case in cases}
     asked = dict[str | None, list[str]]()

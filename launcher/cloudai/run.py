@@ -15,9 +15,18 @@ from launcher._util.errors import ConfigError, ImageError, LauncherError, Reques
 from launcher._util.shell import LocalShell
 from launcher.api.progress import Progress
 from launcher.cloudai import exec_mode, exec_results, nemo_run, sources
-from launcher.cloudai.cases import Case, PlannedCase, RunChoices, cases_of, check_env_params, is_sweep, plan_case
+from launcher.cloudai.cases import (
+    Case,
+    PlannedCase,
+    RunChoices,
+    cases_of,
+    check_env_params,
+    is_sweep,
+    plan_case,
+    run_name,
+)
 from launcher.cloudai.cmd_args import Note
-from launcher.cloudai.ending import end_with
+from launcher.cloudai.ending import end_now, end_with
 from launcher.cloudai.environment import in_shell
 from launcher.cloudai.exec_mode import ExecCase
 from launcher.cloudai.load import LoadedFiles, ScenarioTest
@@ -29,6 +38,7 @@ from launcher.cloudai.sweeping import TestSweep, job_of
 from launcher.contract import files
 from launcher.discovery.recipe_index import load_index
 from launcher.rundir import RunDirectory
+from launcher.sweep.trials import Trial
 
 if TYPE_CHECKING:
     from launcher.api.prepare_plan import PreparedPlan
@@ -59,6 +69,24 @@ class Submitted:
     """The jobs of each test, by its id; of an array its number alone."""
     scripts: dict[str, ExecCase] = field(default_factory=dict)
     """The cases of exec mode, by name."""
+    tests: list[ScenarioTest] = field(default_factory=list)
+    waiting: list[ScenarioTest] = field(default_factory=list)
+    """Tests that wait for points which an agent has not asked for yet, in the order of their submission."""
+    endings: set[tuple[str, str]] = field(default_factory=set)
+    """Tests that end with others, where that was seen to."""
+    submit: Callable[[ScenarioTest], None] = field(default=lambda _: None)
+    end: Callable[[ScenarioTest, str], None] = field(default=lambda _test, _by: None)
+    warn: Callable[[str], None] = field(default=lambda _: None)
+
+    @property
+    def choosing(self) -> set[str]:
+        """Return the tests whose agent may ask for further points."""
+        return {test for test, sweep in self.sweeps.items() if sweep.feeds_on_results and not sweep.over}
+
+    def is_over(self, test: str) -> bool:
+        """Return whether a test is the sweep of an agent, and over: Slurm may have forgotten its jobs."""
+        sweep = self.sweeps.get(test)
+        return sweep is not None and sweep.feeds_on_results and sweep.over
 
     def runs_of(self, test: str) -> list[RunDirectory]:
         """Return the runs of a test."""
@@ -278,7 +306,8 @@ def run_scenario(loaded: LoadedFiles, root: Path, options: RunChoices, progress:
     """Submit every case of a scenario, each once: called again with the same `root`, it makes good what is missing.
 
     The order of tests and iterations is kept by Slurm's dependencies. Of an agent that chooses by results the first
-    points are submitted. Raises ConfigError, SlurmError, DiskError, OutsideError.
+    points are submitted; tests that wait for its last one are submitted by `wait`, or by the same call later. Raises
+    ConfigError, SlurmError, DiskError, OutsideError.
     """
     write_scenario(loaded, root, options)
     submitted = Submitted(root)
@@ -292,7 +321,8 @@ def run_scenario(loaded: LoadedFiles, root: Path, options: RunChoices, progress:
     for test in loaded.scenario.tests:
         if test.entry.id in by_script:
             _check_script(test, cases[test.entry.id], loaded)
-    for test in in_order(loaded.scenario.tests):
+
+    def submit(test: ScenarioTest) -> None:
         before = _needed(test, submitted)
         if test.entry.id in by_script:
             _run_scripts(cases[test.entry.id], before, submitted, progress)
@@ -301,21 +331,70 @@ def run_scenario(loaded: LoadedFiles, root: Path, options: RunChoices, progress:
             _submit_sweep(test, TestSweep(test, loaded, root, options, checkouts.of(test), before, progress), submitted)
         else:
             _submit_test(cases[test.entry.id], before, submitted, progress)
-    for test in loaded.scenario.tests:
-        for needed in test.entry.dependencies:
-            if needed.type == "end_post_comp":
-                ended: list[RunDirectory | ExecCase] = [*submitted.runs_of(test.entry.id)]
-                ended += submitted.scripts_of(test.entry.id)
-                end_with(test.entry.id, ended, submitted.jobs.get(needed.id, []), root, loaded.system)
+
+    submitted.tests = list(loaded.scenario.tests)
+    submitted.waiting = in_order(loaded.scenario.tests)
+    submitted.submit, submitted.warn = submit, progress.warn
+    submitted.end = lambda test, by: _end(test, by, submitted, loaded)
+    submit_ready(submitted)
+    for test in submitted.waiting:
+        needed = ", ".join(each.id for each in _starts(test))
+        progress.warn(
+            f"{test.entry.id} is submitted by this command, or by `run --continue`, once all points of {needed} "
+            "were chosen and have ended"
+        )
     return submitted
+
+
+def submit_ready(submitted: Submitted) -> None:
+    """Submit the tests that wait for no agent, and what ends tests together with others."""
+    left = list[ScenarioTest]()
+    for test in submitted.waiting:
+        undecided = {each.entry.id for each in left} | submitted.choosing
+        if any(
+            needed.id in undecided and (needed.type == "start_post_comp" or needed.id not in submitted.jobs)
+            for needed in _starts(test)
+        ):
+            left.append(test)
+        else:
+            submitted.submit(test)
+    submitted.waiting = left
+    undecided = {each.entry.id for each in left} | submitted.choosing
+    waiting = {each.entry.id for each in left}
+    for test in submitted.tests:
+        for needed in test.entry.dependencies:
+            pair = (test.entry.id, needed.id)
+            if needed.type != "end_post_comp" or pair in submitted.endings:
+                continue
+            if test.entry.id not in waiting and needed.id not in undecided:
+                submitted.endings.add(pair)
+                submitted.end(test, needed.id)
+
+
+def _end(test: ScenarioTest, by: str, submitted: Submitted, loaded: LoadedFiles) -> None:
+    """Have a test ended with another one: by a job that waits for it, or now where that is an agent's that is over."""
+    ended: list[RunDirectory | ExecCase] = [*submitted.runs_of(test.entry.id), *submitted.scripts_of(test.entry.id)]
+    if submitted.is_over(by):
+        end_now(ended, submitted.warn)
+    else:
+        end_with(test.entry.id, ended, submitted.jobs.get(by, []), submitted.root, loaded.system)
 
 
 def _submit_sweep(test: ScenarioTest, sweep: TestSweep, submitted: Submitted) -> None:
     """Submit the points of a sweep beside each other, as arrays."""
     submitted.sweeps[test.entry.id] = sweep
+    if _ended_marker(test.entry.id, submitted).exists():
+        _note_trials(test.entry.id, sweep, sweep.directory.trials(), submitted)
+        sweep.over = True
+    else:
+        _note_trials(test.entry.id, sweep, sweep.submit(), submitted)
+
+
+def _note_trials(test: str, sweep: TestSweep, trials: Sequence[Trial], submitted: Submitted) -> None:
+    """Note the runs and jobs of a sweep's trials."""
     jobs = list[str]()
-    for trial in sweep.submit():
-        name = f"{test.entry.id}/0/{trial.number}"
+    for trial in trials:
+        name = f"{test}/0/{trial.number}"
         if trial.state == "refused":
             submitted.refused[name] = str(trial.reason)
             continue
@@ -323,7 +402,7 @@ def _submit_sweep(test: ScenarioTest, sweep: TestSweep, submitted: Submitted) ->
         submitted.runs[name] = run
         if (job := job_of(run.journal)) is not None:
             jobs.append(job.partition("_")[0])
-    submitted.jobs[test.entry.id] = list(dict.fromkeys(jobs))
+    submitted.jobs[test] = list(dict.fromkeys(jobs))
 
 
 def runs_script(test: ScenarioTest, source: Checkout, options: RunChoices) -> bool:
@@ -433,7 +512,7 @@ def _needed(test: ScenarioTest, submitted: Submitted) -> list[str]:
     """
     found = list[str]()
     for needed in _starts(test):
-        jobs = submitted.jobs.get(needed.id, [])
+        jobs = [] if submitted.is_over(needed.id) else submitted.jobs.get(needed.id, [])
         if jobs:
             found.append(f"after:{jobs[0]}" if needed.type == "start_post_init" else f"afterany:{':'.join(jobs)}")
     return found
@@ -489,11 +568,13 @@ def wait(submitted: Submitted, *, tick: Callable[[str], None], leave: Callable[[
     """
     from launcher.watch.status import status_of
 
-    for sweep in submitted.sweeps.values():
-        if sweep.feeds_on_results:
-            sweep.follow(leave=leave, tick=lambda trials: tick(_counts(trial.state for trial in trials)))
-            if leave():
-                return False
+    followed = set[str]()
+    while left := sorted(submitted.choosing - followed):
+        _follow(left[0], submitted, tick=tick, leave=leave)
+        followed.add(left[0])
+        if leave():
+            return False
+        submit_ready(submitted)
     runs, scripts, shell = list(submitted.runs.values()), list(submitted.scripts.values()), LocalShell()
     said = ""
     while runs or scripts:
@@ -513,6 +594,46 @@ def wait(submitted: Submitted, *, tick: Callable[[str], None], leave: Callable[[
                 return False
             time.sleep(0.2)
     return True
+
+
+def _follow(name: str, submitted: Submitted, *, tick: Callable[[str], None], leave: Callable[[], bool]) -> None:
+    """Drive the agent of a test until its last point has ended, or until the test that it ends with is over."""
+    sweep = submitted.sweeps[name]
+    test = next(each for each in submitted.tests if each.entry.id == name)
+    enders = [needed.id for needed in test.entry.dependencies if needed.type == "end_post_comp"]
+    ended = False
+
+    def looked(trials: Sequence[Trial]) -> None:
+        nonlocal ended
+        tick(_counts(trial.state for trial in trials))
+        ended = bool(enders) and all(_has_ended(each, submitted) for each in enders)
+
+    _note_trials(name, sweep, sweep.follow(leave=lambda: ended or leave(), tick=looked), submitted)
+    if ended and not sweep.over:
+        marker = _ended_marker(name, submitted)
+        marker.parent.mkdir(exist_ok=True)
+        files.write_text(marker, "")
+        sweep.over = True
+        end_now(submitted.runs_of(name), submitted.warn)
+
+
+def _ended_marker(test: str, submitted: Submitted) -> Path:
+    """Return the file that says that an agent asks for no further point, because its test was ended."""
+    return submitted.root / "ending" / f"{run_name(test)}.ended"
+
+
+def _has_ended(test: str, submitted: Submitted) -> bool:
+    """Return whether all runs of a test are over."""
+    from launcher.watch.status import status_of
+
+    if test in submitted.choosing or any(each.entry.id == test for each in submitted.waiting):
+        return False
+    runs, scripts, shell = submitted.runs_of(test), submitted.scripts_of(test), LocalShell()
+    jobs = exec_mode.ask(scripts, shell)
+    verdicts = [exec_results.judge(one, jobs[one.directory], exec_results.steps_of(one)) for one in scripts]
+    return all(verdict.over for verdict in verdicts) and all(
+        status.phase.over for status in (status_of(runs, shell)[0] if runs else ())
+    )
 
 
 def _counts(words: Iterable[str]) -> str:

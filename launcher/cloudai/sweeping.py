@@ -65,6 +65,8 @@ class TestSweep:
         with in_shell(self._secrets):
             self._recipe = built_recipe(first.request, progress)
         self._name = str(first.request.name)
+        self.over = False
+        """Whether no point is left to ask for, and all have ended, as far as was looked."""
         self.directory = SweepDirectory(root / "runs" / self._name)
 
     @property
@@ -114,6 +116,7 @@ class TestSweep:
             driver = SweepDriver(self.directory, definition, strategy_of(self._test), runs, self._progress, settings)
             act(driver)
             self._write_cases(driver.trials, runs)
+            self.over = driver.over
             return driver.trials
 
     def _definition(self) -> Definition:

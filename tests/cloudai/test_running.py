@@ -267,23 +267,66 @@ def test_real_megatron_trains_a_scenario(user: User, slurm_cluster: VirtualClust
     assert list((root / "twice/0/tb_logs").glob("*tfevents*"))
 
 
-def test_an_agent_chooses_by_results_and_the_environment_draws(user: User) -> None:
-    """Bayesian optimization of four trials; micro-batches are drawn, and noted beside the trajectory."""
+def test_an_agent_chooses_by_results_and_others_wait_for_its_last_point(user: User) -> None:
+    """Bayesian optimization of six trials; micro-batches are drawn, and noted beside the trajectory.
+
+    Four points are asked for at first. A test that waits for all of them begins behind the last one, and one that goes
+    on as long as they do is ended then.
+    """
     pytest.importorskip("optuna")
     test = {
         **TEST,
-        "cmd_args": {**ARGS, "seq_length": [512, 1024, 2048], "mb": [1, 2], "gb": 4},
+        "cmd_args": {**ARGS, "seq_length": [512, 1024, 2048, 4096], "mb": [1, 2], "gb": 4},
         "agent": "bayesian_optimization",
-        "agent_steps": 4,
+        "agent_steps": 6,
         "env_params": {"mb": {"weights": [0.5, 0.5]}},
     }
-    options = files(user, [{"id": "agent", "test_name": "small"}], test)
-    done = user.run("cloudai", "run", *options, f"--entrypoint={TOY}", "--json", timeout_s=200, status=None)
-    assert done.returncode == 0, done.stderr[-3000:]
-    root = Path(json.loads(done.stdout)["result_dir"])
+    long = {**TEST, "name": "long", "extra_cmd_args": {"toy.iters": "100000", "toy.seconds": "0.05"}}
+    plain = {**TEST, "name": "plain"}
+    tests: list[dict[str, Any]] = [
+        {"id": "agent", "test_name": "small"},
+        {"id": "behind", "test_name": "plain", "dependencies": [{"type": "start_post_comp", "id": "agent"}]},
+        {"id": "beside", "test_name": "long", "dependencies": [{"type": "end_post_comp", "id": "agent"}]},
+        {"id": "last", "test_name": "plain", "dependencies": [{"type": "start_post_comp", "id": "behind"}]},
+    ]
+    options = files(user, tests, test, plain, long)
+    told = user.run("cloudai", "run", *options, f"--entrypoint={TOY}", "--no-wait", "--json", timeout_s=120)
+    first = json.loads(told.stdout)
+    assert set(first["jobs"]) == {"agent", "beside"}
+    assert "behind is submitted by this command, or by `run --continue`, once all points of agent" in told.stderr
+    more = ("cloudai", "run", *options, f"--entrypoint={TOY}", f"--continue={first['result_dir']}", "--json")
+    done = user.run(*more, timeout_s=240, status=1)
+    answer = json.loads(done.stdout)
+    cases = {one["name"]: one for one in answer["cases"]}
+    phases = {name: one["phase"] for name, one in cases.items()}
+    wanted_phases = dict.fromkeys((*(f"agent/0/{number}" for number in range(1, 7)), "behind/0", "last/0"), "finished")
+    assert phases == {**wanted_phases, "beside/0": "cancelled"}, done.stderr[-3000:]
+    ended = [events(Path(cases[f"agent/0/{number}"]["run_dir"]))[1] for number in range(1, 7)]
+    began = {name: events(Path(cases[f"{name}/0"]["run_dir"]))[0] for name in ("behind", "beside", "last")}
+    assert began["beside"] < max(ended) < began["behind"] < began["last"]
+    root = Path(answer["result_dir"])
     rows = list(csv.DictReader((root / "agent/0/trajectory.csv").read_text().splitlines()))
-    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     assert all(row["action"].startswith("{'seq_length': ") for row in rows)
     drawn = list(csv.DictReader((root / "agent/0/metadata.csv").read_text().splitlines()))
-    wanted = [random.Random(f"0:mb:{trial}").choices([1, 2], weights=[0.5, 0.5])[0] for trial in range(1, 5)]  # noqa: S311
+    wanted = [random.Random(f"0:mb:{trial}").choices([1, 2], weights=[0.5, 0.5])[0] for trial in range(1, 7)]  # noqa: S311
     assert [int(row["env_params.mb"]) for row in drawn] == wanted
+
+
+def test_an_agent_whose_test_ends_with_another_asks_for_no_further_point(user: User) -> None:
+    pytest.importorskip("optuna")
+    slow = {"toy.iters": "100000", "toy.seconds": "0.05"}
+    agent = {"agent": "bayesian_optimization", "agent_steps": 20}
+    test = {**TEST, "extra_cmd_args": slow, "cmd_args": {**ARGS, "seq_length": [512, 1024, 2048, 4096, 8192]}, **agent}
+    tests: list[dict[str, Any]] = [
+        {"id": "agent", "test_name": "small", "dependencies": [{"type": "end_post_comp", "id": "main"}]},
+        {"id": "main", "test_name": "plain"},
+    ]
+    options = files(user, tests, test, {**TEST, "name": "plain"})
+    done = user.run("cloudai", "run", *options, f"--entrypoint={TOY}", "--json", timeout_s=120, status=1)
+    answer = json.loads(done.stdout)
+    phases = {one["name"]: one["phase"] for one in answer["cases"]}
+    assert phases == {**{f"agent/0/{number}": "cancelled" for number in range(1, 5)}, "main/0": "finished"}
+    more = ("cloudai", "run", *options, f"--entrypoint={TOY}", f"--continue={answer['result_dir']}", "--json")
+    again = json.loads(user.run(*more, timeout_s=60, status=1).stdout)
+    assert len(again["cases"]) == 5, "nothing more is asked for later"

@@ -12,6 +12,7 @@ import pytest
 
 from tests.backends.running import User
 from tests.faults.forks import Launchers, launchers
+from tests.faults.shims import put
 from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
 from tests.sweep.sweeping import (
     by_step,
@@ -86,6 +87,34 @@ def test_points_are_runs_whose_job_is_a_task(user: User, slurm_cluster: VirtualC
     shown = json.loads(user.run("status", "--json", "--limit", "9").stdout)["runs"]
     assert {run["job_proven"] for run in shown} == {True}
     assert {run["job"].partition("_")[1] for run in shown} == {"_"}
+
+
+_LIMITED = """#!/bin/bash
+# As the controller does for MaxSubmitJobs of an association: an array counts with all of its tasks.
+tasks=1
+for word in "$@"; do [[ ! $word =~ ^--array=0-([0-9]+) ]] || tasks=$((BASH_REMATCH[1] + 1)); done
+held=$(/usr/bin/squeue -h -r -o %o | grep -cF "{directory}/runs/")
+if ((held + tasks > {most})); then
+    echo "$tasks beside $held" >>{directory}/refused
+    echo "sbatch: error: AssocMaxSubmitJobLimit" >&2
+    echo "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy" >&2
+    exit 1
+fi
+exec /usr/bin/sbatch "$@"
+"""
+
+
+def test_follow_submits_as_many_as_an_association_may_and_the_others_later(
+    user: User, slurm_cluster: VirtualCluster
+) -> None:
+    put(user, {"sbatch": _LIMITED.format(directory=user.directory, most=3)})
+    told = user.run("sweep", write_sweep(user, 6), "--follow", "--json", status=1, timeout_s=120)
+    assert json.loads(told.stdout)["counts"] == {"finished": 5, "failed": 1}
+    assert "3 runs wait: Slurm takes no more than 3 jobs of yours now" in told.stderr
+    # Six at once were refused; what waited was submitted when there was room, and Slurm was not asked in vain.
+    assert (user.directory / "refused").read_text() == "6 beside 0\n"
+    assert counted(user) == {run.name: 1 for run in user.runs()}
+    assert len({name.partition("_")[0] for name in tasks(slurm_cluster, user)}) == 2
 
 
 def test_a_task_is_cancelled_alone_although_its_number_is_the_arrays(user: User, slurm_cluster: VirtualCluster) -> None:
