@@ -601,15 +601,18 @@ def _follow(name: str, submitted: Submitted, *, tick: Callable[[str], None], lea
     sweep = submitted.sweeps[name]
     test = next(each for each in submitted.tests if each.entry.id == name)
     enders = [needed.id for needed in test.entry.dependencies if needed.type == "end_post_comp"]
-    ended = False
+    over = False
 
-    def looked(trials: Sequence[Trial]) -> None:
-        nonlocal ended
-        tick(_counts(trial.state for trial in trials))
-        ended = bool(enders) and all(_has_ended(each, submitted) for each in enders)
+    def ended() -> bool:
+        nonlocal over
+        over = over or (bool(enders) and all(_has_ended(each, submitted) for each in enders))
+        return over
 
-    _note_trials(name, sweep, sweep.follow(leave=lambda: ended or leave(), tick=looked), submitted)
-    if ended and not sweep.over:
+    trials = sweep.follow(
+        leave=lambda: over or leave(), tick=lambda found: tick(_counts(trial.state for trial in found)), ended=ended
+    )
+    _note_trials(name, sweep, trials, submitted)
+    if over and not sweep.over:
         marker = _ended_marker(name, submitted)
         marker.parent.mkdir(exist_ok=True)
         files.write_text(marker, "")

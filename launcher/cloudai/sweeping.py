@@ -36,7 +36,7 @@ from launcher.sweep.measure import StepWindow
 from launcher.sweep.points import SweepPoint
 from launcher.sweep.rewards import reward_of
 from launcher.sweep.runs import SlurmRuns
-from launcher.sweep.trials import Trial
+from launcher.sweep.trials import Strategy, Trial
 
 _PARALLEL = 4
 """Trials of an agent at the same time that chooses by results."""
@@ -78,16 +78,21 @@ class TestSweep:
         """Submit what can be submitted without results, each point once. Raises RequestError, SlurmError, DiskError."""
         return self._drive(lambda driver: driver.submit())
 
-    def follow(self, *, leave: Callable[[], bool], tick: Callable[[Sequence[Trial]], None]) -> list[Trial]:
-        """Drive an agent that chooses by results until it is done, or `leave` says so."""
-        return self._drive(lambda driver: driver.follow(leave=leave, tick=tick))
+    def follow(
+        self, *, leave: Callable[[], bool], tick: Callable[[Sequence[Trial]], None], ended: Callable[[], bool]
+    ) -> list[Trial]:
+        """Drive an agent that chooses by results until it is done, or `leave` says so.
+
+        It is asked for no further point once `ended` says that its test has ended.
+        """
+        return self._drive(lambda driver: driver.follow(leave=leave, tick=tick), ended)
 
     def run_of(self, trial: Trial) -> RunDirectory:
         """Return the run of a trial."""
         record = self.directory.record() or {}
         return RunDirectory(self.directory.root / f"{trial.samples[0].name}-{record['id']}")
 
-    def _drive(self, act: Callable[[SweepDriver], object]) -> list[Trial]:
+    def _drive(self, act: Callable[[SweepDriver], object], ended: Callable[[], bool] = lambda: False) -> list[Trial]:
         definition = self._definition()
         record = self.directory.create(
             {"name": self._name, "test": self._test.entry.id},
@@ -113,7 +118,8 @@ class TestSweep:
                 shell=LocalShell(keep=(lock,)),
             )
             settings = DriverSettings(parallel=_PARALLEL if self.feeds_on_results else None)
-            driver = SweepDriver(self.directory, definition, strategy_of(self._test), runs, self._progress, settings)
+            strategy = _UntilEnded(strategy_of(self._test), ended)
+            driver = SweepDriver(self.directory, definition, strategy, runs, self._progress, settings)
             act(driver)
             self._write_cases(driver.trials, runs)
             self.over = driver.over
@@ -192,6 +198,21 @@ class TestSweep:
                 link = directory / name
                 if not link.is_symlink():
                     link.symlink_to(os.path.relpath(target, directory))
+
+
+class _UntilEnded:
+    """A strategy that asks for nothing once its test has ended; see `trials.Strategy`."""
+
+    def __init__(self, strategy: Strategy, ended: Callable[[], bool]) -> None:
+        self._strategy, self._ended = strategy, ended
+        self.tell, self.restore, self.should_stop = strategy.tell, strategy.restore, strategy.should_stop
+
+    def ask(self, count: int) -> Sequence[SweepPoint]:
+        return [] if self._ended() else self._strategy.ask(count)
+
+    @property
+    def exhausted(self) -> bool:
+        return self._strategy.exhausted
 
 
 def built_recipe(request: Request, progress: Progress) -> BuiltRecipe | None:
