@@ -13,7 +13,7 @@ from launcher.cloudai import flags, native, nemo_run, sources
 from launcher.cloudai.cmd_args import Note
 from launcher.cloudai.constraints import violations
 from launcher.cloudai.environment import Environment, environment_of
-from launcher.cloudai.gates import gates_of
+from launcher.cloudai.gates import all_gates
 from launcher.cloudai.load import LoadedFiles, ScenarioTest
 from launcher.cloudai.models import AGENTS, System, Test, slurm_time_limit
 from launcher.cloudai.native import NEMO_RUN
@@ -91,6 +91,8 @@ class PlannedCase:
     nodes: int
     arguments: tuple[str, ...] = ()
     """In exec mode: those of setup_experiment.py."""
+    gates: tuple[str, ...] = ()
+    """In exec mode: what its job runs before and after the training, each as a request states it."""
     python: Path | None = None
     """In exec mode: the interpreter that runs it."""
     plan_only: bool = False
@@ -284,6 +286,14 @@ def plan_case(
         *_notes_of_test(case, mode),
         *_notes_of_container(test, mode, profile.is_container),
     ]
+    gates = all_gates(
+        loaded.scenario.pre_test if options.hooks else None,
+        loaded.scenario.post_test if options.hooks else None,
+        system,
+        profile,
+        ranks_per_node=size.ranks_per_node,
+        vboost=bool(test.cmd_args.enable_vboost) and profile.allow_vboost and mode == "native",
+    )
     asked: dict[str, Any] = {}
     arguments: tuple[str, ...] = ()
     if mode == "native":
@@ -292,11 +302,9 @@ def plan_case(
         notes += translated.notes
         asked = {"recipe": translated.recipe, "assignments": translated.assignments, **translated.options}
         asked["env"] = tuple(f"{name}={value}" for name, value in translated.environment.items())
-        if loaded.scenario.pre_test is not None and options.hooks:
-            hook = loaded.scenario.pre_test
-            asked["gates"] = gates_of(hook, system, profile, ranks_per_node=size.ranks_per_node)
+        asked["gates"] = gates
     else:
-        notes += _notes_of_exec(case)
+        notes += _notes_of_exec(case, system, profile)
         image = profile.image_file(test.cmd_args.container_image) if test.cmd_args.container_image else None
         arguments = tuple(_exec_arguments(case, loaded, environment, source, chosen.names, image))
     if profile.is_container:
@@ -329,6 +337,7 @@ def plan_case(
         source=source,
         nodes=size.nodes,
         arguments=arguments,
+        gates=gates if mode == "exec" else (),
         python=nemo_run.python_of(case.scenario_test, system.install_path) if mode == "exec" else None,
         plan_only=bool(test.cmd_args.dryrun),
     )
@@ -346,6 +355,7 @@ def _translate(
             nemo_run=None if profile.is_container else directory,
             wandb="WANDB_API_KEY" in environment.secrets,
             retries=case.scenario_test.wrote("cmd_args", "max_retries"),
+            allow_vboost=profile.allow_vboost,
         )
     except ConfigError as error:
         error.where = case.scenario_test.where if error.where == "cmd_args" else error.where
@@ -433,8 +443,8 @@ def _notes_of_container(test: Test, mode: Mode, is_container: bool) -> list[Note
     return notes
 
 
-def _notes_of_exec(case: Case) -> list[Note]:
-    """Return what is said about fields that have no effect in exec mode, or are unknown."""
+def _notes_of_exec(case: Case, system: System, profile: Profile) -> list[Note]:
+    """Return what is said about fields that have no effect in exec mode, or are unknown, and about what is missing."""
     found = [
         Note(f"cmd_args.{name}", f"has no effect: {reason}")
         for name, reason in flags.without_effect(case.test.cmd_args)
@@ -443,6 +453,12 @@ def _notes_of_exec(case: Case) -> list[Note]:
     for name, near in case.test.cmd_args.unknown.items():
         more = f"; did you mean {near}?" if near else ""
         found.append(Note(f"cmd_args.{name}", f"is not a field, and has no effect{more}"))
+    if case.test.cmd_args.enable_vboost and not profile.allow_vboost:
+        text = "the cluster profile does not state `allow_vboost = true`, and setup_experiment.py is asked for it"
+        found.append(Note("cmd_args.enable_vboost", text))
+    if not system.account:
+        text = "is not stated: NeMo-Run makes the job's name from it, and ends with an error without one"
+        found.append(Note("system.account", text))
     return found
 
 

@@ -109,6 +109,16 @@ class ExecCase:
         found = files.read_object(self.path / "session.json") or {}
         return [str(each) for each in found.get("arguments", [])]
 
+    def gates(self) -> list[str]:
+        """Return what its jobs run before and after the training, each as a request states it."""
+        found = files.read_object(self.path / "session.json") or {}
+        return [str(each) for each in found.get("gates", [])]
+
+    def gate_records(self, job: str) -> list[Path]:
+        """Return the files on these programs of a job, one for each of its starts, the newest last."""
+        found = [path for path in self.path.glob(f"gates/{job}-*/gates.json") if path.parent.name.count("-") == 1]
+        return sorted(found, key=lambda path: int(path.parent.name.partition("-")[2]))
+
     def runs(self) -> bool:
         """Return whether its script, or what that has started on this machine, still runs."""
         try:
@@ -145,14 +155,16 @@ def start(
     cwd: Path,
     dependencies: Sequence[str],
     on_wait: Callable[[str], None],
+    gates: Sequence[str] = (),
     wait_s: float = SUBMIT_WAIT_S,
     shell: Shell | None = None,
 ) -> Submission:
     """Run a case's script unless its job is known; return the job once it is submitted.
 
     A start that was interrupted is completed: its job is looked for before the script is run again. `environment` is
-    the script's, with the values of secrets. Raises RequestError where the script ends without a job, OutsideError
-    where it does not submit one in time, SlurmError where Slurm does not answer whether there is a job, DiskError.
+    the script's, with the values of secrets; `gates` are what its jobs run before and after the training. Raises
+    RequestError where the script ends without a job, OutsideError where it does not submit one in time, SlurmError
+    where Slurm does not answer whether there is a job, DiskError.
     """
     shell = shell or LocalShell()
     try:
@@ -167,7 +179,7 @@ def start(
             # Between the look above and the lock another launcher may have come as far as a job.
             if (known := _known(case, shell, locked_already=True)) is not None:
                 return known
-            _run(case, command, environment, cwd=cwd, dependencies=dependencies, running=running)
+            _run(case, command, environment, cwd=cwd, dependencies=dependencies, gates=gates, running=running)
     except BlockingIOError:
         on_wait("its script runs already")
     return _wait(case, wait_s, on_wait)
@@ -197,6 +209,7 @@ def _run(
     *,
     cwd: Path,
     dependencies: Sequence[str],
+    gates: Sequence[str],
     running: int,
 ) -> None:
     """Start the script in the background: it holds the lock `running` until it ends."""
@@ -206,7 +219,12 @@ def _run(
     shims = case.path / "bin"
     shims.mkdir(exist_ok=True)
     write_stand_in(shims / "sbatch")
-    values = {"session": session, "dependencies": list(dependencies), "arguments": list(command[2:])}
+    values = {
+        "session": session,
+        "dependencies": list(dependencies),
+        "arguments": list(command[2:]),
+        "gates": list(gates),
+    }
     files.write_json(case.path / "session.json", values)
     status = case.path / f"status.{session}"
     # The status is written by a shell around the script, which outlives this process.

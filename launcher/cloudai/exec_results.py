@@ -8,10 +8,12 @@ import math
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.cloudai.exec_mode import ExecCase
+from launcher.cloudai.gates import outcomes, words_after
+from launcher.contract.records import GateOutcome
 from launcher.slurm.queue import Job, State
 
 _ITERATION = re.compile(r"iteration\s+(\d+)\s*/\s*(\d+)\s*\|(.*)")
@@ -147,12 +149,19 @@ def judge(case: ExecCase, job: Job | None, steps: Sequence[LoggedStep], now: flo
         at = f"iteration {steps[-1].iteration} of {steps[-1].total}" if steps else ""
         return ExecVerdict("running", at, over=False, good=False)
     now = time.time() if now is None else now
+    records = case.gate_records(known.job)
+    hooks = outcomes(records[-1]) if records else []
     if case.runs() and (job.end is None or now - job.end < _SCRIPT_S):
         return ExecVerdict("stopping", "setup_experiment.py compares what was measured", over=False, good=False)
-    return _ended(job, steps)
+    found = _ended(job, steps, hooks)
+    after = words_after(hooks)
+    return replace(found, detail=f"{found.detail}; {after}") if after else found
 
 
-def _ended(job: Job, steps: Sequence[LoggedStep]) -> ExecVerdict:
+def _ended(job: Job, steps: Sequence[LoggedStep], hooks: Sequence[GateOutcome]) -> ExecVerdict:
+    for gate in hooks:
+        if gate["when"] == "before" and not gate["passed"] and job.state is not State.CANCELLED:
+            return ExecVerdict("failed", f"gate {gate['name']}: {gate['reason']}", over=True, good=False)
     if job.state is State.CANCELLED:
         return ExecVerdict("cancelled", _done(steps), over=True, good=False)
     wrong = _wrong(steps)

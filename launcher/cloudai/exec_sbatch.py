@@ -4,6 +4,7 @@ Called as `sbatch [OPTION ...] SCRIPT [ARGUMENT ...]`, as NeMo-Run does; prints 
 """
 
 import itertools
+import json
 import os
 import re
 import shlex
@@ -57,7 +58,8 @@ def _submitted(case: ExecCase, session: str, options: Sequence[str], script: Pat
     token = f"launcher-cloudai-{case.directory.parent.name}-{os.urandom(6).hex()}-{len(intents)}"
     token = re.sub(r"[^A-Za-z0-9_-]", "-", token)
     files.append_line(case.path / "scripts.jsonl", {"script": str(script)}, sync=True)
-    files.write_text(script, without_secrets(script.read_text()))
+    text = without_secrets(script.read_text())
+    files.write_text(script, with_gates(text, case.gates(), case.path / "gates"))
     for inner in script.with_name(script.name.removesuffix("_sbatch.sh")).glob("scripts/*.sh"):
         files.write_text(inner, repaired(inner.read_text(), case.arguments()))
     before = case.dependencies()
@@ -74,6 +76,58 @@ def _submitted(case: ExecCase, session: str, options: Sequence[str], script: Pat
         raise
     case.journal.write("submitted", token=token, job=found.job, cluster=found.cluster, recovered=found.recovered)
     return found
+
+
+_GATES = """\
+# ---- Megatron Launcher: the hooks of the scenario, on the nodes of this job
+launcher_gates={directory}/$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}
+launcher_gate() {{ # WHEN NAME LIMIT_S TASKS_PER_NODE LEAST_GB_S ARGUMENT ...: an srun; fails where it has not passed
+    local when=$1 name=$2 limit_s=$3 each=$4 least=$5 status=0
+    shift 5
+    timeout --kill-after=10 "$limit_s" srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks=$((each * SLURM_JOB_NUM_NODES)) \\
+        --ntasks-per-node="$each" --input=none --kill-on-bad-exit=1 --export=ALL "$@" \\
+        >"$launcher_gates/gates/$name.txt" 2>"$launcher_gates/gates/$name.err" || status=$?
+    {judge} "$launcher_gates" "$name" "$status" "$least" "$when"
+}}
+launcher_gates_after() {{
+    local status=$?
+    set +e
+{after}
+    exit "$status"
+}}
+mkdir -p "$launcher_gates/gates" || exit 3
+{before}
+trap launcher_gates_after EXIT
+# ---- end of what Megatron Launcher has added
+
+"""
+
+
+def with_gates(text: str, gates: Sequence[str], directory: Path) -> str:
+    """Return a batch script that runs programs before and after what it does, and ends where one before has failed.
+
+    They are asked for as in `planning.model.Gate`, as JSON; their output is below `directory`. A script that has them
+    already is returned as it is: one may be submitted several times.
+    """
+    mark = _GATES.partition("\n")[0]
+    if not gates or mark in text:
+        return text
+    calls: dict[str, list[str]] = {"before": [], "after": []}
+    for gate in map(json.loads, gates):
+        least = "status" if not gate.get("measures", True) else gate.get("min_bus_gb_s")
+        words = [gate["name"], gate["limit_s"], gate["tasks_per_node"], "-" if least is None else least]
+        words += [*gate.get("srun_args", ()), *gate["command"]]
+        when = gate.get("when", "before")
+        calls[when].append(f"launcher_gate {when} {shlex.join(map(str, words))}")
+    added = _GATES.format(
+        directory=shlex.quote(str(directory)),
+        judge=shlex.join([sys.executable, str(Path(files.__file__).parents[1] / "job/gate.py")]),
+        before="\n".join(f"{call} || exit 1" for call in calls["before"]),
+        after="\n".join(f"    {call}" for call in calls["after"]),
+    )
+    lines = text.splitlines(keepends=True)
+    first = next((number for number, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
+    return "".join([*lines[:first], added, *lines[first:]])
 
 
 def repaired(text: str, arguments: Sequence[str]) -> str:

@@ -1,13 +1,21 @@
-"""pre_test: the NCCL tests of a hook as gates that a job has to pass on its own nodes before it trains."""
+"""pre_test and post_test: the NCCL tests of hooks as gates.
+
+A job has to pass them on its own nodes before it trains, or runs them there after its training.
+"""
 
 import json
 import re
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
 
 from launcher._util.errors import ConfigError
 from launcher.cloudai.load import HookScenario
 from launcher.cloudai.models import GenericTest, System, TestEntry, slurm_time_limit
 from launcher.cloudai.profile import Profile
+from launcher.contract.files import read_object
+from launcher.contract.records import GateOutcome, GatesRecord
+from launcher.contract.validation import problems
 from launcher.planning.time_limit import limit_seconds
 from launcher.runtimes import RUNTIMES
 
@@ -42,16 +50,68 @@ _LIMIT_S = 1200
 """How long a gate may take whose entry states no time_limit."""
 
 
-def gates_of(hook: HookScenario, system: System, profile: Profile, *, ranks_per_node: int) -> tuple[str, ...]:
+VBOOST = {
+    "name": "vboost",
+    "command": ["sudo", "-n", "nvidia-smi", "boost-slider", "--vboost", "1"],
+    "tasks_per_node": 1,
+    "limit_s": 60,
+    "measures": False,
+}
+"""enable_vboost: what Bridge's scripts run once for a job, on each of its nodes. Nothing sets it back, as there."""
+
+
+def all_gates(
+    pre_test: HookScenario | None,
+    post_test: HookScenario | None,
+    system: System,
+    profile: Profile,
+    *,
+    ranks_per_node: int,
+    vboost: bool,
+) -> tuple[str, ...]:
+    """Return what a job runs before and after its training, as a request states gates. Raises ConfigError."""
+    found = (json.dumps(VBOOST),) if vboost else ()
+    if pre_test is not None:
+        found += gates_of(pre_test, system, profile, ranks_per_node=ranks_per_node)
+    if post_test is not None:
+        found += gates_of(post_test, system, profile, ranks_per_node=ranks_per_node, when="after")
+    return found
+
+
+def gates_of(
+    hook: HookScenario,
+    system: System,
+    profile: Profile,
+    *,
+    ranks_per_node: int,
+    when: Literal["before", "after"] = "before",
+) -> tuple[str, ...]:
     """Return the tests of a hook as a request states gates. Raises ConfigError for one that cannot be a gate."""
     found, names = list[str](), set[str]()
     for number, (entry, test) in enumerate(hook.tests):
         where = hook.file.where(("Tests", number))
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", entry.test_name or entry.id).strip("-._") or "gate"
+        # The same hook may be run before and after.
+        name = name if when == "before" else f"post-{name}"
         name = name if name not in names else f"{name}-{number}"
         names.add(name)
-        found.append(json.dumps(_gate(name, entry, test, system, profile, ranks_per_node, where), sort_keys=True))
+        gate = {**_gate(name, entry, test, system, profile, ranks_per_node, where), "when": when}
+        found.append(json.dumps(gate, sort_keys=True))
     return tuple(found)
+
+
+def outcomes(file: Path) -> list[GateOutcome]:
+    """Return what a gates.json says; nothing where there is none."""
+    record = read_object(file)
+    if record is None or any(problems(record, GatesRecord, unknown_keys=True)):
+        return []
+    return cast(GatesRecord, record)["gates"]
+
+
+def words_after(found: Sequence[GateOutcome]) -> str:
+    """Return what the programs after a training have measured, in words; they change nothing about its verdict."""
+    after = [gate for gate in found if gate["when"] == "after"]
+    return "; ".join(f"{gate['name']}: {'' if gate['passed'] else 'not passed: '}{gate['reason']}" for gate in after)
 
 
 def _gate(
@@ -122,7 +182,8 @@ def _image(args: dict[str, Any], profile: Profile, where: str) -> list[str]:
     image = str(args.get("docker_image_url") or "")
     if not profile.is_container or not image:
         return []
-    if not RUNTIMES[profile.values["runtime"]].needs_srun:
+    runtime = RUNTIMES.get(profile.values["runtime"])
+    if runtime is None or not runtime.needs_srun:
         raise ConfigError(
             f"cmd_args.docker_image_url: a gate in an image of its own needs pyxis, and the runtime is "
             f"{profile.values['runtime']}",

@@ -74,6 +74,7 @@ class _Builder:
     environment: dict[str, str] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     retries: int | None = None
+    allow_vboost: bool = False
     own: frozenset[str] = frozenset()
     """Keys that extra_cmd_args states."""
 
@@ -109,15 +110,23 @@ def translate(
     nemo_run: Path | None = None,
     wandb: bool = False,
     retries: bool = True,
+    allow_vboost: bool = False,
 ) -> NativeRun:
     """Return what a test asks for. `test` has no lists of a sweep left.
 
     `index` describes the recipes of the release that trains. `nemo_run` is the directory that replaces /nemo_run; None
     where containers have it under that name. `wandb` says whether a key for Weights & Biases is at hand, `retries`
-    whether max_retries is more than CloudAI's default. Raises ConfigError for a recipe that does not exist, and for
+    whether max_retries is more than CloudAI's default, `allow_vboost` whether the cluster profile lets a run change the
+    GPUs' clocks. Raises ConfigError for a recipe that does not exist, and for
     values that exclude each other.
     """
-    builder = _Builder(test, index, str(nemo_run) if nemo_run else NEMO_RUN, own=frozenset(test.extra_cmd_args))
+    builder = _Builder(
+        test,
+        index,
+        str(nemo_run) if nemo_run else NEMO_RUN,
+        allow_vboost=allow_vboost,
+        own=frozenset(test.extra_cmd_args),
+    )
     _refuse_two_profilers(test)
     for key, value in LOGGER.items():
         if key not in test.extra_cmd_args:
@@ -231,6 +240,11 @@ def _first_dense(b: _Builder, value: int) -> None:
         b.note("cmd_args.first_k_dense_replace", "has no effect: it needs num_layers, from which the pattern is made")
         return
     b.set("model.moe_layer_freq", [0] * value + [1] * (layers - value), "first_k_dense_replace")
+
+
+def _vboost(b: _Builder, value: bool) -> None:
+    if value and not b.allow_vboost:
+        b.note("cmd_args.enable_vboost", "has no effect: the cluster profile does not state `allow_vboost = true`")
 
 
 def _nsys(b: _Builder, value: bool) -> None:
@@ -534,7 +548,7 @@ def _unknown_field(b: _Builder, name: str, near: str | None, gpus_per_node: int)
 HANDLERS: dict[str, Handler] = {
     **{name: _override(name) for name in _SIMPLE},
     "log_dir": _no_effect("log_dir", "logs lie in the run directory"),
-    "enable_vboost": _no_effect("enable_vboost", "the cluster profile has no leave to change the GPUs' clocks"),
+    "enable_vboost": _vboost,
     "enable_nsys": _nsys,
     "domain": _info("domain", "the forward step is chosen by the recipe's model"),
     "num_layers": _num_layers,

@@ -32,6 +32,8 @@ class Profile:
     name: str
     values: Mapping[str, Any]
     is_container: bool
+    allow_vboost: bool = False
+    """Whether the profile below lets runs change the GPUs' clocks."""
     notes: tuple[Note, ...] = ()
 
     @property
@@ -91,7 +93,8 @@ def profile_of(system: System, base: str | None, environment: Environment, *, co
     # A system may have the name of the profile that it is based on.
     name = f"cloudai-{re.sub(r'[^A-Za-z0-9._-]+', '-', system.name).strip('-.')}"
     kept = {key: value for key, value in values.items() if value not in (None, {}, [])}
-    return Profile(name, kept, is_container, (*notes, *_without_effect(system)))
+    notes += _without_effect(system)
+    return Profile(name, kept, is_container, allow_vboost=below.allow_vboost, notes=tuple(notes))
 
 
 def _directives(system: System) -> tuple[dict[str, bool | int | str], list[Note]]:

@@ -12,6 +12,7 @@ from launcher._util.errors import ConfigError
 from launcher._util.shell import LocalShell, Shell
 from launcher.cloudai import exec_mode, exec_results
 from launcher.cloudai.exec_mode import LOG, ExecCase
+from launcher.cloudai.gates import outcomes, words_after
 from launcher.cloudai.models import METRICS, AgentConfig
 from launcher.cloudai.profile import toml_text
 from launcher.cloudai.records import CaseRecord
@@ -108,7 +109,7 @@ def results_of(cases: Sequence[CaseRecord], shell: Shell | None = None) -> list[
             CaseResult(
                 case,
                 status.phase.value,
-                status.detail,
+                "; ".join(filter(None, (status.detail, _after(RunDirectory.at(Path(str(case.run_dir))))))),
                 good=status.phase.good and all(step.loss is not None for step in steps),
                 over=status.phase.over,
                 steps=steps,
@@ -121,6 +122,12 @@ def results_of(cases: Sequence[CaseRecord], shell: Shell | None = None) -> list[
             )
         )
     return found
+
+
+def _after(run: RunDirectory) -> str:
+    """Return what post_test has measured in a run's newest attempt, in words."""
+    attempt = run.latest_attempt()
+    return words_after(outcomes(attempt.gates)) if attempt is not None else ""
 
 
 def _of_script(case: CaseRecord, script: ExecCase, job: Job | None) -> CaseResult:

@@ -109,22 +109,6 @@ def results_directory(loaded: LoadedFiles, output: Path | None, now: float) -> P
     return path
 
 
-def refuse_hooks(loaded: LoadedFiles, options: RunChoices) -> None:
-    """Raise ConfigError for hooks that are not run: post_test, and pre_test in exec mode."""
-    hook, key, why = loaded.scenario.post_test, "post_test", "are not run by this launcher"
-    if hook is None and (hook := loaded.scenario.pre_test) is not None:
-        key, why = "pre_test", "are run in native mode alone, in the job that trains"
-        checkouts = Checkouts(loaded, install=False)
-        if not any(runs_script(test, checkouts.of(test), options) for test in loaded.scenario.tests):
-            return
-    if hook is not None:
-        raise ConfigError(
-            f"{key}: the tests of hook {hook.model.name!r} {why}",
-            where=loaded.scenario.file.where((key,)),
-            hint="`launcher doctor` checks nodes and their network; --without-hooks runs the scenario without it.",
-        )
-
-
 def scenario_notes(loaded: LoadedFiles) -> list[Note]:
     """Return what is said about keys of the scenario itself."""
     reasons = {
@@ -475,6 +459,7 @@ def _run_script(
             {**os.environ, **planned.environment.host, **planned.environment.secrets},
             cwd=planned.source.path,
             dependencies=dependencies,
+            gates=planned.gates,
             on_wait=lambda words: progress.info(f"{case.name}: {words}"),
         )
     except RequestError as error:

@@ -264,6 +264,10 @@ class Cluster(Model, frozen=True, kw_only=True):
     """Whether the site starts the ranks' monitors of NVIDIA's fault tolerance package, which `ft_launcher` starts
     elsewhere; without it a configuration with `ft.enable_ft_package=true` is refused."""
 
+    allow_vboost: bool = False
+    """Whether a run that asks for it (`enable_vboost` of CloudAI's files) may steer more of the GPUs' power to their
+    tensor cores: `sudo -n nvidia-smi boost-slider --vboost 1` on each node before its ranks start."""
+
     keep_going: bool = False
     """Whether batch runs are continued by themselves until they have finished, as with --keep-going."""
 

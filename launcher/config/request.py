@@ -131,8 +131,8 @@ class Request(Model, frozen=True, kw_only=True):
     """Nodes that a batch job holds beyond those that train, where they are free; a check at its start chooses."""
 
     gates: tuple[Text, ...] = ()
-    """Programs that have to pass on the nodes of a batch job before it trains, each as a JSON object of the fields of
-    `planning.model.Gate`: what `launcher cloudai` makes of pre_test."""
+    """Programs that have to pass on the nodes of a batch job before it trains, or that are run there after it, each as
+    a JSON object of the fields of `planning.model.Gate`: what `launcher cloudai` makes of pre_test and post_test."""
 
     allow_checkpoint_load: bool = False
     """Whether `checkpoint.load` may name a directory that holds a checkpoint."""

@@ -411,11 +411,16 @@ def failed_gate(attempt: AttemptPaths) -> Optional[FailureCause]:
     record = read_object(attempt.gates)
     if record is None or any(problems(record, GatesRecord, unknown_keys=True)):
         return None
-    failed = [gate for gate in cast(GatesRecord, record)["gates"] if not gate["passed"]]
+    failed = [gate for gate in cast(GatesRecord, record)["gates"] if not gate["passed"] and gate["when"] == "before"]
     if not failed:
         return None
     shown = failures.classify(failed[0]["reason"])
     of_network = "look at gates/NAME.txt of the attempt; `launcher doctor` tests the network between the nodes"
+    of_program = "look at gates/NAME.err of the attempt: each attempt would fail in the same way"
+    if not failed[0]["measures"] and shown is None:
+        return FailureCause(
+            "user error", f"gate {failed[0]['name']}: {failed[0]['reason']}", GATE, Level.CAUSE, of_program
+        )
     return FailureCause(
         failure=shown.failure if shown else "network",
         line=f"gate {failed[0]['name']}: {failed[0]['reason']}",

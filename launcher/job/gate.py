@@ -1,6 +1,8 @@
-"""The verdict on a gate: a program that measures the nodes of a job before its ranks start.
+"""The verdict on a gate: a program that measures or prepares the nodes of a job before its ranks start, or after them.
 
-    gate.py ATTEMPT_DIR NAME STATUS LEAST_GB_S    LEAST_GB_S is `-` where any bandwidth will do
+    gate.py ATTEMPT_DIR NAME STATUS LEAST_GB_S WHEN
+
+LEAST_GB_S is `-` where any bandwidth will do, and `status` where the exit status alone counts; WHEN is before or after.
 
 It reads what the program has printed, adds the result to gates.json, and ends with status 0 where the gate is passed.
 It runs on the host and needs the standard library alone.
@@ -11,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Literal, Optional
 
 if __name__ == "__main__":
     # Run as a file: this directory's modules are reached through their package alone.
@@ -21,6 +23,9 @@ from launcher.contract.files import read_object, read_text, write_json
 from launcher.contract.paths import AttemptPaths
 from launcher.contract.records.nodes import GateOutcome
 
+STATUS = "status"
+"""In the place of a bandwidth: the exit status alone counts."""
+
 _OUTPUT_BYTES = 16 << 20
 _TIMED_OUT, _KILLED = 124, 137
 """What `timeout` ends with: after SIGTERM; after SIGKILL, as does srun where Slurm or the kernel kills a task."""
@@ -29,8 +34,20 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?"
 """As printf's `%g` writes it: 5e-05 for a small one."""
 
 
-def judge(name: str, text: str, errors: str, status: int, least: Optional[float]) -> GateOutcome:
-    """Return what became of a gate, from what it has printed (the form of nccl-tests) and its exit status."""
+def judge(
+    name: str,
+    text: str,
+    errors: str,
+    status: int,
+    least: Optional[float],
+    *,
+    measures: bool = True,
+    when: Literal["before", "after"] = "before",
+) -> GateOutcome:
+    """Return what became of a gate, from what it has printed (the form of nccl-tests) and its exit status.
+
+    Of one that does not measure the status alone counts.
+    """
     # https://github.com/NVIDIA/nccl-tests, src/common.cu: `# Avg bus bandwidth    : 380.12`, in GB/s.
     found = re.findall(rf"^\s*#\s*Avg bus bandwidth\s*:\s*({_NUMBER})(?:\s|$)", text, re.MULTILINE)
     measured = float(found[-1]) if found else None
@@ -42,6 +59,8 @@ def judge(name: str, text: str, errors: str, status: int, least: Optional[float]
         reason = f"it was killed, at the end of its time or for another reason: {_last_words(errors or text)[:200]}"
     elif status:
         reason = f"it ended with status {status}: {_last_words(errors or text)[:200]}"
+    elif not measures:
+        passed, reason = True, "it ended with status 0"
     elif wrong:
         reason = f"{wrong[1]} values were wrong"
     elif measured is None:
@@ -50,7 +69,15 @@ def judge(name: str, text: str, errors: str, status: int, least: Optional[float]
         reason = f"average bus bandwidth {measured:g} GB/s, and at least {least:g} GB/s are wanted"
     else:
         passed, reason = True, f"average bus bandwidth {measured:g} GB/s"
-    return {"name": name, "passed": passed, "reason": reason, "bus_gb_s": measured, "min_bus_gb_s": least}
+    return {
+        "name": name,
+        "when": when,
+        "measures": measures,
+        "passed": passed,
+        "reason": reason,
+        "bus_gb_s": measured if measures else None,
+        "min_bus_gb_s": least,
+    }
 
 
 def _last_words(text: str) -> str:
@@ -69,10 +96,18 @@ def _said(path: Path) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Judge one gate; 1 where it has not passed."""
-    directory, name, status, least = arguments
+    directory, name, status, least, when = arguments
     attempt = AttemptPaths(Path(directory))
     text, errors = _said(attempt.gate_output(name)), _said(attempt.gate_errors(name))
-    result = judge(name, text, errors, int(status), None if least == "-" else float(least))
+    result = judge(
+        name,
+        text,
+        errors,
+        int(status),
+        None if least in ("-", STATUS) else float(least),
+        measures=least != STATUS,
+        when="after" if when == "after" else "before",
+    )
     before = (read_object(attempt.gates) or {}).get("gates", [])
     write_json(attempt.gates, {"version": 1, "time": time.time(), "gates": [*before, result]})
     print(

@@ -129,15 +129,19 @@ class Spares:
 
 @dataclass(frozen=True)
 class Gate:
-    """A program that has to pass on the nodes of a job before it trains."""
+    """A program that has to pass on the nodes of a job before it trains, or that is run there after its training."""
 
     name: str
     """The attempt has its output as `gates/NAME.txt`."""
     command: tuple[str, ...]
     tasks_per_node: int
     limit_s: int
+    measures: bool = True
+    """Whether it has to print an average bus bandwidth; else its exit status alone counts."""
     min_bus_gb_s: float | None = None
     """The least average bus bandwidth in GB/s that it has to print; None: any."""
+    when: Literal["before", "after"] = "before"
+    """What comes after the training is recorded, and changes nothing about its verdict."""
     srun_args: tuple[str, ...] = ()
     """Further options of its srun, such as those of its image."""
 
@@ -227,7 +231,7 @@ class Plan:
     spares: Spares | None = None
     """None where the job holds no more nodes than train."""
     gates: tuple[Gate, ...] = ()
-    """Programs that have to pass before the ranks start, in their order."""
+    """Programs that have to pass before the ranks start, and programs that are run after them, in their order."""
     changes: tuple[Change, ...] = ()
     """What a resume changes, compared with the attempt before."""
     allocation: AllocationPart | None = None

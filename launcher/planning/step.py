@@ -88,7 +88,10 @@ def plan_spares(inputs: PlanInputs, layout: RankLayout, mounts: Sequence[Mount],
 
 
 def plan_gates(inputs: PlanInputs) -> tuple[Gate, ...]:
-    """Return what has to pass before the ranks start. Raises ConfigError for a text that does not say it."""
+    """Return what has to pass before the ranks start, and what is run after them.
+
+    Raises ConfigError for a text that does not say it.
+    """
     found = list[Gate]()
     for text in inputs.request.gates if inputs.backend.own_job else ():
         try:
@@ -98,7 +101,9 @@ def plan_gates(inputs: PlanInputs) -> tuple[Gate, ...]:
                 command=tuple(map(str, values.pop("command"))),
                 tasks_per_node=int(values.pop("tasks_per_node")),
                 limit_s=int(values.pop("limit_s")),
+                measures=bool(values.pop("measures", True)),
                 min_bus_gb_s=None if (least := values.pop("min_bus_gb_s", None)) is None else float(least),
+                when="after" if values.pop("when", "before") == "after" else "before",
                 srun_args=tuple(map(str, values.pop("srun_args", ()))),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -95,15 +95,22 @@ def test_hooks_are_not_left_out_in_silence(here: Path, capsys: pytest.CaptureFix
     assert call("dry-run", *FILES, hooks, "--mode=native", "--output-dir=out") == 0
     (script,) = here.glob("out/*/a/0/sbatch.sh")
     assert "all_gather_perf_mpi --nthreads 1 --ngpus 1 --minbytes 128 --maxbytes 4G" in script.read_text()
-    assert "gate nccl_test_all_gather 1200 8 -" in script.read_text()
+    assert "gate before nccl_test_all_gather 1200 8 -" in script.read_text()
     assert call("dry-run", *FILES, hooks, "--mode=native", "--output-dir=none", "--without-hooks") == 0
     (script,) = here.glob("none/*/a/0/sbatch.sh")
     assert "gate" not in script.read_text()
-    assert call("dry-run", *FILES, hooks, "--mode=exec") == 2
-    assert "pre_test: the tests of hook 'nccl_test' are run in native mode alone" in capsys.readouterr().err
     write(here / "scenario.toml", {**values, "post_test": "nccl_test"})
-    assert call("dry-run", *FILES, hooks, "--mode=native") == 2
-    assert "post_test: the tests of hook 'nccl_test' are not run" in capsys.readouterr().err
+    assert call("dry-run", *FILES, hooks, "--mode=native", "--output-dir=both") == 0
+    (script,) = here.glob("both/*/a/0/sbatch.sh")
+    assert "gate after post-nccl_test_all_gather 1200 8 -" in script.read_text()
+    # Hooks of other workloads are refused before anything is submitted.
+    other = {"name": "n", "description": "d", "test_template_name": "UCCTest", "cmd_args": {"docker_image_url": "i"}}
+    write(here / "hooks/test/n.toml", other)
+    write(here / "hooks/nccl.toml", {"name": "nccl_test", "Tests": [{"id": "h", "test_name": "n"}]})
+    capsys.readouterr()
+    for mode in ("native", "exec"):
+        assert call("dry-run", *FILES, "--hook-dir=hooks", f"--mode={mode}") == 2
+        assert "a hook's test has the template 'UCCTest'" in capsys.readouterr().err
 
 
 def test_files_are_verified(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

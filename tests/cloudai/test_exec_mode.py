@@ -23,7 +23,9 @@ from launcher.cloudai.exec_results import judge, read_steps
 from launcher.slurm.queue import Job, State
 from launcher.slurm.submit import Submission
 from tests.backends.running import LAUNCHER, User
+from tests.cloudai.test_gates import STAND_IN, hook
 from tests.cloudai.test_running import ARGS, CANARY, KEY, TEST, files, user  # noqa: F401
+from tests.faults.shims import put
 from tests.support.recorder import Recorder
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
@@ -137,6 +139,62 @@ def test_secrets_reach_the_job_and_no_file(old: User, slurm_cluster: VirtualClus
     assert (
         "# HF_TOKEN: from the environment of sbatch" in next(root.glob("one/0/experiments/**/*_sbatch.sh")).read_text()
     )
+
+
+def test_hooks_run_in_the_job_of_the_script(old: User, slurm_cluster: VirtualCluster) -> None:
+    """pre_test on the job's own nodes before the training, or instead of it; post_test behind it."""
+    put(old, {"all_reduce_perf_mpi": STAND_IN})
+    system = old.directory / "system.toml"
+    system.write_text(f'mpi = "none"\n{system.read_text()}')
+
+    def one(status: int, hooks: str, **values: str) -> dict[str, Any]:
+        test = toy(iters="3", **values)
+        test["cmd_args"] = {**ARGS, "num_gpus": 4}
+        options = files(old, [{"id": "one", "test_name": "small"}], test)
+        scenario = old.directory / "scenario.toml"
+        scenario.write_text(f"{hooks}\n{scenario.read_text()}")
+        done = old.run("cloudai", "run", *options, "--hook-dir=hooks", "--json", timeout_s=120, status=status)
+        answer = json.loads(done.stdout)
+        return {**answer["cases"][0], "root": Path(answer["result_dir"])}
+
+    calls = old.directory / "calls"
+    both = 'pre_test = "nccl_test"\npost_test = "nccl_test"'
+    hook(old, min_busbw=100)
+    case = one(0, both)
+    assert (case["phase"], case["detail"]) == (
+        "finished",
+        "3 of 3 iterations; post-nccl: average bus bandwidth 142.82 GB/s",
+    )
+    lines = [line.split()[:2] for line in calls.read_text().splitlines()]
+    assert sorted(lines) == sorted([[node, "4"] for node in "0011"] * 2), "all tasks on both nodes, twice"
+    (record,) = (case["root"] / "one/0/exec/gates").glob(f"{case['job']}-0/gates.json")
+    kept = [(gate["name"], gate["when"], gate["passed"]) for gate in json.loads(record.read_text())["gates"]]
+    assert kept == [("nccl", "before", True), ("post-nccl", "after", True)]
+    # A training that fails has its own reason, and is measured behind, too.
+    case = one(1, both, die="2")
+    assert case["detail"] == (
+        "its job ended as FAILED; 2 of 3 iterations; post-nccl: average bus bandwidth 142.82 GB/s"
+    )
+    hook(old, min_busbw=150)
+    case = one(1, both)
+    assert case["phase"] == "failed"
+    assert case["detail"] == "gate nccl: average bus bandwidth 142.82 GB/s, and at least 150 GB/s are wanted"
+    assert not (case["root"] / "one/0/began").exists(), "nothing has trained"
+    hook(old, {"GATE_STATUS": "3"})
+    assert "gate nccl: it ended with status 3" in one(1, both)["detail"]
+
+
+def test_a_batch_script_is_given_its_hooks_once(tmp_path: Path) -> None:
+    gate = {"name": "nccl", "command": ["it's", "a"], "tasks_per_node": 2, "limit_s": 60, "min_bus_gb_s": 1.5}
+    text = "#!/bin/bash\n#\n#SBATCH --nodes=1\n\nset -evx\nsrun train\n"
+    assert exec_sbatch.with_gates(text, [], tmp_path) == text
+    found = exec_sbatch.with_gates(text, [json.dumps(gate)], tmp_path)
+    head, _, rest = found.partition("# ---- Megatron Launcher")
+    assert head + rest.partition("has added\n\n")[2] == text
+    assert head.endswith("#SBATCH --nodes=1\n\n"), "behind the options"
+    assert """launcher_gate before nccl 60 2 1.5 'it'"'"'s' a || exit 1""" in rest
+    assert exec_sbatch.with_gates(found, [json.dumps(gate)], tmp_path) == found
+    assert subprocess.run(["bash", "-n"], input=found, text=True).returncode == 0
 
 
 def test_a_second_submission_after_a_failure_is_the_scripts(old: User, slurm_cluster: VirtualCluster) -> None:

@@ -23,7 +23,7 @@ from launcher.job.gate import judge
 from launcher.scripts import scripts
 from tests.backends.running import TOY, User
 from tests.cloudai.files import DATA, SYSTEM, write
-from tests.cloudai.test_running import ARGS, TEST, files, user  # noqa: F401
+from tests.cloudai.test_running import ARGS, TEST, events, files, user  # noqa: F401
 from tests.faults.shims import put
 from tests.support import building
 from tests.support.slurm.virtual_cluster import VirtualCluster
@@ -56,11 +56,18 @@ def hook(user: User, environment: dict[str, str] | None = None, **args: object) 
     write(user.directory / "hooks/nccl.toml", {"name": "nccl_test", "Tests": [entry]})
 
 
-def run(user: User, status: int) -> dict[str, Any]:  # noqa: F811
-    """Run one test of two nodes behind its gate."""
-    options = files(user, [{"id": "one", "test_name": "small", "cmd_args": {**ARGS, "num_gpus": 4}}], TEST)
+def run(
+    user: User,  # noqa: F811
+    status: int,
+    *,
+    hooks: str = 'pre_test = "nccl_test"',
+    test: dict[str, Any] = TEST,
+    **args: object,
+) -> dict[str, Any]:
+    """Run one test of two nodes with its hooks."""
+    options = files(user, [{"id": "one", "test_name": "small", "cmd_args": {**ARGS, "num_gpus": 4, **args}}], test)
     scenario = user.directory / "scenario.toml"
-    scenario.write_text(f'pre_test = "nccl_test"\n{scenario.read_text()}')
+    scenario.write_text(f"{hooks}\n{scenario.read_text()}")
     system = user.directory / "system.toml"
     if "mpi" not in system.read_text():
         system.write_text(f'mpi = "none"\n{system.read_text()}')
@@ -81,6 +88,8 @@ def test_a_job_trains_behind_its_gate_or_not_at_all(user: User, slurm_cluster: V
     assert record["gates"] == [
         {
             "name": "nccl",
+            "when": "before",
+            "measures": True,
             "passed": True,
             "reason": "average bus bandwidth 142.82 GB/s",
             "bus_gb_s": 142.82,
@@ -105,6 +114,47 @@ def test_a_job_trains_behind_its_gate_or_not_at_all(user: User, slurm_cluster: V
     hook(user, {"GATE_STATUS": "3"})
     case = run(user, 1)
     assert "gate nccl: it ended with status 3" in case["detail"]
+
+
+SUDO = """#!/bin/bash
+[[ "$*" == "-n nvidia-smi boost-slider --vboost 1" ]] || exit 9
+echo "$SLURM_NODEID $SLURM_NTASKS" >>{calls}
+exit {status}
+"""
+
+
+def test_what_is_run_after_a_training_changes_no_verdict(user: User, slurm_cluster: VirtualCluster) -> None:  # noqa: F811
+    """post_test; and the GPUs' clocks, which a job may change where the profile allows it."""
+    calls, boosted = user.directory / "calls", user.directory / "boosted"
+    put(user, {"all_reduce_perf_mpi": STAND_IN, "sudo": SUDO.format(calls=boosted, status=0)})
+    hook(user, min_busbw=150)
+    profile = user.directory / "clusters/virtual.toml"
+    without = run(user, 0, hooks='post_test = "nccl_test"', enable_vboost=True)
+    assert not boosted.exists(), "the profile does not allow it"
+    assert "post-nccl: not passed: average bus bandwidth 142.82 GB/s, and at least 150 GB/s" in without["detail"]
+    run_dir = Path(without["run_dir"])
+    assert calls.stat().st_mtime > events(run_dir)[1]
+    assert len(calls.read_text().splitlines()) == 4, "on both nodes"
+
+    profile.write_text(f"{profile.read_text()}allow_vboost = true\n")
+    hook(user, min_busbw=100)
+    case = run(user, 0, hooks='pre_test = "nccl_test"\npost_test = "nccl_test"', enable_vboost=True)
+    assert case["phase"] == "finished"
+    assert "post-nccl: average bus bandwidth 142.82 GB/s" in case["detail"]
+    run_dir = Path(case["run_dir"])
+    record = json.loads((run_dir / "attempts/000/gates.json").read_text())["gates"]
+    assert [(gate["name"], gate["when"], gate["passed"]) for gate in record] == [
+        ("vboost", "before", True),
+        ("nccl", "before", True),
+        ("post-nccl", "after", True),
+    ]
+    assert sorted(boosted.read_text().split()) == ["0", "1", "2", "2"], "one task on each node"
+    assert boosted.stat().st_mtime < events(run_dir)[0]
+
+    put(user, {"sudo": SUDO.format(calls=boosted, status=1)})
+    case = run(user, 1, hooks="", enable_vboost=True)
+    assert "gate vboost: it ended with status 1" in case["detail"]
+    assert not list(Path(case["run_dir"]).glob("attempts/000/ranks/*.seen.json")), "nothing is measured at other clocks"
 
 
 GLOO = f"""#!{sys.executable}
@@ -203,11 +253,28 @@ def test_no_node_is_prepared_where_no_rank_will_start() -> None:
     ],
 )
 def test_a_gate_that_did_not_measure_does_not_blame_the_network(reason: str, failure: str, tmp_path: Path) -> None:
-    gate = {"name": "nccl", "passed": False, "reason": reason, "bus_gb_s": None, "min_bus_gb_s": None}
+    gate = {"name": "nccl", "when": "before", "measures": True, "passed": False, "reason": reason}
+    gate |= {"bus_gb_s": None, "min_bus_gb_s": None}
     write_json(tmp_path / "gates.json", {"version": 1, "time": 1.0, "gates": [gate]})
     found = failed_gate(AttemptPaths(tmp_path))
     assert found is not None
     assert (found.failure, found.line) == (failure, f"gate nccl: {reason}")
+    # What is run after the training is not its verdict.
+    write_json(tmp_path / "gates.json", {"version": 1, "time": 1.0, "gates": [{**gate, "when": "after"}]})
+    assert failed_gate(AttemptPaths(tmp_path)) is None
+
+
+def test_a_program_that_measures_nothing_passes_by_its_status(tmp_path: Path) -> None:
+    assert judge("vboost", "", "", 0, None, measures=False)["passed"]
+    found = judge("vboost", OUTPUT, "sudo: a password is required\n", 1, None, measures=False)
+    assert (found["passed"], found["bus_gb_s"]) == (False, None)
+    write_json(tmp_path / "gates.json", {"version": 1, "time": 1.0, "gates": [found]})
+    cause = failed_gate(AttemptPaths(tmp_path))
+    assert cause is not None
+    assert (cause.failure, cause.line) == (
+        "user error",
+        "gate vboost: it ended with status 1: sudo: a password is required",
+    )
 
 
 def profile(tmp_path: Path, runtime: str) -> Profile:

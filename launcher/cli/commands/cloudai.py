@@ -218,8 +218,6 @@ def _root(parsed: argparse.Namespace, loaded: "LoadedFiles") -> Path:
             where="--single-sbatch",
             hint="Leave it out: CloudAI itself starts nothing for MegatronBridge with it.",
         )
-    if not parsed.without_hooks:
-        run.refuse_hooks(loaded, _options(parsed))
     if getattr(parsed, "continued", None):
         return _existing(parsed.continued, "--continue", directory=True).resolve()
     output = Path(parsed.output_dir).expanduser() if parsed.output_dir else None

@@ -158,9 +158,12 @@ class NodeCheck(TypedDict):
 
 
 class GateOutcome(TypedDict):
-    """What became of a program that had to pass before the ranks start."""
+    """What became of a program that had to pass before the ranks start, or that was run after them."""
 
     name: str
+    when: Literal["before", "after"]
+    measures: bool
+    """Whether it had to print an average bus bandwidth; else its exit status alone counts."""
     passed: bool
     reason: str
     """What it has measured, or why it has not passed."""
@@ -171,7 +174,7 @@ class GateOutcome(TypedDict):
 
 
 class GatesRecord(TypedDict):
-    """The content of gates.json: the programs in their order, up to the first that has not passed."""
+    """The content of gates.json: the programs in their order, up to the first of those before that has not passed."""
 
     version: Literal[1]
     time: float
