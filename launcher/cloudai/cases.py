@@ -300,6 +300,9 @@ def plan_case(
         translated = _translate(case, _index(options, source, test), size, environment, profile, directory)
         profile = profile.with_retries(translated.retries)
         notes += translated.notes
+        if translated.packed and profile.device == "cpu":
+            text = "Megatron-Core's attention on the CPU takes no packed samples: the first step will end with an error"
+            notes.append(Note("cmd_args.data", text))
         asked = {"recipe": translated.recipe, "assignments": translated.assignments, **translated.options}
         asked["env"] = tuple(f"{name}={value}" for name, value in translated.environment.items())
         asked["gates"] = gates

@@ -291,4 +291,8 @@ def without_effect(args: MegatronBridgeCmdArgs) -> list[tuple[str, str]]:
         for name, (_, form) in FLAGS.items()
         if form == "switch" and args.value(name) is False
     ]
+    if args.value("packed_sequence"):
+        found.append(
+            ("packed_sequence", "setup_experiment.py takes the flag and reads it nowhere: data=squad_packed packs")
+        )
     return [(name, reason) for name, reason in found if name in FIELDS]

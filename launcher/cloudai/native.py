@@ -61,6 +61,8 @@ class NativeRun:
     plan_only: bool = False
     retries: int | None = None
     """How often a failed run is started again; None where the file does not say."""
+    packed: bool = False
+    """Whether samples of fine-tuning are packed."""
 
 
 @dataclass
@@ -75,6 +77,8 @@ class _Builder:
     notes: list[Note] = field(default_factory=list)
     retries: int | None = None
     allow_vboost: bool = False
+    packed: str | None = None
+    """The field because of which samples are packed; None where they are not."""
     own: frozenset[str] = frozenset()
     """Keys that extra_cmd_args states."""
 
@@ -140,6 +144,7 @@ def translate(
         value = builder.args.value(name)
         if handler is not None and value is not None and value != "" and (retries or name != "max_retries"):
             handler(builder, value)
+    _packing(builder, recipe)
     _environment_of_sizes(builder, recipe)
     _wandb(builder, wandb)
     _of_the_precision(builder, recipe)
@@ -157,6 +162,7 @@ def translate(
         notes=tuple(builder.notes) + recipe.notes,
         plan_only=bool(builder.args.dryrun),
         retries=builder.retries,
+        packed=builder.packed is not None,
     )
 
 
@@ -417,9 +423,32 @@ def _squad(b: _Builder, *, packed: bool) -> None:
         b.assignments["data"] = "data=hf:squad"
         b.set("dataset.hf_output_root", root, "dataset_root")
     # The recipes of Bridge pack by default, its scripts only where they are asked to.
-    b.set("dataset.enable_offline_packing", packed, "packed_sequence" if packed else "data")
-    if not packed:
-        b.set("dataset.offline_packing_specs", None, "data")
+    because = "packed_sequence" if packed and b.args.data == "squad" else "data"
+    b.set("dataset.enable_offline_packing", packed, because)
+    b.set("dataset.dataset_kwargs", {"pad_to_max_length": True} if packed else {}, because)
+    if packed:
+        b.packed = because
+    else:
+        b.set("dataset.offline_packing_specs", None, because)
+    if because == "packed_sequence":
+        b.note(
+            "cmd_args.packed_sequence",
+            "packs the samples; setup_experiment.py takes the flag and reads it nowhere: there data=squad_packed packs",
+        )
+
+
+def _packing(b: _Builder, recipe: ChosenRecipe) -> None:
+    """State how samples are packed, as Bridge's scripts do for data=squad_packed (utils/overrides.py of v0.6.0)."""
+    if b.packed is None:
+        return
+    key = "dataset.offline_packing_specs"
+    cp = int(b.args.value("cp") or recipe.values.get("model.context_parallel_size") or 1)
+    b.set(f"{key}.pad_seq_to_mult", 2 * cp if cp > 1 else 1, b.packed)
+    if (length := b.args.value("seq_length")) is not None:
+        b.set(f"{key}.packed_sequence_size", length, b.packed)
+    graphs = str(b.args.value("cuda_graph_impl") or recipe.values.get("model.cuda_graph_impl") or "none")
+    if graphs.strip().lower() not in ("none", "null"):
+        b.set(f"{key}.pad_cu_seqlens", True, b.packed)
 
 
 def _of_data(name: str, *kinds: str) -> Handler:

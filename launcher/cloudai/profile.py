@@ -34,6 +34,8 @@ class Profile:
     is_container: bool
     allow_vboost: bool = False
     """Whether the profile below lets runs change the GPUs' clocks."""
+    device: str = "gpu"
+    """What its ranks compute on."""
     notes: tuple[Note, ...] = ()
 
     @property
@@ -94,7 +96,7 @@ def profile_of(system: System, base: str | None, environment: Environment, *, co
     name = f"cloudai-{re.sub(r'[^A-Za-z0-9._-]+', '-', system.name).strip('-.')}"
     kept = {key: value for key, value in values.items() if value not in (None, {}, [])}
     notes += _without_effect(system)
-    return Profile(name, kept, is_container, allow_vboost=below.allow_vboost, notes=tuple(notes))
+    return Profile(name, kept, is_container, allow_vboost=below.allow_vboost, device=below.device, notes=tuple(notes))
 
 
 def _directives(system: System) -> tuple[dict[str, bool | int | str], list[Note]]:

@@ -131,13 +131,29 @@ BECOMES: Mapping[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
     ],
     "packed_sequence": [
         (
-            {"data": "squad", "dataset_root": "/none", "packed_sequence": True},
-            ("dataset.enable_offline_packing=true",),
+            {"data": "squad", "dataset_root": "/none", "packed_sequence": True, "seq_length": 2048, "cp": 2},
+            (
+                "dataset.enable_offline_packing=true",
+                "dataset.dataset_kwargs={pad_to_max_length:true}",
+                "dataset.offline_packing_specs.packed_sequence_size=2048",
+                "dataset.offline_packing_specs.pad_seq_to_mult=4",
+            ),
         ),
-        ({"data": "squad_packed", "dataset_root": "/none"}, ("dataset.enable_offline_packing=true",)),
+        (
+            {"data": "squad_packed", "dataset_root": "/none", "cuda_graph_impl": "local"},
+            (
+                "dataset.enable_offline_packing=true",
+                "dataset.offline_packing_specs.pad_seq_to_mult=1",
+                "dataset.offline_packing_specs.pad_cu_seqlens=true",
+            ),
+        ),
         (
             {"data": "squad", "dataset_root": "/none"},
-            ("dataset.enable_offline_packing=false", "dataset.offline_packing_specs=null"),
+            (
+                "dataset.enable_offline_packing=false",
+                "dataset.offline_packing_specs=null",
+                "dataset.dataset_kwargs={}",
+            ),
         ),
     ],
     "tokenizer_type": [({"tokenizer_type": "NullTokenizer"}, ("tokenizer.tokenizer_type=NullTokenizer",))],
@@ -213,7 +229,10 @@ NOTES: Mapping[str, list[tuple[dict[str, Any], str]]] = {
     "dataset_paths": [({"dataset_paths": "/a"}, NO_EFFECT)],
     "dataset_root": [({"dataset_root": "/a"}, NO_EFFECT)],
     "index_mapping_dir": [({"index_mapping_dir": "/a"}, NO_EFFECT)],
-    "packed_sequence": [({"packed_sequence": True}, NO_EFFECT)],
+    "packed_sequence": [
+        ({"packed_sequence": True}, NO_EFFECT),
+        ({"data": "squad", "dataset_root": "/none", "packed_sequence": True}, "there data=squad_packed packs"),
+    ],
     "head_only": [({"head_only": True}, NO_EFFECT)],
     "tokenizer_model": [({"tokenizer_model": "a/b"}, NO_EFFECT)],
     "vocab_size": [({"vocab_size": 9}, NO_EFFECT)],

@@ -155,8 +155,10 @@ def test_fine_tuning_is_planned_in_both_modes(task: str, mode: Any, here: Path) 
         assert f"--task {task}" in words
         assert "--pretrained_checkpoint /models/llama" in words
         assert "--data squad --dataset_root /data/squad --packed_sequence" in words
+        assert any("reads it nowhere: data=squad_packed packs" in note.text for note in one.notes)
     else:
         name = "peft" if task == "lora" else "sft"
         assert str(one.request.recipe).startswith(f"bridge:llama3_70b_{name}_")
         wanted = {"checkpoint.pretrained_checkpoint=/models/llama", "data=hf:squad"}
-        assert {*wanted, "dataset.enable_offline_packing=true"} <= set(one.request.assignments)
+        wanted |= {"dataset.enable_offline_packing=true", "dataset.offline_packing_specs.pad_seq_to_mult=1"}
+        assert wanted <= set(one.request.assignments)
