@@ -16,9 +16,10 @@ from launcher.cloudai.gates import outcomes, words_after
 from launcher.cloudai.models import METRICS, AgentConfig
 from launcher.cloudai.profile import toml_text
 from launcher.cloudai.records import CaseRecord
+from launcher.cloudai.single import SingleJob
 from launcher.contract import files
 from launcher.rundir import RunDirectory
-from launcher.slurm.queue import Job
+from launcher.slurm.queue import Job, State, ask_jobs
 from launcher.sweep.measure import summarise
 from launcher.sweep.rewards import reward_of
 from launcher.sweep.trajectory import TrajectoryRow, drawn_text, trajectory_text
@@ -92,12 +93,16 @@ def results_of(cases: Sequence[CaseRecord], shell: Shell | None = None) -> list[
     started = [case for case in cases if case.run_dir is not None and case.run_dir.is_dir()]
     statuses, answer = status_of([RunDirectory.at(Path(str(case.run_dir))) for case in started], shell)
     by_name = {case.name: status for case, status in zip(started, statuses, strict=True)}
+    waiting = _single_jobs(cases, shell)
     found = list[CaseResult]()
     for case in cases:
         if (script := scripts.get(case.name)) is not None:
             found.append(_of_script(case, script, jobs[script.directory]))
             continue
         status = by_name.get(case.name)
+        if status is None and case.values.get("single") and case.run_dir is None:
+            found.append(_not_begun(case, waiting))
+            continue
         if status is None:
             gone = "its run directory is gone" if case.run_dir is not None else "; ".join(case.refused)
             found.append(CaseResult(case, "lost" if case.run_dir else "refused", gone, good=False, over=True))
@@ -122,6 +127,30 @@ def results_of(cases: Sequence[CaseRecord], shell: Shell | None = None) -> list[
             )
         )
     return found
+
+
+def _single_jobs(cases: Sequence[CaseRecord], shell: Shell) -> Mapping[str, Job]:
+    """Return the job of a scenario that runs its cases one after the other, where one has not begun yet."""
+    waiting = [case for case in cases if case.values.get("single") and case.run_dir is None]
+    if not waiting:
+        return {}
+    return ask_jobs({str(case.values["job"]) for case in waiting}, shell, cluster=waiting[0].values["cluster"]).jobs
+
+
+def _not_begun(case: CaseRecord, jobs: Mapping[str, Job]) -> CaseResult:
+    """Return what is known of a case that its scenario's one job has not begun, or could not start."""
+    number, job = str(case.values["job"]), jobs.get(str(case.values["job"]))
+    if (reason := case.values.get("failed")) is not None:
+        return CaseResult(case, "failed", str(reason), good=False, over=True, job=number)
+    if job is None or job.state is State.UNKNOWN:
+        return CaseResult(case, "unknown", "Slurm does not say how its job is", good=False, over=False, job=number)
+    if not job.terminal:
+        words = job.reason or "" if job.state.waiting else "behind others of its job"
+        return CaseResult(case, "queued", words, good=False, over=False, job=number)
+    # CASE is TEST/ITERATION[/STEP] below the results.
+    root = case.directory.absolute().parents[len(Path(case.name).parts) - 1]
+    why = SingleJob(root).why_not_begun() or f"its job ended as {job.state} before it began"
+    return CaseResult(case, "failed", why, good=False, over=True, job=number, job_state=job.state.value)
 
 
 def _after(run: RunDirectory) -> str:
@@ -397,7 +426,7 @@ def job_text(result: CaseResult) -> str:
             "exit_code": "0:0" if result.good else "1:0",
             "srun_cmd": f"{record.get('run_dir')}/sbatch.sh" if record.get("run_dir") else "",
             "test_cmd": str(record.get("recipe") or ""),
-            "is_single_sbatch": False,
+            "is_single_sbatch": bool(result.case.values.get("single")),
             "job_root": str(result.case.directory.absolute()),
             "job_steps": [],
         }

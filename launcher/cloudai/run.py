@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from launcher._util.errors import ConfigError, ImageError, LauncherError, RequestError
 from launcher._util.shell import LocalShell
 from launcher.api.progress import Progress
-from launcher.cloudai import exec_mode, exec_results, nemo_run, sources
+from launcher.cloudai import exec_mode, exec_results, nemo_run, single, sources
 from launcher.cloudai.cases import (
     Case,
     PlannedCase,
@@ -32,7 +32,7 @@ from launcher.cloudai.exec_mode import ExecCase
 from launcher.cloudai.load import LoadedFiles, ScenarioTest
 from launcher.cloudai.profile import BASE
 from launcher.cloudai.recipe_names import variants
-from launcher.cloudai.records import SCENARIO, TEST_RUN, run_record_text, write_case
+from launcher.cloudai.records import SCENARIO, TEST_RUN, read_cases, run_record_text, write_case
 from launcher.cloudai.sources import Checkout
 from launcher.cloudai.sweeping import TestSweep, job_of
 from launcher.contract import files
@@ -77,6 +77,8 @@ class Submitted:
     submit: Callable[[ScenarioTest], None] = field(default=lambda _: None)
     end: Callable[[ScenarioTest, str], None] = field(default=lambda _test, _by: None)
     warn: Callable[[str], None] = field(default=lambda _: None)
+    one_job: bool = False
+    """Whether one job runs all cases (--single-sbatch)."""
 
     @property
     def choosing(self) -> set[str]:
@@ -330,6 +332,42 @@ def run_scenario(loaded: LoadedFiles, root: Path, options: RunChoices, progress:
     return submitted
 
 
+def cases_of_one_job(
+    loaded: LoadedFiles, root: Path, options: RunChoices, *, install: bool
+) -> list[tuple[Case, PlannedCase | None]]:
+    """Return the cases of a scenario in the order in which one job runs them. Raises ConfigError."""
+    checkouts = Checkouts(loaded, install=install)
+    tests = in_order(loaded.scenario.tests)
+    single.check(tests, {test.entry.id for test in tests if runs_script(test, checkouts.of(test), options)})
+    cases = list(planned_cases(loaded, root, options, checkouts, tests, ask_slurm=install))
+    for _, planned in cases:
+        if planned is not None:
+            write_profile(planned)
+    return cases
+
+
+def dry_run_of_one_job(loaded: LoadedFiles, root: Path, options: RunChoices) -> Path:
+    """Write the script of a job that runs every case of a scenario, and return it. Raises ConfigError."""
+    cases = cases_of_one_job(loaded, root, options, install=False)
+    name = f"cloudai-{loaded.scenario.model.name}"
+    return single.write_job(cases, root, directives=single.directives_of(cases, name, root, dry=True)).script
+
+
+def run_in_one_job(loaded: LoadedFiles, root: Path, options: RunChoices, progress: Progress) -> Submitted:
+    """Submit a job that runs every case of a scenario, one after the other; of several calls one submits it.
+
+    Raises ConfigError, SlurmError, DiskError, OutsideError.
+    """
+    write_scenario(loaded, root, options)
+    submitted = Submitted(root, one_job=True)
+    cases = cases_of_one_job(loaded, root, options, install=True)
+    found = single.submit_job(cases, loaded, root, progress)
+    progress.info(f"job {found.job} runs all: {single.SingleJob(root).script}")
+    submitted.jobs = {test.entry.id: [found.job] for test in loaded.scenario.tests}
+    submitted.refused = {case.name: "; ".join(case.refused) for case, planned in cases if planned is None}
+    return submitted
+
+
 def submit_ready(submitted: Submitted) -> None:
     """Submit the tests that wait for no agent, and what ends tests together with others."""
     left = list[ScenarioTest]()
@@ -553,6 +591,8 @@ def wait(submitted: Submitted, *, tick: Callable[[str], None], leave: Callable[[
     """
     from launcher.watch.status import status_of
 
+    if submitted.one_job:
+        return _wait_for_results(submitted.root, tick=tick, leave=leave, poll_s=poll_s)
     followed = set[str]()
     while left := sorted(submitted.choosing - followed):
         _follow(left[0], submitted, tick=tick, leave=leave)
@@ -579,6 +619,25 @@ def wait(submitted: Submitted, *, tick: Callable[[str], None], leave: Callable[[
                 return False
             time.sleep(0.2)
     return True
+
+
+def _wait_for_results(root: Path, *, tick: Callable[[str], None], leave: Callable[[], bool], poll_s: float) -> bool:
+    """Wait until all recorded cases are over; False where `leave` said before that they are to be left alone."""
+    from launcher.cloudai.results import results_of
+
+    said = ""
+    while True:
+        found = results_of(list(read_cases(root)))
+        if (line := _counts(result.phase for result in found)) != said:
+            tick(line)
+            said = line
+        if all(result.over for result in found):
+            return True
+        until = time.monotonic() + poll_s
+        while time.monotonic() < until:
+            if leave():
+                return False
+            time.sleep(0.2)
 
 
 def _follow(name: str, submitted: Submitted, *, tick: Callable[[str], None], leave: Callable[[], bool]) -> None:

@@ -1,6 +1,8 @@
 """`launcher cloudai`: its actions by the command line, without Slurm."""
 
 import json
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def test_the_system_may_come_from_the_environment(here: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("dry-run", *FILES, "--single-sbatch"), "--single-sbatch: each test is a job of its own"),
+        (("dry-run", *FILES, "--single-sbatch", "--mode=exec"), "T1: its setup_experiment.py submits a job of its own"),
         (("run", *FILES, "--result-dir=x"), "unknown option --result-dir"),
         (("verify-configs", ".", "--system-config=x"), "unknown option --system-config"),
         (("list", "systems"), "invalid choice"),
@@ -111,6 +113,45 @@ def test_hooks_are_not_left_out_in_silence(here: Path, capsys: pytest.CaptureFix
     for mode in ("native", "exec"):
         assert call("dry-run", *FILES, "--hook-dir=hooks", f"--mode={mode}") == 2
         assert "a hook's test has the template 'UCCTest'" in capsys.readouterr().err
+
+
+def test_one_job_for_all_tests_is_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its options are those of the largest test, its limit the sum; tests are run in their order, points as well."""
+    after = [{"type": "start_post_comp", "id": "b"}]
+    tests: list[dict[str, Any]] = [
+        {"id": "a", "dependencies": after, "time_limit": "30"},
+        {"id": "b", "cmd_args": {"num_gpus": 32, "tp": [1, 3]}, "time_limit": "1:00:00", "exclude_nodes": ["n1"]},
+    ]
+    workspace(here, *tests)
+    assert call("dry-run", *FILES, "--mode=native", "--json", "--single-sbatch") == 0
+    script = Path(json.loads(capsys.readouterr().out)["script"])
+    text = script.read_text()
+    stated = dict(re.findall("^#SBATCH --(nodes|time|job-name|exclude|partition)=(.*)$", text, re.MULTILINE))
+    assert stated == {"job-name": "cloudai-s", "nodes": "4", "exclude": "n1", "partition": "main", "time": "90"}
+    assert "--signal" not in text, "each run watches its own end"
+    runs = json.loads((script.parent / "runs.json").read_text())["runs"]
+    root = script.parent.parent
+    assert [str(Path(one["case"]).relative_to(root)) for one in runs] == ["b/0/1", "a/0"], "b/0/2 cannot run"
+    assert [one["request"]["nodes"] for one in runs] == [4, 2]
+    assert not {"time", "partition", "sbatch", "exclude"} & {key for one in runs for key in one["request"]}
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("tests", "sentence"),
+    [
+        ([{"id": "a", "time_limit": "5"}, {"id": "b"}], "some tests state a time_limit and others none"),
+        ([{"id": "a", "dependencies": [{"type": "end_post_comp", "id": "b"}]}, {"id": "b"}], "a: end_post_comp ends"),
+        ([{"id": "a", "agent": "bayesian_optimization", "cmd_args": {"tp": [1, 2]}}], "a: bayesian_optimization"),
+        ([{"id": "a", "cmd_args": {"dryrun": True}}], "no test of the scenario can be run"),
+    ],
+)
+def test_what_cannot_run_in_one_job(
+    tests: list[dict[str, Any]], sentence: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace(here, *tests)
+    assert call("dry-run", *FILES, "--mode=native", "--single-sbatch") == 2
+    assert f"--single-sbatch: {sentence}" in capsys.readouterr().err
 
 
 def test_files_are_verified(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ The toy takes seconds: what is shown is the order, the records and the reports.
 """
 
 import csv
+import itertools
 import json
 import random
 import re
@@ -210,6 +211,42 @@ def test_a_test_ends_with_another_one(user: User, slurm_cluster: VirtualCluster)
     done = user.run("cloudai", "run", *options, f"--entrypoint={TOY}", "--json", timeout_s=120, status=1)
     phases = {one["name"]: one["phase"] for one in json.loads(done.stdout)["cases"]}
     assert phases == {"beside/0": "cancelled", "main/0": "finished"}
+
+
+def test_one_job_runs_all_tests_one_after_the_other(user: User, slurm_cluster: VirtualCluster) -> None:
+    """--single-sbatch: an order, a sweep, a larger test, one that dies; the job is submitted once."""
+    dies = {**TEST, "name": "dies", "extra_cmd_args": {"toy.fail_rank": "0", "toy.fail_step": "3"}}
+    tests: list[dict[str, Any]] = [
+        {"id": "behind", "test_name": "small", "dependencies": [{"type": "start_post_comp", "id": "wide"}]},
+        {"id": "wide", "test_name": "small", "cmd_args": {"num_gpus": 4}},
+        {"id": "bad", "test_name": "dies"},
+        {"id": "swept", "test_name": "small", "cmd_args": {"mb": [1, 2, 4], "gb": 4, "hf_token": CANARY}},
+    ]
+    options = (*files(user, tests, TEST, dies), f"--entrypoint={TOY}", "--single-sbatch")
+    first = json.loads(user.run("cloudai", "run", *options, "--no-wait", "--json").stdout)
+    more = ("cloudai", "run", *options, f"--continue={first['result_dir']}", "--json")
+    done = user.run(*more, timeout_s=200, status=1)
+    answer = json.loads(done.stdout)
+    cases = {one["name"]: one for one in answer["cases"]}
+    assert {name: one["phase"] for name, one in cases.items()} == {
+        **dict.fromkeys(("behind/0", "wide/0", "swept/0/1", "swept/0/2"), "finished"),
+        "bad/0": "failed",
+        "swept/0/3": "refused",
+    }, done.stderr
+    (job,) = {job for jobs in first["jobs"].values() for job in jobs}
+    root = Path(answer["result_dir"])
+    lines = slurm_cluster.run("squeue", "-h", "--states=all", "-o", "%i|%o").stdout.splitlines()
+    assert [line.partition("|")[0] for line in lines if f"|{user.directory}/" in line] == [job]
+    assert {one["job"] for one in cases.values() if one["phase"] != "refused"} == {job}
+    times = {name: events(Path(one["run_dir"])) for name, one in cases.items() if one["run_dir"]}
+    order = sorted(times, key=lambda name: times[name][0])
+    assert order == ["wide/0", "behind/0", "bad/0", "swept/0/1", "swept/0/2"]
+    assert all(times[one][1] < times[next_][0] for one, next_ in itertools.pairwise(order))
+    assert len(list(Path(cases["wide/0"]["run_dir"]).glob("attempts/000/ranks/*.seen.json"))) == 4
+    assert (root / "swept/0/trajectory.csv").read_text().count("\n") == 3
+    assert toml.loads((root / "wide/0/slurm-job.toml").read_text())["is_single_sbatch"]
+    written = [path for path in user.directory.rglob("*") if path.is_file() and not path.name.endswith(".seen.json")]
+    assert {path.name for path in written if CANARY.encode() in path.read_bytes()} == {"scenario.toml"}
 
 
 @pytest.mark.megatron

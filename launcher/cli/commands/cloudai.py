@@ -101,7 +101,7 @@ def _add_running(parser: argparse.ArgumentParser, *, submits: bool) -> None:
         action="store_true",
         help="take what is there as it is; clone and import nothing",
     )
-    add("--single-sbatch", action="store_true", help="refused: each test is a job of its own")
+    add("--single-sbatch", action="store_true", help="run all tests in one job, one after the other")
     _add_profile(parser)
     add("--entrypoint", metavar="FILE", help="a program of the same contract in place of entrypoint.py")
     add("--without-hooks", action="store_true", help="run a scenario without its pre_test and post_test")
@@ -209,15 +209,8 @@ def _options(parsed: argparse.Namespace) -> "RunChoices":
 
 
 def _root(parsed: argparse.Namespace, loaded: "LoadedFiles") -> Path:
-    from launcher._util.errors import ConfigError
     from launcher.cloudai import run
 
-    if parsed.single_sbatch:
-        raise ConfigError(
-            "each test is a job of its own, so that it can be queued, watched and continued by itself",
-            where="--single-sbatch",
-            hint="Leave it out: CloudAI itself starts nothing for MegatronBridge with it.",
-        )
     if getattr(parsed, "continued", None):
         return _existing(parsed.continued, "--continue", directory=True).resolve()
     output = Path(parsed.output_dir).expanduser() if parsed.output_dir else None
@@ -249,7 +242,8 @@ def _run(parsed: argparse.Namespace) -> int:
         if not parsed.enable_cache_without_check:
             for line in run.install(loaded, options, progress):
                 info(line)
-        submitted = run.run_scenario(loaded, root, options, progress)
+        start = run.run_in_one_job if parsed.single_sbatch else run.run_scenario
+        submitted = start(loaded, root, options, progress)
     info(f"results: {root}")
     if parsed.no_wait:
         if parsed.json:
@@ -300,6 +294,9 @@ def _dry_run(parsed: argparse.Namespace) -> int:
                 "notes": [{"field": note.field, "text": note.text, "level": note.level} for note in notes],
             }
         )
+    if parsed.single_sbatch:
+        answer["script"] = str(run.dry_run_of_one_job(loaded, root, options))
+        info(f"one job runs all of them, one after the other: {answer['script']}")
     info(f"written: {root}")
     if parsed.json:
         print_json(answer)
