@@ -70,7 +70,7 @@ def all_gates(
     vboost: bool,
 ) -> tuple[str, ...]:
     """Return what a job runs before and after its training, as a request states gates. Raises ConfigError."""
-    found = (json.dumps(VBOOST),) if vboost else ()
+    found: tuple[str, ...] = (json.dumps(VBOOST),) if vboost else ()
     if pre_test is not None:
         found += gates_of(pre_test, system, profile, ranks_per_node=ranks_per_node)
     if post_test is not None:

@@ -346,6 +346,17 @@ def cases_of_one_job(
     return cases
 
 
+def refuse_other_form(root: Path, *, one_job: bool) -> None:
+    """Raise ConfigError where a scenario that was begun in one job is to go on in several, or the other way round."""
+    begun = [case for case in read_cases(root) if case.values.get("job")]
+    if begun and any(bool(case.values.get("single")) != one_job for case in begun):
+        raise ConfigError(
+            f"was begun {'without' if one_job else 'with'} --single-sbatch, and its tests would be run twice",
+            where=str(root),
+            hint=f"Go on {'without' if one_job else 'with'} it.",
+        )
+
+
 def dry_run_of_one_job(loaded: LoadedFiles, root: Path, options: RunChoices) -> Path:
     """Write the script of a job that runs every case of a scenario, and return it. Raises ConfigError."""
     cases = cases_of_one_job(loaded, root, options, install=False)

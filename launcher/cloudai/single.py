@@ -7,6 +7,7 @@ case as `launcher run` does in an allocation. A job that is requeued goes on wit
 import hashlib
 import json
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 from launcher._util.errors import ConfigError, ImageError, LauncherError, OutsideError
 from launcher._util.shell import LocalShell, Shell
 from launcher.api.progress import Progress, Silent
+from launcher.backends.process_environment import SLURM_CLIENT
 from launcher.cloudai.cases import Case, PlannedCase, is_sweep
 from launcher.cloudai.environment import in_shell
 from launcher.cloudai.exec_sbatch import with_gates
@@ -37,8 +39,9 @@ from launcher.slurm.submit import Submission, search, submit
 _OF_THE_JOB = ("time", "partition", "account", "qos", "sbatch", "gates", "keep_going", "exclude", "nodelist")
 """What of a case's request belongs to a job of its own."""
 
-_OWN = ("job-name", "output", "error", "signal", "comment", "nodes", "nodelist", "exclude")
-"""Options of a run's job that the one job has in another form, or not at all: its runs watch their end themselves."""
+_OWN = ("job-name", "output", "error", "signal", "comment", "nodes", "nodelist", "exclude", "export")
+"""Options of a run's job that the one job has in another form, or not at all: its runs watch their end themselves, and
+each takes those of the variables that it names."""
 
 _LOCK_WAIT_S = 200.0
 """Longer than sbatch tries."""
@@ -214,7 +217,7 @@ def submit_job(
             digest = hashlib.sha256(str(job.root).encode()).hexdigest()[:12]
             token = f"launcher-single-{digest}-{number}"
             job.journal.write("submit_intent", token=token)
-            found = submit(job.script, shell, token=token, cwd=job.path)
+            found = submit(job.script, shell, token=token, env=_environment(), cwd=job.path)
             job.journal.write("submitted", token=token, job=found.job, cluster=found.cluster)
     facts = {"run_dir": None, "job": found.job, "cluster": found.cluster, "single": True}
     for case, planned in cases:
@@ -229,6 +232,15 @@ def submit_job(
             for note in planned.notes:
                 (progress.warn if note.level == "warning" else progress.info)(f"{case.name}: {note}")
     return found
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of the job's launcher: that of this one without what describes another job."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in SLURM_CLIENT or not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))
+    }
 
 
 def _known(job: SingleJob, shell: Shell) -> Submission | None:
@@ -283,8 +295,8 @@ def _outcome(record: Mapping[str, Any]) -> str | None:
     if not record.get("run_dir"):
         return None
     attempt = RunDirectory(Path(record["run_dir"])).latest_attempt()
-    result = files.read_object(attempt.result) if attempt is not None else None
-    return None if result is None else str(result.get("outcome"))
+    result = attempt.result if attempt is not None else None
+    return None if result is None else str(result["outcome"])
 
 
 if __name__ == "__main__":

@@ -240,13 +240,16 @@ def test_one_job_runs_all_tests_one_after_the_other(user: User, slurm_cluster: V
     assert {one["job"] for one in cases.values() if one["phase"] != "refused"} == {job}
     times = {name: events(Path(one["run_dir"])) for name, one in cases.items() if one["run_dir"]}
     order = sorted(times, key=lambda name: times[name][0])
-    assert order == ["wide/0", "behind/0", "bad/0", "swept/0/1", "swept/0/2"]
+    assert order == ["wide/0", "bad/0", "swept/0/1", "swept/0/2", "behind/0"]
     assert all(times[one][1] < times[next_][0] for one, next_ in itertools.pairwise(order))
     assert len(list(Path(cases["wide/0"]["run_dir"]).glob("attempts/000/ranks/*.seen.json"))) == 4
     assert (root / "swept/0/trajectory.csv").read_text().count("\n") == 3
     assert toml.loads((root / "wide/0/slurm-job.toml").read_text())["is_single_sbatch"]
     written = [path for path in user.directory.rglob("*") if path.is_file() and not path.name.endswith(".seen.json")]
     assert {path.name for path in written if CANARY.encode() in path.read_bytes()} == {"scenario.toml"}
+    # What was begun in one job is not submitted test by test.
+    refused = user.run(*(word for word in more if word != "--single-sbatch"), status=2)
+    assert "was begun with --single-sbatch" in refused.stderr
 
 
 @pytest.mark.megatron

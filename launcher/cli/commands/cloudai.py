@@ -212,7 +212,9 @@ def _root(parsed: argparse.Namespace, loaded: "LoadedFiles") -> Path:
     from launcher.cloudai import run
 
     if getattr(parsed, "continued", None):
-        return _existing(parsed.continued, "--continue", directory=True).resolve()
+        root = _existing(parsed.continued, "--continue", directory=True).resolve()
+        run.refuse_other_form(root, one_job=parsed.single_sbatch)
+        return root
     output = Path(parsed.output_dir).expanduser() if parsed.output_dir else None
     return run.results_directory(loaded, output, time.time())
 
