@@ -8,6 +8,8 @@ native, flags       cmd_args as a recipe with overrides, and as flags of Bridge'
 sources             git_repos: cloned once per commit
 environment         variables of the runs; tokens and keys by name, never by value
 cases               from a scenario to the runs that it asks for
+gates               pre_test and post_test as programs that a job runs before and after its training
 run, results        submitting the runs, and what is written about them
+single              all runs in one job (--single-sbatch)
 convert             the launcher's own job and profile files of a scenario
 """
