@@ -13,7 +13,7 @@ from pathlib import Path
 
 from launcher.cloudai.exec_mode import ExecCase
 from launcher.cloudai.gates import outcomes, words_after
-from launcher.contract.records import GateOutcome
+from launcher.contract.records.nodes import GateOutcome
 from launcher.slurm.queue import Job, State
 
 _ITERATION = re.compile(r"iteration\s+(\d+)\s*/\s*(\d+)\s*\|(.*)")

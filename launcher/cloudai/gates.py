@@ -14,7 +14,7 @@ from launcher.cloudai.load import HookScenario
 from launcher.cloudai.models import GenericTest, System, TestEntry, slurm_time_limit
 from launcher.cloudai.profile import Profile
 from launcher.contract.files import read_object
-from launcher.contract.records import GateOutcome, GatesRecord
+from launcher.contract.records.nodes import GateOutcome, GatesRecord
 from launcher.contract.validation import problems
 from launcher.planning.time_limit import limit_seconds
 from launcher.runtimes import RUNTIMES
