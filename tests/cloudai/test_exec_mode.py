@@ -142,7 +142,7 @@ def test_secrets_reach_the_job_and_no_file(old: User, slurm_cluster: VirtualClus
 
 
 def test_hooks_run_in_the_job_of_the_script(old: User, slurm_cluster: VirtualCluster) -> None:
-    """pre_test on the job's own nodes before the training, or instead of it; post_test behind it."""
+    """pre_test on the nodes of the job before the training, and nothing is trained where it fails; post_test behind."""
     put(old, {"all_reduce_perf_mpi": STAND_IN})
     system = old.directory / "system.toml"
     system.write_text(f'mpi = "none"\n{system.read_text()}')

@@ -111,7 +111,7 @@ def test_follow_submits_as_many_as_an_association_may_and_the_others_later(
     told = user.run("sweep", write_sweep(user, 6), "--follow", "--json", status=1, timeout_s=120)
     assert json.loads(told.stdout)["counts"] == {"finished": 5, "failed": 1}
     assert "3 runs wait: Slurm takes no more than 3 jobs of yours now" in told.stderr
-    # Six at once were refused; what waited was submitted when there was room, and Slurm was not asked in vain.
+    # Six at once were refused; the others were submitted when these had ended, and Slurm was not asked in vain.
     assert (user.directory / "refused").read_text() == "6 beside 0\n"
     assert counted(user) == {run.name: 1 for run in user.runs()}
     assert len({name.partition("_")[0] for name in tasks(slurm_cluster, user)}) == 2
