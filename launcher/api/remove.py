@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher._util.errors import DiskError, LauncherError, RequestError
+from launcher._util.processes import members_for
 from launcher._util.shell import LocalShell, Shell
 from launcher._util.user_paths import exists
 from launcher.api.locate import find_run, find_run_root
@@ -18,7 +19,6 @@ from launcher.rundir.finding import iterate_runs
 from launcher.rundir.locks import is_locked, submit_lock, sweep_lock_file
 from launcher.rundir.registry import known_roots
 from launcher.slurm.queue import State
-from launcher.watch.cancel import members
 from launcher.watch.status import Phase, RunStatus, status_of
 
 _LOCK_WAIT_S = 2.0
@@ -230,7 +230,7 @@ def _reason(run: RunDirectory, status: RunStatus, allowed: Allowed) -> str:
         return "nothing recorded its end: --lost removes it all the same"
     start = status.run_state.start
     here = start is not None and start.host == socket.gethostname()
-    if start is not None and here and start.group is not None and members(start.group, run.path):
+    if start is not None and here and start.group is not None and members_for(run.path, start.group, start.group_ticks):
         return "processes of it are alive on this machine"
     if not status.phase.over:
         return f"it is {status.phase.value}"

@@ -42,12 +42,14 @@ class LocalRanks:
         """Start every rank, all in one new process group. Raises OutsideError, and then leaves no rank behind."""
         port = free_port()
         try:
-            for rank in range(self.plan.world_size):
-                self.processes.append(self._start_rank(rank, port))
+            # The group is recorded with its first process: whatever kills this launcher, the others are found by it.
+            self.processes.append(self._start_rank(0, port))
             mine, token = this_launcher(self.processes[0].pid), self.plan.token
             self.run.journal.write(
                 "launched", backend=self.plan.backend.name, token=token, attempt=self.attempt.name, **mine
             )
+            for rank in range(1, self.plan.world_size):
+                self.processes.append(self._start_rank(rank, port))
         except OutsideError:
             self.signal(signal.SIGKILL)
             end_lease(self.run, only=self.plan.token)

@@ -50,6 +50,14 @@ def group_of(pid: int) -> Optional[int]:
     return None if fields is None or fields[0] in "ZX" else int(fields[2])
 
 
+def boot_id() -> str:
+    """Return what the kernel calls this boot of this machine; empty where it does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 @dataclass(frozen=True)
 class ProcessIdentity:
     """One process of one boot of one machine, as other processes on that machine can recognise it."""
@@ -67,11 +75,10 @@ class ProcessIdentity:
         """Return the identity of the process that calls."""
         pid = os.getpid()
         try:
-            boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-            namespace = str(Path("/proc/self/ns/pid").readlink())
+            boot, namespace = boot_id(), str(Path("/proc/self/ns/pid").readlink())
         except OSError:
-            boot_id, namespace = "", ""
-        return cls(os.uname().nodename, boot_id, namespace, pid, start_ticks_of(pid) or 0)
+            boot, namespace = "", ""
+        return cls(os.uname().nodename, boot, namespace, pid, start_ticks_of(pid) or 0)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Optional[ProcessIdentity]":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from launcher._util.errors import DiskError, OutsideError, RequestError, SlurmError
-from launcher._util.processes import group_members
+from launcher._util.processes import members_for
 from launcher._util.shell import Shell
 from launcher.backends.wait import request_stop
 from launcher.contract import files
@@ -211,7 +211,7 @@ def _end_here(run: RunDirectory, start: Start, grace_s: float, sleep: Callable[[
             hint=f"Call `launcher cancel` on {start.host}, or use --checkpoint, which works from any machine.",
         )
     group = start.group
-    if group is None or not members(group, run.path):
+    if group is None or not members_for(run.path, group, start.group_ticks):
         return "no process of the run is left"
     run.journal.write("cancelled", group=group)
     try:
@@ -221,27 +221,13 @@ def _end_here(run: RunDirectory, start: Start, grace_s: float, sleep: Callable[[
             run.journal.write("cancel_failed", group=group)
         raise
     waited = 0.0
-    while members(group, run.path) and waited < grace_s:
+    while members_for(run.path, group, start.group_ticks) and waited < grace_s:
         sleep(0.1)
         waited += 0.1
-    if members(group, run.path):
+    if members_for(run.path, group, start.group_ticks):
         _signal(group, signal.SIGKILL)
         return f"the run's processes were killed: they had not ended {grace_s:g} s after SIGTERM"
     return "the run's processes have ended"
-
-
-def members(group: int, run_dir: Path) -> list[int]:
-    """Return the processes of a group if they belong to this run; the kernel reuses the number of an empty group."""
-    found = group_members(group)
-    return found if any(os.fsencode(run_dir) in _command_line(pid) for pid in found) else []
-
-
-def _command_line(pid: int) -> bytes:
-    """Return the command line of a process; nothing where it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def _signal(group: int, number: int) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from launcher._util.errors import DiskError, LauncherError
+from launcher._util.processes import members_for
 from launcher.contract import files, hangs, verdict
 from launcher.contract.frozen import dataclass
 from launcher.contract.next_attempt import is_cancelled
 from launcher.contract.paths import RunPaths
-from launcher.contract.process import is_alive
+from launcher.contract.process import boot_id, is_alive
 from launcher.contract.records.journal import JournalEvent, Lease
 from launcher.contract.records.result import AttemptResult
 from launcher.contract.validation import ContractError, conforming, problems
@@ -78,9 +79,13 @@ class Start:
     """The attempt that it started, if that was known then."""
     host: str | None = None
     alive: bool | None = None
-    """Whether the process that started it still runs; None if that cannot be determined on this machine."""
+    """Whether the launcher that started it or one of its `orphans` runs; None if this machine cannot show that."""
     group: int | None = None
     """Process group of the started processes, on `host`."""
+    group_ticks: int | None = None
+    """When the first process of the group was started, in clock ticks since boot."""
+    orphans: tuple[int, ...] = ()
+    """The processes of the group that go on although their launcher has ended."""
     error: str | None = None
 
     @property
@@ -395,6 +400,7 @@ def _as_start(run: RunDirectory, owner: Lease | None, event: JournalEvent, inten
         job = lease["job_id"]
     # A job that has held the lease was submitted, whatever sbatch has answered.
     unanswered = event["event"] in ("submit_intent", "submit_unknown", "submit_refused")
+    launcher_alive, orphans = _on_this_machine(run, event)
     return Start(
         how="submitted" if unanswered and lease and job else str(event["event"]),
         time=float(began.get("time", 0)),
@@ -406,8 +412,10 @@ def _as_start(run: RunDirectory, owner: Lease | None, event: JournalEvent, inten
         index=event.get("index", intent.get("index")),
         attempt=event.get("attempt") or (lease["attempt"] if lease else None),
         host=event.get("host"),
-        alive=_alive(event),
+        alive=launcher_alive or bool(orphans) if launcher_alive is not None else None,
         group=event.get("group"),
+        group_ticks=event.get("group_start_ticks"),
+        orphans=orphans,
         error=event.get("error"),
     )
 
@@ -442,10 +450,18 @@ def _token(event: JournalEvent, intent: dict[str, Any]) -> str | None:
     return event.get("token") or intent.get("token")
 
 
-def _alive(event: JournalEvent) -> bool | None:
+def _on_this_machine(run: RunDirectory, event: JournalEvent) -> tuple[bool | None, tuple[int, ...]]:
+    """Return whether the launcher of a start lives, and where it does not, which of the processes it started go on.
+
+    None where the start does not name a process of this machine. After a reboot none of them lives.
+    """
     if event.get("event") != "launched" or event.get("host") != os.uname().nodename or "pid" not in event:
-        return None
-    return is_alive(int(event["pid"]), event.get("start_ticks"))
+        return None, ()
+    if event.get("boot_id") and event["boot_id"] != (boot_id() or event["boot_id"]):
+        return False, ()
+    if is_alive(int(event["pid"]), event.get("start_ticks")):
+        return True, ()
+    return False, tuple(members_for(run.path, event.get("group", 0), event.get("group_start_ticks")))
 
 
 def _result(attempt: Attempt) -> tuple[AttemptResult | None, str | None]:

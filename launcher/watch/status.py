@@ -401,11 +401,21 @@ def silence_words(run_state: RunState) -> str:
 
 
 def _going_on(run_state: RunState, base: RunStatus) -> RunStatus:
-    parts = (describe(run_state.progress), run_state.outside, silence_words(run_state))
+    parts = (describe(run_state.progress), run_state.outside, silence_words(run_state), _orphan_words(run_state))
     words = " | ".join(each for each in parts if each)
     if run_state.stopping:
         return _with(base, Phase.STOPPING, f"asked to save and stop | {words}")
     return _with(base, Phase.STARTING if run_state.progress.iteration is None else Phase.RUNNING, words)
+
+
+def _orphan_words(run_state: RunState) -> str:
+    """Say that what the launcher has started outlives it; an empty text where it does not."""
+    orphans = run_state.start.orphans if run_state.start else ()
+    if not orphans:
+        return ""
+    count = "1 process" if len(orphans) == 1 else f"{len(orphans)} processes"
+    live = "lives" if len(orphans) == 1 else "live"
+    return f"its launcher has ended, but {count} of the run {live} on; `launcher cancel` ends them"
 
 
 def _over(run_state: RunState, base: RunStatus) -> RunStatus:

@@ -1,6 +1,7 @@
 """What a run looks like to its user: progress, Ctrl-C, failures, resuming. The toy program trains."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from launcher._util.processes import members_for
+from launcher.contract.process import group_of
 from tests.backends.running import LAUNCHER, ROOT, TOY, User, user_of
 from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
@@ -123,6 +126,53 @@ def test_ctrl_c_saves_and_stops_and_resume_goes_on_with_the_same_losses(alone: U
     # Both attempts' requests are on record, the code is the first one's.
     assert "toy.seconds=0.1" in (interrupted / "attempts/000/argv.json").read_text()
     assert "toy.seconds=0.01" in (interrupted / "argv.json").read_text()
+
+
+@pytest.mark.parametrize("killed", ["launcher", "launcher and rank 0"])
+def test_ranks_that_outlive_their_launcher_are_seen_and_ended_and_no_second_training_begins(
+    alone: User, killed: str
+) -> None:
+    launcher = started(alone, "run", "small.py", *LOCAL, "toy.iters=900", "toy.seconds=0.1", "+toy.save_every=2")
+    until(lambda: alone.runs() and any(alone.runs()[0].glob("checkpoints/iter_*")))
+    run = alone.runs()[0]
+    begun = next(line for line in map(json.loads, (run / "journal.jsonl").open()) if line["event"] == "launched")
+    launcher.kill()
+    launcher.communicate()
+    if killed != "launcher":
+        os.kill(begun["group"], signal.SIGKILL)  # the step.sh of rank 0, which has given the group its number
+    until(lambda: group_of(begun["group"]) is None or killed == "launcher")
+    assert len(members_for(run, begun["group"], begun["group_start_ticks"])) >= 2
+
+    (status,) = json.loads(alone.run("status", run.name, "--json").stdout)["runs"]
+    assert (status["phase"], status["over"]) == ("running", False)
+    assert "its launcher has ended, but" in status["detail"]
+    assert "live on; `launcher cancel` ends them" in status["detail"]
+    refused = alone.run("run", "--resume", run.name, status=2).stderr
+    assert "the run is running" in refused
+    assert "live on" in refused
+    assert "processes of it are alive" in alone.run("rm", run.name, status=None).stderr
+    assert not (run / "attempts/001").exists()
+
+    alone.run("cancel", run.name)
+    assert members_for(run, begun["group"], begun["group_start_ticks"]) == []
+    (status,) = json.loads(alone.run("status", run.name, "--json").stdout)["runs"]
+    assert (status["phase"], status["over"]) == ("cancelled", True)
+    done = losses(run)
+    alone.run("run", "--resume", run.name, "toy.seconds=0.001", "toy.iters=60")
+    assert set(losses(run, "001")) | set(done) >= set(range(1, 61))
+
+
+def test_ranks_that_outlive_their_launcher_may_finish(alone: User) -> None:
+    launcher = started(alone, "run", "small.py", *LOCAL, "toy.iters=30", "toy.seconds=0.05")
+    until(lambda: alone.runs() and (alone.runs()[0] / "attempts/000/metrics.jsonl").exists())
+    launcher.kill()
+    launcher.communicate()
+
+    def status() -> dict[str, Any]:
+        return dict(json.loads(alone.run("status", "small", "--json").stdout)["runs"][0])
+
+    until(lambda: status()["over"])
+    assert (status()["phase"], status()["iteration"]) == ("finished", 30)
 
 
 def test_a_run_that_goes_on_or_has_saved_nothing_cannot_be_resumed(user: User, slurm_cluster: VirtualCluster) -> None:

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from launcher._util.errors import OutsideError, RequestError, SlurmError
+from launcher._util.processes import members_for
 from launcher._util.shell import Result
+from launcher.contract.process import boot_id
 from launcher.job.next_attempt import ended_by
 from launcher.rundir import RunDirectory
-from launcher.watch.cancel import cancel_run, copied_from, members
+from launcher.watch.cancel import cancel_run, copied_from
 from launcher.watch.run_state import read_run_state
 from tests.support.limits import seconds
 from tests.support.recorder import Recorder
@@ -81,7 +83,7 @@ def reap(ranks: Ranks) -> Callable[[float], None]:
 
 def test_a_run_of_this_machine_is_ended(path: Path, ranks: Ranks) -> None:
     run = local_run(path, ranks.event())
-    assert members(ranks.process.pid, path) == [ranks.process.pid]
+    assert members_for(path, ranks.process.pid, None) == [ranks.process.pid]
     assert cancel_run(run, Recorder(), sleep=reap(ranks)) == "the run's processes have ended"
     assert ranks.process.wait(seconds(5)) == 0
     assert [event["event"] for event in run.journal.read()] == ["launched", "cancelled"]
@@ -97,10 +99,32 @@ def test_ranks_that_do_not_listen_are_killed(path: Path, ranks: Ranks) -> None:
 
 def test_a_group_of_somebody_else_is_left_alone(path: Path, ranks: Ranks) -> None:
     # The number of the group is used again: its processes are not this run's.
-    assert members(ranks.process.pid, path.parent / "other" / "1") == []
+    assert members_for(path.parent / "other" / "1", ranks.process.pid, None) == []
     run = local_run(path.parent / "other" / "1", ranks.event())
     assert cancel_run(run, Recorder()) == "no process of the run is left"
     assert ranks.process.poll() is None
+
+
+def test_a_group_whose_number_is_used_again_is_left_alone_whatever_its_command_lines_name(
+    path: Path, ranks: Ranks
+) -> None:
+    event = ranks.event()
+    gone = {**event, "pid": 2**22 - 1, "group_start_ticks": event["start_ticks"] - 1}
+    assert members_for(path, ranks.process.pid, gone["group_start_ticks"]) == []
+    run = local_run(path, gone)
+    assert cancel_run(run, Recorder()) == "the run has already ended: lost"
+    assert ranks.process.poll() is None
+
+
+def test_what_outlives_its_launcher_is_ended_unless_it_is_of_another_boot(path: Path, ranks: Ranks) -> None:
+    event = ranks.event()
+    event = {**event, "pid": 2**22 - 1, "group_start_ticks": event["start_ticks"]}
+    run = local_run(path, {**event, "boot_id": "another"})
+    assert cancel_run(run, Recorder()) == "the run has already ended: lost"
+    run.journal.write("launched", **{key: value for key, value in event.items() if key != "event"}, boot_id=boot_id())
+    state = read_run_state(run)
+    assert state.start is not None and state.start.orphans == (ranks.process.pid,)
+    assert cancel_run(run, Recorder(), sleep=reap(ranks)) == "the run's processes have ended"
 
 
 def test_with_save_the_ranks_are_asked(path: Path, ranks: Ranks) -> None:

@@ -30,6 +30,10 @@ class StartedBy(TypedDict):
     pid: int
     start_ticks: Optional[int]
     group: int
+    group_start_ticks: Optional[int]
+    """Those of the group's first process, whose number the group has."""
+    boot_id: str
+    """Empty where the kernel does not say."""
     host: str
 
 
@@ -60,6 +64,8 @@ class JournalValues(TypedDict, total=False):
     pid: int
     start_ticks: Optional[int]
     group: int
+    group_start_ticks: Optional[int]
+    boot_id: str
     host: str
 
 
