@@ -1,9 +1,11 @@
 """Programs whose transfer stands still, and such that only seem to."""
 
+import fcntl
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -13,14 +15,14 @@ from tests.images.test_build import Recorded
 from tests.support.limits import seconds
 
 
-def watched(moved: Sequence[int | None]) -> list[str]:
+def watched(moved: Sequence[int | None], waits: Callable[[float], bool] = lambda _: False) -> list[str]:
     """What is said in a minute and more; the bytes of each second are given, the last for ever."""
     now, told = [0.0], Recorded()
 
     def bytes_now(_: int) -> int | None:
         return moved[min(int(now[0]), len(moved) - 1)]
 
-    watch = StallWatch("podman", told, clock=lambda: now[0], moved=bytes_now)
+    watch = StallWatch("podman", told, clock=lambda: now[0], moved=bytes_now, waits=lambda _: waits(now[0]))
     for second in range(120):
         now[0] = float(second)
         try:
@@ -44,6 +46,27 @@ def test_a_few_bytes_are_noise_and_more_are_movement() -> None:
     waited = watched([0] * 50 + [None] + [0] * 49 + [9000])
     assert not any("has received nothing" in line for line in waited), "waiting for a disk ends a standstill"
     assert watched([None]) == [], "what is not known is not a standstill"
+
+
+def test_a_wait_for_a_lock_is_not_a_transfer_that_stands_still() -> None:
+    waits = "podman waits for another program that holds a lock, as that of its storage"
+    assert watched([0], waits=lambda _: True) == [waits]
+    said = watched([0], waits=lambda now: 10 <= now < 50)
+    assert said[0] == waits and said[-1] == "110 s: podman has received nothing for 60 s: the transfer timed out"
+
+
+@pytest.mark.parametrize("lock", ["flock(file, fcntl.LOCK_EX)", "lockf(file, fcntl.LOCK_EX)"])
+def test_a_real_wait_for_a_lock_is_seen(lock: str, tmp_path: Path) -> None:
+    (tmp_path / "storage.lock").touch()
+    program = f"import fcntl, threading\nfile = open({str(tmp_path / 'storage.lock')!r}, 'r+')\n"
+    program += f"thread = threading.Thread(target=lambda: fcntl.{lock})\nthread.start()\nthread.join()"
+    held, told = (tmp_path / "storage.lock").open("r+"), Recorded()
+    with held:
+        (fcntl.flock if lock.startswith("flock") else fcntl.lockf)(held, fcntl.LOCK_EX)
+        watch = StallWatch("podman", told, notice_s=1, limit_s=2)
+        with pytest.raises(Exception, match="did not end within"):
+            LocalShell().stream([sys.executable, "-c", program], on_tick=watch, timeout_s=5)
+    assert told.lines == ["podman waits for another program that holds a lock, as that of its storage"]
 
 
 def test_a_process_that_ends_is_a_movement() -> None:

@@ -5,6 +5,7 @@ seen from outside: every byte that a program reads or writes is counted in /proc
 from a socket is written to a file or a pipe. The programs of docker's daemon are not below the command.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ LIMIT_S = 60.0
 _LOOK_S = 1.0
 _NOISE_BYTES = 1024
 """What programs in Go read and write while they wait: some eight bytes a second, to wake their own threads."""
+_LOCKS = re.compile("setlk|lock_inode_wait|lock_file_wait|lease_wait")
+"""The functions of the kernel in which a thread waits for a lock on a file (/proc/PID/wchan), of Linux 4.18 to 6.18."""
 _STANDS_STILL = "S"
 """The state of a process that waits for something other than a disk (proc_pid_stat(5))."""
 
@@ -41,6 +44,8 @@ class StallWatch:
     limit_s: float = field(default_factory=lambda: LIMIT_S)
     clock: Callable[[], float] = time.monotonic
     moved: Callable[[int], int | None] = field(default=lambda session: moved_bytes(session))
+    waits: Callable[[int], bool] = field(default=lambda session: waits_for_lock(session))
+    _waited: bool = field(default=False, init=False)
     _seen: int | None = field(default=None, init=False)
     _since: float = field(default=0.0, init=False)
     _looked: float = field(default=float("-inf"), init=False)
@@ -53,6 +58,14 @@ class StallWatch:
             return
         self._looked = now
         seen = self.moved(session)
+        if self.waits(session):
+            # It is another program that moves, or does not: its own limit ends it.
+            self._seen, self._since, self._noticed = None, now, False
+            if not self._waited:
+                self._waited = True
+                self.report.line(f"{self.tool} waits for another program that holds a lock, as that of its storage")
+            return
+        self._waited = False
         if seen is None or self._seen is None or not 0 <= seen - self._seen <= _NOISE_BYTES:
             self._seen, self._since, self._noticed = seen, now, False
             return
@@ -84,6 +97,20 @@ def moved_bytes(session: int) -> int | None:
         counts = dict(line.split(": ", 1) for line in lines if ": " in line)
         total += int(counts["rchar"]) + int(counts["wchar"])
     return total
+
+
+def waits_for_lock(session: int) -> bool:
+    """Return whether a thread of the session waits for a lock on a file.
+
+    Another program holds it: podman and buildah take the locks of their storage once for all of their threads.
+    """
+    for pid in session_members(session):
+        try:
+            if any(_LOCKS.search((thread / "wchan").read_text()) for thread in Path(f"/proc/{pid}/task").iterdir()):
+                return True
+        except OSError:
+            continue  # it has ended meanwhile, or the kernel does not say
+    return False
 
 
 def _thread_states(pid: int) -> Iterator[str]:
