@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from sys import intern
 from typing import Any, Literal, NamedTuple, NoReturn, Optional
 
 from launcher.contract.frozen import dataclass
@@ -22,6 +23,9 @@ from .paths import FLIGHT_RECORDER
 
 DUMP_BYTES = 64 << 20
 """Limit of one dump; 2,000 entries with their stacks take about 3 MB."""
+KEPT_ENTRIES = 400_000
+"""Entries that are kept of all dumps of a directory, about 100 MB: one dump of many has its share of them."""
+_LEAST_OF_A_DUMP, _LEAST_OF_A_GROUP = 64, 4
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -44,8 +48,7 @@ class Group(NamedTuple):
         return meant or f"group {self.name}"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One collective or one message that a rank has begun."""
 
     group: Group
@@ -96,16 +99,40 @@ def read(data: bytes) -> Dump:
 def read_directory(directory: Path) -> tuple[dict[int, Dump], dict[int, str]]:
     """Return the dumps in a directory by rank, and why those of other ranks could not be read."""
     dumps, wrong = {}, {}
-    for path in sorted(directory.glob(f"{FLIGHT_RECORDER}*")):
-        number = re.fullmatch(rf"{FLIGHT_RECORDER}(\d+)", path.name)
-        if number is None:
-            continue
+    found = [
+        (re.fullmatch(rf"{FLIGHT_RECORDER}(\d+)", path.name), path) for path in directory.glob(f"{FLIGHT_RECORDER}*")
+    ]
+    paths = {int(number[1]): path for number, path in found if number is not None}
+    most = max(_LEAST_OF_A_DUMP, KEPT_ENTRIES // max(1, len(paths)))
+    for rank, path in sorted(paths.items()):
         try:
             with open_regular(path) as file:
-                dumps[int(number[1])] = read(file.read(DUMP_BYTES + 1))
+                dumps[rank] = shortened(read(file.read(DUMP_BYTES + 1)), most)
         except (DumpError, OSError) as error:
-            wrong[int(number[1])] = str(error)
+            wrong[rank] = str(error)
     return dumps, wrong
+
+
+def shortened(dump: Dump, most: int) -> Dump:
+    """Return a dump of about `most` entries: of each group the first that are not done, and the last of the others."""
+    if len(dump.entries) <= most:
+        return dump
+    by_group: dict[tuple[Group, bool], list[int]] = {}
+    for index, entry in enumerate(dump.entries):
+        by_group.setdefault((entry.group, entry.done), []).append(index)
+    each = max(_LEAST_OF_A_GROUP, most // len(by_group))
+    kept = [
+        index for (_, done), mine in by_group.items() for index in (_last(dump, mine, each) if done else mine[:each])
+    ]
+    return replace(dump, entries=tuple(dump.entries[index] for index in sorted(kept)))
+
+
+def _last(dump: Dump, mine: list[int], most: int) -> list[int]:
+    """Return the last entries of a group; the parts of a coalesced collective, which have one number, stay together."""
+    begin = max(0, len(mine) - most)
+    while 0 < begin < len(mine) and dump.entries[mine[begin]].sequence == dump.entries[mine[begin - 1]].sequence:
+        begin += 1
+    return mine[begin:]
 
 
 def _dump(found: Any) -> Dump:
@@ -114,7 +141,8 @@ def _dump(found: Any) -> Dump:
         raise ValueError(f"version {version[:20]}")
     ranks = {str(name): _ranks(config) for name, config in dict(found.get("pg_config") or {}).items()}
     groups = {str(name): str(config.get("desc", "")) for name, config in dict(found.get("pg_config") or {}).items()}
-    entries = tuple(_entry(one, ranks) for one in found.get("entries") or ())
+    seen: dict[Group, Group] = {}
+    entries = tuple(_entry(one, ranks, seen) for one in found.get("entries") or ())
     return Dump(entries, tuple(Group(name, groups[name], ranks[name]) for name in groups if ranks[name]))
 
 
@@ -123,7 +151,8 @@ def _ranks(config: Any) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", str(config.get("ranks", ""))))
 
 
-def _entry(one: Any, ranks: Mapping[str, tuple[int, ...]]) -> Entry:
+def _entry(one: Any, ranks: Mapping[str, tuple[int, ...]], seen: dict[Group, Group]) -> Entry:
+    """Return an entry; of equal groups (`seen`), names and shapes there is one, as thousands of entries repeat them."""
     name, description = (str(each) for each in one["process_group"])
     profiling_name, message = str(one["profiling_name"]), bool(one.get("is_p2p", False))
     sequence = one["p2p_seq_id" if message else "collective_seq_id"]
@@ -132,7 +161,8 @@ def _entry(one: Any, ranks: Mapping[str, tuple[int, ...]]) -> Entry:
     # Gloo never sees its work complete; it retires what is over. With NCCL a retired one may have timed out.
     done = one["state"] == "completed" or (profiling_name.startswith("gloo:") and one.get("retired") is True)
     shape = f"{one.get('input_sizes')} {one.get('input_dtypes')}"
-    return Entry(Group(name, description, ranks.get(name, ())), sequence, profiling_name, message, done, shape)
+    group = Group(name, description, ranks.get(name, ()))
+    return Entry(seen.setdefault(group, group), sequence, intern(profiling_name), message, done, intern(shape))
 
 
 # --- what the dumps of all ranks say ----------------------------------------------------------------------------------

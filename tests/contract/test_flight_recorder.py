@@ -242,3 +242,20 @@ def test_a_directory_with_something_else(tmp_path: Path) -> None:
     dumps, wrong = read_directory(tmp_path)
     assert (list(dumps), list(wrong)) == ([0], [1])
     assert read_directory(tmp_path / "none") == ({}, {})
+
+
+def test_the_dumps_of_many_ranks_share_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each dump stays what shows who is missing; 40 ranks with 2,000 collectives each."""
+    monkeypatch.setattr(flight_recorder, "KEPT_ENTRIES", 4_000)
+    quiet: dict[str, Any] = {"process_group": ("b", "TP")}
+    for rank in range(40):
+        last = 2000 if rank == 7 else 2001
+        entries = [entry(number, **quiet) for number in range(1, 4)]
+        entries += [entry(number, state="completed" if number < 2001 else "started") for number in range(1, last + 1)]
+        (tmp_path / f"flight-recorder-rank-{rank}").write_bytes(pickle.dumps(content(*entries)))
+    dumps, wrong = read_directory(tmp_path)
+    assert wrong == {} and len(dumps) == 40
+    assert sum(len(each.entries) for each in dumps.values()) <= 4_000
+    stuck = found(dumps, 40)
+    assert (stuck.kind, stuck.ranks, stuck.sequence) == ("absent", (7,), 2001)
+    assert all({each.group.name for each in dump.entries} == {"0", "b"} for dump in dumps.values())
