@@ -360,6 +360,8 @@ def stop_reason(outer: OuterEnd, ranks: list[RankEnd]) -> str:
     """Return why an attempt was stopped, and how many of its ranks had not ended by themselves by then."""
     said = next((rank.record["reason"] for rank in ranks if rank.record and rank.superseded), None)
     cause = said or ("requested" if outer.cause == "asked" else outer.cause)
+    if all(rank.missing for rank in ranks):
+        return f"{cause}; no rank has left a record"
     killed = sum(rank.failed for rank in ranks)
     return f"{cause}; {killed} of {len(ranks)} ranks were ended before they had stopped" if killed else cause
 
@@ -414,6 +416,14 @@ def failed_gate(attempt: AttemptPaths) -> Optional[FailureCause]:
     failed = [gate for gate in cast(GatesRecord, record)["gates"] if not gate["passed"] and gate["when"] == "before"]
     if not failed:
         return None
+    if not failed[0]["started"]:
+        return FailureCause(
+            failure="user error",
+            line=f"gate {failed[0]['name']}: {failed[0]['reason']}",
+            rule=GATE,
+            level=Level.CAUSE,
+            todo="name a program that the nodes have, by its whole path, or an image that has it",
+        )
     shown = failures.classify(failed[0]["reason"])
     of_network = "look at gates/NAME.txt of the attempt; `launcher doctor` tests the network between the nodes"
     of_program = "look at gates/NAME.err of the attempt: each attempt would fail in the same way"
@@ -677,6 +687,8 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
     first = first_failing(ranks)
     metrics = read_whole_lines(attempt.metrics)
     outer = OuterEnd(SUPERSEDED) if any(rank.superseded for rank in ranks) else read_outer_end(attempt)
+    if too_few_nodes(attempt) or failed_gate(attempt):
+        outer = None  # what kept the ranks from starting came first
     outcome = outcome_of(ranks, not_finite_at_end(metrics), outer)
     progress = progress_of(metrics, ranks)
     reason = reason_of(ranks, first, step_status, progress["diverged_at"] if outcome == "diverged" else None)

@@ -29,6 +29,10 @@ STATUS = "status"
 _OUTPUT_BYTES = 16 << 20
 _TIMED_OUT, _KILLED = 124, 137
 """What `timeout` ends with: after SIGTERM; after SIGKILL, as does srun where Slurm or the kernel kills a task."""
+_NOT_STARTED = {126: "cannot be executed", 127: "was not found"}
+"""What shells, `env` and container runtimes end with where they cannot start a program."""
+_EXECVE = r"^slurmstepd: error: execve\(\): (.+)$"
+"""What Slurm says where it cannot start a program itself; the status is the number of the error then."""
 
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?"
 """As printf's `%g` writes it: 5e-05 for a small one."""
@@ -52,11 +56,16 @@ def judge(
     found = re.findall(rf"^\s*#\s*Avg bus bandwidth\s*:\s*({_NUMBER})(?:\s|$)", text, re.MULTILINE)
     measured = float(found[-1]) if found else None
     wrong = re.search(r"^\s*#\s*Out of bounds values\s*:\s*(\d+)\s+FAILED", text, re.MULTILINE)
-    passed = False
+    passed, started = False, True
     if status == _TIMED_OUT:
         reason = "it did not end in time"
     elif status == _KILLED:
         reason = f"it was killed, at the end of its time or for another reason: {_last_words(errors or text)[:200]}"
+    elif unable := re.search(_EXECVE, errors, re.MULTILINE):
+        started, reason = False, f"its program cannot be started: {unable[1][:200]}"
+    elif status in _NOT_STARTED:
+        said = _last_words(errors or text)[:200]
+        started, reason = False, f"its program {_NOT_STARTED[status]} (status {status}): {said}"
     elif status:
         reason = f"it ended with status {status}: {_last_words(errors or text)[:200]}"
     elif not measures:
@@ -74,6 +83,7 @@ def judge(
         "when": when,
         "measures": measures,
         "passed": passed,
+        "started": started,
         "reason": reason,
         "bus_gb_s": measured if measures else None,
         "min_bus_gb_s": least,

@@ -37,6 +37,10 @@ OUTPUT = """\
 # Avg bus bandwidth    : 142.82
 #
 """
+EXECVE = (
+    "slurmstepd: error: execve(): all_reduce_perf: No such file or directory\n"
+    "srun: error: n1: tasks 0-1: Exited with exit code 2\n"
+)
 STAND_IN = f"""#!/bin/bash
 echo "$SLURM_NODEID $SLURM_NTASKS $*" >>"$GATE_CALLS"
 [[ $SLURM_PROCID == 0 ]] || exit 0
@@ -91,6 +95,7 @@ def test_a_job_trains_behind_its_gate_or_not_at_all(user: User, slurm_cluster: V
             "when": "before",
             "measures": True,
             "passed": True,
+            "started": True,
             "reason": "average bus bandwidth 142.82 GB/s",
             "bus_gb_s": 142.82,
             "min_bus_gb_s": 100.0,
@@ -200,6 +205,16 @@ def test_an_all_reduce_with_gloo_is_measured(least: float, user: User, slurm_clu
         (OUTPUT, "n1: Test NCCL failure\n", 2, None, False, "it ended with status 2: n1: Test NCCL failure"),
         ("", "ValueError: no\nsrun: error: n1: task 0: Exited\n", 1, None, False, "with status 1: ValueError: no"),
         ("", "", 1, None, False, "it ended with status 1: no output"),
+        (
+            "",
+            "bash: line 1: perf: command not found\n",
+            127,
+            None,
+            False,
+            "program was not found (status 127): bash",
+        ),
+        ("", "bash: ./perf: Permission denied\n", 126, None, False, "its program cannot be executed (status 126)"),
+        ("", EXECVE, 2, None, False, "its program cannot be started: all_reduce_perf: No such file or directory"),
         ("# Avg bus bandwidth\n", "", 0, None, False, "it printed no average bus bandwidth"),
         ("# Avg bus bandwidth    : -nan\n", "", 0, None, False, "it printed no average bus bandwidth"),
         ("# Avg bus bandwidth    : 5.17e-05 \n", "", 0, 1.0, False, "average bus bandwidth 5.17e-05 GB/s"),
@@ -211,6 +226,7 @@ def test_what_a_gate_has_printed(
 ) -> None:
     found = judge("nccl", text, errors, status, least)
     assert found["passed"] == passed
+    assert found["started"] == ("program" not in reason)
     assert reason in found["reason"]
 
 
@@ -238,7 +254,7 @@ def test_no_node_is_prepared_where_no_rank_will_start() -> None:
     changes: tuple[dict[str, Any], ...] = ({"gates": (gate,)}, {"spares": 1})
     for more in changes:
         plan = building.plan(profile=profile, request={"nodes": 2, **more}, inside=building.image())
-        before, _, after = scripts(plan)["sbatch.sh"].partition("\nif [[ ${step[0]} != false ]]; then")
+        before, _, after = scripts(plan)["sbatch.sh"].partition("\nif [[ ${step[0]} != false ]]")
         assert "on_nodes prepare" not in before
         assert "on_nodes prepare" in after.partition("\nfi\n")[0]
 
@@ -249,11 +265,14 @@ def test_no_node_is_prepared_where_no_rank_will_start() -> None:
         ("average bus bandwidth 3 GB/s, and at least 5 GB/s are wanted", "network"),
         ("it did not end in time", "network"),
         ("it ended with status 2: slurmstepd: error: execve(): no_perf: No such file or directory", "step not started"),
+        ("its program was not found (status 127): bash: line 1: perf: command not found", "user error"),
+        ("its program cannot be started: no_perf: No such file or directory", "user error"),
         ("it ended with status 1: slurmstepd: error: pyxis: failed to import docker image", "container"),
     ],
 )
 def test_a_gate_that_did_not_measure_does_not_blame_the_network(reason: str, failure: str, tmp_path: Path) -> None:
-    gate = {"name": "nccl", "when": "before", "measures": True, "passed": False, "reason": reason}
+    started = "its program" not in reason
+    gate = {"name": "nccl", "when": "before", "measures": True, "passed": False, "started": started, "reason": reason}
     gate |= {"bus_gb_s": None, "min_bus_gb_s": None}
     write_json(tmp_path / "gates.json", {"version": 1, "time": 1.0, "gates": [gate]})
     found = failed_gate(AttemptPaths(tmp_path))

@@ -165,6 +165,8 @@ class GateOutcome(TypedDict):
     measures: bool
     """Whether it had to print an average bus bandwidth; else its exit status alone counts."""
     passed: bool
+    started: bool
+    """Whether the program could be started on the nodes."""
     reason: str
     """What it has measured, or why it has not passed."""
     bus_gb_s: Optional[float]
