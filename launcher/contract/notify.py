@@ -26,15 +26,20 @@ _KILL_S = 1.0
 """How long it takes at most to kill a program that takes longer."""
 
 
-def message(run: RunPaths, attempt: str, result: Mapping[str, Any], following: Optional[NextAttempt]) -> dict[str, Any]:
-    """Return what is announced: plain values, and `text`, one line for people, which chat services show."""
-    goes_on = following is not None and following["action"] != "end"
-    event = "continued" if goes_on else str(result["outcome"])
+def message(
+    run: RunPaths, attempt: str, result: Mapping[str, Any], following: Optional[NextAttempt], *, not_continued: str = ""
+) -> dict[str, Any]:
+    """Return what is announced: plain values, and `text`, one line for people, which chat services show.
+
+    It is announced before another attempt is queued. `not_continued` says why that was decided and did not happen.
+    """
+    goes_on = following is not None and following["action"] != "end" and not not_continued
+    event = "continuing" if goes_on else str(result["outcome"])
     first = result.get("first_failing_rank") or {}
     why = result.get("reason") or first.get("what")
     at = f" at iteration {result['iteration']}" if result.get("iteration") is not None else ""
     name = f"{run.path.parent.name}/{run.path.name}"
-    says = "another attempt follows" if goes_on else event
+    says = "another attempt is to follow" if goes_on else event
     return {
         "version": 1,
         "event": event,
@@ -47,7 +52,7 @@ def message(run: RunPaths, attempt: str, result: Mapping[str, Any], following: O
         "train_iters": result.get("train_iters"),
         "loss": result.get("loss"),
         "job": os.environ.get("SLURM_JOB_ID"),
-        "text": f"{name}: {says}{at}{f' ({why})' if why else ''}",
+        "text": f"{name}: {says}{at}{f' ({why})' if why else ''}{f'; {not_continued}' if not_continued else ''}",
     }
 
 

@@ -5,6 +5,10 @@
 Of a run that keeps going it also writes what comes next, and where that is another attempt, the word is
 `requeue:SECONDS` or `successor:SECONDS`, with the time to wait before it.
 
+    python3 result.py --not-continued RUN_DIR ATTEMPT WHY
+
+announces that the other attempt does not follow after all.
+
 A STEP_STATUS of -1 stands for an attempt that Slurm has ended before a verdict. The program is run as a file, in the
 image or on the host, after the step has ended; it needs the standard library alone.
 """
@@ -29,6 +33,13 @@ from launcher.job.next_attempt import plan_next
 
 def main(arguments: list[str]) -> int:
     """Compose, write, print the word. The exit status is 0 whatever the word; 2 for wrong arguments."""
+    if arguments[:1] == ["--not-continued"] and len(arguments) == 4:
+        run = RunPaths(Path(arguments[1]))
+        attempt = run.attempt_paths(arguments[2])
+        ended = cast("Optional[AttemptResult]", read_object(attempt.result_file))
+        if ended is not None:
+            _announce(run, attempt, ended, None, not_continued=arguments[3])
+        return 0
     try:
         run_dir, attempt_name, world_size, step_status = arguments
         run = RunPaths(Path(run_dir))
@@ -60,7 +71,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _announce(run: RunPaths, attempt: AttemptPaths, result: AttemptResult, following: "Optional[NextAttempt]") -> None:
+def _announce(
+    run: RunPaths,
+    attempt: AttemptPaths,
+    result: AttemptResult,
+    following: "Optional[NextAttempt]",
+    *,
+    not_continued: str = "",
+) -> None:
     """Announce how the attempt ended, where the run asks for that."""
     options = (read_object(run.argv_file) or {}).get("options") or {}
     wanted = options.get("notify")
@@ -68,7 +86,8 @@ def _announce(run: RunPaths, attempt: AttemptPaths, result: AttemptResult, follo
         return
     from launcher.contract import notify
 
-    for line in notify.announce(cast(NotifyOptions, wanted), notify.message(run, attempt.name, result, following)):
+    said = notify.message(run, attempt.name, result, following, not_continued=not_continued)
+    for line in notify.announce(cast(NotifyOptions, wanted), said):
         print(f"notify: {line}", file=sys.stderr)
 
 

@@ -114,6 +114,7 @@ def scripts(plan: Plan) -> dict[str, str]:
         "run_dir": Path(plan.run_dir),
         "directives": dict(plan.directives),
         "keeps_going": plan.argv["options"]["keep_going"] is not None,
+        "notifies": plan.argv["options"].get("notify") is not None,
         "requeues": plan.backend.own_job and plan.argv["options"]["keep_going"] is None,
         "stop_margin_s": MARGIN_S,
         "never_arrived": NEVER_ARRIVED,

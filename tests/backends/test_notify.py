@@ -166,7 +166,10 @@ def test_an_attempt_that_another_one_follows_is_announced_as_such(tmp_path: Path
     result = {"outcome": "stopped", "reason": "time limit", "iteration": 7}
     following: Any = {"action": "requeue"}
     said = notify.message(run, "000", result, following)
-    assert said["event"] == "continued"
-    assert said["text"] == "gpt/20260101-000000-aaaa: another attempt follows at iteration 7 (time limit)"
+    assert said["event"] == "continuing"
+    assert said["text"] == "gpt/20260101-000000-aaaa: another attempt is to follow at iteration 7 (time limit)"
+    not_queued = notify.message(run, "000", result, following, not_continued="no further attempt is queued")
+    assert not_queued["event"] == "stopped"
+    assert not_queued["text"].endswith(": stopped at iteration 7 (time limit); no further attempt is queued")
     ended: Any = {"action": "end"}
     assert notify.message(run, "000", result, ended)["event"] == "stopped"
