@@ -38,17 +38,21 @@ def tiny(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_image(debian, tmp_path_factory.mktemp("tiny") / "tiny.sqsh")
 
 
-def squeue(directory: Path, answers: Mapping[str, str], silent: str = "") -> None:
-    """A squeue that knows these jobs' states; of `silent` it gets no answer."""
-    cases = [f'*--jobs={job}\\ *) echo "{state}" ;;' for job, state in answers.items()]
+def squeue(directory: Path, answers: Mapping[str, str], *, silent: bool = False) -> None:
+    """A squeue that knows these jobs' states. Like the real one it complains of a job that is asked for alone."""
+    shows = [f'[[ ,$jobs, != *,{job},* ]] || echo "{job} {state}"' for job, state in answers.items() if state]
+    known = " ".join(answers) or "-"
     lines = [
         "#!/bin/bash",
         f'echo "$*" >>"{directory}/asked"',
-        'case "$* " in',
-        f'*--jobs={silent}\\ *) echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1 ;;',
-        *cases,
-        '*) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1 ;;',
-        "esac",
+        *(["echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2", "exit 1"] if silent else []),
+        'for word in "$@"; do [[ $word != --jobs=* ]] || jobs=${word#--jobs=}; done',
+        f'[[ $jobs == *,* || " {known} " == *" $jobs "* ]] || {{',
+        "    echo 'slurm_load_jobs error: Invalid job id specified' >&2",
+        "    exit 1",
+        "}",
+        *shows,
+        "exit 0",
     ]
     (directory / "bin").mkdir()
     (directory / "bin/squeue").write_text("\n".join([*lines, ""]))
@@ -66,7 +70,7 @@ def leave(directory: Path, name: str, *, age_s: float = 0, partial: bool = False
 def test_only_what_is_known_to_have_ended_is_removed(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    squeue(tmp_path, {"11": "", "12": "RUNNING", "13": "PENDING", "14": "COMPLETING", "15": "SUSPENDED"}, silent="16")
+    squeue(tmp_path, {"11": "", "12": "RUNNING", "13": "PENDING", "14": "COMPLETING", "15": "SUSPENDED"})
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     plan = plan_of(tiny, tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "1")
@@ -80,12 +84,29 @@ def test_only_what_is_known_to_have_ended_is_removed(
     assert entered(plan, "true")[0] == 0
     kept = {name for name in trees(tmp_path) if not name.startswith(OURS)}
     assert kept == {
-        *(f"{other}-{job}-000-n1" for job in (1, 12, 13, 15, 16)),
+        *(f"{other}-{job}-000-n1" for job in (1, 12, 13, 15)),
         "launcher-of-somebody-n1",
         f"{other}-local-000-n1",
     }
-    asked = (tmp_path / "asked").read_text()
-    assert "--jobs=18" not in asked, "what has been idle for ten minutes needs no answer"
+    (asked,) = (tmp_path / "asked").read_text().splitlines()
+    assert "--jobs=11,12,13,14,15,16,17 " in asked, "once; what has been idle for ten minutes needs no answer"
+
+
+def test_without_an_answer_only_what_is_idle_for_long_is_removed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue(tmp_path, {}, silent=True)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    plan = plan_of(tiny, tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    other = "launcher-abcabcabcabc-fedcba"
+    for job in (11, 12):
+        leave(tmp_path, f"{other}-{job}-000-n1")
+    leave(tmp_path, f"{other}-13-000-n1", age_s=3600)
+    assert entered(plan, "true")[0] == 0
+    assert {name for name in trees(tmp_path) if not name.startswith(OURS)} == {
+        f"{other}-{job}-000-n1" for job in (11, 12)
+    }
 
 
 def test_a_process_inside_keeps_the_container_whatever_slurm_says(

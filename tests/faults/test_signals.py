@@ -5,6 +5,7 @@ Cost: 75 s, of which 15 s are CPU time and the rest is waiting for Slurm; the re
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,64 @@ def test_a_cancelled_job_saves_nothing_unless_asked(user: User, cluster: Virtual
     assert (run.after_slurm_forgot()["phase"], run.saved()) == ("cancelled", [])
     assert (asked.status()["phase"], len(asked.saved())) == ("stopped", 1)
     assert (signalled.status()["phase"], signalled.saved()) == ("failed", [])
+
+
+GATE = """#!/bin/bash
+[[ ! -e {begun} ]] || { echo '# Avg bus bandwidth    : 5'; exit; }
+touch {begun}
+exec sleep 300
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "why"), [("cancelled", "cancelled"), ("the script alone", "signal"), ("preempted", "preempted")]
+)
+def test_what_ends_a_job_while_a_gate_runs_is_its_verdict(
+    user: User, cluster: VirtualCluster, how: str, why: str
+) -> None:
+    """No rank has started, and nothing is said against the network or a node; the next attempt trains."""
+    begun, gate = user.directory / "begun", user.directory / "gate.sh"
+    gate.write_text(GATE.replace("{begun}", str(begun)))
+    gate.chmod(0o755)
+    asked = json.dumps({"name": "slow", "command": [str(gate)], "tasks_per_node": 1, "limit_s": 290})
+    options = {"sbatch": {"partition": "low", "exclusive": None}} if how == "preempted" else {}
+    code = f"""
+import json, launcher
+run = launcher.submit("small.py", *{LONG!r}, "toy.iters=60", entrypoint={TOY!r}, gates=[{asked!r}], nodes=1,
+                      check_config=False, nodelist="n1", **{options!r})
+print(json.dumps([str(run.path), run.job]))"""
+    path, job = json.loads(user.call([sys.executable, "-c", code]).stdout)
+    attempt = Path(path) / "attempts/000"
+    wait_until(begun.exists, "the gate", cluster, 60)
+    if how == "preempted":
+        cluster.submit("sleep 1", "--partition=urgent", "--exclusive", "--nodelist=n1")
+    else:
+        cluster.run("scancel", *(["--batch", "--signal=TERM"] if why == "signal" else []), str(job))
+    wait_until((attempt / "result.json").exists, "the verdict", cluster, 30)
+    result = json.loads((attempt / "result.json").read_text())
+    assert (result["outcome"], result["stopped_by"], result["failure"]) == ("stopped", why, None)
+    assert result["reason"] == f"{why}; no rank has left a record"
+    assert not (attempt / "gates.json").exists()
+    assert not list((attempt / "ranks").iterdir())
+    if how == "preempted":
+        wait_until((Path(path) / "attempts/001/result.json").exists, "the next attempt", cluster, 90)
+        assert json.loads((Path(path) / "attempts/001/result.json").read_text())["outcome"] == "finished"
+
+
+def test_what_ends_a_job_while_its_nodes_are_checked_is_its_verdict(user: User, cluster: VirtualCluster) -> None:
+    begun = user.directory / "begun"
+    slow = (
+        f'#!/bin/bash\n[[ $* != *node_check* ]] || {{ touch {begun}; exec sleep 300; }}\nexec /usr/bin/timeout "$@"\n'
+    )
+    put(user, {"timeout": slow})
+    answer = json.loads(user.run("submit", *COMMON, "--spares=1", *LONG).stdout)
+    wait_until(begun.exists, "the check", cluster, 60)
+    cluster.run("scancel", str(answer["job"]))
+    attempt = Path(answer["run_dir"]) / "attempts/000"
+    wait_until((attempt / "result.json").exists, "the verdict", cluster, 30)
+    result = json.loads((attempt / "result.json").read_text())
+    assert (result["outcome"], result["stopped_by"], result["failure"]) == ("stopped", "cancelled", None)
+    assert not (attempt / "node_check.json").exists()
 
 
 @pytest.mark.fault("no accounting")

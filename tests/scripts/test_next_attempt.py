@@ -158,16 +158,20 @@ def test_a_lease_is_that_of_this_job_by_cluster_and_number(
     assert job.run(look, SLURM_CLUSTER_NAME=here, **mine) == owner
 
 
+@pytest.mark.parametrize("asked", [True, False])
 @pytest.mark.parametrize(("ahead_s", "earliest", "latest"), [(0, 3495, 3496), (-600, 3500, 3501), (600, 2895, 2896)])
 def test_the_time_that_is_left_needs_no_clock_that_agrees_with_the_controllers(
-    job: Job, ahead_s: int, earliest: int, latest: int
+    job: Job, ahead_s: int, earliest: int, latest: int, asked: bool
 ) -> None:
     """The script began 5 s after the job of an hour, and runs for 100 s. A clock that is set meanwhile changes nothing.
 
-    With the node's clock behind the end is not missed; with one that is ahead the ranks stop too early at worst.
+    The controller says when it has answered. Where it does not, a clock that is behind lets no end be missed; with one
+    that is ahead the ranks stop too early at worst.
     """
     start = 1_700_000_000
     shown = f"{RUNNING}StartTime={start} EndTime={start + 3600} "
+    if asked:
+        shown, earliest, latest = f"last_update_time={start + 105}, records=1\n{shown}", 3495, 3496
     given = f"begun={start + 5 + ahead_s} begun_up=$(($(cut -d. -f1 /proc/uptime) - 100))\n"
     for now in (start, start + 10**6):
         date = f"date() {{ echo {now}; }}\n"
