@@ -214,14 +214,23 @@ is_idle() { # whether no process is in container $1, and none has entered it for
     return "$status"
 }
 
-job_has_ended() { # whether the controller says that job $1 is over, or gives its nodes back; without an answer it is not
-    local answer
-    answer=$(timeout 20 squeue --noheader --jobs="$1" --format=%T 2>&1) || [[ $answer == *"Invalid job id"* ]] || return 1
-    [[ -z $answer || $answer == COMPLETING || $answer == *"Invalid job id"* ]]
+ask_about() { # JOB ...: asks the controller once about all of them; job_has_ended looks at the answer
+    asked=" $* " states=""
+    (($# == 0)) || states=$(timeout 20 squeue --noheader --jobs="$(IFS=,; echo "$*")" --format="%A %T" 2>&1) && return
+    # The only job that is asked about and not known is an error; of several it is left out.
+    [[ $# == 1 && $states == *"Invalid job id"* ]] || asked=""
+}
+job_has_ended() { # whether the controller has said that job $1 is over, or gives its nodes back; without an answer it is not
+    local job state
+    [[ $asked == *" $1 "* ]] || return 1
+    while read -r job state; do
+        [[ $job != "$1" || $state == COMPLETING ]] || return 1
+    done <<<"$states"
 }
 
+of_a_job='^(launcher-[0-9a-f]+-[0-9a-f]+-([0-9]+))-([0-9]+)-'
 is_left() { # whether nothing will enter container $1 again: its job is over, or it is of an earlier attempt of this run in this job
-    [[ $1 =~ ^(launcher-[0-9a-f]+-[0-9a-f]+-([0-9]+))-([0-9]+)- ]] || return 1
+    [[ $1 =~ $of_a_job ]] || return 1
     if [[ ${BASH_REMATCH[2]} == "${SLURM_JOB_ID-}" ]]; then
         [[ $own == "${BASH_REMATCH[1]}"-* ]] && ((10#${BASH_REMATCH[3]} < 10#${own##*-}))
     else
@@ -230,11 +239,19 @@ is_left() { # whether nothing will enter container $1 again: its job is over, or
 }
 
 collect_garbage() { # remove containers that ended jobs have left; of a job of which Slurm says nothing after ten minutes
-    local lockfile other
+    local lockfile other idle=() jobs=()
     for lockfile in "$base"/launcher-*.lock; do
         other=${lockfile##*/} other=${other%.lock}
-        [[ -e $lockfile ]] && is_idle "$other" 0 && { is_idle "$other" 600 || is_left "$other"; } && remove_container "$other"
+        [[ -e $lockfile ]] && is_idle "$other" 0 || continue
+        if is_idle "$other" 600; then
+            remove_container "$other"
+        elif [[ $other =~ $of_a_job ]]; then
+            idle+=("$other")
+            [[ ${BASH_REMATCH[2]} == "${SLURM_JOB_ID-}" ]] || jobs+=("${BASH_REMATCH[2]}")
+        fi
     done
+    ask_about ${jobs[@]+"${jobs[@]}"}
+    for other in ${idle[@]+"${idle[@]}"}; do ! is_left "$other" || remove_container "$other"; done
 }
 
 if [[ $action == remove ]]; then
@@ -249,10 +266,11 @@ if [[ ! -d $container_dir ]]; then
     remove_container "$name"
     : >"$container_dir.lock" && mkdir "$container_dir.partial" "$container_dir.partial/tmp" || fail "cannot write to $base: $remedy"
     echo "launcher: unpacking $image on $node" >&2
-    began=$SECONDS
+    read -r began _ </proc/uptime # bash's SECONDS follows the node's clock, which may be set
     unpack
     mv -T -- "$container_dir.partial" "$container_dir" || fail "cannot write to $base: $remedy"
-    echo "launcher: unpacked in $((SECONDS - began)) s to $container_dir" >&2
+    read -r ended _ </proc/uptime
+    echo "launcher: unpacked in $((${ended%.*} - ${began%.*})) s to $container_dir" >&2
 fi
 touch -- "$container_dir.lock" || fail "cannot write to $base: $remedy"
 exec {lock}<"$container_dir.lock"

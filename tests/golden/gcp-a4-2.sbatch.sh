@@ -21,8 +21,12 @@ fail() {
 }
 
 # The start of this script by the node's clock, and by one that is never set: of two clocks no times are compared.
-read -r begun_up _ </proc/uptime
-begun=$(date +%s) begun_up=${begun_up%.*}
+tell_up() { # sets `up`: seconds since the node has booted. Bash's SECONDS follows the node's clock, which may be set.
+    read -r up _ </proc/uptime
+    up=${up%.*}
+}
+tell_up
+begun=$(date +%s) begun_up=$up
 
 # How Slurm names this job: ARRAY_INDEX for a task of an array, of which one has the number of the whole array.
 this_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID-}}
@@ -150,7 +154,11 @@ clear_resources() { # For steps of one task each: srun reads the job's resources
     done
 }
 
-# ---- attempt
+# ---- attempt; from here on a signal ends nothing by itself, so that each attempt gets a verdict
+woken=0 terminated=0
+trap 'woken=1' USR1 USR2
+trap 'woken=1 terminated=1' TERM
+trap : INT
 attempt_dir=$run_dir/attempts/$LAUNCHER_ATTEMPT
 mkdir -p "$run_dir/attempts" && mkdir "$attempt_dir" "$attempt_dir/logs" "$attempt_dir/ranks" "$attempt_dir/stacks" ||
     fail "cannot create $attempt_dir: is the disk full?"
@@ -161,6 +169,49 @@ job_start=${SLURM_JOB_START_TIME:-$(SLURM_TIME_FORMAT=%s squeue --noheader --job
 [[ $job_start =~ ^[0-9]+$ ]] || job_start=-
 said=$(stat -c %s "$run_dir/sbatch.log" 2>/dev/null) # all attempts share sbatch.log; this one's part begins here
 echo "$nonce $SLURM_JOB_ID $job_start ${said:-0}" >"$attempt_dir/start" || fail "cannot write to $attempt_dir: is the disk full?"
+
+# ---- notice: why the job ends. The ranks learn it from the file `stop`, the verdict from `notice.json`. Slurm signals
+# this script before the time limit (--signal=B:USR1@N, up to a minute early) and when it ends the job. Of a preemption it
+# signals the tasks alone; then step.sh leaves the file `signalled`.
+stop_s=150 # before the end the ranks are asked to save a checkpoint and to stop, but not in the first half
+half_s=$stop_s ended_by='' over=0 may_requeue=0
+notice=$attempt_dir/notice.json stop=$attempt_dir/stop signalled=$attempt_dir/signalled
+look() { # sets `why` (empty where nothing ends the job) and `left_s` until its end; fails if Slurm does not answer
+    local shown state end='' up now most
+    why='' left_s=''
+    shown=$(SLURM_TIME_FORMAT=%s scontrol --oneliner --verbose show job "$this_job" 2>/dev/null) || return 1
+    [[ $shown =~ [[:space:]]JobState=([A-Z_]+) ]] || return 1
+    state=${BASH_REMATCH[1]}
+    [[ ! $shown =~ [[:space:]]Requeue=1[[:space:]] ]] || may_requeue=1
+    if [[ $shown =~ [[:space:]]EndTime=([0-9]+) ]]; then
+        end=${BASH_REMATCH[1]}
+        tell_up
+        now=$((begun + up - begun_up)) # by the node's clock, which may be ahead: then the ranks stop too early
+        [[ ! $shown =~ last_update_time=([0-9]+) ]] || now=${BASH_REMATCH[1]} # of the controller's answer
+        left_s=$((end - now))
+        if [[ $shown =~ [[:space:]]StartTime=([0-9]+) ]]; then # this script began after that, whatever a clock says
+            most=$((end - BASH_REMATCH[1] - up + begun_up)) half_s=$(((end - BASH_REMATCH[1]) / 2))
+            ((left_s <= most)) || left_s=$most
+        fi
+    fi
+    [[ $state == RUNNING || $state == SUSPENDED ]] || over=1 # Slurm starts no further step
+    if [[ $shown =~ [[:space:]]PreemptTime=[0-9] || $state == PREEMPTED ]]; then
+        why=preempted
+    elif [[ $shown =~ [[:space:]]Reason=TimeLimit[[:space:]] || $state == TIMEOUT || $state == DEADLINE ]]; then
+        why='time limit'
+    elif ((!over)); then
+        [[ -z $left_s ]] || ((left_s > stop_s || left_s > half_s)) || why='time limit'
+    elif [[ $shown =~ [[:space:]]Restarts=([0-9]+) ]] && ((BASH_REMATCH[1] > ${SLURM_RESTART_COUNT:-0})); then
+        # slurmstepd writes why to both logs; this job may have been requeued before, so the last line counts
+        case $(grep -ahE "CANCELLED AT .* DUE TO|Node failure on " "$run_dir/sbatch.log" "$attempt_dir/logs/srun.log" 2>/dev/null | tail -n 1) in
+            *"DUE TO PREEMPTION"*) why=preempted ;;
+            *"DUE TO NODE FAILURE"* | *"Node failure on "*) ;;
+            *) why=requeued ;;
+        esac
+    else
+        why=cancelled
+    fi
+}
 
 # ---- nodes: rank 0 listens on the first one, at the address by which Slurm itself reaches it unless the profile says more
 names=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || fail "scontrol cannot list the nodes $SLURM_JOB_NODELIST"
@@ -204,10 +255,18 @@ container=(
 on_nodes() {
     # shellcheck disable=SC2016 # expanded by the nodes' shells
     local program='
-job_has_ended() { # whether the controller says that job $1 is over, or gives its nodes back; without an answer it is not
-    local answer
-    answer=$(timeout 20 squeue --noheader --jobs="$1" --format=%T 2>&1) || [[ $answer == *"Invalid job id"* ]] || return 1
-    [[ -z $answer || $answer == COMPLETING || $answer == *"Invalid job id"* ]]
+ask_about() { # JOB ...: asks the controller once about all of them; job_has_ended looks at the answer
+    asked=" $* " states=""
+    (($# == 0)) || states=$(timeout 20 squeue --noheader --jobs="$(IFS=,; echo "$*")" --format="%A %T" 2>&1) && return
+    # The only job that is asked about and not known is an error; of several it is left out.
+    [[ $# == 1 && $states == *"Invalid job id"* ]] || asked=""
+}
+job_has_ended() { # whether the controller has said that job $1 is over, or gives its nodes back; without an answer it is not
+    local job state
+    [[ $asked == *" $1 "* ]] || return 1
+    while read -r job state; do
+        [[ $job != "$1" || $state == COMPLETING ]] || return 1
+    done <<<"$states"
 }
 own=$2
 data=$(enroot info 2>/dev/null | sed -n "s/^ *ENROOT_DATA_PATH=//p")
@@ -216,10 +275,11 @@ while [[ $place == /?* && ! -d $place ]]; do place=${place%/*}; done
 is_of_this_node() { # elsewhere lie containers of other nodes, and of clusters whose job of this number may run
     [[ $(stat -f -c %T -- "$place" 2>/dev/null) =~ ^(ext2/ext3|xfs|btrfs|zfs|f2fs|tmpfs|ramfs|overlayfs)$ ]]
 }
+# pyxis puts its own name in front, and the number of the job where it keeps containers for one job only
+of_a_job="^pyxis_([0-9]+_)?((launcher-[0-9a-f]+-[0-9a-f]+-([0-9]+))-([0-9]+))\$"
 is_left() { # whether nothing will enter container $1 again
     local found label job attempt
-    # pyxis puts its own name in front, and the number of the job where it keeps containers for one job only
-    [[ $1 =~ ^pyxis_([0-9]+_)?((launcher-[0-9a-f]+-[0-9a-f]+-([0-9]+))-([0-9]+))$ ]] || return 1
+    [[ $1 =~ $of_a_job ]] || return 1
     found=${BASH_REMATCH[2]} label=${BASH_REMATCH[3]} job=${BASH_REMATCH[4]} attempt=${BASH_REMATCH[5]}
     if [[ $found == "$own" ]]; then
         [[ $2 == remove ]]
@@ -229,7 +289,14 @@ is_left() { # whether nothing will enter container $1 again
         is_of_this_node && job_has_ended "$job" && ! enroot list --fancy 2>/dev/null | grep -qE "^$1 +[0-9]"
     fi
 }
+ours=() jobs=()
 for name in $(enroot list 2>/dev/null); do
+    [[ $name =~ $of_a_job ]] || continue
+    ours+=("$name")
+    [[ ${BASH_REMATCH[4]} == "$SLURM_JOB_ID" ]] || ! is_of_this_node || jobs+=("${BASH_REMATCH[4]}")
+done
+ask_about "${jobs[@]}"
+for name in "${ours[@]}"; do
     ! is_left "$name" "$1" || enroot remove --force "$name" >/dev/null 2>&1
 done
 [[ $1 == prepare && $3 =~ ^[0-9]+$ ]] || exit 0
@@ -264,46 +331,7 @@ step=(
     "${container[@]}"
 )
 
-# ---- notice: why the job ends. The ranks learn it from the file `stop`, the verdict from `notice.json`. Slurm signals
-# this script before the time limit (--signal=B:USR1@N, up to a minute early) and when it ends the job. Of a preemption it
-# signals the tasks alone; then step.sh leaves the file `signalled`.
-stop_s=150 # before the end the ranks are asked to save a checkpoint and to stop, but not in the first half
-half_s=$stop_s ended_by='' over=0 may_requeue=0
-notice=$attempt_dir/notice.json stop=$attempt_dir/stop signalled=$attempt_dir/signalled
-look() { # sets `why` (empty where nothing ends the job) and `left_s` until its end; fails if Slurm does not answer
-    local shown state end='' up
-    why='' left_s=''
-    shown=$(SLURM_TIME_FORMAT=%s scontrol --oneliner show job "$this_job" 2>/dev/null) || return 1
-    [[ $shown =~ [[:space:]]JobState=([A-Z_]+) ]] || return 1
-    state=${BASH_REMATCH[1]}
-    [[ ! $shown =~ [[:space:]]Requeue=1[[:space:]] ]] || may_requeue=1
-    if [[ $shown =~ [[:space:]]EndTime=([0-9]+) ]]; then
-        end=${BASH_REMATCH[1]}
-        read -r up _ </proc/uptime
-        left_s=$((end - begun - ${up%.*} + begun_up))
-        if [[ $shown =~ [[:space:]]StartTime=([0-9]+) ]]; then # this script began after that, whatever the node's clock says
-            ((begun >= BASH_REMATCH[1])) || left_s=$((left_s + begun - BASH_REMATCH[1]))
-            half_s=$(((end - BASH_REMATCH[1]) / 2))
-        fi
-    fi
-    [[ $state == RUNNING || $state == SUSPENDED ]] || over=1 # Slurm starts no further step
-    if [[ $shown =~ [[:space:]]PreemptTime=[0-9] || $state == PREEMPTED ]]; then
-        why=preempted
-    elif [[ $shown =~ [[:space:]]Reason=TimeLimit[[:space:]] || $state == TIMEOUT || $state == DEADLINE ]]; then
-        why='time limit'
-    elif ((!over)); then
-        [[ -z $left_s ]] || ((left_s > stop_s || left_s > half_s)) || why='time limit'
-    elif [[ $shown =~ [[:space:]]Restarts=([0-9]+) ]] && ((BASH_REMATCH[1] > ${SLURM_RESTART_COUNT:-0})); then
-        # slurmstepd writes why to both logs; this job may have been requeued before, so the last line counts
-        case $(grep -ahE "CANCELLED AT .* DUE TO|Node failure on " "$run_dir/sbatch.log" "$attempt_dir/logs/srun.log" 2>/dev/null | tail -n 1) in
-            *"DUE TO PREEMPTION"*) why=preempted ;;
-            *"DUE TO NODE FAILURE"* | *"Node failure on "*) ;;
-            *) why=requeued ;;
-        esac
-    else
-        why=cancelled
-    fi
-}
+# ---- while the ranks run
 measure() { # raises `stop_s` where the last save of this attempt took more than half of it
     local line save_s=0
     while read -r line; do
@@ -312,26 +340,33 @@ measure() { # raises `stop_s` where the last save of this attempt took more than
     ((save_s * 2 <= stop_s || stop_s >= save_s * 3 / 2 + 30)) || stop_s=$((save_s * 3 / 2 + 30))
 }
 watch() { # wakes this script when step.sh has seen a signal, and near the end of the job, which may have moved
-    local deadline='' left tick=0
+    local deadline='' left tick=0 up
     trap - TERM INT USR1 USR2
-    ! look || [[ -z $left_s ]] || deadline=$((SECONDS + left_s))
+    set_deadline() {
+        tell_up
+        [[ -z $left_s ]] && deadline='' || deadline=$((up + left_s))
+    }
+    ! look || set_deadline
     # what is handed to the ranks may be secret: the waiting program does not get it
     while (export -n "${exported[@]}" && exec sleep 1) && kill -0 $$; do
-        left=$((deadline - SECONDS))
+        tell_up
+        left=$((deadline - up))
         if [[ -e $signalled ]]; then
             kill -s USR1 $$
         elif [[ -n $deadline ]]; then
             ((tick++ % 30 || left > 3600)) || measure
             ((left <= stop_s && left <= half_s)) && look || continue
-            [[ -z $left_s ]] && deadline='' || deadline=$((SECONDS + left_s))
+            set_deadline
             [[ -z $why || -e $stop ]] || kill -s USR1 $$
         fi
     done
 }
 on_signal() {
+    local up
     [[ ! -e $signalled ]] || terminated=1
     measure
     look || ((!terminated)) || why=signal # without an answer too much is saved rather than too little
+    [[ -n $why || ${step[0]} != false ]] || ((!terminated)) || why=signal # no rank has started, because of it
     if [[ -n $why && -z $ended_by ]]; then
         ended_by=$why
         printf '{"version": 1, "time": %s, "why": "%s", "left_s": %s}\n' "$(date +%s)" "$why" "${left_s:-null}" \
@@ -344,8 +379,9 @@ on_signal() {
         rm -f "$signalled"
     elif [[ -z $why ]]; then # srun ends the step after a failure, or a user does: a moment for the ranks' own records
         : >"$signalled"
-        patience=${patience:-$((SECONDS + 3))}
-        ((SECONDS < patience)) || kill -s TERM "$srun" 2>/dev/null
+        tell_up
+        patience=${patience:-$((up + 3))}
+        ((up < patience)) || kill -s TERM "$srun" 2>/dev/null
     elif [[ $why == cancelled ]]; then # each step.sh ends its program
         rm -f "$signalled"
     else
@@ -359,13 +395,13 @@ start_watch() {
     watcher=$!
     disown
 }
-woken=0 terminated=0 patience=''
-trap 'woken=1' USR1 USR2
-trap 'woken=1 terminated=1' TERM
-trap : INT
+patience=''
+if [[ ${step[0]} != false ]] && ((!terminated)); then # else no rank starts, and a node may not answer
 # the size of the image's files, in bytes, each in whole blocks
 needed=$(unsquashfs -lln /images/sha256/0123456789abcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd.sqsh 2>/dev/null | awk '/^-/ { sum += int(($3 + 4095) / 4096) * 4096 } END { printf "%.0f", sum }')
 on_nodes prepare "$needed" >/dev/null 2>"$attempt_dir/logs/srun.log" || (($? != 28)) || step=(false)
+fi
+((!terminated)) || step=(false) # the job ends before its ranks have started
 "${step[@]}" "${enter_rank[@]}" bash "$run_dir/step.sh" 2>>"$attempt_dir/logs/srun.log" &
 srun=$!
 start_watch
