@@ -175,12 +175,12 @@ def test_what_ends_a_job_while_a_gate_runs_is_its_verdict(
     gate.write_text(GATE.replace("{begun}", str(begun)))
     gate.chmod(0o755)
     asked = json.dumps({"name": "slow", "command": [str(gate)], "tasks_per_node": 1, "limit_s": 290})
-    options = {"sbatch": {"partition": "low", "exclusive": None}} if how == "preempted" else {}
+    options = {"sbatch": {"partition": "low", "exclusive": True}} if how == "preempted" else {}
     code = f"""
 import json, launcher
-run = launcher.submit("small.py", *{LONG!r}, "toy.iters=60", entrypoint={TOY!r}, gates=[{asked!r}], nodes=1,
+run = launcher.submit("small.py", "toy.iters=60", "toy.seconds=0.01", entrypoint={TOY!r}, gates=[{asked!r}], nodes=1,
                       check_config=False, nodelist="n1", **{options!r})
-print(json.dumps([str(run.path), run.job]))"""
+print(json.dumps([str(run.directory), run.status().job]))"""
     path, job = json.loads(user.call([sys.executable, "-c", code]).stdout)
     attempt = Path(path) / "attempts/000"
     wait_until(begun.exists, "the gate", cluster, 60)
