@@ -123,6 +123,19 @@ def test_the_end_of_a_job_that_moves(user: User, cluster: VirtualCluster) -> Non
     assert re.search(r"time limit .* `launcher submit --resume small/\S+` continues it", status["detail"])
 
 
+def test_a_node_whose_clock_is_ahead_stops_no_run_early(user: User, cluster: VirtualCluster) -> None:
+    """By its clock the job of ten minutes is over when it begins; the controller's answers carry the right time."""
+    ahead = 'if [[ $* == +%s ]]; then echo "$(($(/usr/bin/date +%s) + 1200))"; else exec /usr/bin/date "$@"; fi'
+    put(user, {"date": f"#!/bin/bash\n{ahead}\n"})
+    run = Started(user, cluster, "--time=10")
+    before = run.iteration()
+    wait_until(lambda: run.iteration() > before + 40, "it to go on", cluster)
+    assert not (run.attempt("000") / "stop").exists()
+    run.scontrol("EndTime=now+3")
+    run.signal("USR1", "--batch")
+    assert run.result()["stopped_by"] == "time limit"
+
+
 @pytest.mark.fault("signals of sites and users")
 def test_a_users_own_notice_is_honoured(user: User, cluster: VirtualCluster) -> None:
     """It takes the place of the launcher's, for the script or for the ranks; its time counts."""
