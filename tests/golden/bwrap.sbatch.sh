@@ -171,21 +171,24 @@ echo "$nonce $SLURM_JOB_ID $job_start ${said:-0}" >"$attempt_dir/start" || fail 
 # this script before the time limit (--signal=B:USR1@N, up to a minute early) and when it ends the job. Of a preemption it
 # signals the tasks alone; then step.sh leaves the file `signalled`.
 stop_s=150 # before the end the ranks are asked to save a checkpoint and to stop, but not in the first half
-half_s=$stop_s ended_by='' over=0 may_requeue=0
+half_s=$stop_s ended_by='' over=0 told=0 may_requeue=0
 notice=$attempt_dir/notice.json stop=$attempt_dir/stop signalled=$attempt_dir/signalled
 look() { # sets `why` (empty where nothing ends the job) and `left_s` until its end; fails if Slurm does not answer
-    local shown state end='' up now most
+    local shown state end='' up most
     why='' left_s=''
-    shown=$(SLURM_TIME_FORMAT=%s scontrol --oneliner --verbose show job "$this_job" 2>/dev/null) || return 1
+    shown=$(SLURM_TIME_FORMAT=%s scontrol --oneliner show job "$this_job" 2>/dev/null) || return 1
     [[ $shown =~ [[:space:]]JobState=([A-Z_]+) ]] || return 1
     state=${BASH_REMATCH[1]}
     [[ ! $shown =~ [[:space:]]Requeue=1[[:space:]] ]] || may_requeue=1
     if [[ $shown =~ [[:space:]]EndTime=([0-9]+) ]]; then
         end=${BASH_REMATCH[1]}
         tell_up
-        now=$((begun + up - begun_up)) # by the node's clock, which may be ahead: then the ranks stop too early
-        [[ ! $shown =~ last_update_time=([0-9]+) ]] || now=${BASH_REMATCH[1]} # of the controller's answer
-        left_s=$((end - now))
+        # About steps, unlike jobs, the controller says when it has answered. Without that the node's clock counts; where
+        # it is ahead, the ranks stop too early.
+        if ((!told)) && [[ $(SLURM_TIME_FORMAT=%s scontrol --verbose show step "$SLURM_JOB_ID" 2>/dev/null) =~ last_update_time=([0-9]+) ]]; then
+            told=1 begun=$((BASH_REMATCH[1] - up + begun_up))
+        fi
+        left_s=$((end - begun - up + begun_up))
         if [[ $shown =~ [[:space:]]StartTime=([0-9]+) ]]; then # this script began after that, whatever a clock says
             most=$((end - BASH_REMATCH[1] - up + begun_up)) half_s=$(((end - BASH_REMATCH[1]) / 2))
             ((left_s <= most)) || left_s=$most
