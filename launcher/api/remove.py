@@ -230,7 +230,12 @@ def _reason(run: RunDirectory, status: RunStatus, allowed: Allowed) -> str:
         return "nothing recorded its end: --lost removes it all the same"
     start = status.run_state.start
     here = start is not None and start.host == socket.gethostname()
-    if start is not None and here and start.group is not None and members_for(run.path, start.group, start.group_ticks):
+    if (
+        start is not None
+        and here
+        and start.group is not None
+        and members_for(run.path, start.group, start.group_start_ticks)
+    ):
         return "processes of it are alive on this machine"
     if not status.phase.over:
         return f"it is {status.phase.value}"

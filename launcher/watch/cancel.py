@@ -211,7 +211,7 @@ def _end_here(run: RunDirectory, start: Start, grace_s: float, sleep: Callable[[
             hint=f"Call `launcher cancel` on {start.host}, or use --checkpoint, which works from any machine.",
         )
     group = start.group
-    if group is None or not members_for(run.path, group, start.group_ticks):
+    if group is None or not members_for(run.path, group, start.group_start_ticks):
         return "no process of the run is left"
     run.journal.write("cancelled", group=group)
     try:
@@ -221,10 +221,10 @@ def _end_here(run: RunDirectory, start: Start, grace_s: float, sleep: Callable[[
             run.journal.write("cancel_failed", group=group)
         raise
     waited = 0.0
-    while members_for(run.path, group, start.group_ticks) and waited < grace_s:
+    while members_for(run.path, group, start.group_start_ticks) and waited < grace_s:
         sleep(0.1)
         waited += 0.1
-    if members_for(run.path, group, start.group_ticks):
+    if members_for(run.path, group, start.group_start_ticks):
         _signal(group, signal.SIGKILL)
         return f"the run's processes were killed: they had not ended {grace_s:g} s after SIGTERM"
     return "the run's processes have ended"

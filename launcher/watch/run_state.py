@@ -82,7 +82,7 @@ class Start:
     """Whether the launcher that started it or one of its `orphans` runs; None if this machine cannot show that."""
     group: int | None = None
     """Process group of the started processes, on `host`."""
-    group_ticks: int | None = None
+    group_start_ticks: int | None = None
     """When the first process of the group was started, in clock ticks since boot."""
     orphans: tuple[int, ...] = ()
     """The processes of the group that go on although their launcher has ended."""
@@ -414,7 +414,7 @@ def _as_start(run: RunDirectory, owner: Lease | None, event: JournalEvent, inten
         host=event.get("host"),
         alive=launcher_alive or bool(orphans) if launcher_alive is not None else None,
         group=event.get("group"),
-        group_ticks=event.get("group_start_ticks"),
+        group_start_ticks=event.get("group_start_ticks"),
         orphans=orphans,
         error=event.get("error"),
     )
