@@ -18,11 +18,11 @@ fail() {
 }
 
 # The start of this script by the node's clock, and by one that is never set: of two clocks no times are compared.
-tell_up() { # sets `up`: seconds since the node has booted. Bash's SECONDS follows the node's clock, which may be set.
+read_uptime() { # sets `up`: seconds since the node has booted. Bash's SECONDS follows the node's clock, which may be set.
     read -r up _ </proc/uptime
     up=${up%.*}
 }
-tell_up
+read_uptime
 begun=$(date +%s) begun_up=$up
 
 # How Slurm names this job: ARRAY_INDEX for a task of an array, of which one has the number of the whole array.
@@ -171,7 +171,7 @@ echo "$nonce $SLURM_JOB_ID $job_start ${said:-0}" >"$attempt_dir/start" || fail 
 # this script before the time limit (--signal=B:USR1@N, up to a minute early) and when it ends the job. Of a preemption it
 # signals the tasks alone; then step.sh leaves the file `signalled`.
 stop_s=150 # before the end the ranks are asked to save a checkpoint and to stop, but not in the first half
-half_s=$stop_s ended_by='' over=0 told=0 may_requeue=0
+half_s=$stop_s ended_by='' over=0 clock_known=0 may_requeue=0
 notice=$attempt_dir/notice.json stop=$attempt_dir/stop signalled=$attempt_dir/signalled
 look() { # sets `why` (empty where nothing ends the job) and `left_s` until its end; fails if Slurm does not answer
     local shown state end='' up most
@@ -182,11 +182,11 @@ look() { # sets `why` (empty where nothing ends the job) and `left_s` until its 
     [[ ! $shown =~ [[:space:]]Requeue=1[[:space:]] ]] || may_requeue=1
     if [[ $shown =~ [[:space:]]EndTime=([0-9]+) ]]; then
         end=${BASH_REMATCH[1]}
-        tell_up
+        read_uptime
         # About steps, unlike jobs, the controller says when it has answered. Without that the node's clock counts; where
         # it is ahead, the ranks stop too early.
-        if ((!told)) && [[ $(SLURM_TIME_FORMAT=%s scontrol --verbose show step "$SLURM_JOB_ID" 2>/dev/null) =~ last_update_time=([0-9]+) ]]; then
-            told=1 begun=$((BASH_REMATCH[1] - up + begun_up))
+        if ((!clock_known)) && [[ $(SLURM_TIME_FORMAT=%s scontrol --verbose show step "$SLURM_JOB_ID" 2>/dev/null) =~ last_update_time=([0-9]+) ]]; then
+            clock_known=1 begun=$((BASH_REMATCH[1] - up + begun_up))
         fi
         left_s=$((end - begun - up + begun_up))
         if [[ $shown =~ [[:space:]]StartTime=([0-9]+) ]]; then # this script began after that, whatever a clock says
@@ -271,13 +271,13 @@ watch() { # wakes this script when step.sh has seen a signal, and near the end o
     local deadline='' left tick=0 up
     trap - TERM INT USR1 USR2
     set_deadline() {
-        tell_up
+        read_uptime
         [[ -z $left_s ]] && deadline='' || deadline=$((up + left_s))
     }
     ! look || set_deadline
     # what is handed to the ranks may be secret: the waiting program does not get it
     while (export -n "${exported[@]}" && exec sleep 1) && kill -0 $$; do
-        tell_up
+        read_uptime
         left=$((deadline - up))
         if [[ -e $signalled ]]; then
             kill -s USR1 $$
@@ -307,7 +307,7 @@ on_signal() {
         rm -f "$signalled"
     elif [[ -z $why ]]; then # srun ends the step after a failure, or a user does: a moment for the ranks' own records
         : >"$signalled"
-        tell_up
+        read_uptime
         patience=${patience:-$((up + 3))}
         ((up < patience)) || kill -s TERM "$srun" 2>/dev/null
     elif [[ $why == cancelled ]]; then # each step.sh ends its program
