@@ -50,7 +50,7 @@ def members_for(path: Path, group: int, first_ticks: int | None) -> list[int]:
 
 
 def _exists(group: int) -> bool:
-    """Return whether a process group has a member, whoever owns it; far cheaper than a look at all processes."""
+    """Return whether a process group has a member, of any user; far cheaper than a look at all processes."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, OverflowError):

@@ -66,7 +66,7 @@ class Job:
         given = "".join(f"{name}={shlex.quote(value)}\n" for name, value in words.items())
         known = "SLURM_JOB_ID=12 this_job=12 nonce=me here= lease=lease mine= run_dir=. attempt_dir=attempts/000 "
         state = "begun=$(date +%s) begun_up=$(cut -d. -f1 /proc/uptime)\n"
-        state += "over=0 told=0 ended_by='' terminated=0 may_requeue=0 stop_s=1 half_s=1\n"
+        state += "over=0 clock_known=0 ended_by='' terminated=0 may_requeue=0 stop_s=1 half_s=1\n"
         text = f"set -o pipefail\n{FUNCTIONS}\nrelease() {{ :; }}\n{STUBS}{known}{state}{given}{program}"
         done = subprocess.run(
             ["bash", "-uc", text], cwd=self.path, capture_output=True, text=True, timeout=30, check=False
