@@ -329,7 +329,7 @@ look() { # sets `why` (empty where nothing ends the job) and `left_s` until its 
     fi
 }
 
-run_before() { # LIMIT_S COMMAND ...: a program that runs before the ranks; SIGTERM to this script ends it, too
+run_limited() { # LIMIT_S COMMAND ...: a program that runs before the ranks or after them; SIGTERM to this script ends it, too
     local limit_s=$1 before status
     shift
     timeout --kill-after=10 "$limit_s" "$@" &
@@ -353,7 +353,7 @@ mapfile -t nodes <<<"$names"
 enough=1 held=${#nodes[@]}
 if ((held > 2)); then
     check=(/opt/python/bin/python3 "$run_dir/code/launcher/job/doctor/node_check.py")
-    run_before 120 \
+    run_limited 120 \
         srun --nodes="$held" --ntasks="$held" --ntasks-per-node=1 --nodelist="$(IFS=,; echo "${nodes[*]}")" \
         --export=ALL --input=none --kill-on-bad-exit=0 --wait=0 --overcommit \
         "${check[@]}" look '{"device": "gpu", "gpu": null, "fabric": null, "nics_per_node": null, "nvlink_domain_nodes": 1, "scratch": null, "directories": [], "read_only": [], "torch": false}' 4 \
