@@ -42,7 +42,7 @@ NAME = "llama3_8b_pretrain_8gpu_h100_{precision}_config"
 SEQUENCE = 8192
 MEASURED_AFTER = 10
 PUBLISHED = {
-    # Megatron Bridge, docs/performance-summary.md and -archive.md, DGX-H100, 8 GPUs, GBS 128, MBS 1. BF16 is not there.
+    # Megatron Bridge's performance summary and its archive: DGX-H100, 8 GPUs, GBS 128, MBS 1. It has no BF16 row.
     "fp8cs": {"25.11": {"tokens": 14451, "tflops": 744}, "25.09": {"tokens": 14079, "tflops": 725}},
     "bf16": {},
 }
