@@ -27,6 +27,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLD_BRIDGE := .venv-bridge-0.3.1
 OLDEST := .venv-3.10
+NEMO_RUN := .venv-nemo-run
 DOCS_VENV := .venv-docs
 WORKERS := 2
 QUICK_WORKERS := 4
@@ -75,6 +76,7 @@ unit: install
 	@tools/test_packages.sh
 	@tools/old_bridge.sh $(OLD_BRIDGE)
 	@tools/oldest_python.sh $(OLDEST)
+	@tools/nemo_run.sh $(NEMO_RUN)
 	$(BIN)/pytest $(PARALLEL)
 
 soak: install ## what needs longer than a test run may take

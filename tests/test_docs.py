@@ -109,7 +109,7 @@ def test_the_changelog_has_the_version() -> None:
 
 
 def test_the_readme_has_every_command() -> None:
-    table = set(re.findall(r"^\| `launcher (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    table = set(re.findall(r"^\| `launcher ([\w-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert table == set(COMMANDS)
 
 

@@ -21,8 +21,9 @@ pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-3.10: tool
 EVERY_MODULE = """
 import importlib, pkgutil, sys, launcher
 names = [one.name for one in pkgutil.walk_packages(launcher.__path__, "launcher.")]
-# launcher.submitit is for those who have installed the extra `tasks`.
-names = [name for name in names if not name.startswith(("launcher.job", "launcher.__main__", "launcher.submitit"))]
+# These are for those who have installed the extras `tasks` and `nemo-run`.
+others = ("launcher.job", "launcher.__main__", "launcher.submitit", "launcher.nemo_run")
+names = [name for name in names if not name.startswith(others)]
 for name in names:
     importlib.import_module(name)
 print(sys.version_info[0], sys.version_info[1], len(names))

@@ -45,6 +45,24 @@ _.train_start
 _.train_step_end
 _.train_step_start
 
+# Methods and fields that NeMo-Run and torchx call: launcher/nemo_run/executor.py.
+_.app
+_.assign
+_.role_name
+_.streams
+_._cancel_existing
+_.describe
+_.experiment_dir
+_.experiment_id
+_.log_iter
+_.nnodes
+_.nproc_per_node
+_.schedule
+_._submit_dryrun
+_._validate
+_.dependency_type
+_.get_scheduler_factories
+
 # Attributes that Megatron, Bridge and torch read.
 _.attention_backend
 _.blend_per_split

@@ -29,6 +29,7 @@ COMMANDS = {
     "correlate": "run two trainings, by Megatron-LM or Megatron Bridge, with matched settings, and say if they agree",
     "compare": "compare two runs: loss, time, memory, configuration, versions; a gate for CI",
     "translate": "translate Megatron-LM's arguments into Megatron Bridge's overrides, and back",
+    "import-nemo-run": "turn an experiment of NeMo-Run into job files",
     "cloudai": "run CloudAI's System, Test and Scenario files for Megatron Bridge",
     "mcore": "show or choose the Megatron-Core of a checkout of Megatron Bridge",
     "recipes": "list the recipes that ship with the launcher, and Megatron Bridge's own",
@@ -94,7 +95,7 @@ def _run(arguments: Sequence[str]) -> int:
         parsed = parse(parser, arguments[1:])
     except SystemExit as end:  # --help has been printed
         return int(end.code or 0)
-    return int(import_module(f"launcher.cli.commands.{command}").main(parsed))
+    return int(import_module(_module_of(command)).main(parsed))
 
 
 def _refuse_arguments(arguments: Sequence[str]) -> None:
@@ -199,11 +200,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _module_of(command: str) -> str:
+    return f"launcher.cli.commands.{command.replace('-', '_')}"
+
+
 def command_parser(command: str, into: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
     """Return the parser of one command, filled by its module's `add_arguments`."""
     from launcher.cli.parser import Parser
 
-    module = import_module(f"launcher.cli.commands.{command}")
+    module = import_module(_module_of(command))
     parser = into or Parser(
         prog=f"launcher {command}",
         description=module.__doc__,
