@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from launcher.contract.records import ExceptionRecord
+from launcher.contract.records.ranks import ExceptionRecord
 from launcher.job import rank, record, signals
 from launcher.job.errors import UserError
 
