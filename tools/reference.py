@@ -21,7 +21,7 @@ from launcher._util import errors, toml
 from launcher.cli import arguments
 from launcher.cli.main import COMMANDS, command_parser
 from launcher.config import load
-from launcher.config.cluster import Cluster, ExpectedPerformance, Rendezvous, Retry
+from launcher.config.cluster import Cluster, ExpectedPerformance, Rendezvous, Retry, Ssh
 from launcher.config.image import ImageSpec
 from launcher.config.model import Model, default_of
 from launcher.config.request import Request
@@ -254,6 +254,9 @@ def cluster_profile() -> str:
         "## [retry]",
         sentences(inspect.cleandoc(Retry.__doc__ or "")),
         keys(Retry, prefix="retry."),
+        "## [ssh]",
+        sentences(inspect.cleandoc(Ssh.__doc__ or "")),
+        keys(Ssh, prefix="ssh."),
     )
 
 

@@ -8,7 +8,7 @@ declare -A package=(
     [slurmctld]=slurmctld [slurmd]=slurmd [sbatch]=slurm-client [munged]=munge [shellcheck]=shellcheck
     [mksquashfs]=squashfs-tools [bwrap]=bubblewrap [buildah]=buildah [podman]=podman [mmdebstrap]=mmdebstrap
     [slurmdbd]=slurmdbd [mariadbd]=mariadb-server
-    [docker-registry]=docker-registry [zstd]=zstd [chromium]=chromium [squashfuse]=squashfuse [fusermount3]=fuse3
+    [docker-registry]=docker-registry [zstd]=zstd [chromium]=chromium [sshd]=openssh-server [squashfuse]=squashfuse [fusermount3]=fuse3
 )
 if [[ ${1:-} == soak && $(uname -m) == x86_64 ]]; then
     package+=([qemu-aarch64-static]=qemu-user-static [update-binfmts]=binfmt-support [arch-test]=arch-test)

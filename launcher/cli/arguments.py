@@ -282,6 +282,27 @@ def add_run_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-root", metavar="DIR", help="directory of all runs (default: as for run and submit)")
 
 
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add --cluster of a command about runs."""
+    text = "cluster profile whose run root is searched, also on another machine ([ssh])"
+    complete(parser.add_argument("--cluster", metavar="NAME", help=text), "clusters")
+
+
+def run_root_of(parsed: argparse.Namespace) -> str | None:
+    """Return the run root that --run-root or the profile of --cluster names; None for that of `run` and `submit`.
+
+    Raises ConfigError where both are given.
+    """
+    if not parsed.cluster:
+        return parsed.run_root and str(parsed.run_root)
+    from launcher._util.errors import ConfigError
+    from launcher.api.locate import find_run_root
+
+    if parsed.run_root:
+        raise ConfigError("--cluster says where runs are as well", where="--run-root", hint="Leave one of them out.")
+    return str(find_run_root(None, parsed.cluster))
+
+
 def refuse_all_with_run_root(parsed: argparse.Namespace) -> None:
     """Raise ConfigError where --all and --run-root both say which directories of runs are meant."""
     from launcher._util.errors import ConfigError

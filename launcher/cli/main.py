@@ -15,6 +15,7 @@ COMMANDS = {
     "sweep": "run many points of one recipe; how they are doing, their page, the best one",
     "status": "show runs and how they are doing",
     "logs": "print or follow the log of a rank",
+    "pull": "copy a run from the host of a cluster profile to this machine",
     "cancel": "end runs, or have them save and stop",
     "exec": "run a command beside a rank of a running run, in its container",
     "stacks": "show what the ranks of a running run are doing: their Python stacks",

@@ -104,6 +104,45 @@ class Rendezvous(Model, frozen=True, kw_only=True):
         return int(first), int(last)
 
 
+_OF_THE_LAUNCHER: tuple[str, ...] = (
+    *("batchmode", "forwardagent", "forwardx11", "clearallforwardings", "permitlocalcommand", "controlmaster"),
+    *("controlpath", "controlpersist", "loglevel", "requesttty", "remotecommand"),
+)
+"""Options that connection.py sets."""
+
+
+def _ssh_options(options: tuple[str, ...]) -> None:
+    for text in options:
+        name, given, value = text.partition("=")
+        if not given or not value or not name.isalnum():
+            raise ValueError(f"{text!r} is not an option of ssh_config(5), NAME=VALUE")
+        if name.lower() in _OF_THE_LAUNCHER:
+            raise ValueError(f"{name} is the launcher's own: it asks nothing, forwards nothing and shares connections")
+
+
+class Ssh(Model, frozen=True, kw_only=True):
+    """How other machines reach the cluster: `launcher submit --cluster NAME` there goes over the system's ssh.
+
+    On the host itself, by its name, this table has no effect.
+    """
+
+    text_check: ClassVar[Callable[[str], object]] = plain
+    checks: ClassVar[Mapping[str, Callable[[Any], object]]] = {"options": _ssh_options}
+
+    host: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:-]*\Z")]
+    """The login node as ssh takes it: a name of ssh_config(5), or USER@HOST."""
+
+    run_root: Text | None = None
+    """The directory of runs on the host; a relative one begins at the home directory. Default: the profile's
+    `run_root`, else `runs`."""
+
+    python: Text = "python3"
+    """The interpreter on the host that has the launcher, of the same release as here."""
+
+    options: tuple[Text, ...] = ()
+    """Options of ssh_config(5) for this host, `NAME=VALUE`; better in ~/.ssh/config."""
+
+
 def _one_address(stated: Rendezvous) -> None:
     names = [name for name in ("suffix", "interface", "command") if getattr(stated, name) is not None]
     if len(names) > 1:
@@ -128,6 +167,9 @@ class Cluster(Model, frozen=True, kw_only=True):
 
     extends: str | None = None
     """The profile that this one is based on."""
+
+    ssh: Ssh | None = None
+    """How other machines reach this cluster; None where commands are given on its login node."""
 
     scheduler: Literal["slurm", "local"] = "slurm"
     """What starts the ranks: Slurm, or the launcher itself on this machine."""

@@ -11,11 +11,25 @@ def default_cluster(host: HostContext) -> str:
     return "slurm" if host.has_slurm or host.job else "local"
 
 
+def is_elsewhere(cluster: Cluster, host: HostContext) -> bool:
+    """Return whether this machine reaches the cluster by ssh: it is not the host that the profile names."""
+    if cluster.ssh is None or host.environ.get("LAUNCHER_ON_HOST"):
+        return False
+    named = cluster.ssh.host.rpartition("@")[2].partition(":")[0]
+    return named not in (host.hostname, host.hostname.partition(".")[0])
+
+
 def choose_backend(command: str, cluster: Cluster, host: HostContext) -> BackendTraits:
     """Choose the backend of `run` or `submit` on this cluster.
 
     Raises PrerequisiteError where the command cannot run.
     """
+    if cluster.ssh is not None and is_elsewhere(cluster, host):
+        raise PrerequisiteError(
+            f"the cluster profile {cluster.name!r} is of a cluster that this machine reaches by ssh",
+            hint="submit, plan, status, logs, cancel and pull work from here; for anything else log in: "
+            f"ssh {cluster.ssh.host}",
+        )
     if cluster.scheduler == "local":
         if command == "submit":
             raise PrerequisiteError(

@@ -8,7 +8,7 @@ In a shell:
 import argparse
 import sys
 
-from launcher.cli.arguments import RUN_HELP, add_run_root
+from launcher.cli.arguments import RUN_HELP, add_cluster, add_run_root, run_root_of
 from launcher.cli.completion import complete
 from launcher.cli.output import info, warn
 from launcher.cli.parser import count
@@ -22,17 +22,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tail", metavar="N", type=count, help="begin with the last N lines of each log")
     add("--rank", metavar="N", help="this rank, `last`, or `all` with its number before each line")
     add("--attempt", metavar="N", help="this attempt (default: the newest)")
+    add_cluster(parser)
     add_run_root(parser)
 
 
 def main(parsed: argparse.Namespace) -> int:
     """Print on standard output, so that it can be searched."""
     from launcher.api.logs import write_logs
+    from launcher.remote.commands import elsewhere, run_there
 
+    if parsed.run_root is None and (there := elsewhere(parsed.cluster)) is not None:
+        words = [parsed.run, *(["--follow"] if parsed.follow else [])]
+        for name, value in (("tail", parsed.tail), ("rank", parsed.rank), ("attempt", parsed.attempt)):
+            words += [f"--{name}", str(value)] if value is not None else []
+        return run_there(there, "logs", words)
     missing = write_logs(
         parsed.run,
         sys.stdout,
-        run_root=parsed.run_root,
+        run_root=run_root_of(parsed),
         rank=parsed.rank,
         attempt=parsed.attempt,
         last=parsed.tail,

@@ -44,8 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Print a table of the runs, or an object."""
     from launcher._util.errors import RequestError
+    from launcher.remote.commands import elsewhere, run_there
 
     _refuse_without_effect(parsed)
+    if parsed.run_root is None and not parsed.all and (there := elsewhere(parsed.cluster)) is not None:
+        return run_there(there, "status", _words(parsed))
     if parsed.watch is None:
         _show(parsed)
         return 0
@@ -59,6 +62,18 @@ def main(parsed: argparse.Namespace) -> int:
         if over and parsed.runs:
             return 0
         time.sleep(parsed.watch)
+
+
+def _words(parsed: argparse.Namespace) -> list[str]:
+    """Return the command line for the host of a cluster profile."""
+    if parsed.watch is not None and parsed.json:
+        from launcher._util.errors import RequestError
+
+        raise RequestError("--watch shows a table; --json prints one object", where="--watch")
+    words = [*parsed.runs, *(["--json"] if parsed.json else [])]
+    for name, value in (("limit", parsed.limit), ("since", parsed.since), ("watch", parsed.watch)):
+        words += [f"--{name}", str(value)] if value is not None else []
+    return [*words, *(["--state", ",".join(parsed.state)] if parsed.state else [])]
 
 
 def _refuse_without_effect(parsed: argparse.Namespace) -> None:

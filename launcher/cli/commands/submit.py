@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from launcher.api.submit import SubmittedRun
     from launcher.backends.wait import Interrupts
     from launcher.cli.progress import TerminalProgress
+    from launcher.remote.commands import RemoteCluster
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Submit it and print the job; with --follow also show its progress and the outcome."""
     from launcher.cli.progress import TerminalProgress
+    from launcher.remote.commands import elsewhere
 
+    if (there := elsewhere(parsed.cluster)) is not None:
+        return _submit_there(parsed, there)
     progress = TerminalProgress()
     prepared: PreparedPlan | SubmittedRun | None
     if parsed.once is not None:
@@ -60,6 +64,28 @@ def main(parsed: argparse.Namespace) -> int:
         answer = submitted.to_dict() | outcome
     if parsed.json:
         print_json(answer)
+    return status
+
+
+def _submit_there(parsed: argparse.Namespace, there: "RemoteCluster") -> int:
+    """Submit on the host of the cluster profile and print the job."""
+    from launcher._util.errors import ConfigError
+    from launcher.cli.output import warn
+    from launcher.remote.commands import plan_there, submit_there
+
+    request = arguments.read_request(parsed)
+    if parsed.follow:
+        text = "the job is on another machine, and a connection need not last as long as it does"
+        raise ConfigError(text, where="--follow", hint=f"launcher logs -f RUN --cluster {there.cluster.name}")
+    if parsed.dry_run:
+        return plan_there(there, request, ["--json"] if parsed.json else [])
+    status, answer = submit_there(there, request, parsed.once, warn)
+    if "error" not in answer:
+        run_id = answer["run_id"]
+        at = f"--cluster {there.cluster.name}"
+        info(f"launcher status {run_id} {at}, launcher logs -f {run_id} {at}, launcher pull {run_id} {at}")
+    if parsed.json:
+        print_json({**answer, "host": there.ssh.host})
     return status
 
 
