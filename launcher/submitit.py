@@ -2,7 +2,7 @@
 
 It is submitit's own SlurmExecutor. What differs: the profile states directives, image, mounts and variables; sbatch is
 asked exactly once for each job; Slurm's queue is asked for states, accounting only for what has left the queue.
-Only this module and launcher/backends/task.py import submitit (docs/how-to/submitit.md).
+Only this module and launcher/backends/task.py import submitit (`launcher help submitit`).
 """
 
 import contextlib

@@ -88,7 +88,7 @@ def _stop_in_time(stop: Path) -> bool:
 def _reason(stop: Path) -> str:
     try:
         return stop.read_text(encoding="utf-8", errors="replace").strip() or "requested"
-    except OSError:
+    except OSError:  # the file says why, and need not
         return "requested"
 
 

@@ -71,7 +71,7 @@ def call(ssh: Ssh, request: bytes, *, environ: Mapping[str, str] = os.environ) -
     """
     process = _started(ssh, environ, stdout=subprocess.PIPE)
     with process:
-        # Standard input stays open: its end means to the other side that nobody waits any more.
+        # Standard input stays open: when it ends, the other side stops what only shows something.
         _send(process, request)
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         stdout = process.stdout.read()

@@ -1,10 +1,10 @@
-"""Copy a run from the host of a cluster profile: records, logs, metrics; with --checkpoints all of it.
+"""Copy a run from the host of a cluster profile: records, logs, metrics; with --checkpoints all its files.
 
 In a shell:
   launcher pull RUN --cluster mine         into the run root of this machine
   launcher page RUN                        then, of the copy
 
-What is copied is whole or not there; a later call replaces the copy.
+A copy is whole or not there; a later call replaces it.
 """
 
 import argparse
