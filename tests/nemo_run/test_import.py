@@ -1,9 +1,9 @@
 """`launcher import-nemo-run`: job files of an experiment, what of it they lack, and that they run."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -140,12 +140,54 @@ def test_without_nemo_run_the_extra_is_named(tmp_path: Path) -> None:
     assert "there is no file" in user.run("import-nemo-run", "none.py", status=2).stderr
 
 
-def test_the_pages_scripts_are_those_of_today(tmp_path: Path) -> None:
-    """The side-by-side part of the page comes from both executors, for the same task."""
+SIDE_BY_SIDE = """
+import launcher
+import nemo_run as run
+from launcher.nemo_run import LauncherExecutor
+
+task = run.Script("train.sh", args=["--words", "a b"], env={"GREETING": "hello; world"})
+theirs = run.SlurmExecutor(
+    account="team", partition="batch", time="00:30:00", nodes=2, ntasks_per_node=8, gpus_per_node=8,
+    container_image="nvcr.io#nvidia/nemo:26.08", container_mounts=["/data:/data"],
+    tunnel=run.LocalTunnel(job_dir="/shared/jobs"), packager=run.Packager(),
+)
+ours = LauncherExecutor(
+    cluster="slurm", account="team", partition="batch", time="0:30:00", nodes=2, gpus_per_node=8,
+    run_root="/shared/runs", options={"runtime": "none"},
+)
+with run.Experiment("side", id="side_1", executor=theirs) as experiment:
+    experiment.add(task, name="train")
+    experiment.dryrun(delete_exp_dir=False, log=False)
+with run.Experiment("other", executor=ours) as experiment:
+    experiment.add(task, name="train")
+    recipe, assignments, options = experiment.jobs[0].executor.request(task)
+    plan = launcher.plan(recipe, *assignments, command="submit", **options)
+    for name, text in plan.scripts.items():
+        open(name, "w").write(text)
+"""
+
+
+@pytest.mark.slow
+def test_the_scripts_of_the_page_are_what_both_executors_write(tmp_path: Path) -> None:
+    user = prepared(user_of(tmp_path))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("srun", "sbatch"):
+        (programs / name).write_text("#!/bin/sh\nexit 1\n")
+        (programs / name).chmod(0o755)
+    (tmp_path / "train.sh").write_text("true\n")
+    (tmp_path / "side.py").write_text(SIDE_BY_SIDE)
+    environ = {"PATH": f"{programs}:{user.environ['PATH']}", "LAUNCHER_CLUSTER": ""}
+    user.call([str(PYTHON), "side.py"], environ=environ)
     page = (ROOT / "docs/how-to/nemo-run.md").read_text()
-    shown: dict[str, Any] = {}
-    for name in ("nemo-run.sbatch", "launcher.sbatch"):
-        head = f"<!-- {name} -->\n```\n"
-        assert head in page
-        shown[name] = page.partition(head)[2].partition("```")[0]
-    assert "set -evx" in shown["nemo-run.sbatch"] and "#SBATCH --comment=launcher:" in shown["launcher.sbatch"]
+    theirs, ours = (
+        page.partition(f"<!-- {name} -->\n```\n")[2].partition("```")[0]
+        for name in ("nemo-run.sbatch", "launcher.sbatch")
+    )
+    (written,) = (tmp_path / "nemo").rglob("train_sbatch.sh")
+    assert theirs.strip() == written.read_text().strip()
+    identity = re.compile(r"\d{8}-\d{6}-[0-9a-f]{12}(:[0-9a-f]{12})?|--export=.*")
+    own = [identity.sub("ID", line) for line in (tmp_path / "sbatch.sh").read_text().splitlines()]
+    for line in filter(None, ours.splitlines()):
+        assert identity.sub("ID", line) in own, line
+    assert "export GREETING='hello; world'" in (tmp_path / "step.sh").read_text()

@@ -35,7 +35,8 @@ class Wire:
     target: int
     port: int = 0
     cuts: list[tuple[int | None, float]] = field(default_factory=list)
-    """For each coming connection: after so many bytes towards the host, or None, and so many seconds later."""
+    """For each coming connection: after so many bytes towards the host (negative: from it), or None, and so many
+    seconds later."""
     connections: int = 0
     _listener: socket.socket | None = None
 
@@ -55,18 +56,20 @@ class Wire:
             cut = self.cuts.pop(0) if self.cuts else None
             far = socket.create_connection(("127.0.0.1", self.target))
             begun = time.monotonic()
-            for one, other, watched in ((near, far, True), (far, near, False)):
-                threading.Thread(target=self._pass_on, args=(one, other, cut if watched else None), daemon=True).start()
+            for one, other, sign in ((near, far, 1), (far, near, -1)):
+                least = cut[0] * sign if cut is not None and cut[0] is not None else 0
+                limit = (least, cut[1]) if cut is not None and least > 0 else None
+                threading.Thread(target=self._pass_on, args=(one, other, limit), daemon=True).start()
             if cut is not None and cut[0] is None:
                 threading.Timer(cut[1] - (time.monotonic() - begun), _end, (near, far)).start()
 
-    def _pass_on(self, one: socket.socket, other: socket.socket, cut: tuple[int | None, float] | None) -> None:
+    def _pass_on(self, one: socket.socket, other: socket.socket, cut: tuple[int, float] | None) -> None:
         passed = 0
         with contextlib.suppress(OSError):
             while content := one.recv(4096):
                 other.sendall(content)
                 passed += len(content)
-                if cut is not None and cut[0] is not None and passed >= cut[0]:
+                if cut is not None and passed >= cut[0]:
                     time.sleep(cut[1])
                     break
         _end(one, other)

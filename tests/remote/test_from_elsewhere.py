@@ -184,6 +184,23 @@ def test_a_connection_cut_at_ten_moments_leaves_exactly_one_job_each(laptop: Lap
     assert sum(again for _, _, again in tried) >= 6, tried
 
 
+@pytest.mark.timeout(300)
+def test_a_copy_over_a_lost_connection_is_not_there_or_the_older_one(laptop: Laptop) -> None:
+    answer = json.loads(laptop.submit("toy.iters=1", "--entrypoint", TOY).stdout)
+    until_over(laptop, answer["run_id"])
+    (Path(answer["run_dir"]) / "attempts/000/large").write_bytes(os.urandom(3_000_000))
+    copy = laptop.user.directory / "runs/small" / answer["run_id"]
+    for older in (False, True):
+        laptop.forget_connection()
+        laptop.wire.cuts[:] = [(-1_000_000, 0.0)]
+        done = laptop.user.run("pull", "small", "--cluster", "far", status=3)
+        assert "the connection" in done.stderr, done.stderr
+        assert copy.exists() == older
+        assert not list((laptop.user.directory / "runs").glob(".pull-*"))
+        laptop.user.run("pull", "small", "--cluster", "far")
+        assert (copy / "attempts/000/large").stat().st_size == 3_000_000
+
+
 WRONG: list[tuple[str, tuple[str, ...], int, str]] = [
     ("", ("submit", "none.py", "--cluster", "far"), 2, "there is no recipe"),
     ("", ("submit", "small.py", "--cluster", "far", "--follow"), 2, "the job is on another machine"),
