@@ -1,8 +1,6 @@
 """The commands that work from elsewhere: submit, plan, status, logs, cancel and pull."""
 
-import dataclasses
 import json
-import os
 import secrets
 import shutil
 import tarfile
@@ -13,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from launcher._util.errors import ConfigError, DiskError, OutsideError, RequestError
-from launcher.api.locate import find_cluster, find_run_root
-from launcher.config.cluster import Cluster, Ssh
-from launcher.config.load import config_home
+from launcher.api.locate import find_run_root
 from launcher.config.request import Request
-from launcher.discovery.host import HostContext
-from launcher.planning.backend_choice import is_elsewhere
+from launcher.remote.cluster import RemoteCluster
 from launcher.remote.connection import ConnectionLostError, call, request_line, show, stream
 from launcher.remote.package import pack
 
@@ -26,37 +21,6 @@ _TRIES = 6
 _PAUSE_S = 1.0
 PULLED = ".pulled-from"
 """A file in the copy of a run: where it is from."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RemoteCluster:
-    """A cluster that this machine reaches by ssh."""
-
-    cluster: Cluster
-    host: HostContext
-    ssh: Ssh
-
-    @property
-    def run_root(self) -> str:
-        """Return the directory of runs on the host; a relative one begins at the home directory there."""
-        return self.ssh.run_root or self.cluster.run_root or "runs"
-
-
-def elsewhere(name: str | None) -> RemoteCluster | None:
-    """Return the cluster where it is reached by ssh, else None. Raises ConfigError.
-
-    Without a `name` it is that of LAUNCHER_CLUSTER, or of the configuration files.
-    """
-    if name is None and not os.environ.get("LAUNCHER_CLUSTER") and not _has_defaults():
-        return None
-    cluster, host = find_cluster(name)
-    if cluster.ssh is None or not is_elsewhere(cluster, host):
-        return None
-    return RemoteCluster(cluster, host, cluster.ssh)
-
-
-def _has_defaults() -> bool:
-    return Path("launcher.toml").exists() or (config_home(os.environ) / "config.toml").exists()
 
 
 def submit_there(

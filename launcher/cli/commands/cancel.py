@@ -26,9 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """End the runs and print what was done to each; return the highest of their exit statuses."""
     from launcher.api.cancel import cancel
-    from launcher.remote.commands import elsewhere, run_there
+    from launcher.remote.cluster import elsewhere
 
     if parsed.run_root is None and (there := elsewhere(parsed.cluster)) is not None:
+        from launcher.remote.commands import run_there
+
         switches = (("--checkpoint", parsed.checkpoint), ("--force", parsed.force), ("--json", parsed.json))
         return run_there(there, "cancel", [*parsed.runs, *(word for word, wanted in switches if wanted)])
     done, failed, status = {}, {}, 0

@@ -29,9 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Print on standard output, so that it can be searched."""
     from launcher.api.logs import write_logs
-    from launcher.remote.commands import elsewhere, run_there
+    from launcher.remote.cluster import elsewhere
 
     if parsed.run_root is None and (there := elsewhere(parsed.cluster)) is not None:
+        from launcher.remote.commands import run_there
+
         words = [parsed.run, *(["--follow"] if parsed.follow else [])]
         for name, value in (("tail", parsed.tail), ("rank", parsed.rank), ("attempt", parsed.attempt)):
             words += [f"--{name}", str(value)] if value is not None else []

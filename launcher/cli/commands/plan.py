@@ -37,10 +37,12 @@ def main(parsed: argparse.Namespace) -> int:
     """Plan and print."""
     from launcher.api.prepare_plan import prepare_plan
     from launcher.cli.progress import TerminalProgress
-    from launcher.remote.commands import elsewhere, plan_there
+    from launcher.remote.cluster import elsewhere
 
     request = arguments.read_request(parsed)
     if parsed.purpose != "run" and (there := elsewhere(parsed.cluster)) is not None:
+        from launcher.remote.commands import plan_there
+
         switches = (("--json", parsed.json), ("--script", parsed.script))
         return plan_there(there, request, [word for word, wanted in switches if wanted])
     prepared = prepare_plan(request, parsed.purpose or "plan", check="if unknown", progress=TerminalProgress())

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Copy it and print where it is."""
     from launcher._util.errors import ConfigError
-    from launcher.remote.commands import elsewhere, pull
+    from launcher.remote.cluster import elsewhere
+    from launcher.remote.commands import pull
 
     there = elsewhere(parsed.cluster)
     if there is None:

@@ -44,10 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Print a table of the runs, or an object."""
     from launcher._util.errors import RequestError
-    from launcher.remote.commands import elsewhere, run_there
+    from launcher.remote.cluster import elsewhere
 
     _refuse_without_effect(parsed)
     if parsed.run_root is None and not parsed.all and (there := elsewhere(parsed.cluster)) is not None:
+        from launcher.remote.commands import run_there
+
         return run_there(there, "status", _words(parsed))
     if parsed.watch is None:
         _show(parsed)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from launcher.api.submit import SubmittedRun
     from launcher.backends.wait import Interrupts
     from launcher.cli.progress import TerminalProgress
-    from launcher.remote.commands import RemoteCluster
+    from launcher.remote.cluster import RemoteCluster
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Submit it and print the job; with --follow also show its progress and the outcome."""
     from launcher.cli.progress import TerminalProgress
-    from launcher.remote.commands import elsewhere
+    from launcher.remote.cluster import elsewhere
 
     if (there := elsewhere(parsed.cluster)) is not None:
         return _submit_there(parsed, there)

@@ -1,0 +1,46 @@
+"""Whether a command is about a cluster that this machine reaches by ssh. Every command asks, so little is loaded."""
+
+import os
+from typing import TYPE_CHECKING
+
+from launcher.contract.frozen import dataclass
+
+if TYPE_CHECKING:
+    from launcher.config.cluster import Cluster, Ssh
+    from launcher.discovery.host import HostContext
+
+
+@dataclass(frozen=True)
+class RemoteCluster:
+    """A cluster that this machine reaches by ssh."""
+
+    cluster: "Cluster"
+    host: "HostContext"
+    ssh: "Ssh"
+
+    @property
+    def run_root(self) -> str:
+        """Return the directory of runs on the host; a relative one begins at the home directory there."""
+        return self.ssh.run_root or self.cluster.run_root or "runs"
+
+
+def elsewhere(name: str | None) -> RemoteCluster | None:
+    """Return the cluster where it is reached by ssh, else None. Raises ConfigError.
+
+    Without a `name` it is that of LAUNCHER_CLUSTER, or of the configuration files.
+    """
+    if name is None and not os.environ.get("LAUNCHER_CLUSTER") and not _has_defaults():
+        return None
+    from launcher.api.locate import find_cluster
+    from launcher.planning.backend_choice import is_elsewhere
+
+    cluster, host = find_cluster(name)
+    if cluster.ssh is None or not is_elsewhere(cluster, host):
+        return None
+    return RemoteCluster(cluster, host, cluster.ssh)
+
+
+def _has_defaults() -> bool:
+    """Return whether there is a configuration file (launcher/config/load.py), which need not be read otherwise."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
+    return any(map(os.path.exists, ("launcher.toml", f"{home}/launcher/config.toml")))
