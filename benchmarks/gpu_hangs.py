@@ -38,7 +38,8 @@ echo "$$ $RANK" >"$LAUNCHER_HEARTBEATS/shell-$LOCAL_RANK"
 "$@" &
 wait $!
 status=$?
-printf '%s %s %s\\n' "$status" "$(date +%s.%N)" "$(hostname)" >"$LAUNCHER_RUN_DIR/attempts/000/ranks/000$RANK.exit"
+printf '\\n{"rank": %d, "status": %d, "time": %s, "host": "%s"}\\n' "$RANK" "$status" "$(date +%s.%N)" "$(hostname)" \\
+    >>"$LAUNCHER_RUN_DIR/attempts/000/ranks/node-0000.jsonl"
 """
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Optional, cast, get_args
 
+from . import rank_ends
 from .files import read_lines, read_object
 from .paths import AttemptPaths
 from .records.ranks import StartRecord
@@ -208,7 +209,7 @@ def facts_of(
         name=attempt.name,
         kind=kind,
         what=str(first.get("what") or "").partition(":")[0],
-        iteration=_failed_at(attempt, first.get("rank"), result),
+        iteration=_failed_at(attempt, first.get("rank"), result, world_size),
         saves=saves_of(attempt),
         diverged_at=result.get("diverged_at"),
         ended=float(result.get("ended") or 0.0),
@@ -216,8 +217,9 @@ def facts_of(
     )
 
 
-def _failed_at(attempt: AttemptPaths, rank: Any, result: Mapping[str, Any]) -> Optional[int]:
-    record = read_object(attempt.rank_record(rank)) if isinstance(rank, int) else None
+def _failed_at(attempt: AttemptPaths, rank: Any, result: Mapping[str, Any], world_size: int) -> Optional[int]:
+    node = _node_number(_text(attempt.nodes).split(), rank, world_size)
+    record = rank_ends.of_rank(attempt, rank, node).record if isinstance(rank, int) else None
     found = record.get("iteration") if record is not None else result.get("iteration")
     return found if isinstance(found, int) else None
 
@@ -339,10 +341,15 @@ def lost_nodes(attempt: AttemptPaths) -> tuple[str, ...]:
 def node_of(attempt: AttemptPaths, rank: Any, world_size: int) -> Optional[str]:
     """Return Slurm's name of the node of a rank; None where that is not known. Ranks fill one node after the other."""
     names = _text(attempt.nodes).split()
+    number = _node_number(names, rank, world_size)
+    return None if number is None else names[number]
+
+
+def _node_number(names: Sequence[str], rank: Any, world_size: int) -> Optional[int]:
     if not isinstance(rank, int) or not names or world_size < 1 or world_size % len(names):
         return None
     number = rank // (world_size // len(names))
-    return names[number] if 0 <= number < len(names) else None
+    return number if 0 <= number < len(names) else None
 
 
 def read_next(attempt: AttemptPaths) -> Optional[NextAttempt]:

@@ -106,7 +106,7 @@ class AttemptPaths:
 
     @property
     def ranks(self) -> Path:
-        """The directory of what each rank left about its end."""
+        """The directory of what the ranks of each node left about their ends."""
         return self.path / "ranks"
 
     @property
@@ -221,9 +221,9 @@ class AttemptPaths:
         """Return the path of NCCL's own log of a rank."""
         return self.logs / f"nccl-rank-{rank:04d}.log"
 
-    def rank_record(self, rank: int) -> Path:
-        """Return the path of what a rank says of its end."""
-        return self.ranks / f"{rank:04d}.json"
+    def node_ends(self, node: int) -> Path:
+        """Return the path of what the ranks of a node, and their step.sh, have left about their ends."""
+        return self.ranks / f"node-{node:04d}.jsonl"
 
     def gate_output(self, name: str) -> Path:
         """Return the path of what a gate has printed."""
@@ -232,10 +232,6 @@ class AttemptPaths:
     def gate_errors(self, name: str) -> Path:
         """Return the path of what a gate, and the srun that started it, wrote as errors."""
         return self.gate_outputs / f"{name}.err"
-
-    def exit_record(self, rank: int) -> Path:
-        """Return the path of what step.sh saw of a rank's end."""
-        return self.ranks / f"{rank:04d}.exit"
 
     def network_record(self, rank: int) -> Path:
         """Return the path of the report about the network of the node whose first rank is `rank`."""

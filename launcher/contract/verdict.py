@@ -8,14 +8,15 @@ import math
 import signal
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, cast, get_args
+from typing import Any, NamedTuple, Optional, cast
 
-from launcher.contract import failures, files, flight_recorder, hangs, profiles
+from launcher.contract import failures, files, flight_recorder, hangs, profiles, rank_ends
 from launcher.contract.failures import FailureCause, Level
 from launcher.contract.files import read_lines, read_object
 from launcher.contract.next_attempt import node_of
 from launcher.contract.paths import AttemptPaths, attempt_name
 from launcher.contract.patterns import later
+from launcher.contract.rank_ends import RankLines
 from launcher.contract.records.nodes import CheckedNode, GatesRecord, NodeCheck, NodeHang, RankSight
 from launcher.contract.records.ranks import ExitRecord, RankOutcome, RankRecord, StartRecord
 from launcher.contract.records.result import (
@@ -32,7 +33,6 @@ from launcher.contract.records.result import (
 )
 from launcher.contract.validation import is_number, problems
 
-OUTCOMES = get_args(RankOutcome)
 CANCELLED = "CANCELLED"
 _SLURM_ENDED = later(r"\*\*\* JOB (\d+) ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?[, ]")
 DIVERGED_AFTER = 10
@@ -73,6 +73,11 @@ class RankEnd(NamedTuple):
         return None if self.record is None else self.record["outcome"]
 
     @property
+    def status(self) -> Optional[int]:
+        """The exit status of its program, as bash gives it; None where its step.sh did not see an end."""
+        return None if self.exit is None else self.exit["status"]
+
+    @property
     def failed(self) -> bool:
         """Whether it did not end well. A crash after the record of a good end does not count."""
         return self.outcome not in ("finished", "stopped")
@@ -85,7 +90,7 @@ class RankEnd(NamedTuple):
     @property
     def ended(self) -> bool:
         """Whether it was ended from outside, without a record of its own."""
-        return self.record is None and self.exit is not None and self.exit.status in (TERMINATED, KILLED)
+        return self.record is None and self.status in (TERMINATED, KILLED)
 
     @property
     def superseded(self) -> bool:
@@ -103,28 +108,13 @@ class RankEnd(NamedTuple):
         """When it failed; infinity where that is unknown."""
         if self.record is not None and self.outcome == "failed" and is_number(self.record.get("time")):
             return float(self.record["time"]) - self.clock_s
-        return self.exit.time - self.clock_s if self.exit else float("inf")
+        return self.exit["time"] - self.clock_s if self.exit else float("inf")
 
     @property
     def host(self) -> Optional[str]:
         """Where it ran; None where that is unknown."""
         host = self.record.get("host") if self.record else None
-        return str(host) if host else self.exit.host if self.exit else None
-
-
-def read_record(path: Path) -> Optional[RankRecord]:
-    """Return a rank's own record; None if there is none, or something else in its place."""
-    record = read_object(path)
-    # Whatever else it lacks: another program than ours may have written it.
-    return cast(RankRecord, record) if record and record.get("outcome") in OUTCOMES else None
-
-
-def read_exit(path: Path) -> Optional[ExitRecord]:
-    """Return what a rank's step.sh recorded; None if there is nothing, or something else in its place."""
-    try:
-        return ExitRecord.parse(files.read_text(path, errors="replace"))
-    except (OSError, ValueError):
-        return None
+        return str(host) if host else self.exit["host"] if self.exit else None
 
 
 def read_whole_lines(path: Path) -> list[dict[str, Any]]:
@@ -137,10 +127,8 @@ def read_whole_lines(path: Path) -> list[dict[str, Any]]:
 
 def read_ranks(attempt: AttemptPaths, world_size: int) -> list[RankEnd]:
     """Return the end of every rank."""
-    ranks = [
-        RankEnd(rank, read_record(attempt.rank_record(rank)), read_exit(attempt.exit_record(rank)))
-        for rank in range(world_size)
-    ]
+    found = rank_ends.of_attempt(attempt)
+    ranks = [RankEnd(rank, *found.get(rank, RankLines())) for rank in range(world_size)]
     wrong = wrong_clocks(ranks)
     return [rank._replace(clock_s=wrong[rank.host]) if rank.host in wrong else rank for rank in ranks]
 
@@ -154,7 +142,7 @@ def wrong_clocks(ranks: list[RankEnd]) -> dict[str, float]:
     last: dict[str, float] = {}
     for rank in ranks:
         if rank.exit is not None and rank.host is not None:
-            last[rank.host] = max(rank.exit.time, last.get(rank.host, rank.exit.time))
+            last[rank.host] = max(rank.exit["time"], last.get(rank.host, rank.exit["time"]))
     if len(last) < 2:
         return {}
     import statistics  # here, not at the top: `launcher status` imports this module
@@ -169,7 +157,7 @@ def first_failing(ranks: list[RankEnd]) -> Optional[RankEnd]:
     if not failing:
         return None
     # Where one rank fails in earnest, one that had finished and crashed while leaving may have pulled it down.
-    crashed = [rank for rank in ranks if not rank.failed and rank.exit is not None and rank.exit.status != 0]
+    crashed = [rank for rank in ranks if not rank.failed and rank.status not in (None, 0)]
     causes = [rank for rank in failing + crashed if not rank.ended]
     ended_first = [rank for rank in failing if rank.ended and not is_consequence(rank, causes)]
     if ended_first:
@@ -183,9 +171,9 @@ def is_consequence(ended: RankEnd, causes: list[RankEnd]) -> bool:
     Not if it came first: the kernel's out-of-memory killer, or an operator. A peer may write down its lost connection
     before step.sh sees why it was lost, but no rank is ended for it before that peer has exited: that time counts.
     """
-    if ended.exit is not None and ended.exit.status == TERMINATED and any(rank.missing for rank in causes):
+    if ended.status == TERMINATED and any(rank.missing for rank in causes):
         return True
-    exits = [rank.exit.time if rank.lost_peers and rank.exit else rank.time for rank in causes]
+    exits = [rank.exit["time"] if rank.lost_peers and rank.exit else rank.time for rank in causes]
     return any(ended.time > each for each in exits)
 
 
@@ -210,12 +198,12 @@ def what(rank: RankEnd) -> str:
         own_sentence = rank.record is not None and rank.record.get("cause") in ("user", "outside", "network")
         kind = "" if own_sentence else f"{exception.get('type')}: "
         return f"{kind}{exception.get('message')}"
-    if rank.exit is None:
+    if rank.status is None:
         return "left no record"
     after = f" after it had {rank.outcome}" if rank.record else ""
-    if rank.exit.status > 128:
-        return f"killed by {signal_name(rank.exit.status - 128)}{after}"
-    return f"ended with status {rank.exit.status}{after or ' without a record'}"
+    if rank.status > 128:
+        return f"killed by {signal_name(rank.status - 128)}{after}"
+    return f"ended with status {rank.status}{after or ' without a record'}"
 
 
 def ending(rank: RankEnd) -> str:
@@ -284,7 +272,9 @@ class OuterEnd(NamedTuple):
             return False
         if rank.missing or rank.lost_peers:
             return True
-        return rank.ended and rank.exit is not None and (rank.exit.status == TERMINATED or rank.exit.time >= self.time)
+        if not rank.ended or rank.exit is None:
+            return False
+        return rank.status == TERMINATED or rank.exit["time"] >= self.time
 
 
 def read_outer_end(attempt: AttemptPaths) -> Optional[OuterEnd]:
@@ -352,7 +342,7 @@ def reason_of(
     if first is not None:
         return f"rank {first.rank}: {what(first)}"
     reasons = [rank.record.get("reason") for rank in ranks if rank.record and rank.outcome == "stopped"]
-    crashed = [f"rank {rank.rank}: {what(rank)}" for rank in ranks if rank.exit is not None and rank.exit.status != 0]
+    crashed = [f"rank {rank.rank}: {what(rank)}" for rank in ranks if rank.status not in (None, 0)]
     return next((str(reason) for reason in reasons + crashed if reason), None)
 
 
@@ -727,5 +717,5 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
         "profiles": profiles_of(attempt, ranks),
         "step_status": step_status,
         "started": min(times, default=None),
-        "ended": max((rank.exit.time for rank in ranks if rank.exit), default=now),
+        "ended": max((rank.exit["time"] for rank in ranks if rank.exit), default=now),
     }

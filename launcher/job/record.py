@@ -1,4 +1,4 @@
-"""The record of a rank's own end, `ranks/NNNN.json`."""
+"""The record of a rank's own end, a line of its node's file (contract/rank_ends.py)."""
 
 import contextlib
 import importlib
@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Optional
 
+from ..contract import rank_ends
 from ..contract.failures import Level, classify
 from ..contract.files import write_json
 from ..contract.records.environment import MegatronRecord
@@ -150,18 +151,17 @@ def commit_of(core: Path) -> Optional[str]:
 
 def refuse_second_start(rank: Rank) -> None:
     """Raise UserError where this rank has ended before in this attempt: records are written once."""
-    records = (rank.paths.rank_record(rank.rank), rank.paths.exit_record(rank.rank))
-    used = next((path for path in records if path.exists()), None)
-    if used is not None:
+    if rank.rank in rank_ends.of_node(rank.paths, rank.node_rank):
+        path = rank.paths.node_ends(rank.node_rank)
         raise UserError(
-            f"attempt {rank.attempt} of {rank.run_dir.name} was used already: {used.name} exists for rank {rank.rank}",
-            where=str(used),
+            f"attempt {rank.attempt} of {rank.run_dir.name} was used already: rank {rank.rank} has ended in it",
+            where=str(path),
             hint="start the next attempt with `launcher run --resume`, or a new run",
         )
 
 
-def write_end(rank: Rank, end: End, *, pid: Optional[int] = None) -> Path:
-    """Write the rank's record once, atomically; returns its path. `pid` is the rank's, where another process writes."""
+def write_end(rank: Rank, end: End, *, pid: Optional[int] = None) -> None:
+    """Write the rank's record, whole or not at all. `pid` is the rank's, where another process writes."""
     record: RankRecord = {
         "version": 1,
         "rank": rank.rank,
@@ -174,6 +174,4 @@ def write_end(rank: Rank, end: End, *, pid: Optional[int] = None) -> Path:
         "exception": end.exception,
         "cause": end.cause,
     }
-    path = rank.paths.rank_record(rank.rank)
-    write_json(path, record)
-    return path
+    rank_ends.append(rank.paths, rank.node_rank, record)

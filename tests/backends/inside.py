@@ -65,7 +65,8 @@ def main() -> int:
         "outcome": "finished",
     }
     record |= {"reason": None, "iteration": 1, "time": time.time(), "exception": None, "cause": None}
-    (HERE / "ranks" / f"{RANK:04d}.json").write_text(json.dumps(record))
+    with (HERE / "ranks" / f"node-{int(os.environ['NODE_RANK']):04d}.jsonl").open("a") as file:
+        file.write(f"\n{json.dumps(record)}\n")
     return 0
 
 

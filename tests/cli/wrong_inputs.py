@@ -494,7 +494,7 @@ def paths() -> Iterator[Row]:
 _FILES = (
     *("plan.json", "journal.jsonl", "lease", "attempts", "latest", "page.html"),
     *(f"attempts/000/{name}" for name in ("result.json", "start", "metrics.jsonl", "timeline.jsonl", "config.yaml")),
-    *(f"attempts/000/{name}" for name in ("logs/rank-0000.log", "logs/srun.log", "ranks/0000.json", "ranks/0000.exit")),
+    *(f"attempts/000/{name}" for name in ("logs/rank-0000.log", "logs/srun.log", "ranks/node-0000.jsonl")),
 )
 _DAMAGES: Sequence[Content] = (
     Fifo(),

@@ -35,7 +35,7 @@ def known() -> set[str]:
             value = getattr(type(owner), name)
             if isinstance(value, property) and isinstance(path := value.fget and value.fget(owner), Path):
                 found.add(path)
-    found |= {ATTEMPT.log(RANK), ATTEMPT.rank_record(RANK), ATTEMPT.exit_record(RANK), ATTEMPT.path}
+    found |= {ATTEMPT.log(RANK), ATTEMPT.node_ends(RANK), ATTEMPT.path}
     found |= {ATTEMPT.gate_output(ATTEMPT.name), ATTEMPT.gate_errors(ATTEMPT.name)}
     return {str(path.relative_to(RUN.path)) for path in found}
 
@@ -49,7 +49,7 @@ def written_by(template: Path) -> set[str]:
         for placeholder, value in FILLED:
             path = path.replace(placeholder, value)
         found.add(path)
-    # printf -v record '%s/ranks/%04d.exit' "$attempt_dir" "$RANK"
+    # printf -v record '%s/ranks/node-%04d.jsonl' "$attempt_dir" "$NODE_RANK"
     for path, of_run in re.findall(r"printf -v \w+ '%s/(\S+)' \"\$(run_dir|attempt_dir)", text):
         filled = path.replace("attempts/%s", f"attempts/{ATTEMPT.name}").replace("%04d", f"{RANK:04d}")
         found.add(filled if of_run == "run_dir" else f"attempts/{ATTEMPT.name}/{filled}")
@@ -59,8 +59,8 @@ def written_by(template: Path) -> set[str]:
 def test_templates_write_paths() -> None:
     """The other test would pass on templates that it cannot read."""
     names = {template.name: written_by(template) for template in TEMPLATES}
-    assert {"code/entrypoint.py", "attempts/007/ranks/0003.exit", "attempts/007"} <= names["step.sh.j2"]
-    assert "attempts/007/ranks/0003.json" in names["enter.sh.j2"]
+    assert {"code/entrypoint.py", "attempts/007/ranks/node-0003.jsonl", "attempts/007"} <= names["step.sh.j2"]
+    assert "attempts/007/ranks/node-0003.jsonl" in names["enter.sh.j2"]
     assert {"lease", "latest", "attempts/007/logs/srun.log", "attempts/007/logs/rank-0003.log"} <= names["sbatch.sh.j2"]
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypedDict
 import pytest
 
 from launcher.contract.records.journal import JournalEvent
-from launcher.contract.records.ranks import ExitRecord, RankRecord
+from launcher.contract.records.ranks import RankRecord
 from launcher.contract.records.request import JobRequest
 from launcher.contract.records.result import AttemptResult
 from launcher.contract.records.timeline import MetricsLine, NetworkEvent, PlacementEvent, TimelineEvent
@@ -88,10 +88,3 @@ def test_every_record_needs_something(kind: Any) -> None:
 def test_every_event_is_an_event_of_the_timeline(kind: Any) -> None:
     assert kind.__annotations__.keys() <= TimelineEvent.__annotations__.keys()
     assert TimelineEvent.__required_keys__ <= kind.__required_keys__
-
-
-def test_an_exit_record_is_a_line() -> None:
-    assert ExitRecord.parse("137 1700000000.25 n1\n") == (137, 1700000000.25, "n1")
-    for text in ("", "1 2", "x 2 n1"):
-        with pytest.raises(ValueError, match=r".*"):
-            ExitRecord.parse(text)

@@ -97,8 +97,8 @@ def test_batch_scripts_and_the_toy(tmp_path: Path, overrides: tuple[str, ...], s
     log = run.attempt_paths("000").srun_log
     assert run_batch_script(tmp_path, run) == status, log.read_text() if log.exists() else "no log"
     counts = check_written(run)
-    assert (counts["argv.json"], counts["result.json"], counts["ranks/*.exit"]) == (1, 1, 2)
-    assert counts["ranks/*.json"] == (1 if "toy.fail_how=kill" in overrides else 2)
+    assert (counts["argv.json"], counts["result.json"], counts["exit of a rank"]) == (1, 1, 2)
+    assert counts["record of a rank"] == (1 if "toy.fail_how=kill" in overrides else 2)
     assert counts["metrics.jsonl"] == 4
     assert f'"outcome": "{outcome}"' in run.attempt_paths("000").result_file.read_text()
     assert not run.lease.exists(), "the job has ended"
@@ -113,7 +113,7 @@ def test_the_launcher_itself(tmp_path: Path) -> None:
     user.run("run", "small.py", *options, "toy.iters=3")
     (directory,) = user.runs()
     counts = check_written(RunPaths(directory))
-    assert (counts["journal.jsonl"], counts["result.json"], counts["ranks/*.exit"]) == (1, 1, 2)
+    assert (counts["journal.jsonl"], counts["result.json"], counts["exit of a rank"]) == (1, 1, 2)
 
 
 def test_a_signal_is_an_exit_status(tmp_path: Path) -> None:

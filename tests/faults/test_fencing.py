@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from launcher.contract.paths import AttemptPaths
 from launcher.contract.verdict import compose
 from tests.backends.running import TOY, user_of
+from tests.support.rank_ends import has_record, record_of
 from tests.support.slurm.virtual_cluster import VirtualCluster, wait_until
 
 KEEPS_GOING = ("--keep-going", "toy.iters=400", "toy.seconds=0.1", "toy.save_every=100000")
@@ -50,12 +52,12 @@ def test_ranks_on_a_lost_node_save_nothing_more(new_cluster: Callable[..., Virtu
     node = cluster.run("squeue", "-h", "-o", "%N").stdout.strip()
     freeze(cluster, node)
     wait_until(second.metrics.exists, "the second attempt elsewhere", cluster, 60)
-    wait_until(first.rank_record(0).exists, "the end of the ranks on the lost node", cluster, 20)
-    wait_until(first.rank_record(1).exists, "the end of the ranks on the lost node", cluster, 20)
+    for rank in range(2):
+        wait_until(partial(has_record, first, rank), "the end of the ranks on the lost node", cluster, 20)
     (job,) = set(cluster.run("squeue", "-h", "-o", "%i").stdout.split())
     assert cluster.run("squeue", "-h", "-o", "%N").stdout.strip() != node
     for rank in range(2):
-        record = json.loads(first.rank_record(rank).read_text())
+        record = record_of(first, rank)
         # A save in the moment between the two leases finds that its own was ended.
         assert (record["outcome"], record["reason"]) in (
             ("stopped", f"superseded: attempt 001 (job {job}) owns the run"),
@@ -94,7 +96,7 @@ def test_a_script_on_a_lost_node_requeues_nothing(new_cluster: Callable[..., Vir
     wait_until(second.metrics.exists, "the second attempt elsewhere", cluster, 60)
     decided = first.next_file.read_bytes()
     gate.touch()
-    wait_until(first.rank_record(0).exists, "the end of its ranks", cluster, 20)
+    wait_until(partial(has_record, first, 0), "the end of its ranks", cluster, 20)
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: "none follows 000" in (run / "sbatch.log").read_text(), "the end of the first", cluster, 60)

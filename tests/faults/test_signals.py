@@ -14,6 +14,7 @@ import pytest
 
 from tests.backends.running import TOY, User, user_of
 from tests.faults.shims import put
+from tests.support.rank_ends import exits_in
 from tests.support.slurm.config import ClusterOptions
 from tests.support.slurm.virtual_cluster import VirtualCluster, missing_programs, virtual_cluster, wait_until
 
@@ -235,8 +236,7 @@ def test_ranks_that_had_finished_when_the_job_was_ended(user: User, cluster: Vir
     profile.write_text(profile.read_text() + 'launcher_python = "/does/not/exist"\n')
     run = Started(user, cluster, "toy.iters=60")
     run.signal("STOP", "--batch")  # the script gets no further before the end of its job
-    records = run.attempt("000") / "ranks"
-    wait_until(lambda: len(list(records.glob("*.exit"))) == 2, "the ranks to finish", cluster)
+    wait_until(lambda: exits_in(run.attempt("000")) == [0, 1], "the ranks to finish", cluster)
     cluster.run("scancel", run.job)
     assert run.after_slurm_forgot()["phase"] == "finished"
     assert not (run.attempt("000") / "result.json").exists()

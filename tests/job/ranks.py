@@ -17,6 +17,7 @@ from launcher.discovery.recipe import read_recipe
 from launcher.discovery.shipped_code import shipped_code
 from tests.job.override_records import override_records
 from tests.support.limits import seconds
+from tests.support.rank_ends import record_of
 from tests.support.warm import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,8 +66,7 @@ class Run:
         return [line["event"] for line in self.lines("timeline.jsonl", attempt)]
 
     def end(self, rank: int, attempt: str = "000") -> dict[str, Any]:
-        content: dict[str, Any] = json.loads((self.attempt(attempt) / "ranks" / f"{rank:04d}.json").read_text())
-        return content
+        return record_of(self.attempt(attempt), rank)
 
     def log(self, rank: int, attempt: str = "000") -> str:
         return (self.attempt(attempt) / "logs" / f"rank-{rank:04d}.log").read_text()

@@ -14,6 +14,7 @@ from launcher.discovery.code_files import code_files
 from launcher.discovery.recipe import RecipeFile, read_recipe
 from launcher.discovery.shipped_code import shipped_code
 from tests.support.limits import seconds
+from tests.support.rank_ends import record_of
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
@@ -59,7 +60,7 @@ def test_a_rank_leaves_its_findings(tmp_path: Path, python: str) -> None:
     verdicts = {check["name"]: check["verdict"] for check in left["checks"]}
     assert verdicts["memory"] == verdicts["rendezvous"] == verdicts["mounts"] == "ok"
     assert verdicts["collective"] == "skip"
-    assert json.loads((tmp_path / "attempts/000/ranks/0000.json").read_text())["outcome"] == "finished"
+    assert record_of(tmp_path / "attempts/000", 0)["outcome"] == "finished"
     assert not list(tmp_path.glob(".launcher-doctor*"))
 
 

@@ -24,6 +24,7 @@ from launcher.job.rank import Rank, read_rank
 from launcher.job.record import End, write_end
 from tests.job.ranks import ROOT, rank_environment
 from tests.support.limits import seconds
+from tests.support.rank_ends import leave, record_of
 
 OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
 LOGS = Path(__file__).with_name("nccl_logs")
@@ -137,12 +138,12 @@ def test_a_rank_ends_with_the_sentence_where_its_network_is_required(tmp_path: P
         rank.nccl.write_text(text("efa_socket"))
         number = signal.SIGTERM if how == "meek" else signal.SIGKILL
         assert rank.process.wait(seconds(30)) == -number
-    record = json.loads((rank.rank.paths.path / "ranks/0000.json").read_text())
+    record = record_of(rank.rank.paths, 0)
     assert (record["outcome"], record["cause"], record["pid"]) == ("failed", "network", rank.process.pid)
     assert record["exception"]["type"] == "NetworkError"
     # A peer had noticed before: it is not the one to look at.
     peer = {**record, "rank": 1, "cause": "communication", "time": record["time"] - 5, "exception": None}
-    (rank.rank.paths.path / "ranks/0001.json").write_text(json.dumps(peer))
+    leave(rank.rank.paths, 1, peer)
     result: Any = verdict.compose(rank.rank.paths, 2, 143, time.time())
     assert result["first_failing_rank"]["rank"] == 0
     assert result["first_failing_rank"]["cause"] == "network"

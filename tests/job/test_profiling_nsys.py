@@ -17,6 +17,7 @@ from launcher.contract import profiles
 from launcher.job.profiling import nsys, nsys_command, nsys_report
 from launcher.job.profiling.nsys_command import NsysProgram
 from tests.support.limits import seconds
+from tests.support.rank_ends import record_of
 
 PROGRAM = Path(nsys.__file__)
 NAME = "nsys_job77_attempt000_node1_rank3"
@@ -176,7 +177,7 @@ from pathlib import Path
 attempt = Path(os.environ["LAUNCHER_RUN_DIR"], "attempts/000")
 record = {"state": "captured", "window": [2, 4], "steps": [2, 3], "began_at": 0}
 Path(attempt, "profiles/NAME.record.json").write_text(json.dumps(record))
-Path(attempt, "ranks/0003.json").write_text(json.dumps({"outcome": "finished"}))
+Path(attempt, "ranks/node-0001.jsonl").write_text(json.dumps({"rank": 3, "outcome": "finished"}))
 sys.exit(int(sys.argv[1]))
 """.replace("NAME", NAME)
 
@@ -270,7 +271,7 @@ def test_a_program_that_fails_keeps_its_status(tmp_path: Path) -> None:
 def test_a_program_that_was_never_started_is_a_failed_rank_with_the_reason(tmp_path: Path, fake: str, why: str) -> None:
     run = run_of(tmp_path, **({"nsys": {"program": str(tmp_path / "none/nsys")}} if fake == "missing" else {}))
     status, words, found = profile(run, fake)
-    end = json.loads((run / "attempts/000/ranks/0003.json").read_text())
+    end = record_of(run / "attempts/000", 3)
     assert (status, end["outcome"], end["cause"]) == (2, "failed", "user")
     assert "nsys" in words
     assert why.replace("'nsys' ", "") in end["exception"]["message"]
@@ -309,7 +310,8 @@ end = time.monotonic() + 60
 while not asked and not (run / "go").exists() and time.monotonic() < end:
     time.sleep(0.05)
 time.sleep(0.5)
-(run / "attempts/000/ranks/0003.json").write_text(json.dumps({"outcome": "stopped" if asked else "finished"}))
+line = json.dumps({"rank": 3, "outcome": "stopped" if asked else "finished"})
+(run / "attempts/000/ranks/node-0001.jsonl").write_text(line)
 """
 
 
@@ -337,9 +339,9 @@ def test_the_real_nsys_with_the_real_command_line(tmp_path: Path, signalled: boo
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    assert json.loads((run / "attempts/000/ranks/0003.json").read_text())["outcome"] == (
-        "stopped" if signalled else "finished"
-    ), "nsys went before the program had saved, and the process around it did not"
+    expected = "stopped" if signalled else "finished"
+    ended = record_of(run / "attempts/000", 3)["outcome"]
+    assert ended == expected, "nsys went before the program had saved, and the process around it did not"
     said = around(run)
     assert (said["file"], said["opens"], said["kernels"], said["ended_by_launcher"]) == (
         f"{NAME}.nsys-rep",

@@ -13,6 +13,7 @@ from launcher.job.errors import TransientError, UserError
 from launcher.job.fetch.shared_download import HubError, TransientHubError
 from launcher.job.rank import Rank, read_rank
 from tests.job.ranks import rank_environment
+from tests.support.rank_ends import leave
 
 
 @pytest.fixture
@@ -28,14 +29,14 @@ def raised(error: BaseException) -> BaseException:
 
 
 def test_an_end_is_written_with_what_the_waiting_side_needs(rank: Rank) -> None:
-    path = record.write_end(rank, record.End("stopped", "signal SIGTERM", 7))
-    assert path == rank.paths.path / "ranks" / "0003.json"
+    record.write_end(rank, record.End("stopped", "signal SIGTERM", 7))
+    (path,) = (rank.paths.path / "ranks").iterdir()
+    assert path.name == "node-0000.jsonl"
     content = json.loads(path.read_text())
     assert content["pid"] == os.getpid()
     keys = {"version", "rank", "host", "pid", "outcome", "reason", "iteration", "time", "exception", "cause"}
     assert content.keys() == keys
     assert (content["outcome"], content["reason"], content["iteration"]) == ("stopped", "signal SIGTERM", 7)
-    assert list(path.parent.iterdir()) == [path], "no temporary file stays"
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
@@ -49,18 +50,18 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["0003.json", "0003.exit"])
-def test_an_attempt_that_this_rank_has_ended_in_is_refused(rank: Rank, name: str) -> None:
+@pytest.mark.parametrize("line", [{"outcome": "finished"}, "137 10 n1"], ids=["record", "exit"])
+def test_an_attempt_that_this_rank_has_ended_in_is_refused(rank: Rank, line: dict[str, str] | str) -> None:
     record.refuse_second_start(rank)
-    (rank.paths.path / "ranks").mkdir(parents=True)
-    (rank.paths.path / "ranks" / name).touch()
+    rank.paths.ranks.mkdir(parents=True)
+    leave(rank.paths, 3, line)
     with pytest.raises(UserError, match=r"attempt 000 of .* was used already"):
         record.refuse_second_start(rank)
 
 
 def test_the_record_of_another_rank_refuses_nothing(rank: Rank) -> None:
-    (rank.paths.path / "ranks").mkdir(parents=True)
-    (rank.paths.path / "ranks" / "0000.json").touch()
+    rank.paths.ranks.mkdir(parents=True)
+    leave(rank.paths, 0, {"outcome": "finished"})
     record.refuse_second_start(rank)
 
 

@@ -16,6 +16,7 @@ from launcher.contract import verdict
 from launcher.contract.paths import AttemptPaths, RunPaths
 from launcher.job import result as program
 from tests.support.quick import few
+from tests.support.rank_ends import leave
 
 PROGRAM = Path(program.__file__)
 OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
@@ -37,9 +38,9 @@ def attempt_of(directory: Path, ranks: list[tuple[dict[str, Any] | None, str | N
     folder.mkdir(parents=True)
     for rank, (said, line) in enumerate(ranks):
         if said is not None:
-            (folder / f"{rank:04d}.json").write_text(json.dumps({"rank": rank, **said}))
+            leave(folder.parent, rank, said)
         if line is not None:
-            (folder / f"{rank:04d}.exit").write_text(line)
+            leave(folder.parent, rank, line)
     return directory
 
 
@@ -204,8 +205,8 @@ def test_whatever_lies_there_there_is_a_verdict(
     tmp_path_factory: pytest.TempPathFactory, record_text: bytes, exit_text: bytes, metrics: bytes
 ) -> None:
     attempt = attempt_of(tmp_path_factory.mktemp("run"), [(FINISHED, "0 1 a")]) / "attempts" / "000"
-    (attempt / "ranks" / "0001.json").write_bytes(record_text)
-    (attempt / "ranks" / "0001.exit").write_bytes(exit_text)
+    leave(attempt, 1, record_text)
+    leave(attempt, 1, exit_text, node=1)
     (attempt / "metrics.jsonl").write_bytes(metrics)
     result = verdict.compose(AttemptPaths(attempt), 2, 1, now=100.0)
     assert result["outcome"] == "failed"
@@ -325,8 +326,8 @@ def test_ranks_that_were_asked_to_stop_and_crashed_have_failed(tmp_path: Path) -
     (tmp_path / "attempts/000/stop").write_text("launcher cancel --checkpoint\n")
     attempt = AttemptPaths(tmp_path / "attempts/000")
     assert verdict.compose(attempt, 2, 137, now=100.0)["outcome"] == "failed"
-    attempt.exit_record(1).write_text("0 11 a")
-    attempt.rank_record(1).write_text(json.dumps({"rank": 1, **STOPPED}))
+    leave(attempt, 1, "0 11 a")
+    leave(attempt, 1, STOPPED)
     result = verdict.compose(attempt, 2, 0, now=100.0)
     assert (result["outcome"], result["stopped_by"], result["reason"]) == ("stopped", "asked", "requested")
 

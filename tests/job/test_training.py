@@ -405,4 +405,4 @@ def test_a_wrong_request_ends_before_training_with_one_sentence(tmp_path: Path) 
     assert "context_parallel_size=2 does not run on CPU" in end["exception"]["message"]
     assert "Traceback" not in run.log(0)
     assert compose_result(run, world_size=1) == "failed"
-    assert check_written(RunPaths(run.path))["ranks/*.json"] == 1
+    assert check_written(RunPaths(run.path))["record of a rank"] == 1

@@ -18,6 +18,7 @@ from launcher.contract.paths import AttemptPaths
 from launcher.report.profiles.listing import list_profiles, missing_lines
 from launcher.report.profiles.tables import summarise, write_list, write_summary
 from launcher.rundir import RunDirectory
+from tests.support.rank_ends import leave as leave_end
 from tests.support.recorder import Recorder
 
 STEPS = [event for step in (2, 3) for event in [{"ph": "X", "name": f"step {step}", "cat": "user_annotation"}]]
@@ -66,7 +67,7 @@ def judge(run: RunDirectory, ends: dict[int, str]) -> dict[str, Any]:
     for rank, outcome in ends.items():
         end = {"outcome": outcome, "iteration": 1, "time": 1.0, "host": "n1", "cause": "program"}
         end |= {"exception": {"type": "ValueError", "message": "bad", "where": None}} if outcome == "failed" else {}
-        (run.path / f"attempts/000/ranks/{rank:04d}.json").write_text(json.dumps(end))
+        leave_end(run.path / "attempts/000", rank, end)
     attempt = run.path / "attempts/000"
     result = verdict.compose(AttemptPaths(attempt), 2, 0, now=1.0)
     (attempt / "result.json").write_text(json.dumps(result))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import json
 import os
 import shutil
 import stat
@@ -27,6 +26,7 @@ from launcher.scripts import scripts
 from tests.job.ranks import rank_environment
 from tests.support import building
 from tests.support.limits import seconds
+from tests.support.rank_ends import record_of
 
 TEXT = b"LAYERS = 2\n"
 SOURCE = TEXT + b"def configure(): ...\n"
@@ -236,7 +236,7 @@ def test_the_program_of_rank_0_refuses_changed_code(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(other.entrypoint)], env=environ, capture_output=True, text=True, timeout=seconds(60)
     )
-    record = json.loads(other.attempt_paths("000").rank_record(0).read_text())
+    record = record_of(other.attempt_paths("000"), 0)
     assert (done.returncode, record["outcome"], record["cause"]) == (2, "failed", "user"), done.stderr
     assert "recipe/recipe.py below code/ changed" in record["exception"]["message"]
 

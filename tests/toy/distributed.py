@@ -34,7 +34,8 @@ def append(name: str, **line: Any) -> None:
 def end(iteration: int) -> None:
     record = {"version": 1, "rank": RANK, "host": socket.gethostname(), "pid": os.getpid(), "outcome": "finished"}
     record |= {"reason": None, "iteration": iteration, "time": time.time(), "exception": None, "cause": None}
-    (HERE / "ranks" / f"{RANK:04d}.json").write_text(json.dumps(record))
+    with (HERE / "ranks" / f"node-{int(os.environ['NODE_RANK']):04d}.jsonl").open("a") as file:
+        file.write(f"\n{json.dumps(record)}\n")
 
 
 class Stuck:

@@ -66,7 +66,9 @@ def end(outcome: str, iteration: int, reason: Any = None, exception: Any = None,
     """Leave the rank's record; returns the exit status."""
     record = {"version": 1, "rank": RANK, "host": socket.gethostname(), "pid": os.getpid(), "outcome": outcome}
     record |= {"reason": reason, "iteration": iteration, "time": time.time(), "exception": exception, "cause": cause}
-    write(HERE / "ranks" / f"{RANK:04d}.json", json.dumps(record))
+    with (HERE / "ranks" / f"node-{int(os.environ['NODE_RANK']):04d}.jsonl").open("ab", buffering=0) as file:
+        file.write(f"\n{json.dumps(record)}\n".encode())
+        os.fsync(file.fileno())
     event("end", time.time() - START, outcome=outcome, reason=reason, iteration=iteration)
     print(f"rank {RANK} {outcome} at iteration {iteration}", flush=True)
     return 0 if outcome != "failed" else 2 if cause == "user" else 1

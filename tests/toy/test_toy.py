@@ -15,6 +15,7 @@ from launcher.contract.files import read_lines
 from launcher.contract.overrides import to_record
 from launcher.contract.values import parse
 from tests.support.limits import seconds
+from tests.support.rank_ends import record_of
 
 TOY = Path(__file__).with_name("entrypoint.py")
 OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
@@ -52,7 +53,7 @@ class Toy:
         return len(list(self.path.glob("attempts/000/ranks/*.seen.json"))) == world
 
     def rank(self, rank: int, attempt: str = "000") -> dict[str, Any]:
-        return dict(json.loads((self.path / "attempts" / attempt / "ranks" / f"{rank:04d}.json").read_text()))
+        return record_of(self.path / "attempts" / attempt, rank)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from launcher.slurm.queue import Answer, Job, State
 from launcher.watch.run_state import read_run_state
 from launcher.watch.status import Phase, RunStatus, judge, status_of
 from launcher.watch.status_table import fitted, to_json, write_code, write_table
+from tests.support.rank_ends import leave
 from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 
@@ -562,7 +563,7 @@ def test_ranks_that_ended_well_are_the_verdict_of_a_job_that_was_ended(
     for rank in range(2):
         assert ask().phase is Phase.STOPPED
         record = {"version": 1, "rank": rank, "host": "n1", "outcome": outcome, "reason": reason, "iteration": 2}
-        attempt.rank_record(rank).write_text(json.dumps(record))
+        leave(attempt, rank, record)
     status = ask()
     assert (status.phase.value, status.to_dict()["outcome"]) == (outcome, outcome)
     reached = "iteration 2/20, loss 8"

@@ -1,8 +1,8 @@
 """The content of every file that passes between the launcher and its jobs.
 
     RunPaths.argv_file              JobRequest
-    AttemptPaths.rank_record        RankRecord
-    AttemptPaths.exit_record        ExitRecord, one line of text
+    AttemptPaths.node_ends          RankRecord, one for each rank of the node
+    AttemptPaths.node_ends          ExitRecord, one for each rank of the node
     AttemptPaths.start              StartRecord, one line of text
     AttemptPaths.notice             Notice
     AttemptPaths.result_file        AttemptResult

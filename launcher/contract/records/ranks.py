@@ -36,18 +36,14 @@ class RankRecord(TypedDict):
     cause: Optional[Cause]
 
 
-class ExitRecord(NamedTuple):
-    """What step.sh saw of a rank's end: bash's status, the time, the host. Written as one line of text."""
+class ExitRecord(TypedDict):
+    """What step.sh saw of a rank's end."""
 
+    rank: int
     status: int
+    """As bash gives it: 128 and the signal of a program that was killed."""
     time: float
     host: str
-
-    @classmethod
-    def parse(cls, text: str) -> "ExitRecord":
-        """Return the record in a line `STATUS SECONDS HOST`. Raises ValueError."""
-        status, seconds, host = text.split()[:3]
-        return cls(int(status), float(seconds), host)
 
 
 class StartRecord(NamedTuple):

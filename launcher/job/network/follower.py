@@ -22,9 +22,10 @@ if __name__ == "__main__":
     # Run as a file: this directory's modules are reached through their package alone.
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
-from launcher.contract import process
+from launcher.contract import process, rank_ends
 from launcher.contract.fabrics import FABRICS
 from launcher.contract.fabrics.verdict import BAD, GOOD, UNKNOWN, Expectation, NodeView, Selection, Verdict
+from launcher.contract.rank_ends import RankLines
 from launcher.job.network import expect, report
 from launcher.job.network.judge import judge
 from launcher.job.network.parse import advance
@@ -145,7 +146,7 @@ def conclude(rank: Rank, following: Following, parent: Parent) -> None:
         and verdict.ends
         and expected.policy == "require"
         and parent.alive
-        and not rank.paths.rank_record(rank.rank).exists()
+        and rank_ends.of_node(rank.paths, rank.node_rank).get(rank.rank, RankLines()).record is None
     )
     content = report.write(rank, verdict, following.selection, expected, following.log, ends=ends)
     if ends:

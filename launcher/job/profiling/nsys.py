@@ -15,9 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # run as a file, in the run's code/
 
+from launcher.contract import rank_ends
 from launcher.contract.files import read_object, write_json
 from launcher.contract.paths import AttemptPaths, RunPaths
 from launcher.contract.profiles import find_nsys, stem
+from launcher.contract.rank_ends import RankLines
 from launcher.contract.records.captures import NsysRecord
 from launcher.contract.records.ranks import RankRecord
 from launcher.job.profiling import nsys_command, nsys_report
@@ -30,19 +32,20 @@ _CANNOT_START = 2
 def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     """Run the command under nsys; return its exit status, or that of the rank where nsys had to be ended."""
     run_dir, attempt, rank = Path(environ["LAUNCHER_RUN_DIR"]), environ["LAUNCHER_ATTEMPT"], int(environ["RANK"])
+    node = int(environ["NODE_RANK"])
     paths = RunPaths(run_dir).attempt_paths(attempt)
     directory = paths.profiles
     directory.mkdir(parents=True, exist_ok=True)
     request = read_object(RunPaths(run_dir).argv_file) or {}
     options = (request.get("options") or {}).get("profiler") or {}
     nsys_options = options.get("nsys") or {}
-    name = stem("nsys", environ.get("SLURM_JOB_ID") or "local", attempt, int(environ["NODE_RANK"]), rank)
+    name = stem("nsys", environ.get("SLURM_JOB_ID") or "local", attempt, node, rank)
     record = directory / f"{name}.nsys.json"
     program = str(nsys_options.get("program") or "nsys")
     found = find_nsys(program)
     if found is None or record.exists():
         why = f"{program!r} is not in the image" if found is None else f"{record.name} exists and is not overwritten"
-        return record_refusal(paths, rank, record, f"nsys cannot profile this rank: {why}")
+        return record_refusal(paths, node, rank, record, f"nsys cannot profile this rank: {why}")
     nsys = nsys_command.probe(found)
     report = directory / f"{name}.nsys-rep"
     argv, left_out = nsys_command.compose(
@@ -60,7 +63,7 @@ def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int
     status = supervised.wait(limit_s)
     if not supervised.started:
         what = f"it ended with status {status} and did not start the program; its messages are in the rank's log"
-        return record_refusal(paths, rank, record, f"nsys {nsys.version}: {what}")
+        return record_refusal(paths, node, rank, record, f"nsys {nsys.version}: {what}")
     content: NsysRecord = {
         "version": 1,
         "rank": rank,
@@ -74,16 +77,17 @@ def main(command: Sequence[str], environ: Mapping[str, str] = os.environ) -> int
         "seconds": time.monotonic() - started,
     }
     write_json(record, content)
-    return rank_status(paths, rank, status)
+    return rank_status(paths, node, rank, status)
 
 
-def rank_status(paths: AttemptPaths, rank: int, status: int) -> int:
+def rank_status(paths: AttemptPaths, node: int, rank: int, status: int) -> int:
     """Return the exit status that counts: a rank that ended well did so, whatever happened to nsys after it."""
-    outcome = (read_object(paths.rank_record(rank)) or {}).get("outcome")
+    record = rank_ends.of_node(paths, node).get(rank, RankLines()).record
+    outcome = record["outcome"] if record else None
     return 0 if outcome in ("finished", "stopped") else status or int(outcome == "failed")
 
 
-def record_refusal(paths: AttemptPaths, rank: int, record: Path, message: str) -> int:
+def record_refusal(paths: AttemptPaths, node: int, rank: int, record: Path, message: str) -> int:
     """Write the rank's record of a program that was not started, so that the run's result can give the reason."""
     end: RankRecord = {
         "version": 1,
@@ -100,7 +104,7 @@ def record_refusal(paths: AttemptPaths, rank: int, record: Path, message: str) -
     if not record.exists():
         nothing: NsysRecord = {"version": 1, "rank": rank, "file": None, "why": message}
         write_json(record, nothing)
-    write_json(paths.rank_record(rank), end)
+    rank_ends.append(paths, node, end)
     print(f"error: rank {rank}: {message}", file=sys.stderr, flush=True)
     return _CANNOT_START
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from launcher._util.errors import RequestError
 from launcher._util.shell import Shell
-from launcher.contract import profiles
+from launcher.contract import profiles, rank_ends
 from launcher.contract.files import read_object
 from launcher.contract.records.request import ProfilerRequest
 from launcher.contract.records.result import AttemptResult, ProfilesResult
@@ -100,7 +100,7 @@ def _ended(attempt: Attempt, rank: int) -> str:
     result = attempt.result
     if result is None:
         return "the attempt is still running"
-    record = read_object(attempt.rank_record(rank))
+    record = rank_ends.of_rank(attempt, rank).record
     if record is None:
         return str(result.get("reason") or f"the attempt {result.get('outcome')}")
     return f"{record.get('outcome')} at iteration {record.get('iteration')}"
