@@ -7,6 +7,7 @@ Its parts are in launcher/job: `--check-config` resolves a configuration without
 
 import os
 import sys
+from pathlib import Path
 
 
 def main() -> int:
@@ -27,6 +28,11 @@ def main() -> int:
         from launcher.job.data import program as data
 
         return data.main(sys.argv[2])
+    wanted, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    from launcher.job import imports
+
+    imports.take_over(Path(__file__).parent)
+    sys.dont_write_bytecode = wanted
     from launcher.job import rank, record, signals
     from launcher.job.errors import UserError
 

@@ -1,7 +1,6 @@
 """A recipe: a Python file with `configure(...)`, or the name of a Megatron Bridge function."""
 
 import importlib
-import importlib.machinery
 import importlib.util
 import inspect
 import pkgutil
@@ -14,6 +13,7 @@ from typing import Any
 
 from ...contract import recipe_arguments, values
 from ..errors import UserError, first_line
+from ..imports import CodeLoader
 from ..model import hub
 from . import arguments as _arguments
 from . import common_arguments, versions
@@ -63,7 +63,7 @@ def import_file(path: Path) -> ModuleType:
     _refuse_taken(name, path)
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
-    loader = importlib.machinery.SourceFileLoader(name, str(path))
+    loader = CodeLoader(name, str(path))
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None  # noqa: S101 - a loader was given
     module = importlib.util.module_from_spec(spec)
