@@ -13,15 +13,16 @@ run_dir=/home/ada/gpt/runs/small/20260921-120000-abcd
 named=(HF_HOME LAUNCHER_ATTEMPT LAUNCHER_MASTER_ADDR LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT NODE_RANK RANK WORLD_SIZE)
 signals=(TERM INT HUP USR1 USR2)
 action=$1
+# What the ranks of this node leave about their ends, for the verdict.
+printf -v ends '%s/attempts/%s/ranks/node-%04d.jsonl' "$run_dir" "${LAUNCHER_ATTEMPT-}" "${SLURM_NODEID:-${NODE_RANK:-0}}"
 
 fail() { # print the reason, and write it to the rank's record for the verdict
-    local host=${HOSTNAME:-unknown} rank=${SLURM_PROCID:-${RANK-}} record exception
+    local host=${HOSTNAME:-unknown} rank=${SLURM_PROCID:-${RANK-}} exception
     echo "launcher: $host: $*" >&2
     if [[ $action == rank && -n $rank ]]; then
-        printf -v record '%s/attempts/%s/ranks/%04d.json' "$run_dir" "$LAUNCHER_ATTEMPT" "$rank"
         exception="{\"type\": \"ContainerError\", \"message\": $(json_string "$*"), \"where\": null, \"traceback\": \"\"}"
-        printf '{"version": 1, "rank": %d, "host": %s, "pid": %d, "outcome": "failed", "reason": null, "iteration": null, "time": %s, "exception": %s, "cause": "container"}\n' \
-            "$rank" "$(json_string "$host")" "$$" "$(date +%s)" "$exception" >"$record.tmp" && mv -f "$record.tmp" "$record"
+        printf '\n{"version": 1, "rank": %d, "host": %s, "pid": %d, "outcome": "failed", "reason": null, "iteration": null, "time": %s, "exception": %s, "cause": "container"}\n' \
+            "$rank" "$(json_string "$host")" "$$" "$(date +%s)" "$exception" >>"$ends"
     fi
     exit 3
 }
@@ -225,7 +226,7 @@ while :; do
     kill -0 "$child" 2>/dev/null || break # a signal to this shell ends `wait`, not the command
 done
 if [[ $action == rank && $status != 0 ]]; then
-    printf -v ended '%s/attempts/%s/ranks/%04d.exit' "$run_dir" "$LAUNCHER_ATTEMPT" "${SLURM_PROCID:-$RANK}"
-    [[ -e $ended ]] || fail "the container did not start, or was killed (status $status); see the last lines of the log"
+    { ended=$(<"$ends"); } 2>/dev/null
+    [[ $ended == *"{\"rank\": ${SLURM_PROCID:-$RANK}, \"status\""* ]] || fail "the container did not start, or was killed (status $status); see the last lines of the log"
 fi
 exit "$status"

@@ -71,7 +71,8 @@ while :; do
     break
 done
 [[ -z $reader ]] || kill -s KILL "$reader" 2>/dev/null
-printf -v record '%s/ranks/%04d.exit' "$attempt_dir" "$RANK"
+printf -v record '%s/ranks/node-%04d.jsonl' "$attempt_dir" "$NODE_RANK"
 now=${EPOCHREALTIME:-$(date +%s)}
-echo "$status ${now/,/.} ${HOSTNAME:-unknown}" >"$record.tmp" && mv -f "$record.tmp" "$record"
+# All ranks of the node append to this file; a line that one of them was killed in stays the only one that is lost.
+printf '\n{"rank": %d, "status": %d, "time": %s, "host": "%s"}\n' "$RANK" "$status" "${now/,/.}" "${HOSTNAME:-unknown}" >>"$record"
 exit "$status"
