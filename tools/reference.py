@@ -27,7 +27,7 @@ from launcher.config.model import Model, default_of
 from launcher.config.request import Request
 from launcher.contract import failures, records
 from launcher.contract.paths import AttemptPaths, RunPaths
-from launcher.contract.records.ranks import ExitRecord, StartRecord
+from launcher.contract.records.ranks import StartRecord
 from launcher.correlate import tolerances
 from launcher.planning.option_effects import effect_of
 
@@ -527,7 +527,7 @@ def records_page() -> str:
         rows.append((f"`{place_of(place)}`", f"[{record}](#{record.lower()})", note))
     parts = ["# Records", sentences(head), table(("file", "record", ""), rows), sentences(rest)]
     for name, value in (each for module in record_modules() for each in defined_in(module)):
-        if name.startswith("_") or not (is_record(value) or value in (ExitRecord, StartRecord)):
+        if name.startswith("_") or not (is_record(value) or value is StartRecord):
             continue
         own = {key: text for each in lineage(name, bases) for key, text in docs.get(each, {}).items()}
         required = getattr(value, "__required_keys__", frozenset(value.__annotations__))

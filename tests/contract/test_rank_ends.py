@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from launcher.contract import rank_ends
 from launcher.contract.paths import AttemptPaths
 from launcher.contract.rank_ends import RankLines
-from launcher.contract.records import RankRecord
+from launcher.contract.records.ranks import RankRecord
 from tests.support.file_calls import FileCalls
 from tests.support.quick import few
 from tests.support.rank_ends import leave

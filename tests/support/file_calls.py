@@ -2,7 +2,7 @@
 
     with FileCalls(directory, delay_s=0.001) as calls:
         verdict.compose(...)
-    calls.of("open")
+    calls.counts["open"]
 
 Counted are the calls that a file server answers: opens, creates, stats, listings, renames, new and removed names, and
 fsyncs. Reads, writes and closes are not, since a client may answer them from its own memory.
@@ -59,19 +59,10 @@ class FileCalls:
         _active.remove(self)
         self._stack.close()
 
-    def of(self, kind: str) -> int:
-        """Return how many calls of this kind were made."""
-        return self._counts[kind]
-
     @property
     def counts(self) -> dict[str, int]:
         """Return the number of calls by kind."""
         return dict(sorted(self._counts.items()))
-
-    @property
-    def total(self) -> int:
-        """Return the number of all calls."""
-        return sum(self._counts.values())
 
     def note(self, kind: str, path: object) -> None:
         """Count a call, if it is below the directory, and wait as long as it would take."""
