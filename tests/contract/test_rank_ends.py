@@ -74,16 +74,21 @@ def test_a_rank_is_found_wherever_it_ran(attempt: AttemptPaths) -> None:
 
 
 @settings(max_examples=few(60), deadline=None)
-@given(cut=st.integers(0, 2000))
-def test_wherever_a_line_was_cut_the_others_are_whole(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+@given(cut=st.integers(0, 2000), step_is_next=st.booleans())
+def test_wherever_a_line_was_cut_the_others_are_whole(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, step_is_next: bool
+) -> None:
     attempt = AttemptPaths(tmp_path_factory.mktemp("run"))
     attempt.ranks.mkdir()
     rank_ends.append(attempt, 0, record(0))
     whole = attempt.node_ends(0).read_bytes()
     lost = f"\n{json.dumps(record(1, reason='x' * 1500))}\n".encode()
     attempt.node_ends(0).write_bytes(whole + lost[: min(cut, len(lost) - 2)])
-    exit_line(attempt, 1, 137)
+    if step_is_next:
+        exit_line(attempt, 1, 137)
     rank_ends.append(attempt, 0, record(2))
+    if not step_is_next:
+        exit_line(attempt, 1, 137)
     found = rank_ends.of_attempt(attempt)
     assert found[0].record == record(0)
     assert found[1].record is None
