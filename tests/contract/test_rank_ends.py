@@ -36,14 +36,23 @@ def attempt(tmp_path: Path) -> AttemptPaths:
     return paths
 
 
-def exit_line(attempt: AttemptPaths, rank: int, status: int, node: int = 0) -> None:
+def said(found: RankLines) -> dict[str, Any]:
+    """The record of a rank; empty where there is none."""
+    return dict(found.record or {})
+
+
+def status(found: RankLines) -> int | None:
+    return None if found.exit is None else found.exit["status"]
+
+
+def exit_line(attempt: AttemptPaths, rank: int, ended: int, node: int = 0) -> None:
     """What the end of the real step.sh appends."""
     text = STEP.read_text()
     line = re.search(r"^printf -v record .*$", text, re.MULTILINE)
     last = re.search(r"^printf '\\n\{.*$", text, re.MULTILINE)
     assert line is not None
     assert last is not None
-    variables = f"attempt_dir={attempt.path} RANK={rank} NODE_RANK={node} status={status} now=1700000000.5 HOSTNAME=n1"
+    variables = f"attempt_dir={attempt.path} RANK={rank} NODE_RANK={node} status={ended} now=1700000000.5 HOSTNAME=n1"
     subprocess.run(["bash", "-euc", f"{variables}\n{line[0]}\n{last[0]}"], check=True)
 
 
@@ -53,22 +62,22 @@ def test_a_rank_and_its_step_are_read_back(attempt: AttemptPaths) -> None:
     exit_line(attempt, 26, 137, node=3)
     found = rank_ends.of_attempt(attempt)
     assert found == rank_ends.of_node(attempt, 3)
-    assert (found[25].record or {})["reason"] == "requested"
+    assert said(found[25])["reason"] == "requested"
     assert found[25].exit == {"rank": 25, "status": 0, "time": 1700000000.5, "host": "n1"}
-    assert (found[26].record, (found[26].exit or {})["status"]) == (None, 137)
+    assert (found[26].record, status(found[26])) == (None, 137)
     assert [path.name for path in attempt.ranks.iterdir()] == ["node-0003.jsonl"]
 
 
 def test_the_last_line_of_a_kind_counts(attempt: AttemptPaths) -> None:
     rank_ends.append(attempt, 0, record(1, outcome="failed"))
     rank_ends.append(attempt, 0, record(1, outcome="stopped"))
-    assert (rank_ends.of_rank(attempt, 1).record or {})["outcome"] == "stopped"
+    assert said(rank_ends.of_rank(attempt, 1))["outcome"] == "stopped"
 
 
 def test_a_rank_is_found_wherever_it_ran(attempt: AttemptPaths) -> None:
     for node in range(12):
         rank_ends.append(attempt, node, record(node))
-    assert (rank_ends.of_rank(attempt, 7, node=2).record or {})["rank"] == 7
+    assert said(rank_ends.of_rank(attempt, 7, node=2))["rank"] == 7
     assert rank_ends.of_rank(attempt, 12) == RankLines()
     assert sorted(rank_ends.of_attempt(attempt)) == list(range(12)), "more files than are read one after the other"
 
@@ -92,7 +101,7 @@ def test_wherever_a_line_was_cut_the_others_are_whole(
     found = rank_ends.of_attempt(attempt)
     assert found[0].record == record(0)
     assert found[1].record is None
-    assert (found[1].exit or {})["status"] == 137
+    assert status(found[1]) == 137
     assert found[2].record == record(2)
 
 
@@ -137,8 +146,8 @@ def test_a_rank_that_is_killed_while_it_writes_takes_no_other_line_with_it(attem
         writer.stdout.close()
         exit_line(attempt, 7, 137, node)
         found = rank_ends.of_node(attempt, node)[7]
-        assert (found.exit or {})["status"] == 137
-        assert len(str((found.record or {})["reason"])) == 3000000
+        assert status(found) == 137
+        assert len(str(said(found)["reason"])) == 3000000
         attempt.node_ends(node).unlink()
 
 

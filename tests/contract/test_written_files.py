@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from launcher.backends.prepare import create
+from launcher.contract import rank_ends
 from launcher.contract.paths import RunPaths
 from launcher.contract.records.journal import Lease
 from launcher.contract.validation import problems
@@ -120,4 +121,6 @@ def test_a_signal_is_an_exit_status(tmp_path: Path) -> None:
     made = prepared(tmp_path, "toy.fail_rank=0", "toy.fail_how=kill", "toy.fail_step=1")
     run = RunPaths(Path(made.run_dir))
     run_batch_script(tmp_path, run)
-    assert run.attempt_paths("000").exit_record(0).read_text().startswith(f"{128 + signal.SIGKILL} ")
+    end = rank_ends.of_rank(run.attempt_paths("000"), 0).exit
+    assert end is not None
+    assert end["status"] == 128 + signal.SIGKILL

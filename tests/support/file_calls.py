@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 _NAMES = {
     "os.listdir": "list",
@@ -45,7 +45,7 @@ class FileCalls:
         self._counts: Counter[str] = Counter()
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "FileCalls":
         global _hooked
         if not _hooked:  # a hook stays for the life of the process
             sys.addaudithook(_hook)

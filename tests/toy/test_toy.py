@@ -35,7 +35,7 @@ class Toy:
         )
         given = {"WORLD_SIZE": str(world), "LAUNCHER_RUN_DIR": str(self.path), "LAUNCHER_ATTEMPT": attempt}
         argv = [PYTHON, "-I", "-S", str(TOY)]
-        environments = [{"PATH": os.defpath, **given, "RANK": str(rank)} for rank in range(world)]
+        environments = [{"PATH": os.defpath, **given, "RANK": str(rank), "NODE_RANK": "0"} for rank in range(world)]
         return [
             subprocess.Popen(argv, env=each, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             for each in environments
