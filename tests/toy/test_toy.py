@@ -15,7 +15,7 @@ from launcher.contract.files import read_lines
 from launcher.contract.overrides import to_record
 from launcher.contract.values import parse
 from tests.support.limits import seconds
-from tests.support.rank_ends import record_of
+from tests.support.rank_ends import has_record, record_of
 
 TOY = Path(__file__).with_name("entrypoint.py")
 OLDEST = Path.home() / ".pyenv/versions/3.10.13/bin/python"
@@ -124,8 +124,7 @@ def test_it_saves_and_stops(toy: Toy, how: str) -> None:
 )
 def test_it_fails_as_requested(toy: Toy, how: str, status: int, what: str) -> None:
     assert toy.run("toy.fail_rank=1", f"toy.fail_how={how}", "toy.seconds=0") == [0, status]
-    record = toy.path / "attempts" / "000" / "ranks" / "0001.json"
-    assert record.exists() == bool(what)
+    assert has_record(toy.path / "attempts/000", 1) == bool(what)
     if what:
         assert (toy.rank(1)["exception"]["type"], toy.rank(1)["iteration"]) == (what, 2)
         assert toy.rank(1)["cause"] == ("user" if how == "user" else "program")
