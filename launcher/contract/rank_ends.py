@@ -85,7 +85,7 @@ def of_rank(attempt: AttemptPaths, rank: int, node: Optional[int] = None) -> Ran
 def _lines(path: Path) -> list[dict[str, Any]]:
     try:
         text = files.read_text(path, errors="replace")
-    except OSError:
+    except OSError:  # as the callers say: what cannot be read is not there, and its ranks have left nothing
         return []
     return list(files.parse_lines(text.split("\n")))
 
