@@ -114,8 +114,11 @@ $(DOCS_VENV)/.installed: requirements/docs.txt | $(STAMP)
 reference: install ## write docs/reference anew from the code
 	$(BIN)/python tools/reference.py
 
-bench: install
-	$(BIN)/python benchmarks/startup.py
+bench: install ## start-up of commands, many ranks, what a job adds, a large page: each prints its targets
+	-$(BIN)/python benchmarks/startup.py
+	-TMPDIR=/dev/shm $(BIN)/python benchmarks/scale.py
+	-$(BIN)/python benchmarks/job_overhead.py
+	-$(BIN)/python benchmarks/page.py
 
 clean:
 	rm -rf $(VENV) $(OLD_BRIDGE) $(OLDEST) $(DOCS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache

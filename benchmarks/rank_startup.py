@@ -31,6 +31,10 @@ from launcher.discovery.recipe import BridgeRecipe
 from launcher.discovery.shipped_code import shipped_code
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.job.ranks import SETTINGS  # noqa: E402
+
 TARGET_S = 0.1
 IMPORT_TIME = re.compile(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", re.MULTILINE)
 
@@ -67,7 +71,7 @@ def make_run(path: Path, device: str) -> Path:
         shutil.copyfile(source, code / target)
     (code / "recipe" / "first_line.py").write_text(RECIPE)
     recipe = {"path": "recipe/first_line.py", "function": "configure"}
-    settings = {"device": device, "load": False, "profiler": None, "user_env": []}
+    settings = {**SETTINGS, "device": device}
     request = {"version": 1, "recipe": recipe, "arguments": {}, "overrides": [], "options": settings}
     (path / "argv.json").write_text(json.dumps(request))
     return path

@@ -41,7 +41,7 @@ PER_NODE = 8
 TARGETS = {"end of a rank": 4, "start of a rank": 300}
 """The most calls of one rank."""
 FAILED: ExceptionRecord = {"type": "ValueError", "message": "bad", "where": "x.py:1 in f", "traceback": "x" * 3000}
-CALL = re.compile(r"^\d+\s+(\w+)\((?:AT_FDCWD, )?\"([^\"]*)\"")
+CALL = re.compile(r"^\d+\s+(?!getcwd)(\w+)\((?:AT_FDCWD, )?\"([^\"]*)\"")
 
 
 @dataclass(frozen=True)

@@ -78,18 +78,16 @@ def _spec(name: str, path: Path, *, package: Optional[Path] = None) -> Optional[
 def take_over(code: Path) -> None:
     """Import the launcher's modules below `code`, the directory of this run's code, as this module says.
 
-    Of the user's own files there, no byte code is written either. A recipe may write modules beside itself while it
-    runs, so that those directories are looked at as ever.
+    The user's own files there are found as ever, but passed over without a call by imports of other names. A recipe
+    that writes a module beside itself calls importlib.invalidate_caches() before it imports that, as Python asks.
     """
     package = code / "launcher"
 
     def hook(directory: str) -> FileFinder:
-        if directory == str(code):
-            return CodeFinder(code, only=package.name)
         if f"{directory}/".startswith(f"{package}/"):
             return CodeFinder(Path(directory))
-        if directory.startswith(f"{code}/"):
-            return FileFinder(directory, *_LOADERS)
+        if f"{directory}/".startswith(f"{code}/"):
+            return CodeFinder(Path(directory), only=package.name)
         raise ImportError(f"{directory} is not below {code}")
 
     sys.path_hooks.insert(0, hook)
