@@ -73,7 +73,14 @@ def ask(argv: Sequence[str], shell: Shell, *, timeout_s: float = TIMEOUT_S) -> R
         raise SlurmUnavailableError(error.message, hint=error.hint) from error
     if result.status != 0 and (words := unavailable_line(result.stderr)):
         raise SlurmUnavailableError(f"{argv[0]}: {words.removeprefix(f'{argv[0]}: ')}", hint=_UNREACHABLE)
+    if failed_silently(result):
+        raise SlurmUnavailableError(f"{argv[0]}: {first_error(result)}", hint=_UNREACHABLE)
     return result
+
+
+def failed_silently(result: Result) -> bool:
+    """Return whether a command failed and said nothing: clients of 26.05 sometimes do where the controller is away."""
+    return result.status != 0 and not result.stderr.strip() and not result.stdout.strip()
 
 
 def answer(argv: Sequence[str], shell: Shell, *, timeout_s: float = TIMEOUT_S) -> str:

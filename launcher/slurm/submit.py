@@ -8,7 +8,14 @@ from pathlib import Path
 from launcher._util.errors import CommandError, MissingProgramError, RequestError, SlurmError
 from launcher._util.shell import Result, Shell
 from launcher.contract.frozen import dataclass
-from launcher.slurm.ask import SlurmUnavailableError, answer, first_error, require_configuration, unavailable_line
+from launcher.slurm.ask import (
+    SlurmUnavailableError,
+    answer,
+    failed_silently,
+    first_error,
+    require_configuration,
+    unavailable_line,
+)
 from launcher.slurm.queue import in_cluster
 
 _TIMEOUT_S = 150.0
@@ -340,8 +347,10 @@ def _only(clusters: str | None) -> str | None:
 
 
 def _may_exist(result: Result) -> bool:
-    """Return whether a job may exist although sbatch failed: its message was sent, and no answer came."""
+    """Return whether a job may exist although sbatch failed: its message was sent, and no answer came, or it said nothing."""
     words = unavailable_line(result.stderr)
+    if failed_silently(result):
+        return True
     return words is not None and not any(part in words for part in NEVER_ARRIVED)
 
 

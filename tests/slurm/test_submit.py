@@ -61,7 +61,7 @@ def test_one_command_when_all_is_well() -> None:
     assert shell.asked == [("sbatch", "--parsable", "/run/sbatch.sh", "token-1")]
 
 
-@pytest.mark.parametrize("first", [said("", 1, TIMED_OUT), said("a site's message and no id\n")])
+@pytest.mark.parametrize("first", [said("", 1, TIMED_OUT), said("a site's message and no id\n"), said("", 1)])
 def test_a_job_without_an_answer_is_found_by_its_token(first: Callable[[Sequence[str]], Result]) -> None:
     shell = Recorder({"sbatch": first, "squeue": said("11|token-10|other\n12|token-1|run|x\n")})
     assert send(shell) == Submission("12", recovered=True)
@@ -90,9 +90,11 @@ def test_a_job_that_stays_absent_was_not_accepted() -> None:
     )
 
 
-def test_a_job_that_cannot_be_looked_for_is_unknown() -> None:
+@pytest.mark.parametrize(("sbatch", "squeue"), [(TIMED_OUT, SILENT), ("", ""), (TIMED_OUT, "")])
+def test_a_job_that_cannot_be_looked_for_is_unknown(sbatch: str, squeue: str) -> None:
+    """Also where the commands fail without a word, as those of 26.05 sometimes do."""
     with pytest.raises(SubmissionUnknownError, match="it may exist") as caught:
-        send(Recorder({"sbatch": said("", 1, TIMED_OUT), "squeue": said("", 1, SILENT)}))
+        send(Recorder({"sbatch": said("", 1, sbatch), "squeue": said("", 1, squeue)}))
     assert "grep token-1" in (caught.value.hint or "")
     assert caught.value.exit_status == 3
 
