@@ -347,7 +347,7 @@ def _only(clusters: str | None) -> str | None:
 
 
 def _may_exist(result: Result) -> bool:
-    """Return whether a job may exist although sbatch failed: its message was sent without an answer, or it said nothing."""
+    """Return whether a job may exist although sbatch failed: no answer came to its message, or it said nothing."""
     words = unavailable_line(result.stderr)
     if failed_silently(result):
         return True

@@ -100,7 +100,7 @@ def test_a_plugin_that_no_file_here_shows_is_asked_for_each_time(here: HostConte
     assert chosen(here, PLAIN).name == "bwrap"
     for name in ("unsquashfs", "bwrap"):
         (here.directory / "bin" / name).unlink()
-    assert "srun: srun: fatal: Could not establish" in chosen(here, silent, building.cluster(name="other")).origin
+    assert "(pyxis: srun: fatal: Could not establish" in chosen(here, silent, building.cluster(name="other")).origin
 
 
 def test_auto_takes_what_the_cluster_has_whatever_the_profile_says(here: HostContext) -> None:
