@@ -112,6 +112,27 @@ def test_a_whole_image_is_described(tmp_path: Path) -> None:
     assert (variables["HF_TOKEN"], variables["NCCL_NET_PLUGIN"]) == (None, "spcx")
 
 
+def test_what_the_dockerfile_builds_for_experts_is_found(tmp_path: Path) -> None:
+    """From the files that containers/experts.sh leaves in /opt/venv alone."""
+    site = "opt/venv/lib/python3.12/site-packages"
+    files: dict[str, str | bytes] = {
+        "usr/bin/bash": tiny_elf("x86_64"),
+        "usr/bin/python3.12": tiny_elf("x86_64"),
+        "etc/environment": "PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin\n",
+        f"{site}/deep_ep-1.2.1+34152ae.dist-info/METADATA": "",
+        f"{site}/deep_ep/__init__.py": "",
+        f"{site}/deep_ep/hybrid_ep_buffer.py": "",
+        f"{site}/nvidia_nvshmem_cu13-3.6.5.dist-info/METADATA": "",
+        f"{site}/nvidia/nvshmem/lib/libnvshmem_host.so.3": "",
+    }
+    links = {"bin": "usr/bin", "opt/venv/bin/python3": "/usr/bin/python3.12"}
+    found = look(DirectoryTree(make_tree(tmp_path / "root", files, links)))
+    assert found.moe_backends == ("deepep", "hybridep", "nvshmem")
+    assert (found.packages["deep-ep"], found.packages["nvshmem"]) == ("1.2.1+34152ae", "3.6.5")
+    without = {name: text for name, text in files.items() if "deep_ep" not in name}
+    assert look(DirectoryTree(make_tree(tmp_path / "without", without, links))).moe_backends == ("nvshmem",)
+
+
 @needs_squashfs
 def test_any_part_of_it_looks_the_same_packed(tmp_path: Path) -> None:
     """Trees with some of the files and links of a real one: packed and unpacked, the same is found."""
