@@ -33,25 +33,22 @@ def test_the_vanilla_recipe_trains_in_the_cpu_image_as_on_the_bare_machine(
     begin = time.monotonic()
     built = build(user.user, tmp_path)
     built_s = time.monotonic() - begin
-    inside, inside_s = trained(user.user, slurm_cluster, "--cluster", "here", "--image", "cpu:1")
-    bare, bare_s = trained(user.user, slurm_cluster, "--cluster", "bare")
     size = Path(built["path"]).stat().st_size
-    print(f"\nbuilt in {built_s:.0f} s: {size / 1e9:.2f} GB; trained in {inside_s:.0f} s, bare in {bare_s:.0f} s")
-
-    assert list(losses(inside)) == [1, 2, 3, 4, 5, 6]
-    assert losses(inside) == losses(bare)
-    plan = json.loads((inside / "plan.json").read_text())
-    assert (plan["runtime"], plan["image"]["digest"]) == ("bwrap", built["digest"])
-    assert plan["mounts"] == []
-    assert logs(inside).count("launcher: unpacking") == 2
-
-    found = json.loads(user.user.run("image", "inspect", built["path"], "--json").stdout)
-    contents = manifest(found)["contents"]
+    contents = json.loads(user.user.run("image", "inspect", built["path"], "--json").stdout)["manifest"]["contents"]
     assert contents["python"] == "/opt/venv/bin/python3"
     assert contents["packages"]["megatron-bridge"] == "0.6.2"
     assert contents["packages"]["megatron-core"] == "0.19.2"
     assert contents["verified"]["torch"].startswith("2.13.0")
     assert "deepep" not in contents["moe_backends"]
+
+    inside, inside_s = trained(user.user, slurm_cluster, "--cluster", "here", "--image", "cpu:1")
+    plan = json.loads((inside / "plan.json").read_text())
+    assert (plan["runtime"], plan["image"]["digest"], plan["mounts"]) == ("bwrap", built["digest"], [])
+    assert logs(inside).count("launcher: unpacking") == 2
+    bare, bare_s = trained(user.user, slurm_cluster, "--cluster", "bare")
+    print(f"\nbuilt in {built_s:.0f} s: {size / 1e9:.2f} GB; trained in {inside_s:.0f} s, bare in {bare_s:.0f} s")
+    assert list(losses(inside)) == [1, 2, 3, 4, 5, 6]
+    assert losses(inside) == losses(bare)
     Path(built["path"]).unlink()  # large, and tests' directories are kept
 
 
@@ -87,9 +84,3 @@ def losses(run: Path) -> dict[int, float]:
     """The loss of each iteration."""
     lines = (run / "attempts/000/metrics.jsonl").read_text().splitlines()
     return {entry["iteration"]: entry["loss"] for entry in map(json.loads, lines)}
-
-
-def manifest(found: dict[str, Any]) -> dict[str, Any]:
-    """The manifest in what `image inspect` prints."""
-    inner = found.get("manifest")
-    return inner if isinstance(inner, dict) else found
