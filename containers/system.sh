@@ -25,5 +25,7 @@ echo "the base lacks: ${missing[*]}"
 rm -f /etc/apt/apt.conf.d/docker-clean
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update
-apt-get -qq install --yes --no-install-recommends -o APT::Keep-Downloaded-Packages=true "${missing[@]}" >/dev/null
+# A build that is cut short is thrown away, so that nothing has to be on disk at every moment.
+apt-get -qq install --yes --no-install-recommends -o APT::Keep-Downloaded-Packages=true \
+    -o Dpkg::Options::=--force-unsafe-io "${missing[@]}" >/dev/null
 dpkg-query --show "${missing[@]}"
