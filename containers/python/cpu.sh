@@ -20,5 +20,5 @@ if [[ -z ${TORCH_INDEX:-} ]]; then
     bash "$here/packages.sh" "$requirements/torch.txt"
 else
     torch=$(sed -n 's/^torch==\([0-9.]*\).*/torch==\1/p' "$requirements/torch.txt")
-    /opt/venv/bin/python3 -m pip --disable-pip-version-check install --no-deps --index-url "$TORCH_INDEX" "$torch"
+    env -u PIP_NO_INDEX /opt/venv/bin/python3 -m pip --disable-pip-version-check install --no-deps --index-url "$TORCH_INDEX" "$torch"
 fi
