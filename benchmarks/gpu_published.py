@@ -10,7 +10,7 @@ published   one `launcher run` with the recipe's own batch: tokens per second an
             published, and the peak of memory beside the plan's estimate (within 7 % is wanted)
 profile     a short one with --nsys
 submit      a short one as a job: it needs a Slurm that runs jobs on this machine
-doctor      `launcher doctor` for all GPUs
+doctor      `launcher doctor` with a job on all GPUs, which needs a Slurm, too
 
 It needs Megatron Bridge 0.6.2 with Transformer Engine, and the launcher's own packages. Without APEX both sides train
 without gradient accumulation fusion. With fewer than eight GPUs, take fewer layers with --layers; with one, context
@@ -49,7 +49,6 @@ PUBLISHED = {
 PASSED = ("PYTHONPATH", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_OFFLINE", "NVIDIA_VISIBLE_DEVICES")
 """Variables that a borrowed machine may need in every process."""
 LINE = re.compile(r"iteration\s+(\d+)/.*elapsed time per iteration \(ms\): ([0-9.]+)")
-TFLOPS = re.compile(r"throughput per GPU \(TFLOP/s/GPU\): ([0-9.]+)")
 PLAIN = """
 import importlib, os, sys
 from megatron.bridge.training.gpt_step import forward_step
@@ -229,6 +228,12 @@ def _step_s(log: str, after: int = MEASURED_AFTER) -> float:
     return statistics.median(measured) if measured else sys.exit(f"no iteration times in the log:\n{log[-4000:]}")
 
 
+def _tflops(run: Path) -> list[float]:
+    """Return what the launcher recorded of each measured iteration (Megatron's count of operations)."""
+    lines = [json.loads(line) for path in run.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
+    return [line["tflops_per_gpu"] for line in lines if line["iteration"] > MEASURED_AFTER]
+
+
 def _config(path: Path) -> dict[str, str]:
     """Return a ConfigContainer as lines with their keys, without the paths in which two runs have to differ."""
     keys: list[tuple[int, str]] = []
@@ -290,8 +295,7 @@ def _published(bench: Bench) -> Iterator[dict[str, Any]]:
     row: dict[str, Any] = {"batch": batch, "step_s": step}
     if bench.device == "gpu":
         row["tokens_per_s_gpu"] = round(batch * SEQUENCE / step / bench.gpus)
-    if reported := [float(value) for value in TFLOPS.findall(log)][MEASURED_AFTER:]:
-        row["tflops_gpu"] = round(statistics.median(reported), 1)
+        row["tflops_gpu"] = round(statistics.median(_tflops(run)), 1)
     row["published"] = PUBLISHED[bench.precision] or "none in NVIDIA's summary"
     estimate = json.loads((run / "plan.json").read_text()).get("memory")
     measured = peaks(log)
@@ -317,10 +321,7 @@ def _submitted(bench: Bench) -> Iterator[dict[str, Any]]:
     if time.monotonic() > bench.until:
         yield {"left_out": "the time is over"}
         return
-    clusters = bench.out / "clusters"
-    clusters.mkdir(exist_ok=True)
-    (clusters / "here.toml").write_text(PROFILE.format(gpus=bench.gpus, device=bench.device))
-    environ = {**os.environ, "LAUNCHER_CLUSTERS": str(clusters), "LAUNCHER_CLUSTER": "here"}
+    environ = _on_slurm(bench)
     root = bench.out / f"runs-{time.time_ns()}"
     argv = [sys.executable, "-m", "launcher", "submit", f"bridge:{bench.name}", "--follow", "--nodes=1"]
     argv += ["--run-root", str(root), *_passed(), *bench.values(bench.iterations, 2 * bench.gpus)]
@@ -333,10 +334,18 @@ def _submitted(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def _doctor(bench: Bench) -> Iterator[dict[str, Any]]:
-    argv = [sys.executable, "-m", "launcher", "doctor", "--cluster", "local", "--json"]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    argv = [sys.executable, "-m", "launcher", "doctor", "--nodes=1", "--json"]
+    done = subprocess.run(argv, cwd=ROOT, env=_on_slurm(bench), capture_output=True, text=True, check=False)
     (bench.out / "doctor.json").write_text(done.stdout)
     yield {"status": done.returncode, "missed": f"status {done.returncode}" if done.returncode else None}
+
+
+def _on_slurm(bench: Bench) -> dict[str, str]:
+    """Write a profile for this machine's Slurm; return an environment in which it is the launcher's."""
+    clusters = bench.out / "clusters"
+    clusters.mkdir(exist_ok=True)
+    (clusters / "here.toml").write_text(PROFILE.format(gpus=bench.gpus, device=bench.device))
+    return {**os.environ, "LAUNCHER_CLUSTERS": str(clusters), "LAUNCHER_CLUSTER": "here"}
 
 
 _PARTS = {
