@@ -15,7 +15,10 @@ from pathlib import Path
 
 run = Path(os.environ["LAUNCHER_RUN_DIR"])
 with (run.parent.parent / "counted").open("a") as file:
-    file.write(f"{{run.name}} {{os.environ['SLURM_ARRAY_JOB_ID']}}_{{os.environ['SLURM_ARRAY_TASK_ID']}}\\n")
+    file.write(
+        f"{{run.name}} {{os.environ['SLURM_ARRAY_JOB_ID']}}_{{os.environ['SLURM_ARRAY_TASK_ID']}} "
+        f"{{os.environ['LAUNCHER_ATTEMPT']}}\\n"
+    )
 runpy.run_path({TOY!r}, run_name="__main__")
 """
 _LOGGED = """#!/bin/bash
@@ -54,6 +57,12 @@ def counted(user: User) -> Counter[str]:
     """How often each run's program has run, by its own account."""
     path = user.directory / "runs/counted"
     return Counter(line.split()[0] for line in path.read_text().splitlines()) if path.exists() else Counter()
+
+
+def attempts_begun(user: User) -> Counter[tuple[str, str]]:
+    """How often the program of each run's attempt has run, by its own account."""
+    lines = [line.split() for line in (user.directory / "runs/counted").read_text().splitlines()]
+    return Counter((run, attempt) for run, _, attempt in lines)
 
 
 def status(user: User, name: str = "many") -> dict[str, Any]:
