@@ -7,6 +7,7 @@ pydantic's, so that these models and those of CloudAI's files read alike.
 
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Union, get_args, get_origin
 
@@ -52,7 +53,18 @@ class _FieldNames:
     """The names of a model's fields, in order; those with an underscore are not keys."""
 
     def __get__(self, _: object, owner: type[msgspec.Struct]) -> tuple[str, ...]:
-        return tuple(name for name in owner.__struct_fields__ if not name.startswith("_"))
+        return _names(owner)
+
+
+@cache
+def _names(model: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(name for name in model.__struct_fields__ if not name.startswith("_"))
+
+
+@cache
+def _fields(model: "type[Model]") -> tuple[structs.FieldInfo, ...]:
+    """Return the fields that are keys, in order. Their types are resolved once: a sweep asks for each of its points."""
+    return tuple(field for field in structs.fields(model) if field.name in _names(model))
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,10 +92,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         plain = json.loads(json.dumps(msgspec.to_builtins(self)))
         return {
             field.name: plain[field.name]
-            for field in structs.fields(self)
-            if field.name in self.model_fields
-            and field.name not in exclude
-            and not (exclude_defaults and getattr(self, field.name) == default_of(field))
+            for field in _fields(type(self))
+            if field.name not in exclude and not (exclude_defaults and getattr(self, field.name) == default_of(field))
         }
 
     def model_dump_json(self, *, indent: int | None = None) -> str:
@@ -99,7 +109,7 @@ def default_of(field: structs.FieldInfo) -> Any:
 
 def problems(model: type[Model], values: Mapping[str, Any], key: Key = ()) -> Iterator[WrongValue]:
     """Yield what is wrong with the values of a model, in the order of its fields, then the unknown keys."""
-    fields = {field.name: field for field in structs.fields(model) if field.name in model.model_fields}
+    fields = {field.name: field for field in _fields(model)}
     for name, field in fields.items():
         here = (*key, name)
         if name not in values:
