@@ -1,13 +1,22 @@
 """The program of each rank of a job: `python3 RUN/code/entrypoint.py`, without arguments.
 
 Its parts are in launcher/job: `--check-config` resolves a configuration without training
-(launcher/job/config/check.py), `--convert` converts weights (launcher/job/convert), `--data` prepares training data
-(launcher/job/data), and `--fetch` fetches what training will read from Hugging Face's hub (launcher/job/fetch).
+(launcher/job/config/check.py), `--fetch` fetches what training will read from Hugging Face's hub (launcher/job/fetch),
+and PROGRAMS are what is done before and after a training.
 """
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
+
+PROGRAMS = {
+    "--convert": "launcher.job.convert.program",
+    "--data": "launcher.job.data.program",
+    "--evaluate": "launcher.job.evaluate",
+    "--generate": "launcher.job.convert.generate",
+}
+"""Modules whose `main` takes a request as JSON text: `entrypoint.py --convert REQUEST`."""
 
 
 def main() -> int:
@@ -20,14 +29,8 @@ def main() -> int:
         from launcher.job.fetch import request
 
         return request.main()
-    if sys.argv[1:2] == ["--convert"] and len(sys.argv) == 3:
-        from launcher.job.convert import program
-
-        return program.main(sys.argv[2])
-    if sys.argv[1:2] == ["--data"] and len(sys.argv) == 3:
-        from launcher.job.data import program as data
-
-        return data.main(sys.argv[2])
+    if len(sys.argv) == 3 and sys.argv[1] in PROGRAMS:
+        return int(import_module(PROGRAMS[sys.argv[1]]).main(sys.argv[2]))
     wanted, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     from launcher.job import imports
 

@@ -37,26 +37,28 @@ def convert(
 
 
 def _with_absolute_paths(request: ConversionRequest, directory: Path) -> ConversionRequest:
-    source = _absolute(directory, request.source)
-    if request.action == "export" and not source.exists() and "/" not in request.source:
-        source = _run_directory(request.source, source)
-    target = _absolute(directory, request.target)
+    export = request.action == "export"
+    source = source_directory(request.source, directory) if export else user_path(request.source, directory)
+    target = user_path(request.target, directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RequestError(
             "exists already and is not empty", where=str(target), hint="Name another directory, or remove it."
         )
     architecture = request.architecture
-    if architecture and _absolute(directory, architecture).exists():
-        architecture = str(_absolute(directory, architecture))
+    if architecture and user_path(architecture, directory).exists():
+        architecture = str(user_path(architecture, directory))
     return replace(request, source=str(source), target=str(target), architecture=architecture)
 
 
-def _run_directory(name: str, directory: Path) -> Path:
+def source_directory(text: str, directory: Path) -> Path:
+    """Return the directory that `text` means in `directory`, or the one of the run with that name.
+
+    Raises RequestError where there is neither.
+    """
+    found = user_path(text, directory)
+    if found.exists() or "/" in text:
+        return found
     try:
-        return find_run(name).path
+        return find_run(text).path
     except RequestError as error:
-        raise RequestError(f"there is no directory {directory}, and no run {name!r}", hint=error.hint) from error
-
-
-def _absolute(directory: Path, text: str) -> Path:
-    return user_path(text, directory)
+        raise RequestError(f"there is no directory {found}, and no run {text!r}", hint=error.hint) from error

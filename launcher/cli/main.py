@@ -27,6 +27,8 @@ COMMANDS = {
     "serve": "show runs in a browser: a list to filter, and pages that follow what goes on",
     "convert": "convert weights between Hugging Face's format and Megatron's, with a proof of parity",
     "data": "prepare training data from text, here or as an array of jobs, and look at what files of ids hold",
+    "generate": "continue a prompt with what a run has learned, by Megatron and by transformers side by side",
+    "evaluate": "evaluate a run by tasks of lm-evaluation-harness, here or in a job behind it",
     "correlate": "run two trainings, by Megatron-LM or Megatron Bridge, with matched settings, and say if they agree",
     "compare": "compare two runs: loss, time, memory, configuration, versions; a gate for CI",
     "translate": "translate Megatron-LM's arguments into Megatron Bridge's overrides, and back",

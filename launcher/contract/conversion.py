@@ -34,6 +34,8 @@ class ConversionRequest:
     ep: int = 1
     merge: bool = False
     """For an export of adapters: whether to add them to the weights of their base model and write the whole."""
+    whole: bool = False
+    """For an export: as `merge` where the checkpoint holds adapters, and without effect where it holds a model."""
     dtype: Optional[str] = None
     """The type of the result, one of DTYPES; None for the source's."""
     logits: bool = True

@@ -392,6 +392,15 @@ class RunPaths:
         """What `launcher page` made of the run."""
         return self.path / "page.html"
 
+    @property
+    def evaluations(self) -> Path:
+        """What `launcher evaluate` found, a file for each evaluation."""
+        return self.path / "evaluations"
+
+    def export(self, iteration: int) -> Path:
+        """Return the path of the model that `launcher evaluate` exported of an iteration, as transformers loads it."""
+        return self.path / "exports" / f"iter_{iteration:07d}"
+
     def ended_lease(self, nonce: str) -> Path:
         """Return the path of the lease of an owner that has ended."""
         return self.path / f"lease.{nonce}.ended"

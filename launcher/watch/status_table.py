@@ -14,6 +14,7 @@ from launcher.contract.records.result import FailingRank
 from launcher.planning.user_code import describe
 from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer
+from launcher.watch import evaluations
 from launcher.watch.history import history_of, lines
 from launcher.watch.progress_state import clock
 from launcher.watch.status import Phase, RunStatus, silence_words
@@ -68,7 +69,8 @@ def to_json(statuses: Sequence[RunStatus], answer: Answer, *, nodes: bool = Fals
 def _nodes_of(status: RunStatus) -> dict[str, Any]:
     found = _telemetry(status)
     places = trackers_of(RunDirectory(status.run_state.path))
-    return {"nodes_sampled": found.to_dict() if found else None, "trackers": dict(places)}
+    noted = evaluations.evaluations_of(RunDirectory(status.run_state.path))
+    return {"nodes_sampled": found.to_dict() if found else None, "trackers": dict(places), "evaluations": noted}
 
 
 def _telemetry(status: RunStatus) -> Telemetry | None:
@@ -215,6 +217,13 @@ def write_trackers(statuses: Sequence[RunStatus], stream: TextIO) -> None:
     for status in statuses:
         found = trackers_of(RunDirectory(status.run_state.path))
         stream.writelines(printable(f"{status.run_state.run_id}: {name}: {place}") + "\n" for name, place in found)
+
+
+def write_evaluations(statuses: Sequence[RunStatus], stream: TextIO) -> None:
+    """Write what evaluations of each run have found."""
+    for status in statuses:
+        found = evaluations.sentences(RunDirectory(status.run_state.path))
+        stream.writelines(printable(f"{status.run_state.run_id}: {one}") + "\n" for one in found)
 
 
 def write_code(statuses: Sequence[RunStatus], stream: TextIO) -> None:

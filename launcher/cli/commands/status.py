@@ -94,6 +94,7 @@ def _show(parsed: argparse.Namespace) -> bool:
     from launcher.watch.status_table import (
         to_json,
         write_code,
+        write_evaluations,
         write_histories,
         write_nodes,
         write_table,
@@ -118,6 +119,7 @@ def _show(parsed: argparse.Namespace) -> bool:
             write_histories(found.runs, sys.stdout)
             write_nodes(found.runs, sys.stdout)
             write_trackers(found.runs, sys.stdout)
+            write_evaluations(found.runs, sys.stdout)
     else:
         searched = ", ".join(map(str, found.run_roots))
         such = "such runs" if parsed.state or parsed.since or parsed.cluster else "runs"

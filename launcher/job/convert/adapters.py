@@ -25,13 +25,7 @@ def export(
     """
     base = _base(found, request)
     peft = _peft(found.peft or {}, request.source)
-    bridge = _bridge(base)
-    # In fp32, as Bridge exports adapters: what is added to the weights is rounded once, to the type of the result.
-    built = model.build(
-        bridge, request, device, model.dtype_of("float32"), lambda chunks: _put_on(chunks, bridge, base, peft)
-    )
-    events.stage("reading the checkpoint")
-    _load(built, peft, Path(request.source))
+    bridge, built = load(found, request, device, events, peft)
     events.stage("comparing the base weights")
     kept = _base_tally(bridge, built, base, first)
     events.stage("writing tensors")
@@ -43,6 +37,22 @@ def export(
         seen = logits.compare(built, base, request, device, events, adapters=request.partial_dir)
     ok = kept.ok and counted.pop("ok", False) and seen.get("ok", True)
     return {**kept.to_dict(), "ok": ok, "base": str(base), "adapters": counted, "logits": seen}
+
+
+def load(
+    found: Architecture, request: ConversionRequest, device: str, events: EventWriter, peft: Any = None
+) -> "tuple[Any, list[Any]]":
+    """Return Bridge's mapping and the model with base weights and adapters, in fp32. Raises UserError as `export`."""
+    base = _base(found, request)
+    peft = peft or _peft(found.peft or {}, request.source)
+    bridge = _bridge(base)
+    # In fp32, as Bridge exports adapters: what is added to the weights is rounded once, to the type of the result.
+    built = model.build(
+        bridge, request, device, model.dtype_of("float32"), lambda chunks: _put_on(chunks, bridge, base, peft)
+    )
+    events.stage("reading the checkpoint")
+    _load(built, peft, Path(request.source))
+    return bridge, built
 
 
 def _base(found: Architecture, request: ConversionRequest) -> Path:

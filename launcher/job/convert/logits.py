@@ -50,7 +50,7 @@ def compare(
     torch.distributed.broadcast_object_list(config, src=0)
     ids = torch.randint(int(config[0] or 1), SHAPE, generator=torch.Generator().manual_seed(SEED))
     try:
-        mine = _megatron(model[0], ids, device)
+        mine = megatron_logits(model[0], ids, device)
         theirs = _hugging_face(directory, ids, adapters) if rank == 0 else None
     except Exception as error:  # a model that this machine or this transformers cannot run is still converted
         words = first_line(error)
@@ -102,7 +102,8 @@ def _vocabulary(directory: Path) -> int:
     return int(AutoConfig.from_pretrained(str(directory)).get_text_config().vocab_size)
 
 
-def _megatron(chunk: Any, ids: Any, device: str) -> Any:
+def megatron_logits(chunk: Any, ids: Any, device: str) -> Any:
+    """Return the logits of Megatron's model, which becomes fp32, for ids of the shape (samples, tokens), on the CPU."""
     import torch
     from megatron.core import tensor_parallel
     from megatron.core.utils import unwrap_model
@@ -117,7 +118,8 @@ def _megatron(chunk: Any, ids: Any, device: str) -> Any:
         return tensor_parallel.gather_from_tensor_model_parallel_region(found).float().cpu()
 
 
-def _hugging_face(directory: Path, ids: Any, adapters: Optional[Path]) -> Any:
+def hugging_face_model(directory: Path, adapters: Optional[Path]) -> Any:
+    """Return transformers' model of a directory in fp32, with the adapters that the peft library adds."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -126,6 +128,12 @@ def _hugging_face(directory: Path, ids: Any, adapters: Optional[Path]) -> Any:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapters))
-    model.eval()
+    return model.eval()
+
+
+def _hugging_face(directory: Path, ids: Any, adapters: Optional[Path]) -> Any:
+    import torch
+
+    model = hugging_face_model(directory, adapters)
     with torch.no_grad():
         return model(input_ids=ids).logits.float()

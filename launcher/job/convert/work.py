@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Optional
@@ -82,6 +83,7 @@ def export(request: ConversionRequest, device: str, events: EventWriter) -> "dic
     """Convert a checkpoint into a Hugging Face directory: a model, or adapters for the peft library."""
     found = architecture.of_checkpoint(Path(request.source), request.architecture)
     if found.peft is not None:
+        request = replace(request, merge=request.merge or request.whole)
         return adapters.export(found, request, device, events, _is_first())
     if request.merge:
         raise UserError("--merge has no effect: this checkpoint holds a whole model", where=request.source)

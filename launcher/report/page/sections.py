@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from launcher._util.errors import LauncherError
 from launcher.report.page.captures import captures
 from launcher.report.page.content import Block, Section, Subject, Text
+from launcher.report.page.evaluations import evaluations
 from launcher.report.page.nodes import nodes
 from launcher.report.page.outcome import outcome
 from launcher.report.page.overview import overview
@@ -28,6 +29,7 @@ SECTIONS = (
     SectionMaker("overview", "Overview", overview),
     SectionMaker("outcome", "Outcome", outcome),
     SectionMaker("training", "Training", training),
+    SectionMaker("evaluations", "Evaluations", evaluations),
     SectionMaker("phases", "Phases", phases),
     SectionMaker("nodes", "Nodes", nodes),
     SectionMaker("profiles", "Profiles", captures),

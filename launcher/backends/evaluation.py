@@ -1,0 +1,93 @@
+"""The evaluation of a run, here or on a compute node: its newest checkpoint exported once, then the tasks on that."""
+
+import secrets
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from launcher._util.errors import CommandError, LauncherError, RequestError
+from launcher._util.shell import LocalShell, Shell
+from launcher.backends.stack_program import StackProgram, call
+from launcher.contract import checkpoints, evaluation
+from launcher.contract.conversion import REPORT, ConversionRequest
+from launcher.contract.evaluation import EvaluationRecord, EvaluationRequest
+from launcher.contract.events import EventWriter, ProgressListener
+from launcher.contract.files import read_object, write_json
+from launcher.images.build.remote import RemoteFailure
+from launcher.rundir import RunDirectory
+
+
+def evaluate(
+    run: Path, request: EvaluationRequest, iteration: int | None, python: str, shell: Shell, report: ProgressListener
+) -> dict[str, Any]:
+    """Evaluate on this machine, note the result in the run, and return the record with its `file`.
+
+    `iteration` is that of a checkpoint, None for the newest whole one; the request's `model` is an export of it, or
+    empty: then the run's own is made, or used again. Raises RequestError where there is no such checkpoint,
+    CommandError where a program failed or the export is not equal to the checkpoint.
+    """
+    directory = RunDirectory(run)
+    step = _iteration(directory, iteration)
+    request = replace(request, model=request.model or str(_export(directory, step, python, shell, report)))
+    found = call(StackProgram("--evaluate", request.to_json(), "the evaluation"), python, shell, report)
+    record: EvaluationRecord = {
+        "version": evaluation.VERSION,
+        "iteration": step,
+        "model": request.model,
+        "tasks": found["tasks"],
+        "limit": found["limit"],
+        "ended": time.time(),
+        "seconds": found["seconds"],
+        "device": found["device"],
+        "versions": found["versions"],
+    }
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    file = directory.evaluations / f"iter_{step:07d}-{stamp}-{secrets.token_hex(3)}.json"
+    write_json(file, record)
+    return {**record, "file": str(file)}
+
+
+def perform(
+    run: Path, request: EvaluationRequest, iteration: int | None, python: str | None, events: Path
+) -> "dict[str, Any] | RemoteFailure":
+    """Evaluate on the node that calls this, with a file for the events."""
+    report = EventWriter.to_file(events)
+    try:
+        return evaluate(run, request, iteration, python or sys.executable, LocalShell(), report)
+    except LauncherError as error:
+        return RemoteFailure(type(error).__name__, error.message, error.where, error.hint)
+
+
+def _iteration(run: RunDirectory, wanted: int | None) -> int:
+    """Return the iteration of a whole checkpoint of the run."""
+    found = dict(checkpoints.iterations(run.checkpoints))
+    whole = [step for step, path in found.items() if checkpoints.is_complete(path) and not run.set_aside(step).exists()]
+    if wanted is None and whole:
+        return whole[-1]
+    if wanted in whole:
+        return wanted  # type: ignore[return-value] # which is in a list of numbers
+    there = ", ".join(map(str, whole)) or "none"
+    what = "no checkpoint of this run is whole" if wanted is None else f"iteration {wanted} is not a whole checkpoint"
+    raise RequestError(what, where=str(run.checkpoints), hint=f"Whole ones: {there}.")
+
+
+def _export(run: RunDirectory, step: int, python: str, shell: Shell, report: ProgressListener) -> Path:
+    """Return the run's own export of an iteration, made now where there is none yet."""
+    target = run.export(step)
+    known = read_object(target / REPORT)
+    if known is not None and known.get("ok") is True:
+        return target
+    target.parent.mkdir(exist_ok=True)
+    request = ConversionRequest(
+        action="export", source=str(dict(checkpoints.iterations(run.checkpoints))[step]), target=str(target), whole=True
+    )
+    found = call(StackProgram("--convert", request.to_json(), "the export"), python, shell, report)
+    if not found["ok"]:
+        raise CommandError(
+            "the export is not equal to the checkpoint, so it is not evaluated",
+            where=str(found["target"]),
+            hint=f"{REPORT} there says where they differ.",
+        )
+    return target
