@@ -22,7 +22,7 @@ common=(--quiet --generate-hashes --no-header --no-annotate "$@")
 
 compile() { "$uv" pip compile "${common[@]}" "$@"; }
 
-cpu=(--override overrides.txt --python-version 3.12 --python-platform x86_64-manylinux_2_31 ../pyproject.toml --extra dev --extra tasks --extra analysis --extra sweep cpu.in)
+cpu=(--override overrides.txt --python-version 3.12 --python-platform x86_64-manylinux_2_31 ../pyproject.toml --extra dev --extra tasks --extra analysis --extra sweep --extra evaluate cpu.in)
 compile "${cpu[@]}" --output-file "$work/all.txt"
 # Names of torch and of everything that only its CUDA build needs (not triton: megatron-core imports it everywhere): one requirement a line, hashes on the lines after it.
 cuda='^(torch|nvidia-(cublas|cuda|cudnn|cufft|cufile|curand|cusolver|cusparse|cusparselt|nccl|nvjitlink|nvshmem|nvtx)[a-z0-9-]*|cuda-(bindings|pathfinder|toolkit))=='

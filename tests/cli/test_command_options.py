@@ -171,6 +171,16 @@ CASES: Mapping[tuple[str, ...], Mapping[str, Case]] = {
         "python": Two(("--python", "./bin/python"), ("--python", "./bin/other-python")),
         "json": TABLE,
     },
+    ("generate", "hf", "--prompt", "a"): {
+        "source": "the model itself",
+        "prompt": Two((), ("--prompt", "b")),
+        "max_new_tokens": Two(("--max-new-tokens", "1"), ("--max-new-tokens", "2")),
+        "architecture": Two(("--architecture", "hf"), ("--architecture", "hf2")),
+        "tokenizer": Two(("--tokenizer", "hf"), ("--tokenizer", "hf2")),
+        "device": Two(("--device", "cpu"), ("--device", "gpu")),
+        "python": Two(("--python", "./bin/python"), ("--python", "./bin/other-python")),
+        "json": TABLE,
+    },
     ("fetch", "small.py", "--python", "./bin/python"): {
         "recipe": "the recipe itself",
         "assignments": Two(("train.train_iters=3",), ("train.train_iters=4",)),
