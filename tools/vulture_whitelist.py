@@ -33,6 +33,8 @@ _.Self
 _.Unpack
 
 # Keys of records that are read by their names.
+_.higher_is_better
+_.shots
 _.source_bytes
 _.url_variable
 

@@ -67,7 +67,7 @@ def _iteration(run: RunDirectory, wanted: int | None) -> int:
     if wanted is None and whole:
         return whole[-1]
     if wanted in whole:
-        return wanted  # type: ignore[return-value] # which is in a list of numbers
+        return wanted
     there = ", ".join(map(str, whole)) or "none"
     what = "no checkpoint of this run is whole" if wanted is None else f"iteration {wanted} is not a whole checkpoint"
     raise RequestError(what, where=str(run.checkpoints), hint=f"Whole ones: {there}.")
