@@ -32,7 +32,7 @@ class EvaluationRequest:
         return json.dumps(asdict(self))
 
 
-class Metric(TypedDict):
+class TaskMetric(TypedDict):
     """One number of a task."""
 
     value: Optional[float]
@@ -45,7 +45,7 @@ class Metric(TypedDict):
 class TaskResult(TypedDict):
     """What one task or group found; a metric with a filter has the name `METRIC,FILTER`."""
 
-    metrics: dict[str, Metric]
+    metrics: dict[str, TaskMetric]
     samples: Optional[int]
     """None for a group."""
     shots: Optional[int]
@@ -61,7 +61,7 @@ class EvaluationRecord(TypedDict):
     """The export that was evaluated."""
     tasks: dict[str, TaskResult]
     limit: Optional[int]
-    """Samples of each task; null for all. With a limit the numbers are no results of the task."""
+    """Samples of each task; null for all. Numbers with a limit are not comparable with others."""
     ended: float
     seconds: float
     device: str

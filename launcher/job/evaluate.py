@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..contract import evaluation
-from ..contract.evaluation import EvaluationRequest, Metric, TaskResult
+from ..contract.evaluation import EvaluationRequest, TaskMetric, TaskResult
 from ..contract.events import EventWriter
 from . import reporting
 from .errors import UserError, first_line
@@ -104,7 +104,7 @@ def tasks_of(found: "Mapping[str, Any]") -> "dict[str, TaskResult]":
     """Return the results of the harness by task. A metric's key there is `METRIC,FILTER`, its error's has `_stderr`."""
     tasks: dict[str, TaskResult] = {}
     for task, values in found["results"].items():
-        metrics: dict[str, Metric] = {}
+        metrics: dict[str, TaskMetric] = {}
         better = found.get("higher_is_better", {}).get(task, {})
         for key, value in values.items():
             name, comma, selected = key.partition(",")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.job.convert.generate import Step, judge
+from launcher.job.convert.generate import ChosenToken, judge
 from tests.backends.running import ROOT, user_of
 from tests.support.warm import warm_python
 
@@ -77,12 +77,12 @@ def test_both_sides_continue_a_prompt_alike(tmp_path: Path, model: Path) -> None
 
 
 def test_a_difference_counts_only_where_a_side_was_decided() -> None:
-    same = [Step(5, 6, 0.5, 10.0), Step(7, 8, 0.5, 10.0)]
+    same = [ChosenToken(5, 6, 0.5, 10.0), ChosenToken(7, 8, 0.5, 10.0)]
     assert judge(same, same, share=1e-3) == {
         "same": 2, "differs_at": None, "margin": None, "tolerance": None, "ok": True
     }  # fmt: skip
-    close = [same[0], Step(8, 7, 0.015, 10.0)]
-    near = [same[0], Step(7, 8, 0.004, 10.0), Step(1, 2, 9.0, 10.0)]
+    close = [same[0], ChosenToken(8, 7, 0.015, 10.0)]
+    near = [same[0], ChosenToken(7, 8, 0.004, 10.0), ChosenToken(1, 2, 9.0, 10.0)]
     found = judge(close, near, share=1e-3)
     assert found["ok"] and (found["differs_at"], found["margin"]) == (1, 0.015)
     assert found["tolerance"] == pytest.approx(0.02)

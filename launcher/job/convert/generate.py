@@ -30,7 +30,7 @@ Forward = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Step:
+class ChosenToken:
     """One token that was chosen: the two largest logits decide."""
 
     token: int
@@ -176,20 +176,20 @@ def _continued(
     }
 
 
-def _greedy(forward: Forward, start: "list[int]", most: int, end: Optional[int]) -> "list[Step]":
+def _greedy(forward: Forward, start: "list[int]", most: int, end: Optional[int]) -> "list[ChosenToken]":
     import torch
 
-    ids, steps = list(start), list[Step]()
+    ids, steps = list(start), list[ChosenToken]()
     while len(steps) < most and not (steps and steps[-1].token == end):
         found = forward(torch.tensor([ids]))
         first, second = torch.topk(found, 2)[0].tolist()
         one, other = torch.topk(found, 2)[1].tolist()
-        steps.append(Step(one, other, first - second, float(found.abs().max())))
+        steps.append(ChosenToken(one, other, first - second, float(found.abs().max())))
         ids.append(one)
     return steps
 
 
-def judge(mine: "list[Step]", theirs: "list[Step]", *, share: float) -> "dict[str, Any]":
+def judge(mine: "list[ChosenToken]", theirs: "list[ChosenToken]", *, share: float) -> "dict[str, Any]":
     """Return where two continuations first differ, and whether both sides were undecided there.
 
     Each logit may differ by `share` of the largest, so a margin below twice that may turn; what follows has other
@@ -205,7 +205,7 @@ def judge(mine: "list[Step]", theirs: "list[Step]", *, share: float) -> "dict[st
     return {"same": same, "differs_at": None, "margin": None, "tolerance": None, "ok": len(mine) == len(theirs)}
 
 
-def _described(steps: "list[Step]", tokenizer: tokenizing.Tokenizer) -> "dict[str, Any]":
+def _described(steps: "list[ChosenToken]", tokenizer: tokenizing.Tokenizer) -> "dict[str, Any]":
     return {
         "text": tokenizer.decode([step.token for step in steps]),
         "ids": [step.token for step in steps],
