@@ -24,9 +24,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate on this machine, note the result in the run, and return the record with its `file`.
 
-    `iteration` is that of a checkpoint, None for the newest whole one; the request's `model` is an export of that checkpoint,
-    or empty: then the run's own is made, or used again. Raises RequestError where there is no such checkpoint,
-    CommandError where a program failed or the export is not equal to the checkpoint.
+    `iteration` is that of a checkpoint, None for the newest whole one; the request's `model` is an export of that
+    checkpoint, or empty: then the run's own is made, or used again. Raises RequestError where there is no such
+    checkpoint, CommandError where a program failed or the export is not equal to the checkpoint.
     """
     directory = RunDirectory(run)
     step = _iteration(directory, iteration)
