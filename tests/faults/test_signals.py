@@ -4,7 +4,11 @@ Cost: 75 s, of which 15 s are CPU time and the rest is waiting for Slurm; the re
 """
 
 import json
+import os
 import re
+import shlex
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.backends.running import TOY, User, user_of
+from tests.backends.running import LAUNCHER, TOY, User, user_of
 from tests.faults.shims import put
 from tests.support.rank_ends import exits_in
 from tests.support.slurm.config import ClusterOptions
@@ -169,6 +173,37 @@ def test_a_cancelled_job_saves_nothing_unless_asked(user: User, cluster: Virtual
     assert (run.after_slurm_forgot()["phase"], run.saved()) == ("cancelled", [])
     assert (asked.status()["phase"], len(asked.saved())) == ("stopped", 1)
     assert (signalled.status()["phase"], signalled.saved()) == ("failed", [])
+
+
+def test_what_outlives_its_launcher_in_an_allocation(user: User, cluster: VirtualCluster) -> None:
+    """sbatch.sh goes on there: status says so, a resume is refused, cancel ends it."""
+    words = shlex.join([str(LAUNCHER), "run", *COMMON, *LONG])
+    shell = f"{words} & echo $! >pid; wait; exec sleep 100"
+    with subprocess.Popen(
+        ["salloc", "-N1", "--ntasks-per-node=2", "bash", "-c", shell],
+        cwd=user.directory,
+        env=user.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as salloc:
+        try:
+            wait_until(
+                lambda: bool(list(user.directory.glob("runs/*/*/attempts/000/metrics.jsonl"))), "it", cluster, 60
+            )
+            (run,) = user.runs()
+            os.kill(int((user.directory / "pid").read_text()), signal.SIGKILL)
+
+            def status() -> dict[str, Any]:
+                return dict(json.loads(user.run("status", str(run), "--json").stdout)["runs"][0])
+
+            wait_until(lambda: "its launcher has ended" in status()["detail"], "the launcher to end", cluster)
+            assert status()["phase"] == "running"
+            assert "the run is running" in user.run("run", "--resume", str(run), status=2).stderr
+            user.run("cancel", str(run))
+            assert status()["phase"] == "cancelled"
+            assert (run / "attempts/000/result.json").exists(), "sbatch.sh writes its verdict"
+        finally:
+            salloc.terminate()
 
 
 GATE = """#!/bin/bash
