@@ -67,7 +67,8 @@ def uninterrupted(run: Path) -> dict[int, float]:
     request["overrides"] = [*kept, {"key": "toy.seconds", "value": 0}]
     (whole / "argv.json").write_text(json.dumps(request))
     world = json.loads((run / "plan.json").read_text())["layout"]["world_size"]
-    environ = {"RANK": "0", "WORLD_SIZE": str(world), "LAUNCHER_RUN_DIR": str(whole), "LAUNCHER_ATTEMPT": "000"}
+    environ = {"RANK": "0", "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "NODE_RANK": "0"}
+    environ |= {"LAUNCHER_RUN_DIR": str(whole), "LAUNCHER_ATTEMPT": "000"}
     subprocess.run([sys.executable, TOY], env=environ, check=True, stdout=subprocess.DEVNULL, timeout=seconds(60))
     return losses(whole)
 
