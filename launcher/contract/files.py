@@ -26,13 +26,19 @@ def open_regular(path: Path) -> BinaryIO:
 
     Raises OSError, whose `strerror` says what is wrong with the file.
     """
+    return os.fdopen(_opened(path)[0], "rb")
+
+
+def _opened(path: Path) -> tuple[int, int]:
+    """Return a descriptor of a regular file, and its size. Raises OSError as `open_regular` does."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except ValueError:
         raise OSError(errno.EINVAL, "the name contains a NUL byte", str(path)) from None
-    mode = os.fstat(descriptor).st_mode
+    found = os.fstat(descriptor)
+    mode = found.st_mode
     if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
+        return descriptor, found.st_size
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
@@ -41,12 +47,15 @@ def open_regular(path: Path) -> BinaryIO:
 
 def read_bytes(path: Path, *, limit: int = RUN_FILE_BYTES) -> bytes:
     """Return the content of a regular file of at most `limit` bytes. Raises OSError as `open_regular` does."""
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    descriptor, size = _opened(path)
+    try:
         # Not `limit` at once: so much memory would be reserved for the smallest file.
-        content = file.read(size + 1) if size <= limit else b""
-        if len(content) > size:  # it grows, or is one of /proc
-            content += file.read(limit + 1 - len(content))
+        content = os.read(descriptor, size + 1) if size <= limit else b""
+        if len(content) != size and size <= limit:  # it grows, is one of /proc, or larger than one call reads
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                content += file.read(limit + 1 - len(content))
+    finally:
+        os.close(descriptor)
     if size > limit or len(content) > limit:
         shown = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
         raise OSError(errno.EFBIG, f"is larger than {shown}", str(path))

@@ -40,16 +40,16 @@ else:
         if names != cls.__match_args__:
             raise TypeError(f"{cls.__qualname__} has a field that is not a positional argument")
         post_init = getattr(cls, "__post_init__", None)
+        known, count = frozenset(names), len(names)
 
         def __init__(self, *values, **named):  # noqa: N807 - it becomes the class's method
             held = self.__dict__
             held.update(zip(names, values))  # noqa: B905 - Python 3.10, and the lengths are compared below
-            if len(values) > len(names) or not held.keys().isdisjoint(named) or not named.keys() <= set(names):
+            if len(values) > count or not known.issuperset(named) or (values and not held.keys().isdisjoint(named)):
                 raise TypeError(f"{cls.__qualname__}() takes {', '.join(names)}; each once")
-            for name, default, factory in defaults:
-                if name in named:
-                    held[name] = named[name]
-                elif name not in held:
+            held.update(named)
+            for name, default, factory in defaults if len(held) < count else ():
+                if name not in held:
                     if default is MISSING and factory is MISSING:
                         raise TypeError(f"{cls.__qualname__}() lacks {name!r}")
                     held[name] = factory() if default is MISSING else default

@@ -4,7 +4,7 @@ import functools
 import math
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 T = TypeVar("T")
@@ -27,19 +27,50 @@ def conforming(value: object, kind: type[T], *, unknown_keys: bool = False) -> T
     return value  # type: ignore[return-value] # which has just been seen
 
 
-def problems(value: object, kind: Any, *, unknown_keys: bool = False, place: str = "") -> Iterator[str]:
-    """Yield a sentence for each place in which `value` differs from the type `kind`.
+def problems(value: object, kind: Any, *, unknown_keys: bool = False) -> Iterator[str]:
+    """Return a sentence for each place in which `value` differs from the type `kind`.
 
     `kind` is a TypedDict, or is made of TypedDict, dict, list, tuple, Literal, Optional, Union, Any and plain JSON
     types. `unknown_keys` admits keys that a TypedDict lacks: a reader may be older than the writer.
     """
+    if _test(kind, unknown_keys)(value):
+        return iter(())
+    return _problems(value, kind, unknown_keys, "")
+
+
+@functools.cache  # listings validate the records of many runs
+def _test(kind: Any, unknown_keys: bool) -> Callable[[object], bool]:
+    """Return a quick test of a type: whether a value has no problems."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if is_typeddict(kind):
+        required = kind.__required_keys__
+        tests = {name: _test(hint, unknown_keys) for name, hint in _hints(kind).items()}
+
+        def fits(value: object) -> bool:
+            return (
+                isinstance(value, dict)
+                and value.keys() >= required
+                and all(tests[name](held) if name in tests else unknown_keys for name, held in value.items())
+            )
+
+        return fits
+    if origin in (Union, types.UnionType):
+        alternatives = [_test(each, unknown_keys) for each in inner]
+        return lambda value: any(test(value) for test in alternatives)
+    if kind is not Any and origin is None:
+        return lambda value: _is_plain(value, kind)
+    return lambda value: not any(_problems(value, kind, unknown_keys, ""))
+
+
+def _problems(value: object, kind: Any, unknown_keys: bool, place: str) -> Iterator[str]:
+    """Yield the sentences of `problems`; `place` is that of the value in the file."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return
     if is_typeddict(kind):
         yield from _typed_dict(value, kind, unknown_keys, place)
     elif origin in (Union, types.UnionType):
-        found = [list(problems(value, each, unknown_keys=unknown_keys, place=place)) for each in inner]
+        found = [list(_problems(value, each, unknown_keys, place)) for each in inner]
         if all(found):
             # The alternative that comes nearest says most; of several, the first.
             yield min(found, key=lambda each: (each[0].startswith(_at(place, "is ")), len(each)))[0]
@@ -63,7 +94,7 @@ def _typed_dict(value: object, kind: Any, unknown_keys: bool, place: str) -> Ite
         yield _at(place, f"lacks {name!r}")
     for name, held in value.items():
         if name in hints:
-            yield from problems(held, hints[name], unknown_keys=unknown_keys, place=f"{place}.{name}".lstrip("."))
+            yield from _problems(held, hints[name], unknown_keys, f"{place}.{name}".lstrip("."))
         elif not unknown_keys:
             yield _at(place, f"has the unknown key {name!r}")
 
@@ -78,7 +109,7 @@ def _mapping(value: object, kind: Any, unknown_keys: bool, place: str) -> Iterat
         yield _at(place, f"is {value!r}, not an object")
         return
     for name, held in value.items():
-        yield from problems(held, kind, unknown_keys=unknown_keys, place=f"{place}.{name}".lstrip("."))
+        yield from _problems(held, kind, unknown_keys, f"{place}.{name}".lstrip("."))
 
 
 def _sequence(value: object, kinds: tuple[Any, ...], fixed: bool, unknown_keys: bool, place: str) -> Iterator[str]:
@@ -89,7 +120,7 @@ def _sequence(value: object, kinds: tuple[Any, ...], fixed: bool, unknown_keys: 
     else:
         for number, held in enumerate(value):
             kind = kinds[number] if fixed else kinds[0]
-            yield from problems(held, kind, unknown_keys=unknown_keys, place=f"{place}[{number}]")
+            yield from _problems(held, kind, unknown_keys, f"{place}[{number}]")
 
 
 def _is_plain(value: object, kind: Any) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.user_paths import exists, user_path
 from launcher.contract import files
-from launcher.contract.paths import RunPaths
+from launcher.contract.paths import PLAN, RunPaths
 from launcher.contract.values import nearest
 from launcher.rundir import RunDirectory
 
@@ -34,12 +34,17 @@ def scan(root: Path) -> list[tuple[str, str]]:
 
     What has not an id of the launcher's comes last. Raises DiskError for a root that cannot be read.
     """
+    return sorted(_ids(root), key=lambda each: (RUN_ID.fullmatch(each[1]) is not None, each[1], each[0]), reverse=True)
+
+
+def _ids(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield what `scan` returns, in no order. Raises DiskError."""
     try:
         names = _directories(root)
     except OSError as error:
         raise DiskError(f"cannot list the runs: {error.strerror}", where=str(root)) from error
-    found = [each for name in names for each in _of_name(root, name)]
-    return sorted(found, key=lambda each: (RUN_ID.fullmatch(each[1]) is not None, each[1], each[0]), reverse=True)
+    for name in names:
+        yield from _of_name(root, name)
 
 
 def _directories(path: Path) -> list[str]:
@@ -57,12 +62,14 @@ def _directories(path: Path) -> list[str]:
 def iterate_runs(roots: Iterable[Path], *, name: str | None = None) -> Iterator[RunDirectory]:
     """Yield the runs below run roots, newest first, each looked at when it is its turn; with `name` those of a name."""
     found = []
-    for root in dict.fromkeys(Path(os.path.realpath(each)) for each in roots):
-        ids = scan(root) if name is None else _of_name(root, name)
-        found += [(run_id, root / of_name / run_id) for of_name, run_id in ids]
-    ordered = sorted(found, key=lambda each: (RUN_ID.fullmatch(each[0]) is not None, each[0]), reverse=True)
-    for _, group in groupby(ordered, key=lambda each: each[0][:_SECOND] if RUN_ID.fullmatch(each[0]) else ""):
-        yield from _existing([path for _, path in group])
+    for root in dict.fromkeys(os.path.realpath(each) for each in roots):
+        ids = _ids(Path(root)) if name is None else _of_name(Path(root), name)
+        found += [(run_id, f"{root}/{of_name}") for of_name, run_id in ids]
+    dated = [each for each in found if RUN_ID.fullmatch(each[0])]
+    for _, group in groupby(sorted(dated, key=itemgetter(0), reverse=True), key=lambda each: each[0][:_SECOND]):
+        yield from _existing(group)
+    if len(dated) < len(found):
+        yield from _existing(each for each in found if not RUN_ID.fullmatch(each[0]))
 
 
 def _of_name(root: Path, name: str) -> list[tuple[str, str]]:
@@ -73,15 +80,19 @@ def _of_name(root: Path, name: str) -> list[tuple[str, str]]:
         return []
 
 
-def _existing(paths: list[Path]) -> Iterator[RunDirectory]:
-    """Yield those that are runs; of several whose ids do not order them, the newest by its plan first."""
+def _existing(runs: Iterable[tuple[str, str]]) -> Iterator[RunDirectory]:
+    """Yield those that are runs; of several whose ids do not order them, the newest by its plan first.
+
+    Each is an id with the directory of its name.
+    """
     found = []
-    for path in paths:
+    for run_id, directory in runs:
         try:
-            found.append((os.stat(RunPaths(path).plan_file).st_mtime_ns, path))  # noqa: PTH116 - one call
+            found.append((os.stat(f"{directory}/{run_id}/{PLAN}").st_mtime_ns, directory, run_id))  # noqa: PTH116 - one call
         except OSError:
             continue  # not a run, or removed since it was listed
-    for _, path in sorted(found, key=itemgetter(0), reverse=True):
+    for _, directory, run_id in sorted(found, key=itemgetter(0), reverse=True):
+        path = Path(directory, run_id)
         yield RunDirectory(path.resolve() if path.is_symlink() or path.parent.is_symlink() else path)
 
 
