@@ -58,7 +58,7 @@ TARGETS = {
     "completion of RUN": 8,
 }
 """Multiples of `python -c pass`."""
-RUNS = 10_000
+RUNS, SHOWN = 10_000, 1000
 
 
 def measure(commands: Mapping[str, list[str]], environ: Mapping[str, str], directory: str, runs: int) -> None:
@@ -101,7 +101,7 @@ def main() -> None:
                 "launcher plan": plan,
                 "launcher plan, two overrides": [*plan, "train.train_iters=20", "model.num_layers=4"],
                 "launcher plan bridge:NAME": [*plan[:-1], BRIDGE],
-                **listings(launcher, Path(directory)),
+                **listings(launcher, environ, Path(directory)),
             },
             environ,
             directory,
@@ -111,17 +111,31 @@ def main() -> None:
         submission(launcher, environ, directory, runs)
 
 
-def listings(launcher: str, directory: Path) -> dict[str, list[str]]:
-    """Make 10,000 runs that have finished, and return the commands that look for some of them."""
+def listings(launcher: str, environ: Mapping[str, str], directory: Path) -> dict[str, list[str]]:
+    """Make 10,000 runs that have finished, and return the commands that look for some of them.
+
+    The newest 1,000, whose plans are read, have whole ones.
+    """
+    argv = [launcher, "plan", "--json", "--cluster", "local", RECIPE]
+    shown = subprocess.run(argv, env=dict(environ), cwd=directory, capture_output=True, text=True, check=True).stdout
+    whole = json.loads(shown)["plan"]
+    progress = {"iteration": 20, "train_iters": 20, "loss": 2.5, "seconds_per_iteration": 0.5, "diverged_at": None}
+    ended = {"version": 1, "attempt": "000", "outcome": "finished", "reason": None, "stopped_by": None, **progress}
+    ended |= {"checkpoint": 20, "failure": None, "evidence": None, "first_failing_rank": None, "profiles": None}
+    ended |= {"step_status": 0, "started": 1.0, "ended": 20.0}
     for number in range(RUNS):
         run = directory / "runs" / f"name{number % 20}" / f"20260101-{number:06d}-0123456789ab"
         logs = run / "attempts/000/logs"
         logs.mkdir(parents=True)
-        plan = {"name": run.parent.name, "run_id": run.name, "backend": "local", "cluster": "local", "world_size": 1}
-        (run / "plan.json").write_text(json.dumps({**plan, "recipe": "small.py"}))
+        plan = {"backend": "local", "cluster": "local", "world_size": 1} if number < RUNS - SHOWN else whole
+        (run / "plan.json").write_text(json.dumps({**plan, "name": run.parent.name, "run_id": run.name}, indent=1))
         event = {"time": 1.0, "event": "launched", "backend": "local", "attempt": "000", "host": "other"}
         (run / "journal.jsonl").write_text(json.dumps(event) + "\n")
-        (logs.parent / "result.json").write_text(json.dumps({"version": 1, "attempt": "000", "outcome": "finished"}))
+        result = {**ended, "failed_ranks": list[int](), "missing_ranks": list[int]()}
+        (logs.parent / "result.json").write_text(json.dumps(result, indent=1))
+        (logs.parent / "metrics.jsonl").write_text(
+            "".join(json.dumps({"iteration": one, "time": one, **progress}) + "\n" for one in range(1, 21))
+        )
         (logs / "rank-0000.log").write_text("the end\n")
     tab = "COMP_LINE='launcher logs ' COMP_POINT=14 _ARGCOMPLETE=1 _ARGCOMPLETE_IFS=$'\\v' exec \"$0\" 8>/dev/null 9>&8"
     return {

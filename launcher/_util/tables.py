@@ -21,6 +21,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def printable(text: str) -> str:
     """Return the text with each character that is not printable as its escape sequence: a terminal would obey it."""
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 

@@ -9,7 +9,7 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Optional
+from typing import Any, BinaryIO, Optional, Union
 
 RUN_FILE_BYTES = 64 << 20
 """The largest file of a run that is read whole."""
@@ -29,7 +29,7 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(_opened(path)[0], "rb")
 
 
-def _opened(path: Path) -> tuple[int, int]:
+def _opened(path: Union[Path, str]) -> tuple[int, int]:
     """Return a descriptor of a regular file, and its size. Raises OSError as `open_regular` does."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -45,7 +45,7 @@ def _opened(path: Path) -> tuple[int, int]:
     raise OSError(errno.EINVAL, "is not a regular file", str(path))
 
 
-def read_bytes(path: Path, *, limit: int = RUN_FILE_BYTES) -> bytes:
+def read_bytes(path: Union[Path, str], *, limit: int = RUN_FILE_BYTES) -> bytes:
     """Return the content of a regular file of at most `limit` bytes. Raises OSError as `open_regular` does."""
     descriptor, size = _opened(path)
     try:

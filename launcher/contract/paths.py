@@ -26,6 +26,10 @@ CODE_SUMS = "sums.json"
 """Below code/: the SHA-256 of each file there, by path."""
 
 PLAN, ARGV = "plan.json", "argv.json"
+JOURNAL, LEASE, ATTEMPTS = "journal.jsonl", "lease", "attempts"
+RESULT, NETWORK = "result.json", "network"
+"""In the directory of an attempt."""
+
 SBATCH_SCRIPT, STEP_SCRIPT, ENTER_SCRIPT = "sbatch.sh", "step.sh", "enter.sh"
 
 MANIFEST = "launcher-manifest.json"
@@ -147,7 +151,7 @@ class AttemptPaths:
     @property
     def network(self) -> Path:
         """The directory of what each node's network turned out to be."""
-        return self.path / "network"
+        return self.path / NETWORK
 
     @property
     def placement(self) -> Path:
@@ -182,7 +186,7 @@ class AttemptPaths:
     @property
     def result_file(self) -> Path:
         """How the attempt ended; missing while it goes on."""
-        return self.path / "result.json"
+        return self.path / RESULT
 
     @property
     def next_file(self) -> Path:
@@ -345,7 +349,7 @@ class RunPaths:
     @property
     def journal_file(self) -> Path:
         """What the launcher did, one JSON line each."""
-        return self.path / "journal.jsonl"
+        return self.path / JOURNAL
 
     @property
     def ended_jobs(self) -> Path:
@@ -355,12 +359,12 @@ class RunPaths:
     @property
     def lease(self) -> Path:
         """The file that names the run's owner; missing while no job or process executes the run."""
-        return self.path / "lease"
+        return self.path / LEASE
 
     @property
     def attempts_directory(self) -> Path:
         """The directory of all attempts."""
-        return self.path / "attempts"
+        return self.path / ATTEMPTS
 
     @property
     def latest(self) -> Path:

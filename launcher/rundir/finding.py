@@ -34,17 +34,16 @@ def scan(root: Path) -> list[tuple[str, str]]:
 
     What has not an id of the launcher's comes last. Raises DiskError for a root that cannot be read.
     """
-    return sorted(_ids(root), key=lambda each: (RUN_ID.fullmatch(each[1]) is not None, each[1], each[0]), reverse=True)
+    found = [(name, run_id) for name in _names(root) for run_id in _of_name(root, name)]
+    return sorted(found, key=lambda each: (RUN_ID.fullmatch(each[1]) is not None, each[1], each[0]), reverse=True)
 
 
-def _ids(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield what `scan` returns, in no order. Raises DiskError."""
+def _names(root: Path) -> list[str]:
+    """Return the names of runs below a root. Raises DiskError."""
     try:
-        names = _directories(root)
+        return _directories(root)
     except OSError as error:
         raise DiskError(f"cannot list the runs: {error.strerror}", where=str(root)) from error
-    for name in names:
-        yield from _of_name(root, name)
 
 
 def _directories(path: Path) -> list[str]:
@@ -62,9 +61,12 @@ def _directories(path: Path) -> list[str]:
 def iterate_runs(roots: Iterable[Path], *, name: str | None = None) -> Iterator[RunDirectory]:
     """Yield the runs below run roots, newest first, each looked at when it is its turn; with `name` those of a name."""
     found = []
-    for root in dict.fromkeys(os.path.realpath(each) for each in roots):
-        ids = _ids(Path(root)) if name is None else _of_name(Path(root), name)
-        found += [(run_id, f"{root}/{of_name}") for of_name, run_id in ids]
+    for root in dict.fromkeys(Path(os.path.realpath(each)) for each in roots):
+        for of_name in _names(root) if name is None else [name]:
+            directory = f"{root}/{of_name}"
+            if os.path.islink(directory):  # noqa: PTH114 - paths are texts where there are thousands
+                directory = os.path.realpath(directory)
+            found += [(run_id, directory) for run_id in _of_name(root, of_name)]
     dated = [each for each in found if RUN_ID.fullmatch(each[0])]
     for _, group in groupby(sorted(dated, key=itemgetter(0), reverse=True), key=lambda each: each[0][:_SECOND]):
         yield from _existing(group)
@@ -72,10 +74,10 @@ def iterate_runs(roots: Iterable[Path], *, name: str | None = None) -> Iterator[
         yield from _existing(each for each in found if not RUN_ID.fullmatch(each[0]))
 
 
-def _of_name(root: Path, name: str) -> list[tuple[str, str]]:
-    """Return the runs of a name; none where this user may not look."""
+def _of_name(root: Path, name: str) -> list[str]:
+    """Return the ids of a name; none where this user may not look."""
     try:
-        return [(name, run_id) for run_id in _directories(root / name)]
+        return _directories(root / name)
     except OSError:
         return []
 
@@ -92,8 +94,8 @@ def _existing(runs: Iterable[tuple[str, str]]) -> Iterator[RunDirectory]:
         except OSError:
             continue  # not a run, or removed since it was listed
     for _, directory, run_id in sorted(found, key=itemgetter(0), reverse=True):
-        path = Path(directory, run_id)
-        yield RunDirectory(path.resolve() if path.is_symlink() or path.parent.is_symlink() else path)
+        path = f"{directory}/{run_id}"
+        yield RunDirectory(Path(path).resolve() if os.path.islink(path) else Path(path))  # noqa: PTH114 - as above
 
 
 def list_runs(root: Path, limit: int | None = None) -> list[RunDirectory]:

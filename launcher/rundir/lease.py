@@ -9,7 +9,7 @@ from typing import cast
 
 from launcher._util.errors import DiskError
 from launcher.contract import files
-from launcher.contract.paths import RunPaths
+from launcher.contract.paths import LEASE, RunPaths
 from launcher.contract.records.journal import Lease
 from launcher.contract.validation import problems
 
@@ -24,16 +24,20 @@ def ended_lease(run: RunPaths, nonce: str) -> Lease | None:
     return _read(run.ended_lease(nonce))
 
 
-def lease_damage(run: RunPaths) -> str | None:
-    """Return what is wrong with a lease that is a JSON object of another form; None for any other file."""
+def read_checked_lease(run: RunPaths) -> tuple[Lease | None, str | None]:
+    """Return the lease as `read_lease` does, and what is wrong with one that is a JSON object of another form."""
+    if not os.path.lexists(f"{run.path}/{LEASE}"):  # as text: listings look at thousands
+        return None, None
     value = files.read_object(run.lease)
     found = next(problems(value, Lease, unknown_keys=True), None) if value else None
-    return f"the lease is wrong: {found}" if found else None
+    if found:
+        return None, f"the lease is wrong: {found}"
+    return cast(Lease, value) if value else None, None
 
 
 def _read(path: Path) -> Lease | None:
     value = files.read_object(path)
-    return None if any(problems(value, Lease, unknown_keys=True)) else cast(Lease, value)
+    return None if value is None or any(problems(value, Lease, unknown_keys=True)) else cast(Lease, value)
 
 
 def take_lease(run: RunPaths, nonce: str, attempt: str) -> Lease | None:

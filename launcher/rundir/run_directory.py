@@ -1,13 +1,14 @@
 """A run and its attempts on disk: their paths (contract/paths.py), and reading and writing them."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.user_paths import exists
 from launcher.contract import files
-from launcher.contract.paths import ARGV, PLAN, SCRIPTS, AttemptPaths, RunPaths, attempt_name
+from launcher.contract.paths import ARGV, ATTEMPTS, PLAN, SCRIPTS, AttemptPaths, RunPaths, attempt_name
 from launcher.rundir.journal import Journal
 
 if TYPE_CHECKING:
@@ -87,9 +88,15 @@ class RunDirectory(RunPaths):
     def attempts(self) -> list[Attempt]:
         """Return all attempts, oldest first."""
         directory = self.attempts_directory
-        if not directory.is_dir():
+        return [Attempt(directory / name) for name in self.attempt_names()]
+
+    def attempt_names(self) -> list[str]:
+        """Return the names of all attempts, oldest first."""
+        try:
+            # As text: listings look at thousands.
+            return sorted(name for name in os.listdir(f"{self.path}/{ATTEMPTS}") if name.isdigit())  # noqa: PTH208
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return [Attempt(entry) for entry in sorted(directory.iterdir()) if entry.name.isdigit()]
 
     def latest_attempt(self) -> Attempt | None:
         """Return the newest attempt; None before the first."""

@@ -3,7 +3,8 @@
 progress_state   the progress of an attempt, from its own events
 run_state        the state of a run, from its directory
 status           the phase of a run, from its state and Slurm's answer
-status_table     statuses as a table, as plain text, as JSON
+status_table     statuses as a table
+status_details   what is shown of a run beside its row, and all of it as JSON
 follower         the progress line of a run that is watched
 logs             the log of a rank, printed or followed
 cancel           ending runs, or making them save and stop

@@ -3,11 +3,10 @@
 import math
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from launcher.contract.files import parse_lines
-from launcher.contract.frozen import dataclass
+from launcher.contract.frozen import dataclass, replace
 
 _RECENT = 20
 """Number of iterations over which the time of one is measured."""

@@ -1,27 +1,27 @@
 """The state of a run as its directory shows it, without a query to Slurm."""
 
+import contextlib
+import functools
 import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from launcher._util.errors import DiskError, LauncherError
 from launcher._util.processes import members_for
-from launcher.contract import files, hangs, verdict
-from launcher.contract.frozen import dataclass
-from launcher.contract.next_attempt import is_cancelled
-from launcher.contract.paths import RunPaths
+from launcher.contract import files
+from launcher.contract.frozen import dataclass, replace
+from launcher.contract.paths import ATTEMPTS, JOURNAL, NETWORK, PLAN, RESULT, AttemptPaths, RunPaths
 from launcher.contract.process import boot_id, is_alive
 from launcher.contract.records.journal import JournalEvent, Lease
 from launcher.contract.records.result import AttemptResult
 from launcher.contract.validation import ContractError, conforming, problems
 from launcher.planning.backend import BACKENDS
 from launcher.rundir import Attempt, RunDirectory
-from launcher.rundir.lease import ended_lease, lease_damage, read_lease
-from launcher.watch.outside import outside_words
+from launcher.rundir.lease import ended_lease, read_checked_lease, read_lease
+from launcher.rundir.quick_reader import quick_reader
 from launcher.watch.progress_state import AttemptProgress, advance, silent_after
 from launcher.watch.tail import last_lines
 
@@ -37,6 +37,19 @@ class _Plan(TypedDict, total=False):
     recipe: Any
     world_size: int
     layout: Any
+    network: Any
+
+
+class _Layout(TypedDict, total=False):
+    nodes: int
+
+
+class _UsualPlan(_Plan, total=False):
+    """A plan as the launcher writes it, of which msgspec makes no more than what is read here: a plan is long."""
+
+    recipe: str
+    layout: _Layout
+    network: str | None
 
 
 class _FailingRank(TypedDict, total=False):
@@ -124,15 +137,16 @@ class RunState:
     job_start: float | None = None
     """When Slurm started the job for that attempt, by the controller's clock; None where that is unknown."""
     result: AttemptResult | None = None
-    progress: AttemptProgress = field(default_factory=AttemptProgress)
+    read_progress: AttemptProgress | None = None
+    """None with a verdict: then the files of the attempt do not change any more, and are read where they are shown."""
     stopping: bool = False
     """Whether its ranks were asked to save and stop."""
     cancelled: bool = False
     """Whether `launcher cancel` was called after the newest start."""
     own_job: bool = False
     """Whether it runs in its own batch job."""
-    batch_scripts: tuple[str, ...] = ()
-    """Paths of its batch script, as the submission and as this machine sees it."""
+    planned_path: str = ""
+    """Its directory as the submission saw it."""
     damage: str | None = None
     """Why the directory does not show how the run is: which of its files is lost or damaged."""
     silent_s: float | None = None
@@ -141,6 +155,25 @@ class RunState:
     """What the watchdogs of its nodes say about ranks without progress."""
     network: str | None = None
     """The ranks' warning about their network: that of the first node, and the number of nodes with one."""
+
+    @functools.cached_property
+    def progress(self) -> AttemptProgress:
+        """The progress of the newest attempt, if it belongs to the newest start."""
+        if self.read_progress is not None:
+            return self.read_progress
+        attempt = RunPaths(self.path).attempt_paths(self.attempt) if self.attempt else None
+        return attempt_progress(attempt) if attempt else AttemptProgress()
+
+    @property
+    def batch_scripts(self) -> tuple[str, ...]:
+        """Paths of its batch script, as the submission and as this machine sees it."""
+        seen = RunPaths(self.path)
+        planned = RunPaths(Path(self.planned_path)) if self.planned_path else seen
+        return tuple(dict.fromkeys((str(planned.sbatch_script), str(seen.sbatch_script))))
+
+    def shown(self, name: str) -> Any:
+        """Return a value of the verdict, which counts as soon as there is one, else that of the progress."""
+        return self.result[name] if self.result and name in self.result else getattr(self.progress, name)  # type: ignore[literal-required]
 
 
 def newest_start(run: RunDirectory) -> Start | None:
@@ -177,64 +210,83 @@ def read_run_state(run: RunDirectory) -> RunState:
 def _read_run_state(run: RunDirectory) -> RunState:
     plan, plan_damage = _read_plan(run)
     events, journal_damage = _read_journal(run)
-    owner = read_lease(run)
-    attempts = run.attempts()
+    owner, lease_damage = read_checked_lease(run)
+    names = run.attempt_names()
+    newest = Attempt(Path(f"{run.path}/{ATTEMPTS}/{names[-1]}")) if names else None
     start, later = _starts(run, events, owner)
     if journal_damage is None and not any(event["event"] in _STARTS for event in events):
-        journal_damage = _lost_start(run, owner, attempts)
+        journal_damage = _lost_start(run, owner, newest)
     if start is not None and (wrong := _wrong_job(start)):
         start, journal_damage = replace(start, job=None, cluster=None, clusters=None), journal_damage or wrong
-    current = current_attempt(run, start, attempts)
-    progress = attempt_progress(current) if current else AttemptProgress()
+    current = current_attempt(run, start, [newest] if newest else [])
     result, result_damage = _result(current) if current else (None, None)
-    run_state = replace(
-        _planned(run, plan, plan_damage or journal_damage or lease_damage(run) or result_damage),
-        start=start,
-        later=later,
-        attempts=len(attempts),
-        cancelled=start is not None and _cancelled(events, start),
-    )
-    if current is None:
-        return run_state
-    record = current.start_record
-    number = record.job if record else start.job if start else None
-    return replace(
-        run_state,
-        attempt=current.name,
-        slurm_said=verdict.slurm_words(last_lines(run.sbatch_log), number),
-        job_start=record.job_start if record else None,
-        result=result,
-        progress=progress,
-        outside=outside_words(run, current) if progress.time is None else None,
-        stopping=current.stop.exists(),
-        silent_s=None if result else silence(current, progress),
-        hang=None if result else hang_words(current),
-        network=_network(current),
-    )
+    values: dict[str, Any] = {
+        "start": start,
+        "later": later,
+        "attempts": len(names),
+        "cancelled": start is not None and _cancelled(events, start),
+    }
+    if current is not None:
+        values |= {"attempt": current.name, "result": result, "network": _network(current, plan)}
+        under_slurm = start is not None and (start.how != "launched" or start.job is not None)
+        record = current.start_record if under_slurm else None
+        values["job_start"] = record.job_start if record else None
+        if result is None or result.get("outcome") != "finished":
+            number = record.job if record else start.job if start else None
+            values["slurm_said"] = _slurm_words(run, number)
+        if result is None:
+            values |= _going_on(run, current)
+    return _planned(run, plan, plan_damage or journal_damage or lease_damage or result_damage, **values)
 
 
-def _planned(run: RunDirectory, plan: _Plan, damage: str | None) -> RunState:
-    """Return the state of a run of which nothing is known but its plan, or only its path."""
+def _slurm_words(run: RunDirectory, job: str | None) -> str | None:
+    lines = last_lines(run.sbatch_log)
+    if not lines:
+        return None
+    from launcher.contract import verdict  # here, not at the top: a list of finished runs needs none
+
+    return verdict.slurm_words(lines, job)
+
+
+def _going_on(run: RunDirectory, attempt: Attempt) -> dict[str, Any]:
+    """Return what is known of an attempt without a verdict."""
+    from launcher.watch.outside import outside_words  # here, not at the top: a list of ended runs needs none
+
+    progress = attempt_progress(attempt)
+    return {
+        "read_progress": progress,
+        "outside": outside_words(run, attempt) if progress.time is None else None,
+        "stopping": attempt.stop.exists(),
+        "silent_s": silence(attempt, progress),
+        "hang": hang_words(attempt),
+    }
+
+
+def _planned(run: RunDirectory, plan: _Plan, damage: str | None, **values: Any) -> RunState:
+    """Return the state of a run of which its plan is known, or only its path, with further values."""
     layout = plan.get("layout")
     nodes = layout.get("nodes") if isinstance(layout, dict) else None
+    name, run_id = plan.get("name"), plan.get("run_id")
     return RunState(
         path=run.path,
         nodes=nodes if type(nodes) is int else None,
-        name=plan.get("name", run.path.parent.name),
-        run_id=plan.get("run_id", run.path.name),
+        name=name if name is not None else run.path.parent.name,
+        run_id=run_id if run_id is not None else run.path.name,
         backend=plan.get("backend", "?"),
         cluster=plan.get("cluster", "?"),
         recipe=str(plan.get("recipe", "?")),
         world_size=plan.get("world_size", 0),
-        start=None,
         own_job=_own_job(plan),
-        batch_scripts=_batch_scripts(run, plan),
+        planned_path=plan.get("run_dir", ""),
         damage=damage,
+        **{"start": None, **values},
     )
 
 
 def _read_plan(run: RunDirectory) -> tuple[_Plan, str | None]:
     """Return the plan, or an empty one and what is wrong with it."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # said below
+        return quick_reader(_UsualPlan).decode(files.read_bytes(f"{run.path}/{PLAN}")), None
     try:
         return conforming(run.plan, _Plan, unknown_keys=True), None
     except LauncherError as error:
@@ -245,6 +297,8 @@ def _read_plan(run: RunDirectory) -> tuple[_Plan, str | None]:
 
 def _read_journal(run: RunDirectory) -> tuple[list[JournalEvent], str | None]:
     """Return the events of the journal, and what is wrong with it."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # read again, line by line
+        return quick_reader(JournalEvent).decode_lines(files.read_bytes(f"{run.path}/{JOURNAL}")), None
     try:
         return run.journal.read_checked()
     except DiskError as error:
@@ -260,13 +314,13 @@ def _wrong_job(start: Start) -> str | None:
     return f"{wrong!r} is not the name of a cluster" if wrong is not None else None
 
 
-def _lost_start(run: RunDirectory, owner: Lease | None, attempts: list[Attempt]) -> str | None:
+def _lost_start(run: RunDirectory, owner: Lease | None, newest: Attempt | None) -> str | None:
     """Return what shows that the run was started although the journal has no start; None where nothing does."""
     journal = run.journal_file
     if owner is not None:
         sign = f"job {owner['job_id']} has its lease" if owner["job_id"] else "a process has its lease"
-    elif attempts:
-        sign = f"it has attempt {attempts[-1].name}"
+    elif newest is not None:
+        sign = f"it has attempt {newest.name}"
     elif any(run.path.glob("lease.*.ended")):
         sign = "a job that has ended had its lease"
     elif journal.exists() and journal.stat().st_size:
@@ -281,18 +335,18 @@ def _own_job(plan: _Plan) -> bool:
     return traits is not None and traits.own_job
 
 
-def _batch_scripts(run: RunDirectory, plan: _Plan) -> tuple[str, ...]:
-    planned = RunPaths(Path(plan.get("run_dir", run.path)))
-    return tuple(dict.fromkeys((str(planned.sbatch_script), str(run.sbatch_script))))
-
-
-def _network(attempt: Attempt) -> str | None:
+def _network(attempt: Attempt, plan: _Plan) -> str | None:
     """Return the first network warning and the number of nodes that have one; only one file is read."""
-    warnings = sorted(attempt.network.glob("*.warning"))
+    if plan.get("network", "") is None:  # the profile says nothing about a network, so that no rank watches one
+        return None
+    try:
+        warnings = sorted(name for name in os.listdir(f"{attempt.path}/{NETWORK}") if name.endswith(".warning"))  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     if not warnings:
         return None
     try:
-        words = files.read_text(warnings[0], errors="replace").strip()
+        words = files.read_text(attempt.network / warnings[0], errors="replace").strip()
     except OSError:
         words = "a warning that cannot be read"
     return words if len(warnings) == 1 else f"{words} (and {len(warnings) - 1} more nodes)"
@@ -301,10 +355,15 @@ def _network(attempt: Attempt) -> str | None:
 def _cancelled(events: list[JournalEvent], start: Start) -> bool:
     # By order: the times may be those of several login nodes.
     began = next((index for index, each in enumerate(events) if each.get("time") == start.time), 0)
-    return is_cancelled(each.get("event") for each in events[began:])
+    names = [each.get("event") for each in events[began:]]
+    if "cancelled" not in names:
+        return False
+    from launcher.contract.next_attempt import is_cancelled  # here, not at the top: few runs are
+
+    return is_cancelled(names)
 
 
-def attempt_progress(attempt: Attempt) -> AttemptProgress:
+def attempt_progress(attempt: AttemptPaths) -> AttemptProgress:
     """Return the progress of an attempt, from the last lines of its files, which may be long."""
     return advance(advance(AttemptProgress(), last_lines(attempt.timeline)), last_lines(attempt.metrics))
 
@@ -339,6 +398,8 @@ def changed_at(path: Path) -> float:
 
 def hang_words(attempt: Attempt) -> str | None:
     """Return what the watchdogs of an attempt's nodes say about ranks without progress; None if they say nothing."""
+    from launcher.contract import hangs, verdict  # here, not at the top: a list of ended runs needs none
+
     nodes = [node for node in verdict.hang_records(attempt) if node["stage"] != "busy"]
     if not nodes:
         return None
@@ -466,11 +527,17 @@ def _on_this_machine(run: RunDirectory, event: JournalEvent) -> tuple[bool | Non
 
 def _result(attempt: Attempt) -> tuple[AttemptResult | None, str | None]:
     """Return the verdict, or what is wrong with its form. An unreadable one counts as missing: Slurm may know more."""
+    wrong, result = None, None
     try:
-        result = attempt.result
-    except DiskError:
+        result = quick_reader(AttemptResult).decode(files.read_bytes(f"{attempt.path}/{RESULT}"))
+    except FileNotFoundError:
         return None, None
-    wrong = next(problems(result, _Verdict | None, unknown_keys=True), None)
+    except (OSError, ValueError, RecursionError):
+        try:
+            result = attempt.result
+        except DiskError:
+            return None, None
+        wrong = next(problems(result, _Verdict | None, unknown_keys=True), None)
     if wrong is None and result is not None and result.get("attempt", attempt.name) != attempt.name:
         wrong = f"it is that of attempt {result['attempt']}"
     return (None, f"result.json is wrong: {wrong}") if wrong else (result, None)

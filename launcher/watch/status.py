@@ -2,24 +2,23 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher._util.errors import SlurmError
 from launcher._util.older_python import StrEnum
 from launcher._util.shell import Shell
-from launcher.contract import verdict
-from launcher.contract.failures import of_state
-from launcher.contract.frozen import dataclass
+from launcher.contract.frozen import dataclass, replace
 from launcher.contract.paths import RunPaths
 from launcher.rundir import RunDirectory
 from launcher.slurm.info import cluster_name
 from launcher.slurm.queue import Answer, Job, State, ask_jobs
-from launcher.slurm.submit import Submission, find_submissions
 from launcher.watch.job_memory import recall_job, remember_job
-from launcher.watch.progress_state import SILENT_STEPS, AttemptProgress, clock, describe
+from launcher.watch.progress_state import SILENT_STEPS, clock, describe
 from launcher.watch.run_state import RunState, Start, read_run_state
 from launcher.watch.tail import last_lines
+
+if TYPE_CHECKING:
+    from launcher.slurm.submit import Submission
 
 UNPROVEN = "Slurm shows neither the comment nor the command of this job, so it may be another one"
 
@@ -106,6 +105,25 @@ class RunStatus:
     limit_left_s: float | None = None
     """How long its time limit lets the job run on."""
 
+    @property
+    def train_iters(self) -> int | None:
+        """Return how many iterations it is to have."""
+        result: Mapping[str, Any] = self.run_state.result or {}
+        return result.get("train_iters") or self.run_state.progress.train_iters
+
+    @property
+    def seconds_per_iteration(self) -> float | None:
+        """Return the median of its iterations."""
+        result: Mapping[str, Any] = self.run_state.result or {}
+        return result.get("seconds_per_iteration") or self.run_state.progress.seconds_per_iteration
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Return the estimated time to its last iteration; None for one that is over or silent."""
+        if self.phase.over or self.run_state.silent_s is not None:
+            return None
+        return self.run_state.progress.seconds_left
+
     def to_dict(self) -> dict[str, Any]:
         """Return the status as plain values for --json."""
         run_state, progress = self.run_state, self.run_state.progress
@@ -133,15 +151,15 @@ class RunStatus:
             "unknown_since": self.unknown_since,
             "attempt": run_state.attempt,
             "attempts": run_state.attempts,
-            "iteration": result.get("iteration", progress.iteration),
-            "train_iters": result.get("train_iters") or progress.train_iters,
-            "loss": result.get("loss", progress.loss),
+            "iteration": run_state.shown("iteration"),
+            "train_iters": self.train_iters,
+            "loss": run_state.shown("loss"),
             "loaded_iteration": progress.loaded,
             "loaded_checkpoint": progress.verified,
-            "seconds_per_iteration": result.get("seconds_per_iteration") or progress.seconds_per_iteration,
+            "seconds_per_iteration": self.seconds_per_iteration,
             "tflops_per_gpu": progress.tflops_per_gpu,
             "tokens_per_second": progress.tokens_per_second,
-            "seconds_left": None if self.phase.over or run_state.silent_s is not None else progress.seconds_left,
+            "seconds_left": self.seconds_left,
             "silent_s": run_state.silent_s,
             "hang": run_state.hang,
             "last_sign": progress.time,
@@ -190,7 +208,7 @@ def _waiting(run_state: RunState) -> list[RunState]:
             later=run_state.later[index + 1 :],
             attempt=None,
             result=None,
-            progress=AttemptProgress(),
+            read_progress=None,
             job_start=None,
             slurm_said=None,
         )
@@ -304,6 +322,8 @@ def _judged_by_ranks(run_state: RunState, job: Job | None) -> RunState:
     """
     if run_state.result or run_state.cancelled or run_state.attempt is None or run_state.world_size < 1:
         return run_state
+    from launcher.contract import verdict
+
     attempt = RunPaths(run_state.path).attempt_paths(run_state.attempt)
     if not any(rank.failed for rank in verdict.read_ranks(attempt, run_state.world_size)):
         return replace(run_state, result=verdict.compose(attempt, run_state.world_size, 0, now=time.time()))
@@ -446,16 +466,19 @@ def _ended_by(run_state: RunState, state: State | None) -> str | None:
     if by_state is not None or (state is not None and state is not State.FORGOTTEN):
         return by_state
     said = run_state.slurm_said
-    if said is None or said == verdict.CANCELLED:
-        return "cancelled" if said or run_state.cancelled else None
+    if said is None:
+        return "cancelled" if run_state.cancelled else None
+    from launcher.contract.verdict import CANCELLED  # here, not at the top: a list of finished runs needs none
+
+    if said == CANCELLED:
+        return "cancelled"
     return _ENDED_BY_WORDS.get(said, f"ended by Slurm due to {said.lower()}")
 
 
 def _how_to_continue(run_state: RunState) -> str:
     """Return the newest checkpoint and the command that continues the run; nothing where neither is known to apply."""
     outcome = run_state.result.get("outcome") if run_state.result else None
-    saved = run_state.progress.saved
-    if saved is None or outcome not in (None, "stopped"):
+    if outcome not in (None, "stopped") or (saved := run_state.progress.saved) is None:
         return ""
     command = "submit" if run_state.own_job else "run"
     run = f"{run_state.name}/{run_state.run_id}"
@@ -482,6 +505,8 @@ def _without_verdict(run_state: RunState, base: RunStatus, state: State | None) 
 
 def _state_words(run_state: RunState, base: RunStatus, state: State | None) -> str:
     """Return what Slurm's state says of a job that has ended without a verdict."""
+    from launcher.contract.failures import of_state
+
     cause = of_state(state.value) if state else None
     if cause is not None:
         return cause.line
@@ -503,12 +528,11 @@ def _slurm_silent(run_state: RunState, answer: Answer) -> str:
 
 def _reached(run_state: RunState, before: str = "") -> str:
     result: Mapping[str, Any] = run_state.result or {}
-    progress = run_state.progress
-    iteration = result.get("iteration") if run_state.result else progress.iteration
+    iteration = result.get("iteration") if run_state.result else run_state.progress.iteration
     if iteration is None:
         return ""
-    total = result.get("train_iters") or progress.train_iters
-    loss = result.get("loss", progress.loss)
+    total = result.get("train_iters") or run_state.progress.train_iters
+    loss = run_state.shown("loss")
     words = f"iteration {iteration}{f'/{total}' if total else ''}"
     return f"{before}{words}{f', loss {loss:.5g}' if isinstance(loss, int | float) else ''}"
 
@@ -528,6 +552,8 @@ def _known_jobs(run_states: Sequence[RunState], shell: Shell) -> list[_KnownJob]
     for clusters in dict.fromkeys(start.clusters for start in searched):
         tokens = [start.shown_token for start in searched if start.clusters == clusters and start.shown_token]
         try:
+            from launcher.slurm.submit import find_submissions
+
             found |= find_submissions(tokens, shell, clusters)
         except SlurmError as error:
             errors[clusters] = error.message
@@ -543,7 +569,7 @@ def _is_interrupted(start: Start) -> bool:
 
 
 def _known_job(
-    start: Start | None, here: str | None, found: Mapping[str, Submission], errors: Mapping[str | None, str]
+    start: Start | None, here: str | None, found: Mapping[str, "Submission"], errors: Mapping[str | None, str]
 ) -> _KnownJob:
     if start is None:
         return _KnownJob()

@@ -1,25 +1,14 @@
-"""Statuses of runs as a table and as JSON."""
+"""Statuses of runs as a table."""
 
-import contextlib
 import os
-import shutil
-import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from launcher._util.errors import LauncherError
 from launcher._util.tables import aligned, printable
 from launcher.contract.records.result import FailingRank
-from launcher.planning.user_code import describe
-from launcher.rundir import RunDirectory
-from launcher.slurm.queue import Answer
-from launcher.watch import evaluations
-from launcher.watch.history import history_of, lines
 from launcher.watch.progress_state import clock
 from launcher.watch.status import Phase, RunStatus, silence_words
-from launcher.watch.telemetry import Telemetry, read_telemetry, sentences
-from launcher.watch.trackers import trackers_of
 
 _COLUMNS = (
     *("RUN", "JOB", "NODES", "STATE", "ITERATION", "LOSS", "S/ITERATION", "LEFT", "ELAPSED", "LIMIT", "DETAIL"),
@@ -35,7 +24,6 @@ _NARROW = {
     "LIMIT": "its limit is in {}",
 }
 """Columns beside the run's id on a terminal, the most important first, and how a line below says what has no space."""
-_DURATIONS = ("seconds_left", "elapsed_s", "limit_left_s")
 _DETAIL_WIDTH = 30
 """The least width of DETAIL beside the other columns; otherwise it stands below them."""
 _GREEN, _CYAN, _RED, _YELLOW = 32, 36, 31, 33
@@ -53,48 +41,23 @@ _COLOURS = {
 }
 
 
-def to_json(statuses: Sequence[RunStatus], answer: Answer, *, nodes: bool = False) -> dict[str, Any]:
-    """Return the object of `launcher status --json`; with `nodes` also what the nodes of the newest attempts did."""
-    return {
-        "version": 1,
-        "asked_at": answer.asked_at,
-        "unreachable": answer.unreachable,
-        "runs": [
-            {**status.to_dict(), **history_of(status).to_dict(), **(_nodes_of(status) if nodes else {})}
-            for status in statuses
-        ],
-    }
-
-
-def _nodes_of(status: RunStatus) -> dict[str, Any]:
-    found = _telemetry(status)
-    places = trackers_of(RunDirectory(status.run_state.path))
-    noted = evaluations.evaluations_of(RunDirectory(status.run_state.path))
-    return {"nodes_sampled": found.to_dict() if found else None, "trackers": dict(places), "evaluations": noted}
-
-
-def _telemetry(status: RunStatus) -> Telemetry | None:
-    """Return what the nodes of the newest attempt did; None where they were not sampled."""
-    attempt = RunDirectory(status.run_state.path).latest_attempt()
-    found = read_telemetry(attempt) if attempt else None
-    return found if found and found.nodes else None
-
-
 def row(status: RunStatus, now: float) -> tuple[str, ...]:
     """Return the cells of one row of the table, in which a control character is written as its escape sequence."""
-    values = status.to_dict()
-    iteration = "" if values["iteration"] is None else str(values["iteration"])
-    if iteration and values["train_iters"]:
-        iteration += f"/{values['train_iters']}"
+    state = status.run_state
+    reached = state.shown("iteration")
+    iteration = "" if reached is None else str(reached)
+    if iteration and status.train_iters:
+        iteration += f"/{status.train_iters}"
+    durations = (status.seconds_left, status.elapsed_s, status.limit_left_s)
     cells = (
-        f"{status.run_state.name}/{status.run_state.run_id}",
+        f"{state.name}/{state.run_id}",
         status.job or "",
-        "" if values["nodes"] is None else str(values["nodes"]),
+        "" if state.nodes is None else str(state.nodes),
         status.phase.value,
         iteration,
-        _number(values["loss"], ".5g"),
-        _number(values["seconds_per_iteration"], ".3f"),
-        *("" if values[name] is None else clock(values[name]) for name in _DURATIONS),
+        _number(state.shown("loss"), ".5g"),
+        _number(status.seconds_per_iteration, ".3f"),
+        *("" if each is None else clock(each) for each in durations),
         detail(status, now),
     )
     return tuple(map(printable, cells))
@@ -137,6 +100,8 @@ def write_table(statuses: Sequence[RunStatus], stream: TextIO, now: float) -> No
         return
     coloured = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     colours = [_COLOURS.get(status.phase) if coloured else None for status in statuses]
+    import shutil  # here, not at the top: a list that goes elsewhere needs none
+
     stream.writelines(f"{line}\n" for line in fitted(rows, shutil.get_terminal_size().columns, colours))
 
 
@@ -180,6 +145,8 @@ def _joined(
     beside: bool,
 ) -> list[str]:
     """Return the lines of the cells with each row's block of text beside or below them, in `width` columns."""
+    import textwrap
+
     lines = ["  ".join([*(column[0] for column in cells.values()), *(["DETAIL"] if beside else [])]).rstrip()]
     for number, (texts, colour) in enumerate(zip(blocks, colours, strict=True), 1):
         row = [
@@ -191,48 +158,6 @@ def _joined(
         lines.append("  ".join([*row, first]).rstrip())
         lines += [f"{indent}{line}" for line in text]
     return lines
-
-
-def write_histories(statuses: Sequence[RunStatus], stream: TextIO) -> None:
-    """Write what became of each attempt, of the runs that have had several or keep going."""
-    for status in statuses:
-        history = history_of(status)
-        if history.is_long:
-            head, *rest = map(printable, lines(history))
-            stream.writelines(
-                f"{line}\n" for line in ("", f"{status.run_state.run_id}: {head}", *(f"  {one}" for one in rest))
-            )
-
-
-def write_nodes(statuses: Sequence[RunStatus], stream: TextIO) -> None:
-    """Write which node of each run is the slowest, the hottest and throttled, where they were sampled."""
-    for status in statuses:
-        found = _telemetry(status)
-        words = sentences(found) if found else []
-        stream.writelines(printable(f"{status.run_state.run_id}: {one}") + "\n" for one in words)
-
-
-def write_trackers(statuses: Sequence[RunStatus], stream: TextIO) -> None:
-    """Write where the experiment trackers of each run have it."""
-    for status in statuses:
-        found = trackers_of(RunDirectory(status.run_state.path))
-        stream.writelines(printable(f"{status.run_state.run_id}: {name}: {place}") + "\n" for name, place in found)
-
-
-def write_evaluations(statuses: Sequence[RunStatus], stream: TextIO) -> None:
-    """Write what evaluations of each run have found."""
-    for status in statuses:
-        found = evaluations.sentences(RunDirectory(status.run_state.path))
-        stream.writelines(printable(f"{status.run_state.run_id}: {one}") + "\n" for one in found)
-
-
-def write_code(statuses: Sequence[RunStatus], stream: TextIO) -> None:
-    """Write the state of the user's code with which each run was made, where it has any."""
-    for status in statuses:
-        with contextlib.suppress(OSError, ValueError, LauncherError):  # a damaged run is described above
-            code = describe(RunDirectory(status.run_state.path).plan)
-            if code:
-                stream.write(printable(f"{status.run_state.run_id}: code: {code}") + "\n")
 
 
 def _number(value: Any, form: str) -> str:

@@ -54,6 +54,22 @@ class OfStandard(Standard):
     fourth: float = 0.5
 
 
+@pytest.mark.parametrize("kind", [Ours, Child, StandardChild, OfStandard])
+def test_a_copy_with_other_values(kind: type[Ours]) -> None:
+    value = kind(1, "y", [2])
+    for changes in ({}, {"first": 5}, {"second": "z", "third": [7]}):
+        assert frozen.replace(value, **changes) == dataclasses.replace(value, **changes)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        frozen.replace(value, fifth=1)
+    vars(value)["cached"] = 3
+    assert "cached" not in vars(frozen.replace(value, first=5))
+
+
+def test_a_copy_is_checked_as_a_new_object_is() -> None:
+    with pytest.raises(ValueError, match="below zero"):
+        frozen.replace(Child(1), fourth=-1.0)
+
+
 class Plain(Ours):
     """A child without fields of its own."""
 

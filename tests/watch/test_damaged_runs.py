@@ -16,7 +16,8 @@ from launcher.rundir import RunDirectory
 from launcher.rundir.finding import list_runs
 from launcher.watch.cancel import cancel_run
 from launcher.watch.status import Phase, status_of
-from launcher.watch.status_table import to_json, write_table
+from launcher.watch.status_details import to_json
+from launcher.watch.status_table import write_table
 from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
 

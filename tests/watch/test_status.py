@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 
 from launcher._util.shell import Result
+from launcher.contract import verdict
 from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer, Job, State
 from launcher.watch.run_state import read_run_state
 from launcher.watch.status import Phase, RunStatus, judge, status_of
-from launcher.watch.status_table import fitted, to_json, write_code, write_table
+from launcher.watch.status_details import to_json, write_code
+from launcher.watch.status_table import fitted, write_table
+from tests.rundir.test_finding import counted
 from tests.support.rank_ends import leave
 from tests.support.recorder import Recorder
 from tests.watch.run_dirs import BEGIN, iteration, make_attempt, make_run, submitted
@@ -587,3 +590,24 @@ def test_the_code_of_a_run_is_shown(run: RunDirectory) -> None:
     assert shown() == "0001: code: no commit yet, unchanged\n"
     run.plan_file.write_text("{")
     assert shown() == ""
+
+
+def test_a_finished_run_in_a_table_costs_six_calls_for_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its plan, journal, lease, attempts, verdict and network warnings; its metrics are read where they are shown."""
+    launched = {"event": "launched", "backend": "local", "attempt": "000", "host": "elsewhere"}
+    runs = []
+    for number in range(5):
+        run = make_run(tmp_path / f"20260921-10150{number}-abcd", launched, backend="local")
+        attempt = make_attempt(run, metrics=(iteration(1), iteration(2, tflops_per_gpu=7.0)))
+        for rank in range(2):
+            record = {"version": 1, "rank": rank, "host": "n", "pid": 1, "time": BEGIN, "outcome": "finished"}
+            record |= {"reason": None, "iteration": 2, "exception": None, "cause": None}
+            attempt.rank_record(rank).write_text(json.dumps(record))
+        attempt.result_file.write_text(json.dumps(verdict.compose(attempt, 2, 0, now=BEGIN)))
+        runs.append(RunDirectory(run.path))
+    with counted(monkeypatch) as calls:
+        statuses, answer = status_of(runs, Recorder())
+        write_table(statuses, io.StringIO(), BEGIN)
+    assert calls == {"open": 3 * 5, "lstat": 5, "listdir": 2 * 5}
+    (shown, *_) = to_json(statuses[:1], answer)["runs"]
+    assert (shown["phase"], shown["iteration"], shown["tflops_per_gpu"]) == ("finished", 2, 7.0)

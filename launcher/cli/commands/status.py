@@ -91,15 +91,6 @@ def _refuse_without_effect(parsed: argparse.Namespace) -> None:
 def _show(parsed: argparse.Namespace) -> bool:
     """Show the runs once; return whether all are over."""
     from launcher.api.status import read_statuses
-    from launcher.watch.status_table import (
-        to_json,
-        write_code,
-        write_evaluations,
-        write_histories,
-        write_nodes,
-        write_table,
-        write_trackers,
-    )
 
     found = read_statuses(
         parsed.runs,
@@ -111,15 +102,17 @@ def _show(parsed: argparse.Namespace) -> bool:
         since=parsed.since,
     )
     if parsed.json:
+        from launcher.watch.status_details import to_json
+
         print_json(to_json(found.runs, found.answer, nodes=bool(parsed.runs)))
     elif found.runs:
+        from launcher.watch.status_table import write_table
+
         write_table(found.runs, sys.stdout, time.time())
         if parsed.runs:
-            write_code(found.runs, sys.stdout)
-            write_histories(found.runs, sys.stdout)
-            write_nodes(found.runs, sys.stdout)
-            write_trackers(found.runs, sys.stdout)
-            write_evaluations(found.runs, sys.stdout)
+            from launcher.watch.status_details import write_details
+
+            write_details(found.runs, sys.stdout)
     else:
         searched = ", ".join(map(str, found.run_roots))
         such = "such runs" if parsed.state or parsed.since or parsed.cluster else "runs"
