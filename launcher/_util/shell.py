@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from launcher._util import streaming
 from launcher._util.errors import CommandError, DiskError, MissingProgramError
-from launcher._util.streaming import OnText as OnText
-from launcher._util.streaming import OnTick as OnTick
-from launcher._util.streaming import Result as Result
+from launcher._util.program import OnText as OnText
+from launcher._util.program import OnTick as OnTick
+from launcher._util.program import Result as Result
 
 if TYPE_CHECKING:
     import subprocess
@@ -112,6 +111,8 @@ class LocalShell:
         on_tick: OnTick | None = None,
     ) -> Result:
         """Run `argv` and hand over its output; see `Shell.stream`."""
+        from launcher._util import streaming  # here, not at the top: most commands start no long program
+
         programs = [tuple(each) for each in (source, argv) if each is not None]
         results = streaming.run(
             programs, on_text, env=env, cwd=cwd, timeout_s=timeout_s, terminal=terminal, on_tick=on_tick

@@ -13,20 +13,15 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from launcher._util.errors import CommandError, MissingProgramError
 from launcher._util.processes import group_members
-
-OnText: TypeAlias = Callable[[Literal["out", "err"], str], None]
-"""Called with the output of a program as it comes: the stream, and the text."""
-
-OnTick: TypeAlias = Callable[[int], None]
-"""Called about five times a second while programs run, with the session of the last one (its pid)."""
+from launcher._util.program import OnText, OnTick, Result
 
 GRACE_S = 8
 """How long programs may clean up after SIGTERM."""
@@ -38,16 +33,6 @@ _TICK_S = 0.2
 # It waits for a line from the launcher: "over". The end of its input without that line means that the launcher was
 # killed; then it ends the programs (process groups $1, $2).
 _WATCHER = f'read -r _ && exit; for g; do kill -TERM "-$g"; done; sleep {GRACE_S}; for g; do kill -KILL "-$g"; done'
-
-
-@dataclass(frozen=True)
-class Result:
-    """The end of a program: `status` is its exit status, 128+N where signal N ended it."""
-
-    argv: tuple[str, ...]
-    status: int
-    stdout: str
-    stderr: str
 
 
 @dataclass

@@ -212,14 +212,16 @@ def _read_run_state(run: RunDirectory) -> RunState:
     events, journal_damage = _read_journal(run)
     owner, lease_damage = read_checked_lease(run)
     names = run.attempt_names()
-    newest = Attempt(Path(f"{run.path}/{ATTEMPTS}/{names[-1]}")) if names else None
+    directory = f"{run.path}/{ATTEMPTS}/{names[-1]}" if names else ""
+    newest = Attempt(Path(directory)) if names else None
     start, later = _starts(run, events, owner)
     if journal_damage is None and not any(event["event"] in _STARTS for event in events):
         journal_damage = _lost_start(run, owner, newest)
     if start is not None and (wrong := _wrong_job(start)):
         start, journal_damage = replace(start, job=None, cluster=None, clusters=None), journal_damage or wrong
-    current = current_attempt(run, start, [newest] if newest else [])
-    result, result_damage = _result(current) if current else (None, None)
+    is_current = newest is not None and start is not None and start.attempt == names[-1]
+    current = newest if is_current else current_attempt(run, start, [newest] if newest else [])
+    result, result_damage = _result(current, directory) if current else (None, None)
     values: dict[str, Any] = {
         "start": start,
         "later": later,
@@ -227,7 +229,7 @@ def _read_run_state(run: RunDirectory) -> RunState:
         "cancelled": start is not None and _cancelled(events, start),
     }
     if current is not None:
-        values |= {"attempt": current.name, "result": result, "network": _network(current, plan)}
+        values |= {"attempt": names[-1], "result": result, "network": _network(current, plan)}
         under_slurm = start is not None and (start.how != "launched" or start.job is not None)
         record = current.start_record if under_slurm else None
         values["job_start"] = record.job_start if record else None
@@ -525,11 +527,14 @@ def _on_this_machine(run: RunDirectory, event: JournalEvent) -> tuple[bool | Non
     return False, tuple(members_for(run.path, event.get("group", 0), event.get("group_start_ticks")))
 
 
-def _result(attempt: Attempt) -> tuple[AttemptResult | None, str | None]:
-    """Return the verdict, or what is wrong with its form. An unreadable one counts as missing: Slurm may know more."""
+def _result(attempt: Attempt, directory: str) -> tuple[AttemptResult | None, str | None]:
+    """Return the verdict of the attempt in a directory, or what is wrong with its form.
+
+    An unreadable one counts as missing: Slurm may know more.
+    """
     wrong, result = None, None
     try:
-        result = quick_reader(AttemptResult).decode(files.read_bytes(f"{attempt.path}/{RESULT}"))
+        result = quick_reader(AttemptResult).decode(files.read_bytes(f"{directory}/{RESULT}"))
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, RecursionError):
@@ -538,6 +543,7 @@ def _result(attempt: Attempt) -> tuple[AttemptResult | None, str | None]:
         except DiskError:
             return None, None
         wrong = next(problems(result, _Verdict | None, unknown_keys=True), None)
-    if wrong is None and result is not None and result.get("attempt", attempt.name) != attempt.name:
+    name = directory.rpartition("/")[2]
+    if wrong is None and result is not None and result.get("attempt", name) != name:
         wrong = f"it is that of attempt {result['attempt']}"
     return (None, f"result.json is wrong: {wrong}") if wrong else (result, None)
