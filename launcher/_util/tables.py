@@ -13,7 +13,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
     Nothing is cut off, and control characters of cells become escape sequences.
     """
-    cells = [[_escaped(cell, _KEPT_IN_CELL) for cell in row] for row in rows]
+    cells = [row if "".join(row).isprintable() else [_escaped(cell, _KEPT_IN_CELL) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells)
     return ["  ".join(row).rstrip() for row in padded]

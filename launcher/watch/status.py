@@ -284,7 +284,8 @@ def _judge_proven(run: RunDirectory, run_state: RunState, known: _KnownJob, answ
     """Judge the phase after having made sure that the job which Slurm describes is the run's own."""
     job, start = answer.jobs.get(known.job or ""), run_state.start
     if job is None or start is None or start.how == "launched" or job.source == "none" or job.state is State.UNKNOWN:
-        return replace(judge(_ended_meanwhile(run, run_state, job), job, answer), job_cluster=known.cluster)
+        status = judge(_ended_meanwhile(run, run_state, job), job, answer)
+        return replace(status, job_cluster=known.cluster) if known.cluster is not None else status
     proven = job.belongs_to(start.shown_token, run_state.batch_scripts)
     if proven is False:
         words = f"Slurm's job {job.id} is not this run's"

@@ -60,7 +60,7 @@ def row(status: RunStatus, now: float) -> tuple[str, ...]:
         *("" if each is None else clock(each) for each in durations),
         detail(status, now),
     )
-    return tuple(map(printable, cells))
+    return cells if "".join(cells).isprintable() else tuple(map(printable, cells))
 
 
 def detail(status: RunStatus, now: float) -> str:
