@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from launcher._util.errors import ConfigError
 from launcher.cloudai.models import MEGATRON_BRIDGE, GenericTest, Scenario, System, Test, TestEntry
 from launcher.cloudai.toml_lines import Part, TomlFile
+from launcher.config.load import deep_merge
 from launcher.contract.values import nearest
 
 Kind = Literal["system", "scenario", "test", "hook"]
@@ -314,15 +315,6 @@ def _has(values: Any, key: Sequence[Part]) -> bool:
         else:
             return isinstance(values, list)
     return True
-
-
-def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `over`; tables of both are merged, lists are replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = deep_merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def _test(values: Mapping[str, Any], locate: Callable[[Sequence[Part]], str]) -> GenericTest:

@@ -78,7 +78,7 @@ def load_cluster(name: str, environ: Mapping[str, str]) -> Cluster:
     for _, path in reversed(chain):
         values = read_toml(path)
         unset = unset_keys(values, where=str(path))
-        merged = _merge(_without(merged, unset, where=str(path)), {k: v for k, v in values.items() if k != "unset"})
+        merged = deep_merge(_without(merged, unset, where=str(path)), {k: v for k, v in values.items() if k != "unset"})
     return parse(Cluster, {**merged, "name": chain[0][0]}, where=str(chain[0][1]))
 
 
@@ -283,9 +283,10 @@ def config_home(environ: Mapping[str, str]) -> Path:
     return Path(base).expanduser() / "launcher"
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over`; tables of both are merged, lists are replaced."""
     merged = dict(base)
     for key, value in over.items():
-        known = merged.get(key)
-        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+        below = merged.get(key)
+        merged[key] = deep_merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged

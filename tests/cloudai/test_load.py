@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from launcher._util.errors import ConfigError
-from launcher.cloudai.load import deep_merge, kind_of, load_hooks, load_scenario, load_test, load_tests, verify
+from launcher.cloudai.load import kind_of, load_hooks, load_scenario, load_test, load_tests, verify
 from launcher.cloudai.toml_lines import TomlFile
+from launcher.config.load import deep_merge
 from tests.cloudai.files import ARGS, BRIDGE, DATA, TEST, workspace, write
 
 LINES = '''\
