@@ -226,6 +226,9 @@ _.communication_us
 _.model_parameters
 _.total_us
 
+# Of a class, read from its dictionary alone.
+_.__copied__
+
 # Python calls this by itself.
 _.__dir__
 
