@@ -55,6 +55,7 @@ def test_what_makes_another_training_needs_permission(tmp_path: Path) -> None:
     alone.run("run", *common, "toy.iters=3", "--name", "changed")
     (run,) = alone.runs()
     again = ("run", "--resume", "changed", "toy.iters=5")
+    (run / "code/recipe/small.py").chmod(0o644)  # it is read-only, for every user but root
     with (run / "code/recipe/small.py").open("a") as file:
         file.write("# another recipe\n")
     refused = alone.run(*again, status=2).stderr

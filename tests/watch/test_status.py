@@ -600,9 +600,8 @@ def test_a_finished_run_in_a_table_costs_six_calls_for_files(tmp_path: Path, mon
         run = make_run(tmp_path / f"20260921-10150{number}-abcd", launched, backend="local")
         attempt = make_attempt(run, metrics=(iteration(1), iteration(2, tflops_per_gpu=7.0)))
         for rank in range(2):
-            record = {"version": 1, "rank": rank, "host": "n", "pid": 1, "time": BEGIN, "outcome": "finished"}
-            record |= {"reason": None, "iteration": 2, "exception": None, "cause": None}
-            attempt.rank_record(rank).write_text(json.dumps(record))
+            record = {"version": 1, "host": "n", "pid": 1, "time": BEGIN, "outcome": "finished"}
+            leave(attempt, rank, {**record, "reason": None, "iteration": 2, "exception": None, "cause": None})
         attempt.result_file.write_text(json.dumps(verdict.compose(attempt, 2, 0, now=BEGIN)))
         runs.append(RunDirectory(run.path))
     with counted(monkeypatch) as calls:
