@@ -1,11 +1,12 @@
 """Evaluate what a run has learned by tasks of lm-evaluation-harness, and note the results in the run.
 
   launcher evaluate RUN --tasks hellaswag,arc_easy
-  launcher evaluate RUN --tasks mine --include-path tasks/            tasks of your own, without network
-  launcher evaluate RUN --tasks hellaswag --in-job-on gb200           in a job, behind the run's own if that goes on
+  launcher evaluate RUN --tasks mine --include-path tasks/    tasks of your own, without network
+  launcher evaluate RUN --tasks hellaswag --in-job-on gb200   in a job, behind the run's own
 
 The newest whole checkpoint is exported first, adapters merged, and compared bit by bit as by `launcher convert export`;
-the export stays in the run. `launcher status RUN` and `launcher page RUN` show the results (launcher help evaluate).
+the export stays in the run. `launcher status RUN` and `launcher page RUN` show the results (launcher help
+look-at-a-model).
 """
 
 import argparse
