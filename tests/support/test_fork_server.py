@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.megatron, pytest.mark.timeout(seconds(300))]
 SHOWN = """
 import os, signal, sys
 print(__name__, sys.argv, sys.orig_argv[1:], sys.path, sys.flags.dont_write_bytecode, __spec__ is None)
-environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHINDUCTOR_")}
+imports_set = ("TORCHINDUCTOR_", "KMP_")  # what importing torch and scikit-learn leaves behind
+environment = {name: value for name, value in os.environ.items() if not name.startswith(imports_set)}
 print(sorted(environment.items()), os.getcwd(), os.umask(0), sorted(os.sched_getaffinity(0)))
 print([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE)])
 print([name for name in sys.modules if name.startswith(("launcher", "tests"))], globals().get("__file__"))
