@@ -4,14 +4,19 @@ srun and enroot are stand-ins: srun without the options of pyxis, enroot as a li
 """
 
 import json
+import os
+import re
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from launcher.scripts.render import scripts
 from tests.backends.containers import Contained, contained, logs, result
 from tests.backends.running import TOY
+from tests.support.building import cluster, image, plan
 from tests.support.limits import seconds
 from tests.support.slurm.virtual_cluster import VirtualCluster
 
@@ -67,6 +72,28 @@ def test_what_ended_jobs_have_left_is_removed(user: Contained, slurm_cluster: Vi
     slurm_cluster.run("scancel", living)
     assert {path.name for path in (tmp_path / "containers").iterdir()} == {*kept}
     assert result(run)["outcome"] == "finished"
+
+
+def test_the_controller_is_asked_once_about_the_jobs_of_all_containers(tmp_path: Path) -> None:
+    """What each node runs, alone: squeue is a stand-in, too."""
+    made = plan(profile=cluster(gpus_per_node=8, runtime="pyxis", image="./x.sqsh"), inside=image())
+    program = re.search(r"local program='\n(.*?)'\n    \(", scripts(made)["sbatch.sh"], re.DOTALL)
+    assert program is not None
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "containers").mkdir()
+    script(tmp_path / "bin/enroot", ENROOT.format(containers=tmp_path / "containers", data=tmp_path / "not/yet/there"))
+    script(tmp_path / "bin/squeue", f'#!/bin/bash\necho "$*" >>{tmp_path}/asked\necho "12 RUNNING"\n')
+    # The file system of a node's disk, whatever that of this machine is.
+    script(tmp_path / "bin/stat", "#!/bin/bash\necho xfs\n")
+    kept = {f"pyxis_{LABEL}-12-000", "pyxis_mine"}
+    for name in (*kept, f"pyxis_{LABEL}-11-000", f"pyxis_77_{LABEL}-13-001", f"pyxis_{LABEL}-1-001"):
+        (tmp_path / "containers" / name).touch()
+    environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "1"}
+    command = ["bash", "-c", program[1], "tidy", "prepare", f"{LABEL}-1-002", "", "image"]
+    subprocess.run(command, env=environment, check=True)
+    assert {path.name for path in (tmp_path / "containers").iterdir()} == kept
+    (asked,) = (tmp_path / "asked").read_text().splitlines()
+    assert sorted(asked.partition("--jobs=")[2].split()[0].split(",")) == ["11", "12", "13"]
 
 
 def test_on_a_shared_disk_containers_of_other_jobs_stay(user: Contained, tmp_path: Path) -> None:
