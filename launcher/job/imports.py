@@ -7,12 +7,14 @@ code/ does not change while a run lives: each directory is listed once, and a mo
 
 import sys
 from importlib.machinery import (
+    BYTECODE_SUFFIXES,
     EXTENSION_SUFFIXES,
     SOURCE_SUFFIXES,
     ExtensionFileLoader,
     FileFinder,
     ModuleSpec,
     SourceFileLoader,
+    SourcelessFileLoader,
 )
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -30,7 +32,11 @@ class CodeLoader(SourceFileLoader):
         return code
 
 
-_LOADERS = (ExtensionFileLoader, EXTENSION_SUFFIXES), (CodeLoader, SOURCE_SUFFIXES)
+_LOADERS = (
+    (ExtensionFileLoader, EXTENSION_SUFFIXES),
+    (CodeLoader, SOURCE_SUFFIXES),
+    (SourcelessFileLoader, BYTECODE_SUFFIXES),  # a module of the user's may have no source
+)
 
 
 class CodeFinder(FileFinder):

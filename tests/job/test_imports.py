@@ -1,6 +1,7 @@
 """How a rank imports what is in code/: the same modules as ever, few calls, no byte code left there."""
 
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -94,3 +95,11 @@ assert appeared.VALUE == 3
 (code / "appeared.py").unlink()
 """
     imported(code, "taken over", body)
+
+
+def test_a_module_without_a_source_is_found(code: Path, tmp_path: Path) -> None:
+    source = tmp_path / "sealed.py"
+    source.write_text("VALUE = 4\n")
+    py_compile.compile(str(source), cfile=str(code / "sealed.pyc"))
+    imported(code, "taken over", "import sealed\nassert sealed.VALUE == 4")
+    (code / "sealed.pyc").unlink()
