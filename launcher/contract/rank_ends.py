@@ -2,8 +2,9 @@
 
 A rank appends its RankRecord and its step.sh an ExitRecord, one JSON line each; of two lines of one kind about a rank
 the last counts. All processes that write a file run on one node, so that its kernel puts their lines one after the
-other. A line reaches the kernel in one write and begins with a line feed: where a process was killed or the disk was
-full in the middle of its line, that line alone is lost, since half a line is not JSON.
+other. A rank's line reaches the kernel in one write and begins with a line feed; bash writes the line feed first and
+then the line. Where a process was killed or the disk was full in the middle of its line, that line alone is lost, since
+half a line is not JSON.
 """
 
 import errno

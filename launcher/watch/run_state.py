@@ -374,7 +374,8 @@ def silence(attempt: Attempt, progress: AttemptProgress) -> float | None:
     """Return for how many seconds an attempt has shown no sign, if that is longer than ten of its iterations.
 
     The clocks of this machine and of the nodes may differ: both times are those that the file system gives, the
-    present one by a file that is made and removed. None where that is not possible, or it is not silent.
+    present one by a file that is made and removed. So that few files are made, this machine's clock is asked first:
+    where it is behind, silence is shown so much later. None where the file system does not say, or it is not silent.
     """
     limit = silent_after(progress)
     newest = max((changed_at(path) for path in (attempt.metrics, attempt.timeline)), default=0.0)
