@@ -328,17 +328,19 @@ def progress_of(metrics: list[dict[str, Any]], ranks: list[RankEnd]) -> Progress
 
 
 def reason_of(
-    ranks: list[RankEnd], first: Optional[RankEnd], step_status: int, diverged_at: Optional[int]
+    ranks: list[RankEnd], first: Optional[RankEnd], step_status: int, diverged_at: Optional[int], *, began: bool
 ) -> Optional[str]:
     """Return why the attempt stopped, as the ranks say, or how the first failing rank ended.
 
-    `diverged_at` is the iteration at which the loss of a diverged attempt stopped being finite, else None.
+    `diverged_at` is the iteration at which the loss of a diverged attempt stopped being finite, else None. `began` says
+    whether the program has given a sign.
     """
     if diverged_at is not None:
         failure = "" if first is None else f"; then rank {first.rank}: {what(first)}"
         return f"the loss was not finite from iteration {diverged_at} on{failure}"
     if all(rank.missing for rank in ranks):
-        return f"no rank left a record: the step ended with status {step_status} before the program began"
+        when = "" if began else " before the program began"
+        return f"no rank left a record: the step ended with status {step_status}{when}"
     if first is not None:
         return f"rank {first.rank}: {what(first)}"
     reasons = [rank.record.get("reason") for rank in ranks if rank.record and rank.outcome == "stopped"]
@@ -681,11 +683,12 @@ def compose(attempt: AttemptPaths, world_size: int, step_status: int, now: float
         outer = None  # what kept the ranks from starting came first
     outcome = outcome_of(ranks, not_finite_at_end(metrics), outer)
     progress = progress_of(metrics, ranks)
-    reason = reason_of(ranks, first, step_status, progress["diverged_at"] if outcome == "diverged" else None)
+    timeline = read_whole_lines(attempt.timeline)
+    diverged_at = progress["diverged_at"] if outcome == "diverged" else None
+    reason = reason_of(ranks, first, step_status, diverged_at, began=bool(metrics or timeline))
     if outcome == "stopped" and outer is not None:
         reason = stop_reason(outer, ranks)
         first = None
-    timeline = read_whole_lines(attempt.timeline)
     times = [line["time"] for line in timeline if is_number(line.get("time"))]
     saves = [line["iteration"] for line in timeline if line.get("event") == "save" and is_number(line.get("iteration"))]
     hang = watched_hang(attempt, ranks) if outcome == "failed" else None

@@ -156,6 +156,13 @@ def test_nothing_began(tmp_path: Path) -> None:
     assert (result["iteration"], result["loss"], result["started"], result["ended"]) == (None, None, None, 100.0)
 
 
+def test_ranks_that_have_trained_and_left_no_record_did_begin(tmp_path: Path) -> None:
+    run = attempt_of(tmp_path, [(None, None)] * 2)
+    (run / "attempts/000/metrics.jsonl").write_text('{"iteration": 7, "loss": 1.5, "time": 20.0}\n')
+    result = verdict.compose(AttemptPaths(run / "attempts/000"), 2, 143, now=100.0)
+    assert (result["reason"], result["iteration"]) == ("no rank left a record: the step ended with status 143", 7)
+
+
 ENDS = [
     None,
     FINISHED,
