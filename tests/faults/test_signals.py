@@ -201,7 +201,8 @@ def test_what_outlives_its_launcher_in_an_allocation(user: User, cluster: Virtua
             assert "the run is running" in user.run("run", "--resume", str(run), status=2).stderr
             user.run("cancel", str(run))
             assert status()["phase"] == "cancelled"
-            assert (run / "attempts/000/result.json").exists(), "sbatch.sh writes its verdict"
+            result = json.loads((run / "attempts/000/result.json").read_text())
+            assert (result["outcome"], result["stopped_by"]) == ("stopped", "cancelled"), "sbatch.sh writes its verdict"
         finally:
             salloc.terminate()
 

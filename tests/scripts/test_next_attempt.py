@@ -210,6 +210,19 @@ def test_only_a_cancel_after_the_jobs_own_start_counts(job: Job) -> None:
     assert job.run(asked) == ""
 
 
+def test_a_cancel_of_which_slurm_knows_nothing_is_why_the_attempt_ends(job: Job) -> None:
+    """In an allocation, which goes on: `launcher cancel` has signalled the script and srun themselves."""
+    job.attempt(0, verdict=False)
+    given = "notice=notice.json stop=stop signalled=signalled patience='' woken=0 step=(srun) srun=$$ watcher=$$\n"
+    job.run(f"{given}on_signal", terminated="1")
+    assert not (job.path / "notice.json").exists()
+    job.write("cancelled")
+    job.run(f"{given}on_signal", terminated="1")
+    assert json.loads((job.path / "notice.json").read_text())["why"] == "cancelled"
+    assert (job.path / "signalled").exists()
+    assert not (job.path / "stop").exists()
+
+
 def test_a_cancel_while_a_successor_is_submitted(job: Job) -> None:
     job.attempt(0, verdict=True)
     job.write("cancelled", job="12")
