@@ -14,6 +14,7 @@ class Score:
     iteration: int
     task: str
     metric: str
+    """With the number of examples in each prompt, where there were any."""
     value: str
     """With its standard error, where there is one."""
     samples: str
@@ -34,17 +35,18 @@ def evaluations_of(run: RunDirectory) -> list[EvaluationRecord]:
 
 
 def scores(run: RunDirectory) -> list[Score]:
-    """Return the newest value of each metric, task, iteration and limit."""
+    """Return the newest value of each metric, task, iteration, limit and number of examples in a prompt."""
     newest: dict[tuple[object, ...], Score] = {}
     for record in evaluations_of(run):
         for task, result in record["tasks"].items():
             for metric, held in result["metrics"].items():
                 limited = f" (limit {record['limit']})" if record["limit"] is not None else ""
+                shown = f"{metric} ({result['shots']}-shot)" if result["shots"] else metric
                 samples = "" if result["samples"] is None else f"{result['samples']}{limited}"
                 score = Score(
-                    record["iteration"], task, metric, _value(held["value"], held["stderr"]), samples, record["ended"]
+                    record["iteration"], task, shown, _value(held["value"], held["stderr"]), samples, record["ended"]
                 )
-                newest[record["iteration"], task, metric, record["limit"]] = score
+                newest[record["iteration"], task, shown, record["limit"]] = score
     return list(newest.values())
 
 

@@ -100,6 +100,17 @@ def noted(run: RunDirectory, name: str, ended: float, value: float | None, **mor
     (run.evaluations / f"{name}.json").write_text(json.dumps({**record, **more}))
 
 
+def test_a_value_hides_none_with_other_examples_in_the_prompt(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    metrics = {"acc": {"value": 0.75, "stderr": None, "higher_is_better": True}}
+    noted(run, "a", 3e8, 0.5)
+    noted(run, "b", 4e8, None, tasks={"ours": {"metrics": metrics, "samples": 400, "shots": 5}})
+    assert sentences(run) == [
+        "evaluated at iteration 50: ours acc 0.5 ± 0.025, 400 samples",
+        "evaluated at iteration 50: ours acc (5-shot) 0.75, 400 samples",
+    ]
+
+
 def test_status_and_page_show_the_newest_value_of_each_metric(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     subject = Subject(run, LocalShell(), 1e9)
