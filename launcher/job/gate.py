@@ -61,7 +61,7 @@ def judge(
         reason = "it did not end in time"
     elif status == _KILLED:
         reason = f"it was killed, at the end of its time or for another reason: {_last_words(errors or text)[:200]}"
-    elif unable := re.search(_EXECVE, errors, re.MULTILINE):
+    elif status and (unable := re.search(_EXECVE, errors, re.MULTILINE)):
         started, reason = False, f"its program cannot be started: {unable[1][:200]}"
     elif status in _NOT_STARTED:
         said = _last_words(errors or text)[:200]

@@ -283,6 +283,13 @@ def test_a_gate_that_did_not_measure_does_not_blame_the_network(reason: str, fai
     assert failed_gate(AttemptPaths(tmp_path)) is None
 
 
+def test_a_program_that_passes_may_have_failed_to_start_another_one() -> None:
+    """A script whose own srun finds no program, and that goes on without."""
+    assert judge("nccl", OUTPUT, EXECVE, 0, None)["passed"]
+    assert judge("prepare", "", EXECVE, 0, None, measures=False)["passed"]
+    assert not judge("nccl", "", EXECVE, 2, None)["started"]
+
+
 def test_a_program_that_measures_nothing_passes_by_its_status(tmp_path: Path) -> None:
     assert judge("vboost", "", "", 0, None, measures=False)["passed"]
     found = judge("vboost", OUTPUT, "sudo: a password is required\n", 1, None, measures=False)
