@@ -210,7 +210,7 @@ class AttemptPaths:
 
     @property
     def notice(self) -> Path:
-        """Why Slurm ends the job, as sbatch.sh has learnt from the controller; missing where it does not."""
+        """Why the attempt is ended from outside, as the controller or the journal says; missing where it is not."""
         return self.path / "notice.json"
 
     def log(self, rank: int) -> Path:

@@ -9,7 +9,8 @@ Outcome = Literal[RankOutcome, "diverged"]
 
 StopCause = Literal["asked", "time limit", "preempted", "requeued", "cancelled", "signal", "superseded"]
 """What ended an attempt from outside: a user's `cancel --checkpoint` or Ctrl-C; Slurm, as sbatch.sh has learnt from the
-controller; a SIGTERM while the controller did not answer; or another attempt, which owns the run."""
+controller; `cancel` in an allocation; a SIGTERM while the controller did not answer; or another attempt, which owns the
+run."""
 STOP_CAUSES = get_args(StopCause)
 
 SUPERSEDED: StopCause = "superseded"
@@ -17,7 +18,7 @@ SUPERSEDED: StopCause = "superseded"
 
 
 class Notice(TypedDict):
-    """Why Slurm ends the job of an attempt. Written once, by sbatch.sh."""
+    """Why an attempt is ended from outside. Written once, by sbatch.sh."""
 
     version: Literal[1]
     time: float
