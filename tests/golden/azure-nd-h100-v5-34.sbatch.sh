@@ -296,8 +296,8 @@ is_left() { # whether nothing will enter container $1 again
 ours=() jobs=()
 for name in $(enroot list 2>/dev/null); do
     [[ $name =~ $of_a_job ]] || continue
-    ours+=("$name")
-    [[ ${BASH_REMATCH[4]} == "$SLURM_JOB_ID" ]] || ! is_of_this_node || jobs+=("${BASH_REMATCH[4]}")
+    ours+=("$name") job=${BASH_REMATCH[4]}
+    [[ $job == "$SLURM_JOB_ID" ]] || ! is_of_this_node || jobs+=("$job")
 done
 ask_about "${jobs[@]}"
 for name in "${ours[@]}"; do
@@ -369,6 +369,7 @@ on_signal() {
     [[ ! -e $signalled ]] || terminated=1
     measure
     look || ((!terminated)) || why=signal # without an answer too much is saved rather than too little
+    [[ -n $why ]] || ((!terminated)) || ! was_cancelled || why=cancelled # in an allocation, which goes on
     [[ -n $why || ${step[0]} != false ]] || ((!terminated)) || why=signal # no rank has started, because of it
     if [[ -n $why && -z $ended_by ]]; then
         ended_by=$why
@@ -380,7 +381,7 @@ on_signal() {
         start_watch
     elif [[ -e $stop ]]; then # asked already, perhaps by `launcher cancel --checkpoint`
         rm -f "$signalled"
-    elif [[ -z $why ]]; then # srun ends the step after a failure, or a user does: a moment for the ranks' own records
+    elif [[ -z $why || ($why == cancelled && $over == 0) ]]; then # srun ends the step after a failure, or a user does: a moment for the ranks' own records
         : >"$signalled"
         read_uptime
         patience=${patience:-$((up + 3))}

@@ -292,6 +292,7 @@ on_signal() {
     [[ ! -e $signalled ]] || terminated=1
     measure
     look || ((!terminated)) || why=signal # without an answer too much is saved rather than too little
+    [[ -n $why ]] || ((!terminated)) || ! was_cancelled || why=cancelled # in an allocation, which goes on
     [[ -n $why || ${step[0]} != false ]] || ((!terminated)) || why=signal # no rank has started, because of it
     if [[ -n $why && -z $ended_by ]]; then
         ended_by=$why
@@ -303,7 +304,7 @@ on_signal() {
         start_watch
     elif [[ -e $stop ]]; then # asked already, perhaps by `launcher cancel --checkpoint`
         rm -f "$signalled"
-    elif [[ -z $why ]]; then # srun ends the step after a failure, or a user does: a moment for the ranks' own records
+    elif [[ -z $why || ($why == cancelled && $over == 0) ]]; then # srun ends the step after a failure, or a user does: a moment for the ranks' own records
         : >"$signalled"
         read_uptime
         patience=${patience:-$((up + 3))}
