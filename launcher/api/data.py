@@ -151,11 +151,11 @@ def _tasks(request: PreparationRequest) -> Path:
 
 
 def _require_apart(request: PreparationRequest) -> None:
-    source, target = Path(request.source), Path(request.target)
+    source, target = (Path(os.path.realpath(path)) for path in (request.source, request.target))
     if source == target or source in target.parents:
         raise RequestError(
             "the result would lie inside the source, and a second call would take it for text",
-            where=str(target),
+            where=request.target,
             hint="Choose a directory beside the source.",
         )
 

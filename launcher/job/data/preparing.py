@@ -49,6 +49,13 @@ def prepare(request: PreparationRequest, events: EventWriter) -> "dict[str, Any]
         )
     plan = _plan(request, tokenizer, events)
     if done is not None:
+        if done["merged"] != request.merge:
+            raise UserError(
+                f"this directory is whole, with its shards {'joined' if done['merged'] else 'apart'}",
+                where=request.target,
+                hint="choose another directory for the other form: what trains on this one needs its files",
+            )
+        _remove_joined(target, done)
         return {**_result(target, done), "made": 0, "kept": len(plan["shards"])}
     missing = preparation.missing_shards(target, plan)
     wanted = [number for number in missing if number % request.parts == request.part]
@@ -69,7 +76,13 @@ def _require_target(target: Path) -> None:
         )
     if target.exists() and not target.is_dir():
         raise UserError("this is not a directory", where=str(target))
-    if target.is_dir() and preparation.read_plan(target) is None and any(target.iterdir()):
+    if (
+        target.is_dir()
+        and preparation.read_plan(target) is None
+        # Another task may be about to write the plan, or was killed then: hidden files alone are not a user's.
+        and any(not path.name.startswith(".") for path in target.iterdir())
+        and preparation.read_plan(target) is None
+    ):
         raise UserError(
             "this directory is not empty, and no preparation was begun in it",
             where=str(target),
@@ -116,16 +129,39 @@ def _plan(request: PreparationRequest, tokenizer: tokenizing.Tokenizer, events: 
         "files": [_seen(file) for file in source.files],
         "shards": pieces,
     }
-    (target / preparation.SHARDS).mkdir(parents=True, exist_ok=True)
-    # Tasks that begin at the same time write the same text.
-    write_json(target / preparation.PLAN, plan)
+    if not _begun(target, plan):
+        # Another process was faster: what it has begun counts, and it may have been asked for something else.
+        return _plan(request, tokenizer, events)
     events.line(f"{len(source.files)} file(s) of {source.format}, {len(pieces)} shard(s)")
     return plan
 
 
-def _seen(file: Path) -> "dict[str, Any]":
-    status = file.stat()
-    return {"path": str(file), "bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+def _begun(target: Path, plan: PreparationPlan) -> bool:
+    """Write the plan unless the directory has one; return whether it was written."""
+    target.mkdir(parents=True, exist_ok=True)
+    path = target / preparation.PLAN
+    hidden = Path(f"{_hidden(target / 'prepare')}.json")
+    write_json(hidden, plan)
+    try:
+        path.hardlink_to(hidden)
+    except FileExistsError:
+        if preparation.read_plan(target) is None:
+            raise UserError("this is not a plan of this release", where=str(path)) from None
+        return False
+    except OSError:  # a file system without hard links: the last one counts
+        hidden.replace(path)
+    finally:
+        hidden.unlink(missing_ok=True)
+    return True
+
+
+def _seen(path: Path) -> "dict[str, Any]":
+    """Return what shows that a file has changed, or any file of a saved data set."""
+    found = [path.stat()]
+    if path.is_dir():
+        found = [file.stat() for file in path.rglob("*") if file.is_file()]
+    changed = max((status.st_mtime_ns for status in found), default=0)
+    return {"path": str(path), "bytes": sum(status.st_size for status in found), "changed_ns": changed}
 
 
 def _dtype(tokenizer: tokenizing.Tokenizer) -> str:
@@ -159,6 +195,14 @@ def _require_same(plan: PreparationPlan, request: PreparationRequest, tokenizer:
         )
     for file in plan["files"]:
         _require_unchanged(file)
+    known, there = [file["path"] for file in plan["files"]], [str(file) for file in source_files.find(request).files]
+    if there != known:
+        more = next((name for name in there if name not in set(known)), there[0])
+        raise UserError(
+            f"the source has {len(there)} files, and had {len(known)} when this preparation was begun",
+            where=more,
+            hint="remove the directory that was begun, or choose another one",
+        )
 
 
 def _require_unchanged(file: "dict[str, Any]") -> None:
@@ -225,10 +269,9 @@ def _make_shard(
     """Write one shard and its manifest. Raises UserError for a row that is not a document."""
     import numpy
 
-    known = {file["path"]: file for file in plan["files"]}
-    for piece in plan["shards"][number]:
-        _require_unchanged(known[piece["file"]])
+    _require_pieces_unchanged(plan, number)
     final = preparation.shard_prefix(Path(request.target), number)
+    final.parent.mkdir(exist_ok=True)
     hidden = _hidden(final)
     counted: ShardManifest = {
         "version": preparation.VERSION,
@@ -258,9 +301,16 @@ def _make_shard(
             counted["sizes"][ending], counted["sha256"][ending] = path.stat().st_size, checksum(path)
         if counted["sizes"]["bin"] != counted["tokens"] * numpy.dtype(plan["dtype"]).itemsize:
             raise OSError(f"shard {number}: the file is not as long as what was written")
+        _require_pieces_unchanged(plan, number)  # nor while it was read
         for ending in ("bin", "idx"):
             Path(f"{hidden}.{ending}").replace(f"{final}.{ending}")
     write_json(final.with_suffix(".json"), counted)
+
+
+def _require_pieces_unchanged(plan: PreparationPlan, number: int) -> None:
+    known = {file["path"]: file for file in plan["files"]}
+    for path in {piece["file"] for piece in plan["shards"][number]}:
+        _require_unchanged(known[path])
 
 
 def _batches(
@@ -345,6 +395,17 @@ def checksum(path: Path) -> str:
 def _finish(request: PreparationRequest, plan: PreparationPlan, events: EventWriter) -> "dict[str, Any]":
     """Join the shards, or write the line that names them, and the manifest. Return the manifest."""
     target = Path(request.target)
+    try:
+        return _joined(target, request, plan, events)
+    except (TransientError, OSError):
+        # Another process may have joined and removed the shards meanwhile.
+        if (done := _finished(target)) is None or done["merged"] != request.merge:
+            raise
+        _remove_joined(target, done)  # those that were made since then
+        return done
+
+
+def _joined(target: Path, request: PreparationRequest, plan: PreparationPlan, events: EventWriter) -> "dict[str, Any]":
     shards = _whole_shards(target, plan)
     totals = {
         name: sum(shard[name] for shard in shards)
@@ -370,11 +431,15 @@ def _finish(request: PreparationRequest, plan: PreparationPlan, events: EventWri
         "versions": {name: version(name) for name in ("megatron-core", "transformers", "tokenizers")},
     }
     write_json(target / preparation.MANIFEST, manifest)
-    if request.merge:
-        for number in range(len(shards)):
-            for ending in ("bin", "idx"):
-                preparation.shard_prefix(target, number).with_suffix(f".{ending}").unlink(missing_ok=True)
+    _remove_joined(target, manifest)
     return manifest
+
+
+def _remove_joined(target: Path, manifest: "dict[str, Any]") -> None:
+    """Remove the ids of shards that the whole has."""
+    for number in range(manifest["shards"]) if manifest["merged"] else ():
+        for ending in ("bin", "idx"):
+            preparation.shard_prefix(target, number).with_suffix(f".{ending}").unlink(missing_ok=True)
 
 
 def _whole_shards(target: Path, plan: PreparationPlan) -> "list[ShardManifest]":

@@ -1,9 +1,12 @@
 """Sources of training text: which files there are, how they are divided into shards, and the documents of a piece."""
 
+import contextlib
 import gzip
 import importlib
 import json
 import math
+import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ _SAVED = ("dataset_dict.json", "state.json")
 """Files at the top of what `save_to_disk()` wrote: several splits, or one data set."""
 _ROWS = 1000
 """Rows that are read at once."""
+_PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -42,7 +46,23 @@ class Row:
 
 
 def find(request: PreparationRequest) -> SourceFiles:
-    """Return the files of the request's source. Raises UserError where there are none, or of several formats."""
+    """Return the files of the request's source.
+
+    Raises UserError where there are none, files of several formats, or options that have no effect on their format.
+    """
+    found = _found(request)
+    without_effect = (
+        ("--split", request.split is not None and found.format != "saved", "a saved data set"),
+        ("--sample-by", request.sample_by != "line" and found.format != "text", "text"),
+        ("--field", request.field != PreparationRequest.field and found.format == "text", "a format with fields"),
+    )
+    for option, given, what in without_effect:
+        if given:
+            raise UserError(f"it is an option of {what}, and the source is {found.format}", where=option)
+    return found
+
+
+def _found(request: PreparationRequest) -> SourceFiles:
     path = Path(request.source)
     if not path.exists():
         raise UserError("there is no such file or directory", where=str(path))
@@ -70,13 +90,22 @@ def _format_of_file(path: Path, wanted: Optional[str]) -> str:
 
 def _directory(path: Path, wanted: Optional[str]) -> SourceFiles:
     by_format: dict[str, list[Path]] = {}
-    for file in sorted(path.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-        kind = None if hidden or not file.is_file() else _by_ending(file)
+    packed = list[tuple[str, Path]]()
+    for file in sorted(_files_below(path, ())):
+        kind, within = _by_ending(file), _by_ending(file.with_suffix(""))
         if kind is not None:
             by_format.setdefault(kind, []).append(file)
+        elif within is not None and file.suffix.lower() in _PACKED:
+            packed.append((within, file))
     if wanted is not None:
         by_format = {kind: files for kind, files in by_format.items() if kind == wanted}
+    for kind, file in packed:
+        if wanted in (None, kind):
+            raise UserError(
+                f"a file of {kind} that is packed with {file.suffix[1:]} cannot be read, and would be left out",
+                where=str(file),
+                hint="unpack it, or move it away",
+            )
     if not by_format:
         endings = _ENDINGS.get(wanted or "", tuple(ending for some in _ENDINGS.values() for ending in some))
         raise UserError(
@@ -90,6 +119,27 @@ def _directory(path: Path, wanted: Optional[str]) -> SourceFiles:
         )
     ((kind, files),) = by_format.items()
     return SourceFiles(kind, tuple(files))
+
+
+def _files_below(directory: Path, above: "tuple[str, ...]") -> "Iterator[Path]":
+    """Yield the files below a directory, also behind symbolic links. Hidden ones are left out.
+
+    Raises UserError for a link of a format's name that leads nowhere, OSError for a directory that cannot be read.
+    """
+    here = os.path.realpath(directory)
+    if here in above:  # a link that leads to a directory in which it lies
+        return
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            path = directory / entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _files_below(path, (*above, here))
+            elif entry.is_file():
+                yield path
+            elif entry.is_symlink() and _by_ending(path) is not None:
+                raise UserError("this symbolic link leads to no file", where=str(path))
 
 
 def _by_ending(path: Path) -> Optional[str]:
@@ -131,7 +181,7 @@ def _parts(source: SourceFiles, request: PreparationRequest) -> "Iterator[tuple[
             _require_text(rows.features, request.field, file)
             yield file, len(rows), max(1.0, rows.data.nbytes / max(1, len(rows.data))), True
         else:
-            whole = file.name.endswith(".gz") or (source.format == "text" and request.sample_by != "line")
+            whole = file.name.lower().endswith(".gz") or (source.format == "text" and request.sample_by != "line")
             yield file, file.stat().st_size, 1.0, not whole
 
 
@@ -205,8 +255,9 @@ def rows(piece: Piece, kind: str, request: PreparationRequest) -> "Iterator[Row]
         for number, line in _lines(piece):
             yield _decoded(line, f"{piece['file']}, byte {number}")
     else:
-        with _open(Path(piece["file"])) as file:
-            whole = _decoded(file.read(), piece["file"])
+        path = Path(piece["file"])
+        with _open(path) as file, _whole(path):
+            whole = _decoded(file.read().removeprefix(_BOM), piece["file"])
         if whole.problem or request.sample_by == "document":
             yield whole
         else:
@@ -267,27 +318,33 @@ def _decoded(line: bytes, where: str) -> Row:
 
 
 def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> "Iterator[None]":
+    """Raise UserError for what gzip raises for a file that was cut short or is damaged."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"this file is not whole: {first_line(error)}", where=str(path)) from error
 
 
 def _lines(piece: Piece) -> "Iterator[tuple[int, bytes]]":
     """Yield the lines that begin inside the piece, without their ends, and where in the file each begins."""
     path = Path(piece["file"])
-    packed = path.name.endswith(".gz")
-    try:
-        with _open(path) as file:
-            at = piece["start"]
-            if at:
-                # The line over the border belongs to the piece before.
-                file.seek(at - 1)
-                at += len(file.readline()) - 1
-            while packed or at < piece["end"]:
-                line = file.readline()
-                if not line:
-                    return
-                content = (line.removeprefix(_BOM) if at == 0 else line).rstrip(b"\r\n")
-                if content.strip():
-                    yield at, content
-                at += len(line)
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"this file is not whole: {first_line(error)}", where=str(path)) from error
+    packed = path.name.lower().endswith(".gz")
+    with _whole(path), _open(path) as file:
+        at = piece["start"]
+        if at:
+            # The line over the border belongs to the piece before.
+            file.seek(at - 1)
+            at += len(file.readline()) - 1
+        while packed or at < piece["end"]:
+            line = file.readline()
+            if not line:
+                return
+            content = (line.removeprefix(_BOM) if at == 0 else line).rstrip(b"\r\n")
+            if content.strip():
+                yield at, content
+            at += len(line)

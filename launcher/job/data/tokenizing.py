@@ -67,7 +67,11 @@ def load(directory: Path) -> Tokenizer:
 
     transformers.logging.set_verbosity_error()
     try:
-        model = transformers.AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        model = transformers.AutoTokenizer.from_pretrained(
+            str(directory),
+            local_files_only=True,
+            trust_remote_code=False,  # by default transformers asks on a terminal
+        )
         vocabulary = model.get_vocab()
     except Exception as error:
         raise UserError(
