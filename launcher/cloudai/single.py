@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher._util.errors import ConfigError, ImageError, LauncherError, OutsideError
 from launcher._util.shell import LocalShell, Shell
@@ -35,6 +35,9 @@ from launcher.rundir.journal import Journal
 from launcher.rundir.locks import locked
 from launcher.scripts.render import directive
 from launcher.slurm.submit import Submission, search, submit
+
+if TYPE_CHECKING:
+    from launcher.backends.wait import Interrupts
 
 _OF_THE_JOB = ("time", "partition", "account", "qos", "sbatch", "gates", "keep_going", "exclude", "nodelist")
 """What of a case's request belongs to a job of its own."""
@@ -137,9 +140,17 @@ def write_job(
     program = "from launcher.cloudai.single import main; import sys; sys.exit(main(sys.argv[1:]))"
     words = [sys.executable, "-P", "-c", program, str(job.root)]
     text = "\n".join(["#!/bin/bash", *lines, "set -u", shlex.join(words), ""])
-    gates = next((planned.request.gates for _, planned in cases if planned is not None), ())
-    files.write_text(job.script, with_gates(text, gates, job.gates), mode=0o700)
+    files.write_text(job.script, with_gates(text, gates_of(cases), job.gates), mode=0o700)
     return job
+
+
+def gates_of(cases: Sequence[tuple[Case, PlannedCase | None]]) -> tuple[str, ...]:
+    """Return the programs before and after all cases: those of each case that is run, one of each name."""
+    found = dict[str, str]()
+    for _, planned in cases:
+        for gate in planned.request.gates if planned is not None and not planned.plan_only else ():
+            found.setdefault(str(json.loads(gate)["name"]), gate)
+    return tuple(found.values())
 
 
 def _in_allocation(request: Request) -> dict[str, Any]:
@@ -219,19 +230,26 @@ def submit_job(
             job.journal.write("submit_intent", token=token)
             found = submit(job.script, shell, token=token, env=_environment(), cwd=job.path)
             job.journal.write("submitted", token=token, job=found.job, cluster=found.cluster)
-    facts = {"run_dir": None, "job": found.job, "cluster": found.cluster, "single": True}
+        _write_cases(cases, root, job, found, progress)
+    return found
+
+
+def _write_cases(
+    cases: Sequence[tuple[Case, PlannedCase | None]], root: Path, job: SingleJob, found: Submission, progress: Progress
+) -> None:
+    """Record the cases, except those that are recorded. What the job has noted of a case before that is kept."""
+    facts = {"job": found.job, "cluster": found.cluster, "single": True}
     for case, planned in cases:
         directory = root / case.name
         if planned is None:
             write_case(case, directory, None, None)
         elif planned.plan_only:
             write_case(case, directory, planned, None, refused="cmd_args.dryrun is true")
-        elif not (directory / CASE).exists():
-            write_case(case, directory, planned, facts)
+        elif "job" not in (known := files.read_object(directory / CASE) or {}):
+            write_case(case, directory, planned, {"run_dir": None, **known, **facts})
             files.write_text(directory / TEST_RUN, run_record_text(planned, f"sbatch {job.script}"))
             for note in planned.notes:
                 (progress.warn if note.level == "warning" else progress.info)(f"{case.name}: {note}")
-    return found
 
 
 def _environment() -> dict[str, str]:
@@ -258,18 +276,37 @@ def _known(job: SingleJob, shell: Shell) -> Submission | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what a scenario's results name, one after the other; return 1 where a run has not finished."""
+    """Run what a scenario's results name, one after the other; return 1 where a run has not finished.
+
+    No case is begun once this process was asked to end: the job is about to end or to be requeued, and a case that
+    cannot start then would count as failed.
+    """
+    from launcher.backends.wait import interrupts
+
     (root,) = arguments
-    record = files.read_object(Path(root) / "single/runs.json") or {}
-    statuses = [_run(Path(each["case"]), each["request"]) for each in record.get("runs", [])]
+    job = SingleJob(Path(root))
+    record = files.read_object(job.path / "runs.json") or {}
+    with interrupts() as counted:
+        _wait_for_records(job)
+        statuses = [
+            not counted.count and _run(Path(each["case"]), each["request"], counted) for each in record.get("runs", [])
+        ]
     return 0 if all(statuses) else 1
 
 
-def _run(directory: Path, values: Mapping[str, Any]) -> bool:
+def _wait_for_records(job: SingleJob) -> None:
+    """Wait until the launcher that has submitted this job has recorded its cases, or has ended."""
+    try:
+        with locked(job.path / "lock", wait_s=_LOCK_WAIT_S, busy=OutsideError("its launcher still holds the lock")):
+            return
+    except LauncherError as error:
+        print(f"launcher: {error.message}", flush=True)
+
+
+def _run(directory: Path, values: Mapping[str, Any], counted: "Interrupts") -> bool:
     """Run one case unless it is over; return whether it has finished."""
     from launcher.api.prepare_plan import prepare_plan
     from launcher.api.run import start_run, wait_for_run
-    from launcher.backends.wait import interrupts
 
     record = files.read_object(directory / CASE) or {}
     if (before := _outcome(record)) in ("finished", "failed", "diverged"):  # the job was requeued
@@ -277,16 +314,16 @@ def _run(directory: Path, values: Mapping[str, Any]) -> bool:
     print(f"launcher: {directory.parent.name}/{directory.name} begins", flush=True)
     try:
         prepared = prepare_plan(parse(Request, values, where=None), "run", check="never", progress=Silent())
-        with interrupts() as counted:
-            started = start_run(prepared, Silent())
-            files.write_json(directory / CASE, {**record, "run_dir": str(started.run.path)})
-            outcome = wait_for_run(started, counted, tick=lambda: None, say=lambda words: print(words, flush=True))
+        started = start_run(prepared, Silent())
+        files.write_json(directory / CASE, {**record, "run_dir": str(started.run.path)})
+        link = directory / "run"
+        link.unlink(missing_ok=True)  # of a run that a requeue has ended
+        link.symlink_to(started.run.path)
+        outcome = wait_for_run(started, counted, tick=lambda: None, say=lambda words: print(words, flush=True))
     except LauncherError as error:
         print(f"launcher: {directory}: {error.message}", flush=True)
         files.write_json(directory / CASE, {**record, "failed": error.message})
         return False
-    if not (link := directory / "run").is_symlink():
-        link.symlink_to(started.run.path)
     return outcome.exit_status == 0
 
 
