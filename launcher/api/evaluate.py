@@ -62,6 +62,12 @@ def _behind(run: RunDirectory, job: TaskJobOptions, progress: Progress) -> TaskJ
     (status,), _ = status_of([run], LocalShell())
     if status.phase.over or status.job is None or "dependency" in job.directives:
         return job
+    if status.job_cluster is not None:
+        raise RequestError(
+            f"the run's job {status.job} is one of the cluster {status.job_cluster}, and no job here can wait for it",
+            where=str(run.path),
+            hint="Evaluate the run when it has ended, or say with --dependency what to wait for.",
+        )
     progress.info(f"it waits for the end of the run's job {status.job}")
     return replace(job, directives={**job.directives, "dependency": f"afterany:{status.job}"})
 

@@ -1,5 +1,6 @@
 """The evaluation of a run, here or on a compute node: its newest checkpoint exported once, then the tasks on that."""
 
+import os
 import secrets
 import sys
 import time
@@ -7,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launcher._util.errors import CommandError, LauncherError, RequestError
+from launcher._util.errors import CommandError, DiskError, LauncherError, RequestError
 from launcher._util.shell import LocalShell, Shell
 from launcher.backends.stack_program import StackProgram, call
 from launcher.contract import checkpoints, evaluation
@@ -30,6 +31,12 @@ def evaluate(
     """
     directory = RunDirectory(run)
     step = _iteration(directory, iteration)
+    try:
+        directory.evaluations.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"the result cannot be noted in the run: {error.strerror}", where=str(run)) from error
+    if request.model:
+        _require_export_of(_checkpoint(directory, step), Path(request.model))
     request = replace(request, model=request.model or str(_export(directory, step, python, shell, report)))
     found = call(StackProgram("--evaluate", request.to_json(), "the evaluation"), python, shell, report)
     record: EvaluationRecord = {
@@ -45,6 +52,8 @@ def evaluate(
     }
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     file = directory.evaluations / f"iter_{step:07d}-{stamp}-{secrets.token_hex(3)}.json"
+    if not directory.evaluations.is_dir():
+        raise RequestError("the run was removed while it was evaluated", where=str(run))
     write_json(file, record)
     return {**record, "file": str(file)}
 
@@ -78,11 +87,16 @@ def _export(run: RunDirectory, step: int, python: str, shell: Shell, report: Pro
     target = run.export(step)
     known = read_object(target / REPORT)
     if known is not None and known.get("ok") is True:
+        written = max(file.stat().st_mtime for file in _checkpoint(run, step).iterdir())
+        if (target / REPORT).stat().st_mtime < written:
+            raise RequestError(
+                f"the checkpoint of iteration {step} was written after the run's export of that iteration",
+                where=str(target),
+                hint="Remove the export; it is made anew then.",
+            )
         return target
     target.parent.mkdir(exist_ok=True)
-    request = ConversionRequest(
-        action="export", source=str(dict(checkpoints.iterations(run.checkpoints))[step]), target=str(target), whole=True
-    )
+    request = ConversionRequest(action="export", source=str(_checkpoint(run, step)), target=str(target), whole=True)
     found = call(StackProgram("--convert", request.to_json(), "the export"), python, shell, report)
     if not found["ok"]:
         raise CommandError(
@@ -91,3 +105,21 @@ def _export(run: RunDirectory, step: int, python: str, shell: Shell, report: Pro
             hint=f"{REPORT} there says where they differ.",
         )
     return target
+
+
+def _checkpoint(run: RunDirectory, step: int) -> Path:
+    return dict(checkpoints.iterations(run.checkpoints))[step]
+
+
+def _require_export_of(checkpoint: Path, model: Path) -> None:
+    """Raise RequestError unless the report of an export says that it was made of this checkpoint, and is equal."""
+    report = read_object(model / REPORT) or {}
+    source = str(report.get("source")) if report.get("action") == "export" else None
+    if source is not None and os.path.realpath(source) == os.path.realpath(checkpoint) and report.get("ok") is True:
+        return
+    why = f"no {REPORT} of an export" if source is None else f"its {REPORT} names {source}"
+    raise RequestError(
+        f"this directory is not known to be an equal export of {checkpoint}: {why}",
+        where=f"--model {model}",
+        hint="Leave it out: then the run's own export is made, or used again.",
+    )

@@ -2,12 +2,16 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from launcher._util.errors import RequestError
 from launcher._util.shell import LocalShell
-from launcher.contract.evaluation import EvaluationRecord
+from launcher.api.progress import Silent
+from launcher.backends import evaluation
+from launcher.contract.evaluation import EvaluationRecord, EvaluationRequest
 from launcher.report.page.content import Subject, Table
 from launcher.report.page.evaluations import evaluations
 from launcher.rundir import RunDirectory
@@ -129,6 +133,61 @@ def test_status_and_page_show_the_newest_value_of_each_metric(tmp_path: Path) ->
         ("50", "ours", "acc", "0.5 ± 0.025", "400"),
         ("60", "ours", "acc", "not a number", "400"),
     ]
+
+
+def test_values_with_and_without_examples_stand_beside_each_other(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for shots, value in ((0, 0.4), (5, 0.6)):
+        metrics = {"acc": {"value": value, "stderr": None, "higher_is_better": True}}
+        tasks = {"ours": {"metrics": metrics, "samples": 400, "shots": shots}}
+        noted(run, str(shots), 3e8 + shots, None, tasks=tasks)
+    assert sentences(run) == [
+        "evaluated at iteration 50: ours acc 0.4, 400 samples",
+        "evaluated at iteration 50: ours (5-shot) acc 0.6, 400 samples",
+    ]
+
+
+@pytest.fixture
+def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """A run with a checkpoint that counts as whole and its export; evaluating it records nothing but the request."""
+    run = RunDirectory(tmp_path / "run")
+    checkpoint = run.checkpoints / "iter_0000005"
+    for directory in (checkpoint, run.export(5)):
+        directory.mkdir(parents=True)
+    (checkpoint / ".metadata").write_text("")
+    report = {"action": "export", "ok": True, "source": str(checkpoint)}
+    (run.export(5) / "parity.json").write_text(json.dumps(report))
+    answer = {"tasks": {}, "limit": None, "seconds": 1.0, "device": "cpu", "versions": {}}
+    monkeypatch.setattr(evaluation, "call", lambda *_: answer)
+    monkeypatch.setattr("launcher.contract.checkpoints.is_complete", lambda _: True)
+    return run
+
+
+def perform(run: RunDirectory, model: Path | str = "") -> str:
+    """Evaluate; return the model that was, or why none was."""
+    request = EvaluationRequest(model=str(model), tasks=("ours",))
+    try:
+        found = evaluation.evaluate(run.path, request, None, "python", LocalShell(), Silent())
+    except RequestError as error:
+        return error.message
+    return str(found["model"])
+
+
+def test_a_model_counts_for_a_checkpoint_only_as_its_export(exported: RunDirectory, tmp_path: Path) -> None:
+    assert perform(exported) == perform(exported, exported.export(5)) == str(exported.export(5))
+    other = tmp_path / "other"
+    other.mkdir()
+    assert "no parity.json of an export" in perform(exported, other)
+    report = {"action": "export", "ok": True, "source": str(tmp_path / "elsewhere")}
+    (other / "parity.json").write_text(json.dumps(report))
+    assert f"its parity.json names {tmp_path}/elsewhere" in perform(exported, other)
+    assert len(list(exported.evaluations.iterdir())) == 2
+
+
+def test_an_export_from_before_the_checkpoint_was_written_again_is_not_used(exported: RunDirectory) -> None:
+    os.utime(exported.export(5) / "parity.json", (1, 1))
+    assert "was written after the run's export" in perform(exported)
+    assert list(exported.evaluations.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -78,16 +78,34 @@ def test_both_sides_continue_a_prompt_alike(tmp_path: Path, model: Path) -> None
 
 def test_a_difference_counts_only_where_a_side_was_decided() -> None:
     same = [ChosenToken(5, 6, 0.5, 10.0), ChosenToken(7, 8, 0.5, 10.0)]
-    assert judge(same, same, share=1e-3) == {
+    assert judge(same, same, share=1e-3, above=never) == {
         "same": 2, "differs_at": None, "margin": None, "tolerance": None, "ok": True
     }  # fmt: skip
     close = [same[0], ChosenToken(8, 7, 0.015, 10.0)]
     near = [same[0], ChosenToken(7, 8, 0.004, 10.0), ChosenToken(1, 2, 9.0, 10.0)]
-    found = judge(close, near, share=1e-3)
+    found = judge(close, near, share=1e-3, above=never)
     assert found["ok"] and (found["differs_at"], found["margin"]) == (1, 0.015)
     assert found["tolerance"] == pytest.approx(0.02)
-    assert not judge(close, near, share=1e-4)["ok"] and not judge(close, same, share=1e-3)["ok"]
-    assert not judge(same, same[:1], share=1e-3)["ok"]
+    assert not judge(close, near, share=1e-4, above=never)["ok"]
+    assert not judge(close, same, share=1e-3, above=never)["ok"]
+    assert not judge(same, same[:1], share=1e-3, above=never)["ok"]
+
+    # Each side's second is a third token: small margins over that say nothing about the other side's choice.
+    asked = list[tuple[int, int, int]]()
+
+    def above(side: int, number: int, token: int) -> float:
+        asked.append((side, number, token))
+        return (0.01, 4.0)[side]
+
+    one, other = [same[0], ChosenToken(8, 9, 0.001, 10.0)], [same[0], ChosenToken(7, 9, 0.001, 10.0)]
+    found = judge(one, other, share=1e-3, above=above)
+    assert not found["ok"] and found["margin"] == 4.0 and asked == [(0, 1, 7), (1, 1, 8)]
+    # Three that are nearly equal stay undecided.
+    assert judge(one, other, share=1e-3, above=lambda *_: 0.01)["ok"]
+
+
+def never(side: int, number: int, token: int) -> float:
+    raise AssertionError(f"it is known how much choice {number} of side {side} is above {token}")
 
 
 @pytest.mark.parametrize(

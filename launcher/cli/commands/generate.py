@@ -5,7 +5,7 @@
   launcher generate HF_DIR --prompt TEXT                a model that was exported, or comes from elsewhere
 
 Megatron runs the checkpoint, transformers what an export of it writes; both in fp32. The status is 1 where they choose
-another token although the margin between the two best is above the tolerance (launcher help look-at-a-model).
+different tokens although one of them is above the other by more than the tolerance (launcher help look-at-a-model).
 """
 
 import argparse

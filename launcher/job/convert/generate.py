@@ -81,6 +81,8 @@ def generate(
         theirs = logits.hugging_face_model(exported, None)
         size = int(theirs.config.get_text_config().vocab_size)
         sides = (_megatron(built, device, size), _transformers(theirs))
+        for prompt in request.prompts:
+            _require_in_vocabulary(prompt, tokenizer, size)
         found = [_continued(prompt, request, tokenizer, sides, device, events) for prompt in request.prompts]
     finally:
         parallel_state.destroy_model_parallel()
@@ -147,6 +149,18 @@ def _transformers(loaded: Any) -> Forward:
     return forward
 
 
+def _require_in_vocabulary(prompt: str, tokenizer: tokenizing.Tokenizer, size: int) -> None:
+    (ids,) = tokenizer.encode([prompt], special_tokens=True)
+    if not ids:
+        raise UserError("this prompt has no tokens", where=f"--prompt {prompt!r}")
+    if max(ids) >= size:
+        raise UserError(
+            f"the prompt's id {max(ids)} is not in the model's vocabulary of {size}",
+            where=f"--prompt {prompt!r}",
+            hint="the tokenizer is not that of the model: --tokenizer DIR",
+        )
+
+
 def _continued(
     prompt: str,
     request: GenerationRequest,
@@ -156,17 +170,18 @@ def _continued(
     events: EventWriter,
 ) -> "dict[str, Any]":
     (start,) = tokenizer.encode([prompt], special_tokens=True)
-    if not start:
-        raise UserError("this prompt has no tokens", where=f"--prompt {prompt!r}")
-    beyond = [one for one in start if one >= tokenizer.vocabulary]
-    if beyond:
-        raise UserError(f"the prompt's id {beyond[0]} is not in the vocabulary", where=f"--prompt {prompt!r}")
     found = []
     for name, forward in zip(("Megatron", "transformers"), sides, strict=True):
         events.stage(f"generating with {name}")
-        found.append(_greedy(forward, start, request.max_new_tokens, tokenizer.eod))
+        found.append(_greedy(name, forward, start, request.max_new_tokens, tokenizer.eod))
     mine, theirs = found
-    verdict = judge(mine, theirs, share=logits.TOLERANCE[device])
+
+    def above(side: int, number: int, token: int) -> float:
+        ids = [*start, *(step.token for step in found[side][:number])]
+        values = _logits(sides[side], ids)
+        return float(values[found[side][number].token] - values[token])
+
+    verdict = judge(mine, theirs, share=logits.TOLERANCE[device], above=above)
     return {
         "prompt": prompt,
         "prompt_ids": start,
@@ -176,12 +191,20 @@ def _continued(
     }
 
 
-def _greedy(forward: Forward, start: "list[int]", most: int, end: Optional[int]) -> "list[ChosenToken]":
+def _logits(forward: Forward, ids: "list[int]") -> Any:
+    import torch
+
+    return forward(torch.tensor([ids]))
+
+
+def _greedy(name: str, forward: Forward, start: "list[int]", most: int, end: Optional[int]) -> "list[ChosenToken]":
     import torch
 
     ids, steps = list(start), list[ChosenToken]()
     while len(steps) < most and not (steps and steps[-1].token == end):
-        found = forward(torch.tensor([ids]))
+        found = _logits(forward, ids)
+        if bool(found.isnan().any()):
+            raise UserError(f"{name} answers with logits that are not numbers, at token {len(steps) + 1}")
         first, second = torch.topk(found, 2)[0].tolist()
         one, other = torch.topk(found, 2)[1].tolist()
         steps.append(ChosenToken(one, other, first - second, float(found.abs().max())))
@@ -189,16 +212,22 @@ def _greedy(forward: Forward, start: "list[int]", most: int, end: Optional[int])
     return steps
 
 
-def judge(mine: "list[ChosenToken]", theirs: "list[ChosenToken]", *, share: float) -> "dict[str, Any]":
+def judge(
+    mine: "list[ChosenToken]", theirs: "list[ChosenToken]", *, share: float, above: "Callable[[int, int, int], float]"
+) -> "dict[str, Any]":
     """Return where two continuations first differ, and whether both sides were undecided there.
 
-    Each logit may differ by `share` of the largest, so a margin below twice that may turn; what follows has other
-    texts before it and is not compared.
+    `above(side, number, token)` returns how much the choice `number` of a side (0 or 1) is above another token there.
+    Each logit may differ by `share` of the largest, so what one side has for its own choice above the other's may turn
+    where it is below twice that; what follows has other texts before it and is not compared.
     """
     for number, (one, other) in enumerate(zip(mine, theirs)):  # noqa: B905 - one may have ended before
         if one.token != other.token:
             tolerance = 2 * share * max(one.largest, other.largest)
-            margin = max(one.margin, other.margin)
+            margin = max(
+                one.margin if one.second == other.token else above(0, number, other.token),
+                other.margin if other.second == one.token else above(1, number, one.token),
+            )
             return {"same": number, "differs_at": number, "margin": margin, "tolerance": tolerance,
                     "ok": margin <= tolerance}  # fmt: skip
     same = min(len(mine), len(theirs))
