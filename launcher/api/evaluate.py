@@ -66,7 +66,7 @@ def _behind(run: RunDirectory, job: TaskJobOptions, progress: Progress) -> TaskJ
         raise RequestError(
             f"the run's job {status.job} is one of the cluster {status.job_cluster}, and no job here can wait for it",
             where=str(run.path),
-            hint="Evaluate the run when it has ended, or say with --dependency what to wait for.",
+            hint="Evaluate the run when it has ended, or say what to wait for: --sbatch dependency=LIST.",
         )
     progress.info(f"it waits for the end of the run's job {status.job}")
     return replace(job, directives={**job.directives, "dependency": f"afterany:{status.job}"})
