@@ -180,9 +180,9 @@ def _clusters(options: Sequence[str], script: Path) -> str | None:
     Options are stronger than variables, and these than the script.
     """
     text = script.read_text(errors="replace")
-    given = re.findall(r"^#SBATCH\s+(?:--clusters?[= ]|-M ?)(\S+)", text, re.MULTILINE)
+    given = re.findall(r"^#SBATCH\s+(?:--clusters?[= ]\s*|-M\s*)(\S+)", text, re.MULTILINE)
     given += [value for name in ("SLURM_CLUSTERS", "SBATCH_CLUSTERS") if (value := os.environ.get(name))]
-    given += [match[1] for word in options if (match := re.fullmatch(r"(?:--clusters?=|-M)(\S+)", word))]
+    given += re.findall(r"^(?:--clusters?[=\n]|-M\n?)(\S+)", "\n".join(options), re.MULTILINE)
     return given[-1].strip("'\"") if given else None
 
 

@@ -343,6 +343,7 @@ def cases_of_one_job(
     for _, planned in cases:
         if planned is not None:
             write_profile(planned)
+    single.secrets_of(cases)  # before anything is written or submitted
     return cases
 
 

@@ -10,7 +10,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,6 +153,32 @@ def gates_of(cases: Sequence[tuple[Case, PlannedCase | None]]) -> tuple[str, ...
     return tuple(found.values())
 
 
+def secrets_of(cases: Sequence[tuple[Case, PlannedCase | None]]) -> dict[str, str]:
+    """Return the secrets of all cases by name, which the job has. Raises ConfigError for one with two values."""
+    found, owner = dict[str, str](), dict[str, str]()
+    for case, planned in cases:
+        for name, value in planned.environment.secrets.items() if planned is not None else ():
+            if found.setdefault(name, value) != value:
+                raise ConfigError(
+                    f"{owner[name]} and {case.name} give {name} different values, and one job has one",
+                    where="--single-sbatch",
+                    hint="Leave --single-sbatch out.",
+                )
+            owner.setdefault(name, case.name)
+    return found
+
+
+def elsewhere(cases: Sequence[tuple[Case, PlannedCase | None]]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each case that may run on other nodes than those it names, and a sentence about it."""
+    planned = [(case, each) for case, each in cases if each is not None and not each.plan_only]
+    nodes = max((each.nodes for _, each in planned), default=0)
+    every = {node for _, each in planned for node in (each.request.nodelist or "").split(",") if node}
+    for case, each in planned:
+        named = each.request.nodelist
+        if named and (len(every) < nodes or set(named.split(",")) != every):
+            yield case.name, f"names {named}, and in one job Slurm chooses {each.nodes} of the job's nodes for it"
+
+
 def _in_allocation(request: Request) -> dict[str, Any]:
     """Return the values of a run's request without those of a job of its own."""
     values: dict[str, Any] = json.loads(
@@ -213,7 +239,7 @@ def submit_job(
     """
     job = SingleJob(root.absolute())
     job.path.mkdir(parents=True, exist_ok=True)
-    secrets = {name: value for _, each in cases if each is not None for name, value in each.environment.secrets.items()}
+    secrets = secrets_of(cases)
     busy = OutsideError("another launcher submits the job of this scenario", where=str(job.path))
     with locked(job.path / "lock", wait_s=_LOCK_WAIT_S, busy=busy) as lock, in_shell(secrets):
         shell = shell or LocalShell(keep=(lock,))
@@ -230,6 +256,8 @@ def submit_job(
             job.journal.write("submit_intent", token=token)
             found = submit(job.script, shell, token=token, env=_environment(), cwd=job.path)
             job.journal.write("submitted", token=token, job=found.job, cluster=found.cluster)
+            for name, words in elsewhere(cases):
+                progress.warn(f"{name}: {words}")
         _write_cases(cases, root, job, found, progress)
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from launcher._util.errors import ConfigError
 from launcher.api.progress import Silent
 from launcher.cloudai import single
 from launcher.cloudai.gates import VBOOST
@@ -31,6 +32,34 @@ def test_each_case_has_its_gates_once() -> None:
         (case, planned("vboost", "nccl")),
     ]
     assert [json.loads(gate)["name"] for gate in single.gates_of(cases)] == ["nccl", "vboost"]
+
+
+def test_one_job_has_one_value_of_each_secret() -> None:
+    def case(name: str, value: str) -> Any:
+        return SimpleNamespace(name=name), SimpleNamespace(environment=SimpleNamespace(secrets={"HF_TOKEN": value}))
+
+    assert single.secrets_of([case("a/0", "1"), case("b/0", "1")]) == {"HF_TOKEN": "1"}
+    with pytest.raises(ConfigError, match="a/0 and c/0 give HF_TOKEN different values"):
+        single.secrets_of([case("a/0", "1"), case("b/0", "1"), case("c/0", "2")])
+
+
+@pytest.mark.parametrize(
+    ("cases", "warned"),
+    [
+        ({"a": (2, "n1,n2"), "b": (2, "n2,n1")}, []),
+        ({"a": (2, "n1,n2"), "b": (1, None)}, []),
+        ({"a": (2, "n1,n2"), "b": (4, None)}, ["a"]),
+        ({"a": (2, "n1,n2"), "b": (2, "n3,n4")}, ["a", "b"]),
+    ],
+)
+def test_a_case_that_may_run_on_other_nodes_is_named(
+    cases: dict[str, tuple[int, str | None]], warned: list[str]
+) -> None:
+    given: Any = [
+        (SimpleNamespace(name=name), SimpleNamespace(nodes=n, plan_only=False, request=SimpleNamespace(nodelist=names)))
+        for name, (n, names) in cases.items()
+    ]
+    assert [name for name, _ in single.elsewhere(given)] == warned
 
 
 def test_no_case_is_begun_once_the_job_is_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def inspect(request: InspectionRequest, events: EventWriter) -> "dict[str, Any]"
             smallest = least if smallest is None else min(smallest, least)
             largest = most if largest is None else max(largest, most)
             if tokenizer is not None:
-                beyond += int((ids >= tokenizer.vocabulary).sum())
+                beyond += int(((ids < 0) | (ids >= tokenizer.vocabulary)).sum())
                 ends += int((ids == tokenizer.eod).sum()) if tokenizer.eod is not None else 0
             done += ids.nbytes
             events.progress(done, total, "B")

@@ -39,5 +39,5 @@ def _carry_out(text: str, events: EventWriter) -> "dict[str, Any]":
 
 
 def _leave(number: int, _frame: Optional[FrameType]) -> None:
-    """End with the processes that were started, and without files that are not whole."""
+    """End with the processes that were started. The next call removes the hidden files that they leave."""
     raise SystemExit(128 + number)
