@@ -16,6 +16,7 @@ from launcher.cloudai.profile import Profile
 from launcher.contract.files import read_object
 from launcher.contract.records.nodes import GateOutcome, GatesRecord
 from launcher.contract.validation import problems
+from launcher.contract.variables import is_secret, secret_in
 from launcher.planning.time_limit import limit_seconds
 from launcher.runtimes import RUNTIMES
 
@@ -145,8 +146,17 @@ def _gate(
     least = args.get("min_busbw")
     if least is not None and not isinstance(least, int | float):
         raise ConfigError(f"cmd_args.min_busbw: {least!r} is not a number of GB/s", where=where)
-    environment = {key: value for key, value in test.extra_env_vars.items() if isinstance(value, str)}
-    assignments = [f"{key}={value}" for key, value in environment.items()]
+    assignments = list[str]()
+    for key, value in test.extra_env_vars.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"extra_env_vars.{key}: a gate has one value", where=where)
+        if is_secret(key) or secret_in(value):
+            raise ConfigError(
+                f"extra_env_vars.{key}: this looks like a secret, and the job's script has the command of a gate",
+                where=where,
+                hint="Leave it out; srun passes on the variables that the job has.",
+            )
+        assignments.append(f"{key}={value}")
     return {
         "name": name,
         "command": [*(["env", *assignments] if assignments else []), program, *_options(args), *_extra(test)],

@@ -338,6 +338,8 @@ def test_a_hook_becomes_a_gate(tmp_path: Path) -> None:
         ({}, {"ngpus": "x"}, "pyxis", "cmd_args.ngpus: 'x' is not a whole number"),
         ({}, {"min_busbw": "fast"}, "pyxis", "cmd_args.min_busbw: 'fast' is not a number"),
         ({}, {}, "enroot", "needs pyxis, and the runtime is enroot"),
+        ({"extra_env_vars": {"NGC_API_KEY": "x"}}, {}, "pyxis", "extra_env_vars.NGC_API_KEY: this looks like a secret"),
+        ({"extra_env_vars": {"A": ["1", "2"]}}, {}, "pyxis", "extra_env_vars.A: a gate has one value"),
     ],
 )
 def test_what_cannot_be_a_gate(
