@@ -168,15 +168,22 @@ def secrets_of(cases: Sequence[tuple[Case, PlannedCase | None]]) -> dict[str, st
     return found
 
 
-def elsewhere(cases: Sequence[tuple[Case, PlannedCase | None]]) -> Iterator[tuple[str, str]]:
-    """Yield the name of each case that may run on other nodes than those it names, and a sentence about it."""
+def left_out(cases: Sequence[tuple[Case, PlannedCase | None]]) -> Iterator[tuple[str, str]]:
+    """Yield for each case what the one job does not give it: the case's name, and a sentence."""
     planned = [(case, each) for case, each in cases if each is not None and not each.plan_only]
-    nodes = max((each.nodes for _, each in planned), default=0)
+    if not planned:
+        return
+    owner, largest = max(planned, key=lambda each: each[1].nodes)
     every = {node for _, each in planned for node in (each.request.nodelist or "").split(",") if node}
     for case, each in planned:
         named = each.request.nodelist
-        if named and (len(every) < nodes or set(named.split(",")) != every):
+        if named and (len(every) < largest.nodes or set(named.split(",")) != every):
             yield case.name, f"names {named}, and in one job Slurm chooses {each.nodes} of the job's nodes for it"
+        for option in ("partition", "account", "qos", "sbatch"):
+            if (asked := getattr(each.request, option)) not in (None, {}, getattr(largest.request, option)):
+                yield case.name, f"asks for {option} {asked}, and the one job has what {owner.name} asks for"
+        if each.request.keep_going:
+            yield case.name, "max_retries has no effect in one job: a run that has failed is not begun again"
 
 
 def _in_allocation(request: Request) -> dict[str, Any]:
@@ -256,7 +263,7 @@ def submit_job(
             job.journal.write("submit_intent", token=token)
             found = submit(job.script, shell, token=token, env=_environment(), cwd=job.path)
             job.journal.write("submitted", token=token, job=found.job, cluster=found.cluster)
-            for name, words in elsewhere(cases):
+            for name, words in left_out(cases):
                 progress.warn(f"{name}: {words}")
         _write_cases(cases, root, job, found, progress)
     return found

@@ -55,11 +55,27 @@ def test_one_job_has_one_value_of_each_secret() -> None:
 def test_a_case_that_may_run_on_other_nodes_is_named(
     cases: dict[str, tuple[int, str | None]], warned: list[str]
 ) -> None:
-    given: Any = [
-        (SimpleNamespace(name=name), SimpleNamespace(nodes=n, plan_only=False, request=SimpleNamespace(nodelist=names)))
-        for name, (n, names) in cases.items()
+    given = [asking(name, nodes, nodelist=names) for name, (nodes, names) in cases.items()]
+    assert [name for name, _ in single.left_out(given)] == warned
+
+
+def test_what_the_one_job_cannot_give_is_said() -> None:
+    given = [
+        asking("same", 1, sbatch={"reservation": "x"}),
+        asking("large", 2, sbatch={"reservation": "x"}, partition="p"),
+        asking("other", 1, sbatch={"reservation": "y"}, keep_going=True),
     ]
-    assert [name for name, _ in single.elsewhere(given)] == warned
+    assert [(name, words.partition(",")[0]) for name, words in single.left_out(given)] == [
+        ("other", "asks for sbatch {'reservation': 'y'}"),
+        ("other", "max_retries has no effect in one job: a run that has failed is not begun again"),
+    ]
+
+
+def asking(name: str, nodes: int, **more: Any) -> Any:
+    """A case of so many nodes."""
+    stated = {"nodelist": None, "partition": None, "account": None, "qos": None, "sbatch": {}, "keep_going": None}
+    request = SimpleNamespace(**{**stated, **more})
+    return SimpleNamespace(name=name), SimpleNamespace(nodes=nodes, plan_only=False, request=request)
 
 
 def test_no_case_is_begun_once_the_job_is_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
