@@ -1,9 +1,12 @@
 """Sources of `launcher data prepare`: nothing that was given is left out in silence, and a change is noticed."""
 
 import gzip
+import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,7 +83,7 @@ def test_a_damaged_or_marked_file_of_text(sample_by: str, tmp_path: Path) -> Non
     (tmp_path / "odd.txt.gz").write_bytes(whole[:2000] + b"\xff" * 200 + whole[2200:])
     for name in ("CUT.TXT.GZ", "odd.txt.gz"):
         request = asked(tmp_path, name, sample_by=sample_by)
-        assert "this file is not whole" in refused(lambda request=request: documents(request))  # type: ignore[misc]
+        assert "this file is not whole" in refused(partial(documents, request))
 
 
 @pytest.fixture
@@ -131,3 +134,89 @@ def test_a_directory_whose_plan_was_never_written_can_be_begun_again(parts: Path
     (parts / "out").mkdir()
     (parts / "out/.prepare.0123456789abcdef-1-1.partial.json").write_text("{")
     assert begin(asked(parts, "parts"))["format"] == "text"
+
+
+class Builder:
+    """Stands for Megatron-Core's: ids of two bytes, and an index that counts."""
+
+    def __init__(self, path: str, dtype: object) -> None:  # noqa: ARG002
+        self.path = Path(path)
+        self.path.write_bytes(b"")
+        self.sequence_lengths = list[int]()
+        self.document_indices = [0]
+
+    def add_document(self, document: list[int], lengths: list[int]) -> None:
+        self._add(b"".join(one.to_bytes(2, "little") for one in document), lengths, 1)
+
+    def add_index(self, prefix: str) -> None:
+        lengths, documents = json.loads(Path(f"{prefix}.idx").read_text())
+        self._add(Path(f"{prefix}.bin").read_bytes(), lengths, documents)
+
+    def _add(self, content: bytes, lengths: list[int], documents: int) -> None:
+        with self.path.open("ab") as file:
+            file.write(content)
+        self.sequence_lengths += lengths
+        self.document_indices += [0] * documents
+
+    def finalize(self, path: str) -> None:
+        Path(path).write_text(json.dumps([self.sequence_lengths, len(self.document_indices) - 1]))
+
+
+@pytest.fixture
+def prepare(parts: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Prepare with stand-ins for the tokenizer, which gives each letter an id, and for Megatron-Core."""
+
+    def encode(_: Tokenizer, texts: list[str], *, special_tokens: bool) -> list[list[int]]:
+        return [[ord(letter) for letter in text] for text in texts]
+
+    megatron = SimpleNamespace(
+        IndexedDatasetBuilder=Builder, DType=SimpleNamespace(optimal_dtype=lambda _: SimpleNamespace(__name__="uint16"))
+    )
+    monkeypatch.setattr(preparing, "_megatron", lambda: megatron)
+    monkeypatch.setattr(preparing, "version", lambda _: "1")
+    monkeypatch.setattr("launcher.job.data.tokenizing.load", lambda _: TOKENIZER)
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+    (parts / "parts/b.txt").write_text("two\n")
+
+    def call(**more: Any) -> dict[str, Any]:
+        request = asked(parts, "parts", **{"shard_bytes": 2, **more})
+        return preparing.prepare(request, EventWriter.silent())
+
+    return call
+
+
+def test_a_directory_that_is_whole_keeps_its_form(parts: Path, prepare: Callable[..., dict[str, Any]]) -> None:
+    found = prepare()
+    # A kill between the manifest and the removal of what was joined leaves the ids twice.
+    (parts / "out/shards/00000.bin").write_text("left")
+    assert prepare()["files"] == found["files"] and not list((parts / "out/shards").glob("*.bin"))
+    assert "is whole, with its shards joined" in refused(lambda: prepare(merge=False))
+
+
+def test_another_process_may_join_the_shards_first(
+    parts: Path, prepare: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = preparing._merged
+
+    def later(*arguments: Any) -> Any:
+        monkeypatch.setattr(preparing, "_merged", joined)
+        prepare()
+        return joined(*arguments)
+
+    monkeypatch.setattr(preparing, "_merged", later)
+    assert prepare()["documents"] == 2
+    assert {path.suffix for path in (parts / "out/shards").iterdir()} == {".json"}
+
+
+def test_a_source_that_changes_while_it_is_read_is_noticed(
+    parts: Path, prepare: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finalize = Builder.finalize
+
+    def change(builder: Builder, path: str) -> None:
+        finalize(builder, path)
+        (parts / "parts/a.txt").write_text("more\n")
+
+    monkeypatch.setattr(Builder, "finalize", change)
+    assert "has changed" in refused(prepare)
+    assert not list((parts / "out/shards").glob("*.json"))
