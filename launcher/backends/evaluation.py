@@ -85,8 +85,7 @@ def _iteration(run: RunDirectory, wanted: int | None) -> int:
 def _export(run: RunDirectory, step: int, python: str, shell: Shell, report: ProgressListener) -> Path:
     """Return the run's own export of an iteration, made now where there is none yet."""
     target = run.export(step)
-    known = read_object(target / REPORT)
-    if known is not None and known.get("ok") is True:
+    if _is_equal(target):
         written = max(file.stat().st_mtime for file in _checkpoint(run, step).iterdir())
         if (target / REPORT).stat().st_mtime < written:
             raise RequestError(
@@ -97,7 +96,12 @@ def _export(run: RunDirectory, step: int, python: str, shell: Shell, report: Pro
         return target
     target.parent.mkdir(exist_ok=True)
     request = ConversionRequest(action="export", source=str(_checkpoint(run, step)), target=str(target), whole=True)
-    found = call(StackProgram("--convert", request.to_json(), "the export"), python, shell, report)
+    try:
+        found = call(StackProgram("--convert", request.to_json(), "the export"), python, shell, report)
+    except LauncherError:
+        if _is_equal(target):  # another evaluation has made it meanwhile
+            return target
+        raise
     if not found["ok"]:
         raise CommandError(
             "the export is not equal to the checkpoint, so it is not evaluated",
@@ -105,6 +109,10 @@ def _export(run: RunDirectory, step: int, python: str, shell: Shell, report: Pro
             hint=f"{REPORT} there says where they differ.",
         )
     return target
+
+
+def _is_equal(export: Path) -> bool:
+    return (read_object(export / REPORT) or {}).get("ok") is True
 
 
 def _checkpoint(run: RunDirectory, step: int) -> Path:

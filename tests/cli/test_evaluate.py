@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from launcher._util.errors import RequestError
 from launcher._util.shell import LocalShell
 from launcher.api.progress import Silent
 from launcher.backends import evaluation
+from launcher.backends.stack_program import StackProgram
 from launcher.contract.evaluation import EvaluationRecord, EvaluationRequest
 from launcher.report.page.content import Subject, Table
 from launcher.report.page.evaluations import evaluations
@@ -147,6 +149,10 @@ def test_values_with_and_without_examples_stand_beside_each_other(tmp_path: Path
     ]
 
 
+NOTHING = {"tasks": {}, "limit": None, "seconds": 1.0, "device": "cpu", "versions": {}}
+"""What a program answers that has evaluated no task."""
+
+
 @pytest.fixture
 def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     """A run with a checkpoint that counts as whole and its export; evaluating it records nothing but the request."""
@@ -157,8 +163,7 @@ def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     (checkpoint / ".metadata").write_text("")
     report = {"action": "export", "ok": True, "source": str(checkpoint)}
     (run.export(5) / "parity.json").write_text(json.dumps(report))
-    answer = {"tasks": {}, "limit": None, "seconds": 1.0, "device": "cpu", "versions": {}}
-    monkeypatch.setattr(evaluation, "call", lambda *_: answer)
+    monkeypatch.setattr(evaluation, "call", lambda *_: NOTHING)
     monkeypatch.setattr("launcher.contract.checkpoints.is_complete", lambda _: True)
     return run
 
@@ -182,6 +187,23 @@ def test_a_model_counts_for_a_checkpoint_only_as_its_export(exported: RunDirecto
     (other / "parity.json").write_text(json.dumps(report))
     assert f"its parity.json names {tmp_path}/elsewhere" in perform(exported, other)
     assert len(list(exported.evaluations.iterdir())) == 2
+
+
+def test_an_export_that_another_evaluation_makes_meanwhile_is_used(
+    exported: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = exported.export(5) / "parity.json"
+    text = report.read_text()
+    report.unlink()
+
+    def call(program: StackProgram, *_: Any) -> Any:
+        if program.option == "--convert":
+            report.write_text(text)
+            raise RequestError("the directory exists and is not empty")
+        return NOTHING
+
+    monkeypatch.setattr(evaluation, "call", call)
+    assert perform(exported) == str(exported.export(5))
 
 
 def test_an_export_from_before_the_checkpoint_was_written_again_is_not_used(exported: RunDirectory) -> None:
