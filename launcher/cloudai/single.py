@@ -145,10 +145,13 @@ def write_job(
 
 
 def gates_of(cases: Sequence[tuple[Case, PlannedCase | None]]) -> tuple[str, ...]:
-    """Return the programs before and after all cases: those of each case that is run, one of each name."""
-    found = dict[str, str]()
-    for _, planned in cases:
-        for gate in planned.request.gates if planned is not None and not planned.plan_only else ():
+    """Return the programs before and after all cases: those of each case that is run, one of each name.
+
+    That of the largest case counts: the same NCCL test has as many tasks on a node as a case has ranks.
+    """
+    found, planned = dict[str, str](), _that_run(cases)
+    for _, each in [_largest(planned), *planned] if planned else ():
+        for gate in each.request.gates:
             found.setdefault(str(json.loads(gate)["name"]), gate)
     return tuple(found.values())
 
@@ -168,12 +171,21 @@ def secrets_of(cases: Sequence[tuple[Case, PlannedCase | None]]) -> dict[str, st
     return found
 
 
+def _that_run(cases: Sequence[tuple[Case, PlannedCase | None]]) -> list[tuple[Case, PlannedCase]]:
+    return [(case, each) for case, each in cases if each is not None and not each.plan_only]
+
+
+def _largest(planned: Sequence[tuple[Case, PlannedCase]]) -> tuple[Case, PlannedCase]:
+    """Return the case whose job is the one of all: that with the most nodes, and of these with the most GPUs."""
+    return max(planned, key=lambda each: (each[1].nodes, each[1].request.gpus_per_node or 0))
+
+
 def left_out(cases: Sequence[tuple[Case, PlannedCase | None]]) -> Iterator[tuple[str, str]]:
     """Yield for each case what the one job does not give it: the case's name, and a sentence."""
-    planned = [(case, each) for case, each in cases if each is not None and not each.plan_only]
+    planned = _that_run(cases)
     if not planned:
         return
-    owner, largest = max(planned, key=lambda each: each[1].nodes)
+    owner, largest = _largest(planned)
     every = {node for _, each in planned for node in (each.request.nodelist or "").split(",") if node}
     for case, each in planned:
         named = each.request.nodelist
@@ -205,10 +217,18 @@ def directives_of(
     """
     from launcher.api.prepare_plan import prepare_plan
 
-    planned = [each for _, each in cases if each is not None and not each.plan_only]
-    if not planned:
+    run = _that_run(cases)
+    if not run:
         raise ConfigError("no test of the scenario can be run", where="--single-sbatch")
-    largest = max(planned, key=lambda each: each.nodes)
+    planned, (owner, largest) = [each for _, each in run], _largest(run)
+    for case, each in run:
+        if (each.request.gpus_per_node or 0) > (largest.request.gpus_per_node or 0):
+            raise ConfigError(
+                f"{case.name} needs {each.request.gpus_per_node} GPUs of a node, and {owner.name}, which has the most "
+                f"nodes, {largest.request.gpus_per_node}",
+                where="--single-sbatch",
+                hint="Leave --single-sbatch out.",
+            )
     limit = time_limit([each.case for each in planned])
     changes: dict[str, Any] = {"gates": (), "keep_going": False, "time": limit, "nodelist": None, "exclude": None}
     with in_shell(largest.environment.secrets):

@@ -20,7 +20,8 @@ from launcher.slurm.submit import Submission
 
 def planned(*names: str, plan_only: bool = False) -> Any:
     gates = tuple(json.dumps(VBOOST if name == "vboost" else {"name": name}) for name in names)
-    return SimpleNamespace(request=SimpleNamespace(gates=gates), plan_only=plan_only, notes=())
+    request = SimpleNamespace(gates=gates, gpus_per_node=len(names))
+    return SimpleNamespace(request=request, plan_only=plan_only, notes=(), nodes=1)
 
 
 def test_each_case_has_its_gates_once() -> None:
@@ -31,7 +32,7 @@ def test_each_case_has_its_gates_once() -> None:
         (case, planned("nccl")),
         (case, planned("vboost", "nccl")),
     ]
-    assert [json.loads(gate)["name"] for gate in single.gates_of(cases)] == ["nccl", "vboost"]
+    assert [json.loads(gate)["name"] for gate in single.gates_of(cases)] == ["vboost", "nccl"]
 
 
 def test_one_job_has_one_value_of_each_secret() -> None:
@@ -71,9 +72,18 @@ def test_what_the_one_job_cannot_give_is_said() -> None:
     ]
 
 
+def test_the_one_job_has_the_gpus_of_every_case(tmp_path: Path) -> None:
+    few, many = asking("few", 1, gpus_per_node=2), asking("many", 1)
+    assert single._largest([few, many]) is many
+    wide = asking("wide", 2, gpus_per_node=4)
+    with pytest.raises(ConfigError, match="many needs 8 GPUs of a node, and wide, which has the most nodes, 4"):
+        single.directives_of([many, wide], "name", tmp_path)
+
+
 def asking(name: str, nodes: int, **more: Any) -> Any:
     """A case of so many nodes."""
-    stated = {"nodelist": None, "partition": None, "account": None, "qos": None, "sbatch": {}, "keep_going": None}
+    stated: dict[str, Any] = {"nodelist": None, "gpus_per_node": 8, "sbatch": {}, "keep_going": None}
+    stated |= {"partition": None, "account": None, "qos": None}
     request = SimpleNamespace(**{**stated, **more})
     return SimpleNamespace(name=name), SimpleNamespace(nodes=nodes, plan_only=False, request=request)
 
