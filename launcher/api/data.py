@@ -161,4 +161,6 @@ def _require_apart(request: PreparationRequest) -> None:
 
 
 def _absolute(directory: Path, text: str) -> str:
-    return os.path.normpath(user_path(text, directory))
+    path = user_path(text, directory)
+    # `..` behind a symbolic link is not the directory in which the link lies.
+    return os.path.realpath(path) if ".." in path.parts else os.path.normpath(path)

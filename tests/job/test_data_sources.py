@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from launcher._util.errors import RequestError
+from launcher.api import data
 from launcher.contract import preparation
 from launcher.contract.events import EventWriter
 from launcher.contract.preparation import PreparationPlan, PreparationRequest
@@ -183,6 +186,16 @@ def prepare(parts: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         return preparing.prepare(request, EventWriter.silent())
 
     return call
+
+
+def test_paths_mean_what_they_mean_to_the_kernel(tmp_path: Path) -> None:
+    (tmp_path / "far/texts").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "far/texts")
+    assert data._absolute(tmp_path, "linked/../corpus") == str(tmp_path.resolve() / "far/corpus")
+    assert data._absolute(tmp_path, "./linked/") == str(tmp_path / "linked")
+    request = replace(asked(tmp_path, "far/texts"), target=str(tmp_path / "linked/out"))
+    with pytest.raises(RequestError, match="inside the source"):
+        data._require_apart(request)
 
 
 def test_a_directory_that_is_whole_keeps_its_form(parts: Path, prepare: Callable[..., dict[str, Any]]) -> None:
