@@ -145,11 +145,11 @@ def test_values_with_and_without_examples_stand_beside_each_other(tmp_path: Path
         noted(run, str(shots), 3e8 + shots, None, tasks=tasks)
     assert sentences(run) == [
         "evaluated at iteration 50: ours acc 0.4, 400 samples",
-        "evaluated at iteration 50: ours (5-shot) acc 0.6, 400 samples",
+        "evaluated at iteration 50: ours acc (5-shot) 0.6, 400 samples",
     ]
 
 
-NOTHING = {"tasks": {}, "limit": None, "seconds": 1.0, "device": "cpu", "versions": {}}
+NOTHING: dict[str, Any] = {"tasks": {}, "limit": None, "seconds": 1.0, "device": "cpu", "versions": {}}
 """What a program answers that has evaluated no task."""
 
 
