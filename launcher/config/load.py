@@ -1,7 +1,8 @@
 """Where profiles and configuration files are, and which value wins.
 
 The first hit counts: option, `LAUNCHER_*` variable, `launcher.toml` of the directory, `~/.config/launcher/config.toml`,
-job file, cluster profile.
+job file, cluster profile. Of a request from another machine the job file holds all that was stated there, and a
+preset of this machine is weaker.
 """
 
 import os
@@ -38,6 +39,9 @@ DEFAULTS = (
 
 JOINED = ("assignments", "env", "expand_env", "mounts", "ship", "srun_args", "nsys_args")
 """Lists in which the options' items are added to those of a job file."""
+
+ON_HOST = "LAUNCHER_ON_HOST"
+"""A variable that is set for the launcher that answers another machine: there [ssh] of a profile has no meaning."""
 
 
 _LARGEST_BYTES = 256 << 10
@@ -191,13 +195,14 @@ def load_request(
     directory_file, own_file = directory / "launcher.toml", config_home(environ) / "config.toml"
     merged = {**_read_defaults(own_file), **_read_defaults(directory_file), **preset}
     both = add_job_file(stated, job)
-    # A default is weaker than an option and stronger than the job file.
+    # A default is weaker than an option, also one of another machine, and stronger than a job file.
     # A recipe of Megatron Bridge has no files of its own to which a default could add.
     preset_ship = merged.pop("ship", ())
     if str(both.get("recipe", "")).startswith("bridge:"):
         preset_ship = ()
     added = {"ship": (*preset_ship, *both.get("ship", ()))} if preset_ship else {}
-    merged = {**both, **merged, **{key: both[key] for key in stated}, **added}
+    stronger = both if environ.get(ON_HOST) else stated
+    merged = {**both, **merged, **{key: both[key] for key in stronger}, **added}
     if str(merged.get("cluster", "")).endswith(".toml"):
         merged["cluster"] = str(user_path(merged["cluster"], directory, where="--cluster"))
     return parse(Request, merged, where="the request")

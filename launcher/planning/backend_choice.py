@@ -2,6 +2,7 @@
 
 from launcher._util.errors import PrerequisiteError
 from launcher.config.cluster import Cluster
+from launcher.config.load import ON_HOST
 from launcher.discovery.host import HostContext
 from launcher.planning.backend import ALLOCATION, BATCH, LOCAL, BackendTraits
 
@@ -13,7 +14,7 @@ def default_cluster(host: HostContext) -> str:
 
 def is_elsewhere(cluster: Cluster, host: HostContext) -> bool:
     """Return whether this machine reaches the cluster by ssh: it is not the host that the profile names."""
-    if cluster.ssh is None or host.environ.get("LAUNCHER_ON_HOST"):
+    if cluster.ssh is None or host.environ.get(ON_HOST):
         return False
     named = cluster.ssh.host.rpartition("@")[2].partition(":")[0]
     return named not in (host.hostname, host.hostname.partition(".")[0])

@@ -21,9 +21,7 @@ from typing import Any
 from launcher._util.errors import DiskError, LauncherError, OutsideError, RequestError
 from launcher._util.ownership import require_trusted
 from launcher._util.version import __version__
-
-ON_HOST = "LAUNCHER_ON_HOST"
-"""Set for the launcher that this program starts: there [ssh] of a profile has no meaning."""
+from launcher.config.load import ON_HOST
 
 _LEFT_OUT = ("checkpoints", "set-aside", "code")
 """Directories of a run that are not copied without --checkpoints."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from launcher._util.errors import ConfigError
-from launcher.config.load import cluster_names, load_cluster, load_request, read_job_file
+from launcher.config.load import ON_HOST, cluster_names, load_cluster, load_request, read_job_file
 from launcher.config.origins import origins
 from launcher.contract.variables import is_secret
 
@@ -258,3 +258,12 @@ def test_an_unknown_fabric_is_refused_with_what_is_missing(home: dict[str, str])
     assert "fabric: must be 'efa'" in caught.value.message
     for words in ("what NCCL has to select", "below [env]", "launcher help fabric"):
         assert words in (caught.value.hint or "")
+
+
+def test_what_another_machine_states_is_stronger_than_the_presets_of_the_host(home: dict[str, str]) -> None:
+    (Path(home["HOME"]) / ".config/launcher/config.toml").write_text('partition = "debug"\nnotify = "mail"\n')
+    job = Path(home["HOME"], "job.toml")
+    job.write_text('recipe = "small.py"\npartition = "gpu"\nname = "small"\n')
+    found = request({**home, ON_HOST: "1", "LAUNCHER_ACCOUNT": "host"}, job, run_root="/runs")
+    assert (found.partition, found.notify, found.account, found.run_root) == ("gpu", "mail", "host", "/runs")
+    assert request(home, job).partition == "debug", "otherwise a job file is the weaker one"
