@@ -108,7 +108,7 @@ _OF_THE_LAUNCHER: tuple[str, ...] = (
     *("batchmode", "forwardagent", "forwardx11", "clearallforwardings", "permitlocalcommand", "controlmaster"),
     *("controlpath", "controlpersist", "loglevel", "requesttty", "remotecommand"),
 )
-"""Options that connection.py sets."""
+"""Options that launcher/remote/connection.py sets and a profile may not."""
 
 
 def _ssh_options(options: tuple[str, ...]) -> None:

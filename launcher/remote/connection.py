@@ -1,7 +1,7 @@
 """One request to the launcher on a host: the system's ssh, one process, one line of JSON on its standard input.
 
-No word of a request passes through the host's shell: the command is the same for all of them. Options that the user's
-configuration may not change stand first, since ssh takes the first value of each.
+No word of a request passes through the host's shell: the command is the same for all of them. ssh takes the first value
+of each option: first stand those that a profile may not change, then the profile's, then defaults.
 """
 
 import json
@@ -33,11 +33,14 @@ _OPTIONS = (
     "PermitLocalCommand=no",
     "ControlMaster=auto",
     f"ControlPersist={_PERSIST_S}",
-    "ConnectTimeout=20",
-    "ServerAliveInterval=10",
-    "ServerAliveCountMax=3",
     "LogLevel=ERROR",
+    "RemoteCommand=none",
 )
+
+_DEFAULTS = ("ConnectTimeout=20", "ServerAliveInterval=10", "ServerAliveCountMax=3")
+
+_LONGEST_DIRECTORY = 21
+"""Of a directory for sockets, whose paths have at most 103 bytes on some systems: ssh adds 57 to ours."""
 
 
 class ConnectionLostError(OutsideError):
@@ -54,7 +57,7 @@ class HostAnswer:
 
 def ssh_argv(ssh: Ssh) -> list[str]:
     """Return the command line that starts the answering program. Raises RequestError for an unsafe directory."""
-    options = [*_OPTIONS, f"ControlPath={_control_directory()}/%C", *ssh.options]
+    options = [*_OPTIONS, f"ControlPath={_control_directory()}/%C", *ssh.options, *_DEFAULTS]
     words = ["exec", shlex.quote(ssh.python), "-m", "launcher.remote.host"]
     return ["ssh", "-T", *(word for each in options for word in ("-o", each)), "--", ssh.host, " ".join(words)]
 
@@ -118,8 +121,8 @@ def _started(ssh: Ssh, environ: Mapping[str, str], stdout: int | None) -> "subpr
 def _send(process: "subprocess.Popen[bytes]", request: bytes) -> None:
     assert process.stdin is not None  # noqa: S101 - it is a pipe
     try:
-        process.stdin.write(request)
-        process.stdin.flush()
+        while request:
+            request = request[os.write(process.stdin.fileno(), request) :]
     except BrokenPipeError:
         return  # ssh has ended, and its status says how
 
@@ -140,7 +143,7 @@ def _require_answer(ssh: Ssh, status: int) -> None:
 def _control_directory() -> Path:
     """Return a directory of this user alone for the sockets of connections; a socket's path is short."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    base = Path(runtime) if runtime and len(runtime) < 40 else Path("/tmp")  # noqa: S108 - owned, and checked
+    base = Path(runtime) if runtime and len(runtime) <= _LONGEST_DIRECTORY else Path("/tmp")  # noqa: S108 - owned, and checked
     directory = base / f"launcher-ssh-{os.geteuid()}"
     directory.mkdir(mode=0o700, exist_ok=True)
     require_trusted(directory, shared=False, hint="Remove it.")
