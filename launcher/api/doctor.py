@@ -88,6 +88,7 @@ def _site(asked: Request, shell: Shell) -> Site:
     host = detect_host()
     request = load_request(asked.stated(), environ=host.environ, directory=host.directory)
     cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
+    backend_choice.refuse_elsewhere(cluster, host)
     with contextlib.suppress(ConfigError):  # the plan of the checks says so
         runtime = choose_runtime(request, cluster, host, shell, srun=cluster.scheduler == "slurm")
         cluster = cluster.model_copy(update={"runtime": runtime.name})

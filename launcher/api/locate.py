@@ -47,8 +47,12 @@ def find_run(name: str, run_root: str | None = None, cluster: str | None = None)
     )
 
 
-def find_cluster(name: str | None = None) -> "tuple[Cluster, HostContext]":
-    """Return the cluster profile that `run` would take here, or the one that is named. Raises ConfigError."""
+def find_cluster(name: str | None = None, *, elsewhere: bool = False) -> "tuple[Cluster, HostContext]":
+    """Return the cluster profile that `run` would take here, or the one that is named. Raises ConfigError.
+
+    Raises PrerequisiteError for a cluster that this machine reaches by ssh, unless `elsewhere`: the profile's paths are
+    those of its host, and the Slurm here is another one.
+    """
     from launcher.config.load import load_cluster, load_request
     from launcher.discovery.host import detect_host
     from launcher.planning import backend_choice
@@ -56,7 +60,10 @@ def find_cluster(name: str | None = None) -> "tuple[Cluster, HostContext]":
     host = detect_host()
     stated = {"cluster": name} if name else {}
     request = load_request(stated, environ=host.environ, directory=host.directory)
-    return load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ), host
+    cluster = load_cluster(request.cluster or backend_choice.default_cluster(host), host.environ)
+    if not elsewhere:
+        backend_choice.refuse_elsewhere(cluster, host)
+    return cluster, host
 
 
 def find_image_store(cluster: str | None = None) -> "Store":

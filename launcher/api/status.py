@@ -57,7 +57,7 @@ def read_statuses(
         some = _LOOKED_AT if states or cluster else limit
         roots, runs = _newest(find_run_root(run_root, cluster), run_root is not None, everywhere, some, first)
     if cluster and not names:
-        profile = find_cluster(cluster)[0].name
+        profile = find_cluster(cluster, elsewhere=True)[0].name
         runs = [run for run in runs if _profile_of(run) in (profile, None)][: None if states else limit]
     statuses, answer = status_of(runs, LocalShell())
     if states and not names:

@@ -20,17 +20,22 @@ def is_elsewhere(cluster: Cluster, host: HostContext) -> bool:
     return named not in (host.hostname, host.hostname.partition(".")[0])
 
 
-def choose_backend(command: str, cluster: Cluster, host: HostContext) -> BackendTraits:
-    """Choose the backend of `run` or `submit` on this cluster.
-
-    Raises PrerequisiteError where the command cannot run.
-    """
+def refuse_elsewhere(cluster: Cluster, host: HostContext) -> None:
+    """Raise PrerequisiteError for a cluster that this machine reaches by ssh: the Slurm here is another one."""
     if cluster.ssh is not None and is_elsewhere(cluster, host):
         raise PrerequisiteError(
             f"the cluster profile {cluster.name!r} is of a cluster that this machine reaches by ssh",
             hint="submit, plan, status, logs, cancel and pull work from here; for anything else log in: "
             f"ssh {cluster.ssh.host}",
         )
+
+
+def choose_backend(command: str, cluster: Cluster, host: HostContext) -> BackendTraits:
+    """Choose the backend of `run` or `submit` on this cluster.
+
+    Raises PrerequisiteError where the command cannot run.
+    """
+    refuse_elsewhere(cluster, host)
     if cluster.scheduler == "local":
         if command == "submit":
             raise PrerequisiteError(

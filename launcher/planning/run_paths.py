@@ -9,6 +9,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.request import Request
 from launcher.discovery.files import expanded
 from launcher.discovery.host import HostContext
+from launcher.planning.backend_choice import is_elsewhere
 
 if TYPE_CHECKING:  # commands that only look for runs need neither
     from launcher.discovery.recipe import Recipe
@@ -26,8 +27,12 @@ def name_of(recipe: "Recipe") -> str:
 
 
 def run_root(request: Request, cluster: Cluster, host: HostContext) -> Path:
-    """Return the directory of all runs; `~` and `$NAME` are expanded with the submitting shell's values."""
-    return host.directory / expanded(request.run_root or cluster.run_root or "runs", host.environ)
+    """Return the directory of all runs; `~` and `$NAME` are expanded with the submitting shell's values.
+
+    Where this machine reaches the cluster by ssh, the profile names a directory there, and here are copies of runs.
+    """
+    of_profile = None if is_elsewhere(cluster, host) else cluster.run_root
+    return host.directory / expanded(request.run_root or of_profile or "runs", host.environ)
 
 
 def run_dir(inputs: "PlanInputs", name: str) -> str:

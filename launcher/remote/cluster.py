@@ -34,7 +34,7 @@ def elsewhere(name: str | None) -> RemoteCluster | None:
     from launcher.api.locate import find_cluster
     from launcher.planning.backend_choice import is_elsewhere
 
-    cluster, host = find_cluster(name)
+    cluster, host = find_cluster(name, elsewhere=True)
     if cluster.ssh is None or not is_elsewhere(cluster, host):
         return None
     return RemoteCluster(cluster, host, cluster.ssh)
