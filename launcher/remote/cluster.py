@@ -7,6 +7,7 @@ from launcher.contract.frozen import dataclass
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster, Ssh
+    from launcher.config.request import Request
     from launcher.discovery.host import HostContext
 
 
@@ -38,6 +39,23 @@ def elsewhere(name: str | None) -> RemoteCluster | None:
     if cluster.ssh is None or not is_elsewhere(cluster, host):
         return None
     return RemoteCluster(cluster, host, cluster.ssh)
+
+
+def elsewhere_of(asked: "Request") -> RemoteCluster | None:
+    """Return the cluster of a request where it is reached by ssh, else None. Its job file may name it.
+
+    Raises RequestError.
+    """
+    if asked.cluster is not None or not str(asked.recipe).endswith(".toml"):
+        return elsewhere(asked.cluster)
+    from launcher.api.discover import add_job
+    from launcher.config.load import load_request
+    from launcher.discovery.host import detect_host
+
+    host = detect_host()
+    stated, job = add_job(asked, host)
+    request = load_request(stated, environ=host.environ, directory=host.directory, job=job)
+    return elsewhere(request.cluster)
 
 
 def _has_defaults() -> bool:

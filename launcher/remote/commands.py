@@ -2,25 +2,37 @@
 
 import json
 import secrets
+import shlex
 import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from launcher._util.errors import ConfigError, DiskError, OutsideError, RequestError
+from launcher._util.errors import DiskError, OutsideError, RequestError
 from launcher.api.locate import find_run_root
 from launcher.config.request import Request
+from launcher.contract.files import read_object
 from launcher.remote.cluster import RemoteCluster
-from launcher.remote.connection import ConnectionLostError, call, request_line, show, stream
+from launcher.remote.connection import (
+    PROFILES,
+    PULL_HEAD,
+    ConnectionLostError,
+    HostAnswer,
+    call,
+    request_line,
+    require_answer,
+    show,
+    stream,
+)
 from launcher.remote.package import pack
 
 _TRIES = 6
 _PAUSE_S = 1.0
 PULLED = ".pulled-from"
-"""A file in the copy of a run: where it is from."""
+"""A file in the copy of a run: where it is from, and whether checkpoints were copied."""
 
 
 def submit_there(
@@ -29,30 +41,46 @@ def submit_there(
     """Submit a request on the host, once; return the exit status and the answer of its `submit --json`.
 
     A connection that is lost is opened again, and the same submission repeated: the host's launcher knows its token.
-    Raises ConnectionLostError where the host cannot be reached any more; the message has the token.
+    Raises ConnectionLostError where the host cannot be reached any more, OutsideError where there is no answer; the
+    message has the token. An interrupt shows it as well.
     """
     token = once or f"elsewhere-{secrets.token_hex(8)}"
     arguments = ["submit", "job.toml", *_at(there), "--once", token, "--json"]
-    request = _with_package(there, asked, token, arguments)
-    for number in range(1, _TRIES + 1):
+    request = _with_package(there, asked, token, arguments, say)
+    hint = f"The same command with --once {shlex.quote(token)} submits it, or shows the job that it has."
+    try:
+        answer = _repeated(there, request, say)
+    except ConnectionLostError as error:
+        error.message, error.hint = f"{error.message}; {_UNKNOWN}", hint
+        raise
+    except KeyboardInterrupt:
+        say(f"interrupted; {_UNKNOWN}. {hint}")
+        raise
+    found = _object(answer.stdout)
+    if found is None:
+        text = f"the launcher on {there.ssh.host} ended with status {answer.status} and without an answer; {_UNKNOWN}"
+        raise OutsideError(text, hint=hint)
+    return answer.status, found
+
+
+_UNKNOWN = "whether the job was submitted is not known"
+
+
+def _repeated(there: RemoteCluster, request: bytes, say: Callable[[str], None]) -> HostAnswer:
+    """Return the answer to a request that may be repeated. Raises ConnectionLostError."""
+    for number in range(1, _TRIES):
         try:
-            answer = call(there.ssh, request)
+            return call(there.ssh, request)
         except ConnectionLostError as error:
-            if number == _TRIES:
-                error.message = f"{error.message}; whether the job was submitted is not known"
-                error.hint = f"The same command with --once {token} submits it, or shows the job that it has."
-                raise
             say(f"{error.message}; trying again ({number} of {_TRIES - 1}), with the same token")
             time.sleep(_PAUSE_S * number)
-            continue
-        return answer.status, _object(answer.stdout, answer.status)
-    raise AssertionError  # the last try returns or raises
+    return call(there.ssh, request)
 
 
-def plan_there(there: RemoteCluster, asked: Request, words: Sequence[str]) -> int:
+def plan_there(there: RemoteCluster, asked: Request, words: Sequence[str], say: Callable[[str], None]) -> int:
     """Show the plan that the host's launcher makes of a request; return the exit status."""
     arguments = ["plan", "job.toml", *_at(there), "--for", "submit", *words]
-    return show(there.ssh, _with_package(there, asked, f"plan-{secrets.token_hex(8)}", arguments))
+    return show(there.ssh, _with_package(there, asked, f"plan-{secrets.token_hex(8)}", arguments, say))
 
 
 def run_there(there: RemoteCluster, command: str, words: Sequence[str]) -> int:
@@ -64,14 +92,16 @@ def run_there(there: RemoteCluster, command: str, words: Sequence[str]) -> int:
 def pull(there: RemoteCluster, run: str, root: str | None, *, checkpoints: bool) -> Path:
     """Copy a run's directory from the host below a run root of this machine, whole or not at all, and return it.
 
-    An older copy is replaced. Raises RequestError where another run is in its place, OutsideError, DiskError.
+    An older copy is replaced, unless it has checkpoints and this one is to have none. Raises RequestError where that or
+    another run is in its place, OutsideError, DiskError.
     """
     above = find_run_root(root)
     above.mkdir(parents=True, exist_ok=True)
     request = request_line("pull", run=run, checkpoints=checkpoints, run_root=there.run_root)
     partial = Path(tempfile.mkdtemp(prefix=".pull-", dir=above))
     try:
-        return _receive(there, request, partial, above)
+        head = _receive(there, request, partial)
+        return _put_in_place(there, head, partial, above, checkpoints=checkpoints)
     except (OSError, EOFError, tarfile.TarError) as error:
         if isinstance(error, OSError) and error.strerror:
             raise DiskError(f"the run cannot be copied: {error.strerror}", where=str(above)) from error
@@ -80,27 +110,60 @@ def pull(there: RemoteCluster, run: str, root: str | None, *, checkpoints: bool)
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _receive(there: RemoteCluster, request: bytes, partial: Path, above: Path) -> Path:
+def _receive(there: RemoteCluster, request: bytes, partial: Path) -> dict[str, Any]:
+    """Copy the files into `partial`/run and return what the host says of the run."""
     with stream(there.ssh, request) as process:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
-        line = process.stdout.readline()
-        if line:
-            head = json.loads(line)
+        head = _head(process.stdout)
+        if head is not None and "error" not in head:
             with tarfile.open(fileobj=process.stdout, mode="r|gz") as tar:
                 tar.extractall(partial / "run", filter="data")
         status = process.wait()
-    if not line or status != 0:
-        if status in (1, 2):
-            raise RequestError(f"{there.ssh.host} has no such run", where=f"--cluster {there.cluster.name}")
-        raise OutsideError(f"{there.ssh.host}: the connection failed or ended (status {status})")
+    if head is not None and "error" in head:
+        kind = RequestError if status == RequestError.exit_status else OutsideError
+        raise kind(f"{there.ssh.host}: {head['error']}", where=f"--cluster {there.cluster.name}", hint=head["hint"])
+    require_answer(there.ssh, status)
+    if head is None or status != 0:
+        raise OutsideError(
+            f"the launcher on {there.ssh.host} ended with status {status} before the whole run was copied"
+        )
+    return head
+
+
+def _head(answer: IO[bytes]) -> dict[str, Any] | None:
+    """Return the object of the first line of the launcher's own; None where there is none."""
+    for line in answer:
+        if line.startswith(PULL_HEAD) and line.endswith(b"\n"):
+            found: dict[str, Any] = json.loads(line.removeprefix(PULL_HEAD))
+            return found
+    return None
+
+
+def _put_in_place(
+    there: RemoteCluster, head: Mapping[str, Any], partial: Path, above: Path, *, checkpoints: bool
+) -> Path:
     copy = above / _plain(head["name"]) / _plain(head["run_id"])
-    if copy.exists() and not (copy / PULLED).exists():
+    there_already = read_object(copy / PULLED)
+    if copy.exists() and there_already is None:
         raise RequestError("a run of this machine is in this place", where=str(copy), hint="Name another --run-root.")
-    (partial / "run" / PULLED).write_text(json.dumps({"host": there.ssh.host, "path": head["path"]}) + "\n")
+    if there_already and there_already.get("checkpoints") and not checkpoints:
+        raise RequestError(
+            "the copy in this place has checkpoints, which the new one would not have",
+            where=str(copy),
+            hint="Copy them again with --checkpoints, or remove the copy.",
+        )
+    source = {"host": there.ssh.host, "path": head["path"], "checkpoints": checkpoints}
+    (partial / "run" / PULLED).write_text(json.dumps(source) + "\n")
     copy.parent.mkdir(parents=True, exist_ok=True)
+    older = partial / "older"
     if copy.exists():
-        copy.rename(partial / "older")
-    (partial / "run").rename(copy)
+        copy.rename(older)
+    try:
+        (partial / "run").rename(copy)
+    except BaseException:
+        if older.exists():
+            older.rename(copy)
+        raise
     return copy
 
 
@@ -111,17 +174,15 @@ def _plain(name: str) -> str:
 
 
 def _at(there: RemoteCluster) -> list[str | None]:
-    return ["--cluster", f"./{there.cluster.name}.toml", "--run-root", None]
+    return ["--cluster", f"./{PROFILES}/{there.cluster.name}.toml", "--run-root", None]
 
 
-def _with_package(there: RemoteCluster, asked: Request, token: str, arguments: Sequence[str | None]) -> bytes:
-    if asked.run_root is not None:
-        raise ConfigError(
-            "the runs of this cluster are where its profile says",
-            where="--run-root",
-            hint="Change run_root below [ssh] of the profile.",
-        )
+def _with_package(
+    there: RemoteCluster, asked: Request, token: str, arguments: Sequence[str | None], say: Callable[[str], None]
+) -> bytes:
     package = pack(asked, there.cluster, there.host)
+    for text in package.warnings:
+        say(text)
     shipped = {
         "token": token,
         "digest": package.digest(),
@@ -135,11 +196,11 @@ def _with_package(there: RemoteCluster, asked: Request, token: str, arguments: S
     )
 
 
-def _object(stdout: bytes, status: int) -> dict[str, Any]:
-    """Return the object that a command with --json printed; a host's shell may print lines before it."""
-    text = stdout.decode(errors="replace")
+def _object(stdout: bytes) -> dict[str, Any] | None:
+    """Return the object that a command with --json printed last; a host's shell may print lines before it."""
+    text = "\n" + stdout.decode(errors="replace")
     try:
-        found: dict[str, Any] = json.loads(text[text.index("{") :])
+        found: dict[str, Any] = json.loads(text[text.rindex("\n{") :])
     except ValueError:
-        raise OutsideError(f"the host's launcher ended with status {status} and without an answer") from None
+        return None
     return found

@@ -22,6 +22,12 @@ from launcher.contract.frozen import dataclass
 _CONNECTION_LOST = 255
 """ssh's own status. Source: ssh(1), EXIT STATUS."""
 
+PROFILES = "cluster"
+"""The directory of a submission's files on the host that holds its cluster profile."""
+
+PULL_HEAD = b"launcher-pull "
+"""Beginning of the line before a run's files; a host's shell may print lines before it."""
+
 _PERSIST_S = 120
 """How long a connection stays for further commands."""
 
@@ -79,7 +85,7 @@ def call(ssh: Ssh, request: bytes, *, environ: Mapping[str, str] = os.environ) -
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         stdout = process.stdout.read()
         status = process.wait()
-    _require_answer(ssh, status)
+    require_answer(ssh, status)
     return HostAnswer(status, stdout)
 
 
@@ -98,7 +104,7 @@ def show(ssh: Ssh, request: bytes, *, environ: Mapping[str, str] = os.environ) -
             process.terminate()
             process.wait()
             raise
-    _require_answer(ssh, status)
+    require_answer(ssh, status)
     return status
 
 
@@ -127,7 +133,8 @@ def _send(process: "subprocess.Popen[bytes]", request: bytes) -> None:
         return  # ssh has ended, and its status says how
 
 
-def _require_answer(ssh: Ssh, status: int) -> None:
+def require_answer(ssh: Ssh, status: int) -> None:
+    """Raise an error for a status of ssh, or of the host's shell, that says that the launcher there did not answer."""
     if status == _CONNECTION_LOST or status < 0 or status in (126, 127):
         missing = status in (126, 127)
         reason = f"there is no interpreter {ssh.python!r} there" if missing else "the connection failed or ended"

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +21,10 @@ from typing import Any
 
 from launcher._util.errors import DiskError, LauncherError, OutsideError, RequestError
 from launcher._util.ownership import require_trusted
+from launcher._util.tables import safe
 from launcher._util.version import __version__
 from launcher.config.load import ON_HOST
+from launcher.remote.connection import PROFILES, PULL_HEAD
 
 _LEFT_OUT = ("checkpoints", "set-aside", "code")
 """Directories of a run that are not copied without --checkpoints."""
@@ -29,14 +32,16 @@ _LEFT_OUT = ("checkpoints", "set-aside", "code")
 
 def main() -> int:
     """Answer one request and return the exit status, as the launcher's commands have it."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the connection may end; a submission is completed all the same
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the connection may end; a submission goes on
+    request: dict[str, Any] = {}
     try:
         request = _read()
+        _require_this_release(request)
         if request["command"] == "pull":
             return _pull(request)
         return _run(request)
     except LauncherError as error:
-        return _report(error)
+        return _report(error, request)
 
 
 def _read() -> dict[str, Any]:
@@ -48,12 +53,15 @@ def _read() -> dict[str, Any]:
         request = None
     if not isinstance(request, dict):
         raise OutsideError("the request did not arrive whole; nothing was done")
+    return request
+
+
+def _require_this_release(request: dict[str, Any]) -> None:
     if request.get("launcher") != __version__:
         raise RequestError(
             f"the launcher there is {__version__}, and the one here {request.get('launcher')}",
             hint="Install the same release on both machines.",
         )
-    return request
 
 
 def _run(request: dict[str, Any]) -> int:
@@ -68,7 +76,10 @@ def _run(request: dict[str, Any]) -> int:
     process = subprocess.Popen(argv, cwd=directory, env=environ, stdin=subprocess.DEVNULL)
     if not request.get("package"):  # what only shows something ends with the one that looks at it
         threading.Thread(target=_end_with_the_caller, args=(process,), daemon=True).start()
-    return process.wait()
+    status = process.wait()
+    if request.get("package") and arguments[0] != "submit":  # a plan has no later try
+        shutil.rmtree(directory, ignore_errors=True)
+    return status
 
 
 def _end_with_the_caller(process: "subprocess.Popen[bytes]") -> None:
@@ -90,12 +101,14 @@ def _unpack(package: dict[str, Any], root: Path) -> Path:
         directory = parent / hashlib.sha256(package["token"].encode()).hexdigest()[:32]
         if not directory.exists():
             partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
-            _write(package, partial)
             try:
+                _write(package, partial)
                 partial.rename(directory)
             except OSError:
                 if not directory.exists():  # another try was first
                     raise
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise DiskError(f"the files of the run cannot be written: {error.strerror}", where=str(root)) from error
     if (directory / "digest").read_text() != package["digest"]:
@@ -113,7 +126,8 @@ def _write(package: dict[str, Any], directory: Path) -> None:
     content = base64.b64decode(package["archive"])
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
         tar.extractall(directory, filter="data")
-    (directory / f"{package['cluster']}.toml").write_text(tomlkit.dumps(package["profile"]))
+    (directory / PROFILES).mkdir()
+    (directory / PROFILES / f"{package['cluster']}.toml").write_text(tomlkit.dumps(package["profile"]))
     (directory / "job.toml").write_text(tomlkit.dumps(package["job"]))
     (directory / "digest").write_text(package["digest"])
 
@@ -127,7 +141,7 @@ def _pull(request: dict[str, Any]) -> int:
     run = find_run(request["run"], str(root if root.is_absolute() else Path.home() / root))
     head = {"name": run.path.parent.name, "run_id": run.path.name, "path": str(run.path)}
     out = sys.stdout.buffer
-    out.write((json.dumps(head) + "\n").encode())
+    out.write(PULL_HEAD + json.dumps(head).encode() + b"\n")
     left_out = () if request["checkpoints"] else _LEFT_OUT
     with tarfile.open(fileobj=out, mode="w|gz", format=tarfile.PAX_FORMAT) as tar:
         for path in sorted(run.path.rglob("*")):
@@ -156,11 +170,20 @@ class _Exactly(io.RawIOBase):
         return content
 
 
-def _report(error: LauncherError) -> int:
+def _report(error: LauncherError, request: dict[str, Any]) -> int:
+    """Answer with an error, as the request's command does, and return the exit status."""
     where = f"{error.where}: " if error.where else ""
-    print(f"error: {where}{error.message} [{error.id}]", file=sys.stderr)
+    if request.get("command") == "pull":
+        shown = {"error": f"{where}{error.message}", "hint": error.hint}
+        sys.stdout.buffer.write(PULL_HEAD + json.dumps(shown).encode() + b"\n")
+        return error.exit_status
+    print(safe(f"error: {where}{error.message} [{error.id}]"), file=sys.stderr)
     if error.hint:
-        print(error.hint, file=sys.stderr)
+        print(safe(error.hint), file=sys.stderr)
+    if "--json" in request.get("arguments", ()):
+        parts = {name: getattr(error, name) for name in ("id", "message", "where", "hint")}
+        found = {"error": {"kind": type(error).__name__, **parts}, "exit_status": error.exit_status}
+        print(json.dumps(found, indent=1, sort_keys=True))
     return error.exit_status
 
 

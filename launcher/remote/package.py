@@ -13,14 +13,22 @@ from typing import Any
 from launcher._util.errors import ConfigError
 from launcher.api.discover import add_job, recipe_and_code, required_recipe
 from launcher.config.cluster import Cluster
-from launcher.config.load import load_request
+from launcher.config.load import add_job_file, load_request
 from launcher.config.request import Request
 from launcher.discovery.host import HostContext
 from launcher.discovery.recipe import RecipeFile
+from launcher.discovery.shipped_code import IGNORE
 
 _CODE = "code"
 _PROGRAM = "entrypoint.py"
-_OF_THIS_MACHINE = ("cluster", "recipe", "ship", "run_root", "entrypoint")
+_OF_THIS_MACHINE = ("cluster", "run_root")
+_USERS_FILES = ("recipe", "ship", "entrypoint")
+_OF_EACH_MACHINE = frozenset(
+    {"HOME", "PATH", "PWD", "USER", "LOGNAME", "SHELL", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD"}
+    | {"PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "SSH_AUTH_SOCK"}
+)
+"""Variables that have the host's own values there: the launcher on the host runs with them."""
+
 _LOCAL_DIRECTORIES = ("mcore", "mlm_source", "nsys_from")
 
 
@@ -34,6 +42,8 @@ class Package:
     files: dict[str, bytes]
     environment: dict[str, str]
     """Variables that the request passes on by name, with the values of this shell: they are written to no file."""
+    warnings: tuple[str, ...] = ()
+    """What of the user's files does not travel, and other things to know before."""
 
     def archive(self) -> str:
         """Return the files as a tar archive in base64."""
@@ -55,11 +65,17 @@ class Package:
 def pack(asked: Request, cluster: Cluster, host: HostContext) -> Package:
     """Return the package of a request for the host of `cluster`.
 
-    Raises ConfigError for what names a directory of this machine, RecipeError for a recipe that does not exist, is too
-    large to travel or holds a secret.
+    Raises ConfigError for what names a directory of this machine, a directory of runs or a variable that each machine
+    has, RecipeError for a recipe that does not exist, is too large to travel or holds a secret.
     """
     stated, job = add_job(asked, host)
     request = load_request(stated, environ=host.environ, directory=host.directory, job=job)
+    if "run_root" in stated or "run_root" in job:
+        raise ConfigError(
+            "the runs of this cluster are where its profile says",
+            where="--run-root" if "run_root" in stated else "run_root of the job file",
+            hint="Change run_root below [ssh] of the profile.",
+        )
     for name in _LOCAL_DIRECTORIES:
         value = getattr(request, name)
         if value is not None and (host.directory / value.partition("@")[0]).is_dir():
@@ -68,30 +84,38 @@ def pack(asked: Request, cluster: Cluster, host: HostContext) -> Package:
                 where=f"--{name.replace('_', '-')}",
                 hint="Name a directory of that host from its root, or a commit.",
             )
-    values = {name: value for name, value in request.stated().items() if name not in _OF_THIS_MACHINE}
+    # Of a run that is continued the presets of this machine change nothing, as on the host itself.
+    wanted = request.stated() if request.resume is None else add_job_file(stated, job)
+    values = {name: value for name, value in wanted.items() if name not in _OF_THIS_MACHINE}
     files: dict[str, bytes] = {}
+    warnings: tuple[str, ...] = ()
     if request.resume is None:
-        values |= _recipe(request, host, files)
+        found, warnings = _recipe(request, host, files)
+        values = {name: value for name, value in values.items() if name not in _USERS_FILES} | found
     return Package(
         job=json.loads(json.dumps(values)),
         profile=_profile(cluster),
         files=files,
         environment=_passed_on(request, cluster, host.environ),
+        warnings=warnings,
     )
 
 
-def _recipe(request: Request, host: HostContext, files: dict[str, bytes]) -> dict[str, Any]:
-    """Return the keys of the recipe on the host, and add the user's files."""
+def _recipe(request: Request, host: HostContext, files: dict[str, bytes]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the keys of the recipe on the host and warnings, and add the user's files."""
     recipe, shipped, code = recipe_and_code(required_recipe(request, "submit"), request, host)
     found: dict[str, Any] = {}
     if request.entrypoint is not None:
         files[_PROGRAM] = Path(dict(code)["entrypoint.py"]).read_bytes()
         found["entrypoint"] = _PROGRAM
     if not isinstance(recipe, RecipeFile):
-        return {**found, "recipe": request.recipe}
+        return {**found, "recipe": request.recipe}, shipped.warnings
     for target, source in shipped.files:
         files[f"{_CODE}/{target}"] = Path(source).read_bytes()
-    return {**found, "recipe": f"{_CODE}/{recipe.path.name}:{recipe.function}", "ship": [_CODE]}
+    # Of a directory hidden files do not travel, nor those that .launcherignore names: here they did, so each is named.
+    named = [target for target, _ in shipped.files if f"{_CODE}/{IGNORE}" in files or "/." in f"/{target}"]
+    found |= {"recipe": f"{_CODE}/{recipe.path.name}:{recipe.function}"}
+    return {**found, "ship": [_CODE, *(f"{_CODE}/{target}" for target in named)]}, shipped.warnings
 
 
 def _profile(cluster: Cluster) -> dict[str, Any]:
@@ -110,4 +134,11 @@ def _stated(value: Any) -> Any:
 def _passed_on(request: Request, cluster: Cluster, environ: Mapping[str, str]) -> dict[str, str]:
     names = {entry for entry in request.env if "=" not in entry} | set(cluster.inherit)
     names |= {request.notify_url} if request.notify_url else set()
+    if wrong := sorted({entry for entry in request.env if entry in _OF_EACH_MACHINE}):
+        raise ConfigError(
+            f"{wrong[0]} of this machine has no meaning on {cluster.ssh.host if cluster.ssh else 'the host'}",
+            where="--env",
+            hint=f"State a value: --env {wrong[0]}=VALUE, or list it in `inherit` of the profile for the host's own.",
+        )
+    names -= _OF_EACH_MACHINE
     return {name: environ[name] for name in sorted(names) if name in environ}

@@ -216,7 +216,7 @@ WRONG: list[tuple[str, tuple[str, ...], int, str]] = [
     ("", ("run", "small.py", "--cluster", "far"), 2, "of a cluster that this machine reaches by ssh"),
     ("", ("logs", "none", "--cluster", "far"), 2, "none"),
     ("", ("cancel", "none", "--cluster", "far"), 2, "none"),
-    ("", ("pull", "none", "--cluster", "far"), 2, "host.example has no such run"),
+    ("", ("pull", "none", "--cluster", "far"), 2, "host.example: "),
     ("", ("pull", "none"), 2, "the runs of this cluster are on this machine"),
     ("", ("logs", "x", "--cluster", "far", "--run-root", "y"), 2, "--cluster says where runs are"),
     ('python = "/no/python"', ("status", "--cluster", "far"), 3, "there is no interpreter '/no/python' there"),

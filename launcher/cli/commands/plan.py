@@ -37,14 +37,15 @@ def main(parsed: argparse.Namespace) -> int:
     """Plan and print."""
     from launcher.api.prepare_plan import prepare_plan
     from launcher.cli.progress import TerminalProgress
-    from launcher.remote.cluster import elsewhere
+    from launcher.remote.cluster import elsewhere_of
 
     request = arguments.read_request(parsed)
-    if parsed.purpose != "run" and (there := elsewhere(parsed.cluster)) is not None:
+    if parsed.purpose != "run" and (there := elsewhere_of(request)) is not None:
+        from launcher.cli.output import warn
         from launcher.remote.commands import plan_there
 
         switches = (("--json", parsed.json), ("--script", parsed.script))
-        return plan_there(there, request, [word for word, wanted in switches if wanted])
+        return plan_there(there, request, [word for word, wanted in switches if wanted], warn)
     prepared = prepare_plan(request, parsed.purpose or "plan", check="if unknown", progress=TerminalProgress())
     show(prepared.plan, as_json=parsed.json, with_scripts=parsed.script)
     return 0

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from launcher.api.submit import SubmittedRun
     from launcher.backends.wait import Interrupts
     from launcher.cli.progress import TerminalProgress
+    from launcher.config.request import Request
     from launcher.remote.cluster import RemoteCluster
 
 
@@ -37,10 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Submit it and print the job; with --follow also show its progress and the outcome."""
     from launcher.cli.progress import TerminalProgress
-    from launcher.remote.cluster import elsewhere
+    from launcher.remote.cluster import elsewhere_of
 
-    if (there := elsewhere(parsed.cluster)) is not None:
-        return _submit_there(parsed, there)
+    request = arguments.read_request(parsed)
+    if (there := elsewhere_of(request)) is not None:
+        return _submit_there(parsed, request, there)
     progress = TerminalProgress()
     prepared: PreparedPlan | SubmittedRun | None
     if parsed.once is not None:
@@ -67,18 +69,17 @@ def main(parsed: argparse.Namespace) -> int:
     return status
 
 
-def _submit_there(parsed: argparse.Namespace, there: "RemoteCluster") -> int:
+def _submit_there(parsed: argparse.Namespace, request: "Request", there: "RemoteCluster") -> int:
     """Submit on the host of the cluster profile and print the job."""
     from launcher._util.errors import ConfigError
     from launcher.cli.output import warn
     from launcher.remote.commands import plan_there, submit_there
 
-    request = arguments.read_request(parsed)
     if parsed.follow:
         text = "the job is on another machine, and a connection need not last as long as it does"
         raise ConfigError(text, where="--follow", hint=f"launcher logs -f RUN --cluster {there.cluster.name}")
     if parsed.dry_run:
-        return plan_there(there, request, ["--json"] if parsed.json else [])
+        return plan_there(there, request, ["--json"] if parsed.json else [], warn)
     status, answer = submit_there(there, request, parsed.once, warn)
     if "error" not in answer:
         run_id = answer["run_id"]
