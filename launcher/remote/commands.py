@@ -197,10 +197,10 @@ def _with_package(
 
 
 def _object(stdout: bytes) -> dict[str, Any] | None:
-    """Return the object that a command with --json printed last; a host's shell may print lines before it."""
+    """Return the object that `submit --json` printed last; a host's shell may print lines before it, also objects."""
     text = "\n" + stdout.decode(errors="replace")
     try:
         found: dict[str, Any] = json.loads(text[text.rindex("\n{") :])
     except ValueError:
         return None
-    return found
+    return found if "run_id" in found or "error" in found else None
