@@ -6,6 +6,7 @@ would reach every torchx of the environment, which drops its own schedulers wher
 """
 
 import dataclasses
+import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_run.core.execution.base import Executor
-from nemo_run.core.execution.launcher import Torchrun
+from nemo_run.core.execution.launcher import Launcher, Torchrun
 from nemo_run.core.packaging.base import Packager
 from nemo_run.run import experiment as experiments
 from nemo_run.run.torchx_backend import runner as runners
@@ -115,8 +116,7 @@ class LauncherExecutor(Executor):  # type: ignore[misc]
         ]
         if stated:
             merged["env"] = stated
-        if self.get_launcher().nsys_profile:
-            merged["nsys"] = True
+        merged |= {key: value for key, value in nsys_options(self.get_launcher()).items() if key not in self.options}
         name = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in self.job_name).lstrip("-._")
         merged.setdefault("name", name[:64] or "task")
         if self.dependencies:
@@ -149,6 +149,20 @@ class LauncherExecutor(Executor):  # type: ignore[misc]
             raise ConfigError(
                 f"{self.dependency_type!r} is not one of {', '.join(_DEPENDENCIES)}", where="dependency_type"
             )
+
+
+def nsys_options(chosen: Launcher) -> dict[str, Any]:
+    """Return the keys of a job file for what a launcher of NeMo-Run states of nsys; files lie where the run is."""
+    if not chosen.nsys_profile:
+        return {}
+    default, found = Launcher(), dict[str, Any](nsys=True)
+    if sorted(chosen.nsys_trace) != sorted(default.nsys_trace):
+        found["nsys_trace"] = ",".join(chosen.nsys_trace)
+    if more := [each for each in chosen.nsys_extra_args if each not in default.nsys_extra_args]:
+        found["nsys_args"] = more
+    if chosen.nsys_gpu_metrics:
+        found["gpu_metrics"] = True
+    return found
 
 
 def _pairs(env: dict[str, str | None]) -> Iterator[str]:
@@ -233,8 +247,7 @@ class LauncherScheduler(schedulers.SchedulerMixin, Scheduler):  # type: ignore[m
         """Submit a task once, however often it is tried, and return its run id."""
         executor, task = dryrun_info.request
         recipe, assignments, options = executor.request(task)
-        key = f"nemo-run {executor.experiment_id} {executor.job_name}"
-        return launcher.submit(recipe, *assignments, once=key[:200], **options).run_id
+        return launcher.submit(recipe, *assignments, once=_key(executor), **options).run_id
 
     def describe(self, app_id: str) -> DescribeAppResponse | None:
         """Return how a run is doing; None where there is none."""
@@ -297,6 +310,13 @@ def _followed(app_id: str, poll_s: float = 2.0) -> Iterator[str]:
         if over:
             return
         time.sleep(poll_s)
+
+
+def _key(executor: LauncherExecutor) -> str:
+    """Return the key of a task's submission, which no other task has."""
+    text = f"nemo-run {executor.experiment_id} {executor.job_name}"
+    is_key = len(text) <= 200 and text.isprintable()
+    return text if is_key else f"nemo-run {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def create_scheduler(session_name: str, **parameters: Any) -> LauncherScheduler:

@@ -28,7 +28,7 @@ from launcher._util.errors import OutsideError, RecipeError, RequestError
 from launcher.config.load import parse
 from launcher.config.request import Request
 from launcher.contract.variables import is_secret
-from launcher.nemo_run.executor import LauncherExecutor
+from launcher.nemo_run.executor import LauncherExecutor, nsys_options
 from launcher.nemo_run.task import TranslatedTask, translate_task
 
 _AS_OPTION = {
@@ -76,6 +76,7 @@ class ImportedTask:
     name: str
     translated: TranslatedTask
     waits_for: list[str] = field(default_factory=list)
+    dependency_type: str = "afterok"
     file: Path = Path()
 
 
@@ -87,8 +88,7 @@ def import_experiment(script: Path, arguments: Sequence[str], output: Path) -> l
     """
     output = output.absolute()  # paths in job files are relative to wherever they are submitted
     found = _record(script, arguments)
-    jobs = [job for experiment in found for job in experiment]
-    if not jobs:
+    if not any(found):
         raise RecipeError(
             "the script runs no experiment of NeMo-Run",
             where=str(script),
@@ -96,12 +96,14 @@ def import_experiment(script: Path, arguments: Sequence[str], output: Path) -> l
         )
     names: set[str] = set()
     tasks = []
-    for job in jobs:
-        name = _free(re.sub(r"[^A-Za-z0-9._-]+", "-", job.id).lstrip("-._")[:60] or "task", names)
-        tasks.append(_imported(job, name, output))
-    by_id = {job.id: task.name for job, task in zip(jobs, tasks, strict=True)}
-    for job, task in zip(jobs, tasks, strict=True):
-        task.waits_for = [by_id[each] for each in job.dependencies]
+    for experiment in found:
+        by_id: dict[str, str] = {}  # another experiment may have the same ones
+        for job in experiment:
+            name = _free(re.sub(r"[^A-Za-z0-9._-]+", "-", job.id).lstrip("-._")[:60] or "task", names)
+            by_id[job.id] = name
+            tasks.append(_imported(job, name, output))
+            tasks[-1].waits_for = [by_id[each] for each in job.dependencies]
+    output.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         task.file = output / f"{task.name}.toml"
         parse(Request, task.translated.stated, where=f"task {task.name}")
@@ -129,9 +131,10 @@ def _record(script: Path, arguments: Sequence[str]) -> list[list[Any]]:
                 job.dependencies.append(before.id)
         recorded.append(jobs)
 
-    def take_one(task: Any, executor: Any = None, name: str = "", **_: Any) -> None:
+    def take_one(task: Any, executor: Any = None, plugins: Any = None, name: str = "", **_: Any) -> None:
+        each = plugins if isinstance(plugins, list | None) else [plugins]
         with nemo_run.Experiment(name or "task", executor=executor) as experiment:
-            experiment.add(task, name=name)
+            experiment.add(task, name=name, plugins=each)
             take(experiment)
 
     with contextlib.ExitStack() as stack:
@@ -140,7 +143,6 @@ def _record(script: Path, arguments: Sequence[str]) -> list[list[Any]]:
         stack.enter_context(mock.patch.object(nemo_run, "run", take_one))
         stack.enter_context(mock.patch.object(sys, "argv", [str(script), *arguments]))
         stack.enter_context(mock.patch.object(sys, "path", [str(script.parent.absolute()), *sys.path]))
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         try:
             runpy.run_path(str(script), run_name="__main__")
         except SystemExit as end:
@@ -168,7 +170,7 @@ def _imported(job: Any, name: str, output: Path) -> ImportedTask:
         if isinstance(executor, LocalExecutor):
             translated.stated["gpus_per_node"] = executor.ntasks_per_node
     translated.stated["name"] = name
-    return ImportedTask(name, translated)
+    return ImportedTask(name, translated, dependency_type=getattr(executor, "dependency_type", "afterok"))
 
 
 def _take_slurm(executor: Any, found: TranslatedTask) -> None:
@@ -183,8 +185,7 @@ def _take_slurm(executor: Any, found: TranslatedTask) -> None:
     stated["gpus_per_node"] = (executor.nproc_per_node() if torchrun else executor.ntasks_per_node) or 1
     if executor.gpus_per_node and executor.gpus_per_node != stated["gpus_per_node"]:
         stated["sbatch"]["gpus-per-node"] = executor.gpus_per_node
-    if chosen.nsys_profile:
-        stated["nsys"] = True
+    stated |= nsys_options(chosen)
     if isinstance(chosen, FaultTolerance):
         found.left_out.append("launcher: the launcher itself finds hangs; `keep_going = true` continues the run")
     elif type(chosen).__name__ not in ("Launcher", "Torchrun"):
@@ -209,8 +210,9 @@ def _take_srun_args(arguments: Sequence[str], found: TranslatedTask) -> None:
 
 def _take_env(variables: Mapping[str, str], found: TranslatedTask) -> None:
     """Add variables; of one that looks like a secret the name alone, whose value the submitting shell has to have."""
-    env = list(found.stated.get("env", ()))
-    for name, value in variables.items():
+    env: list[str] = []
+    of_task = [each.partition("=") for each in found.stated.get("env", ())]
+    for name, value in [*((name, value) for name, _, value in of_task), *variables.items()]:
         if is_secret(name):
             env.append(name)
             found.left_out.append(f"the value of {name}: it is passed on from the submitting shell, so set it there")
@@ -224,6 +226,8 @@ def _other_fields(executor: Any) -> Iterator[str]:
     """Yield a sentence for each further field of a SlurmExecutor that was stated."""
     taken = {*_AS_OPTION, *_AS_SBATCH, *_WITHOUT_TRACE, "additional_parameters", "srun_args", "env_vars", "launcher"}
     taken |= {"ntasks_per_node", "gpus_per_node", "job_details", "dependency_type", "poll_estimated_start_time"}
+    if isinstance(executor.get_launcher(), Torchrun):  # NeMo-Run sets it then, and it is gpus_per_node
+        taken.add("torchrun_nproc_per_node")
     for each in dataclasses.fields(executor):
         if each.name in taken or not each.init:
             continue
@@ -250,21 +254,20 @@ def _job_file(task: ImportedTask, script: Path) -> str:
 _JOB_OF_ANSWER = "python3 -c 'import json, sys; print(json.load(sys.stdin)[\"job\"])'"
 
 
-def submit_lines(tasks: Sequence[ImportedTask], kind: str = "afterok") -> list[str]:
-    """Return the lines of a shell that submit the tasks, each behind those that it waits for."""
+def submit_lines(tasks: Sequence[ImportedTask]) -> list[str]:
+    """Return the lines of a shell that submit the tasks, each behind those that it waits for.
+
+    A line whose task waits for one that was not submitted ends with an error of the shell.
+    """
     lines = []
     waited_for = {name for task in tasks for name in task.waits_for}
+    variables = {task.name: f"job_{number}" for number, task in enumerate(tasks, 1)}
     for task in tasks:
-        words = ["launcher", "submit", str(task.file)]
-        text = shlex.join(words)
+        text = shlex.join(["launcher", "submit", str(task.file)])
         if task.waits_for:
-            jobs = ":".join(f"${_variable(name)}" for name in task.waits_for)
-            text += f' --sbatch "dependency={kind}:{jobs}" --sbatch kill-on-invalid-dep=yes'
+            jobs = ":".join(f"${{{variables[name]}:?}}" for name in task.waits_for)
+            text += f' --sbatch "dependency={task.dependency_type}:{jobs}" --sbatch kill-on-invalid-dep=yes'
         if task.name in waited_for:
-            text = f"{_variable(task.name)}=$({text} --json | {_JOB_OF_ANSWER})"
+            text = f"{variables[task.name]}=$({text} --json | {_JOB_OF_ANSWER})"
         lines.append(text)
     return lines
-
-
-def _variable(name: str) -> str:
-    return "job_" + re.sub(r"\W", "_", name)

@@ -101,6 +101,47 @@ def test_the_lines_that_it_prints_submit_the_tasks_in_their_order(
     assert "hello ['a b']" in (runs["evaluate"] / "attempts/000/logs/rank-0000.log").read_text()
 
 
+SEVERAL = """
+import nemo_run as run
+from megatron.bridge.recipes.llama.llama3 import llama32_1b_pretrain_config
+
+executor = run.SlurmExecutor(
+    account="team", partition="batch", time="00:05:00", ntasks_per_node=1, dependency_type="afterany",
+    env_vars={"HF_TOKEN": "hf_" + 34 * "a"}, tunnel=run.LocalTunnel(job_dir="/tmp/jobs"),
+)
+executor.launcher = run.Torchrun(nsys_profile=True, nsys_trace=["cuda", "osrt"], nsys_gpu_metrics=True)
+
+class Marked(run.Plugin):
+    def setup(self, task, executor):
+        executor.env_vars["MARK"] = "yes"
+
+task = run.Partial(llama32_1b_pretrain_config)
+for title in ("one", "two"):
+    with run.Experiment(title, executor=executor) as exp:
+        first = exp.add(task, name="a.b")
+        exp.add(task, name="a-b")
+        exp.add(task, name="last", dependencies=[first])
+        exp.run()
+run.run(task, executor, Marked(), name="alone")
+"""
+
+
+def test_several_experiments_keep_their_dependencies_plugins_and_profiling(tmp_path: Path) -> None:
+    user = prepared(user_of(tmp_path))
+    answer = json.loads(convert(user, SEVERAL, "--json", status=1).stdout)
+    assert [(task["name"], task["waits_for"]) for task in answer["tasks"]] == [
+        *(("a.b", []), ("a-b", []), ("last", ["a.b"])),
+        *(("a.b-2", []), ("a-b-2", []), ("last-2", ["a.b-2"]), ("alone", [])),
+    ]
+    assert [line.partition("=")[0] for line in answer["submit"]][::3][:2] == ["job_1", "job_4"]
+    assert '"dependency=afterany:${job_1:?}"' in answer["submit"][2]
+    assert '"dependency=afterany:${job_4:?}"' in answer["submit"][5]
+    alone = toml.loads((tmp_path / "jobs/alone.toml").read_text())
+    assert alone["env"] == ["HF_TOKEN", "MARK=yes"]
+    assert (alone["nsys"], alone["nsys_trace"], alone["gpu_metrics"]) == (True, "cuda,osrt", True)
+    assert not any("torchrun" in text for text in answer["tasks"][0]["not_translated"])
+
+
 WRONG: list[tuple[str, tuple[str, ...], int, str]] = [
     (SLURM, (), 3, "the script failed: IndexError"),
     ("print('nothing')", (), 2, "the script runs no experiment of NeMo-Run"),

@@ -8,6 +8,8 @@ submit the tasks in their order. It needs the extra `nemo-run`.
 """
 
 import argparse
+import contextlib
+import sys
 
 from launcher.cli.output import info, print_json, say
 
@@ -36,7 +38,8 @@ def main(parsed: argparse.Namespace) -> int:
         from launcher.nemo_run.experiment import import_experiment, submit_lines
     except ImportError as error:
         raise PrerequisiteError(str(error)) from None
-    tasks = import_experiment(script, parsed.rest, output)
+    with contextlib.redirect_stdout(sys.stderr):  # NeMo-Run prints, and so may the script
+        tasks = import_experiment(script, parsed.rest, output)
     lines = submit_lines(tasks)
     left_out = [f"{task.name}: {text}" for task in tasks for text in task.translated.left_out]
     if parsed.json:
