@@ -36,6 +36,7 @@ from launcher.scripts.render import directive
 from launcher.slurm.control import cancel
 from launcher.slurm.queue import Answer, ask_jobs
 from launcher.slurm.submit import ARRAY_MARK, submit
+from launcher.watch.status import UNPROVEN
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
@@ -104,7 +105,10 @@ class FunctionJob(submitit.SlurmJob):  # type: ignore[misc]
     watcher = Watcher()
 
     def cancel(self, check: bool = True) -> None:
-        """End the job, unless its number belongs to another one meanwhile. Raises SlurmError if `check`."""
+        """End the job, unless it has ended or its number belongs to another one meanwhile.
+
+        Raises SlurmError if `check`, also where Slurm does not show whose job it is.
+        """
         shell = LocalShell()
         with contextlib.nullcontext() if check else contextlib.suppress(SlurmError):
             token = _token_of(self.paths.submission_file)
@@ -117,7 +121,11 @@ class FunctionJob(submitit.SlurmJob):  # type: ignore[misc]
             answer = ask_jobs([self.job_id], shell)
             if answer.unreachable is not None:
                 raise SlurmError(f"job {self.job_id} was not cancelled: {answer.unreachable}")
-            if answer.jobs[self.job_id].belongs_to(token, ()) is not False:
+            found = answer.jobs[self.job_id]
+            proven = found.belongs_to(token, ())
+            if proven is None and not found.terminal:
+                raise SlurmError(f"job {self.job_id} was not cancelled: {UNPROVEN}")
+            if proven:
                 cancel([self.job_id], shell)
 
 

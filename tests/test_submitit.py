@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from launcher._util.errors import RequestError, SlurmError
+from launcher.slurm.queue import Answer, Job, State
 from launcher.submitit import Executor, FunctionJob
 from tests.backends.containers import SCRATCH, missing
 from tests.backends.running import PROFILE, ROOT
@@ -154,6 +155,22 @@ def test_another_job_of_the_same_number_is_not_cancelled(make: Callable[..., Exe
     script.unlink()
     with pytest.raises(SlurmError, match="its script, which shows that it is ours, is gone"):
         job.cancel()
+
+
+def test_a_job_of_which_slurm_shows_nothing_is_not_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = FunctionJob(folder=tmp_path, job_id="7", tasks=[0])
+    job.paths.submission_file.write_text(f"#SBATCH --comment=launcher-function:{32 * '0'}\n")
+    ended: list[str] = []
+    monkeypatch.setattr("launcher.submitit.cancel", lambda jobs, shell: ended.extend(jobs))
+    for state, terminal in ((State.RUNNING, False), (State.FORGOTTEN, True)):
+        answer = Answer({"7": Job("7", state, terminal=terminal)}, 0.0)
+        monkeypatch.setattr("launcher.submitit.ask_jobs", lambda ids, shell, answer=answer: answer)
+        if terminal:
+            job.cancel()
+        else:
+            with pytest.raises(SlurmError, match="shows neither the comment nor the command"):
+                job.cancel()
+    assert ended == []
 
 
 def test_sbatchs_refusal_is_a_request_error_and_leaves_nothing(make: Callable[..., Executor]) -> None:
