@@ -161,10 +161,10 @@ def test_a_job_of_which_slurm_shows_nothing_is_not_cancelled(tmp_path: Path, mon
     job = FunctionJob(folder=tmp_path, job_id="7", tasks=[0])
     job.paths.submission_file.write_text(f"#SBATCH --comment=launcher-function:{32 * '0'}\n")
     ended: list[str] = []
-    monkeypatch.setattr("launcher.submitit.cancel", lambda jobs, shell: ended.extend(jobs))
+    monkeypatch.setattr("launcher.submitit.cancel", lambda jobs, _: ended.extend(jobs))
     for state, terminal in ((State.RUNNING, False), (State.FORGOTTEN, True)):
         answer = Answer({"7": Job("7", state, terminal=terminal)}, 0.0)
-        monkeypatch.setattr("launcher.submitit.ask_jobs", lambda ids, shell, answer=answer: answer)
+        monkeypatch.setattr("launcher.submitit.ask_jobs", lambda *_, answer=answer: answer)
         if terminal:
             job.cancel()
         else:
