@@ -223,7 +223,9 @@ def _look(
 
 
 def _reason(run: RunDirectory, status: RunStatus, allowed: Allowed) -> str:
-    """Return why a run stays; empty where it can go."""
+    """Return why a run stays; empty where it can go. Nothing acts on a copy of a run of another machine."""
+    if run.pulled_from is not None:
+        return _checkpoints_reason(run, allowed)
     if status.phase is Phase.UNKNOWN:
         return f"it is unknown whether it goes on: {status.detail}"
     if status.phase is Phase.LOST and not allowed.lost:
@@ -245,6 +247,10 @@ def _reason(run: RunDirectory, status: RunStatus, allowed: Allowed) -> str:
     if state is not None and not state.terminal:
         # After the verdict a job cleans up, announces the end, and may queue itself again.
         return f"its job {status.job} is {state.value.lower()}"
+    return _checkpoints_reason(run, allowed)
+
+
+def _checkpoints_reason(run: RunDirectory, allowed: Allowed) -> str:
     if not allowed.checkpoints and _has_checkpoints(run):
         return "it has checkpoints: --with-checkpoints removes them too"
     return ""

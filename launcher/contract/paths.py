@@ -38,6 +38,9 @@ MANIFEST = "launcher-manifest.json"
 FLIGHT_RECORDER = "flight-recorder-rank-"
 """Start of a dump's file name in the directory of an attempt; torch appends the rank."""
 
+PULLED = ".pulled-from"
+"""In a copy that `launcher pull` made: host and path of the run, size of its journal, whether it has checkpoints."""
+
 SCRIPTS = (SBATCH_SCRIPT, STEP_SCRIPT, ENTER_SCRIPT)
 """Rendered from the plan. `enter.sh` where the launcher itself leads tasks into the image."""
 

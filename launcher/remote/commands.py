@@ -15,6 +15,7 @@ from launcher._util.errors import DiskError, OutsideError, RequestError
 from launcher.api.locate import find_run_root
 from launcher.config.request import Request
 from launcher.contract.files import read_object
+from launcher.contract.paths import PULLED
 from launcher.remote.cluster import RemoteCluster
 from launcher.remote.connection import (
     PROFILES,
@@ -28,11 +29,10 @@ from launcher.remote.connection import (
     stream,
 )
 from launcher.remote.package import pack
+from launcher.rundir import RunDirectory
 
 _TRIES = 6
 _PAUSE_S = 1.0
-PULLED = ".pulled-from"
-"""A file in the copy of a run: where it is from, and whether checkpoints were copied."""
 
 
 def submit_there(
@@ -143,17 +143,15 @@ def _put_in_place(
     there: RemoteCluster, head: Mapping[str, Any], partial: Path, above: Path, *, checkpoints: bool
 ) -> Path:
     copy = above / _plain(head["name"]) / _plain(head["run_id"])
-    there_already = read_object(copy / PULLED)
-    if copy.exists() and there_already is None:
+    if copy.exists() and RunDirectory(copy).pulled_from is None:
         raise RequestError("a run of this machine is in this place", where=str(copy), hint="Name another --run-root.")
-    if there_already and there_already.get("checkpoints") and not checkpoints:
+    if not checkpoints and (read_object(copy / PULLED) or {}).get("checkpoints"):
         raise RequestError(
             "the copy in this place has checkpoints, which the new one would not have",
             where=str(copy),
             hint="Copy them again with --checkpoints, or remove the copy.",
         )
-    source = {"host": there.ssh.host, "path": head["path"], "checkpoints": checkpoints}
-    (partial / "run" / PULLED).write_text(json.dumps(source) + "\n")
+    RunDirectory(partial / "run").note_pulled(there.ssh.host, head["path"], checkpoints=checkpoints)
     copy.parent.mkdir(parents=True, exist_ok=True)
     older = partial / "older"
     if copy.exists():

@@ -1,6 +1,7 @@
 """A run and its attempts on disk: their paths (contract/paths.py), and reading and writing them."""
 
 import contextlib
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from launcher._util.errors import DiskError, RequestError
 from launcher._util.user_paths import exists
 from launcher.contract import files
-from launcher.contract.paths import ARGV, ATTEMPTS, PLAN, SCRIPTS, AttemptPaths, RunPaths, attempt_name
+from launcher.contract.paths import ARGV, ATTEMPTS, PLAN, PULLED, SCRIPTS, AttemptPaths, RunPaths, attempt_name
 from launcher.rundir.journal import Journal
 
 if TYPE_CHECKING:
@@ -72,6 +73,28 @@ class RunDirectory(RunPaths):
     def journal(self) -> Journal:
         """What the launcher did for this run."""
         return Journal(self.journal_file)
+
+    @property
+    def pulled_from(self) -> str | None:
+        """HOST:PATH of the run of which `launcher pull` made this copy.
+
+        None for a run of this machine, also for a copy that was continued here.
+        """
+        source = files.read_object(self.path / PULLED)
+        if source is None or source.get("journal") != self._journal_size():
+            return None
+        return f"{source.get('host')}:{source.get('path')}"
+
+    def note_pulled(self, host: str, path: str, *, checkpoints: bool) -> None:
+        """Note of what run this directory is a copy. Raises OSError."""
+        source = {"host": host, "path": path, "journal": self._journal_size(), "checkpoints": checkpoints}
+        files.write_text(self.path / PULLED, json.dumps(source) + "\n")
+
+    def _journal_size(self) -> int:
+        try:
+            return self.journal_file.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     @property
     def plan(self) -> dict[str, Any]:

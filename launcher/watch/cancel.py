@@ -46,6 +46,12 @@ def cancel_run(
             where=str(run.path),
             hint=f"To end that run: launcher cancel {original}",
         )
+    if (there := run.pulled_from) is not None:
+        raise OutsideError(
+            f"nothing was ended: this directory is a copy of {there}",
+            where=str(run.path),
+            hint="To end that run, name the profile of its cluster: launcher cancel RUN --cluster NAME",
+        )
     status = status_of([run], shell)[0][0]
     start = status.run_state.start
     if status.job_proven is False and status.phase in (Phase.UNKNOWN, Phase.LOST):

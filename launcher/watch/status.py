@@ -283,6 +283,9 @@ def _is_for_good(status: RunStatus, job: Job) -> bool:
 def _judge_proven(run: RunDirectory, run_state: RunState, known: _KnownJob, answer: Answer) -> RunStatus:
     """Judge the phase after having made sure that the job which Slurm describes is the run's own."""
     job, start = answer.jobs.get(known.job or ""), run_state.start
+    if start is not None and not run_state.result and (original := run.pulled_from) is not None:
+        text = f"a copy of {original}, as it was when it was copied"
+        return RunStatus(run_state, Phase.UNKNOWN, text, job=known.job, unknown_since=answer.asked_at)
     if job is None or start is None or start.how == "launched" or job.source == "none" or job.state is State.UNKNOWN:
         status = judge(_ended_meanwhile(run, run_state, job), job, answer)
         return replace(status, job_cluster=known.cluster) if known.cluster is not None else status

@@ -15,9 +15,10 @@ from launcher._util.errors import ConfigError, LauncherError, OutsideError, Requ
 from launcher.api.locate import find_cluster
 from launcher.config.load import parse
 from launcher.config.request import Request
+from launcher.contract.paths import PULLED
 from launcher.remote import host
 from launcher.remote.cluster import RemoteCluster, elsewhere_of
-from launcher.remote.commands import PULLED, pull, submit_there
+from launcher.remote.commands import pull, submit_there
 from launcher.remote.connection import request_line
 from launcher.remote.package import pack
 

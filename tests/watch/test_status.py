@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from launcher._util.errors import OutsideError
 from launcher._util.shell import Result
 from launcher.contract import verdict
 from launcher.rundir import RunDirectory
 from launcher.slurm.queue import Answer, Job, State
+from launcher.watch.cancel import cancel_run
 from launcher.watch.run_state import read_run_state
 from launcher.watch.status import Phase, RunStatus, judge, status_of
 from launcher.watch.status_details import to_json, write_code
@@ -610,3 +612,15 @@ def test_a_finished_run_in_a_table_costs_six_calls_for_files(tmp_path: Path, mon
     assert calls == {"open": 3 * 5, "lstat": 5, "listdir": 2 * 5}
     (shown, *_) = to_json(statuses[:1], answer)["runs"]
     assert (shown["phase"], shown["iteration"], shown["tflops_per_gpu"]) == ("finished", 2, 7.0)
+
+
+def test_of_a_copy_from_another_machine_slurm_here_knows_nothing(run: RunDirectory) -> None:
+    run.note_pulled("far", "/there/small/0001", checkpoints=False)
+    nothing = Result(("squeue",), 0, "", "")
+    gone = Recorder({"squeue": nothing, "sacct": nothing})
+    (status,), _ = status_of([run], gone)
+    assert (status.phase, status.job) == (Phase.UNKNOWN, "12") and "a copy of far:/there/small/0001" in status.detail
+    with pytest.raises(OutsideError, match="is a copy of far:/there/small/0001"):
+        cancel_run(run, gone)
+    run.journal.write("cancelled", job="13", cluster=None)
+    assert run.pulled_from is None, "it was used here since"
