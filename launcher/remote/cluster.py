@@ -1,6 +1,7 @@
 """Whether a command is about a cluster that this machine reaches by ssh. Every command asks, so little is loaded."""
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from launcher.contract.frozen import dataclass
@@ -25,13 +26,19 @@ class RemoteCluster:
         return self.ssh.run_root or self.cluster.run_root or "runs"
 
 
-def elsewhere(name: str | None) -> RemoteCluster | None:
+def elsewhere(name: str | None, runs: Iterable[str] = ()) -> RemoteCluster | None:
     """Return the cluster where it is reached by ssh, else None. Raises ConfigError.
 
-    Without a `name` it is that of LAUNCHER_CLUSTER, or of the configuration files.
+    Without a `name` it is that of LAUNCHER_CLUSTER, or of the configuration files, unless one of `runs` is a directory
+    of a run on this machine, such as a copy.
     """
     if name is None and not os.environ.get("LAUNCHER_CLUSTER") and not _has_defaults():
         return None
+    if name is None:
+        from launcher.rundir.finding import run_at
+
+        if any(run_at(each) is not None for each in runs):
+            return None
     from launcher.api.locate import find_cluster
     from launcher.planning.backend_choice import is_elsewhere
 

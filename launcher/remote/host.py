@@ -74,7 +74,7 @@ def _run(request: dict[str, Any]) -> int:
     environ.pop("LAUNCHER_CLUSTER", None)
     argv = [sys.executable, "-m", "launcher", *arguments]
     process = subprocess.Popen(argv, cwd=directory, env=environ, stdin=subprocess.DEVNULL)
-    if not request.get("package"):  # what only shows something ends with the one that looks at it
+    if arguments[0] in ("status", "logs"):  # what only shows something ends with the one that looks at it
         threading.Thread(target=_end_with_the_caller, args=(process,), daemon=True).start()
     status = process.wait()
     if request.get("package") and arguments[0] != "submit":  # a plan has no later try
@@ -148,7 +148,10 @@ def _pull(request: dict[str, Any]) -> int:
             name = path.relative_to(run.path)
             if name.parts[0] in left_out or not (path.is_file() and not path.is_symlink()):
                 continue
-            content = path.open("rb")
+            try:
+                content = path.open("rb")
+            except FileNotFoundError:
+                continue  # a temporary one of a run that goes on
             with content:
                 entry = tar.gettarinfo(arcname=str(name), fileobj=content)
                 tar.addfile(entry, _Exactly(content, entry.size))

@@ -13,11 +13,11 @@ import pytest
 
 from launcher._util.errors import ConfigError, LauncherError, OutsideError, RequestError
 from launcher.api.locate import find_cluster
-from launcher.config.load import parse
+from launcher.config.load import ON_HOST, parse
 from launcher.config.request import Request
 from launcher.contract.paths import PULLED
 from launcher.remote import host
-from launcher.remote.cluster import RemoteCluster, elsewhere_of
+from launcher.remote.cluster import RemoteCluster, elsewhere, elsewhere_of
 from launcher.remote.commands import pull, submit_there
 from launcher.remote.connection import request_line
 from launcher.remote.package import pack
@@ -142,6 +142,35 @@ def test_the_files_of_a_profile_called_job_are_apart(there: RemoteCluster, tmp_p
     assert "recipe = " in (directory / "job.toml").read_text()
     assert host._unpack(package, tmp_path / "runs") == directory
     assert [path.name for path in directory.parent.iterdir()] == [directory.name]
+
+
+def test_a_file_that_goes_while_a_run_is_copied_is_left_out(
+    there: RemoteCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    run = run_of(tmp_path)
+    (run / "a.tmp").write_text("")
+    opened = Path.open
+
+    def vanishing(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.suffix == ".tmp":
+            path.unlink()
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", vanishing)
+    monkeypatch.setenv(ON_HOST, "1")  # as the program sets it
+    assert host._pull({"run": run.name, "checkpoints": False, "run_root": str(tmp_path / "runs")}) == 0
+    archive = capsysbinary.readouterr().out.partition(b"\n")[2]
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        assert tar.getnames() == ["plan.json"]
+
+
+def test_a_run_directory_of_this_machine_is_not_looked_for_on_the_host(
+    there: RemoteCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path)
+    monkeypatch.setenv("LAUNCHER_CLUSTER", "job")
+    assert elsewhere(None, ["small"]) is not None and elsewhere("job", [str(run)]) is not None
+    assert elsewhere(None, [str(run)]) is None
 
 
 def test_a_job_file_names_its_cluster_and_no_directory_of_runs(there: RemoteCluster) -> None:

@@ -28,7 +28,7 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.api.cancel import cancel
     from launcher.remote.cluster import elsewhere
 
-    if parsed.run_root is None and (there := elsewhere(parsed.cluster)) is not None:
+    if parsed.run_root is None and (there := elsewhere(parsed.cluster, parsed.runs)) is not None:
         from launcher.remote.commands import run_there
 
         switches = (("--checkpoint", parsed.checkpoint), ("--force", parsed.force), ("--json", parsed.json))

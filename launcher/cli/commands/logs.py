@@ -31,7 +31,7 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.api.logs import write_logs
     from launcher.remote.cluster import elsewhere
 
-    if parsed.run_root is None and (there := elsewhere(parsed.cluster)) is not None:
+    if parsed.run_root is None and (there := elsewhere(parsed.cluster, [parsed.run])) is not None:
         from launcher.remote.commands import run_there
 
         words = [parsed.run, *(["--follow"] if parsed.follow else [])]

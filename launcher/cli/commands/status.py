@@ -47,7 +47,7 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.remote.cluster import elsewhere
 
     _refuse_without_effect(parsed)
-    if parsed.run_root is None and not parsed.all and (there := elsewhere(parsed.cluster)) is not None:
+    if parsed.run_root is None and not parsed.all and (there := elsewhere(parsed.cluster, parsed.runs)) is not None:
         from launcher.remote.commands import run_there
 
         return run_there(there, "status", _words(parsed))
