@@ -60,6 +60,8 @@ def submit_there(
     if found is None:
         text = f"the launcher on {there.ssh.host} ended with status {answer.status} and without an answer; {_UNKNOWN}"
         raise OutsideError(text, hint=hint)
+    if answer.status == OutsideError.exit_status:  # Slurm may not have answered, and the job may exist
+        say(hint)
     return answer.status, found
 
 

@@ -205,6 +205,9 @@ WRONG: list[tuple[str, tuple[str, ...], int, str]] = [
     ("", ("submit", "none.py", "--cluster", "far"), 2, "there is no recipe"),
     ("", ("submit", "small.py", "--cluster", "far", "--follow"), 2, "the job is on another machine"),
     ("", ("submit", "small.py", "--cluster", "far", "--run-root", "x"), 2, "where its profile says"),
+    ("", ("submit", "small.py", "--cluster", "far", "--attempts", "2"), 2, "--once submits one job"),
+    ("", ("submit", "small.py", "--cluster", "far", "--once", "k", "--dry-run"), 2, "--once has no effect"),
+    ("", ("doctor", "--cluster", "far"), 2, "of a cluster that this machine reaches by ssh"),
     ("", ("submit", "small.py", "--cluster", "far", "--mcore", "lib"), 2, "lib is a directory of this machine"),
     (
         "",

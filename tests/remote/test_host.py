@@ -106,6 +106,9 @@ def test_an_answer_behind_other_lines_is_found_and_without_one_the_token_is_name
 ) -> None:
     status, found = submit_there(there, asked(), "k", print)  # this machine has no Slurm
     assert (status, found["exit_status"]) == (2, 2) and "no Slurm" in found["error"]["message"]
+    said: list[str] = []
+    answer(tmp_path, """printf '{\\n "error": {}\\n}\\n'; exit 3""")
+    assert submit_there(there, asked(), "k", said.append) == (3, {"error": {}}) and "--once k" in said[0]
     answer(tmp_path, "exit 137")
     with pytest.raises(OutsideError, match="whether the job was submitted is not known") as caught:
         submit_there(there, asked(), "a key", print)

@@ -40,13 +40,17 @@ def main(parsed: argparse.Namespace) -> int:
     from launcher.cli.progress import TerminalProgress
     from launcher.remote.cluster import elsewhere_of
 
+    if parsed.dry_run and parsed.once is not None:
+        from launcher._util.errors import ConfigError
+
+        raise ConfigError("--once has no effect with --dry-run", where="--once", hint="Leave one of them out.")
     request = arguments.read_request(parsed)
     if (there := elsewhere_of(request)) is not None:
         return _submit_there(parsed, request, there)
     progress = TerminalProgress()
     prepared: PreparedPlan | SubmittedRun | None
     if parsed.once is not None:
-        prepared = _submit_once(parsed, progress)
+        prepared = _submit_once(request, parsed.once, progress)
     else:
         prepared = plan.prepare_or_show(parsed, "submit", "if possible", progress)
     if prepared is None:
@@ -90,14 +94,10 @@ def _submit_there(parsed: argparse.Namespace, request: "Request", there: "Remote
     return status
 
 
-def _submit_once(parsed: argparse.Namespace, progress: "TerminalProgress") -> "SubmittedRun":
-    if parsed.dry_run:
-        from launcher._util.errors import ConfigError
-
-        raise ConfigError("--once has no effect with --dry-run", where="--once", hint="Leave one of them out.")
+def _submit_once(request: "Request", once: str, progress: "TerminalProgress") -> "SubmittedRun":
     from launcher.api.once import submit_once
 
-    return submit_once(arguments.read_request(parsed), parsed.once, progress, check="if possible")
+    return submit_once(request, once, progress, check="if possible")
 
 
 def _submit(prepared: "PreparedPlan | SubmittedRun", progress: "TerminalProgress") -> "SubmittedRun":
