@@ -1,5 +1,6 @@
 """From a task of NeMo-Run (`run.Script`, `run.Partial`) to what the launcher is asked for: the keys of a job file."""
 
+import filecmp
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -140,15 +141,26 @@ def _copy(path: Path, directory: Path) -> str:
     relative = path if not path.is_absolute() and ".." not in path.parts else Path(path.name)
     if path.is_dir():
         ignore = shutil.ignore_patterns("__pycache__", ".*")
-        shutil.copytree(path, directory / relative, dirs_exist_ok=True, ignore=ignore)
+        shutil.copytree(path, directory / relative, dirs_exist_ok=True, ignore=ignore, copy_function=_copy_file)
         return str(relative)
     absolute = path.absolute()
     files = [absolute, *(imported_files(absolute) if path.suffix == ".py" else ())]
     for file in files:
         target = directory / relative.parent / file.relative_to(absolute.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(file, target)
+        _copy_file(file, target)
     return str(relative)
+
+
+def _copy_file(source: str | Path, target: str | Path) -> None:
+    """Copy a file. Raises RecipeError where another file of the task is in its place."""
+    if Path(target).exists() and not filecmp.cmp(source, target, shallow=False):
+        raise RecipeError(
+            f"{source} and another file would both travel as {str(target)!r}",
+            where="ship",
+            hint="Name both by paths relative to this directory, or rename one.",
+        )
+    shutil.copy2(source, target)
 
 
 def _function_words(task: Any, name: str, directory: Path) -> list[str]:

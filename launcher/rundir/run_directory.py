@@ -91,6 +91,7 @@ class RunDirectory(RunPaths):
         files.write_text(self.path / PULLED, json.dumps(source) + "\n")
 
     def _journal_size(self) -> int:
+        """Return the size in bytes, or 0 where there is none."""
         try:
             return self.journal_file.stat().st_size
         except FileNotFoundError:

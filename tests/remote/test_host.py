@@ -122,7 +122,7 @@ def test_another_release_is_an_answer_of_the_command(capsys: pytest.CaptureFixtu
     assert b"the same release" in done.stderr
 
 
-def test_what_travels_is_what_travels_on_the_host_itself(there: RemoteCluster, tmp_path: Path) -> None:
+def test_the_same_files_travel_as_on_the_host_itself(there: RemoteCluster, tmp_path: Path) -> None:
     for name in (".hidden.yaml", "left.bin", ".launcherignore"):
         Path(name).write_text("*.bin\n")
     for words in (["init", "-q"], ["add", "-A", "-f"]):
