@@ -104,6 +104,12 @@ class FunctionJob(submitit.SlurmJob):  # type: ignore[misc]
 
     watcher = Watcher()
 
+    def _register_in_watcher(self) -> None:
+        # A job of another process, by its number or unpickled: the state of another job is not its own.
+        if self.job_id not in self.watcher.tokens and (token := _token_of(self.paths.submission_file)) is not None:
+            self.watcher.tokens[self.job_id] = token
+        super()._register_in_watcher()
+
     def cancel(self, check: bool = True) -> None:
         """End the job, unless it has ended or its number belongs to another one meanwhile.
 

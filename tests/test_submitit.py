@@ -13,7 +13,7 @@ import pytest
 
 from launcher._util.errors import RequestError, SlurmError
 from launcher.slurm.queue import Answer, Job, State
-from launcher.submitit import Executor, FunctionJob
+from launcher.submitit import Executor, FunctionJob, Watcher
 from tests.backends.containers import SCRATCH, missing
 from tests.backends.running import PROFILE, ROOT
 from tests.support.limits import seconds
@@ -157,7 +157,20 @@ def test_another_job_of_the_same_number_is_not_cancelled(make: Callable[..., Exe
         job.cancel()
 
 
+def test_a_job_of_another_process_is_known_by_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FunctionJob, "watcher", Watcher())
+    token = f"launcher-function:{32 * '0'}"
+    (tmp_path / "70007_submission.sh").write_text(f"#SBATCH --comment={token}\n")
+    job = FunctionJob(folder=tmp_path, job_id="70007", tasks=[0])
+    for origin, state in ((f"/a.sh {token}|/|", "RUNNING"), ("/other.sh|/|", "FORGOTTEN")):
+        answer = Answer({"70007": Job("70007", State.RUNNING, origin=origin)}, 0.0)
+        monkeypatch.setattr("launcher.submitit.ask_jobs", lambda *_, answer=answer: answer)
+        FunctionJob.watcher.update()
+        assert job.get_info(mode="cache")["State"] == state
+
+
 def test_a_job_of_which_slurm_shows_nothing_is_not_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FunctionJob, "watcher", Watcher())
     job = FunctionJob(folder=tmp_path, job_id="7", tasks=[0])
     job.paths.submission_file.write_text(f"#SBATCH --comment=launcher-function:{32 * '0'}\n")
     ended: list[str] = []
