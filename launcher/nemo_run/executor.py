@@ -86,7 +86,7 @@ class LauncherExecutor(Executor):  # type: ignore[misc]
 
         Raises RequestError for what the launcher does not do, rather than leaving it out.
         """
-        self._refuse()
+        self.require_supported()
         found = translate_task(task, self.job_name, Path(self.job_dir) / "launcher", ship=self.ship)
         if found.left_out:
             raise RequestError(f"task {self.job_name}: {'; '.join(found.left_out)}")
@@ -123,7 +123,8 @@ class LauncherExecutor(Executor):  # type: ignore[misc]
             merged["sbatch"] = {**merged.get("sbatch", {}), **_dependency(self.dependencies, self.dependency_type)}
         return merged
 
-    def _refuse(self) -> None:
+    def require_supported(self) -> None:
+        """Raise ConfigError for a field that the launcher would leave out."""
         chosen = self.get_launcher()
         # Torchrun starts a process for each GPU and sets its rank, as the launcher does by itself.
         if type(chosen).__name__ not in ("Launcher", "Torchrun"):

@@ -160,6 +160,7 @@ def _imported(job: Any, name: str, output: Path) -> ImportedTask:
     ship = executor.ship if isinstance(executor, LauncherExecutor) else ()
     translated = translate_task(job.task, name, output / name, ship=ship)
     if isinstance(executor, LauncherExecutor):
+        executor.require_supported()
         executor.job_name = name
         translated.stated = executor.stated(translated)
     elif isinstance(executor, SlurmExecutor):

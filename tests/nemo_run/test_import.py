@@ -159,6 +159,14 @@ WRONG: list[tuple[str, tuple[str, ...], int, str]] = [
         2,
         "there is no script 'no.sh'",
     ),
+    (
+        "import nemo_run as run\nfrom launcher.nemo_run import LauncherExecutor\n"
+        "with run.Experiment('x', executor=LauncherExecutor(retries=2)) as e:\n    "
+        "e.add(run.Script(inline='a'), name='a')\n    e.run()",
+        (),
+        2,
+        "retries starts a failed job again from the beginning",
+    ),
     ("", ("--output", "scripts"), 2, "scripts: exists already"),
 ]
 
