@@ -16,8 +16,9 @@ from launcher.config.cluster import Cluster
 from launcher.config.load import add_job_file, load_request
 from launcher.config.request import Request
 from launcher.discovery.host import HostContext
-from launcher.discovery.recipe import RecipeFile
+from launcher.discovery.recipe import Recipe, RecipeFile
 from launcher.discovery.shipped_code import IGNORE
+from launcher.planning.assignments import make_paths_absolute
 
 _CODE = "code"
 _PROGRAM = "entrypoint.py"
@@ -105,6 +106,7 @@ def _recipe(request: Request, host: HostContext, files: dict[str, bytes]) -> tup
     """Return the keys of the recipe on the host and warnings, and add the user's files."""
     recipe, shipped, code = recipe_and_code(required_recipe(request, "submit"), request, host)
     found: dict[str, Any] = {}
+    _require_paths_of_the_host(request, recipe, host)
     if request.entrypoint is not None:
         files[_PROGRAM] = Path(dict(code)["entrypoint.py"]).read_bytes()
         found["entrypoint"] = _PROGRAM
@@ -116,6 +118,19 @@ def _recipe(request: Request, host: HostContext, files: dict[str, bytes]) -> tup
     named = [target for target, _ in shipped.files if f"{_CODE}/{IGNORE}" in files or "/." in f"/{target}"]
     found |= {"recipe": f"{_CODE}/{recipe.path.name}:{recipe.function}"}
     return {**found, "ship": [_CODE, *(f"{_CODE}/{target}" for target in named)]}, shipped.warnings
+
+
+def _require_paths_of_the_host(request: Request, recipe: Recipe, host: HostContext) -> None:
+    """Raise ConfigError for an assignment that names a file or directory relative to the one here."""
+    absolute = make_paths_absolute(request.assignments, recipe, host.directory)
+    for given, found in zip(request.assignments, absolute, strict=True):
+        key, _, value = given.partition("=")
+        if given != found and not value.startswith("~"):
+            raise ConfigError(
+                f"{value} is a path of this machine, and the run is on another one",
+                where=key,
+                hint="Name the file or directory of that host from its root.",
+            )
 
 
 def _profile(cluster: Cluster) -> dict[str, Any]:

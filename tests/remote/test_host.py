@@ -101,14 +101,22 @@ def test_why_nothing_was_copied(
     assert not list((tmp_path / "mine/runs").iterdir())
 
 
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_an_answer_behind_other_lines_is_found_and_without_one_the_token_is_named(
-    there: RemoteCluster, tmp_path: Path
+    there: RemoteCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     status, found = submit_there(there, asked(), "k", print)  # this machine has no Slurm
     assert (status, found["exit_status"]) == (2, 2) and "no Slurm" in found["error"]["message"]
     said: list[str] = []
     answer(tmp_path, """printf '{\\n "error": {}\\n}\\n'; exit 3""")
     assert submit_there(there, asked(), "k", said.append) == (3, {"error": {}}) and "--once k" in said[0]
+    with monkeypatch.context() as changed, pytest.raises(KeyboardInterrupt):
+        changed.setattr("launcher.remote.commands.call", interrupted)
+        submit_there(there, asked(), "k", said.append)
+    assert "interrupted" in said[1] and "--once k" in said[1]
     answer(tmp_path, "exit 137")
     with pytest.raises(OutsideError, match="whether the job was submitted is not known") as caught:
         submit_there(there, asked(), "a key", print)
@@ -185,6 +193,15 @@ def test_a_job_file_names_its_cluster_and_no_directory_of_runs(there: RemoteClus
     for request in (asked(recipe="j.toml"), asked(run_root="/x")):
         with pytest.raises(ConfigError, match="where its profile says"):
             pack(request, there.cluster, there.host)
+
+
+def test_a_path_of_this_machine_is_not_taken_for_one_on_the_host(there: RemoteCluster) -> None:
+    Path("tokens.json").write_text("{}")
+    for text in ("data=mock", "data=/there/corpus", "tokenizer=~/tokens.json", "tokenizer=org/model", "train.lr=./1"):
+        assert pack(asked(assignments=(text,)), there.cluster, there.host).job["assignments"] == [text]
+    for text in ("tokenizer=tokens.json", "checkpoint.load=./tokens.json"):
+        with pytest.raises(ConfigError, match="is a path of this machine"):
+            pack(asked(assignments=(text,)), there.cluster, there.host)
 
 
 def test_presets_of_this_machine_change_nothing_of_a_run_that_is_continued(
