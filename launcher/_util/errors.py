@@ -71,6 +71,10 @@ class MissingProgramError(CommandError):
     """An external program is not installed, or not on the PATH."""
 
 
+class KilledProgramError(CommandError):
+    """A signal ended an external program before it could report, as where its job was killed."""
+
+
 class SlurmError(OutsideError):
     """Slurm refused a request or did not answer."""
 

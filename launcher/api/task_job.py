@@ -122,9 +122,10 @@ def perform_in_array(
     """Submit an array with a task for each of `arguments`, and return what each returned.
 
     The function is called as by `perform_in_job`, with a file of events of its own. `tick` is called while tasks run.
-    A task that ended without a result, as one that was killed, has None. Raises the first error that was raised on a
-    node once all tasks have ended, or SlurmError.
+    A task that ended without a result, as one that was killed or whose program was, has None. Raises the first error
+    that was raised on a node once all tasks have ended, or SlurmError.
     """
+    from launcher._util.errors import KilledProgramError
     from launcher._util.shell import LocalShell
     from launcher.backends.task import outcome, parameters, submit_tasks
     from launcher.images.build.remote import RemoteFailure
@@ -149,6 +150,11 @@ def perform_in_array(
         progress.info(f"cancelled job {ids[0].partition('_')[0]}")
         raise
     results = [outcome(task) if task.result.exists() else None for task in started]
+    for number, result in enumerate(results):
+        # Slurm may kill a task's program before the task itself, which then still says so.
+        if isinstance(result, RemoteFailure) and result.kind == KilledProgramError.__name__:
+            progress.warn(f"job {started[number].job} ended without a result: {result.message}")
+            results[number] = None
     failed = next((result for result in results if isinstance(result, RemoteFailure)), None)
     if failed is not None:
         raise failed.error()

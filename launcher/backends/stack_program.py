@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launcher._util.errors import CommandError, LauncherError, OutsideError, RequestError
+from launcher._util.errors import CommandError, KilledProgramError, LauncherError, OutsideError, RequestError
 from launcher._util.line_splitter import LineSplitter
 from launcher._util.resources import resource
 from launcher._util.shell import LocalShell, Shell
@@ -56,7 +56,8 @@ def call(program: StackProgram, python: str, shell: Shell, report: ProgressListe
         hint = events.error["hint"] or (f"Its last words: {last}" if fault == "program" else None)
         raise kind(events.error["message"], where=events.error["where"], hint=hint)
     if events.result is None:
-        raise CommandError(f"{program.what} ended with status {done.status} and no report: {last}")
+        kind = KilledProgramError if done.status < 0 or done.status > 128 else CommandError
+        raise kind(f"{program.what} ended with status {done.status} and no report: {last}")
     return events.result
 
 

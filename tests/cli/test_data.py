@@ -232,12 +232,11 @@ def test_an_array_of_jobs_goes_on_after_a_task_is_killed(
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=tmp_path, env=user.environ, stdout=pipe, stderr=pipe, text=True) as started:
         # The whole task, as by a lost node: its function leaves no result.
-        pid = worker(tmp_path / "out/shards", 1)
+        worker(tmp_path / "out/shards", 1)
         task = next(tmp_path.glob(".launcher-tasks/*/*_1_0_log.out")).name.removesuffix("_0_log.out")
         user.call(["scancel", "--signal=KILL", "--full", task])
         out, err = started.communicate(timeout=seconds(240))
     assert started.returncode == 0, err
-    assert not Path(f"/proc/{pid}").exists()
     assert "ended without a result" in err and "the tasks 1 are submitted again" in err
     found = json.loads(out)
     assert found["documents"] == 600 * 60 and found["shards"] > 2
