@@ -56,8 +56,9 @@ def call(program: StackProgram, python: str, shell: Shell, report: ProgressListe
         hint = events.error["hint"] or (f"Its last words: {last}" if fault == "program" else None)
         raise kind(events.error["message"], where=events.error["where"], hint=hint)
     if events.result is None:
-        kind = KilledProgramError if done.status < 0 or done.status > 128 else CommandError
-        raise kind(f"{program.what} ended with status {done.status} and no report: {last}")
+        if done.status < 0 or done.status > 128:
+            raise KilledProgramError(f"{program.what} was ended by a signal, with status {done.status}: {last}")
+        raise CommandError(f"{program.what} ended with status {done.status} and no report: {last}")
     return events.result
 
 
