@@ -18,7 +18,11 @@ READ_AT_IMPORT = (
     *("GOMP_", "HF_", "HOME", "HUGGINGFACE_", "KMP_", "LD_", "MKL_", "OMP_", "PYTHON", "TRANSFORMERS_", "XDG_CACHE"),
 )
 """Beginnings of the names of such variables."""
-UNDERSTOOD = ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONUNBUFFERED")
+UNDERSTOOD = (
+    *("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONUNBUFFERED"),
+    # scikit-learn sets these as it is imported, so a child of a child has them, and the server has imported it, too.
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),
+)
 """Those whose effect a child of the server can have all the same."""
 KEPT = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCONT}
 """Signals that are not passed on: they cannot be caught, or Python has a use for them."""
