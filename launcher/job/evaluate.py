@@ -22,14 +22,10 @@ _NO_FILTER = "none"
 
 def main(text: str) -> int:
     """Answer the request `text`. Exit status: 0 evaluated, 2 the request was wrong, 3 anything else failed."""
-    return reporting.answer(lambda events: _answer(text, events))
+    return reporting.answer("--evaluate", text, evaluation.parse, _answer)
 
 
-def _answer(text: str, events: EventWriter) -> "dict[str, Any]":
-    try:
-        request = evaluation.parse(text)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"--evaluate cannot read its request: {error}") from None
+def _answer(request: EvaluationRequest, events: EventWriter) -> "dict[str, Any]":
     if not hf_files.holds_weights(Path(request.model)):
         raise UserError("this directory has no config.json with *.safetensors", where=request.model)
     began = time.monotonic()

@@ -43,14 +43,10 @@ class ChosenToken:
 
 def main(text: str) -> int:
     """Answer the request `text`. Exit status: 0 answered, 2 the request was wrong, 3 anything else failed."""
-    return reporting.answer(lambda events: _answer(text, events))
+    return reporting.answer("--generate", text, text_generation.parse, _answer)
 
 
-def _answer(text: str, events: EventWriter) -> "dict[str, Any]":
-    try:
-        request = text_generation.parse(text)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"--generate cannot read its request: {error}") from None
+def _answer(request: GenerationRequest, events: EventWriter) -> "dict[str, Any]":
     source = Path(request.source)
     if not hf_files.holds_weights(source):
         source = sources.iteration(source)

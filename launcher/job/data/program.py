@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from ...contract import preparation
 from ...contract.events import EventWriter
-from ...contract.preparation import InspectionRequest
+from ...contract.preparation import InspectionRequest, PreparationRequest
 from .. import reporting
 from ..errors import UserError
 
@@ -15,14 +15,10 @@ from ..errors import UserError
 def main(text: str) -> int:
     """Carry out the request `text`. Exit status: 0 done, 2 the request was wrong, 3 anything else failed."""
     signal.signal(signal.SIGTERM, _leave)
-    return reporting.answer(lambda events: _carry_out(text, events))
+    return reporting.answer("--data", text, preparation.parse, _carry_out)
 
 
-def _carry_out(text: str, events: EventWriter) -> "dict[str, Any]":
-    try:
-        request = preparation.parse(text)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"--data cannot read its request: {error}") from None
+def _carry_out(request: "PreparationRequest | InspectionRequest", events: EventWriter) -> "dict[str, Any]":
     try:
         if isinstance(request, InspectionRequest):
             from . import inspecting
