@@ -601,10 +601,15 @@ def wait(submitted: Submitted, *, tick: Callable[[str], None], leave: Callable[[
 
     `tick` gets one line on how they are doing whenever that has changed.
     """
-    from launcher.watch.status import status_of
-
     if submitted.one_job:
-        return _wait_for_results(submitted.root, tick=tick, leave=leave, poll_s=poll_s)
+        from launcher.cloudai.results import results_of
+
+        return _poll(
+            lambda: [(result.phase, result.over) for result in results_of(list(read_cases(submitted.root)))],
+            tick=tick,
+            leave=leave,
+            poll_s=poll_s,
+        )
     followed = set[str]()
     while left := sorted(submitted.choosing - followed):
         _follow(left[0], submitted, tick=tick, leave=leave)
@@ -612,38 +617,38 @@ def wait(submitted: Submitted, *, tick: Callable[[str], None], leave: Callable[[
         if leave():
             return False
         submit_ready(submitted)
-    runs, scripts, shell = list(submitted.runs.values()), list(submitted.scripts.values()), LocalShell()
-    said = ""
-    while runs or scripts:
-        phases = [(status.phase.value, status.phase.over) for status in (status_of(runs, shell)[0] if runs else ())]
-        jobs = exec_mode.ask(scripts, shell)
-        verdicts = [exec_results.judge(one, jobs[one.directory], exec_results.steps_of(one)) for one in scripts]
-        phases += [(verdict.phase, verdict.over) for verdict in verdicts]
-        line = _counts(phase for phase, _ in phases)
-        if line != said:
-            tick(line)
-            said = line
-        if all(over for _, over in phases):
-            return True
-        until = time.monotonic() + poll_s
-        while time.monotonic() < until:
-            if leave():
-                return False
-            time.sleep(0.2)
-    return True
+    runs, scripts = list(submitted.runs.values()), list(submitted.scripts.values())
+    return _poll(lambda: _phases(runs, scripts), tick=tick, leave=leave, poll_s=poll_s)
 
 
-def _wait_for_results(root: Path, *, tick: Callable[[str], None], leave: Callable[[], bool], poll_s: float) -> bool:
-    """Wait until all recorded cases are over; False where `leave` said before that they are to be left alone."""
-    from launcher.cloudai.results import results_of
+def _phases(runs: Sequence[RunDirectory], scripts: Sequence[ExecCase]) -> list[tuple[str, bool]]:
+    """Return of each run and of each case of exec mode how it is doing, and whether it is over."""
+    from launcher.watch.status import status_of
 
+    shell = LocalShell()
+    jobs = exec_mode.ask(scripts, shell)
+    verdicts = [exec_results.judge(one, jobs[one.directory], exec_results.steps_of(one)) for one in scripts]
+    return [
+        *((status.phase.value, status.phase.over) for status in (status_of(runs, shell)[0] if runs else ())),
+        *((verdict.phase, verdict.over) for verdict in verdicts),
+    ]
+
+
+def _poll(
+    look: Callable[[], list[tuple[str, bool]]],
+    *,
+    tick: Callable[[str], None],
+    leave: Callable[[], bool],
+    poll_s: float,
+) -> bool:
+    """Look until everything is over; False where `leave` said before that it is to be left alone."""
     said = ""
     while True:
-        found = results_of(list(read_cases(root)))
-        if (line := _counts(result.phase for result in found)) != said:
+        found = look()
+        if (line := _counts(phase for phase, _ in found)) != said:
             tick(line)
             said = line
-        if all(result.over for result in found):
+        if all(over for _, over in found):
             return True
         until = time.monotonic() + poll_s
         while time.monotonic() < until:
@@ -683,16 +688,9 @@ def _ended_marker(test: str, submitted: Submitted) -> Path:
 
 def _has_ended(test: str, submitted: Submitted) -> bool:
     """Return whether all runs of a test are over."""
-    from launcher.watch.status import status_of
-
     if test in submitted.choosing or any(each.entry.id == test for each in submitted.waiting):
         return False
-    runs, scripts, shell = submitted.runs_of(test), submitted.scripts_of(test), LocalShell()
-    jobs = exec_mode.ask(scripts, shell)
-    verdicts = [exec_results.judge(one, jobs[one.directory], exec_results.steps_of(one)) for one in scripts]
-    return all(verdict.over for verdict in verdicts) and all(
-        status.phase.over for status in (status_of(runs, shell)[0] if runs else ())
-    )
+    return all(over for _, over in _phases(submitted.runs_of(test), submitted.scripts_of(test)))
 
 
 def _counts(words: Iterable[str]) -> str:
